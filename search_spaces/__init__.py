@@ -1,0 +1,1 @@
+"""Search spaces that ship with reidsearch; YAML only, no logic."""
