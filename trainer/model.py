@@ -136,8 +136,8 @@ class TemporalAttentionResNet(nn.Module):
     The neck is Luo et al. 2019's (arXiv:1903.07071) with the bias frozen at 0, but, as in the paper, the
     feature after it serves every loss and the ranking; Luo takes triplet and center loss before it.
 
-    `loaded_weights` tells what `config.weights` filled. A network about to be restored from a checkpoint needs
-    no weights of its own: build it from `config.model_copy(update={"weights": "none"})`.
+    `loaded_weights` tells what `config.weights` filled. A network about to be restored from a checkpoint
+    needs no weights of its own: build it from `config.model_copy(update={"weights": "none"})`.
 
     Raises ConfigError when the frames are too small for the backbone or the weights cannot be had. The caller
     seeds torch's generator.
@@ -218,6 +218,17 @@ def load_weights(model: TemporalAttentionResNet, config: ModelConfig) -> LoadedW
     return LoadedWeights(tuple(fitting), tuple(name for name, mine in named.items() if mine not in fitting))
 
 
+def require_weights(config: ModelConfig) -> None:
+    """Makes sure, before anything starts, that `load_weights` will find its source; downloads it if need be.
+
+    Raises ConfigError as `load_weights` does.
+    """
+    if config.weights == "imagenet":
+        _imagenet(config.backbone)
+    elif config.weights != "none":
+        _read(Path(config.weights))
+
+
 def _backbone(config: ModelConfig) -> nn.Sequential:
     if config.backbone == "tiny":
         return _tiny(config.last_stride)
@@ -228,7 +239,7 @@ def _backbone(config: ModelConfig) -> nn.Sequential:
 
 
 def _keep_resolution(block: nn.Module) -> None:
-    """Set every stride of a stage's first block to 1: torchvision has one in a 3 x 3 and one in the shortcut."""
+    """Undo the stride of a stage's first block, which has it in one 3 x 3 convolution and in the shortcut."""
     for module in block.modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)

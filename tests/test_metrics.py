@@ -1,0 +1,272 @@
+"""The figures of a ranking: against a slow reference, scikit-learn, and by their properties."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given
+from sklearn.metrics import average_precision_score
+from strategies import RankingCase, quick, ranking_cases, seeds
+
+from trainer import metrics
+from trainer.metrics import Protocol, Ranking, evaluate_ranking, pairwise_distance
+
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+def case(
+    distances: list[list[float]],
+    query: list[tuple[int, int]],
+    gallery: list[tuple[int, int]],
+) -> RankingCase:
+    """Queries and gallery given as (person, camera)."""
+    labels = [torch.tensor(column) for side in (query, gallery) for column in zip(*side, strict=True)]
+    return RankingCase(torch.tensor(distances), labels[0], labels[2], labels[1], labels[3])
+
+
+def assert_same(left: Ranking, right: Ranking) -> None:
+    for one, other in zip(left, right, strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def assert_is_reference(ranking: Ranking, arguments: RankingCase, protocol: Protocol) -> None:
+    labels = reference.Gallery(*(labels.tolist() for labels in arguments[1:]))
+    ranked = reference.rank(arguments.distances.numpy(), labels, protocol)
+    kept = [query for query in ranked if query is not None]
+    areas = [query.average_precision if query else math.nan for query in ranked]
+    np.testing.assert_allclose(ranking.average_precision, areas)
+    np.testing.assert_allclose(ranking.cmc, reference.cmc(ranked, len(ranking.cmc)))
+    assert ranking.mean_ap == pytest.approx(np.nanmean(areas))
+    assert ranking.mean_inp == pytest.approx(np.mean([query.inverse_negative_penalty for query in kept]))
+    assert ranking.valid.tolist() == [query is not None for query in ranked]
+    assert ranking.dropped == len(ranked) - len(kept)
+
+
+# --- slow reference and scikit-learn
+
+
+@every_protocol
+@quick
+@given(arguments=ranking_cases(ties=False))
+def test_figures_are_the_slow_reference(protocol: Protocol, arguments: RankingCase) -> None:
+    assert_is_reference(evaluate_ranking(*arguments, protocol=protocol), arguments, protocol)
+
+
+@every_protocol
+@quick
+@given(arguments=ranking_cases(ties=True))
+def test_tied_items_rank_in_the_order_of_the_gallery(protocol: Protocol, arguments: RankingCase) -> None:
+    assert_is_reference(evaluate_ranking(*arguments, protocol=protocol), arguments, protocol)
+
+
+@every_protocol
+def test_figures_do_not_depend_on_how_queries_are_chunked(
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    distances = torch.rand(7, 30, generator=generator)
+    distances[2:4] = distances[2:4].mul(3).floor()
+    labels = [torch.randint(0, high, (size,), generator=generator) for high, size in ((4, 7), (4, 30))]
+    arguments = RankingCase(distances, *labels, torch.ones(7, dtype=torch.long), torch.arange(30) % 3)
+    whole = evaluate_ranking(*arguments, protocol=protocol)
+    monkeypatch.setattr(metrics, "CHUNK", 61)
+    assert_same(evaluate_ranking(*arguments, protocol=protocol), whole)
+
+
+@quick
+@given(arguments=ranking_cases(ties=False))
+def test_standard_average_precision_is_scikit_learns(arguments: RankingCase) -> None:
+    ranking = evaluate_ranking(*arguments)
+    for query in ranking.valid.nonzero().flatten():
+        same = arguments.gallery_ids == arguments.query_ids[query]
+        same_camera = arguments.gallery_cameras == arguments.query_cameras[query]
+        kept = (arguments.gallery_ids != -1) & ~(same & same_camera)
+        expected = average_precision_score(same[kept], -arguments.distances[query][kept])
+        assert ranking.average_precision[query].item() == pytest.approx(expected)
+
+
+def test_trapezoids_start_from_precision_one() -> None:
+    arguments = case([[0.1, 0.2, 0.3]], [(1, 1)], [(2, 2), (1, 2), (1, 3)])
+    # Precisions 0, 1/2, 2/3 after 1; recall rises by 1/2 at the second and at the third.
+    expected = ((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2
+    assert evaluate_ranking(*arguments, protocol="mars_official").mean_ap == pytest.approx(expected)
+    assert evaluate_ranking(*arguments, protocol="standard").mean_ap == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+# --- properties
+
+
+@every_protocol
+def test_perfect_ranking_is_one_in_every_figure(protocol: Protocol) -> None:
+    arguments = case([[0.1, 0.2, 0.3], [0.9, 0.8, 0.1]], [(1, 1), (2, 1)], [(1, 2), (1, 3), (2, 2)])
+    ranking = evaluate_ranking(*arguments, protocol=protocol)
+    assert (ranking.mean_ap, ranking.mean_inp, ranking.cmc.tolist()) == (1, 1, [1, 1, 1])
+    assert ranking.standard_error == 0
+
+
+@quick
+@given(arguments=ranking_cases(ties=True))
+def test_cmc_never_decreases_and_figures_lie_in_0_to_1(arguments: RankingCase) -> None:
+    ranking = evaluate_ranking(*arguments)
+    assert (ranking.cmc.diff() >= 0).all()
+    assert 0 <= ranking.cmc[0] <= ranking.cmc[-1] <= 1
+    assert 0 < ranking.mean_ap <= 1
+    assert 0 < ranking.mean_inp <= 1
+
+
+@every_protocol
+@quick
+@given(arguments=ranking_cases(ties=False), seed=seeds)
+def test_order_of_the_gallery_changes_nothing(protocol: Protocol, arguments: RankingCase, seed: int) -> None:
+    order = torch.randperm(len(arguments.gallery_ids), generator=torch.Generator().manual_seed(seed))
+    shuffled = arguments._replace(
+        distances=arguments.distances[:, order],
+        gallery_ids=arguments.gallery_ids[order],
+        gallery_cameras=arguments.gallery_cameras[order],
+    )
+    assert_same(
+        evaluate_ranking(*shuffled, protocol=protocol), evaluate_ranking(*arguments, protocol=protocol)
+    )
+
+
+@every_protocol
+@pytest.mark.parametrize("added", [(1, 1), (-1, 2)], ids=["same person and camera", "junk"])
+@pytest.mark.parametrize("distance", [0.0, 0.15, 9.0])
+def test_what_is_taken_out_changes_nothing(
+    protocol: Protocol, added: tuple[int, int], distance: float
+) -> None:
+    gallery = [(2, 2), (1, 2), (0, 1), (1, 3)]
+    before = evaluate_ranking(*case([[0.1, 0.2, 0.3, 0.4]], [(1, 1)], gallery), protocol=protocol)
+    with_it = case([[distance, 0.1, 0.2, 0.3, 0.4]], [(1, 1)], [added, *gallery])
+    after = evaluate_ranking(*with_it, protocol=protocol)
+    assert_same(after._replace(cmc=after.cmc[:4]), before)
+
+
+def test_distractors_count_as_wrong() -> None:
+    assert evaluate_ranking(*case([[0.1, 0.2]], [(1, 1)], [(0, 1), (1, 2)])).mean_ap == 0.5
+
+
+def test_person_seen_by_one_camera_is_dropped_and_counted() -> None:
+    arguments = case([[0.1, 0.2, 0.3]] * 2, [(1, 1), (2, 1)], [(1, 1), (1, 2), (2, 1)])
+    ranking = evaluate_ranking(*arguments)
+    assert ranking.dropped == 1
+    assert ranking.valid.tolist() == [True, False]
+    assert ranking.average_precision.isnan().tolist() == [False, True]
+    assert ranking.mean_ap == 1
+
+
+def test_penalty_is_the_rank_of_the_last_match() -> None:
+    arguments = case([[0.1, 0.2, 0.3, 0.4]], [(1, 1)], [(1, 2), (2, 2), (2, 1), (1, 3)])
+    assert evaluate_ranking(*arguments).mean_inp == 2 / 4
+
+
+def test_cmc_stays_where_little_of_the_gallery_remains() -> None:
+    arguments = case([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]], [(1, 1), (2, 1)], [(1, 1), (1, 2), (2, 2)])
+    assert evaluate_ranking(*arguments).cmc.tolist() == [1, 1, 1]
+
+
+def test_cmc_has_fifty_ranks_of_a_large_gallery() -> None:
+    arguments = case([[float(n) for n in range(60)]], [(1, 1)], [(2, 2)] * 49 + [(1, 2)] + [(3, 2)] * 10)
+    assert evaluate_ranking(*arguments).cmc.tolist() == [0] * 49 + [1]
+
+
+def test_infinite_distances_rank_last_among_what_remains() -> None:
+    arguments = case([[0.1, math.inf, math.inf]], [(1, 1)], [(1, 1), (2, 2), (1, 2)])
+    assert evaluate_ranking(*arguments).mean_ap == 0.5
+
+
+def test_standard_error_is_the_deviation_over_the_root_of_valid_queries() -> None:
+    arguments = case(
+        [[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]],
+        [(1, 1), (2, 1), (3, 1)],
+        [(1, 2), (2, 2), (4, 2)],
+    )
+    ranking = evaluate_ranking(*arguments)
+    assert ranking.standard_error == pytest.approx(np.std([1, 0.5], ddof=1) / math.sqrt(2))
+
+
+def test_standard_error_of_one_query_is_the_largest_possible() -> None:
+    assert evaluate_ranking(*case([[0.1]], [(1, 1)], [(1, 2)])).standard_error == 0.5
+
+
+# --- what it is given
+
+
+@quick
+@given(arguments=ranking_cases(ties=False))
+def test_numpy_arrays_give_the_figures_of_tensors(arguments: RankingCase) -> None:
+    arrays = [argument.numpy() for argument in arguments]
+    arrays[0].setflags(write=False)
+    arrays[3] = arrays[3].astype(np.uint16)  # as scipy reads MARS
+    assert_same(evaluate_ranking(*arrays), evaluate_ranking(*arguments))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])
+def test_distances_of_any_kind_are_ranked(dtype: torch.dtype) -> None:
+    arguments = case([[3, 1, 2]], [(1, 1)], [(1, 2), (2, 2), (1, 3)])
+    ranking = evaluate_ranking(*arguments._replace(distances=arguments.distances.to(dtype)))
+    assert ranking.mean_ap == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_distances_that_require_a_gradient_are_ranked() -> None:
+    arguments = case([[0.1]], [(1, 1)], [(1, 2)])
+    assert evaluate_ranking(*arguments._replace(distances=arguments.distances.requires_grad_())).mean_ap == 1
+
+
+def test_distances_are_left_as_they_were() -> None:
+    arguments = case([[0.1, 0.2]], [(1, 1)], [(1, 1), (1, 2)])
+    before = arguments.distances.clone()
+    evaluate_ranking(*arguments)
+    assert torch.equal(arguments.distances, before)
+
+
+def test_ranking_without_any_valid_query_is_refused() -> None:
+    with pytest.raises(ValueError, match="all 1 queries were dropped"):
+        evaluate_ranking(*case([[0.1]], [(1, 1)], [(1, 1)]))
+
+
+@pytest.mark.parametrize(("queries", "gallery"), [(0, 3), (2, 0)])
+def test_empty_side_is_refused(queries: int, gallery: int) -> None:
+    ones = [torch.ones(size, dtype=torch.long) for size in (queries, gallery)]
+    with pytest.raises(ValueError, match=f"all {queries} queries were dropped"):
+        evaluate_ranking(torch.zeros(queries, gallery), *ones, *ones)
+
+
+def test_nan_distances_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 of 2 distances are NaN"):
+        evaluate_ranking(*case([[0.1, math.nan]], [(1, 1)], [(1, 2), (2, 2)]))
+
+
+@pytest.mark.parametrize("short", ["query_ids", "gallery_ids", "query_cameras", "gallery_cameras"])
+def test_sizes_that_disagree_are_refused(short: str) -> None:
+    arguments = case([[0.1, 0.2]] * 2, [(1, 1), (2, 1)], [(1, 2), (2, 2)])
+    with pytest.raises(ValueError, match=r"distances are \(2, 2\)"):
+        evaluate_ranking(*arguments._replace(**{short: torch.tensor([1])}))
+
+
+# --- distances
+
+
+def test_euclidean_distance_is_the_slow_reference() -> None:
+    query, gallery = torch.randn(3, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    slow = [[reference.distance(left, right) for right in gallery] for left in query]
+    torch.testing.assert_close(pairwise_distance(query, gallery, "euclidean"), torch.tensor(slow).double())
+
+
+def test_cosine_distance_is_the_slow_reference_and_never_negative() -> None:
+    query, gallery = torch.randn(3, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    gallery[0] = query[0] * 3
+    distances = pairwise_distance(query, gallery, "cosine")
+    slow = [[1 - reference.cosine(left.numpy(), right.numpy()) for right in gallery] for left in query]
+    torch.testing.assert_close(distances, torch.tensor(slow, dtype=torch.float64))
+    assert (distances >= 0).all()
+
+
+def test_zero_vector_is_at_cosine_distance_one() -> None:
+    assert pairwise_distance(torch.zeros(1, 3), torch.ones(1, 3), "cosine").item() == 1
