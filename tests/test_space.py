@@ -1,0 +1,642 @@
+"""Search spaces: what is accepted, how mistakes are answered, and what the spaces give the trainer."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.layers import builtin_files
+from orchestrator.space import SearchSpace, SpaceError, Value, builtin_spaces
+from orchestrator.yamlfile import dump_yaml
+from trainer.config import TrialConfig
+
+BUILTIN = sorted(builtin_files())
+SPACE = """\
+version: 1
+name: small
+budget: {trials: 4}
+parameters:
+  loss.triplet_margin: {type: float, low: 0.1, high: 0.8}
+  clips.persons: {type: int, low: 2, high: 8}
+  model.attention_gate: {type: choice, values: [softmax, sigmoid]}
+trainer:
+  optim: {epochs: 3}
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a file into the current folder, and returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str | bytes, name: str = "s.yaml") -> Path:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(text.encode() if isinstance(text, str) else text)
+        return Path(name)
+
+    return write
+
+
+def problems(path_or_name: str | Path, *overrides: str) -> list[str]:
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace.from_yaml(path_or_name, overrides=overrides)
+    return caught.value.problems
+
+
+def edited(*edits: tuple[str, str]) -> str:
+    text = SPACE
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def draw(space: SearchSpace, source: random.Random) -> dict[str, Value]:
+    return {path: parameter.at(source.random()) for path, parameter in space.parameters.items()}
+
+
+# Reading
+
+
+def test_a_space_keeps_the_order_of_its_parameters(write: Write) -> None:
+    space = SearchSpace.from_yaml(write(SPACE))
+    assert list(space.parameters) == ["loss.triplet_margin", "clips.persons", "model.attention_gate"]
+
+
+def test_a_builtin_space_is_found_by_name_from_any_folder(write: Write) -> None:
+    assert SearchSpace.from_yaml("demo") == SearchSpace.from_yaml("demo.yaml")
+
+
+def test_a_file_wins_over_a_builtin_space_of_its_name(write: Write) -> None:
+    assert SearchSpace.from_yaml(write(SPACE, "demo.yaml")).name == "small"
+
+
+def test_a_folder_does_not_hide_a_builtin_space(write: Write) -> None:
+    Path("demo").mkdir()
+    assert SearchSpace.from_yaml("demo").name == "demo"
+
+
+def test_every_builtin_space_has_its_own_line_of_description() -> None:
+    assert list(builtin_spaces()) == BUILTIN
+    assert len(set(builtin_spaces().values())) == len(BUILTIN)
+    assert all(builtin_spaces().values())
+
+
+def test_importing_spaces_loads_no_heavy_library() -> None:
+    heavy = "{'ray', 'ax', 'mlflow', 'torch', 'click'}"
+    code = f"import sys, orchestrator.space; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Layers
+
+
+def test_a_child_overrides_values_and_inherits_the_rest(write: Write) -> None:
+    write(SPACE, "parent.yaml")
+    child = write("extends: parent.yaml\nbudget: {concurrent: 2}\ntrainer: {optim: {gamma: 0.5}}\n")
+    space = SearchSpace.from_yaml(child)
+    assert (space.name, space.budget.trials, space.budget.concurrent) == ("small", 4, 2)
+    assert space.trainer == {"optim": {"epochs": 3, "gamma": 0.5}}
+
+
+def test_a_child_narrows_one_bound_of_a_parameter(write: Write) -> None:
+    write(SPACE, "parent.yaml")
+    child = write("extends: parent.yaml\nparameters: {loss.triplet_margin: {high: 0.5}}\n")
+    parameter = SearchSpace.from_yaml(child).parameters["loss.triplet_margin"]
+    assert (parameter.at(0), parameter.at(1)) == (0.1, 0.5)
+
+
+def test_a_child_that_changes_the_type_of_a_parameter_replaces_it(write: Write) -> None:
+    write(SPACE, "parent.yaml")
+    child = write("extends: parent.yaml\nparameters: {clips.persons: {type: choice, values: [2, 4]}}\n")
+    assert SearchSpace.from_yaml(child).parameters["clips.persons"].at(1) == 4
+
+
+def test_a_list_of_the_child_replaces_that_of_the_parent(write: Write) -> None:
+    assert len(SearchSpace.from_yaml(write("extends: smoke\nstart: []\n")).start) == 0
+
+
+def test_a_setting_that_the_child_fixes_is_searched_no_more(write: Write) -> None:
+    space = SearchSpace.from_yaml(write("extends: smoke.yaml\ntrainer: {clips: {persons: 3}}\n"))
+    assert set(space.parameters) == {"optim.learning_rate", "model.attention_gate"}
+    assert set(space.start[0]) == set(space.parameters)
+
+
+def test_a_setting_that_the_child_searches_is_fixed_no_more(write: Write) -> None:
+    write(SPACE, "parent.yaml")
+    child = "extends: parent.yaml\nparameters: {optim.epochs: {type: int, low: 1, high: 9}}\n"
+    space = SearchSpace.from_yaml(write(child))
+    assert "optim.epochs" in space.parameters
+    assert space.trainer == {"optim": {}}
+
+
+def test_extends_looks_beside_the_file_and_then_among_the_builtin_spaces(write: Write) -> None:
+    write(SPACE, "folder/demo.yaml")
+    assert SearchSpace.from_yaml(write("extends: demo.yaml\n", "folder/a.yaml")).name == "small"
+    assert SearchSpace.from_yaml(write("extends: demo.yaml\n", "b.yaml")).name == "demo"
+
+
+def test_a_problem_in_a_parent_is_shown_in_the_parent(write: Write) -> None:
+    write(edited(("0.8", "0.05")), "folder/parent.yaml")
+    child = write("extends: parent.yaml\nbudget: {trails: 3}\n", "folder/child.yaml")
+    assert problems(child) == [
+        "folder/child.yaml:2:10: budget.trails: unknown key, not one of trials, concurrent"
+        " - did you mean 'trials'?",
+        "folder/parent.yaml:5:48: parameters.loss.triplet_margin.high:"
+        " must be greater than low (0.05 <= 0.1)",
+    ]
+
+
+def test_extending_in_a_circle_is_refused_where_it_closes(write: Write) -> None:
+    write("version: 1\nextends: s.yaml\n", "b.yaml")
+    circle = "(s.yaml -> b.yaml -> s.yaml)"
+    assert problems(write("extends: b.yaml\n")) == [
+        f"b.yaml:2:1: extends: goes in a circle {circle}; remove one 'extends'"
+    ]
+
+
+def test_extending_a_missing_file_lists_the_builtin_spaces(write: Write) -> None:
+    assert problems(write("name: x\nextends: dmeo.yaml\n")) == [
+        "s.yaml:2:1: extends: no file 'dmeo.yaml' beside this one, and no built-in space of that name"
+        f" ({', '.join(BUILTIN)}) - did you mean 'demo'?"
+    ]
+
+
+def test_extending_a_broken_file_shows_its_error(write: Write) -> None:
+    write("a: b: c\n", "b.yaml")
+    assert problems(write("extends: b.yaml\n"))[0].startswith("b.yaml:1:5: a ':' does not fit here")
+
+
+# Errors
+
+
+def start_point(margin: str = "0.2", persons: str = "4", gate: str = "softmax") -> str:
+    point = f"{{loss.triplet_margin: {margin}, clips.persons: {persons}, model.attention_gate: {gate}}}"
+    return f"start: [{point}]\ntrainer:"
+
+
+def test_a_missing_file_lists_the_builtin_spaces(write: Write) -> None:
+    assert problems("smoek.yaml") == [
+        f"smoek.yaml: no such file, and no built-in space of that name ({', '.join(BUILTIN)})"
+        " - did you mean 'smoke'?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "s.yaml: is empty; write at least 'version: 1'"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0", "s.yaml: is not a text file; name a YAML file in UTF-8"),
+        (b"- 1\n", "s.yaml:1:1: must be a mapping with keys such as 'parameters', not a list"),
+        (b"name: x\nname: y\n", "s.yaml:2:1: 'name' is given twice, first on line 1; keep one"),
+    ],
+)
+def test_a_file_that_holds_no_space_is_refused(write: Write, content: bytes, expected: str) -> None:
+    assert problems(write(content)) == [expected]
+
+
+MISTAKES = {
+    "misspelt path": (
+        ("loss.triplet_margin", "loss.triplet_margn"),
+        "5:3: parameters.loss.triplet_margn: unknown trainer setting - did you mean 'loss.triplet_margin'?",
+    ),
+    "path without its group": (
+        ("loss.triplet_margin", "triplet_margin"),
+        "5:3: parameters.triplet_margin: unknown trainer setting - did you mean 'loss.triplet_margin'?",
+    ),
+    "initials": (
+        ("epochs: 3", "lr: 3"),
+        "9:11: trainer.optim.lr: unknown trainer setting - did you mean 'optim.learning_rate'?",
+    ),
+    "misspelt group": (
+        ("optim: {", "optm: {"),
+        "9:3: trainer.optm: unknown trainer setting - did you mean 'optim'?",
+    ),
+    "dotted key in nested settings": (
+        ("optim: {epochs: 3}", "optim.epochs: 3"),
+        "9:3: trainer.optim.epochs: nest the names: write 'optim: {epochs: …}'",
+    ),
+    "low not below high": (
+        ("low: 0.1", "low: 0.80000000000001"),
+        "5:61: parameters.loss.triplet_margin.high: must be greater than low (0.8 <= 0.8)",
+    ),
+    "log of zero": (
+        ("low: 0.1, high: 0.8", "low: 0, high: 1, log: true"),
+        "5:55: parameters.loss.triplet_margin.log: needs low > 0 (low is 0)",
+    ),
+    "unknown key": (
+        ("budget: {trials: 4}", "budget: {trials: 4}\nbugdet: 3"),
+        "4:1: bugdet: unknown key, not one of version, name, description, objective, budget, parameters,"
+        " start, trainer, extends - did you mean 'budget'?",
+    ),
+    "unknown key of a parameter": (
+        ("high: 0.8", "hihg: 0.8"),
+        "5:48: parameters.loss.triplet_margin.hihg: unknown key, not one of type, low, high, log"
+        " - did you mean 'high'?",
+    ),
+    "missing key of a parameter": (
+        (", high: 0.8", ""),
+        "5:3: parameters.loss.triplet_margin.high: is missing; add it",
+    ),
+    "missing type": (
+        ("type: float, ", ""),
+        "5:3: parameters.loss.triplet_margin.type: is missing; write float, int or choice",
+    ),
+    "misspelt type": (
+        ("type: float", "type: flaot"),
+        "5:25: parameters.loss.triplet_margin.type: must be float, int or choice (is 'flaot')"
+        " - did you mean 'float'?",
+    ),
+    "text for a number": (
+        ("low: 0.1", "low: '0.1'"),
+        "5:38: parameters.loss.triplet_margin.low: must be a number (is '0.1')",
+    ),
+    "number for a whole number": (
+        ("trials: 4", "trials: 4.0"),
+        "3:10: budget.trials: must be a whole number (is 4.0)",
+    ),
+    "infinite bound": (
+        ("high: 0.8", "high: .inf"),
+        "5:48: parameters.loss.triplet_margin.high: must be a finite number (is inf)",
+    ),
+    "float range of a whole number": (
+        ("type: int", "type: float"),
+        "6:19: parameters.clips.persons.type: the setting takes whole numbers only; use type: int",
+    ),
+    "range of a text": (
+        ("type: choice, values: [softmax, sigmoid]", "type: int, low: 0, high: 1"),
+        "7:26: parameters.model.attention_gate.type: the setting takes no range; use type: choice",
+    ),
+    "group of settings": (
+        ("clips.persons", "data.validation"),
+        "6:3: parameters.data.validation: is a group of settings; name one of data.validation.share,"
+        " data.validation.distractors, data.validation.seed",
+    ),
+    "bound that the trainer refuses": (
+        ("low: 2", "low: 1"),
+        "6:30: parameters.clips.persons.low: must be at least 2 (is 1)",
+    ),
+    "choice that the trainer refuses": (
+        ("[softmax, sigmoid]", "[softmax, sigmod]"),
+        "7:58: parameters.model.attention_gate.values[1]: must be 'softmax' or 'sigmoid' (is 'sigmod')"
+        " - did you mean 'sigmoid'?",
+    ),
+    "choice of one": (
+        ("[softmax, sigmoid]", "[softmax]"),
+        "7:40: parameters.model.attention_gate.values: needs at least 2 (has 1)",
+    ),
+    "choice twice": (
+        ("[softmax, sigmoid]", "[softmax, softmax]"),
+        "7:40: parameters.model.attention_gate.values: must be distinct ('softmax' is there twice)",
+    ),
+    "choice of a list": (
+        ("[softmax, sigmoid]", "[softmax, [sigmoid]]"),
+        "7:58: parameters.model.attention_gate.values[1]: must be text, a number, true or false (is a list)",
+    ),
+    "choice of mixed kinds": (
+        ("[softmax, sigmoid]", "[softmax, 1]"),
+        "7:40: parameters.model.attention_gate.values: must be of one kind: all text, all numbers,"
+        " or false and true",
+    ),
+    "setting that the trainer refuses": (
+        ("epochs: 3", "epochs: three"),
+        "9:11: trainer.optim.epochs: must be a whole number (is 'three')",
+    ),
+    "item that the trainer refuses": (
+        ("epochs: 3", "milestones: [0.1, 2]"),
+        "9:29: trainer.optim.milestones[1]: must be at most 1 (is 2)",
+    ),
+    "settings that the trainer refuses together": (
+        ("epochs: 3", "milestones: [0.5, 0.1]"),
+        "9:3: trainer.optim: milestones: [0.5, 0.1] must ascend",
+    ),
+    "searched and fixed": (
+        ("optim: {epochs: 3}", "clips: {persons: 3}"),
+        "9:11: trainer.clips.persons: is searched too, at s.yaml:6:3; keep one of the two",
+    ),
+    "nothing searched": (
+        (SPACE[SPACE.index("parameters:") : SPACE.index("trainer:")], "parameters: {}\n"),
+        "4:1: parameters: needs at least 1 (has 0)",
+    ),
+    "part of the validation split": (
+        ("clips.persons: {", "data.validation.seed: {"),
+        "6:3: parameters.data.validation.seed: is the same for all trials of a search; set it in 'trainer'",
+    ),
+    "misspelt metric": (
+        ("budget:", "objective: {metric: map}\nbudget:"),
+        "3:13: objective.metric: must be 'mAP', 'mINP', 'rank1', 'rank5', 'rank10' or 'rank20' (is 'map')"
+        " - did you mean 'mAP'?",
+    ),
+    "other version": (("version: 1", "version: 2"), "1:1: version: must be 1 (is 2)"),
+    "name that is no folder": (
+        ("small", "'../x'"),
+        "2:1: name: must hold only letters, digits, '.', '_' and '-', a letter or digit first (is '../x')",
+    ),
+    "start point outside": (
+        ("trainer:", start_point(margin="0.9")),
+        "8:10: start[0].loss.triplet_margin: must lie in [0.1, 0.8] (is 0.9)",
+    ),
+    "start point of another choice": (
+        ("trainer:", start_point(gate="relu")),
+        "8:54: start[0].model.attention_gate: must be one of 'softmax', 'sigmoid' (is 'relu')",
+    ),
+    "start point of another type": (
+        ("trainer:", start_point(persons="4.0")),
+        "8:36: start[0].clips.persons: must be a whole number (is 4.0)",
+    ),
+    "incomplete start point": (
+        ("trainer:", "start: [{clips.persons: 4, model.attention_gate: softmax}]\ntrainer:"),
+        "8:9: start[0]: lacks loss.triplet_margin; give every searched setting a value, or drop the point",
+    ),
+}
+
+
+@pytest.mark.parametrize(("edit", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_answered_with_its_place_and_the_way_out(
+    write: Write, edit: tuple[str, str], expected: str
+) -> None:
+    assert f"s.yaml:{expected}" in problems(write(edited(edit)))
+
+
+def test_all_problems_are_reported_at_once_in_the_order_of_the_file(write: Write) -> None:
+    text = edited(
+        ("triplet_margin", "margin"), ("low: 2", "low: 1"), ("trials", "trails"), ("epochs", "epoch")
+    )
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace.from_yaml(write(text))
+    places = [line.split(": ")[0] for line in str(caught.value).splitlines()]
+    assert places == ["s.yaml:3:1", "s.yaml:3:10", "s.yaml:5:3", "s.yaml:6:30", "s.yaml:9:11"]
+
+
+def test_thousands_of_problems_are_counted_rather_than_printed(write: Write) -> None:
+    unknown = "".join(f"  unknown_{number}: 1\n" for number in range(2000))
+    lines = problems(write(SPACE + unknown))
+    assert len(lines) == 51
+    assert lines[-1] == "… and 1950 more problems"
+
+
+def test_a_bound_that_clashes_with_another_setting_is_named(write: Write) -> None:
+    weight = "loss.center_weight: {type: float, low: 0, high: 1}"
+    text = edited(
+        ("clips.persons: {type: int, low: 2, high: 8}", weight),
+        ("epochs: 3}", "epochs: 3}\n  loss: {osm_share: 1}"),
+    )
+    (problem,) = problems(write(text))
+    assert problem.startswith(
+        "s.yaml:6:37: parameters.loss.center_weight.low: loss: osm_class_vectors: centers, but"
+    )
+
+
+def test_an_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(SpaceError("one", "two")))  # noqa: S301
+    assert (str(error), error.problems) == ("one\ntwo", ["one", "two"])
+
+
+# Overrides
+
+
+def test_an_override_changes_the_space_or_the_trainer(write: Write) -> None:
+    overrides = [
+        "budget.trials=9",
+        "objective.epoch=best",
+        "optim.epochs=5",
+        "trainer.data.root=/x",
+        "start=[]",
+    ]
+    space = SearchSpace.from_yaml("smoke", overrides=overrides)
+    config = space.trial_config(draw(space, random.Random(0)))
+    assert (space.budget.trials, space.objective.epoch, space.start) == (9, "best", ())
+    assert (config.optim.epochs, config.data.root) == (5, Path("/x"))
+
+
+def test_an_override_moves_one_bound() -> None:
+    space = SearchSpace.from_yaml("smoke", overrides=["parameters.optim.learning_rate.high=0.5"])
+    assert space.parameters["optim.learning_rate"].at(1) == 0.5
+
+
+def test_an_override_of_a_searched_setting_fixes_it() -> None:
+    space = SearchSpace.from_yaml("smoke", overrides=["clips.persons=3"])
+    assert "clips.persons" not in space.parameters
+    assert "clips.persons" not in space.start[0]
+    assert space.trial_config(draw(space, random.Random(0))).clips.persons == 3
+
+
+def test_the_last_of_two_overrides_wins() -> None:
+    assert SearchSpace.from_yaml("smoke", overrides=["budget.trials=2", "budget.trials=3"]).budget.trials == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optim.epoch=3", "trainer.optim.epoch: unknown trainer setting - did you mean 'optim.epochs'?"),
+        ("bugdet.trials=3", "unknown setting 'bugdet.trials' - did you mean 'budget.trials'?"),
+        (
+            "budget.trails=3",
+            "budget.trails: unknown key, not one of trials, concurrent - did you mean 'trials'?",
+        ),
+        (
+            "parameters.optim.learning_rat.high=1",
+            "parameters.optim.learning_rat: unknown trainer setting - did you mean 'optim.learning_rate'?",
+        ),
+        (
+            "parameters.optim.learning_rate.hihg=1",
+            "parameters.optim.learning_rate.hihg: unknown key, not one of type, low, high, log"
+            " - did you mean 'high'?",
+        ),
+        ("budget.trials=four", "budget.trials: must be a whole number (is 'four')"),
+        ("optim.epochs=0", "trainer.optim.epochs: must be at least 1 (is 0)"),
+        ("budget.trials.x=1", "budget.trials: must be a whole number (is a mapping)"),
+        ("optim=3", "trainer.optim: is a group of settings; name one of optim.epochs, optim.optimizer, "),
+        ("budget.trials", "write --set path=value, such as --set budget.trials=4"),
+        ("budget.trials=", "a value is missing after '='; write null or '' if that is meant"),
+        ("optim.milestones=[0.1", "a list is not closed here; add ',' or ']'"),
+        ("extends=demo", "'extends' cannot be set; write it in a space file"),
+    ],
+)
+def test_a_mistaken_override_is_shown_as_it_was_given(override: str, expected: str) -> None:
+    assert any(line.startswith(f"--set {override}: {expected}") for line in problems("smoke", override))
+
+
+def test_mistakes_in_overrides_and_file_are_reported_together(write: Write) -> None:
+    lines = problems(write(edited(("low: 2", "low: 1"))), "bugdet.trials=1", "optim.epoch=1")
+    assert [line.split(": ")[0] for line in lines] == [
+        "--set bugdet.trials=1",
+        "--set optim.epoch=1",
+        "s.yaml:6:30",
+    ]
+
+
+# What a space gives
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_random_samples_of_the_shipped_spaces_give_valid_configurations(name: str) -> None:
+    space, source = SearchSpace.from_yaml(name), random.Random(0)
+    for _ in range(100):
+        assert isinstance(space.trial_config(draw(space, source)), TrialConfig)
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_start_points_of_the_shipped_spaces_give_valid_configurations(name: str) -> None:
+    space = SearchSpace.from_yaml(name)
+    assert space.start
+    assert all(isinstance(space.trial_config(point), TrialConfig) for point in space.start)
+
+
+def test_a_sample_lands_at_its_path_and_fixed_settings_stay(write: Write) -> None:
+    space = SearchSpace.from_yaml(write(SPACE))
+    sample: dict[str, Value] = {
+        "loss.triplet_margin": 0.25,
+        "clips.persons": 5,
+        "model.attention_gate": "sigmoid",
+    }
+    config = space.trial_config(sample, seed=7)
+    assert (config.loss.triplet_margin, config.clips.persons) == (0.25, 5)
+    assert (config.model.attention_gate, config.optim.epochs, config.seed) == ("sigmoid", 3, 7)
+    assert space.trainer == {"optim": {"epochs": 3}}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"clips.persons": 1}, "clips.persons: must be at least 2 (is 1)"),
+        ({"clips.persons": 4.0}, "clips.persons: must be a whole number (is 4.0)"),
+        ({"clips.persons": [4]}, "clips.persons: must be text, a number, true or false (is a list)"),
+        ({"clips.person": 4}, "clips.person: is not searched by 'smoke' - did you mean 'clips.persons'?"),
+        (
+            {"model.attention_gate": None},
+            "model.attention_gate: must be text, a number, true or false (is null)",
+        ),
+    ],
+)
+def test_a_sample_that_does_not_fit_is_refused_by_path(change: dict[str, Any], expected: str) -> None:
+    space = SearchSpace.from_yaml("smoke")
+    with pytest.raises(SpaceError) as caught:
+        space.trial_config(draw(space, random.Random(0)) | change)
+    assert caught.value.problems == [expected]
+
+
+def test_a_sample_without_a_searched_path_is_refused() -> None:
+    space = SearchSpace.from_yaml("smoke")
+    with pytest.raises(SpaceError, match=r"^clips\.persons: is missing from the sample$"):
+        space.trial_config({"optim.learning_rate": 1e-3, "model.attention_gate": "softmax"})
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_a_resolved_space_is_read_back_equal(write: Write, name: str) -> None:
+    space = SearchSpace.from_yaml(name)
+    again = SearchSpace.from_yaml(write(space.to_yaml()))
+    assert again == space
+    assert again.fingerprint() == space.fingerprint()
+
+
+def test_the_fingerprint_sees_content_and_not_the_order_of_keys(write: Write) -> None:
+    space = SearchSpace.from_yaml(write(SPACE))
+    head, tail = SPACE.split("budget: {trials: 4}\n")
+    moved = SearchSpace.from_yaml(write(head + tail + "budget: {trials: 4}\n"))
+    changed = SearchSpace.from_yaml(write(SPACE), overrides=["budget.trials=5"])
+    assert space.fingerprint() == moved.fingerprint() != changed.fingerprint()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", BUILTIN)
+def test_every_share_of_a_range_lies_inside_it(name: str, share: float) -> None:
+    for parameter in SearchSpace.from_yaml(name).parameters.values():
+        assert parameter.refusal(parameter.at(share)) is None
+
+
+def test_the_middle_of_a_log_range_is_its_geometric_mean() -> None:
+    space = SearchSpace.from_yaml("smoke")
+    assert space.parameters["optim.learning_rate"].at(0.5) == pytest.approx(1e-3)
+
+
+def test_the_published_best_configuration_is_tried_first() -> None:
+    point = SearchSpace.from_yaml("attn_cl").start[0]
+    assert point["loss.osm_sigma"] == 0.9047814732165316
+    assert point["loss.osm_alpha"] == 2.8436551583293728
+    assert point["loss.triplet_margin"] == 4.4132437486402204e-05
+
+
+# Anything at all
+
+
+@st.composite
+def mutants(draw: st.DrawFn) -> str:
+    """A shipped space with a few pieces cut out, doubled, or overwritten."""
+    text = builtin_files()[draw(st.sampled_from(BUILTIN))].read_text()
+    pieces = st.sampled_from(
+        ["", ":", " ", "\n", "  ", "-", "{", "]", "0", "-1", "e", "null", "true", "'", "&a ", "é"]
+    )
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 12)))
+        text = text[:start] + draw(pieces) + text[end:]
+    return text
+
+
+def read_or_refuse(path: Path) -> None:
+    try:
+        space = SearchSpace.from_yaml(path)
+    except SpaceError as error:
+        assert error.problems
+        assert all(line.isprintable() for line in error.problems)
+    else:
+        path.write_text(space.to_yaml())
+        assert SearchSpace.from_yaml(path) == space
+
+
+@given(mutants())
+@settings(max_examples=250, deadline=None)
+def test_a_mutated_space_is_refused_in_plain_lines_or_read_back_equal(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "mutant.yaml"
+    path.write_text(text)
+    read_or_refuse(path)
+
+
+@given(st.text().filter(lambda text: text.isprintable()))
+@settings(max_examples=100, deadline=None)
+def test_any_text_for_a_name_is_refused_in_plain_lines(name: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace.from_yaml(f"no/{name}/x")
+    assert all(line.isprintable() for line in caught.value.problems)
+
+
+KEYS = st.sampled_from(
+    ["version", "parameters", "trainer", "start", "loss.osm_alpha", "low", "type", "optim", "x"]
+)
+LEAVES = st.none() | st.integers(-3, 3) | st.floats() | st.sampled_from(["float", "choice", "smoke", "\n"])
+INNER = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
+)
+
+
+@given(st.dictionaries(KEYS, INNER, max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_any_shape_of_data_is_refused_in_plain_lines(
+    tmp_path_factory: pytest.TempPathFactory, data: dict[str, object]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "shape.yaml"
+    path.write_text(dump_yaml(data))  # type: ignore[arg-type]
+    read_or_refuse(path)
+
+
+@given(st.text(max_size=30) | st.tuples(KEYS, st.text(max_size=10)).map("=".join))
+@settings(max_examples=150, deadline=None)
+def test_any_override_is_applied_or_refused_in_plain_lines(override: str) -> None:
+    try:
+        SearchSpace.from_yaml("smoke", overrides=[override])
+    except SpaceError as error:
+        assert all(line.isprintable() for line in error.problems)
