@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from trainer.data.mars import read_mars
 from trainer.data.tracklets import Splits, Tracklet, ValidationConfig
 from trainer.frozen import FrozenConfig
 
-READERS: dict[str, Callable[[Path], Splits]] = {}
+READERS: dict[str, Callable[[Path], Splits]] = {"mars": read_mars}
+"""Reads the data set below a folder; `DataError` names the file that is missing or wrong."""
 
 
 class DataConfig(FrozenConfig):
@@ -23,4 +25,13 @@ class DataConfig(FrozenConfig):
     """The validation split."""
 
 
-__all__ = ["READERS", "DataConfig", "Splits", "Tracklet", "ValidationConfig"]
+def read_splits(config: DataConfig) -> Splits:
+    """The published parts of the configured data set.
+
+    Raises:
+        DataError: a file is missing, damaged or disagrees with another.
+    """
+    return READERS[config.name](config.root)
+
+
+__all__ = ["READERS", "DataConfig", "Splits", "Tracklet", "ValidationConfig", "read_splits"]

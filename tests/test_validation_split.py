@@ -1,0 +1,226 @@
+"""The validation split: what every split promises, and the file it is saved in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data.tracklets import (
+    Tracklet,
+    ValidationConfig,
+    ValidationSplit,
+    cut_validation,
+    fingerprint,
+    read_validation,
+    write_validation,
+)
+from trainer.errors import DataError
+
+
+def tracklet(person: int, camera: int, number: int = 1, folder: str = "data", frames: int = 2) -> Tracklet:
+    stem = f"{folder}/{person:04d}C{camera}T{number:04d}F"
+    return Tracklet(tuple(f"{stem}{frame:03d}.jpg" for frame in range(1, frames + 1)), person, camera)
+
+
+def crowd(persons: int, cameras: int, each: int = 1) -> list[Tracklet]:
+    return [
+        tracklet(person, camera, number)
+        for person in range(1, persons + 1)
+        for camera in range(1, cameras + 1)
+        for number in range(1, each + 1)
+    ]
+
+
+# For each person, the cameras of their tracklets; the first six are seen by two cameras.
+sightings = st.tuples(
+    st.lists(
+        st.lists(st.integers(1, 6), min_size=2).filter(lambda c: len(set(c)) > 1), min_size=6, max_size=9
+    ),
+    st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), max_size=3),
+).map(lambda both: both[0] + both[1])
+trains = sightings.map(
+    lambda persons: [
+        tracklet(person, camera, number)
+        for person, cameras in enumerate(persons, start=1)
+        for number, camera in enumerate(cameras)
+    ]
+).flatmap(st.permutations)
+configs = st.builds(
+    ValidationConfig,
+    share=st.floats(0.01, 0.4),
+    distractors=st.floats(0, 1),
+    seed=st.integers(0, 2**40),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(train=trains, config=configs)
+def test_every_query_has_a_match_under_another_camera(
+    train: list[Tracklet], config: ValidationConfig
+) -> None:
+    split = cut_validation(train, config)
+    gallery = [train[index] for index in split.gallery]
+    for index in split.query:
+        query = train[index]
+        assert any(item.person == query.person and item.camera != query.camera for item in gallery)
+
+
+@settings(max_examples=50, deadline=None)
+@given(train=trains, config=configs)
+def test_validation_persons_are_never_trained_on(train: list[Tracklet], config: ValidationConfig) -> None:
+    split = cut_validation(train, config)
+    assert not {train[index].person for index in split.train} & set(split.persons)
+    assert {train[index].person for index in split.query} == set(split.persons)
+
+
+@settings(max_examples=50, deadline=None)
+@given(train=trains, config=configs)
+def test_a_person_is_asked_for_once_per_camera_at_most(
+    train: list[Tracklet], config: ValidationConfig
+) -> None:
+    asked = [train[index][1:] for index in cut_validation(train, config).query]
+    assert len(asked) == len(set(asked))
+
+
+@settings(max_examples=50, deadline=None)
+@given(train=trains, config=configs)
+def test_parts_are_complete_and_only_distractors_are_shared(
+    train: list[Tracklet], config: ValidationConfig
+) -> None:
+    split = cut_validation(train, config)
+    parts = [set(split.train), set(split.query), set(split.gallery)]
+    assert set.union(*parts) == set(range(len(train)))
+    assert parts[0] & parts[2] == set(split.distractors)
+    assert not parts[1] & (parts[0] | parts[2])
+    assert len(split.distractors) == round(config.distractors * len(split.train))
+
+
+@settings(max_examples=50, deadline=None)
+@given(train=trains, config=configs)
+def test_same_input_gives_same_split(train: list[Tracklet], config: ValidationConfig) -> None:
+    assert cut_validation(train, config) == cut_validation(list(train), config.model_copy())
+
+
+def test_another_seed_draws_other_persons() -> None:
+    train = crowd(persons=40, cameras=3)
+    drawn = {cut_validation(train, ValidationConfig(seed=seed)).persons for seed in range(8)}
+    assert len(drawn) > 1
+
+
+def test_share_counts_all_persons() -> None:
+    assert len(cut_validation(crowd(persons=40, cameras=2), ValidationConfig(share=0.25)).persons) == 10
+
+
+def test_small_shares_still_hold_out_two_persons() -> None:
+    assert len(cut_validation(crowd(persons=10, cameras=2), ValidationConfig(share=0.01)).persons) == 2
+
+
+def test_one_tracklet_per_camera_leaves_one_query_per_person_and_pair_of_cameras() -> None:
+    split = cut_validation(crowd(persons=10, cameras=2), ValidationConfig(share=0.3, distractors=0))
+    assert len(split.query) == len(split.gallery) == 3
+
+
+def test_two_tracklets_per_camera_make_every_camera_a_query() -> None:
+    split = cut_validation(crowd(persons=10, cameras=3, each=2), ValidationConfig(share=0.2))
+    assert len(split.query) == 2 * 3
+
+
+def test_persons_under_one_camera_are_never_held_out() -> None:
+    train = crowd(persons=4, cameras=2) + [tracklet(person, 1) for person in range(5, 30)]
+    assert set(cut_validation(train, ValidationConfig(share=0.13)).persons) == {1, 2, 3, 4}
+
+
+def test_too_few_persons_under_two_cameras_are_refused_with_their_number() -> None:
+    train = [tracklet(person, 1) for person in range(1, 30)] + [tracklet(1, 2)]
+    with pytest.raises(DataError, match="only 1 are seen by two cameras"):
+        cut_validation(train, ValidationConfig())
+
+
+@pytest.mark.parametrize("train", [[], crowd(persons=1, cameras=2), crowd(persons=3, cameras=2)])
+def test_splits_that_leave_nobody_to_train_on_are_refused(train: list[Tracklet]) -> None:
+    with pytest.raises(DataError, match="training tracklets"):
+        cut_validation(train, ValidationConfig())
+
+
+def test_fingerprint_survives_a_move() -> None:
+    here, there = [tracklet(1, 2, folder="here")], [tracklet(1, 2, folder="far/away")]
+    assert fingerprint(here) == fingerprint(there)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [tracklet(2, 1)],
+        [tracklet(1, 2)],
+        [tracklet(1, 1, number=2)],
+        [tracklet(1, 1, frames=3)],
+        [tracklet(1, 1), tracklet(1, 1)],
+        [],
+    ],
+)
+def test_fingerprint_tells_tracklets_apart(other: Sequence[Tracklet]) -> None:
+    assert fingerprint(other) != fingerprint([tracklet(1, 1)])
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, ValidationSplit, list[Tracklet]]:
+    train = crowd(persons=10, cameras=3, each=2)
+    split = cut_validation(train, ValidationConfig())
+    write_validation(tmp_path / "split.json", split, train)
+    return tmp_path / "split.json", split, train
+
+
+def test_saved_split_reads_back_equal(saved: tuple[Path, ValidationSplit, list[Tracklet]]) -> None:
+    path, split, train = saved
+    assert read_validation(path, train) == split
+
+
+def test_saving_leaves_no_other_file(saved: tuple[Path, ValidationSplit, list[Tracklet]]) -> None:
+    path, split, train = saved
+    write_validation(path, split, train)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failed_save_keeps_the_old_file(
+    saved: tuple[Path, ValidationSplit, list[Tracklet]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, split, train = saved
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        write_validation(path, split, train)
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_split_of_other_tracklets_is_refused(saved: tuple[Path, ValidationSplit, list[Tracklet]]) -> None:
+    path, _, train = saved
+    with pytest.raises(DataError, match=r"split\.json: cut from other"):
+        read_validation(path, train[:-1])
+
+
+def test_edited_split_is_refused(saved: tuple[Path, ValidationSplit, list[Tracklet]]) -> None:
+    path, _, train = saved
+    content = json.loads(path.read_text())
+    content["query"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"split\.json: changed"):
+        read_validation(path, train)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null"])
+def test_damaged_split_is_refused(saved: tuple[Path, ValidationSplit, list[Tracklet]], damage: bytes) -> None:
+    path, _, train = saved
+    path.write_bytes(damage)
+    with pytest.raises(DataError, match=r"split\.json"):
+        read_validation(path, train)
+
+
+def test_missing_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"split\.json: cannot be read"):
+        read_validation(tmp_path / "split.json", [])
