@@ -12,8 +12,6 @@ import pytest
 import reference
 import torch
 import torchvision
-from hypothesis import given
-from strategies import quick, seeds
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
@@ -48,8 +46,7 @@ def resnet18(**changes: int) -> ModelConfig:
 
 
 @every_gate
-@quick
-@given(seed=seeds)
+@pytest.mark.parametrize("seed", range(4))
 def test_attention_is_the_slow_reference(gate: Gate, seed: int) -> None:
     torch.manual_seed(seed)
     attention = TemporalAttention(3, (2, 2), hidden=4, gate=gate).double()

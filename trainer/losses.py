@@ -200,14 +200,15 @@ def osm_caa(
 
     With d the distance of unit embeddings, in [0, 2], over ordered pairs of different clips:
     L_P = 1/2 of the mean of d^2 over pairs of one person, weighted by exp(-d^2 / sigma^2) a;
-    L_N = 1/2 of the mean of s^2 over pairs of two persons, weighted by s a, with s = max(alpha - d, 1e-12).
+    L_N = 1/2 of the mean of s^2 over pairs of two persons, weighted by s a, with s = max(alpha - d, 0).
     a is the smaller attention of the two clips: the softmax over persons of the cosines with `class_vectors`
     (rows of the classifier, or the centers), at the clip's own person. Nothing is detached.
 
     Wang et al. 2019 (AAAI, arXiv:1811.01459), as the paper's code computes it; Wang's own code differs (sigma
     there is sqrt(1/2) of this one, attention is a Gaussian of the classifier's probability, weights carry no
     gradient). The means are taken in log space: same value, but a small sigma does not underflow to NaN. A
-    batch without positive, or without negative, pairs has L_P, or L_N, 0, where the paper's code has NaN.
+    batch without positive, or without negative, pairs has L_P, or L_N, 0, where the paper's code has NaN. L_N
+    is 0 also if all negatives are beyond alpha; the paper's code has 5e-25, and denormal, slow gradients.
     """
     if len(labels) == 0:
         return embeddings.sum()
@@ -218,9 +219,10 @@ def osm_caa(
     same = labels[:, None] == labels
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     nearness = -(distances / sigma).square()
-    overlap = (alpha - distances).clamp_min(SMALLEST)
+    overlap = (alpha - distances).clamp_min(0)
+    hardness = overlap.clamp_min(SMALLEST).log()
     positive = _weighted_mean(distances.square(), nearness + pair_attention, same & ~itself)
-    negative = _weighted_mean(overlap.square(), overlap.log() + pair_attention, ~same)
+    negative = _weighted_mean(overlap.square(), hardness + pair_attention, ~same)
     return (1 - balance) * positive / 2 + balance * negative / 2
 
 
@@ -256,8 +258,12 @@ def _distances(embeddings: Float[Tensor, "B D"], metric: Metric) -> Float[Tensor
 
 
 def _distances_of(points: Float[Tensor, "B D"]) -> Float[Tensor, "B B"]:
-    """Euclidean distances, from differences: exactly 0, with gradient 0, between equal points."""
-    return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    """Euclidean distances; 0, with gradient 0, between equal points."""
+    products = points @ points.T
+    lengths = products.diagonal()
+    squared = lengths[:, None] + lengths - 2 * products
+    equal = squared < SMALLEST
+    return squared.masked_fill(equal, 1).sqrt().masked_fill(equal, 0)
 
 
 def _log_attention(

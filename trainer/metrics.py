@@ -18,7 +18,8 @@ Array = Tensor | np.ndarray
 
 JUNK = -1  # the person MARS gives to detector errors: neither right nor wrong
 RANKS = 50  # of the CMC curve, as in the literature's codes
-CHUNK = 2**22  # distances looked at together: 16 MiB of float32
+CHUNK = 2**18  # distances looked at together: their keys, 2 MiB, stay in a processor's cache
+LAST = 2**31 - 1  # greater than the bits of any float but NaN, as 32-bit integers
 LARGEST_DEVIATION = 0.5  # standard deviation that no figure in [0, 1] exceeds
 
 
@@ -125,8 +126,8 @@ def _check(distances: Float[Tensor, "Q G"], queries: _Labels, gallery: _Labels) 
             f"distances are {tuple(distances.shape)}, but query ids and cameras are {sizes[0]}, "
             f"gallery ids and cameras {sizes[1]}"
         )
-    missing = int(distances.isnan().sum())
-    if missing:
+    if distances.isnan().any():
+        missing = int(distances.isnan().sum())
         raise ValueError(f"{missing} of {distances.numel()} distances are NaN, so there is no ranking")
 
 
@@ -139,53 +140,43 @@ def _ranked_matches(distances: Float[Tensor, "Q G"], queries: _Labels, gallery: 
             *(torch.split(table, rows) for table in (distances, *queries)), strict=True
         )
     ]
-    query = torch.cat([chunk.query + number * rows for number, chunk in enumerate(chunks)]).cpu()
-    rank = torch.cat([chunk.rank for chunk in chunks]).cpu()
-    order = (query * (distances.shape[1] + 1) + rank).argsort()
-    return _Matches(query[order], rank[order])
+    query = torch.cat([chunk.query + number * rows for number, chunk in enumerate(chunks)])
+    return _Matches(query.cpu(), torch.cat([chunk.rank for chunk in chunks]).cpu())
 
 
 def _chunk_matches(distances: Float[Tensor, "Q G"], queries: _Labels, gallery: _Labels) -> _Matches:
-    """Matches of a few queries, in the order of the gallery."""
     same_person = queries.persons[:, None] == gallery.persons
     same_camera = queries.cameras[:, None] == gallery.cameras
-    junk = gallery.persons == JUNK
-    removed = (same_person & same_camera) | junk
-    query, item = (same_person & ~removed).nonzero().unbind(1)
-    ranks, tied = _ranks_by_value(distances.masked_fill(removed, torch.inf), query, item)
-    uncertain = torch.unique(query[tied])
-    ranks_by_order = _ranks_by_order(distances[uncertain], removed[uncertain])
-    ranks[tied] = ranks_by_order[torch.searchsorted(uncertain, query[tied]), item[tied]]
-    return _Matches(query, ranks)
+    removed = (same_person & same_camera) | (gallery.persons == JUNK)
+    ordered = _order(distances, removed)
+    query, position = (same_person & ~removed).gather(1, ordered).nonzero().unbind(1)
+    return _Matches(query, position + 1)
 
 
-def _ranks_by_value(
-    distances: Float[Tensor, "Q G"], query: Int[Tensor, " M"], item: Int[Tensor, " M"]
-) -> tuple[Int[Tensor, " M"], Bool[Tensor, " M"]]:
-    """Ranks of the pairs by how many distances are smaller, and which of them are shared with another item.
-
-    Sorting values is several times faster than sorting indices, and a shared distance is rare.
-    """
-    counts = query.bincount(minlength=len(distances))
-    slot = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
-    wanted = distances.new_zeros(len(distances), int(slot.max()) + 1 if len(slot) else 0)
-    wanted[query, slot] = distances[query, item]
-    ascending = _sorted(distances)
-    smaller = torch.searchsorted(ascending, wanted)[query, slot]
-    not_larger = torch.searchsorted(ascending, wanted, right=True)[query, slot]
-    return smaller + 1, not_larger - smaller > 1
-
-
-def _sorted(rows: Float[Tensor, "Q G"]) -> Float[Tensor, "Q G"]:
-    """Each row ascending; on the CPU by numpy, whose vectorised sort takes an eighth of torch's time."""
-    return torch.from_numpy(np.sort(rows.numpy(), axis=1)) if rows.is_cpu else rows.sort(1).values
-
-
-def _ranks_by_order(distances: Float[Tensor, "Q G"], removed: Bool[Tensor, "Q G"]) -> Int[Tensor, "Q G"]:
-    """Rank of every item that is not removed, ties in the order of the gallery."""
+def _order(distances: Float[Tensor, "Q G"], removed: Bool[Tensor, "Q G"]) -> Int[Tensor, "Q G"]:
+    """Gallery of each query by distance, ties in their order, and after it what is removed."""
+    if distances.dtype == torch.float32:
+        columns = torch.arange(distances.shape[1], device=distances.device)
+        return _sorted(_keys(distances).masked_fill_(removed, LAST << 32).add_(columns)).bitwise_and_(
+            2**32 - 1
+        )
     order = distances.argsort(dim=1, stable=True)
-    remaining = (~removed).gather(1, order).cumsum(1)
-    return torch.empty_like(order).scatter_(1, order, remaining)
+    return order.gather(1, removed.gather(1, order).byte().argsort(dim=1, stable=True))
+
+
+def _keys(distances: Float[Tensor, "Q G"]) -> Int[Tensor, "Q G"]:
+    """Integers that order as the distances do, with 32 bits free for what breaks ties.
+
+    A non-negative float's bits order as the float; a negative one's order backwards, so all but the sign are
+    turned. Adding 0 makes -0 equal to 0.
+    """
+    bits = (distances + 0.0).view(torch.int32)
+    return bits.bitwise_xor_(bits >> 31 & LAST).long().mul_(2**32)
+
+
+def _sorted(rows: Int[Tensor, "Q G"]) -> Int[Tensor, "Q G"]:
+    """Each row ascending; on the CPU by numpy, whose sort of values is vectorised."""
+    return torch.from_numpy(np.sort(rows.numpy(), axis=1)) if rows.is_cpu else rows.sort(1).values
 
 
 def _figures(matches: _Matches, queries: int, ranks: int, protocol: Protocol) -> Ranking:
