@@ -14,6 +14,7 @@ import pytest
 
 from trainer.data import Splits, ValidationConfig, read_mars
 from trainer.data.crowd import LOOK_ALIKES, SIZES, SizeName, plan
+from trainer.data.figures import draw_walk
 from trainer.data.frames import read_frame
 from trainer.data.synthetic import SyntheticSummary, is_synthetic, occluded_frames, write_synthetic
 from trainer.data.tracklets import cut_validation
@@ -121,6 +122,13 @@ def test_two_fifths_of_the_frames_are_occluded_but_no_whole_tracklet() -> None:
     hidden = [planned.walk.hidden for planned in (*full.train, *full.test)]
     assert np.mean(np.concatenate(hidden)) == pytest.approx(0.4, abs=0.02)
     assert not any(all(flags) for flags in hidden)
+
+
+def test_even_occluded_fragments_of_any_seed_can_be_drawn() -> None:
+    walk = plan("tiny", 0).test[0].walk
+    for seed in range(200):
+        (frame,) = draw_walk(walk._replace(hidden=(True,), fragment=True, seed=(seed,)))
+        assert frame.size == (128, 256)
 
 
 def test_truth_names_the_occluded_frames(drawn: tuple[Path, SyntheticSummary], splits: Splits) -> None:

@@ -175,7 +175,7 @@ class _Occluder(NamedTuple):
             canvas.rectangle((centre - half, 0, centre + half, HEIGHT), fill=first)
             canvas.rectangle((centre + 0.6 * half, 0, centre + half, HEIGHT), fill=shaded(first, 0.7))
         elif self.kind == LOW:
-            top = pose.top + pose.height * (0.48 - 0.2 * self.size)
+            top = min(pose.top + pose.height * (0.48 - 0.2 * self.size), HEIGHT)
             canvas.rectangle((0, top, WIDTH, HEIGHT), fill=first)
             canvas.rectangle((0, (top + HEIGHT) / 2, WIDTH, HEIGHT), fill=second)
         else:
