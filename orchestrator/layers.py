@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from orchestrator.problems import KeyPath, Place, SpaceError, did_you_mean, one_line, shortened, shown
+from orchestrator.problems import Place, SpaceError
 from orchestrator.settings import flattened, trainer_settings
-from orchestrator.yamlfile import YamlError, parse_yaml, read_yaml
+from trainer.wording import KeyPath, did_you_mean, one_line, shortened, shown
+from trainer.yamlfile import YamlError, parse_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,7 @@ def _parent(layer: Layer, path: Path, files: Sequence[tuple[Path, str]]) -> tupl
         raise SpaceError(f"{place}: extends: must be the name of a space file (is {shown(name)})")
     found = _find(name, path.parent)
     if found is None:
-        raise SpaceError(
-            one_line(f"{place}: extends: no file {shown(name)} beside this one, and {_no_builtin(name)}")
-        )
+        raise SpaceError(one_line(f"{place}: extends: no file {shown(name)} beside this one, and {_no_builtin(name)}"))
     parent = found[0].resolve()
     if parent in [file for file, _ in files]:
         circle = " -> ".join([*(known for _, known in files), found[1]])

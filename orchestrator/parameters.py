@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
 )
 
-from orchestrator.problems import KeyPath, exactly, shown
+from trainer.wording import KeyPath, exactly, shown
 
 MAX_VALUES = 100  # of a choice; the trainer is asked about each
 
@@ -137,9 +137,7 @@ class Choice(StrictConfig):
 
     def refusal(self, value: object) -> str | None:
         """Why the value is none of the choices, or None where it is one."""
-        if any(
-            value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values
-        ):
+        if any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values):
             return None
         return f"must be one of {', '.join(map(shown, self.values))} (is {shown(value)})"
 

@@ -12,10 +12,11 @@ from pydantic import Field, JsonValue, ValidationError
 
 from orchestrator.layers import builtin_files, overridden, read_layers
 from orchestrator.parameters import Choice, FloatRange, IntRange, Parameter, StrictConfig, Value
-from orchestrator.problems import Problems, SpaceError, did_you_mean, plain_words, shown, spelled
+from orchestrator.problems import Problems, SpaceError
 from orchestrator.settings import build_trial_config
 from orchestrator.spacecheck import MAX_START, check_against_trainer, check_shape
-from orchestrator.yamlfile import dump_yaml, read_yaml
+from trainer.wording import did_you_mean, plain_words, shown, spelled
+from trainer.yamlfile import dump_yaml, read_yaml
 
 if TYPE_CHECKING:
     from trainer.config import TrialConfig
@@ -56,6 +57,8 @@ class SearchSpace(StrictConfig):
     """How much it may spend."""
     parameters: dict[str, Parameter] = Field(min_length=1)
     """What is searched, by the setting's dotted path."""
+    synthetic: Literal["tiny", "demo", "full"] | None = None
+    """Size of a generated data set to search on; null takes the data set at the trainer's `data.root`."""
     start: Annotated[tuple[dict[str, Value], ...], Field(strict=False, max_length=MAX_START)] = ()
     """Points known to be good, tried first; each gives every searched path a value."""
     trainer: dict[str, JsonValue] = Field({})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from orchestrator.parameters import KINDS, Choice, FloatRange, IntRange, parse_parameter
-from orchestrator.problems import KeyPath, Problems, listed, plain_words, shown
+from orchestrator.problems import Problems
 from orchestrator.settings import (
     build_trial_config,
     groups_of_settings,
@@ -16,6 +16,7 @@ from orchestrator.settings import (
     settings_below,
     trainer_settings,
 )
+from trainer.wording import KeyPath, listed, plain_words, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -114,9 +115,7 @@ def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> d
             if parameter.type == "choice" or numbers in ("float", parameter.type):
                 known[path] = parameter
             elif numbers == "int":
-                problems.add(
-                    ("parameters", path, "type"), "the setting takes whole numbers only; use type: int"
-                )
+                problems.add(("parameters", path, "type"), "the setting takes whole numbers only; use type: int")
             else:
                 problems.add(("parameters", path, "type"), "the setting takes no range; use type: choice")
     return known
@@ -130,9 +129,7 @@ def _note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: P
         problems.add(path, "unknown trainer setting", wrong=setting, known=known)
 
 
-def _check_values(
-    fixed: Mapping[str, JsonValue], searched: Mapping[str, AnyParameter], problems: Problems
-) -> None:
+def _check_values(fixed: Mapping[str, JsonValue], searched: Mapping[str, AnyParameter], problems: Problems) -> None:
     """Notes what the trainer refuses with every parameter in its middle, and at the ends of each in turn."""
     middle: dict[str, JsonValue] = {path: parameter.at(0.5) for path, parameter in searched.items()}
     everywhere = _refused({**fixed, **middle})

@@ -40,10 +40,7 @@ def triplet(embeddings: Matrix, labels: Labels, margin: float | None, metric: st
     """Batch-hard triplet loss; clips without a negative cost 0."""
     costs = []
     for anchor, person in zip(embeddings, labels, strict=True):
-        gaps = [
-            distance(anchor, other) if metric == "euclidean" else 1 - cosine(anchor, other)
-            for other in embeddings
-        ]
+        gaps = [distance(anchor, other) if metric == "euclidean" else 1 - cosine(anchor, other) for other in embeddings]
         positives = [gap for gap, label in zip(gaps, labels, strict=True) if label == person]
         negatives = [gap for gap, label in zip(gaps, labels, strict=True) if label != person]
         if not negatives:
@@ -59,9 +56,7 @@ def center(embeddings: Matrix, labels: Labels, centers: Matrix) -> float:
     return sum(distance(x, centers[y]) ** 2 for x, y in zip(embeddings, labels, strict=True)) / len(labels)
 
 
-def osm(
-    embeddings: Matrix, labels: Labels, vectors: Matrix, alpha: float, sigma: float, balance: float
-) -> float:
+def osm(embeddings: Matrix, labels: Labels, vectors: Matrix, alpha: float, sigma: float, balance: float) -> float:
     """OSM-CAA in linear space, as the paper's code writes it; a kind of pair that is absent costs 0."""
     attention = [_attention(x, y, vectors) for x, y in zip(embeddings, labels, strict=True)]
     sums = {kind: [0.0, 0.0] for kind in ("positive", "negative")}
@@ -152,16 +147,13 @@ def temporal_attention(
     """Pooled features, scores and weights of clips of maps "B T C h w", frame by frame."""
     pooled, scores, weights = [], [], []
     for clip in maps:
-        hidden = [
-            np.maximum([(kernel * frame).sum() for kernel in spatial[0]] + spatial[1], 0) for frame in clip
-        ]
+        hidden = [np.maximum([(kernel * frame).sum() for kernel in spatial[0]] + spatial[1], 0) for frame in clip]
         padded = [np.zeros_like(hidden[0]), *hidden, np.zeros_like(hidden[0])]
         score = np.array(
             [
                 max(
                     0.0,
-                    sum((temporal[0][0, :, tap] * padded[t + tap]).sum() for tap in range(3))
-                    + temporal[1][0],
+                    sum((temporal[0][0, :, tap] * padded[t + tap]).sum() for tap in range(3)) + temporal[1][0],
                 )
                 for t in range(len(clip))
             ]

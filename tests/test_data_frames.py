@@ -57,9 +57,7 @@ def test_other_modes_become_rgb(tmp_path: Path, form: str, mode: str) -> None:
 
 
 def test_the_name_does_not_decide_the_format(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(
-        read_frame(saved(tmp_path, encoded("PNG"), "frame.jpg"), HEIGHT, WIDTH), picture()
-    )
+    np.testing.assert_array_equal(read_frame(saved(tmp_path, encoded("PNG"), "frame.jpg"), HEIGHT, WIDTH), picture())
 
 
 @pytest.mark.parametrize("size", [(256, 128), (32, 16), (50, 70), (1, 1)])

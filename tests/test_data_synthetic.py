@@ -89,8 +89,7 @@ def test_only_the_last_two_test_persons_have_no_match(size: SizeName, seed: int)
     lonely = {
         query.person
         for query in test
-        if query.query
-        and not any(item.person == query.person and item.camera != query.camera for item in gallery)
+        if query.query and not any(item.person == query.person and item.camera != query.camera for item in gallery)
     }
     persons = sorted({planned.person for planned in test})
     assert lonely == set(persons[-2:])
@@ -172,9 +171,7 @@ def test_another_seed_gives_other_frames(drawn: tuple[Path, SyntheticSummary], t
 
 def test_progress_ends_at_the_number_of_frames(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    summary = write_synthetic(
-        tmp_path / "set", size="tiny", seed=0, progress=lambda *call: calls.append(call)
-    )
+    summary = write_synthetic(tmp_path / "set", size="tiny", seed=0, progress=lambda *call: calls.append(call))
     assert calls[-1] == (summary.frames, summary.frames)
     assert calls == sorted(calls)
 
@@ -211,9 +208,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupted_run_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     monkeypatch.setattr("trainer.data.synthetic.FRAMES_PER_WORKER", 1)
 
     def interrupt(done: int, total: int) -> None:
@@ -224,21 +219,15 @@ def test_an_interrupted_run_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failing_drawing_process_is_named_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_drawing_process_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.data.synthetic.FRAMES_PER_WORKER", 1)
-    monkeypatch.setattr(
-        "trainer.data.synthetic._make_folders", lambda root, _: (root / "info").mkdir(parents=True)
-    )
+    monkeypatch.setattr("trainer.data.synthetic._make_folders", lambda root, _: (root / "info").mkdir(parents=True))
     with pytest.raises(DataError, match="FileNotFoundError"):
         write_synthetic(tmp_path / "set", size="tiny", seed=0, workers=2)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_a_data_error_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_a_data_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 

@@ -94,9 +94,7 @@ def test_triplet_has_value_and_gradient_of_the_papers_code(name: str, margin: st
 
 
 @pytest.mark.parametrize("margin", MARGINS)
-@pytest.mark.parametrize(
-    "key", ["a_luo_euclid", "a_gao_euclid", "single_gao_euclid", "single_papernormal_euclid"]
-)
+@pytest.mark.parametrize("key", ["a_luo_euclid", "a_gao_euclid", "single_gao_euclid", "single_papernormal_euclid"])
 def test_euclidean_triplet_has_the_value_of_other_public_codes(key: str, margin: str) -> None:
     case = reference.cases("triplet.npz")
     name = key.split("_")[0]
@@ -153,9 +151,7 @@ def test_center_loss_is_the_slow_reference(batch: Batch) -> None:
 
 @quick
 @given(batches(), st.floats(0.1, 3), st.floats(0.3, 2), st.floats(0, 1))
-def test_osm_is_the_slow_reference_in_linear_space(
-    batch: Batch, alpha: float, sigma: float, balance: float
-) -> None:
+def test_osm_is_the_slow_reference_in_linear_space(batch: Batch, alpha: float, sigma: float, balance: float) -> None:
     constants = {"alpha": alpha, "sigma": sigma, "balance": balance}
     loss = osm_caa(batch.embeddings, batch.labels, batch.class_vectors, **constants)
     arrays = batch.embeddings.numpy(), batch.labels.tolist(), batch.class_vectors.numpy()
@@ -183,9 +179,7 @@ def test_loss_ignores_the_order_of_clips(loss: Callable[[Batch], Tensor], batch:
 @pytest.mark.parametrize("loss", [cosine_triplet, osm])
 @quick
 @given(batch=batches(), scale=st.floats(1e-3, 1e3))
-def test_loss_ignores_the_scale_of_embeddings(
-    loss: Callable[[Batch], Tensor], batch: Batch, scale: float
-) -> None:
+def test_loss_ignores_the_scale_of_embeddings(loss: Callable[[Batch], Tensor], batch: Batch, scale: float) -> None:
     torch.testing.assert_close(loss(batch._replace(embeddings=batch.embeddings * scale)), loss(batch))
 
 
@@ -198,9 +192,7 @@ def test_osm_ignores_the_scale_of_class_vectors(batch: Batch, scale: float) -> N
 @every_loss
 @quick
 @given(batch=batches())
-def test_loss_and_gradients_are_finite_for_any_composition(
-    loss: Callable[[Batch], Tensor], batch: Batch
-) -> None:
+def test_loss_and_gradients_are_finite_for_any_composition(loss: Callable[[Batch], Tensor], batch: Batch) -> None:
     assert all(tensor.isfinite().all() for tensor in gradients(loss, batch))
 
 
@@ -273,9 +265,7 @@ def test_osm_with_a_tiny_sigma_is_half_the_nearest_positive_pairs_squared_distan
     single = Batch(batch.embeddings.float(), batch.labels, batch.class_vectors.float())
 
     def positive_half(batch: Batch) -> Tensor:
-        return osm_caa(
-            batch.embeddings, batch.labels, batch.class_vectors, alpha=1.2, sigma=sigma, balance=0.0
-        )
+        return osm_caa(batch.embeddings, batch.labels, batch.class_vectors, alpha=1.2, sigma=sigma, balance=0.0)
 
     value, *slopes = gradients(positive_half, single)
     pairs = ((0, 1), (0, 2), (1, 2))

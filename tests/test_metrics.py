@@ -66,9 +66,7 @@ def test_tied_items_rank_in_the_order_of_the_gallery(protocol: Protocol, argumen
 
 
 @every_protocol
-def test_figures_do_not_depend_on_how_queries_are_chunked(
-    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_do_not_depend_on_how_queries_are_chunked(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     distances = torch.rand(7, 30, generator=generator)
     distances[2:4] = distances[2:4].mul(3).floor()
@@ -130,17 +128,13 @@ def test_order_of_the_gallery_changes_nothing(protocol: Protocol, arguments: Ran
         gallery_ids=arguments.gallery_ids[order],
         gallery_cameras=arguments.gallery_cameras[order],
     )
-    assert_same(
-        evaluate_ranking(*shuffled, protocol=protocol), evaluate_ranking(*arguments, protocol=protocol)
-    )
+    assert_same(evaluate_ranking(*shuffled, protocol=protocol), evaluate_ranking(*arguments, protocol=protocol))
 
 
 @every_protocol
 @pytest.mark.parametrize("added", [(1, 1), (-1, 2)], ids=["same person and camera", "junk"])
 @pytest.mark.parametrize("distance", [0.0, 0.15, 9.0])
-def test_what_is_taken_out_changes_nothing(
-    protocol: Protocol, added: tuple[int, int], distance: float
-) -> None:
+def test_what_is_taken_out_changes_nothing(protocol: Protocol, added: tuple[int, int], distance: float) -> None:
     gallery = [(2, 2), (1, 2), (0, 1), (1, 3)]
     before = evaluate_ranking(*case([[0.1, 0.2, 0.3, 0.4]], [(1, 1)], gallery), protocol=protocol)
     with_it = case([[distance, 0.1, 0.2, 0.3, 0.4]], [(1, 1)], [added, *gallery])

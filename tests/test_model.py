@@ -317,9 +317,7 @@ def offline(error: Exception) -> Callable[..., dict[str, Tensor]]:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_failed_download_says_in_one_line_what_to_do(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_download_says_in_one_line_what_to_do(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WeightsEnum, "get_state_dict", offline(error))
     with pytest.raises(ConfigError) as caught:
         network(resnet18().model_copy(update={"weights": "imagenet"}))

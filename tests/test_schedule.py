@@ -25,8 +25,7 @@ def test_schedule_has_the_numbers_of_the_papers_code() -> None:
     case = reference.cases("warmup_lr.npz")
     gamma, base = float(case["gamma"]), float(case["base"])
     ours = [
-        base
-        * learning_rate_factor(epoch, warmup_epochs=10, warmup_factor=0.01, milestones=(40, 70), gamma=gamma)
+        base * learning_rate_factor(epoch, warmup_epochs=10, warmup_factor=0.01, milestones=(40, 70), gamma=gamma)
         for epoch in range(121)
     ]
     assert ours == pytest.approx(case["lr"].tolist(), rel=1e-12)

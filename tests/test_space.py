@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from orchestrator.layers import builtin_files
 from orchestrator.space import SearchSpace, SpaceError, Value, builtin_spaces
-from orchestrator.yamlfile import dump_yaml
 from trainer.config import TrialConfig
+from trainer.yamlfile import dump_yaml
 
 BUILTIN = sorted(builtin_files())
 SPACE = """\
@@ -151,10 +151,8 @@ def test_a_problem_in_a_parent_is_shown_in_the_parent(write: Write) -> None:
     write(edited(("0.8", "0.05")), "folder/parent.yaml")
     child = write("extends: parent.yaml\nbudget: {trails: 3}\n", "folder/child.yaml")
     assert problems(child) == [
-        "folder/child.yaml:2:10: budget.trails: unknown key, not one of trials, concurrent"
-        " - did you mean 'trials'?",
-        "folder/parent.yaml:5:48: parameters.loss.triplet_margin.high:"
-        " must be greater than low (0.05 <= 0.1)",
+        "folder/child.yaml:2:10: budget.trails: unknown key, not one of trials, concurrent - did you mean 'trials'?",
+        "folder/parent.yaml:5:48: parameters.loss.triplet_margin.high: must be greater than low (0.05 <= 0.1)",
     ]
 
 
@@ -188,8 +186,7 @@ def start_point(margin: str = "0.2", persons: str = "4", gate: str = "softmax") 
 
 def test_a_missing_file_lists_the_builtin_spaces(write: Write) -> None:
     assert problems("smoek.yaml") == [
-        f"smoek.yaml: no such file, and no built-in space of that name ({', '.join(BUILTIN)})"
-        " - did you mean 'smoke'?"
+        f"smoek.yaml: no such file, and no built-in space of that name ({', '.join(BUILTIN)}) - did you mean 'smoke'?"
     ]
 
 
@@ -238,7 +235,7 @@ MISTAKES = {
     "unknown key": (
         ("budget: {trials: 4}", "budget: {trials: 4}\nbugdet: 3"),
         "4:1: bugdet: unknown key, not one of version, name, description, objective, budget, parameters,"
-        " start, trainer, extends - did you mean 'budget'?",
+        " synthetic, start, trainer, extends - did you mean 'budget'?",
     ),
     "unknown key of a parameter": (
         ("high: 0.8", "hihg: 0.8"),
@@ -255,8 +252,7 @@ MISTAKES = {
     ),
     "misspelt type": (
         ("type: float", "type: flaot"),
-        "5:25: parameters.loss.triplet_margin.type: must be float, int or choice (is 'flaot')"
-        " - did you mean 'float'?",
+        "5:25: parameters.loss.triplet_margin.type: must be float, int or choice (is 'flaot') - did you mean 'float'?",
     ),
     "text for a number": (
         ("low: 0.1", "low: '0.1'"),
@@ -306,8 +302,7 @@ MISTAKES = {
     ),
     "choice of mixed kinds": (
         ("[softmax, sigmoid]", "[softmax, 1]"),
-        "7:40: parameters.model.attention_gate.values: must be of one kind: all text, all numbers,"
-        " or false and true",
+        "7:40: parameters.model.attention_gate.values: must be of one kind: all text, all numbers, or false and true",
     ),
     "setting that the trainer refuses": (
         ("epochs: 3", "epochs: three"),
@@ -370,9 +365,7 @@ def test_a_mistake_is_answered_with_its_place_and_the_way_out(
 
 
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file(write: Write) -> None:
-    text = edited(
-        ("triplet_margin", "margin"), ("low: 2", "low: 1"), ("trials", "trails"), ("epochs", "epoch")
-    )
+    text = edited(("triplet_margin", "margin"), ("low: 2", "low: 1"), ("trials", "trails"), ("epochs", "epoch"))
     with pytest.raises(SpaceError) as caught:
         SearchSpace.from_yaml(write(text))
     places = [line.split(": ")[0] for line in str(caught.value).splitlines()]
@@ -393,9 +386,7 @@ def test_a_bound_that_clashes_with_another_setting_is_named(write: Write) -> Non
         ("epochs: 3}", "epochs: 3}\n  loss: {osm_share: 1}"),
     )
     (problem,) = problems(write(text))
-    assert problem.startswith(
-        "s.yaml:6:37: parameters.loss.center_weight.low: loss: osm_class_vectors: centers, but"
-    )
+    assert problem.startswith("s.yaml:6:37: parameters.loss.center_weight.low: loss: osm_class_vectors: centers, but")
 
 
 def test_an_error_survives_pickling() -> None:
@@ -451,8 +442,7 @@ def test_the_last_of_two_overrides_wins() -> None:
         ),
         (
             "parameters.optim.learning_rate.hihg=1",
-            "parameters.optim.learning_rate.hihg: unknown key, not one of type, low, high, log"
-            " - did you mean 'high'?",
+            "parameters.optim.learning_rate.hihg: unknown key, not one of type, low, high, log - did you mean 'high'?",
         ),
         ("budget.trials=four", "budget.trials: must be a whole number (is 'four')"),
         ("optim.epochs=0", "trainer.optim.epochs: must be at least 1 (is 0)"),
@@ -575,9 +565,7 @@ def test_the_published_best_configuration_is_tried_first() -> None:
 def mutants(draw: st.DrawFn) -> str:
     """A shipped space with a few pieces cut out, doubled, or overwritten."""
     text = builtin_files()[draw(st.sampled_from(BUILTIN))].read_text()
-    pieces = st.sampled_from(
-        ["", ":", " ", "\n", "  ", "-", "{", "]", "0", "-1", "e", "null", "true", "'", "&a ", "é"]
-    )
+    pieces = st.sampled_from(["", ":", " ", "\n", "  ", "-", "{", "]", "0", "-1", "e", "null", "true", "'", "&a ", "é"])
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(text)))
         end = min(len(text), start + draw(st.integers(0, 12)))
@@ -614,9 +602,7 @@ def test_any_text_for_a_name_is_refused_in_plain_lines(name: str) -> None:
     assert all(line.isprintable() for line in caught.value.problems)
 
 
-KEYS = st.sampled_from(
-    ["version", "parameters", "trainer", "start", "loss.osm_alpha", "low", "type", "optim", "x"]
-)
+KEYS = st.sampled_from(["version", "parameters", "trainer", "start", "loss.osm_alpha", "low", "type", "optim", "x"])
 LEAVES = st.none() | st.integers(-3, 3) | st.floats() | st.sampled_from(["float", "choice", "smoke", "\n"])
 INNER = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6

@@ -38,9 +38,7 @@ def crowd(persons: int, cameras: int, each: int = 1) -> list[Tracklet]:
 
 # For each person, the cameras of their tracklets; the first six are seen by two cameras.
 sightings = st.tuples(
-    st.lists(
-        st.lists(st.integers(1, 6), min_size=2).filter(lambda c: len(set(c)) > 1), min_size=6, max_size=9
-    ),
+    st.lists(st.lists(st.integers(1, 6), min_size=2).filter(lambda c: len(set(c)) > 1), min_size=6, max_size=9),
     st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), max_size=3),
 ).map(lambda both: both[0] + both[1])
 trains = sightings.map(
@@ -60,9 +58,7 @@ configs = st.builds(
 
 @settings(max_examples=50, deadline=None)
 @given(train=trains, config=configs)
-def test_every_query_has_a_match_under_another_camera(
-    train: list[Tracklet], config: ValidationConfig
-) -> None:
+def test_every_query_has_a_match_under_another_camera(train: list[Tracklet], config: ValidationConfig) -> None:
     split = cut_validation(train, config)
     gallery = [train[index] for index in split.gallery]
     for index in split.query:
@@ -80,18 +76,14 @@ def test_validation_persons_are_never_trained_on(train: list[Tracklet], config: 
 
 @settings(max_examples=50, deadline=None)
 @given(train=trains, config=configs)
-def test_a_person_is_asked_for_once_per_camera_at_most(
-    train: list[Tracklet], config: ValidationConfig
-) -> None:
+def test_a_person_is_asked_for_once_per_camera_at_most(train: list[Tracklet], config: ValidationConfig) -> None:
     asked = [train[index][1:] for index in cut_validation(train, config).query]
     assert len(asked) == len(set(asked))
 
 
 @settings(max_examples=50, deadline=None)
 @given(train=trains, config=configs)
-def test_parts_are_complete_and_only_distractors_are_shared(
-    train: list[Tracklet], config: ValidationConfig
-) -> None:
+def test_parts_are_complete_and_only_distractors_are_shared(train: list[Tracklet], config: ValidationConfig) -> None:
     split = cut_validation(train, config)
     parts = [set(split.train), set(split.query), set(split.gallery)]
     assert set.union(*parts) == set(range(len(train)))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from orchestrator.yamlfile import MAX_BYTES, MAX_NODES, YamlError, dump_yaml, parse_yaml, read_yaml
+from trainer.yamlfile import MAX_BYTES, MAX_NODES, YamlError, dump_yaml, parse_yaml, read_yaml
 
 SCALARS = (
     st.none()
@@ -20,13 +20,9 @@ SCALARS = (
     | st.integers(min_value=-(10**17), max_value=10**17)
     | st.floats(allow_nan=False)
     | st.text(st.characters(exclude_categories=["Cs"]))
-    | st.sampled_from(
-        ["1e-4", "yes", "~", "null", ".inf", "0x10", "2024-01-31", "1:30", "0" + "9" * 20, "<<", ""]
-    )
+    | st.sampled_from(["1e-4", "yes", "~", "null", ".inf", "0x10", "2024-01-31", "1:30", "0" + "9" * 20, "<<", ""])
 )
-DATA = st.recursive(
-    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text("aé:# -.1"), inner), max_leaves=15
-)
+DATA = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text("aé:# -.1"), inner), max_leaves=15)
 YAML_LIKE = st.text(st.sampled_from("ab1:-?[]{},&*!|>'\"%@`#~ \n\t\\é\0\ud800\u2028x0eE.+_=<"), max_size=60)
 
 
@@ -70,9 +66,7 @@ def test_whole_numbers_are_decimal(text: str, number: int) -> None:
     assert read == number
 
 
-@pytest.mark.parametrize(
-    ("text", "data"), [("true", True), ("FALSE", False), ("null", None), ("~", None), ("", None)]
-)
+@pytest.mark.parametrize(("text", "data"), [("true", True), ("FALSE", False), ("null", None), ("~", None), ("", None)])
 def test_booleans_and_null_follow_the_core_schema(text: str, data: bool | None) -> None:
     assert value(text) is data
 
@@ -187,9 +181,7 @@ def test_any_text_is_data_or_one_line_of_error(text: str) -> None:
 
 @given(st.binary())
 @settings(max_examples=200, deadline=None)
-def test_any_bytes_are_data_or_one_line_of_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_bytes_are_data_or_one_line_of_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.yaml"
     path.write_bytes(content)
     try:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from trainer.clips import ClipConfig
 from trainer.data import DataConfig
-from trainer.evaluate import EvaluationConfig
+from trainer.evaluation import EvaluationConfig
 from trainer.frozen import FrozenConfig
 from trainer.losses import LossConfig
 from trainer.model import ModelConfig

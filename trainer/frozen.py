@@ -16,5 +16,4 @@ class FrozenConfig(BaseModel):
         extra="forbid",
         allow_inf_nan=False,
         use_attribute_docstrings=True,
-        validate_default=True,
     )

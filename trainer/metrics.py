@@ -136,9 +136,7 @@ def _ranked_matches(distances: Float[Tensor, "Q G"], queries: _Labels, gallery: 
     rows = max(1, CHUNK // max(1, distances.shape[1]))
     chunks = [
         _chunk_matches(part, _Labels(persons, cameras), gallery)
-        for part, persons, cameras in zip(
-            *(torch.split(table, rows) for table in (distances, *queries)), strict=True
-        )
+        for part, persons, cameras in zip(*(torch.split(table, rows) for table in (distances, *queries)), strict=True)
     ]
     query = torch.cat([chunk.query + number * rows for number, chunk in enumerate(chunks)])
     return _Matches(query.cpu(), torch.cat([chunk.rank for chunk in chunks]).cpu())
@@ -157,9 +155,7 @@ def _order(distances: Float[Tensor, "Q G"], removed: Bool[Tensor, "Q G"]) -> Int
     """Gallery of each query by distance, ties in their order, and after it what is removed."""
     if distances.dtype == torch.float32:
         columns = torch.arange(distances.shape[1], device=distances.device)
-        return _sorted(_keys(distances).masked_fill_(removed, LAST << 32).add_(columns)).bitwise_and_(
-            2**32 - 1
-        )
+        return _sorted(_keys(distances).masked_fill_(removed, LAST << 32).add_(columns)).bitwise_and_(2**32 - 1)
     order = distances.argsort(dim=1, stable=True)
     return order.gather(1, removed.gather(1, order).byte().argsort(dim=1, stable=True))
 
@@ -184,9 +180,7 @@ def _figures(matches: _Matches, queries: int, ranks: int, protocol: Protocol) ->
     counts = query.bincount(minlength=queries)
     valid = counts > 0
     if not valid.any():
-        raise ValueError(
-            f"all {queries} queries were dropped: none has a match by another camera in the gallery"
-        )
+        raise ValueError(f"all {queries} queries were dropped: none has a match by another camera in the gallery")
     ends = counts.cumsum(0)
     hits = torch.arange(1, len(query) + 1) - (ends - counts)[query]
     precision = _precision(hits, rank, protocol)

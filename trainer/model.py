@@ -100,9 +100,7 @@ class TemporalAttention(nn.Module):
     clip whose scores are all 0 is weighed uniformly.
     """
 
-    def __init__(
-        self, channels: int, map_size: tuple[int, int], hidden: int = 256, gate: Gate = "softmax"
-    ) -> None:
+    def __init__(self, channels: int, map_size: tuple[int, int], hidden: int = 256, gate: Gate = "softmax") -> None:
         super().__init__()
         self.gate = gate
         self.spatial = nn.Conv2d(channels, hidden, map_size)
@@ -149,9 +147,7 @@ class TemporalAttentionResNet(nn.Module):
         self.input_size = (config.height, config.width)
         self.backbone = _backbone(config)
         self.embedding_dim = RESNET_CHANNELS.get(config.backbone, TINY_CHANNELS[-1])
-        self.attention = TemporalAttention(
-            self.embedding_dim, map_size, config.attention_hidden, config.attention_gate
-        )
+        self.attention = TemporalAttention(self.embedding_dim, map_size, config.attention_hidden, config.attention_gate)
         self.neck = nn.BatchNorm1d(self.embedding_dim)
         self.neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=False)
@@ -263,15 +259,11 @@ def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
 
 def _imagenet(backbone: str) -> Mapping[str, Tensor]:
     if backbone == "tiny":
-        raise ConfigError(
-            "model.weights: imagenet: there are none for model.backbone tiny; set model.weights to none"
-        )
+        raise ConfigError("model.weights: imagenet: there are none for model.backbone tiny; set model.weights to none")
     weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
     try:
         with _connect_timeout(CONNECT_SECONDS):
-            state: Mapping[str, Tensor] = weights.get_state_dict(
-                check_hash=True, progress=False, weights_only=True
-            )
+            state: Mapping[str, Tensor] = weights.get_state_dict(check_hash=True, progress=False, weights_only=True)
     except (HTTPException, *UNREADABLE) as error:
         # Among them OSError is URLError, HTTPError, time-outs and a full disk, RuntimeError a wrong hash.
         raise ConfigError(
@@ -299,14 +291,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except FileNotFoundError as error:
         raise ConfigError(f"model.weights: {path}: no such file (and neither imagenet nor none)") from error
     except UNREADABLE as error:
-        raise ConfigError(
-            f"model.weights: {path}: not a readable weights file ({_one_line(error)})"
-        ) from error
+        raise ConfigError(f"model.weights: {path}: not a readable weights file ({_one_line(error)})") from error
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(
-            f'model.weights: {path}: holds neither a state dict nor a checkpoint with key "model"'
-        )
+        raise ConfigError(f'model.weights: {path}: holds neither a state dict nor a checkpoint with key "model"')
     return state
 
 

@@ -236,9 +236,7 @@ def _limb(
     _disc(canvas, pose, end, width / 2, colour)
 
 
-def _disc(
-    canvas: ImageDraw.ImageDraw, pose: Pose, centre: tuple[float, float], radius: float, colour: Colour
-) -> None:
+def _disc(canvas: ImageDraw.ImageDraw, pose: Pose, centre: tuple[float, float], radius: float, colour: Colour) -> None:
     (x, y), r = pose.at(*centre), radius * pose.height
     canvas.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 

@@ -84,9 +84,7 @@ def plan(size: SizeName, seed: int) -> Plan:
         for camera, count in counts.items():
             for tracklet in range(1, count + 1):
                 walk = _walk(amounts, seed, cameras, (number, camera, tracklet), look)
-                (train if rank < 0 else test).append(
-                    Planned(number, camera, rank >= 0 and tracklet == 1, walk)
-                )
+                (train if rank < 0 else test).append(Planned(number, camera, rank >= 0 and tracklet == 1, walk))
     return Plan(tuple(train), tuple(test))
 
 
@@ -147,9 +145,7 @@ def _nobodies(amounts: Size, seed: int, cameras: list[Camera]) -> list[Planned]:
     return planned
 
 
-def _walk(
-    amounts: Size, seed: int, cameras: list[Camera], number: tuple[int, int, int], look: Look | None
-) -> Walk:
+def _walk(amounts: Size, seed: int, cameras: list[Camera], number: tuple[int, int, int], look: Look | None) -> Walk:
     """The tracklet with that person, camera and number."""
     person, camera, tracklet = number
     generator = _generator(seed, WALK, *_natural(number))

@@ -73,9 +73,7 @@ def _info_folder(root: Path) -> Path:
             raise DataError(f"{folder}: no such folder; data.root must be the folder that holds MARS's info/")
     for name in INFO_FILES:
         if not (root / "info" / name).is_file():
-            raise DataError(
-                f"{root / 'info' / name}: no such file; info/ of MARS holds {', '.join(INFO_FILES)}"
-            )
+            raise DataError(f"{root / 'info' / name}: no such file; info/ of MARS holds {', '.join(INFO_FILES)}")
     return root / "info"
 
 
@@ -85,13 +83,9 @@ def _read_tables(info: Path) -> tuple[Table, Table, Int64[np.ndarray, " queries"
     query = read_matrix(info / "query_IDX.mat", "query_IDX")
     for name, table in (("tracks_train_info.mat", train), ("tracks_test_info.mat", test)):
         if table.shape[1] != 4 or not len(table):
-            raise DataError(
-                f"{info / name}: shape {table.shape}; [tracklets 4] is expected, at least one tracklet"
-            )
+            raise DataError(f"{info / name}: shape {table.shape}; [tracklets 4] is expected, at least one tracklet")
     if 1 not in query.shape or not query.size:
-        raise DataError(
-            f"{info / 'query_IDX.mat'}: shape {query.shape}; [1 queries] is expected, at least one query"
-        )
+        raise DataError(f"{info / 'query_IDX.mat'}: shape {query.shape}; [1 queries] is expected, at least one query")
     return train, test, query.ravel()
 
 
@@ -174,15 +168,11 @@ def _check_labels(path: Path, table: Table, names: _Names) -> None:
 def _check_persons(info: Path, train: Table, test: Table) -> None:
     """Training persons are persons, and none of them is tested on."""
     path = info / "tracks_train_info.mat"
-    _refuse(
-        path, train, train[:, 2] <= DISTRACTOR, "distractors and junk do not belong to the training tracklets"
-    )
+    _refuse(path, train, train[:, 2] <= DISTRACTOR, "distractors and junk do not belong to the training tracklets")
     _refuse(path, train, np.isin(train[:, 2], test[:, 2]), "the person is a test person, too")
 
 
-def _query_indices(
-    path: Path, rows: Int64[np.ndarray, " queries"], test: Table
-) -> Int64[np.ndarray, " queries"]:
+def _query_indices(path: Path, rows: Int64[np.ndarray, " queries"], test: Table) -> Int64[np.ndarray, " queries"]:
     """Indices of the query tracklets, counted from 0."""
     column = rows[:, None]
     _refuse(
@@ -196,9 +186,7 @@ def _query_indices(
     repeated[np.unique(rows, return_index=True)[1]] = False
     _refuse(path, column, repeated, "the row is listed before", "entry")
     nobody = test[rows - 1, 2] <= DISTRACTOR
-    _refuse(
-        path, column, nobody, "the row of tracks_test_info.mat is a distractor or junk, not a person", "entry"
-    )
+    _refuse(path, column, nobody, "the row of tracks_test_info.mat is a distractor or junk, not a person", "entry")
     return rows - 1
 
 

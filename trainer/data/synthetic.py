@@ -127,8 +127,7 @@ def _summary_of_same(root: Path, size: SizeName, seed: int, start: float) -> Syn
     found, wanted = (truth.version, truth.size, truth.seed), (VERSION, size, seed)
     if found != wanted:
         raise DataError(
-            f"{root}: holds another synthetic data set (version, size, seed: {found}; "
-            f"asked for: {wanted}); {advice}"
+            f"{root}: holds another synthetic data set (version, size, seed: {found}; asked for: {wanted}); {advice}"
         )
     return truth.summary._replace(seconds=time.perf_counter() - start)
 
@@ -138,9 +137,7 @@ def _read_truth(root: Path) -> _Truth:
     try:
         return _Truth.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); the data set is not synthetic"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); the data set is not synthetic") from error
     except ValidationError as error:
         advice = "remove the data set and draw it again"
         raise DataError(f"{path}: damaged ({error.error_count()} errors); {advice}") from error
@@ -175,9 +172,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _draw_in_processes(
-    root: Path, size: str, seed: int, count: int
-) -> Generator[tuple[int, int], None, None]:
+def _draw_in_processes(root: Path, size: str, seed: int, count: int) -> Generator[tuple[int, int], None, None]:
     """Frames and bytes of each finished walk. All processes write to one pipe; a short line is one write."""
     script = os.fspath(Path(__file__).with_name("drawing_child.py"))
     command = [sys.executable, "-P", script, os.fspath(root), size, str(seed)]

@@ -188,13 +188,9 @@ def read_validation(path: Path, train: Sequence[Tracklet]) -> ValidationSplit:
         raise DataError(f"{path}: not a saved validation split ({error.error_count()} errors)") from error
     content = saved.model_dump()
     if content.pop("sha256") != _digest(content):
-        raise DataError(
-            f"{path}: changed since it was written; restore it, trials are not comparable otherwise"
-        )
+        raise DataError(f"{path}: changed since it was written; restore it, trials are not comparable otherwise")
     if content.pop("fingerprint") != fingerprint(train):
-        raise DataError(
-            f"{path}: cut from other training tracklets than those of data.root; restore that data set"
-        )
+        raise DataError(f"{path}: cut from other training tracklets than those of data.root; restore that data set")
     return ValidationSplit(**content)
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import yaml
 from pydantic import JsonValue
 
-from orchestrator.problems import KeyPath, one_line, shown
+from trainer.wording import KeyPath, one_line, shown
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
@@ -23,9 +23,7 @@ MAX_NODES = 10_000
 MAX_DIGITS = 18  # every such integer fits into 64 bits
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
-FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-)
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -182,9 +180,7 @@ class _Builder:
         if not event.implicit[0]:  # quoted, or a block
             return text
         if INTEGER.fullmatch(text) and len(text.lstrip("+-")) > MAX_DIGITS:
-            raise self._error(
-                f"a whole number of more than {MAX_DIGITS} digits; put it in quotes if it is text"
-            )
+            raise self._error(f"a whole number of more than {MAX_DIGITS} digits; put it in quotes if it is text")
         return _resolved(text)
 
     def _next(self) -> yaml.Event:

@@ -1,0 +1,53 @@
+# Two commands for newcomers: `make demo` and `make test`. Both install everything they need into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+# The environment is made anew when the pins change or the folder has moved (scripts in it hold absolute paths).
+READY := $(VENV)/ready
+DEMO_STORAGE ?= runs
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format clean stale
+
+help:
+	@echo "make demo    install, then run a search on synthetic data (minutes)"
+	@echo "make test    install, then run checks and tests"
+	@echo "make check   formatting, lint, types, import directions"
+	@echo "make format  format the code"
+	@echo "make clean   remove the environment; runs and data stay"
+
+install: $(READY)
+
+stale:
+	@if [ -f $(READY) ] && [ "$$(cat $(READY))" != "$(CURDIR)" ]; then rm -f $(READY); fi
+
+$(READY): stale | stale
+$(READY): setup.cfg constraints.txt pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; name one with: make PYTHON=/path/to/python3.11 ..." >&2; exit 5; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "this Python has no venv; install it (Debian: apt-get install python3-venv)" >&2; exit 5; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(RUN) uv pip install --quiet --python $(VENV)/bin/python --constraint constraints.txt --editable '.[test,dev]'
+	@echo "$(CURDIR)" > $(READY)
+
+demo: $(READY)
+	$(RUN) orchestrator launch --space demo.yaml --storage $(DEMO_STORAGE)
+
+test: check
+	$(RUN) pytest
+
+check: $(READY)
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(VENV)/bin/python -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
+
+format: $(READY)
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,102 @@
+"""One attempt of one trial, in a process of its own, and the messages it sends."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.events import FailureKind
+from orchestrator.folder import SearchFolder
+from trainer.frozen import FrozenConfig
+from trainer.result import EpochResult
+
+ERROR_FILE = "error.txt"
+
+
+class Assignment(FrozenConfig):
+    """What the searcher hands to a worker."""
+
+    search: Path
+    """Folder of the search."""
+    trial: str
+    attempt: int
+    threads: int
+    """CPU threads that the attempt may use."""
+
+
+class Outcome(FrozenConfig):
+    """How an attempt ended, as told by the attempt itself; one that cannot tell was lost."""
+
+    state: Literal["completed", "failed"]
+    failure: FailureKind | None = None
+    reason: str = ""
+
+
+class Message(FrozenConfig):
+    """What an attempt says: an epoch, or its outcome at the end."""
+
+    epoch_result: EpochResult | None = None
+    outcome: Outcome | None = None
+
+
+def run_attempt(assignment: Assignment, send: Callable[[Message], None]) -> None:
+    """Trains the assigned trial from its last checkpoint; sends each epoch, then the outcome.
+
+    A failure of training is an outcome, not an exception: what to do about it depends on its kind and is decided from
+    the journal.
+    """
+    outcome = _train(assignment, lambda result: send(Message(epoch_result=result)))
+    send(Message(outcome=outcome))
+
+
+def _train(assignment: Assignment, report: Callable[[EpochResult], None]) -> Outcome:
+    import torch
+
+    from trainer import ConfigError, DataError, DivergedError
+
+    torch.set_num_threads(assignment.threads)
+    out = SearchFolder(assignment.search).trial(assignment.trial)
+    try:
+        _fit(assignment, out, report)
+        return Outcome(state="completed")
+    except DivergedError as error:
+        return _failed("diverged", error, out)
+    except DataError as error:
+        return _failed("bad_data", error, out)
+    except ConfigError as error:
+        return _failed("bad_config", error, out)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return _failed("out_of_memory", error, out)
+    except Exception as error:  # noqa: BLE001  # an unforeseen error ends this trial, and says so, but not the search
+        return _failed("error", error, out)
+
+
+def _fit(assignment: Assignment, out: Path, report: Callable[[EpochResult], None]) -> None:
+    from trainer import CheckpointError, TrialConfig, fit, last_checkpoint
+
+    config = TrialConfig.model_validate_json((out / "config.json").read_text(encoding="utf-8"))
+    split = SearchFolder(assignment.search).split
+    checkpoint = last_checkpoint(out)
+    try:
+        fit(config, report, checkpoint, out=out, split=split)
+    except CheckpointError as error:
+        if checkpoint is None:
+            raise
+        # Damaged on its way to disk: train again from the start rather than lose the trial, and keep the evidence.
+        checkpoint.rename(checkpoint.with_suffix(".damaged"))
+        (out / ERROR_FILE).write_text(f"{error}\n", encoding="utf-8")
+        fit(config, report, None, out=out, split=split)
+
+
+def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:
+    (out / ERROR_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    first = (str(error).splitlines() or [""])[0]
+    return Outcome(state="failed", failure=failure, reason=f"{type(error).__name__}: {first}")
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment in which numeric libraries use no more threads than an attempt was given."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

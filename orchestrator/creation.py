@@ -1,0 +1,73 @@
+"""A new search: its data is found or made, its split cut, its folder written, all before anything trains."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator import provenance
+from orchestrator.description import Options, SearchDescription, write_description
+from orchestrator.errors import SearchError
+from orchestrator.events import SearchCreated
+from orchestrator.folder import SearchFolder, search_folder
+from orchestrator.journal import Journal
+from orchestrator.preparation import any_config
+from orchestrator.space import SearchSpace
+from trainer.atomic import write_atomically
+from trainer.data import read_splits
+from trainer.data.synthetic import is_synthetic
+from trainer.data.tracklets import cut_validation, fingerprint, write_validation
+
+
+def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: int, options: Options) -> SearchFolder:
+    """Writes the folder of a new search: description, validation split, journal with its first event.
+
+    The folder appears whole or not at all; of two processes that create the same name one wins.
+
+    Raises:
+        SearchError: the name is taken, or the storage cannot be written.
+        DataError: the data set is damaged or too small.
+    """
+    folder = search_folder(storage, name or f"{space.name}-{secrets.token_hex(2)}")
+    if folder.path.exists():
+        raise SearchError(
+            f"{folder.name}: there is already a search of this name in {storage}; continue it with "
+            f"`reidsearch resume {folder.name}`, or choose another --name"
+        )
+    config = any_config(space)
+    train = read_splits(config.data).train
+    split = cut_validation(train, config.data.validation)
+    description = SearchDescription(
+        search=folder.name,
+        uid=f"{folder.name}-{secrets.token_hex(8)}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        synthetic=is_synthetic(config.data.root),
+        data_fingerprint=fingerprint(train),
+        options=options,
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        host=provenance.host(),
+        commit=provenance.commit(),
+        versions=provenance.versions(),
+        space=space,
+    )
+    draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
+    try:
+        draft.path.mkdir(parents=True, mode=0o700)
+        write_description(draft.description, description)
+        write_validation(draft.split, split, train)
+        write_atomically(draft.path / "code.diff", provenance.uncommitted_changes())
+        journal = Journal(draft.journal)
+        journal.append(SearchCreated(search=folder.name, space=space.fingerprint(), seed=seed))
+        journal.close()
+        draft.path.rename(folder.path)
+    except OSError as error:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        if folder.path.exists():
+            raise SearchError(f"{folder.name}: another process has just created this search") from error
+        raise SearchError(f"{storage}: cannot hold a search ({error.strerror}); choose another --storage") from error
+    return folder

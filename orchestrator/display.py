@@ -1,0 +1,223 @@
+"""What people see of a search: a table that changes while it runs, or plain lines where nothing can be redrawn."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cluster import Connection, Share
+from orchestrator.description import SearchDescription
+from orchestrator.events import (
+    AttemptFailed,
+    TrialCompleted,
+    TrialFailed,
+    TrialReported,
+    TrialStarted,
+    TrialSuggested,
+)
+from orchestrator.folder import SearchFolder
+from orchestrator.journal import Record
+from orchestrator.launch import Ending, Watch, tracking_uri
+from orchestrator.ledger import Ledger
+from orchestrator.status import status_document
+
+SYNTHETIC_MARK = "SYNTHETIC data: these figures say nothing about published ones"
+STATUS_STYLES = {
+    "running": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "pending": "dim",
+    "stopped": "yellow",
+}
+# More columns than this do not fit a terminal; the rest is in --json and in MLflow.
+PARAMETER_COLUMNS = 6
+REFRESH_PER_S = 2
+
+
+def number(value: Any) -> str:
+    """A parameter's value, four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def percent(metrics: Mapping[str, float], name: str) -> str:
+    """A share in per cent with one decimal, or a dash."""
+    return f"{100 * metrics[name]:.1f}" if name in metrics else "-"
+
+
+def trials_table(document: Mapping[str, Any], *, width: int) -> Table:
+    """One row per trial of a status document."""
+    varied = _varied_parameters(document["trials"])[:PARAMETER_COLUMNS]
+    short = _short_names(varied)
+    shown = varied if width >= 60 + 11 * len(varied) else varied[: max(0, (width - 60) // 11)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trial", "state", "epoch", "mAP", "rank1"):
+        table.add_column(name, justify="left" if name in ("trial", "state") else "right", no_wrap=True)
+    for path in shown:
+        table.add_column(short[path], justify="right", no_wrap=True)
+    table.add_column("", overflow="ellipsis", no_wrap=True)
+    best = document["best"]["trial"] if document["best"] else None
+    for trial in document["trials"]:
+        table.add_row(
+            Text(trial["trial"], style="bold" if trial["trial"] == best else ""),
+            Text(trial["status"], style=STATUS_STYLES[trial["status"]]),
+            str(trial["epoch"]),
+            percent(trial["metrics"], "mAP"),
+            percent(trial["metrics"], "rank1"),
+            *(number(trial["params"][path]) for path in shown),
+            "best" if trial["trial"] == best else (trial["reason"] or ""),
+        )
+    return table
+
+
+def _varied_parameters(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(trials[0]["params"]) if trials else []
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Last parts of dotted paths where that tells them apart."""
+    last = [path.rpartition(".")[2] for path in paths]
+    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
+
+
+def summary_line(document: Mapping[str, Any]) -> str:
+    """How far a search is, in one line."""
+    counts, best = document["counts"], document["best"]
+    parts = [f"{counts['completed']}/{document['budget']} trials completed"]
+    parts += [f"{counts[status]} {status}" for status in ("running", "pending", "failed") if counts[status]]
+    if best:
+        parts.append(f"best {_objective_value(document)} ({best['trial']})")
+    return f"{document['search']}: {document['state']}; " + ", ".join(parts)
+
+
+def _objective_value(document: Mapping[str, Any]) -> str:
+    return f"{document['objective']['metric']} {100 * document['best']['value']:.1f}"
+
+
+class Display:
+    """Shows a running search on standard error."""
+
+    def __init__(self, folder: SearchFolder) -> None:
+        self._folder = folder
+        self._console = Console(stderr=True, highlight=False)
+        self._redraws = self._console.is_terminal and "NO_COLOR" not in os.environ
+        self._ledger: Ledger | None = None
+        self._description: SearchDescription | None = None
+        self._live: Live | None = None
+        self._began = time.monotonic()
+
+    def watch(self) -> Watch:
+        """The listeners that `drive` wants."""
+        return Watch(started=self._on_start, connected=self._on_connection)
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Draws until the block ends."""
+        if not self._redraws:
+            yield
+            return
+        with Live(
+            get_renderable=self._render,
+            console=self._console,
+            refresh_per_second=REFRESH_PER_S,
+            transient=True,
+        ) as live:
+            self._live = live
+            yield
+
+    def line(self, label: str, text: str) -> None:
+        """One line that stays."""
+        self._console.print(Text(f"{label:<10}", style="bold"), Text(text), sep="", end="\n", soft_wrap=True)
+
+    def ending(self, ending: Ending) -> None:
+        """What became of the search, on standard output, and what to do next."""
+        document = status_document(self._folder, ending.description, ending.study, driven=False)
+        out = Console(highlight=False)
+        out.print(trials_table(document, width=out.width))
+        out.print(summary_line(document))
+        best = document["best"]
+        if best:
+            figures = " ".join(
+                f"{name} {percent(best['metrics'], name)}" for name in ("mAP", "rank1", "rank5", "rank20")
+            )
+            out.print(f"best      {best['trial']}: validation {figures}", soft_wrap=True)
+            for path, value in best["params"].items():
+                out.print(f"          {path} = {number(value)}", soft_wrap=True)
+        if document["synthetic"]:
+            out.print(f"data      {SYNTHETIC_MARK}")
+        uri = tracking_uri(self._folder, ending.description.options)
+        out.print(f"MLflow    {uri}", soft_wrap=True)
+        if ending.unsent:
+            out.print(f"          {ending.unsent} events were not taken yet; a resume sends them", soft_wrap=True)
+        at = f"--storage {shlex.quote(str(self._folder.path.parent))}"
+        if document["state"] == "interrupted":
+            out.print(f"next      reidsearch resume {self._folder.name} {at}", soft_wrap=True)
+        else:
+            out.print(f"next      mlflow ui --backend-store-uri {shlex.quote(uri)}", soft_wrap=True)
+            out.print(f"          reidsearch status {self._folder.name} {at}", soft_wrap=True)
+
+    def _on_start(self, ledger: Ledger, description: SearchDescription) -> None:
+        self._ledger, self._description = ledger, description
+        if not self._redraws:
+            ledger.subscribe(self._print_event)
+        study = ledger.study
+        self.line("search", f"{description.search}  {self._folder.path}")
+        if description.synthetic:
+            self.line("data", SYNTHETIC_MARK)
+        if study.sessions > 1:
+            over = sum(trial.is_over for trial in study.trials.values())
+            self.line("resume", f"{over} trials are over, {len(study.trials) - over} continue where they stopped")
+
+    def _on_connection(self, connection: Connection, share: Share, tracking_uri: str) -> None:
+        self.line("trials", share.reason)
+        if connection.dashboard:
+            self.line("watch", f"Ray dashboard {connection.dashboard} (token: ray get-auth-token)")
+        self.line("", f"mlflow ui --backend-store-uri {tracking_uri}")
+
+    def _render(self) -> RenderableType:
+        if self._ledger is None or self._description is None:
+            return Text("starting")
+        with self._ledger.lock:
+            document = status_document(self._folder, self._description, self._ledger.study, driven=True)
+        elapsed = time.monotonic() - self._began
+        footer = f"{summary_line(document)}, {elapsed / 60:.0f} min   Ctrl-C stops; resume continues"
+        return Group(trials_table(document, width=self._console.width), Text(footer, style="dim"))
+
+    def _print_event(self, record: Record) -> None:
+        line = event_line(record)
+        if line is not None:
+            print(line, file=sys.stderr, flush=True)
+
+
+def event_line(record: Record) -> str | None:
+    """An event in one plain line, None where people need not see it."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.time))
+    match record.event:
+        case TrialSuggested() as event:
+            params = " ".join(f"{path}={number(value)}" for path, value in event.params.items())
+            return f"{moment} trial={event.trial} suggested by={event.source} {params}"
+        case TrialStarted() as event:
+            return f"{moment} trial={event.trial} started attempt={event.attempt}"
+        case TrialReported(result=result) as event if result.validation is not None:
+            figures = result.metrics()
+            return (
+                f"{moment} trial={event.trial} epoch={result.epoch} loss={figures['loss/total']:.3f} "
+                f"mAP={percent(figures, 'mAP')} rank1={percent(figures, 'rank1')}"
+            )
+        case TrialCompleted() as event:
+            return f"{moment} trial={event.trial} completed"
+        case AttemptFailed() as event:
+            return f"{moment} trial={event.trial} attempt={event.attempt} failed={event.failure} {event.reason}"
+        case TrialFailed() as event:
+            return f"{moment} trial={event.trial} failed={event.failure} for good"
+        case _:
+            return None

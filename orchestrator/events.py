@@ -1,0 +1,123 @@
+"""What can happen in a search, as immutable events; the vocabulary of the journal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from orchestrator.parameters import Value
+from trainer.frozen import FrozenConfig
+from trainer.result import EpochResult
+
+FailureKind = Literal["diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "error"]
+
+
+class SearchCreated(FrozenConfig):
+    """First event of every journal."""
+
+    kind: Literal["search_created"] = "search_created"
+    format: Literal[1] = 1
+    """Version of the journal's vocabulary."""
+    search: str
+    space: str
+    """Fingerprint of the resolved search space."""
+    seed: int
+
+
+class SessionStarted(FrozenConfig):
+    """A process took the lease and drives the search from here on."""
+
+    kind: Literal["session_started"] = "session_started"
+    session: int
+    """1 for the launch, one more for each resume."""
+    host: str
+    pid: int
+
+
+class TrialSuggested(FrozenConfig):
+    """A trial exists from here on, whether or not it ever starts."""
+
+    kind: Literal["trial_suggested"] = "trial_suggested"
+    trial: str
+    index: int
+    """Index of the trial in Ax, counted from 0."""
+    params: dict[str, Value]
+    source: Literal["start", "sobol", "ax", "random"]
+    """Who proposed it: the space's known-good points, the initial design, the model, or the fallback."""
+    seed: int
+
+
+class TrialTracked(FrozenConfig):
+    """MLflow has a run for the trial."""
+
+    kind: Literal["trial_tracked"] = "trial_tracked"
+    trial: str
+    mlflow_run_id: str
+
+
+class TrialStarted(FrozenConfig):
+    """An attempt of the trial was handed to Ray."""
+
+    kind: Literal["trial_started"] = "trial_started"
+    trial: str
+    attempt: int
+    """1 for the first."""
+
+
+class TrialReported(FrozenConfig):
+    """The trial finished an epoch."""
+
+    kind: Literal["trial_reported"] = "trial_reported"
+    trial: str
+    result: EpochResult
+
+
+class TrialCompleted(FrozenConfig):
+    """The trial finished its last epoch."""
+
+    kind: Literal["trial_completed"] = "trial_completed"
+    trial: str
+
+
+class AttemptFailed(FrozenConfig):
+    """An attempt ended without a result; the trial may be tried again."""
+
+    kind: Literal["attempt_failed"] = "attempt_failed"
+    trial: str
+    attempt: int
+    failure: FailureKind
+    reason: str
+
+
+class TrialFailed(FrozenConfig):
+    """The trial will not be tried again."""
+
+    kind: Literal["trial_failed"] = "trial_failed"
+    trial: str
+    failure: FailureKind
+    reason: str
+
+
+class SessionEnded(FrozenConfig):
+    """The process that drove the search let go of it in good order."""
+
+    kind: Literal["session_ended"] = "session_ended"
+    state: Literal["finished", "interrupted", "failed"]
+    reason: str
+
+
+Event = (
+    SearchCreated
+    | SessionStarted
+    | TrialSuggested
+    | TrialTracked
+    | TrialStarted
+    | TrialReported
+    | TrialCompleted
+    | AttemptFailed
+    | TrialFailed
+    | SessionEnded
+)
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -1,0 +1,85 @@
+"""A search on disk: which file holds what."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import SearchError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """Paths inside `<storage>/<search>/`, all derived, none stored, so that the folder can be moved."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the search."""
+        return self.path.name
+
+    @property
+    def description(self) -> Path:
+        """The resolved space, options, versions: all that a resume needs besides the journal."""
+        return self.path / "search.yaml"
+
+    @property
+    def journal(self) -> Path:
+        """The truth."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def lease(self) -> Path:
+        """Who may write."""
+        return self.path / "lease"
+
+    @property
+    def split(self) -> Path:
+        """The validation split that all trials share."""
+        return self.path / "split.json"
+
+    @property
+    def logs(self) -> Path:
+        """What background processes had to say."""
+        return self.path / "logs"
+
+    def trial(self, key: str) -> Path:
+        """Folder of one trial."""
+        return self.path / "trials" / key
+
+
+def search_folder(storage: Path, name: str) -> SearchFolder:
+    """The folder of the search `name`.
+
+    Raises:
+        SearchError: the name would not be a plain folder name.
+    """
+    if not NAME.fullmatch(name):
+        raise SearchError(
+            f"{name!r} cannot name a search; use letters, digits, '.', '_' and '-', 64 at most, "
+            "beginning with a letter or digit"
+        )
+    return SearchFolder(storage.absolute() / name)
+
+
+def existing_search(storage: Path, name: str) -> SearchFolder:
+    """The folder of a search that is there.
+
+    Raises:
+        SearchError: there is none; the message lists those that are.
+    """
+    folder = search_folder(storage, name)
+    if not folder.journal.is_file():
+        known = ", ".join(found.name for found in searches(storage)) or "none"
+        raise SearchError(f"no search {name!r} in {storage} (there: {known}); --storage names another place")
+    return folder
+
+
+def searches(storage: Path) -> list[SearchFolder]:
+    """All searches in a storage, the latest first."""
+    journals = sorted(storage.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [SearchFolder(journal.parent.absolute()) for journal in journals]

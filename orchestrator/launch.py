@@ -1,0 +1,249 @@
+"""Runs a search from wherever its journal stands: launching and resuming are the same code path."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.ax_process import AxProcess
+from orchestrator.cluster import Connection, Share, connect, disconnect, share_out
+from orchestrator.description import Options, SearchDescription, read_description
+from orchestrator.errors import Exit
+from orchestrator.events import (
+    SessionEnded,
+    SessionStarted,
+    TrialCompleted,
+    TrialReported,
+    TrialTracked,
+)
+from orchestrator.folder import SearchFolder
+from orchestrator.journal import Journal
+from orchestrator.lease import Lease
+from orchestrator.ledger import Ledger
+from orchestrator.study import Study, unfinished
+from orchestrator.tracking import Tracker
+from orchestrator.trial import trainable
+from trainer.result import read_results
+
+if TYPE_CHECKING:
+    from orchestrator.searcher import AxSearcher
+
+# A trial's MLflow run exists before the trial starts unless MLflow is slower than this.
+RUN_PATIENCE_S = 20.0
+# What MLflow gets at the end of a session to take what is still queued; the rest is sent by the next one.
+DRAIN_S = 30.0
+
+
+class Watch(NamedTuple):
+    """Who is told what while a search runs; all are called from the search's process and must not block."""
+
+    started: Callable[[Ledger, SearchDescription], None]
+    """The ledger is open; subscribe to it to hear every event."""
+    connected: Callable[[Connection, Share, str], None]
+    """The cluster is there; the last argument is MLflow's address."""
+
+
+class Ending(NamedTuple):
+    """How a session ended."""
+
+    study: Study
+    description: SearchDescription
+    exit_code: Exit
+    unsent: int
+    """Events that MLflow has not taken."""
+
+
+def tracking_uri(folder: SearchFolder, options: Options) -> str:
+    """Where MLflow keeps the runs of a search: a database in its storage unless the options say otherwise."""
+    return options.tracking_uri or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
+
+
+def drive(folder: SearchFolder, watch: Watch, *, overrides: Options | None = None) -> Ending:
+    """Drives the search until it is finished, interrupted or failed.
+
+    Args:
+        folder: a search that exists.
+        watch: listeners.
+        overrides: options of this session where they differ from the launch's.
+
+    Raises:
+        LeaseError: another process drives it.
+        JournalError: its journal is damaged or cannot be written.
+        EnvironmentProblem: the cluster cannot run it.
+        DataError: a trial found its data damaged.
+    """
+    description = read_description(folder.description)
+    with Lease(folder.lease):
+        journal = Journal(folder.journal)
+        try:
+            return _Session(folder, description, overrides or description.options, Ledger(journal), watch).run()
+        finally:
+            journal.close()
+
+
+class _Session:
+    """One process's turn at a search, from the first event it records to the last."""
+
+    def __init__(
+        self,
+        folder: SearchFolder,
+        description: SearchDescription,
+        options: Options,
+        ledger: Ledger,
+        watch: Watch,
+    ) -> None:
+        self._folder = folder
+        self._description = description
+        self._space = description.space
+        self._options = options
+        self._ledger = ledger
+        self._watch = watch
+        self._number = ledger.study.sessions + 1
+        self._uri = tracking_uri(folder, options)
+        self._tracker = _tracker(folder, description, self._uri, ledger)
+        self._ax = AxProcess(folder.logs / "ax.log")
+
+    def run(self) -> Ending:
+        """From SessionStarted to SessionEnded."""
+        self._ledger.record(SessionStarted(session=self._number, host=socket.gethostname(), pid=os.getpid()))
+        adopt_finished_epochs(self._folder, self._description, self._ledger)
+        self._watch.started(self._ledger, self._description)
+        self._tracker.start()
+        try:
+            exit_code = self._search()
+        except BaseException as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self._ledger.record(SessionEnded(state="failed", reason=reason))
+            raise
+        finally:
+            self._ax.close()
+            unsent = self._tracker.close(DRAIN_S)
+        return Ending(self._ledger.study, self._description, exit_code, unsent)
+
+    def _search(self) -> Exit:
+        connection = connect(self._options.address)
+        try:
+            received, failure = self._tune(connection)
+        finally:
+            disconnect()
+        if failure is not None:
+            raise failure
+        return self._end(received)
+
+    def _tune(self, connection: Connection) -> tuple[list[int], BaseException | None]:
+        """Lets Tune run trials until the searcher has no more or is stopped; signals and failure that stopped it."""
+        from ray import tune
+
+        from orchestrator.searcher import AxSearcher, StopWith
+
+        share = self._share(connection)
+        self._watch.connected(connection, share, self._uri)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
+        searcher = AxSearcher(
+            self._ledger,
+            self._space,
+            self._folder,
+            self._ax,
+            concurrent=share.concurrent,
+            threads=share.cpus,
+            before_start=self._await_run,
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": share.cpus, "gpu": share.gpus}),
+            # A reused worker saves the seconds that a new one needs; attempts are processes of their own anyway.
+            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            # Always a new experiment: Tune's own state is never read again.
+            run_config=tune.RunConfig(
+                name=f"session-{self._number}",
+                storage_path=str(self._folder.path / "tune"),
+                stop=StopWith(searcher),
+                verbose=0,
+            ),
+        )
+        with _stopped_by_signals(searcher) as received:
+            tuner.fit()
+        return received, searcher.failure
+
+    def _share(self, connection: Connection) -> Share:
+        over = sum(trial.is_over for trial in self._ledger.study.trials.values())
+        return share_out(
+            connection.resources,
+            concurrent=self._options.concurrent or self._space.budget.concurrent,
+            gpus_per_trial=self._options.gpus_per_trial,
+            trials=max(1, self._space.budget.trials - over),
+        )
+
+    def _await_run(self, trial: str) -> None:
+        self._tracker.wait_for_run(trial, RUN_PATIENCE_S)
+
+    def _end(self, received: list[int]) -> Exit:
+        study = self._ledger.study
+        if unfinished(study) or len(study.trials) < self._space.budget.trials:
+            reason = signal.Signals(received[0]).name if received else "Ray ended early"
+            self._ledger.record(SessionEnded(state="interrupted", reason=reason))
+            return Exit.INTERRUPTED if received[:1] == [signal.SIGINT] else Exit.PREEMPTED
+        counts = study.counts()
+        if counts["completed"] == 0:
+            self._ledger.record(SessionEnded(state="failed", reason="no trial completed"))
+            return Exit.SEARCH_FAILED
+        self._ledger.record(SessionEnded(state="finished", reason=""))
+        return Exit.SOME_TRIALS_FAILED if counts["failed"] else Exit.OK
+
+
+def adopt_finished_epochs(folder: SearchFolder, description: SearchDescription, ledger: Ledger) -> None:
+    """Takes in what trials finished on disk after the last session had died and could not hear of it."""
+    for trial in unfinished(ledger.study):
+        epochs = description.space.trial_config(trial.params).optim.epochs
+        for result in read_results(folder.trial(trial.key) / "results.jsonl"):
+            if result.epoch > trial.epoch:
+                ledger.record(TrialReported(trial=trial.key, result=result))
+        if trial.epoch == epochs:
+            ledger.record(TrialCompleted(trial=trial.key))
+
+
+def _tracker(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:
+    def remember(trial: str, run: str) -> None:
+        if ledger.study.trials[trial].mlflow_run_id != run:
+            ledger.record(TrialTracked(trial=trial, mlflow_run_id=run))
+
+    tracker = Tracker(
+        uri,
+        folder,
+        uid=description.uid,
+        artifacts=folder.path.parent / "mlartifacts",
+        tags={
+            "search": description.search,
+            "space": description.space.name,
+            "synthetic": str(description.synthetic).lower(),
+        },
+        on_run=remember,
+    )
+    for record in ledger.history:
+        tracker.put(record)
+    ledger.subscribe(tracker.put)
+    return tracker
+
+
+@contextmanager
+def _stopped_by_signals(searcher: AxSearcher) -> Iterator[list[int]]:
+    """The first SIGINT, SIGTERM or SIGUSR1 lets running epochs go and ends the session; the second kills at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        searcher.stopping = True
+
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, handle) for number in handled}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""Who may write a search: one process at a time, found out by a file that says which."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from orchestrator.errors import LeaseError
+
+HEARTBEAT_S = 10.0
+# A holder on another machine that has not touched its lease for this long is taken to be dead.
+STALE_AFTER_S = 60.0
+
+
+class Holder(NamedTuple):
+    """A process, told apart from later ones with the same number."""
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+    """Start of the process in clock ticks since boot."""
+
+
+class Lease:
+    """Held from `with Lease(path):` until the block ends or the process dies.
+
+    On the same machine a dead holder is recognised at once; on another one after `STALE_AFTER_S` without heartbeat.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        """Takes the lease.
+
+        Raises:
+            LeaseError: another live process holds it.
+        """
+        with _exclusive(self._path.with_name(self._path.name + ".lock")):
+            holder = current_holder(self._path)
+            if holder is not None:
+                raise LeaseError(
+                    f"{self._path.parent.name}: already driven by process {holder.pid} on {holder.host}; "
+                    "watch it with `reidsearch status`, or stop that process first"
+                )
+            temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            temporary.write_text(json.dumps(_this_process()._asdict()) + "\n", encoding="utf-8")
+            temporary.replace(self._path)
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._released.set()
+        self._heart.join()
+        self._path.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            os.utime(self._path)
+
+
+def current_holder(path: Path) -> Holder | None:
+    """The live process that holds the lease at `path`, if any."""
+    try:
+        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        # Cut short by a full disk or a crash: nobody can be recognised, so only its age counts.
+        holder, age = Holder("an unknown host", "", 0, 0), time.time() - path.stat().st_mtime
+    mine = _this_process()
+    if (holder.host, holder.boot) == (mine.host, mine.boot):
+        return holder if _start_of(holder.pid) == holder.started else None
+    return holder if age < STALE_AFTER_S else None
+
+
+def _this_process() -> Holder:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return Holder(socket.gethostname(), boot, os.getpid(), _start_of(os.getpid()) or 0)
+
+
+def _start_of(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot; None if there is no such process, or only its corpse."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else int(started)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,119 @@
+"""From what the user asked for to a space that can be searched here: data found or generated, weights at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.errors import SearchError
+from orchestrator.progress import step_progress
+from orchestrator.settings import flattened
+from orchestrator.space import SearchSpace
+from orchestrator.suggest import initial_trials
+from trainer import TrialConfig, require_weights
+from trainer.data.crowd import SizeName
+from trainer.data.synthetic import is_synthetic, write_synthetic
+from trainer.errors import DataError
+
+MINI_MARS = "mini-mars"
+# The space whose small network and images any other one borrows to run on generated data without a GPU.
+SMALL_SPACE = "demo.yaml"
+
+
+def prepare_space(
+    given: str, *, data: str | None, overrides: Sequence[str], storage: Path, dry_run: bool
+) -> SearchSpace:
+    """The space as it will be searched, its data in place.
+
+    Args:
+        given: file or built-in name of the space.
+        data: folder of the data set, `mini-mars` for a generated one, None for what the space says.
+        overrides: the user's `path=value` settings, which win over everything.
+        storage: where generated data is kept.
+        dry_run: write nothing.
+
+    Raises:
+        SpaceError: the space is not valid.
+        DataError: the data set is not where it was looked for.
+        ConfigError: the network's weights are not to be had.
+    """
+    space = SearchSpace.from_yaml(given, overrides=overrides)
+    if data == MINI_MARS:
+        overrides = [*small_settings(space), *overrides]
+    elif data is not None:
+        overrides = ["synthetic=null", f"data.root={Path(data).absolute()}", *overrides]
+    space = SearchSpace.from_yaml(given, overrides=overrides)
+    if space.synthetic is not None:
+        root = storage.absolute() / f"{MINI_MARS}-{space.synthetic}"
+        if not dry_run:
+            generate(root, space.synthetic)
+        space = SearchSpace.from_yaml(given, overrides=[*overrides, f"data.root={root}"])
+    else:
+        root = any_config(space).data.root
+        if not root.is_dir():
+            raise DataError(
+                f"no data set at {root.absolute()} (data.root of {space.name}); say where it is with --data DIR, or "
+                f"try the search on generated data: reidsearch launch --space {given} --data {MINI_MARS}"
+            )
+        space = SearchSpace.from_yaml(given, overrides=[*overrides, f"data.root={root.absolute()}"])
+    require_weights(any_config(space).model)
+    return space
+
+
+def any_config(space: SearchSpace) -> TrialConfig:
+    """The trainer's configuration in the middle of the space, for settings that no trial varies."""
+    return space.trial_config({path: parameter.at(0.5) for path, parameter in space.parameters.items()})
+
+
+def generate(root: Path, size: SizeName) -> None:
+    """Writes a generated data set, unless it is there."""
+    if is_synthetic(root):
+        return
+    with step_progress() as progress:
+        write_synthetic(
+            root,
+            size=size,
+            seed=0,
+            progress=lambda done, total: progress(f"drawing {root.name}", done, total),
+        )
+
+
+def small_settings(space: SearchSpace) -> list[str]:
+    """Overrides that let a space run on generated data here: on a GPU its own network on the demo set, otherwise the
+    demo's small network, images and budget; searched settings stay searched."""
+    import torch
+
+    small = SearchSpace.from_yaml(SMALL_SPACE)
+    overrides = [f"synthetic={small.synthetic}"]
+    kept = ("data.validation",) if torch.cuda.is_available() else ("data.", "clips.", "model.", "optim.", "evaluation.")
+    for keys, value in flattened(small.trainer):
+        path = ".".join(keys)
+        if path.startswith(kept) and path not in space.parameters and path != "data.root":
+            overrides.append(f"{path}={value}")
+    if not torch.cuda.is_available():
+        overrides.append(f"budget.trials={min(space.budget.trials, small.budget.trials)}")
+    return overrides
+
+
+def plan(space: SearchSpace, storage: Path, name: str | None) -> str:
+    """What a launch would do, for people.
+
+    Raises:
+        SearchError: the name is taken.
+    """
+    if name is not None and (storage / name).exists():
+        raise SearchError(f"{name}: there is already a search of this name in {storage}")
+    config = any_config(space)
+    first = initial_trials(space)
+    lines = [
+        f"space     {space.name}: {len(space.parameters)} searched parameters, {len(space.start)} known points",
+        f"budget    {space.budget.trials} trials of {config.optim.epochs} epochs, {first} before the model is asked",
+        f"objective {space.objective.goal} {space.objective.metric} of the {space.objective.epoch} evaluated epoch",
+        f"data      {config.data.root}" + (" (SYNTHETIC, not written yet)" if not config.data.root.is_dir() else ""),
+        f"network   {config.model.backbone} at {config.model.height}x{config.model.width}",
+        f"storage   {storage.absolute()}",
+        f"machine   {os.cpu_count()} CPU cores",
+        "nothing was started",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""Checkpoints: whole or not there, and never silently different."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.errors import CheckpointError
+
+
+class Crash(BaseException):
+    """Ends the process at a chosen moment."""
+
+
+def state(value: float) -> dict[str, object]:
+    return {"model": {"weight": torch.full((64,), value)}, "epoch": int(value)}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "last.pt"
+    save_checkpoint(path, state(1))
+    return path
+
+
+def test_a_saved_state_comes_back(saved: Path) -> None:
+    loaded = load_checkpoint(saved)
+    assert torch.equal(loaded["model"]["weight"], torch.ones(64))
+    assert loaded["epoch"] == 1
+
+
+def test_the_digest_beside_it_is_what_sha256sum_expects(saved: Path) -> None:
+    digest = hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert saved.with_name("last.pt.sha256").read_text() == f"{digest}  last.pt\n"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_flipped_bit_is_noticed(saved: Path, data: st.DataObject) -> None:
+    content = bytearray(saved.read_bytes())
+    position = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[position // 8] ^= 1 << position % 8
+    damaged = saved.with_name("damaged.pt")
+    damaged.write_bytes(content)
+    digest = saved.with_name("last.pt.sha256").read_text()
+    damaged.with_name("damaged.pt.sha256").write_text(digest)
+    with pytest.raises(CheckpointError, match=r"damaged\.pt: its SHA-256"):
+        load_checkpoint(damaged)
+
+
+@settings(max_examples=30, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_any_truncation_is_noticed(saved: Path, share: float) -> None:
+    content = saved.read_bytes()
+    cut = saved.with_name("cut.pt")
+    cut.write_bytes(content[: int(share * len(content))])
+    cut.with_name("cut.pt.sha256").write_text(saved.with_name("last.pt.sha256").read_text())
+    with pytest.raises(CheckpointError):
+        load_checkpoint(cut)
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_crash_at_any_rename_or_sync_leaves_the_old_or_the_new_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, state(1))
+    calls = 0
+
+    def crashing(original):
+        def wrapped(*arguments, **settings):
+            nonlocal calls
+            if calls == call:
+                raise Crash
+            calls += 1
+            return original(*arguments, **settings)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", crashing(os.fsync))
+        patched.setattr(Path, "replace", crashing(Path.replace))
+        with pytest.raises(Crash):
+            save_checkpoint(path, state(2))
+    assert load_checkpoint(path)["epoch"] in (1, 2)
+    save_checkpoint(path, state(3))
+    assert load_checkpoint(path)["epoch"] == 3
+
+
+def test_a_missing_file_and_a_missing_digest_are_named(tmp_path: Path, saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"gone\.pt: no such checkpoint"):
+        load_checkpoint(tmp_path / "gone.pt")
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(saved.read_bytes())
+    with pytest.raises(CheckpointError, match=r"copy\.pt\.sha256 is missing"):
+        load_checkpoint(copy)
+
+
+def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (os.system, (f"touch {marker}",))
+
+    torch.save({"format": 1, "model": Evil()}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name("evil.pt.sha256").write_text(f"{digest}  evil.pt\n")
+    with pytest.raises(CheckpointError, match=r"evil\.pt"):
+        load_checkpoint(path)
+    assert not marker.exists()

@@ -1,0 +1,92 @@
+"""Which frames form a clip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.clips import frame_windows
+
+REFERENCE = Path(__file__).parents[2] / "shared/reference/clip_indices.json"
+lengths = st.integers(1, 8)
+counts = st.integers(1, 300)
+
+
+@given(n=counts, length=lengths)
+def test_dense_clips_show_every_frame_and_repeat_only_in_the_last(n: int, length: int) -> None:
+    windows = frame_windows("dense", n, length)
+    assert windows.shape == (-(-n // length), length)
+    assert windows.flatten()[:n].tolist() == list(range(n))
+    tail = windows[-1].tolist()
+    fresh = n - length * (len(windows) - 1)
+    assert tail == [tail[0] + position % fresh for position in range(length)]
+
+
+@pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference cases are not there")
+def test_dense_clips_equal_those_of_the_papers_code() -> None:
+    cases = json.loads(REFERENCE.read_text())
+    compared = 0
+    for n, case in cases.items():
+        expected = case["paper_dense"]
+        if len(expected) == -(-int(n) // 4):  # the code stops after 41 clips
+            assert frame_windows("dense", int(n), 4).tolist() == expected
+            compared += 1
+    assert compared >= 15
+
+
+@given(n=counts, length=lengths, clips=st.integers(1, 4))
+def test_even_clips_span_the_tracklet_in_order(n: int, length: int, clips: int) -> None:
+    windows = frame_windows("even", n, length, clips=clips)
+    assert windows.shape == (clips, length)
+    assert int(windows.min()) >= 0 and int(windows.max()) < n
+    assert bool((windows[:, 1:] >= windows[:, :-1]).all())
+    if n >= clips * length:
+        assert windows.flatten().unique().numel() == clips * length
+
+
+@given(n=counts, length=lengths, seed=st.integers(0, 2**31))
+def test_consecutive_frames_are_in_a_row_and_repeat_the_last_of_a_short_tracklet(
+    n: int, length: int, seed: int
+) -> None:
+    (window,) = frame_windows("consecutive", n, length, torch.Generator().manual_seed(seed)).tolist()
+    start = window[0]
+    assert window == [min(start + step, n - 1) for step in range(length)]
+    assert start <= max(0, n - length)
+
+
+def test_consecutive_sampling_reaches_the_last_frame_unlike_the_papers_code() -> None:
+    draws = torch.Generator().manual_seed(0)
+    starts = {int(frame_windows("consecutive", 6, 4, draws)[0, 0]) for _ in range(100)}
+    assert starts == {0, 1, 2}
+
+
+@given(n=counts, length=lengths, seed=st.integers(0, 2**31))
+def test_chunks_give_one_frame_from_each_of_t_equal_parts(n: int, length: int, seed: int) -> None:
+    (window,) = frame_windows("chunks", n, length, torch.Generator().manual_seed(seed)).tolist()
+    assert all(0 <= frame < n for frame in window)
+    if n >= length:
+        for part, frame in enumerate(window):
+            assert part * n // length <= frame < (part + 1) * n // length
+
+
+@pytest.mark.parametrize("sampling", ["consecutive", "chunks"])
+def test_the_same_generator_state_gives_the_same_frames(sampling: str) -> None:
+    first = frame_windows(sampling, 50, 4, torch.Generator().manual_seed(3))
+    second = frame_windows(sampling, 50, 4, torch.Generator().manual_seed(3))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("n", "length"), [(0, 4), (4, 0)])
+def test_an_empty_tracklet_or_clip_is_refused(n: int, length: int) -> None:
+    with pytest.raises(ValueError, match="cannot give a clip"):
+        frame_windows("dense", n, length)
+
+
+def test_random_sampling_without_a_generator_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a generator"):
+        frame_windows("chunks", 10, 4)

@@ -1,0 +1,144 @@
+"""Training: learns, resumes to the last bit, and says what went wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import CheckpointError, ConfigError, DivergedError, EpochResult, TrialConfig, evaluate, fit
+from trainer.config import TrialConfig as Config
+from trainer.result import read_results
+
+
+def changed(config: TrialConfig, **settings: object) -> TrialConfig:
+    """The configuration with dotted settings replaced, dots written as two underscores."""
+    tree = config.model_dump(mode="json")
+    for path, value in settings.items():
+        *groups, last = path.split("__")
+        branch = tree
+        for group in groups:
+            branch = branch[group]
+        branch[last] = value
+    return Config.model_validate(tree)
+
+
+def figures(results: tuple[EpochResult, ...] | list[EpochResult]) -> list[dict[str, object]]:
+    """All that must repeat: everything but times."""
+    return [
+        result.model_dump(exclude={"images_per_second", "data_wait_share", "seconds", "time"}) for result in results
+    ]
+
+
+class Interruption(Exception):
+    """Stands for whatever ends a process."""
+
+
+def interrupt_after(epoch: int):
+    """A report that ends the training once the epoch is known."""
+
+    def report(result: EpochResult) -> None:
+        if result.epoch == epoch:
+            raise Interruption
+
+    return report
+
+
+def test_two_runs_of_one_seed_give_identical_figures(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    first = fit(tiny_config, out=tmp_path / "first")
+    second = fit(tiny_config, out=tmp_path / "second")
+    assert figures(first.history) == figures(second.history)
+
+
+def test_another_seed_gives_other_figures(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    first = fit(tiny_config, out=tmp_path / "first")
+    second = fit(changed(tiny_config, seed=1), out=tmp_path / "second")
+    assert figures(first.history) != figures(second.history)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_run_interrupted_after_any_epoch_resumes_bit_identically(
+    tiny_config: TrialConfig, tmp_path: Path, epoch: int, workers: int
+) -> None:
+    config = changed(tiny_config, clips__workers=workers)
+    whole = fit(config, out=tmp_path / "whole")
+    with pytest.raises(Interruption):
+        fit(config, interrupt_after(epoch), out=tmp_path / "cut")
+    heard: list[EpochResult] = []
+    resumed = fit(config, heard.append, tmp_path / "cut/checkpoint/last.pt", out=tmp_path / "cut")
+    assert figures(resumed.history) == figures(whole.history)
+    assert [result.epoch for result in heard] == list(range(epoch, 5))
+    assert figures(read_results(tmp_path / "cut/results.jsonl")) == figures(whole.history)
+    weights = [
+        torch.load(tmp_path / run / "checkpoint/last.pt", weights_only=True)["model"] for run in ("whole", "cut")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_training_raises_the_validation_map_over_the_untrained_network(
+    tiny_config: TrialConfig, tmp_path: Path
+) -> None:
+    config = changed(tiny_config, optim__epochs=25, evaluation__every=25)
+    untrained = evaluate(config, None, part="validation")
+    assert fit(config, out=tmp_path).best.validation.mAP > untrained.mAP
+
+
+def test_the_best_checkpoint_evaluates_to_the_figures_it_was_saved_with(
+    tiny_config: TrialConfig, tmp_path: Path
+) -> None:
+    result = fit(tiny_config, out=tmp_path)
+    again = evaluate(tiny_config, tmp_path / "checkpoint/best.pt", part="validation", split=tmp_path / "split.json")
+    assert again == result.best.validation
+
+
+def test_the_test_part_is_evaluated_on_its_own_query_and_gallery(tiny_config: TrialConfig) -> None:
+    validation = evaluate(tiny_config, None, part="validation")
+    test = evaluate(tiny_config, None, part="test")
+    assert (test.queries, test.dropped_queries) != (validation.queries, validation.dropped_queries)
+
+
+def test_a_loss_that_is_not_finite_raises_with_its_name(
+    tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "trainer.losses.batch_hard_triplet", lambda embeddings, *_, **__: embeddings.sum() * float("nan")
+    )
+    with pytest.raises(DivergedError, match=r"loss/triplet is nan in epoch 1"):
+        fit(tiny_config, out=tmp_path)
+    assert read_results(tmp_path / "results.jsonl") == []
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_by_naming_the_setting(
+    tiny_config: TrialConfig, tmp_path: Path
+) -> None:
+    fit(changed(tiny_config, optim__epochs=1), out=tmp_path)
+    with pytest.raises(CheckpointError, match=r"other settings \(loss\.triplet_margin, optim\.epochs\)"):
+        fit(
+            changed(tiny_config, loss__triplet_margin=0.1),
+            resume_from=tmp_path / "checkpoint/last.pt",
+            out=tmp_path,
+        )
+
+
+def test_a_data_set_that_was_moved_does_not_hinder_a_resume(
+    tiny_config: TrialConfig, tmp_path: Path, mini_mars: Path
+) -> None:
+    fit(changed(tiny_config, optim__epochs=1), out=tmp_path / "run")
+    moved = tmp_path / "moved"
+    moved.symlink_to(mini_mars)
+    config = changed(tiny_config, optim__epochs=1, data__root=str(moved))
+    assert len(fit(config, resume_from=tmp_path / "run/checkpoint/last.pt", out=tmp_path / "run").history) == 1
+
+
+def test_more_persons_per_batch_than_there_are_is_refused(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"clips\.persons: 8 persons per batch, but only 5"):
+        fit(changed(tiny_config, clips__persons=8), out=tmp_path)
+
+
+def test_a_network_without_its_imagenet_weights_is_refused_before_training(
+    tiny_config: TrialConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"model\.weights: imagenet: there are none for model\.backbone tiny"):
+        fit(changed(tiny_config, model__weights="imagenet"), out=tmp_path)

@@ -1,0 +1,80 @@
+"""Checkpoints that are whole or not there: atomic files with a SHA-256 beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.atomic import sync_folder, write_atomically
+from trainer.errors import CheckpointError
+
+# Version of the contents; a checkpoint of another version is refused.
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values so that at every instant `path` holds the old or the new state, verified.
+
+    The digest file names both states before the new one takes its place and only the new one afterwards; a crash
+    between any two steps leaves a file whose digest is listed. When all is done `sha256sum -c` accepts it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = _sha256(temporary)
+    known = _known_digests(path)
+    write_atomically(_digest_path(path), _digest_lines(path, [digest, *known]))
+    temporary.replace(path)
+    sync_folder(path.parent)
+    write_atomically(_digest_path(path), _digest_lines(path, [digest]))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state saved at `path`, on the CPU.
+
+    Raises:
+        CheckpointError: the file or its digest is missing, does not match, or is of another format; names the file.
+    """
+    known = _known_digests(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    if not known:
+        raise CheckpointError(f"{path}: {_digest_path(path).name} is missing beside it, so it cannot be verified")
+    if _sha256(path) not in known:
+        raise CheckpointError(f"{path}: its SHA-256 is not the one noted when it was written; the file is damaged")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT}; it was written by another version")
+    return state
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _digest_lines(path: Path, digests: list[str]) -> str:
+    return "".join(f"{digest}  {path.name}\n" for digest in digests)
+
+
+def _known_digests(path: Path) -> list[str]:
+    try:
+        lines = _digest_path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [line.split()[0] for line in lines if line.strip()]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

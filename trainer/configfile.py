@@ -1,0 +1,68 @@
+"""One trial's configuration from a YAML or JSON file and `path=value` settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainer.config import TrialConfig
+from trainer.errors import ConfigError
+from trainer.wording import KeyPath, did_you_mean, plain_words, spelled
+from trainer.yamlfile import YamlError, parse_yaml, read_yaml
+
+
+def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
+    """The configuration in the file with the overrides laid over it.
+
+    Raises:
+        ConfigError: one line per problem, with file, line and setting.
+    """
+    try:
+        document = read_yaml(path)
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
+    tree: Any = document.data
+    for override in overrides:
+        _lay_over(tree, override)
+    try:
+        # As JSON text, numbers stay numbers and text becomes no number, but a list may be a tuple.
+        return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            keys = tuple(problem["loc"])
+            place = document.places.get(keys)
+            where = f"{path}:{place[0]}:{place[1]}" if place else f"{path}"
+            what = "unknown setting" if problem["type"] == "extra_forbidden" else plain_words(problem)
+            hint = did_you_mean(str(keys[-1]), _siblings(keys)) if problem["type"] == "extra_forbidden" else ""
+            lines.append(f"{where}: {spelled(keys)}: {what}{hint}")
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _siblings(keys: KeyPath) -> list[str]:
+    """Settings that stand where the last key stands."""
+    model: Any = TrialConfig
+    for key in keys[:-1]:
+        model = model.model_fields[key].annotation
+    return list(model.model_fields)
+
+
+def _lay_over(tree: Any, override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: write PATH=VALUE")
+    try:
+        value = parse_yaml(text, name=f"--set {override}").data
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
+    *groups, last = path.split(".")
+    branch = tree
+    for group in groups:
+        branch = branch.setdefault(group, {})
+        if not isinstance(branch, dict):
+            raise ConfigError(f"--set {override}: {group} is a value, not a group of settings")
+    branch[last] = value

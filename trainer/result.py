@@ -1,0 +1,99 @@
+"""What a trial reports after every epoch: the one type between trainer, journal, Ax, MLflow and Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer.atomic import write_atomically
+from trainer.frozen import FrozenConfig
+
+
+class Evaluation(FrozenConfig):
+    """Figures of one evaluation; shares and precisions in [0, 1]."""
+
+    mAP: float
+    """Mean average precision over the valid queries."""
+    mAP_standard_error: float
+    """Standard error of `mAP` over the valid queries."""
+    mINP: float
+    """Mean inverse negative penalty (Ye et al. 2021)."""
+    rank1: float
+    """CMC at rank 1: share of queries whose nearest gallery tracklet shows the same person."""
+    rank5: float
+    """CMC at rank 5."""
+    rank10: float
+    """CMC at rank 10."""
+    rank20: float
+    """CMC at rank 20."""
+    attention_entropy: float
+    """Mean entropy of the attention over frames, divided by log T; 1 is uniform: nothing was learned."""
+    protocol: str
+    """Ranking protocol."""
+    queries: int
+    """Valid queries."""
+    dropped_queries: int
+    """Queries left out because the gallery holds no match for them."""
+
+    def metrics(self) -> dict[str, float]:
+        """The figures that a search can optimise or a tracker can draw, by name."""
+        return {name: value for name, value in self if isinstance(value, float)}
+
+
+class EpochResult(FrozenConfig):
+    """One epoch of training. Everything in it is finite; what failed is raised, never reported."""
+
+    epoch: int
+    """Epochs finished, counted from 1."""
+    losses: dict[str, float]
+    """Mean over the epoch of the total and of each term that was computed, unweighted."""
+    learning_rate: float
+    """Learning rate of the epoch."""
+    validation: Evaluation | None
+    """Figures on the validation split, in the epochs that are evaluated."""
+    images_per_second: float
+    """Frames trained on per second of training, evaluation excluded."""
+    data_wait_share: float
+    """Share of the training time spent waiting for frames, in [0, 1]."""
+    seconds: float
+    """Duration of the epoch, evaluation included."""
+    time: float
+    """When the epoch ended, in seconds since 1970 UTC."""
+
+    def metrics(self) -> dict[str, float]:
+        """Every figure by name, flat: the names that journal, MLflow, tables and `objective.metric` share."""
+        figures = {
+            "learning_rate": self.learning_rate,
+            "images_per_second": self.images_per_second,
+            "data_wait_share": self.data_wait_share,
+            "seconds": self.seconds,
+        }
+        figures |= {f"loss/{name}": value for name, value in self.losses.items()}
+        return figures | (self.validation.metrics() if self.validation else {})
+
+
+Report = Callable[[EpochResult], None]
+"""Hears each epoch's result. May hear an epoch again after a resume, so it must know results by their epoch."""
+
+
+def ignore_report(result: EpochResult) -> None:
+    """The listener that does not listen."""
+
+
+def write_results(path: Path, results: Sequence[EpochResult]) -> None:
+    """Replaces the file by the results, one JSON object per line."""
+    write_atomically(path, "".join(result.model_dump_json() + "\n" for result in results))
+
+
+def append_result(path: Path, result: EpochResult) -> None:
+    """Adds a line to the file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(result.model_dump_json() + "\n")
+
+
+def read_results(path: Path) -> list[EpochResult]:
+    """The results in the file; a last line that a crash cut short is left out. No file: an empty list."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [EpochResult.model_validate_json(line) for line in lines[:-1]]
