@@ -17,10 +17,13 @@ import sys
 from importlib import import_module
 
 from orchestrator.attempt import Assignment, Message, run_attempt
+from orchestrator.folder import SearchFolder
 from orchestrator.process import die_with_parent
 
-# What an attempt imports; loaded before the first assignment arrives.
+# What every attempt imports; loaded before the first assignment arrives.
 PRELOADED = ("trainer.training", "trainer.assess")
+# What torchvision's networks need besides, loaded when the first assignment asks for one.
+PRELOADED_FOR_RESNETS = "torchvision.models"
 
 
 def main() -> None:
@@ -44,6 +47,9 @@ def main() -> None:
 
 def _serve(assignment: Assignment, answers: int) -> bool:
     """Runs one attempt in a child; False if the worker went away meanwhile."""
+    config = SearchFolder(assignment.search).trial(assignment.trial) / "config.json"
+    if json.loads(config.read_text(encoding="utf-8"))["model"]["backbone"] != "tiny":
+        import_module(PRELOADED_FOR_RESNETS)
     child = os.fork()
     if child == 0:
         _attempt(assignment, answers)

@@ -51,7 +51,8 @@ def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestio
 def sobol_point(space: SearchSpace, seed: int, index: int) -> dict[str, Value]:
     """Point `index` of the space's scrambled Sobol sequence."""
     sequence = qmc.Sobol(len(space.parameters), scramble=True, rng=derived_seed(seed, "initial design"))
-    sequence.fast_forward(index)
+    if index:  # fast_forward(0) overflows
+        sequence.fast_forward(index)
     draws = sequence.random(1)[0].tolist()
     return _point(space, draws)
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from trainer.assess import evaluate
     from trainer.config import TrialConfig
     from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
-    from trainer.model import require_weights
     from trainer.result import EpochResult, Evaluation, Report, ignore_report
     from trainer.training import FitResult, fit, last_checkpoint
+    from trainer.weights import require_weights
 
 _HOME = {
     "CheckpointError": "trainer.errors",
@@ -31,7 +31,7 @@ _HOME = {
     "fit": "trainer.training",
     "ignore_report": "trainer.result",
     "last_checkpoint": "trainer.training",
-    "require_weights": "trainer.model",
+    "require_weights": "trainer.weights",
 }
 
 

@@ -74,7 +74,7 @@ def erased_rectangle(height: int, width: int, generator: torch.Generator) -> Rec
         area = height * width * _between(*ERASED_AREA, area_draw)
         aspect = _between(*ERASED_ASPECT, aspect_draw)
         h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if h < height and w < width:
+        if 0 < h < height and 0 < w < width:
             return Rectangle(int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w)
     return None
 

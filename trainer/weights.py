@@ -1,0 +1,134 @@
+"""Where the weights of a network come from: torchvision's ImageNet weights, a file, or nowhere."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.model import ModelConfig, TemporalAttentionResNet
+
+# What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, UnpicklingError, struct.error),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)
+CONNECT_SECONDS = 20.0  # of silence on a socket before a download counts as failed
+
+
+class LoadedWeights(NamedTuple):
+    """Which tensors a weights file filled, and which of its tensors found no place."""
+
+    loaded: tuple[str, ...]
+    """Names in the network."""
+    skipped: tuple[str, ...]
+    """Names in the file: classifiers, tensors of another shape, tensors the network does not have."""
+
+
+def load_weights(model: TemporalAttentionResNet, config: ModelConfig) -> LoadedWeights:
+    """Fill `model` from where `config.weights` points, in place, and tell what was filled.
+
+    A file holds a state dict of torchvision's ResNet, or a checkpoint with our state dict under "model".
+    Classifiers and tensors of another shape are left out (another data set has other persons, another frame
+    size another attention kernel), but the backbone has to be there whole. Unlike the paper's code, which
+    loses it by the name of its module, the neck comes along.
+
+    Raises ConfigError when a download fails, a file is missing or damaged, or its backbone is another one.
+    """
+    if config.weights == "none":
+        return LoadedWeights((), ())
+    source = _imagenet(config.backbone) if config.weights == "imagenet" else _read(Path(config.weights))
+    own = model.state_dict()
+    named = {name: _own_name(name, own) for name in source}
+    fitting = {
+        mine: source[name]
+        for name, mine in named.items()
+        if mine in own and not mine.startswith("classifier.") and source[name].shape == own[mine].shape
+    }
+    absent = [
+        name
+        for name in own
+        if name.startswith("backbone.") and name not in fitting and not name.endswith("num_batches_tracked")
+    ]
+    if absent:
+        raise ConfigError(
+            f"model.weights: {config.weights}: does not fit model.backbone {config.backbone}: "
+            f"{len(absent)} of its tensors are missing or have another shape, the first is {absent[0]}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return LoadedWeights(tuple(fitting), tuple(name for name, mine in named.items() if mine not in fitting))
+
+
+def require_weights(config: ModelConfig) -> None:
+    """Makes sure, before anything starts, that `load_weights` will find its source; downloads it if need be.
+
+    Raises ConfigError as `load_weights` does.
+    """
+    if config.weights == "imagenet":
+        _imagenet(config.backbone)
+    elif config.weights != "none":
+        _read(Path(config.weights))
+
+
+def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
+    """Name in our network of a tensor that the file may name as torchvision does."""
+    return name if name in own else f"backbone.{name}"
+
+
+def _imagenet(backbone: str) -> Mapping[str, Tensor]:
+    if backbone == "tiny":
+        raise ConfigError("model.weights: imagenet: there are none for model.backbone tiny; set model.weights to none")
+    from torchvision.models import get_model_weights  # takes seconds to import
+
+    weights = get_model_weights(backbone)["IMAGENET1K_V1"]
+    try:
+        with _connect_timeout(CONNECT_SECONDS):
+            state: Mapping[str, Tensor] = weights.get_state_dict(check_hash=True, progress=False, weights_only=True)
+    except (HTTPException, *UNREADABLE) as error:
+        # Among them OSError is URLError, HTTPError, time-outs and a full disk, RuntimeError a wrong hash.
+        raise ConfigError(
+            f"model.weights: imagenet: cannot download {weights.url} ({_one_line(error)}); "
+            "set model.weights to none or to the path of a weights file"
+        ) from error
+    return state
+
+
+@contextmanager
+def _connect_timeout(seconds: float) -> Iterator[None]:
+    """Bound the waits of urllib, to which torch.hub passes no timeout, by the process's default."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """State dict in a weights file or checkpoint."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"model.weights: {path}: no such file (and neither imagenet nor none)") from error
+    except UNREADABLE as error:
+        raise ConfigError(f"model.weights: {path}: not a readable weights file ({_one_line(error)})") from error
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(f'model.weights: {path}: holds neither a state dict nor a checkpoint with key "model"')
+    return state
+
+
+def _one_line(error: Exception) -> str:
+    """First line of a message, or the kind of error where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
