@@ -82,7 +82,7 @@ def _attempt(assignment: Assignment, answers: int) -> None:
 
 
 def _send(answers: int, message: Message) -> None:
-    _write(answers, message.model_dump_json(exclude_none=True))
+    _write(answers, message.model_dump_json())
 
 
 def _write(answers: int, text: str) -> None:

@@ -48,6 +48,7 @@ class AxProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                start_new_session=True,  # Ctrl-C is for us; the child ends when its input does, or with us
                 # With more threads a fit on a busy machine takes minutes instead of seconds.
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -42,6 +44,30 @@ STATUS_STYLES = {
 # More columns than this do not fit a terminal; the rest is in --json and in MLflow.
 PARAMETER_COLUMNS = 6
 REFRESH_PER_S = 2
+# Width of tables where there is no terminal to ask.
+PIPED_WIDTH = 120
+
+
+def output() -> Console:
+    """Standard output for tables."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def installed(command: str) -> str:
+    """How to call a command of this environment from here: by name if that finds it, otherwise by path."""
+    own = Path(sys.executable).parent / command
+    found = shutil.which(command)
+    if found is not None and Path(found).resolve() == own.resolve():
+        return command
+    return shlex.quote(os.path.relpath(own)) if own.is_file() else command
+
+
+def mlflow_command(uri: str) -> str:
+    """The command that opens the runs at `uri` in a browser."""
+    if uri.startswith(("http:", "https:")):
+        return f"open {uri}"
+    return f"{installed('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def number(value: Any) -> str:
@@ -141,7 +167,7 @@ class Display:
     def ending(self, ending: Ending) -> None:
         """What became of the search, on standard output, and what to do next."""
         document = status_document(self._folder, ending.description, ending.study, driven=False)
-        out = Console(highlight=False)
+        out = output()
         out.print(trials_table(document, width=out.width))
         out.print(summary_line(document))
         best = document["best"]
@@ -160,10 +186,10 @@ class Display:
             out.print(f"          {ending.unsent} events were not taken yet; a resume sends them", soft_wrap=True)
         at = f"--storage {shlex.quote(str(self._folder.path.parent))}"
         if document["state"] == "interrupted":
-            out.print(f"next      reidsearch resume {self._folder.name} {at}", soft_wrap=True)
+            out.print(f"next      {installed('reidsearch')} resume {self._folder.name} {at}", soft_wrap=True)
         else:
-            out.print(f"next      mlflow ui --backend-store-uri {shlex.quote(uri)}", soft_wrap=True)
-            out.print(f"          reidsearch status {self._folder.name} {at}", soft_wrap=True)
+            out.print(f"next      {mlflow_command(uri)}", soft_wrap=True)
+            out.print(f"          {installed('reidsearch')} status {self._folder.name} {at}", soft_wrap=True)
 
     def _on_start(self, ledger: Ledger, description: SearchDescription) -> None:
         self._ledger, self._description = ledger, description
@@ -180,8 +206,8 @@ class Display:
     def _on_connection(self, connection: Connection, share: Share, tracking_uri: str) -> None:
         self.line("trials", share.reason)
         if connection.dashboard:
-            self.line("watch", f"Ray dashboard {connection.dashboard} (token: ray get-auth-token)")
-        self.line("", f"mlflow ui --backend-store-uri {tracking_uri}")
+            self.line("watch", f"Ray dashboard {connection.dashboard} (token: {installed('ray')} get-auth-token)")
+        self.line("", f"MLflow: {mlflow_command(tracking_uri)}")
 
     def _render(self) -> RenderableType:
         if self._ledger is None or self._description is None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.ax_process import AxProcess
@@ -25,13 +23,14 @@ from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger
+from orchestrator.stopping import StopRequest
 from orchestrator.study import Study, unfinished
 from orchestrator.tracking import Tracker
 from orchestrator.trial import trainable
 from trainer.result import read_results
 
 if TYPE_CHECKING:
-    from orchestrator.searcher import AxSearcher
+    pass
 
 # A trial's MLflow run exists before the trial starts unless MLflow is slower than this.
 RUN_PATIENCE_S = 20.0
@@ -107,6 +106,7 @@ class _Session:
         self._uri = tracking_uri(folder, options)
         self._tracker = _tracker(folder, description, self._uri, ledger)
         self._ax = AxProcess(folder.logs / "ax.log")
+        self._stop = StopRequest()
 
     def run(self) -> Ending:
         """From SessionStarted to SessionEnded."""
@@ -115,7 +115,8 @@ class _Session:
         self._watch.started(self._ledger, self._description)
         self._tracker.start()
         try:
-            exit_code = self._search()
+            with self._stop:
+                exit_code = self._search()
         except BaseException as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             self._ledger.record(SessionEnded(state="failed", reason=reason))
@@ -126,17 +127,18 @@ class _Session:
         return Ending(self._ledger.study, self._description, exit_code, unsent)
 
     def _search(self) -> Exit:
+        if self._remaining() == 0:
+            return self._end()
         connection = connect(self._options.address)
         try:
-            received, failure = self._tune(connection)
+            self._stop.listen_again()
+            self._tune(connection)
         finally:
             disconnect()
-        if failure is not None:
-            raise failure
-        return self._end(received)
+        return self._end()
 
-    def _tune(self, connection: Connection) -> tuple[list[int], BaseException | None]:
-        """Lets Tune run trials until the searcher has no more or is stopped; signals and failure that stopped it."""
+    def _tune(self, connection: Connection) -> None:
+        """Lets Tune run trials until the searcher has no more, or a stop is requested."""
         from ray import tune
 
         from orchestrator.searcher import AxSearcher, StopWith
@@ -149,6 +151,7 @@ class _Session:
             self._space,
             self._folder,
             self._ax,
+            self._stop,
             concurrent=share.concurrent,
             threads=share.cpus,
             before_start=self._await_run,
@@ -161,32 +164,35 @@ class _Session:
             run_config=tune.RunConfig(
                 name=f"session-{self._number}",
                 storage_path=str(self._folder.path / "tune"),
-                stop=StopWith(searcher),
+                stop=StopWith(self._stop),
                 verbose=0,
             ),
         )
-        with _stopped_by_signals(searcher) as received:
-            tuner.fit()
-        return received, searcher.failure
+        tuner.fit()
+        if searcher.failure is not None:
+            raise searcher.failure
 
     def _share(self, connection: Connection) -> Share:
-        over = sum(trial.is_over for trial in self._ledger.study.trials.values())
         return share_out(
             connection.resources,
             concurrent=self._options.concurrent or self._space.budget.concurrent,
             gpus_per_trial=self._options.gpus_per_trial,
-            trials=max(1, self._space.budget.trials - over),
+            trials=self._remaining(),
         )
+
+    def _remaining(self) -> int:
+        over = sum(trial.is_over for trial in self._ledger.study.trials.values())
+        return max(len(unfinished(self._ledger.study)), self._space.budget.trials - over)
 
     def _await_run(self, trial: str) -> None:
         self._tracker.wait_for_run(trial, RUN_PATIENCE_S)
 
-    def _end(self, received: list[int]) -> Exit:
+    def _end(self) -> Exit:
         study = self._ledger.study
         if unfinished(study) or len(study.trials) < self._space.budget.trials:
-            reason = signal.Signals(received[0]).name if received else "Ray ended early"
+            reason = self._stop.signal.name if self._stop.signal else "Ray ended early"
             self._ledger.record(SessionEnded(state="interrupted", reason=reason))
-            return Exit.INTERRUPTED if received[:1] == [signal.SIGINT] else Exit.PREEMPTED
+            return Exit.INTERRUPTED if self._stop.signal == signal.SIGINT else Exit.PREEMPTED
         counts = study.counts()
         if counts["completed"] == 0:
             self._ledger.record(SessionEnded(state="failed", reason="no trial completed"))
@@ -227,23 +233,3 @@ def _tracker(folder: SearchFolder, description: SearchDescription, uri: str, led
         tracker.put(record)
     ledger.subscribe(tracker.put)
     return tracker
-
-
-@contextmanager
-def _stopped_by_signals(searcher: AxSearcher) -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGUSR1 lets running epochs go and ends the session; the second kills at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        searcher.stopping = True
-
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, handle) for number in handled}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -24,6 +24,7 @@ from orchestrator.events import (
 from orchestrator.folder import SearchFolder
 from orchestrator.ledger import Ledger
 from orchestrator.space import SearchSpace, SpaceError
+from orchestrator.stopping import StopRequest
 from orchestrator.study import may_retry, unfinished
 from orchestrator.suggest import Suggestion, initial_suggestion, model_question, random_point
 from orchestrator.trial import read_message
@@ -52,6 +53,7 @@ class AxSearcher(Searcher):
         space: SearchSpace,
         folder: SearchFolder,
         ax: AxProcess,
+        stop: StopRequest,
         *,
         concurrent: int,
         threads: int,
@@ -64,6 +66,7 @@ class AxSearcher(Searcher):
             space: what is searched.
             folder: where trials live.
             ax: the model.
+            stop: once requested, nothing more is handed out.
             concurrent: trials that run at once.
             threads: CPU threads of one trial.
             before_start: called with each trial's key before its first attempt is handed out.
@@ -73,13 +76,13 @@ class AxSearcher(Searcher):
         self._space = space
         self._folder = folder
         self._ax = ax
+        self._stop = stop
         self._concurrent = concurrent
         self._threads = threads
         self._before_start = before_start
         self._waiting = deque(trial.key for trial in unfinished(ledger.study))
         self._live: dict[str, str] = {}
         self.failure: BaseException | None = None
-        self.stopping = False
         _ALIVE[id(self)] = self
 
     def __reduce__(self) -> Any:
@@ -113,11 +116,12 @@ class AxSearcher(Searcher):
         try:
             return action()
         except Exception as error:  # noqa: BLE001  # kept, and raised by the launcher after Tune has stopped
-            self.failure, self.stopping = error, True
+            self.failure = error
+            self._stop.request()
             return None
 
     def _suggest(self, trial_id: str) -> Any:
-        if self.stopping or len(self._live) >= self._concurrent:
+        if self._stop.requested or len(self._live) >= self._concurrent:
             return None
         if self._waiting:
             return self._start(trial_id, self._waiting.popleft())
@@ -187,7 +191,7 @@ class AxSearcher(Searcher):
             self._ledger.record(TrialCompleted(trial=key))
         elif outcome is not None and outcome.failure is not None:
             self._attempt_failed(key, outcome.failure, outcome.reason)
-        elif not self.stopping:
+        elif not self._stop.requested:
             self._attempt_failed(key, "worker_lost", "the process that ran the trial died")
 
     def _attempt_failed(self, key: str, failure: FailureKind, reason: str) -> None:
@@ -199,14 +203,19 @@ class AxSearcher(Searcher):
         self._ledger.record(TrialFailed(trial=key, failure=failure, reason=reason))
         if failure == "bad_data":
             # Every other trial reads the same files.
-            self.failure, self.stopping = DataError(reason), True
+            self.failure = DataError(reason)
+            self._stop.request()
 
 
 class StopWith(Stopper):
-    """Stops every trial as soon as the searcher wants to stop."""
+    """Stops every trial as soon as a stop is requested."""
 
-    def __init__(self, searcher: AxSearcher) -> None:
-        self._searcher = searcher
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop = stop
+        _ALIVE[id(self)] = self
+
+    def __reduce__(self) -> Any:
+        return _same, (id(self),)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No trial is stopped on its own."""
@@ -214,4 +223,4 @@ class StopWith(Stopper):
 
     def stop_all(self) -> bool:
         """Whether the search is to end now."""
-        return self._searcher.stopping
+        return self._stop.requested

@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from orchestrator.display import SYNTHETIC_MARK, percent, summary_line, trials_table
+from orchestrator.display import SYNTHETIC_MARK, installed, output, percent, summary_line, trials_table
 from orchestrator.folder import existing_search, searches
 from orchestrator.status import read_status
 
@@ -54,11 +53,11 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
             best["trial"] if best else "-",
             "SYNTHETIC" if document["synthetic"] else "real",
         )
-    Console(highlight=False).print(table)
+    output().print(table)
 
 
 def _print(document: dict[str, Any], *, clear: bool) -> None:
-    console = Console(highlight=False)
+    console = output()
     if clear and console.is_terminal:
         console.clear()
     console.print(trials_table(document, width=console.width))
@@ -66,4 +65,4 @@ def _print(document: dict[str, Any], *, clear: bool) -> None:
     if document["synthetic"]:
         console.print(SYNTHETIC_MARK)
     if document["state"] == "interrupted":
-        console.print(f"next: reidsearch resume {document['search']} --storage {document['storage']}")
+        console.print(f"next: {installed('reidsearch')} resume {document['search']} --storage {document['storage']}")

@@ -197,6 +197,7 @@ class _Projection:
             os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
             from mlflow import MlflowClient
 
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
             client = MlflowClient(tracking_uri=self._uri)
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:

@@ -49,6 +49,7 @@ def _running_server(assignment: Assignment) -> subprocess.Popen[bytes]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for the driver; the server ends when its input does
                 env=thread_environment(assignment.threads),
             )
     return _server

@@ -1,0 +1,138 @@
+"""The real command in a process of its own, for end-to-end tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+COMMAND = [sys.executable, "-m", "orchestrator"]
+# Far more than any of these searches takes; a test that hits it has found a hang.
+PATIENCE_S = 240
+
+
+class Search:
+    """A search driven by the real command."""
+
+    def __init__(self, storage: Path, name: str) -> None:
+        self.storage = storage
+        self.name = name
+        self.folder = storage / name
+        self.process: subprocess.Popen[str] | None = None
+        self.log = storage / f"{name}.log"
+
+    def start(self, *arguments: str) -> None:
+        """Starts `reidsearch ARGUMENTS --storage STORAGE` in a process group of its own."""
+        self.storage.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, *arguments, "--storage", str(self.storage)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                text=True,
+            )
+
+    def launch(self, *arguments: str, space: str = "smoke.yaml") -> None:
+        self.start("launch", "--space", space, "--name", self.name, *arguments)
+
+    def resume(self) -> None:
+        self.start("resume", self.name)
+
+    def wait(self) -> int:
+        """Exit code, once the process ends by itself."""
+        assert self.process is not None
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"still running:\n{self.log.read_text()}") from None
+
+    def kill(self) -> None:
+        """SIGKILL to the driver alone, and nothing else: what is left must end by itself."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Waits until the status of the running search fulfils the condition."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            assert self.process is not None
+            assert self.process.poll() is None, f"it ended:\n{self.log.read_text()}"
+            if (self.folder / "journal.jsonl").exists():
+                document = self.status()
+                if condition(document):
+                    return document
+            time.sleep(0.1)
+        raise AssertionError(f"it never came to that:\n{self.log.read_text()}")
+
+    def status(self) -> dict[str, Any]:
+        """What `status --json` would print, read by the same function."""
+        from orchestrator.folder import existing_search
+        from orchestrator.status import read_status
+
+        return read_status(existing_search(self.storage, self.name))
+
+
+def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`reidsearch ARGUMENTS`, finished."""
+    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=cwd,
+        env=environment,
+        check=False,
+    )
+
+
+def processes_mentioning(text: str) -> Sequence[psutil.Process]:
+    """Live processes whose command line or environment names `text`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            line = " ".join(process.info["cmdline"] or [])
+            if text in line and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def mlflow_runs(storage: Path) -> dict[str, list[Any]]:
+    """MLflow's runs by trial; the search's own run is called "-"."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("reidsearch")
+    assert experiment is not None
+    runs: dict[str, list[Any]] = {}
+    for run in client.search_runs([experiment.experiment_id], max_results=1000):
+        runs.setdefault(run.data.tags["reidsearch.trial"], []).append(run)
+    return runs
+
+
+def metric_points(storage: Path, run_id: str, metric: str) -> list[tuple[int, float, int]]:
+    """All points (step, value, timestamp) of a metric, in the order of their steps."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")
+    points = client.get_metric_history(run_id, metric)
+    return sorted((point.step, point.value, point.timestamp) for point in points)
+
+
+def results_of(folder: Path, trial: str) -> list[dict[str, Any]]:
+    """The lines of a trial's own results file."""
+    text = (folder / "trials" / trial / "results.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
