@@ -12,6 +12,7 @@ from orchestrator.events import FailureKind
 from orchestrator.folder import SearchFolder
 from trainer.frozen import FrozenConfig
 from trainer.result import EpochResult
+from trainer.wording import first_line
 
 ERROR_FILE = "error.txt"
 
@@ -93,8 +94,7 @@ def _fit(assignment: Assignment, out: Path, report: Callable[[EpochResult], None
 
 def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:
     (out / ERROR_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    first = (str(error).splitlines() or [""])[0]
-    return Outcome(state="failed", failure=failure, reason=f"{type(error).__name__}: {first}")
+    return Outcome(state="failed", failure=failure, reason=f"{type(error).__name__}: {first_line(error)}")
 
 
 def thread_environment(threads: int) -> dict[str, str]:

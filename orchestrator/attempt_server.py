@@ -20,8 +20,8 @@ from orchestrator.attempt import Assignment, Message, run_attempt
 from orchestrator.folder import SearchFolder
 from orchestrator.process import die_with_parent
 
-# What every attempt imports; loaded before the first assignment arrives.
-PRELOADED = ("trainer.training", "trainer.assess")
+# What every attempt imports, the last one as soon as it makes an optimizer; loaded before the first assignment.
+PRELOADED = ("trainer.training", "trainer.assess", "torch._dynamo")
 # What torchvision's networks need besides, loaded when the first assignment asks for one.
 PRELOADED_FOR_RESNETS = "torchvision.models"
 

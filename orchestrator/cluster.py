@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.errors import EnvironmentProblem
+from trainer.wording import first_line
 
 TOKEN_FILE = Path("~/.ray/auth_token")
 # Ray keeps at most this share of a machine's memory for objects by default, 30 %; trials pass nothing large through it.
@@ -101,8 +102,7 @@ def connect(address: str | None) -> Connection:
             context = ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         where = "on this machine" if address is None else f"at {address}"
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EnvironmentProblem(f"Ray could not be reached {where}: {first}") from error
+        raise EnvironmentProblem(f"Ray could not be reached {where}: {first_line(error)}") from error
     url = context.dashboard_url
     return Connection(f"http://{url}" if url else None, ray.cluster_resources())  # type: ignore[no-untyped-call]
 

@@ -32,7 +32,7 @@ def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: 
         SearchError: the name is taken, or the storage cannot be written.
         DataError: the data set is damaged or too small.
     """
-    folder = search_folder(storage, name or f"{space.name}-{secrets.token_hex(2)}")
+    folder = search_folder(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
     if folder.path.exists():
         raise SearchError(
             f"{folder.name}: there is already a search of this name in {storage}; continue it with "
@@ -57,7 +57,8 @@ def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: 
     )
     draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
     try:
-        draft.path.mkdir(parents=True, mode=0o700)
+        storage.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft.path.mkdir(mode=0o700)
         write_description(draft.description, description)
         write_validation(draft.split, split, train)
         write_atomically(draft.path / "code.diff", provenance.uncommitted_changes())

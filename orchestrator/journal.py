@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import JournalError
 from orchestrator.events import EVENT, Event
+from trainer.atomic import sync_folder
 
 
 class Record(NamedTuple):
@@ -49,7 +50,7 @@ class Journal:
             self._file.truncate(end)
             self._file.seek(end)
             self._end = end
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise JournalError(f"{path}: cannot be written ({error.strerror})") from error
         self._number = len(self.records)
@@ -137,11 +138,3 @@ def _read(path: Path) -> tuple[list[Record], int]:
         records.append(record)
         end += len(line)
     return records, end
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

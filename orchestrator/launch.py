@@ -28,6 +28,7 @@ from orchestrator.study import Study, unfinished
 from orchestrator.tracking import Tracker
 from orchestrator.trial import trainable
 from trainer.result import read_results
+from trainer.wording import first_line
 
 if TYPE_CHECKING:
     pass
@@ -118,8 +119,7 @@ class _Session:
             with self._stop:
                 exit_code = self._search()
         except BaseException as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self._ledger.record(SessionEnded(state="failed", reason=reason))
+            self._ledger.record(SessionEnded(state="failed", reason=first_line(error)))
             raise
         finally:
             self._ax.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,23 +43,30 @@ def prepare_space(
     if data == MINI_MARS:
         overrides = [*small_settings(space), *overrides]
     elif data is not None:
-        overrides = ["synthetic=null", f"data.root={Path(data).absolute()}", *overrides]
+        overrides = [*overrides, _setting("data.root", Path(data).absolute())]
+    if any(override.partition("=")[0].strip().endswith("data.root") for override in overrides):
+        overrides = ["synthetic=null", *overrides]
     space = SearchSpace.from_yaml(given, overrides=overrides)
-    if space.synthetic is not None:
-        root = storage.absolute() / f"{MINI_MARS}-{space.synthetic}"
-        if not dry_run:
-            generate(root, space.synthetic)
-        space = SearchSpace.from_yaml(given, overrides=[*overrides, f"data.root={root}"])
-    else:
-        root = any_config(space).data.root
-        if not root.is_dir():
-            raise DataError(
-                f"no data set at {root.absolute()} (data.root of {space.name}); say where it is with --data DIR, or "
-                f"try the search on generated data: reidsearch launch --space {given} --data {MINI_MARS}"
-            )
-        space = SearchSpace.from_yaml(given, overrides=[*overrides, f"data.root={root.absolute()}"])
-    require_weights(any_config(space).model)
-    return space
+    config = any_config(space)
+    root = config.data.root if space.synthetic is None else storage / f"{MINI_MARS}-{space.synthetic}"
+    if space.synthetic is None and not root.is_dir():
+        raise DataError(
+            f"no data set at {root.absolute()} (data.root of {space.name}); say where it is with --data DIR, or try "
+            f"the search on generated data: reidsearch launch --space {given} --data {MINI_MARS}"
+        )
+    require_weights(config.model.weights, config.model.backbone)
+    if space.synthetic is not None and not dry_run:
+        generate(root, space.synthetic)
+    # A search may be resumed from any folder, so its paths are absolute.
+    places = [_setting("data.root", root.absolute())]
+    if config.model.weights not in ("imagenet", "none"):
+        places.append(_setting("model.weights", Path(config.model.weights).absolute()))
+    return SearchSpace.from_yaml(given, overrides=[*overrides, *places])
+
+
+def _setting(path: str, value: Path) -> str:
+    """An override with a path as its value, quoted: file names may hold anything."""
+    return f"{path}={json.dumps(str(value))}"
 
 
 def any_config(space: SearchSpace) -> TrialConfig:

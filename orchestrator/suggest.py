@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import qmc
+import torch
 
 from orchestrator.parameters import Value
 from orchestrator.space import SearchSpace
@@ -50,10 +50,11 @@ def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestio
 
 def sobol_point(space: SearchSpace, seed: int, index: int) -> dict[str, Value]:
     """Point `index` of the space's scrambled Sobol sequence."""
-    sequence = qmc.Sobol(len(space.parameters), scramble=True, rng=derived_seed(seed, "initial design"))
-    if index:  # fast_forward(0) overflows
-        sequence.fast_forward(index)
-    draws = sequence.random(1)[0].tolist()
+    sequence: Any = torch.quasirandom.SobolEngine(  # type: ignore[no-untyped-call]
+        len(space.parameters), scramble=True, seed=derived_seed(seed, "initial design")
+    )
+    sequence.fast_forward(index)
+    draws = sequence.draw(1, dtype=torch.float64)[0].tolist()
     return _point(space, draws)
 
 

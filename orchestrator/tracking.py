@@ -29,6 +29,7 @@ from orchestrator.events import (
 )
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
+from trainer.wording import first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -132,7 +133,7 @@ class Tracker:
                 self.problem = None
                 return True
             except Exception as error:  # noqa: BLE001  # whatever a tracking server does, the search goes on
-                self.problem = (str(error).splitlines() or [type(error).__name__])[0]
+                self.problem = first_line(error)
                 log.warning("MLflow: %s; trying again in %.0f s", self.problem, pause)
             self._closing.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
 from running import Search, command, metric_points, mlflow_runs, processes_mentioning, results_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("search")]
 
 # Long enough that a search can be caught in the act.
 SLOW = ("--set", "optim.epochs=12", "--set", "clips.frames=4", "--set", "model.height=64", "--set", "model.width=32")
@@ -112,104 +115,161 @@ def test_no_token_is_readable_by_others_and_the_search_folder_is_private(finishe
     assert finished.folder.stat().st_mode & 0o077 == 0
 
 
-def caught_in_the_act(document: dict[str, Any]) -> bool:
-    """At least one trial is completed, and a running one has checkpoints to lose."""
-    running = [trial for trial in document["trials"] if trial["status"] == "running"]
-    return document["counts"]["completed"] >= 1 and any(2 <= trial["epoch"] <= 9 for trial in running)
+def in_the_middle(document: dict[str, Any]) -> bool:
+    """A running trial has checkpoints to lose."""
+    return any(2 <= trial["epoch"] <= 9 for trial in document["trials"] if trial["status"] == "running")
 
 
-def assert_nothing_lost_and_nothing_twice(search: Search, before: dict[str, Any], kept: dict[str, bytes]) -> None:
-    document = search.status()
-    assert document["state"] == "finished"
-    assert document["counts"]["completed"] == len(document["trials"])
-    earlier = {trial["trial"]: trial for trial in before["trials"]}
-    for trial in document["trials"]:
-        results = results_of(search.folder, trial["trial"])
-        assert [result["epoch"] for result in results] == list(range(1, 13))
-        known = earlier.get(trial["trial"])
-        if known is not None:
-            assert trial["params"] == known["params"]
-        if known is not None and known["status"] == "completed":
-            assert trial == known, "a completed trial was run again"
-            assert (search.folder / "trials" / trial["trial"] / "results.jsonl").read_bytes() == kept[trial["trial"]]
-        runs = [run for run in mlflow_runs(search.storage)[trial["trial"]] if run.data.tags["search"] == search.name]
-        assert [run.info.run_id for run in runs] == [trial["mlflow_run_id"]]
-        points = metric_points(search.storage, trial["mlflow_run_id"], "loss/total")
-        assert points == [(r["epoch"], r["losses"]["total"], round(r["time"] * 1000)) for r in results]
+def goes_on_after(before: Snapshot) -> Callable[[dict[str, Any]], bool]:
+    """A running trial has finished an epoch that was not even on disk before, and is not at its end."""
+    known = {trial: len(lines.splitlines()) for trial, lines in before.results.items()}
+
+    def condition(document: dict[str, Any]) -> bool:
+        running = [trial for trial in document["trials"] if trial["status"] == "running"]
+        return any(known.get(trial["trial"], 1) < trial["epoch"] <= 10 for trial in running)
+
+    return condition
 
 
-def results_files(search: Search) -> dict[str, bytes]:
-    return {path.parent.name: path.read_bytes() for path in search.folder.glob("trials/*/results.jsonl")}
+def one_completed_one_in_the_middle(document: dict[str, Any]) -> bool:
+    return document["counts"]["completed"] >= 1 and in_the_middle(document)
 
 
-def test_a_killed_driver_loses_nothing_and_repeats_nothing(storage: Path) -> None:
-    search = Search(storage, "killed")
-    search.launch("--trials", "5", *SLOW)
-    search.until(caught_in_the_act)
+class Snapshot(NamedTuple):
+    """A search after something happened to it."""
+
+    code: int | None
+    status: dict[str, Any]
+    results: dict[str, bytes]
+    """The trials' own results files."""
+
+
+@dataclass
+class Battered:
+    """A search that was killed, wounded, stopped twice, and resumed each time until it finished."""
+
+    search: Search
+    after: dict[str, Snapshot]
+
+    def note(self, what: str, code: int | None) -> None:
+        files = {path.parent.name: path.read_bytes() for path in self.search.folder.glob("trials/*/results.jsonl")}
+        self.after[what] = Snapshot(code, self.search.status(), files)
+
+
+@pytest.fixture(scope="module")
+def battered(storage: Path) -> Battered:
+    search = Search(storage, "battered")
+    battered = Battered(search, {})
+    search.launch("--trials", "6", *SLOW)
+    search.until(one_completed_one_in_the_middle)
     search.kill()
-    before, kept = search.status(), results_files(search)
-    assert before["state"] == "interrupted"
-    assert before["counts"]["running"] == 0
+    battered.note("SIGKILL", None)
     search.resume()
-    assert search.wait() == 0, search.log.read_text()
-    assert_nothing_lost_and_nothing_twice(search, before, kept)
-    # What the unfinished trials had on disk was continued, not trained anew: those very lines are still there.
-    for trial in before["trials"]:
-        if trial["status"] == "pending" and trial["epoch"]:
-            now = results_files(search)[trial["trial"]]
-            assert now.startswith(b"".join(kept[trial["trial"]].splitlines(keepends=True)[: trial["epoch"]]))
-            assert search.status()["trials"][trial["ax_index"]]["attempts"] == 2
+    search.until(in_the_middle)
+    _kill_an_attempt(search)
+    search.until(
+        lambda document: any(trial["attempts"] >= 3 for trial in document["trials"]) or in_the_middle(document)
+    )
+    _signal(search, signal.SIGTERM)
+    battered.note("SIGTERM", search.wait())
+    search.resume()
+    search.until(in_the_middle)
+    _signal(search, signal.SIGINT)
+    battered.note("SIGINT", search.wait())
+    search.resume()
+    battered.note("end", search.wait())
+    return battered
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_ends_the_search_so_that_it_can_be_resumed(storage: Path, number: signal.Signals, code: int) -> None:
-    search = Search(storage, f"signal-{number.name.lower()}")
-    search.launch("--trials", "3", *SLOW)
-    search.until(caught_in_the_act)
+def _kill_an_attempt(search: Search) -> None:
+    """SIGKILL to one process that trains: a fork of an attempt server."""
     assert search.process is not None
-    # As the terminal does for Ctrl-C: to the whole process group.
-    psutil.Process(search.process.pid).send_signal(number) if number == signal.SIGTERM else _to_group(search, number)
-    assert search.wait() == code, search.log.read_text()
-    before, kept = search.status(), results_files(search)
-    assert before["state"] == "interrupted"
-    assert "reidsearch resume" in search.log.read_text() or "resume" in search.log.read_text()
-    assert _ends_soon(str(search.folder)), processes_mentioning(str(search.folder))
-    search.resume()
-    assert search.wait() == 0, search.log.read_text()
-    assert_nothing_lost_and_nothing_twice(search, before, kept)
+    servers = [
+        process
+        for process in psutil.Process(search.process.pid).children(recursive=True)
+        if process.cmdline()[-1:] == ["orchestrator.attempt_server"]
+    ]
+    attempts = [process for process in servers if process.ppid() in {server.pid for server in servers}]
+    attempts[0].kill()
 
 
-def _to_group(search: Search, number: signal.Signals) -> None:
-    import os
-
+def _signal(search: Search, number: signal.Signals) -> None:
+    """To the whole process group, as a terminal does for Ctrl-C."""
     assert search.process is not None
     os.killpg(search.process.pid, number)
 
 
-def _ends_soon(text: str) -> bool:
+def test_whatever_happened_the_search_finishes_with_every_trial_completed(battered: Battered) -> None:
+    end = battered.after["end"]
+    assert end.code == 0, battered.search.log.read_text()
+    assert end.status["state"] == "finished"
+    assert end.status["counts"]["completed"] == len(end.status["trials"]) == 6
+
+
+def test_signals_end_a_search_with_their_exit_code_and_a_hint(battered: Battered) -> None:
+    assert battered.after["SIGTERM"].code == 75
+    assert battered.after["SIGINT"].code == 130
+    assert f"resume {battered.search.name}" in battered.search.log.read_text()
+
+
+def test_an_interrupted_search_says_so_and_runs_nothing(battered: Battered) -> None:
+    for what in ("SIGKILL", "SIGTERM", "SIGINT"):
+        assert battered.after[what].status["state"] == "interrupted"
+        assert battered.after[what].status["counts"]["running"] == 0
+
+
+def test_a_completed_trial_is_neither_lost_nor_run_again(battered: Battered) -> None:
+    end = battered.after["end"]
+    for what in ("SIGKILL", "SIGTERM", "SIGINT"):
+        before = battered.after[what]
+        for trial in before.status["trials"]:
+            if trial["status"] == "completed":
+                assert end.status["trials"][trial["ax_index"]] == trial
+                assert end.results[trial["trial"]] == before.results[trial["trial"]]
+    assert battered.after["SIGKILL"].status["counts"]["completed"] >= 1
+
+
+def test_an_unfinished_trial_continues_from_its_checkpoint_with_the_same_parameters(battered: Battered) -> None:
+    end, continued = battered.after["end"], 0
+    for what in ("SIGKILL", "SIGTERM", "SIGINT"):
+        before = battered.after[what]
+        for trial in before.status["trials"]:
+            now = end.status["trials"][trial["ax_index"]]
+            assert now["params"] == trial["params"]
+            if trial["status"] == "pending" and trial["epoch"]:
+                # The very lines of the epochs that were known, times included: they were not trained anew.
+                known = before.results[trial["trial"]].splitlines(keepends=True)[: trial["epoch"]]
+                assert end.results[trial["trial"]].startswith(b"".join(known))
+                assert now["attempts"] > trial["attempts"]
+                continued += 1
+    assert continued >= 3
+
+
+def test_every_epoch_of_every_trial_is_there_once(battered: Battered) -> None:
+    for trial in battered.after["end"].status["trials"]:
+        results = results_of(battered.search.folder, trial["trial"])
+        assert [result["epoch"] for result in results] == list(range(1, 13))
+
+
+def test_mlflow_holds_one_run_per_trial_and_each_point_once_after_all_that(battered: Battered) -> None:
+    runs = mlflow_runs(battered.search.storage)
+    for trial in battered.after["end"].status["trials"]:
+        own = [run for run in runs[trial["trial"]] if run.data.tags["search"] == battered.search.name]
+        assert [run.info.run_id for run in own] == [trial["mlflow_run_id"]]
+        assert own[0].info.status == "FINISHED"
+        results = results_of(battered.search.folder, trial["trial"])
+        points = metric_points(battered.search.storage, trial["mlflow_run_id"], "loss/total")
+        assert points == [(r["epoch"], r["losses"]["total"], round(r["time"] * 1000)) for r in results]
+
+
+def test_a_killed_attempt_is_noted_and_tried_again(battered: Battered) -> None:
+    log = battered.search.log.read_text()
+    assert "failed=worker_lost" in log
+    assert "for good" not in log
+
+
+def test_no_process_of_a_search_survives_it(battered: Battered, finished: Search) -> None:
     end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if not processes_mentioning(text):
-            return True
+    while survivors := processes_mentioning(str(battered.search.storage)):
+        assert time.monotonic() < end, survivors
         time.sleep(0.2)
-    return False
-
-
-def test_a_killed_attempt_is_tried_again_from_its_checkpoint(storage: Path) -> None:
-    search = Search(storage, "attempt")
-    search.launch("--trials", "2", "--concurrent", "1", *SLOW)
-    search.until(lambda document: any(2 <= t["epoch"] <= 9 and t["status"] == "running" for t in document["trials"]))
-    victims = [
-        child
-        for child in psutil.Process(search.process.pid).children(recursive=True)  # type: ignore[union-attr]
-        if child.cmdline()[-1:] == ["orchestrator.attempt_server"]
-        and any("orchestrator.attempt_server" in parent.cmdline() for parent in child.parents())
-    ]
-    assert len(victims) == 1
-    victims[0].kill()
-    assert search.wait() == 0, search.log.read_text()
-    attempts = [trial["attempts"] for trial in search.status()["trials"]]
-    assert sorted(attempts) == [1, 2]
-    assert "failed=worker_lost" in search.log.read_text()
-    for trial in search.status()["trials"]:
-        assert [result["epoch"] for result in results_of(search.folder, trial["trial"])] == list(range(1, 13))

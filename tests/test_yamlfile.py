@@ -142,7 +142,7 @@ def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
         ("a: ä".encode("utf-16"), "f: is not a text file; name a YAML file in UTF-8"),
         ("ä: 1\nb: ä".encode("latin-1"), "f:1:1: is not UTF-8 text here; save the file as UTF-8"),
         ("ä: 1\näb: ".encode() + b"\xff", "f:2:5: is not UTF-8 text here; save the file as UTF-8"),
-        (b"#" * (MAX_BYTES + 1), "f: is larger than 256 KiB; is this a space file?"),
+        (b"#" * (MAX_BYTES + 1), "f: is larger than 256 KiB; is this a configuration?"),
     ],
 )
 def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:

@@ -130,7 +130,7 @@ class TemporalAttentionResNet(nn.Module):
         self.neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=CLASSIFIER_STD)
-        self.loaded_weights = load_weights(self, config)
+        self.loaded_weights = load_weights(self, config.weights, config.backbone)
 
     def forward(self, clips: Float[Tensor, "B T 3 H W"]) -> ModelOutput:
         """Logits, embedding and attention of normalised clips; frames of another size raise ValueError."""

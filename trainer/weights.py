@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.errors import ConfigError
-
-if TYPE_CHECKING:
-    from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.wording import first_line
 
 # What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
 UNREADABLE = (
@@ -36,8 +34,8 @@ class LoadedWeights(NamedTuple):
     """Names in the file: classifiers, tensors of another shape, tensors the network does not have."""
 
 
-def load_weights(model: TemporalAttentionResNet, config: ModelConfig) -> LoadedWeights:
-    """Fill `model` from where `config.weights` points, in place, and tell what was filled.
+def load_weights(model: nn.Module, weights: str, backbone: str) -> LoadedWeights:
+    """Fill `model` from where `weights` (as `ModelConfig.weights`) points, in place, and tell what was filled.
 
     A file holds a state dict of torchvision's ResNet, or a checkpoint with our state dict under "model".
     Classifiers and tensors of another shape are left out (another data set has other persons, another frame
@@ -46,9 +44,9 @@ def load_weights(model: TemporalAttentionResNet, config: ModelConfig) -> LoadedW
 
     Raises ConfigError when a download fails, a file is missing or damaged, or its backbone is another one.
     """
-    if config.weights == "none":
+    if weights == "none":
         return LoadedWeights((), ())
-    source = _imagenet(config.backbone) if config.weights == "imagenet" else _read(Path(config.weights))
+    source = _imagenet(backbone) if weights == "imagenet" else _read(Path(weights))
     own = model.state_dict()
     named = {name: _own_name(name, own) for name in source}
     fitting = {
@@ -63,22 +61,22 @@ def load_weights(model: TemporalAttentionResNet, config: ModelConfig) -> LoadedW
     ]
     if absent:
         raise ConfigError(
-            f"model.weights: {config.weights}: does not fit model.backbone {config.backbone}: "
+            f"model.weights: {weights}: does not fit model.backbone {backbone}: "
             f"{len(absent)} of its tensors are missing or have another shape, the first is {absent[0]}"
         )
     model.load_state_dict(fitting, strict=False)
     return LoadedWeights(tuple(fitting), tuple(name for name, mine in named.items() if mine not in fitting))
 
 
-def require_weights(config: ModelConfig) -> None:
+def require_weights(weights: str, backbone: str) -> None:
     """Makes sure, before anything starts, that `load_weights` will find its source; downloads it if need be.
 
     Raises ConfigError as `load_weights` does.
     """
-    if config.weights == "imagenet":
-        _imagenet(config.backbone)
-    elif config.weights != "none":
-        _read(Path(config.weights))
+    if weights == "imagenet":
+        _imagenet(backbone)
+    elif weights != "none":
+        _read(Path(weights))
 
 
 def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
@@ -98,7 +96,7 @@ def _imagenet(backbone: str) -> Mapping[str, Tensor]:
     except (HTTPException, *UNREADABLE) as error:
         # Among them OSError is URLError, HTTPError, time-outs and a full disk, RuntimeError a wrong hash.
         raise ConfigError(
-            f"model.weights: imagenet: cannot download {weights.url} ({_one_line(error)}); "
+            f"model.weights: imagenet: cannot download {weights.url} ({first_line(error)}); "
             "set model.weights to none or to the path of a weights file"
         ) from error
     return state
@@ -122,13 +120,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except FileNotFoundError as error:
         raise ConfigError(f"model.weights: {path}: no such file (and neither imagenet nor none)") from error
     except UNREADABLE as error:
-        raise ConfigError(f"model.weights: {path}: not a readable weights file ({_one_line(error)})") from error
+        raise ConfigError(f"model.weights: {path}: not a readable weights file ({first_line(error)})") from error
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f'model.weights: {path}: holds neither a state dict nor a checkpoint with key "model"')
     return state
-
-
-def _one_line(error: Exception) -> str:
-    """First line of a message, or the kind of error where it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

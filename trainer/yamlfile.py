@@ -72,11 +72,14 @@ def read_yaml(path: Path, *, name: str | None = None) -> Document:
         if not path.is_file():
             raise YamlError(name, _not_a_file(path))
         if path.stat().st_size > MAX_BYTES:
-            raise YamlError(name, f"is larger than {MAX_BYTES // 1024} KiB; is this a space file?")
+            raise YamlError(name, f"is larger than {MAX_BYTES // 1024} KiB; is this a configuration?")
         content = path.read_bytes()
     except OSError as error:
         raise YamlError(name, f"cannot be read: {error.strerror}") from error
-    return parse_yaml(_decoded(content, name), name=name)
+    document = parse_yaml(_decoded(content, name), name=name)
+    if document.data is None:
+        raise YamlError(name, "is empty; write at least 'version: 1'")
+    return document
 
 
 def parse_yaml(text: str, *, name: str) -> Document:
@@ -126,8 +129,6 @@ class _Builder:
         self._next()  # end of the document
         if not isinstance(self._next(), yaml.StreamEndEvent):
             raise self._error("a second document starts here; keep one")
-        if data is None:
-            raise YamlError(self._name, "is empty; write at least 'version: 1'")
         return data
 
     def _node(self, event: yaml.Event, path: KeyPath) -> JsonValue:

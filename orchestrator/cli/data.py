@@ -17,7 +17,9 @@ def data() -> None:
 
 @data.command(epilog="Example: reidsearch data synth data/mini-mars --size demo")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--size", type=click.Choice(["tiny", "demo", "full"]), default="demo", show_default=True)
+@click.option(
+    "--size", type=click.Choice(["tiny", "demo", "full"]), default="demo", show_default=True, help="How much."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same bytes.")
 def synth(folder: Path, size: str, seed: int) -> int:
     """Write a synthetic data set in the layout of MARS."""

@@ -41,7 +41,13 @@ def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_
 @click.command(epilog="Example: reidsearch evaluate runs/one/config.json --checkpoint runs/one/checkpoint/best.pt")
 @_config_file
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: the untrained network]")
-@click.option("--part", type=click.Choice(["test", "validation"]), default="test", show_default=True)
+@click.option(
+    "--part",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="Query and gallery of the data set, or of its validation split.",
+)
 @click.option("--split", type=click.Path(path_type=Path), help="Validation split of a run or search.")
 @options.overrides
 @options.as_json

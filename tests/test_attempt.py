@@ -1,0 +1,125 @@
+"""One attempt: its messages, and what it calls each way of failing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.attempt import ERROR_FILE, Assignment, Message, run_attempt
+from trainer import DataError, DivergedError, TrialConfig
+from trainer.data import read_splits
+from trainer.data.tracklets import cut_validation, write_validation
+
+
+@pytest.fixture
+def assignment(tiny_config: TrialConfig, tmp_path: Path) -> Assignment:
+    out = tmp_path / "trials/t0000"
+    out.mkdir(parents=True)
+    (out / "config.json").write_text(tiny_config.model_dump_json())
+    train = read_splits(tiny_config.data).train
+    write_validation(tmp_path / "split.json", cut_validation(train, tiny_config.data.validation), train)
+    return Assignment(search=tmp_path, trial="t0000", attempt=1, threads=1)
+
+
+def messages(assignment: Assignment) -> list[Message]:
+    sent: list[Message] = []
+    run_attempt(assignment, sent.append)
+    return sent
+
+
+def test_an_attempt_sends_every_epoch_and_then_that_it_is_completed(assignment: Assignment) -> None:
+    sent = messages(assignment)
+    assert [message.epoch_result.epoch for message in sent[:-1] if message.epoch_result] == [1, 2, 3, 4]
+    assert sent[-1].outcome is not None
+    assert sent[-1].outcome.state == "completed"
+
+
+def test_a_message_survives_the_pipe(assignment: Assignment) -> None:
+    for message in messages(assignment):
+        assert Message.model_validate_json(message.model_dump_json()) == message
+
+
+def test_the_next_attempt_goes_on_from_the_checkpoint(assignment: Assignment) -> None:
+    stopped = RuntimeError("the worker is lost")
+
+    def stop_after_two(message: Message) -> None:
+        if message.epoch_result and message.epoch_result.epoch == 2:
+            raise stopped
+
+    with pytest.raises(RuntimeError, match="worker is lost"):
+        run_attempt(assignment, _only_epochs(stop_after_two))
+    sent = messages(assignment)
+    assert [message.epoch_result.epoch for message in sent[:-1] if message.epoch_result] == [2, 3, 4]
+
+
+def _only_epochs(send: Callable[[Message], None]) -> Callable[[Message], None]:
+    """A pipe that breaks for good once it has broken."""
+    broken: list[BaseException] = []
+
+    def checked(message: Message) -> None:
+        if broken:
+            raise broken[0]
+        try:
+            send(message)
+        except RuntimeError as error:
+            broken.append(error)
+            raise
+
+    return checked
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_the_trial_trained_again(assignment: Assignment) -> None:
+    messages(assignment)
+    checkpoint = assignment.search / "trials/t0000/checkpoint/last.pt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    sent = messages(assignment)
+    assert [message.epoch_result.epoch for message in sent[:-1] if message.epoch_result] == [1, 2, 3, 4]
+    assert checkpoint.with_suffix(".damaged").is_file()
+    assert "SHA-256" in (assignment.search / "trials/t0000" / ERROR_FILE).read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (DivergedError("loss/osm is nan in epoch 3"), "diverged"),
+        (DataError("frame.jpg: is empty"), "bad_data"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+        (ZeroDivisionError("somewhere"), "error"),
+    ],
+)
+def test_every_failure_has_its_name_its_reason_and_its_traceback(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, error: BaseException, failure: str
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trainer.training.rank_tracklets", failing)
+    (message,) = messages(assignment)
+    assert message.outcome is not None
+    assert (message.outcome.state, message.outcome.failure) == ("failed", failure)
+    assert message.outcome.reason.startswith(type(error).__name__)
+    assert "Traceback" in (assignment.search / "trials/t0000" / ERROR_FILE).read_text()
+
+
+def test_a_frame_that_vanished_is_bad_data_and_names_the_file(
+    assignment: Assignment, tiny_config: TrialConfig, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_config.data.root, copy)
+    for frame in copy.glob("bbox_train/*/*F001.jpg"):
+        frame.unlink()
+    config = tiny_config.model_dump(mode="json")
+    config["data"]["root"] = str(copy)
+    path = assignment.search / "trials/t0000/config.json"
+    path.write_text(TrialConfig.model_validate(config).model_dump_json())
+    (message,) = messages(assignment)
+    assert message.outcome is not None
+    assert message.outcome.failure == "bad_data"
+    assert "F001.jpg" in message.outcome.reason

@@ -1,0 +1,231 @@
+"""The command line: one clear line for every mistake, the right exit code, and nothing started or written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from orchestrator.__main__ import cli, run
+
+HEAVY = ("ray", "ax", "mlflow", "torch", "scipy", "pandas")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def write(name: str, text: str | bytes) -> str:
+    Path(name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return name
+
+
+GOOD = """\
+version: 1
+name: small
+budget: {trials: 2}
+parameters:
+  loss.triplet_margin: {type: float, low: 0.1, high: 0.8}
+trainer:
+  data: {root: nowhere}
+  model: {backbone: tiny, weights: none}
+"""
+
+MISTAKES = {
+    "misspelt path": (
+        GOOD.replace("triplet_margin", "triplet_margn"),
+        "s.yaml:5:3: parameters.loss.triplet_margn: unknown trainer setting - did you mean 'loss.triplet_margin'?",
+    ),
+    "low above high": (
+        GOOD.replace("high: 0.8", "high: 0.05"),
+        "s.yaml:5:48: parameters.loss.triplet_margin.high: must be greater than low (0.05 <= 0.1)",
+    ),
+    "low equal to high": (
+        GOOD.replace("high: 0.8", "high: 0.1"),
+        "s.yaml:5:48: parameters.loss.triplet_margin.high: must be greater than low (0.1 <= 0.1)",
+    ),
+    "unknown key": (GOOD.replace("budget", "bugdet"), "did you mean 'budget'?"),
+    "missing data folder": (GOOD, "no data set at "),
+    "empty file": ("", "s.yaml: is empty"),
+    "binary file": (bytes(range(256)) * 4, "s.yaml: is not a text file"),
+    "broken YAML": ("version: [1\nname: x", "s.yaml:2:"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_bad_space_is_one_line_exit_3_and_nothing_is_written(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], mistake: str
+) -> None:
+    text, expected = MISTAKES[mistake]
+    space = write("s.yaml", text)
+    assert run(["launch", "--space", space, "--storage", "runs"]) == 3
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if "nothing started" not in line]
+    assert any(expected in line for line in lines), printed.err
+    assert len(lines) <= 2, "one line per problem"
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert [path.name for path in elsewhere.iterdir()] == ["s.yaml"]
+
+
+def test_where_mars_is_not_found_the_answer_names_the_place_and_both_ways_on(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["launch", "--space", "attn_cl.yaml"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(elsewhere / "data/mars") in line
+    assert "--data DIR" in line
+    assert "reidsearch launch --space attn_cl.yaml --data mini-mars" in line
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_any_space_can_be_tried_on_generated_data(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "--space", "attn_cl.yaml", "--data", "mini-mars", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "SYNTHETIC" in printed
+    assert "11 searched parameters" in printed
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_imagenet_weights_that_cannot_be_had_stop_a_launch_before_anything_is_written(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from urllib.error import URLError
+
+    from torchvision.models._api import WeightsEnum
+
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("Network is unreachable")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
+    assert run(["launch", "--space", "attn_cl.yaml", "--data", str(mini_mars), "--storage", "runs"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("model.weights: imagenet: cannot download")
+    assert "set model.weights to none or to the path" in line
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_damaged_data_set_stops_a_launch_with_the_file_and_no_search_is_left(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    shutil.copytree(mini_mars, "data")
+    write("data/info/query_IDX.mat", b"garbage")
+    assert run(["launch", "--space", "smoke.yaml", "--data", "data", "--storage", "runs", "--name", "x"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "query_IDX.mat" in line
+    assert not Path("runs/x").exists()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 65, "new\nline", "ä"])
+def test_a_name_that_is_no_plain_folder_name_is_refused(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert run(["launch", "--space", "smoke.yaml", "--data", str(mini_mars), "--name", name]) in (2, 3)
+    assert "Traceback" not in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_search_that_is_not_there_is_answered_with_those_that_are(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("status", "resume"):
+        assert run([verb, "gone"]) == 3
+        assert "no search 'gone' in runs (there: none)" in capsys.readouterr().err
+
+
+def test_a_misspelt_command_and_a_misspelt_option_are_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["lanch"]) == 2
+    assert "Did you mean 'launch'?" in capsys.readouterr().err
+    assert run(["launch", "--spaec", "x"]) == 2
+    assert "--space" in capsys.readouterr().err
+
+
+def all_commands() -> list[tuple[str, click.Command]]:
+    found = []
+    for name, command in cli.commands.items():
+        if isinstance(command, click.Group):
+            found += [(f"{name} {sub}", c) for sub, c in command.commands.items()]
+        else:
+            found.append((name, command))
+    return found
+
+
+def test_the_commands_are_those_that_are_documented() -> None:
+    assert {name for name, _ in all_commands()} == {
+        *("launch", "resume", "status", "train", "evaluate"),
+        *("data synth", "data check", "space check", "space show"),
+    }
+
+
+@pytest.mark.parametrize(("name", "command"), all_commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_has_help_and_an_example(name: str, command: click.Command) -> None:
+    assert command.help
+    assert command.epilog is not None
+    assert command.epilog.startswith(f"Example: reidsearch {name}")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["--version"], ["status"]])
+def test_help_and_status_import_nothing_heavy(elsewhere: Path, arguments: list[str]) -> None:
+    program = (
+        "import sys; from orchestrator.__main__ import run; code = run(sys.argv[1:]); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_data_synth_and_data_check_agree(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "synth", "mini", "--size", "tiny"]) == 0
+    assert "SYNTHETIC" in capsys.readouterr().out
+    assert run(["data", "check", "mini", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["synthetic"] is True
+    assert found["train"][0] == 8
+    assert run(["data", "check", "mini"]) == 0
+    assert "queries have no match" in capsys.readouterr().out
+    Path("mini/info/tracks_test_info.mat").unlink()
+    assert run(["data", "check", "mini"]) == 3
+    assert "tracks_test_info.mat" in capsys.readouterr().err
+
+
+def test_space_show_prints_a_space_that_space_check_accepts(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["space", "show"]) == 0
+    assert "attn_cl" in capsys.readouterr().out
+    assert run(["space", "show", "demo.yaml", "--set", "budget.trials=3"]) == 0
+    write("shown.yaml", capsys.readouterr().out)
+    assert run(["space", "check", "shown.yaml"]) == 0
+    assert "3 trials" in capsys.readouterr().out
+
+
+def test_output_into_a_closed_pipe_ends_quietly(elsewhere: Path) -> None:
+    read, write_end = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "space", "show", "attn_cl.yaml"],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write_end)
+    assert done.stderr == ""

@@ -1,0 +1,291 @@
+"""The searcher: what it tells the journal, what it hands out, and that nothing escapes from it into Tune."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from events import completed, epoch_result, suggested
+from ray.tune.search import Searcher
+
+from orchestrator.attempt import Message, Outcome
+from orchestrator.ax_process import AxFailed
+from orchestrator.errors import JournalError
+from orchestrator.events import SearchCreated, SessionStarted, TrialStarted, TrialSuggested
+from orchestrator.folder import SearchFolder
+from orchestrator.journal import Journal, read_journal
+from orchestrator.ledger import Ledger
+from orchestrator.searcher import AxSearcher, StopWith
+from orchestrator.space import SearchSpace
+from orchestrator.stopping import StopRequest
+from trainer.errors import DataError
+
+
+class FakeAx:
+    """Answers what it is told to, after being asked a given number of times."""
+
+    def __init__(self, *answers: dict[str, Any] | Exception, delay: int = 1) -> None:
+        self.answers = list(answers)
+        self.questions: list[dict[str, Any]] = []
+        self.is_thinking = False
+        self._delay = delay
+        self._polls = 0
+
+    def start(self) -> None:
+        pass
+
+    def ask(self, question: dict[str, Any]) -> None:
+        assert not self.is_thinking
+        self.questions.append(question)
+        self.is_thinking, self._polls = True, 0
+
+    def poll(self) -> dict[str, Any] | None:
+        self._polls += 1
+        if self._polls <= self._delay:
+            return None
+        self.is_thinking = False
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+
+
+class Bench:
+    """A searcher on a journal of its own."""
+
+    def __init__(self, folder: Path, ax: FakeAx | None = None, *, trials: int = 6, concurrent: int = 2) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = SearchFolder(folder)
+        fresh = not self.folder.journal.exists()
+        self.journal = Journal(self.folder.journal)
+        self.ledger = Ledger(self.journal)
+        if fresh:
+            self.ledger.record(SearchCreated(search="s", space="0", seed=0))
+        self.ledger.record(SessionStarted(session=self.ledger.study.sessions + 1, host="h", pid=1))
+        self.stop = StopRequest()
+        self.ax = ax or FakeAx()
+        space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.trials={trials}"])
+        self.searcher = AxSearcher(
+            self.ledger,
+            space,
+            self.folder,
+            self.ax,
+            self.stop,
+            concurrent=concurrent,
+            threads=1,  # type: ignore[arg-type]
+        )
+
+    def epoch(self, trial_id: str, epoch: int, mean_ap: float) -> None:
+        message = Message(epoch_result=epoch_result(epoch, mean_ap))
+        self.searcher.on_trial_result(trial_id, {"message": message.model_dump_json()})
+
+    def end(self, trial_id: str, outcome: Outcome | None, *, error: bool = False) -> None:
+        result = None if outcome is None else {"message": Message(outcome=outcome).model_dump_json()}
+        self.searcher.on_trial_complete(trial_id, result, error)
+
+    def complete(self, trial_id: str, mean_ap: float) -> None:
+        self.epoch(trial_id, 3, mean_ap)
+        self.end(trial_id, Outcome(state="completed"))
+
+    def status(self) -> dict[str, str]:
+        return {key: trial.status for key, trial in self.ledger.study.trials.items()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    return lambda *arguments, **settings: Bench(tmp_path / "s", *arguments, **settings)
+
+
+def test_a_suggestion_is_in_the_journal_before_it_is_handed_out(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    assignment = b.searcher.suggest("x1")
+    events = [record.event for record in read_journal(b.folder.journal)]
+    assert [type(event) for event in events[-2:]] == [TrialSuggested, TrialStarted]
+    assert assignment["trial"] == "t0000"
+    config = json.loads((b.folder.trial("t0000") / "config.json").read_text())
+    assert config["optim"]["learning_rate"] == events[-2].params["optim.learning_rate"]
+
+
+def test_no_more_trials_run_at_once_than_asked_for(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=2)
+    assert b.searcher.suggest("x1") and b.searcher.suggest("x2")
+    assert b.searcher.suggest("x3") is None
+    b.complete("x1", 0.3)
+    assert b.searcher.suggest("x3")["trial"] == "t0002"
+
+
+def test_the_model_is_asked_without_waiting_and_its_point_is_tried(bench: Callable[..., Bench]) -> None:
+    b = bench(FakeAx(POINT, delay=3), trials=6, concurrent=1)
+    for number in range(4):
+        b.searcher.suggest(f"x{number}")
+        b.complete(f"x{number}", 0.1 * number)
+    assert [b.searcher.suggest("x4") for _ in range(3)] == [None] * 3
+    assert b.searcher.suggest("x4")["trial"] == "t0004"
+    assert b.ledger.study.trials["t0004"].source == "ax"
+    assert b.ledger.study.trials["t0004"].params == POINT
+    assert len(b.ax.questions) == 1
+
+
+@pytest.mark.parametrize("answer", [AxFailed("StopIteration: "), {"nonsense": 1}, {**POINT, "clips.persons": "many"}])
+def test_a_model_that_fails_or_talks_nonsense_is_replaced_by_a_random_point(
+    bench: Callable[..., Bench], answer: dict[str, Any] | Exception
+) -> None:
+    b = bench(FakeAx(answer), trials=6, concurrent=1)
+    for number in range(4):
+        b.searcher.suggest(f"x{number}")
+        b.complete(f"x{number}", 0.1 * number)
+    assert b.searcher.suggest("x4") is None
+    assert b.searcher.suggest("x4")["trial"] == "t0004"
+    assert b.ledger.study.trials["t0004"].source == "random"
+    assert b.searcher.failure is None
+
+
+def test_finished_is_only_said_when_nothing_runs_that_might_fail(bench: Callable[..., Bench]) -> None:
+    b = bench(trials=2)
+    b.searcher.suggest("x1")
+    b.searcher.suggest("x2")
+    b.complete("x1", 0.3)
+    assert b.searcher.suggest("x3") is None
+    b.end("x2", None, error=True)
+    assert b.searcher.suggest("x3")["attempt"] == 2
+    b.complete("x3", 0.4)
+    assert b.searcher.suggest("x4") == Searcher.FINISHED
+
+
+def test_a_lost_worker_is_replaced_with_the_same_trial_and_parameters(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    first = b.searcher.suggest("x1")
+    params = dict(b.ledger.study.trials["t0000"].params)
+    b.epoch("x1", 1, 0.2)
+    b.end("x1", None, error=True)
+    second = b.searcher.suggest("x2")
+    assert (second["trial"], second["attempt"]) == (first["trial"], 2)
+    assert b.ledger.study.trials["t0000"].params == params
+    assert b.ledger.study.trials["t0000"].epoch == 1
+
+
+def test_a_worker_that_is_lost_again_and_again_fails_its_trial(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    for number in range(4):
+        assert b.searcher.suggest(f"x{number}")["trial"] == "t0000"
+        b.end(f"x{number}", None, error=True)
+    assert b.status() == {"t0000": "failed"}
+    assert b.searcher.suggest("x9")["trial"] == "t0001"
+
+
+def test_a_diverged_trial_fails_at_once_and_the_search_goes_on(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    b.searcher.suggest("x1")
+    b.end("x1", Outcome(state="failed", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2"))
+    trial = b.ledger.study.trials["t0000"]
+    assert (trial.status, trial.attempts) == ("failed", 1)
+    assert trial.reason == "DivergedError: loss/osm is nan in epoch 2"
+    assert not b.stop.requested
+
+
+def test_damaged_data_stops_the_search_because_every_trial_reads_it(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    b.searcher.suggest("x1")
+    b.end("x1", Outcome(state="failed", failure="bad_data", reason="DataError: frame.jpg: is empty"))
+    assert b.stop.requested
+    assert isinstance(b.searcher.failure, DataError)
+    assert b.searcher.suggest("x2") is None
+
+
+def test_epochs_are_recorded_once_however_often_they_are_reported(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.searcher.suggest("x1")
+    for epoch in (1, 2, 2, 1, 3):
+        b.epoch("x1", epoch, 0.1 * epoch)
+    assert [result.epoch for result in b.ledger.study.trials["t0000"].results] == [1, 2, 3]
+
+
+def test_unknown_trials_of_tune_are_ignored(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.epoch("never seen", 1, 0.5)
+    b.end("never seen", Outcome(state="completed"))
+    b.end("never seen", None, error=True)
+    assert b.searcher.failure is None
+    assert b.status() == {}
+
+
+def test_a_trial_stopped_with_the_search_stays_unfinished(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.searcher.suggest("x1")
+    b.epoch("x1", 1, 0.1)
+    b.stop.request()
+    b.end("x1", None)
+    assert b.status() == {"t0000": "running"}
+    assert StopWith(b.stop).stop_all()
+
+
+def test_an_error_inside_is_kept_stops_the_search_and_never_reaches_tune(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+
+    def disk_full(event: object) -> None:
+        raise JournalError("no space left")
+
+    monkeypatch.setattr(b.ledger, "record", disk_full)
+    assert b.searcher.suggest("x1") is None
+    assert isinstance(b.searcher.failure, JournalError)
+    assert b.stop.requested
+    b.epoch("x1", 1, 0.1)
+    b.end("x1", None, error=True)
+
+
+def test_a_resumed_searcher_hands_out_unfinished_trials_first_with_their_next_attempt(tmp_path: Path) -> None:
+    first = Bench(tmp_path / "s")
+    first.searcher.suggest("x1")
+    first.searcher.suggest("x2")
+    first.complete("x2", 0.3)
+    first.journal.close()
+    again = Bench(tmp_path / "s")
+    resumed = again.searcher.suggest("y1")
+    assert (resumed["trial"], resumed["attempt"]) == ("t0000", 2)
+    assert again.searcher.suggest("y2")["trial"] == "t0002"
+
+
+def test_suggestions_are_the_same_with_and_without_a_restart_in_between(tmp_path: Path) -> None:
+    def run(folder: Path, restarts: bool) -> list[dict[str, Any]]:
+        b = Bench(folder, FakeAx(POINT, POINT), concurrent=1)
+        for number in range(6):
+            if restarts and number:
+                b.journal.close()
+                b = Bench(folder, b.ax, concurrent=1)
+            while b.searcher.suggest(f"x{number}") is None:
+                pass
+            b.complete(f"x{number}", 0.1 * number)
+        questions.append(b.ax.questions)
+        return [trial.params for trial in b.ledger.study.trials.values()]
+
+    questions: list[list[dict[str, Any]]] = []
+    assert run(tmp_path / "a", False) == run(tmp_path / "b", True)
+    assert questions[0] == questions[1]
+
+
+def test_tune_may_copy_and_pickle_the_searcher_without_making_another(bench: Callable[..., Bench]) -> None:
+    searcher = bench().searcher
+    assert copy.deepcopy(searcher) is searcher
+    assert pickle.loads(pickle.dumps(searcher)) is searcher  # noqa: S301  # our own object, in this process
+
+
+def test_events_of_a_study_can_be_replayed_into_a_ledger(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    ledger = Ledger(journal)
+    heard: list[int] = []
+    ledger.subscribe(lambda record: heard.append(record.number))
+    for event in [*completed(0, 0.5), suggested(1)]:
+        ledger.record(event)
+    journal.close()
+    assert heard == [1, 2, 3, 4, 5]
+    assert Ledger(Journal(tmp_path / "journal.jsonl")).study == ledger.study

@@ -1,0 +1,92 @@
+"""What is proposed is a function of the space, the seed and the history."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from events import completed, suggested
+
+from orchestrator.events import AttemptFailed, TrialFailed
+from orchestrator.space import SearchSpace
+from orchestrator.study import fold
+from orchestrator.suggest import initial_suggestion, initial_trials, model_question, random_point, sobol_point
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    return SearchSpace.from_yaml("attn_cl.yaml")
+
+
+@pytest.fixture(scope="module")
+def smoke() -> SearchSpace:
+    return SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=30"])
+
+
+def test_known_points_come_first_then_the_initial_design_then_the_model(smoke: SearchSpace) -> None:
+    events = []
+    sources = []
+    for index in range(8):
+        suggestion = initial_suggestion(smoke, 0, fold(events))
+        sources.append(suggestion.source if suggestion else "model")
+        events += completed(index, 0.1 * index)
+    assert sources == ["start", *["sobol"] * 5, "model", "model"]
+
+
+def test_the_initial_design_goes_on_while_too_little_is_known_for_a_model(smoke: SearchSpace) -> None:
+    nothing_finished = fold([suggested(index) for index in range(20)])
+    suggestion = initial_suggestion(smoke, 0, nothing_finished)
+    assert suggestion is not None
+    assert suggestion.source == "sobol"
+
+
+def test_points_of_the_initial_design_differ_and_lie_in_the_space(space: SearchSpace) -> None:
+    points = [sobol_point(space, 0, index) for index in range(16)]
+    assert len({json.dumps(point) for point in points}) == 16
+    for point in points:
+        assert all(space.parameters[path].refusal(value) is None for path, value in point.items())
+        space.trial_config(point)
+
+
+def test_the_initial_design_fills_each_range_evenly_on_its_own_scale(space: SearchSpace) -> None:
+    values = sorted(float(sobol_point(space, 1, index)["optim.learning_rate"]) for index in range(16))
+    low, high = 6e-5, 2e-3
+    middle = (low * high) ** 0.5
+    assert sum(value < middle for value in values) == 8
+
+
+@pytest.mark.parametrize("draw", [sobol_point, random_point])
+def test_points_depend_on_seed_and_index_alone(space: SearchSpace, draw) -> None:
+    assert draw(space, 3, 5) == draw(space, 3, 5)
+    assert draw(space, 3, 5) != draw(space, 4, 5)
+    assert draw(space, 3, 5) != draw(space, 3, 6)
+
+
+def test_the_model_learns_of_completed_trials_only_and_sees_the_others_as_what_they_are(smoke: SearchSpace) -> None:
+    study = fold(
+        [
+            *completed(0, 0.2, 0.4),
+            suggested(1),
+            suggested(2),
+            AttemptFailed(trial="t0002", attempt=1, failure="diverged", reason=""),
+            TrialFailed(trial="t0002", failure="diverged", reason=""),
+        ]
+    )
+    question = model_question(smoke, 0, study)
+    assert [trial["state"] for trial in question["trials"]] == ["completed", "pending", "abandoned"]
+    assert question["trials"][0]["value"] == 0.4
+    assert question["trials"][0]["standard_error"] == 0.03
+    assert all("value" not in trial for trial in question["trials"][1:])
+    json.dumps(question, allow_nan=False)
+
+
+def test_the_question_to_the_model_is_the_same_for_the_same_history(smoke: SearchSpace) -> None:
+    events = [*completed(0, 0.2), *completed(1, 0.3), suggested(2)]
+    assert model_question(smoke, 0, fold(events)) == model_question(smoke, 0, fold(events))
+    assert model_question(smoke, 0, fold(events)) != model_question(smoke, 1, fold(events))
+
+
+def test_the_initial_design_is_a_third_of_the_budget_within_bounds(space: SearchSpace) -> None:
+    assert initial_trials(space) == 20
+    assert initial_trials(SearchSpace.from_yaml("demo.yaml")) == 4
+    assert initial_trials(SearchSpace.from_yaml("attn_cl.yaml", overrides=["budget.trials=600"])) == 22
