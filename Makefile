@@ -36,8 +36,10 @@ $(READY): setup.cfg constraints.txt pyproject.toml Makefile
 demo: $(READY)
 	$(RUN) orchestrator launch --space demo.yaml --storage $(DEMO_STORAGE)
 
+# The end-to-end tests run one after the other: each starts a Ray that wants the whole machine.
 test: check
-	$(RUN) pytest
+	$(RUN) pytest -n 2 -m "not e2e"
+	$(RUN) pytest -m e2e
 
 check: $(READY)
 	$(RUN) ruff format --check .

@@ -72,6 +72,10 @@ def run(arguments: Sequence[str]) -> int:
         # The reader of our output is gone; leave without the interpreter's complaint about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _say(f"{error.filename}: {error.strerror}", Exit.ENVIRONMENT)
 
 
 def _say(message: str, code: Exit) -> int:

@@ -10,11 +10,13 @@ from typing import Literal
 
 from orchestrator.events import FailureKind
 from orchestrator.folder import SearchFolder
+from orchestrator.locking import exclusive
 from trainer.frozen import FrozenConfig
 from trainer.result import EpochResult
 from trainer.wording import first_line
 
 ERROR_FILE = "error.txt"
+LOCK_PATIENCE_S = 120.0
 
 
 class Assignment(FrozenConfig):
@@ -48,18 +50,23 @@ def run_attempt(assignment: Assignment, send: Callable[[Message], None]) -> None
 
     A failure of training is an outcome, not an exception: what to do about it depends on its kind and is decided from
     the journal.
+
+    Raises:
+        TimeoutError: another attempt of the same trial lives on.
     """
-    outcome = _train(assignment, lambda result: send(Message(epoch_result=result)))
+    out = SearchFolder(assignment.search).trial(assignment.trial)
+    # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
+    with exclusive(out / "lock", LOCK_PATIENCE_S):
+        outcome = _train(assignment, out, lambda result: send(Message(epoch_result=result)))
     send(Message(outcome=outcome))
 
 
-def _train(assignment: Assignment, report: Callable[[EpochResult], None]) -> Outcome:
+def _train(assignment: Assignment, out: Path, report: Callable[[EpochResult], None]) -> Outcome:
     import torch
 
     from trainer import ConfigError, DataError, DivergedError
 
     torch.set_num_threads(assignment.threads)
-    out = SearchFolder(assignment.search).trial(assignment.trial)
     try:
         _fit(assignment, out, report)
         return Outcome(state="completed")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 from orchestrator.errors import LeaseError
+from orchestrator.locking import exclusive
 
 HEARTBEAT_S = 10.0
 # A holder on another machine that has not touched its lease for this long is taken to be dead.
 STALE_AFTER_S = 60.0
+# Looking who holds the lease takes milliseconds.
+LOCK_PATIENCE_S = 30.0
 
 
 class Holder(NamedTuple):
@@ -48,7 +48,7 @@ class Lease:
         Raises:
             LeaseError: another live process holds it.
         """
-        with _exclusive(self._path.with_name(self._path.name + ".lock")):
+        with exclusive(self._path.with_name(self._path.name + ".lock"), LOCK_PATIENCE_S):
             holder = current_holder(self._path)
             if holder is not None:
                 raise LeaseError(
@@ -103,10 +103,3 @@ def _start_of(pid: int) -> int | None:
     fields = stat.rpartition(")")[2].split()
     state, started = fields[0], fields[19]
     return None if state in "ZX" else int(started)
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Search:
         self.folder = storage / name
         self.process: subprocess.Popen[str] | None = None
         self.log = storage / f"{name}.log"
+        self.family: set[psutil.Process] = set()
 
     def start(self, *arguments: str) -> None:
         """Starts `reidsearch ARGUMENTS --storage STORAGE` in a process group of its own."""
@@ -57,10 +59,28 @@ class Search:
             raise AssertionError(f"still running:\n{self.log.read_text()}") from None
 
     def kill(self) -> None:
-        """SIGKILL to the driver alone, and nothing else: what is left must end by itself."""
+        """SIGKILL to the driver alone: what is left must end by itself, and has half a minute to do so."""
         assert self.process is not None
+        self.remember_family()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        assert not self.survivors(30), self.survivors(0)
+
+    def remember_family(self) -> None:
+        """Notes the processes of ours that the driver has brought forth: those that train and that propose.
+
+        Ray's own agents are left out; they may outlive a killed driver by minutes.
+        """
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                if process.cmdline()[-1:] in (["orchestrator.attempt_server"], ["orchestrator.ax_worker"]):
+                    self.family.add(process)
+
+    def survivors(self, seconds: float) -> list[psutil.Process]:
+        """Those of them that are still alive after so many seconds."""
+        _, alive = psutil.wait_procs(self.family, timeout=seconds)
+        return alive
 
     def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Waits until the status of the running search fulfils the condition."""
@@ -71,6 +91,7 @@ class Search:
             if (self.folder / "journal.jsonl").exists():
                 document = self.status()
                 if condition(document):
+                    self.remember_family()
                     return document
             time.sleep(0.1)
         raise AssertionError(f"it never came to that:\n{self.log.read_text()}")
@@ -95,19 +116,6 @@ def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
         env=environment,
         check=False,
     )
-
-
-def processes_mentioning(text: str) -> Sequence[psutil.Process]:
-    """Live processes whose command line or environment names `text`."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        try:
-            line = " ".join(process.info["cmdline"] or [])
-            if text in line and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
 
 
 def mlflow_runs(storage: Path) -> dict[str, list[Any]]:

@@ -73,7 +73,7 @@ class EpochResult(FrozenConfig):
 
 
 Report = Callable[[EpochResult], None]
-"""Hears each epoch's result. May hear an epoch again after a resume, so it must know results by their epoch."""
+"""Hears each epoch's result, and hears them again after a resume, so it must know results by their epoch."""
 
 
 def ignore_report(result: EpochResult) -> None:

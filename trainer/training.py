@@ -63,7 +63,7 @@ def fit(
 
     Args:
         config: the trial.
-        report: hears every epoch; after a resume it hears the last finished epoch again.
+        report: hears every epoch; after a resume it hears the finished ones again, some of which it may have missed.
         resume_from: a `last.pt`; None starts from the beginning.
         out: folder of the run, made if missing.
         split: validation split that a search shares among its trials; None cuts one and saves it in `out`.
@@ -85,7 +85,7 @@ def fit(
     else:
         run.restore(resume_from)
     write_results(out / RESULTS_FILE, run.history)
-    for result in run.history[-1:]:
+    for result in run.history:
         report(result)
 
     size = (config.model.height, config.model.width)
