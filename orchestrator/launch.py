@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 
 # A trial's MLflow run exists before the trial starts unless MLflow is slower than this.
 RUN_PATIENCE_S = 20.0
+# What a stop may take before the process leaves without Ray's consent: a signal to the whole process group, as Slurm
+# sends it, kills Ray's own servers too, and Ray then hangs for a minute and aborts.
+STOP_PATIENCE_S = 20.0
+WATCH_PERIOD_S = 0.5
 # What MLflow gets at the end of a session to take what is still queued; the rest is sent by the next one.
 DRAIN_S = 30.0
 
@@ -108,6 +114,7 @@ class _Session:
         self._tracker = _tracker(folder, description, self._uri, ledger)
         self._ax = AxProcess(folder.logs / "ax.log")
         self._stop = StopRequest()
+        self._over = threading.Event()
 
     def run(self) -> Ending:
         """From SessionStarted to SessionEnded."""
@@ -117,11 +124,13 @@ class _Session:
         self._tracker.start()
         try:
             with self._stop:
+                threading.Thread(target=self._leave_in_time, name="watchdog", daemon=True).start()
                 exit_code = self._search()
         except BaseException as error:
             self._ledger.record(SessionEnded(state="failed", reason=first_line(error)))
             raise
         finally:
+            self._over.set()
             self._ax.close()
             unsent = self._tracker.close(DRAIN_S)
         return Ending(self._ledger.study, self._description, exit_code, unsent)
@@ -133,9 +142,26 @@ class _Session:
         try:
             self._stop.listen_again()
             self._tune(connection)
+        except Exception:
+            # The signal that stopped us may have reached Ray's servers too; what then breaks is no failure.
+            if self._stop.signal is None:
+                raise
         finally:
             disconnect()
         return self._end()
+
+    def _leave_in_time(self) -> None:
+        """Ends the process in good order when Ray does not let go of it after a signal."""
+        while self._stop.signal is None:
+            if self._over.wait(WATCH_PERIOD_S):
+                return
+        if not self._over.wait(STOP_PATIENCE_S):
+            self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.signal.name))
+            print(f"{self._folder.name}: stopped; `reidsearch resume` continues it", file=sys.stderr, flush=True)
+            os._exit(self._exit_of_signal())
+
+    def _exit_of_signal(self) -> Exit:
+        return Exit.INTERRUPTED if self._stop.signal == signal.SIGINT else Exit.PREEMPTED
 
     def _tune(self, connection: Connection) -> None:
         """Lets Tune run trials until the searcher has no more, or a stop is requested."""
@@ -192,7 +218,7 @@ class _Session:
         if unfinished(study) or len(study.trials) < self._space.budget.trials:
             reason = self._stop.signal.name if self._stop.signal else "Ray ended early"
             self._ledger.record(SessionEnded(state="interrupted", reason=reason))
-            return Exit.INTERRUPTED if self._stop.signal == signal.SIGINT else Exit.PREEMPTED
+            return self._exit_of_signal()
         counts = study.counts()
         if counts["completed"] == 0:
             self._ledger.record(SessionEnded(state="failed", reason="no trial completed"))
