@@ -103,6 +103,8 @@ def connect(address: str | None) -> Connection:
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         where = "on this machine" if address is None else f"at {address}"
         raise EnvironmentProblem(f"Ray could not be reached {where}: {first_line(error)}") from error
+    # A lost worker is an event of the journal and a line of ours; Tune would add its traceback.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     url = context.dashboard_url
     return Connection(f"http://{url}" if url else None, ray.cluster_resources())  # type: ignore[no-untyped-call]
 

@@ -108,7 +108,8 @@ class Study:
                 if event.result.epoch > trial.epoch:
                     trial.results.append(event.result)
             case TrialCompleted():
-                self.trials[event.trial].status = "completed"
+                trial = self.trials[event.trial]
+                trial.status, trial.reason = "completed", None
             case AttemptFailed():
                 trial = self.trials[event.trial]
                 trial.status, trial.reason = "pending", event.reason

@@ -59,6 +59,13 @@ def test_failures_of_one_kind_do_not_use_up_the_retries_of_another() -> None:
     assert may_retry(fold(events).trials["t0000"], "out_of_memory")
 
 
+def test_a_completed_trial_carries_no_reason_of_an_earlier_failure() -> None:
+    events = completed(0, 0.5)
+    lost = [*events[:2], failed(0)]
+    assert fold(lost).trials["t0000"].reason == "because"
+    assert fold([*lost, *events[2:]]).trials["t0000"].reason is None
+
+
 def test_unfinished_trials_come_in_the_order_of_their_suggestion() -> None:
     over = TrialFailed(trial="t0001", failure="diverged", reason="nan")
     study = fold([suggested(2), suggested(0), suggested(1), over, *completed(3, 0.5)])
