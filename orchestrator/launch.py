@@ -142,10 +142,6 @@ class _Session:
         try:
             self._stop.listen_again()
             self._tune(connection)
-        except Exception:
-            # The signal that stopped us may have reached Ray's servers too; what then breaks is no failure.
-            if self._stop.signal is None:
-                raise
         finally:
             disconnect()
         return self._end()
@@ -194,7 +190,13 @@ class _Session:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except Exception:
+            # The signal that stopped us may have reached Ray's servers too; what then breaks in Tune is no failure.
+            # What the searcher kept (a full disk, damaged data) is one all the same, and is raised below.
+            if self._stop.signal is None:
+                raise
         if searcher.failure is not None:
             raise searcher.failure
 
