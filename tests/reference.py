@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 
-CASES = Path(__file__).parents[1].parent / "shared" / "reference"
-"""Outputs of public reference code, kept outside the repository."""
+CASES = Path(__file__).parent / "reference_cases"
+"""Outputs of public reference code on small fixed inputs; its README says what each file holds."""
 
 Matrix = np.ndarray
 Labels = Sequence[int]
 
 
 def cases(name: str) -> dict[str, np.ndarray]:
-    """Arrays of a reference case; skips the test where the cases are not at hand."""
-    path = CASES / name
-    if not path.is_file():
-        pytest.skip(f"reference case {name} is not at hand")
-    with np.load(path) as arrays:
+    """Arrays of a reference case."""
+    with np.load(CASES / name) as arrays:
         return dict(arrays)
 
 

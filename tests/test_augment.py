@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pytest
+import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +12,6 @@ from scipy.stats import ks_2samp
 from trainer.augment import ERASED_PIXEL, augment, erased_rectangle, normalised
 from trainer.clips import ClipConfig
 
-REFERENCE = Path(__file__).parents[2] / "shared/reference/random_erasing_stats.npz"
 QUIET = ClipConfig(flip=0, pad=0, erase=0)
 
 
@@ -70,9 +67,8 @@ def test_each_frame_of_a_clip_is_drawn_on_its_own() -> None:
     assert 60 < erased.sum() < 140
 
 
-@pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference cases are not there")
 def test_erased_rectangles_are_distributed_as_in_the_papers_code() -> None:
-    label, top, h, left, w = np.load(REFERENCE)["draws_label_top_h_left_w"].T.astype(float)
+    label, top, h, left, w = reference.cases("random_erasing_stats.npz")["draws_label_top_h_left_w"].T.astype(float)
     erased = label == 1
     top, h, left, w = top[erased], h[erased], left[erased], w[erased]
     mine = [rectangle for seed in range(4000) if (rectangle := erased_rectangle(224, 112, draws(seed)))]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.clips import frame_windows
 
-REFERENCE = Path(__file__).parents[2] / "shared/reference/clip_indices.json"
 lengths = st.integers(1, 8)
 counts = st.integers(1, 300)
 
@@ -27,9 +26,8 @@ def test_dense_clips_show_every_frame_and_repeat_only_in_the_last(n: int, length
     assert tail == [tail[0] + position % fresh for position in range(length)]
 
 
-@pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference cases are not there")
 def test_dense_clips_equal_those_of_the_papers_code() -> None:
-    cases = json.loads(REFERENCE.read_text())
+    cases = json.loads((reference.CASES / "clip_indices.json").read_text())
     compared = 0
     for n, case in cases.items():
         expected = case["paper_dense"]
