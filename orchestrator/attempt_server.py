@@ -10,6 +10,7 @@ running attempt and ends.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
@@ -31,6 +32,8 @@ def main() -> None:
     answers = os.dup(1)
     # Whatever libraries print belongs into the log; standard output carries messages only.
     os.dup2(2, 1)
+    logging.basicConfig(format="%(asctime)s %(process)d %(message)s")
+    logging.getLogger("trainer").setLevel(logging.INFO)
     for module in PRELOADED:
         import_module(module)
     buffered = b""
@@ -72,7 +75,10 @@ def _attempt(assignment: Assignment, answers: int) -> None:
     """The child: never returns."""
     code = 1
     try:
+        from trainer import prepare_process
+
         die_with_parent()
+        prepare_process()
         run_attempt(assignment, lambda message: _send(answers, message))
         code = 0
     finally:

@@ -93,7 +93,7 @@ def small_settings(space: SearchSpace) -> list[str]:
     import torch
 
     small = SearchSpace.from_yaml(SMALL_SPACE)
-    overrides = [f"synthetic={small.synthetic}"]
+    overrides = [f"synthetic={small.synthetic}", "data.name=mars", "data.fold=0"]  # generated data has MARS' layout
     kept = ("data.validation",) if torch.cuda.is_available() else ("data.", "clips.", "model.", "optim.", "evaluation.")
     for keys, value in flattened(small.trainer):
         path = ".".join(keys)

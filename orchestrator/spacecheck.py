@@ -16,7 +16,7 @@ from orchestrator.settings import (
     settings_below,
     trainer_settings,
 )
-from trainer.wording import KeyPath, listed, plain_words, shown
+from trainer.wording import KeyPath, did_you_mean, listed, plain_words, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -126,7 +126,9 @@ def _note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: P
     if members:
         problems.add(path, f"is a group of settings; name one of {', '.join(members)}")
     else:
-        problems.add(path, "unknown trainer setting", wrong=setting, known=known)
+        beside = settings_below(setting.rpartition(".")[0])  # optim.epoch means optim.epochs rather than clips.epoch
+        near = beside if did_you_mean(setting, beside) else known
+        problems.add(path, "unknown trainer setting", wrong=setting, known=near)
 
 
 def _check_values(fixed: Mapping[str, JsonValue], searched: Mapping[str, AnyParameter], problems: Problems) -> None:

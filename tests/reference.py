@@ -52,30 +52,62 @@ def center(embeddings: Matrix, labels: Labels, centers: Matrix) -> float:
     return sum(distance(x, centers[y]) ** 2 for x, y in zip(embeddings, labels, strict=True)) / len(labels)
 
 
-def osm(embeddings: Matrix, labels: Labels, vectors: Matrix, alpha: float, sigma: float, balance: float) -> float:
-    """OSM-CAA in linear space, as the paper's code writes it; a kind of pair that is absent costs 0."""
-    attention = [_attention(x, y, vectors) for x, y in zip(embeddings, labels, strict=True)]
+def osm(
+    embeddings: Matrix,
+    labels: Labels,
+    vectors: Matrix,
+    alpha: float,
+    sigma: float,
+    balance: float,
+    temperature: float = 1.0,
+    weighed_at: Matrix | None = None,
+) -> float:
+    """OSM-CAA in linear space, as the paper's code writes it; a kind of pair that is absent costs 0.
+
+    The weights are those of the embeddings `weighed_at`, where they are given.
+    """
+    weighed = embeddings if weighed_at is None else weighed_at
+    attention = [_attention(x, y, vectors, temperature) for x, y in zip(weighed, labels, strict=True)]
     sums = {kind: [0.0, 0.0] for kind in ("positive", "negative")}
     for i, j in np.ndindex(len(labels), len(labels)):
         if i == j:
             continue
         squared = max(2 - 2 * cosine(embeddings[i], embeddings[j]), 0.0)
+        weighed_squared = max(2 - 2 * cosine(weighed[i], weighed[j]), 0.0)
         pair = min(attention[i], attention[j])
         if labels[i] == labels[j]:
-            kind, weight, value = "positive", math.exp(-squared / sigma**2) * pair, squared
+            kind, weight, value = "positive", math.exp(-weighed_squared / sigma**2) * pair, squared
         else:
-            overlap = max(alpha - math.sqrt(squared), 1e-12)
-            kind, weight, value = "negative", overlap * pair, overlap**2
+            weight = max(alpha - math.sqrt(weighed_squared), 1e-12) * pair
+            kind, value = "negative", max(alpha - math.sqrt(squared), 0.0) ** 2
         sums[kind][0] += weight * value
         sums[kind][1] += weight
     means = {kind: total / weight if weight else 0.0 for kind, (total, weight) in sums.items()}
     return ((1 - balance) * means["positive"] + balance * means["negative"]) / 2
 
 
-def _attention(clip: Matrix, person: int, vectors: Matrix) -> float:
-    """Softmax over persons of the cosines, at the clip's own."""
-    exponentials = [math.exp(cosine(clip, vector)) for vector in vectors]
+def _attention(clip: Matrix, person: int, vectors: Matrix, temperature: float) -> float:
+    """Softmax over persons of the cosines / temperature, at the clip's own."""
+    exponentials = [math.exp(cosine(clip, vector) / temperature) for vector in vectors]
     return exponentials[person] / sum(exponentials)
+
+
+def erased_attention(attention: Matrix, erased: Matrix, reduction: str) -> float:
+    """Attention of erased frames: per clip summed, or averaged over all its frames; then averaged over clips."""
+    clips = []
+    for strengths, flags in zip(attention, erased, strict=True):
+        given = sum(strength for strength, flag in zip(strengths, flags, strict=True) if flag)
+        clips.append(given / len(strengths) if reduction == "mean" else given)
+    return sum(clips) / len(clips)
+
+
+def wen(embeddings: Matrix, labels: Labels, centers: Matrix, rate: float) -> Matrix:
+    """The centers c - rate * sum (c - x) / (1 + n), person by person (Wen et al. 2016, Eq. 4)."""
+    moved = []
+    for person, center in enumerate(centers):
+        clips = [x for x, y in zip(embeddings, labels, strict=True) if y == person]
+        moved.append(center - rate * sum((center - x for x in clips), np.zeros_like(center)) / (1 + len(clips)))
+    return np.stack(moved)
 
 
 class Ranked(NamedTuple):
@@ -138,9 +170,10 @@ def cmc(ranked: list[Ranked | None], ranks: int) -> list[float]:
 
 
 def temporal_attention(
-    maps: Matrix, spatial: tuple[Matrix, Matrix], temporal: tuple[Matrix, Matrix], gate: str
+    maps: Matrix, spatial: tuple[Matrix, Matrix], temporal: tuple[Matrix, Matrix], gate: str, *, score_relu: bool = True
 ) -> tuple[Matrix, Matrix, Matrix]:
     """Pooled features, scores and weights of clips of maps "B T C h w", frame by frame."""
+    floor = 0.0 if score_relu else -math.inf
     pooled, scores, weights = [], [], []
     for clip in maps:
         hidden = [np.maximum([(kernel * frame).sum() for kernel in spatial[0]] + spatial[1], 0) for frame in clip]
@@ -148,7 +181,7 @@ def temporal_attention(
         score = np.array(
             [
                 max(
-                    0.0,
+                    floor,
                     sum((temporal[0][0, :, tap] * padded[t + tap]).sum() for tap in range(3)) + temporal[1][0],
                 )
                 for t in range(len(clip))

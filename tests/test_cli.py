@@ -12,6 +12,8 @@ import click
 import pytest
 
 from orchestrator.__main__ import cli, run
+from orchestrator.preparation import any_config, small_settings
+from orchestrator.space import SearchSpace
 
 HEAVY = ("ray", "ax", "mlflow", "torch", "scipy", "pandas")
 
@@ -95,6 +97,13 @@ def test_any_space_can_be_tried_on_generated_data(elsewhere: Path, capsys: pytes
     assert "SYNTHETIC" in printed
     assert "11 searched parameters" in printed
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_space_of_another_data_set_reads_generated_data_as_what_they_are() -> None:
+    space = SearchSpace.from_yaml("attn_cl_prid.yaml")
+    small = SearchSpace.from_yaml("attn_cl_prid.yaml", overrides=small_settings(space))
+    assert any_config(space).data.name == "prid2011"
+    assert (any_config(small).data.name, any_config(small).data.fold) == ("mars", 0)
 
 
 def test_imagenet_weights_that_cannot_be_had_stop_a_launch_before_anything_is_written(

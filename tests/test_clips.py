@@ -26,15 +26,58 @@ def test_dense_clips_show_every_frame_and_repeat_only_in_the_last(n: int, length
     assert tail == [tail[0] + position % fresh for position in range(length)]
 
 
-def test_dense_clips_equal_those_of_the_papers_code() -> None:
-    cases = json.loads((reference.CASES / "clip_indices.json").read_text())
-    compared = 0
-    for n, case in cases.items():
-        expected = case["paper_dense"]
-        if len(expected) == -(-int(n) // 4):  # the code stops after 41 clips
-            assert frame_windows("dense", int(n), 4).tolist() == expected
-            compared += 1
-    assert compared >= 15
+CASES = {int(n): case for n, case in json.loads((reference.CASES / "clip_indices.json").read_text()).items()}
+PAPER_CAP = 41  # the paper's code stops there
+DRAWS = 300
+
+
+@pytest.mark.parametrize("n", CASES)
+def test_dense_clips_equal_those_of_the_papers_code(n: int) -> None:
+    assert frame_windows("dense", n, 4, max_clips=PAPER_CAP).tolist() == CASES[n]["paper_dense"]
+
+
+@given(n=counts, length=lengths, cap=st.integers(1, 50))
+def test_a_cap_leaves_the_first_dense_clips_as_they_are(n: int, length: int, cap: int) -> None:
+    capped = frame_windows("dense", n, length, max_clips=cap)
+    assert capped.tolist() == frame_windows("dense", n, length)[:cap].tolist()
+
+
+def drawn_clips(sampling: str, n: int) -> torch.Tensor:
+    draws = torch.Generator().manual_seed(n)
+    return torch.cat([frame_windows(sampling, n, 4, draws) for _ in range(DRAWS)])
+
+
+@pytest.mark.parametrize("n", CASES)
+def test_the_papers_consecutive_sampling_reaches_what_the_papers_code_reaches(n: int) -> None:
+    clips = drawn_clips("consecutive_paper", n)
+    lowest, highest = CASES[n]["paper_random_starts"]  # seen in 200 draws
+    assert int(clips[:, 0].max()) <= max(0, n - 5)
+    if n <= 13:
+        assert (int(clips[:, 0].min()), int(clips[:, 0].max())) == (lowest, highest)
+        assert sorted(set(range(n)) - set(clips.flatten().tolist())) == CASES[n]["paper_random_frames_never_seen"]
+    else:
+        assert highest <= n - 5
+        assert int(clips.max()) < n - 1
+
+
+@pytest.mark.parametrize("n", CASES)
+def test_intelligent_sampling_reaches_what_the_papers_code_reaches(n: int) -> None:
+    clips = drawn_clips("intelligent", n)
+    expected = CASES[n]["paper_inderase"]["intelligent"]
+    if n <= 13:
+        assert clips.amin(0).tolist() == expected["example_min"]
+        assert clips.amax(0).tolist() == expected["example_max"]
+    if n <= 10:  # beyond, the recorded number is itself of a few draws
+        assert len(clips.unique(dim=0)) == expected["distinct"]
+
+
+@given(n=counts, length=lengths, seed=st.integers(0, 2**31))
+def test_the_last_intelligent_part_takes_the_remainder(n: int, length: int, seed: int) -> None:
+    (window,) = frame_windows("intelligent", n, length, torch.Generator().manual_seed(seed)).tolist()
+    part = max(1, n // length)
+    for position, frame in enumerate(window):
+        last = n if position == length - 1 else (position + 1) * part
+        assert min(position * part, n - 1) <= frame < max(last, min(position * part, n - 1) + 1)
 
 
 @given(n=counts, length=lengths, clips=st.integers(1, 4))
@@ -72,7 +115,7 @@ def test_chunks_give_one_frame_from_each_of_t_equal_parts(n: int, length: int, s
             assert part * n // length <= frame < (part + 1) * n // length
 
 
-@pytest.mark.parametrize("sampling", ["consecutive", "chunks"])
+@pytest.mark.parametrize("sampling", ["consecutive", "chunks", "intelligent", "consecutive_paper"])
 def test_the_same_generator_state_gives_the_same_frames(sampling: str) -> None:
     first = frame_windows(sampling, 50, 4, torch.Generator().manual_seed(3))
     second = frame_windows(sampling, 50, 4, torch.Generator().manual_seed(3))
@@ -83,6 +126,11 @@ def test_the_same_generator_state_gives_the_same_frames(sampling: str) -> None:
 def test_an_empty_tracklet_or_clip_is_refused(n: int, length: int) -> None:
     with pytest.raises(ValueError, match="cannot give a clip"):
         frame_windows("dense", n, length)
+
+
+def test_a_cap_that_leaves_no_clip_is_refused() -> None:
+    with pytest.raises(ValueError, match="leave none"):
+        frame_windows("dense", 10, 4, max_clips=0)
 
 
 def test_random_sampling_without_a_generator_is_refused() -> None:

@@ -11,25 +11,24 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from strategies import Batch, batches, quick, seeds
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from trainer.losses import (
-    LossConfig,
-    ReidLoss,
     batch_hard_triplet,
     center_loss,
     erased_frame_attention,
     osm_caa,
+    wen_step,
 )
-from trainer.model import ModelOutput
 
 Metric = Literal["cosine", "euclidean"]
+Reduction = Literal["sum", "mean"]
 METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
 OSM = {"alpha": 1.2, "sigma": 0.8, "balance": 0.4}
 SET_NAMES = ("a", "single")
+REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
 MARGINS = ("0.3", "4.41324e-05")
 
 
@@ -53,7 +52,21 @@ def osm(batch: Batch) -> Tensor:
     return osm_caa(batch.embeddings, batch.labels, batch.class_vectors, **OSM)
 
 
-LOSSES: tuple[Callable[[Batch], Tensor], ...] = (cosine_triplet, euclidean_triplet, soft_triplet, center, osm)
+def soft_cosine_triplet(batch: Batch) -> Tensor:
+    return batch_hard_triplet(batch.embeddings, batch.labels, margin=None, metric="cosine")
+
+
+def tempered_osm(batch: Batch) -> Tensor:
+    return osm_caa(batch.embeddings, batch.labels, batch.class_vectors, **OSM, temperature=0.1)
+
+
+def detached_osm(batch: Batch) -> Tensor:
+    return osm_caa(batch.embeddings, batch.labels, batch.class_vectors, **OSM, detach=True)
+
+
+TRIPLETS: tuple[Callable[[Batch], Tensor], ...] = (cosine_triplet, euclidean_triplet, soft_triplet, soft_cosine_triplet)
+DERIVED: tuple[Callable[[Batch], Tensor], ...] = (*TRIPLETS, center, osm, tempered_osm)
+LOSSES: tuple[Callable[[Batch], Tensor], ...] = (*DERIVED, detached_osm)
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 every_metric = pytest.mark.parametrize("metric", METRICS)
 
@@ -150,18 +163,51 @@ def test_center_loss_is_the_slow_reference(batch: Batch) -> None:
 
 
 @quick
-@given(batches(), st.floats(0.1, 3), st.floats(0.3, 2), st.floats(0, 1))
-def test_osm_is_the_slow_reference_in_linear_space(batch: Batch, alpha: float, sigma: float, balance: float) -> None:
-    constants = {"alpha": alpha, "sigma": sigma, "balance": balance}
+@given(batches(), st.floats(0.1, 3), st.floats(0.3, 2), st.floats(0, 1), st.floats(0.05, 5))
+def test_osm_is_the_slow_reference_in_linear_space(
+    batch: Batch, alpha: float, sigma: float, balance: float, temperature: float
+) -> None:
+    constants = {"alpha": alpha, "sigma": sigma, "balance": balance, "temperature": temperature}
     loss = osm_caa(batch.embeddings, batch.labels, batch.class_vectors, **constants)
     arrays = batch.embeddings.numpy(), batch.labels.tolist(), batch.class_vectors.numpy()
     assert loss.item() == pytest.approx(reference.osm(*arrays, **constants), rel=1e-6, abs=1e-12)
 
 
-def test_erased_frame_attention_sums_over_frames_and_averages_over_clips() -> None:
+@quick
+@given(seeds, st.integers(1, 5), st.integers(1, 4), st.sampled_from(REDUCTIONS))
+def test_erased_frame_attention_is_the_slow_reference(seed: int, clips: int, frames: int, reduction: Reduction) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    attention = torch.rand(clips, frames, generator=generator, dtype=torch.float64)
+    erased = torch.rand(clips, frames, generator=generator) < 0.5
+    slow = reference.erased_attention(attention.numpy(), erased.numpy(), reduction)
+    assert erased_frame_attention(attention, erased, reduction=reduction).item() == pytest.approx(slow, rel=1e-12)
+
+
+def test_erased_frame_attention_sums_over_frames_unless_told_to_average() -> None:
     scores = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
     erased = torch.tensor([[True, False, True], [False, True, False]])
     assert erased_frame_attention(scores, erased).item() == (1 + 4 + 16) / 2
+    assert erased_frame_attention(scores, erased, reduction="mean").item() == (1 + 4 + 16) / 6
+
+
+@quick
+@given(batches(), st.floats(0.01, 1))
+def test_wens_step_is_the_slow_reference(batch: Batch, rate: float) -> None:
+    slow = reference.wen(batch.embeddings.numpy(), batch.labels.tolist(), batch.class_vectors.numpy(), rate)
+    np.testing.assert_allclose(wen_step(*batch, rate=rate), slow, rtol=1e-12, atol=1e-12)
+
+
+@quick
+@given(batches())
+def test_detached_osm_has_the_gradient_of_osm_with_frozen_weights(batch: Batch) -> None:
+    _, slope, vectors_slope = gradients(detached_osm, batch)
+    rows, labels, vectors = batch.embeddings.numpy(), batch.labels.tolist(), batch.class_vectors.numpy()
+    person, coordinate = len(rows) // 2, 0
+    step = np.zeros_like(rows)
+    step[person, coordinate] = 1e-6
+    above, below = (reference.osm(rows + side, labels, vectors, **OSM, weighed_at=rows) for side in (step, -step))
+    assert slope[person, coordinate].item() == pytest.approx((above - below) / 2e-6, rel=1e-4, abs=1e-7)
+    assert not vectors_slope.any()
 
 
 # --- properties
@@ -176,7 +222,7 @@ def test_loss_ignores_the_order_of_clips(loss: Callable[[Batch], Tensor], batch:
     torch.testing.assert_close(loss(shuffled), loss(batch))
 
 
-@pytest.mark.parametrize("loss", [cosine_triplet, osm])
+@pytest.mark.parametrize("loss", [cosine_triplet, soft_cosine_triplet, osm, tempered_osm, detached_osm])
 @quick
 @given(batch=batches(), scale=st.floats(1e-3, 1e3))
 def test_loss_ignores_the_scale_of_embeddings(loss: Callable[[Batch], Tensor], batch: Batch, scale: float) -> None:
@@ -196,12 +242,40 @@ def test_loss_and_gradients_are_finite_for_any_composition(loss: Callable[[Batch
     assert all(tensor.isfinite().all() for tensor in gradients(loss, batch))
 
 
-@every_loss
+@pytest.mark.parametrize("loss", DERIVED, ids=lambda loss: loss.__name__)
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 2], [0, 1, 2], [0, 0, 0]])
 def test_loss_passes_gradcheck(loss: Callable[[Batch], Tensor], labels: list[int]) -> None:
     batch = example(labels, dimensions=3)
     leaves = batch.embeddings.requires_grad_(), batch.class_vectors.requires_grad_()
     assert torch.autograd.gradcheck(lambda x, v: loss(Batch(x, batch.labels, v)), leaves)
+
+
+@quick
+@given(batch=batches())
+def test_detaching_osms_weights_leaves_its_value(batch: Batch) -> None:
+    assert detached_osm(batch) == osm(batch)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_erased_frame_attention_passes_gradcheck(reduction: Reduction) -> None:
+    attention = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    erased = torch.tensor([[True, False], [True, True], [False, False]])
+    assert torch.autograd.gradcheck(lambda given: erased_frame_attention(given, erased, reduction=reduction), attention)
+
+
+@quick
+@given(batch=batches(), seed=seeds)
+def test_wens_step_ignores_the_order_of_clips(batch: Batch, seed: int) -> None:
+    order = torch.randperm(len(batch.labels), generator=torch.Generator().manual_seed(seed))
+    shuffled = Batch(batch.embeddings[order], batch.labels[order], batch.class_vectors)
+    torch.testing.assert_close(wen_step(*shuffled, rate=0.5), wen_step(*batch, rate=0.5))
+
+
+@quick
+@given(batch=batches(), scale=st.floats(1e-3, 1e3))
+def test_wens_step_scales_with_embeddings_and_centers(batch: Batch, scale: float) -> None:
+    scaled = Batch(batch.embeddings * scale, batch.labels, batch.class_vectors * scale)
+    torch.testing.assert_close(wen_step(*scaled, rate=0.5), wen_step(*batch, rate=0.5) * scale)
 
 
 # --- empty and degenerate batches
@@ -232,7 +306,7 @@ def test_one_zero_vector_does_not_blow_up_the_cosine_triplet() -> None:
     assert gradient.abs().max() < 10
 
 
-@pytest.mark.parametrize("loss", [cosine_triplet, euclidean_triplet, soft_triplet])
+@pytest.mark.parametrize("loss", TRIPLETS)
 def test_triplet_without_negatives_costs_nothing(loss: Callable[[Batch], Tensor]) -> None:
     assert [tensor.abs().sum().item() for tensor in gradients(loss, example([0, 0, 0]))] == [0, 0, 0]
 
@@ -284,100 +358,35 @@ def test_osm_with_all_negatives_beyond_alpha_has_neither_value_nor_gradient() ->
     assert [tensor.abs().sum().item() for tensor in gradients(negative_half, batch)] == [0, 0, 0]
 
 
-# --- ReidLoss
+def test_a_tiny_temperature_leaves_osm_and_its_gradients_finite() -> None:
+    batch = example([0, 0, 1, 1, 2])
+    single = Batch(batch.embeddings.float(), batch.labels, batch.class_vectors.float())
 
-PERSONS, DIMENSIONS = 3, 4
-ALL_TERMS = LossConfig(osm_share=0.25, center_weight=0.01, attention_weight=0.5)
+    def frozen_attention(batch: Batch) -> Tensor:
+        return osm_caa(*batch, **OSM, temperature=1e-6)
 
-
-def output(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> ModelOutput:
-    generator = torch.Generator().manual_seed(seed)
-    sizes = (6, PERSONS), (6, DIMENSIONS), (6, 2), (6, 2)
-    return ModelOutput(*(torch.rand(size, generator=generator).to(dtype).requires_grad_() for size in sizes))
+    assert all(tensor.isfinite().all() for tensor in gradients(frozen_attention, single))
 
 
-LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
-ERASED = torch.tensor([[True, False]] * 6)
-CLASSIFIER = torch.eye(PERSONS, DIMENSIONS)
+def test_absent_persons_keep_their_centers_under_wens_step() -> None:
+    batch = example([0, 0, 2])
+    moved = wen_step(*batch, rate=0.5)
+    assert [bool(row.any()) for row in moved != batch.class_vectors] == [True, False, True]
 
 
-def reid_loss(config: LossConfig) -> ReidLoss:
-    torch.manual_seed(0)
-    return ReidLoss(config, PERSONS, DIMENSIONS)
+def test_wens_step_of_an_empty_batch_is_no_step() -> None:
+    batch = example([])
+    assert torch.equal(wen_step(*batch, rate=0.5), batch.class_vectors)
 
 
-def test_total_is_the_weighted_sum_of_the_reported_terms() -> None:
-    terms = reid_loss(ALL_TERMS)(output(), LABELS, ERASED, CLASSIFIER)
-    parts = terms["identity"] + 0.75 * terms["triplet"] + 0.01 * terms["center"] + 0.25 * terms["osm"]
-    torch.testing.assert_close(terms["total"], parts + 0.5 * terms["attention"])
+def test_wens_step_never_passes_the_mean_of_the_clips() -> None:
+    batch = example([0] * 50)
+    mean, center_before = batch.embeddings.mean(0), batch.class_vectors[0]
+    torch.testing.assert_close(
+        wen_step(*batch, rate=1.0)[0], center_before + (mean - center_before) * 50 / 51, rtol=1e-12, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize(
-    ("config", "terms"),
-    [
-        (LossConfig(), {"identity", "triplet"}),
-        (LossConfig(center_weight=5e-4), {"identity", "triplet", "center"}),
-        (LossConfig(osm_share=1, osm_class_vectors="classifier"), {"identity", "osm"}),
-        (LossConfig(attention_weight=1), {"identity", "triplet", "attention"}),
-        (ALL_TERMS, {"identity", "triplet", "center", "osm", "attention"}),
-    ],
-)
-def test_terms_without_weight_are_absent(config: LossConfig, terms: set[str]) -> None:
-    assert set(reid_loss(config)(output(), LABELS, ERASED, CLASSIFIER)) == {"total", *terms}
-
-
-def test_reid_loss_uses_the_pure_functions() -> None:
-    loss, given_output = reid_loss(ALL_TERMS), output()
-    terms = loss(given_output, LABELS, ERASED, CLASSIFIER)
-    batch = Batch(given_output.embedding, LABELS, loss.centers)
-    assert terms["identity"] == cross_entropy(given_output.logits, LABELS, label_smoothing=0.1)
-    assert terms["triplet"] == cosine_triplet(batch)
-    assert terms["center"] == center(batch)
-    assert terms["osm"] == osm_caa(*batch, alpha=1.2, sigma=0.8, balance=0.5)
-    assert terms["attention"] == erased_frame_attention(given_output.scores, ERASED)
-
-
-def test_osm_compares_with_the_classifier_where_told() -> None:
-    loss, given_output = reid_loss(LossConfig(osm_share=1, osm_class_vectors="classifier")), output()
-    terms = loss(given_output, LABELS, ERASED, CLASSIFIER)
-    expected = osm_caa(given_output.embedding, LABELS, CLASSIFIER, alpha=1.2, sigma=0.8, balance=0.5)
-    assert terms["osm"] == expected
-
-
-def test_half_precision_is_widened_before_any_loss() -> None:
-    loss, half = reid_loss(ALL_TERMS), output(dtype=torch.bfloat16)
-    wide = ModelOutput(*(tensor.float() for tensor in half))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = loss(half, LABELS, ERASED, CLASSIFIER.bfloat16())
-    expected = loss(wide, LABELS, ERASED, CLASSIFIER)
-    assert all(terms[name] == expected[name] for name in expected)
-
-
-def test_centers_exist_only_for_the_center_loss() -> None:
-    assert reid_loss(LossConfig()).centers is None
-    assert not reid_loss(LossConfig()).state_dict()
-    centers = reid_loss(ALL_TERMS).centers
-    assert centers is not None
-    assert centers.shape == (PERSONS, DIMENSIONS)
-
-
-def test_step_moves_each_center_towards_the_mean_of_its_clips_whatever_the_weight() -> None:
-    for weight in (5e-4, 0.2):
-        loss, given_output = reid_loss(LossConfig(center_weight=weight, center_learning_rate=0.5)), output()
-        assert loss.centers is not None
-        before = loss.centers.detach().clone()
-        loss(given_output, LABELS, ERASED, CLASSIFIER)["total"].backward()
-        loss.step_centers()
-        means = torch.stack([given_output.embedding[person == LABELS].mean(0) for person in range(PERSONS)])
-        share = 2 * 0.5 * 2 / 6  # 2 lr n / B
-        torch.testing.assert_close(loss.centers, before + share * (means - before))
-        assert loss.centers.grad is None
-
-
-def test_step_without_centers_is_no_step() -> None:
-    reid_loss(LossConfig()).step_centers()
-
-
-def test_centers_that_no_loss_trains_are_refused() -> None:
-    with pytest.raises(ValidationError, match="center_weight is 0, so the centers would never be trained"):
-        LossConfig(osm_share=0.5, osm_class_vectors="centers", center_weight=0)
+def test_attention_loss_without_clips_is_nothing() -> None:
+    for reduction in REDUCTIONS:
+        assert erased_frame_attention(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.bool), reduction=reduction) == 0

@@ -1,32 +1,19 @@
-"""The network: attention against a slow reference, shapes, initial values, and where weights come from."""
+"""The network: shapes, options, initial values."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
-from pathlib import Path
-from urllib.error import HTTPError, URLError
+from typing import Any
 
-import numpy as np
 import pytest
-import reference
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models._api import WeightsEnum
 
+import trainer.attention
+import trainer.model
 from trainer.errors import ConfigError
-from trainer.model import (
-    Gate,
-    ModelConfig,
-    TemporalAttention,
-    TemporalAttentionResNet,
-    feature_map_size,
-)
+from trainer.model import ModelConfig, TemporalAttentionResNet, feature_map_size
 
 TINY = ModelConfig(backbone="tiny", weights="none", height=64, width=32)
-GATES: tuple[Gate, ...] = ("softmax", "sigmoid")
-every_gate = pytest.mark.parametrize("gate", GATES)
 
 
 def network(config: ModelConfig = TINY, *, persons: int = 5) -> TemporalAttentionResNet:
@@ -34,80 +21,25 @@ def network(config: ModelConfig = TINY, *, persons: int = 5) -> TemporalAttentio
     return TemporalAttentionResNet(config, persons)
 
 
+def tiny(**changes: Any) -> ModelConfig:
+    return ModelConfig.model_validate(TINY.model_dump() | changes)
+
+
 def clips(count: int = 2, frames: int = 3, height: int = 64, width: int = 32) -> Tensor:
     return torch.randn(count, frames, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def resnet18(**changes: int) -> ModelConfig:
-    return ModelConfig(backbone="resnet18", weights="none").model_copy(update=changes)
-
-
-# --- attention over time
-
-
-@every_gate
-@pytest.mark.parametrize("seed", range(4))
-def test_attention_is_the_slow_reference(gate: Gate, seed: int) -> None:
-    torch.manual_seed(seed)
-    attention = TemporalAttention(3, (2, 2), hidden=4, gate=gate).double()
-    for parameter in attention.parameters():
-        nn.init.normal_(parameter)
-    maps = torch.randn(2, 4, 3, 2, 2, dtype=torch.float64)
-    convolutions = [
-        (layer.weight.detach().numpy(), layer.bias.detach().numpy())
-        for layer in (attention.spatial, attention.temporal)
-    ]
-    slow = reference.temporal_attention(maps.numpy(), *convolutions, gate)
-    for ours, theirs in zip(attention(maps), slow, strict=True):
-        np.testing.assert_allclose(ours.detach(), theirs, atol=1e-12)
-
-
-@every_gate
-def test_weights_over_frames_are_positive_and_sum_to_one(gate: Gate) -> None:
-    weights = TemporalAttention(3, (2, 2), gate=gate)(torch.randn(2, 5, 3, 2, 2)).weights
-    assert (weights > 0).all()
-    torch.testing.assert_close(weights.sum(1), torch.ones(2))
-
-
-@every_gate
-def test_dead_scores_weigh_frames_uniformly(gate: Gate) -> None:
-    attention = TemporalAttention(3, (2, 2), gate=gate)
-    nn.init.constant_(attention.temporal.bias, -1e3)
-    output = attention(torch.randn(2, 4, 3, 2, 2))
-    assert (output.scores == 0).all()
-    torch.testing.assert_close(output.weights, torch.full((2, 4), 0.25))
-
-
-@every_gate
-def test_attention_passes_gradcheck(gate: Gate) -> None:
-    torch.manual_seed(0)
-    attention = TemporalAttention(2, (1, 2), hidden=3, gate=gate).double()
-    maps = torch.randn(1, 3, 2, 1, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(attention, (maps,))
-
-
-def test_attention_starts_from_kaiming_kernels_and_zero_biases() -> None:
-    torch.manual_seed(0)
-    attention = TemporalAttention(64, (4, 4))
-    fan_in = 64 * 4 * 4
-    assert attention.spatial.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
-    assert attention.temporal.weight.std().item() == pytest.approx((2 / (256 * 3)) ** 0.5, rel=0.1)
-    assert all((layer.bias == 0).all() for layer in (attention.spatial, attention.temporal))
-
-
-def test_attention_refuses_maps_of_another_size() -> None:
-    with pytest.raises(ValueError, match=r"built for maps of \(2, 2\), got \(3, 2\)"):
-        TemporalAttention(3, (2, 2))(torch.randn(1, 1, 3, 3, 2))
-
-
-# --- the network
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_output_has_the_same_structure_in_training_and_evaluation(training: bool) -> None:
     output = network().train(training)(clips())
     shapes = {name: tuple(tensor.shape) for name, tensor in output._asdict().items()}
-    assert shapes == {"logits": (2, 5), "embedding": (2, 64), "scores": (2, 3), "weights": (2, 3)}
+    assert shapes == {
+        "logits": (2, 5),
+        "embedding": (2, 64),
+        "scores": (2, 3),
+        "weights": (2, 3),
+        "pooled": (2, 64),
+    }
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101", "tiny"])
@@ -210,134 +142,69 @@ def test_tiny_network_learns_colours_and_layout_quickly() -> None:
     assert logits.argmax(1).tolist() == [0, 1, 2, 3] * 2
 
 
-# --- weights
-
-
-def saved(content: object, path: Path) -> str:
-    torch.save(content, path)
-    return str(path)
-
-
-def test_random_weights_load_nothing() -> None:
-    assert network().loaded_weights == ((), ())
-
-
-def test_checkpoint_fills_all_but_classifier_and_tensors_of_another_shape(tmp_path: Path) -> None:
-    source = network(persons=9)
-    nn.init.constant_(source.neck.running_mean, 3)
-    path = saved({"model": source.state_dict(), "epoch": 7}, tmp_path / "last.pt")
-    model = network(TINY.model_copy(update={"weights": path, "height": 72}))
-    report = model.loaded_weights
-    assert set(report.skipped) == {"classifier.weight", "attention.spatial.weight"}
-    assert set(report.loaded) == set(source.state_dict()) - set(report.skipped)
-    assert (model.neck.running_mean == 3).all()
-
-
-def test_classifier_is_not_loaded_even_where_it_fits(tmp_path: Path) -> None:
-    source = network()
-    nn.init.ones_(source.classifier.weight)
-    path = saved(source.state_dict(), tmp_path / "weights.pt")
-    model = network(TINY.model_copy(update={"weights": path}))
-    assert model.loaded_weights.skipped == ("classifier.weight",)
-    assert (model.classifier.weight < 1).all()
-
-
-def test_torchvisions_state_dict_fills_the_backbone(tmp_path: Path) -> None:
-    source = torchvision.models.resnet18(weights=None)
-    path = saved(source.state_dict(), tmp_path / "resnet18.pth")
-    model = network(resnet18().model_copy(update={"weights": path}))
-    assert set(model.loaded_weights.skipped) == {"fc.weight", "fc.bias"}
-    assert torch.equal(model.backbone.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
-
-
-def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
-    path = saved(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
-    config = ModelConfig(backbone="resnet34", weights=path)
-    with pytest.raises(ConfigError, match=r"resnet18\.pth: does not fit model\.backbone resnet34"):
-        network(config)
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    config = TINY.model_copy(update={"weights": str(tmp_path / "none.pt")})
-    with pytest.raises(ConfigError, match=r"none\.pt: no such file"):
-        network(config)
-
-
-@pytest.mark.parametrize("damage", [b"", b"not a file of torch", b"\x80\x02]q\x00(", b"PK\x03\x04"])
-def test_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
-    path = tmp_path / "damaged.pt"
-    path.write_bytes(damage)
-    with pytest.raises(ConfigError, match=r"damaged\.pt: not a readable weights file \(.+\)$"):
-        network(TINY.model_copy(update={"weights": str(path)}))
-
-
-def test_file_cut_short_is_named(tmp_path: Path) -> None:
-    path = Path(saved(network().state_dict(), tmp_path / "short.pt"))
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ConfigError, match=r"short\.pt: not a readable"):
-        network(TINY.model_copy(update={"weights": str(path)}))
-
-
-class Payload:
-    """Something that only unsafe unpickling would make."""
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"model": 3}, {"epoch": 3}])
-def test_file_without_a_state_dict_is_named(tmp_path: Path, content: object) -> None:
-    path = saved(content, tmp_path / "other.pt")
-    with pytest.raises(ConfigError, match=r"other\.pt: holds neither a state dict nor a checkpoint"):
-        network(TINY.model_copy(update={"weights": path}))
-
-
-def test_pickled_objects_are_never_made(tmp_path: Path) -> None:
-    path = saved({"model": Payload()}, tmp_path / "pickle.pt")
-    with pytest.raises(ConfigError, match=r"pickle\.pt: not a readable weights file"):
-        network(TINY.model_copy(update={"weights": path}))
-
-
-def test_tiny_has_no_imagenet_weights() -> None:
-    with pytest.raises(ConfigError, match="there are none for model"):
-        network(TINY.model_copy(update={"weights": "imagenet"}))
-
-
-def offline(error: Exception) -> Callable[..., dict[str, Tensor]]:
-    def get_state_dict(*_: object, **__: object) -> dict[str, Tensor]:
-        raise error
-
-    return get_state_dict
+def test_attention_is_importable_from_here() -> None:
+    assert trainer.model.TemporalAttention is trainer.attention.TemporalAttention
+    assert trainer.model.AttentionOutput is trainer.attention.AttentionOutput
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        URLError("Name or service not known"),
-        HTTPError("https://host/file", 503, "unavailable", None, None),
-        TimeoutError("timed out"),
-        RuntimeError("invalid hash value\n(expected ...)"),
-    ],
-    ids=lambda error: type(error).__name__,
+    ("height", "width", "last_stride", "kernel"),
+    [(224, 112, 1, (14, 7)), (256, 128, 1, (16, 8)), (224, 112, 2, (7, 4))],
 )
-def test_failed_download_says_in_one_line_what_to_do(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", offline(error))
-    with pytest.raises(ConfigError) as caught:
-        network(resnet18().model_copy(update={"weights": "imagenet"}))
-    message = str(caught.value)
-    assert message.startswith("model.weights: imagenet: cannot download https://")
-    assert message.endswith("); set model.weights to none or to the path of a weights file")
-    assert "\n" not in message
+def test_attention_kernel_follows_the_input_size(
+    height: int, width: int, last_stride: int, kernel: tuple[int, int]
+) -> None:
+    config = ModelConfig.model_validate(
+        {"weights": "none", "height": height, "width": width, "last_stride": last_stride}
+    )
+    with torch.device("meta"):
+        assert TemporalAttentionResNet(config, 5).attention.spatial.kernel_size == kernel
 
 
-def test_download_is_checked_quiet_and_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, dict[str, object], float | None]] = []
+def test_attention_options_reach_the_attention() -> None:
+    options = {"attention_hidden": 7, "attention_gate": "sigmoid", "attention_score_relu": False}
+    attention = network(tiny(**options, attention_factorised=True)).attention
+    assert tuple(attention.spatial.weight.shape) == (7, 64, 1, 1)
+    assert (attention.gate, attention.score_relu) == ("sigmoid", False)
 
-    def get_state_dict(weights: WeightsEnum, **options: object) -> dict[str, Tensor]:
-        asked.append((weights.name, options, socket.getdefaulttimeout()))
-        return torchvision.models.resnet18(weights=None).state_dict()
 
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", get_state_dict)
-    before = socket.getdefaulttimeout()
-    model = network(resnet18().model_copy(update={"weights": "imagenet"}))
-    options = {"check_hash": True, "progress": False, "weights_only": True}
-    assert asked == [("IMAGENET1K_V1", options, 20)]
-    assert socket.getdefaulttimeout() == before
-    assert len(model.loaded_weights.loaded) == len(model.backbone.state_dict())
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_pooling_without_attention_has_no_parameters_and_the_same_output(pooling: str) -> None:
+    model = network(tiny(pooling=pooling))
+    assert not any(name.startswith("attention") for name in model.state_dict())
+    output = model(clips())
+    assert [tuple(part.shape) for part in output] == [(2, 5), (2, 64), (2, 3), (2, 3), (2, 64)]
+    assert (output.scores == 0).all()
+
+
+def test_without_a_neck_the_embedding_is_the_pooled_feature() -> None:
+    model = network(tiny(neck="none"))
+    output = model(clips())
+    assert torch.equal(output.embedding, output.pooled)
+    assert not any(name.startswith("neck") for name in model.state_dict())
+    torch.testing.assert_close(output.logits, model.classifier(output.pooled))
+
+
+def test_without_a_neck_the_classifier_is_torchs_default() -> None:
+    model = network(tiny(neck="none"), persons=300)
+    bound = 64**-0.5  # nn.Linear: uniform in +-1/sqrt(in)
+    for parameter in (model.classifier.weight, model.classifier.bias):
+        assert 0.9 * bound < parameter.abs().max() <= bound
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "max"}, {"neck": "none"}, {"attention_gate": "sigmoid"}], ids=str)
+def test_mixed_precision_gives_float32_outputs_near_those_of_full_precision(options: dict[str, str]) -> None:
+    model = network(tiny(**options)).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(clips())
+    assert {part.dtype for part in mixed} == {torch.float32}
+    similar = nn.functional.cosine_similarity(mixed.embedding, model(clips()).embedding)
+    assert (similar > 0.99).all()
+
+
+def test_channels_last_changes_layout_only() -> None:
+    model = network().eval()
+    before = model(clips())
+    after = model.to(memory_format=torch.channels_last)(clips())
+    for ours, theirs in zip(after, before, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

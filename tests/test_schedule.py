@@ -1,8 +1,9 @@
-"""The learning rate, epoch by epoch, and the optimizer."""
+"""The learning rate, epoch by epoch."""
 
 from __future__ import annotations
 
-import copy
+import math
+from typing import Literal
 
 import pytest
 import reference
@@ -11,21 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
-from torch import nn
 
-from trainer.schedule import OptimConfig, learning_rate, learning_rate_factor, make_optimizer
+from trainer.schedule import OptimConfig, cosine_factor, learning_rate, milestone_factor
 
 
 def factor(epoch: int) -> float:
     """The paper's schedule, with a gamma of one half."""
-    return learning_rate_factor(epoch, warmup_epochs=10, warmup_factor=0.01, milestones=(40, 70), gamma=0.5)
+    return milestone_factor(epoch, warmup_epochs=10, warmup_factor=0.01, milestones=(40, 70), gamma=0.5)
 
 
 def test_schedule_has_the_numbers_of_the_papers_code() -> None:
     case = reference.cases("warmup_lr.npz")
     gamma, base = float(case["gamma"]), float(case["base"])
     ours = [
-        base * learning_rate_factor(epoch, warmup_epochs=10, warmup_factor=0.01, milestones=(40, 70), gamma=gamma)
+        base * milestone_factor(epoch, warmup_epochs=10, warmup_factor=0.01, milestones=(40, 70), gamma=gamma)
         for epoch in range(121)
     ]
     assert ours == pytest.approx(case["lr"].tolist(), rel=1e-12)
@@ -48,14 +48,16 @@ def test_milestone_takes_effect_in_its_own_epoch() -> None:
 
 
 def test_without_warmup_the_first_epoch_has_the_full_rate() -> None:
-    assert learning_rate_factor(0, warmup_epochs=0, warmup_factor=0.01, milestones=(), gamma=0.1) == 1
+    assert milestone_factor(0, warmup_epochs=0, warmup_factor=0.01, milestones=(), gamma=0.1) == 1
 
 
 @quick
-@given(st.integers(1, 400), st.integers(0, 399))
-def test_rate_is_never_above_the_base_nor_zero(epochs: int, epoch: int) -> None:
-    config = OptimConfig(epochs=epochs)
-    assert 0 < learning_rate(config, epoch) <= config.learning_rate
+@given(st.integers(1, 400), st.floats(0, 1), st.sampled_from(["milestones", "cosine"]))
+def test_rate_is_never_above_the_base_nor_zero(
+    epochs: int, place: float, schedule: Literal["milestones", "cosine"]
+) -> None:
+    config = OptimConfig(epochs=epochs, schedule=schedule)
+    assert 0 < learning_rate(config, min(int(place * epochs), epochs - 1)) <= config.learning_rate
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
@@ -70,36 +72,40 @@ def test_milestones_that_do_not_ascend_are_refused(milestones: tuple[float, ...]
         OptimConfig(milestones=milestones)
 
 
-def test_optimizer_leaves_out_frozen_parameters() -> None:
-    neck = nn.BatchNorm1d(3)
-    neck.bias.requires_grad_(False)
-    (group,) = make_optimizer(neck.parameters(), OptimConfig()).param_groups
-    assert [parameter is neck.weight for parameter in group["params"]] == [True]
+def cosine(epoch: int, *, floor: float = 0.0) -> float:
+    """100 epochs, 10 of them warm-up."""
+    return cosine_factor(epoch, epochs=100, warmup_epochs=10, warmup_factor=0.01, floor=floor)
 
 
-def test_optimizer_starts_at_the_rate_of_the_first_epoch() -> None:
-    config = OptimConfig()
-    (group,) = make_optimizer(nn.Linear(2, 2).parameters(), config).param_groups
-    assert group["lr"] == learning_rate(config, 0)
-    assert group["weight_decay"] == config.weight_decay
+def test_cosine_warms_up_like_the_milestones() -> None:
+    assert [cosine(epoch) for epoch in range(11)] == pytest.approx([factor(epoch) for epoch in range(11)])
 
 
-def test_optimizer_is_torchs_plain_adam() -> None:
-    config = OptimConfig(learning_rate=0.1, warmup=0, weight_decay=0.3)
-    ours = nn.Linear(3, 2)
-    theirs = copy.deepcopy(ours)
-    optimizers = (
-        make_optimizer(ours.parameters(), config),
-        torch.optim.Adam(theirs.parameters(), lr=0.1, weight_decay=0.3, foreach=False, fused=False),
-    )
-    for _ in range(5):
-        for layer, optimizer in zip((ours, theirs), optimizers, strict=True):
-            optimizer.zero_grad()
-            layer(torch.ones(1, 3)).square().sum().backward()
-            optimizer.step()
-    torch.testing.assert_close(ours.weight, theirs.weight)
+def test_cosine_is_torchs_cosine_after_the_warmup() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=90, eta_min=0.2)
+    for epoch in range(10, 100):
+        assert cosine(epoch, floor=0.2) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
 
 
-def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(ValueError, match="empty parameter list"):
-        make_optimizer([], OptimConfig())
+def test_cosine_is_halfway_between_one_and_its_floor_in_the_middle() -> None:
+    assert cosine(55, floor=0.2) == pytest.approx(0.6)
+
+
+@quick
+@given(st.integers(1, 50), st.integers(0, 60))
+def test_cosine_falls_from_the_end_of_the_warmup_on(epochs: int, warmup: int) -> None:
+    rates = [
+        cosine_factor(epoch, epochs=epochs, warmup_epochs=warmup, warmup_factor=0.01, floor=0.0)
+        for epoch in range(epochs)
+    ]
+    fallen = rates[warmup:]
+    assert all(math.isfinite(rate) for rate in rates)
+    assert fallen == sorted(fallen, reverse=True)
+
+
+def test_schedule_of_a_configuration_is_the_one_it_names() -> None:
+    config = OptimConfig(epochs=100, warmup=0.1, schedule="cosine", cosine_floor=0.2, learning_rate=2.0)
+    assert learning_rate(config, 55) == pytest.approx(2 * cosine(55, floor=0.2))

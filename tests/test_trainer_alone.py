@@ -5,25 +5,73 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from trainer.config import TrialConfig
 
-# Everything that the orchestrator needs and a node that only trains does not have.
-ABSENT = ("ray", "ax", "botorch", "mlflow", "click", "rich", "pandas", "orchestrator", "psutil")
-BLOCKED = f"""
+# What a GPU node without the orchestrator has; these and what they require themselves.
+NEEDED = ("torch", "torchvision", "numpy", "scipy", "Pillow", "pydantic", "jaxtyping", "PyYAML", "simplejpeg")
+ALONE = """
 import sys
-sys.modules.update(dict.fromkeys({ABSENT!r}))
-from trainer.__main__ import run
-sys.exit(run(sys.argv[1:]))
+
+class Present:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in ABSENT else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Present(finder) for finder in sys.meta_path]
+from trainer.__main__ import main
+main()
 """
+
+
+def required(names: Iterable[str]) -> set[str]:
+    """Names of the distributions, and of all that they require on this machine, normalised."""
+    found: set[str] = set()
+    waiting = [canonicalize_name(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            for text in metadata.requires(name) or []:
+                requirement = Requirement(text)
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    waiting.append(canonicalize_name(requirement.name))
+    return found
+
+
+def absent_alone() -> set[str]:
+    """Top-level modules of everything that is installed here and that the trainer does not need."""
+    needed = required(NEEDED)
+    absent = {
+        module
+        for module, distributions in metadata.packages_distributions().items()
+        if not needed & {canonicalize_name(distribution) for distribution in distributions}
+    }
+    return (absent | {"orchestrator"}) - {"trainer"}
 
 
 def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m trainer ARGUMENTS` where only the trainer's own needs can be imported."""
-    return subprocess.run([sys.executable, "-c", BLOCKED, *arguments], capture_output=True, text=True, check=False)
+    script = f"ABSENT = {absent_alone()!r}\n{ALONE}"
+    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_node_without_the_orchestrator_lacks_everything_of_the_search() -> None:
+    search = {"ray", "ax", "botorch", "mlflow", "click", "rich", "pandas", "orchestrator", "psutil", "pytest"}
+    assert search <= absent_alone()
 
 
 @pytest.fixture
@@ -34,18 +82,25 @@ def config_file(tiny_config: TrialConfig, tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(120)
-def test_a_node_without_the_orchestrator_trains_resumes_and_evaluates(config_file: Path, tmp_path: Path) -> None:
+def test_a_node_without_the_orchestrator_trains_resumes_evaluates_and_embeds(config_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = trainer("fit", str(config_file), "--out", str(out), "--set", "optim.epochs=2", "--json")
+    done = trainer("fit", str(config_file), "--out", str(out), "--set", "optim.epochs=2")
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["epoch"] for line in done.stdout.splitlines()] == [1, 2]
     again = trainer("fit", str(config_file), "--out", str(out))
     assert again.returncode == 3
     assert "continue it with --resume" in again.stderr
-    figures = trainer("evaluate", str(config_file), "--checkpoint", str(out / "checkpoint/best.pt"))
+    network = (str(config_file), "--checkpoint", str(out / "checkpoint/best.pt"))
+    figures = trainer("evaluate", *network)
     assert figures.returncode == 0, figures.stderr
-    assert "standard protocol" in figures.stdout
-    assert "dropped" in figures.stdout
+    assert json.loads(figures.stdout)["protocol"] == "standard"
+    embedded = trainer("embed", *network, "--out", str(tmp_path / "test.npz"))
+    assert embedded.returncode == 0, embedded.stderr
+    with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
+        tracklets = len(arrays["person"])
+        assert arrays["embedding"].shape == (tracklets, 64)
+        assert set(arrays["part"]) == {"query", "gallery"}
+        assert {len(arrays[name]) for name in arrays} == {tracklets}
 
 
 def mistakes(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

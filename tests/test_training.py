@@ -78,11 +78,20 @@ def test_a_run_interrupted_after_any_epoch_resumes_bit_identically(
 
 
 def test_training_learns_to_tell_its_persons_apart(tiny_config: TrialConfig, tmp_path: Path) -> None:
-    config = changed(tiny_config, optim__epochs=25, evaluation__every=25, clips__erase=0.0)
+    config = changed(
+        tiny_config,
+        optim__epochs=25,
+        optim__warmup=0.0,
+        optim__milestones=[],
+        evaluation__every=25,
+        clips__erase=0.0,
+        loss__attention_weight=0.0,
+    )
     history = fit(config, out=tmp_path).history
-    first, last = history[0].losses, history[-1].losses
-    assert last["identity"] < 0.9 * first["identity"]
-    assert last["triplet"] < first["triplet"]
+    # An epoch is one batch here: five of them are one figure.
+    first, last = ([result.losses for result in part] for part in (history[:5], history[-5:]))
+    for term in ("identity", "total"):
+        assert sum(losses[term] for losses in last) < 0.9 * sum(losses[term] for losses in first)
 
 
 def test_the_best_checkpoint_evaluates_to_the_figures_it_was_saved_with(
@@ -102,10 +111,8 @@ def test_the_test_part_is_evaluated_on_its_own_query_and_gallery(tiny_config: Tr
 def test_a_loss_that_is_not_finite_raises_with_its_name(
     tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "trainer.losses.batch_hard_triplet", lambda embeddings, *_, **__: embeddings.sum() * float("nan")
-    )
-    with pytest.raises(DivergedError, match=r"loss/triplet is nan in epoch 1"):
+    monkeypatch.setattr("trainer.reid_loss.batch_hard", lambda distances, *_, **__: distances.sum() * float("nan"))
+    with pytest.raises(DivergedError, match=r"loss/triplet is nan in epoch 1, batch 1"):
         fit(tiny_config, out=tmp_path)
     assert read_results(tmp_path / "results.jsonl") == []
 
@@ -142,3 +149,28 @@ def test_a_network_without_its_imagenet_weights_is_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match=r"model\.weights: imagenet: there are none for model\.backbone tiny"):
         fit(changed(tiny_config, model__weights="imagenet"), out=tmp_path)
+
+
+def test_an_epoch_of_uniform_attention_warns_and_the_first_one_says_what_to_do(
+    tiny_config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(changed(tiny_config, optim__epochs=2, optim__learning_rate=1e-6), out=tmp_path)
+    warned = [record.getMessage() for record in caplog.records if "attention entropy 1.00" in record.getMessage()]
+    assert [line.partition(":")[0] for line in warned] == ["epoch 1", "epoch 2"]
+    assert ["model.attention_score_relu" in line for line in warned] == [True, False]
+
+
+def test_without_attention_nothing_is_said_about_it(
+    tiny_config: TrialConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = changed(tiny_config, optim__epochs=1, model__pooling="mean", loss__attention_weight=0.0)
+    (result,) = fit(config, out=tmp_path).history
+    assert result.attention == {}
+    assert "attention" not in caplog.text
+
+
+def test_every_figure_of_an_epoch_has_a_name_of_its_own(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    (result,) = fit(changed(tiny_config, optim__epochs=1), out=tmp_path).history
+    assert {"attention/entropy", "attention/dead_scores", "attention/erased_weight", "loss/osm", "mAP"} <= set(
+        result.metrics()
+    )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.assess import evaluate
+    from trainer.compute import prepare_process
     from trainer.config import TrialConfig
-    from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
+    from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
     from trainer.result import EpochResult, Evaluation, Report, ignore_report
     from trainer.training import FitResult, fit, last_checkpoint
     from trainer.weights import require_weights
@@ -26,11 +27,13 @@ _HOME = {
     "Evaluation": "trainer.result",
     "FitResult": "trainer.training",
     "Report": "trainer.result",
+    "StoppedError": "trainer.errors",
     "TrialConfig": "trainer.config",
     "evaluate": "trainer.assess",
     "fit": "trainer.training",
     "ignore_report": "trainer.result",
     "last_checkpoint": "trainer.training",
+    "prepare_process": "trainer.compute",
     "require_weights": "trainer.weights",
 }
 
@@ -50,10 +53,12 @@ __all__ = [
     "Evaluation",
     "FitResult",
     "Report",
+    "StoppedError",
     "TrialConfig",
     "evaluate",
     "fit",
     "ignore_report",
     "last_checkpoint",
+    "prepare_process",
     "require_weights",
 ]

@@ -1,15 +1,17 @@
-"""The trainer's own command line: `python -m trainer fit CONFIG --out DIR`, `python -m trainer evaluate CONFIG`."""
+"""The trainer's own command line: `python -m trainer fit|evaluate|embed CONFIG`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
 
 EXIT_DIVERGED, EXIT_INVALID, EXIT_INTERRUPTED = 1, 3, 130
+PERIOD_S = 0.1  # between two redrawings of the progress line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,13 +30,23 @@ def parser() -> argparse.ArgumentParser:
         help="evaluate a checkpoint",
         epilog="Example: python -m trainer evaluate trial.yaml --checkpoint runs/one/checkpoint/best.pt",
     )
-    evaluate.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights  [default: untrained]")
-    evaluate.add_argument("--part", choices=["test", "validation"], default="test")
-    evaluate.add_argument("--split", type=Path, metavar="FILE", help="validation split of a run or search")
-    for command in (fit, evaluate):
+    embed = commands.add_parser(
+        "embed",
+        help="write embeddings of query and gallery to a file",
+        epilog="Example: python -m trainer embed trial.yaml --checkpoint runs/one/checkpoint/best.pt --out test.npz",
+    )
+    embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="a numpy .npz file")
+    for command in (evaluate, embed):
+        command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights  [default: untrained]")
+        command.add_argument("--part", choices=["test", "validation"], default="test")
+        command.add_argument("--split", type=Path, metavar="FILE", help="validation split of a run or search")
+    for command in (fit, evaluate, embed):
         command.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file")
         command.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
-        command.add_argument("--json", dest="as_json", action="store_true", help="one JSON object per line")
+    for command in (fit, evaluate):
+        command.add_argument(
+            "--json", dest="as_json", action="store_true", help="one JSON object per line, as always in a pipe"
+        )
     return top
 
 
@@ -42,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code."""
     asked = parser().parse_args(arguments)
     try:
-        _run(asked)
+        return _run(asked)
     except (ConfigError, DataError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return EXIT_INVALID
@@ -50,45 +62,55 @@ def run(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return EXIT_DIVERGED
     except KeyboardInterrupt:
-        print("interrupted; --resume continues after the last finished epoch", file=sys.stderr)
+        print("interrupted; a training continues with --resume after its last checkpoint", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return 0
 
 
-def _run(asked: argparse.Namespace) -> None:
-    from trainer.commands import evaluate_command, train_command
+def _run(asked: argparse.Namespace) -> int:
+    from trainer.commands import embed_command, evaluate_command, train_command
 
     def say(line: str) -> None:
         print(line, flush=True)
 
+    common = {"overrides": asked.overrides, "say": say, "progress": _ProgressLine()}
     if asked.command == "fit":
-        train_command(
-            asked.config,
-            out=asked.out,
-            overrides=asked.overrides,
-            resume=asked.resume,
-            as_json=asked.as_json,
-            say=say,
-            progress=_progress,
-        )
+        return train_command(asked.config, out=asked.out, resume=asked.resume, as_json=_as_json(asked), **common)
+    network = {"checkpoint": asked.checkpoint, "part": asked.part, "split": asked.split}
+    if asked.command == "evaluate":
+        evaluate_command(asked.config, as_json=_as_json(asked), **network, **common)
     else:
-        evaluate_command(
-            asked.config,
-            checkpoint=asked.checkpoint,
-            part=asked.part,
-            split=asked.split,
-            overrides=asked.overrides,
-            as_json=asked.as_json,
-            say=say,
-            progress=_progress,
-        )
+        embed_command(asked.config, out=asked.out, **network, **common)
+    return 0
 
 
-def _progress(what: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\r" if done < total else "\r\033[K"
-        print(f"{what} {done}/{total}", end=end, file=sys.stderr, flush=True)
+def _as_json(asked: argparse.Namespace) -> bool:
+    """Programs read pipes: unless a person looks at a terminal, results are JSON lines."""
+    return asked.as_json or not sys.stdout.isatty()
+
+
+class _ProgressLine:
+    """One line on a terminal, redrawn a few times a second; nothing anywhere else."""
+
+    def __init__(self) -> None:
+        self._drawn = 0.0
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if not sys.stderr.isatty() or (done < total and now - self._drawn < PERIOD_S):
+            return
+        self._drawn = now
+        line = f"{what} {done}/{total}" + (f"  {note}" if note else "")
+        print(f"\r\033[K{line}" if done < total else "\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Entry point of the process: what holds for all of it is set here, and nowhere below."""
+    if len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
+        from trainer.compute import prepare_process
+
+        prepare_process()
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    main()

@@ -1,56 +1,112 @@
-"""Augmentation of the frames of a clip, on 8-bit pixels, one draw per frame.
+"""Augmentation: what is to be done to each frame of a clip is drawn first, as a plan, and done afterwards.
 
-T frames, H height, W width.
+Whoever does it, `augmented` here in a worker or `trainer.warp` on a device, the pixels are the same.
+
+B clips, T frames, H height, W width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from trainer.clips import ClipConfig
+from trainer.erasing import Erasure, draw_erasures
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# What an erased pixel is set to. Random erasing fills with the mean colour; the paper's code writes the ImageNet mean
-# *after* normalisation, which is light grey. Here it is the mean itself, zero after normalisation.
-ERASED_PIXEL = np.array([round(255 * value) for value in IMAGENET_MEAN], dtype=np.uint8)
-# Zhong et al. 2017 as in the paper's code: area share, aspect ratio (uniform, not log-uniform), attempts.
-ERASED_AREA = (0.02, 0.4)
-ERASED_ASPECT = (0.3, 1 / 0.3)
-ERASING_ATTEMPTS = 100
+# What an erased pixel is set to. Random erasing fills with the mean colour, zero after normalisation; the paper's code
+# writes the mean's numbers into frames that are normalised already, where mean + std * mean is a light grey.
+FILLS = {
+    "mean": tuple(round(255 * mean) for mean in IMAGENET_MEAN),
+    "light_grey": tuple(
+        round(255 * (mean + std * mean)) for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    ),
+}
+# Random2DTranslation of the paper's code: how much larger than the input, and how often resized only.
+ENLARGEMENT = 1.125
+RESIZED_ONLY = 0.5
 
 
-class Rectangle(NamedTuple):
-    """A part of a frame, in pixels."""
+class FramePlan(NamedTuple):
+    """What is done to one frame: a flip, black padding, perhaps a resize, a crop of H x W, erasing; in this order."""
 
+    flip: bool
+    enlarge: bool
+    """Under `crop: translate`: resize to 1.125 x the input size instead of to the input size."""
     top: int
+    """First row of the crop, counted in the padded and, under `translate`, resized frame."""
     left: int
-    height: int
-    width: int
+    """First column of the crop."""
+    erasure: Erasure
 
 
-def augment(
-    frames: UInt8[np.ndarray, "T H W 3"], config: ClipConfig, generator: torch.Generator
-) -> tuple[UInt8[np.ndarray, "T H W 3"], Bool[np.ndarray, " T"]]:
-    """Flips, pads, crops and erases each frame on its own; also says which frames were erased."""
+def draw_plan(config: ClipConfig, size: tuple[int, int], generator: torch.Generator) -> list[FramePlan]:
+    """Draws for a clip of T frames of `size` (H, W).
+
+    Geometry is drawn before erasing and neither depends on the settings of the other, nor on where it will be done.
+    """
+    frames = config.frames
+    # Two calls of torch for a clip: each costs more than all its numbers.
+    rows = torch.rand(1 if config.geometry_per == "clip" else frames, 4, generator=generator).tolist()
+    geometry = [_geometry(config, size, *row) for row in rows]
+    erasures = draw_erasures(config, size, 1 if config.erase_per == "clip" else frames, generator)
+    return [FramePlan(*geometry[t % len(geometry)], erasures[t % len(erasures)]) for t in range(frames)]
+
+
+def _geometry(
+    config: ClipConfig, size: tuple[int, int], flip: float, resized: float, down: float, right: float
+) -> tuple[bool, bool, int, int]:
+    flipped = flip < config.flip
+    if config.crop == "pad":
+        places = 2 * config.pad + 1
+        return flipped, False, int(down * places), int(right * places)
+    if resized < RESIZED_ONLY:
+        return flipped, False, 0, 0
+    # Rounded as in the paper's code: the first and the last place are half as likely as the others.
+    top, left = (
+        round(draw * (large - side)) for draw, large, side in zip((down, right), enlarged(size), size, strict=True)
+    )
+    return flipped, True, top, left
+
+
+def enlarged(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width from which `crop: translate` crops."""
+    return round(size[0] * ENLARGEMENT), round(size[1] * ENLARGEMENT)
+
+
+def augmented(
+    frames: UInt8[np.ndarray, "T H W 3"], plan: Sequence[FramePlan], config: ClipConfig
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """The frames with their plan carried out."""
+    move = _pad_and_crop if config.crop == "pad" else _translate
+    out = move(frames, plan, config.pad)
+    fill = np.array(FILLS[config.erase_fill], dtype=np.uint8)
+    for frame, planned in zip(out, plan, strict=True):
+        for top, left, height, width in planned.erasure.rectangles:
+            frame[top : top + height, left : left + width] = fill
+    return out
+
+
+def _pad_and_crop(
+    frames: UInt8[np.ndarray, "T H W 3"], plan: Sequence[FramePlan], pad: int
+) -> UInt8[np.ndarray, "T H W 3"]:
     out = np.zeros_like(frames)
-    erased = np.zeros(len(frames), dtype=bool)
-    coins = torch.rand(len(frames), 2, generator=generator).tolist()
-    shifts = torch.randint(2 * config.pad + 1, (len(frames), 2), generator=generator).tolist()
-    for t, ((flip, erase), (down, right)) in enumerate(zip(coins, shifts, strict=True)):
-        frame = frames[t, :, ::-1] if flip < config.flip else frames[t]
-        _paste_shifted(out[t], frame, down - config.pad, right - config.pad)
-        rectangle = erased_rectangle(frame.shape[0], frame.shape[1], generator) if erase < config.erase else None
-        if rectangle is not None:
-            top, left, height, width = rectangle
-            out[t, top : top + height, left : left + width] = ERASED_PIXEL
-            erased[t] = True
-    return out, erased
+    for target, frame, planned in zip(out, frames, plan, strict=True):
+        _paste_shifted(target, _flipped(frame, planned.flip), pad - planned.top, pad - planned.left)
+    return out
+
+
+def _flipped(frame: UInt8[np.ndarray, "H W 3"], flip: bool) -> UInt8[np.ndarray, "H W 3"]:
+    # torch mirrors in 16 us what numpy's negative strides take 150 us to copy (256 x 128).
+    return torch.from_numpy(frame).flip(1).numpy() if flip else frame
 
 
 def _paste_shifted(
@@ -58,33 +114,60 @@ def _paste_shifted(
 ) -> None:
     """Writes the frame moved by (down, right) pixels: black padding and a crop of the same size in one copy."""
     height, width = frame.shape[:2]
-    rows = slice(max(0, down), min(height, height + down))
-    columns = slice(max(0, right), min(width, width + right))
+    rows, columns = _visible(height, down), _visible(width, right)
     target[rows, columns] = frame[rows.start - down : rows.stop - down, columns.start - right : columns.stop - right]
 
 
-def erased_rectangle(height: int, width: int, generator: torch.Generator) -> Rectangle | None:
-    """A random rectangle inside a frame, or None when no draw fitted (Zhong et al. 2017, the paper's constants).
+def _visible(side: int, shift: int) -> slice:
+    """Where a line of `side` pixels that is moved by `shift` still covers itself; nowhere beyond `side`."""
+    start = min(max(0, shift), side)
+    return slice(start, max(start, min(side, side + shift)))
 
-    The area share is uniform in [0.02, 0.4] and the aspect ratio height / width uniform in [0.3, 1 / 0.3]; a rectangle
-    as high or as wide as the frame is drawn again, up to 100 times.
+
+def _translate(
+    frames: UInt8[np.ndarray, "T H W 3"], plan: Sequence[FramePlan], pad: int
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Random2DTranslation of padded frames.
+
+    Frames of a kind lie side by side, so that torch resizes them in one call. Its antialiased resize of 8-bit pixels is
+    Pillow's up to rounding: 0.004 grey levels from the paper's frames on average, at 73 us a frame of 256 x 128. A
+    bilinear warp without antialiasing is 0.34 levels off and takes 67 us (benchmarks.bench_loader): not taken.
     """
-    for _ in range(ERASING_ATTEMPTS):
-        area_draw, aspect_draw, top_draw, left_draw = torch.rand(4, generator=generator).tolist()
-        area = height * width * _between(*ERASED_AREA, area_draw)
-        aspect = _between(*ERASED_ASPECT, aspect_draw)
-        h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if 0 < h < height and 0 < w < width:
-            return Rectangle(int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w)
-    return None
+    count, height, width, _ = frames.shape
+    order = sorted(range(count), key=lambda t: plan[t].enlarge)
+    padded = np.zeros((count, height + 2 * pad, width + 2 * pad, 3), dtype=np.uint8)
+    for place, t in enumerate(order):
+        padded[place, pad : pad + height, pad : pad + width] = _flipped(frames[t], plan[t].flip)
+    shrunk = sum(not planned.enlarge for planned in plan)
+    resized = [
+        *_resized(padded[:shrunk], (height, width)),
+        *_resized(padded[shrunk:], enlarged((height, width))),
+    ]
+    out = np.empty_like(frames)
+    for frame, t in zip(resized, order, strict=True):
+        top, left = plan[t].top, plan[t].left
+        out[t] = frame[top : top + height, left : left + width]
+    return out
 
 
-def _between(low: float, high: float, draw: float) -> float:
-    return low + (high - low) * draw
+def _resized(frames: UInt8[np.ndarray, "N h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "N H W 3"]:
+    if not len(frames):
+        return np.empty((0, *size, 3), dtype=np.uint8)
+    # This order of permuting keeps the memory channels-last, for which torch has its fast path.
+    batch = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    resized = functional.interpolate(batch, size, mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1).numpy()
 
 
 def normalised(frames: UInt8[Tensor, "*any 3 H W"]) -> Float[Tensor, "*any 3 H W"]:
-    """Pixels as the ImageNet networks expect them: mean 0 and standard deviation 1 per channel."""
-    mean = torch.tensor(IMAGENET_MEAN, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=frames.device).view(3, 1, 1)
-    return (frames.float() / 255 - mean) / std
+    """Pixels as the ImageNet networks expect them: mean 0 and standard deviation 1 per channel; memory order as is."""
+    scale, offset = _scale_and_offset(frames.device)
+    return torch.addcmul(offset, frames.float(), scale)
+
+
+@cache
+def _scale_and_offset(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+    # Kept per device: to copy them over for each batch would make the host wait for a GPU.
+    with torch.inference_mode(False):
+        mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        return (1 / (255 * std)).to(device), (-mean / std).to(device)

@@ -14,7 +14,7 @@ from trainer.atomic import sync_folder, write_atomically
 from trainer.errors import CheckpointError
 
 # Version of the contents; a checkpoint of another version is refused.
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

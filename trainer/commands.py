@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
-from trainer.assess import evaluate
+from trainer.assess import Part, evaluate, write_embeddings
 from trainer.configfile import read_trial_config
-from trainer.errors import ConfigError
-from trainer.evaluation import Progress
+from trainer.errors import ConfigError, StoppedError
+from trainer.interruption import stop_on_signals
+from trainer.progress import Progress
 from trainer.result import EpochResult, Evaluation
-from trainer.training import FitResult, fit, last_checkpoint
+from trainer.training import fit, last_checkpoint
 
 Print = Callable[[str], None]
+
+EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 75, 130
 
 
 def train_command(
@@ -25,8 +31,10 @@ def train_command(
     as_json: bool,
     say: Print,
     progress: Progress,
-) -> FitResult:
-    """Trains the network that a configuration file describes and says one line per epoch.
+) -> int:
+    """Trains the network that a configuration file describes, says one line per epoch and returns the exit code.
+
+    SIGTERM and SIGINT end it after the next step with its state saved: exit codes 75 and 130.
 
     Raises:
         ConfigError: the configuration cannot be run, or `out` holds a run and `resume` is not set.
@@ -38,20 +46,27 @@ def train_command(
         raise ConfigError(f"{out}: holds a run already; continue it with --resume, or choose another --out")
     if checkpoint is None and resume:
         raise ConfigError(f"{out}: nothing to resume, it holds no checkpoint; leave --resume out")
-    return fit(
-        config,
-        lambda result: say(result.model_dump_json() if as_json else epoch_line(result, config.optim.epochs)),
-        checkpoint,
-        out=out,
-        progress=progress,
-    )
+    with stop_on_signals() as stop, _log_on_stderr():
+        try:
+            fit(
+                config,
+                lambda result: say(result.model_dump_json() if as_json else epoch_line(result, config.optim.epochs)),
+                checkpoint,
+                out=out,
+                progress=progress,
+                stop=stop,
+            )
+        except StoppedError as error:
+            print(error, file=sys.stderr)
+            return EXIT_PREEMPTED if stop.received == signal.SIGTERM else EXIT_INTERRUPTED
+    return EXIT_DONE
 
 
 def evaluate_command(
     config_file: Path,
     *,
     checkpoint: Path | None,
-    part: Literal["test", "validation"],
+    part: Part,
     split: Path | None,
     overrides: Sequence[str],
     as_json: bool,
@@ -69,6 +84,41 @@ def evaluate_command(
     return figures
 
 
+def embed_command(
+    config_file: Path,
+    *,
+    checkpoint: Path | None,
+    out: Path,
+    part: Part,
+    split: Path | None,
+    overrides: Sequence[str],
+    say: Print,
+    progress: Progress,
+) -> None:
+    """Writes the embeddings of a part of the data set to a file and says how many.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: as `trainer.evaluate`.
+    """
+    config = read_trial_config(config_file, overrides)
+    count = write_embeddings(config, checkpoint, out, part=part, split=split, progress=progress)
+    say(f"{out}: embeddings of {count} tracklets of the {part} part")
+
+
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """What the trainer logs (weights that were loaded, attention that died) goes to people, on standard error."""
+    logger, handler = logging.getLogger("trainer"), logging.StreamHandler(sys.stderr)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
 def epoch_line(result: EpochResult, epochs: int) -> str:
     """An epoch for people."""
     terms = "  ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
@@ -76,6 +126,9 @@ def epoch_line(result: EpochResult, epochs: int) -> str:
         f"epoch {result.epoch}/{epochs}  {terms}  lr {result.learning_rate:.2e}  "
         f"{result.images_per_second:.0f} images/s, {100 * result.data_wait_share:.0f} % waiting for frames"
     )
+    if result.attention:
+        figures = "  ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in result.attention.items())
+        line += f"\n  attention  {figures}"
     if result.validation is not None:
         line += "\n  " + evaluation_line(result.validation, "validation")
     return line

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from trainer.clips import ClipConfig
+from trainer.compute import ComputeConfig
 from trainer.data import DataConfig
-from trainer.evaluation import EvaluationConfig
+from trainer.evaluation import EvaluationConfig, Viewing
 from trainer.frozen import FrozenConfig
-from trainer.losses import LossConfig
 from trainer.model import ModelConfig
+from trainer.recipe import Recipe, filled_in
+from trainer.reid_loss import LossConfig
 from trainer.schedule import OptimConfig
 
 
@@ -18,6 +23,9 @@ class TrialConfig(FrozenConfig):
 
     seed: int = Field(0, ge=0, lt=2**31)
     """All randomness of the trial derives from this, the epoch and the purpose."""
+    recipe: Recipe = "fixed"
+    """What settings that are not given default to: `paper`, as far as sensible, what the paper's code does;
+    `fixed`, what is right where that code deviates from its paper or errs."""
     data: DataConfig = DataConfig()
     """Which data set, and where."""
     clips: ClipConfig = ClipConfig()
@@ -30,3 +38,39 @@ class TrialConfig(FrozenConfig):
     """Optimizer and schedule."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation during and after training."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision and memory layout."""
+
+    @property
+    def viewing(self) -> Viewing:
+        """How tracklets reach the network in an evaluation: as in training, without augmentation."""
+        size = (self.model.height, self.model.width)
+        return Viewing(self.clips.frames, size, self.clips.workers, self.compute)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_recipe(cls, settings: Any) -> Any:
+        return filled_in(settings) if isinstance(settings, Mapping) else settings
+
+    @model_validator(mode="after")
+    def _attention_loss_can_work(self) -> TrialConfig:
+        """The attention loss compares the frames of a clip: there has to be attention, and something to compare."""
+        if self.loss.attention_weight > 0 and (why := self._why_no_attention_loss()):
+            raise ValueError(f"loss.attention_weight: {why}")
+        return self
+
+    def _why_no_attention_loss(self) -> str:
+        if self.model.pooling != "attention":
+            return f"model.pooling {self.model.pooling} has no attention; set loss.attention_weight to 0"
+        if self.clips.erase == 0 and self.clips.second_erase == 0:
+            return "no frame is ever erased; set clips.erase above 0, or loss.attention_weight to 0"
+        if self.clips.erased_labels == "second" and self.clips.second_erase == 0:
+            return "clips.erased_labels second, but clips.second_erase is 0; set it, or label every eraser"
+        if self.clips.erase_per == "clip":
+            return "clips.erase_per clip erases all frames of a clip or none; set it to frame"
+        if self.loss.attention_on == "scores" and not self.model.attention_score_relu:
+            return (
+                "without model.attention_score_relu scores have no lower bound, and the loss on them none either; "
+                "set loss.attention_on to weights"
+            )
+        return ""

@@ -15,3 +15,7 @@ class CheckpointError(ValueError):
 
 class DivergedError(ArithmeticError):
     """Training produced NaN or infinity; the message names the term, the epoch and the step."""
+
+
+class StoppedError(Exception):
+    """Training was asked to stop and did, with its state saved; the message says how to go on."""

@@ -5,8 +5,7 @@ B clips, T frames, D embedding, H height, W width, N tracklets.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,22 +13,19 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from trainer.attention import attention_entropy
 from trainer.augment import normalised
 from trainer.batches import EvaluationClips, Window, evaluation_loader
 from trainer.clips import frame_windows
+from trainer.compute import ComputeConfig, laid_out
 from trainer.data import Tracklet
 from trainer.errors import DivergedError
 from trainer.frozen import FrozenConfig
+from trainer.inference import inference_copy
 from trainer.metrics import Ranking, evaluate_ranking, pairwise_distance
-from trainer.model import TemporalAttentionResNet
+from trainer.model import Feature, TemporalAttentionResNet
+from trainer.progress import Progress, no_progress
 from trainer.result import Evaluation
-
-Progress = Callable[[str, int, int], None]
-"""Told (what is being done, steps done, steps in all)."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """The listener that does not listen."""
 
 
 class EvaluationConfig(FrozenConfig):
@@ -41,12 +37,30 @@ class EvaluationConfig(FrozenConfig):
     """`even`: `clips` clips of evenly spaced frames, cheap. `dense`: every frame, in consecutive clips."""
     clips: int = Field(2, ge=1)
     """Clips per tracklet under `even` sampling."""
+    max_clips: int | None = Field(None, ge=1)
+    """Clips per tracklet under `dense` sampling at most, the first ones; 41 in the paper's code, null for all."""
     batch: int = Field(64, ge=1)
     """Clips that pass through the network at once."""
+    feature: Feature = "after_neck"
+    """The embedding that is ranked: the neck's output, or what goes into it."""
     distance: Literal["cosine", "euclidean"] = "cosine"
-    """Distance between embeddings; the paper's code uses the Euclidean one."""
+    """Distance between embeddings. `cosine` is what normalising them to length 1 gives (Luo et al. 2019); the
+    paper's code uses the Euclidean distance of embeddings as they are."""
     protocol: Literal["standard", "mars_official"] = "standard"
     """Ranking protocol of the figures; see `trainer.metrics.evaluate_ranking`."""
+
+
+class Viewing(NamedTuple):
+    """How tracklets reach the network."""
+
+    frames: int
+    """Frames per clip, T."""
+    size: tuple[int, int]
+    """Height and width of the network's input, in pixels."""
+    workers: int
+    """Processes that decode frames."""
+    compute: ComputeConfig
+    """Precision of the weights and memory layout; embeddings are in float32 whatever it is."""
 
 
 class Embeddings(NamedTuple):
@@ -60,10 +74,8 @@ def embed(
     model: TemporalAttentionResNet,
     tracklets: Sequence[Tracklet],
     config: EvaluationConfig,
+    viewing: Viewing,
     *,
-    frames: int,
-    size: tuple[int, int],
-    workers: int = 0,
     progress: Progress = no_progress,
 ) -> Embeddings:
     """The mean embedding of each tracklet's clips, on the device of the model.
@@ -72,12 +84,10 @@ def embed(
     length of a tracklet nor on the size of the data set beyond [N D].
 
     Args:
-        model: the network; evaluated in eval mode and left in the mode it came in.
+        model: the network; left as it is, a copy made for inference embeds.
         tracklets: N tracklets.
         config: sampling and batch size.
-        frames: frames per clip, T.
-        size: (height, width) of the network's input in pixels.
-        workers: processes that decode frames.
+        viewing: how the tracklets reach the network.
         progress: told after every batch.
 
     Raises:
@@ -85,25 +95,22 @@ def embed(
         DivergedError: an embedding is not finite.
     """
     device = next(model.parameters()).device
-    windows = _windows(tracklets, config, frames)
-    clips = EvaluationClips(tracklets, windows, size=size)
-    loader = evaluation_loader(clips, batch=config.batch, workers=workers, device=device)
+    windows = _windows(tracklets, config, viewing.frames)
+    clips = EvaluationClips(tracklets, windows, size=viewing.size)
+    loader = evaluation_loader(clips, batch=config.batch, workers=viewing.workers, device=device)
     sums = torch.zeros(len(tracklets), model.embedding_dim, device=device)
     counts = torch.zeros(len(tracklets), device=device)
     entropy = torch.zeros((), device=device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for step, (pixels, indices) in enumerate(loader, 1):
-                indices = indices.to(device)
-                output = model(normalised(pixels.to(device, non_blocking=True)))
-                sums.index_add_(0, indices, output.embedding.float())
-                counts.index_add_(0, indices, torch.ones_like(indices, dtype=counts.dtype))
-                entropy += attention_entropy(output.weights).sum()
-                progress("embedding", min(step * config.batch, len(windows)), len(windows))
-    finally:
-        model.train(was_training)
+    network = inference_copy(model, viewing.compute)
+    with torch.inference_mode():
+        for step, (pixels, indices) in enumerate(loader, 1):
+            indices = indices.to(device)
+            frames = normalised(pixels.to(device, non_blocking=True))
+            output = network(laid_out(frames, viewing.compute))
+            sums.index_add_(0, indices, output.feature(config.feature))
+            counts.index_add_(0, indices, torch.ones_like(indices, dtype=counts.dtype))
+            entropy += attention_entropy(output.weights).sum()
+            progress("embedding", min(step * config.batch, len(windows)), len(windows))
     vectors = sums / counts[:, None]
     if not bool(vectors.isfinite().all()):
         raise DivergedError("an embedding holds NaN or infinity")
@@ -114,17 +121,10 @@ def _windows(tracklets: Sequence[Tracklet], config: EvaluationConfig, frames: in
     return [
         Window(index, tuple(window))
         for index, tracklet in enumerate(tracklets)
-        for window in frame_windows(config.sampling, len(tracklet.frames), frames, clips=config.clips).tolist()
+        for window in frame_windows(
+            config.sampling, len(tracklet.frames), frames, clips=config.clips, max_clips=config.max_clips
+        ).tolist()
     ]
-
-
-def attention_entropy(weights: Float[Tensor, "B T"]) -> Float[Tensor, " B"]:
-    """Entropy of each clip's weights over frames divided by log T, in [0, 1]; 1 for clips of a single frame."""
-    frames = weights.shape[1]
-    if frames == 1:
-        return torch.ones_like(weights[:, 0])
-    entropy: Tensor = torch.special.entr(weights).sum(dim=1)
-    return entropy / math.log(frames)
 
 
 def rank_tracklets(
@@ -132,10 +132,8 @@ def rank_tracklets(
     query: Sequence[Tracklet],
     gallery: Sequence[Tracklet],
     config: EvaluationConfig,
+    viewing: Viewing,
     *,
-    frames: int,
-    size: tuple[int, int],
-    workers: int = 0,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Embeds query and gallery, ranks the gallery for each query and sums it up; arguments as in `embed`.
@@ -146,7 +144,7 @@ def rank_tracklets(
         DataError: a frame is missing or damaged.
         ValueError: no query has a match in the gallery.
     """
-    embeddings = embed(model, [*query, *gallery], config, frames=frames, size=size, workers=workers, progress=progress)
+    embeddings = embed(model, [*query, *gallery], config, viewing, progress=progress)
     first = 0 if config.protocol == "mars_official" else len(query)
     searched = [*query, *gallery][first:]
     ranking = evaluate_ranking(

@@ -1,4 +1,4 @@
-"""The losses of the paper as pure functions of tensors, and `ReidLoss`, which weighs and adds them.
+"""The losses of the paper as pure functions of tensors.
 
 B clips, D embedding, C persons (classes), T frames.
 """
@@ -9,149 +9,15 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from trainer.frozen import FrozenConfig
-from trainer.model import ModelOutput
+from trainer.gradients import Geometry, cosines, geometry
 
 Metric = Literal["cosine", "euclidean"]
+Reduction = Literal["sum", "mean"]
 
-SMALLEST = 1e-12  # the paper's code: a shorter vector has no direction, a smaller OSM score no weight
-
-
-class LossConfig(FrozenConfig):
-    """Constants of L = L_id + (1 - s) L_tri + w_c L_cen + s L_osm + w_a L_att, s = `osm_share`."""
-
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    """Mass that the identity loss spreads over all persons (Szegedy et al. 2016)."""
-    triplet_metric: Metric = "cosine"
-    """Distance of the batch-hard triplet loss; the paper's code uses the cosine."""
-    triplet_margin: float = Field(0.3, ge=0)
-    """Margin of the triplet loss: a cosine in [0, 2], or a distance."""
-    osm_share: float = Field(0.0, ge=0, le=1)
-    """Share s that the OSM loss takes from the triplet loss; 0 is triplet alone, 1 is OSM alone."""
-    osm_alpha: float = Field(1.2, gt=0)
-    """Margin of OSM's negative pairs, a distance between unit vectors in [0, 2]."""
-    osm_sigma: float = Field(0.8, gt=0)
-    """Width of the Gaussian that softly mines OSM's positive pairs."""
-    osm_balance: float = Field(0.5, ge=0, le=1)
-    """Weight of OSM's negative pairs; the positive pairs have one minus it."""
-    osm_class_vectors: Literal["classifier", "centers"] = "centers"
-    """What class-aware attention compares a clip with: classifier rows, or centers (the paper's CL)."""
-    center_weight: float = Field(0.0, ge=0)
-    """Weight of the center loss; 5e-4 in the paper's code."""
-    center_learning_rate: float = Field(0.5, gt=0)
-    """Step of the centers' own plain SGD, whose gradient is divided by `center_weight` first."""
-    attention_weight: float = Field(0.0, ge=0)
-    """Weight of the loss on attention given to erased frames; 1 in the paper's code."""
-
-    @model_validator(mode="after")
-    def _centers_are_trained(self) -> LossConfig:
-        if self.osm_share > 0 and self.osm_class_vectors == "centers" and self.center_weight == 0:
-            raise ValueError(
-                "osm_class_vectors: centers, but center_weight is 0, so the centers would never be trained; "
-                "set center_weight above 0 (5e-4 in the paper's code) or osm_class_vectors to classifier"
-            )
-        return self
-
-
-class ReidLoss(nn.Module):
-    """L = L_id + (1 - s) L_tri + w_c L_cen + s L_osm + w_a L_att; owns the centers of the center loss.
-
-    `centers` is "C D", drawn from N(0, 1) as in the paper's code, and None where the center loss has no
-    weight. There are as many as training persons; the paper's code always makes 751, whatever the data set.
-    """
-
-    centers: nn.Parameter | None
-
-    def __init__(self, config: LossConfig, num_classes: int, embedding_dim: int) -> None:
-        super().__init__()
-        self.config = config
-        wanted = config.center_weight > 0
-        centers = nn.Parameter(torch.randn(num_classes, embedding_dim)) if wanted else None
-        self.register_parameter("centers", centers)
-
-    def forward(
-        self,
-        output: ModelOutput,
-        labels: Int[Tensor, " B"],
-        erased: Bool[Tensor, "B T"],
-        classifier: Float[Tensor, "C D"],
-    ) -> dict[str, Tensor]:
-        """`total` and its terms unweighted: `identity`, `triplet`, `center`, `osm`, `attention`.
-
-        A term without weight is not computed and has no key. `classifier` is the weight of the classifier.
-        Under autocast too, all is computed in float32 or better: half precision ruins exponents.
-        """
-        with torch.autocast(labels.device.type, enabled=False):
-            exact = ModelOutput(*(_full_precision(tensor) for tensor in output))
-            terms = self._terms(exact, labels, erased, _full_precision(classifier))
-        weights = self._weights()
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        return {"total": total, **terms}
-
-    @torch.no_grad()
-    def step_centers(self) -> None:
-        """Take the centers' own step of plain SGD after `backward` of the total, and forget their gradient.
-
-        The gradient is divided by `center_weight` first, so that the step does not depend on it (the paper's
-        code, after Luo et al. 2019): a center moves 2 lr n / B of the way to the mean of its n clips in the
-        batch of B. What reaches the centers through OSM is divided along with it, also as there. Without
-        centers there is nothing to step.
-        """
-        if self.centers is None:
-            return
-        assert self.centers.grad is not None, "step_centers comes after backward"
-        step = self.config.center_learning_rate / self.config.center_weight
-        self.centers.sub_(self.centers.grad, alpha=step)
-        self.centers.grad = None
-
-    def _weights(self) -> dict[str, float]:
-        config = self.config
-        return {
-            "identity": 1.0,
-            "triplet": 1 - config.osm_share,
-            "center": config.center_weight,
-            "osm": config.osm_share,
-            "attention": config.attention_weight,
-        }
-
-    def _terms(
-        self,
-        output: ModelOutput,
-        labels: Int[Tensor, " B"],
-        erased: Bool[Tensor, "B T"],
-        classifier: Float[Tensor, "C D"],
-    ) -> dict[str, Tensor]:
-        config, embeddings = self.config, output.embedding
-        smoothing = config.label_smoothing
-        terms = {"identity": functional.cross_entropy(output.logits, labels, label_smoothing=smoothing)}
-        if config.osm_share < 1:
-            terms["triplet"] = batch_hard_triplet(
-                embeddings, labels, margin=config.triplet_margin, metric=config.triplet_metric
-            )
-        if self.centers is not None:
-            terms["center"] = center_loss(embeddings, labels, self.centers)
-        if config.osm_share > 0:
-            terms["osm"] = osm_caa(
-                embeddings,
-                labels,
-                self._class_vectors(classifier),
-                alpha=config.osm_alpha,
-                sigma=config.osm_sigma,
-                balance=config.osm_balance,
-            )
-        if config.attention_weight > 0:
-            terms["attention"] = erased_frame_attention(output.scores, erased)
-        return terms
-
-    def _class_vectors(self, classifier: Float[Tensor, "C D"]) -> Float[Tensor, "C D"]:
-        if self.config.osm_class_vectors == "classifier":
-            return classifier
-        assert self.centers is not None, "LossConfig sees to it that the centers are trained"
-        return self.centers
+SMALLEST = 1e-12  # the paper's code: no squared distance and no OSM score is smaller
 
 
 def batch_hard_triplet(
@@ -165,15 +31,32 @@ def batch_hard_triplet(
     holds no other person a clip contributes 0 and no gradient; so does an empty batch. A zero vector has
     cosine 0 with everything (the paper's code: NaN).
     """
+    distances = euclidean_distances(embeddings) if metric == "euclidean" else 1 - cosines(embeddings)
+    return batch_hard(distances, labels, margin=margin)
+
+
+def batch_hard(
+    distances: Float[Tensor, "B B"], labels: Int[Tensor, " B"], *, margin: float | None
+) -> Float[Tensor, ""]:
+    """`batch_hard_triplet` of clips whose distances are known."""
     if len(labels) == 0:
-        return embeddings.sum()
-    distances = _distances(embeddings, metric)
+        return distances.sum()
     same = labels[:, None] == labels
-    farthest_positive = distances.masked_fill(~same, -torch.inf).amax(1)
-    nearest_negative = distances.masked_fill(same, torch.inf).amin(1)
+    # Of equals, one alone gets the gradient.
+    farthest_positive = torch.where(same, distances, -torch.inf).max(1).values
+    nearest_negative = torch.where(same, torch.inf, distances).min(1).values
     gap = farthest_positive - nearest_negative
     costs = functional.softplus(gap) if margin is None else functional.relu(gap + margin)
     return costs.mean()
+
+
+def euclidean_distances(points: Float[Tensor, "B D"]) -> Float[Tensor, "B B"]:
+    """Euclidean distances; 0, with gradient 0, between points closer than 1e-6."""
+    products = points @ points.T
+    lengths = products.diagonal()
+    squared = lengths[:, None] + lengths - 2 * products
+    equal = squared < SMALLEST
+    return squared.masked_fill(equal, 1).sqrt().masked_fill(equal, 0)
 
 
 def center_loss(
@@ -184,7 +67,20 @@ def center_loss(
     Wen et al. 2016 (ECCV), Eq. 2, without the factor 1/2 and averaged over the batch, as in the paper's code;
     that code measures distances to all centers and masks all but one.
     """
-    return (embeddings - centers[labels]).square().sum() / max(len(labels), 1)
+    return (functional.embedding(labels, centers) - embeddings).square().sum() / max(len(labels), 1)
+
+
+def wen_step(
+    embeddings: Float[Tensor, "B D"], labels: Int[Tensor, " B"], centers: Float[Tensor, "C D"], *, rate: float
+) -> Float[Tensor, "C D"]:
+    """The centers after one step towards their persons' clips, by the rule of Wen et al. 2016 (ECCV), Eq. 4.
+
+    A center moves `rate` n / (1 + n) of the way to the mean of its n clips: whatever the size of the batch,
+    and never beyond the mean for a rate up to 1. The center of a person who is absent stays.
+    """
+    clips = torch.zeros_like(centers[:, 0]).index_add_(0, labels, torch.ones_like(embeddings[:, 0]))
+    gaps = embeddings - centers[labels]
+    return centers.index_add(0, labels, gaps / (1 + clips[labels])[:, None], alpha=rate)
 
 
 def osm_caa(
@@ -195,6 +91,8 @@ def osm_caa(
     alpha: float,
     sigma: float,
     balance: float,
+    temperature: float = 1.0,
+    detach: bool = False,
 ) -> Float[Tensor, ""]:
     """Online soft mining with class-aware attention: (1 - balance) L_P + balance L_N.
 
@@ -202,87 +100,75 @@ def osm_caa(
     L_P = 1/2 of the mean of d^2 over pairs of one person, weighted by exp(-d^2 / sigma^2) a;
     L_N = 1/2 of the mean of s^2 over pairs of two persons, weighted by s a, with s = max(alpha - d, 0).
     a is the smaller attention of the two clips: the softmax over persons of the cosines with `class_vectors`
-    (rows of the classifier, or the centers), at the clip's own person. Nothing is detached.
+    (rows of the classifier, or the centers) divided by `temperature`, at the clip's own person. Vectors of
+    persons who have no clips, more of them than training persons even, take part in the softmax.
+
+    `detach` takes the weights for constants: then neither they nor the class vectors get a gradient (Wang's
+    code). In the paper's code nothing is detached, and the temperature is 1, which leaves a nearly constant.
 
     Wang et al. 2019 (AAAI, arXiv:1811.01459), as the paper's code computes it; Wang's own code differs (sigma
-    there is sqrt(1/2) of this one, attention is a Gaussian of the classifier's probability, weights carry no
-    gradient). The means are taken in log space: same value, but a small sigma does not underflow to NaN. A
-    batch without positive, or without negative, pairs has L_P, or L_N, 0, where the paper's code has NaN. L_N
-    is 0 also if all negatives are beyond alpha; the paper's code has 5e-25, and denormal, slow gradients.
+    there is sqrt(1/2) of this one, attention is a Gaussian of the classifier's probability). The means are
+    taken in log space: same value, but a small sigma or temperature does not underflow to NaN. A batch without
+    positive, or without negative, pairs has L_P, or L_N, 0, where the paper's code has NaN. L_N is 0 also if
+    all negatives are beyond alpha; the paper's code has 5e-25, and denormal, slow gradients.
     """
-    if len(labels) == 0:
-        return embeddings.sum()
-    unit = _unit(embeddings)
-    distances = _distances_of(unit)
-    attention = _log_attention(unit, labels, class_vectors)
+    found = geometry(embeddings, class_vectors, labels)
+    return osm_caa_of(found, labels, alpha=alpha, sigma=sigma, balance=balance, temperature=temperature, detach=detach)
+
+
+def osm_caa_of(
+    found: Geometry,
+    labels: Int[Tensor, " B"],
+    *,
+    alpha: float,
+    sigma: float,
+    balance: float,
+    temperature: float,
+    detach: bool,
+) -> Float[Tensor, ""]:
+    """`osm_caa` of clips whose cosines are known."""
+    attention = _log_attention(found.classes, labels, temperature)
     pair_attention = torch.minimum(attention[:, None], attention)
+    squared = _squared_distances_of_units(found.clips)
+    overlap = (alpha - squared.sqrt()).clamp_min(0)
+    nearness = pair_attention - squared / sigma**2
+    hardness = pair_attention + overlap.clamp_min(SMALLEST).log()
     same = labels[:, None] == labels
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    nearness = -(distances / sigma).square()
-    overlap = (alpha - distances).clamp_min(0)
-    hardness = overlap.clamp_min(SMALLEST).log()
-    positive = _weighted_mean(distances.square(), nearness + pair_attention, same & ~itself)
-    negative = _weighted_mean(overlap.square(), hardness + pair_attention, ~same)
-    return (1 - balance) * positive / 2 + balance * negative / 2
+    positive = _weighted_mean(squared, nearness, same.clone().fill_diagonal_(False), detach=detach)
+    negative = _weighted_mean(overlap.square(), hardness, ~same, detach=detach)
+    return (1 - balance) / 2 * positive + balance / 2 * negative
 
 
-def erased_frame_attention(attention: Float[Tensor, "B T"], erased: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+def erased_frame_attention(
+    attention: Float[Tensor, "B T"], erased: Bool[Tensor, "B T"], *, reduction: Reduction = "sum"
+) -> Float[Tensor, ""]:
     """Mean over clips of the attention that their erased frames get, summed over frames; 0 without clips.
 
-    `attention` are the scores before the gate, >= 0, as in the paper's code and Fig. 2. The paper's Eq. 1
-    divides by the number N of frames instead of the number of clips: read per clip, this is N times that.
+    `mean` divides by the number of frames as well, as the paper's Eq. 1 does; its code sums. Of weights the sum
+    is a share in [0, 1]. Of scores before the gate, which the paper's code and Fig. 2 take, it is unbounded.
     """
-    return (attention * erased).sum() / max(len(attention), 1)
+    terms = len(attention) if reduction == "sum" else attention.numel()
+    return (attention * erased).sum() / max(terms, 1)
 
 
-def _full_precision(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def _log_attention(cosines: Float[Tensor, "B C"], labels: Int[Tensor, " B"], temperature: float) -> Float[Tensor, " B"]:
+    """Log of the softmax over persons of cosines / temperature, at the clip's own person."""
+    logits = cosines if temperature == 1 else cosines / temperature  # two passes over B x C saved in the usual case
+    return -functional.cross_entropy(logits, labels, reduction="none")
 
 
-def _unit(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-    """Rows scaled to length 1; a row of zeros stays, with a finite gradient."""
-    return vectors / _lengths(vectors)[:, None]
-
-
-def _lengths(vectors: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
-    """Lengths of rows, 1 for rows too short to have a direction."""
-    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
-    return lengths.masked_fill(lengths < SMALLEST, 1)
-
-
-def _distances(embeddings: Float[Tensor, "B D"], metric: Metric) -> Float[Tensor, "B B"]:
-    if metric == "euclidean":
-        return _distances_of(embeddings)
-    unit = _unit(embeddings)
-    return 1 - unit @ unit.T
-
-
-def _distances_of(points: Float[Tensor, "B D"]) -> Float[Tensor, "B B"]:
-    """Euclidean distances; 0, with gradient 0, between equal points."""
-    products = points @ points.T
-    lengths = products.diagonal()
-    squared = lengths[:, None] + lengths - 2 * products
-    equal = squared < SMALLEST
-    return squared.masked_fill(equal, 1).sqrt().masked_fill(equal, 0)
-
-
-def _log_attention(
-    unit: Float[Tensor, "B D"], labels: Int[Tensor, " B"], class_vectors: Float[Tensor, "C D"]
-) -> Float[Tensor, " B"]:
-    """Log of the softmax over persons of the cosines, at the clip's own person.
-
-    Cosines are divided by the lengths, not the vectors: the product is small, the class vectors are not.
-    """
-    cosines = unit @ class_vectors.T / _lengths(class_vectors)
-    return -functional.cross_entropy(cosines, labels, reduction="none")
+def _squared_distances_of_units(products: Float[Tensor, "B B"]) -> Float[Tensor, "B B"]:
+    """|x_i|^2 + |x_j|^2 - 2 x_i . x_j, at least 1e-12; lengths are 1, or 0 without a direction, and constant."""
+    lengths = products.detach().diagonal()
+    return torch.add(lengths[:, None] + lengths, products, alpha=-2).clamp_min(SMALLEST)
 
 
 def _weighted_mean(
-    values: Float[Tensor, "B B"], log_weights: Float[Tensor, "B B"], chosen: Bool[Tensor, "B B"]
+    values: Float[Tensor, "B B"], log_weights: Float[Tensor, "B B"], chosen: Bool[Tensor, "B B"], *, detach: bool
 ) -> Float[Tensor, ""]:
     """Mean of the chosen values by weights given as logarithms; 0, without gradient, where none is chosen."""
-    log_weights = log_weights.masked_fill(~chosen, -torch.inf)
-    peak = log_weights.detach().amax()
-    weights = (log_weights - peak.masked_fill(peak == -torch.inf, 0)).exp()
-    total = weights.sum()
-    return (weights * values).sum() / total.masked_fill(total == 0, 1)
+    lowest = torch.finfo(log_weights.dtype).min  # finite: the softmax of -inf alone is NaN
+    weights = torch.where(chosen, log_weights, lowest).flatten().softmax(0)
+    if detach:
+        weights = weights.detach()
+    return weights.dot(values.flatten()) * chosen.any()

@@ -6,25 +6,35 @@ B clips, T frames, C channels (= embedding), h x w feature map, N persons (class
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
+from trainer.attention import POOLINGS, AttentionOutput, Gate, TemporalAttention
 from trainer.errors import ConfigError
 from trainer.frozen import FrozenConfig
 from trainer.weights import load_weights
 
-Gate = Literal["softmax", "sigmoid"]
+__all__ = [
+    "AttentionOutput",
+    "Feature",
+    "Gate",
+    "ModelConfig",
+    "ModelOutput",
+    "TemporalAttention",
+    "TemporalAttentionResNet",
+]
+
+Feature = Literal["after_neck", "before_neck"]
 
 RESNET_CHANNELS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
 RESNET_STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 TINY_CHANNELS = (16, 32, 64, 64)
 CLASSIFIER_STD = 1e-3  # Luo et al. 2019: the classifier starts near zero, so the neck's scale settles first
-GATE_EPSILON = 1e-12  # the paper's code; its sigmoids of scores >= 0 never come near it
 
 
 class ModelConfig(FrozenConfig):
@@ -40,70 +50,37 @@ class ModelConfig(FrozenConfig):
     """Width of the input frames, in pixels."""
     last_stride: Literal[1, 2] = 1
     """Stride of the last stage; 1 doubles the feature map (Luo et al. 2019)."""
+    pooling: Literal["attention", "mean", "max"] = "attention"
+    """How a clip's frames become one feature; without attention none of its parameters exist."""
     attention_hidden: int = Field(256, ge=1)
     """Channels between the spatial and the temporal convolution of the attention head."""
     attention_gate: Gate = "softmax"
     """How scores become weights over frames: softmax, or sigmoid followed by L1 normalisation."""
-
-
-class AttentionOutput(NamedTuple):
-    """What attention over time makes of the feature maps of a clip."""
-
-    pooled: Float[Tensor, "B C"]
-    """The frames' average-pooled features, weighted and summed over time."""
-    scores: Float[Tensor, "B T"]
-    """Scores of the frames before the gate, >= 0: they come out of a ReLU."""
-    weights: Float[Tensor, "B T"]
-    """Weights of the frames; >= 0, they sum to 1 over T."""
+    attention_factorised: bool = False
+    """Average the maps over space before the attention's spatial convolution, which then is 1 x 1."""
+    attention_score_relu: bool = True
+    """The second ReLU of the paper's attention; without it scores may be negative, and none is dead."""
+    neck: Literal["bnneck", "none"] = "bnneck"
+    """`none`: no batch norm, and a classifier with bias and torch's initial values (the paper's resnet50ta)."""
 
 
 class ModelOutput(NamedTuple):
-    """What the network says about a batch of clips, in training and in evaluation alike."""
+    """What the network says about a batch of clips, in training and in evaluation alike; at least float32."""
 
     logits: Float[Tensor, "B N"]
     """Scores of the training persons."""
     embedding: Float[Tensor, "B C"]
-    """The feature after the neck's batch norm: metric losses and ranking use it, as the paper does."""
+    """The feature after the neck: ranking uses it and, as in the paper, the metric losses; `pooled` without a neck."""
     scores: Float[Tensor, "B T"]
-    """Attention scores before the gate, >= 0."""
+    """Attention scores before the gate; 0 where there is no attention."""
     weights: Float[Tensor, "B T"]
-    """Attention weights; they sum to 1 over T."""
+    """Weights of the frames; they sum to 1 over T."""
+    pooled: Float[Tensor, "B C"]
+    """The feature before the neck."""
 
-
-class TemporalAttention(nn.Module):
-    """Weighs the frames of a clip by a score of each frame and its two neighbours.
-
-    ReLU(Conv2d over the whole map) gives a vector per frame, ReLU(Conv1d over time) a score per frame, the
-    gate a weight per frame (Gao and Nevatia 2018, arXiv:1805.02104; the paper's Fig. 2). Scores are >= 0; a
-    clip whose scores are all 0 is weighed uniformly.
-    """
-
-    def __init__(self, channels: int, map_size: tuple[int, int], hidden: int = 256, gate: Gate = "softmax") -> None:
-        super().__init__()
-        self.gate = gate
-        self.spatial = nn.Conv2d(channels, hidden, map_size)
-        self.temporal = nn.Conv1d(hidden, 1, 3, padding=1)
-        for name, parameter in self.named_parameters():
-            if name.endswith("weight"):
-                nn.init.kaiming_normal_(parameter)
-            else:
-                nn.init.zeros_(parameter)
-
-    def forward(self, maps: Float[Tensor, "B T C h w"]) -> AttentionOutput:
-        """Pool feature maps over space and time; maps of another size than `map_size` raise ValueError."""
-        if maps.shape[-2:] != self.spatial.kernel_size:
-            sizes = f"{self.spatial.kernel_size}, got {tuple(maps.shape[-2:])}"
-            raise ValueError(f"the attention was built for maps of {sizes}")
-        frames = functional.relu(self.spatial(maps.flatten(0, 1))).view(*maps.shape[:2], -1)
-        scores = functional.relu(self.temporal(frames.transpose(1, 2))).squeeze(1)
-        weights = self._weights(scores)
-        pooled = torch.einsum("btc,bt->bc", maps.mean((-2, -1)), weights)
-        return AttentionOutput(pooled, scores, weights)
-
-    def _weights(self, scores: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        if self.gate == "softmax":
-            return scores.softmax(dim=1)
-        return functional.normalize(scores.sigmoid(), p=1, dim=1, eps=GATE_EPSILON)
+    def feature(self, which: Feature) -> Float[Tensor, "B C"]:
+        """The feature on one side of the neck."""
+        return self.embedding if which == "after_neck" else self.pooled
 
 
 class TemporalAttentionResNet(nn.Module):
@@ -121,26 +98,29 @@ class TemporalAttentionResNet(nn.Module):
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
-        map_size = feature_map_size(config)
         self.input_size = (config.height, config.width)
+        map_size = feature_map_size(config)
         self.backbone = _backbone(config)
         self.embedding_dim = RESNET_CHANNELS.get(config.backbone, TINY_CHANNELS[-1])
-        self.attention = TemporalAttention(self.embedding_dim, map_size, config.attention_hidden, config.attention_gate)
-        self.neck = nn.BatchNorm1d(self.embedding_dim)
-        self.neck.bias.requires_grad_(False)
-        self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=False)
-        nn.init.normal_(self.classifier.weight, std=CLASSIFIER_STD)
+        self.attention = _pooling(config, self.embedding_dim, map_size)
+        self.neck, self.classifier = _neck_and_classifier(config.neck, self.embedding_dim, num_classes)
         self.loaded_weights = load_weights(self, config.weights, config.backbone)
 
     def forward(self, clips: Float[Tensor, "B T 3 H W"]) -> ModelOutput:
-        """Logits, embedding and attention of normalised clips; frames of another size raise ValueError."""
+        """Logits, embedding and attention of normalised clips; frames of another size raise ValueError.
+
+        Frames are taken in the precision of the backbone's weights, or in autocast's; neck and classifier compute in
+        float32 even then.
+        """
         if clips.shape[-2:] != self.input_size:
             sizes = f"{self.input_size}, got {tuple(clips.shape[-2:])}"
             raise ValueError(f"the network was built for frames of {sizes}")
-        maps = self.backbone(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-        attention: AttentionOutput = self.attention(maps)
-        embedding = self.neck(attention.pooled)
-        return ModelOutput(self.classifier(embedding), embedding, attention.scores, attention.weights)
+        frames = clips.flatten(0, 1).to(next(self.backbone.parameters()).dtype)
+        maps = self.backbone(frames).unflatten(0, clips.shape[:2])
+        pooled, scores, weights = self.attention(maps)
+        with torch.autocast(clips.device.type, enabled=False):
+            embedding = self.neck(pooled)
+            return ModelOutput(self.classifier(embedding), embedding, scores, weights, pooled)
 
 
 def feature_map_size(config: ModelConfig) -> tuple[int, int]:
@@ -156,6 +136,31 @@ def feature_map_size(config: ModelConfig) -> tuple[int, int]:
             f"with model.last_stride {config.last_stride}; give at least {stride} x {stride}"
         )
     return -(-config.height // stride), -(-config.width // stride)
+
+
+def _pooling(
+    config: ModelConfig, channels: int, map_size: tuple[int, int]
+) -> Callable[[Float[Tensor, "B T C h w"]], AttentionOutput]:
+    if config.pooling != "attention":
+        return POOLINGS[config.pooling]
+    return TemporalAttention(
+        channels,
+        map_size,
+        config.attention_hidden,
+        config.attention_gate,
+        factorised=config.attention_factorised,
+        score_relu=config.attention_score_relu,
+    )
+
+
+def _neck_and_classifier(neck: str, channels: int, num_classes: int) -> tuple[nn.Module, nn.Linear]:
+    if neck == "none":
+        return nn.Identity(), nn.Linear(channels, num_classes)
+    norm = nn.BatchNorm1d(channels)
+    norm.bias.requires_grad_(False)
+    classifier = nn.Linear(channels, num_classes, bias=False)
+    nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
+    return norm, classifier
 
 
 def _backbone(config: ModelConfig) -> nn.Sequential:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from trainer.atomic import write_atomically
 from trainer.frozen import FrozenConfig
 
@@ -55,6 +57,10 @@ class EpochResult(FrozenConfig):
     """Frames trained on per second of training, evaluation excluded."""
     data_wait_share: float
     """Share of the training time spent waiting for frames, in [0, 1]."""
+    attention: dict[str, float] = Field(default_factory=dict)
+    """Means over the training clips of the epoch: `entropy` of the weights over frames divided by log T (1 is
+    uniform), `dead_scores` (share of scores that are exactly 0), `erased_weight` (weight of erased frames; 1 is
+    as much as uniform, absent if none was erased). Empty without attention."""
     seconds: float
     """Duration of the epoch, evaluation included."""
     time: float
@@ -69,6 +75,7 @@ class EpochResult(FrozenConfig):
             "seconds": self.seconds,
         }
         figures |= {f"loss/{name}": value for name, value in self.losses.items()}
+        figures |= {f"attention/{name}": value for name, value in self.attention.items()}
         return figures | (self.validation.metrics() if self.validation else {})
 
 

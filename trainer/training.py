@@ -1,35 +1,46 @@
-"""Training, read top to bottom: set up, then for every epoch train, evaluate, save, report.
-
-B clips, T frames, H height, W width, C persons.
-"""
+"""Training, read top to bottom: set up, then for every epoch train, evaluate, save, report."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from trainer.atomic import write_atomically
-from trainer.augment import normalised
-from trainer.batches import Batch, IdentityBatches, TrainingClips, training_loader
+from trainer.batches import IdentityBatches, TrainingClips, training_loader
 from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.compute import float32_products
 from trainer.config import TrialConfig
-from trainer.errors import CheckpointError, DivergedError
-from trainer.evaluation import Progress, no_progress, rank_tracklets
-from trainer.losses import ReidLoss
-from trainer.model import TemporalAttentionResNet
-from trainer.result import EpochResult, Report, append_result, ignore_report, write_results
-from trainer.schedule import learning_rate, make_optimizer
-from trainer.seeds import derived_seed
+from trainer.errors import CheckpointError, StoppedError
+from trainer.evaluation import rank_tracklets
+from trainer.learner import Learner, in_groups
+from trainer.progress import Progress, no_progress
+from trainer.result import EpochResult, Evaluation, Report, append_result, ignore_report, write_results
+from trainer.schedule import learning_rate
+from trainer.settings import differing_settings
+from trainer.tally import EpochTally
 from trainer.training_data import TrainingData, training_data
+
+log = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = Path("checkpoint/last.pt")
 BEST_CHECKPOINT = Path("checkpoint/best.pt")
 RESULTS_FILE = "results.jsonl"
 SPLIT_FILE = "split.json"
+UNIFORM_ENTROPY = 0.995  # prints as 1.00
+
+Stop = Callable[[], bool]
+"""Asked after every step and every batch that is evaluated; True ends the training with its state saved."""
+
+
+def never() -> bool:
+    """The answer of one who does not stop a training."""
+    return False
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -55,6 +66,7 @@ def fit(
     split: Path | None = None,
     device: torch.device | str | None = None,
     progress: Progress = no_progress,
+    stop: Stop = never,
 ) -> FitResult:
     """Trains one network and leaves `results.jsonl`, `config.json` and `checkpoint/{last,best}.pt` in `out`.
 
@@ -69,59 +81,47 @@ def fit(
         split: validation split that a search shares among its trials; None cuts one and saves it in `out`.
         device: where to train; None takes the GPU if there is one.
         progress: told after every step.
+        stop: asked after every step; see `Stop`.
 
     Raises:
         ConfigError: a setting that the data or the machine cannot follow.
         DataError: data that is missing, damaged or too small.
         CheckpointError: `resume_from` is damaged or belongs to another configuration.
         DivergedError: a loss became NaN or infinite.
+        StoppedError: `stop` said so; `last.pt` holds the state after the last step, in the middle of an epoch too.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out.mkdir(parents=True, exist_ok=True)
     data = training_data(config.data, split or out / SPLIT_FILE, make=split is None)
-    run = _Run(config, data, device, own_weights=resume_from is not None)
-    if resume_from is None:
-        write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
-    else:
-        run.restore(resume_from)
+    run = _Run(config, data, device, out, resume_from)
     write_results(out / RESULTS_FILE, run.history)
     for result in run.history:
         report(result)
 
-    size = (config.model.height, config.model.width)
-    clips = TrainingClips(data.train, data.labels, config.clips, size=size, seed=config.seed)
-    batches = IdentityBatches(data.labels, config.clips, config.seed)
-    loader = training_loader(clips, batches, workers=config.clips.workers, device=device)
-    for epoch in range(len(run.history), config.optim.epochs):
-        started = time.monotonic()
-        batches.epoch = epoch
-        trained = run.train_epoch(epoch, loader, len(batches), progress)
-        evaluation = None
-        if (epoch + 1) % config.evaluation.every == 0 or epoch + 1 == config.optim.epochs:
-            evaluation = rank_tracklets(
-                run.model,
-                data.query,
-                data.gallery,
-                config.evaluation,
-                frames=config.clips.frames,
-                size=size,
-                workers=config.clips.workers,
-                progress=progress,
+    with float32_products(config.compute, device):
+        for epoch in range(len(run.history), config.optim.epochs):
+            tally = run.train_epoch(epoch, progress, stop)
+            losses = tally.losses(epoch)
+            trained = time.monotonic()
+            evaluation = None
+            if (epoch + 1) % config.evaluation.every == 0 or epoch + 1 == config.optim.epochs:
+                evaluation = run.evaluate(progress, stop)
+            result = EpochResult(
+                epoch=epoch + 1,
+                losses=losses,
+                learning_rate=learning_rate(config.optim, epoch),
+                validation=evaluation,
+                images_per_second=tally.images / tally.seconds,
+                data_wait_share=tally.waited / tally.seconds,
+                attention=tally.attention(),
+                seconds=tally.seconds + time.monotonic() - trained,
+                time=time.time(),
             )
-        result = EpochResult(
-            epoch=epoch + 1,
-            losses=trained.losses,
-            learning_rate=learning_rate(config.optim, epoch),
-            validation=evaluation,
-            images_per_second=trained.images / trained.seconds,
-            data_wait_share=trained.waited / trained.seconds,
-            seconds=time.monotonic() - started,
-            time=time.time(),
-        )
-        run.history.append(result)
-        run.save(out, improved=best_result(run.history) is result)
-        append_result(out / RESULTS_FILE, result)
-        report(result)
+            run.history.append(result)
+            run.save_epoch()
+            append_result(out / RESULTS_FILE, result)
+            _warn_of_uniform_attention(config, run.history)
+            report(result)
     return FitResult(tuple(run.history), best_result(run.history))
 
 
@@ -134,109 +134,130 @@ def best_result(history: Sequence[EpochResult]) -> EpochResult:
     return max(history, key=mean_average_precision)
 
 
-class _TrainedEpoch(NamedTuple):
-    losses: dict[str, float]
-    images: int
-    seconds: float
-    waited: float
-
-
 class _Run:
-    """Everything that changes while a network learns."""
+    """One training in a folder: what is learned from, what learns, and what is known so far."""
 
-    def __init__(self, config: TrialConfig, data: TrainingData, device: torch.device, *, own_weights: bool) -> None:
-        """`own_weights` says that a checkpoint will fill the network, so that none are loaded for it."""
-        torch.manual_seed(derived_seed(config.seed, "weights"))
-        self.config = config
-        self.device = device
-        model = config.model.model_copy(update={"weights": "none"}) if own_weights else config.model
-        self.model = TemporalAttentionResNet(model, data.num_classes).to(device)
-        self.loss = ReidLoss(config.loss, data.num_classes, self.model.embedding_dim).to(device)
-        self.optimizer = make_optimizer(self.model.parameters(), config.optim)
+    def __init__(
+        self, config: TrialConfig, data: TrainingData, device: torch.device, out: Path, resume_from: Path | None
+    ) -> None:
+        self.config, self.data, self.out = config, data, out
+        self.size = (config.model.height, config.model.width)
         self.history: list[EpochResult] = []
+        self.tally = EpochTally()
+        """Of the epoch that is under way."""
+        self.batches = IdentityBatches(data.labels, config.clips, config.seed)
+        clips = TrainingClips(data.train, data.labels, config.clips, size=self.size, seed=config.seed)
+        self.loader = training_loader(clips, self.batches, workers=config.clips.workers, device=device)
+        self.learner = Learner(config, data.num_classes, device, own_weights=resume_from is None)
+        if resume_from is None:
+            write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
+        else:
+            self._restore(resume_from)
+        self.learner.compile()
 
-    def train_epoch(self, epoch: int, loader: Iterable[Batch], steps: int, progress: Progress) -> _TrainedEpoch:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optim, epoch)
-        self.model.train()
-        sums: dict[str, torch.Tensor] = {}
-        images = 0
-        waited = 0.0
+    def train_epoch(self, epoch: int, progress: Progress, stop: Stop) -> EpochTally:
+        """Learns from the rest of the epoch and returns the tally of all of it."""
+        tally, attention = self.tally, self.config.model.pooling == "attention"
+        self.batches.epoch, self.batches.first_step = epoch, tally.batches
+        self.learner.begin_epoch(epoch)
+        groups = iter(in_groups(self.loader, self.config.optim.accumulate))
         started = asked = time.monotonic()
-        for step, batch in enumerate(loader, 1):
-            waited += time.monotonic() - asked
-            terms = self._train_step(batch)
-            images += batch.frames.shape[0] * batch.frames.shape[1]
-            for name, term in terms.items():
-                sums[name] = sums.get(name, torch.zeros_like(term)) + term.detach()
-            progress(f"epoch {epoch + 1}", step, steps)
+        before = tally.seconds
+        while tally.batches < len(self.batches):
+            with self._stopped_workers(stop):
+                group = next(groups)
+            tally.waited += time.monotonic() - asked
+            self.learner.step(group, lambda batch, output, terms: tally.add(batch, output, terms, attention=attention))
             asked = time.monotonic()
-        losses = {name: float(total) / steps for name, total in sums.items()}
-        _refuse_diverged(losses, epoch)
-        return _TrainedEpoch(losses, images, time.monotonic() - started, waited)
+            tally.seconds = before + asked - started
+            progress(f"epoch {epoch + 1}", tally.batches, len(self.batches), _speed(tally))
+            self._stop_if(stop)
+        return tally
 
-    def _train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        frames = normalised(batch.frames.to(self.device, non_blocking=True))
-        labels = batch.labels.to(self.device, non_blocking=True)
-        erased = batch.erased.to(self.device, non_blocking=True)
-        terms = self.loss(self.model(frames), labels, erased, self.model.classifier.weight)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss.zero_grad(set_to_none=True)
-        terms["total"].backward()
-        self.optimizer.step()
-        self.loss.step_centers()
-        return terms  # type: ignore[no-any-return]
+    def evaluate(self, progress: Progress, stop: Stop) -> Evaluation:
+        """Figures on the validation split."""
 
-    def save(self, out: Path, *, improved: bool) -> None:
-        """Writes `last.pt`, all that a resume needs, and `best.pt`, all that an evaluation needs."""
-        contents = {
+        def each_batch(what: str, done: int, total: int, note: str = "") -> None:
+            progress(what, done, total, note)
+            self._stop_if(stop)
+
+        with self._stopped_workers(stop):
+            return rank_tracklets(
+                self.learner.evaluated,
+                self.data.query,
+                self.data.gallery,
+                self.config.evaluation,
+                self.config.viewing,
+                progress=each_batch,
+            )
+
+    def save_epoch(self) -> None:
+        """Writes `best.pt`, all that an evaluation needs, if the epoch is the best, and `last.pt`."""
+        self.tally = EpochTally()
+        if best_result(self.history) is self.history[-1]:
+            save_checkpoint(self.out / BEST_CHECKPOINT, self._weights())
+        self._save_last()
+
+    @contextmanager
+    def _stopped_workers(self, stop: Stop) -> Iterator[None]:
+        """A signal that asks us to stop may go to the loader's workers too, and they die of it at once."""
+        try:
+            yield
+        except RuntimeError:
+            self._stop_if(stop)
+            raise
+
+    def _stop_if(self, stop: Stop) -> None:
+        if stop():
+            self._save_last()
+            done = f"{len(self.history)} epochs and {self.tally.batches} of {len(self.batches)} batches"
+            raise StoppedError(f"stopped after {done}; --resume continues from there")
+
+    def _weights(self) -> dict[str, object]:
+        return {
             "config": self.config.model_dump(mode="json"),
             "epoch": len(self.history),
-            "model": self.model.state_dict(),
+            "model": self.learner.weights(),
         }
-        if improved:
-            save_checkpoint(out / BEST_CHECKPOINT, contents)
-        contents |= {
-            "loss": self.loss.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+
+    def _save_last(self) -> None:
+        """Writes `last.pt`, all that a resume needs; randomness needs nothing, it derives from (seed, purpose)."""
+        state = {
+            "learner": self.learner.state(),
+            "tally": self.tally.state(),
             "history": [result.model_dump(mode="json") for result in self.history],
         }
-        save_checkpoint(out / LAST_CHECKPOINT, contents)
+        save_checkpoint(self.out / LAST_CHECKPOINT, self._weights() | state)
 
-    def restore(self, path: Path) -> None:
-        """Takes over the state saved at `path`; randomness needs none, it derives from (seed, epoch, purpose)."""
+    def _restore(self, path: Path) -> None:
         state = load_checkpoint(path)
-        if "optimizer" not in state:
+        if "learner" not in state:
             raise CheckpointError(f"{path}: holds weights only; training resumes from a last.pt")
         differing = differing_settings(self.config.model_dump(mode="json"), state["config"])
         if differing:
             raise CheckpointError(
                 f"{path}: was trained with other settings ({', '.join(differing)}); start a new run in another folder"
             )
-        self.model.load_state_dict(state["model"])
-        self.loss.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.restore(state["learner"])
+        self.tally = EpochTally.restored(state["tally"], self.learner.device)
         self.history = [EpochResult.model_validate(result) for result in state["history"]]
 
 
-# Settings that change where and how fast a trial runs, but none of its figures.
-_NEUTRAL_SETTINGS = {"data.root", "clips.workers"}
+def _speed(tally: EpochTally) -> str:
+    rate, waiting = tally.images / tally.seconds, tally.waited / tally.seconds
+    return f"{rate:.0f} images/s, {100 * waiting:.0f} % waiting for frames"
 
 
-def differing_settings(now: dict[str, Any], then: dict[str, Any], prefix: str = "") -> list[str]:
-    """Paths of the settings that differ and can change figures."""
-    differing = []
-    for key in sorted(now.keys() | then.keys()):
-        path = prefix + key
-        mine, other = now.get(key), then.get(key)
-        if isinstance(mine, dict) and isinstance(other, dict):
-            differing += differing_settings(mine, other, path + ".")
-        elif mine != other and path not in _NEUTRAL_SETTINGS:
-            differing.append(path)
-    return differing
-
-
-def _refuse_diverged(losses: dict[str, float], epoch: int) -> None:
-    for name in sorted(losses, key=lambda name: name == "total"):
-        if not torch.isfinite(torch.tensor(losses[name])):
-            raise DivergedError(f"loss/{name} is {losses[name]} in epoch {epoch + 1}")
+def _warn_of_uniform_attention(config: TrialConfig, history: Sequence[EpochResult]) -> None:
+    """Warns of the last epoch if all its frames weighed the same; says what to do about it once."""
+    uniform = [result for result in history if result.attention.get("entropy", 0.0) >= UNIFORM_ENTROPY]
+    if config.clips.frames == 1 or not uniform or uniform[-1] is not history[-1]:
+        return
+    advice = "; model.attention_score_relu false keeps scores alive, a smaller loss.attention_weight spares them"
+    log.warning(
+        "epoch %d: attention entropy %.2f, all frames of a clip weigh the same, %.0f %% of the scores are dead%s",
+        history[-1].epoch,
+        history[-1].attention["entropy"],
+        100 * history[-1].attention["dead_scores"],
+        advice if len(uniform) == 1 else "",
+    )

@@ -15,23 +15,37 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import ConfigError
-from trainer.wording import first_line
+from trainer.wording import first_line, one_line, shortened
 
 # What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
 UNREADABLE = (
     *(OSError, EOFError, RuntimeError, UnpicklingError, struct.error),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
 )
+NAMED_AT_MOST = 5  # tensors in a summary
 CONNECT_SECONDS = 20.0  # of silence on a socket before a download counts as failed
 
 
 class LoadedWeights(NamedTuple):
     """Which tensors a weights file filled, and which of its tensors found no place."""
 
+    source: str
+    """`imagenet`, `none` or the path of the file."""
     loaded: tuple[str, ...]
     """Names in the network."""
-    skipped: tuple[str, ...]
-    """Names in the file: classifiers, tensors of another shape, tensors the network does not have."""
+    skipped: dict[str, torch.Size]
+    """Names and shapes in the file: classifiers, tensors of another shape, tensors the network does not have."""
+
+    def summary(self) -> str:
+        """One line for people: how many tensors were loaded from where, and what was left out."""
+        if self.source == "none":
+            return "loaded nothing; all weights are random"
+        line = f"loaded {len(self.loaded)} tensors from {self.source}"
+        if not self.skipped:
+            return line
+        named = [f"{one_line(shortened(name))} ({_shape(size)})" for name, size in self.skipped.items()]
+        more = [f"and {len(named) - NAMED_AT_MOST} more"] if len(named) > NAMED_AT_MOST else []
+        return f"{line}; left out {len(named)}: {', '.join(named[:NAMED_AT_MOST] + more)}"
 
 
 def load_weights(model: nn.Module, weights: str, backbone: str) -> LoadedWeights:
@@ -45,7 +59,7 @@ def load_weights(model: nn.Module, weights: str, backbone: str) -> LoadedWeights
     Raises ConfigError when a download fails, a file is missing or damaged, or its backbone is another one.
     """
     if weights == "none":
-        return LoadedWeights((), ())
+        return LoadedWeights(weights, (), {})
     source = _imagenet(backbone) if weights == "imagenet" else _read(Path(weights))
     own = model.state_dict()
     named = {name: _own_name(name, own) for name in source}
@@ -65,7 +79,8 @@ def load_weights(model: nn.Module, weights: str, backbone: str) -> LoadedWeights
             f"{len(absent)} of its tensors are missing or have another shape, the first is {absent[0]}"
         )
     model.load_state_dict(fitting, strict=False)
-    return LoadedWeights(tuple(fitting), tuple(name for name, mine in named.items() if mine not in fitting))
+    skipped = {name: source[name].shape for name, mine in named.items() if mine not in fitting}
+    return LoadedWeights(weights, tuple(fitting), skipped)
 
 
 def require_weights(weights: str, backbone: str) -> None:
@@ -77,6 +92,10 @@ def require_weights(weights: str, backbone: str) -> None:
         _imagenet(backbone)
     elif weights != "none":
         _read(Path(weights))
+
+
+def _shape(size: torch.Size) -> str:
+    return " x ".join(map(str, size)) or "one number"
 
 
 def _own_name(name: str, own: Mapping[str, Tensor]) -> str:

@@ -22,10 +22,12 @@ _config_file = click.argument("config", type=click.Path(path_type=Path))
 def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_json: bool) -> int:
     """Train one network without any search; CONFIG is a trial's YAML or JSON file."""
     from orchestrator.progress import step_progress
+    from trainer import prepare_process
     from trainer.commands import train_command
 
+    prepare_process()
     with step_progress() as progress:
-        train_command(
+        code = train_command(
             config,
             out=out,
             overrides=overrides,
@@ -34,8 +36,9 @@ def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_
             say=click.echo,
             progress=progress,
         )
-    click.echo(f"next: reidsearch evaluate {config} --checkpoint {out / 'checkpoint/best.pt'}", err=True)
-    return Exit.OK
+    if code == Exit.OK:
+        click.echo(f"next: reidsearch evaluate {config} --checkpoint {out / 'checkpoint/best.pt'}", err=True)
+    return code
 
 
 @click.command(epilog="Example: reidsearch evaluate runs/one/config.json --checkpoint runs/one/checkpoint/best.pt")
@@ -61,8 +64,10 @@ def evaluate(
 ) -> int:
     """Evaluate a network; CONFIG is a trial's YAML or JSON file."""
     from orchestrator.progress import step_progress
+    from trainer import prepare_process
     from trainer.commands import evaluate_command
 
+    prepare_process()
     with step_progress() as progress:
         evaluate_command(
             config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -27,10 +28,10 @@ Frame = UInt8[np.ndarray, "height width 3"]
 
 def read_clip(paths: Sequence[str], height: int, width: int) -> UInt8[np.ndarray, "T height width 3"]:
     """The frames one after another; errors as for `read_frame`."""
-    clip = np.empty((len(paths), height, width, 3), dtype=np.uint8)
-    for index, path in enumerate(paths):
-        clip[index] = read_frame(path, height, width)
-    return clip
+    frames = [_decoded(path) for path in paths]
+    if len({frame.shape for frame in frames}) == 1:  # as in all published data sets: one resize for the clip
+        return _resized(np.stack(frames), height, width)
+    return np.concatenate([_resized(frame[None], height, width) for frame in frames])
 
 
 def read_frame(path: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -39,23 +40,25 @@ def read_frame(path: str, height: int, width: int) -> UInt8[np.ndarray, "height 
     Raises:
         DataError: the file is missing, empty, truncated, no image, or over 4 megapixels.
     """
+    return read_clip([path], height, width)[0]  # type: ignore[no-any-return]
+
+
+def _decoded(path: str) -> Frame:
     data = _read_bytes(path)
-    frame = _decode_jpeg(path, data) if data.startswith(b"\xff\xd8") else _decode_other(path, data)
-    if frame.shape[:2] == (height, width):
-        return frame
-    return _resize(frame, height, width)
+    return _decode_jpeg(path, data) if data.startswith(b"\xff\xd8") else _decode_other(path, data)
 
 
 def _read_bytes(path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read() if size <= MAX_BYTES else b""  # a bound for read() would be allocated first
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if size > MAX_BYTES:
+        raise DataError(f"{path}: more than {MAX_BYTES} bytes; this is not a frame")
     if not data:
         raise DataError(f"{path}: empty file; copy the data set again")
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{path}: more than {MAX_BYTES} bytes; this is not a frame")
     return data
 
 
@@ -92,11 +95,14 @@ def _decode_other(path: str, data: bytes) -> Frame:
         raise DataError(f"{path}: {reason} ({type(error).__name__}); copy the data set again") from error
 
 
-def _resize(frame: Frame, height: int, width: int) -> Frame:
-    """Same values as Pillow's resize up to rounding, three to five times faster."""
-    batch = torch.from_numpy(frame).permute(2, 0, 1)[None]
+def _resized(frames: UInt8[np.ndarray, "T h w 3"], height: int, width: int) -> UInt8[np.ndarray, "T height width 3"]:
+    """Same values as Pillow's resize up to rounding, many times faster."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    # Permuted in this order torch sees channels-last memory, also of a single frame, and takes its vectorised path.
+    batch = torch.from_numpy(frames).permute(0, 3, 1, 2)
     resized = functional.interpolate(batch, (height, width), mode="bicubic", antialias=True)
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
 def _check_size(path: str, height: int, width: int) -> None:

@@ -1,0 +1,246 @@
+"""The way of a frame from its file into a batch, against Pillow and torchvision frame by frame.
+
+    python -m benchmarks.bench_loader
+
+Frames per second of one core, by processor time: read, decode, resize, augment, collate. Files are JPEGs of 256 x 128
+as in MARS, drawn at random in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional
+from torchvision import transforms
+
+from benchmarks.measuring import measure, say
+from trainer.augment import ENLARGEMENT, IMAGENET_MEAN, IMAGENET_STD, normalised
+from trainer.batches import EvaluationClips, IdentityBatches, TrainingClips, Window, to_device, training_loader
+from trainer.clips import ClipConfig
+from trainer.data import Tracklet
+from trainer.data.frames import read_clip
+
+FILE_SIZE = (256, 128)
+SIZES = {"256x128": (256, 128), "224x112": (224, 112)}
+JPEG_QUALITY = 90  # gives 8-9 kB a frame
+TRACKLETS, FRAMES = 16, 8
+RUNS = 7
+PAD = 10
+CPU = torch.device("cpu")
+CONFIG = ClipConfig(persons=8, tracklets=2, second_erase=0.0)
+BATCH_FRAMES = CONFIG.persons * CONFIG.tracklets * CONFIG.frames
+# Frames per second that a step consumes in the measurement of waiting; an H100 takes 4-6k (ResNet-50, 256 x 128, bf16).
+CONSUMED = (1000, 4000)
+WAITING_PERSONS, WAITING_RUNS = 128, 5
+
+Candidate = Callable[[], object]
+
+
+def main() -> None:
+    """Measures everything and prints one JSON line."""
+    torch.set_num_threads(1)
+    random.seed(0)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        tracklets = draw_tracklets(Path(folder))
+        paths = [path for tracklet in tracklets for path in tracklet.frames]
+        say(
+            benchmark="loader",
+            unit="frames per second of processor time, one thread; median of runs",
+            runs=RUNS,
+            file_bytes=round(sum(Path(path).stat().st_size for path in paths) / len(paths)),
+            frames_per_second={name: _speeds(tracklets, paths, size) for name, size in SIZES.items()},
+            translate_resize=_resizes(paths),
+            waiting={
+                "step": f"{BATCH_FRAMES} frames; sleeps, as the host does while a GPU computes",
+                "share": [_waiting(tracklets, workers, speed) for workers in (1, 2) for speed in CONSUMED],
+            },
+        )
+
+
+def draw_tracklets(folder: Path) -> list[Tracklet]:
+    """Tracklets of smooth noise with some texture, each a person of its own."""
+    draws = np.random.default_rng(0)
+    tracklets = []
+    for person in range(TRACKLETS):
+        paths = [folder / f"{person}-{frame}.jpg" for frame in range(FRAMES)]
+        for path in paths:
+            coarse, fine = (gaussian_filter(draws.normal(size=(*FILE_SIZE, 3)), (s, s, 0)) for s in (6, 1))
+            pixels = 128 + 45 * coarse / coarse.std() + 5 * fine / fine.std()
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=JPEG_QUALITY)
+        tracklets.append(Tracklet(tuple(map(str, paths)), person, 1))
+    return tracklets
+
+
+def _speeds(tracklets: Sequence[Tracklet], paths: Sequence[str], size: tuple[int, int]) -> dict[str, float]:
+    candidates: dict[str, Candidate] = {
+        "read, decode, resize": lambda: [read_clip(paths[i : i + 4], *size) for i in range(0, BATCH_FRAMES, 4)],
+        "evaluation": _evaluation(tracklets, size),
+        "pad, worker": _training(tracklets, size, CONFIG),
+        "pad, worker, normalised": _training(tracklets, size, CONFIG, normalise=True),
+        "translate, worker": _training(tracklets, size, _with(crop="translate")),
+        "translate, worker, normalised": _training(tracklets, size, _with(crop="translate"), normalise=True),
+        "pad, device cpu": _training(tracklets, size, _with(augment_on="device")),
+        "translate, device cpu": _training(tracklets, size, _with(crop="translate", augment_on="device")),
+        "loader's part of augment_on device": _loading(tracklets, size, _with(augment_on="device")),
+        "Pillow, the paper's transforms": _pillow(paths, papers_transforms(size)),
+        "Pillow, resize + flip + pad-crop + erase": _pillow(paths, common_transforms(size)),
+        "Pillow, resize + flip": _pillow(paths, plain_transforms(size)),
+    }
+    taken = measure(candidates, runs=RUNS)
+    return {name: round(BATCH_FRAMES / measured.cpu_s) for name, measured in taken.items()}
+
+
+def _with(**settings: object) -> ClipConfig:
+    return CONFIG.model_copy(update=settings)
+
+
+def _training(
+    tracklets: Sequence[Tracklet], size: tuple[int, int], config: ClipConfig, *, normalise: bool = False
+) -> Candidate:
+    """One batch of the real loader, augmented."""
+    load = _loading(tracklets, size, config)
+
+    def run() -> object:
+        batch = to_device(load(), CPU, config)
+        return normalised(batch.frames) if normalise else batch
+
+    return run
+
+
+def _loading(tracklets: Sequence[Tracklet], size: tuple[int, int], config: ClipConfig) -> Callable[[], Any]:
+    loader = _loader([*tracklets], config, size, workers=0)
+    return lambda: next(iter(loader))
+
+
+def _loader(tracklets: Sequence[Tracklet], config: ClipConfig, size: tuple[int, int], *, workers: int) -> Any:
+    labels = list(range(len(tracklets)))
+    clips = TrainingClips(tracklets, labels, config, size=size, seed=0)
+    return training_loader(clips, IdentityBatches(labels, config, 0), workers=workers, device=CPU)
+
+
+def _evaluation(tracklets: Sequence[Tracklet], size: tuple[int, int]) -> Candidate:
+    windows = [Window(tracklet, (0, 1, 2, 3)) for tracklet in range(BATCH_FRAMES // 4)]
+    clips = EvaluationClips(tracklets, windows, size=size)
+    return lambda: [clips[index] for index in range(len(windows))]
+
+
+class Random2DTranslation:
+    """The paper's, as paper-spec.md C.3 describes it."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self._size = size
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        height, width = self._size
+        if random.random() < 0.5:
+            return image.resize((width, height), Image.Resampling.BILINEAR)
+        high, wide = round(height * ENLARGEMENT), round(width * ENLARGEMENT)
+        top, left = round(random.uniform(0, high - height)), round(random.uniform(0, wide - width))
+        large = image.resize((wide, high), Image.Resampling.BILINEAR)
+        return large.crop((left, top, left + width, top + height))
+
+
+def papers_transforms(size: tuple[int, int]) -> Any:
+    """The list of paper-spec.md C.3."""
+    return transforms.Compose(
+        [
+            transforms.Resize(size, transforms.InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            transforms.Pad(PAD),
+            Random2DTranslation(size),
+            *_to_normalised_tensor(),
+            transforms.RandomErasing(scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value=IMAGENET_MEAN),
+        ]
+    )
+
+
+def common_transforms(size: tuple[int, int]) -> Any:
+    """What bag-of-tricks baselines use."""
+    return transforms.Compose(
+        [
+            transforms.Resize(size, transforms.InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            transforms.Pad(PAD),
+            transforms.RandomCrop(size),
+            *_to_normalised_tensor(),
+            transforms.RandomErasing(scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value=IMAGENET_MEAN),
+        ]
+    )
+
+
+def plain_transforms(size: tuple[int, int]) -> Any:
+    """torchreid's default."""
+    return transforms.Compose([transforms.Resize(size), transforms.RandomHorizontalFlip(), *_to_normalised_tensor()])
+
+
+def _to_normalised_tensor() -> list[Any]:
+    return [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+
+
+def _pillow(paths: Sequence[str], transform: Any) -> Candidate:
+    def frame(path: str) -> torch.Tensor:
+        with Image.open(path) as image:
+            return transform(image.convert("RGB"))
+
+    return lambda: torch.stack([frame(path) for path in paths[:BATCH_FRAMES]])
+
+
+def _resizes(paths: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Cost of the two ways to resize a padded frame under `crop: translate`, and how far they are from Pillow's."""
+    size = FILE_SIZE
+    padded = np.pad(read_clip(paths[:BATCH_FRAMES], *size), ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
+    pillow = np.stack(
+        [np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR)) for frame in padded]
+    )
+    batch = torch.from_numpy(padded).permute(0, 3, 1, 2)
+
+    def resize(antialias: bool) -> torch.Tensor:
+        return functional.interpolate(batch, size, mode="bilinear", antialias=antialias)
+
+    ways = {"antialiased": True, "not antialiased": False}
+    taken = measure({name: lambda antialias=way: resize(antialias) for name, way in ways.items()}, runs=RUNS)
+    return {
+        name: {
+            "us_per_frame": round(1e6 * taken[name].cpu_s / len(padded), 1),
+            "mean_grey_levels_from_pillow": round(_gap(resize(way), pillow), 3),
+        }
+        for name, way in ways.items()
+    }
+
+
+def _gap(resized: torch.Tensor, pillow: np.ndarray) -> float:
+    return float(np.abs(resized.permute(0, 2, 3, 1).numpy().astype(int) - pillow).mean())
+
+
+def _waiting(tracklets: Sequence[Tracklet], workers: int, speed: int) -> dict[str, float]:
+    """Share of an epoch spent waiting for batches by a loop whose steps consume `speed` frames a second."""
+    many = [*tracklets] * (WAITING_PERSONS // len(tracklets))
+    loader = _loader(many, CONFIG, FILE_SIZE, workers=workers)
+    list(loader)  # workers start
+    shares = [_waited_share(loader, BATCH_FRAMES / speed) for _ in range(WAITING_RUNS)]
+    return {"workers": workers, "consumed_per_second": speed, "waiting": round(median(shares), 3)}
+
+
+def _waited_share(loader: Any, step_s: float) -> float:
+    started = asked = time.perf_counter()
+    waited = 0.0
+    for _ in loader:
+        waited += time.perf_counter() - asked
+        time.sleep(step_s)
+        asked = time.perf_counter()
+    return waited / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

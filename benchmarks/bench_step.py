@@ -1,0 +1,153 @@
+"""The whole training step beside the bare ResNet-50, forward and backward, of the same precision and layout.
+
+    python -m benchmarks.bench_step [--clips 32] [--precision fp32 bf16] [--height 256 --width 128] [--compile]
+
+The step has all of the paper's losses, Adam on 77 (224 x 112) to 93 (256 x 128) million parameters, the centers' own
+step, the change from 8-bit pixels to normalised floats, and the tally of figures; its batch lies in memory. The bare
+network is the same backbone with mean pooling and the sum of its features as loss: no step, no head. Rivals take turns.
+Beside both stands the floor: the arithmetic of forward and backward at the rate of a large matrix product of the same
+precision, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.measuring import measure, say
+from trainer.augment import normalised
+from trainer.batches import Batch
+from trainer.compute import autocast, prepare_process
+from trainer.config import TrialConfig
+from trainer.learner import Learner
+
+PERSONS = 625  # MARS
+FRAMES = 4
+GIGAFLOP_PER_PIXEL = 24.2 / (256 * 128)  # forward and backward of ResNet-50 with last stride 1
+MATRIX = 2048
+
+
+def main() -> None:
+    """Measures every precision that was asked for and prints one JSON line."""
+    asked = _arguments()
+    prepared = prepare_process()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    results = {precision: _compared(precision, asked, device) for precision in asked.precision}
+    images = asked.clips * FRAMES
+    say(
+        benchmark="step",
+        images=images,
+        size=[asked.height, asked.width],
+        process=prepared._asdict(),
+        compile=asked.compile,
+        **results,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_step", description=__doc__)
+    parser.add_argument(
+        "--clips", type=int, default=32, help="clips per batch, 4 frames each  [default: the paper's 32]"
+    )
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--height", type=int, default=224)
+    parser.add_argument("--width", type=int, default=112)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+def _compared(precision: str, asked: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    config = TrialConfig.model_validate(
+        {
+            "clips": {"persons": asked.clips // 4, "tracklets": 4, "frames": FRAMES},
+            "model": {"weights": "none", "height": asked.height, "width": asked.width},
+            "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 1.0},
+            "compute": {"precision": precision, "compile": asked.compile},
+        }
+    )
+    batch = _batch(config, device)
+    found = measure(
+        {
+            "step": _whole_step(config, batch, device),
+            "bare": _bare_network(config, batch, device),
+            "product": _matrix_product(precision, device),
+        },
+        runs=asked.runs,
+    )
+    images = batch.frames.shape[0] * batch.frames.shape[1]
+    product_rate = 2 * MATRIX**3 / found["product"].wall_s
+    work = images * GIGAFLOP_PER_PIXEL * asked.height * asked.width * 1e9
+    return {
+        **{name: found[name].as_dict(4) for name in ("step", "bare")},
+        "step_over_bare_wall": round(found["step"].wall_s / found["bare"].wall_s, 4),
+        "step_over_bare_cpu": round(found["step"].cpu_s / found["bare"].cpu_s, 4),
+        "images_per_second": round(images / found["step"].wall_s, 2),
+        "bare_images_per_second": round(images / found["bare"].wall_s, 2),
+        "floor_images_per_second": round(images * product_rate / work, 2),
+        "product_gigaflop_per_second": round(product_rate / 1e9, 1),
+    }
+
+
+def _batch(config: TrialConfig, device: torch.device) -> Batch:
+    clips = config.clips.persons * config.clips.tracklets
+    generator = torch.Generator().manual_seed(0)
+    size = (clips, FRAMES, 3, config.model.height, config.model.width)
+    frames = torch.randint(256, size, dtype=torch.uint8, generator=generator)
+    labels = torch.arange(config.clips.persons).repeat_interleave(config.clips.tracklets)
+    erased = torch.rand(clips, FRAMES, generator=generator) < config.clips.erase
+    return Batch(frames.to(device), labels.to(device), erased.to(device), None)
+
+
+def _whole_step(config: TrialConfig, batch: Batch, device: torch.device) -> Callable[[], None]:
+    learner = Learner(config, PERSONS, device, own_weights=True)
+    learner.compile()
+    learner.begin_epoch(0)
+    seen: list[Tensor] = []
+
+    def step() -> None:
+        learner.step([batch], lambda _batch, _output, terms: seen.append(terms["total"].detach()))
+        _wait(device)
+
+    return step
+
+
+def _bare_network(config: TrialConfig, batch: Batch, device: torch.device) -> Callable[[], None]:
+    backbone = Learner(config, PERSONS, device, own_weights=True).model.backbone.train()
+    if config.compute.compile:
+        backbone.compile()
+    frames = normalised(batch.frames.flatten(0, 1))
+    if config.compute.channels_last:
+        frames = frames.contiguous(memory_format=torch.channels_last)
+
+    def forward_and_backward() -> None:
+        backbone.zero_grad(set_to_none=True)
+        with autocast(config.compute, device):
+            features = backbone(frames).mean((2, 3))
+        features.float().sum().backward()
+        _wait(device)
+
+    return forward_and_backward
+
+
+def _matrix_product(precision: str, device: torch.device) -> Callable[[], None]:
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    left, right = torch.randn(2, MATRIX, MATRIX, device=device).to(kinds[precision])
+
+    def product() -> None:
+        torch.mm(left, right)
+        _wait(device)
+
+    return product
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""Precision, layout and compilation of a network, and the settings of a process."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer.compute import (
+    ComputeConfig,
+    autocast,
+    compiled,
+    float32_products,
+    keep_freed_memory,
+    memory_format,
+    placed,
+    prepare_process,
+    require_precision,
+)
+from trainer.errors import ConfigError
+from trainer.model import ModelConfig, TemporalAttentionResNet
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+COMPILE = ComputeConfig(compile=True)
+
+
+def network() -> TemporalAttentionResNet:
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="tiny", weights="none", height=32, width=16, attention_hidden=8)
+    return TemporalAttentionResNet(config, 5)
+
+
+def clips() -> Tensor:
+    return torch.randn(4, 2, 3, 32, 16, generator=torch.Generator().manual_seed(1))
+
+
+def learned(model: nn.Module) -> list[Tensor]:
+    """Outputs and gradients of a training step."""
+    model.train().zero_grad()
+    output = model(clips())
+    output.logits.logsumexp(1).mean().backward()
+    return [*output, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+
+
+# --- precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)], ids=["fp32", "bf16"]
+)
+def test_products_are_computed_in_the_precision_asked_for(precision: Any, dtype: torch.dtype) -> None:
+    with autocast(ComputeConfig(precision=precision), CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_half_precision_without_a_gpu_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match=r"compute\.precision: fp16 needs a CUDA GPU.*set it to bf16 or fp32"):
+        autocast(ComputeConfig(precision="fp16"), CPU)
+
+
+def test_bf16_on_a_gpu_without_it_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    with pytest.raises(ConfigError, match=r"compute\.precision: this GPU has no bf16; set it to fp16 or fp32"):
+        require_precision(ComputeConfig(precision="bf16"), CUDA)
+
+
+def test_tf32_is_allowed_for_as_long_as_it_lasts() -> None:
+    def allowed() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = allowed()
+    for tf32 in (True, False):
+        with float32_products(ComputeConfig(tf32=tf32), CUDA):
+            assert allowed() == (tf32, tf32)
+        assert allowed() == before
+
+
+def test_tf32_without_a_gpu_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), float32_products(ComputeConfig(tf32=True), CPU):
+        pass
+    assert caplog.messages == ["compute.tf32 has no effect without a CUDA GPU"]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_placing_a_network_lays_out_its_weights(channels_last: bool) -> None:
+    model = network()
+    compute = ComputeConfig(channels_last=channels_last)
+    placed(model, compute, CPU)
+    weight = model.backbone[1][0].weight
+    assert weight.is_contiguous(memory_format=memory_format(compute))
+    assert model.backbone(clips().flatten(0, 1)).is_contiguous(memory_format=memory_format(compute))
+
+
+# --- compilation
+
+Compiler = Callable[[Any, Any], Any]
+
+
+def use_compilers(monkeypatch: pytest.MonkeyPatch, forward: Compiler, backward: Compiler) -> None:
+    """Has nn.Module.compile use these compilers instead of one that needs seconds and g++."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    real = nn.Module.compile
+    backend = aot_autograd(fw_compiler=forward, bw_compiler=backward)
+    monkeypatch.setattr(nn.Module, "compile", lambda module: real(module, backend=backend))
+
+
+def working(graph: Any, _: Any) -> Any:
+    from torch._functorch.aot_autograd import make_boxed_func
+
+    return make_boxed_func(graph.forward)
+
+
+def failing(graph: Any, _: Any) -> Any:
+    from torch._inductor.exc import InductorError
+
+    raise InductorError(OSError("no space left\nand much more"), None)  # as the compiler with g++ does
+
+
+def test_what_is_not_asked_for_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_compilers(monkeypatch, failing, failing)
+    assert not compiled(network(), clips(), ComputeConfig())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_network_is_the_same_network(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Any] = []
+    use_compilers(monkeypatch, lambda *graph: graphs.append(graph) or working(*graph), working)
+    model, compute = network(), ComputeConfig(compile=True, precision=precision)
+    before = copy.deepcopy(model.state_dict())
+    assert compiled(model.eval(), clips(), compute)
+    assert graphs
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)  # batch norms have learned nothing
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    seen = len(graphs)
+    with autocast(compute, CPU):
+        pair = learned(model), learned(network())
+    assert len(graphs) == seen  # the training step found everything compiled
+    for ours, theirs in zip(*pair, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 if precision == "fp32" else 2e-2)
+
+
+@pytest.mark.parametrize(("forward", "backward"), [(failing, working), (working, failing)], ids=["forward", "backward"])
+def test_training_goes_on_without_a_compiler_that_fails(
+    forward: Compiler, backward: Compiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    use_compilers(monkeypatch, forward, backward)
+    model = network()
+    with caplog.at_level(logging.WARNING, logger="trainer.compute"):
+        assert not compiled(model, clips(), COMPILE)
+    (message,) = caplog.messages
+    assert message.startswith("torch.compile failed (")
+    assert message.endswith("no space left); training goes on without it")
+    for ours, theirs in zip(learned(model), learned(network()), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_training_goes_on_where_the_compiler_has_no_folder_to_write_to(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compile_into(module: nn.Module) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/none")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_into)
+    assert not compiled(network(), clips(), COMPILE)
+    assert "No such file or directory: '/proc/none'); training goes on" in caplog.text
+
+
+def test_errors_of_the_network_itself_are_not_taken_for_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_compilers(monkeypatch, working, working)
+    with pytest.raises(ValueError, match="built for frames of"):
+        compiled(network(), torch.zeros(1, 1, 3, 8, 8), COMPILE)
+
+
+REAL_COMPILER = """
+import logging, torch
+from trainer.compute import ComputeConfig, compiled
+from trainer.model import ModelConfig, TemporalAttentionResNet
+logging.basicConfig(format="%(message)s")
+torch.set_num_threads(1)
+config = ModelConfig(backbone="tiny", weights="none", height=32, width=16)
+clips = torch.randn(4, 2, 3, 32, 16)
+model, twin = TemporalAttentionResNet(config, 5), TemporalAttentionResNet(config, 5)
+twin.load_state_dict(model.state_dict())
+print("compiled", compiled(model, clips, ComputeConfig(compile=True)))
+for network in (model, twin):
+    network.train()(clips).logits.logsumexp(1).mean().backward()
+for (name, mine), other in zip(model.named_parameters(), twin.parameters()):
+    if other.grad is not None:
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-5, msg=name)
+for (name, mine), other in zip(model.named_buffers(), twin.buffers()):
+    torch.testing.assert_close(mine, other, msg=name)
+"""
+
+
+def run_real_compiler(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", REAL_COMPILER],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+def test_torchs_own_compiler_learns_the_same() -> None:
+    assert run_real_compiler({}).stdout == "compiled True\n"
+
+
+@pytest.mark.e2e
+def test_torchs_own_compiler_may_be_missing(tmp_path: Path) -> None:
+    process = run_real_compiler({"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "CXX": "/nonexistent"})
+    assert process.stdout == "compiled False\n"
+    assert "torch.compile failed (InvalidCxxCompiler: No working C++ compiler found" in process.stderr
+    assert "); training goes on without it" in process.stderr
+
+
+# --- the process
+
+PAGE_FAULTS = """
+import resource
+import torch
+from trainer.compute import prepare_process
+torch.set_num_threads(1)
+def steps(count):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        torch.ones(1 << 24).sum()  # 64 MiB, above any threshold that glibc takes by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+plain = steps(4)
+assert prepare_process() == (True, True)
+steps(2)
+print(plain, steps(4))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted by Linux, mallopt is glibc's")
+def test_memory_is_not_fetched_from_the_kernel_again_and_again() -> None:
+    command = [sys.executable, "-c", PAGE_FAULTS]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    plain, prepared = map(int, output.split())
+    assert prepared < plain / 10
+
+
+def test_without_glibc_nothing_is_set_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()
+
+
+def test_denormal_numbers_become_zero_in_a_prepared_process() -> None:
+    try:
+        if prepare_process().flushes_denormals:
+            assert (torch.tensor([1e-39]) * 1).item() == 0
+    finally:
+        torch.set_flush_denormal(False)

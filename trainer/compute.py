@@ -1,0 +1,186 @@
+"""How a network computes: precision, memory layout, compilation; and what suits a process that trains.
+
+B clips, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trainer.errors import ConfigError
+from trainer.frozen import FrozenConfig
+from trainer.wording import first_line
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# malloc.h of glibc.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 1 << 30  # more than any one tensor of a training step; freed memory below it is not given back
+
+
+class ComputeConfig(FrozenConfig):
+    """How the network computes; figures change only within the accuracy of the precision."""
+
+    precision: Precision = "fp32"
+    """Precision of convolutions and matrix products; weights, batch norms, losses and optimizer stay in float32.
+    fp16 scales the loss, and needs a CUDA GPU. bf16 on a CPU pays only where the processor multiplies it faster: twice
+    as fast on AMD's with AVX-512 BF16, 1.4 times slower on an Intel Xeon without AMX."""
+    channels_last: bool = True
+    """Keep the channels of a pixel side by side in memory, which convolutions like best on CPU and GPU."""
+    compile: bool = False
+    """Compile the network with torch.compile before training; without a working compiler training goes on."""
+    tf32: bool = False
+    """Let a CUDA GPU compute float32 products with 10 bits of mantissa instead of 23, several times as fast."""
+
+
+def weight_dtype(compute: ComputeConfig) -> torch.dtype:
+    """Type of the numbers that convolutions multiply."""
+    return DTYPES[compute.precision]
+
+
+def memory_format(compute: ComputeConfig) -> torch.memory_format:
+    """Layout of weights and maps; convolutions take it over from their weights, whatever the frames come in."""
+    return torch.channels_last if compute.channels_last else torch.contiguous_format
+
+
+def laid_out(frames: Float[Tensor, "B T 3 H W"], compute: ComputeConfig) -> Float[Tensor, "B T 3 H W"]:
+    """The frames in the layout of `compute`; decoders leave channels last, and convolutions follow either operand."""
+    return frames if compute.channels_last else frames.contiguous()
+
+
+def require_precision(compute: ComputeConfig, device: torch.device) -> None:
+    """Raises ConfigError where the device cannot compute in this precision.
+
+    torch 2.15 trains in float16 on a CPU, but 100 times slower than in float32: there are no kernels for the gradients.
+    """
+    if compute.precision == "fp16" and device.type != "cuda":
+        raise ConfigError("compute.precision: fp16 needs a CUDA GPU, and this is a CPU; set it to bf16 or fp32")
+    if compute.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("compute.precision: this GPU has no bf16; set it to fp16 or fp32")
+
+
+def autocast(compute: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision for the forward pass and the losses; nothing for fp32.
+
+    Raises:
+        ConfigError: the device cannot compute in this precision.
+    """
+    require_precision(compute, device)
+    if compute.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, weight_dtype(compute))
+
+
+def placed(model: nn.Module, compute: ComputeConfig, device: torch.device) -> None:
+    """Moves the network to the device, in place, and lays its weights out as `compute` says."""
+    model.to(device=device, memory_format=memory_format(compute))  # type: ignore[call-overload]
+
+
+@contextmanager
+def float32_products(compute: ComputeConfig, device: torch.device) -> Iterator[None]:
+    """Makes a GPU compute float32 products as `compute.tf32` says, forward and backward, for as long as it lasts.
+
+    torch by itself takes TF32 for convolutions and not for matrix products. On a CPU there is no TF32.
+    """
+    if device.type != "cuda":
+        if compute.tf32:
+            logger.warning("compute.tf32 has no effect without a CUDA GPU")
+        yield
+        return
+    before = _allow_tf32(matmul=compute.tf32, convolutions=compute.tf32)
+    try:
+        yield
+    finally:
+        _allow_tf32(*before)
+
+
+def _allow_tf32(matmul: bool, convolutions: bool) -> tuple[bool, bool]:
+    """Sets both switches and returns what they were; torch's newer names do not mix with those of its own compiler."""
+    products: Any = torch.backends.cuda.matmul
+    before = products.allow_tf32, torch.backends.cudnn.allow_tf32
+    products.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
+    return before
+
+
+def compiled(model: nn.Module, clips: Float[Tensor, "B T 3 H W"], compute: ComputeConfig) -> bool:
+    """Compiles the network in place where `compute` asks for it, and tells whether it is compiled now.
+
+    Forward and backward are both compiled here, by one pass over `clips` in training mode: a backward pass is compiled
+    no sooner than it is first used, and a compiler that fails there would end the training. Gradients are dropped;
+    weights, batch norms' statistics and names in the state dict stay as they are. Clips of another shape compile again.
+
+    A compiler that fails is a warning: the network then goes on without one.
+    """
+    if not compute.compile:
+        return False
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    was_training = model.training
+    try:
+        model.train().compile()
+        _forward_and_backward(model, clips, compute)
+    except _compiler_errors() as error:
+        model._compiled_call_impl = None  # nn.Module.compile() has no way back
+        logger.warning("torch.compile failed (%s); training goes on without it", first_line(error))
+        return False
+    finally:
+        model.train(was_training)
+        model.zero_grad(set_to_none=True)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(statistics[name])
+    return True
+
+
+def _forward_and_backward(model: nn.Module, clips: Float[Tensor, "B T 3 H W"], compute: ComputeConfig) -> None:
+    with autocast(compute, clips.device):
+        output = model(clips)
+    torch.autograd.backward([part.sum() for part in output if part.requires_grad])
+
+
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    """What comes out of torch.compile, found with compilers that are missing and that fail, and unusable caches."""
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+    return TorchDynamoException, OSError
+
+
+class ProcessSettings(NamedTuple):
+    """What `prepare_process` could set; False where this machine does not have it."""
+
+    keeps_freed_memory: bool
+    flushes_denormals: bool
+
+
+def prepare_process() -> ProcessSettings:
+    """Settings of the whole process that make training on a CPU faster; for entry points, before other threads start.
+
+    Numbers below 1e-38, which processors compute many times more slowly, become 0 in this thread and those it starts.
+    """
+    return ProcessSettings(keep_freed_memory(), torch.set_flush_denormal(True))
+
+
+def keep_freed_memory() -> bool:
+    """Makes glibc keep up to 1 GiB of freed memory instead of handing every large tensor back to the kernel.
+
+    Memory from the kernel comes in pages that are zeroed one by one on first touch: 187,000 of them in a training step
+    of 8 images through ResNet-50, 10 % of its processor time in bf16 and 18 % in fp32, and none of them with this. It
+    does what MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ in the environment do, also in a process that has
+    trained already, but for tensors that the main thread allocates only.
+
+    Returns whether it was set; False without glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(option, KEPT_BYTES) == 1 for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))

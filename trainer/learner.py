@@ -1,0 +1,146 @@
+"""Everything that changes while a network learns, and the one step that changes it.
+
+B clips, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from trainer.augment import normalised
+from trainer.batches import Batch, to_device
+from trainer.compute import autocast, compiled, laid_out, placed, require_precision
+from trainer.config import TrialConfig
+from trainer.model import ModelOutput, TemporalAttentionResNet
+from trainer.optimizer import make_optimizer
+from trainer.reid_loss import ReidLoss
+from trainer.schedule import learning_rate
+from trainer.seeds import derived_seed
+
+log = logging.getLogger(__name__)
+
+Observe = Callable[[Batch, ModelOutput, Mapping[str, Tensor]], None]
+"""Hears each batch with what the network and the losses made of it."""
+
+
+class Learner:
+    """A network, its losses with their centers, its optimizer, and the average of its weights where asked for."""
+
+    def __init__(self, config: TrialConfig, num_classes: int, device: torch.device, *, own_weights: bool) -> None:
+        """Builds everything from the trial's seed; with `own_weights` the network loads its configured weights,
+        without it a checkpoint is going to fill it.
+
+        Raises:
+            ConfigError: weights that cannot be had, or a precision that the device does not have.
+        """
+        require_precision(config.compute, device)
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        self.config, self.device = config, device
+        architecture = config.model if own_weights else config.model.model_copy(update={"weights": "none"})
+        self.model = TemporalAttentionResNet(architecture, num_classes)
+        placed(self.model, config.compute, device)
+        if own_weights and config.model.weights != "none":
+            log.info("model.weights: %s", self.model.loaded_weights.summary())
+        self.loss = ReidLoss(config.loss, num_classes, self.model.embedding_dim).to(device)
+        self.optimizer = make_optimizer(self.model.parameters(), config.optim)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
+        self._average = _average(self.model, config.optim.ema_decay)
+
+    @property
+    def evaluated(self) -> TemporalAttentionResNet:
+        """The network to evaluate: the average of the weights where there is one."""
+        return self.model if self._average is None else self._average.module  # type: ignore[return-value]
+
+    def compile(self) -> None:
+        """Compiles the network if the configuration says so, with a batch of its shape; restore comes first."""
+        clips = self.config.clips
+        shape = (clips.persons * clips.tracklets, clips.frames, 3, self.config.model.height, self.config.model.width)
+        compiled(self.model, torch.zeros(shape, device=self.device), self.config.compute)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the learning rate of the epoch, counted from 0, and the network to training."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optim, epoch)
+        self.model.train()
+
+    def step(self, batches: Sequence[Batch], observe: Observe) -> None:
+        """One step of the optimizer and of the centers on the mean loss of the batches; never waits for a GPU."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss.zero_grad(set_to_none=True)
+        for batch in batches:
+            output, terms = self._forward(batch)
+            self._scaler.scale(terms["total"] / len(batches)).backward()  # type: ignore[no-untyped-call]
+            observe(batch, output, terms)
+        self._update()
+
+    def _forward(self, batch: Batch) -> tuple[ModelOutput, dict[str, Tensor]]:
+        frames, labels, erased, _ = to_device(batch, self.device, self.config.clips)
+        with autocast(self.config.compute, self.device):
+            output: ModelOutput = self.model(laid_out(normalised(frames), self.config.compute))
+            return output, self.loss(output, labels, erased, self.model.classifier.weight)
+
+    def _update(self) -> None:
+        """The optimizer's step, the centers' own, and the average's.
+
+        Under fp16 the loss was scaled: gradients are scaled back first, and a step whose gradients overflowed
+        is left out altogether.
+        """
+        self._scaler.unscale_(self.optimizer)
+        if self.config.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self._scaler.step(self.optimizer)
+        scale = self._scaler.get_scale()
+        self._scaler.update()
+        if self._scaler.get_scale() >= scale:
+            self.loss.step_centers(gradient_scale=scale)
+            if self._average is not None:
+                self._average.update_parameters(self.model)
+
+    def weights(self) -> dict[str, Any]:
+        """State of the network to evaluate: all that an evaluation needs."""
+        return self.evaluated.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """State of everything, for a checkpoint that a resume continues from."""
+        average = {} if self._average is None else {"average": self._average.state_dict()}
+        return {
+            "learning": self.model.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            **average,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned."""
+        self.model.load_state_dict(state["learning"])
+        self.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+
+def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Exponential moving average of weights and of batch norms' statistics, which starts as the first step's."""
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+
+
+def in_groups(batches: Iterable[Batch], size: int) -> Iterable[list[Batch]]:
+    """The batches in lists of `size`; the last list may be shorter."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
