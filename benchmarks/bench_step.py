@@ -69,10 +69,10 @@ def _compared(precision: str, asked: argparse.Namespace, device: torch.device) -
             "compute": {"precision": precision, "compile": asked.compile},
         }
     )
-    batch = _batch(config, device)
+    batch = in_memory_batch(config, device)
     found = measure(
         {
-            "step": _whole_step(config, batch, device),
+            "step": whole_step(config, batch, device),
             "bare": _bare_network(config, batch, device),
             "product": _matrix_product(precision, device),
         },
@@ -92,7 +92,8 @@ def _compared(precision: str, asked: argparse.Namespace, device: torch.device) -
     }
 
 
-def _batch(config: TrialConfig, device: torch.device) -> Batch:
+def in_memory_batch(config: TrialConfig, device: torch.device) -> Batch:
+    """A batch of random pixels of the configured shape, each person with all its tracklets."""
     clips = config.clips.persons * config.clips.tracklets
     generator = torch.Generator().manual_seed(0)
     size = (clips, FRAMES, 3, config.model.height, config.model.width)
@@ -102,7 +103,8 @@ def _batch(config: TrialConfig, device: torch.device) -> Batch:
     return Batch(frames.to(device), labels.to(device), erased.to(device), None)
 
 
-def _whole_step(config: TrialConfig, batch: Batch, device: torch.device) -> Callable[[], None]:
+def whole_step(config: TrialConfig, batch: Batch, device: torch.device) -> Callable[[], None]:
+    """A training step on the batch, as `trainer.fit` takes it."""
     learner = Learner(config, PERSONS, device, own_weights=True)
     learner.compile()
     learner.begin_epoch(0)

@@ -130,3 +130,25 @@ def test_no_value_is_read_back_during_a_step_and_its_tally() -> None:
     with NothingReadBack():
         made.step([batch(1)], lambda *seen: tally.add(*seen, attention=True))
     assert tally.batches == 1
+
+
+def test_a_scaled_loss_takes_the_step_of_the_loss_itself() -> None:
+    plain, scaled = learner(), learner()
+    scaled._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as fp16 has it, on a GPU
+    for each in (plain, scaled):
+        each.step([batch()], ignore)
+    close(parameters(plain), parameters(scaled))
+    assert plain.loss.centers is not None and scaled.loss.centers is not None
+    torch.testing.assert_close(plain.loss.centers, scaled.loss.centers)
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_left_out_altogether() -> None:
+    overflowing = learner(optim={"ema_decay": 0.5}, loss={"center_weight": 1000.0})
+    overflowing._scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
+    before = parameters(overflowing)
+    assert overflowing.loss.centers is not None
+    centers = overflowing.loss.centers.detach().clone()
+    overflowing.step([batch()], ignore)
+    close(parameters(overflowing), before)
+    assert torch.equal(overflowing.loss.centers, centers)
+    assert overflowing._scaler.get_scale() < 3e38

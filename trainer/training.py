@@ -100,25 +100,8 @@ def fit(
 
     with float32_products(config.compute, device):
         for epoch in range(len(run.history), config.optim.epochs):
-            tally = run.train_epoch(epoch, progress, stop)
-            losses = tally.losses(epoch)
-            trained = time.monotonic()
-            evaluation = None
-            if (epoch + 1) % config.evaluation.every == 0 or epoch + 1 == config.optim.epochs:
-                evaluation = run.evaluate(progress, stop)
-            result = EpochResult(
-                epoch=epoch + 1,
-                losses=losses,
-                learning_rate=learning_rate(config.optim, epoch),
-                validation=evaluation,
-                images_per_second=tally.images / tally.seconds,
-                data_wait_share=tally.waited / tally.seconds,
-                attention=tally.attention(),
-                seconds=tally.seconds + time.monotonic() - trained,
-                time=time.time(),
-            )
-            run.history.append(result)
-            run.save_epoch()
+            result = run.epoch_result(epoch, progress, stop)
+            run.save_epoch(result)
             append_result(out / RESULTS_FILE, result)
             _warn_of_uniform_attention(config, run.history)
             report(result)
@@ -154,6 +137,24 @@ class _Run:
         else:
             self._restore(resume_from)
         self.learner.compile()
+
+    def epoch_result(self, epoch: int, progress: Progress, stop: Stop) -> EpochResult:
+        """Trains for an epoch, counted from 0, evaluates where one is due, and returns the figures."""
+        tally = self.train_epoch(epoch, progress, stop)
+        losses = tally.losses(epoch)
+        trained = time.monotonic()
+        due = (epoch + 1) % self.config.evaluation.every == 0 or epoch + 1 == self.config.optim.epochs
+        return EpochResult(
+            epoch=epoch + 1,
+            losses=losses,
+            learning_rate=learning_rate(self.config.optim, epoch),
+            validation=self.evaluate(progress, stop) if due else None,
+            images_per_second=tally.images / tally.seconds,
+            data_wait_share=tally.waited / tally.seconds,
+            attention=tally.attention(),
+            seconds=tally.seconds + time.monotonic() - trained,
+            time=time.time(),
+        )
 
     def train_epoch(self, epoch: int, progress: Progress, stop: Stop) -> EpochTally:
         """Learns from the rest of the epoch and returns the tally of all of it."""
@@ -191,10 +192,12 @@ class _Run:
                 progress=each_batch,
             )
 
-    def save_epoch(self) -> None:
-        """Writes `best.pt`, all that an evaluation needs, if the epoch is the best, and `last.pt`."""
+    def save_epoch(self, result: EpochResult) -> None:
+        """Adds the epoch to the history; writes `best.pt`, all that an evaluation needs, if it is the best, and
+        `last.pt`."""
+        self.history.append(result)
         self.tally = EpochTally()
-        if best_result(self.history) is self.history[-1]:
+        if best_result(self.history) is result:
             save_checkpoint(self.out / BEST_CHECKPOINT, self._weights())
         self._save_last()
 
