@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -134,6 +135,26 @@ def test_a_bad_override_is_one_line(
     printed = mistakes(capsys, "fit", str(config_file), "--out", str(tmp_path / "o"), "--set", override)
     assert expected in printed
     assert len(printed.splitlines()) == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_settings_that_contradict_each_other_are_one_line_at_the_one_to_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("clips: {erase: 0}\nloss:\n  attention_weight: 1.0\n")
+    printed = mistakes(capsys, "fit", str(path), "--out", str(tmp_path / "o"))
+    assert printed.startswith(f"{path}:3:3: loss.attention_weight: no frame is ever erased; set clips.erase above 0")
+    assert len(printed.splitlines()) == 1
+
+
+def test_a_precision_that_this_machine_does_not_have_leaves_nothing_behind(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU has it")
+    printed = mistakes(capsys, "fit", str(config_file), "--out", str(tmp_path / "o"), "--set", "compute.precision=fp16")
+    assert printed.startswith("compute.precision: fp16 needs a CUDA GPU")
     assert not (tmp_path / "o").exists()
 
 

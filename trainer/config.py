@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from trainer.clips import ClipConfig
 from trainer.compute import ComputeConfig
@@ -56,7 +57,7 @@ class TrialConfig(FrozenConfig):
     def _attention_loss_can_work(self) -> TrialConfig:
         """The attention loss compares the frames of a clip: there has to be attention, and something to compare."""
         if self.loss.attention_weight > 0 and (why := self._why_no_attention_loss()):
-            raise ValueError(f"loss.attention_weight: {why}")
+            raise _refused(("loss", "attention_weight"), self.loss.attention_weight, why)
         return self
 
     def _why_no_attention_loss(self) -> str:
@@ -74,3 +75,9 @@ class TrialConfig(FrozenConfig):
                 "set loss.attention_on to weights"
             )
         return ""
+
+
+def _refused(setting: tuple[str, ...], value: object, why: str) -> ValidationError:
+    """The error of a value that other groups of settings rule out, at its own place and not at the whole trial's."""
+    details = InitErrorDetails(type="value_error", loc=setting, input=value, ctx={"error": ValueError(why)})
+    return ValidationError.from_exception_data(TrialConfig.__name__, [details])

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer.augment import normalised
 from trainer.batches import Batch, to_device
-from trainer.compute import autocast, compiled, laid_out, placed, require_precision
+from trainer.compute import autocast, compiled, laid_out, placed
 from trainer.config import TrialConfig
 from trainer.model import ModelOutput, TemporalAttentionResNet
 from trainer.optimizer import make_optimizer
@@ -37,9 +37,8 @@ class Learner:
         without it a checkpoint is going to fill it.
 
         Raises:
-            ConfigError: weights that cannot be had, or a precision that the device does not have.
+            ConfigError: weights that cannot be had.
         """
-        require_precision(config.compute, device)
         torch.manual_seed(derived_seed(config.seed, "weights"))
         self.config, self.device = config, device
         architecture = config.model if own_weights else config.model.model_copy(update={"weights": "none"})

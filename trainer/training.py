@@ -14,7 +14,7 @@ import torch
 from trainer.atomic import write_atomically
 from trainer.batches import IdentityBatches, TrainingClips, training_loader
 from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.compute import float32_products
+from trainer.compute import float32_products, require_precision
 from trainer.config import TrialConfig
 from trainer.errors import CheckpointError, StoppedError
 from trainer.evaluation import rank_tracklets
@@ -91,6 +91,7 @@ def fit(
         StoppedError: `stop` said so; `last.pt` holds the state after the last step, in the middle of an epoch too.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    require_precision(config.compute, device)
     out.mkdir(parents=True, exist_ok=True)
     data = training_data(config.data, split or out / SPLIT_FILE, make=split is None)
     run = _Run(config, data, device, out, resume_from)
