@@ -32,6 +32,7 @@ from orchestrator.journal import Record
 from orchestrator.launch import Ending, Watch, tracking_uri
 from orchestrator.ledger import Ledger
 from orchestrator.status import status_document
+from trainer.result import UNIFORM_ENTROPY
 
 SYNTHETIC_MARK = "SYNTHETIC data: these figures say nothing about published ones"
 STATUS_STYLES = {
@@ -68,6 +69,19 @@ def mlflow_command(uri: str) -> str:
     if uri.startswith(("http:", "https:")):
         return f"open {uri}"
     return f"{installed('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def uniform_attention(document: dict[str, Any]) -> str:
+    """Which trials of a status document weigh all frames of a clip alike, for people; empty if none does."""
+    trials = [
+        trial["trial"]
+        for trial in document["trials"]
+        if trial["metrics"].get("attention/entropy", 0.0) >= UNIFORM_ENTROPY
+    ]
+    if not trials:
+        return ""
+    named = ", ".join(trials[:3]) + (f" and {len(trials) - 3} more" if len(trials) > 3 else "")
+    return f"is uniform (entropy 1.00) in {named}: no frame weighs more than another there"
 
 
 def number(value: Any) -> str:
@@ -178,6 +192,8 @@ class Display:
             out.print(f"best      {best['trial']}: validation {figures}", soft_wrap=True)
             for path, value in best["params"].items():
                 out.print(f"          {path} = {number(value)}", soft_wrap=True)
+        if uniform := uniform_attention(document):
+            out.print(f"attention {uniform}", soft_wrap=True)
         if document["synthetic"]:
             out.print(f"data      {SYNTHETIC_MARK}")
         uri = tracking_uri(self._folder, ending.description.options)

@@ -9,7 +9,15 @@ from typing import Any
 
 from rich.table import Table
 
-from orchestrator.display import SYNTHETIC_MARK, installed, output, percent, summary_line, trials_table
+from orchestrator.display import (
+    SYNTHETIC_MARK,
+    installed,
+    output,
+    percent,
+    summary_line,
+    trials_table,
+    uniform_attention,
+)
 from orchestrator.folder import existing_search, searches
 from orchestrator.status import read_status
 
@@ -62,6 +70,8 @@ def _print(document: dict[str, Any], *, clear: bool) -> None:
         console.clear()
     console.print(trials_table(document, width=console.width))
     console.print(summary_line(document))
+    if uniform := uniform_attention(document):
+        console.print(f"attention {uniform}", soft_wrap=True)
     if document["synthetic"]:
         console.print(SYNTHETIC_MARK)
     if document["state"] == "interrupted":

@@ -10,7 +10,15 @@ from events import completed, reported, started, suggested
 from rich.console import Console
 
 from orchestrator.description import Options, SearchDescription, read_description, write_description
-from orchestrator.display import event_line, mlflow_command, number, percent, summary_line, trials_table
+from orchestrator.display import (
+    event_line,
+    mlflow_command,
+    number,
+    percent,
+    summary_line,
+    trials_table,
+    uniform_attention,
+)
 from orchestrator.errors import SearchError
 from orchestrator.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed
 from orchestrator.folder import SearchFolder
@@ -81,6 +89,14 @@ def test_the_summary_counts_and_names_the_best(description: SearchDescription) -
     assert summary_line(document(description, EVENTS)) == (
         "s: running; 2/4 trials completed, 1 running, 1 failed, best mAP 45.7 (t0001)"
     )
+
+
+def test_trials_whose_attention_is_uniform_are_named(description: SearchDescription) -> None:
+    found = document(description, EVENTS)
+    assert uniform_attention(found) == ""
+    for trial, entropy in zip(found["trials"], (1.0, 0.99, 0.996, 1.0), strict=True):
+        trial["metrics"]["attention/entropy"] = entropy
+    assert uniform_attention(found).startswith("is uniform (entropy 1.00) in t0000, t0002, t0003:")
 
 
 def test_the_state_is_what_the_last_session_said_or_what_its_lease_shows(description: SearchDescription) -> None:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from networks import network, tiny
 from torch import Tensor, nn
 
 import trainer.attention
 import trainer.model
 from trainer.errors import ConfigError
 from trainer.model import ModelConfig, TemporalAttentionResNet, feature_map_size
-
-TINY = ModelConfig(backbone="tiny", weights="none", height=64, width=32)
-
-
-def network(config: ModelConfig = TINY, *, persons: int = 5) -> TemporalAttentionResNet:
-    torch.manual_seed(0)
-    return TemporalAttentionResNet(config, persons)
-
-
-def tiny(**changes: Any) -> ModelConfig:
-    return ModelConfig.model_validate(TINY.model_dump() | changes)
 
 
 def clips(count: int = 2, frames: int = 3, height: int = 64, width: int = 32) -> Tensor:

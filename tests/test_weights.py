@@ -11,23 +11,13 @@ from urllib.error import HTTPError, URLError
 import pytest
 import torch
 import torchvision
+from networks import TINY, network, tiny
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
 from trainer.errors import ConfigError
-from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.model import ModelConfig
 from trainer.weights import LoadedWeights
-
-TINY = ModelConfig(backbone="tiny", weights="none", height=64, width=32)
-
-
-def network(config: ModelConfig = TINY, *, persons: int = 5) -> TemporalAttentionResNet:
-    torch.manual_seed(0)
-    return TemporalAttentionResNet(config, persons)
-
-
-def tiny(**changes: Any) -> ModelConfig:
-    return ModelConfig.model_validate(TINY.model_dump() | changes)
 
 
 def resnet18(**changes: int) -> ModelConfig:

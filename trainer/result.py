@@ -42,6 +42,10 @@ class Evaluation(FrozenConfig):
         return {name: value for name, value in self if isinstance(value, float)}
 
 
+UNIFORM_ENTROPY = 0.995
+"""Attention of this entropy or more prints as 1.00: all frames of a clip weigh the same."""
+
+
 class EpochResult(FrozenConfig):
     """One epoch of training. Everything in it is finite; what failed is raised, never reported."""
 
@@ -60,7 +64,7 @@ class EpochResult(FrozenConfig):
     attention: dict[str, float] = Field(default_factory=dict)
     """Means over the training clips of the epoch: `entropy` of the weights over frames divided by log T (1 is
     uniform), `dead_scores` (share of scores that are exactly 0), `erased_weight` (weight of erased frames; 1 is
-    as much as uniform, absent if none was erased). Empty without attention."""
+    as much as uniform, absent if none was erased). Empty without attention, and for clips of one frame."""
     seconds: float
     """Duration of the epoch, evaluation included."""
     time: float

@@ -20,7 +20,15 @@ from trainer.errors import CheckpointError, StoppedError
 from trainer.evaluation import rank_tracklets
 from trainer.learner import Learner, in_groups
 from trainer.progress import Progress, no_progress
-from trainer.result import EpochResult, Evaluation, Report, append_result, ignore_report, write_results
+from trainer.result import (
+    UNIFORM_ENTROPY,
+    EpochResult,
+    Evaluation,
+    Report,
+    append_result,
+    ignore_report,
+    write_results,
+)
 from trainer.schedule import learning_rate
 from trainer.settings import differing_settings
 from trainer.tally import EpochTally
@@ -32,7 +40,6 @@ LAST_CHECKPOINT = Path("checkpoint/last.pt")
 BEST_CHECKPOINT = Path("checkpoint/best.pt")
 RESULTS_FILE = "results.jsonl"
 SPLIT_FILE = "split.json"
-UNIFORM_ENTROPY = 0.995  # prints as 1.00
 
 Stop = Callable[[], bool]
 """Asked after every step and every batch that is evaluated; True ends the training with its state saved."""
@@ -104,7 +111,7 @@ def fit(
             result = run.epoch_result(epoch, progress, stop)
             run.save_epoch(result)
             append_result(out / RESULTS_FILE, result)
-            _warn_of_uniform_attention(config, run.history)
+            _warn_of_uniform_attention(run.history)
             report(result)
     return FitResult(tuple(run.history), best_result(run.history))
 
@@ -159,7 +166,8 @@ class _Run:
 
     def train_epoch(self, epoch: int, progress: Progress, stop: Stop) -> EpochTally:
         """Learns from the rest of the epoch and returns the tally of all of it."""
-        tally, attention = self.tally, self.config.model.pooling == "attention"
+        tally, clips = self.tally, self.config.clips
+        attention = self.config.model.pooling == "attention" and clips.frames > 1
         self.batches.epoch, self.batches.first_step = epoch, tally.batches
         self.learner.begin_epoch(epoch)
         groups = iter(in_groups(self.loader, self.config.optim.accumulate))
@@ -252,10 +260,10 @@ def _speed(tally: EpochTally) -> str:
     return f"{rate:.0f} images/s, {100 * waiting:.0f} % waiting for frames"
 
 
-def _warn_of_uniform_attention(config: TrialConfig, history: Sequence[EpochResult]) -> None:
+def _warn_of_uniform_attention(history: Sequence[EpochResult]) -> None:
     """Warns of the last epoch if all its frames weighed the same; says what to do about it once."""
     uniform = [result for result in history if result.attention.get("entropy", 0.0) >= UNIFORM_ENTROPY]
-    if config.clips.frames == 1 or not uniform or uniform[-1] is not history[-1]:
+    if not uniform or uniform[-1] is not history[-1]:
         return
     advice = "; model.attention_score_relu false keeps scores alive, a smaller loss.attention_weight spares them"
     log.warning(

@@ -36,8 +36,10 @@ def show(file: str | None, overrides: tuple[str, ...]) -> int:
     from orchestrator.space import SearchSpace, builtin_spaces
 
     if file is None:
-        for name, description in builtin_spaces().items():
-            click.echo(f"{name:<16} {description}")
+        spaces = builtin_spaces()
+        width = max(map(len, spaces))
+        for name, description in spaces.items():
+            click.echo(f"{name:<{width}}  {description}")
     else:
         click.echo(SearchSpace.from_yaml(file, overrides=overrides).to_yaml(), nl=False)
     return Exit.OK
