@@ -26,7 +26,8 @@ from trainer.learner import Learner
 
 PERSONS = 625  # MARS
 FRAMES = 4
-GIGAFLOP_PER_PIXEL = 24.2 / (256 * 128)  # forward and backward of ResNet-50 with last stride 1
+# Forward and backward of ResNet-50 with last stride 1, per image; other sizes in proportion to their pixels.
+GIGAFLOP = {(256, 128): 24.2, (224, 112): 18.8}
 MATRIX = 2048
 
 
@@ -80,7 +81,7 @@ def _compared(precision: str, asked: argparse.Namespace, device: torch.device) -
     )
     images = batch.frames.shape[0] * batch.frames.shape[1]
     product_rate = 2 * MATRIX**3 / found["product"].wall_s
-    work = images * GIGAFLOP_PER_PIXEL * asked.height * asked.width * 1e9
+    work = images * _gigaflop(asked.height, asked.width) * 1e9
     return {
         **{name: found[name].as_dict(4) for name in ("step", "bare")},
         "step_over_bare_wall": round(found["step"].wall_s / found["bare"].wall_s, 4),
@@ -90,6 +91,10 @@ def _compared(precision: str, asked: argparse.Namespace, device: torch.device) -
         "floor_images_per_second": round(images * product_rate / work, 2),
         "product_gigaflop_per_second": round(product_rate / 1e9, 1),
     }
+
+
+def _gigaflop(height: int, width: int) -> float:
+    return GIGAFLOP.get((height, width), GIGAFLOP[256, 128] * height * width / (256 * 128))
 
 
 def in_memory_batch(config: TrialConfig, device: torch.device) -> Batch:

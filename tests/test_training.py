@@ -174,3 +174,45 @@ def test_every_figure_of_an_epoch_has_a_name_of_its_own(tiny_config: TrialConfig
     assert {"attention/entropy", "attention/dead_scores", "attention/erased_weight", "loss/osm", "mAP"} <= set(
         result.metrics()
     )
+
+
+def test_the_papers_recipe_trains_with_all_that_it_fills_in(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    given = tiny_config.model_dump(mode="json", exclude_unset=True)
+    config = Config.model_validate({**given, "recipe": "paper", "optim": {"epochs": 2}})
+    assert (config.clips.crop, config.clips.second_erase, config.loss.attention_on) == ("translate", 0.5, "scores")
+    (_, result) = fit(config, out=tmp_path).history
+    assert set(result.losses) == {"total", "identity", "triplet", "center", "osm", "attention"}
+    assert result.validation is not None
+    state = torch.load(tmp_path / "checkpoint/last.pt", weights_only=True)
+    assert state["learner"]["loss"]["centers"].shape == (751, 64)
+
+
+def test_where_frames_are_augmented_changes_no_figure(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    config = changed(tiny_config, optim__epochs=2, clips__crop="translate", clips__second_erase=0.5)
+    by_worker = fit(config, out=tmp_path / "worker")
+    on_device = fit(changed(config, clips__augment_on="device"), out=tmp_path / "device")
+    assert figures(by_worker.history) == figures(on_device.history)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model__pooling": "max", "loss__attention_weight": 0.0},
+        {"model__neck": "none", "loss__feature": "before_neck", "evaluation__feature": "before_neck"},
+        {"model__attention_factorised": True, "model__attention_score_relu": False, "model__attention_gate": "sigmoid"},
+        {"loss__center_update": "wen", "loss__osm_detach": True, "loss__osm_temperature": 0.1},
+        {"optim__optimizer": "adamw", "optim__schedule": "cosine", "optim__clip_norm": 1.0, "optim__ema_decay": 0.9},
+        {"clips__epoch": "tracklets", "clips__sampling": "intelligent", "optim__accumulate": 2},
+        {"compute__precision": "bf16", "compute__channels_last": False},
+    ],
+    ids=lambda settings: next(iter(settings)).replace("__", "."),
+)
+def test_every_option_trains_and_resumes_bit_identically(
+    tiny_config: TrialConfig, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    config = changed(tiny_config, clips__persons=2, optim__epochs=2, **settings)
+    whole = fit(config, out=tmp_path / "whole")
+    with pytest.raises(Interruption):
+        fit(config, interrupt_after(1), out=tmp_path / "cut")
+    resumed = fit(config, resume_from=tmp_path / "cut/checkpoint/last.pt", out=tmp_path / "cut")
+    assert figures(resumed.history) == figures(whole.history)
