@@ -193,3 +193,34 @@ def temporal_attention(
         scores.append(score)
         weights.append(weight)
     return np.stack(pooled), np.stack(scores), np.stack(weights)
+
+
+def k_reciprocal(query: Matrix, gallery: Matrix, k1: int, k2: int, share: float) -> Matrix:
+    """Re-ranked distances of Zhong et al. 2017, tracklet by tracklet."""
+    rows = np.concatenate([query, gallery])
+    squared = np.array([[distance(left, right) ** 2 for right in rows] for left in rows])
+    scaled = squared / squared.max(axis=1, keepdims=True)
+    order = [sorted(range(len(rows)), key=lambda other: scaled[row, other]) for row in range(len(rows))]
+
+    def reciprocal(row: int, count: int) -> set[int]:
+        return {other for other in order[row][: count + 1] if row in order[other][: count + 1]}
+
+    vectors = np.zeros_like(scaled)
+    for row in range(len(rows)):
+        near = reciprocal(row, k1)
+        wider = set(near)
+        for candidate in near:
+            own = reciprocal(candidate, round(k1 / 2))
+            if len(own & near) > 2 / 3 * len(own):
+                wider |= own
+        for other in wider:
+            vectors[row, other] = math.exp(-scaled[row, other])
+        vectors[row] /= vectors[row].sum()
+    if k2 > 1:
+        vectors = np.stack([vectors[order[row][:k2]].mean(axis=0) for row in range(len(rows))])
+    result = np.empty((len(query), len(gallery)))
+    for row, column in np.ndindex(result.shape):
+        left, right = vectors[row], vectors[len(query) + column]
+        jaccard = 1 - np.minimum(left, right).sum() / np.maximum(left, right).sum()
+        result[row, column] = (1 - share) * jaccard + share * scaled[row, len(query) + column]
+    return result

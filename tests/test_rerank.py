@@ -1,0 +1,115 @@
+"""Re-ranking: the published algorithm, its limits, and no dependence on how it is cut into blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import quick, seeds
+from torch import Tensor
+
+from trainer.metrics import pairwise_distance
+from trainer.rerank import k_reciprocal_distance
+
+
+def persons(
+    seed: int, queries: int, gallery: int, *, spread: float = 0.6, dimensions: int = 6
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of a few persons, around a center each."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(max(2, gallery // 4), dimensions, generator=generator)
+    people = torch.randint(len(centers), (queries + gallery,), generator=generator)
+    rows = centers[people] + spread * torch.randn(queries + gallery, dimensions, generator=generator)
+    return rows[:queries], rows[queries:]
+
+
+@quick
+@given(
+    seed=seeds,
+    queries=st.integers(1, 5),
+    gallery=st.integers(2, 25),
+    k1=st.integers(1, 9),
+    k2=st.integers(1, 4),
+    share=st.floats(0, 1),
+)
+def test_distances_are_those_of_the_published_algorithm(
+    seed: int, queries: int, gallery: int, k1: int, k2: int, share: float
+) -> None:
+    asked, searched = persons(seed, queries, gallery)
+    ours = k_reciprocal_distance(asked, searched, k1=k1, k2=k2, lambda_value=share)
+    slow = reference.k_reciprocal(asked.double().numpy(), searched.double().numpy(), k1, k2, share)
+    np.testing.assert_allclose(ours.numpy(), slow, rtol=0, atol=2e-4)
+
+
+def test_with_lambda_one_it_is_the_squared_distance_over_the_largest() -> None:
+    asked, searched = persons(0, 4, 30)
+    ours = k_reciprocal_distance(asked, searched, lambda_value=1.0)
+    squared = pairwise_distance(asked, searched, "euclidean").square()
+    assert torch.equal(ours.argsort(1), squared.argsort(1))
+    assert float(ours.min()) >= 0 and float(ours.max()) <= 1
+
+
+@quick
+@given(seed=seeds, scale=st.floats(0.01, 100))
+def test_scale_of_the_embeddings_does_not_matter(seed: int, scale: float) -> None:
+    asked, searched = persons(seed, 3, 20)
+    torch.testing.assert_close(
+        k_reciprocal_distance(scale * asked, scale * searched),
+        k_reciprocal_distance(asked, searched),
+        atol=1e-4,
+        rtol=0,
+    )
+
+
+@quick
+@given(seed=seeds)
+def test_the_order_of_the_gallery_only_orders_the_columns(seed: int) -> None:
+    asked, searched = persons(seed, 3, 20)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(
+        k_reciprocal_distance(asked, searched[order]), k_reciprocal_distance(asked, searched)[:, order]
+    )
+
+
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, searched = persons(1, 7, 60)
+    whole = k_reciprocal_distance(asked, searched)
+    monkeypatch.setattr("trainer.rerank.BLOCK_BYTES", 1024)
+    torch.testing.assert_close(k_reciprocal_distance(asked, searched), whole)
+
+
+def test_it_brings_persons_together_that_distances_alone_leave_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Two persons, each a chain of views whose ends are farther apart than the chains.
+    steps = torch.linspace(0, 3, 12)
+    one, other = torch.stack([steps, torch.zeros(12)], 1), torch.stack([steps, torch.full((12,), 1.2)], 1)
+    views = torch.cat([one, other]) + 0.01 * torch.randn(24, 2, generator=generator)
+    asked, searched = views[:1], views[1:]
+    same = torch.tensor([True] * 11 + [False] * 12)
+
+    def first_wrong(distances: Tensor) -> int:
+        return int((~same[distances[0].argsort()]).int().argmax())
+
+    plain = first_wrong(pairwise_distance(asked, searched, "euclidean"))
+    assert first_wrong(k_reciprocal_distance(asked, searched, k1=4, k2=4, lambda_value=0.0)) > plain
+
+
+@pytest.mark.parametrize("gallery", [1, 2])
+def test_a_gallery_smaller_than_the_neighbourhood_works(gallery: int) -> None:
+    asked, searched = persons(2, 1, gallery)
+    assert k_reciprocal_distance(asked, searched).isfinite().all()
+
+
+def test_equal_embeddings_are_at_distance_zero_of_each_other() -> None:
+    equal = torch.ones(3, 4)
+    torch.testing.assert_close(k_reciprocal_distance(equal[:1], equal[1:]), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("settings", [{"k1": 0}, {"k2": 0}, {"lambda_value": 1.5}])
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    asked, searched = persons(0, 1, 3)
+    with pytest.raises(ValueError, match="at least 1"):
+        k_reciprocal_distance(asked, searched, **settings)  # type: ignore[arg-type]
