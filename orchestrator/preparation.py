@@ -20,6 +20,13 @@ from trainer.errors import DataError
 MINI_MARS = "mini-mars"
 # The space whose small network and images any other one borrows to run on generated data without a GPU.
 SMALL_SPACE = "demo.yaml"
+# What it borrows: the size of things. What the space is about, its losses and the kind of its network, stays its own.
+SMALL_SPLIT = ("data.validation.share", "data.validation.distractors", "data.validation.seed")
+SMALL_SIZES = (
+    *("clips.frames", "clips.persons", "clips.tracklets", "clips.pad"),
+    *("model.backbone", "model.weights", "model.height", "model.width"),
+    *("optim.epochs", "evaluation.every"),
+)
 
 
 def prepare_space(
@@ -94,10 +101,10 @@ def small_settings(space: SearchSpace) -> list[str]:
 
     small = SearchSpace.from_yaml(SMALL_SPACE)
     overrides = [f"synthetic={small.synthetic}", "data.name=mars", "data.fold=0"]  # generated data has MARS' layout
-    kept = ("data.validation",) if torch.cuda.is_available() else ("data.", "clips.", "model.", "optim.", "evaluation.")
+    borrowed = SMALL_SPLIT if torch.cuda.is_available() else (*SMALL_SPLIT, *SMALL_SIZES)
     for keys, value in flattened(small.trainer):
         path = ".".join(keys)
-        if path.startswith(kept) and path not in space.parameters and path != "data.root":
+        if path in borrowed and path not in space.parameters:
             overrides.append(f"{path}={value}")
     if not torch.cuda.is_available():
         overrides.append(f"budget.trials={min(space.budget.trials, small.budget.trials)}")

@@ -12,8 +12,10 @@ import click
 import pytest
 
 from orchestrator.__main__ import cli, run
-from orchestrator.preparation import any_config, small_settings
+from orchestrator.layers import builtin_files
+from orchestrator.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
 from orchestrator.space import SearchSpace
+from trainer.settings import differing_settings
 
 HEAVY = ("ray", "ax", "mlflow", "torch", "scipy", "pandas")
 
@@ -104,6 +106,17 @@ def test_a_space_of_another_data_set_reads_generated_data_as_what_they_are() -> 
     small = SearchSpace.from_yaml("attn_cl_prid.yaml", overrides=small_settings(space))
     assert any_config(space).data.name == "prid2011"
     assert (any_config(small).data.name, any_config(small).data.fold) == ("mars", 0)
+
+
+@pytest.mark.parametrize("recipe", ["fixed", "paper"])
+@pytest.mark.parametrize("name", sorted(set(builtin_files()) - {"smoke"}))
+def test_a_space_tried_on_generated_data_keeps_what_it_is_about(name: str, recipe: str) -> None:
+    space = SearchSpace.from_yaml(name, overrides=[f"recipe={recipe}"])
+    small = SearchSpace.from_yaml(name, overrides=[*small_settings(space), f"recipe={recipe}"])
+    before, after = (any_config(each).model_dump(mode="json") for each in (space, small))
+    sizes = {*SMALL_SPLIT, *SMALL_SIZES, "data.name", "data.fold"}
+    assert set(differing_settings(before, after)) <= sizes
+    assert small.parameters == space.parameters
 
 
 def test_imagenet_weights_that_cannot_be_had_stop_a_launch_before_anything_is_written(

@@ -109,9 +109,9 @@ def mean_over_space(maps: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T C"]:
 def _whole_map(convolution: nn.Conv2d, maps: Float[Tensor, "N C h w"]) -> Float[Tensor, "N D"]:
     """What a convolution makes of maps of the size of its kernel, as one matrix product.
 
-    Forward and backward of 8 maps of 2048 x 14 x 7 take 2.6 to 3.5 times (bf16: 1.8 to 2.2 times) as long as a
-    convolution on a CPU. The order of the products follows the layout of the weights: copying a few maps is cheap,
-    copying 51 million weights and their gradients is not.
+    As a convolution, forward and backward take more than twice as long on a CPU (benchmarks.bench_levers). The order of
+    the products follows the layout of the weights: copying a few maps is cheap, copying 51 million weights and their
+    gradients is not.
     """
     weight = convolution.weight
     if weight.is_contiguous(memory_format=torch.channels_last):

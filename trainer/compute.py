@@ -35,8 +35,8 @@ class ComputeConfig(FrozenConfig):
 
     precision: Precision = "fp32"
     """Precision of convolutions and matrix products; weights, batch norms, losses and optimizer stay in float32.
-    fp16 scales the loss, and needs a CUDA GPU. bf16 on a CPU pays only where the processor multiplies it faster: twice
-    as fast on AMD's with AVX-512 BF16, 1.4 times slower on an Intel Xeon without AMX."""
+    fp16 scales the loss, and needs a CUDA GPU. bf16 on a CPU pays only where the processor multiplies it faster:
+    on a Xeon without AMX it is slower than fp32 (docs/performance.md)."""
     channels_last: bool = True
     """Keep the channels of a pixel side by side in memory, which convolutions like best on CPU and GPU."""
     compile: bool = False
@@ -63,7 +63,7 @@ def laid_out(frames: Float[Tensor, "B T 3 H W"], compute: ComputeConfig) -> Floa
 def require_precision(compute: ComputeConfig, device: torch.device) -> None:
     """Raises ConfigError where the device cannot compute in this precision.
 
-    torch 2.15 trains in float16 on a CPU, but 100 times slower than in float32: there are no kernels for the gradients.
+    torch 2.15 trains in float16 on a CPU, but far slower than in float32: there are no kernels for the gradients.
     """
     if compute.precision == "fp16" and device.type != "cuda":
         raise ConfigError("compute.precision: fp16 needs a CUDA GPU, and this is a CPU; set it to bf16 or fp32")
@@ -173,9 +173,9 @@ def prepare_process() -> ProcessSettings:
 def keep_freed_memory() -> bool:
     """Makes glibc keep up to 1 GiB of freed memory instead of handing every large tensor back to the kernel.
 
-    Memory from the kernel comes in pages that are zeroed one by one on first touch: 187,000 of them in a training step
-    of 8 images through ResNet-50, 10 % of its processor time in bf16 and 18 % in fp32, and none of them with this. It
-    does what MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ in the environment do, also in a process that has
+    Memory from the kernel comes in pages that are zeroed one by one on first touch: 100,000 of them in a training step
+    of 8 images through ResNet-50 in fp32, a sixth of its processor time, and none with this (benchmarks.bench_levers).
+    It does what MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ in the environment do, also in a process that has
     trained already, but for tensors that the main thread allocates only.
 
     Returns whether it was set; False without glibc.

@@ -1,9 +1,9 @@
 """What embeddings and class vectors have to do with each other, with a gradient by hand.
 
-With autograd's gradient of the same formulas the losses of the paper take twice the processor time (32 to 256 clips,
-625 persons, D = 2,048; benchmarks/bench_losses.py). The class vectors (C x D) are by far the largest thing that a loss
-touches: here they are never copied in the forward pass, and the backward pass writes one tensor of their size, whatever
-was asked of them.
+Autograd's gradient of the same formulas makes more passes over memory and more products (benchmarks/bench_losses.py
+measures the losses as they are now). The class vectors (C x D) are by far the largest thing that a loss touches: here
+they are never copied in the forward pass, and the backward pass writes one tensor of their size, whatever was asked of
+them.
 
 B clips, D embedding, C persons (classes).
 """
