@@ -20,7 +20,8 @@ from orchestrator.space import SearchSpace
 from trainer.atomic import write_atomically
 from trainer.data import read_splits
 from trainer.data.synthetic import is_synthetic
-from trainer.data.tracklets import cut_validation, fingerprint, write_validation
+from trainer.data.tracklets import fingerprint
+from trainer.data.validation import cut_validation, write_validation
 
 
 def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: int, options: Options) -> SearchFolder:

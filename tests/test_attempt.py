@@ -12,7 +12,7 @@ import torch
 from orchestrator.attempt import ERROR_FILE, Assignment, Message, run_attempt
 from trainer import DataError, DivergedError, TrialConfig
 from trainer.data import read_splits
-from trainer.data.tracklets import cut_validation, write_validation
+from trainer.data.validation import cut_validation, write_validation
 from trainer.result import read_results
 
 

@@ -16,7 +16,8 @@ from hypothesis.extra.numpy import arrays
 from jaxtyping import Int
 from scipy.io import loadmat, savemat
 
-from trainer.data import READERS, DataConfig, Splits, Tracklet, read_mars, read_splits
+from trainer.data import READERS, DataConfig, Splits, Tracklet, read_splits
+from trainer.data.mars import read_mars
 from trainer.data.matfile import read_matrix
 from trainer.data.synthetic import write_synthetic
 from trainer.errors import DataError

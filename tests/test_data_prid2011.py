@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from trainer.data import DataConfig, read_splits
 from trainer.data.frames import read_frame
 from trainer.data.prid2011 import CAMERAS, FOLDS, LEAST_FRAMES, SPLITS_FILE, read_prid2011
-from trainer.data.tracklets import ValidationConfig, cut_validation, fingerprint
+from trainer.data.tracklets import fingerprint
+from trainer.data.validation import ValidationConfig, cut_validation
 from trainer.errors import DataError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "prid2011" / SPLITS_FILE

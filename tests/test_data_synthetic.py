@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data import Splits, ValidationConfig, read_mars
+from trainer.data import Splits, ValidationConfig
 from trainer.data.crowd import LOOK_ALIKES, SIZES, SizeName, plan
 from trainer.data.figures import draw_walk
 from trainer.data.frames import read_frame
+from trainer.data.mars import read_mars
 from trainer.data.synthetic import SyntheticSummary, is_synthetic, occluded_frames, write_synthetic
-from trainer.data.tracklets import cut_validation
+from trainer.data.validation import cut_validation
 from trainer.errors import DataError
 
 

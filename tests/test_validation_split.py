@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.tracklets import (
-    Tracklet,
+from trainer.data.tracklets import Tracklet, fingerprint
+from trainer.data.validation import (
     ValidationConfig,
     ValidationSplit,
     cut_validation,
-    fingerprint,
     read_validation,
     write_validation,
 )

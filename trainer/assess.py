@@ -12,7 +12,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
-from trainer.data.tracklets import cut_validation, read_validation
+from trainer.data.validation import cut_validation, read_validation
 from trainer.errors import CheckpointError
 from trainer.evaluation import Embeddings, embed, rank_tracklets
 from trainer.model import TemporalAttentionResNet

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data import DataConfig, Tracklet, read_splits
-from trainer.data.tracklets import ValidationSplit, cut_validation, read_validation, write_validation
+from trainer.data.validation import ValidationSplit, cut_validation, read_validation, write_validation
 from trainer.errors import DataError
 
 

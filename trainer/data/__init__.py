@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from trainer.data.mars import read_mars
-from trainer.data.prid2011 import FOLDS, read_prid2011
-from trainer.data.tracklets import Splits, Tracklet, ValidationConfig
+from trainer.data.data_set import Counts, DataSet
+from trainer.data.mars import MARS
+from trainer.data.prid2011 import PRID2011
+from trainer.data.tracklets import Splits, Tracklet
+from trainer.data.validation import ValidationConfig
 from trainer.frozen import FrozenConfig
+from trainer.wording import did_you_mean
 
-FOLDED_READERS: dict[str, Callable[[Path, int], Splits]] = {"prid2011": read_prid2011}
-"""Those of `READERS` whose data set has several published partitions, told apart by a number from 0."""
-
-READERS: dict[str, Callable[[Path], Splits]] = {"mars": read_mars, "prid2011": read_prid2011}
-"""Reads the data set below a folder, its first partition; `DataError` names the file that is missing or wrong."""
+READERS: dict[str, DataSet] = {"mars": MARS, "prid2011": PRID2011}
+"""Reads the data set below a folder; `DataError` names the file that is missing or wrong."""
 
 
 class DataConfig(FrozenConfig):
     """Which data set, and where."""
 
-    name: Literal["mars", "prid2011"] = "mars"
-    """Layout of the data set, a key of `READERS`."""
+    name: str = "mars"
+    """Layout of the data set, a key of `READERS`: mars, prid2011."""
     root: Path = Path("data/mars")
     """Folder of the data set."""
-    fold: int = Field(0, ge=0, lt=FOLDS)
-    """Number, from 0, of one of the ten published partitions of PRID2011; the paper reports 0 only."""
+    fold: int = Field(0, ge=0)
+    """Number, from 0, of one of the published partitions of a data set that has several, as PRID2011 with ten; the
+    paper reports 0 only."""
     validation: ValidationConfig = ValidationConfig()
     """The validation split."""
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in READERS:
+            raise ValueError(f"no data set of this name{did_you_mean(name, READERS)} (known: {', '.join(READERS)})")
+        return name
+
     @model_validator(mode="after")
-    def _fold_of_a_set_with_folds(self) -> DataConfig:
-        if self.fold and self.name not in FOLDED_READERS:
-            raise ValueError(f"fold: {self.fold}, but data set {self.name} has one partition only; leave fold at 0")
+    def _fold_exists(self) -> DataConfig:
+        folds = READERS[self.name].folds
+        if self.fold >= folds:
+            partitions = "one partition only; leave fold at 0" if folds == 1 else f"partitions 0 to {folds - 1}"
+            raise ValueError(f"fold: {self.fold}, but data set {self.name} has {partitions}")
         return self
 
 
@@ -45,15 +53,14 @@ def read_splits(config: DataConfig) -> Splits:
     Raises:
         DataError: a file is missing, damaged or disagrees with another.
     """
-    if config.name in FOLDED_READERS:
-        return FOLDED_READERS[config.name](config.root, config.fold)
-    return READERS[config.name](config.root)
+    return READERS[config.name](config.root, config.fold)
 
 
 __all__ = [
-    "FOLDED_READERS",
     "READERS",
+    "Counts",
     "DataConfig",
+    "DataSet",
     "Splits",
     "Tracklet",
     "ValidationConfig",

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from trainer.data.data_set import Counts, DataSet
 from trainer.data.matfile import read_matrix
 from trainer.data.tracklets import DISTRACTOR, JUNK, Splits, Tracklet
 from trainer.errors import DataError
@@ -201,3 +202,16 @@ def _refuse(
     if bad.any():
         at = int(bad.argmax())
         raise DataError(f"{path}: {noun} {at + 1} {table[at].tolist()}: {why}")
+
+
+MARS = DataSet(
+    title="MARS",
+    read=lambda root, fold: read_mars(root),
+    recognises=lambda root: any((root / "info" / name).is_file() for name in INFO_FILES),
+    protocol="mars",
+    published={
+        "train": Counts(625, 8_298, 509_914),
+        "query": Counts(626, 1_980, 114_493),
+        "gallery": Counts(620, 9_330, 543_216),
+    },
+)

@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from trainer.data.data_set import Counts, DataSet
 from trainer.data.tracklets import Splits, Tracklet
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
@@ -24,6 +25,7 @@ from trainer.wording import plain_words, shown, spelled
 
 SPLITS_FILE = "splits_prid2011.json"
 FOLDS = 10
+IMAGE_FOLDERS = ("multi_shot", "prid_2011/multi_shot")
 CAMERAS = {"cam_a": 1, "cam_b": 2}
 PERSON = re.compile(r"person_[0-9]{4}")
 FRAME = re.compile(r"[0-9]+\.png")
@@ -92,7 +94,7 @@ def _images_folder(root: Path) -> Path:
     """The folder multi_shot, with both cameras in it."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; data.root must be the folder that holds PRID2011's multi_shot/")
-    candidates = [root / "multi_shot", root / "prid_2011" / "multi_shot"]
+    candidates = [root / folder for folder in IMAGE_FOLDERS]
     images = next((folder for folder in candidates if folder.is_dir()), None)
     if images is None:
         raise DataError(
@@ -173,3 +175,13 @@ def _listed(folder: Path) -> list[str]:
         return os.listdir(folder)  # noqa: PTH208 - names only, five times faster than Path.iterdir
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+PRID2011 = DataSet(
+    title="PRID2011",
+    read=read_prid2011,
+    recognises=lambda root: any((root / folder / "cam_a").is_dir() for folder in IMAGE_FOLDERS),
+    protocol="prid",
+    published={"train": Counts(89, 178, None), "query": Counts(89, 89, None), "gallery": Counts(89, 89, None)},
+    folds=FOLDS,
+)

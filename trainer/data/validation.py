@@ -1,0 +1,166 @@
+"""The validation split: persons held out of the training tracklets, cut once and saved with its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from trainer.data.tracklets import DISTRACTOR, Tracklet, fingerprint
+from trainer.errors import DataError
+from trainer.frozen import FrozenConfig
+
+
+class ValidationConfig(FrozenConfig):
+    """How the validation split is cut from the training persons."""
+
+    share: float = Field(0.1, gt=0, lt=1)
+    """Share of the training persons that are held out; only persons seen by two cameras or more."""
+    distractors: float = Field(0.25, ge=0, le=1)
+    """Share of the remaining training tracklets added to the validation gallery as distractors."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draw."""
+
+
+class ValidationSplit(NamedTuple):
+    """Validation persons cut out of the training tracklets; indices into those, ascending."""
+
+    persons: tuple[int, ...]
+    """The held-out identities, ascending."""
+    train: tuple[int, ...]
+    """Every tracklet of all other persons, distractors included."""
+    query: tuple[int, ...]
+    """At most one tracklet per held-out person and camera."""
+    gallery: tuple[int, ...]
+    """The other tracklets of the held-out persons, and the distractors."""
+    distractors: tuple[int, ...]
+    """Those of the gallery that belong to no held-out person; they are trained on, too."""
+
+
+def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> ValidationSplit:
+    """Hold out max(2, round(share * persons)) persons, a pure function of tracklets and configuration.
+
+    Every query has a match in the gallery under another camera. For that, a person with one tracklet
+    per camera gives one query only, and a person under one camera is never held out.
+
+    Raises:
+        DataError: too few persons are seen by two cameras, or fewer than two would be left to train on.
+    """
+    generator = np.random.default_rng(config.seed)
+    by_person = _cameras_of_persons(train)
+    eligible = [person for person, cameras in by_person.items() if len(cameras) >= 2]
+    count = max(2, round(config.share * len(by_person)))
+    _check_enough(count, len(eligible), len(by_person))
+    persons = sorted(int(person) for person in generator.choice(eligible, count, replace=False))
+    held = {index for person in persons for group in by_person[person].values() for index in group}
+    query = {index for person in persons for index in _queries(by_person[person], generator)}
+    rest = [index for index in range(len(train)) if index not in held]
+    drawn = generator.choice(rest, round(config.distractors * len(rest)), replace=False)
+    distractors = sorted(int(index) for index in drawn)
+    return ValidationSplit(
+        persons=tuple(persons),
+        train=tuple(rest),
+        query=tuple(sorted(query)),
+        gallery=tuple(sorted((held - query) | set(distractors))),
+        distractors=tuple(distractors),
+    )
+
+
+def _cameras_of_persons(train: Sequence[Tracklet]) -> dict[int, dict[int, list[int]]]:
+    """Person -> camera -> indices of the tracklets; persons and cameras ascending."""
+    groups: defaultdict[int, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, tracklet in enumerate(train):
+        if tracklet.person > DISTRACTOR:
+            groups[tracklet.person][tracklet.camera].append(index)
+    return {person: dict(sorted(groups[person].items())) for person in sorted(groups)}
+
+
+def _check_enough(count: int, eligible: int, persons: int) -> None:
+    if eligible < count:
+        raise DataError(
+            f"training tracklets: {count} of {persons} persons are to be held out for validation, but only "
+            f"{eligible} are seen by two cameras or more; lower data.validation.share or add data"
+        )
+    if persons - count < 2:
+        raise DataError(
+            f"training tracklets: holding out {count} of {persons} persons for validation leaves "
+            f"{persons - count} to train on, two are needed; lower data.validation.share or add data"
+        )
+
+
+def _queries(cameras: Mapping[int, Sequence[int]], generator: np.random.Generator) -> list[int]:
+    """One random tracklet per camera, cameras in random order, as far as every query keeps a match."""
+    queries: list[int] = []
+    left = {camera: len(group) for camera, group in cameras.items()}
+    asked: set[int] = set()
+    for camera in generator.permutation(list(cameras)).tolist():
+        candidate = int(generator.choice(cameras[camera]))
+        after = left | {camera: left[camera] - 1}
+        if all(sum(after.values()) > after[other] for other in asked | {camera}):
+            queries.append(candidate)
+            asked.add(camera)
+            left = after
+    return queries
+
+
+class _SplitFile(FrozenConfig):
+    """What the file of a validation split holds."""
+
+    persons: tuple[int, ...]
+    train: tuple[int, ...]
+    query: tuple[int, ...]
+    gallery: tuple[int, ...]
+    distractors: tuple[int, ...]
+    fingerprint: str
+    """`fingerprint` of the training tracklets that the indices point into."""
+    sha256: str
+    """Digest of everything above."""
+
+
+def write_validation(path: Path, split: ValidationSplit, train: Sequence[Tracklet]) -> None:
+    """Save the split as JSON, one key per line; the file appears complete or not at all."""
+    content: dict[str, object] = {**split._asdict(), "fingerprint": fingerprint(train)}
+    content["sha256"] = _digest(content)
+    lines = [f"  {json.dumps(key)}: {json.dumps(content[key])}" for key in sorted(content)]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).rename(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def read_validation(path: Path, train: Sequence[Tracklet]) -> ValidationSplit:
+    """The split saved in the file, for the very training tracklets that it was cut from.
+
+    Raises:
+        DataError: the file is missing or damaged, or was cut from other training tracklets.
+    """
+    try:
+        saved = _SplitFile.model_validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise DataError(f"{path}: not a saved validation split ({error.error_count()} errors)") from error
+    content = saved.model_dump()
+    if content.pop("sha256") != _digest(content):
+        raise DataError(f"{path}: changed since it was written; restore it, trials are not comparable otherwise")
+    if content.pop("fingerprint") != fingerprint(train):
+        raise DataError(f"{path}: cut from other training tracklets than those of data.root; restore that data set")
+    return ValidationSplit(**content)
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
