@@ -18,7 +18,19 @@ from packaging.utils import canonicalize_name
 from trainer.config import TrialConfig
 
 # What a GPU node without the orchestrator has; these and what they require themselves.
-NEEDED = ("torch", "torchvision", "numpy", "scipy", "Pillow", "pydantic", "jaxtyping", "PyYAML", "simplejpeg")
+NEEDED = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "Pillow",
+    "pydantic",
+    "jaxtyping",
+    "PyYAML",
+    "simplejpeg",
+    "h5py",
+    "matplotlib",
+)
 ALONE = """
 import sys
 
