@@ -16,12 +16,13 @@ from pydantic import ValidationError
 
 from trainer.data import DataConfig, read_splits
 from trainer.data.frames import read_frame
-from trainer.data.prid2011 import CAMERAS, FOLDS, LEAST_FRAMES, SPLITS_FILE, read_prid2011
+from trainer.data.prid2011 import FOLDS, LAYOUT, SPLITS_FILE, read_prid2011
 from trainer.data.tracklets import fingerprint
 from trainer.data.validation import ValidationConfig, cut_validation
 from trainer.errors import DataError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "prid2011" / SPLITS_FILE
+CAMERAS, LEAST_FRAMES = LAYOUT.cameras, LAYOUT.least_frames
 PERSONS = 12
 LENGTHS = [LEAST_FRAMES + number % 3 for number in range(PERSONS)]
 SHORT = {"cam_a": 3, "cam_b": 8}  # persons that a camera saw for one frame less than is needed to be drawn
@@ -188,7 +189,7 @@ def test_a_drawn_partition_says_that_it_is_not_the_published_one(
 ) -> None:
     read_prid2011(without_file)
     (record,) = caplog.records
-    assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.prid2011")
+    assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.two_cameras")
     assert record.getMessage().startswith(f"{without_file / SPLITS_FILE}: no such file; split 0 is drawn here from 10")
     assert "NOT the published one" in record.getMessage()
 

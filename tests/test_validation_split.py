@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from tests.strategies import quick
 from trainer.data.tracklets import Tracklet, fingerprint
 from trainer.data.validation import (
+    FEW_QUERIES,
     ValidationConfig,
     ValidationSplit,
     cut_validation,
@@ -136,6 +140,90 @@ def test_too_few_persons_under_two_cameras_are_refused_with_their_number() -> No
 def test_splits_that_leave_nobody_to_train_on_are_refused(train: list[Tracklet]) -> None:
     with pytest.raises(DataError, match="training tracklets"):
         cut_validation(train, ValidationConfig())
+
+
+# Folds
+
+
+@quick
+@given(train=trains, seed=st.integers(0, 2**40), folds=st.integers(2, 3))
+def test_folds_are_disjoint_and_hold_out_everybody_whom_two_cameras_saw(
+    train: list[Tracklet], seed: int, folds: int
+) -> None:
+    splits = [cut_validation(train, ValidationConfig(seed=seed, folds=folds, fold=fold)) for fold in range(folds)]
+    held = [person for split in splits for person in split.persons]
+    cameras = {person: {item.camera for item in train if item.person == person} for _, person, _ in train}
+    assert sorted(held) == [person for person in sorted(cameras) if len(cameras[person]) > 1]
+    assert max(len(split.persons) for split in splits) - min(len(split.persons) for split in splits) <= 1
+
+
+@quick
+@given(train=trains, seed=st.integers(0, 2**40), fold=st.integers(0, 2), distractors=st.floats(0, 1))
+def test_a_fold_keeps_what_every_split_promises(
+    train: list[Tracklet], seed: int, fold: int, distractors: float
+) -> None:
+    config = ValidationConfig(seed=seed, folds=3, fold=fold, distractors=distractors)
+    split = cut_validation(train, config)
+    assert split == cut_validation(list(train), config)
+    assert not {train[index].person for index in split.train} & set(split.persons)
+    assert {train[index].person for index in split.query} == set(split.persons)
+    assert set(split.train) | set(split.query) | set(split.gallery) == set(range(len(train)))
+    for index in split.query:
+        query = train[index]
+        gallery = [train[other] for other in split.gallery]
+        assert any(item.person == query.person and item.camera != query.camera for item in gallery)
+
+
+def test_share_has_no_effect_on_folds() -> None:
+    train = crowd(persons=12, cameras=2)
+    assert cut_validation(train, ValidationConfig(folds=3, share=0.9)) == cut_validation(
+        train, ValidationConfig(folds=3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"fold": 1}, "folds is not set"),
+        ({"folds": 3, "fold": 3}, "of 3 folds the last one is 2"),
+        ({"folds": 1}, "greater than or equal to 2"),
+        ({"folds": 3, "fold": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_folds_that_are_not_there_are_refused(settings: dict[str, int], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ValidationConfig.model_validate(settings)
+
+
+def test_more_folds_than_pairs_of_persons_are_refused_with_both_numbers() -> None:
+    with pytest.raises(DataError, match=r"6 folds .* only 10 .* lower data\.validation\.folds"):
+        cut_validation(crowd(persons=10, cameras=2), ValidationConfig(folds=6))
+
+
+# Coarse objectives
+
+
+def test_few_queries_are_warned_of_once_with_what_one_is_worth(caplog: pytest.LogCaptureFixture) -> None:
+    cut_validation(crowd(persons=89, cameras=2), ValidationConfig())
+    (record,) = caplog.records
+    assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.validation")
+    assert "9 queries only" in record.getMessage()
+    assert "one query is worth 11.1 points of rank-1; data.validation.folds" in record.getMessage()
+
+
+def test_enough_queries_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(cut_validation(crowd(persons=100, cameras=2), ValidationConfig(share=0.5)).query) == FEW_QUERIES
+    assert not caplog.records
+
+
+def test_the_89_training_persons_of_prid2011_can_be_cut_into_ten_folds() -> None:
+    train = crowd(persons=89, cameras=2)
+    splits = [cut_validation(train, ValidationConfig(folds=10, fold=fold)) for fold in range(10)]
+    assert sorted(len(split.query) for split in splits) == [8] + [9] * 9
+    assert sum(len(split.query) for split in splits) == 89
+
+
+# The fingerprint and the file
 
 
 def test_fingerprint_survives_a_move() -> None:

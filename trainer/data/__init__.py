@@ -7,14 +7,18 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from trainer.data.data_set import Counts, DataSet
+from trainer.data.ilids_vid import ILIDS_VID
+from trainer.data.ls_vid import LS_VID
 from trainer.data.mars import MARS
+from trainer.data.pack import packed_data_set, read_packed
 from trainer.data.prid2011 import PRID2011
 from trainer.data.tracklets import Splits, Tracklet
 from trainer.data.validation import ValidationConfig
+from trainer.data.withdrawn import refuse_withdrawn
 from trainer.frozen import FrozenConfig
 from trainer.wording import did_you_mean
 
-READERS: dict[str, DataSet] = {"mars": MARS, "prid2011": PRID2011}
+READERS: dict[str, DataSet] = {"mars": MARS, "prid2011": PRID2011, "ilids_vid": ILIDS_VID, "ls_vid": LS_VID}
 """Reads the data set below a folder; `DataError` names the file that is missing or wrong."""
 
 
@@ -22,12 +26,12 @@ class DataConfig(FrozenConfig):
     """Which data set, and where."""
 
     name: str = "mars"
-    """Layout of the data set, a key of `READERS`: mars, prid2011."""
+    """Layout of the data set, a key of `READERS`: mars, prid2011, ilids_vid, ls_vid."""
     root: Path = Path("data/mars")
     """Folder of the data set."""
     fold: int = Field(0, ge=0)
-    """Number, from 0, of one of the published partitions of a data set that has several, as PRID2011 with ten; the
-    paper reports 0 only."""
+    """Number, from 0, of one of the published partitions of a data set that has several, as PRID2011 and iLIDS-VID
+    with ten; the paper reports 0 only."""
     validation: ValidationConfig = ValidationConfig()
     """The validation split."""
 
@@ -48,12 +52,20 @@ class DataConfig(FrozenConfig):
 
 
 def read_splits(config: DataConfig) -> Splits:
-    """The published parts of the configured data set.
+    """The published parts of the configured data set, whether its folder is as published or packed.
 
     Raises:
-        DataError: a file is missing, damaged or disagrees with another.
+        DataError: a file is missing, damaged or disagrees with another, or the data set was withdrawn.
     """
+    refuse_withdrawn(config.root)
+    if packed_data_set(config.root) is not None:
+        return read_packed(config.root, config.name, config.fold)
     return READERS[config.name](config.root, config.fold)
+
+
+def recognised(root: Path) -> str | None:
+    """Name of the data set whose layout a folder has, a key of `READERS`; None if it has none of theirs."""
+    return next((name for name, data_set in READERS.items() if data_set.recognises(root)), None)
 
 
 __all__ = [
@@ -65,4 +77,5 @@ __all__ = [
     "Tracklet",
     "ValidationConfig",
     "read_splits",
+    "recognised",
 ]

@@ -7,39 +7,40 @@ person_NNNN each.
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from trainer.data.data_set import Counts, DataSet
-from trainer.data.tracklets import Splits, Tracklet
+from trainer.data.tracklets import Splits
+from trainer.data.two_cameras import Partition, TwoCameras, drawn_partition, images_folder, looks_like, tracklets_of
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 from trainer.wording import plain_words, shown, spelled
 
 SPLITS_FILE = "splits_prid2011.json"
 FOLDS = 10
-IMAGE_FOLDERS = ("multi_shot", "prid_2011/multi_shot")
-CAMERAS = {"cam_a": 1, "cam_b": 2}
-PERSON = re.compile(r"person_[0-9]{4}")
-FRAME = re.compile(r"[0-9]+\.png")
-# Papers quote ">= 21 frames" and "> 27 frames" under both cameras for the same 178 persons of the published file. The
-# smaller threshold drops nobody that either of the two keeps.
-LEAST_FRAMES = 21
-PUBLISHED_PERSONS = 178
+LAYOUT = TwoCameras(
+    title="PRID2011",
+    folders=("multi_shot", "prid_2011/multi_shot"),
+    cameras=("cam_a", "cam_b"),
+    person=re.compile(r"person_([0-9]{4})"),
+    frame=re.compile(r"[0-9]+\.png"),
+    example="0001.png",
+    splits_file=SPLITS_FILE,
+    published_persons=178,
+    # Papers quote ">= 21 frames" and "> 27 frames" under both cameras for the same 178 persons of the published file.
+    # The smaller threshold drops nobody that either of the two keeps.
+    least_frames=21,
+)
 MAX_SPLITS_BYTES = 2**20  # the published file holds 49 kB
-
-log = logging.getLogger(__name__)
 
 
 def _person_name(name: str) -> str:
-    if not PERSON.fullmatch(name):
+    if not LAYOUT.person.fullmatch(name):
         raise ValueError(f"must be a name like person_0001 (is {shown(name)})")
     return name
 
@@ -53,20 +54,20 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 Persons = Annotated[tuple[Annotated[str, AfterValidator(_person_name)], ...], AfterValidator(_distinct)]
 
 
-class _Partition(FrozenConfig):
+class _Listed(FrozenConfig):
     """Persons to train on, and persons to test on."""
 
     train: Persons = Field(min_length=1)
     test: Persons = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _nobody_is_in_both(self) -> _Partition:
+    def _nobody_is_in_both(self) -> _Listed:
         if both := sorted(set(self.train) & set(self.test)):
             raise ValueError(f"{both[0]} is listed under train and under test")
         return self
 
 
-_PARTITIONS = TypeAdapter(tuple[_Partition, ...])
+_PARTITIONS = TypeAdapter(tuple[_Listed, ...])
 
 
 def read_prid2011(root: Path, fold: int = 0) -> Splits:
@@ -80,34 +81,18 @@ def read_prid2011(root: Path, fold: int = 0) -> Splits:
         DataError: a file or folder is missing or holds something else.
     """
     assert 0 <= fold < FOLDS, fold
-    images = _images_folder(root)
+    images = images_folder(root, LAYOUT)
     file = root / SPLITS_FILE
-    partition = _read_partitions(file)[fold] if file.exists() else _drawn_partition(images, file, fold)
-    return Splits(
-        train=tuple(_tracklet(images, person, camera) for person in sorted(partition.train) for camera in CAMERAS),
-        query=tuple(_tracklet(images, person, "cam_a") for person in sorted(partition.test)),
-        gallery=tuple(_tracklet(images, person, "cam_b") for person in sorted(partition.test)),
-    )
+    partition = _read_partition(file, fold) if file.exists() else drawn_partition(images, file, fold, LAYOUT)
+    return tracklets_of(partition, images, LAYOUT)
 
 
-def _images_folder(root: Path) -> Path:
-    """The folder multi_shot, with both cameras in it."""
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; data.root must be the folder that holds PRID2011's multi_shot/")
-    candidates = [root / folder for folder in IMAGE_FOLDERS]
-    images = next((folder for folder in candidates if folder.is_dir()), None)
-    if images is None:
-        raise DataError(
-            f"{candidates[0]}: no such folder, nor {candidates[1]}; data.root must be the folder that holds "
-            "PRID2011's multi_shot/ or prid_2011/"
-        )
-    for camera in CAMERAS:
-        if not (images / camera).is_dir():
-            raise DataError(f"{images / camera}: no such folder; unpack PRID2011 again")
-    return images
+def _read_partition(file: Path, fold: int) -> Partition:
+    listed = _read_partitions(file)[fold]
+    return Partition(listed.train, listed.test)
 
 
-def _read_partitions(file: Path) -> Sequence[_Partition]:
+def _read_partitions(file: Path) -> Sequence[_Listed]:
     """The ten partitions in the file, every name in them checked."""
     try:
         if file.stat().st_size > MAX_SPLITS_BYTES:
@@ -127,60 +112,10 @@ def _read_partitions(file: Path) -> Sequence[_Partition]:
     return partitions
 
 
-def _drawn_partition(images: Path, file: Path, fold: int) -> _Partition:
-    """One of ten seeded halvings of the persons that both cameras saw long enough.
-
-    As many persons are tested as trained on, one less trained on where their number is odd.
-    """
-    seen = [_persons_seen_long_enough(images / camera) for camera in CAMERAS]
-    persons = sorted(set.intersection(*seen))
-    if len(persons) < 2:
-        raise DataError(
-            f"{images}: {len(persons)} persons with at least {LEAST_FRAMES} frames in both cam_a and cam_b, two are "
-            "needed; unpack PRID2011 again"
-        )
-    log.warning(
-        "%s: no such file; split %d is drawn here from %d persons (the published splits have %d) and is NOT the "
-        "published one: figures on it cannot be compared with published figures",
-        *(file, fold, len(persons), PUBLISHED_PERSONS),
-    )
-    shuffled = np.random.default_rng(fold).permutation(persons).tolist()
-    return _Partition(train=tuple(shuffled[: len(persons) // 2]), test=tuple(shuffled[len(persons) // 2 :]))
-
-
-def _persons_seen_long_enough(camera: Path) -> set[str]:
-    names = [name for name in _listed(camera) if PERSON.fullmatch(name)]
-    return {name for name in names if len(_frames(camera / name)) >= LEAST_FRAMES}
-
-
-def _tracklet(images: Path, person: str, camera: str) -> Tracklet:
-    """All frames of a person, such as person_0001, under a camera, such as cam_a."""
-    folder = images / camera / person
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder, but {SPLITS_FILE} lists the person; unpack PRID2011 again")
-    frames = _frames(folder)
-    if not frames:
-        raise DataError(f"{folder}: holds no frame such as 0001.png; unpack PRID2011 again")
-    prefix = os.fspath(folder) + os.sep
-    return Tracklet(tuple([prefix + frame for frame in frames]), int(person[-4:]), CAMERAS[camera])
-
-
-def _frames(folder: Path) -> list[str]:
-    """Names of the frames in temporal order; their numbers have leading zeros."""
-    return sorted(name for name in _listed(folder) if FRAME.fullmatch(name))
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208 - names only, five times faster than Path.iterdir
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
-
-
 PRID2011 = DataSet(
-    title="PRID2011",
+    title=LAYOUT.title,
     read=read_prid2011,
-    recognises=lambda root: any((root / folder / "cam_a").is_dir() for folder in IMAGE_FOLDERS),
+    recognises=looks_like(LAYOUT),
     protocol="prid",
     published={"train": Counts(89, 178, None), "query": Counts(89, 89, None), "gallery": Counts(89, 89, None)},
     folds=FOLDS,

@@ -36,7 +36,22 @@ def fingerprint(train: Sequence[Tracklet]) -> str:
     Folders do not count, so a data set that was moved keeps its fingerprint.
     """
     digest = hashlib.sha256()
-    for frames, person, camera in train:
-        ends = [os.path.basename(frame) for frame in (frames[0], frames[-1])]  # noqa: PTH119 - 5x Path
-        digest.update(json.dumps([person, camera, len(frames), *ends]).encode() + b"\n")
+    for tracklet in train:
+        digest.update(_line(tracklet))
     return digest.hexdigest()
+
+
+def dataset_fingerprint(splits: Splits) -> str:
+    """As `fingerprint`, over the training, query and gallery tracklets, and which part each belongs to."""
+    digest = hashlib.sha256()
+    for part, tracklets in splits._asdict().items():
+        digest.update(json.dumps([part, len(tracklets)]).encode() + b"\n")
+        for tracklet in tracklets:
+            digest.update(_line(tracklet))
+    return digest.hexdigest()
+
+
+def _line(tracklet: Tracklet) -> bytes:
+    frames, person, camera = tracklet
+    ends = [os.path.basename(frame) for frame in (frames[0], frames[-1])]  # noqa: PTH119 - 5x Path
+    return json.dumps([person, camera, len(frames), *ends]).encode() + b"\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections import defaultdict
@@ -12,22 +13,41 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from trainer.data.tracklets import DISTRACTOR, Tracklet, fingerprint
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
+
+FEW_QUERIES = 50  # below, one query moves rank-1 by more than two points, about what tuning is after
+
+log = logging.getLogger(__name__)
 
 
 class ValidationConfig(FrozenConfig):
     """How the validation split is cut from the training persons."""
 
     share: float = Field(0.1, gt=0, lt=1)
-    """Share of the training persons that are held out; only persons seen by two cameras or more."""
+    """Share of the training persons that are held out; only persons seen by two cameras or more. Ignored where
+    `folds` is set."""
     distractors: float = Field(0.25, ge=0, le=1)
     """Share of the remaining training tracklets added to the validation gallery as distractors."""
     seed: int = Field(0, ge=0)
     """Seed of the draw."""
+    folds: int | None = Field(None, ge=2)
+    """Deal all persons seen by two cameras or more into so many disjoint groups and hold out one of them. A search
+    for each group, or a mean over all, uses every person for validation: of use where the persons are few, as the 89
+    of PRID2011."""
+    fold: int = Field(0, ge=0)
+    """Number, from 0, of the group that is held out; only with `folds`."""
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> ValidationConfig:
+        if self.folds is None and self.fold:
+            raise ValueError(f"fold: {self.fold}, but folds is not set; set it, or leave fold at 0")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: {self.fold}, but of {self.folds} folds the last one is {self.folds - 1}")
+        return self
 
 
 class ValidationSplit(NamedTuple):
@@ -46,25 +66,24 @@ class ValidationSplit(NamedTuple):
 
 
 def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> ValidationSplit:
-    """Hold out max(2, round(share * persons)) persons, a pure function of tracklets and configuration.
+    """Hold out max(2, round(share * persons)) persons or one of the folds: a function of tracklets and configuration.
 
     Every query has a match in the gallery under another camera. For that, a person with one tracklet
-    per camera gives one query only, and a person under one camera is never held out.
+    per camera gives one query only, and a person under one camera is never held out. A warning says so where the
+    queries are fewer than `FEW_QUERIES`.
 
     Raises:
         DataError: too few persons are seen by two cameras, or fewer than two would be left to train on.
     """
     generator = np.random.default_rng(config.seed)
     by_person = _cameras_of_persons(train)
-    eligible = [person for person, cameras in by_person.items() if len(cameras) >= 2]
-    count = max(2, round(config.share * len(by_person)))
-    _check_enough(count, len(eligible), len(by_person))
-    persons = sorted(int(person) for person in generator.choice(eligible, count, replace=False))
+    persons = _held_out(by_person, config, generator)
     held = {index for person in persons for group in by_person[person].values() for index in group}
     query = {index for person in persons for index in _queries(by_person[person], generator)}
     rest = [index for index in range(len(train)) if index not in held]
     drawn = generator.choice(rest, round(config.distractors * len(rest)), replace=False)
     distractors = sorted(int(index) for index in drawn)
+    _warn_if_coarse(len(query), config)
     return ValidationSplit(
         persons=tuple(persons),
         train=tuple(rest),
@@ -83,6 +102,24 @@ def _cameras_of_persons(train: Sequence[Tracklet]) -> dict[int, dict[int, list[i
     return {person: dict(sorted(groups[person].items())) for person in sorted(groups)}
 
 
+def _held_out(
+    by_person: Mapping[int, Mapping[int, Sequence[int]]], config: ValidationConfig, generator: np.random.Generator
+) -> list[int]:
+    """The persons of the validation split, ascending."""
+    eligible = [person for person, cameras in by_person.items() if len(cameras) >= 2]
+    if config.folds is None:
+        count = max(2, round(config.share * len(by_person)))
+        _check_enough(count, len(eligible), len(by_person))
+        return sorted(int(person) for person in generator.choice(eligible, count, replace=False))
+    if len(eligible) < 2 * config.folds:
+        raise DataError(
+            f"training tracklets: {config.folds} folds of at least two persons are to be held out in turn, but only "
+            f"{len(eligible)} are seen by two cameras or more; lower data.validation.folds or add data"
+        )
+    dealt = generator.permutation(eligible)
+    return sorted(int(person) for person in dealt[config.fold :: config.folds])
+
+
 def _check_enough(count: int, eligible: int, persons: int) -> None:
     if eligible < count:
         raise DataError(
@@ -94,6 +131,16 @@ def _check_enough(count: int, eligible: int, persons: int) -> None:
             f"training tracklets: holding out {count} of {persons} persons for validation leaves "
             f"{persons - count} to train on, two are needed; lower data.validation.share or add data"
         )
+
+
+def _warn_if_coarse(queries: int, config: ValidationConfig) -> None:
+    if queries >= FEW_QUERIES:
+        return
+    advice = "" if config.folds else "; data.validation.folds can use all persons in turn"
+    log.warning(
+        "validation split: %d queries only, so the objective is coarse: one query is worth %.1f points of rank-1%s",
+        *(queries, 100 / queries, advice),
+    )
 
 
 def _queries(cameras: Mapping[int, Sequence[int]], generator: np.random.Generator) -> list[int]:

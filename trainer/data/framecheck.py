@@ -1,0 +1,148 @@
+"""Which frames of a data set are there, and which of them can be decoded."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import NamedTuple, TypeVar
+
+from trainer.data.frames import DamagedFrameError, read_frame
+from trainer.errors import DataError
+from trainer.progress import Progress
+
+SAMPLE = 500  # frames decoded unless all are
+SAMPLE_SEED = 0
+KEPT = 1_000  # problems whose text is kept; all are counted
+FOLDER_THREADS = 16  # looking into a folder of a network file system is waiting, not work
+FRAMES_AT_ONCE = 64
+MARS_SIZE = (256, 128)  # frames are asked for as MARS has them, so that no time goes into resizing
+PIXELS = re.compile(r"\.pack@[0-9]+\+([0-9]+)x([0-9]+)/")  # in the address of a packed frame that is decoded already
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+class Findings:
+    """Problems and notes so far: all problems are counted, the first are kept."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.count = 0
+
+    def problem(self, text: str) -> None:
+        """Adds a line that names a file."""
+        self.count += 1
+        if len(self.problems) < KEPT:
+            self.problems.append(text)
+
+
+class FrameFiles(NamedTuple):
+    """What lies in the folders of the frames."""
+
+    sizes: Mapping[str, int]
+    """Bytes of each frame that is there, by path."""
+    unlisted: int
+    """Files that are no frames."""
+
+
+class Decoded(NamedTuple):
+    """What came of decoding."""
+
+    frames: int
+    damaged: int
+
+
+class _Look(NamedTuple):
+    """What one look into a folder showed."""
+
+    sizes: dict[str, int]
+    trouble: str | None = None
+
+
+def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progress) -> FrameFiles:
+    """The frames that are there, each folder listed once; the others are problems."""
+    by_folder: defaultdict[str, list[str]] = defaultdict(list)
+    for frame in frames:
+        by_folder[frame.rpartition(os.sep)[0]].append(frame)
+    sizes: dict[str, int] = {}
+    unlisted = 0
+    with closing(_in_threads(_sizes_in, by_folder, FOLDER_THREADS)) as looks:
+        for done, ((folder, named), look) in enumerate(zip(by_folder.items(), looks, strict=True), start=1):
+            if look.trouble is None:
+                found = {frame: look.sizes.pop(frame[len(folder) + 1 :], None) for frame in named}
+                sizes |= {frame: size for frame, size in found.items() if size is not None}
+                unlisted += len(look.sizes)
+                _report(found, findings)
+            else:
+                findings.problem(f"{folder}: {look.trouble}, but the lists name {len(named):,} frames in it")
+            progress("looking for frames", done, len(by_folder))
+    return FrameFiles(sizes, unlisted)
+
+
+def _sizes_in(folder: str) -> _Look:
+    try:
+        with os.scandir(folder) as entries:
+            return _Look({entry.name: entry.stat().st_size for entry in entries if entry.is_file()})
+    except OSError as error:
+        return _Look({}, error.strerror or type(error).__name__)
+
+
+def _report(found: Mapping[str, int | None], findings: Findings) -> None:
+    for frame, size in found.items():
+        if size is None:
+            findings.problem(f"{frame}: no such file, but a list names it; copy the data set again")
+        elif size == 0:
+            findings.problem(f"{frame}: empty file; copy the data set again")
+
+
+def decode_frames(frames: Sequence[str], everything: bool, findings: Findings, progress: Progress) -> Decoded:
+    """Decodes `SAMPLE` of the frames, the same ones every time, or all; those that cannot be are problems."""
+    frames = frames if everything else _sample(frames)
+    batches = [frames[at : at + FRAMES_AT_ONCE] for at in range(0, len(frames), FRAMES_AT_ONCE)]
+    damaged = done = 0
+    with closing(_in_threads(_failures, batches, os.cpu_count() or 1)) as results:
+        for batch, failures in zip(batches, results, strict=True):
+            for failure in failures:
+                findings.problem(str(failure))
+                damaged += isinstance(failure, DamagedFrameError)
+            done += len(batch)
+            progress("decoding frames", done, len(frames))
+    return Decoded(len(frames), damaged)
+
+
+def _sample(frames: Sequence[str]) -> Sequence[str]:
+    if len(frames) <= SAMPLE:
+        return frames
+    indices = random.Random(SAMPLE_SEED).sample(range(len(frames)), SAMPLE)
+    return [frames[index] for index in sorted(indices)]
+
+
+def _failures(frames: Sequence[str]) -> list[DataError]:
+    failures = []
+    for frame in frames:
+        try:
+            read_frame(frame, *_packed_size(frame))
+        except DataError as error:
+            failures.append(error)
+    return failures
+
+
+def _packed_size(frame: str) -> tuple[int, int]:
+    """Height and width that a frame is packed at, the only ones that it is given at; for others MARS's."""
+    pixels = PIXELS.search(frame)
+    return (int(pixels[1]), int(pixels[2])) if pixels else MARS_SIZE
+
+
+def _in_threads(work: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Generator[Found, None, None]:
+    """The results in the order of the items; closing it, as Ctrl-C does, drops what has not begun."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
