@@ -19,8 +19,9 @@ from orchestrator.preparation import any_config
 from orchestrator.space import SearchSpace
 from trainer.atomic import write_atomically
 from trainer.data import read_splits
+from trainer.data.manifest import manifest_digest
 from trainer.data.synthetic import is_synthetic
-from trainer.data.tracklets import fingerprint
+from trainer.data.tracklets import dataset_fingerprint
 from trainer.data.validation import cut_validation, write_validation
 
 
@@ -40,7 +41,8 @@ def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: 
             f"`reidsearch resume {folder.name}`, or choose another --name"
         )
     config = any_config(space)
-    train = read_splits(config.data).train
+    splits = read_splits(config.data)
+    train = splits.train
     split = cut_validation(train, config.data.validation)
     description = SearchDescription(
         search=folder.name,
@@ -48,7 +50,8 @@ def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=seed,
         synthetic=is_synthetic(config.data.root),
-        data_fingerprint=fingerprint(train),
+        data_fingerprint=dataset_fingerprint(splits),
+        data_manifest=manifest_digest(config.data.root),
         options=options,
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         host=provenance.host(),

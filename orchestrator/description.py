@@ -40,7 +40,9 @@ class SearchDescription(FrozenConfig):
     synthetic: bool
     """Whether the data is generated; figures then say nothing about any published ones."""
     data_fingerprint: str
-    """SHA-256 over the training tracklets."""
+    """SHA-256 over the lists of training, query and gallery tracklets."""
+    data_manifest: str | None = None
+    """SHA-256 of what `reidsearch data check` noted of every file's size; None where it was never run."""
     options: Options
     command: list[str]
     host: str

@@ -254,6 +254,8 @@ def _tracker(folder: SearchFolder, description: SearchDescription, uri: str, led
             "search": description.search,
             "space": description.space.name,
             "synthetic": str(description.synthetic).lower(),
+            "data_fingerprint": description.data_fingerprint,
+            "data_manifest": description.data_manifest or "none",
         },
         on_run=remember,
     )

@@ -100,7 +100,9 @@ def small_settings(space: SearchSpace) -> list[str]:
     import torch
 
     small = SearchSpace.from_yaml(SMALL_SPACE)
-    overrides = [f"synthetic={small.synthetic}", "data.name=mars", "data.fold=0"]  # generated data has MARS' layout
+    # Generated data has MARS' layout and few persons.
+    overrides = [f"synthetic={small.synthetic}", "data.name=mars", "data.fold=0", "data.validation.folds=null"]
+    overrides += ["data.validation.fold=0", "evaluation.protocol=mars"]
     borrowed = SMALL_SPLIT if torch.cuda.is_available() else (*SMALL_SPLIT, *SMALL_SIZES)
     for keys, value in flattened(small.trainer):
         path = ".".join(keys)

@@ -114,7 +114,8 @@ def test_a_space_tried_on_generated_data_keeps_what_it_is_about(name: str, recip
     space = SearchSpace.from_yaml(name, overrides=[f"recipe={recipe}"])
     small = SearchSpace.from_yaml(name, overrides=[*small_settings(space), f"recipe={recipe}"])
     before, after = (any_config(each).model_dump(mode="json") for each in (space, small))
-    sizes = {*SMALL_SPLIT, *SMALL_SIZES, "data.name", "data.fold"}
+    of_the_data = {"data.name", "data.fold", "data.validation.folds", "data.validation.fold", "evaluation.protocol"}
+    sizes = {*SMALL_SPLIT, *SMALL_SIZES, *of_the_data}
     assert set(differing_settings(before, after)) <= sizes
     assert small.parameters == space.parameters
 
@@ -189,7 +190,7 @@ def all_commands() -> list[tuple[str, click.Command]]:
 def test_the_commands_are_those_that_are_documented() -> None:
     assert {name for name, _ in all_commands()} == {
         *("launch", "resume", "status", "train", "evaluate"),
-        *("data synth", "data check", "space check", "space show"),
+        *("data synth", "data check", "data stats", "data preview", "data pack", "space check", "space show"),
     }
 
 

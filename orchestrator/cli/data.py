@@ -1,22 +1,31 @@
-"""data synth, data check."""
+"""data synth, check, stats, preview, pack."""
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli import options
-from orchestrator.errors import Exit
+from orchestrator.errors import Exit, OrchestratorError
+
+if TYPE_CHECKING:
+    from trainer.data import Splits, Tracklet
+
+_folder = click.argument("folder", type=click.Path(path_type=Path))
+_name = click.option("--name", metavar="KEY", help="Which data set it is, as data.name.  [default: what it looks like]")
 
 
 @click.group()
 def data() -> None:
-    """Generate and check data sets."""
+    """Generate, check, look at and pack data sets."""
 
 
 @data.command(epilog="Example: reidsearch data synth data/mini-mars --size demo")
-@click.argument("folder", type=click.Path(path_type=Path))
+@_folder
 @click.option(
     "--size", type=click.Choice(["tiny", "demo", "full"]), default="demo", show_default=True, help="How much."
 )
@@ -43,14 +52,125 @@ def synth(folder: Path, size: str, seed: int) -> int:
 
 
 @data.command(epilog="Example: reidsearch data check /data/mars")
-@click.argument("folder", type=click.Path(path_type=Path))
+@_folder
+@_name
+@click.option("--all", "all_frames", is_flag=True, help="Decode every frame, not 500 of them.")
+@click.option("--any-counts", is_flag=True, help="Let other counts pass than the published ones.")
+@click.option("--manifest", type=click.Path(path_type=Path), help="Manifest.  [default: in DIR]")
 @options.as_json
-def check(folder: Path, as_json: bool) -> int:
-    """Read a data set's lists and check them against each other; frames are not opened."""
+def check(
+    folder: Path, name: str | None, all_frames: bool, any_counts: bool, manifest: Path | None, as_json: bool
+) -> int:
+    """Check lists, counts and frames of a data set, and compare it with what an earlier check saw."""
     import json
 
-    from orchestrator.datacheck import check_mars
+    from orchestrator.datacheck import check_document, check_text, problem_text
+    from orchestrator.progress import step_progress
+    from trainer.data.checking import check_data
 
-    found = check_mars(folder)
-    click.echo(json.dumps(found._asdict(), indent=2) if as_json else found.text())
+    with step_progress() as progress:
+        found = check_data(
+            folder, name=name, all_frames=all_frames, any_counts=any_counts, manifest=manifest, progress=progress
+        )
+    click.echo(json.dumps(check_document(found), indent=2) if as_json else check_text(found))
+    if not found.problem_count:
+        return Exit.OK
+    if not as_json:
+        click.echo(problem_text(found), err=True)
+    return Exit.INVALID
+
+
+@data.command(epilog="Example: reidsearch data stats /data/mars")
+@_folder
+@_name
+@options.as_json
+def stats(folder: Path, name: str | None, as_json: bool) -> int:
+    """Show how many persons, tracklets, cameras and frames there are, and how they are distributed."""
+    import json
+
+    from orchestrator.datacheck import statistics_document, statistics_text
+    from trainer.data.folder import find_data
+    from trainer.data.statistics import statistics
+
+    found = find_data(folder, name)
+    numbers = statistics(found.read(), found.data_set.protocol)
+    click.echo(
+        json.dumps(statistics_document(found, numbers), indent=2) if as_json else statistics_text(found, numbers)
+    )
+    return Exit.OK
+
+
+@data.command(epilog="Example: reidsearch data preview data/mini-mars --out preview.png")
+@_folder
+@_name
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("preview.png"),
+    show_default=True,
+    help="Picture.",
+)
+@click.option("--count", type=click.IntRange(1, 100), default=12, show_default=True, help="How many tracklets.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same tracklets.")
+@click.option("--images", is_flag=True, help="Write a picture of real people.")
+def preview(folder: Path, name: str | None, out: Path, count: int, seed: int, images: bool) -> int:
+    """Draw a sheet of some tracklets, a row each."""
+    from trainer.data.folder import find_data
+    from trainer.pictures.sheets import contact_sheet
+
+    found = find_data(folder, name)
+    if not (found.synthetic or images):
+        raise OrchestratorError(f"{folder}: shows real people; pictures of them are written with --images only")
+    tracklets = _drawn(found.read(), count, seed)
+    title = f"{found.data_set.title}: {len(tracklets)} tracklets, seed {seed}"
+    contact_sheet(tracklets, out, title=title, synthetic=found.synthetic)
+    click.echo(f"{out}: {len(tracklets)} tracklets" + ("  SYNTHETIC" if found.synthetic else ""))
+    return Exit.OK
+
+
+def _drawn(splits: Splits, count: int, seed: int) -> list[Tracklet]:
+    """Some of all tracklets, by person and camera."""
+    everything = [tracklet for part in splits for tracklet in part]
+    some = random.Random(seed).sample(everything, min(count, len(everything)))
+    return sorted(some, key=lambda tracklet: (tracklet.person, tracklet.camera))
+
+
+def _pixels(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Height and width."""
+    if value is None:
+        return None
+    size = re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", value)
+    if size is None:
+        raise click.BadParameter(f"{value!r} is not a height and a width, as 256x128")
+    return int(size[1]), int(size[2])
+
+
+@data.command(epilog="Example: reidsearch data pack /data/mars /scratch/mars-packed --size 256x128")
+@_folder
+@click.argument("out", type=click.Path(path_type=Path))
+@_name
+@click.option(
+    "--size",
+    callback=_pixels,
+    metavar="HxW",
+    help="Decode and resize now, as 256x128.  [default: keep files as they are]",
+)
+def pack(folder: Path, out: Path, name: str | None, size: tuple[int, int] | None) -> int:
+    """Write all frames of a data set into a few large files, which are read faster."""
+    from orchestrator.progress import step_progress
+    from trainer.data.folder import find_data
+    from trainer.data.pack import pack_data_set
+
+    found = find_data(folder, name)
+    with step_progress() as progress:
+        made = pack_data_set(
+            found.name, folder, out, size=size, progress=lambda done, total: progress("packing frames", done, total)
+        )
+    click.echo(
+        f"{out}: {found.data_set.title}, {made.tracklets:,} tracklets, {made.frames:,} frames, "
+        f"{made.bytes / 1e6:,.1f} MB (files: {made.files}), {made.seconds:.1f} s"
+        + (f"; damaged frames: {made.damaged}" if made.damaged else "")
+        + ("  SYNTHETIC" if found.synthetic else "")
+    )
+    click.echo(f"next: reidsearch data check {out}", err=True)
     return Exit.OK

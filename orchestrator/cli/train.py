@@ -43,7 +43,7 @@ def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_
 
 @click.command(epilog="Example: reidsearch evaluate runs/one/config.json --checkpoint runs/one/checkpoint/best.pt")
 @_config_file
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: the untrained network]")
+@click.option("--checkpoint", metavar="FILE", help="Weights.  [default: the untrained network]")
 @click.option(
     "--part",
     type=click.Choice(["test", "validation"]),
@@ -52,20 +52,28 @@ def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_
     help="Query and gallery of the data set, or of its validation split.",
 )
 @click.option("--split", type=click.Path(path_type=Path), help="Validation split of a run or search.")
+@click.option("--all-folds", is_flag=True, help="Every partition of the data set; {fold} in FILE is its number.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write figures per query and pictures.")
+@click.option("--images", is_flag=True, help="Let pictures show real people.")
+@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep embeddings, and use those kept.")
 @options.overrides
 @options.as_json
 def evaluate(
     config: Path,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     part: Literal["test", "validation"],
     split: Path | None,
+    all_folds: bool,
+    out: Path | None,
+    images: bool,
+    cache: Path | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Evaluate a network; CONFIG is a trial's YAML or JSON file."""
     from orchestrator.progress import step_progress
     from trainer import prepare_process
-    from trainer.commands import evaluate_command
+    from trainer.commands import Outputs, evaluate_command
 
     prepare_process()
     with step_progress() as progress:
@@ -74,6 +82,8 @@ def evaluate(
             checkpoint=checkpoint,
             part=part,
             split=split,
+            all_folds=all_folds,
+            outputs=Outputs(out, images, cache),
             overrides=overrides,
             as_json=as_json,
             say=click.echo,

@@ -1,0 +1,202 @@
+"""`reidsearch data`: what its commands print, write and refuse, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from orchestrator.__main__ import run
+from tests.miniatures import write_miniature
+from trainer.data.manifest import MANIFEST
+
+
+@pytest.fixture
+def synthetic(mini_mars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the generated data set, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(mini_mars, "data")
+    return Path("data")
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set that does not say that it is generated."""
+    monkeypatch.chdir(tmp_path)
+    write_miniature("mars", Path("mars"))
+    return Path("mars")
+
+
+Printed = pytest.CaptureFixture[str]
+
+
+# check
+
+
+def test_a_good_data_set_is_ok_in_every_line_and_exits_0(synthetic: Path, capsys: Printed) -> None:
+    assert run(["data", "check", "data"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = printed.out.splitlines()
+    assert lines[0] == "ok   data: MARS  SYNTHETIC"
+    assert {line[:5] for line in lines} == {"ok   ", "note ", "     "}
+    assert "queries have no match by another camera under protocol mars" in printed.out
+    assert "under mars_query_in_gallery" in printed.out
+    assert (synthetic / MANIFEST).is_file()
+
+
+def test_problems_are_a_line_each_on_standard_error_with_their_number_last_and_exit_3(
+    synthetic: Path, capsys: Printed
+) -> None:
+    first, second, *_ = sorted(synthetic.glob("bbox_train/*/*.jpg"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:700])
+    assert run(["data", "check", "data", "--all"]) == 3
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert lines[-1] == "2 problems"
+    assert [line.split(": ")[0] for line in lines[:-1]] == [str(first), str(second)]
+    assert "bad  " in printed.out
+    assert "note damaged: 1 of " in printed.out
+    assert not (synthetic / MANIFEST).exists()
+
+
+def test_of_many_problems_twenty_are_shown(synthetic: Path, capsys: Printed) -> None:
+    for frame in sorted(synthetic.glob("bbox_train/*/*.jpg"))[:25]:
+        frame.unlink()
+    assert run(["data", "check", "data"]) == 3
+    *shown, more, count = capsys.readouterr().err.splitlines()
+    assert len(shown) == 20
+    assert (more, count) == ("and 5 more", "25 problems")
+
+
+def test_json_is_one_document_with_the_problems_in_it(synthetic: Path, capsys: Printed) -> None:
+    next(synthetic.glob("bbox_train/*/*.jpg")).unlink()
+    assert run(["data", "check", "data", "--json"]) == 3
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    found = json.loads(printed.out)
+    assert found["problem_count"] == len(found["problems"]) == 1
+    assert found["frames"]["missing"] == 1
+    assert found["synthetic"] is True
+
+
+def test_counts_other_than_published_are_refused_unless_they_are_let_pass(real: Path, capsys: Printed) -> None:
+    assert run(["data", "check", "mars"]) == 3
+    assert "625 published" in capsys.readouterr().err
+    assert run(["data", "check", "mars", "--any-counts", "--manifest", "m.jsonl"]) == 0
+    assert Path("m.jsonl").is_file()
+    assert not (real / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "stats", "preview"])
+def test_a_folder_without_a_data_set_is_one_line_and_exit_3(tmp_path: Path, capsys: Printed, verb: str) -> None:
+    assert run(["data", verb, str(tmp_path)]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path) in line
+    assert list(tmp_path.iterdir()) == []
+
+
+# stats
+
+
+def test_stats_show_tables_and_bars(synthetic: Path, capsys: Printed) -> None:
+    assert run(["data", "stats", "data"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("data: MARS  SYNTHETIC\n")
+    for title in (
+        "under 4 frames",
+        "train: tracklets by frames",
+        "gallery: tracklets by camera",
+        "test: persons by number of cameras",
+        "queries by matches, protocol mars_query_in_gallery",
+    ):
+        assert title in text
+    assert "#" * 40 in text
+    assert "#" * 41 not in text
+    assert all(line == line.rstrip() and len(line) <= 100 for line in text.splitlines())
+
+
+def test_stats_of_a_data_set_with_partitions_name_the_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_miniature("prid2011", Path("prid"))
+    assert run(["data", "stats", "prid"]) == 0
+    assert capsys.readouterr().out.startswith("prid: PRID2011, partition 0 of 10\n")
+
+
+def test_stats_as_json_name_every_number(synthetic: Path, capsys: Printed) -> None:
+    assert run(["data", "stats", "data", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["name"], found["synthetic"], found["partitions"]) == ("mars", True, 1)
+    train = found["parts"]["train"]
+    assert train["counts"]["persons"] == 8
+    assert sum(train["lengths"]["histogram"].values()) == train["counts"]["tracklets"]
+    assert sum(train["tracklets_by_camera"].values()) == train["counts"]["tracklets"]
+    assert set(found["queries_by_matches"]) == {"mars", "mars_query_in_gallery"}
+
+
+# preview
+
+
+def test_a_preview_of_drawn_people_is_a_picture_and_the_same_for_the_same_seed(
+    synthetic: Path, capsys: Printed
+) -> None:
+    for out, seed in (("a.png", 0), ("b.png", 0), ("c.png", 1)):
+        assert run(["data", "preview", "data", "--out", out, "--count", "3", "--seed", str(seed)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "a.png: 3 tracklets  SYNTHETIC"
+    with Image.open("a.png") as picture:
+        assert picture.format == "PNG"
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes() != Path("c.png").read_bytes()
+
+
+def test_a_preview_shows_no_more_tracklets_than_there_are(real: Path, capsys: Printed) -> None:
+    assert run(["data", "preview", "mars", "--count", "100", "--images"]) == 0
+    assert capsys.readouterr().out == "preview.png: 14 tracklets\n"
+
+
+def test_pictures_of_real_people_are_written_only_when_asked_for(real: Path, capsys: Printed) -> None:
+    assert run(["data", "preview", "mars"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--images" in line
+    assert not Path("preview.png").exists()
+    assert run(["data", "preview", "mars", "--images"]) == 0
+    assert Path("preview.png").is_file()
+
+
+# pack
+
+
+def test_a_packed_data_set_is_checked_counted_and_shown_like_any_other(synthetic: Path, capsys: Printed) -> None:
+    assert run(["data", "pack", "data", "packed", "--size", "64x32"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("packed: MARS, ")
+    assert "SYNTHETIC" in printed.out
+    assert printed.err == "next: reidsearch data check packed\n"
+    assert run(["data", "check", "packed", "--all"]) == 0
+    assert capsys.readouterr().out.startswith("ok   packed: MARS, packed  SYNTHETIC\n")
+    assert run(["data", "stats", "packed"]) == 0
+    packed = capsys.readouterr().out
+    assert run(["data", "stats", "data"]) == 0
+    assert packed.splitlines()[1:] == capsys.readouterr().out.splitlines()[1:]
+    assert run(["data", "preview", "packed", "--count", "2"]) == 0
+
+
+@pytest.mark.parametrize("size", ["64", "64x", "0x64", "64x32x3", "-1x2", "٣x٣", "99999x99999"])
+def test_a_size_that_is_none_is_a_usage_error(synthetic: Path, capsys: Printed, size: str) -> None:
+    assert run(["data", "pack", "data", "packed", "--size", size]) == 2
+    assert "256x128" in capsys.readouterr().err
+    assert not Path("packed").exists()
+
+
+def test_a_folder_that_is_not_empty_is_not_packed_into(synthetic: Path, capsys: Printed) -> None:
+    Path("out").mkdir()
+    Path("out/mine").touch()
+    assert run(["data", "pack", "data", "out"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out" in line
+    assert [path.name for path in Path("out").iterdir()] == ["mine"]
