@@ -2,12 +2,15 @@
 
     python -m benchmarks.bench_loader
 
-Frames per second of one core, by processor time: read, decode, resize, augment, collate. Files are JPEGs of 256 x 128
-as in MARS, drawn at random in a temporary folder.
+Frames per second of one core, by processor time: read, decode, resize, augment, collate; from files, from a pack of
+their bytes and from a pack of pixels that were resized once. Files are JPEGs of 256 x 128 as in MARS, drawn at random
+in a temporary folder. `benchmarks.bench_decoders` measures the steps that this stands on.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import tempfile
 import time
@@ -20,15 +23,17 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from torch.nn import functional
 from torchvision import transforms
 
 from benchmarks.measuring import measure, say
 from trainer.augment import ENLARGEMENT, IMAGENET_MEAN, IMAGENET_STD, normalised
 from trainer.batches import EvaluationClips, IdentityBatches, TrainingClips, Window, to_device, training_loader
 from trainer.clips import ClipConfig
+from trainer.compute import prepare_process
 from trainer.data import Tracklet
-from trainer.data.frames import read_clip
+from trainer.data.damage import DamageTally
+from trainer.data.frames import bytes_address, pixels_address, read_clip
+from trainer.data.packing import PackWriter, payloads_of
 
 FILE_SIZE = (256, 128)
 SIZES = {"256x128": (256, 128), "224x112": (224, 112)}
@@ -48,6 +53,7 @@ Candidate = Callable[[], object]
 
 def main() -> None:
     """Measures everything and prints one JSON line."""
+    prepare_process()  # as every training does
     torch.set_num_threads(1)
     random.seed(0)
     torch.manual_seed(0)
@@ -59,8 +65,7 @@ def main() -> None:
             unit="frames per second of processor time, one thread; median of runs",
             runs=RUNS,
             file_bytes=round(sum(Path(path).stat().st_size for path in paths) / len(paths)),
-            frames_per_second={name: _speeds(tracklets, paths, size) for name, size in SIZES.items()},
-            translate_resize=_resizes(paths),
+            frames_per_second={name: _speeds(tracklets, size, Path(folder)) for name, size in SIZES.items()},
             waiting={
                 "step": f"{BATCH_FRAMES} frames; sleeps, as the host does while a GPU computes",
                 "share": [_waiting(tracklets, workers, speed) for workers in (1, 2) for speed in CONSUMED],
@@ -82,8 +87,49 @@ def draw_tracklets(folder: Path) -> list[Tracklet]:
     return tracklets
 
 
-def _speeds(tracklets: Sequence[Tracklet], paths: Sequence[str], size: tuple[int, int]) -> dict[str, float]:
-    candidates: dict[str, Candidate] = {
+def _sources(tracklets: Sequence[Tracklet], folder: Path) -> dict[str, Callable[[tuple[int, int]], list[Tracklet]]]:
+    """The tracklets as files, and packed; pixels are packed at the size they are asked for at."""
+    return {
+        "files": lambda size: [*tracklets],
+        "packed bytes": lambda size: _packed(tracklets, folder / f"bytes-{size[0]}", None),
+        "packed pixels": lambda size: _packed(tracklets, folder / f"pixels-{size[0]}", size),
+    }
+
+
+def _packed(tracklets: Sequence[Tracklet], folder: Path, size: tuple[int, int] | None) -> list[Tracklet]:
+    frames = [frame for tracklet in tracklets for frame in tracklet.frames]
+    folder.mkdir(exist_ok=True)
+    with contextlib.closing(PackWriter(folder)) as writer:
+        for payload in payloads_of(frames, size, DamageTally(len(frames))):
+            writer.add(payload)
+    file = os.fspath(folder / writer.files[0].name)
+    addresses = [
+        bytes_address(file, at, length, "frame.jpg") if size is None else pixels_address(file, at, size, "frame.jpg")
+        for _, at, length in writer.extents
+    ]
+    return [
+        tracklet._replace(frames=tuple(addresses[FRAMES * place : FRAMES * (place + 1)]))
+        for place, tracklet in enumerate(tracklets)
+    ]
+
+
+def _speeds(tracklets: Sequence[Tracklet], size: tuple[int, int], folder: Path) -> dict[str, dict[str, float]]:
+    """By source and step: the loader's ways, and the usual ones on Pillow."""
+    candidates: dict[tuple[str, str], Candidate] = {}
+    for source, stored in _sources(tracklets, folder).items():
+        candidates |= {(source, name): each for name, each in _ours(stored(size), size).items()}
+    paths = [path for tracklet in tracklets for path in tracklet.frames]
+    candidates |= {("Pillow", name): _pillow(paths, make(size)) for name, make in PILLOW.items()}
+    taken = measure({"/".join(key): each for key, each in candidates.items()}, runs=RUNS)
+    speeds: dict[str, dict[str, float]] = {}
+    for source, name in candidates:
+        speeds.setdefault(source, {})[name] = round(BATCH_FRAMES / taken[f"{source}/{name}"].cpu_s)
+    return speeds
+
+
+def _ours(tracklets: Sequence[Tracklet], size: tuple[int, int]) -> dict[str, Candidate]:
+    paths = [path for tracklet in tracklets for path in tracklet.frames][:BATCH_FRAMES]
+    return {
         "read, decode, resize": lambda: [read_clip(paths[i : i + 4], *size) for i in range(0, BATCH_FRAMES, 4)],
         "evaluation": _evaluation(tracklets, size),
         "pad, worker": _training(tracklets, size, CONFIG),
@@ -93,12 +139,7 @@ def _speeds(tracklets: Sequence[Tracklet], paths: Sequence[str], size: tuple[int
         "pad, device cpu": _training(tracklets, size, _with(augment_on="device")),
         "translate, device cpu": _training(tracklets, size, _with(crop="translate", augment_on="device")),
         "loader's part of augment_on device": _loading(tracklets, size, _with(augment_on="device")),
-        "Pillow, the paper's transforms": _pillow(paths, papers_transforms(size)),
-        "Pillow, resize + flip + pad-crop + erase": _pillow(paths, common_transforms(size)),
-        "Pillow, resize + flip": _pillow(paths, plain_transforms(size)),
     }
-    taken = measure(candidates, runs=RUNS)
-    return {name: round(BATCH_FRAMES / measured.cpu_s) for name, measured in taken.items()}
 
 
 def _with(**settings: object) -> ClipConfig:
@@ -188,39 +229,19 @@ def _to_normalised_tensor() -> list[Any]:
     return [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
 
 
+PILLOW: dict[str, Callable[[tuple[int, int]], Any]] = {
+    "the paper's transforms": papers_transforms,
+    "resize + flip + pad-crop + erase": common_transforms,
+    "resize + flip": plain_transforms,
+}
+
+
 def _pillow(paths: Sequence[str], transform: Any) -> Candidate:
     def frame(path: str) -> torch.Tensor:
         with Image.open(path) as image:
             return transform(image.convert("RGB"))
 
     return lambda: torch.stack([frame(path) for path in paths[:BATCH_FRAMES]])
-
-
-def _resizes(paths: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Cost of the two ways to resize a padded frame under `crop: translate`, and how far they are from Pillow's."""
-    size = FILE_SIZE
-    padded = np.pad(read_clip(paths[:BATCH_FRAMES], *size), ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
-    pillow = np.stack(
-        [np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR)) for frame in padded]
-    )
-    batch = torch.from_numpy(padded).permute(0, 3, 1, 2)
-
-    def resize(antialias: bool) -> torch.Tensor:
-        return functional.interpolate(batch, size, mode="bilinear", antialias=antialias)
-
-    ways = {"antialiased": True, "not antialiased": False}
-    taken = measure({name: lambda antialias=way: resize(antialias) for name, way in ways.items()}, runs=RUNS)
-    return {
-        name: {
-            "us_per_frame": round(1e6 * taken[name].cpu_s / len(padded), 1),
-            "mean_grey_levels_from_pillow": round(_gap(resize(way), pillow), 3),
-        }
-        for name, way in ways.items()
-    }
-
-
-def _gap(resized: torch.Tensor, pillow: np.ndarray) -> float:
-    return float(np.abs(resized.permute(0, 2, 3, 1).numpy().astype(int) - pillow).mean())
 
 
 def _waiting(tracklets: Sequence[Tracklet], workers: int, speed: int) -> dict[str, float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +52,40 @@ def measure(candidates: Mapping[str, Callable[[], object]], *, runs: int, warmup
         name: Measurement(statistics.median(w for w, _ in taken), statistics.median(c for _, c in taken), runs)
         for name, taken in samples.items()
     }
+
+
+def measure_once(candidate: Callable[[], object]) -> Measurement:
+    """One run without warmup: for what takes minutes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    candidate()
+    return Measurement(time.perf_counter() - wall, time.process_time() - cpu, 1)
+
+
+def extra_memory(candidate: Callable[[], object]) -> int:
+    """MiB by which the largest memory of a run exceeds that of the process before it.
+
+    Measured in a forked copy of this process, which shares what is there: so torch has to be on one thread.
+    """
+    if torch.get_num_threads() != 1:
+        raise ValueError("a forked process cannot use the threads of its parent; call torch.set_num_threads(1) first")
+    fork = multiprocessing.get_context("fork")
+    receiving, sending = fork.Pipe(duplex=False)
+    child = fork.Process(target=_send_extra_memory, args=(candidate, sending))
+    child.start()
+    sending.close()
+    try:
+        return int(receiving.recv())
+    finally:
+        child.join()
+
+
+def _send_extra_memory(candidate: Callable[[], object], sending: Any) -> None:
+    import resource  # Unix only
+
+    before = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    candidate()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sending.send(max(0, after - before) // 2**20)
 
 
 def environment() -> dict[str, Any]:

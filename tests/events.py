@@ -16,7 +16,7 @@ def evaluation(mean_ap: float) -> Evaluation:
         rank10=mean_ap,
         rank20=mean_ap,
         attention_entropy=0.5,
-        protocol="standard",
+        protocol="mars",
         queries=10,
         dropped_queries=0,
     )

@@ -231,3 +231,11 @@ def test_erasing_per_clip_wipes_the_same_rectangle_out_of_every_frame_and_labels
 def test_geometry_does_not_depend_on_the_settings_of_erasing(seed: int) -> None:
     with_erasing, without = (draw_plan(changed(erase=p, pad=5, flip=0.5), SIZE, draws(seed)) for p in (1.0, 0.0))
     assert [planned[:4] for planned in with_erasing] == [planned[:4] for planned in without]
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3, 8, 5), (3, 3, 3), (1, 3, 2, 2), (2, 3, 2, 7)])
+def test_normalised_values_do_not_depend_on_the_order_in_memory(shape: tuple[int, ...]) -> None:
+    frames = torch.randint(256, shape, dtype=torch.uint8, generator=draws())
+    channels_last = frames.movedim(-3, -1).contiguous().movedim(-1, -3)
+    assert torch.equal(normalised(frames), normalised(channels_last))
+    assert normalised(channels_last).stride() == channels_last.stride()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +195,7 @@ def test_a_batch_holds_8_bit_frames_whose_channels_come_last_in_memory(tracklets
     assert batch.erased.shape == (4, 4)
     assert batch.erased.dtype == torch.bool
     assert batch.pending is None
+    assert batch.damaged == ()
 
 
 @pytest.mark.parametrize("crop", ["pad", "translate"])
@@ -231,6 +233,42 @@ def test_evaluated_clips_come_in_order_unchanged(tracklets: list[Tracklet]) -> N
     windows = [Window(tracklet, (0, 2)) for tracklet in range(5)]
     clips = EvaluationClips(tracklets, windows, size=SIZE)
     batches = list(evaluation_loader(clips, batch=2, workers=0, device=CPU))
-    assert torch.cat([indices for _, indices in batches]).tolist() == [0, 1, 2, 3, 4]
+    assert torch.cat([batch.tracklets for batch in batches]).tolist() == [0, 1, 2, 3, 4]
     expected = np.asarray(Image.open(tracklets[3].frames[2]))
-    assert np.array_equal(torch.cat([frames for frames, _ in batches])[3, 1].permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(torch.cat([batch.frames for batch in batches])[3, 1].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.fixture
+def partly_damaged(tracklets: list[Tracklet], tmp_path: Path) -> list[Tracklet]:
+    """The tracklets, with the middle frame of each empty."""
+    damaged = []
+    for number, tracklet in enumerate(tracklets):
+        empty = tmp_path / f"{number}.png"
+        empty.touch()
+        damaged.append(tracklet._replace(frames=(*tracklet.frames[:2], str(empty), *tracklet.frames[3:])))
+    return damaged
+
+
+@pytest.mark.parametrize("where", ["worker", "device"])
+def test_a_batch_names_its_damaged_frames_once_and_shows_their_neighbours(
+    tracklets: list[Tracklet], partly_damaged: list[Tracklet], where: str
+) -> None:
+    mended = [
+        tracklet._replace(frames=(*tracklet.frames[:2], tracklet.frames[1], *tracklet.frames[3:]))
+        for tracklet in tracklets
+    ]
+    settings = {"steps": [(0, 0)], "augment_on": where, "sampling": "consecutive"}
+    batches = loaded(partly_damaged, **settings)
+    assert_same(batches, loaded(mended, **settings))
+    named = [path for batch in batches for path in batch.damaged]
+    assert set(named) <= {tracklet.frames[2] for tracklet in partly_damaged}
+    assert len(named) == len(set(named)) > 0
+
+
+def test_evaluated_batches_name_their_damaged_frames(partly_damaged: list[Tracklet]) -> None:
+    windows = [Window(tracklet, (1, 2)) for tracklet in (0, 0, 1, 2)]
+    clips = EvaluationClips(partly_damaged, windows, size=SIZE)
+    first, second = evaluation_loader(clips, batch=2, workers=0, device=CPU)
+    assert first.damaged == (partly_damaged[0].frames[2],)
+    assert second.damaged == (partly_damaged[1].frames[2], partly_damaged[2].frames[2])
+    assert torch.equal(first.frames[:, 0], first.frames[:, 1])

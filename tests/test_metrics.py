@@ -10,13 +10,17 @@ import pytest
 import reference
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
-from strategies import RankingCase, quick, ranking_cases, seeds
+from strategies import EmbeddingsCase, RankingCase, embeddings_cases, quick, ranking_cases, seeds
+from torch import Tensor
 
 from trainer import metrics
-from trainer.metrics import Protocol, Ranking, evaluate_ranking, pairwise_distance
+from trainer.metrics import Metric, Protocol, Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+METRICS: tuple[Metric, ...] = get_args(Metric)
+every_metric = pytest.mark.parametrize("metric", METRICS)
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
@@ -73,7 +77,7 @@ def test_figures_do_not_depend_on_how_queries_are_chunked(protocol: Protocol, mo
     labels = [torch.randint(0, high, (size,), generator=generator) for high, size in ((4, 7), (4, 30))]
     arguments = RankingCase(distances, *labels, torch.ones(7, dtype=torch.long), torch.arange(30) % 3)
     whole = evaluate_ranking(*arguments, protocol=protocol)
-    monkeypatch.setattr(metrics, "CHUNK", 61)
+    monkeypatch.setattr(metrics, "BLOCK", 61)
     assert_same(evaluate_ranking(*arguments, protocol=protocol), whole)
 
 
@@ -142,6 +146,30 @@ def test_what_is_taken_out_changes_nothing(protocol: Protocol, added: tuple[int,
     assert_same(after._replace(cmc=after.cmc[:4]), before)
 
 
+@every_protocol
+@quick
+@given(arguments=ranking_cases(ties=True), seed=seeds, junk=st.booleans())
+def test_junk_and_what_the_same_camera_saw_of_the_person_change_nothing_wherever_they_are(
+    protocol: Protocol, arguments: RankingCase, seed: int, junk: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    place = int(torch.randint(len(arguments.gallery_ids) + 1, (), generator=generator))
+    one = arguments._replace(
+        distances=arguments.distances[:1], query_ids=arguments.query_ids[:1], query_cameras=arguments.query_cameras[:1]
+    )
+    with_it = one._replace(
+        distances=inserted(one.distances[0], place, 4 * torch.rand((), generator=generator).double())[None],
+        gallery_ids=inserted(one.gallery_ids, place, torch.tensor(-1) if junk else one.query_ids[0]),
+        gallery_cameras=inserted(one.gallery_cameras, place, one.query_cameras[0]),
+    )
+    after = evaluate_ranking(*with_it, protocol=protocol)
+    assert_same(after._replace(cmc=after.cmc[:-1]), evaluate_ranking(*one, protocol=protocol))
+
+
+def inserted(values: Tensor, place: int, value: Tensor) -> Tensor:
+    return torch.cat([values[:place], value[None], values[place:]])
+
+
 def test_distractors_count_as_wrong() -> None:
     assert evaluate_ranking(*case([[0.1, 0.2]], [(1, 1)], [(0, 1), (1, 2)])).mean_ap == 0.5
 
@@ -187,6 +215,100 @@ def test_standard_error_is_the_deviation_over_the_root_of_valid_queries() -> Non
 
 def test_standard_error_of_one_query_is_the_largest_possible() -> None:
     assert evaluate_ranking(*case([[0.1]], [(1, 1)], [(1, 2)])).standard_error == 0.5
+
+
+# --- embeddings
+
+
+@every_protocol
+@quick
+@given(arguments=embeddings_cases(ties=True))
+def test_embeddings_rank_as_their_euclidean_distances_do_ties_too(
+    protocol: Protocol, arguments: EmbeddingsCase
+) -> None:
+    distances = pairwise_distance(arguments.query.double(), arguments.gallery.double(), "euclidean")
+    expected = evaluate_ranking(distances, *arguments[2:], protocol=protocol)
+    assert_same(rank_embeddings(*arguments, metric="euclidean", protocol=protocol), expected)
+
+
+@every_metric
+@every_protocol
+@quick
+@given(arguments=embeddings_cases(ties=False))
+def test_embeddings_rank_as_their_distances_do(protocol: Protocol, metric: Metric, arguments: EmbeddingsCase) -> None:
+    distances = pairwise_distance(arguments.query, arguments.gallery, metric)
+    expected = evaluate_ranking(distances, *arguments[2:], protocol=protocol)
+    assert_same(rank_embeddings(*arguments, metric=metric, protocol=protocol), expected)
+
+
+def people(queries: int, gallery: int) -> EmbeddingsCase:
+    """One in twenty of the gallery shows the person of a query, two of three of them by another camera."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = [torch.randn(count, 8, generator=generator) for count in (queries, gallery)]
+    persons = [torch.randint(1, 20, (count,), generator=generator) for count in (queries, gallery)]
+    return EmbeddingsCase(*embeddings, *persons, *(torch.arange(count) % 3 for count in (queries, gallery)))
+
+
+@every_metric
+@pytest.mark.parametrize("size", [1, 700, 5000])
+def test_blocks_of_embeddings_do_not_show(metric: Metric, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = people(31, 700)
+    whole = rank_embeddings(*arguments, metric=metric)
+    monkeypatch.setattr(metrics, "BLOCK", size)
+    assert_same(rank_embeddings(*arguments, metric=metric), whole)
+
+
+@every_metric
+def test_equal_embeddings_rank_in_the_order_of_the_gallery_and_so_every_time(metric: Metric) -> None:
+    arguments = people(9, 600)
+    equal = arguments._replace(query=torch.ones(9, 8), gallery=torch.ones(600, 8))
+    found = rank_embeddings(*equal, metric=metric)
+    assert_same(found, evaluate_ranking(torch.zeros(9, 600), *equal[2:]))
+
+
+def test_zero_embeddings_are_ranked() -> None:
+    arguments = people(9, 600)
+    arguments.gallery[3] = 0
+    arguments.query[0] = 0
+    expected = evaluate_ranking(pairwise_distance(*arguments[:2], "cosine"), *arguments[2:])
+    assert_same(rank_embeddings(*arguments, metric="cosine"), expected)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@every_metric
+def test_embeddings_that_are_not_finite_are_refused(metric: Metric, value: float) -> None:
+    arguments = people(3, 40)
+    arguments.gallery[7, 2] = value
+    with pytest.raises(ValueError, match="embeddings are NaN, infinite or too large"):
+        rank_embeddings(*arguments, metric=metric)
+
+
+def test_embeddings_of_half_precision_are_ranked_in_single() -> None:
+    arguments = people(5, 60)
+    halved = arguments._replace(query=arguments.query.half(), gallery=arguments.gallery.half())
+    single = arguments._replace(query=halved.query.float(), gallery=halved.gallery.float())
+    assert_same(rank_embeddings(*halved, metric="cosine"), rank_embeddings(*single, metric="cosine"))
+
+
+def test_embeddings_are_left_as_they_were() -> None:
+    arguments = people(5, 60)
+    before = [embeddings.clone() for embeddings in arguments[:2]]
+    rank_embeddings(*arguments, metric="cosine")
+    assert all(torch.equal(one, other) for one, other in zip(before, arguments, strict=False))
+
+
+@pytest.mark.parametrize(("queries", "gallery"), [(0, 3), (2, 0)])
+def test_empty_side_of_embeddings_is_refused(queries: int, gallery: int) -> None:
+    with pytest.raises(ValueError, match=f"all {queries} queries were dropped"):
+        rank_embeddings(*people(queries, gallery), metric="cosine")
+
+
+def test_labels_that_do_not_fit_the_embeddings_are_refused() -> None:
+    arguments = people(2, 3)
+    with pytest.raises(
+        ValueError, match=r"embeddings make distances of \(2, 3\), but query ids and cameras are \[1, 2\]"
+    ):
+        rank_embeddings(*arguments._replace(query_ids=torch.tensor([1])), metric="cosine")
 
 
 # --- what it is given

@@ -8,11 +8,12 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from strategies import quick, seeds
 from torch import Tensor
 
 from trainer.metrics import pairwise_distance
-from trainer.rerank import k_reciprocal_distance
+from trainer.rerank import RerankConfig, k_reciprocal_distance
 
 
 def persons(
@@ -42,6 +43,27 @@ def test_distances_are_those_of_the_published_algorithm(
     ours = k_reciprocal_distance(asked, searched, k1=k1, k2=k2, lambda_value=share)
     slow = reference.k_reciprocal(asked.double().numpy(), searched.double().numpy(), k1, k2, share)
     np.testing.assert_allclose(ours.numpy(), slow, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (5, 1, 0.0), (10, 3, 0.5), (50, 20, 0.1)])
+def test_rankings_are_those_of_the_published_algorithm_wherever_distances_differ(
+    k1: int, k2: int, share: float
+) -> None:
+    asked, searched = persons(3, 4, 70, dimensions=16)
+    ours = k_reciprocal_distance(asked, searched, k1=k1, k2=k2, lambda_value=share).double().numpy()
+    slow = reference.k_reciprocal(asked.double().numpy(), searched.double().numpy(), k1, k2, share)
+    gaps = slow[:, :, None] - slow[:, None, :]
+    assert ((ours[:, :, None] < ours[:, None, :]) | (gaps >= -2e-4)).all()
+
+
+def test_embeddings_given_twice_are_ranked_as_published() -> None:
+    asked, searched = persons(5, 3, 20)
+    twice = torch.cat([searched, searched.flip(0)])
+    ours = k_reciprocal_distance(asked, twice, k1=6, k2=2)
+    slow = reference.k_reciprocal(asked.double().numpy(), twice.double().numpy(), 6, 2, 0.3)
+    # Which of two equal ones comes first is rounding's choice, and the two are averaged over; their ranking is not.
+    np.testing.assert_allclose(ours.numpy(), slow, atol=0.1)
+    assert (ours[:, :20] - ours[:, 20:].flip(1)).abs().max() < 0.1
 
 
 def test_with_lambda_one_it_is_the_squared_distance_over_the_largest() -> None:
@@ -78,7 +100,33 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, searched = persons(1, 7, 60)
     whole = k_reciprocal_distance(asked, searched)
     monkeypatch.setattr("trainer.rerank.BLOCK_BYTES", 1024)
+    monkeypatch.setattr("trainer.rerank.CACHE_BYTES", 1024)
     torch.testing.assert_close(k_reciprocal_distance(asked, searched), whole)
+
+
+@pytest.mark.parametrize("waiting", [1, 2, 7])
+def test_how_many_candidates_wait_does_not_show(waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, searched = persons(1, 7, 60)
+    whole = k_reciprocal_distance(asked, searched)
+    monkeypatch.setattr("trainer.rerank.WAITING", waiting)
+    monkeypatch.setattr("trainer.rerank.BLOCK_BYTES", 2048)
+    torch.testing.assert_close(k_reciprocal_distance(asked, searched), whole)
+
+
+def test_candidates_that_come_ever_nearer_are_all_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.rerank.WAITING", 3)
+    monkeypatch.setattr("trainer.rerank.BLOCK_BYTES", 1024)
+    line = torch.arange(60.0)[:, None] ** 1.1
+    ours = k_reciprocal_distance(line[:2], line[2:], k1=4, k2=2)
+    slow = reference.k_reciprocal(line[:2].double().numpy(), line[2:].double().numpy(), 4, 2, 0.3)
+    np.testing.assert_allclose(ours.numpy(), slow, atol=2e-4)
+
+
+def test_what_all_embeddings_share_does_not_blur_their_distances() -> None:
+    asked, searched = persons(4, 3, 30)
+    torch.testing.assert_close(
+        k_reciprocal_distance(asked + 64, searched + 64), k_reciprocal_distance(asked, searched), atol=1e-4, rtol=0
+    )
 
 
 def test_it_brings_persons_together_that_distances_alone_leave_apart() -> None:
@@ -103,9 +151,31 @@ def test_a_gallery_smaller_than_the_neighbourhood_works(gallery: int) -> None:
     assert k_reciprocal_distance(asked, searched).isfinite().all()
 
 
-def test_equal_embeddings_are_at_distance_zero_of_each_other() -> None:
-    equal = torch.ones(3, 4)
-    torch.testing.assert_close(k_reciprocal_distance(equal[:1], equal[1:]), torch.zeros(1, 2))
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0, 1e4])
+def test_equal_embeddings_are_at_distance_zero_of_each_other(value: float) -> None:
+    equal = torch.full((7, 4), value)
+    torch.testing.assert_close(k_reciprocal_distance(equal[:1], equal[1:]), torch.zeros(1, 6))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_embeddings_that_are_not_finite_are_refused(value: float) -> None:
+    asked, searched = persons(0, 1, 30)
+    searched[3, 2] = value
+    with pytest.raises(ValueError, match="not all finite"):
+        k_reciprocal_distance(asked, searched)
+
+
+def test_configured_defaults_are_those_of_the_function() -> None:
+    asked, searched = persons(0, 2, 30)
+    torch.testing.assert_close(
+        k_reciprocal_distance(asked, searched, **RerankConfig().model_dump()), k_reciprocal_distance(asked, searched)
+    )
+
+
+@pytest.mark.parametrize("settings", [{"k1": 0}, {"k2": 0}, {"lambda_value": -0.1}, {"lambda_value": 1.5}, {"k3": 1}])
+def test_configuration_out_of_range_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        RerankConfig.model_validate(settings)
 
 
 @pytest.mark.parametrize("settings", [{"k1": 0}, {"k2": 0}, {"lambda_value": 1.5}])

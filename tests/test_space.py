@@ -276,7 +276,7 @@ MISTAKES = {
     "group of settings": (
         ("clips.persons", "data.validation"),
         "6:3: parameters.data.validation: is a group of settings; name one of data.validation.share,"
-        " data.validation.distractors, data.validation.seed",
+        " data.validation.distractors, data.validation.seed, data.validation.folds, data.validation.fold",
     ),
     "bound that the trainer refuses": (
         ("low: 2", "low: 1"),

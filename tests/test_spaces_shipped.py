@@ -153,7 +153,7 @@ STEPS = {
     ("b_bot_osm", "b_bot_osm_cl"): {"loss.osm_class_vectors"},
     ("b_bot_osm_cl", "attn_cl"): {"loss.attention_weight"},
     ("attn_cl", "attn_cl_prid"): {
-        *("data.name", "data.root", "data.validation.share", *OSM),
+        *("data.name", "data.root", "data.validation.share", "evaluation.protocol", *OSM),
         *("loss.triplet_margin", "optim.gamma", "optim.weight_decay"),
     },
     ("attn_cl_prid", "attn_cl_prid_from_mars"): {"model.weights"},

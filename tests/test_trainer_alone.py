@@ -106,7 +106,7 @@ def test_a_node_without_the_orchestrator_trains_resumes_evaluates_and_embeds(con
     network = (str(config_file), "--checkpoint", str(out / "checkpoint/best.pt"))
     figures = trainer("evaluate", *network)
     assert figures.returncode == 0, figures.stderr
-    assert json.loads(figures.stdout)["protocol"] == "standard"
+    assert json.loads(figures.stdout)["protocol"] == "mars"
     embedded = trainer("embed", *network, "--out", str(tmp_path / "test.npz"))
     assert embedded.returncode == 0, embedded.stderr
     with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:

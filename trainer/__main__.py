@@ -1,4 +1,4 @@
-"""The trainer's own command line: `python -m trainer fit|evaluate|embed CONFIG`."""
+"""The trainer's own command line: `python -m trainer fit|evaluate|embed CONFIG`, `... compare A B`."""
 
 from __future__ import annotations
 
@@ -36,14 +36,26 @@ def parser() -> argparse.ArgumentParser:
         epilog="Example: python -m trainer embed trial.yaml --checkpoint runs/one/checkpoint/best.pt --out test.npz",
     )
     embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="a numpy .npz file")
+    evaluate.add_argument("--all-folds", action="store_true", help="every partition; {fold} in FILE is its number")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="write figures per query and pictures")
+    evaluate.add_argument("--images", action="store_true", help="let pictures show real people")
+    evaluate.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings, and use those kept")
     for command in (evaluate, embed):
-        command.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights  [default: untrained]")
+        command.add_argument("--checkpoint", metavar="FILE", help="weights  [default: untrained]")
         command.add_argument("--part", choices=["test", "validation"], default="test")
         command.add_argument("--split", type=Path, metavar="FILE", help="validation split of a run or search")
+    compare = commands.add_parser(
+        "compare",
+        help="compare two evaluations query by query",
+        epilog="Example: python -m trainer compare runs/one/evaluation runs/two/evaluation",
+    )
+    compare.add_argument("before", type=Path, metavar="BEFORE", help="folder that evaluate --out wrote")
+    compare.add_argument("after", type=Path, metavar="AFTER", help="another one, of the same queries")
+    compare.add_argument("--out", type=Path, metavar="PNG", help="draw the differences")
     for command in (fit, evaluate, embed):
         command.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file")
         command.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
-    for command in (fit, evaluate):
+    for command in (fit, evaluate, compare):
         command.add_argument(
             "--json", dest="as_json", action="store_true", help="one JSON object per line, as always in a pipe"
         )
@@ -67,19 +79,31 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(asked: argparse.Namespace) -> int:
-    from trainer.commands import embed_command, evaluate_command, train_command
+    from trainer.commands import Outputs, compare_command, embed_command, evaluate_command, train_command
 
     def say(line: str) -> None:
         print(line, flush=True)
 
+    if asked.command == "compare":
+        compare_command(asked.before, asked.after, out=asked.out, as_json=_as_json(asked), say=say)
+        return 0
     common = {"overrides": asked.overrides, "say": say, "progress": _ProgressLine()}
     if asked.command == "fit":
         return train_command(asked.config, out=asked.out, resume=asked.resume, as_json=_as_json(asked), **common)
-    network = {"checkpoint": asked.checkpoint, "part": asked.part, "split": asked.split}
+    network = {"part": asked.part, "split": asked.split, **common}
     if asked.command == "evaluate":
-        evaluate_command(asked.config, as_json=_as_json(asked), **network, **common)
+        outputs = Outputs(asked.out, asked.images, asked.cache)
+        evaluate_command(
+            asked.config,
+            checkpoint=asked.checkpoint,
+            all_folds=asked.all_folds,
+            outputs=outputs,
+            as_json=_as_json(asked),
+            **network,
+        )
     else:
-        embed_command(asked.config, out=asked.out, **network, **common)
+        checkpoint = None if asked.checkpoint is None else Path(asked.checkpoint)
+        embed_command(asked.config, checkpoint=checkpoint, out=asked.out, **network)
     return 0
 
 

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from trainer.atomic import replacing
 from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
+from trainer.data.tracklets import Splits
 from trainer.data.validation import cut_validation, read_validation
+from trainer.embedding_cache import cached_embeddings
 from trainer.errors import CheckpointError
-from trainer.evaluation import Embeddings, embed, rank_tracklets
+from trainer.evaluation import Embeddings, embed
+from trainer.metrics import Ranking
 from trainer.model import TemporalAttentionResNet
 from trainer.progress import Progress, no_progress
+from trainer.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
 from trainer.result import Evaluation
 from trainer.seeds import derived_seed
-from trainer.training_data import TrainingData, applied_split
+from trainer.training_data import applied_split
 
 Part = Literal["test", "validation"]
 
 
-class _Assessed(NamedTuple):
-    """A network and the tracklets it is to be judged by."""
+@dataclass
+class Stopwatch:
+    """How long each stage of an evaluation took, in seconds."""
 
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Times what runs inside as `stage`."""
+        began = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - began
+
+
+class Assessment(NamedTuple):
+    """An evaluation, and all that pictures of it are drawn from."""
+
+    evaluation: Evaluation
+    ranking: Ranking
+    reranked: Ranking | None
+    lineup: Lineup
     model: TemporalAttentionResNet
-    query: list[Tracklet]
-    gallery: list[Tracklet]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.model.parameters()).device
+    seconds: dict[str, float]
+    """Of each stage: reading, network, embedding (of which waiting for frames), ranking, reranking."""
 
 
 def evaluate(
@@ -48,16 +70,65 @@ def evaluate(
 ) -> Evaluation:
     """Figures of the network in `checkpoint`, or of the untrained one if None, on the `test` or `validation` part.
 
+    The figures after re-ranking are with them unless `evaluation.reranking` is off.
+
     Raises:
         ConfigError: a setting that the data or the machine cannot follow.
         DataError: data that is missing, damaged or too small.
         CheckpointError: the checkpoint is damaged or of another architecture.
     """
-    assessed = _assessed(config, checkpoint, part, split, device)
-    with float32_products(config.compute, assessed.device):
-        return rank_tracklets(
-            assessed.model, assessed.query, assessed.gallery, config.evaluation, config.viewing, progress=progress
+    return assess(config, checkpoint, part=part, split=split, device=device, progress=progress).evaluation
+
+
+def assess(
+    config: TrialConfig,
+    checkpoint: Path | None,
+    *,
+    part: Part,
+    split: Path | None = None,
+    cache: Path | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress = no_progress,
+) -> Assessment:
+    """As `evaluate`, with the ranking and the time of each stage.
+
+    Args:
+        config: the trial.
+        checkpoint: weights; None is the untrained network.
+        part: query and gallery of the data set, or of its validation split.
+        split: validation split of a run or search; None cuts the one that the configuration describes.
+        cache: folder that keeps embeddings; those of the same network, frames and settings are read from there.
+        device: where to embed; None takes the GPU if there is one.
+        progress: told after every batch.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: as `evaluate`.
+    """
+    watch = Stopwatch()
+    with watch("reading"):
+        splits = read_splits(config.data)
+        query, gallery = _part(config, splits, part, split)
+    with watch("network"):
+        model = _network(config, checkpoint, splits).to(device or _device())
+    tracklets = [*query, *gallery]
+    with watch("embedding"), float32_products(config.compute, _device_of(model)):
+        embeddings = cached_embeddings(
+            cache,
+            model,
+            tracklets,
+            config,
+            lambda: embed(model, tracklets, config.evaluation, config.viewing, progress=progress),
         )
+    watch.seconds["waiting for frames"] = embeddings.waited_s
+    lineup = line_up(embeddings.vectors, query, gallery, config.evaluation)
+    reranked = None
+    with watch("ranking"):
+        ranking = plain_ranking(lineup, config.evaluation)
+    if config.evaluation.reranking:
+        with watch("reranking"):
+            reranked = reranked_ranking(lineup, config.evaluation)
+    figures = summary(ranking, reranked, embeddings.attention_entropy, config.evaluation.protocol)
+    return Assessment(figures, ranking, reranked, lineup, model, watch.seconds)
 
 
 def write_embeddings(
@@ -78,52 +149,66 @@ def write_embeddings(
     Raises:
         ConfigError, DataError, CheckpointError: as `evaluate`.
     """
-    assessed = _assessed(config, checkpoint, part, split, device)
-    tracklets = [*assessed.query, *assessed.gallery]
-    with float32_products(config.compute, assessed.device):
-        embeddings = embed(assessed.model, tracklets, config.evaluation, config.viewing, progress=progress)
-    parts = ["query"] * len(assessed.query) + ["gallery"] * len(assessed.gallery)
-    _save(out, embeddings, tracklets, parts)
-    return len(tracklets)
+    splits = read_splits(config.data)
+    query, gallery = _part(config, splits, part, split)
+    model = _network(config, checkpoint, splits).to(device or _device())
+    with float32_products(config.compute, _device_of(model)):
+        embeddings = embed(model, [*query, *gallery], config.evaluation, config.viewing, progress=progress)
+    parts = ["query"] * len(query) + ["gallery"] * len(gallery)
+    _save(out, embeddings, [*query, *gallery], parts)
+    return len(parts)
 
 
 def _save(out: Path, embeddings: Embeddings, tracklets: list[Tracklet], parts: list[str]) -> None:
-    arrays = {
-        "embedding": embeddings.vectors.cpu().numpy(),
-        "part": np.array(parts),
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as file:
+        np.savez(
+            file,
+            embedding=embeddings.vectors.cpu().numpy(),
+            part=np.array(parts),
+            **described(tracklets),  # type: ignore[arg-type]
+        )
+
+
+def described(tracklets: list[Tracklet]) -> dict[str, np.ndarray]:
+    """Columns that tell tracklets apart in a file: `person`, `camera`, `frames` (their number), `first_frame`."""
+    return {
         "person": np.array([tracklet.person for tracklet in tracklets]),
         "camera": np.array([tracklet.camera for tracklet in tracklets]),
         "frames": np.array([len(tracklet.frames) for tracklet in tracklets]),
         "first_frame": np.array([Path(tracklet.frames[0]).name for tracklet in tracklets]),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    temporary.replace(out)
 
 
-def _assessed(
-    config: TrialConfig, checkpoint: Path | None, part: Part, split: Path | None, device: torch.device | str | None
-) -> _Assessed:
-    splits = read_splits(config.data)
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device_of(model: TemporalAttentionResNet) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _part(config: TrialConfig, splits: Splits, part: Part, split: Path | None) -> tuple[list[Tracklet], list[Tracklet]]:
+    """Query and gallery."""
+    if part == "test":
+        return list(splits.query), list(splits.gallery)
     cut = (
         cut_validation(splits.train, config.data.validation) if split is None else read_validation(split, splits.train)
     )
     data = applied_split(splits.train, cut)
-    model = _network(config, checkpoint, data).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if part == "test":
-        return _Assessed(model, list(splits.query), list(splits.gallery))
-    return _Assessed(model, data.query, data.gallery)
+    return data.query, data.gallery
 
 
-def _network(config: TrialConfig, checkpoint: Path | None, data: TrainingData) -> TemporalAttentionResNet:
+def _network(config: TrialConfig, checkpoint: Path | None, splits: Splits) -> TemporalAttentionResNet:
+    """The network with as many classes as the checkpoint's: it may have learned from another data set."""
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    architecture = config.model if checkpoint is None else config.model.model_copy(update={"weights": "none"})
-    model = TemporalAttentionResNet(architecture, data.num_classes)
-    if checkpoint is not None:
-        try:
-            model.load_state_dict(load_checkpoint(checkpoint)["model"])
-        except RuntimeError as error:
-            raise CheckpointError(f"{checkpoint}: holds another architecture than the configuration") from error
+    if checkpoint is None:
+        return TemporalAttentionResNet(config.model, len({tracklet.person for tracklet in splits.train}))
+    weights = load_checkpoint(checkpoint)["model"]
+    architecture = config.model.model_copy(update={"weights": "none"})
+    try:
+        model = TemporalAttentionResNet(architecture, len(weights["classifier.weight"]))
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint}: holds another architecture than the configuration") from error
     return model

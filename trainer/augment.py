@@ -87,26 +87,31 @@ def augmented(
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames with their plan carried out."""
     move = _pad_and_crop if config.crop == "pad" else _translate
-    out = move(frames, plan, config.pad)
-    fill = np.array(FILLS[config.erase_fill], dtype=np.uint8)
-    for frame, planned in zip(out, plan, strict=True):
+    out = move(_flipped(frames, [planned.flip for planned in plan]), plan, config.pad)
+    # Whole rows of bytes: to write pixel by pixel takes nine times as long.
+    fill = np.tile(np.array(FILLS[config.erase_fill], dtype=np.uint8), out.shape[2])
+    for rows, planned in zip(out.reshape(*out.shape[:2], -1), plan, strict=True):
         for top, left, height, width in planned.erasure.rectangles:
-            frame[top : top + height, left : left + width] = fill
+            rows[top : top + height, 3 * left : 3 * (left + width)] = fill[: 3 * width]
+    return out
+
+
+def _flipped(frames: UInt8[np.ndarray, "T H W 3"], flips: Sequence[bool]) -> Sequence[UInt8[np.ndarray, "H W 3"]]:
+    """The frames, some of them mirrored. Copying through numpy's negative strides takes many times as long."""
+    out = [*frames]
+    mirrored = [t for t, flip in enumerate(flips) if flip]
+    for t, frame in zip(mirrored, torch.from_numpy(frames[mirrored]).flip(2).numpy(), strict=True):
+        out[t] = frame
     return out
 
 
 def _pad_and_crop(
-    frames: UInt8[np.ndarray, "T H W 3"], plan: Sequence[FramePlan], pad: int
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], plan: Sequence[FramePlan], pad: int
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    out = np.zeros_like(frames)
+    out = np.zeros((len(frames), *frames[0].shape), dtype=np.uint8)
     for target, frame, planned in zip(out, frames, plan, strict=True):
-        _paste_shifted(target, _flipped(frame, planned.flip), pad - planned.top, pad - planned.left)
+        _paste_shifted(target, frame, pad - planned.top, pad - planned.left)
     return out
-
-
-def _flipped(frame: UInt8[np.ndarray, "H W 3"], flip: bool) -> UInt8[np.ndarray, "H W 3"]:
-    # Copying through numpy's negative strides takes many times as long as torch's flip.
-    return torch.from_numpy(frame).flip(1).numpy() if flip else frame
 
 
 def _paste_shifted(
@@ -125,7 +130,7 @@ def _visible(side: int, shift: int) -> slice:
 
 
 def _translate(
-    frames: UInt8[np.ndarray, "T H W 3"], plan: Sequence[FramePlan], pad: int
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], plan: Sequence[FramePlan], pad: int
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Random2DTranslation of padded frames.
 
@@ -133,17 +138,17 @@ def _translate(
     Pillow's up to rounding: 0.004 grey levels from the paper's frames on average, at 73 us a frame of 256 x 128. A
     bilinear warp without antialiasing is 0.34 levels off and takes 67 us (benchmarks.bench_loader): not taken.
     """
-    count, height, width, _ = frames.shape
+    (height, width, _), count = frames[0].shape, len(frames)
     order = sorted(range(count), key=lambda t: plan[t].enlarge)
     padded = np.zeros((count, height + 2 * pad, width + 2 * pad, 3), dtype=np.uint8)
     for place, t in enumerate(order):
-        padded[place, pad : pad + height, pad : pad + width] = _flipped(frames[t], plan[t].flip)
+        padded[place, pad : pad + height, pad : pad + width] = frames[t]
     shrunk = sum(not planned.enlarge for planned in plan)
     resized = [
         *_resized(padded[:shrunk], (height, width)),
         *_resized(padded[shrunk:], enlarged((height, width))),
     ]
-    out = np.empty_like(frames)
+    out = np.empty((count, height, width, 3), dtype=np.uint8)
     for frame, t in zip(resized, order, strict=True):
         top, left = plan[t].top, plan[t].left
         out[t] = frame[top : top + height, left : left + width]
@@ -161,13 +166,19 @@ def _resized(frames: UInt8[np.ndarray, "N h w 3"], size: tuple[int, int]) -> UIn
 
 def normalised(frames: UInt8[Tensor, "*any 3 H W"]) -> Float[Tensor, "*any 3 H W"]:
     """Pixels as the ImageNet networks expect them: mean 0 and standard deviation 1 per channel; memory order as is."""
-    scale, offset = _scale_and_offset(frames.device)
-    return torch.addcmul(offset, frames.float(), scale)
+    pixels = frames.movedim(-3, -1)
+    if not pixels.is_contiguous():
+        scale, offset = _scale_and_offset(frames.device, 1)
+        return torch.addcmul(offset.view(3, 1, 1), frames.float(), scale.view(3, 1, 1))
+    # Channels last, as decoders leave them: rows of 3 W numbers at once. Three by three takes half as long again.
+    scale, offset = _scale_and_offset(frames.device, frames.shape[-1])
+    rows = pixels.flatten(-2).to(torch.float32, copy=True)
+    return torch.addcmul(offset, rows, scale, out=rows).view(pixels.shape).movedim(-1, -3)
 
 
 @cache
-def _scale_and_offset(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+def _scale_and_offset(device: torch.device, width: int) -> tuple[Float[Tensor, " 3*width"], Float[Tensor, " 3*width"]]:
     # Kept per device: to copy them over for each batch would make the host wait for a GPU.
     with torch.inference_mode(False):
-        mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
-        return (1 / (255 * std)).to(device), (-mean / std).to(device)
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        return (1 / (255 * std)).repeat(width).to(device), (-mean / std).repeat(width).to(device)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from trainer.augment import FramePlan, augmented, draw_plan
 from trainer.clips import ClipConfig, frame_windows
 from trainer.data import Tracklet
-from trainer.data.frames import read_clip
+from trainer.data.frames import read_window
 from trainer.errors import ConfigError
 from trainer.sampling import EPOCHS, Batches, tracklets_by_person
 from trainer.seeds import generator
@@ -48,6 +48,8 @@ class Batch(NamedTuple):
     """Frames that count as erased in the attention loss."""
     pending: Int[Tensor, "B T 12"] | None
     """What is still to be done to the frames on the device (see `to_device`); None where a worker has done it."""
+    damaged: tuple[str, ...] = ()
+    """Frames that could not be decoded, in whose place others stand (`read_window`); for a `DamageTally`."""
 
 
 def to_device(batch: Batch, device: torch.device, config: ClipConfig) -> Batch:
@@ -55,7 +57,7 @@ def to_device(batch: Batch, device: torch.device, config: ClipConfig) -> Batch:
     frames, labels, erased = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
     if batch.pending is not None:
         frames = augmented_batch(frames, batch.pending.to(device, non_blocking=True), config)
-    return Batch(frames, labels, erased, None)
+    return Batch(frames, labels, erased, None, batch.damaged)
 
 
 class IdentityBatches:
@@ -115,6 +117,7 @@ class TrainingClip(NamedTuple):
     """Augmented, unless a device is to do it."""
     label: int
     plan: list[FramePlan]
+    damaged: tuple[str, ...]
 
 
 class TrainingClips(Dataset[TrainingClip]):
@@ -140,7 +143,7 @@ class TrainingClips(Dataset[TrainingClip]):
         """Frames, label and plan of a clip, drawn from (seed, epoch, position) alone.
 
         Raises:
-            DataError: a frame is missing or damaged.
+            DataError: a frame is missing, or all frames of the tracklet are damaged.
         """
         return self._decoded(request, *self._drawn(request))
 
@@ -160,11 +163,10 @@ class TrainingClips(Dataset[TrainingClip]):
         return window, draw_plan(self.config, self._size, draws)
 
     def _decoded(self, request: ClipRequest, window: list[int], plan: list[FramePlan]) -> TrainingClip:
-        paths = self._tracklets[request.tracklet].frames
-        frames = read_clip([paths[index] for index in window], *self._size)
+        frames, damaged = read_window(self._tracklets[request.tracklet].frames, window, *self._size)
         if self.config.augment_on == "worker":
             frames = augmented(frames, plan, self.config)
-        return TrainingClip(frames, self._labels[request.tracklet], plan)
+        return TrainingClip(frames, self._labels[request.tracklet], plan, damaged)
 
 
 class Window(NamedTuple):
@@ -174,7 +176,26 @@ class Window(NamedTuple):
     frames: tuple[int, ...]
 
 
-class EvaluationClips(Dataset[tuple[np.ndarray, int]]):
+class EvaluationClip(NamedTuple):
+    """One clip of an evaluated tracklet."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    tracklet: int
+    damaged: tuple[str, ...]
+
+
+class EvaluationBatch(NamedTuple):
+    """B clips of evaluated tracklets."""
+
+    frames: UInt8[Tensor, "B T 3 H W"]
+    """8-bit pixels, in memory channels last."""
+    tracklets: Int[Tensor, " B"]
+    """Index of each clip's tracklet."""
+    damaged: tuple[str, ...]
+    """As in `Batch`."""
+
+
+class EvaluationClips(Dataset[EvaluationClip]):
     """Decodes the clips that an evaluation looks at, without augmentation."""
 
     def __init__(self, tracklets: Sequence[Tracklet], windows: Sequence[Window], *, size: tuple[int, int]) -> None:
@@ -186,11 +207,11 @@ class EvaluationClips(Dataset[tuple[np.ndarray, int]]):
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "T H W 3"], int]:
-        """Frames as 8-bit pixels, and the index of their tracklet."""
+    def __getitem__(self, index: int) -> EvaluationClip:
+        """The clip of the window with this index; errors as in `TrainingClips`."""
         window = self._windows[index]
-        paths = self._tracklets[window.tracklet].frames
-        return read_clip([paths[frame] for frame in window.frames], *self._size), window.tracklet
+        pixels, damaged = read_window(self._tracklets[window.tracklet].frames, window.frames, *self._size)
+        return EvaluationClip(pixels, window.tracklet, damaged)
 
 
 def training_loader(
@@ -216,7 +237,7 @@ def training_loader(
 def _collate_augmented(clips: Sequence[TrainingClip]) -> Batch:
     frames = _stacked([clip.frames for clip in clips])
     erased = torch.tensor([[frame.erasure.erased for frame in clip.plan] for clip in clips])
-    return Batch(frames, torch.tensor([clip.label for clip in clips]), erased, None)
+    return Batch(frames, torch.tensor([clip.label for clip in clips]), erased, None, _damaged(clips))
 
 
 def _collate_pending(clips: Sequence[TrainingClip]) -> Batch:
@@ -225,9 +246,9 @@ def _collate_pending(clips: Sequence[TrainingClip]) -> Batch:
 
 def evaluation_loader(
     clips: EvaluationClips, *, batch: int, workers: int, device: torch.device
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """Pairs (frames [B T 3 H W], tracklet index [B]) in order."""
-    loader: DataLoader[tuple[np.ndarray, int]] = DataLoader(
+) -> Iterable[EvaluationBatch]:
+    """Batches of the clips, in order."""
+    loader: DataLoader[EvaluationClip] = DataLoader(
         clips,
         batch_size=batch,
         collate_fn=_collate_evaluated,
@@ -238,9 +259,13 @@ def evaluation_loader(
     return loader
 
 
-def _collate_evaluated(clips: Sequence[tuple[np.ndarray, int]]) -> tuple[Tensor, Tensor]:
-    frames, tracklets = zip(*clips, strict=True)
-    return _stacked(frames), torch.tensor(tracklets)
+def _collate_evaluated(clips: Sequence[EvaluationClip]) -> EvaluationBatch:
+    frames = _stacked([clip.frames for clip in clips])
+    return EvaluationBatch(frames, torch.tensor([clip.tracklet for clip in clips]), _damaged(clips))
+
+
+def _damaged(clips: Sequence[TrainingClip] | Sequence[EvaluationClip]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(path for clip in clips for path in clip.damaged))
 
 
 def _stacked(clips: Sequence[UInt8[np.ndarray, "T H W 3"]]) -> UInt8[Tensor, "B T 3 H W"]:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from trainer.assess import Part, evaluate, write_embeddings
+from trainer.assess import Part, assess, write_embeddings
+from trainer.comparison import compare_evaluations
+from trainer.config import TrialConfig
 from trainer.configfile import read_trial_config
 from trainer.errors import ConfigError, StoppedError
+from trainer.evaluation_folder import write_evaluation
 from trainer.interruption import stop_on_signals
+from trainer.partitions import evaluate_partitions
+from trainer.pictures.charts import average_precision_deltas
 from trainer.progress import Progress
-from trainer.result import EpochResult, Evaluation
+from trainer.reporting import (
+    comparison_document,
+    comparison_text,
+    epoch_line,
+    evaluation_line,
+    spread_line,
+    stages_line,
+)
 from trainer.training import fit, last_checkpoint
 
 Print = Callable[[str], None]
@@ -62,26 +76,74 @@ def train_command(
     return EXIT_DONE
 
 
+class Outputs(NamedTuple):
+    """What an evaluation leaves behind besides the figures it says."""
+
+    folder: Path | None = None
+    """Gets figures, every query's average precision and pictures."""
+    images: bool = False
+    """Whether pictures may show real people."""
+    cache: Path | None = None
+    """Keeps embeddings between evaluations."""
+
+
 def evaluate_command(
     config_file: Path,
     *,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     part: Part,
     split: Path | None,
+    all_folds: bool,
+    outputs: Outputs,
     overrides: Sequence[str],
     as_json: bool,
     say: Print,
     progress: Progress,
-) -> Evaluation:
+) -> None:
     """Evaluates a checkpoint, or the untrained network without one, and says the figures.
 
     Raises:
-        ConfigError, DataError, CheckpointError: as `trainer.evaluate`.
+        ConfigError, DataError, CheckpointError: as `trainer.evaluate` and `evaluate_partitions`.
     """
     config = read_trial_config(config_file, overrides)
-    figures = evaluate(config, checkpoint, part=part, split=split, progress=progress)
-    say(figures.model_dump_json() if as_json else evaluation_line(figures, part))
-    return figures
+    if all_folds:
+        _evaluate_all_folds(config, checkpoint, part, outputs, as_json=as_json, say=say, progress=progress)
+        return
+    weights = None if checkpoint is None else Path(checkpoint)
+    assessment = assess(config, weights, part=part, split=split, cache=outputs.cache, progress=progress)
+    if as_json:
+        say(json.dumps({**assessment.evaluation.model_dump(), "seconds": assessment.seconds}))
+    else:
+        say(evaluation_line(assessment.evaluation, part))
+        say(stages_line(assessment.seconds))
+    if outputs.folder is not None:
+        write_evaluation(outputs.folder, assessment, config, part, images=outputs.images)
+        if not as_json:
+            say(f"{outputs.folder}: figures, every query's average precision, pictures")
+
+
+def _evaluate_all_folds(
+    config: TrialConfig,
+    checkpoint: str | None,
+    part: Part,
+    outputs: Outputs,
+    *,
+    as_json: bool,
+    say: Print,
+    progress: Progress,
+) -> None:
+    if part != "test" or outputs.folder is not None:
+        raise ConfigError("--all-folds gives figures of the test part only; leave --part and --out away")
+    found = evaluate_partitions(config, checkpoint, cache=outputs.cache, progress=progress)
+    if as_json:
+        spreads = {name: spread._asdict() for name, spread in found.spreads.items()}
+        say(json.dumps({"folds": [each.model_dump() for each in found.evaluations], "over_folds": spreads}))
+        return
+    for fold, evaluation in enumerate(found.evaluations):
+        say(evaluation_line(evaluation, f"fold {fold}"))
+    for name in ("", "reranked/"):
+        if f"{name}mAP" in found.spreads:
+            say(spread_line(found.spreads, name))
 
 
 def embed_command(
@@ -105,6 +167,19 @@ def embed_command(
     say(f"{out}: embeddings of {count} tracklets of the {part} part")
 
 
+def compare_command(before: Path, after: Path, *, out: Path | None, as_json: bool, say: Print) -> None:
+    """Says by how much the second of two evaluations is better, and draws the differences into the file `out`.
+
+    Raises:
+        DataError: a folder was not written by `evaluate`, or the two have other queries, protocols or data.
+    """
+    found = compare_evaluations(before, after)
+    say(json.dumps(comparison_document(found)) if as_json else comparison_text(found))
+    if out is not None:
+        interval = (found.comparison.low, found.comparison.high)
+        average_precision_deltas(found.deltas, interval, out, synthetic=found.synthetic)
+
+
 @contextmanager
 def _log_on_stderr() -> Iterator[None]:
     """What the trainer logs (weights that were loaded, attention that died) goes to people, on standard error."""
@@ -117,28 +192,3 @@ def _log_on_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
-
-
-def epoch_line(result: EpochResult, epochs: int) -> str:
-    """An epoch for people."""
-    terms = "  ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
-    line = (
-        f"epoch {result.epoch}/{epochs}  {terms}  lr {result.learning_rate:.2e}  "
-        f"{result.images_per_second:.0f} images/s, {100 * result.data_wait_share:.0f} % waiting for frames"
-    )
-    if result.attention:
-        figures = "  ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in result.attention.items())
-        line += f"\n  attention  {figures}"
-    if result.validation is not None:
-        line += "\n  " + evaluation_line(result.validation, "validation")
-    return line
-
-
-def evaluation_line(figures: Evaluation, part: str) -> str:
-    """An evaluation for people, with its protocol and the queries that were left out."""
-    return (
-        f"{part}  mAP {100 * figures.mAP:.1f} ± {100 * figures.mAP_standard_error:.1f}  mINP {100 * figures.mINP:.1f}  "
-        f"rank-1 {100 * figures.rank1:.1f}  rank-5 {100 * figures.rank5:.1f}  rank-10 {100 * figures.rank10:.1f}  "
-        f"rank-20 {100 * figures.rank20:.1f}  attention entropy {figures.attention_entropy:.2f}  "
-        f"({figures.protocol} protocol, {figures.queries} queries, {figures.dropped_queries} dropped)"
-    )

@@ -10,7 +10,7 @@ from pydantic_core import InitErrorDetails
 
 from trainer.clips import ClipConfig
 from trainer.compute import ComputeConfig
-from trainer.data import DataConfig
+from trainer.data import READERS, DataConfig
 from trainer.evaluation import EvaluationConfig, Viewing
 from trainer.frozen import FrozenConfig
 from trainer.model import ModelConfig
@@ -50,8 +50,8 @@ class TrialConfig(FrozenConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_recipe(cls, settings: Any) -> Any:
-        return filled_in(settings) if isinstance(settings, Mapping) else settings
+    def _fill_in(cls, settings: Any) -> Any:
+        return with_usual_protocol(filled_in(settings)) if isinstance(settings, Mapping) else settings
 
     @model_validator(mode="after")
     def _attention_loss_can_work(self) -> TrialConfig:
@@ -75,6 +75,15 @@ class TrialConfig(FrozenConfig):
                 "set loss.attention_on to weights"
             )
         return ""
+
+
+def with_usual_protocol(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a trial with the protocol that figures on its data set are usually given under, if none is given."""
+    data, evaluation = settings.get("data", {}), settings.get("evaluation", {})
+    name = data.get("name", "mars") if isinstance(data, Mapping) else getattr(data, "name", None)
+    if name not in READERS or not isinstance(evaluation, Mapping) or "protocol" in evaluation:
+        return dict(settings)  # complete, or an error that validation names
+    return {**settings, "evaluation": {**evaluation, "protocol": READERS[name].protocol}}
 
 
 def _refused(setting: tuple[str, ...], value: object, why: str) -> ValidationError:

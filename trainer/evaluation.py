@@ -1,15 +1,16 @@
-"""Embeddings of tracklets, and the figures of a ranking.
+"""Embeddings of tracklets, and how they are evaluated.
 
 B clips, T frames, D embedding, H height, W width, N tracklets.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -19,13 +20,14 @@ from trainer.batches import EvaluationClips, Window, evaluation_loader
 from trainer.clips import frame_windows
 from trainer.compute import ComputeConfig, laid_out
 from trainer.data import Tracklet
+from trainer.data.damage import DamageTally
 from trainer.errors import DivergedError
 from trainer.frozen import FrozenConfig
 from trainer.inference import inference_copy
-from trainer.metrics import Ranking, evaluate_ranking, pairwise_distance
 from trainer.model import Feature, TemporalAttentionResNet
 from trainer.progress import Progress, no_progress
-from trainer.result import Evaluation
+from trainer.protocols import ProtocolName
+from trainer.rerank import RerankConfig
 
 
 class EvaluationConfig(FrozenConfig):
@@ -39,6 +41,9 @@ class EvaluationConfig(FrozenConfig):
     """Clips per tracklet under `even` sampling."""
     max_clips: int | None = Field(None, ge=1)
     """Clips per tracklet under `dense` sampling at most, the first ones; 41 in the paper's code, null for all."""
+    pooling: Literal["mean", "max"] = "mean"
+    """How the embeddings of a tracklet's clips become one. The paper's code has the maximum as an option, for the
+    gallery only; here it holds for queries too, as in the code of the MARS authors."""
     batch: int = Field(64, ge=1)
     """Clips that pass through the network at once."""
     feature: Feature = "after_neck"
@@ -46,8 +51,12 @@ class EvaluationConfig(FrozenConfig):
     distance: Literal["cosine", "euclidean"] = "cosine"
     """Distance between embeddings. `cosine` is what normalising them to length 1 gives (Luo et al. 2019); the
     paper's code uses the Euclidean distance of embeddings as they are."""
-    protocol: Literal["standard", "mars_official"] = "standard"
-    """Ranking protocol of the figures; see `trainer.metrics.evaluate_ranking`."""
+    protocol: ProtocolName = "mars"
+    """Ranking protocol of the figures, see `trainer.protocols`; left out, it is the one usual for the data set."""
+    reranking: bool = True
+    """Whether the last evaluation of a training, and those of `evaluate`, also give figures after re-ranking."""
+    rerank: RerankConfig = RerankConfig()
+    """Re-ranking by k-reciprocal neighbours."""
 
 
 class Viewing(NamedTuple):
@@ -68,6 +77,8 @@ class Embeddings(NamedTuple):
 
     vectors: Float[Tensor, "N D"]
     attention_entropy: float
+    waited_s: float = 0.0
+    """Seconds spent waiting for frames."""
 
 
 def embed(
@@ -76,45 +87,100 @@ def embed(
     config: EvaluationConfig,
     viewing: Viewing,
     *,
+    damage: DamageTally | None = None,
     progress: Progress = no_progress,
 ) -> Embeddings:
-    """The mean embedding of each tracklet's clips, on the device of the model.
+    """One embedding per tracklet, the mean or maximum of its clips', on the device of the model.
 
-    Clips of several tracklets share a batch and only running sums are kept, so that memory depends neither on the
-    length of a tracklet nor on the size of the data set beyond [N D].
+    Clips of several tracklets share a batch and only running sums or maxima are kept, so that memory depends neither on
+    the length of a tracklet nor on the size of the data set beyond [N D].
 
     Args:
         model: the network; left as it is, a copy made for inference embeds.
         tracklets: N tracklets.
-        config: sampling and batch size.
+        config: sampling, pooling and batch size.
         viewing: how the tracklets reach the network.
+        damage: counts frames that cannot be decoded; None allows 0.1 % of the frames of these tracklets.
         progress: told after every batch.
 
     Raises:
-        DataError: a frame is missing or damaged.
+        DataError: a frame is missing, or too many are damaged.
         DivergedError: an embedding is not finite.
     """
     device = next(model.parameters()).device
     windows = _windows(tracklets, config, viewing.frames)
     clips = EvaluationClips(tracklets, windows, size=viewing.size)
     loader = evaluation_loader(clips, batch=config.batch, workers=viewing.workers, device=device)
-    sums = torch.zeros(len(tracklets), model.embedding_dim, device=device)
-    counts = torch.zeros(len(tracklets), device=device)
+    damage = damage or DamageTally(sum(len(tracklet.frames) for tracklet in tracklets))
+    pooled = _Pooled(len(tracklets), model.embedding_dim, config.pooling, device)
     entropy = torch.zeros((), device=device)
     network = inference_copy(model, viewing.compute)
+    waited, asked = 0.0, time.monotonic()
     with torch.inference_mode():
-        for step, (pixels, indices) in enumerate(loader, 1):
-            indices = indices.to(device)
+        for step, (pixels, indices, damaged) in enumerate(loader, 1):
+            waited += time.monotonic() - asked
+            damage.add(damaged)
             frames = normalised(pixels.to(device, non_blocking=True))
             output = network(laid_out(frames, viewing.compute))
-            sums.index_add_(0, indices, output.feature(config.feature))
-            counts.index_add_(0, indices, torch.ones_like(indices, dtype=counts.dtype))
+            pooled.add(indices.to(device), output.feature(config.feature))
             entropy += attention_entropy(output.weights).sum()
             progress("embedding", min(step * config.batch, len(windows)), len(windows))
-    vectors = sums / counts[:, None]
+            asked = time.monotonic()
+    vectors = pooled.vectors()
     if not bool(vectors.isfinite().all()):
         raise DivergedError("an embedding holds NaN or infinity")
-    return Embeddings(vectors, float(entropy) / len(windows))
+    return Embeddings(vectors, float(entropy) / len(windows), waited)
+
+
+class Attention(NamedTuple):
+    """The weights of one clip's frames."""
+
+    frames: tuple[int, ...]
+    """Indices of the T frames in their tracklet."""
+    weights: Float[Tensor, " T"]
+    """Adding up to 1, on the CPU."""
+
+
+def attention_over_frames(
+    model: TemporalAttentionResNet, tracklets: Sequence[Tracklet], config: EvaluationConfig, viewing: Viewing
+) -> list[Attention]:
+    """What the network attends to in the first clip of each tracklet, as an evaluation sees it.
+
+    Raises:
+        DataError: a frame is missing.
+    """
+    device = next(model.parameters()).device
+    first = {window.tracklet: window for window in reversed(_windows(tracklets, config, viewing.frames))}
+    windows = [first[index] for index in range(len(tracklets))]
+    clips = EvaluationClips(tracklets, windows, size=viewing.size)
+    network = inference_copy(model, viewing.compute)
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for pixels, _, _ in evaluation_loader(clips, batch=config.batch, workers=0, device=device):
+            found += network(laid_out(normalised(pixels.to(device)), viewing.compute)).weights.float().cpu()
+    return [Attention(window.frames, weights) for window, weights in zip(windows, found, strict=True)]
+
+
+class _Pooled:
+    """Running mean or maximum of the clips of each tracklet."""
+
+    def __init__(self, tracklets: int, dimension: int, pooling: str, device: torch.device) -> None:
+        self._maximum = pooling == "max"
+        start = -torch.inf if self._maximum else 0.0
+        self._values = torch.full((tracklets, dimension), start, device=device)
+        self._counts = torch.zeros(tracklets, 1, device=device)
+
+    def add(self, tracklets: Int[Tensor, " B"], embeddings: Float[Tensor, "B D"]) -> None:
+        """Takes in the embeddings of clips of the given tracklets."""
+        if self._maximum:
+            self._values.scatter_reduce_(0, tracklets[:, None].expand_as(embeddings), embeddings, "amax")
+        else:
+            self._values.index_add_(0, tracklets, embeddings)
+            self._counts.index_add_(0, tracklets, torch.ones_like(embeddings[:, :1]))
+
+    def vectors(self) -> Float[Tensor, "N D"]:
+        """One embedding per tracklet, of the clips taken in."""
+        return self._values if self._maximum else self._values / self._counts
 
 
 def _windows(tracklets: Sequence[Tracklet], config: EvaluationConfig, frames: int) -> list[Window]:
@@ -125,53 +191,3 @@ def _windows(tracklets: Sequence[Tracklet], config: EvaluationConfig, frames: in
             config.sampling, len(tracklet.frames), frames, clips=config.clips, max_clips=config.max_clips
         ).tolist()
     ]
-
-
-def rank_tracklets(
-    model: TemporalAttentionResNet,
-    query: Sequence[Tracklet],
-    gallery: Sequence[Tracklet],
-    config: EvaluationConfig,
-    viewing: Viewing,
-    *,
-    progress: Progress = no_progress,
-) -> Evaluation:
-    """Embeds query and gallery, ranks the gallery for each query and sums it up; arguments as in `embed`.
-
-    Under `mars_official` the queries are part of the gallery.
-
-    Raises:
-        DataError: a frame is missing or damaged.
-        ValueError: no query has a match in the gallery.
-    """
-    embeddings = embed(model, [*query, *gallery], config, viewing, progress=progress)
-    first = 0 if config.protocol == "mars_official" else len(query)
-    searched = [*query, *gallery][first:]
-    ranking = evaluate_ranking(
-        pairwise_distance(embeddings.vectors[: len(query)], embeddings.vectors[first:], config.distance),
-        torch.tensor([tracklet.person for tracklet in query]),
-        torch.tensor([tracklet.person for tracklet in searched]),
-        torch.tensor([tracklet.camera for tracklet in query]),
-        torch.tensor([tracklet.camera for tracklet in searched]),
-        protocol=config.protocol,
-    )
-    return _summary(ranking, embeddings.attention_entropy, config.protocol)
-
-
-def _summary(ranking: Ranking, entropy: float, protocol: str) -> Evaluation:
-    def rank(k: int) -> float:
-        return float(ranking.cmc[min(k, len(ranking.cmc)) - 1])
-
-    return Evaluation(
-        mAP=float(ranking.mean_ap),
-        mAP_standard_error=float(ranking.standard_error),
-        mINP=float(ranking.mean_inp),
-        rank1=rank(1),
-        rank5=rank(5),
-        rank10=rank(10),
-        rank20=rank(20),
-        attention_entropy=entropy,
-        protocol=protocol,
-        queries=int(ranking.valid.sum()),
-        dropped_queries=int(ranking.dropped),
-    )

@@ -79,7 +79,7 @@ class Learner:
         self._update()
 
     def _forward(self, batch: Batch) -> tuple[ModelOutput, dict[str, Tensor]]:
-        frames, labels, erased, _ = to_device(batch, self.device, self.config.clips)
+        frames, labels, erased = to_device(batch, self.device, self.config.clips)[:3]
         with autocast(self.config.compute, self.device):
             output: ModelOutput = self.model(laid_out(normalised(frames), self.config.compute))
             return output, self.loss(output, labels, erased, self.model.classifier.weight)

@@ -5,6 +5,7 @@ Q queries, G gallery tracklets, D embedding, N tracklets of either, M (query, ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,13 +14,16 @@ from jaxtyping import Bool, Float, Float64, Int, Integer, Real
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.ranks import Change, ranks
+
+Metric = Literal["cosine", "euclidean"]
 Protocol = Literal["standard", "mars_official"]
 Array = Tensor | np.ndarray
 
 JUNK = -1  # the person MARS gives to detector errors: neither right nor wrong
 RANKS = 50  # of the CMC curve, as in the literature's codes
-CHUNK = 2**18  # distances looked at together: their keys, 2 MiB, stay in a processor's cache
-LAST = 2**31 - 1  # greater than the bits of any float but NaN, as 32-bit integers
+BLOCK = 12 * 2**20  # distances made at a time: with fewer queries a matrix product is slower
+SHORTEST = 1e-12  # length below which a vector counts as zero, as torch's normalize has it
 LARGEST_DEVIATION = 0.5  # standard deviation that no figure in [0, 1] exceeds
 
 
@@ -52,7 +56,7 @@ class Ranking(NamedTuple):
 
 
 def pairwise_distance(
-    query: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], metric: Literal["cosine", "euclidean"]
+    query: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], metric: Metric
 ) -> Float[Tensor, "Q G"]:
     """Euclidean distances, or cosine distances 1 - cosine in [0, 2]; a zero vector has cosine 0.
 
@@ -89,10 +93,48 @@ def evaluate_ranking(
     """
     table = _floating(_tensor(distances))
     queries = _labels(query_ids, query_cameras, table.device)
-    gallery = _labels(gallery_ids, gallery_cameras, table.device)
-    _check(table, queries, gallery)
-    matches = _ranked_matches(table, queries, gallery)
-    return _figures(matches, len(queries.persons), min(RANKS, len(gallery.persons)), protocol)
+    searched = _labels(gallery_ids, gallery_cameras, table.device)
+    _check_sizes("distances are", table.shape, queries, searched)
+    _check_numbers(table)
+    found = [_block_matches(table[rows].clone(), rows, queries, searched) for rows in _blocks(*table.shape)]
+    return _figures(_joined(found), len(table), table.shape[1], protocol)
+
+
+def rank_embeddings(
+    query: Float[Tensor, "Q D"],
+    gallery: Float[Tensor, "G D"],
+    query_ids: Integer[Array, " Q"],
+    gallery_ids: Integer[Array, " G"],
+    query_cameras: Integer[Array, " Q"],
+    gallery_cameras: Integer[Array, " G"],
+    *,
+    metric: Metric,
+    protocol: Protocol = "standard",
+) -> Ranking:
+    """The figures of `evaluate_ranking` for the `pairwise_distance` of the embeddings, which is never held as a whole.
+
+    Blocks of the matrix product are ranked one after another, on the device of `query`. What grows with the distance
+    in the same order is ranked in its place: minus the cosine times the query's length, or half of the squared
+    distance less the query's squared length. So distances that differ by rounding alone may change places between the
+    two ways; ties are in the order of the gallery in both, and the same every time.
+
+    Raises ValueError as `evaluate_ranking` does, and for embeddings that are not finite.
+    """
+    asked = query.detach() if query.dtype == torch.float64 else query.detach().float()
+    searched = gallery.detach().to(asked)
+    labels = _labels(query_ids, query_cameras, asked.device), _labels(gallery_ids, gallery_cameras, asked.device)
+    _check_sizes("embeddings make distances of", (len(asked), len(searched)), *labels)
+    lengths = torch.linalg.vector_norm(searched, dim=1)
+    # Lengths bound every step of an inner product, so none can be NaN where theirs is finite.
+    if not (lengths.sum() * torch.linalg.vector_norm(asked, dim=1).sum()).isfinite():
+        raise ValueError("embeddings are NaN, infinite or too large for a product, so there is no ranking")
+    blocks = list(_blocks(len(asked), len(searched)))
+    buffer = asked.new_empty(blocks[0].stop if blocks else 0, len(searched))
+    to_scores, found = _to_scores(lengths, metric), []
+    for rows in blocks:
+        products = torch.mm(asked[rows], searched.T, out=buffer[: rows.stop - rows.start])
+        found.append(_block_matches(products, rows, *labels, to_scores))
+    return _figures(_joined(found), len(asked), len(searched), protocol)
 
 
 class _Labels(NamedTuple):
@@ -106,6 +148,13 @@ class _Matches(NamedTuple):
     """From 1, in what remains of the gallery for the query."""
 
 
+class _Pairs(NamedTuple):
+    """Queries of a block and items of the gallery, by query."""
+
+    query: Int[Tensor, " M"]
+    item: Int[Tensor, " M"]
+
+
 def _labels(persons: Array, cameras: Array, device: torch.device) -> _Labels:
     return _Labels(*(_tensor(labels).to(device).long() for labels in (persons, cameras)))
 
@@ -115,67 +164,76 @@ def _tensor(values: Array) -> Tensor:
     return values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, order="C"))
 
 
-def _floating(table: Tensor) -> Float[Tensor, "Q G"]:
+def _floating(table: Real[Tensor, "Q G"]) -> Float[Tensor, "Q G"]:
     return table if table.dtype in (torch.float32, torch.float64) else table.double()
 
 
-def _check(distances: Float[Tensor, "Q G"], queries: _Labels, gallery: _Labels) -> None:
+def _check_sizes(what: str, shape: Sequence[int], queries: _Labels, gallery: _Labels) -> None:
     sizes = [[len(labels) for labels in side] for side in (queries, gallery)]
-    if any(sizes[side] != [distances.shape[side]] * 2 for side in (0, 1)):
+    if any(sizes[side] != [shape[side]] * 2 for side in (0, 1)):
         raise ValueError(
-            f"distances are {tuple(distances.shape)}, but query ids and cameras are {sizes[0]}, "
-            f"gallery ids and cameras {sizes[1]}"
+            f"{what} {tuple(shape)}, but query ids and cameras are {sizes[0]}, gallery ids and cameras {sizes[1]}"
         )
-    if distances.isnan().any():
-        missing = int(distances.isnan().sum())
-        raise ValueError(f"{missing} of {distances.numel()} distances are NaN, so there is no ranking")
 
 
-def _ranked_matches(distances: Float[Tensor, "Q G"], queries: _Labels, gallery: _Labels) -> _Matches:
-    """All matches of all queries, on the CPU, by query and then by rank."""
-    rows = max(1, CHUNK // max(1, distances.shape[1]))
-    chunks = [
-        _chunk_matches(part, _Labels(persons, cameras), gallery)
-        for part, persons, cameras in zip(*(torch.split(table, rows) for table in (distances, *queries)), strict=True)
-    ]
-    query = torch.cat([chunk.query + number * rows for number, chunk in enumerate(chunks)])
-    return _Matches(query.cpu(), torch.cat([chunk.rank for chunk in chunks]).cpu())
+def _blocks(queries: int, gallery: int) -> Iterator[slice]:
+    """Slices of queries, about equally long, of at most `BLOCK` distances or one query."""
+    count = max(1, min(queries, -(-queries * gallery // BLOCK)))
+    rows = max(1, -(-queries // count))
+    return (slice(start, min(start + rows, queries)) for start in range(0, queries, rows))
 
 
-def _chunk_matches(distances: Float[Tensor, "Q G"], queries: _Labels, gallery: _Labels) -> _Matches:
-    same_person = queries.persons[:, None] == gallery.persons
-    same_camera = queries.cameras[:, None] == gallery.cameras
-    removed = (same_person & same_camera) | (gallery.persons == JUNK)
-    ordered = _order(distances, removed)
-    query, position = (same_person & ~removed).gather(1, ordered).nonzero().unbind(1)
-    return _Matches(query, position + 1)
+def _to_scores(lengths: Float[Tensor, " G"], metric: Metric) -> Change:
+    """Makes of inner products, in place, what orders the gallery of each query as its distances do."""
+    if metric == "euclidean":
+        half = lengths.square() / 2
+        return lambda products: torch.sub(half, products, out=products)
+    scale = -1 / lengths.clamp(min=SHORTEST)
+    return lambda products: products.mul_(scale)
 
 
-def _order(distances: Float[Tensor, "Q G"], removed: Bool[Tensor, "Q G"]) -> Int[Tensor, "Q G"]:
-    """Gallery of each query by distance, ties in their order, and after it what is removed."""
-    if distances.dtype == torch.float32:
-        columns = torch.arange(distances.shape[1], device=distances.device)
-        return _sorted(_keys(distances).masked_fill_(removed, LAST << 32).add_(columns)).bitwise_and_(2**32 - 1)
-    order = distances.argsort(dim=1, stable=True)
-    return order.gather(1, removed.gather(1, order).byte().argsort(dim=1, stable=True))
+def _block_matches(
+    table: Float[Tensor, "Q G"],
+    rows: slice,
+    queries: _Labels,
+    gallery: _Labels,
+    to_scores: Change | None = None,
+) -> _Matches:
+    """The matches of a block of queries, on the CPU, by query and then by rank; overwrites the distances."""
+    pairs = _same_person(queries.persons[rows], gallery.persons)
+    junk = gallery.persons == JUNK
+    removed = (queries.cameras[rows][pairs.query] == gallery.cameras[pairs.item]) | junk[pairs.item]
+    table[pairs.query[removed], pairs.item[removed]] = torch.nan  # sorted after infinity, less than nothing
+    if junk.any():
+        table[:, junk] = torch.nan
+    query, item = pairs.query[~removed], pairs.item[~removed]
+    rank = ranks(table, query, item, to_scores)
+    order = (query * (len(gallery.persons) + 1) + rank).argsort()
+    return _Matches(query[order].cpu() + rows.start, rank[order].cpu())
 
 
-def _keys(distances: Float[Tensor, "Q G"]) -> Int[Tensor, "Q G"]:
-    """Integers that order as the distances do, with 32 bits free for what breaks ties.
-
-    A non-negative float's bits order as the float; a negative one's order backwards, so all but the sign are
-    turned. Adding 0 makes -0 equal to 0.
-    """
-    bits = (distances + 0.0).view(torch.int32)
-    return bits.bitwise_xor_(bits >> 31 & LAST).long().mul_(2**32)
+def _check_numbers(table: Float[Tensor, "Q G"]) -> None:
+    # A sum reads faster than a test of each; infinities of both signs make one of NaN, too.
+    if table.sum().isnan() and (missing := int(table.isnan().sum())):
+        raise ValueError(f"{missing} of {table.numel()} distances are NaN, so there is no ranking")
 
 
-def _sorted(rows: Int[Tensor, "Q G"]) -> Int[Tensor, "Q G"]:
-    """Each row ascending; on the CPU by numpy, whose sort of values is vectorised."""
-    return torch.from_numpy(np.sort(rows.numpy(), axis=1)) if rows.is_cpu else rows.sort(1).values
+def _same_person(queries: Int[Tensor, " Q"], gallery: Int[Tensor, " G"]) -> _Pairs:
+    """All pairs of a person, found by grouping the gallery: no table of comparisons."""
+    grouped, order = gallery.sort(stable=True)
+    first, end = (torch.searchsorted(grouped, queries, right=right) for right in (False, True))
+    counts = end - first
+    query = torch.arange(len(queries), device=queries.device).repeat_interleave(counts)
+    within = torch.arange(len(query), device=queries.device) - (counts.cumsum(0) - counts)[query]
+    return _Pairs(query, order[first[query] + within])
 
 
-def _figures(matches: _Matches, queries: int, ranks: int, protocol: Protocol) -> Ranking:
+def _joined(blocks: Sequence[_Matches]) -> _Matches:
+    none = torch.empty(0, dtype=torch.long)
+    return _Matches(*(torch.cat([none, *parts]) for parts in zip(_Matches(none, none), *blocks, strict=True)))
+
+
+def _figures(matches: _Matches, queries: int, gallery: int, protocol: Protocol) -> Ranking:
     query, rank = matches
     counts = query.bincount(minlength=queries)
     valid = counts > 0
@@ -188,7 +246,7 @@ def _figures(matches: _Matches, queries: int, ranks: int, protocol: Protocol) ->
     first, last = rank[(ends - counts)[valid]], rank[ends[valid] - 1]
     return Ranking(
         mean_ap=float(average_precision[valid].mean()),
-        cmc=(first[:, None] <= torch.arange(1, ranks + 1)).double().mean(0),
+        cmc=(first[:, None] <= torch.arange(1, min(RANKS, gallery) + 1)).double().mean(0),
         mean_inp=float((counts[valid] / last.double()).mean()),
         average_precision=average_precision,
         valid=valid,

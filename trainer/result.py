@@ -11,11 +11,11 @@ from trainer.atomic import write_atomically
 from trainer.frozen import FrozenConfig
 
 
-class Evaluation(FrozenConfig):
-    """Figures of one evaluation; shares and precisions in [0, 1]."""
+class Figures(FrozenConfig):
+    """Figures of one ranking, each a mean over the valid queries and in [0, 1]."""
 
     mAP: float
-    """Mean average precision over the valid queries."""
+    """Mean average precision."""
     mAP_standard_error: float
     """Standard error of `mAP` over the valid queries."""
     mINP: float
@@ -28,18 +28,27 @@ class Evaluation(FrozenConfig):
     """CMC at rank 10."""
     rank20: float
     """CMC at rank 20."""
+
+
+class Evaluation(Figures):
+    """Figures of one evaluation; everything that they depend on besides the network stands beside them."""
+
     attention_entropy: float
     """Mean entropy of the attention over frames, divided by log T; 1 is uniform: nothing was learned."""
     protocol: str
-    """Ranking protocol."""
+    """Ranking protocol, a key of `trainer.protocols.PROTOCOLS`."""
     queries: int
     """Valid queries."""
     dropped_queries: int
     """Queries left out because the gallery holds no match for them."""
+    reranked: Figures | None = None
+    """The figures after re-ranking, where it was done."""
 
     def metrics(self) -> dict[str, float]:
         """The figures that a search can optimise or a tracker can draw, by name."""
-        return {name: value for name, value in self if isinstance(value, float)}
+        figures = {name: value for name, value in self if isinstance(value, float)}
+        again = () if self.reranked is None else self.reranked
+        return figures | {f"reranked/{name}": value for name, value in again}
 
 
 UNIFORM_ENTROPY = 0.995
@@ -67,6 +76,10 @@ class EpochResult(FrozenConfig):
     as much as uniform, absent if none was erased). Empty without attention, and for clips of one frame."""
     seconds: float
     """Duration of the epoch, evaluation included."""
+    evaluation_seconds: float = 0.0
+    """How long the evaluation took; 0 in epochs that are not evaluated."""
+    damaged_frames: int = 0
+    """Frames met so far in the run that could not be decoded and were skipped."""
     time: float
     """When the epoch ended, in seconds since 1970 UTC."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +15,13 @@ from trainer.batches import IdentityBatches, TrainingClips, training_loader
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compute import float32_products, require_precision
 from trainer.config import TrialConfig
+from trainer.data.damage import DamageTally
 from trainer.errors import CheckpointError, StoppedError
-from trainer.evaluation import rank_tracklets
 from trainer.learner import Learner, in_groups
 from trainer.progress import Progress, no_progress
+from trainer.ranking import rank_tracklets
+from trainer.remarks import remark
 from trainer.result import (
-    UNIFORM_ENTROPY,
     EpochResult,
     Evaluation,
     Report,
@@ -33,8 +33,6 @@ from trainer.schedule import learning_rate
 from trainer.settings import differing_settings
 from trainer.tally import EpochTally
 from trainer.training_data import TrainingData, training_data
-
-log = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = Path("checkpoint/last.pt")
 BEST_CHECKPOINT = Path("checkpoint/best.pt")
@@ -111,7 +109,7 @@ def fit(
             result = run.epoch_result(epoch, progress, stop)
             run.save_epoch(result)
             append_result(out / RESULTS_FILE, result)
-            _warn_of_uniform_attention(run.history)
+            remark(run.history, config)
             report(result)
     return FitResult(tuple(run.history), best_result(run.history))
 
@@ -136,6 +134,7 @@ class _Run:
         self.history: list[EpochResult] = []
         self.tally = EpochTally()
         """Of the epoch that is under way."""
+        self.damage = DamageTally(data.frames)
         self.batches = IdentityBatches(data.labels, config.clips, config.seed)
         clips = TrainingClips(data.train, data.labels, config.clips, size=self.size, seed=config.seed)
         self.loader = training_loader(clips, self.batches, workers=config.clips.workers, device=device)
@@ -151,16 +150,21 @@ class _Run:
         tally = self.train_epoch(epoch, progress, stop)
         losses = tally.losses(epoch)
         trained = time.monotonic()
-        due = (epoch + 1) % self.config.evaluation.every == 0 or epoch + 1 == self.config.optim.epochs
+        last = epoch + 1 == self.config.optim.epochs
+        due = last or (epoch + 1) % self.config.evaluation.every == 0
+        validation = self.evaluate(progress, stop, last=last) if due else None
+        evaluated = time.monotonic() - trained
         return EpochResult(
             epoch=epoch + 1,
             losses=losses,
             learning_rate=learning_rate(self.config.optim, epoch),
-            validation=self.evaluate(progress, stop) if due else None,
+            validation=validation,
             images_per_second=tally.images / tally.seconds,
             data_wait_share=tally.waited / tally.seconds,
             attention=tally.attention(),
-            seconds=tally.seconds + time.monotonic() - trained,
+            seconds=tally.seconds + evaluated,
+            evaluation_seconds=evaluated if due else 0.0,
+            damaged_frames=self.damage.count,
             time=time.time(),
         )
 
@@ -177,6 +181,7 @@ class _Run:
             with self._stopped_workers(stop):
                 group = next(groups)
             tally.waited += time.monotonic() - asked
+            self.damage.add(name for batch in group for name in batch.damaged)
             self.learner.step(group, lambda batch, output, terms: tally.add(batch, output, terms, attention=attention))
             asked = time.monotonic()
             tally.seconds = before + asked - started
@@ -184,8 +189,8 @@ class _Run:
             self._stop_if(stop)
         return tally
 
-    def evaluate(self, progress: Progress, stop: Stop) -> Evaluation:
-        """Figures on the validation split."""
+    def evaluate(self, progress: Progress, stop: Stop, *, last: bool) -> Evaluation:
+        """Figures on the validation split, after the last epoch with those of a re-ranking."""
 
         def each_batch(what: str, done: int, total: int, note: str = "") -> None:
             progress(what, done, total, note)
@@ -198,6 +203,8 @@ class _Run:
                 self.data.gallery,
                 self.config.evaluation,
                 self.config.viewing,
+                rerank=last and self.config.evaluation.reranking,
+                damage=self.damage,
                 progress=each_batch,
             )
 
@@ -237,6 +244,7 @@ class _Run:
         state = {
             "learner": self.learner.state(),
             "tally": self.tally.state(),
+            "damaged": self.damage.state(),
             "history": [result.model_dump(mode="json") for result in self.history],
         }
         save_checkpoint(self.out / LAST_CHECKPOINT, self._weights() | state)
@@ -252,24 +260,10 @@ class _Run:
             )
         self.learner.restore(state["learner"])
         self.tally = EpochTally.restored(state["tally"], self.learner.device)
+        self.damage.add(state["damaged"])
         self.history = [EpochResult.model_validate(result) for result in state["history"]]
 
 
 def _speed(tally: EpochTally) -> str:
     rate, waiting = tally.images / tally.seconds, tally.waited / tally.seconds
     return f"{rate:.0f} images/s, {100 * waiting:.0f} % waiting for frames"
-
-
-def _warn_of_uniform_attention(history: Sequence[EpochResult]) -> None:
-    """Warns of the last epoch if all its frames weighed the same; says what to do about it once."""
-    uniform = [result for result in history if result.attention.get("entropy", 0.0) >= UNIFORM_ENTROPY]
-    if not uniform or uniform[-1] is not history[-1]:
-        return
-    advice = "; model.attention_score_relu false keeps scores alive, a smaller loss.attention_weight spares them"
-    log.warning(
-        "epoch %d: attention entropy %.2f, all frames of a clip weigh the same, %.0f %% of the scores are dead%s",
-        history[-1].epoch,
-        history[-1].attention["entropy"],
-        100 * history[-1].attention["dead_scores"],
-        advice if len(uniform) == 1 else "",
-    )

@@ -25,6 +25,11 @@ class TrainingData(NamedTuple):
         """Training persons, C."""
         return max(self.labels) + 1
 
+    @property
+    def frames(self) -> int:
+        """Frames of all tracklets; distractors that are trained on too count twice."""
+        return sum(len(tracklet.frames) for tracklet in (*self.train, *self.query, *self.gallery))
+
 
 def training_data(config: DataConfig, split: Path, *, make: bool) -> TrainingData:
     """Reads the data set and applies the validation split in the file `split`, cutting it first if `make`.

@@ -1,0 +1,119 @@
+"""Distances, CMC and mAP of a test set as large as MARS's: ours, its matrix product alone, and what others do.
+
+    python -m benchmarks.bench_ranking [--queries 1980 --gallery 11310 --dimensions 2048] [--quick]
+
+One thread; processor seconds, medians of 7 runs that take turns, but for what takes tens of seconds: one run of those,
+none with --quick. `product` writes into memory that is there, `product, new memory` does not. Extra memory is that of a
+run in a process of its own. Figures have to agree with ours to 1e-5: if not, the exit code is 1.
+The process keeps freed memory, as the trainer's do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+
+from benchmarks import peers
+from benchmarks.measuring import extra_memory, measure, measure_once, say
+from trainer.compute import prepare_process
+from trainer.metrics import Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
+
+PERSONS = 1252  # about 9 matches a query, as MARS has
+RUNS = 7
+TOLERANCE = 1e-5
+GOAL = 1.15
+
+
+def main() -> int:
+    """Measures all, prints one JSON line, and says whether the figures agree."""
+    asked = _arguments()
+    torch.set_num_threads(1)
+    given = peers.case(asked.queries, asked.gallery, asked.dimensions, PERSONS)
+    memory = _memory(given, asked.quick)
+    prepare_process()
+    others = peers.rankers()
+    fast = {
+        **_products(given),
+        **_ours(given),
+        **{n: _bound(rank, given) for n, (rank, slow) in others.items() if not slow},
+    }
+    seconds = {name: found.as_dict(4) for name, found in measure(fast, runs=RUNS).items()}
+    if not asked.quick:
+        for name, (rank, slow) in others.items():
+            if slow:
+                seconds[name] = measure_once(_bound(rank, given)).as_dict(4)
+    differences = _differences(given, asked.quick)
+    over_product = {name: round(seconds[name]["cpu_s"] / seconds["product"]["cpu_s"], 3) for name in _ours(given)}
+    agree = max(differences.values()) <= TOLERANCE
+    say(
+        benchmark="ranking",
+        size=[asked.queries, asked.gallery, asked.dimensions],
+        seconds=seconds,
+        over_product=over_product,
+        goal=GOAL,
+        extra_mib=memory,
+        differences=differences,
+        agree=agree,
+        absent=peers.absent(),
+    )
+    return 0 if agree else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_ranking", description=__doc__)
+    parser.add_argument("--queries", type=int, default=1980)
+    parser.add_argument("--gallery", type=int, default=11310)
+    parser.add_argument("--dimensions", type=int, default=2048)
+    parser.add_argument("--quick", action="store_true", help="leave out what takes tens of seconds")
+    return parser.parse_args()
+
+
+def _products(given: peers.Case) -> dict[str, Callable[[], object]]:
+    out = torch.empty(len(given.query), len(given.gallery))
+    halved = given.query.bfloat16(), given.gallery.bfloat16().T
+    return {
+        "product": lambda: torch.mm(given.query, given.gallery.T, out=out),
+        "product, new memory": lambda: torch.mm(given.query, given.gallery.T),
+        "product, bf16": lambda: torch.mm(*halved),
+    }
+
+
+def _ours(given: peers.Case) -> dict[str, Callable[[], Ranking]]:
+    return {
+        "rank_embeddings, cosine": lambda: rank_embeddings(*given, metric="cosine"),
+        "rank_embeddings, euclidean": lambda: rank_embeddings(*given, metric="euclidean"),
+        "pairwise_distance, evaluate_ranking": lambda: evaluate_ranking(
+            pairwise_distance(given.query, given.gallery, "euclidean"), *given[2:]
+        ),
+    }
+
+
+def _bound(rank: peers.Ranker, given: peers.Case) -> Callable[[], peers.Figures]:
+    return lambda: rank(given)
+
+
+def _differences(given: peers.Case, quick: bool) -> dict[str, float]:
+    """Of mAP and rank-1 to ours, by Euclidean distances."""
+    ours = _figures(rank_embeddings(*given, metric="euclidean"))
+    theirs = {name: rank(given) for name, (rank, slow) in peers.rankers().items() if not (slow and quick)}
+    theirs["evaluate_ranking"] = _figures(_ours(given)["pairwise_distance, evaluate_ranking"]())
+    return {
+        name: float(f"{max(abs(a - b) for a, b in zip(found, ours, strict=True)):.1e}")
+        for name, found in theirs.items()
+    }
+
+
+def _figures(ranking: Ranking) -> peers.Figures:
+    return peers.Figures(ranking.mean_ap, float(ranking.cmc[0]))
+
+
+def _memory(given: peers.Case, quick: bool) -> dict[str, int]:
+    others = {name: _bound(rank, given) for name, (rank, slow) in peers.rankers().items() if not (slow and quick)}
+    return {name: extra_memory(work) for name, work in {**_ours(given), **others}.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Re-ranking by k-reciprocal neighbours: ours, the arithmetic in it, and what others do.
+
+    python -m benchmarks.bench_rerank [--sizes 3000 6000 13290] [--slow]
+
+One thread; processor seconds, medians of 5 runs of ours and of the products, one run of each peer. A published size is
+queries and gallery together, at MARS's proportion; D = 2048. What goes tracklet by tracklet runs up to 3,000 tracklets,
+beyond that with --slow: minutes. Distances have to agree with ours to 2e-4: if not, the exit code is 1. Extra memory is
+that of a run in a process of its own. The process keeps freed memory, as the trainer's do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.measuring import LEAST_RUNS, extra_memory, measure, measure_once, say
+from trainer.compute import prepare_process
+from trainer.rerank import k_reciprocal_distance
+
+DIMENSIONS = 2048
+QUERIES = 1980 / 13290
+TRACKLETS_OF_A_PERSON = 18
+SLOW_FROM = 3001
+TOLERANCE = 2e-4
+GOAL_S, GOAL_MIB = 5.0, 1536
+
+
+def main() -> int:
+    """Measures every size, prints one JSON line, and says whether the distances agree."""
+    asked = _arguments()
+    torch.set_num_threads(1)
+    # Memory first: what freed memory is kept would hide what a run needs.
+    memory = {size: _memory(*_embeddings(size)) for size in asked.sizes}
+    prepare_process()
+    rows = [{**_compared(size, slow=asked.slow), "extra_mib": memory[size]} for size in asked.sizes]
+    agree = all(difference <= TOLERANCE for row in rows for difference in row["largest_difference"].values())
+    say(benchmark="rerank", goal_s=GOAL_S, goal_mib=GOAL_MIB, agree=agree, absent=peers.absent(), results=rows)
+    return 0 if agree else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_rerank", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[3000, 6000, 13290])
+    parser.add_argument("--slow", action="store_true", help="let what takes minutes run at every size")
+    return parser.parse_args()
+
+
+def _embeddings(size: int) -> tuple[Tensor, Tensor]:
+    queries = round(size * QUERIES)
+    case = peers.case(queries, size - queries, DIMENSIONS, 2 * size // TRACKLETS_OF_A_PERSON, noise=1.5)
+    return case.query, case.gallery
+
+
+def _compared(size: int, *, slow: bool) -> dict[str, Any]:
+    query, gallery = _embeddings(size)
+    fast: dict[str, Callable[[], object]] = {
+        "ours": lambda: k_reciprocal_distance(query, gallery),
+        **_products(torch.cat([query, gallery])),
+    }
+    seconds = {name: found.as_dict(3) for name, found in measure(fast, runs=LEAST_RUNS).items()}
+    ours = k_reciprocal_distance(query, gallery).numpy()
+    differences: dict[str, float] = {}
+    for name, (rerank, is_slow) in peers.rerankers().items():
+        if is_slow and size >= SLOW_FROM and not slow:
+            continue
+        found: list[np.ndarray] = []
+        seconds[name] = measure_once(_keeping(rerank, query, gallery, found)).as_dict(3)
+        differences[name] = float(f"{np.abs(found[0] - ours).max():.1e}")
+    if "faiss-cpu" not in peers.absent():
+        everyone = torch.cat([query, gallery])
+        seconds["faiss, nearest alone"] = measure_once(lambda: peers.nearest_by_faiss(everyone, 21)).as_dict(3)
+    return {"tracklets": size, "queries": len(query), "seconds": seconds, "largest_difference": differences}
+
+
+def _keeping(rerank: peers.Reranker, query: Tensor, gallery: Tensor, found: list[np.ndarray]) -> Callable[[], None]:
+    return lambda: found.append(rerank(query, gallery))
+
+
+def _products(everyone: Tensor) -> dict[str, Callable[[], object]]:
+    """All inner products, in single precision and in half of it."""
+    halved = everyone.bfloat16()
+    return {"product, all pairs": lambda: everyone @ everyone.T, "product, bf16": lambda: halved @ halved.T}
+
+
+def _memory(query: Tensor, gallery: Tensor) -> dict[str, int]:
+    runs: dict[str, Callable[[], object]] = {"ours": lambda: k_reciprocal_distance(query, gallery)}
+    for name, (rerank, is_slow) in peers.rerankers().items():
+        if not is_slow:
+            runs[name] = _keeping(rerank, query, gallery, [])
+    return {name: extra_memory(run) for name, run in runs.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Protocols by name: which gallery is searched, what is refused, and the figures that come of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.data import Tracklet
+from trainer.errors import ConfigError, DataError
+from trainer.evaluation import EvaluationConfig
+from trainer.metrics import evaluate_ranking, pairwise_distance
+from trainer.protocols import PROTOCOLS, ProtocolName
+from trainer.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
+from trainer.rerank import k_reciprocal_distance
+
+
+def tracklets(*seen: tuple[int, int]) -> list[Tracklet]:
+    """Tracklets of the given (person, camera)."""
+    return [Tracklet((f"{person:04d}C{camera}.jpg",), person, camera) for person, camera in seen]
+
+
+def vectors(count: int) -> Tensor:
+    return torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
+
+
+QUERY = tracklets((1, 1), (2, 1), (3, 1), (4, 2))
+GALLERY = tracklets((1, 2), (1, 1), (2, 3), (0, 1), (3, 1), (4, 1), (2, 2))  # person 3 has no match by another camera
+
+
+def lined_up(protocol: ProtocolName, distance: str = "cosine") -> tuple[Lineup, EvaluationConfig]:
+    config = EvaluationConfig.model_validate({"protocol": protocol, "distance": distance})
+    return line_up(vectors(len(QUERY) + len(GALLERY)), QUERY, GALLERY, config), config
+
+
+@pytest.mark.parametrize(
+    ("protocol", "gallery", "dropped"), [("mars", 7, 1), ("mars_official", 11, 1), ("mars_query_in_gallery", 11, 1)]
+)
+def test_a_protocol_decides_whether_queries_stand_in_the_gallery(
+    protocol: ProtocolName, gallery: int, dropped: int
+) -> None:
+    lineup, config = lined_up(protocol)
+    assert len(lineup.gallery) == len(lineup.gallery_vectors) == gallery
+    assert plain_ranking(lineup, config).dropped == dropped
+
+
+def test_a_query_of_another_camera_is_a_match_only_where_queries_stand_in_the_gallery() -> None:
+    query, gallery = tracklets((1, 1), (1, 2), (2, 1)), tracklets((2, 2), (3, 1))
+    dropped = {
+        name: plain_ranking(line_up(vectors(5), query, gallery, config), config).dropped
+        for name in ("mars", "mars_official", "mars_query_in_gallery")
+        for config in [EvaluationConfig(protocol=name)]  # type: ignore[arg-type]
+    }
+    assert dropped == {"mars": 2, "mars_official": 0, "mars_query_in_gallery": 0}
+
+
+def test_only_the_official_protocol_integrates_by_trapezoids() -> None:
+    figures = {name: plain_ranking(*lined_up(name)).mean_ap for name in ("mars_official", "mars_query_in_gallery")}
+    assert figures["mars_official"] != figures["mars_query_in_gallery"]
+    assert {name: protocol.precision for name, protocol in PROTOCOLS.items()} == {
+        "mars": "standard",
+        "mars_official": "mars_official",
+        "mars_query_in_gallery": "standard",
+        "prid": "standard",
+    }
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "prid"])
+def test_figures_are_those_of_the_distance_matrix(protocol: ProtocolName, distance: str) -> None:
+    lineup, config = lined_up(protocol, distance)
+    distances = pairwise_distance(lineup.query_vectors, lineup.gallery_vectors, config.distance)
+    whole = evaluate_ranking(distances, *lineup.labels, protocol=PROTOCOLS[protocol].precision)
+    found = plain_ranking(lineup, config)
+    torch.testing.assert_close(found.average_precision, whole.average_precision, equal_nan=True)
+    torch.testing.assert_close(found.cmc, whole.cmc)
+
+
+def test_re_ranking_under_cosine_distance_is_that_of_normalised_embeddings() -> None:
+    lineup, config = lined_up("mars")
+    sides = [functional.normalize(side, dim=1) for side in (lineup.query_vectors, lineup.gallery_vectors)]
+    whole = evaluate_ranking(k_reciprocal_distance(*sides), *lineup.labels)
+    assert reranked_ranking(lineup, config).mean_ap == whole.mean_ap
+
+
+def test_prid_wants_one_match_per_query() -> None:
+    with pytest.raises(
+        ConfigError, match=r"evaluation.protocol: prid has one match per query, but .* 2 in this gallery"
+    ):
+        lined_up("prid")
+
+
+def test_under_prid_mean_average_precision_is_the_mean_reciprocal_rank() -> None:
+    query, gallery = tracklets((1, 1), (2, 1), (3, 1)), tracklets((3, 2), (1, 2), (2, 2), (9, 2))
+    config = EvaluationConfig(protocol="prid")
+    embeddings = vectors(7)
+    ranking = plain_ranking(line_up(embeddings, query, gallery, config), config)
+    distances = pairwise_distance(embeddings[:3], embeddings[3:], "cosine")
+    ranks = [1 + int((row < row[place]).sum()) for row, place in zip(distances, (1, 2, 0), strict=True)]
+    assert ranking.mean_ap == pytest.approx(sum(1 / rank for rank in ranks) / 3)
+
+
+def test_queries_without_any_match_are_one_clear_error() -> None:
+    query, gallery = tracklets((1, 1), (2, 1)), tracklets((1, 1), (3, 2))
+    with pytest.raises(
+        DataError, match=r"none of the 2 queries has a match by another camera .* protocol mars"
+    ) as failure:
+        line_up(vectors(4), query, gallery, EvaluationConfig())
+    assert "\n" not in str(failure.value)
+
+
+def test_a_summary_names_the_protocol_and_both_kinds_of_figures() -> None:
+    lineup, config = lined_up("mars_query_in_gallery")
+    plain, again = plain_ranking(lineup, config), reranked_ranking(lineup, config)
+    found = summary(plain, again, 0.5, config.protocol)
+    assert (found.protocol, found.queries, found.dropped_queries) == ("mars_query_in_gallery", 3, 1)
+    assert found.reranked is not None
+    metrics = found.metrics()
+    assert metrics["mAP"] == plain.mean_ap
+    assert metrics["reranked/mAP"] == again.mean_ap
+    assert metrics["mAP_standard_error"] == plain.standard_error
+    assert metrics["rank20"] == float(plain.cmc[-1])  # the gallery ends before rank 20
