@@ -62,3 +62,29 @@ def ranking_cases(draw: st.DrawFn, *, ties: bool) -> RankingCase:
     gallery_cameras = torch.randint(1, 3, (gallery,), generator=generator)
     gallery_ids[-1], gallery_cameras[-1] = query_ids[0], 3 - query_cameras[0]
     return RankingCase(distances, query_ids, gallery_ids, query_cameras, gallery_cameras)
+
+
+class EmbeddingsCase(NamedTuple):
+    """The arguments of `rank_embeddings`."""
+
+    query: Tensor
+    gallery: Tensor
+    query_ids: Tensor
+    gallery_ids: Tensor
+    query_cameras: Tensor
+    gallery_cameras: Tensor
+
+
+@st.composite
+def embeddings_cases(draw: st.DrawFn, *, ties: bool) -> EmbeddingsCase:
+    """As `ranking_cases`, from embeddings; for ties all are corners of a cube, whose distances are exact."""
+    _, *labels = draw(ranking_cases(ties=False))
+    generator = torch.Generator().manual_seed(draw(seeds))
+    dimensions = draw(st.integers(2, 5))
+
+    def drawn(count: int) -> Tensor:
+        if ties:
+            return 1 - 2 * torch.randint(2, (count, dimensions), generator=generator).float()
+        return torch.randn(count, dimensions, generator=generator, dtype=torch.float64)
+
+    return EmbeddingsCase(drawn(len(labels[0])), drawn(len(labels[1])), *labels)
