@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import click
 
 from orchestrator.cli.data import data
+from orchestrator.cli.manage import extend, logs, stop, sync
 from orchestrator.cli.search import launch, resume, status
+from orchestrator.cli.simulate import simulate
 from orchestrator.cli.space import space
 from orchestrator.cli.train import evaluate, train
 from orchestrator.errors import Exit, OrchestratorError
@@ -46,7 +48,7 @@ def cli() -> None:
     """
 
 
-for command in (launch, resume, status, train, evaluate, data, space):
+for command in (launch, resume, status, stop, logs, extend, sync, simulate, train, evaluate, data, space):
     cli.add_command(command)
 
 

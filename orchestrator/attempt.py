@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.events import FailureKind
 from orchestrator.folder import SearchFolder
+from orchestrator.hang import HANG_AFTER_S, HangWatch
 from orchestrator.locking import exclusive
 from trainer.frozen import FrozenConfig
+from trainer.interruption import stop_on_signals
 from trainer.result import EpochResult
 from trainer.wording import first_line
 
+if TYPE_CHECKING:
+    from trainer.progress import Progress
+
+log = logging.getLogger(__name__)
+
+# Files in the folder of a trial.
 ERROR_FILE = "error.txt"
+HANG_FILE = "hang.txt"
+LOG_FILE = "log.txt"
+# Its presence asks the running attempt to save its state after the next step and to end; the search puts it there, on
+# whichever machine it runs.
+STOP_FILE = "stop"
 LOCK_PATIENCE_S = 120.0
 
 
@@ -28,12 +43,17 @@ class Assignment(FrozenConfig):
     attempt: int
     threads: int
     """CPU threads that the attempt may use."""
+    hang_after: float = HANG_AFTER_S
+    """Seconds without a step after which the attempt ends itself."""
 
 
 class Outcome(FrozenConfig):
-    """How an attempt ended, as told by the attempt itself; one that cannot tell was lost."""
+    """How an attempt ended, as told by the attempt itself; one that cannot tell was lost.
 
-    state: Literal["completed", "failed"]
+    `stopped` is one that was asked to, by a signal or by the search, and has saved its state after its last step.
+    """
+
+    state: Literal["completed", "failed", "stopped"]
     failure: FailureKind | None = None
     reason: str = ""
 
@@ -48,28 +68,51 @@ class Message(FrozenConfig):
 def run_attempt(assignment: Assignment, send: Callable[[Message], None]) -> None:
     """Trains the assigned trial from its last checkpoint; sends each epoch, then the outcome.
 
-    A failure of training is an outcome, not an exception: what to do about it depends on its kind and is decided from
-    the journal.
+    SIGTERM, SIGINT and the stop file let it end after the next step, which is why it is to be called from the main
+    thread. A failure of training is an outcome, not an exception: what to do about it depends on its kind and is
+    decided from the journal.
 
     Raises:
         TimeoutError: another attempt of the same trial lives on.
     """
     out = SearchFolder(assignment.search).trial(assignment.trial)
     # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
-    with exclusive(out / "lock", LOCK_PATIENCE_S):
+    with exclusive(out / "lock", LOCK_PATIENCE_S), _logging_to(out / LOG_FILE):
+        log.info("attempt %d", assignment.attempt)
         outcome = _train(assignment, out, lambda result: send(Message(epoch_result=result)))
+        log.info("attempt %d %s %s", assignment.attempt, outcome.state, outcome.reason)
     send(Message(outcome=outcome))
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Adds what we and the trainer log to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("trainer", "orchestrator")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
 
 
 def _train(assignment: Assignment, out: Path, report: Callable[[EpochResult], None]) -> Outcome:
     import torch
 
-    from trainer import ConfigError, DataError, DivergedError
+    from trainer import ConfigError, DataError, DivergedError, StoppedError
 
     torch.set_num_threads(assignment.threads)
     try:
-        _fit(assignment, out, report)
+        with HangWatch(out / HANG_FILE, assignment.hang_after) as watch, stop_on_signals() as stop:
+            _fit(assignment, out, report, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
         return Outcome(state="completed")
+    except StoppedError as error:
+        return Outcome(state="stopped", reason=first_line(error))
     except DivergedError as error:
         return _failed("diverged", error, out)
     except DataError as error:
@@ -82,21 +125,27 @@ def _train(assignment: Assignment, out: Path, report: Callable[[EpochResult], No
         return _failed("error", error, out)
 
 
-def _fit(assignment: Assignment, out: Path, report: Callable[[EpochResult], None]) -> None:
+def _fit(
+    assignment: Assignment,
+    out: Path,
+    report: Callable[[EpochResult], None],
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> None:
     from trainer import CheckpointError, TrialConfig, fit, last_checkpoint
 
     config = TrialConfig.model_validate_json((out / "config.json").read_text(encoding="utf-8"))
     split = SearchFolder(assignment.search).split
     checkpoint = last_checkpoint(out)
     try:
-        fit(config, report, checkpoint, out=out, split=split)
+        fit(config, report, checkpoint, out=out, split=split, progress=progress, stop=stop)
     except CheckpointError as error:
         if checkpoint is None:
             raise
         # Damaged on its way to disk: train again from the start rather than lose the trial, and keep the evidence.
         checkpoint.rename(checkpoint.with_suffix(".damaged"))
         (out / ERROR_FILE).write_text(f"{error}\n", encoding="utf-8")
-        fit(config, report, None, out=out, split=split)
+        fit(config, report, None, out=out, split=split, progress=progress, stop=stop)
 
 
 def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:

@@ -2,9 +2,12 @@
 
 An attempt thus has a process of its own (its memory, its GPU context and its crashes end with it) without paying for
 the imports, which take longer than a short trial. The server itself never trains and never touches a GPU, and it has
-one thread, so that forking it is safe. It reads assignments from standard input, one JSON object per line, and passes
-the attempts' messages on to standard output; when standard input ends, because its worker ended or died, it kills the
-running attempt and ends.
+one thread, so that forking it is safe.
+
+It reads one JSON object per line from standard input: an assignment, or `STOP_ORDER` for the attempt that runs. It
+passes the attempts' messages on to standard output, and `{"exit": code}` when an attempt's process has ended. When
+standard input ends, because its worker ended or died, or when it is told to terminate, it ends the running attempt and
+then itself. An attempt is ended by SIGTERM first, so that it can save its state.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import select
 import signal
 import sys
 from importlib import import_module
+from types import FrameType
 
 from orchestrator.attempt import Assignment, Message, run_attempt
 from orchestrator.folder import SearchFolder
@@ -25,6 +29,9 @@ from orchestrator.process import die_with_parent
 PRELOADED = ("trainer.training", "trainer.assess", "torch._dynamo")
 # What torchvision's networks need besides, loaded when the first assignment asks for one.
 PRELOADED_FOR_RESNETS = "torchvision.models"
+STOP_ORDER = '{"stop": true}'
+# What an attempt gets to finish its step and save. Slurm and Kubernetes kill 30 s after their SIGTERM.
+STOP_GRACE_S = 10.0
 
 
 def main() -> None:
@@ -34,21 +41,51 @@ def main() -> None:
     os.dup2(2, 1)
     logging.basicConfig(format="%(asctime)s %(process)d %(message)s")
     logging.getLogger("trainer").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _end_input)
     for module in PRELOADED:
         import_module(module)
-    buffered = b""
-    while True:
-        received = os.read(0, 65536)
-        if not received:
+    orders = Orders(0)
+    while (line := orders.wait()) is not None:
+        # An order to stop may cross with the end of its attempt; there is nothing to stop then.
+        if line != STOP_ORDER and not _serve(Assignment.model_validate_json(line), orders, answers):
             return
-        buffered += received
-        while b"\n" in buffered:
-            line, _, buffered = buffered.partition(b"\n")
-            if not _serve(Assignment.model_validate_json(line), answers):
-                return
 
 
-def _serve(assignment: Assignment, answers: int) -> bool:
+class Orders:
+    """Lines from a pipe, read without waiting for more than there is."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+        self._buffered = b""
+
+    def wait(self) -> str | None:
+        """The next line, or None once the pipe has ended."""
+        while b"\n" not in self._buffered:
+            if not self.receive():
+                return None
+        line, _, self._buffered = self._buffered.partition(b"\n")
+        return line.decode()
+
+    def receive(self) -> bool:
+        """Reads once; False where the pipe has ended."""
+        received = os.read(self.pipe, 65536)
+        self._buffered += received
+        return bool(received)
+
+    def take(self, line: str) -> bool:
+        """Whether the next line is this one, which is then taken."""
+        there = self._buffered.startswith(line.encode() + b"\n")
+        if there:
+            self._buffered = self._buffered[len(line) + 1 :]
+        return there
+
+
+def _end_input(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGTERM: from here on standard input has ended, whatever the process is waiting for."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+
+def _serve(assignment: Assignment, orders: Orders, answers: int) -> bool:
     """Runs one attempt in a child; False if the worker went away meanwhile."""
     config = SearchFolder(assignment.search).trial(assignment.trial) / "config.json"
     if json.loads(config.read_text(encoding="utf-8"))["model"]["backbone"] != "tiny":
@@ -58,23 +95,42 @@ def _serve(assignment: Assignment, answers: int) -> bool:
         _attempt(assignment, answers)
     watched = os.pidfd_open(child)
     try:
-        readable, _, _ = select.select([0, watched], [], [])
-        if watched not in readable:
-            # Nothing is ever sent during an attempt: this is the end of input.
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return False
+        wanted = _watch(child, watched, orders)
         _, status = os.waitpid(child, 0)
     finally:
         os.close(watched)
-    _write(answers, json.dumps({"exit": os.waitstatus_to_exitcode(status)}))
-    return True
+    if wanted:
+        # A child that was killed may have left half a line.
+        _write(answers, "\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}))
+    return wanted
+
+
+def _watch(child: int, watched: int, orders: Orders) -> bool:
+    """Waits until the child has ended, or ends it when told to; False if the worker went away."""
+    while True:
+        readable, _, _ = select.select([orders.pipe, watched], [], [])
+        if watched in readable:
+            return True
+        if not orders.receive():
+            _end(child, watched)
+            return False
+        if orders.take(STOP_ORDER):
+            _end(child, watched)
+            return True
+
+
+def _end(child: int, watched: int) -> None:
+    os.kill(child, signal.SIGTERM)
+    readable, _, _ = select.select([watched], [], [], STOP_GRACE_S)
+    if not readable:
+        os.kill(child, signal.SIGKILL)
 
 
 def _attempt(assignment: Assignment, answers: int) -> None:
     """The child: never returns."""
     code = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         from trainer import prepare_process
 
         die_with_parent()

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.parameters import Value
+from trainer.wording import first_line
 
 # One answer takes 1-5 s up to 100 trials; the first one also waits for Ax's import, 10-20 s on a busy machine.
 DEADLINE_S = 180.0
+WORKER = (sys.executable, "-m", "orchestrator.ax_worker")
 
 
 class AxFailed(Exception):
@@ -25,10 +28,19 @@ class AxFailed(Exception):
 class AxProcess:
     """Asks Ax one question at a time without waiting for the answer."""
 
-    def __init__(self, log: Path, deadline: float = DEADLINE_S) -> None:
+    def __init__(self, log: Path, deadline: float = DEADLINE_S, *, command: Sequence[str] = WORKER) -> None:
+        """Nothing runs yet.
+
+        Args:
+            log: receives what the child prints.
+            deadline: seconds after which a question is given up and the child ended.
+            command: the child; answers a JSON line `{"params": ...}` or `{"error": ...}` for each JSON line.
+        """
+        self._command = list(command)
         self._log = log
         self._deadline = deadline
         self._process: subprocess.Popen[str] | None = None
+        self._questions: queue.Queue[str | None] = queue.Queue()
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._asked_at: float | None = None
 
@@ -39,19 +51,23 @@ class AxProcess:
         """
         if self._process is not None and self._process.poll() is None:
             return
+        self.close()
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._answers = queue.Queue()
+        self._questions, self._answers = queue.Queue(), queue.Queue()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.ax_worker"],
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 start_new_session=True,  # Ctrl-C is for us; the child ends when its input does, or with us
                 # With more threads a fit on a busy machine takes minutes instead of seconds.
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
+        # A child that is still importing reads nothing, and a long history fills the pipe: writing must not block us.
+        threading.Thread(target=_write, args=(self._process, self._questions), daemon=True).start()
         threading.Thread(target=_read, args=(self._process, self._answers), daemon=True).start()
 
     @property
@@ -63,20 +79,19 @@ class AxProcess:
         """Sends a question; `poll` brings the answer.
 
         Raises:
-            AxFailed: the child is gone and could not be started again.
+            AxFailed: the question holds a number that is not finite, or no child could be started.
         """
         assert not self.is_thinking
-        self.start()
-        assert self._process is not None and self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(question, allow_nan=False) + "\n")
-            self._process.stdin.flush()
-        except OSError as error:
-            raise AxFailed(f"Ax's process ended; see {self._log}") from error
+            text = json.dumps(question, allow_nan=False)
+            self.start()
+        except (OSError, ValueError) as error:
+            raise AxFailed(f"Ax could not be asked: {first_line(error)}") from error
+        self._questions.put(text)
         self._asked_at = time.monotonic()
 
-    def poll(self) -> dict[str, Value] | None:
-        """The answer, or None as long as Ax thinks.
+    def poll(self) -> dict[str, Any] | None:
+        """The answer as Ax gave it, unchecked; None as long as Ax thinks.
 
         Raises:
             AxFailed: Ax raised, died, or took longer than the deadline.
@@ -86,35 +101,63 @@ class AxProcess:
             try:
                 reply = self._answers.get_nowait()
             except queue.Empty:
-                self._check_alive()
+                self._check_deadline()
                 return None
-            if "ready" in reply:
-                continue
-            self._asked_at = None
-            if "error" in reply:
-                raise AxFailed(reply["error"])
-            params: dict[str, Value] = reply["params"]
-            return params
+            if "ready" not in reply:
+                return self._answer(reply)
 
-    def _check_alive(self) -> None:
-        assert self._process is not None and self._asked_at is not None
+    def _answer(self, reply: Mapping[str, Any]) -> dict[str, Any]:
+        self._asked_at = None
+        if "ended" in reply:
+            self.close()
+            raise AxFailed(f"Ax's process ended; see {self._log}")
+        if "error" in reply:
+            raise AxFailed(str(reply["error"]))
+        params = reply.get("params")
+        if not isinstance(params, dict):
+            raise AxFailed("the reply holds no point")
+        return params
+
+    def _check_deadline(self) -> None:
+        assert self._asked_at is not None
         if time.monotonic() - self._asked_at > self._deadline:
             self.close()
             raise AxFailed(f"no answer within {self._deadline:.0f} s")
-        if self._process.poll() is not None and self._answers.empty():
-            self.close()
-            raise AxFailed(f"Ax's process ended; see {self._log}")
 
     def close(self) -> None:
         """Ends the child."""
         self._asked_at = None
+        self._questions.put(None)
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
 
+def _write(process: subprocess.Popen[str], questions: queue.Queue[str | None]) -> None:
+    assert process.stdin is not None
+    # A child that is gone is noticed by `poll`.
+    with suppress(OSError), process.stdin:
+        while (question := questions.get()) is not None:
+            process.stdin.write(question + "\n")
+            process.stdin.flush()
+
+
 def _read(process: subprocess.Popen[str], answers: queue.Queue[dict[str, Any]]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        answers.put(json.loads(line))
+    with process.stdout:
+        for line in process.stdout:
+            answers.put(_reply(line))
+    answers.put({"ended": True})
+
+
+def _reply(line: str) -> dict[str, Any]:
+    try:
+        reply = json.loads(line, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return {"error": f"an unreadable reply: {first_line(error)}"}
+    return reply if isinstance(reply, dict) else {"error": "a reply that is no object"}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no answer")

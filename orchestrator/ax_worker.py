@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from typing import Any, Literal
 
 import torch
@@ -18,14 +19,18 @@ from ax.api.client import Client
 from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
 
 from orchestrator.process import die_with_parent
+from trainer.wording import first_line
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that Ax's model proposes for `orchestrator.suggest.model_question`."""
+    """The parameters that Ax's model proposes for `orchestrator.question.model_question`."""
     client = Client(random_seed=question["seed"])
-    client.configure_experiment([_parameter(path, spec) for path, spec in question["parameters"].items()])
+    client.configure_experiment(
+        [_parameter(path, spec) for path, spec in question["parameters"].items()],
+        parameter_constraints=question["constraints"],
+    )
     sign = "" if question["goal"] == "maximize" else "-"
-    client.configure_optimization(sign + question["metric"])
+    client.configure_optimization(sign + question["metric"], outcome_constraints=question["outcome_constraints"])
     for trial in question["trials"]:
         _attach(client, trial, question["metric"])
     # The initial design is ours; Ax's strategy begins with its model.
@@ -62,9 +67,16 @@ def _attach(client: Client, trial: dict[str, Any], metric: str) -> None:
     if trial["state"] == "completed":
         error = trial["standard_error"]
         value = trial["value"] if error is None else (trial["value"], error)
-        client.complete_trial(index, raw_data={metric: value})
+        client.complete_trial(index, raw_data={**trial["figures"], metric: value})
     elif trial["state"] == "abandoned":
         client.mark_trial_abandoned(index)
+
+
+def _described(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {first_line(error)}"
+    except Exception:  # noqa: BLE001  # some of Ax's errors cannot be put into words
+        return type(error).__name__
 
 
 def main() -> None:
@@ -76,12 +88,13 @@ def main() -> None:
     os.dup2(2, 1)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
-        reply: dict[str, Any]
         try:
             reply = {"params": answer(json.loads(line))}
+            text = json.dumps(reply, allow_nan=False)
         except Exception as error:  # noqa: BLE001  # any failure of Ax is an answer; the searcher falls back
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(reply), file=answers, flush=True)
+            traceback.print_exc()
+            text = json.dumps({"error": _described(error)})
+        print(text, file=answers, flush=True)
 
 
 if __name__ == "__main__":

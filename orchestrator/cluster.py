@@ -100,7 +100,7 @@ def connect(address: str | None) -> Connection:
             )
         else:
             context = ray.init(address=address, **common)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except Exception as error:  # a node that does not start in time is a bare Exception to Ray
         where = "on this machine" if address is None else f"at {address}"
         raise EnvironmentProblem(f"Ray could not be reached {where}: {first_line(error)}") from error
     # A lost worker is an event of the journal and a line of ours; Tune would add its traceback.

@@ -17,6 +17,7 @@ from orchestrator.folder import SearchFolder, search_folder
 from orchestrator.journal import Journal
 from orchestrator.preparation import any_config
 from orchestrator.space import SearchSpace
+from orchestrator.warmstart import WarmStart, observations
 from trainer.atomic import write_atomically
 from trainer.data import read_splits
 from trainer.data.manifest import manifest_digest
@@ -25,13 +26,21 @@ from trainer.data.tracklets import dataset_fingerprint
 from trainer.data.validation import cut_validation, write_validation
 
 
-def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: int, options: Options) -> SearchFolder:
+def create_search(
+    space: SearchSpace,
+    *,
+    storage: Path,
+    name: str | None,
+    seed: int,
+    options: Options,
+    warm_start: WarmStart | None = None,
+) -> SearchFolder:
     """Writes the folder of a new search: description, validation split, journal with its first event.
 
     The folder appears whole or not at all; of two processes that create the same name one wins.
 
     Raises:
-        SearchError: the name is taken, or the storage cannot be written.
+        SearchError: the name is taken, the storage cannot be written, or the earlier search does not fit.
         DataError: the data set is damaged or too small.
     """
     folder = search_folder(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
@@ -59,6 +68,7 @@ def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: 
         versions=provenance.versions(),
         space=space,
     )
+    attached = None if warm_start is None else observations(warm_start, description)
     draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
     try:
         storage.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -68,6 +78,8 @@ def create_search(space: SearchSpace, *, storage: Path, name: str | None, seed: 
         write_atomically(draft.path / "code.diff", provenance.uncommitted_changes())
         journal = Journal(draft.journal)
         journal.append(SearchCreated(search=folder.name, space=space.fingerprint(), seed=seed))
+        if attached is not None:
+            journal.append(attached)
         journal.close()
         draft.path.rename(folder.path)
     except OSError as error:

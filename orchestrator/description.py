@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from orchestrator.errors import SearchError
+from orchestrator.hang import HANG_AFTER_S
 from orchestrator.space import SearchSpace
 from trainer.atomic import write_atomically
 from trainer.frozen import FrozenConfig
@@ -25,6 +26,8 @@ class Options(FrozenConfig):
     """Where MLflow keeps runs; None is `mlflow.db` in the storage."""
     address: str | None = None
     """Ray cluster to join; None starts one on this machine."""
+    hang_after: float = HANG_AFTER_S
+    """Seconds without a step after which an attempt counts as hung."""
 
 
 class SearchDescription(FrozenConfig):

@@ -19,18 +19,12 @@ from rich.text import Text
 
 from orchestrator.cluster import Connection, Share
 from orchestrator.description import SearchDescription
-from orchestrator.events import (
-    AttemptFailed,
-    TrialCompleted,
-    TrialFailed,
-    TrialReported,
-    TrialStarted,
-    TrialSuggested,
-)
+from orchestrator.eventline import event_line
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
 from orchestrator.launch import Ending, Watch, tracking_uri
 from orchestrator.ledger import Ledger
+from orchestrator.shortform import number, percent
 from orchestrator.status import status_document
 from trainer.result import UNIFORM_ENTROPY
 
@@ -44,6 +38,8 @@ STATUS_STYLES = {
 }
 # More columns than this do not fit a terminal; the rest is in --json and in MLflow.
 PARAMETER_COLUMNS = 6
+# The whole reason is in --json and in the log; a long one would squeeze the other columns.
+REASON_WIDTH = 44
 REFRESH_PER_S = 2
 # Width of tables where there is no terminal to ask.
 PIPED_WIDTH = 120
@@ -84,16 +80,6 @@ def uniform_attention(document: dict[str, Any]) -> str:
     return f"is uniform (entropy 1.00) in {named}: no frame weighs more than another there"
 
 
-def number(value: Any) -> str:
-    """A parameter's value, four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def percent(metrics: Mapping[str, float], name: str) -> str:
-    """A share in per cent with one decimal, or a dash."""
-    return f"{100 * metrics[name]:.1f}" if name in metrics else "-"
-
-
 def trials_table(document: Mapping[str, Any], *, width: int) -> Table:
     """One row per trial of a status document."""
     varied = _varied_parameters(document["trials"])[:PARAMETER_COLUMNS]
@@ -113,14 +99,19 @@ def trials_table(document: Mapping[str, Any], *, width: int) -> Table:
             str(trial["epoch"]),
             percent(trial["metrics"], "mAP"),
             percent(trial["metrics"], "rank1"),
-            *(number(trial["params"][path]) for path in shown),
-            "best" if trial["trial"] == best else (trial["reason"] or ""),
+            *(number(trial["params"].get(path, "-")) for path in shown),
+            "best" if trial["trial"] == best else _beginning(trial["reason"] or ""),
         )
     return table
 
 
+def _beginning(reason: str) -> str:
+    return reason if len(reason) <= REASON_WIDTH else f"{reason[: REASON_WIDTH - 1]}…"
+
+
 def _varied_parameters(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(trials[0]["params"]) if trials else []
+    # Conditional parameters are in some trials only.
+    return list(dict.fromkeys(path for trial in trials for path in trial["params"]))
 
 
 def _short_names(paths: Sequence[str]) -> dict[str, str]:
@@ -133,10 +124,13 @@ def summary_line(document: Mapping[str, Any]) -> str:
     """How far a search is, in one line."""
     counts, best = document["counts"], document["best"]
     parts = [f"{counts['completed']}/{document['budget']} trials completed"]
-    parts += [f"{counts[status]} {status}" for status in ("running", "pending", "failed") if counts[status]]
+    parts += [f"{counts[status]} {status}" for status in ("running", "pending", "stopped", "failed") if counts[status]]
     if best:
         parts.append(f"best {_objective_value(document)} ({best['trial']})")
-    return f"{document['search']}: {document['state']}; " + ", ".join(parts)
+    # That all trials of the budget are over the numbers say already.
+    is_plain = not document["reason"] or len(document["trials"]) >= document["budget"]
+    why = "" if is_plain else f" ({document['reason']})"
+    return f"{document['search']}: {document['state']}{why}; " + ", ".join(parts)
 
 
 def _objective_value(document: Mapping[str, Any]) -> str:
@@ -238,28 +232,3 @@ class Display:
         line = event_line(record)
         if line is not None:
             print(line, file=sys.stderr, flush=True)
-
-
-def event_line(record: Record) -> str | None:
-    """An event in one plain line, None where people need not see it."""
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.time))
-    match record.event:
-        case TrialSuggested() as event:
-            params = " ".join(f"{path}={number(value)}" for path, value in event.params.items())
-            return f"{moment} trial={event.trial} suggested by={event.source} {params}"
-        case TrialStarted() as event:
-            return f"{moment} trial={event.trial} started attempt={event.attempt}"
-        case TrialReported(result=result) as event if result.validation is not None:
-            figures = result.metrics()
-            return (
-                f"{moment} trial={event.trial} epoch={result.epoch} loss={figures['loss/total']:.3f} "
-                f"mAP={percent(figures, 'mAP')} rank1={percent(figures, 'rank1')}"
-            )
-        case TrialCompleted() as event:
-            return f"{moment} trial={event.trial} completed"
-        case AttemptFailed() as event:
-            return f"{moment} trial={event.trial} attempt={event.attempt} failed={event.failure} {event.reason}"
-        case TrialFailed() as event:
-            return f"{moment} trial={event.trial} failed={event.failure} for good"
-        case _:
-            return None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, JsonValue, TypeAdapter
 
 from orchestrator.parameters import Value
 from trainer.frozen import FrozenConfig
 from trainer.result import EpochResult
 
-FailureKind = Literal["diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "error"]
+FailureKind = Literal["diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "error"]
+Source = Literal["start", "sobol", "ax", "random", "grid"]
+"""Who proposed a trial: the space's known-good points, a sequence, the model, chance, or the grid."""
+StopRule = Literal["asha", "percentile", "user", "budget"]
+"""Who stopped a trial before its last epoch."""
 
 
 class SearchCreated(FrozenConfig):
@@ -43,9 +47,10 @@ class TrialSuggested(FrozenConfig):
     index: int
     """Index of the trial in Ax, counted from 0."""
     params: dict[str, Value]
-    source: Literal["start", "sobol", "ax", "random"]
-    """Who proposed it: the space's known-good points, the initial design, the model, or the fallback."""
+    source: Source
     seed: int
+    note: str = ""
+    """Why this and not what the search's algorithm would have proposed; empty where it did."""
 
 
 class TrialTracked(FrozenConfig):
@@ -63,6 +68,8 @@ class TrialStarted(FrozenConfig):
     trial: str
     attempt: int
     """1 for the first."""
+    gpus: float = 0.0
+    """GPUs that it holds."""
 
 
 class TrialReported(FrozenConfig):
@@ -78,6 +85,17 @@ class TrialCompleted(FrozenConfig):
 
     kind: Literal["trial_completed"] = "trial_completed"
     trial: str
+
+
+class TrialStopped(FrozenConfig):
+    """The trial is given up before its last epoch, and nothing is wrong with it."""
+
+    kind: Literal["trial_stopped"] = "trial_stopped"
+    trial: str
+    rule: StopRule
+    epoch: int
+    """Epochs that it had finished."""
+    reason: str
 
 
 class AttemptFailed(FrozenConfig):
@@ -99,6 +117,43 @@ class TrialFailed(FrozenConfig):
     reason: str
 
 
+class TrialReopened(FrozenConfig):
+    """A failed trial is tried again, its attempts counted anew."""
+
+    kind: Literal["trial_reopened"] = "trial_reopened"
+    trial: str
+
+
+class Observation(FrozenConfig):
+    """A finished trial of an earlier search, as the model gets it."""
+
+    trial: str
+    params: dict[str, Value]
+    value: float
+    standard_error: float | None
+
+
+class ObservationsAttached(FrozenConfig):
+    """The model knows finished trials of an earlier search from here on; they are no trials of this one."""
+
+    kind: Literal["observations_attached"] = "observations_attached"
+    search: str
+    """Name of the earlier search."""
+    observations: list[Observation]
+    note: str = ""
+    """In what the two searches differ, where that was accepted."""
+
+
+class SearchExtended(FrozenConfig):
+    """The search goes on in another space, or with another budget."""
+
+    kind: Literal["search_extended"] = "search_extended"
+    changes: list[str]
+    """Each as `path before -> after`."""
+    space: dict[str, JsonValue]
+    """The resolved space that holds from here on."""
+
+
 class SessionEnded(FrozenConfig):
     """The process that drove the search let go of it in good order."""
 
@@ -115,8 +170,12 @@ Event = (
     | TrialStarted
     | TrialReported
     | TrialCompleted
+    | TrialStopped
     | AttemptFailed
     | TrialFailed
+    | TrialReopened
+    | ObservationsAttached
+    | SearchExtended
     | SessionEnded
 )
 

@@ -7,33 +7,36 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.ax_process import AxProcess
+from orchestrator.budget import spent
 from orchestrator.cluster import Connection, Share, connect, disconnect, share_out
+from orchestrator.control import Requests
 from orchestrator.description import Options, SearchDescription, read_description
 from orchestrator.errors import Exit
 from orchestrator.events import (
     SessionEnded,
     SessionStarted,
     TrialCompleted,
-    TrialReported,
+    TrialReopened,
     TrialTracked,
 )
+from orchestrator.extension import current_space
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, record_epoch
+from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
 from orchestrator.study import Study, unfinished
+from orchestrator.supervision import Supervisor
 from orchestrator.tracking import Tracker
 from orchestrator.trial import trainable
 from trainer.result import read_results
 from trainer.wording import first_line
-
-if TYPE_CHECKING:
-    pass
 
 # A trial's MLflow run exists before the trial starts unless MLflow is slower than this.
 RUN_PATIENCE_S = 20.0
@@ -69,27 +72,41 @@ def tracking_uri(folder: SearchFolder, options: Options) -> str:
     return options.tracking_uri or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
 
 
-def drive(folder: SearchFolder, watch: Watch, *, overrides: Options | None = None) -> Ending:
+def drive(
+    folder: SearchFolder, watch: Watch, *, overrides: Options | None = None, retry_failed: bool = False
+) -> Ending:
     """Drives the search until it is finished, interrupted or failed.
 
     Args:
         folder: a search that exists.
         watch: listeners.
         overrides: options of this session where they differ from the launch's.
+        retry_failed: whether trials that failed for good are tried again.
 
     Raises:
         LeaseError: another process drives it.
         JournalError: its journal is damaged or cannot be written.
         EnvironmentProblem: the cluster cannot run it.
         DataError: a trial found its data damaged.
+        CircuitBroken: trials failed one after another in the same way.
     """
     description = read_description(folder.description)
     with Lease(folder.lease):
         journal = Journal(folder.journal)
         try:
-            return _Session(folder, description, overrides or description.options, Ledger(journal), watch).run()
+            ledger = Ledger(journal)
+            if retry_failed:
+                reopen_failed(ledger)
+            return _Session(folder, description, overrides or description.options, ledger, watch).run()
         finally:
             journal.close()
+
+
+def reopen_failed(ledger: Ledger) -> None:
+    """Lets every failed trial be tried again."""
+    for trial in list(ledger.study.trials.values()):
+        if trial.status == "failed":
+            ledger.record(TrialReopened(trial=trial.key))
 
 
 class _Session:
@@ -105,21 +122,24 @@ class _Session:
     ) -> None:
         self._folder = folder
         self._description = description
-        self._space = description.space
+        self._space = current_space(description, ledger.study)
         self._options = options
         self._ledger = ledger
         self._watch = watch
         self._number = ledger.study.sessions + 1
         self._uri = tracking_uri(folder, options)
-        self._tracker = _tracker(folder, description, self._uri, ledger)
+        self._tracker = tracker_of(folder, description, self._uri, ledger)
         self._ax = AxProcess(folder.logs / "ax.log")
         self._stop = StopRequest()
+        self._supervisor = Supervisor(ledger, self._space, folder, self._stop)
         self._over = threading.Event()
 
     def run(self) -> Ending:
         """From SessionStarted to SessionEnded."""
         self._ledger.record(SessionStarted(session=self._number, host=socket.gethostname(), pid=os.getpid()))
-        adopt_finished_epochs(self._folder, self._description, self._ledger)
+        Requests(self._folder).clear()
+        adopt_finished_epochs(self._folder, self._space, self._ledger)
+        self._supervisor.keep_budget(live=())
         self._watch.started(self._ledger, self._description)
         self._tracker.start()
         try:
@@ -147,22 +167,25 @@ class _Session:
         return self._end()
 
     def _leave_in_time(self) -> None:
-        """Ends the process in good order when Ray does not let go of it after a signal."""
-        while self._stop.signal is None:
+        """Ends the process in good order when Ray does not let go of it after a signal or a request to stop."""
+        while self._stop.wish is None:
             if self._over.wait(WATCH_PERIOD_S):
                 return
         if not self._over.wait(STOP_PATIENCE_S):
-            self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.signal.name))
+            self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish))
             print(f"{self._folder.name}: stopped; `reidsearch resume` continues it", file=sys.stderr, flush=True)
             os._exit(self._exit_of_signal())
 
     def _exit_of_signal(self) -> Exit:
-        return Exit.INTERRUPTED if self._stop.signal == signal.SIGINT else Exit.PREEMPTED
+        # 75 asks a batch system to put the job back into its queue, which a user who stops it does not want.
+        preempted = self._stop.signal not in (None, signal.SIGINT)
+        return Exit.PREEMPTED if preempted else Exit.INTERRUPTED
 
     def _tune(self, connection: Connection) -> None:
         """Lets Tune run trials until the searcher has no more, or a stop is requested."""
         from ray import tune
 
+        from orchestrator.scheduler import JournalScheduler
         from orchestrator.searcher import AxSearcher, StopWith
 
         share = self._share(connection)
@@ -176,17 +199,21 @@ class _Session:
             self._stop,
             concurrent=share.concurrent,
             threads=share.cpus,
+            gpus=share.gpus,
+            hang_after=self._options.hang_after,
             before_start=self._await_run,
         )
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": share.cpus, "gpu": share.gpus}),
             # A reused worker saves the seconds that a new one needs; attempts are processes of their own anyway.
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, scheduler=JournalScheduler(searcher), num_samples=-1, reuse_actors=True
+            ),
             # Always a new experiment: Tune's own state is never read again.
             run_config=tune.RunConfig(
                 name=f"session-{self._number}",
                 storage_path=str(self._folder.path / "tune"),
-                stop=StopWith(self._stop),
+                stop=StopWith(searcher),
                 verbose=0,
             ),
         )
@@ -195,7 +222,7 @@ class _Session:
         except Exception:
             # The signal that stopped us may have reached Ray's servers too; what then breaks in Tune is no failure.
             # What the searcher kept (a full disk, damaged data) is one all the same, and is raised below.
-            if self._stop.signal is None:
+            if self._stop.wish is None:
                 raise
         if searcher.failure is not None:
             raise searcher.failure
@@ -209,38 +236,55 @@ class _Session:
         )
 
     def _remaining(self) -> int:
-        over = sum(trial.is_over for trial in self._ledger.study.trials.values())
-        return max(len(unfinished(self._ledger.study)), self._space.budget.trials - over)
+        """Trials that may still run: unfinished ones, and new ones as long as there are a budget and points."""
+        study = self._ledger.study
+        over = sum(trial.is_over for trial in study.trials.values())
+        new = 0 if self._nothing_new() else self._space.budget.trials - over
+        return max(len(unfinished(study)), new)
+
+    def _nothing_new(self) -> str | None:
+        """Why no more trials are suggested, or None where there may be."""
+        # They import torch, for which looking at a search should not wait.
+        from orchestrator.algorithms import ALGORITHMS
+        from orchestrator.suggest import Exhausted
+
+        study = self._ledger.study
+        end = spent(study, self._space, time.time())
+        if end is not None:
+            return end.reason
+        step = ALGORITHMS[self._space.algorithm.name](self._space, study.seed, study)
+        return step.reason if isinstance(step, Exhausted) else None
 
     def _await_run(self, trial: str) -> None:
         self._tracker.wait_for_run(trial, RUN_PATIENCE_S)
 
     def _end(self) -> Exit:
         study = self._ledger.study
-        if unfinished(study) or len(study.trials) < self._space.budget.trials:
-            reason = self._stop.signal.name if self._stop.signal else "Ray ended early"
-            self._ledger.record(SessionEnded(state="interrupted", reason=reason))
+        reason = self._nothing_new()
+        if unfinished(study) or reason is None:
+            self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish or "Ray ended early"))
             return self._exit_of_signal()
         counts = study.counts()
         if counts["completed"] == 0:
             self._ledger.record(SessionEnded(state="failed", reason="no trial completed"))
             return Exit.SEARCH_FAILED
-        self._ledger.record(SessionEnded(state="finished", reason=""))
+        self._ledger.record(SessionEnded(state="finished", reason=reason))
         return Exit.SOME_TRIALS_FAILED if counts["failed"] else Exit.OK
 
 
-def adopt_finished_epochs(folder: SearchFolder, description: SearchDescription, ledger: Ledger) -> None:
+def adopt_finished_epochs(folder: SearchFolder, space: SearchSpace, ledger: Ledger) -> None:
     """Takes in what trials finished on disk after the last session had died and could not hear of it."""
     for trial in unfinished(ledger.study):
-        epochs = description.space.trial_config(trial.params).optim.epochs
+        epochs = space.trial_config(trial.params).optim.epochs
         for result in read_results(folder.trial(trial.key) / "results.jsonl"):
-            if result.epoch > trial.epoch:
-                ledger.record(TrialReported(trial=trial.key, result=result))
-        if trial.epoch == epochs:
+            record_epoch(ledger, space, trial.key, result)
+        if trial.epoch == epochs and not trial.is_over:
             ledger.record(TrialCompleted(trial=trial.key))
 
 
-def _tracker(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:
+def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:
+    """What keeps MLflow equal to the ledger: it begins with all that has happened so far."""
+
     def remember(trial: str, run: str) -> None:
         if ledger.study.trials[trial].mlflow_run_id != run:
             ledger.record(TrialTracked(trial=trial, mlflow_run_id=run))

@@ -140,7 +140,8 @@ def _no_builtin(name: str) -> str:
 def _laid_over(below: Layer, above: Layer) -> Layer:
     """One layer over another: mappings merge, anything else replaces.
 
-    A setting that the upper layer fixes is no longer searched, one that it searches no longer fixed.
+    A setting that the upper layer fixes is no longer searched or derived, one that it searches no longer fixed or
+    derived, and so on. But what is searched under a condition may keep its fixed value for elsewhere.
     """
     below = _released(below, above)
     data = _merged(below.data, above.data, ())
@@ -149,17 +150,27 @@ def _laid_over(below: Layer, above: Layer) -> Layer:
 
 def _released(below: Layer, above: Layer) -> Layer:
     """The lower layer without what the upper one decides otherwise."""
-    searched = _mapping(above.data, "parameters")
+    searched, derived = set(_mapping(above.data, "parameters")), set(_mapping(above.data, "derived"))
     fixed = {".".join(keys) for keys, _ in flattened(_mapping(above.data, "trainer"))}
+    conditional = {path for layer in (below, above) for path in _conditional(layer.data)}
+    searched_no_more = (fixed - (searched & conditional)) | derived
     data = dict(below.data)
     if "trainer" in data:
-        data["trainer"] = _without_paths(data["trainer"], set(searched), "")
+        data["trainer"] = _without_paths(data["trainer"], (searched - conditional) | derived, "")
     if "parameters" in data:
-        data["parameters"] = _without_keys(data["parameters"], fixed)
+        data["parameters"] = _without_keys(data["parameters"], searched_no_more)
+    if "derived" in data:
+        data["derived"] = _without_keys(data["derived"], fixed | searched)
     start = data.get("start")
     if isinstance(start, list):
-        data["start"] = [_without_keys(point, fixed) for point in start]
+        data["start"] = [_without_keys(point, searched_no_more) for point in start]
     return Layer(data, below.places)
+
+
+def _conditional(data: Mapping[str, JsonValue]) -> list[str]:
+    """The searched paths with a condition."""
+    parameters = _mapping(data, "parameters")
+    return [path for path in parameters if _mapping(parameters, path).get("when")]
 
 
 def _merged(below: dict[str, JsonValue], above: dict[str, JsonValue], path: KeyPath) -> dict[str, JsonValue]:
@@ -202,6 +213,8 @@ def _override_keys(path: str, label: str, space: Layer, fields: Sequence[str]) -
         raise SpaceError(f"{label}: 'extends' cannot be set; write it in a space file")
     if first == "parameters" and rest:
         return ["parameters", *_parameter_keys(rest, space)]
+    if first == "derived" and rest:
+        return ["derived", rest]
     if first in fields:
         return path.split(".")
     if first in {name.partition(".")[0] for name in trainer_settings()}:
@@ -213,10 +226,13 @@ def _override_keys(path: str, label: str, space: Layer, fields: Sequence[str]) -
 def _parameter_keys(rest: str, space: Layer) -> list[str]:
     """`loss.osm_alpha.high` as `loss.osm_alpha` and `high`; the whole as a searched path where none fits."""
     for searched in _mapping(space.data, "parameters"):
+        if rest.startswith(f"{searched}.when."):
+            return [searched, "when", rest.removeprefix(f"{searched}.when.")]
         if rest.startswith(f"{searched}."):
             return [searched, rest.removeprefix(f"{searched}.")]
     head, _, last = rest.rpartition(".")
-    return [head, last] if head and last in ("type", "low", "high", "log", "values", "ordered") else [rest]
+    keys = ("type", "low", "high", "log", "step", "when", "values", "ordered")
+    return [head, last] if head and last in keys else [rest]
 
 
 def _own_paths(space: Layer) -> list[str]:

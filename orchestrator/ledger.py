@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from orchestrator.events import Event
+from orchestrator.early_stopping import decide
+from orchestrator.events import Event, TrialReported, TrialStopped
 from orchestrator.journal import Journal, Record
-from orchestrator.study import Study, fold
+from orchestrator.space import SearchSpace
+from orchestrator.study import Study, fold_records
+from trainer.result import EpochResult
 
 Listener = Callable[[Record], None]
 """Hears of an event once it counts. Must not block and must not raise."""
@@ -22,7 +25,7 @@ class Ledger:
         """Held while the study changes; hold it to read the study from another thread."""
         self._listeners: list[Listener] = []
         self.history = list(journal.records)
-        self.study: Study = fold(record.event for record in self.history)
+        self.study: Study = fold_records(self.history)
 
     def subscribe(self, listener: Listener) -> None:
         """Passes on every event from here on."""
@@ -36,6 +39,17 @@ class Ledger:
         """
         with self.lock:
             record = self._journal.append(event)
-            self.study.apply(event)
+            self.study.apply(event, record.time)
             for listener in self._listeners:
                 listener(record)
+
+
+def record_epoch(ledger: Ledger, space: SearchSpace, key: str, result: EpochResult) -> None:
+    """Records an epoch that is not known yet, and that the trial stops after it where the space's rule says so."""
+    trial = ledger.study.trials[key]
+    if trial.is_over or result.epoch <= trial.epoch:
+        return
+    ledger.record(TrialReported(trial=key, result=result))
+    reason = decide(trial, ledger.study, space)
+    if reason is not None and space.stopping.rule != "none":
+        ledger.record(TrialStopped(trial=key, rule=space.stopping.rule, epoch=trial.epoch, reason=reason))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,9 +20,14 @@ from pydantic import (
 from trainer.wording import KeyPath, exactly, shown
 
 MAX_VALUES = 100  # of a choice; the trainer is asked about each
+MAX_STEPS = 10_000  # of a range; beyond that steps change nothing
+NEAR_STEP = 1e-6  # share of a step by which a value may miss it: Ax adds steps up in floating point
 
 Value: TypeAlias = bool | int | float | str
 """What one searched setting can be."""
+
+
+Kind = TypeVar("Kind")
 
 
 class StrictConfig(BaseModel):
@@ -30,6 +36,10 @@ class StrictConfig(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+Condition = Annotated[tuple[Value, ...], Field(strict=False, min_length=1, max_length=MAX_VALUES)]
+"""Values of a searched choice, one of which it must have."""
 
 
 class FloatRange(StrictConfig):
@@ -42,6 +52,10 @@ class FloatRange(StrictConfig):
     """Largest value."""
     log: bool = False
     """Whether the search sees the logarithm; for settings that act by their order of magnitude."""
+    step: float | None = Field(None, gt=0)
+    """Distance between neighbouring values, counted from `low`; any number in between where null."""
+    when: dict[str, Condition] = {}
+    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
 
     @field_validator("high")
     @classmethod
@@ -53,19 +67,44 @@ class FloatRange(StrictConfig):
     def _log_of_positive(cls, log: bool, info: ValidationInfo) -> bool:
         return _checked_log(log, info)
 
+    @field_validator("step")
+    @classmethod
+    def _step_fits(cls, step: float | None, info: ValidationInfo) -> float | None:
+        if step is not None:
+            _check_step(step, info)
+        return step
+
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
         return {("low",): self.low, ("high",): self.high}
 
     def at(self, share: float) -> float:
         """The value at a share in [0, 1] of the range, on the range's own scale."""
+        if self.step is not None:
+            return self._nth(min(int(share * self._count()), self._count() - 1), self.step)
         return min(max(_between(self.low, self.high, share, log=self.log), self.low), self.high)
 
+    def points(self) -> Sequence[float] | None:
+        """All values, ascending; None where the range has no steps."""
+        return None if self.step is None else [self._nth(index, self.step) for index in range(self._count())]
+
+    def nearest(self, value: float) -> float:
+        """The value of the range nearest to a number."""
+        inside = min(max(float(value), self.low), self.high)
+        return inside if self.step is None else self._nth(round((inside - self.low) / self.step), self.step)
+
     def refusal(self, value: object) -> str | None:
-        """Why the value lies outside, or None where it lies inside."""
+        """Why the value lies outside or between steps, or None where it is one of the range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"must be a number (is {shown(value)})"
-        return _outside(value, self.low, self.high)
+        return _outside(value, self.low, self.high, self.step)
+
+    def _count(self) -> int:
+        return _steps(self.low, self.high, self.step or 1.0) + 1
+
+    def _nth(self, index: int, step: float) -> float:
+        # In decimals, so that two steps of 0.1 from 0.1 are 0.3.
+        return min(float(Decimal(repr(self.low)) + index * Decimal(repr(step))), self.high)
 
 
 class IntRange(StrictConfig):
@@ -78,6 +117,10 @@ class IntRange(StrictConfig):
     """Largest value."""
     log: bool = False
     """Whether the search sees the logarithm."""
+    step: int | None = Field(None, ge=1)
+    """Distance between neighbouring values, counted from `low`; every whole number where null."""
+    when: dict[str, Condition] = {}
+    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
 
     @field_validator("high")
     @classmethod
@@ -89,6 +132,13 @@ class IntRange(StrictConfig):
     def _log_of_positive(cls, log: bool, info: ValidationInfo) -> bool:
         return _checked_log(log, info)
 
+    @field_validator("step")
+    @classmethod
+    def _step_fits(cls, step: int | None, info: ValidationInfo) -> int | None:
+        if step is not None:
+            _check_step(step, info)
+        return step
+
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
         return {("low",): self.low, ("high",): self.high}
@@ -97,13 +147,21 @@ class IntRange(StrictConfig):
         """The whole number at a share in [0, 1] of the range, on the range's own scale."""
         if self.log:
             return min(max(round(_between(self.low, self.high, share, log=True)), self.low), self.high)
-        return min(self.low + int(share * (self.high - self.low + 1)), self.high)
+        return _at(self.points(), share)
+
+    def points(self) -> Sequence[int]:
+        """All values, ascending."""
+        return range(self.low, self.high + 1, self.step or 1)
+
+    def nearest(self, value: float) -> int:
+        """The value of the range nearest to a number."""
+        return self.points()[round((min(max(value, self.low), self.high) - self.low) / (self.step or 1))]
 
     def refusal(self, value: object) -> str | None:
-        """Why the value lies outside, or None where it lies inside."""
+        """Why the value lies outside or between steps, or None where it is one of the range."""
         if isinstance(value, bool) or not isinstance(value, int):
             return f"must be a whole number (is {exactly(value)})"
-        return _outside(value, self.low, self.high)
+        return _outside(value, self.low, self.high, self.step)
 
 
 class Choice(StrictConfig):
@@ -114,6 +172,8 @@ class Choice(StrictConfig):
     """The values: all text, all numbers, or false and true."""
     ordered: bool = False
     """Whether neighbours in the list are alike, as sizes are."""
+    when: dict[str, Condition] = {}
+    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
 
     @field_validator("values")
     @classmethod
@@ -133,7 +193,11 @@ class Choice(StrictConfig):
 
     def at(self, share: float) -> Value:
         """The value at a share in [0, 1] of the list."""
-        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+        return _at(self.values, share)
+
+    def points(self) -> Sequence[Value]:
+        """All values, in the order of the list."""
+        return self.values
 
     def refusal(self, value: object) -> str | None:
         """Why the value is none of the choices, or None where it is one."""
@@ -176,7 +240,36 @@ def _between(low: float, high: float, share: float, *, log: bool) -> float:
     return low * (1 - share) + high * share
 
 
-def _outside(value: float, low: float, high: float) -> str | None:
-    if low <= value <= high:
+def _at(points: Sequence[Kind], share: float) -> Kind:
+    return points[min(int(share * len(points)), len(points) - 1)]
+
+
+def _check_step(step: float, info: ValidationInfo) -> None:
+    low, high = info.data.get("low"), info.data.get("high")
+    if info.data.get("log"):
+        raise ValueError("has no meaning on a log scale, and Ax cannot express it; leave it out, or list a choice")
+    if low is None or high is None:
+        return
+    if (high - low) / step < 1 - NEAR_STEP:
+        raise ValueError(f"is longer than the range from {shown(low)} to {shown(high)}")
+    if (high - low) / step > MAX_STEPS:
+        raise ValueError(f"makes more than {MAX_STEPS:,} values; leave it out")
+    steps = _steps(low, high, step)
+    if abs((high - low) / step - steps) > NEAR_STEP:
+        below = low + math.floor((high - low) / step) * step
+        raise ValueError(
+            f"does not lead from low to high; end the range at {shown(below)} or {shown(below + step)}, Ax needs whole "
+            "steps"
+        )
+
+
+def _steps(low: float, high: float, step: float) -> int:
+    return round((high - low) / step)
+
+
+def _outside(value: float, low: float, high: float, step: float | None) -> str | None:
+    if not low <= value <= high:
+        return f"must lie in [{shown(low)}, {shown(high)}] (is {shown(value)})"
+    if step is None or abs((value - low) / step - round((value - low) / step)) <= NEAR_STEP:
         return None
-    return f"must lie in [{shown(low)}, {shown(high)}] (is {shown(value)})"
+    return f"must be a step of {shown(step)} from {shown(low)} (is {shown(value)})"

@@ -78,7 +78,7 @@ def _setting(path: str, value: Path) -> str:
 
 def any_config(space: SearchSpace) -> TrialConfig:
     """The trainer's configuration in the middle of the space, for settings that no trial varies."""
-    return space.trial_config({path: parameter.at(0.5) for path, parameter in space.parameters.items()})
+    return space.trial_config(space.any_sample())
 
 
 def generate(root: Path, size: SizeName) -> None:
@@ -125,7 +125,10 @@ def plan(space: SearchSpace, storage: Path, name: str | None) -> str:
     first = initial_trials(space)
     lines = [
         f"space     {space.name}: {len(space.parameters)} searched parameters, {len(space.start)} known points",
-        f"budget    {space.budget.trials} trials of {config.optim.epochs} epochs, {first} before the model is asked",
+        f"budget    {space.budget.trials} trials of {config.optim.epochs} epochs" + _other_budgets(space),
+        f"algorithm {space.algorithm.name}"
+        + (f", {first} trials before the model is asked" if space.algorithm.name == "ax" else "")
+        + f"; stopping rule {space.stopping.rule}",
         f"objective {space.objective.goal} {space.objective.metric} of the {space.objective.epoch} evaluated epoch",
         f"data      {config.data.root}" + (" (SYNTHETIC, not written yet)" if not config.data.root.is_dir() else ""),
         f"network   {config.model.backbone} at {config.model.height}x{config.model.width}",
@@ -134,3 +137,8 @@ def plan(space: SearchSpace, storage: Path, name: str | None) -> str:
         "nothing was started",
     ]
     return "\n".join(lines)
+
+
+def _other_budgets(space: SearchSpace) -> str:
+    budget = space.budget.model_dump(exclude={"trials", "concurrent"}, exclude_none=True)
+    return "".join(f", {key.replace('_', ' ')} {value:g}" for key, value in budget.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -10,8 +11,11 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from orchestrator.attempt import Assignment
-from orchestrator.ax_process import AxFailed, AxProcess
+from orchestrator.ahead import Ahead
+from orchestrator.algorithms import ALGORITHMS
+from orchestrator.attempt import HANG_FILE, Assignment
+from orchestrator.ax_process import AxProcess
+from orchestrator.budget import spent
 from orchestrator.events import (
     AttemptFailed,
     FailureKind,
@@ -21,16 +25,22 @@ from orchestrator.events import (
     TrialStarted,
     TrialSuggested,
 )
+from orchestrator.failures import broken_circuit
 from orchestrator.folder import SearchFolder
-from orchestrator.ledger import Ledger
-from orchestrator.space import SearchSpace, SpaceError
+from orchestrator.hang import HANG_AFTER_S, hung
+from orchestrator.journal import Record
+from orchestrator.ledger import Ledger, record_epoch
+from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
 from orchestrator.study import may_retry, unfinished
-from orchestrator.suggest import Suggestion, initial_suggestion, model_question, random_point
+from orchestrator.suggest import Exhausted, Question, Step, Suggestion
+from orchestrator.supervision import Supervisor
 from orchestrator.trial import read_message
 from trainer.atomic import write_atomically
 from trainer.errors import DataError
 
+# What running attempts get to finish their step and save their state before Tune takes their workers away.
+STEP_PATIENCE_S = 10.0
 # Tune pickles its searcher, and would copy it with all the state of a running search. Ours never leaves this process:
 # a "copy" is the same object, found by its number.
 _ALIVE: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -57,6 +67,8 @@ class AxSearcher(Searcher):
         *,
         concurrent: int,
         threads: int,
+        gpus: float = 0.0,
+        hang_after: float = HANG_AFTER_S,
         before_start: Callable[[str], None] = lambda trial: None,
     ) -> None:
         """Continues whatever the ledger holds: unfinished trials come first.
@@ -69,6 +81,8 @@ class AxSearcher(Searcher):
             stop: once requested, nothing more is handed out.
             concurrent: trials that run at once.
             threads: CPU threads of one trial.
+            gpus: GPUs of one trial.
+            hang_after: seconds without a step after which an attempt counts as hung.
             before_start: called with each trial's key before its first attempt is handed out.
         """
         super().__init__()
@@ -79,6 +93,13 @@ class AxSearcher(Searcher):
         self._stop = stop
         self._concurrent = concurrent
         self._threads = threads
+        self._gpus = gpus
+        self._hang_after = hang_after
+        # Of several trials at once each would wait for the model in turn if it had to know the very latest result.
+        self._ahead = Ahead(ax, space, stale=concurrent > 1)
+        self._step: Step | None = None
+        ledger.subscribe(self._forget_step)
+        self._supervisor = Supervisor(ledger, space, folder, stop)
         self._before_start = before_start
         self._waiting = deque(trial.key for trial in unfinished(ledger.study))
         self._live: dict[str, str] = {}
@@ -95,8 +116,19 @@ class AxSearcher(Searcher):
         return self._guard(lambda: self._suggest(trial_id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Records the epoch that a running trial reported."""
-        self._guard(lambda: self._on_result(trial_id, result))
+        """Records the epoch that a running trial reported, unless `on_epoch` has."""
+        self.on_epoch(trial_id, result)
+
+    def on_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Records the epoch; whether the trial stops after it. Asked by Tune's scheduler."""
+        return bool(self._guard(lambda: self._on_epoch(trial_id, result)))
+
+    def ends_now(self) -> bool:
+        """Whether Tune should let go of all workers; looks after the running trials each time it is asked."""
+        self._guard(self._look)
+        if not self._stop.requested:
+            return False
+        return self.failure is not None or not self._live or self._stop.lasts(STEP_PATIENCE_S)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Records how an attempt ended; one that was merely stopped with the search stays unfinished."""
@@ -123,31 +155,41 @@ class AxSearcher(Searcher):
     def _suggest(self, trial_id: str) -> Any:
         if self._stop.requested or len(self._live) >= self._concurrent:
             return None
-        if self._waiting:
-            return self._start(trial_id, self._waiting.popleft())
-        if len(self._ledger.study.trials) >= self._space.budget.trials:
-            # FINISHED is final to Tune, but a running trial may yet fail and want another attempt.
-            return None if self._live else Searcher.FINISHED
-        suggestion = self._next_point()
-        if suggestion is None:
-            return None
-        return self._start(trial_id, self._create(suggestion))
-
-    def _next_point(self) -> Suggestion | None:
         study = self._ledger.study
-        suggestion = initial_suggestion(self._space, study.seed, study)
-        if suggestion is not None:
-            return suggestion
-        try:
-            if not self._ax.is_thinking:
-                self._ax.ask(model_question(self._space, study.seed, study))
-            params = self._ax.poll()
-            if params is None:
-                return None
-            self._space.trial_config(params)
-            return Suggestion(params, "ax")
-        except (AxFailed, SpaceError):
-            return Suggestion(random_point(self._space, study.seed, len(study.trials)), "random")
+        while self._waiting:
+            key = self._waiting.popleft()
+            if not study.trials[key].is_over:
+                return self._start(trial_id, key)
+        if spent(study, self._space, time.time()) is not None:
+            return self._nothing_left()
+        step = self._next_step()
+        found = self._ahead.take(step, study) if isinstance(step, Question) else step
+        if isinstance(found, Exhausted):
+            return self._nothing_left()
+        return None if found is None else self._start(trial_id, self._create(found))
+
+    def _nothing_left(self) -> Any:
+        # FINISHED is final to Tune, but a running trial may yet fail and want another attempt.
+        return None if self._live else Searcher.FINISHED
+
+    def _next_step(self) -> Step:
+        """What the space's algorithm says, computed once for each state of the study."""
+        if self._step is None:
+            study = self._ledger.study
+            self._step = ALGORITHMS[self._space.algorithm.name](self._space, study.seed, study)
+        return self._step
+
+    def _forget_step(self, record: Record) -> None:
+        if not isinstance(record.event, TrialReported):
+            self._step = None
+
+    def _look(self) -> None:
+        """After the running trials, and whether the model can be asked about the next one."""
+        if not self._supervisor.look(self._live.values()) or self._stop.requested:
+            return
+        study = self._ledger.study
+        if spent(study, self._space) is None and isinstance(step := self._next_step(), Question):
+            self._ahead.want(step)
 
     def _create(self, suggestion: Suggestion) -> str:
         study = self._ledger.study
@@ -155,7 +197,14 @@ class AxSearcher(Searcher):
         key = f"t{index:04d}"
         config = self._space.trial_config(suggestion.params, seed=study.seed)
         self._ledger.record(
-            TrialSuggested(trial=key, index=index, params=suggestion.params, source=suggestion.source, seed=config.seed)
+            TrialSuggested(
+                trial=key,
+                index=index,
+                params=suggestion.params,
+                source=suggestion.source,
+                seed=config.seed,
+                note=suggestion.note,
+            )
         )
         return key
 
@@ -165,25 +214,29 @@ class AxSearcher(Searcher):
         out.mkdir(parents=True, exist_ok=True)
         config = self._space.trial_config(trial.params, seed=trial.seed)
         write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
+        (out / HANG_FILE).unlink(missing_ok=True)
+        self._supervisor.started(key)
         self._before_start(key)
         attempt = trial.attempts + 1
-        self._ledger.record(TrialStarted(trial=key, attempt=attempt))
+        self._ledger.record(TrialStarted(trial=key, attempt=attempt, gpus=self._gpus))
         self._live[trial_id] = key
-        assignment = Assignment(search=self._folder.path, trial=key, attempt=attempt, threads=self._threads)
+        assignment = Assignment(
+            search=self._folder.path, trial=key, attempt=attempt, threads=self._threads, hang_after=self._hang_after
+        )
         return assignment.model_dump(mode="json")
 
-    def _on_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def _on_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
         key, message = self._live.get(trial_id), read_message(result)
         if key is None or message is None or message.epoch_result is None:
-            return
+            return False
         # Ax takes ten seconds of processor time to import: not before the first trials are under way.
         self._ax.start()
-        if message.epoch_result.epoch > self._ledger.study.trials[key].epoch:
-            self._ledger.record(TrialReported(trial=key, result=message.epoch_result))
+        record_epoch(self._ledger, self._space, key, message.epoch_result)
+        return self._ledger.study.trials[key].is_over
 
     def _on_complete(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
         key = self._live.pop(trial_id, None)
-        if key is None:
+        if key is None or self._ledger.study.trials[key].is_over:
             return
         message = read_message(result)
         outcome = None if message is None or error else message.outcome
@@ -192,7 +245,15 @@ class AxSearcher(Searcher):
         elif outcome is not None and outcome.failure is not None:
             self._attempt_failed(key, outcome.failure, outcome.reason)
         elif not self._stop.requested:
-            self._attempt_failed(key, "worker_lost", "the process that ran the trial died")
+            self._lost(key, "" if outcome is None else outcome.reason)
+
+    def _lost(self, key: str, reason: str) -> None:
+        """An attempt ended without a result, and nobody here had asked it to."""
+        if hung(self._folder.trial(key) / HANG_FILE):
+            where = f"where it stood is in trials/{key}/{HANG_FILE}"
+            self._attempt_failed(key, "hang", f"no step within {self._hang_after:g} s; {where}")
+        else:
+            self._attempt_failed(key, "worker_lost", reason or "the process that ran the trial died")
 
     def _attempt_failed(self, key: str, failure: FailureKind, reason: str) -> None:
         trial = self._ledger.study.trials[key]
@@ -201,26 +262,22 @@ class AxSearcher(Searcher):
             self._waiting.append(key)
             return
         self._ledger.record(TrialFailed(trial=key, failure=failure, reason=reason))
-        if failure == "bad_data":
-            # Every other trial reads the same files.
-            self.failure = DataError(reason)
+        # Every other trial reads the same files.
+        self.failure = DataError(reason) if failure == "bad_data" else broken_circuit(self._ledger.study)
+        if self.failure is not None:
             self._stop.request()
 
 
 class StopWith(Stopper):
-    """Stops every trial as soon as a stop is requested."""
+    """Stops every trial as soon as the searcher says so."""
 
-    def __init__(self, stop: StopRequest) -> None:
-        self._stop = stop
-        _ALIVE[id(self)] = self
-
-    def __reduce__(self) -> Any:
-        return _same, (id(self),)
+    def __init__(self, searcher: AxSearcher) -> None:
+        self._searcher = searcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No trial is stopped on its own."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the search is to end now."""
-        return self._stop.requested
+        """Whether the search is to end now; Tune asks several times a second."""
+        return self._searcher.ends_now()

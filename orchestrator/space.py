@@ -4,42 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
+from orchestrator.crosscheck import check_whole
+from orchestrator.early_stopping import StoppingConfig
+from orchestrator.expressions import Bound, ExpressionError, parse_bound, parse_expression
 from orchestrator.layers import builtin_files, overridden, read_layers
+from orchestrator.objective import MAX_CONSTRAINTS, Objective
 from orchestrator.parameters import Choice, FloatRange, IntRange, Parameter, StrictConfig, Value
 from orchestrator.problems import Problems, SpaceError
-from orchestrator.settings import build_trial_config
+from orchestrator.sampling import active, conditions_in_words, count_points, derived_values, is_active, sampled
+from orchestrator.settings import build_trial_config, flattened
 from orchestrator.spacecheck import MAX_START, check_against_trainer, check_shape
-from trainer.wording import did_you_mean, plain_words, shown, spelled
+from trainer.wording import did_you_mean, plain_words, shortened, shown, spelled
 from trainer.yamlfile import dump_yaml, read_yaml
 
 if TYPE_CHECKING:
     from trainer.config import TrialConfig
 
+MAX_DIFFERENCE = 160  # characters of a value that differs
+MAX_DRAWS = 10_000  # points in a row that constraints may refuse before none is left to be found
 
-class Objective(StrictConfig):
-    """What the search improves: a figure of the validation split."""
 
-    metric: Literal["mAP", "mINP", "rank1", "rank5", "rank10", "rank20"] = "mAP"
-    """The figure."""
-    goal: Literal["maximize", "minimize"] = "maximize"
-    """Its better direction."""
-    epoch: Literal["last", "best"] = "last"
-    """Which evaluation of a trial counts; `best` favours noisy curves."""
+def _readable_bound(text: str) -> str:
+    parse_bound(text)
+    return text
+
+
+def _readable_expression(text: str) -> str:
+    parse_expression(text)
+    return text
+
+
+ConstraintText = Annotated[str, AfterValidator(_readable_bound)]
+ExpressionText = Annotated[str, AfterValidator(_readable_expression)]
+
+
+class AlgorithmConfig(StrictConfig):
+    """How the next point is chosen."""
+
+    name: Literal["ax", "sobol", "random", "grid"] = "ax"
+    """`ax`: Bayesian optimisation after an initial design. `sobol`: even coverage. `random`: independent points.
+    `grid`: every combination, as far as the budget goes."""
 
 
 class Budget(StrictConfig):
-    """How much the search may spend."""
+    """How much the search may spend; it ends with whatever is used up first."""
 
     trials: int = Field(ge=1, le=100_000)
     """Trials in all."""
     concurrent: int | None = Field(None, ge=1)
     """Trials at a time; as many as the machines hold where null."""
+    epochs: int | None = Field(None, ge=1)
+    """Epochs trained in all trials together."""
+    hours: float | None = Field(None, gt=0)
+    """Wall time of all sessions together."""
+    gpu_hours: float | None = Field(None, gt=0)
+    """Hours times the GPUs that trials held."""
+    target: float | None = Field(None, ge=0, le=1)
+    """Value of the objective, a share between 0 and 1, at which the search has reached its goal."""
+    patience: int | None = Field(None, ge=1)
+    """Completed trials in a row without improvement after which the search gives up."""
 
 
 class SearchSpace(StrictConfig):
@@ -55,8 +85,16 @@ class SearchSpace(StrictConfig):
     """What the search improves."""
     budget: Budget
     """How much it may spend."""
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    """How the next point is chosen."""
+    stopping: StoppingConfig = StoppingConfig()
+    """Which trials are given up before their last epoch."""
     parameters: dict[str, Parameter] = Field(min_length=1)
     """What is searched, by the setting's dotted path."""
+    constraints: Annotated[tuple[ConstraintText, ...], Field(strict=False, max_length=MAX_CONSTRAINTS)] = ()
+    """Linear bounds on searched numbers, such as `loss.a + 2 * loss.b <= 1`."""
+    derived: dict[str, ExpressionText] = Field({})
+    """Settings that follow from the searched ones, such as `optim.learning_rate: 1e-4 * clips.persons`."""
     synthetic: Literal["tiny", "demo", "full"] | None = None
     """Size of a generated data set to search on; null takes the data set at the trainer's `data.root`."""
     start: Annotated[tuple[dict[str, Value], ...], Field(strict=False, max_length=MAX_START)] = ()
@@ -81,20 +119,77 @@ class SearchSpace(StrictConfig):
         check_against_trainer(layer.data, problems)
         problems.raise_if_any()
         assert space is not None
+        check_whole(space, problems)
+        problems.raise_if_any()
         return space
 
+    def sample(self, draws: Sequence[float]) -> dict[str, Value] | None:
+        """The point at a share in [0, 1] of each parameter, or None where it breaks a constraint.
+
+        Parameters whose conditions do not hold there are left out.
+        """
+        return sampled(self.parameters, self.bounds(), draws)
+
+    def active(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """The values without those of parameters whose conditions do not hold."""
+        return active(self.parameters, values)
+
+    def any_sample(self) -> dict[str, Value]:
+        """The middle of the space or, where constraints forbid it, some point that they allow."""
+        middle = self.sample([0.5] * len(self.parameters))
+        return middle if middle is not None else next(self.samples(0))
+
+    def samples(self, seed: int) -> Iterator[dict[str, Value]]:
+        """Random points, uniform on each parameter's scale; ends where `MAX_DRAWS` in a row break a constraint."""
+        source, bounds, refused = random.Random(seed), self.bounds(), 0
+        while refused < MAX_DRAWS:
+            point = sampled(self.parameters, bounds, [source.random() for _ in self.parameters])
+            refused = refused + 1 if point is None else 0
+            if point is not None:
+                yield point
+
+    def bounds(self) -> list[Bound]:
+        """The linear constraints, read."""
+        return [parse_bound(text) for text in self.constraints]
+
+    def is_finite(self) -> int | None:
+        """How many points there are; None where they are endless or more than 100,000."""
+        return count_points(self.parameters, self.bounds())
+
     def trial_config(self, sample: Mapping[str, Value], *, seed: int | None = None) -> TrialConfig:
-        """The trainer's configuration at a sample, which gives exactly the searched paths a value."""
+        """The trainer's configuration at a sample, which gives exactly the active searched paths a value.
+
+        Derived settings follow from the sample. Inactive parameters, and what is derived from them, are as in
+        `trainer`, or the trainer's defaults.
+        """
         self._check_paths(sample)
+        expressions = {path: parse_expression(text) for path, text in self.derived.items()}
         try:
-            return build_trial_config(self.trainer, sample, seed=seed)
+            return build_trial_config(self.trainer, {**sample, **derived_values(expressions, sample)}, seed=seed)
+        except ExpressionError as error:
+            raise SpaceError(str(error)) from error
         except ValidationError as error:
             lines = [f"{spelled(problem['loc'])}: {plain_words(problem)}" for problem in error.errors()]
             raise SpaceError(*lines) from error
 
     def resolved(self) -> dict[str, JsonValue]:
         """The whole space as plain data, with nothing left to extend."""
-        return self.model_dump(mode="json")
+        data = self.model_dump(mode="json")
+        for parameter in data["parameters"].values():
+            for key, nothing in (("step", None), ("when", {})):
+                if parameter.get(key, ...) == nothing:
+                    del parameter[key]
+        return data
+
+    def differences(self, other: Self) -> list[str]:
+        """What to change in this space to get the other: `- path: value` goes, `+ path: value` comes."""
+        ours, theirs = _lines(self.resolved()), _lines(other.resolved())
+        lines = []
+        for path in dict.fromkeys([*ours, *theirs]):
+            if ours.get(path) != theirs.get(path):
+                lines += [f"- {path}: {ours[path]}"] if path in ours else []
+                lines += [f"+ {path}: {theirs[path]}"] if path in theirs else []
+        return lines
 
     def to_yaml(self) -> str:
         """The whole space as YAML that `from_yaml` reads back equal."""
@@ -110,7 +205,14 @@ class SearchSpace(StrictConfig):
             for path in sample
             if path not in self.parameters
         ]
-        problems += [f"{path}: is missing from the sample" for path in self.parameters if path not in sample]
+        for path in self.parameters:
+            is_searched = is_active(path, self.parameters, sample)
+            if is_searched and path not in sample:
+                problems.append(f"{path}: is missing from the sample")
+            elif path in sample and not is_searched:
+                problems.append(
+                    f"{path}: is not searched where {conditions_in_words(self.parameters[path])} does not hold"
+                )
         problems += [
             f"{path}: must be text, a number, true or false (is {shown(value)})"
             for path, value in sample.items()
@@ -118,6 +220,12 @@ class SearchSpace(StrictConfig):
         ]
         if problems:
             raise SpaceError(*problems)
+
+
+def _lines(data: Mapping[str, JsonValue]) -> dict[str, str]:
+    return {
+        spelled(keys): shortened(json.dumps(value), MAX_DIFFERENCE) for keys, value in flattened(data) if value != {}
+    }
 
 
 def builtin_spaces() -> dict[str, str]:
@@ -131,6 +239,7 @@ def builtin_spaces() -> dict[str, str]:
 
 
 __all__ = [
+    "AlgorithmConfig",
     "Budget",
     "Choice",
     "FloatRange",
@@ -138,6 +247,7 @@ __all__ = [
     "Objective",
     "SearchSpace",
     "SpaceError",
+    "StoppingConfig",
     "Value",
     "builtin_spaces",
 ]

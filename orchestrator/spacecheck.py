@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from orchestrator.parameters import KINDS, Choice, FloatRange, IntRange, parse_parameter
+from orchestrator.expressions import Bound, Expression, ExpressionError
+from orchestrator.parameters import KINDS, Value, parse_parameter
 from orchestrator.problems import Problems
+from orchestrator.references import SAME_FOR_ALL, check_conditions, check_constraints, check_derived, note_unknown
+from orchestrator.sampling import (
+    AnyParameter,
+    Parameters,
+    Point,
+    active,
+    conditions_in_words,
+    derived_value,
+    is_active,
+    satisfies,
+)
 from orchestrator.settings import (
     build_trial_config,
     groups_of_settings,
@@ -16,15 +28,13 @@ from orchestrator.settings import (
     settings_below,
     trainer_settings,
 )
-from trainer.wording import KeyPath, did_you_mean, listed, plain_words, shown
+from trainer.wording import KeyPath, listed, plain_words, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MAX_START = 100  # start points; the trainer is asked about each
-SAME_FOR_ALL = ("seed", "data.")  # else trials would be scored on different persons, or by luck
 
-AnyParameter = FloatRange | IntRange | Choice
 Space = TypeVar("Space", bound=BaseModel)
 
 
@@ -44,16 +54,64 @@ def check_against_trainer(data: Mapping[str, JsonValue], problems: Problems) -> 
     written = _mapping(data.get("parameters"))
     fixed = dict(_known_settings(_mapping(data.get("trainer")), ("trainer",), problems))
     for path in fixed.keys() & written.keys():
-        searched_at = problems.place(("parameters", path))
-        problems.add(("trainer", *path.split(".")), f"is searched too, at {searched_at}; keep one of the two")
-    searched = _known_parameters(written, problems)
-    _check_values(fixed, searched, problems)
+        if not _mapping(_mapping(written[path]).get("when")):  # a conditional one may have a value for elsewhere
+            searched_at = problems.place(("parameters", path))
+            problems.add(("trainer", *path.split(".")), f"is searched too, at {searched_at}; keep one of the two")
+    searched = check_conditions(written, _known_parameters(written, problems), problems)
+    bounds = check_constraints(data.get("constraints"), written, searched, problems)
+    derived = check_derived(_mapping(data.get("derived")), written, fixed, searched, problems)
+    values = _Values(fixed, searched, derived, bounds)
+    _check_values(values, problems)
     start = data.get("start")
     if isinstance(start, list) and isinstance(data.get("parameters"), dict):
         for index, point in enumerate(start[:MAX_START]):
             if isinstance(point, dict):
-                _check_start(("start", index), point, written, problems)
-                _check_start_values(("start", index), fixed, point, problems)
+                _check_start(("start", index), point, written, searched, problems)
+                _check_start_values(("start", index), values, point, problems)
+
+
+class _Values(NamedTuple):
+    """All that decides a configuration of the trainer but the point."""
+
+    fixed: Mapping[str, JsonValue]
+    searched: Parameters
+    derived: Mapping[str, Expression]
+    bounds: Sequence[Bound]
+
+    def everywhere(self, path: str | None = None, value: Value | None = None) -> Point:
+        """The middle of the space, or a point beside it at which a parameter is active and has a value."""
+        middle = {each: parameter.at(0.5) for each, parameter in self.searched.items()}
+        if path is not None and value is not None:
+            self._permit(path, middle)
+            middle[path] = value
+        return active(self.searched, middle)
+
+    def _permit(self, path: str, values: Point) -> None:
+        """Changes the choices so that a parameter is active."""
+        for choice, allowed in self.searched[path].when.items():
+            self._permit(choice, values)
+            if values[choice] not in allowed:
+                values[choice] = allowed[0]
+
+    def settings_at(self, point: Mapping[str, Value], problems: Problems) -> dict[str, JsonValue]:
+        """The trainer's settings by their paths; notes the derived ones that have no value there.
+
+        Outside the constraints nothing is derived, because nothing has to have a value there.
+        """
+        settings: dict[str, JsonValue] = {**self.fixed, **point}
+        for path, expression in self.derived.items() if satisfies(point, self.bounds) else ():
+            if all(name in point for name in expression.paths()):
+                try:
+                    settings[path] = derived_value(path, expression, point)
+                except ExpressionError as error:
+                    problems.add(
+                        ("derived", path), f"{str(error).removeprefix(f'{path}: ')} ({_where(expression, point)})"
+                    )
+        return settings
+
+
+def _where(expression: Expression, point: Mapping[str, Value]) -> str:
+    return ", ".join(f"{name} is {shown(point[name])}" for name in expression.paths())
 
 
 def _note_shape(
@@ -97,7 +155,7 @@ def _known_settings(
             yield from _known_settings(value, here, problems)
         else:
             names = groups_of_settings() if isinstance(value, dict) else trainer_settings()
-            _note_unknown(here, setting, names, problems)
+            note_unknown(here, setting, names, problems)
 
 
 def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> dict[str, AnyParameter]:
@@ -107,7 +165,7 @@ def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> d
         parameter = parse_parameter(data)
         setting = trainer_settings().get(path)
         if setting is None:
-            _note_unknown(("parameters", path), path, trainer_settings(), problems)
+            note_unknown(("parameters", path), path, trainer_settings(), problems)
         elif path.startswith(SAME_FOR_ALL):
             problems.add(("parameters", path), "is the same for all trials of a search; set it in 'trainer'")
         elif parameter is not None:
@@ -121,56 +179,71 @@ def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> d
     return known
 
 
-def _note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: Problems) -> None:
-    members = settings_below(setting)
-    if members:
-        problems.add(path, f"is a group of settings; name one of {', '.join(members)}")
-    else:
-        beside = settings_below(setting.rpartition(".")[0])  # optim.epoch means optim.epochs rather than clips.epoch
-        near = beside if did_you_mean(setting, beside) else known
-        problems.add(path, "unknown trainer setting", wrong=setting, known=near)
-
-
-def _check_values(fixed: Mapping[str, JsonValue], searched: Mapping[str, AnyParameter], problems: Problems) -> None:
+def _check_values(values: _Values, problems: Problems) -> None:
     """Notes what the trainer refuses with every parameter in its middle, and at the ends of each in turn."""
-    middle: dict[str, JsonValue] = {path: parameter.at(0.5) for path, parameter in searched.items()}
-    everywhere = _refused({**fixed, **middle})
-    for path, parameter in searched.items():
+    middle = values.everywhere()
+    everywhere = _refused(values.settings_at(middle, problems))
+    for path, parameter in values.searched.items():
         for keys, value in parameter.ends().items():
-            for error in _refused({**fixed, **middle, path: value}):
+            point = values.everywhere(path, value)
+            for error in _refused(values.settings_at(point, problems)):
                 setting = ".".join(_setting(error))
                 if setting == path:
                     problems.add(("parameters", path, *keys), plain_words(error))
-                elif setting not in trainer_settings() and not _among(error, everywhere):
+                elif setting in values.derived:
+                    _note_derived(setting, error, values.derived[setting], point, problems)
+                elif not _among(error, everywhere) and satisfies(point, values.bounds):
                     problems.add(("parameters", path, *keys), f"{setting or 'trainer'}: {plain_words(error)}")
     for error in everywhere:
-        if ".".join(_setting(error)) not in searched:
+        setting = ".".join(_setting(error))
+        if setting in values.derived:
+            _note_derived(setting, error, values.derived[setting], middle, problems)
+        elif setting not in middle:
             problems.add(("trainer", *error["loc"]), plain_words(error))
 
 
+def _note_derived(
+    path: str, error: ErrorDetails, expression: Expression, point: Mapping[str, Value], problems: Problems
+) -> None:
+    problems.add(("derived", path), f"{plain_words(error)} where {_where(expression, point)}")
+
+
 def _check_start(
-    path: KeyPath, point: Mapping[str, JsonValue], written: Mapping[str, JsonValue], problems: Problems
+    path: KeyPath,
+    point: Mapping[str, JsonValue],
+    written: Mapping[str, JsonValue],
+    searched: Parameters,
+    problems: Problems,
 ) -> None:
     """Notes where a known-good point leaves the space."""
+    known = {setting: value for setting, value in point.items() if isinstance(value, bool | int | float | str)}
+    inactive = {setting for setting in searched if not is_active(setting, searched, known)}
     for setting, value in point.items():
         if setting not in written:
             problems.add((*path, setting), "is not searched", wrong=setting, known=written)
         elif (parameter := parse_parameter(written[setting])) and (refusal := parameter.refusal(value)):
             problems.add((*path, setting), refusal)
-    absent = [setting for setting in written if setting not in point and setting in trainer_settings()]
+        elif setting in inactive:
+            conditions = conditions_in_words(searched[setting])
+            problems.add((*path, setting), f"is searched only with {conditions}; drop it here")
+    here = [setting for setting in written if setting in trainer_settings() and setting not in inactive]
+    absent = [setting for setting in here if setting not in point]
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         what = f"lacks {', '.join(absent[:3])}{more}; give every searched setting a value, or drop the point"
         problems.add(path, what)
 
 
-def _check_start_values(
-    path: KeyPath, fixed: Mapping[str, JsonValue], point: Mapping[str, JsonValue], problems: Problems
-) -> None:
+def _check_start_values(path: KeyPath, values: _Values, point: Mapping[str, JsonValue], problems: Problems) -> None:
     """Notes what the trainer refuses at a known-good point, if nothing else explains it."""
-    if not any(problems.below(part) for part in (path, ("parameters",), ("trainer",))):
-        for error in _refused({**fixed, **point}):
-            problems.add((*path, *_setting(error)), plain_words(error))
+    if any(problems.below(part) for part in (path, ("parameters",), ("trainer",), ("derived",))):
+        return
+    known = {setting: value for setting, value in point.items() if isinstance(value, bool | int | float | str)}
+    for bound in values.bounds:
+        if not satisfies(known, [bound]):
+            problems.add(path, f"breaks the constraint {shown(bound.text)}")
+    for error in _refused(values.settings_at(known, problems)):
+        problems.add((*path, *_setting(error)), plain_words(error))
 
 
 def _refused(values: Mapping[str, JsonValue]) -> list[ErrorDetails]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.description import SearchDescription, read_description
+from orchestrator.extension import current_space
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import read_journal
 from orchestrator.lease import current_holder
-from orchestrator.study import SearchState, Study, Trial, fold, ranked
+from orchestrator.study import SearchState, Study, Trial, fold_records, ranked
 
 
 def read_status(folder: SearchFolder) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def read_status(folder: SearchFolder) -> dict[str, Any]:
         JournalError: the journal is damaged.
         SearchError: `search.yaml` is damaged.
     """
-    study = fold(record.event for record in read_journal(folder.journal))
+    study = fold_records(read_journal(folder.journal))
     holder = current_holder(folder.lease)
     return status_document(folder, read_description(folder.description), study, driven=holder is not None)
 
@@ -27,20 +28,22 @@ def status_document(
     folder: SearchFolder, description: SearchDescription, study: Study, *, driven: bool
 ) -> dict[str, Any]:
     """The document of a study; `driven` says whether a live process drives it."""
+    space = current_space(description, study)
     state: SearchState = study.ended or ("running" if driven else "interrupted")
     trials = sorted(study.trials.values(), key=lambda trial: trial.index)
     documents = [_trial_document(trial, running=state == "running") for trial in trials]
-    best = ranked(study, description.space.objective)
+    best = ranked(study, space.objective)
     counts = dict.fromkeys(("pending", "running", "completed", "stopped", "failed"), 0)
     for document in documents:
         counts[document["status"]] += 1
     return {
         "search": description.search,
         "state": state,
+        "reason": study.reason,
         "synthetic": description.synthetic,
         "storage": str(folder.path.parent),
-        "objective": description.space.objective.model_dump(mode="json"),
-        "budget": description.space.budget.trials,
+        "objective": space.objective.model_dump(mode="json"),
+        "budget": space.budget.trials,
         "counts": counts,
         "best": None
         if not best
@@ -74,6 +77,7 @@ def _trial_document(trial: Trial, *, running: bool) -> dict[str, Any]:
         "params": trial.params,
         "ax_index": trial.index,
         "source": trial.source,
+        "note": trial.note,
         "mlflow_run_id": trial.mlflow_run_id,
         "reason": trial.reason,
     }

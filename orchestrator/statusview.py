@@ -13,12 +13,12 @@ from orchestrator.display import (
     SYNTHETIC_MARK,
     installed,
     output,
-    percent,
     summary_line,
     trials_table,
     uniform_attention,
 )
 from orchestrator.folder import existing_search, searches
+from orchestrator.shortform import percent
 from orchestrator.status import read_status
 
 WATCH_PERIOD_S = 2.0

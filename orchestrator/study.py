@@ -7,32 +7,42 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from pydantic import JsonValue
+
 from orchestrator.events import (
     AttemptFailed,
     Event,
     FailureKind,
+    Observation,
+    ObservationsAttached,
     SearchCreated,
+    SearchExtended,
     SessionEnded,
     SessionStarted,
     TrialCompleted,
     TrialFailed,
+    TrialReopened,
     TrialReported,
     TrialStarted,
+    TrialStopped,
     TrialSuggested,
     TrialTracked,
 )
+from orchestrator.journal import Record
 from orchestrator.parameters import Value
 from orchestrator.space import Objective
+from orchestrator.spending import Spending
 from trainer.result import EpochResult
 
 TrialStatus = Literal["pending", "running", "completed", "stopped", "failed"]
 SearchState = Literal["running", "finished", "interrupted", "failed"]
 
 # Attempts after which a trial is given up. A lost worker says nothing about the configuration; running out of memory
-# may be a neighbour's doing once; the others would only fail again.
+# may be a neighbour's doing once, and so may standing still; the others would only fail again.
 ATTEMPTS: Mapping[FailureKind, int] = {
     "worker_lost": 4,
     "out_of_memory": 2,
+    "hang": 2,
     "diverged": 1,
     "bad_data": 1,
     "bad_config": 1,
@@ -49,6 +59,7 @@ class Trial:
     params: dict[str, Value]
     source: str
     seed: int
+    note: str = ""
     status: TrialStatus = "pending"
     attempts: int = 0
     results: list[EpochResult] = field(default_factory=list)
@@ -65,6 +76,18 @@ class Trial:
     def is_over(self) -> bool:
         """Whether nothing will change any more."""
         return self.status in ("completed", "stopped", "failed")
+
+
+TrialEvent = (
+    TrialTracked
+    | TrialStarted
+    | TrialReported
+    | TrialCompleted
+    | TrialStopped
+    | AttemptFailed
+    | TrialFailed
+    | TrialReopened
+)
 
 
 class Score(NamedTuple):
@@ -88,42 +111,81 @@ class Study:
     ended: Literal["finished", "interrupted", "failed"] | None = None
     reason: str | None = None
     trials: dict[str, Trial] = field(default_factory=dict)
+    completed: list[str] = field(default_factory=list)
+    """Keys of the completed trials in the order in which they were."""
+    failed: list[TrialFailed] = field(default_factory=list)
+    """Trials that failed for good in this session since one last completed."""
+    attached: list[Observation] = field(default_factory=list)
+    """Finished trials of earlier searches, for the model."""
+    extended: dict[str, JsonValue] | None = None
+    """The resolved space where it is no longer that of the launch."""
+    spending: Spending = field(default_factory=Spending)
 
-    def apply(self, event: Event) -> None:
-        """Takes one event in. An epoch that is reported again is known already and changes nothing."""
+    def apply(self, event: Event, moment: float | None = None) -> None:
+        """Takes one event in; `moment` is when it was written, in seconds since 1970.
+
+        An epoch that is reported again is known already and changes nothing.
+        """
+        if moment is not None and not isinstance(event, SessionStarted):
+            self.spending.advance(moment)
         match event:
             case SearchCreated():
                 self.name, self.space, self.seed = event.search, event.space, event.seed
             case SessionStarted():
-                self._start_session(event)
-            case TrialSuggested():
-                self.trials[event.trial] = Trial(event.trial, event.index, event.params, event.source, event.seed)
-            case TrialTracked():
-                self.trials[event.trial].mlflow_run_id = event.mlflow_run_id
-            case TrialStarted():
-                trial = self.trials[event.trial]
-                trial.status, trial.attempts = "running", event.attempt
-            case TrialReported():
-                trial = self.trials[event.trial]
-                if event.result.epoch > trial.epoch:
-                    trial.results.append(event.result)
-            case TrialCompleted():
-                trial = self.trials[event.trial]
-                trial.status, trial.reason = "completed", None
-            case AttemptFailed():
-                trial = self.trials[event.trial]
-                trial.status, trial.reason = "pending", event.reason
-                trial.failures[event.failure] += 1
-            case TrialFailed():
-                trial = self.trials[event.trial]
-                trial.status, trial.reason = "failed", event.reason
+                self._start_session(event, moment)
             case SessionEnded():
                 self.ended, self.reason = event.state, event.reason
                 self._interrupt_running()
+                self.spending.end()
+            case TrialSuggested():
+                self.trials[event.trial] = Trial(
+                    event.trial, event.index, event.params, event.source, event.seed, event.note
+                )
+            case ObservationsAttached():
+                self.attached += event.observations
+            case SearchExtended():
+                self.extended = event.space
+                self.ended = "interrupted" if self.ended == "finished" else self.ended
+            case _:
+                self._apply_to_trial(event, self.trials[event.trial])
 
-    def _start_session(self, event: SessionStarted) -> None:
+    def _apply_to_trial(self, event: TrialEvent, trial: Trial) -> None:
+        match event:
+            case TrialTracked():
+                trial.mlflow_run_id = event.mlflow_run_id
+            case TrialStarted():
+                trial.status, trial.attempts = "running", event.attempt
+                self.spending.held[trial.key] = event.gpus
+                return
+            case TrialReported():
+                if event.result.epoch > trial.epoch:
+                    trial.results.append(event.result)
+                return
+            case TrialCompleted():
+                trial.status, trial.reason = "completed", None
+                self.completed.append(trial.key)
+                self.failed.clear()
+            case TrialStopped():
+                trial.status, trial.reason = "stopped", f"{event.rule}: {event.reason}"
+            case AttemptFailed():
+                trial.status, trial.reason = "pending", event.reason
+                trial.failures[event.failure] += 1
+            case TrialFailed():
+                trial.status, trial.reason = "failed", event.reason
+                self.failed.append(event)
+            case TrialReopened():
+                trial.status = "pending"
+                trial.failures.clear()
+                self.ended = "interrupted" if self.ended == "finished" else self.ended
+        if trial.status != "running":
+            self.spending.held.pop(trial.key, None)
+
+    def _start_session(self, event: SessionStarted, moment: float | None) -> None:
         self.sessions, self.ended, self.reason = event.session, None, None
+        self.failed.clear()
         self._interrupt_running()
+        if moment is not None:
+            self.spending.begin(moment)
 
     def _interrupt_running(self) -> None:
         for trial in self.trials.values():
@@ -137,10 +199,18 @@ class Study:
 
 
 def fold(events: Iterable[Event]) -> Study:
-    """The state after the events."""
+    """The state after the events, without their times."""
     study = Study()
     for event in events:
         study.apply(event)
+    return study
+
+
+def fold_records(records: Iterable[Record]) -> Study:
+    """The state after the events of a journal."""
+    study = Study()
+    for record in records:
+        study.apply(record.event, record.time)
     return study
 
 
@@ -163,14 +233,23 @@ def score(trial: Trial, objective: Objective) -> Score | None:
 
 
 def ranked(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
-    """Completed trials, best first; the earlier suggested of equals first."""
+    """Completed trials, best first; the earlier suggested of equals first.
+
+    Those that break a constraint of the objective come after all that keep them.
+    """
     sign = 1 if objective.goal == "maximize" else -1
     scored = [
         (trial, found)
         for trial in study.trials.values()
         if trial.status == "completed" and (found := score(trial, objective)) is not None
     ]
-    return sorted(scored, key=lambda pair: (-sign * pair[1].value, pair[0].index))
+    return sorted(scored, key=lambda pair: (not is_feasible(pair[1], objective), -sign * pair[1].value, pair[0].index))
+
+
+def is_feasible(found: Score, objective: Objective) -> bool:
+    """Whether the figures of the epoch that counts keep the objective's constraints."""
+    figures = found.result.metrics()
+    return all(bound.holds(figures[bound.metric]) for bound in objective.outcome_bounds())
 
 
 def may_retry(trial: Trial, failure: FailureKind) -> bool:

@@ -1,22 +1,29 @@
 """What to try next, as a pure function of the space, the seed and the history.
 
-The same history always gives the same suggestion: points come from the space's own list first, then from a scrambled
-Sobol sequence, then from Ax's model (`orchestrator.ax_worker`), which is rebuilt from the history for every question.
-A restart therefore cannot change what a search proposes.
+The same history always gives the same step. Points come from the space's own list first, then from a scrambled Sobol
+sequence, then from Ax's model (`orchestrator.ax_worker`), which is rebuilt from the history for every question. A
+restart therefore cannot change what a search proposes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-import torch
-
+from orchestrator.events import Source
 from orchestrator.parameters import Value
+from orchestrator.points import (
+    MAX_DRAWS,
+    all_points,
+    first_untried,
+    random_point,
+    random_points,
+    sobol_point,
+    sobol_points,
+    tried_points,
+)
+from orchestrator.question import model_question
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, score
-from trainer.seeds import derived_seed
+from orchestrator.study import Study
 
 # Fewer finished trials than this say too little for a model to be worth its time.
 OBSERVATIONS_FOR_A_MODEL = 2
@@ -26,7 +33,26 @@ class Suggestion(NamedTuple):
     """A point of the space and who proposed it."""
 
     params: dict[str, Value]
-    source: Literal["start", "sobol", "ax", "random"]
+    source: Source
+    note: str = ""
+    """Why this and not what the search's algorithm would have proposed; empty where it did."""
+
+
+class Question(NamedTuple):
+    """The model is to be asked; see `orchestrator.ahead`."""
+
+    asked: dict[str, Any]
+    """What `model_question` returned."""
+
+
+class Exhausted(NamedTuple):
+    """There is nothing more to try."""
+
+    reason: str
+
+
+Step: TypeAlias = Suggestion | Question | Exhausted
+"""What an algorithm says is to be done next."""
 
 
 def initial_trials(space: SearchSpace) -> int:
@@ -35,62 +61,58 @@ def initial_trials(space: SearchSpace) -> int:
 
 
 def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
-    """The next point of the initial design, or None when the model should be asked.
+    """The next point of the initial design, or None when the model should be asked or the design has no new point.
 
     As long as too few trials have finished the design goes on, so that a search never waits for a first result.
+    Finished trials of an earlier search (warm start) count, and take the place of the design.
     """
-    index = len(study.trials)
-    if index < len(space.start):
-        return Suggestion(dict(space.start[index]), "start")
-    finished = sum(trial.status == "completed" for trial in study.trials.values())
-    if index < initial_trials(space) or finished < OBSERVATIONS_FOR_A_MODEL:
-        return Suggestion(sobol_point(space, seed, index - len(space.start)), "sobol")
+    if (start := start_suggestion(space, study)) is not None:
+        return start
+    known = len(study.attached)
+    finished = known + sum(trial.status == "completed" for trial in study.trials.values())
+    if len(study.trials) + known < initial_trials(space) or finished < OBSERVATIONS_FOR_A_MODEL:
+        return sobol_suggestion(space, seed, study)
     return None
 
 
-def sobol_point(space: SearchSpace, seed: int, index: int) -> dict[str, Value]:
-    """Point `index` of the space's scrambled Sobol sequence."""
-    sequence: Any = torch.quasirandom.SobolEngine(  # type: ignore[no-untyped-call]
-        len(space.parameters), scramble=True, seed=derived_seed(seed, "initial design")
-    )
-    sequence.fast_forward(index)
-    draws = sequence.draw(1, dtype=torch.float64)[0].tolist()
-    return _point(space, draws)
+def start_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
+    """The next of the points that the space names to be tried first, or None after the last."""
+    index = len(study.trials)
+    return Suggestion(dict(space.start[index]), "start") if index < len(space.start) else None
 
 
-def random_point(space: SearchSpace, seed: int, index: int) -> dict[str, Value]:
-    """A uniformly random point for trial `index`: the fallback when the model fails."""
-    draws = np.random.default_rng(derived_seed(seed, "random point", index))
-    return _point(space, draws.random(len(space.parameters)).tolist())
+def sobol_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
+    """The first untried point of the Sobol sequence; None where the sequence brings none."""
+    # Each trial from the sequence used up at least one draw, so that nothing new lies before this one.
+    start = sum(trial.source == "sobol" for trial in study.trials.values())
+    point = first_untried(sobol_points(space, seed, start), tried_points(study))
+    return None if point is None else Suggestion(point, "sobol")
 
 
-def _point(space: SearchSpace, draws: list[float]) -> dict[str, Value]:
-    return {path: parameter.at(draw) for (path, parameter), draw in zip(space.parameters.items(), draws, strict=True)}
+def new_random_suggestion(space: SearchSpace, seed: int, study: Study, note: str = "") -> Suggestion | Exhausted:
+    """A random point that was not tried before, or the news that there is none left."""
+    tried = tried_points(study)
+    point = first_untried(random_points(space, seed, len(study.trials)), tried)
+    if point is not None:
+        return Suggestion(point, "random", note)
+    if space.is_finite() is None:
+        return Exhausted(f"{MAX_DRAWS:,} random points all broke a constraint or had been tried; widen the space")
+    point = first_untried(all_points(space), tried)
+    return Exhausted("every point of the space was tried") if point is None else Suggestion(point, "random", note)
 
 
-def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]:
-    """All that Ax needs to answer, as plain JSON: parameters, goal, seed and every trial in the order of its index.
-
-    Only finite values of completed trials enter as observations, with their standard error; unfinished trials are
-    pending points; failed ones are abandoned, so that Ax neither learns from them nor proposes them again.
-    """
-    trials = sorted(study.trials.values(), key=lambda trial: trial.index)
-    return {
-        "parameters": {path: parameter.model_dump() for path, parameter in space.parameters.items()},
-        "metric": space.objective.metric,
-        "goal": space.objective.goal,
-        "seed": derived_seed(seed, "model", len(trials)) % 2**31,
-        "trials": [_observation(space, trial.params, trial.status, score(trial, space.objective)) for trial in trials],
-    }
-
-
-def _observation(space: SearchSpace, params: Mapping[str, Value], status: str, found: Any) -> dict[str, Any]:
-    state = {"completed": "completed", "failed": "abandoned", "stopped": "abandoned"}.get(status, "pending")
-    if state != "completed" or found is None:
-        return {"params": dict(params), "state": "abandoned" if state == "completed" else state}
-    return {
-        "params": dict(params),
-        "state": "completed",
-        "value": found.value,
-        "standard_error": found.standard_error,
-    }
+__all__ = [
+    "OBSERVATIONS_FOR_A_MODEL",
+    "Exhausted",
+    "Question",
+    "Step",
+    "Suggestion",
+    "initial_suggestion",
+    "initial_trials",
+    "model_question",
+    "new_random_suggestion",
+    "random_point",
+    "sobol_point",
+    "sobol_suggestion",
+    "start_suggestion",
+]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from orchestrator.attempt import ERROR_FILE, Assignment, Message, run_attempt
+from orchestrator.attempt import ERROR_FILE, LOG_FILE, STOP_FILE, Assignment, Message, run_attempt
+from orchestrator.hang import HangWatch, hung
 from trainer import DataError, DivergedError, TrialConfig
 from trainer.data import read_splits
 from trainer.data.validation import cut_validation, write_validation
@@ -73,6 +76,52 @@ def _only_epochs(send: Callable[[Message], None]) -> Callable[[Message], None]:
             raise
 
     return checked
+
+
+def test_an_attempt_that_is_told_to_stop_loses_no_step(assignment: Assignment) -> None:
+    stop = assignment.search / "trials/t0000" / STOP_FILE
+    told: list[Message] = []
+
+    def tell_after_two(message: Message) -> None:
+        told.append(message)
+        if message.epoch_result and message.epoch_result.epoch == 2:
+            stop.touch()
+
+    run_attempt(assignment, tell_after_two)
+    assert told[-1].outcome is not None
+    assert told[-1].outcome.state == "stopped"
+    assert "2 epochs and 1 of" in told[-1].outcome.reason
+    stop.unlink()
+    assert [message.epoch_result.epoch for message in messages(assignment)[:-1] if message.epoch_result] == [1, 2, 3, 4]
+
+
+def test_what_an_attempt_does_is_in_the_log_of_its_trial(assignment: Assignment) -> None:
+    messages(assignment)
+    text = (assignment.search / "trials/t0000" / LOG_FILE).read_text()
+    assert "attempt 1" in text
+    assert "attempt 1 completed" in text
+
+
+def test_a_training_that_stands_still_ends_itself_and_leaves_its_stack(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from orchestrator.hang import HangWatch\n"
+        "def stands_still(): time.sleep(60)\n"
+        "with HangWatch(Path(sys.argv[1]), 0.3) as watch:\n"
+        "    for step in range(10):\n"
+        "        time.sleep(0.1); watch.progress('step', step, 10)\n"
+        "    print('alive', flush=True); stands_still()\n"
+    )
+    file = tmp_path / "hang.txt"
+    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout) == (1, b"alive\n")
+    assert hung(file)
+    assert "stands_still" in file.read_text()
+
+
+def test_a_training_that_goes_on_leaves_no_trace_of_a_hang(tmp_path: Path) -> None:
+    with HangWatch(tmp_path / "hang.txt", 60) as watch:
+        watch.progress("step", 1, 2)
+    assert not hung(tmp_path / "hang.txt")
 
 
 def test_a_damaged_checkpoint_is_put_aside_and_the_trial_trained_again(assignment: Assignment) -> None:

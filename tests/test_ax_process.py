@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import psutil
 import pytest
-from events import completed, suggested
+from events import completed, epoch_result, suggested
+from small_spaces import MARGIN, mixed, space_of
 
 from orchestrator.ax_process import AxFailed, AxProcess
+from orchestrator.events import Event, TrialReported
+from orchestrator.points import point_key, random_point, sobol_point, tried_points
+from orchestrator.question import model_question, point_from_answer
 from orchestrator.space import SearchSpace
 from orchestrator.study import fold
-from orchestrator.suggest import model_question
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -53,6 +57,85 @@ def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question
     space = SearchSpace.from_yaml("smoke.yaml")
     assert all(parameter.refusal(first[path]) is None for path, parameter in space.parameters.items())
     assert answer(ax, question()) == first
+
+
+def test_steps_conditions_and_constraints_hold_for_what_ax_proposes(ax: AxProcess) -> None:
+    space = mixed(constraints=["2 * clips.erase - clips.flip <= 0.9", "clips.persons + 10 * clips.erase >= 8"])
+    events = []
+    for index in range(8):
+        point = random_point(space, 0, index)
+        value = float(point["clips.flip"]) - (float(point["clips.erase"]) - 0.6) ** 2
+        events += [suggested(index, **point), *completed(index, value)[1:]]
+    point = point_from_answer(space, answer(ax, model_question(space, 0, fold(events))))
+    assert point_key(point) not in tried_points(fold(events))
+
+
+def test_ax_keeps_away_from_what_breaks_a_constraint_on_another_figure(ax: AxProcess) -> None:
+    parameters = {"clips.flip": MARGIN, "clips.erase": MARGIN}
+
+    def proposal(constraints: list[str]) -> float:
+        space = space_of(parameters, objective={"metric": "mAP", "constraints": constraints})
+        events = []
+        for index in range(12):
+            point = sobol_point(space, 0, index)
+            share = float(point["clips.flip"])
+            events += [suggested(index, **point), *two_figures(index, share, mean_inp=1 - share)]
+        return float(point_from_answer(space, answer(ax, model_question(space, 0, fold(events))))["clips.flip"])
+
+    assert proposal([]) > 0.9
+    assert proposal(["mINP >= 0.5"]) < 0.7
+
+
+def two_figures(index: int, mean_ap: float, mean_inp: float) -> list[Event]:
+    """The rest of a trial after its suggestion, with these figures in the end."""
+    events = completed(index, mean_ap)[1:]
+    (at,) = [number for number, event in enumerate(events) if isinstance(event, TrialReported)]
+    result = epoch_result(1, mean_ap)
+    assert result.validation is not None
+    validation = result.validation.model_copy(update={"mINP": mean_inp})
+    events[at] = TrialReported(trial=f"t{index:04d}", result=result.model_copy(update={"validation": validation}))
+    return events
+
+
+RAISING = """
+import ax.exceptions, importlib, inspect, pkgutil
+import orchestrator.ax_worker as worker
+
+modules = [importlib.import_module("ax.exceptions." + each.name) for each in pkgutil.iter_modules(ax.exceptions.__path__)]
+kinds = [RuntimeError, StopIteration, MemoryError, RecursionError, KeyError]
+kinds += {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)
+          if issubclass(kind, Exception) and kind.__module__.startswith("ax.")}
+
+def answer(question):
+    if question["number"] == len(kinds):
+        return {"over": True}
+    kind = kinds[question["number"]]
+    try:
+        error = kind("poison")
+    except TypeError:
+        error = kind.__new__(kind)  # whose text cannot even be had
+    raise error
+
+worker.answer = answer
+worker.main()
+"""  # noqa: E501
+
+
+def test_every_exception_of_ax_is_an_answer_and_leaves_the_child_alive(tmp_path: Path) -> None:
+    process, failures = AxProcess(tmp_path / "ax.log", command=(sys.executable, "-c", RAISING)), []
+    try:
+        for number in range(100):
+            try:
+                assert answer(process, {"number": number}) == {"over": True}
+                break
+            except AxFailed as error:
+                failures.append(str(error))
+    finally:
+        process.close()
+    names = {failure.partition(":")[0] for failure in failures}
+    assert {"StopIteration", "MemoryError", "DataRequiredError", "SearchSpaceExhausted", "ModelError"} <= names
+    assert len(failures) >= 35
+    assert not any("ended" in failure or "\n" in failure for failure in failures)
 
 
 def test_poison_in_a_question_is_an_error_and_the_next_question_is_answered(ax: AxProcess) -> None:

@@ -163,9 +163,18 @@ def test_a_name_that_is_no_plain_folder_name_is_refused(
 def test_a_search_that_is_not_there_is_answered_with_those_that_are(
     elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for verb in ("status", "resume"):
+    for verb in ("status", "resume", "stop", "logs", "extend", "sync"):
         assert run([verb, "gone"]) == 3
         assert "no search 'gone' in runs (there: none)" in capsys.readouterr().err
+
+
+def test_a_warm_start_from_a_search_that_is_not_there_is_refused_before_anything_is_written(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = ["launch", "--space", "smoke.yaml", "--data", str(mini_mars)]
+    assert run([*space, "--warm-start", "gone"]) == 3
+    assert "no search 'gone' in runs" in capsys.readouterr().err
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_a_misspelt_command_and_a_misspelt_option_are_answered_with_the_nearest(
@@ -189,8 +198,9 @@ def all_commands() -> list[tuple[str, click.Command]]:
 
 def test_the_commands_are_those_that_are_documented() -> None:
     assert {name for name, _ in all_commands()} == {
-        *("launch", "resume", "status", "train", "evaluate"),
-        *("data synth", "data check", "data stats", "data preview", "data pack", "space check", "space show"),
+        *("launch", "resume", "status", "stop", "logs", "extend", "sync", "simulate", "train", "evaluate"),
+        *("data synth", "data check", "data stats", "data preview", "data pack"),
+        *("space check", "space show", "space sample", "space diff", "space schema"),
     }
 
 

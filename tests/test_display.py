@@ -11,18 +11,17 @@ from rich.console import Console
 
 from orchestrator.description import Options, SearchDescription, read_description, write_description
 from orchestrator.display import (
-    event_line,
     mlflow_command,
-    number,
-    percent,
     summary_line,
     trials_table,
     uniform_attention,
 )
 from orchestrator.errors import SearchError
+from orchestrator.eventline import event_line
 from orchestrator.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
+from orchestrator.shortform import number, percent
 from orchestrator.space import SearchSpace
 from orchestrator.status import status_document
 from orchestrator.study import fold
@@ -115,7 +114,7 @@ def test_a_search_without_completed_trials_has_no_best(description: SearchDescri
 def test_every_event_that_people_care_about_is_one_line() -> None:
     lines = [event_line(Record(number, 0.0, event)) for number, event in enumerate(EVENTS, 1)]
     shown = [line for line in lines if line]
-    assert all("\n" not in line and line.startswith("1970-01-01T00:00:00Z trial=") for line in shown)
+    assert all("\n" not in line and line.startswith("1970-01-01T00:00:00Z ") for line in shown)
     assert any("epoch=2 loss=0.500 mAP=45.7" in line for line in shown)
     assert any("failed=diverged for good" in line for line in shown)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +108,53 @@ def test_resuming_a_finished_search_changes_nothing(finished: Search) -> None:
     assert resumed.returncode == 0, resumed.stderr
     assert finished.status() == before
     assert all(len(found) == 1 for trial, found in mlflow_runs(finished.storage).items() if trial != "-")
+
+
+def test_a_finished_search_is_extended_and_resumed_and_its_journal_sent_again(finished: Search, tmp_path: Path) -> None:
+    copy = Search(tmp_path / "storage", "finished")
+    shutil.copytree(finished.folder, copy.folder)
+    before = copy.status()
+    at = ("--storage", str(copy.storage))
+    extended = command("extend", "finished", "--trials", "+1", *at)
+    assert extended.stdout.startswith("budget.trials 6 -> 7\n"), extended.stderr
+    assert copy.status()["state"] == "interrupted"
+    copy.resume()
+    assert copy.wait() == 0, copy.log.read_text()
+    after = copy.status()
+    assert after["counts"]["completed"] == 7
+    assert [{**trial, "mlflow_run_id": ""} for trial in after["trials"][:6]] == [
+        {**trial, "mlflow_run_id": ""} for trial in before["trials"]
+    ]
+    lines = command("logs", "finished/t0006", *at).stdout
+    assert "suggested by=ax" in lines
+    assert "attempt 1 completed" in lines
+    other = tmp_path / "other"
+    other.mkdir()
+    synced = command("sync", "finished", *at, "--tracking-uri", f"sqlite:///{other / 'mlflow.db'}")
+    assert synced.returncode == 0, synced.stderr
+    runs = mlflow_runs(other)
+    assert {trial: len(found) for trial, found in runs.items()} == {"-": 1, **{f"t{n:04d}": 1 for n in range(7)}}
+
+
+def test_a_running_search_is_stopped_from_another_process_and_gives_up_the_trials_it_is_told_to(
+    tmp_path: Path,
+) -> None:
+    search = Search(tmp_path / "storage", "stopped")
+    search.launch("--trials", "3", *SLOW)
+    at = ("--storage", str(search.storage))
+    search.until(in_the_middle)
+    given_up = next(trial["trial"] for trial in search.status()["trials"] if trial["status"] == "running")
+    stopped = command("stop", f"stopped/{given_up}", *at)
+    assert (stopped.returncode, stopped.stdout) == (0, f"stopped/{given_up}: stopped\n"), stopped.stderr
+    search.until(lambda document: document["counts"]["stopped"] == 1)
+    whole = command("stop", "stopped", *at)
+    assert (whole.returncode, search.wait()) == (0, 130), whole.stderr
+    document = search.status()
+    assert (document["state"], document["reason"]) == ("interrupted", "reidsearch stop")
+    assert command("stop", "stopped", *at).stdout == "stopped: no process drives it, so there is nothing to stop\n"
+    logs = command("logs", f"stopped/{given_up}", *at).stdout
+    assert "stopped by=user" in logs
+    assert "--resume continues from there" in logs, "the attempt saved its state after its last step"
 
 
 def test_no_token_is_readable_by_others_and_the_search_folder_is_private(finished: Search) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from orchestrator.attempt import Message, Outcome
 from orchestrator.ax_process import AxFailed
 from orchestrator.errors import JournalError
 from orchestrator.events import SearchCreated, SessionStarted, TrialStarted, TrialSuggested
+from orchestrator.failures import CircuitBroken
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal, read_journal
 from orchestrator.ledger import Ledger
@@ -55,13 +56,23 @@ class FakeAx:
         return answer
 
 
+ANOTHER = {"optim.learning_rate": 2e-3, "clips.persons": 3, "model.attention_gate": "softmax"}
+TWO_POINTS = ["optim.learning_rate=1e-3", "clips.persons=4"]
 POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
 
 
 class Bench:
     """A searcher on a journal of its own."""
 
-    def __init__(self, folder: Path, ax: FakeAx | None = None, *, trials: int = 6, concurrent: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ax: FakeAx | None = None,
+        *,
+        trials: int = 6,
+        concurrent: int = 2,
+        overrides: Sequence[str] = (),
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = SearchFolder(folder)
         fresh = not self.folder.journal.exists()
@@ -72,7 +83,7 @@ class Bench:
         self.ledger.record(SessionStarted(session=self.ledger.study.sessions + 1, host="h", pid=1))
         self.stop = StopRequest()
         self.ax = ax or FakeAx()
-        space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.trials={trials}"])
+        space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.trials={trials}", *overrides])
         self.searcher = AxSearcher(
             self.ledger,
             space,
@@ -83,9 +94,13 @@ class Bench:
             threads=1,  # type: ignore[arg-type]
         )
 
-    def epoch(self, trial_id: str, epoch: int, mean_ap: float) -> None:
-        message = Message(epoch_result=epoch_result(epoch, mean_ap))
-        self.searcher.on_trial_result(trial_id, {"message": message.model_dump_json()})
+    def epoch(self, trial_id: str, epoch: int, mean_ap: float) -> bool:
+        """As Tune does: the scheduler is asked first."""
+        message = {"message": Message(epoch_result=epoch_result(epoch, mean_ap)).model_dump_json()}
+        stops = self.searcher.on_epoch(trial_id, message)
+        if not stops:
+            self.searcher.on_trial_result(trial_id, message)
+        return stops
 
     def end(self, trial_id: str, outcome: Outcome | None, *, error: bool = False) -> None:
         result = None if outcome is None else {"message": Message(outcome=outcome).model_dump_json()}
@@ -94,6 +109,14 @@ class Bench:
     def complete(self, trial_id: str, mean_ap: float) -> None:
         self.epoch(trial_id, 3, mean_ap)
         self.end(trial_id, Outcome(state="completed"))
+
+    def next(self, trial_id: str) -> Any:
+        """What is suggested once the model has thought."""
+        for _ in range(100):
+            assert self.searcher.failure is None
+            if (assignment := self.searcher.suggest(trial_id)) is not None:
+                return assignment
+        raise AssertionError("nothing was suggested")
 
     def status(self) -> dict[str, str]:
         return {key: trial.status for key, trial in self.ledger.study.trials.items()}
@@ -128,7 +151,7 @@ def test_the_model_is_asked_without_waiting_and_its_point_is_tried(bench: Callab
         b.searcher.suggest(f"x{number}")
         b.complete(f"x{number}", 0.1 * number)
     assert [b.searcher.suggest("x4") for _ in range(3)] == [None] * 3
-    assert b.searcher.suggest("x4")["trial"] == "t0004"
+    assert b.next("x4")["trial"] == "t0004"
     assert b.ledger.study.trials["t0004"].source == "ax"
     assert b.ledger.study.trials["t0004"].params == POINT
     assert len(b.ax.questions) == 1
@@ -138,13 +161,14 @@ def test_the_model_is_asked_without_waiting_and_its_point_is_tried(bench: Callab
 def test_a_model_that_fails_or_talks_nonsense_is_replaced_by_a_random_point(
     bench: Callable[..., Bench], answer: dict[str, Any] | Exception
 ) -> None:
-    b = bench(FakeAx(answer), trials=6, concurrent=1)
+    b = bench(FakeAx(*[answer] * 4), trials=6, concurrent=1)
     for number in range(4):
         b.searcher.suggest(f"x{number}")
         b.complete(f"x{number}", 0.1 * number)
     assert b.searcher.suggest("x4") is None
-    assert b.searcher.suggest("x4")["trial"] == "t0004"
+    assert b.next("x4")["trial"] == "t0004"
     assert b.ledger.study.trials["t0004"].source == "random"
+    assert b.ledger.study.trials["t0004"].note.startswith("Ax: ")
     assert b.searcher.failure is None
 
 
@@ -224,7 +248,7 @@ def test_a_trial_stopped_with_the_search_stays_unfinished(bench: Callable[..., B
     b.stop.request()
     b.end("x1", None)
     assert b.status() == {"t0000": "running"}
-    assert StopWith(b.stop).stop_all()
+    assert StopWith(b.searcher).stop_all()
 
 
 def test_an_error_inside_is_kept_stops_the_search_and_never_reaches_tune(
@@ -257,13 +281,12 @@ def test_a_resumed_searcher_hands_out_unfinished_trials_first_with_their_next_at
 
 def test_suggestions_are_the_same_with_and_without_a_restart_in_between(tmp_path: Path) -> None:
     def run(folder: Path, restarts: bool) -> list[dict[str, Any]]:
-        b = Bench(folder, FakeAx(POINT, POINT), concurrent=1)
+        b = Bench(folder, FakeAx(POINT, ANOTHER), concurrent=1)
         for number in range(6):
             if restarts and number:
                 b.journal.close()
                 b = Bench(folder, b.ax, concurrent=1)
-            while b.searcher.suggest(f"x{number}") is None:
-                pass
+            b.next(f"x{number}")
             b.complete(f"x{number}", 0.1 * number)
         questions.append(b.ax.questions)
         return [trial.params for trial in b.ledger.study.trials.values()]
@@ -271,6 +294,126 @@ def test_suggestions_are_the_same_with_and_without_a_restart_in_between(tmp_path
     questions: list[list[dict[str, Any]]] = []
     assert run(tmp_path / "a", False) == run(tmp_path / "b", True)
     assert questions[0] == questions[1]
+
+
+def test_a_trial_that_falls_behind_is_stopped_and_the_rule_is_journaled(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=2, overrides=["stopping.rule=asha"])
+    b.searcher.suggest("x1")
+    b.searcher.suggest("x2")
+    assert not b.epoch("x1", 1, 0.5)
+    assert b.epoch("x2", 1, 0.1)
+    assert b.status() == {"t0000": "running", "t0001": "stopped"}
+    reason = b.ledger.study.trials["t0001"].reason
+    assert reason is not None
+    assert reason.startswith("asha: ")
+    assert b.epoch("x2", 2, 0.9), "an epoch that was under way changes nothing"
+    b.end("x2", None)
+    assert b.ledger.study.trials["t0001"].epoch == 1
+    assert b.searcher.suggest("x3")["trial"] == "t0002"
+
+
+def test_a_stop_decides_the_same_after_the_journal_was_read_again(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    b = bench(concurrent=2, overrides=["stopping.rule=asha"])
+    b.searcher.suggest("x1")
+    b.searcher.suggest("x2")
+    b.epoch("x1", 1, 0.5)
+    b.journal.close()
+    again = bench(concurrent=2, overrides=["stopping.rule=asha"])
+    again.searcher.suggest("y1")
+    again.searcher.suggest("y2")
+    assert not again.epoch("y1", 1, 0.5), "known already"
+    assert again.epoch("y2", 1, 0.1)
+
+
+def test_a_search_whose_target_is_reached_gives_up_the_rest_and_finishes(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=2, overrides=["budget.target=0.6"])
+    b.searcher.suggest("x1")
+    b.searcher.suggest("x2")
+    b.complete("x1", 0.7)
+    assert b.searcher.suggest("x3") is None
+    assert not b.searcher.ends_now()
+    assert b.status() == {"t0000": "completed", "t0001": "stopped"}
+    b.end("x2", Outcome(state="stopped", reason="stopped after 1 epochs"))
+    assert b.searcher.suggest("x3") == Searcher.FINISHED
+
+
+def test_a_search_without_improvement_trains_what_runs_to_its_end(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=2, overrides=["budget.patience=1"])
+    for number, value in enumerate((0.5, 0.4)):
+        b.searcher.suggest(f"x{number}")
+        b.complete(f"x{number}", value)
+    assert b.searcher.suggest("x3") == Searcher.FINISHED
+
+
+def test_a_finite_space_ends_with_its_last_point(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1, trials=50, overrides=["algorithm.name=grid", *TWO_POINTS])
+    tried = []
+    while (assignment := b.searcher.suggest(f"x{len(tried)}")) != Searcher.FINISHED:
+        tried.append(b.ledger.study.trials[assignment["trial"]].params)
+        b.complete(f"x{len(tried) - 1}", 0.5)
+    assert len(tried) == 2
+    assert tried[0] != tried[1]
+
+
+def test_an_attempt_that_made_no_progress_is_called_a_hang_and_tried_once_more(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    for attempt in (1, 2):
+        assert b.searcher.suggest(f"x{attempt}")["attempt"] == attempt
+        (b.folder.trial("t0000") / "hang.txt").write_text("Timeout (0:30:00)!")
+        b.end(f"x{attempt}", None, error=True)
+    trial = b.ledger.study.trials["t0000"]
+    assert (trial.status, trial.failures["hang"]) == ("failed", 2)
+    assert "hang.txt" in str(trial.reason)
+
+
+def test_the_traces_of_an_earlier_hang_are_not_taken_for_a_new_one(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    b.searcher.suggest("x1")
+    (b.folder.trial("t0000") / "hang.txt").write_text("Timeout (0:30:00)!")
+    b.end("x1", None, error=True)
+    b.searcher.suggest("x2")
+    b.end("x2", None, error=True)
+    assert b.ledger.study.trials["t0000"].failures["worker_lost"] == 1
+
+
+def test_an_attempt_that_somebody_else_told_to_end_is_tried_again(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    b.searcher.suggest("x1")
+    b.end("x1", Outcome(state="stopped", reason="stopped after 2 epochs"))
+    assert b.searcher.suggest("x2")["attempt"] == 2
+
+
+def test_three_equal_failures_in_a_row_end_the_search(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    for number in range(3):
+        assert not b.stop.requested
+        b.searcher.suggest(f"x{number}")
+        b.end(f"x{number}", Outcome(state="failed", failure="error", reason="KeyError: x"))
+    assert b.stop.requested
+    assert isinstance(b.searcher.failure, CircuitBroken)
+    assert b.searcher.ends_now()
+
+
+def test_running_attempts_get_time_to_save_before_their_workers_are_taken(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    b.searcher.suggest("x1")
+    b.stop.request("SIGTERM")
+    assert not b.searcher.ends_now()
+    assert (b.folder.trial("t0000") / "stop").exists()
+    b.end("x1", Outcome(state="stopped", reason="stopped after 2 epochs"))
+    assert b.searcher.ends_now()
+    assert b.status() == {"t0000": "running"}, "a resume continues it"
+
+
+def test_the_model_is_asked_ahead_while_trials_run(bench: Callable[..., Bench]) -> None:
+    b = bench(FakeAx(POINT, ANOTHER), trials=6, concurrent=2)
+    for number in range(4):
+        b.searcher.suggest(f"x{number}")
+        if number:
+            b.complete(f"x{number}", 0.1 * number)
+    assert b.ax.questions == []
+    b.searcher.ends_now()
+    assert len(b.ax.questions) == 1
 
 
 def test_tune_may_copy_and_pickle_the_searcher_without_making_another(bench: Callable[..., Bench]) -> None:

@@ -150,7 +150,8 @@ def test_a_problem_in_a_parent_is_shown_in_the_parent(write: Write) -> None:
     write(edited(("0.8", "0.05")), "folder/parent.yaml")
     child = write("extends: parent.yaml\nbudget: {trails: 3}\n", "folder/child.yaml")
     assert problems(child) == [
-        "folder/child.yaml:2:10: budget.trails: unknown key, not one of trials, concurrent - did you mean 'trials'?",
+        "folder/child.yaml:2:10: budget.trails: unknown key, not one of trials, concurrent, epochs, hours, gpu_hours,"
+        " target, patience - did you mean 'trials'?",
         "folder/parent.yaml:5:48: parameters.loss.triplet_margin.high: must be greater than low (0.05 <= 0.1)",
     ]
 
@@ -233,13 +234,13 @@ MISTAKES = {
     ),
     "unknown key": (
         ("budget: {trials: 4}", "budget: {trials: 4}\nbugdet: 3"),
-        "4:1: bugdet: unknown key, not one of version, name, description, objective, budget, parameters,"
-        " synthetic, start, trainer, extends - did you mean 'budget'?",
+        "4:1: bugdet: unknown key, not one of version, name, description, objective, budget, algorithm,"
+        " stopping, parameters, constraints, derived, synthetic, start, trainer, extends - did you mean 'budget'?",
     ),
     "unknown key of a parameter": (
         ("high: 0.8", "hihg: 0.8"),
-        "5:48: parameters.loss.triplet_margin.hihg: unknown key, not one of type, low, high, log"
-        " - did you mean 'high'?",
+        "5:48: parameters.loss.triplet_margin.hihg: unknown key, not one of type, low, high, log, step,"
+        " when - did you mean 'high'?",
     ),
     "missing key of a parameter": (
         (", high: 0.8", ""),
@@ -433,7 +434,8 @@ def test_the_last_of_two_overrides_wins() -> None:
         ("bugdet.trials=3", "unknown setting 'bugdet.trials' - did you mean 'budget.trials'?"),
         (
             "budget.trails=3",
-            "budget.trails: unknown key, not one of trials, concurrent - did you mean 'trials'?",
+            "budget.trails: unknown key, not one of trials, concurrent, epochs, hours, gpu_hours, target, patience"
+            " - did you mean 'trials'?",
         ),
         (
             "parameters.optim.learning_rat.high=1",
@@ -441,7 +443,8 @@ def test_the_last_of_two_overrides_wins() -> None:
         ),
         (
             "parameters.optim.learning_rate.hihg=1",
-            "parameters.optim.learning_rate.hihg: unknown key, not one of type, low, high, log - did you mean 'high'?",
+            "parameters.optim.learning_rate.hihg: unknown key, not one of type, low, high, log, step, when"
+            " - did you mean 'high'?",
         ),
         ("budget.trials=four", "budget.trials: must be a whole number (is 'four')"),
         ("optim.epochs=0", "trainer.optim.epochs: must be at least 1 (is 0)"),

@@ -26,4 +26,7 @@ tracking_uri = click.option(
 address = click.option(
     "--address", metavar="ADDRESS", help="Ray cluster to join.  [default: start one on this machine]"
 )
+hang_after = click.option(
+    "--hang-after", type=click.FloatRange(min=1), help="Seconds without a step that mean a hang.  [default: 1800]"
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 @options.storage
 @options.tracking_uri
 @options.address
+@click.option(
+    "--warm-start", metavar="NAME", help="Earlier search of this storage whose finished trials the model knows."
+)
+@click.option("--warm-start-anyway", is_flag=True, help="Also where that search measured something else.")
+@options.hang_after
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, start nothing.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed.")
 def launch(
@@ -41,27 +46,35 @@ def launch(
     storage: Path,
     tracking_uri: str | None,
     address: str | None,
+    warm_start: str | None,
+    warm_start_anyway: bool,
+    hang_after: float | None,
     dry_run: bool,
     strict: bool,
 ) -> int:
     """Start a new search and run it to its end."""
     from orchestrator.creation import create_search
     from orchestrator.description import Options
+    from orchestrator.folder import existing_search
+    from orchestrator.hang import HANG_AFTER_S
     from orchestrator.preparation import plan, prepare_space
+    from orchestrator.warmstart import WarmStart
 
     asked = Options(
         concurrent=concurrent,
         gpus_per_trial=gpus_per_trial,
         tracking_uri=_absolute_database(tracking_uri),
         address=address,
+        hang_after=hang_after or HANG_AFTER_S,
     )
+    earlier = None if warm_start is None else WarmStart(existing_search(storage, warm_start), warm_start_anyway)
     if trials is not None:
         overrides = (*overrides, f"budget.trials={trials}")
     space = prepare_space(space_name, data=data, overrides=overrides, storage=storage, dry_run=dry_run)
     if dry_run:
         click.echo(plan(space, storage, name))
         return Exit.OK
-    folder = create_search(space, storage=storage, name=name, seed=seed, options=asked)
+    folder = create_search(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
     return _drive(folder, asked, strict)
 
 
@@ -72,6 +85,14 @@ def launch(
 @options.storage
 @options.tracking_uri
 @options.address
+@click.option(
+    "--errored",
+    type=click.Choice(["skip", "retry"]),
+    default="skip",
+    show_default=True,
+    help="What becomes of trials that failed for good.",
+)
+@options.hang_after
 @click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed.")
 def resume(
     name: str,
@@ -80,6 +101,8 @@ def resume(
     storage: Path,
     tracking_uri: str | None,
     address: str | None,
+    errored: str,
+    hang_after: float | None,
     strict: bool,
 ) -> int:
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
@@ -93,17 +116,18 @@ def resume(
         gpus_per_trial=before.gpus_per_trial if gpus_per_trial is None else gpus_per_trial,
         tracking_uri=_absolute_database(tracking_uri) or before.tracking_uri,
         address=address or before.address,
+        hang_after=hang_after or before.hang_after,
     )
-    return _drive(folder, asked, strict)
+    return _drive(folder, asked, strict, retry_failed=errored == "retry")
 
 
-def _drive(folder: SearchFolder, asked: Options, strict: bool) -> int:
+def _drive(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
     from orchestrator.display import Display
     from orchestrator.launch import drive
 
     display = Display(folder)
     with display.showing():
-        ending = drive(folder, display.watch(), overrides=asked)
+        ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
     display.ending(ending)
     if strict and ending.exit_code == Exit.SOME_TRIALS_FAILED:
         return Exit.SEARCH_FAILED

@@ -1,8 +1,12 @@
-"""space check, space show."""
+"""space check, space show, space sample, space diff, space schema."""
 
 from __future__ import annotations
 
+import json
+from itertools import islice
+
 import click
+from pydantic import JsonValue
 
 from orchestrator.cli import options
 from orchestrator.errors import Exit
@@ -10,21 +14,28 @@ from orchestrator.errors import Exit
 
 @click.group()
 def space() -> None:
-    """Check and show search spaces."""
+    """Check, show, sample and compare search spaces."""
 
 
 @space.command(epilog="Example: reidsearch space check my_space.yaml")
 @click.argument("file")
 @options.overrides
 def check(file: str, overrides: tuple[str, ...]) -> int:
-    """Check a search space against the trainer; nothing is started."""
-    from orchestrator.space import SearchSpace
+    """Check a search space against the trainer, and against its data if they are there; nothing is started."""
+    from orchestrator.crosscheck import remarks
+    from orchestrator.datafit import misfits
+    from orchestrator.space import SearchSpace, SpaceError
 
     found = SearchSpace.from_yaml(file, overrides=overrides)
+    wrong, notes = misfits(found)
+    if wrong:
+        raise SpaceError(*wrong)
     click.echo(
         f"ok   {file}: {len(found.parameters)} searched parameters, {len(found.start)} known points, "
         f"{found.budget.trials} trials; every path exists in the trainer"
     )
+    for note in [*remarks(found), *notes]:
+        click.echo(f"note {note}")
     return Exit.OK
 
 
@@ -42,4 +53,42 @@ def show(file: str | None, overrides: tuple[str, ...]) -> int:
             click.echo(f"{name:<{width}}  {description}")
     else:
         click.echo(SearchSpace.from_yaml(file, overrides=overrides).to_yaml(), nl=False)
+    return Exit.OK
+
+
+@space.command(epilog="Example: reidsearch space sample attn_cl.yaml -n 5 --seed 1")
+@click.argument("file")
+@click.option("-n", "--number", type=click.IntRange(1, 100_000), default=1, show_default=True, help="How many points.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draw.")
+@options.as_json
+@options.overrides
+def sample(file: str, number: int, seed: int, as_json: bool, overrides: tuple[str, ...]) -> int:
+    """Print random points of a search space, as YAML that fits under its 'start', or as one JSON list."""
+    from orchestrator.space import SearchSpace
+    from trainer.yamlfile import dump_yaml
+
+    found = SearchSpace.from_yaml(file, overrides=overrides)
+    points: list[JsonValue] = [dict(point) for point in islice(found.samples(seed), number)]
+    click.echo(json.dumps(points) + "\n" if as_json else dump_yaml(points), nl=False)
+    return Exit.OK
+
+
+@space.command(epilog="Example: reidsearch space diff b_bot.yaml b_bot_osm.yaml")
+@click.argument("one")
+@click.argument("other")
+def diff(one: str, other: str) -> int:
+    """Print in what two search spaces differ, with nothing left to extend; nothing where they are the same."""
+    from orchestrator.space import SearchSpace
+
+    for line in SearchSpace.from_yaml(one).differences(SearchSpace.from_yaml(other)):
+        click.echo(line)
+    return Exit.OK
+
+
+@space.command(epilog="Example: reidsearch space schema > schema.json")
+def schema() -> int:
+    """Print the JSON Schema of space files, with which editors complete and check them."""
+    from orchestrator.schema import schema_text
+
+    click.echo(schema_text(), nl=False)
     return Exit.OK

@@ -1,0 +1,80 @@
+"""stop, logs, extend, sync: what is done to a search besides running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.errors import Exit
+
+SYNC_PATIENCE_S = 300.0
+
+
+@click.command(epilog="Example: reidsearch stop attn_cl-7f3a/t0003")
+@click.argument("name", metavar="NAME[/TRIAL]")
+@options.storage
+def stop(name: str, storage: Path) -> int:
+    """Stop a search that another process drives, or give up one of its trials.
+
+    A search can be resumed; its trials end after their next step with their state saved. A trial that was given up
+    stays so.
+    """
+    from orchestrator import control
+    from orchestrator.folder import existing_search
+
+    search, _, trial = name.partition("/")
+    answer = control.stop(existing_search(storage, search), trial or None)
+    click.echo(answer.text, err=not answer.done)
+    return Exit.OK if answer.done else Exit.ENVIRONMENT
+
+
+@click.command(epilog="Example: reidsearch logs attn_cl-7f3a/t0003 -f")
+@click.argument("name", metavar="NAME[/TRIAL]")
+@click.option("--follow", "-f", is_flag=True, help="Print new lines as they come, until the search ends.")
+@options.storage
+def logs(name: str, follow: bool, storage: Path) -> int:
+    """Print what happened in a search, or in one of its trials with what its training logged."""
+    from orchestrator.folder import existing_search
+    from orchestrator.logs import log_lines
+
+    search, _, trial = name.partition("/")
+    for line in log_lines(existing_search(storage, search), trial or None, follow=follow):
+        click.echo(line)
+    return Exit.OK
+
+
+@click.command(epilog="Example: reidsearch extend attn_cl-7f3a --trials +20 --set parameters.loss.osm_alpha.high=4")
+@click.argument("name")
+@click.option("--trials", metavar="N|+N", help="Trials in all, or how many more.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Budget, bounds, stopping or algorithm; repeatable."
+)
+@options.storage
+def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: Path) -> int:
+    """Give a search more budget or wider bounds; `resume` then goes on with it."""
+    from orchestrator import extension
+    from orchestrator.folder import existing_search
+
+    for change in extension.extend(existing_search(storage, name), trials=trials, overrides=overrides):
+        click.echo(change)
+    click.echo(f"next      reidsearch resume {name} --storage {storage}")
+    return Exit.OK
+
+
+@click.command(epilog="Example: reidsearch sync attn_cl-7f3a --tracking-uri http://127.0.0.1:5000")
+@click.argument("name")
+@options.storage
+@options.tracking_uri
+def sync(name: str, storage: Path, tracking_uri: str | None) -> int:
+    """Send a search's journal to MLflow again; what is there already stays, what is missing is made anew."""
+    from orchestrator import syncing
+    from orchestrator.folder import existing_search
+
+    synced = syncing.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
+    if synced.unsent:
+        click.echo(f"{synced.uri}: {synced.unsent} of {synced.events} events not taken: {synced.problem}", err=True)
+        return Exit.ENVIRONMENT
+    click.echo(f"{synced.uri}: holds all {synced.events} events of {name}")
+    return Exit.OK

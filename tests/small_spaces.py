@@ -1,0 +1,51 @@
+"""Search spaces for tests of what is proposed, built without a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.space import SearchSpace
+
+RATE = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
+MARGIN = {"type": "float", "low": 0.0, "high": 1.0}
+STEPPED = {"type": "float", "low": 0.1, "high": 0.9, "step": 0.1}
+PERSONS = {"type": "int", "low": 2, "high": 9}
+GATE = {"type": "choice", "values": ["mean", "attention"]}
+WIDTH = {"type": "int", "low": 4, "high": 64, "log": True}
+FLAG = {"type": "choice", "values": [False, True]}
+
+
+def space_of(parameters: dict[str, Any], *, trials: int = 30, **fields: Any) -> SearchSpace:
+    """A space of these parameters; constraints and the like by keyword."""
+    return SearchSpace.model_validate(
+        {"version": 1, "name": "small", "budget": {"trials": trials}, "parameters": parameters, **fields}
+    )
+
+
+def mixed(**fields: Any) -> SearchSpace:
+    """Every kind of parameter, one of them conditional, and a constraint."""
+    parameters = {
+        "optim.learning_rate": RATE,
+        "clips.flip": MARGIN,
+        "clips.erase": STEPPED,
+        "clips.persons": PERSONS,
+        "model.pooling": GATE,
+        "model.attention_hidden": {
+            "type": "int",
+            "low": 4,
+            "high": 64,
+            "log": True,
+            "when": {"model.pooling": ["attention"]},
+        },
+    }
+    return space_of(parameters, **{"constraints": ["clips.flip + 2 * clips.erase <= 1.5"], **fields})
+
+
+def finite(**fields: Any) -> SearchSpace:
+    """A space of 9 points: 3 steps, and 2 more settings of which one is conditional."""
+    parameters = {
+        "clips.erase": {"type": "float", "low": 0.1, "high": 0.3, "step": 0.1},
+        "model.pooling": GATE,
+        "loss.osm_detach": {**FLAG, "when": {"model.pooling": ["attention"]}},
+    }
+    return space_of(parameters, **fields)

@@ -1,0 +1,285 @@
+"""Answers that are asked for ahead: when they are used, and that whatever the model does, a proposal comes of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from events import completed, epoch_result, suggested
+from hypothesis import given
+from hypothesis import strategies as st
+from small_spaces import finite, mixed
+from strategies import quick
+
+from orchestrator.ahead import REPEATS, Ahead
+from orchestrator.ax_process import AxFailed
+from orchestrator.events import Event, TrialReported
+from orchestrator.points import point_key, random_point
+from orchestrator.question import model_question
+from orchestrator.space import SearchSpace
+from orchestrator.study import Study, fold
+from orchestrator.suggest import Exhausted, Question, Suggestion
+
+
+class FakeModel:
+    """Answers in turn what it is told to, one `poll` after the question; the last answer for ever."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = list(answers)
+        self.questions: list[dict[str, Any]] = []
+        self.is_thinking = False
+        self.is_busy = False
+
+    def ask(self, question: dict[str, Any]) -> None:
+        assert not self.is_thinking
+        self.questions.append(question)
+        self.is_thinking = True
+
+    def poll(self) -> Any:
+        if self.is_busy:
+            return None
+        self.is_thinking = False
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+ANSWER = {
+    "optim.learning_rate": 1e-3,
+    "clips.flip": 0.25,
+    "clips.erase": 2,  # in steps
+    "clips.persons": 4,
+    "model.pooling": "mean",
+    "model.attention_hidden": 16,
+}
+POINT = {
+    "optim.learning_rate": 1e-3,
+    "clips.flip": 0.25,
+    "clips.erase": 0.3,
+    "clips.persons": 4,
+    "model.pooling": "mean",
+}
+OTHER = {**ANSWER, "clips.persons": 9}
+
+
+def history(space: SearchSpace, finished: int, running: int = 0) -> Study:
+    """A search with so many trials."""
+    events: list[Event] = []
+    for index in range(finished + running):
+        suggestion = suggested(index, **random_point(space, 0, index))  # type: ignore[arg-type]
+        events += [suggestion, *(completed(index, 0.1 * index)[1:] if index < finished else [])]
+    return fold(events)
+
+
+def question_of(space: SearchSpace, study: Study) -> Question:
+    return Question(model_question(space, 0, study))
+
+
+def taken(ahead: Ahead, space: SearchSpace, study: Study, *, patience: int = 20) -> Suggestion | Exhausted:
+    for _ in range(patience):
+        if (proposal := ahead.take(question_of(space, study), study)) is not None:
+            return proposal
+    raise AssertionError("no proposal ever came")
+
+
+def ahead_of(model: FakeModel, space: SearchSpace, *, stale: bool = False) -> Ahead:
+    return Ahead(model, space, stale=stale)  # type: ignore[arg-type]
+
+
+def test_an_answer_is_decoded_and_what_is_inactive_left_out() -> None:
+    space = mixed()
+    assert taken(ahead_of(FakeModel(ANSWER), space), space, history(space, 3)) == Suggestion(POINT, "ax")
+
+
+def test_without_stale_answers_nothing_is_asked_before_it_is_needed() -> None:
+    space, model = mixed(), FakeModel(ANSWER)
+    ahead_of(model, space).want(question_of(space, history(space, 3)))
+    assert model.questions == []
+
+
+def test_without_stale_answers_only_the_answer_to_the_very_history_counts() -> None:
+    space, model = mixed(), FakeModel(ANSWER, OTHER)
+    ahead = ahead_of(model, space)
+    before, after = history(space, 3, running=1), history(space, 4)
+    assert ahead.take(question_of(space, before), before) is None
+    found = taken(ahead, space, after)
+    assert isinstance(found, Suggestion)
+    assert found.params["clips.persons"] == 9
+    assert model.questions == [question_of(space, before).asked, question_of(space, after).asked]
+
+
+def test_an_answer_that_was_asked_for_ahead_is_there_at_once_after_the_next_result() -> None:
+    space, model = mixed(), FakeModel(ANSWER)
+    ahead = ahead_of(model, space, stale=True)
+    before, after = history(space, 3, running=2), history(space, 4, running=1)
+    ahead.want(question_of(space, before))
+    ahead.want(question_of(space, before))
+    assert ahead.take(question_of(space, after), after) == Suggestion(POINT, "ax")
+    assert len(model.questions) == 1
+
+
+def test_an_answer_that_does_not_know_of_two_results_or_of_a_trial_is_asked_for_again() -> None:
+    space = mixed()
+    before = history(space, 3, running=2)
+    for after in (history(space, 5), history(space, 3, running=3)):
+        model = FakeModel(ANSWER, OTHER)
+        ahead = ahead_of(model, space, stale=True)
+        ahead.want(question_of(space, before))
+        assert ahead.take(question_of(space, after), after) is None
+        found = taken(ahead, space, after)
+        assert isinstance(found, Suggestion)
+        assert found.params["clips.persons"] == 9
+
+
+def test_asking_never_waits_for_a_busy_model() -> None:
+    space, model = mixed(), FakeModel(ANSWER)
+    model.is_busy = True
+    ahead = ahead_of(model, space, stale=True)
+    study = history(space, 3)
+    for _ in range(5):
+        ahead.want(question_of(space, study))
+        assert ahead.take(question_of(space, study), study) is None
+    assert len(model.questions) == 1
+
+
+def test_a_point_that_was_tried_is_asked_for_again_with_other_seeds_and_then_replaced_by_a_new_one() -> None:
+    space = mixed()
+    study = fold([*history_events(space), suggested(3, **POINT)])  # type: ignore[arg-type]
+    model = FakeModel(ANSWER)
+    found = taken(ahead_of(model, space), space, study)
+    assert isinstance(found, Suggestion)
+    assert (found.source, "had been tried" in found.note) == ("random", True)
+    assert point_key(found.params) != point_key(POINT)
+    assert len(model.questions) == len({question["seed"] for question in model.questions}) == REPEATS + 1
+
+
+def history_events(space: SearchSpace) -> list[Event]:
+    events: list[Event] = []
+    for index in range(3):
+        point = random_point(space, 0, index)
+        events += [suggested(index, **point), *completed(index, 0.1)[1:]]  # type: ignore[arg-type]
+    return events
+
+
+def test_a_new_point_at_a_second_asking_is_the_models_own() -> None:
+    space = mixed()
+    study = fold([*history_events(space), suggested(3, **POINT)])  # type: ignore[arg-type]
+    found = taken(ahead_of(FakeModel(ANSWER, OTHER), space), space, study)
+    assert isinstance(found, Suggestion)
+    assert (found.source, found.note, found.params["clips.persons"]) == ("ax", "", 9)
+
+
+BREAKS_CONSTRAINT = {**ANSWER, "clips.flip": 1.0, "clips.erase": 8}
+USELESS: list[object] = [
+    AxFailed("no answer within 180 s"),
+    "a text",
+    ["a", "list"],
+    7,
+    {},
+    {"nonsense": 1},
+    {**ANSWER, "more": 1},
+    {**ANSWER, "clips.persons": "many"},
+    {**ANSWER, "clips.persons": True},
+    {**ANSWER, "clips.persons": 10},
+    {**ANSWER, "clips.flip": math.nan},
+    {**ANSWER, "clips.flip": math.inf},
+    {**ANSWER, "clips.flip": 1.1},
+    {**ANSWER, "clips.flip": None},
+    {**ANSWER, "clips.erase": -1},
+    {**ANSWER, "clips.erase": 10**400},
+    {**ANSWER, "model.pooling": "relu"},
+    {**ANSWER, "model.pooling": ["attention"]},
+    BREAKS_CONSTRAINT,
+]
+
+
+@pytest.mark.parametrize("answer", USELESS, ids=lambda answer: str(answer)[:40])
+@pytest.mark.parametrize("stale", [False, True])
+def test_whatever_the_model_says_a_point_of_the_space_is_proposed(answer: object, stale: bool) -> None:
+    space = mixed()
+    found = taken(ahead_of(FakeModel(answer), space, stale=stale), space, history(space, 3))
+    assert isinstance(found, Suggestion)
+    assert found.source == "random"
+    assert found.note.startswith("Ax: ")
+    assert all(space.parameters[path].refusal(value) is None for path, value in found.params.items())
+
+
+def test_a_model_that_cannot_be_asked_is_done_without() -> None:
+    class Gone(FakeModel):
+        def ask(self, question: dict[str, Any]) -> None:
+            raise AxFailed("no child could be started")
+
+    space = mixed()
+    study = history(space, 3)
+    found = ahead_of(Gone(None), space).take(question_of(space, study), study)
+    assert isinstance(found, Suggestion)
+    assert found.note == "Ax: no child could be started"
+
+
+def test_the_search_asks_the_model_again_after_it_failed() -> None:
+    space = mixed()
+    ahead = ahead_of(FakeModel(AxFailed("died"), ANSWER), space)
+    first, second = history(space, 3), history(space, 4)
+    assert taken(ahead, space, first).source == "random"  # type: ignore[union-attr]
+    assert taken(ahead, space, second).source == "ax"  # type: ignore[union-attr]
+
+
+def test_a_model_that_fails_in_a_space_that_is_tried_out_ends_the_search() -> None:
+    space = finite()
+    events = [
+        suggested(index, **{"clips.erase": margin, "model.pooling": gate, **flag})  # type: ignore[arg-type]
+        for index, (margin, gate, flag) in enumerate(
+            (margin, gate, flag)
+            for margin in (0.1, 0.2, 0.3)
+            for gate, flag in (
+                ("mean", {}),
+                ("attention", {"loss.osm_detach": True}),
+                ("attention", {"loss.osm_detach": False}),
+            )
+        )
+    ]
+    assert isinstance(
+        taken(ahead_of(FakeModel(AxFailed("SearchSpaceExhausted")), space), space, fold(events)), Exhausted
+    )
+
+
+@given(
+    persons=st.integers(2, 9),
+    step=st.integers(0, 8),
+    margin=st.floats(0, 1),
+    rate=st.floats(1e-5, 1e-1),
+    wide=st.booleans(),
+)
+@quick
+def test_every_answer_within_the_space_means_the_point_that_the_question_would_state_it_as(
+    persons: int, step: int, margin: float, rate: float, wide: bool
+) -> None:
+    space = mixed(constraints=[])
+    gate = "attention" if wide else "mean"
+    answer = {
+        **ANSWER,
+        "clips.persons": persons,
+        "clips.erase": step,
+        "clips.flip": margin,
+        "optim.learning_rate": rate,
+    }
+    answer["model.pooling"] = gate
+    study = history(space, 3)
+    found = taken(ahead_of(FakeModel(answer), space), space, study)
+    assert isinstance(found, Suggestion)
+    asked = model_question(space, 0, fold([suggested(0, **found.params)]))  # type: ignore[arg-type]
+    (trial,) = asked["trials"]
+    assert {**trial["params"], "model.attention_hidden": 16} == answer
+
+
+def test_values_that_are_not_finite_never_reach_the_model() -> None:
+    space = mixed()
+    poisoned = [suggested(3, **POINT), *completed(3, 0.5)[1:]]  # type: ignore[arg-type]
+    result = epoch_result(1, 0.5)
+    assert result.validation is not None
+    broken = result.model_copy(update={"validation": result.validation.model_copy(update={"mAP": math.nan})})
+    poisoned[2] = TrialReported(trial="t0003", result=broken)
+    asked = model_question(space, 0, fold([*history_events(space), *poisoned]))
+    assert [trial["state"] for trial in asked["trials"]] == ["completed"] * 3 + ["abandoned"]

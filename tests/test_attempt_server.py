@@ -1,0 +1,191 @@
+"""The fork server and our end of it: attempts are stopped, killed or crash, and the server serves the next one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.attempt import Assignment, Message
+from orchestrator.attempt_server import STOP_ORDER, Orders
+from orchestrator.trial import AttemptServer
+
+# A server like the real one, whose attempts do what their trial's name says and leave their process id behind.
+FAKE = """
+import os, signal, sys, time
+import trainer
+from orchestrator import attempt_server
+from orchestrator.attempt import Message, Outcome
+
+trainer.prepare_process = lambda: None
+
+def wait(): time.sleep(60)
+
+def graceful(out):
+    def save(number, frame):
+        (out / "saved").touch()
+        os._exit(0)
+    signal.signal(signal.SIGTERM, save)
+
+def fake(assignment, send):
+    out = assignment.search / "trials" / assignment.trial
+    (out / "pid").write_text(str(os.getpid()))
+    kind = assignment.trial
+    if kind == "stubborn": signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind == "graceful": graceful(out)
+    send(Message(outcome=Outcome(state="failed", reason=kind)))
+    if kind in ("stubborn", "graceful", "plain"): wait()
+    if kind == "crash": os._exit(7)
+    if kind == "half":
+        attempt_server._write = lambda answers, text: os.write(answers, text[:9].encode())
+        send(Message(outcome=Outcome(state="failed", reason=kind)))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+attempt_server.PRELOADED = ()
+attempt_server.STOP_GRACE_S = 0.3
+attempt_server.run_attempt = fake
+attempt_server.main()
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[AttemptServer]:
+    server = AttemptServer(tmp_path / "logs/attempts.log", os.environ, [sys.executable, "-c", FAKE])
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def assignment(tmp_path: Path) -> Callable[[str], Assignment]:
+    def made(kind: str) -> Assignment:
+        out = tmp_path / "trials" / kind
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text('{"model": {"backbone": "tiny"}}')
+        return Assignment(search=tmp_path, trial=kind, attempt=1, threads=1)
+
+    return made
+
+
+def reasons(server: AttemptServer, assignment: Assignment) -> list[str]:
+    outcomes = [Message.model_validate_json(line).outcome for line in server.messages(assignment)]
+    return [outcome.reason for outcome in outcomes if outcome]
+
+
+def stopped(server: AttemptServer, assignment: Assignment) -> int:
+    """Stops the attempt after its first message, as Tune's SystemExit does; the attempt's process id."""
+    with pytest.raises(SystemExit), closing(server.messages(assignment)) as messages:
+        for _ in messages:
+            raise SystemExit(0)
+    return int((assignment.search / "trials" / assignment.trial / "pid").read_text())
+
+
+def gone(pid: int, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while psutil.pid_exists(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("kind", ["plain", "stubborn", "graceful"])
+def test_a_stopped_attempt_ends_and_the_same_server_runs_the_next(
+    server: AttemptServer, assignment: Callable[[str], Assignment], kind: str
+) -> None:
+    pid = stopped(server, assignment(kind))
+    assert server.is_ready()
+    assert gone(pid, 0), "the next attempt has the memory and the GPU to itself"
+    assert reasons(server, assignment("next")) == ["next"]
+
+
+def test_a_stopped_attempt_can_save_its_state(server: AttemptServer, assignment: Callable[[str], Assignment]) -> None:
+    wanted = assignment("graceful")
+    stopped(server, wanted)
+    assert server.is_ready()
+    assert (wanted.search / "trials/graceful/saved").exists()
+
+
+def test_stopping_does_not_wait_for_the_attempt(server: AttemptServer, assignment: Callable[[str], Assignment]) -> None:
+    with closing(server.messages(assignment("stubborn"))) as messages:
+        next(messages)
+        start = time.monotonic()
+    assert time.monotonic() - start < 0.2
+
+
+def test_an_order_to_stop_an_attempt_that_has_just_ended_hits_nobody_else(
+    server: AttemptServer, assignment: Callable[[str], Assignment]
+) -> None:
+    pid = stopped(server, assignment("over"))  # its message and its end come together
+    assert server.is_ready()
+    assert gone(pid, 0)
+    assert reasons(server, assignment("next")) == ["next"]
+
+
+@pytest.mark.parametrize(("kind", "code"), [("crash", 7), ("half", -9)])
+def test_an_attempt_that_dies_says_how_and_the_server_lives_on(
+    server: AttemptServer, assignment: Callable[[str], Assignment], kind: str, code: int
+) -> None:
+    with pytest.raises(ChildProcessError, match=f"exit code {code}$"):
+        list(server.messages(assignment(kind)))
+    assert server.is_ready()
+    assert reasons(server, assignment("next")) == ["next"]
+
+
+def test_a_worker_that_goes_away_ends_the_attempt_which_saves_first(
+    server: AttemptServer, assignment: Callable[[str], Assignment]
+) -> None:
+    wanted = assignment("graceful")
+    with closing(server.messages(wanted)) as messages:
+        next(messages)
+        pid = int((wanted.search / "trials/graceful/pid").read_text())
+        server.close()
+        assert gone(pid, 0)
+    assert (wanted.search / "trials/graceful/saved").exists()
+    assert not server.is_ready()
+
+
+def test_a_server_told_to_terminate_lets_its_attempt_save(
+    server: AttemptServer, assignment: Callable[[str], Assignment]
+) -> None:
+    wanted = assignment("graceful")
+    with closing(server.messages(wanted)) as messages:
+        next(messages)
+        attempt = psutil.Process(int((wanted.search / "trials/graceful/pid").read_text()))
+        os.kill(attempt.ppid(), signal.SIGTERM)
+        with pytest.raises(ChildProcessError, match="server died"):
+            next(messages)
+    assert gone(attempt.pid)
+    assert (wanted.search / "trials/graceful/saved").exists()
+
+
+def test_a_server_that_is_killed_takes_its_attempt_along(
+    server: AttemptServer, assignment: Callable[[str], Assignment]
+) -> None:
+    wanted = assignment("stubborn")
+    with closing(server.messages(wanted)) as messages:
+        next(messages)
+        attempt = psutil.Process(int((wanted.search / "trials/stubborn/pid").read_text()))
+        os.kill(attempt.ppid(), signal.SIGKILL)
+        with pytest.raises(ChildProcessError, match="server died"):
+            next(messages)
+    assert gone(attempt.pid)
+    assert not server.is_ready()
+
+
+def test_orders_are_taken_one_line_at_a_time_however_they_arrive() -> None:
+    read, write = os.pipe()
+    orders = Orders(read)
+    os.write(write, f"first\n{STOP_ORDER}\nsec".encode())
+    assert orders.wait() == "first"
+    assert orders.take(STOP_ORDER)
+    assert not orders.take(STOP_ORDER)
+    os.write(write, b"ond\n")
+    assert orders.wait() == "second"
+    os.close(write)
+    assert orders.wait() is None
+    os.close(read)

@@ -1,0 +1,212 @@
+"""Searches that go on with more budget or wider bounds, and searches that learn from earlier ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from events import epoch_result
+
+from orchestrator.description import Options, SearchDescription, read_description, write_description
+from orchestrator.errors import LeaseError, SearchError
+from orchestrator.events import (
+    Event,
+    ObservationsAttached,
+    SearchCreated,
+    SearchExtended,
+    SessionEnded,
+    TrialCompleted,
+    TrialReported,
+    TrialStarted,
+    TrialSuggested,
+)
+from orchestrator.extension import current_space, extend
+from orchestrator.folder import SearchFolder
+from orchestrator.journal import Journal, read_journal
+from orchestrator.lease import Lease
+from orchestrator.ledger import Ledger
+from orchestrator.problems import SpaceError
+from orchestrator.space import SearchSpace
+from orchestrator.status import read_status
+from orchestrator.study import fold, fold_records
+from orchestrator.warmstart import WarmStart, observations
+
+RATE = "parameters.optim.learning_rate"
+POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+
+
+def completed(index: int, mean_ap: float, **changed: object) -> list[Event]:
+    key = f"t{index:04d}"
+    params = {**POINT, **changed}
+    return [
+        TrialSuggested.model_validate({"trial": key, "index": index, "params": params, "source": "sobol", "seed": 0}),
+        TrialStarted(trial=key, attempt=1),
+        TrialReported(trial=key, result=epoch_result(3, mean_ap)),
+        TrialCompleted(trial=key),
+    ]
+
+
+def a_search(folder: Path, *overrides: str, fingerprint: str = "0") -> SearchFolder:
+    """A finished search of two trials."""
+    found = SearchFolder(folder)
+    folder.mkdir()
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=2", *overrides])
+    description = SearchDescription(
+        search=folder.name,
+        uid="u",
+        created="2026-11-22T00:00:00+00:00",
+        seed=0,
+        synthetic=True,
+        data_fingerprint=fingerprint,
+        options=Options(),
+        command=[],
+        host="h",
+        commit=None,
+        versions={},
+        space=space,
+    )
+    write_description(found.description, description)
+    journal = Journal(found.journal)
+    for event in (
+        SearchCreated(search=folder.name, space="0", seed=0),
+        *completed(0, 0.4),
+        *completed(1, 0.6, **{"clips.persons": 4}),
+        SessionEnded(state="finished", reason="2 trials"),
+    ):
+        journal.append(event)
+    journal.close()
+    return found
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> SearchFolder:
+    return a_search(tmp_path / "old")
+
+
+def space_now(search: SearchFolder) -> SearchSpace:
+    return current_space(read_description(search.description), fold_records(read_journal(search.journal)))
+
+
+def test_more_trials_and_wider_bounds_hold_from_the_journal_on(search: SearchFolder) -> None:
+    changes = extend(search, trials="+20", overrides=[f"{RATE}.high=0.5"])
+    assert changes == ["budget.trials 2 -> 22", f"{RATE}.high 0.01 -> 0.5"]
+    space = space_now(search)
+    assert space.budget.trials == 22
+    assert space.parameters["optim.learning_rate"].refusal(0.4) is None
+    assert read_status(search)["state"] == "interrupted", "there is something to resume"
+    assert read_status(search)["budget"] == 22
+
+
+def test_a_search_can_be_extended_again_and_says_so_each_time(search: SearchFolder) -> None:
+    extend(search, trials="+1", overrides=[])
+    extend(search, trials="+1", overrides=["stopping.rule=asha"])
+    events = [record.event for record in read_journal(search.journal)]
+    assert [event.changes for event in events if isinstance(event, SearchExtended)] == [
+        ["budget.trials 2 -> 3"],
+        ["budget.trials 3 -> 4", "stopping.rule 'none' -> 'asha'"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trials", "overrides", "why"),
+    [
+        (None, [], "nothing would change"),
+        ("2", [], "nothing would change"),
+        ("many", [], "write how many in all, such as 60, or how many more"),
+        ("1", [], "has 2 trials already"),
+        (None, ["optim.epochs=9"], "a search keeps its trainer"),
+        (None, ["objective.metric=rank1"], "a search keeps its objective"),
+        (None, [f"{RATE}.high=2e-3"], "bounds can be widened, not narrowed"),
+        (None, ["parameters.loss.osm_alpha={type: float, low: 1, high: 2}", "start=[]"], "is searched anew"),
+        (None, ["clips.persons=4"], "clips.persons is no longer searched"),
+    ],
+)
+def test_what_would_leave_trials_without_meaning_is_refused_and_nothing_is_journaled(
+    search: SearchFolder, trials: str | None, overrides: list[str], why: str
+) -> None:
+    before = search.journal.read_bytes()
+    with pytest.raises(SearchError, match=why):
+        extend(search, trials=trials, overrides=overrides)
+    assert search.journal.read_bytes() == before
+
+
+def test_a_space_that_would_not_be_valid_is_refused_as_at_launch(search: SearchFolder) -> None:
+    with pytest.raises(SpaceError, match="did you mean"):
+        extend(search, trials=None, overrides=["budget.trails=9"])
+
+
+def test_a_search_that_runs_is_not_extended_under_its_driver(search: SearchFolder) -> None:
+    with Lease(search.lease), pytest.raises(LeaseError, match="already driven"):
+        extend(search, trials="+1", overrides=[])
+
+
+def the_new(search: SearchFolder, *overrides: str, fingerprint: str = "0") -> SearchDescription:
+    new = a_search(search.path.parent / "new", *overrides, fingerprint=fingerprint)
+    return read_description(new.description)
+
+
+def test_finished_trials_of_an_equal_search_become_observations(search: SearchFolder) -> None:
+    attached = observations(WarmStart(search, anyway=False), the_new(search))
+    assert [(each.params, each.value) for each in attached.observations] == [
+        (POINT, 0.4),
+        ({**POINT, "clips.persons": 4}, 0.6),
+    ]
+    assert attached.note == ""
+
+
+def test_what_the_new_search_fixes_must_have_been_so_in_the_old_one(search: SearchFolder) -> None:
+    with pytest.raises(SearchError, match=r"differs in clips\.persons"):
+        observations(WarmStart(search, anyway=False), the_new(search, "clips.persons=4"))
+
+
+def test_what_the_old_search_fixed_has_its_value_in_every_observation(search: SearchFolder) -> None:
+    new = the_new(search, "parameters.optim.weight_decay={type: float, low: 0, high: 0.1}", "start=[]")
+    for each in observations(WarmStart(search, anyway=False), new).observations:
+        assert each.params.keys() == new.space.parameters.keys()
+
+
+def test_trials_outside_the_new_bounds_are_left_out_and_none_at_all_is_an_error(search: SearchFolder) -> None:
+    narrow = the_new(search, "parameters.clips.persons.low=4", "parameters.clips.persons.high=6", "start=[]")
+    assert [each.trial for each in observations(WarmStart(search, anyway=False), narrow).observations] == ["t0001"]
+    nothing = narrow.model_copy(
+        update={"space": SearchSpace.from_yaml("smoke.yaml", overrides=[f"{RATE}.high=2e-3", "start=[]"])}
+    )
+    with pytest.raises(SearchError, match="none of its 2 completed trials"):
+        observations(WarmStart(search, anyway=False), nothing)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fingerprint", "what"),
+    [
+        ([], "1", "the data"),
+        (["objective.metric=rank1"], "0", "the objective"),
+        (["optim.epochs=9"], "0", r"optim\.epochs"),
+    ],
+)
+def test_figures_that_do_not_compare_are_refused_unless_asked_for_and_then_said(
+    search: SearchFolder, overrides: list[str], fingerprint: str, what: str
+) -> None:
+    new = the_new(search, *overrides, fingerprint=fingerprint)
+    with pytest.raises(SearchError, match=what):
+        observations(WarmStart(search, anyway=False), new)
+    assert observations(WarmStart(search, anyway=True), new).note.startswith("although they differ in")
+
+
+def test_observations_are_known_to_the_study_and_are_no_trials_of_it(search: SearchFolder) -> None:
+    attached = observations(WarmStart(search, anyway=False), the_new(search))
+    study = fold([SearchCreated(search="new", space="0", seed=0), attached])
+    assert len(study.attached) == 2
+    assert study.trials == {}
+
+
+def test_events_of_all_kinds_survive_the_journal(tmp_path: Path, search: SearchFolder) -> None:
+    attached = observations(WarmStart(search, anyway=False), the_new(search))
+    journal = Journal(tmp_path / "journal.jsonl")
+    ledger = Ledger(journal)
+    for event in (attached, SearchExtended(changes=["x"], space=space_now(search).resolved())):
+        ledger.record(event)
+    journal.close()
+    read = [record.event for record in read_journal(tmp_path / "journal.jsonl")]
+    assert isinstance(read[0], ObservationsAttached)
+    assert read[0] == attached
+    assert Ledger(Journal(tmp_path / "journal.jsonl")).study == ledger.study

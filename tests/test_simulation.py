@@ -1,0 +1,211 @@
+"""Replays: the recorded curves under other rules and orders, decided as the search itself would have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from events import completed, reported, started, suggested
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import quick
+
+from orchestrator import simulationview
+from orchestrator.algorithms import ALGORITHMS
+from orchestrator.ax_process import AxProcess
+from orchestrator.cli.simulate import ALGORITHMS as OFFERED
+from orchestrator.cli.simulate import RULES, simulate
+from orchestrator.early_stopping import StoppingConfig, decide
+from orchestrator.errors import SearchError
+from orchestrator.events import Event, SearchCreated
+from orchestrator.folder import SearchFolder
+from orchestrator.journal import Journal
+from orchestrator.problems import SpaceError
+from orchestrator.replay_order import nearest, order_of
+from orchestrator.simulation import Candidate, Pick, Replay, candidates, replay
+from orchestrator.simulationview import Asked, simulation_document, stopping_config
+from orchestrator.space import SearchSpace
+from orchestrator.study import Study, fold
+
+EPOCHS = 9
+SPACE = SearchSpace.from_yaml("smoke.yaml", overrides=[f"optim.epochs={EPOCHS}"])
+NONE = StoppingConfig()
+ASHA = StoppingConfig(rule="asha")
+MEDIAN = StoppingConfig(rule="percentile", curves=1)
+
+curves = st.lists(
+    st.lists(st.integers(0, 4).map(lambda value: value / 4), min_size=EPOCHS, max_size=EPOCHS), min_size=2, max_size=5
+)
+
+
+def point(index: int) -> dict[str, Any]:
+    low, high = 1e-4, 1e-2
+    rate = low * (high / low) ** (index / 10)
+    return {"optim.learning_rate": rate, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+
+
+def study_of(*curves: Sequence[float]) -> Study:
+    events: list[Event] = [SearchCreated(search="s", space="0", seed=0)]
+    for index, curve in enumerate(curves):
+        first, *rest = completed(index, *curve)
+        events += [first.model_copy(update={"params": point(index)}), *rest]
+    return fold(events)
+
+
+def flat(value: float) -> list[float]:
+    return [value] * EPOCHS
+
+
+def replayed(
+    study: Study, stopping: StoppingConfig, *, slots: int = 1, order: str = "journaled", seed: int = 0
+) -> Replay:
+    pool = candidates(study, SPACE)
+    return replay(
+        pool, SPACE, order_of(order, SPACE, seed, AxProcess(Path("never.log"))), stopping=stopping, slots=slots
+    )
+
+
+def test_without_a_rule_every_epoch_is_spent_and_the_best_found_when_its_trial_ends() -> None:
+    made = replayed(study_of(flat(0.2), flat(0.7), flat(0.4)), NONE)
+    assert (made.epochs, made.stopped, made.best_stopped) == (3 * EPOCHS, 0, False)
+    assert [(found.epochs, found.value) for found in made.found] == [(EPOCHS, 0.2), (2 * EPOCHS, 0.7)]
+    assert made.hours == pytest.approx(3 * EPOCHS / 3600)
+
+
+def test_slots_run_at_once_and_share_what_they_saw() -> None:
+    study = study_of(flat(0.7), flat(0.2), flat(0.6), flat(0.1))
+    alone, together = replayed(study, ASHA, slots=1), replayed(study, ASHA, slots=2)
+    assert together.hours < alone.hours
+    assert together.epochs == EPOCHS + 3
+    assert replayed(study, NONE, slots=2).hours == pytest.approx(replayed(study, NONE, slots=1).hours / 2)
+
+
+def test_a_late_bloomer_that_is_stopped_is_told_of() -> None:
+    late = [0.1] * 3 + [0.9] * (EPOCHS - 3)
+    made = replayed(study_of(flat(0.5), late), ASHA)
+    assert made.best_stopped
+    assert made.found[-1].value == 0.5
+    assert not replayed(study_of(flat(0.5), late), NONE).best_stopped
+
+
+@pytest.mark.parametrize("stopping", [ASHA, MEDIAN])
+@given(curves)
+@quick
+def test_a_replay_stops_where_the_search_itself_would_have(
+    stopping: StoppingConfig, recorded: list[list[float]]
+) -> None:
+    studies: list[Study] = []
+    space = SPACE.model_copy(update={"stopping": stopping})
+
+    def remembering(study: Study, untried: Sequence[Candidate]) -> Pick:
+        studies.append(study)
+        return Pick(untried[0], "sobol")
+
+    replay(candidates(study_of(*recorded), space), space, remembering, stopping=stopping, slots=1)
+    after = studies[-1]
+    again = Study()
+    for trial in after.trials.values():
+        again.apply(suggested(trial.index).model_copy(update={"params": trial.params}))
+        again.apply(started(trial.index))
+        reasons = []
+        for result in trial.results:
+            again.apply(reported(trial.index, result.epoch, result.metrics()["mAP"]))
+            reasons.append(decide(again.trials[trial.key], again, space))
+        expected = None if trial.status == "completed" else str(trial.reason).partition(": ")[2]
+        assert reasons == [*[None] * (len(reasons) - 1), expected]
+
+
+@pytest.mark.parametrize("algorithm", ["journaled", "random", "sobol", "grid"])
+def test_every_order_tries_every_trial_once_and_is_repeatable(algorithm: str) -> None:
+    study = study_of(*(flat(0.1 * index) for index in range(7)))
+    first, second = (replayed(study, NONE, order=algorithm, seed=3) for _ in range(2))
+    assert first == second
+    assert first.epochs == 7 * EPOCHS
+    assert first.found[-1].value == pytest.approx(0.6)
+
+
+def test_random_orders_differ_by_their_seed() -> None:
+    study = study_of(*(flat(0.1 * index) for index in range(7)))
+    assert len({replayed(study, NONE, order="random", seed=seed).found for seed in range(5)}) > 1
+
+
+def test_the_nearest_trial_is_measured_on_the_scale_of_the_search() -> None:
+    pool = candidates(study_of(*(flat(0.1) for _ in range(11))), SPACE)
+    assert nearest(SPACE, point(4), pool).trial.key == "t0004"
+    assert nearest(SPACE, {**point(4), "optim.learning_rate": 1e-3 * 1.3}, pool).trial.key == "t0006"
+    other = {**point(4), "model.attention_gate": "softmax"}
+    assert nearest(SPACE, other, pool).trial.key == "t0004"
+
+
+def test_the_command_offers_what_there_is() -> None:
+    assert set(OFFERED) == {"journaled", *ALGORITHMS}
+    assert set(RULES) == set(StoppingConfig.model_json_schema()["properties"]["rule"]["enum"])
+
+
+def test_a_search_with_one_finished_trial_cannot_be_replayed() -> None:
+    with pytest.raises(SearchError, match="needs at least 2"):
+        candidates(study_of(flat(0.5)), SPACE)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("stopping.grace=0", "stopping.grace"),
+        ("stopping.rungs=3", "stopping.rungs"),
+        ("optim.epochs=3", "only settings of the rule"),
+        ("stopping.grace", "only settings of the rule"),
+    ],
+)
+def test_settings_that_are_none_of_the_rule_are_refused(override: str, problem: str) -> None:
+    with pytest.raises(SpaceError, match=problem):
+        stopping_config(SPACE, "asha", [override])
+    assert stopping_config(SPACE, "asha", ["stopping.grace=2", "stopping.percentile=25"]).grace == 2
+
+
+@pytest.fixture
+def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchFolder:
+    """A search of three finished trials and one that is under way."""
+    folder = SearchFolder(tmp_path / "s")
+    folder.path.mkdir()
+    with_params = study_of(flat(0.2), flat(0.7), flat(0.4))
+    journal = Journal(folder.journal)
+    journal.append(SearchCreated(search="s", space="0", seed=0))
+    for trial in with_params.trials.values():
+        for event in completed(trial.index, *(result.metrics()["mAP"] for result in trial.results)):
+            params = {"params": trial.params} if event.kind == "trial_suggested" else {}
+            journal.append(event.model_copy(update=params))
+    for event in (suggested(3).model_copy(update={"params": point(3)}), started(3), reported(3, 1, 0.9)):
+        journal.append(event)
+    journal.close()
+
+    class Description:
+        search, synthetic, space = "s", True, SPACE
+
+    monkeypatch.setattr(simulationview, "read_description", lambda path: Description)
+    return folder
+
+
+def test_the_document_says_what_each_rule_costs_and_finds(search: SearchFolder) -> None:
+    document = simulation_document(search, Asked(RULES, ["journaled", "random"], [], slots=1, seeds=4))
+    assert (document["candidates"], document["left_out"], document["epochs"]) == (3, 1, 3 * EPOCHS)
+    assert document["best"] == {"trial": "t0001", "value": 0.7}
+    assert len(document["replays"]) == len(RULES) * (1 + 4)
+    none, asha = (next(made for made in document["replays"] if made["rule"] == rule) for rule in ("none", "asha"))
+    assert none["epochs"] == 3 * EPOCHS
+    assert asha["epochs"] < none["epochs"]
+    assert asha["best"] == 0.7
+
+
+def test_the_command_prints_a_line_per_rule_and_order_or_one_document(search: SearchFolder) -> None:
+    storage = ["--storage", str(search.path.parent)]
+    shown = CliRunner().invoke(simulate, ["s", *storage], standalone_mode=False)
+    assert shown.exception is None
+    assert "3 trials with whole curves, 27 epochs in all, best mAP 0.7000 (t0001)" in shown.output
+    assert "left out: 1 without a whole curve" in shown.output
+    assert all(rule in shown.output for rule in RULES)
+    as_json = CliRunner().invoke(simulate, ["s", *storage, "--json", "--stopping", "asha"], standalone_mode=False)
+    assert [made["rule"] for made in json.loads(as_json.output)["replays"]] == ["asha"]
