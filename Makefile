@@ -5,15 +5,22 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 # The environment is made anew when the pins change or the folder has moved (scripts in it hold absolute paths).
 READY := $(VENV)/ready
+# How often `make chaos` kills a whole search and the journal's writer, from which seed, and the trials of `make soak`.
+KILLS ?= 30
+WRITER_KILLS ?= 2000
+SEED ?= 0
+TRIALS ?= 300
 DEMO_STORAGE ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format clean stale
+.PHONY: help install demo test check chaos soak format clean stale
 
 help:
 	@echo "make demo    install, then run a search on synthetic data (minutes)"
 	@echo "make test    install, then run checks and tests"
 	@echo "make check   formatting, lint, types, import directions"
+	@echo "make chaos   kill searches and the journal's writer at random moments, count what is lost (KILLS, SEED)"
+	@echo "make soak    a search of many trials of milliseconds: memory, time per suggestion (TRIALS)"
 	@echo "make format  format the code"
 	@echo "make clean   remove the environment; runs and data stay"
 
@@ -39,13 +46,21 @@ demo: $(READY)
 # The end-to-end tests run one after the other: each starts a Ray that wants the whole machine.
 test: check
 	$(RUN) pytest -n 2 -m "not e2e"
-	$(RUN) pytest -m e2e
+	$(RUN) pytest -m "e2e and not long"
 
 check: $(READY)
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/python -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
+
+chaos: $(READY)
+	$(VENV)/bin/python tests/chaos.py journal --kills $(WRITER_KILLS) --seed $(SEED)
+	$(VENV)/bin/python tests/chaos.py search --kills $(KILLS) --seed $(SEED)
+	$(RUN) pytest -m long
+
+soak: $(READY)
+	$(VENV)/bin/python tests/soak.py --trials $(TRIALS)
 
 format: $(READY)
 	$(RUN) ruff format .

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.process import Process, child_named
 from trainer.wording import first_line
 
 TOKEN_FILE = Path("~/.ray/auth_token")
@@ -73,6 +74,8 @@ class Connection(NamedTuple):
     dashboard: str | None
     """Address of the Ray dashboard."""
     resources: dict[str, float]
+    node: Process | None = None
+    """The process that is the node which `connect` started here; None for a cluster that was joined."""
 
 
 def connect(address: str | None) -> Connection:
@@ -106,7 +109,8 @@ def connect(address: str | None) -> Connection:
     # A lost worker is an event of the journal and a line of ours; Tune would add its traceback.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     url = context.dashboard_url
-    return Connection(f"http://{url}" if url else None, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return Connection(f"http://{url}" if url else None, resources, child_named("raylet") if address is None else None)
 
 
 def disconnect() -> None:

@@ -29,6 +29,7 @@ from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger, record_epoch
+from orchestrator.process import Process
 from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
 from orchestrator.study import Study, unfinished
@@ -44,6 +45,7 @@ RUN_PATIENCE_S = 20.0
 # sends it, kills Ray's own servers too, and Ray then hangs for a minute and aborts.
 STOP_PATIENCE_S = 20.0
 WATCH_PERIOD_S = 0.5
+NODE_DIED = "Ray's node on this machine died"
 # What MLflow gets at the end of a session to take what is still queued; the rest is sent by the next one.
 DRAIN_S = 30.0
 
@@ -133,6 +135,7 @@ class _Session:
         self._stop = StopRequest()
         self._supervisor = Supervisor(ledger, self._space, folder, self._stop)
         self._over = threading.Event()
+        self._node: Process | None = None
 
     def run(self) -> Ending:
         """From SessionStarted to SessionEnded."""
@@ -159,6 +162,7 @@ class _Session:
         if self._remaining() == 0:
             return self._end()
         connection = connect(self._options.address)
+        self._node = connection.node
         try:
             self._stop.listen_again()
             self._tune(connection)
@@ -167,10 +171,15 @@ class _Session:
         return self._end()
 
     def _leave_in_time(self) -> None:
-        """Ends the process in good order when Ray does not let go of it after a signal or a request to stop."""
+        """Ends the process in good order when Ray does not let go of it after a signal or a request to stop.
+
+        Without the node that it started here Tune would wait for workers for ever: its death asks for a stop, too.
+        """
         while self._stop.wish is None:
             if self._over.wait(WATCH_PERIOD_S):
                 return
+            if self._node is not None and not self._node.is_alive():
+                self._stop.request(NODE_DIED)
         if not self._over.wait(STOP_PATIENCE_S):
             self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish))
             print(f"{self._folder.name}: stopped; `reidsearch resume` continues it", file=sys.stderr, flush=True)
@@ -178,7 +187,7 @@ class _Session:
 
     def _exit_of_signal(self) -> Exit:
         # 75 asks a batch system to put the job back into its queue, which a user who stops it does not want.
-        preempted = self._stop.signal not in (None, signal.SIGINT)
+        preempted = self._stop.signal not in (None, signal.SIGINT) or self._stop.wish == NODE_DIED
         return Exit.PREEMPTED if preempted else Exit.INTERRUPTED
 
     def _tune(self, connection: Connection) -> None:

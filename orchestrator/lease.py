@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from orchestrator.errors import LeaseError
 from orchestrator.locking import exclusive
+from orchestrator.process import start_of
 
 HEARTBEAT_S = 10.0
 # A holder on another machine that has not touched its lease for this long is taken to be dead.
@@ -66,40 +68,47 @@ class Lease:
     ) -> None:
         self._released.set()
         self._heart.join()
-        self._path.unlink(missing_ok=True)
+        if self._is_ours():
+            self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
-            os.utime(self._path)
+            # A file server that does not answer for a moment must not end the heartbeat; and one that was taken over
+            # while this process slept is no longer ours to keep alive.
+            with contextlib.suppress(OSError):
+                if self._is_ours():
+                    os.utime(self._path)
+
+    def _is_ours(self) -> bool:
+        return _read(self._path) == _this_process()
 
 
 def current_holder(path: Path) -> Holder | None:
     """The live process that holds the lease at `path`, if any."""
     try:
-        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+        holder = _read(path)
         age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    if holder is None:
+        return None
+    mine = _this_process()
+    if (holder.host, holder.boot) == (mine.host, mine.boot):
+        return holder if start_of(holder.pid) == holder.started else None
+    return holder if age < STALE_AFTER_S else None
+
+
+def _read(path: Path) -> Holder | None:
+    """Whoever the file names, alive or not; None if there is no file."""
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
         # Cut short by a full disk or a crash: nobody can be recognised, so only its age counts.
-        holder, age = Holder("an unknown host", "", 0, 0), time.time() - path.stat().st_mtime
-    mine = _this_process()
-    if (holder.host, holder.boot) == (mine.host, mine.boot):
-        return holder if _start_of(holder.pid) == holder.started else None
-    return holder if age < STALE_AFTER_S else None
+        return Holder("an unknown host", "", 0, 0)
 
 
 def _this_process() -> Holder:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return Holder(socket.gethostname(), boot, os.getpid(), _start_of(os.getpid()) or 0)
-
-
-def _start_of(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot; None if there is no such process, or only its corpse."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat.rpartition(")")[2].split()
-    state, started = fields[0], fields[19]
-    return None if state in "ZX" else int(started)
+    return Holder(socket.gethostname(), boot, os.getpid(), start_of(os.getpid()) or 0)

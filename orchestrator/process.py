@@ -1,10 +1,12 @@
-"""Child processes that do not outlive us."""
+"""Processes: children that do not outlive us, and which ones are alive."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+from pathlib import Path
+from typing import NamedTuple
 
 # From <sys/prctl.h>: the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
@@ -16,3 +18,41 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Process(NamedTuple):
+    """A process, told apart from later ones with the same number."""
+
+    pid: int
+    started: int
+    """Start of the process in clock ticks since boot."""
+
+    def is_alive(self) -> bool:
+        """Whether it runs still."""
+        return start_of(self.pid) == self.started
+
+
+def child_named(name: str) -> Process | None:
+    """A living child of this process whose program has that name; None if there is none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        fields = _fields(int(folder.name))
+        if fields is not None and fields[0] == name and int(fields[2]) == os.getpid():
+            started = start_of(int(folder.name))
+            return None if started is None else Process(int(folder.name), started)
+    return None
+
+
+def start_of(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot; None if there is no such process, or only its corpse."""
+    fields = _fields(pid)
+    return None if fields is None or fields[1] in "ZX" else int(fields[20])
+
+
+def _fields(pid: int) -> list[str] | None:
+    """Name of a process's program, its state, its parent and so on, as /proc/PID/stat has them after the number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    head, _, rest = stat.rpartition(")")  # a name may hold anything, also brackets and blanks
+    return [head.partition("(")[2], *rest.split()]

@@ -3,7 +3,8 @@
 A thread reads events in order and sends them. It never raises into the search and the search never waits for it beyond
 a moment before a trial starts. What could not be sent stays in the queue; what a dead process did not send is sent by
 the next session, which goes through the whole journal again: runs are found by their tags and a point that carries its
-original timestamp replaces itself.
+original timestamp replaces itself. A run whose creation reached the server after its reply was given up for lost is a
+copy; the copies of a run are removed when the run ends.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +25,10 @@ from orchestrator.events import (
     SessionStarted,
     TrialCompleted,
     TrialFailed,
+    TrialReopened,
     TrialReported,
     TrialStarted,
+    TrialStopped,
     TrialSuggested,
 )
 from orchestrator.folder import SearchFolder
@@ -36,11 +40,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The client's own patience is 7 retries over 4 minutes per call; ours is the queue.
+# The client's own patience is 7 retries over 4 minutes per call; ours is the queue. A call that the client repeats by
+# itself after a lost reply makes a second run; ours looks for the first one before.
 CLIENT_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Standard output is for what the search has to say.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 EXPERIMENT = "reidsearch"
 PARENT_TAG = "mlflow.parentRunId"
@@ -49,7 +56,11 @@ TRIAL_TAG = "reidsearch.trial"
 # The trial tag of a search's own run.
 NO_TRIAL = "-"
 FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 60.0
+# No longer than this goes by between the return of a server and the first event that it gets.
+LONGEST_PAUSE_S = 10.0
+# A trial's run takes a fraction of a second to make once MLflow is connected; only the first one may take longer.
+USUAL_PATIENCE_S = 1.0
+LONGEST_TAG = 5000
 
 
 class Tracker:
@@ -82,6 +93,7 @@ class Tracker:
         self._closing = threading.Event()
         self._idle = threading.Condition()
         self._unsent = 0
+        self._is_late = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self.problem: str | None = None
         """Why nothing can be sent at the moment."""
@@ -99,8 +111,18 @@ class Tracker:
         self._events.put(record)
 
     def wait_for_run(self, trial: str, seconds: float) -> bool:
-        """Waits until the trial has its run, for a while; says whether it has."""
-        return self._runs[trial].wait(seconds)
+        """Waits until the trial has its run, for a while; says whether it has.
+
+        An outage costs its first trial a moment and the later ones nothing.
+        """
+        if self._projection.is_connected:
+            seconds = min(seconds, USUAL_PATIENCE_S)
+        end = time.monotonic() + (0 if self._is_late else seconds)
+        while not self._runs[trial].wait(min(POLL_S, max(0, end - time.monotonic()))):
+            if self.problem is not None or time.monotonic() >= end:
+                self._is_late = True
+                return False
+        return True
 
     def close(self, seconds: float) -> int:
         """Waits for the queue to drain, for a while, and stops; returns the number of events not sent."""
@@ -122,6 +144,8 @@ class Tracker:
                 self._runs[trial].set()
             with self._idle:
                 self._unsent -= 1
+                # Only once it has caught up: behind a slow server each trial would wait otherwise.
+                self._is_late = self._is_late and self._unsent > 0
                 self._idle.notify_all()
 
     def _send(self, record: Record) -> bool:
@@ -140,6 +164,7 @@ class Tracker:
         return False
 
 
+POLL_S = 0.05
 # What a call to a hanging server may still take when the tracker closes.
 CLOSE_GRACE_S = 12.0
 
@@ -166,23 +191,27 @@ class _Projection:
             case TrialSuggested():
                 self._create_trial(event, moment)
             case TrialStarted(attempt=1):
-                self._client.log_artifact(
-                    self.run_of[event.trial], str(self._folder.trial(event.trial) / "config.json")
-                )
+                self._keep(self.run_of[event.trial], self._folder.trial(event.trial) / "config.json")
             case TrialReported():
                 self._log_epoch(event)
             case TrialCompleted():
-                self._terminate(self.run_of[event.trial], "FINISHED", moment)
+                self._end_trial(event.trial, "FINISHED", moment)
+            case TrialStopped():
+                self._end_trial(event.trial, "KILLED", moment, stopped=event.rule, reason=event.reason)
             case TrialFailed():
-                run = self.run_of[event.trial]
-                self._client.set_tag(run, "failure", event.failure)
-                self._client.set_tag(run, "reason", event.reason[:5000])
-                self._terminate(run, "FAILED", moment)
+                self._end_trial(event.trial, "FAILED", moment, failure=event.failure, reason=event.reason)
+            case TrialReopened():
+                self._client.update_run(self.run_of[event.trial], status="RUNNING")
             case SessionEnded():
                 status = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[event.state]
-                self._terminate(self._ensure_parent(moment), status, moment)
+                self._terminate(self._ensure_parent(moment), NO_TRIAL, status, moment)
             case _:
                 pass
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether MLflow has answered in this session."""
+        return self._connection is not None
 
     @property
     def _client(self) -> MlflowClient:
@@ -198,11 +227,14 @@ class _Projection:
             os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
             from mlflow import MlflowClient
 
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            # What goes wrong comes as an exception, too, and is said once in our own words.
+            logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+            _try_database(self._uri)
             client = MlflowClient(tracking_uri=self._uri)
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:
-                location = self._artifacts.absolute().as_uri() if self._uri.startswith("sqlite:") else None
+                # A server has its own place; a database alone would let MLflow put them into the current folder.
+                location = self._artifacts.absolute().as_uri() if _is_database(self._uri) else None
                 experiment = client.create_experiment(EXPERIMENT, artifact_location=location)
             else:
                 experiment = found.experiment_id
@@ -211,16 +243,28 @@ class _Projection:
 
     def _ensure_parent(self, moment: float) -> str:
         if self._parent is None:
-            self._parent = self._find({SEARCH_TAG: self._uid, TRIAL_TAG: NO_TRIAL}) or self._create(
-                self._folder.name, {SEARCH_TAG: self._uid, TRIAL_TAG: NO_TRIAL}, moment
-            )
-            self._client.log_artifact(self._parent, str(self._folder.description))
+            tags = self._identity(NO_TRIAL)
+            found = self._find(tags)
+            parent = found[0] if found else self._create(self._folder.name, tags, moment)
+            self._keep(parent, self._folder.description)
+            self._parent = parent
         return self._parent
 
+    def _identity(self, trial: str) -> dict[str, str]:
+        """The tags that only one run should have."""
+        return {SEARCH_TAG: self._uid, TRIAL_TAG: trial}
+
+    def _keep(self, run: str, file: Path) -> None:
+        # A trial that has been cleared away by hand has nothing to keep, and must not hold up what comes after it.
+        if file.exists():
+            self._client.log_artifact(run, str(file))
+
     def _create_trial(self, event: TrialSuggested, moment: float) -> None:
-        tags = {SEARCH_TAG: self._uid, TRIAL_TAG: event.trial}
-        run = self._find(tags)
-        if run is None:
+        tags = self._identity(event.trial)
+        found = self._find(tags)
+        if found:
+            run = found[0]
+        else:
             own = {
                 PARENT_TAG: self._ensure_parent(moment),
                 "trial": event.trial,
@@ -245,10 +289,11 @@ class _Projection:
         metrics = [Metric(name, value, moment, result.epoch) for name, value in result.metrics().items()]
         self._client.log_batch(run, metrics=metrics)
 
-    def _find(self, tags: Mapping[str, str]) -> str | None:
+    def _find(self, tags: Mapping[str, str]) -> list[str]:
+        """The runs with these tags, always in the same order."""
         condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = self._client.search_runs([self._experiment], condition, max_results=1)
-        return found[0].info.run_id if found else None
+        found = self._client.search_runs([self._experiment], condition)
+        return sorted(run.info.run_id for run in found)
 
     def _create(self, name: str, tags: Mapping[str, str], moment: float) -> str:
         run = self._client.create_run(
@@ -256,5 +301,31 @@ class _Projection:
         )
         return str(run.info.run_id)
 
-    def _terminate(self, run: str, status: str, moment: float) -> None:
+    def _end_trial(self, trial: str, status: str, moment: float, **tags: str) -> None:
+        run = self.run_of[trial]
+        for name, value in tags.items():
+            self._client.set_tag(run, name, value[:LONGEST_TAG])
+        self._terminate(run, trial, status, moment)
+
+    def _terminate(self, run: str, trial: str, status: str, moment: float) -> None:
+        for copy in self._find(self._identity(trial)):
+            if copy != run:
+                self._client.delete_run(copy)
         self._client.set_terminated(run, status, end_time=round(moment * 1000))
+
+
+def _is_database(uri: str) -> bool:
+    return uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
+
+
+def _try_database(uri: str) -> None:
+    """Touches a database server first: MLflow itself would sleep through a minute and a half of its absence."""
+    if not _is_database(uri) or uri.startswith("sqlite:"):
+        return
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from running import command
 
 from orchestrator.errors import LeaseError
 from orchestrator.lease import STALE_AFTER_S, Lease, current_holder
@@ -25,6 +27,42 @@ try:
         time.sleep(60)
 except LeaseError:
     print("lost", flush=True)
+"""
+
+# Twenty processes that do the same at the same moment: forks of one that has everything imported.
+AT_ONCE = """
+import os, sys, time
+from pathlib import Path
+from orchestrator.creation import create_search
+from orchestrator.description import Options
+from orchestrator.errors import OrchestratorError
+from orchestrator.folder import search_folder
+from orchestrator.lease import Lease
+from orchestrator.preparation import prepare_space
+what, storage, data = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+space = prepare_space("smoke.yaml", data=data, overrides=(), storage=storage, dry_run=False)
+create = lambda: create_search(space, storage=storage, name="one", seed=0, options=Options())
+if what == "lease":
+    create()
+start, starter = os.pipe()
+finish, finisher = os.pipe()
+for number in range(20):
+    if os.fork() == 0:
+        os.close(starter), os.close(finisher)
+        os.read(start, 1)
+        try:
+            with Lease((search_folder(storage, "one") if what == "lease" else create()).lease):
+                os.write(1, b"won\\n")
+                os.read(finish, 1)
+        except OrchestratorError as error:
+            os.write(1, str(error).encode() + b"\\n")
+        os._exit(0)
+time.sleep(0.2)
+os.close(starter)
+time.sleep(1)
+os.close(finisher)
+for number in range(20):
+    os.wait()
 """
 
 
@@ -78,16 +116,46 @@ def test_a_lease_cut_short_counts_until_it_is_old(path: Path) -> None:
         pass
 
 
-@pytest.mark.timeout(60)
-def test_of_many_processes_that_want_the_lease_exactly_one_wins(path: Path) -> None:
-    processes = [
-        subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(12)
-    ]
-    try:
-        answers = [process.stdout.readline().strip() for process in processes]  # type: ignore[union-attr]
-        assert sorted(answers) == ["lost"] * 11 + ["won"]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stdout.close()  # type: ignore[union-attr]
+def test_a_lease_that_was_taken_over_is_neither_kept_alive_nor_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.lease.HEARTBEAT_S", 0.01)
+    other = json.dumps({"host": "elsewhere", "boot": "x", "pid": 1, "started": 1})
+    with Lease(path):
+        path.write_text(other)
+        os.utime(path, (1e9, 1e9))
+        time.sleep(0.1)
+        assert path.stat().st_mtime == 1e9
+    assert path.read_text() == other
+
+
+@pytest.mark.parametrize("what", ["lease", "launch"])
+def test_of_twenty_processes_that_want_the_same_search_exactly_one_wins(
+    tmp_path: Path, mini_mars: Path, what: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE, what, str(tmp_path), str(mini_mars)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = done.stdout.splitlines()
+    refused = {"lease": "already driven by process", "launch": "create"}[what]
+    assert len(answers) == 20
+    assert answers.count("won") == 1
+    assert sum(refused in answer for answer in answers) == 19, answers
+    assert [path.name for path in tmp_path.glob("*/journal.jsonl")]
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_of_six_launches_of_one_name_exactly_one_runs(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        arguments = ("launch", "--space", "smoke.yaml", "--name", "one", "--trials", "1", "--storage", str(tmp_path))
+        ended = list(pool.map(lambda number: command(*arguments), range(6)))
+    assert sorted(done.returncode for done in ended) == [0] + [3] * 5
+    assert all("search" in done.stderr and "Traceback" not in done.stderr for done in ended if done.returncode == 3)
+    document = json.loads(command("status", "one", "--storage", str(tmp_path), "--json").stdout)
+    assert (document["state"], document["counts"]["completed"]) == ("finished", 1)
+    assert not list(tmp_path.glob(".one.*")), "a draft was left behind"

@@ -1,0 +1,216 @@
+"""Whole searches whose processes are killed at random moments, and what must hold of them in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from running import Search, metric_points, mlflow_runs
+
+from orchestrator.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.journal import Record, read_journal
+
+Victim = Literal["driver", "attempt", "raylet"]
+VICTIMS: tuple[Victim, ...] = ("driver", "attempt", "raylet")
+
+EPOCHS = 30
+TRIALS = 6
+# Epochs of about a fifth of a second: there is always something in the act.
+SLOW = ("--set", f"optim.epochs={EPOCHS}", "--set", "clips.frames=4", "--set", "model.height=64")
+# A driver is also killed while it starts.
+LONGEST_LIFE_S = 25.0
+# After others have been found, this long at most passes before one of them is killed.
+LONGEST_WAIT_S = 6.0
+# A driver whose Ray died ends by itself, or is wedged.
+WEDGED_AFTER_S = 120.0
+PATIENCE_S = 300.0
+
+
+def batter_searches(folder: Path, kills: int, seed: int, victims: Sequence[Victim]) -> int:
+    """Kills as often as asked over as many searches as that takes; prints the toll; 1 when anything was lost."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).with_name("evidence"))
+    chance, toll, problems, searches = random.Random(seed), Counter[str](), list[str](), 0
+    began = time.monotonic()
+    while toll.total() < kills:
+        storage = folder / str(searches)
+        search = Battering(Search(storage, "battered"), chance, victims)
+        try:
+            search.until_finished(kills - toll.total())
+        finally:
+            search.leave_nothing_running()
+        found = violations(search.search)
+        print(f"{storage}: {dict(search.toll)}, {len(found)} violations", flush=True)
+        toll += search.toll
+        problems += search.problems + [f"{storage}: {problem}" for problem in found]
+        searches += 1
+    counts = ", ".join(f"{count} of a {victim}" for victim, count in sorted(toll.items()))
+    print(
+        f"{toll.total()} kills ({counts}) over {searches} searches of {TRIALS} trials in "
+        f"{time.monotonic() - began:.0f} s: {len(problems)} violations"
+    )
+    print("".join(f"  {problem}\n" for problem in problems), end="")
+    return 1 if problems else 0
+
+
+class Battering:
+    """One search that is killed and resumed until it is finished."""
+
+    def __init__(self, search: Search, chance: random.Random, victims: Sequence[Victim]) -> None:
+        self.search = search
+        self._victims = victims
+        self.toll: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._chance = chance
+
+    def until_finished(self, kills: int) -> None:
+        """Kills at most so often."""
+        self.search.launch("--trials", str(TRIALS), *SLOW)
+        while self._is_unfinished():
+            if self._driver.poll() is not None:
+                self._resume()
+            elif self.toll.total() < kills:
+                self._kill(self._chance.choice(self._victims))
+            else:
+                self._wait(PATIENCE_S)
+        self._wait(PATIENCE_S)
+        self._expect_no_survivors()
+
+    def leave_nothing_running(self) -> None:
+        """Ends the driver if it still runs, as after an error or a signal to us."""
+        if self.search.process is not None and self.search.process.poll() is None:
+            self.search.kill()
+
+    @property
+    def _driver(self) -> subprocess.Popen[str]:
+        assert self.search.process is not None
+        return self.search.process
+
+    def _is_unfinished(self) -> bool:
+        return not (self.search.folder / "journal.jsonl").exists() or self.search.status()["state"] != "finished"
+
+    def _resume(self) -> None:
+        if (self.search.folder / "journal.jsonl").exists():
+            self.search.resume()
+        else:  # it died before there was anything to resume
+            self.search.launch("--trials", str(TRIALS), *SLOW)
+
+    def _kill(self, victim: Victim) -> None:
+        if victim == "driver":
+            self._wait(self._chance.uniform(0, LONGEST_LIFE_S))
+        else:
+            # Not while Ray starts: it takes a minute to notice that its raylet is gone, and says so.
+            self._await_attempt()
+            self._wait(self._chance.uniform(0, LONGEST_WAIT_S))
+        self.search.remember_family()
+        target = self._driver.pid if victim == "driver" else next(iter(self._processes(victim)), None)
+        if self._driver.poll() is not None or target is None:
+            return
+        os.kill(target, 9)
+        self.toll[victim] += 1
+        if victim != "attempt":
+            self._wait(WEDGED_AFTER_S)
+            self._expect_no_survivors()
+
+    def _wait(self, seconds: float) -> None:
+        """Until the driver ends, for a while; one that hangs after its Ray died is a violation, and is ended."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._driver.poll() is None:
+            self.search.remember_family()
+            time.sleep(0.05)
+        if seconds >= WEDGED_AFTER_S and self._driver.poll() is None:
+            self.problems.append(f"the driver still ran {seconds:.0f} s after it should have ended")
+            self.search.kill()
+
+    def _await_attempt(self) -> None:
+        end = time.monotonic() + WEDGED_AFTER_S
+        while time.monotonic() < end and self._driver.poll() is None and not self._processes("attempt"):
+            time.sleep(0.1)
+
+    def _processes(self, victim: Victim) -> list[int]:
+        """Numbers of the processes of this kind below the driver."""
+        found: list[int] = []
+        with contextlib.suppress(psutil.Error):
+            below = psutil.Process(self._driver.pid).children(recursive=True)
+            servers = {process.pid for process in below if process.cmdline()[-1:] == ["orchestrator.attempt_server"]}
+            for process in below:
+                if victim == "attempt" and process.ppid() in servers and process.pid in servers:
+                    found.append(process.pid)
+                if victim == "raylet" and process.name() == "raylet":
+                    found.append(process.pid)
+        return found
+
+    def _expect_no_survivors(self) -> None:
+        survivors = self.search.survivors(30)
+        if survivors:
+            self.problems.append(f"{survivors} live on 30 s after their driver")
+            for process in survivors:
+                process.kill()
+
+
+def violations(search: Search) -> list[str]:
+    """What is not as it should be, comparing what attempts noted themselves, the journal and MLflow."""
+    records = read_journal(search.folder / "journal.jsonl")
+    trials = [record.event.trial for record in records if isinstance(record.event, TrialSuggested)]
+    reported = _reported(records)
+    found = [f"{trial} was suggested {count} times" for trial, count in Counter(trials).items() if count > 1]
+    if len(trials) != TRIALS:
+        found.append(f"there are {len(trials)} trials, not {TRIALS}")
+    for trial in trials:
+        found += [f"{trial}: {problem}" for problem in _of_trial(search, records, trial, reported.get(trial, []))]
+    return found + _in_mlflow(search, reported)
+
+
+def _reported(records: list[Record]) -> dict[str, list[tuple[int, float]]]:
+    """Epochs and their times by trial, as the journal has them."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        if isinstance(record.event, TrialReported):
+            result = record.event.result
+            found.setdefault(record.event.trial, []).append((result.epoch, result.time))
+    return found
+
+
+def _of_trial(search: Search, records: list[Record], trial: str, reported: list[tuple[int, float]]) -> list[str]:
+    lines = (search.folder / "trials" / trial / "evidence").read_text().splitlines()
+    evidence = [(int(epoch), float(moment)) for epoch, moment, _ in map(str.split, lines)]
+    completions = [
+        record for record in records if isinstance(record.event, TrialCompleted) and record.event.trial == trial
+    ]
+    found = []
+    if len(completions) != 1:
+        return [f"completed {len(completions)} times"]
+    if [epoch for epoch, _ in reported] != list(range(1, EPOCHS + 1)):
+        found.append(f"the journal has the epochs {[epoch for epoch, _ in reported]}")
+    if missing := set(reported) - set(evidence):
+        found.append(f"the journal has epochs that no attempt finished: {sorted(missing)}")
+    if again := [epoch for epoch, count in Counter(epoch for epoch, _ in evidence).items() if count > 1]:
+        found.append(f"finished epochs were trained again: {again}")
+    if any(moment > completions[0].time for _, moment in evidence):
+        found.append("trained on after its completion was known")
+    started = [
+        record.number for record in records if isinstance(record.event, TrialStarted) and record.event.trial == trial
+    ]
+    if max(started, default=0) > completions[0].number:
+        found.append("started again after its completion was known")
+    return found
+
+
+def _in_mlflow(search: Search, reported: dict[str, list[tuple[int, float]]]) -> list[str]:
+    runs = mlflow_runs(search.storage)
+    found = [] if len(runs["-"]) == 1 else [f"MLflow has {len(runs['-'])} runs of the search"]
+    for trial, epochs in reported.items():
+        if len(runs.get(trial, [])) != 1:
+            found.append(f"{trial}: MLflow has {len(runs.get(trial, []))} runs")
+            continue
+        points = metric_points(search.storage, runs[trial][0].info.run_id, "loss/total")
+        if [(step, moment) for step, _, moment in points] != [(epoch, round(1000 * time)) for epoch, time in epochs]:
+            found.append(f"{trial}: MLflow has other points than the journal: {points}")
+    return found

@@ -1,0 +1,54 @@
+"""MLflow on PostgreSQL, directly and behind its server, out of reach for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from outage import DRAIN_S, Journey, check_all_there_once, mlflow_server
+from postgresql import binaries, postgresql
+from proxy import Mode, Proxy
+
+pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'reidsearch[test]'")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)"),
+]
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[int]:
+    with postgresql() as port:
+        yield port
+
+
+def address(port: int) -> str:
+    return f"postgresql://postgres@127.0.0.1:{port}/postgres?connect_timeout=2"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["refuse", "hang", "drop"])
+def test_a_database_that_is_out_of_reach_is_not_noticed_by_the_search_and_nothing_is_lost_or_doubled(
+    database: int, tmp_path: Path, mode: Mode
+) -> None:
+    with Proxy(database) as proxy:
+        course = Journey(tmp_path / "s", address(proxy.port), uid=mode).through(proxy, mode)
+    print(f"\n{mode}: {course}")
+    assert course.slow_recording <= 0.05
+    assert sum(course.waiting[1:]) <= 3
+    assert course.unsent == 0
+    assert course.draining <= DRAIN_S
+    check_all_there_once(address(database), mode, course)
+
+
+def test_a_server_whose_database_goes_away_gets_everything_once_it_is_back(database: int, tmp_path: Path) -> None:
+    with Proxy(database) as proxy, mlflow_server(tmp_path, address(proxy.port)) as server:
+        uri = f"http://127.0.0.1:{server}"
+        course = Journey(tmp_path / "s", uri, uid="behind").through(proxy, "refuse")
+        print(f"\nbehind a server: {course}")
+        assert course.slow_recording <= 0.05
+        assert course.unsent == 0
+        check_all_there_once(uri, "behind", course)
