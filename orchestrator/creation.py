@@ -19,7 +19,7 @@ from orchestrator.preparation import any_config
 from orchestrator.space import SearchSpace
 from orchestrator.warmstart import WarmStart, observations
 from trainer.atomic import write_atomically
-from trainer.data import read_splits
+from trainer.data import Splits, read_splits
 from trainer.data.manifest import manifest_digest
 from trainer.data.synthetic import is_synthetic
 from trainer.data.tracklets import dataset_fingerprint
@@ -53,21 +53,7 @@ def create_search(
     splits = read_splits(config.data)
     train = splits.train
     split = cut_validation(train, config.data.validation)
-    description = SearchDescription(
-        search=folder.name,
-        uid=f"{folder.name}-{secrets.token_hex(8)}",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=seed,
-        synthetic=is_synthetic(config.data.root),
-        data_fingerprint=dataset_fingerprint(splits),
-        data_manifest=manifest_digest(config.data.root),
-        options=options,
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-        host=provenance.host(),
-        commit=provenance.commit(),
-        versions=provenance.versions(),
-        space=space,
-    )
+    description = _described(folder.name, space, config.data.root, splits, seed=seed, options=options)
     attached = None if warm_start is None else observations(warm_start, description)
     draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
     try:
@@ -88,3 +74,24 @@ def create_search(
             raise SearchError(f"{folder.name}: another process has just created this search") from error
         raise SearchError(f"{storage}: cannot hold a search ({error.strerror}); choose another --storage") from error
     return folder
+
+
+def _described(
+    name: str, space: SearchSpace, root: Path, splits: Splits, *, seed: int, options: Options
+) -> SearchDescription:
+    """What is launched, on which data and from which code."""
+    return SearchDescription(
+        search=name,
+        uid=f"{name}-{secrets.token_hex(8)}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        synthetic=is_synthetic(root),
+        data_fingerprint=dataset_fingerprint(splits),
+        data_manifest=manifest_digest(root),
+        options=options,
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        host=provenance.host(),
+        commit=provenance.commit(),
+        versions=provenance.versions(),
+        space=space,
+    )
