@@ -187,7 +187,7 @@ def test_a_network_trained_on_one_partition_is_not_evaluated_on_others(
 
 
 def test_a_data_set_with_one_partition_has_no_all_folds(tiny_config: TrialConfig) -> None:
-    with pytest.raises(ConfigError, match="mars has one partition only; leave --fold out"):
+    with pytest.raises(ConfigError, match="mars has one partition only; leave --all-folds out"):
         evaluate_partitions(tiny_config, None)
 
 

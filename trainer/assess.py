@@ -160,24 +160,17 @@ def write_embeddings(
 
 
 def _save(out: Path, embeddings: Embeddings, tracklets: list[Tracklet], parts: list[str]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
-        np.savez(
-            file,
-            embedding=embeddings.vectors.cpu().numpy(),
-            part=np.array(parts),
-            **described(tracklets),  # type: ignore[arg-type]
-        )
-
-
-def described(tracklets: list[Tracklet]) -> dict[str, np.ndarray]:
-    """Columns that tell tracklets apart in a file: `person`, `camera`, `frames` (their number), `first_frame`."""
-    return {
+    arrays = {
+        "embedding": embeddings.vectors.cpu().numpy(),
+        "part": np.array(parts),
         "person": np.array([tracklet.person for tracklet in tracklets]),
         "camera": np.array([tracklet.camera for tracklet in tracklets]),
         "frames": np.array([len(tracklet.frames) for tracklet in tracklets]),
         "first_frame": np.array([Path(tracklet.frames[0]).name for tracklet in tracklets]),
     }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _device() -> str:

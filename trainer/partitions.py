@@ -53,7 +53,7 @@ def evaluate_partitions(
     """
     folds = READERS[config.data.name].folds
     if folds == 1:
-        raise ConfigError(f"data.name: {config.data.name} has one partition only; leave --fold out")
+        raise ConfigError(f"data.name: {config.data.name} has one partition only; leave --all-folds out")
     paths = [None if checkpoint is None else Path(checkpoint.replace(FOLD, str(fold))) for fold in range(folds)]
     for fold, path in enumerate(paths):
         if path is not None:
