@@ -35,6 +35,7 @@ from orchestrator.stopping import StopRequest
 from orchestrator.study import Study, unfinished
 from orchestrator.supervision import Supervisor
 from orchestrator.tracking import Tracker
+from orchestrator.tracking_database import SQLITE
 from orchestrator.trial import trainable
 from trainer.result import read_results
 from trainer.wording import first_line
@@ -71,7 +72,7 @@ class Ending(NamedTuple):
 
 def tracking_uri(folder: SearchFolder, options: Options) -> str:
     """Where MLflow keeps the runs of a search: a database in its storage unless the options say otherwise."""
-    return options.tracking_uri or f"sqlite:///{folder.path.parent / 'mlflow.db'}"
+    return options.tracking_uri or f"{SQLITE}{folder.path.parent / 'mlflow.db'}"
 
 
 def drive(

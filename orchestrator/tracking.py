@@ -33,6 +33,7 @@ from orchestrator.events import (
 )
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
+from orchestrator.tracking_database import is_database, prepare_database
 from trainer.wording import first_line
 
 if TYPE_CHECKING:
@@ -229,12 +230,12 @@ class _Projection:
 
             # What goes wrong comes as an exception, too, and is said once in our own words.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-            _try_database(self._uri)
+            prepare_database(self._uri, self._artifacts)
             client = MlflowClient(tracking_uri=self._uri)
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:
                 # A server has its own place; a database alone would let MLflow put them into the current folder.
-                location = self._artifacts.absolute().as_uri() if _is_database(self._uri) else None
+                location = self._artifacts.absolute().as_uri() if is_database(self._uri) else None
                 experiment = client.create_experiment(EXPERIMENT, artifact_location=location)
             else:
                 experiment = found.experiment_id
@@ -312,20 +313,3 @@ class _Projection:
             if copy != run:
                 self._client.delete_run(copy)
         self._client.set_terminated(run, status, end_time=round(moment * 1000))
-
-
-def _is_database(uri: str) -> bool:
-    return uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
-
-
-def _try_database(uri: str) -> None:
-    """Touches a database server first: MLflow itself would sleep through a minute and a half of its absence."""
-    if not _is_database(uri) or uri.startswith("sqlite:"):
-        return
-    import sqlalchemy
-
-    engine = sqlalchemy.create_engine(uri)
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()

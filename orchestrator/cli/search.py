@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.errors import Exit
+from orchestrator.tracking_database import SQLITE
 
 if TYPE_CHECKING:
     from orchestrator.description import Options
@@ -136,10 +137,9 @@ def _drive(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: 
 
 def _absolute_database(uri: str | None) -> str | None:
     """A relative SQLite path made absolute: the search may be resumed from another folder."""
-    prefix = "sqlite:///"
-    if uri is None or not uri.startswith(prefix):
+    if uri is None or not uri.startswith(SQLITE):
         return uri
-    return prefix + str(Path(uri.removeprefix(prefix)).absolute())
+    return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
 
 
 @click.command(epilog="Example: reidsearch status attn_cl-7f3a --json | jq .best")

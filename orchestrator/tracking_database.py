@@ -1,0 +1,63 @@
+"""The database behind MLflow, seen to before MLflow touches it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.locking import exclusive
+from trainer.atomic import sync_folder
+
+SQLITE = "sqlite:///"
+# MLflow goes through its whole history of schemas, which takes seconds; on a busy machine many.
+CREATION_PATIENCE_S = 120.0
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow's runs are kept in a database that its client opens itself, not by a server."""
+    return uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
+
+
+def prepare_database(uri: str, artifacts: Path) -> None:
+    """Makes an SQLite database that is not there yet, and touches a database server; anything else is left alone.
+
+    Args:
+        uri: where MLflow keeps runs.
+        artifacts: folder for the artifacts of the new database's default experiment.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: it does not answer or cannot be written.
+        TimeoutError: another process makes it and does not end.
+    """
+    if uri.startswith(SQLITE):
+        _create(Path(uri.removeprefix(SQLITE)), artifacts)
+    elif is_database(uri):
+        _touch(uri)
+
+
+def _create(path: Path, artifacts: Path) -> None:
+    """Makes the database under another name first: MLflow cannot go on with one whose making was cut short."""
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path.with_name(path.name + ".lock"), CREATION_PATIENCE_S):
+        if path.exists():
+            return
+        unfinished = path.with_name(path.name + ".new")
+        for leftover in path.parent.glob(f"{unfinished.name}*"):
+            leftover.unlink()
+        SqlAlchemyStore(f"{SQLITE}{unfinished}", artifacts.absolute().as_uri()).engine.dispose()
+        unfinished.replace(path)
+        sync_folder(path.parent)
+
+
+def _touch(uri: str) -> None:
+    """MLflow itself would sleep through a minute and a half of a server's absence."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
