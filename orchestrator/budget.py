@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.study import Study, is_feasible, ranked, score
+from orchestrator.scores import is_feasible, ranked, score
+from orchestrator.study import Study
 
 if TYPE_CHECKING:
     from orchestrator.space import Budget, Objective, SearchSpace

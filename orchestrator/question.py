@@ -15,8 +15,9 @@ from orchestrator.expressions import Bound
 from orchestrator.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.points import Point
 from orchestrator.problems import SpaceError
+from orchestrator.scores import score
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, Trial, score
+from orchestrator.study import Study, Trial
 from trainer.seeds import derived_seed
 from trainer.wording import shown
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from orchestrator.early_stopping import StoppingConfig, merits, verdict
 from orchestrator.errors import SearchError
 from orchestrator.events import Source, TrialCompleted, TrialReported, TrialStarted, TrialStopped, TrialSuggested
+from orchestrator.scores import ranked
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, Trial, ranked
+from orchestrator.study import Study, Trial
 
 
 class Candidate(NamedTuple):

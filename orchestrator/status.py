@@ -9,7 +9,8 @@ from orchestrator.extension import current_space
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import read_journal
 from orchestrator.lease import current_holder
-from orchestrator.study import SearchState, Study, Trial, fold_records, ranked
+from orchestrator.scores import ranked
+from orchestrator.study import SearchState, Study, Trial, fold_records
 
 
 def read_status(folder: SearchFolder) -> dict[str, Any]:

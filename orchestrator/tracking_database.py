@@ -47,7 +47,7 @@ def _create(path: Path, artifacts: Path) -> None:
         unfinished = path.with_name(path.name + ".new")
         for leftover in path.parent.glob(f"{unfinished.name}*"):
             leftover.unlink()
-        SqlAlchemyStore(f"{SQLITE}{unfinished}", artifacts.absolute().as_uri()).engine.dispose()
+        SqlAlchemyStore(f"{SQLITE}{unfinished}", artifacts.absolute().as_uri()).engine.dispose()  # type: ignore[no-untyped-call]
         unfinished.replace(path)
         sync_folder(path.parent)
 

@@ -16,9 +16,10 @@ from orchestrator.journal import read_journal
 from orchestrator.parameters import Value
 from orchestrator.problems import SpaceError
 from orchestrator.sampling import satisfies
+from orchestrator.scores import score
 from orchestrator.settings import flattened
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, Trial, fold_records, score
+from orchestrator.study import Study, Trial, fold_records
 from trainer.settings import differing_settings
 
 # Another split is another `data.*` setting, and another seed is only another draw of the same figure.

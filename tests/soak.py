@@ -23,10 +23,10 @@ from orchestrator.events import SearchCreated, SessionStarted
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger
+from orchestrator.scores import score
 from orchestrator.searcher import AxSearcher
 from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
-from orchestrator.study import score
 from orchestrator.tracking import Tracker
 
 # Once so many trials are over, everything has been imported and every cache has been filled.

@@ -9,9 +9,10 @@ from orchestrator.budget import spent, without_improvement
 from orchestrator.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
 from orchestrator.failures import broken_circuit
 from orchestrator.journal import Record
+from orchestrator.scores import ranked
 from orchestrator.space import Objective, SearchSpace
 from orchestrator.spending import Spending
-from orchestrator.study import Study, fold, fold_records, ranked
+from orchestrator.study import Study, fold, fold_records
 
 SESSION = SessionStarted(session=1, host="h", pid=1)
 ENDED = SessionEnded(state="interrupted", reason="")
