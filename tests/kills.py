@@ -180,7 +180,9 @@ def _reported(records: list[Record]) -> dict[str, list[tuple[int, float]]]:
 
 def _of_trial(search: Search, records: list[Record], trial: str, reported: list[tuple[int, float]]) -> list[str]:
     lines = (search.folder / "trials" / trial / "evidence").read_text().splitlines()
-    evidence = [(int(epoch), float(moment)) for epoch, moment, _ in map(str.split, lines)]
+    evidence = [(what, int(epoch), float(moment)) for what, epoch, moment, _ in map(str.split, lines)]
+    saved = [(epoch, moment) for what, epoch, moment in evidence if what == "saving"]
+    finished = [(epoch, moment) for what, epoch, moment in evidence if what == "finished"]
     completions = [
         record for record in records if isinstance(record.event, TrialCompleted) and record.event.trial == trial
     ]
@@ -189,11 +191,13 @@ def _of_trial(search: Search, records: list[Record], trial: str, reported: list[
         return [f"completed {len(completions)} times"]
     if [epoch for epoch, _ in reported] != list(range(1, EPOCHS + 1)):
         found.append(f"the journal has the epochs {[epoch for epoch, _ in reported]}")
-    if missing := set(reported) - set(evidence):
-        found.append(f"the journal has epochs that no attempt finished: {sorted(missing)}")
-    if again := [epoch for epoch, count in Counter(epoch for epoch, _ in evidence).items() if count > 1]:
-        found.append(f"finished epochs were trained again: {again}")
-    if any(moment > completions[0].time for _, moment in evidence):
+    if missing := set(reported) - set(saved):
+        found.append(f"the journal has epochs that no attempt trained: {sorted(missing)}")
+    if lost := set(finished) - set(reported):
+        found.append(f"finished epochs were lost or trained again: {sorted(lost)}")
+    if again := [epoch for epoch, count in Counter(epoch for epoch, _ in finished).items() if count > 1]:
+        found.append(f"epochs were finished more than once: {again}")
+    if any(moment > completions[0].time for _, moment in saved):
         found.append("trained on after its completion was known")
     started = [
         record.number for record in records if isinstance(record.event, TrialStarted) and record.event.trial == trial
