@@ -9,8 +9,10 @@ from typing import Any
 
 import psutil
 import pytest
+from ray.tune.search import Searcher
 from small_spaces import mixed
 from test_ahead import ANSWER, history, question_of
+from test_searcher import Bench
 
 from orchestrator.ahead import Ahead
 from orchestrator.ax_process import AxFailed, AxProcess
@@ -64,6 +66,26 @@ def test_whatever_the_child_does_the_search_gets_a_point_and_can_go_on(tmp_path:
             space.trial_config(found.params)
     finally:
         process.close()
+
+
+@pytest.mark.parametrize("fault", REPLIES)
+def test_whatever_the_child_does_a_whole_search_completes(tmp_path: Path, fault: str) -> None:
+    process = child(tmp_path, REPLIES[fault], deadline=0.1)
+    bench = Bench(tmp_path / "s", process, trials=7, concurrent=1)
+    try:
+        for number in range(7):
+            while (assignment := bench.searcher.suggest(f"x{number}")) is None:
+                assert bench.searcher.failure is None
+                time.sleep(0.005)
+            bench.complete(f"x{number}", 0.1 * number)
+        assert bench.searcher.suggest("x7") == Searcher.FINISHED
+    finally:
+        process.close()
+    assert assignment["trial"] == "t0006"
+    trials = list(bench.ledger.study.trials.values())
+    assert [trial.status for trial in trials] == ["completed"] * 7
+    assert [trial.source for trial in trials] == ["start", *["sobol"] * 3, *["random"] * 3]
+    assert all(trial.note.startswith("Ax: ") for trial in trials[4:])
 
 
 def test_a_good_child_is_believed(tmp_path: Path) -> None:
