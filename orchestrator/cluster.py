@@ -6,15 +6,19 @@ import logging
 import math
 import os
 import secrets
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.process import Process, child_named
+from orchestrator.process import Process, child_named, children
 from trainer.wording import first_line
 
+log = logging.getLogger(__name__)
+
+NODE_STARTS = 3
 TOKEN_FILE = Path("~/.ray/auth_token")
 # Ray keeps at most this share of a machine's memory for objects by default, 30 %; trials pass nothing large through it.
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -88,29 +92,45 @@ def connect(address: str | None) -> Connection:
     """
     os.environ.update(ENVIRONMENT)
     _ensure_token()
-    import ray
-
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
-        if address is None:
-            context = ray.init(
-                address="local",
-                include_dashboard=True,
-                dashboard_host="127.0.0.1",
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(_private_folder()),
-                **common,
-            )
-        else:
-            context = ray.init(address=address, **common)
+        context = _started_here() if address is None else _ray(address=address)
     except Exception as error:  # a node that does not start in time is a bare Exception to Ray
         where = "on this machine" if address is None else f"at {address}"
         raise EnvironmentProblem(f"Ray could not be reached {where}: {first_line(error)}") from error
     # A lost worker is an event of the journal and a line of ours; Tune would add its traceback.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    import ray
+
     url = context.dashboard_url
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return Connection(f"http://{url}" if url else None, resources, child_named("raylet") if address is None else None)
+
+
+def _started_here() -> Any:
+    """Ray gives a node 30 s to start, which a busy machine may not manage; the next one finds its files in memory."""
+    settings = {
+        "address": "local",
+        "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": str(_private_folder()),
+    }
+    for _ in range(NODE_STARTS - 1):
+        before = children()
+        try:
+            return _ray(**settings)
+        except Exception as error:  # noqa: BLE001  # bare to Ray; the last one is raised
+            log.warning("Ray: %s; starting it again", first_line(error))
+            # Ray would keep what it started of the node until we end.
+            for process in children().keys() - before.keys():
+                os.kill(process.pid, signal.SIGKILL)
+    return _ray(**settings)
+
+
+def _ray(**settings: Any) -> Any:
+    import ray
+
+    return ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **settings)
 
 
 def disconnect() -> None:

@@ -32,14 +32,19 @@ class Process(NamedTuple):
         return start_of(self.pid) == self.started
 
 
-def child_named(name: str) -> Process | None:
-    """A living child of this process whose program has that name; None if there is none."""
+def children() -> dict[Process, str]:
+    """The living children of this process and the names of their programs."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         fields = _fields(int(folder.name))
-        if fields is not None and fields[0] == name and int(fields[2]) == os.getpid():
-            started = start_of(int(folder.name))
-            return None if started is None else Process(int(folder.name), started)
-    return None
+        if fields is not None and int(fields[2]) == os.getpid() and fields[1] not in "ZX":
+            found[Process(int(folder.name), int(fields[20]))] = fields[0]
+    return found
+
+
+def child_named(name: str) -> Process | None:
+    """A living child of this process whose program has that name; None if there is none."""
+    return next((process for process, program in children().items() if program == name), None)
 
 
 def start_of(pid: int) -> int | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+
 import pytest
 
+from orchestrator import cluster
 from orchestrator.cluster import share_out
 from orchestrator.errors import EnvironmentProblem
 
@@ -39,3 +43,33 @@ def test_gpus_that_are_not_there_are_an_environment_problem() -> None:
 def test_training_on_cores_is_said_in_one_line() -> None:
     reason = share_out({"CPU": 2.0}, concurrent=None, gpus_per_trial=None, trials=8).reason
     assert reason == "no GPU in the cluster: 2 at once, 1 of 2 CPU cores each"
+
+
+def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+    bystander = subprocess.Popen(["sleep", "60"])
+
+    def start(**settings: object) -> str:
+        begun.append(subprocess.Popen(["sleep", "60"]))
+        if len(begun) < cluster.NODE_STARTS:
+            raise Exception("The current node timed out during startup.")  # as Ray does
+        return "started"
+
+    monkeypatch.setattr(cluster, "_ray", start)
+    try:
+        assert cluster._started_here() == "started"
+        assert [process.wait() for process in begun[:-1]] == [-signal.SIGKILL] * (cluster.NODE_STARTS - 1)
+        assert begun[-1].poll() is bystander.poll() is None
+    finally:
+        for process in (*begun, bystander):
+            process.kill()
+            process.wait()
+
+
+def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**settings: object) -> None:
+        raise Exception("The current node timed out during startup.\nAnd more.")  # as Ray does
+
+    monkeypatch.setattr(cluster, "_ray", start)
+    with pytest.raises(EnvironmentProblem, match="could not be reached on this machine: The current node timed out"):
+        cluster.connect(None)
