@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,34 @@ def test_a_crash_at_any_rename_or_sync_leaves_the_old_or_the_new_state(
     assert load_checkpoint(path)["epoch"] in (1, 2)
     save_checkpoint(path, state(3))
     assert load_checkpoint(path)["epoch"] == 3
+
+
+FILL_UP = """
+import sys
+import torch
+from pathlib import Path
+from trainer.checkpoint import load_checkpoint, save_checkpoint
+path = Path(sys.argv[1])
+save_checkpoint(path, {"epoch": 1, "model": torch.zeros(1000)})
+try:
+    save_checkpoint(path, {"epoch": 2, "model": torch.zeros(10**6)})
+except OSError as error:
+    print(error)
+print(sorted(file.name for file in path.parent.iterdir()), load_checkpoint(path)["epoch"])
+"""
+
+
+def test_on_a_full_disk_the_old_state_stays_and_the_error_says_why(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = f'mount -t tmpfs -o size=1m tmpfs "{disk}" && "$0" -c "$1" "{disk}/last.pt"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, sys.executable, FILL_UP]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"a disk of its own cannot be had here: {done.stderr.strip()}")
+    message, after = done.stdout.splitlines()
+    assert message == f"[Errno 28] No space left on device: '{disk}/last.pt.tmp'"
+    assert after == "['last.pt', 'last.pt.sha256'] 1"
 
 
 def test_a_missing_file_and_a_missing_digest_are_named(tmp_path: Path, saved: Path) -> None:

@@ -184,14 +184,15 @@ def test_drawn_partitions_repeat_and_differ_from_each_other(without_file: Path) 
     assert len(set(tested)) == FOLDS
 
 
-def test_a_drawn_partition_says_that_it_is_not_the_published_one(
+def test_drawn_partitions_say_once_that_they_are_not_the_published_ones(
     without_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    read_prid2011(without_file)
-    (record,) = caplog.records
+    for fold in range(FOLDS):
+        read_prid2011(without_file, fold)
+    (record,) = caplog.records  # one for all partitions
     assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.two_cameras")
-    assert record.getMessage().startswith(f"{without_file / SPLITS_FILE}: no such file; split 0 is drawn here from 10")
-    assert "NOT the published one" in record.getMessage()
+    assert record.getMessage().startswith(f"{without_file / SPLITS_FILE}: no such file; splits are drawn here from 10")
+    assert "NOT the published ones" in record.getMessage()
 
 
 def test_the_published_partition_is_read_without_a_warning(intact: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 import torch
 from test_training import changed, figures
 
-from trainer import StoppedError, TrialConfig, fit
+from trainer import EpochResult, StoppedError, TrialConfig, fit
 from trainer.interruption import stop_on_signals
+from trainer.learner import Learner
 from trainer.result import read_results
 
 
@@ -40,7 +42,7 @@ def several_batches(tiny_config: TrialConfig) -> TrialConfig:
 def test_a_training_stopped_at_any_step_or_evaluation_resumes_bit_identically(
     several_batches: TrialConfig, tmp_path: Path, question: int, workers: int
 ) -> None:
-    config = changed(several_batches, clips__workers=workers)
+    config = changed(several_batches, clips__workers=workers, checkpoint__every=5)
     whole = fit(config, out=tmp_path / "whole")
     with pytest.raises(StoppedError, match="--resume continues"):
         fit(config, out=tmp_path / "cut", stop=StopAt(question))
@@ -72,6 +74,27 @@ def test_accumulated_batches_are_never_cut_apart(several_batches: TrialConfig, t
         fit(config, out=tmp_path, stop=StopAt(0))
 
 
+def test_a_step_that_dies_with_a_worker_while_a_stop_is_asked_for_is_a_stop_and_resumes_bit_identically(
+    several_batches: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(several_batches, out=tmp_path / "whole")
+    asked: list[bool] = []
+
+    def killed(learner: Learner, batch: object) -> None:
+        asked.append(True)
+        raise RuntimeError("DataLoader worker is killed by signal: Terminated.")
+
+    with monkeypatch.context() as patched:
+
+        def interrupt(result: EpochResult) -> None:
+            patched.setattr(Learner, "_forward", killed)
+
+        with pytest.raises(StoppedError, match="in the middle of a step"):
+            fit(several_batches, interrupt, out=tmp_path / "cut", stop=lambda: bool(asked))
+    resumed = fit(several_batches, resume_from=tmp_path / "cut/checkpoint/last.pt", out=tmp_path / "cut")
+    assert figures(resumed.history) == figures(whole.history)
+
+
 def test_signals_only_ask_and_the_second_does_not_wait() -> None:
     with stop_on_signals() as stop:
         assert not stop()
@@ -99,7 +122,8 @@ def test_a_signal_to_the_whole_group_saves_the_state_and_resume_goes_on(
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert "stopped after" in errors and "Traceback" not in errors
+    # A worker of the loader that dies of the signal first cuts the step short.
+    assert re.search("stopped (after|in the middle of a step)", errors) and "Traceback" not in errors
     done = len(read_results(out / "results.jsonl"))
     assert first["epoch"] == 1 <= done
     state = torch.load(out / "checkpoint/last.pt", weights_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import network, tiny
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 import trainer.attention
 import trainer.model
-from trainer.errors import ConfigError
 from trainer.model import ModelConfig, TemporalAttentionResNet, feature_map_size
 
 
@@ -60,11 +60,11 @@ def test_the_papers_input_gives_the_papers_map_and_parameters() -> None:
 
 @pytest.mark.parametrize(("backbone", "stride"), [("resnet18", 32), ("resnet50", 32), ("tiny", 16)])
 def test_too_small_frames_are_refused(backbone: str, stride: int) -> None:
-    config = ModelConfig.model_validate(
-        {"backbone": backbone, "weights": "none", "last_stride": 2, "height": 64, "width": stride - 1}
-    )
-    with pytest.raises(ConfigError, match=f"give at least {stride} x {stride}"):
-        network(config)
+    settings = {"backbone": backbone, "weights": "none", "last_stride": 2, "height": 64}
+    assert feature_map_size(ModelConfig.model_validate({**settings, "width": stride})) == (64 // stride, 1)
+    small = f"height, width: 64 x {stride - 1} is too small for {backbone} .* give at least {stride} x {stride}"
+    with pytest.raises(ValidationError, match=small):
+        ModelConfig.model_validate({**settings, "width": stride - 1})
 
 
 def test_frames_of_another_size_are_refused() -> None:

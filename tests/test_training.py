@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trainer import CheckpointError, ConfigError, DivergedError, EpochResult, TrialConfig, evaluate, fit
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig as Config
 from trainer.result import read_results
 
@@ -76,6 +77,43 @@ def test_a_run_interrupted_after_any_epoch_resumes_bit_identically(
         torch.load(tmp_path / run / "checkpoint/last.pt", weights_only=True)["model"] for run in ("whole", "cut")
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_epochs_lost_from_a_checkpoint_that_is_saved_less_often_are_repeated_to_the_last_bit(
+    tiny_config: TrialConfig, tmp_path: Path, epoch: int
+) -> None:
+    config = changed(tiny_config, checkpoint__every=3, optim__epochs=5, evaluation__every=2)
+    whole = fit(config, out=tmp_path / "whole")
+    with pytest.raises(Interruption):
+        fit(config, interrupt_after(epoch), out=tmp_path / "cut")
+    heard: list[EpochResult] = []
+    resumed = fit(config, heard.append, tmp_path / "cut/checkpoint/last.pt", out=tmp_path / "cut")
+    assert figures(resumed.history) == figures(heard) == figures(whole.history)
+    assert figures(read_results(tmp_path / "cut/results.jsonl")) == figures(whole.history)
+    for file in ("last.pt", "best.pt"):
+        left, right = (load_checkpoint(tmp_path / run / "checkpoint" / file) for run in ("whole", "cut"))
+        assert left["epoch"] == right["epoch"]
+        assert all(torch.equal(left["model"][name], right["model"][name]) for name in left["model"])
+
+
+def test_the_state_is_saved_when_due_with_a_new_best_and_at_the_end(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    config = changed(tiny_config, checkpoint__every=3, optim__epochs=5, evaluation__every=5)
+    saved: list[int] = []
+    fit(config, lambda _: saved.append(load_checkpoint(tmp_path / "checkpoint/last.pt")["epoch"]), out=tmp_path)
+    assert saved == [1, 1, 3, 3, 5]  # the first epoch is the best as long as none is evaluated
+
+
+def test_a_checkpoint_older_than_this_setting_and_one_of_another_frequency_are_resumed(
+    tiny_config: TrialConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(Interruption):
+        fit(tiny_config, interrupt_after(2), out=tmp_path)
+    path = tmp_path / "checkpoint/last.pt"
+    state = load_checkpoint(path)
+    del state["config"]["checkpoint"]
+    save_checkpoint(path, {name: value for name, value in state.items() if name != "format"})
+    assert len(fit(changed(tiny_config, checkpoint__every=2), resume_from=path, out=tmp_path).history) == 4
 
 
 def test_training_learns_to_tell_its_persons_apart(tiny_config: TrialConfig, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
     from trainer.result import EpochResult, Evaluation, Report, ignore_report
     from trainer.training import FitResult, fit, last_checkpoint
+    from trainer.trial_step import StepCost, measure_step
     from trainer.weights import require_weights
+    from trainer.workload import multiplications_per_batch
 
 _HOME = {
     "CheckpointError": "trainer.errors",
@@ -27,12 +29,15 @@ _HOME = {
     "Evaluation": "trainer.result",
     "FitResult": "trainer.training",
     "Report": "trainer.result",
+    "StepCost": "trainer.trial_step",
     "StoppedError": "trainer.errors",
     "TrialConfig": "trainer.config",
     "evaluate": "trainer.assess",
     "fit": "trainer.training",
     "ignore_report": "trainer.result",
     "last_checkpoint": "trainer.training",
+    "measure_step": "trainer.trial_step",
+    "multiplications_per_batch": "trainer.workload",
     "prepare_process": "trainer.compute",
     "require_weights": "trainer.weights",
 }
@@ -53,12 +58,15 @@ __all__ = [
     "Evaluation",
     "FitResult",
     "Report",
+    "StepCost",
     "StoppedError",
     "TrialConfig",
     "evaluate",
     "fit",
     "ignore_report",
     "last_checkpoint",
+    "measure_step",
+    "multiplications_per_batch",
     "prepare_process",
     "require_weights",
 ]

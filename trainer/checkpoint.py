@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from pydantic import Field
 
-from trainer.atomic import sync_folder, write_atomically
+from trainer.atomic import replacing, write_atomically
 from trainer.errors import CheckpointError
+from trainer.frozen import FrozenConfig
 
 # Version of the contents; a checkpoint of another version is refused.
 FORMAT = 2
+
+
+class CheckpointConfig(FrozenConfig):
+    """How often the state of a training is saved."""
+
+    every: int = Field(1, ge=1)
+    """Epochs after which `last.pt` is saved: network, averages, centers and optimizer, with Adam three times the size
+    of the network. It is saved, too, with every new best network, after the last epoch, and where the training is asked
+    to stop. A training that dies otherwise repeats up to `every` - 1 finished epochs when it is resumed, to the same
+    figures, besides the one under way."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -22,18 +33,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     The digest file names both states before the new one takes its place and only the new one afterwards; a crash
     between any two steps leaves a file whose digest is listed. When all is done `sha256sum -c` accepts it.
+
+    Raises:
+        OSError: the disk is full or fails; the old state stays, and nothing half written does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    digest = _sha256(temporary)
-    known = _known_digests(path)
-    write_atomically(_digest_path(path), _digest_lines(path, [digest, *known]))
-    temporary.replace(path)
-    sync_folder(path.parent)
+    with replacing(path) as file:
+        _serialise({"format": FORMAT, **state}, file)
+        digest = _sha256(Path(file.name))
+        write_atomically(_digest_path(path), _digest_lines(path, [digest, *_known_digests(path)]))
     write_atomically(_digest_path(path), _digest_lines(path, [digest]))
 
 
@@ -57,6 +65,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT}; it was written by another version")
     return state
+
+
+def _serialise(state: dict[str, Any], file: BinaryIO) -> None:
+    """Writes the state to the file, as far as the operating system.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    try:
+        torch.save(state, file)
+        file.flush()
+    except RuntimeError as error:
+        # After a write that failed torch closes its archive, fails at that too, and raises this second error.
+        reason = error.__context__
+        if isinstance(reason, OSError):
+            raise OSError(reason.errno, reason.strerror, file.name) from error
+        raise
 
 
 def _digest_path(path: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
+from trainer.checkpoint import CheckpointConfig
 from trainer.clips import ClipConfig
 from trainer.compute import ComputeConfig
 from trainer.data import READERS, DataConfig
@@ -41,6 +42,8 @@ class TrialConfig(FrozenConfig):
     """Evaluation during and after training."""
     compute: ComputeConfig = ComputeConfig()
     """Precision and memory layout."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """How often the state is saved."""
 
     @property
     def viewing(self) -> Viewing:

@@ -108,7 +108,7 @@ def embed(
         DivergedError: an embedding is not finite.
     """
     device = next(model.parameters()).device
-    windows = _windows(tracklets, config, viewing.frames)
+    windows = evaluation_windows(tracklets, config, viewing.frames)
     clips = EvaluationClips(tracklets, windows, size=viewing.size)
     loader = evaluation_loader(clips, batch=config.batch, workers=viewing.workers, device=device)
     damage = damage or DamageTally(sum(len(tracklet.frames) for tracklet in tracklets))
@@ -150,7 +150,7 @@ def attention_over_frames(
         DataError: a frame is missing.
     """
     device = next(model.parameters()).device
-    first = {window.tracklet: window for window in reversed(_windows(tracklets, config, viewing.frames))}
+    first = {window.tracklet: window for window in reversed(evaluation_windows(tracklets, config, viewing.frames))}
     windows = [first[index] for index in range(len(tracklets))]
     clips = EvaluationClips(tracklets, windows, size=viewing.size)
     network = inference_copy(model, viewing.compute)
@@ -183,7 +183,8 @@ class _Pooled:
         return self._values if self._maximum else self._values / self._counts
 
 
-def _windows(tracklets: Sequence[Tracklet], config: EvaluationConfig, frames: int) -> list[Window]:
+def evaluation_windows(tracklets: Sequence[Tracklet], config: EvaluationConfig, frames: int) -> list[Window]:
+    """The clips, of so many frames each, that an evaluation looks at."""
     return [
         Window(index, tuple(window))
         for index, tracklet in enumerate(tracklets)

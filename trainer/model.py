@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from trainer.attention import POOLINGS, AttentionOutput, Gate, TemporalAttention
@@ -63,6 +63,11 @@ class ModelConfig(FrozenConfig):
     neck: Literal["bnneck", "none"] = "bnneck"
     """`none`: no batch norm, and a classifier with bias and torch's initial values (the paper's resnet50ta)."""
 
+    @model_validator(mode="after")
+    def _frames_hold_a_cell(self) -> ModelConfig:
+        feature_map_size(self)
+        return self
+
 
 class ModelOutput(NamedTuple):
     """What the network says about a batch of clips, in training and in evaluation alike; at least float32."""
@@ -92,8 +97,7 @@ class TemporalAttentionResNet(nn.Module):
     `loaded_weights` tells what `config.weights` filled. A network about to be restored from a checkpoint
     needs no weights of its own: build it from `config.model_copy(update={"weights": "none"})`.
 
-    Raises ConfigError when the frames are too small for the backbone or the weights cannot be had. The caller
-    seeds torch's generator.
+    Raises ConfigError when the weights cannot be had. The caller seeds torch's generator.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
@@ -132,8 +136,8 @@ def feature_map_size(config: ModelConfig) -> tuple[int, int]:
     stride = (8 if config.backbone == "tiny" else 16) * config.last_stride
     if config.height < stride or config.width < stride:
         raise ConfigError(
-            f"model.height, model.width: {config.height} x {config.width} is too small for {config.backbone} "
-            f"with model.last_stride {config.last_stride}; give at least {stride} x {stride}"
+            f"height, width: {config.height} x {config.width} is too small for {config.backbone} with last_stride "
+            f"{config.last_stride}; give at least {stride} x {stride}"
         )
     return -(-config.height // stride), -(-config.width // stride)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-# Settings that change where and how fast a trial runs, but none of its figures.
-NEUTRAL_SETTINGS = {"data.root", "clips.workers", "clips.augment_on"}
+# Settings that change where and how fast a trial runs, but none of its figures. Checkpoints of earlier versions lack
+# the whole group `checkpoint`.
+NEUTRAL_SETTINGS = {"data.root", "clips.workers", "clips.augment_on", "checkpoint", "checkpoint.every"}
 
 
 def differing_settings(now: dict[str, Any], then: dict[str, Any], prefix: str = "") -> list[str]:

@@ -75,8 +75,9 @@ def fit(
 ) -> FitResult:
     """Trains one network and leaves `results.jsonl`, `config.json` and `checkpoint/{last,best}.pt` in `out`.
 
-    The checkpoint of an epoch is on disk before the epoch is reported, so nothing that was reported is ever lost. A run
-    resumed from it continues with bit-identical losses and figures on the same CPU and number of threads.
+    A run resumed from `last.pt` continues with bit-identical losses and figures on the same CPU and number of threads.
+    With `checkpoint.every` 1 that of an epoch is on disk before the epoch is reported, so nothing that was reported is
+    trained twice; otherwise epochs that a crash took from the checkpoint are trained and reported again.
 
     Args:
         config: the trial.
@@ -93,7 +94,8 @@ def fit(
         DataError: data that is missing, damaged or too small.
         CheckpointError: `resume_from` is damaged or belongs to another configuration.
         DivergedError: a loss became NaN or infinite.
-        StoppedError: `stop` said so; `last.pt` holds the state after the last step, in the middle of an epoch too.
+        StoppedError: `stop` said so; `last.pt` holds the state after the last step, in the middle of an epoch too,
+            unless a signal cut that step short.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     require_precision(config.compute, device)
@@ -104,7 +106,7 @@ def fit(
     for result in run.history:
         report(result)
 
-    with float32_products(config.compute, device):
+    with float32_products(config.compute, device), _cut_short(stop):
         for epoch in range(len(run.history), config.optim.epochs):
             result = run.epoch_result(epoch, progress, stop)
             run.save_epoch(result)
@@ -112,6 +114,20 @@ def fit(
             remark(run.history, config)
             report(result)
     return FitResult(tuple(run.history), best_result(run.history))
+
+
+@contextmanager
+def _cut_short(stop: Stop) -> Iterator[None]:
+    """A loader's worker that dies of a signal to all of us raises wherever the training happens to be.
+
+    In the middle of a step there is no state to save: what was saved before is resumed, and is exact.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not stop():
+            raise
+        raise StoppedError("stopped in the middle of a step; --resume continues from the last checkpoint") from error
 
 
 def best_result(history: Sequence[EpochResult]) -> EpochResult:
@@ -210,12 +226,18 @@ class _Run:
 
     def save_epoch(self, result: EpochResult) -> None:
         """Adds the epoch to the history; writes `best.pt`, all that an evaluation needs, if it is the best, and
-        `last.pt`."""
+        `last.pt` where `checkpoint.every` says so.
+
+        `last.pt` follows every `best.pt`: epochs that are trained again then never put a lesser network in its place.
+        """
         self.history.append(result)
         self.tally = EpochTally()
-        if best_result(self.history) is result:
+        is_best = best_result(self.history) is result
+        if is_best:
             save_checkpoint(self.out / BEST_CHECKPOINT, self._weights())
-        self._save_last()
+        done = len(self.history)
+        if is_best or done % self.config.checkpoint.every == 0 or done == self.config.optim.epochs:
+            self._save_last()
 
     @contextmanager
     def _stopped_workers(self, stop: Stop) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -93,8 +94,8 @@ def tracklets_of(partition: Partition, images: Path, layout: TwoCameras) -> Spli
 def drawn_partition(images: Path, file: Path, fold: int, layout: TwoCameras) -> Partition:
     """One of the seeded halvings of the persons that both cameras saw long enough, where the split `file` is absent.
 
-    As many persons are tested as trained on, one less trained on where their number is odd. A warning says that
-    figures on it cannot be compared with published ones.
+    As many persons are tested as trained on, one less trained on where their number is odd. A warning, one for all
+    partitions that a process reads, says that figures on them cannot be compared with published ones.
 
     Raises:
         DataError: fewer than two persons.
@@ -105,13 +106,19 @@ def drawn_partition(images: Path, file: Path, fold: int, layout: TwoCameras) -> 
             f"{images}: {len(persons)} persons with at least {layout.least_frames} frames in both "
             f"{' and '.join(layout.cameras)}, two are needed; unpack {layout.title} again"
         )
-    log.warning(
-        "%s: no such file; split %d is drawn here from %d persons (the published splits have %d) and is NOT the "
-        "published one: figures on it cannot be compared with published figures",
-        *(file, fold, len(persons), layout.published_persons),
-    )
+    _warn_of_drawing(file, len(persons), layout.published_persons)
     shuffled = np.random.default_rng(fold).permutation(persons).tolist()
     return Partition(train=shuffled[: len(persons) // 2], test=shuffled[len(persons) // 2 :])
+
+
+@functools.cache
+def _warn_of_drawing(file: Path, persons: int, published: int) -> None:
+    """Once: whoever reads all partitions, as a check of the data does, needs no warning for each."""
+    log.warning(
+        "%s: no such file; splits are drawn here from %d persons (the published ones have %d) and are NOT the "
+        "published ones: figures on them cannot be compared with published figures",
+        *(file, persons, published),
+    )
 
 
 def persons_under(camera: Path, layout: TwoCameras) -> list[str]:

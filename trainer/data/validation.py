@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from trainer.atomic import write_atomically
 from trainer.data.tracklets import DISTRACTOR, Tracklet, fingerprint
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
@@ -178,15 +177,7 @@ def write_validation(path: Path, split: ValidationSplit, train: Sequence[Trackle
     content["sha256"] = _digest(content)
     lines = [f"  {json.dumps(key)}: {json.dumps(content[key])}" for key in sorted(content)]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).rename(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    write_atomically(path, text)
 
 
 def read_validation(path: Path, train: Sequence[Tracklet]) -> ValidationSplit:
