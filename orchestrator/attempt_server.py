@@ -7,7 +7,8 @@ one thread, so that forking it is safe.
 It reads one JSON object per line from standard input: an assignment, or `STOP_ORDER` for the attempt that runs. It
 passes the attempts' messages on to standard output, and `{"exit": code}` when an attempt's process has ended. When
 standard input ends, because its worker ended or died, or when it is told to terminate, it ends the running attempt and
-then itself. An attempt is ended by SIGTERM first, so that it can save its state.
+then itself. An attempt is ended by SIGTERM first, so that it can save its state. One that gives no sign of life,
+because it was halted as a whole, is killed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ import signal
 import sys
 from importlib import import_module
 from types import FrameType
+from typing import NamedTuple
 
-from orchestrator.attempt import Assignment, Message, run_attempt
+from orchestrator.attempt import HANG_FILE, LOCK_PATIENCE_S, Assignment, Message, run_attempt
 from orchestrator.folder import SearchFolder
-from orchestrator.process import die_with_parent
+from orchestrator.hang import Patience
+from orchestrator.process import die_with_parent, process_state
+
+log = logging.getLogger(__name__)
 
 # What every attempt imports, the last one as soon as it makes an optimizer; loaded before the first assignment.
 PRELOADED = ("trainer.training", "trainer.assess", "torch._dynamo")
@@ -90,43 +95,76 @@ def _serve(assignment: Assignment, orders: Orders, answers: int) -> bool:
     config = SearchFolder(assignment.search).trial(assignment.trial) / "config.json"
     if json.loads(config.read_text(encoding="utf-8"))["model"]["backbone"] != "tiny":
         import_module(PRELOADED_FOR_RESNETS)
+    signs, giving = os.pipe()
     child = os.fork()
     if child == 0:
-        _attempt(assignment, answers)
+        os.close(signs)
+        _attempt(assignment, answers, giving)
+    os.close(giving)
     watched = os.pidfd_open(child)
     try:
-        wanted = _watch(child, watched, orders)
+        wanted = _watch(_Child(child, watched, signs), orders, assignment)
         _, status = os.waitpid(child, 0)
     finally:
         os.close(watched)
+        os.close(signs)
     if wanted:
         # A child that was killed may have left half a line.
         _write(answers, "\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}))
     return wanted
 
 
-def _watch(child: int, watched: int, orders: Orders) -> bool:
-    """Waits until the child has ended, or ends it when told to; False if the worker went away."""
+class _Child(NamedTuple):
+    """The process of an attempt."""
+
+    pid: int
+    ended: int
+    """Readable once it has ended."""
+    signs: int
+    """Readable when it has said that it is alive; at its end once it has ended."""
+
+
+def _watch(child: _Child, orders: Orders, assignment: Assignment) -> bool:
+    """Waits until the child has ended, or ends it when told to or when it hangs; False if the worker went away."""
+    patience = Patience(assignment.hang_after, before_first=LOCK_PATIENCE_S)
     while True:
-        readable, _, _ = select.select([orders.pipe, watched], [], [])
-        if watched in readable:
+        readable, _, _ = select.select([orders.pipe, child.ended, child.signs], [], [], patience.tick)
+        if child.ended in readable:
             return True
-        if not orders.receive():
-            _end(child, watched)
-            return False
-        if orders.take(STOP_ORDER):
-            _end(child, watched)
+        if child.signs in readable:
+            os.read(child.signs, 65536)
+            patience.heard()
+        elif not readable and patience.passed():
+            _kill_halted(child.pid, assignment)
             return True
+        if orders.pipe in readable:
+            if not orders.receive():
+                _end(child)
+                return False
+            if orders.take(STOP_ORDER):
+                _end(child)
+                return True
 
 
-def _end(child: int, watched: int) -> None:
-    os.kill(child, signal.SIGTERM)
-    readable, _, _ = select.select([watched], [], [], STOP_GRACE_S)
+def _end(child: _Child) -> None:
+    os.kill(child.pid, signal.SIGTERM)
+    readable, _, _ = select.select([child.ended], [], [], STOP_GRACE_S)
     if not readable:
-        os.kill(child, signal.SIGKILL)
+        os.kill(child.pid, signal.SIGKILL)
 
 
-def _attempt(assignment: Assignment, answers: int) -> None:
+def _kill_halted(pid: int, assignment: Assignment) -> None:
+    """Kills an attempt whose own watch did not end it, and leaves word where that would have left its stack."""
+    file = SearchFolder(assignment.search).trial(assignment.trial) / HANG_FILE
+    state = process_state(pid)
+    os.kill(pid, signal.SIGKILL)
+    try:
+        file.write_text(f"process {pid} gave no sign of life and did not end itself; its state was: {state}\n")
+    except OSError as error:
+        log.warning("%s: cannot be written (%s)", file, error.strerror)
+
+
+def _attempt(assignment: Assignment, answers: int, signs: int) -> None:
     """The child: never returns."""
     code = 1
     try:
@@ -135,12 +173,16 @@ def _attempt(assignment: Assignment, answers: int) -> None:
 
         die_with_parent()
         prepare_process()
-        run_attempt(assignment, lambda message: _send(answers, message))
+        run_attempt(assignment, lambda message: _send(answers, message), lambda: _give_sign(signs))
         code = 0
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _give_sign(signs: int) -> None:
+    os.write(signs, b".")
 
 
 def _send(answers: int, message: Message) -> None:

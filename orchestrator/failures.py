@@ -11,6 +11,15 @@ EQUAL_FAILURES = 3
 OF_THE_CONFIGURATION = ("diverged", "out_of_memory")
 
 
+class DiskFull(OrchestratorError):
+    """An attempt had no room for its checkpoint. No trial is lost; the message says where room is to be made."""
+
+    exit_code = Exit.ENVIRONMENT
+
+    def __init__(self, search: str, reason: str) -> None:
+        super().__init__(f"{reason}; make room there, then `reidsearch resume {search}`")
+
+
 class CircuitBroken(OrchestratorError):
     """Trials fail one after another in the same way; the message says how, and what to do."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import SearchError
@@ -14,7 +16,7 @@ from orchestrator.space import SearchSpace
 from orchestrator.suggest import initial_trials
 from trainer import TrialConfig, require_weights
 from trainer.data.crowd import SizeName
-from trainer.data.synthetic import is_synthetic, write_synthetic
+from trainer.data.synthetic import is_synthetic, write_outline, write_synthetic
 from trainer.errors import DataError
 
 MINI_MARS = "mini-mars"
@@ -113,14 +115,39 @@ def small_settings(space: SearchSpace) -> list[str]:
     return overrides
 
 
-def plan(space: SearchSpace, storage: Path, name: str | None) -> str:
-    """What a launch would do, for people.
+@contextmanager
+def rehearsal_space(space: SearchSpace) -> Iterator[SearchSpace]:
+    """The space on data that are there: its own or, where they are still to be generated, an outline of those.
+
+    The outline lies in a temporary folder, not in the storage, and is gone at the end.
 
     Raises:
-        SearchError: the name is taken.
+        DataError: there is no room for it.
     """
-    if name is not None and (storage / name).exists():
-        raise SearchError(f"{name}: there is already a search of this name in {storage}")
+    if space.synthetic is None or any_config(space).data.root.is_dir():
+        yield space
+        return
+    with tempfile.TemporaryDirectory(prefix="reidsearch-") as folder:
+        root = Path(folder) / "outline"
+        write_outline(root, size=space.synthetic, seed=0)
+        data = space.trainer.get("data")
+        there = {**(data if isinstance(data, dict) else {}), "root": str(root)}
+        yield space.model_copy(update={"trainer": {**space.trainer, "data": there}})
+
+
+def check_storage(storage: Path) -> None:
+    """Whether a search could be written there; writes nothing.
+
+    Raises:
+        SearchError: it could not.
+    """
+    existing = next(folder for folder in (storage.absolute(), *storage.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise SearchError(f"{storage}: cannot hold a search ({existing} cannot be written); choose another --storage")
+
+
+def plan(space: SearchSpace, storage: Path) -> str:
+    """What a launch would do, for people."""
     config = any_config(space)
     first = initial_trials(space)
     lines = [
@@ -129,14 +156,26 @@ def plan(space: SearchSpace, storage: Path, name: str | None) -> str:
         f"algorithm {space.algorithm.name}"
         + (f", {first} trials before the model is asked" if space.algorithm.name == "ax" else "")
         + f"; stopping rule {space.stopping.rule}",
-        f"objective {space.objective.goal} {space.objective.metric} of the {space.objective.epoch} evaluated epoch",
+        f"repeats   {_repeats(space)}",
+        f"objective {_objective(space)} of the {space.objective.epoch} evaluated epoch",
         f"data      {config.data.root}" + (" (SYNTHETIC, not written yet)" if not config.data.root.is_dir() else ""),
         f"network   {config.model.backbone} at {config.model.height}x{config.model.width}",
         f"storage   {storage.absolute()}",
         f"machine   {os.cpu_count()} CPU cores",
-        "nothing was started",
     ]
     return "\n".join(lines)
+
+
+def _objective(space: SearchSpace) -> str:
+    return ", ".join(f"{aim.goal} {aim.metric}" for aim in space.objective.aims)
+
+
+def _repeats(space: SearchSpace) -> str:
+    replicates = space.replicates
+    if replicates.seeds == 0:
+        return "none: the best will be that of one seed, unconfirmed"
+    of = "configuration" if replicates.leaders == 1 else f"{replicates.leaders} configurations"
+    return f"the best {of} once more with each of {replicates.seeds} other seeds"
 
 
 def _other_budgets(space: SearchSpace) -> str:

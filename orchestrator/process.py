@@ -53,6 +53,15 @@ def start_of(pid: int) -> int | None:
     return None if fields is None or fields[1] in "ZX" else int(fields[20])
 
 
+def process_state(pid: int) -> str:
+    """What the kernel says a process is doing, such as `T (stopped)`; empty if there is no such process."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return next(line.removeprefix("State:").strip() for line in lines if line.startswith("State:"))
+
+
 def _fields(pid: int) -> list[str] | None:
     """Name of a process's program, its state, its parent and so on, as /proc/PID/stat has them after the number."""
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -40,6 +42,13 @@ def test_an_attempt_sends_every_epoch_and_then_that_it_is_completed(assignment: 
     assert [message.epoch_result.epoch for message in sent[:-1] if message.epoch_result] == [1, 2, 3, 4]
     assert sent[-1].outcome is not None
     assert sent[-1].outcome.state == "completed"
+
+
+def test_an_attempt_on_another_fold_is_judged_on_the_split_of_that_fold(assignment: Assignment) -> None:
+    (assignment.search / "split.json").rename(assignment.search / "split-fold-2.json")
+    assert messages(assignment)[-1].outcome.failure == "bad_data"  # type: ignore[union-attr]
+    on_fold = assignment.model_copy(update={"fold": 2})
+    assert messages(on_fold)[-1].outcome.state == "completed"  # type: ignore[union-attr]
 
 
 def test_a_message_survives_the_pipe(assignment: Assignment) -> None:
@@ -144,6 +153,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_trial_trained_again(assignmen
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
         (MemoryError(), "out_of_memory"),
         (ZeroDivisionError("somewhere"), "error"),
+        (OSError(5, "Input/output error"), "error"),
     ],
 )
 def test_every_failure_has_its_name_its_reason_and_its_traceback(
@@ -158,6 +168,37 @@ def test_every_failure_has_its_name_its_reason_and_its_traceback(
     assert (message.outcome.state, message.outcome.failure) == ("failed", failure)
     assert message.outcome.reason.startswith(type(error).__name__)
     assert "Traceback" in (assignment.search / "trials/t0000" / ERROR_FILE).read_text()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_has_a_failure_of_its_own_and_the_next_attempt_goes_on(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    real, told = os.fsync, list[Message]()
+
+    def fill_up(message: Message) -> None:
+        told.append(message)
+        if message.epoch_result is not None and message.epoch_result.epoch == 2:
+            monkeypatch.setattr(os, "fsync", full)
+
+    run_attempt(assignment, fill_up)
+    outcome = told[-1].outcome
+    assert outcome is not None and (outcome.state, outcome.failure) == ("failed", "disk_full")
+    assert outcome.reason == f"{assignment.search / 'trials/t0000'}: {os.strerror(number)}"
+    monkeypatch.setattr(os, "fsync", real)
+    assert [message.epoch_result.epoch for message in messages(assignment)[:-1] if message.epoch_result] == [1, 2, 3, 4]
+
+
+def test_a_failure_is_told_even_where_its_traceback_cannot_be_written(
+    assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (assignment.search / "trials/t0000" / ERROR_FILE).mkdir()
+    monkeypatch.setattr("trainer.training.rank_tracklets", lambda *_, **__: 1 / 0)
+    (message,) = messages(assignment)
+    assert message.outcome is not None and message.outcome.failure == "error"
 
 
 def test_a_frame_that_vanished_is_bad_data_and_names_the_file(

@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.attempt import Assignment, Message
 from orchestrator.attempt_server import STOP_ORDER, Orders
+from orchestrator.hang import Patience, hung
 from orchestrator.trial import AttemptServer
 
 # A server like the real one, whose attempts do what their trial's name says and leave their process id behind.
@@ -34,7 +35,7 @@ def graceful(out):
         os._exit(0)
     signal.signal(signal.SIGTERM, save)
 
-def fake(assignment, send):
+def fake(assignment, send, alive):
     out = assignment.search / "trials" / assignment.trial
     (out / "pid").write_text(str(os.getpid()))
     kind = assignment.trial
@@ -42,6 +43,11 @@ def fake(assignment, send):
     if kind == "graceful": graceful(out)
     send(Message(outcome=Outcome(state="failed", reason=kind)))
     if kind in ("stubborn", "graceful", "plain"): wait()
+    if kind in ("lively", "halted"):
+        for _ in range(20):
+            alive()
+            time.sleep(0.05)
+            if kind == "halted": os.kill(os.getpid(), signal.SIGSTOP)
     if kind == "crash": os._exit(7)
     if kind == "half":
         attempt_server._write = lambda answers, text: os.write(answers, text[:9].encode())
@@ -68,7 +74,7 @@ def assignment(tmp_path: Path) -> Callable[[str], Assignment]:
         out = tmp_path / "trials" / kind
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text('{"model": {"backbone": "tiny"}}')
-        return Assignment(search=tmp_path, trial=kind, attempt=1, threads=1)
+        return Assignment(search=tmp_path, trial=kind, attempt=1, threads=1, hang_after=0.4)
 
     return made
 
@@ -134,6 +140,35 @@ def test_an_attempt_that_dies_says_how_and_the_server_lives_on(
         list(server.messages(assignment(kind)))
     assert server.is_ready()
     assert reasons(server, assignment("next")) == ["next"]
+
+
+def test_an_attempt_that_is_halted_as_a_whole_is_killed_as_hung_and_the_server_lives_on(
+    server: AttemptServer, assignment: Callable[[str], Assignment]
+) -> None:
+    wanted = assignment("halted")
+    with pytest.raises(ChildProcessError, match=r"exit code -9$"):
+        list(server.messages(wanted))
+    file = wanted.search / "trials/halted/hang.txt"
+    assert hung(file)
+    assert "its state was: T (stopped)" in file.read_text()
+    assert gone(int((wanted.search / "trials/halted/pid").read_text()), 0)
+    assert reasons(server, assignment("next")) == ["next"]
+
+
+def test_an_attempt_that_says_it_is_alive_may_take_longer_than_a_hang(
+    server: AttemptServer, assignment: Callable[[str], Assignment]
+) -> None:
+    began = time.monotonic()
+    assert reasons(server, assignment("lively")) == ["lively"]
+    assert time.monotonic() - began > 0.8
+
+
+def test_patience_is_counted_in_ticks_and_begins_anew_with_every_sign() -> None:
+    patience = Patience(100.0, before_first=10.0)
+    assert patience.tick == 5.0
+    assert [patience.passed() for _ in range(27)] == [False] * 26 + [True]
+    patience.heard()
+    assert [patience.passed() for _ in range(25)] == [False] * 24 + [True]
 
 
 def test_a_worker_that_goes_away_ends_the_attempt_which_saves_first(

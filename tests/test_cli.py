@@ -15,6 +15,9 @@ from orchestrator.__main__ import cli, run
 from orchestrator.layers import builtin_files
 from orchestrator.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
 from orchestrator.space import SearchSpace
+from trainer.config import TrialConfig
+from trainer.data import read_splits
+from trainer.errors import DataError
 from trainer.settings import differing_settings
 
 HEAVY = ("ray", "ax", "mlflow", "torch", "scipy", "pandas")
@@ -93,12 +96,55 @@ def test_where_mars_is_not_found_the_answer_names_the_place_and_both_ways_on(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_any_space_can_be_tried_on_generated_data(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["launch", "--space", "attn_cl.yaml", "--data", "mini-mars", "--dry-run"]) == 0
+@pytest.mark.timeout(120)
+def test_a_dry_run_measures_a_step_forecasts_the_search_and_writes_nothing(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.cluster.connect", lambda _: pytest.fail("a dry run needs no Ray"))
+    assert run(["launch", "--space", "smoke.yaml", "--set", "replicates=3", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line[:9].strip() for line in lines if not line.startswith("   ")]
+    assert names[-7:] == ["largest", "measured", "time", "GPU hours", "memory", "disk", "nothing w"]
+    text = "\n".join(lines)
+    assert "SYNTHETIC" in text
+    assert "clips.persons=4" in text
+    assert "steps after one that is not counted" in text
+    assert "4 trials and 6 repeats" in text
+    assert "a trial: 3 epochs of 1 batches" in text
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_any_space_can_be_tried_on_generated_data(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def rehearsed(config: TrialConfig, **_: object) -> None:
+        tried.append(read_splits(config.data))
+        raise DataError("stop here")
+
+    monkeypatch.setattr("orchestrator.dryrun.rehearse", rehearsed)
+    assert run(["launch", "--space", "attn_cl.yaml", "--data", "mini-mars", "--dry-run"]) == 3
     printed = capsys.readouterr().out
     assert "SYNTHETIC" in printed
     assert "11 searched parameters" in printed
+    assert len({tracklet.person for tracklet in tried[0].train}) == 48
+    assert not Path(tried[0].train[0].frames[0]).exists(), "what it was tried on is gone again"
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_dry_run_checks_the_storage_and_the_name_before_it_tries_anything(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.dryrun.rehearse", lambda *_, **__: pytest.fail("not reached"))
+    (elsewhere / "file").touch()
+    dry_run = ["launch", "--space", "smoke.yaml", "--dry-run"]
+    assert run([*dry_run, "--storage", "file/runs"]) == 3
+    assert "file/runs: cannot hold a search" in capsys.readouterr().err
+    assert run([*dry_run, "--name", "../x"]) == 3
+    assert "cannot name a search" in capsys.readouterr().err
+    assert run([*dry_run, "--gpus-per-trial", "99"]) == 5
+    assert "--gpus-per-trial 99: the cluster has" in capsys.readouterr().err
 
 
 def test_a_space_of_another_data_set_reads_generated_data_as_what_they_are() -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--warm-start-anyway", is_flag=True, help="Also where that search measured something else.")
 @options.hang_after
-@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, start nothing.")
+@click.option("--dry-run", is_flag=True, help="Check everything, try one step, print plan and forecast.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed.")
 def launch(
     space_name: str,
@@ -56,9 +56,10 @@ def launch(
     """Start a new search and run it to its end."""
     from orchestrator.creation import create_search
     from orchestrator.description import Options
+    from orchestrator.dryrun import dry_run_of
     from orchestrator.folder import existing_search
     from orchestrator.hang import HANG_AFTER_S
-    from orchestrator.preparation import plan, prepare_space
+    from orchestrator.preparation import prepare_space
     from orchestrator.warmstart import WarmStart
 
     asked = Options(
@@ -73,7 +74,7 @@ def launch(
         overrides = (*overrides, f"budget.trials={trials}")
     space = prepare_space(space_name, data=data, overrides=overrides, storage=storage, dry_run=dry_run)
     if dry_run:
-        click.echo(plan(space, storage, name))
+        dry_run_of(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
         return Exit.OK
     folder = create_search(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
     return _drive(folder, asked, strict)

@@ -1,0 +1,205 @@
+"""The forecast of a search: its arithmetic, its words, and the largest configuration that it rests on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_spaces import GATE, mixed, space_of
+from strategies import quick
+from torch import Tensor, nn
+
+from orchestrator.cluster import Share
+from orchestrator.forecast import Forecast, duration, forecast, forecast_text, size
+from orchestrator.largest import MAX_CORNERS, Largest, corners, largest
+from orchestrator.space import SearchSpace, SpaceError
+from trainer import StepCost, multiplications_per_batch
+from trainer.config import TrialConfig
+from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.workload import BACKBONE_WORK
+
+COST = StepCost(
+    device="cpu",
+    threads=2,
+    seconds_per_batch=0.5,
+    steps=7,
+    images_per_batch=128,
+    batches_per_epoch=40,
+    seconds_per_frame=0.01,
+    evaluated_frames=512,
+    evaluation_frames=6000,
+    memory_bytes=3 * 2**30,
+    gpu_memory_bytes=None,
+    parameters=91_000_000,
+    best_bytes=2**28,
+    last_bytes=3 * 2**28,
+)
+TRAINER: dict[str, Any] = {"optim": {"epochs": 10}, "evaluation": {"every": 4}}
+SIDE_BY_SIDE = Share(concurrent=4, cpus=2, gpus=0, reason="no GPU in the cluster")
+
+
+def searched(**fields: Any) -> SearchSpace:
+    return space_of({"clips.erase": {"type": "float", "low": 0.1, "high": 0.9}}, **{"trainer": TRAINER, **fields})
+
+
+def reckoned(space: SearchSpace, share: Share = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Forecast, str]:
+    config = space.trial_config(space.any_sample())
+    found = Largest(config, {"clips.erase": 0.5, "clips.persons": 8}, 70, config.optim.epochs)
+    figures = forecast(space, cost, found, share)
+    return figures, forecast_text(figures, cost, found, space, share)
+
+
+def test_an_epoch_is_its_batches_and_every_evaluation_its_frames() -> None:
+    found, _ = reckoned(searched(trials=9))
+    assert (found.training_s, found.evaluation_s) == (20.0, 60.0)
+    assert found.evaluations == 3  # after epochs 4, 8 and the last
+    assert found.trial_s == 10 * 20 + 3 * 60
+    assert found.wall_s == 3 * found.trial_s  # 9 trials, 4 at once
+
+
+def test_repeats_come_in_rounds_of_their_own_after_the_trials() -> None:
+    found, text = reckoned(searched(trials=8, replicates={"seeds": 3, "leaders": 2}))
+    assert found.repeats == 6
+    assert found.wall_s == (2 + 2) * found.trial_s
+    assert "8 trials and 6 repeats" in text
+    few, _ = reckoned(searched(trials=1, replicates={"seeds": 3, "leaders": 2}))
+    assert few.repeats == 3
+
+
+def test_gpu_hours_are_the_time_of_all_trials_times_their_share_of_a_gpu() -> None:
+    found, text = reckoned(
+        searched(trials=8),
+        Share(concurrent=4, cpus=2, gpus=0.5, reason="4 at once, 0.5 of 2 GPUs and 2 CPU cores each"),
+        COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * 2**30}),
+    )
+    assert found.gpu_hours == 8 * found.trial_s * 0.5 / 3600
+    assert "GPU hours about 0.42; 4 at once, 0.5 of 2 GPUs" in text
+    assert "5 GB of the GPU per trial" in text
+
+
+def test_checkpoints_are_kept_for_every_trial_and_one_is_there_twice_while_it_is_saved() -> None:
+    found, text = reckoned(searched(trials=8))
+    assert found.trial_disk_bytes == 2**30
+    assert found.disk_bytes == 8 * 2**30 + 4 * 3 * 2**28
+    assert "11 GB: 8 trials with last.pt (768 MB) and best.pt (256 MB)" in text
+    assert "3 GB per trial at its peak, 12 GB for 4 at once" in text
+
+
+def test_the_words_say_from_how_much_and_what_is_left_out() -> None:
+    _, text = reckoned(searched(trials=8, stopping={"rule": "asha", "grace": 1}, budget={"trials": 8, "hours": 0.1}))
+    assert "7 steps after one that is not counted, 500 ms per batch of 128 images" in text
+    assert "an upper bound in this: the stopping rule asha ends trials earlier" in text
+    assert "the budget ends it before: 0.1 hours" in text
+    assert "GPU hours none" in text
+    assert "clips.persons=8" in text and "clips.erase" in text
+    assert all(len(line) <= 160 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0296, "29.6 ms"),
+        (3.21, "3.2 s"),
+        (42.3, "42 s"),
+        (840, "14 min"),
+        (12_000, "3 h 20 min"),
+        (190_800, "2 d 5 h"),
+    ],
+)
+def test_durations_are_short(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("count", "words"), [(3 * 2**19, "1.5 MB"), (745 * 2**20, "745 MB"), (3 * 2**29, "1.5 GB")])
+def test_sizes_are_short(count: int, words: str) -> None:
+    assert size(count) == words
+
+
+def test_work_per_pixel_is_what_the_convolutions_multiply() -> None:
+    for backbone, by_stride in BACKBONE_WORK.items():
+        for stride, expected in by_stride.items():
+            config = ModelConfig.model_validate({"backbone": backbone, "weights": "none", "last_stride": stride})
+            counted: list[int] = []
+
+            def count(layer: nn.Module, _: object, maps: Tensor, counted: list[int] = counted) -> None:
+                assert isinstance(layer, nn.Conv2d)
+                counted.append(maps.numel() * layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1])
+
+            with torch.device("meta"):
+                network = TemporalAttentionResNet(config, 5).eval().backbone
+                for layer in network.modules():
+                    if isinstance(layer, nn.Conv2d):
+                        layer.register_forward_hook(count)
+                network(torch.empty(1, 3, 256, 128))
+            assert sum(counted) == expected * 256 * 128, (backbone, stride)
+
+
+@quick
+@given(
+    path=st.sampled_from(
+        ["clips.persons", "clips.tracklets", "clips.frames", "model.height", "model.attention_hidden"]
+    ),
+    backbone=st.sampled_from(sorted(BACKBONE_WORK)),
+)
+def test_more_of_anything_is_more_work(path: str, backbone: str) -> None:
+    group, name = path.split(".")
+    before = TrialConfig.model_validate({"model": {"backbone": backbone}})
+    changed = getattr(before, group).model_copy(update={name: 2 * getattr(getattr(before, group), name)})
+    after = before.model_copy(update={group: changed})
+    assert multiplications_per_batch(after) > multiplications_per_batch(before)
+
+
+def test_the_largest_configuration_is_a_corner_that_random_points_would_miss() -> None:
+    parameters = {
+        "clips.persons": {"type": "int", "low": 2, "high": 64},
+        "clips.frames": {"type": "int", "low": 2, "high": 16},
+        "optim.epochs": {"type": "int", "low": 10, "high": 90},
+        "model.pooling": GATE,
+        "loss.triplet_margin": {"type": "float", "low": 0.0, "high": 1.0},
+    }
+    found = largest(space_of(parameters))
+    assert {path: found.point[path] for path in list(parameters)[:4]} == {
+        "clips.persons": 64,
+        "clips.frames": 16,
+        "optim.epochs": 90,
+        "model.pooling": "attention",
+    }
+    assert found.epochs == 90
+    assert found.looked_at == 1 + 16 + 64
+
+
+def test_what_a_size_is_derived_from_is_put_to_its_ends_too() -> None:
+    space = space_of(
+        {"loss.triplet_margin": {"type": "float", "low": 0.0, "high": 1.0}},
+        derived={"clips.persons": "round(2 + 6 * loss.triplet_margin)"},
+    )
+    assert largest(space).config.clips.persons == 8
+
+
+def test_corners_keep_the_constraints_and_are_no_more_than_so_many() -> None:
+    bounded = space_of(
+        {"clips.persons": {"type": "int", "low": 2, "high": 8}, "clips.frames": {"type": "int", "low": 1, "high": 8}},
+        constraints=["clips.persons + clips.frames <= 10"],
+    )
+    assert [tuple(point.values()) for point in corners(bounded)] == [(2, 1), (2, 8), (8, 1)]
+    choices = {
+        f"clips.{name}": {"type": "choice", "values": [2, 3, 4, 5]} for name in ("persons", "tracklets", "frames")
+    }
+    choices |= {"evaluation.clips": choices["clips.frames"], "evaluation.batch": choices["clips.frames"]}
+    assert len(list(corners(space_of(choices)))) == MAX_CORNERS
+    assert largest(mixed()).looked_at > 64
+
+
+def test_a_corner_that_the_trainer_refuses_is_named() -> None:
+    space = space_of(
+        {
+            "model.width": {"type": "int", "low": 8, "high": 64},
+            "model.last_stride": {"type": "choice", "values": [2, 1]},
+        },
+        trainer={"model": {"backbone": "tiny", "weights": "none"}},
+    )
+    with pytest.raises(SpaceError, match=r"too small for tiny .* \(at model.width 8, model.last_stride 2\)"):
+        largest(space)
