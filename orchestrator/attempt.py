@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.events import FailureKind
 from orchestrator.folder import SearchFolder
 from orchestrator.hang import HANG_AFTER_S, HangWatch
+from orchestrator.journal import NO_SPACE
 from orchestrator.locking import exclusive
 from trainer.frozen import FrozenConfig
 from trainer.interruption import stop_on_signals
@@ -45,6 +46,8 @@ class Assignment(FrozenConfig):
     """CPU threads that the attempt may use."""
     hang_after: float = HANG_AFTER_S
     """Seconds without a step after which the attempt ends itself."""
+    fold: int | None = None
+    """The validation fold, where it is not that of the search."""
 
 
 class Outcome(FrozenConfig):
@@ -65,8 +68,10 @@ class Message(FrozenConfig):
     outcome: Outcome | None = None
 
 
-def run_attempt(assignment: Assignment, send: Callable[[Message], None]) -> None:
-    """Trains the assigned trial from its last checkpoint; sends each epoch, then the outcome.
+def run_attempt(
+    assignment: Assignment, send: Callable[[Message], None], alive: Callable[[], None] = lambda: None
+) -> None:
+    """Trains the assigned trial from its last checkpoint; sends each epoch, then the outcome; says that it is `alive`.
 
     SIGTERM, SIGINT and the stop file let it end after the next step, which is why it is to be called from the main
     thread. A failure of training is an outcome, not an exception: what to do about it depends on its kind and is
@@ -76,11 +81,16 @@ def run_attempt(assignment: Assignment, send: Callable[[Message], None]) -> None
         TimeoutError: another attempt of the same trial lives on.
     """
     out = SearchFolder(assignment.search).trial(assignment.trial)
-    # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
-    with exclusive(out / "lock", LOCK_PATIENCE_S), _logging_to(out / LOG_FILE):
-        log.info("attempt %d", assignment.attempt)
-        outcome = _train(assignment, out, lambda result: send(Message(epoch_result=result)))
-        log.info("attempt %d %s %s", assignment.attempt, outcome.state, outcome.reason)
+    try:
+        # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
+        with exclusive(out / "lock", LOCK_PATIENCE_S), _logging_to(out / LOG_FILE):
+            log.info("attempt %d", assignment.attempt)
+            outcome = _train(assignment, out, lambda result: send(Message(epoch_result=result)), alive)
+            log.info("attempt %d %s %s", assignment.attempt, outcome.state, outcome.reason)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        outcome = _out_of_space(error, out)  # before or after the training: not even a lock or a log fits any more
     send(Message(outcome=outcome))
 
 
@@ -101,14 +111,16 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _train(assignment: Assignment, out: Path, report: Callable[[EpochResult], None]) -> Outcome:
+def _train(
+    assignment: Assignment, out: Path, report: Callable[[EpochResult], None], alive: Callable[[], None]
+) -> Outcome:
     import torch
 
     from trainer import ConfigError, DataError, DivergedError, StoppedError
 
     torch.set_num_threads(assignment.threads)
     try:
-        with HangWatch(out / HANG_FILE, assignment.hang_after) as watch, stop_on_signals() as stop:
+        with HangWatch(out / HANG_FILE, assignment.hang_after, alive) as watch, stop_on_signals() as stop:
             _fit(assignment, out, report, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
         return Outcome(state="completed")
     except StoppedError as error:
@@ -121,6 +133,8 @@ def _train(assignment: Assignment, out: Path, report: Callable[[EpochResult], No
         return _failed("bad_config", error, out)
     except (torch.OutOfMemoryError, MemoryError) as error:
         return _failed("out_of_memory", error, out)
+    except OSError as error:
+        return _out_of_space(error, out) if error.errno in NO_SPACE else _failed("error", error, out)
     except Exception as error:  # noqa: BLE001  # an unforeseen error ends this trial, and says so, but not the search
         return _failed("error", error, out)
 
@@ -135,7 +149,7 @@ def _fit(
     from trainer import CheckpointError, TrialConfig, fit, last_checkpoint
 
     config = TrialConfig.model_validate_json((out / "config.json").read_text(encoding="utf-8"))
-    split = SearchFolder(assignment.search).split
+    split = SearchFolder(assignment.search).split_of(assignment.fold)
     checkpoint = last_checkpoint(out)
     try:
         fit(config, report, checkpoint, out=out, split=split, progress=progress, stop=stop)
@@ -149,8 +163,17 @@ def _fit(
 
 
 def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:
-    (out / ERROR_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    try:
+        (out / ERROR_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError as refused:
+        # What failed is told all the same; only the evidence is lost.
+        log.warning("%s: cannot be written (%s)", out / ERROR_FILE, refused.strerror)
     return Outcome(state="failed", failure=failure, reason=f"{type(error).__name__}: {first_line(error)}")
+
+
+def _out_of_space(error: OSError, out: Path) -> Outcome:
+    where = error.filename or out
+    return _failed("disk_full", error, out).model_copy(update={"reason": f"{where}: {error.strerror}"})
 
 
 def thread_environment(threads: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import queue
@@ -16,9 +17,29 @@ from typing import Any
 
 from trainer.wording import first_line
 
-# One answer takes 1-5 s up to 100 trials; the first one also waits for Ax's import, 10-20 s on a busy machine.
-DEADLINE_S = 180.0
+# By the model's method. An answer of `fast` takes 1-5 s up to 100 trials, one of `quality` tens of seconds of processor
+# time; the first one also waits for Ax's import, 10-20 s on a busy machine.
+DEADLINES_S: Mapping[str, float] = {"fast": 180.0, "quality": 1800.0}
+# What Ax's fully Bayesian models are drawn with; it imports them when it first needs them.
+QUALITY_NEEDS = {"jax": "JAX", "numpyro": "NumPyro"}
+# With more threads a fit on a busy machine takes minutes instead of seconds. JAX is to leave GPUs to the trials.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
 WORKER = (sys.executable, "-m", "orchestrator.ax_worker")
+
+
+def deadline_for(question: Mapping[str, Any]) -> float:
+    """Seconds that an answer may take: each objective is a model of its own."""
+    models = 1 + str(question.get("objective", "")).count(",")
+    return DEADLINES_S[question.get("method", "fast")] * models
+
+
+def missing_for(method: str) -> str | None:
+    """What to install before the model's method can be used here, or None where nothing is missing."""
+    needed = QUALITY_NEEDS if method == "quality" else {}
+    missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
+    if not missing:
+        return None
+    return f"{method} needs {' and '.join(missing)}: pip install 'reidsearch[quality]', or use method: fast"
 
 
 class AxFailed(Exception):
@@ -28,12 +49,12 @@ class AxFailed(Exception):
 class AxProcess:
     """Asks Ax one question at a time without waiting for the answer."""
 
-    def __init__(self, log: Path, deadline: float = DEADLINE_S, *, command: Sequence[str] = WORKER) -> None:
+    def __init__(self, log: Path, deadline: float | None = None, *, command: Sequence[str] = WORKER) -> None:
         """Nothing runs yet.
 
         Args:
             log: receives what the child prints.
-            deadline: seconds after which a question is given up and the child ended.
+            deadline: seconds after which a question is given up and the child ended; None is what its method may take.
             command: the child; answers a JSON line `{"params": ...}` or `{"error": ...}` for each JSON line.
         """
         self._command = list(command)
@@ -43,6 +64,7 @@ class AxProcess:
         self._questions: queue.Queue[str | None] = queue.Queue()
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._asked_at: float | None = None
+        self._limit = 0.0
 
     def start(self) -> None:
         """Starts the child unless it runs, so that it can import Ax before it is needed.
@@ -63,8 +85,7 @@ class AxProcess:
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,  # Ctrl-C is for us; the child ends when its input does, or with us
-                # With more threads a fit on a busy machine takes minutes instead of seconds.
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **ONE_THREAD},
             )
         # A child that is still importing reads nothing, and a long history fills the pipe: writing must not block us.
         threading.Thread(target=_write, args=(self._process, self._questions), daemon=True).start()
@@ -88,6 +109,7 @@ class AxProcess:
         except (OSError, ValueError) as error:
             raise AxFailed(f"Ax could not be asked: {first_line(error)}") from error
         self._questions.put(text)
+        self._limit = deadline_for(question) if self._deadline is None else self._deadline
         self._asked_at = time.monotonic()
 
     def poll(self) -> dict[str, Any] | None:
@@ -120,9 +142,9 @@ class AxProcess:
 
     def _check_deadline(self) -> None:
         assert self._asked_at is not None
-        if time.monotonic() - self._asked_at > self._deadline:
+        if time.monotonic() - self._asked_at > self._limit:
             self.close()
-            raise AxFailed(f"no answer within {self._deadline:.0f} s")
+            raise AxFailed(f"no answer within {self._limit:.0f} s")
 
     def close(self) -> None:
         """Ends the child."""

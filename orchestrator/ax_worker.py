@@ -29,13 +29,12 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         [_parameter(path, spec) for path, spec in question["parameters"].items()],
         parameter_constraints=question["constraints"],
     )
-    sign = "" if question["goal"] == "maximize" else "-"
-    client.configure_optimization(sign + question["metric"], outcome_constraints=question["outcome_constraints"])
+    client.configure_optimization(question["objective"], outcome_constraints=question["outcome_constraints"])
     for trial in question["trials"]:
         _attach(client, trial, question["metric"])
     # The initial design is ours; Ax's strategy begins with its model.
     client.configure_generation_strategy(
-        method="fast",
+        method=question["method"],
         initialization_budget=0,
         initialize_with_center=False,
         use_existing_trials_for_initialization=True,

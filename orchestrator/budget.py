@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.scores import is_feasible, ranked, score
+from orchestrator.scores import is_feasible, lost_baseline, ranked, trials_since_improvement
 from orchestrator.study import Study
 
 if TYPE_CHECKING:
@@ -19,13 +19,17 @@ class Spent(NamedTuple):
     reason: str
     at_once: bool
     """Whether the running trials are given up too, rather than trained to their end."""
+    ends_repeats: bool = False
+    """Whether that holds for the repeats of the leading configurations as well; otherwise they begin now."""
 
 
 def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spent | None:
-    """Why the search is at its end, or None where it may go on.
+    """Why no more configurations are suggested, or None where they may be.
 
     Budgets of time and epochs and a target that is reached end running trials too: they have nothing left to gain. A
-    search without improvement waits for its running trials, which may yet improve it.
+    search without improvement waits for its running trials, which may yet improve it. The repeats that confirm the
+    best configurations cost time and epochs like all trials, but count neither as trials nor for the patience, and a
+    target that one seed has reached is what they are to confirm.
 
     Args:
         study: the history.
@@ -33,8 +37,11 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
         moment: what is the time, in seconds since 1970; None asks as of the last event.
     """
     budget = space.budget
-    reason = _resources(study, budget, moment) or _target(study, space)
-    if reason is not None:
+    if (reason := _resources(study, budget, moment)) is not None:
+        return Spent(reason, at_once=True, ends_repeats=True)
+    if (reason := lost_baseline(study, space.objective)) is not None:
+        return Spent(reason, at_once=False, ends_repeats=True)
+    if (reason := _target(study, space)) is not None:
         return Spent(reason, at_once=True)
     if budget.patience is not None and without_improvement(study, space.objective) >= budget.patience:
         return Spent(f"{budget.patience} completed trials in a row improved nothing", at_once=False)
@@ -44,21 +51,14 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
 
 
 def without_improvement(study: Study, objective: Objective) -> int:
-    """Completed trials since the best one."""
-    sign = 1 if objective.goal == "maximize" else -1
-    best, since = float("-inf"), 0
-    for key in study.completed:
-        found = score(study.trials[key], objective)
-        since += 1
-        if found is not None and is_feasible(found, objective) and sign * found.value > best:
-            best, since = sign * found.value, 0
-    return since
+    """Completed trials since the best one, or of several objectives since their Pareto front last changed."""
+    return trials_since_improvement(study, objective)
 
 
 def _resources(study: Study, budget: Budget, moment: float | None) -> str | None:
     spending = study.spending
     seconds, gpu_seconds = (spending.seconds, spending.gpu_seconds) if moment is None else spending.until(moment)
-    if budget.epochs is not None and sum(trial.epoch for trial in study.trials.values()) >= budget.epochs:
+    if budget.epochs is not None and sum(trial.epoch for trial in study.all_trials.values()) >= budget.epochs:
         return f"{budget.epochs} epochs"
     if budget.hours is not None and seconds >= budget.hours * HOUR_S:
         return f"{budget.hours:g} hours"
@@ -70,8 +70,9 @@ def _resources(study: Study, budget: Budget, moment: float | None) -> str | None
 def _target(study: Study, space: SearchSpace) -> str | None:
     target, objective = space.budget.target, space.objective
     best = ranked(study, objective)
-    if target is None or not best or not is_feasible(best[0][1], objective):
+    if target is None or not best or not is_feasible(best[0][1], study, objective):
         return None
     trial, found = best[0]
-    reached = found.value >= target if objective.goal == "maximize" else found.value <= target
-    return f"{objective.metric} {found.value:.4g} of {trial.key} reaches the target {target:g}" if reached else None
+    first = objective.first
+    reached = found.value >= target if first.goal == "maximize" else found.value <= target
+    return f"{first.metric} {found.value:.4g} of {trial.key} reaches the target {target:g}" if reached else None

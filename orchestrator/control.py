@@ -80,7 +80,7 @@ def stop(folder: SearchFolder, trial: str | None, patience: float = PATIENCE_S) 
 
 def _check_trial(folder: SearchFolder, trial: str) -> None:
     study = fold_records(read_journal(folder.journal))
-    known = study.trials.get(trial)
+    known = study.all_trials.get(trial)
     if known is None:
         raise SearchError(f"{folder.name}: no trial {trial!r} ({_trials_of(study)})")
     if known.is_over:
@@ -88,7 +88,7 @@ def _check_trial(folder: SearchFolder, trial: str) -> None:
 
 
 def _trials_of(study: Study) -> str:
-    keys = list(study.trials)
+    keys = list(study.all_trials)
     return f"there: {keys[0]} to {keys[-1]}" if keys else "it has none yet"
 
 
@@ -99,7 +99,7 @@ def _stop_undriven(folder: SearchFolder, trial: str | None) -> Answer:
         journal = Journal(folder.journal)
         try:
             ledger = Ledger(journal)
-            epoch = ledger.study.trials[trial].epoch
+            epoch = ledger.study.all_trials[trial].epoch
             ledger.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
         finally:
             journal.close()

@@ -6,7 +6,10 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from orchestrator.ax_process import missing_for
+from orchestrator.objective import RelativeBound
 from orchestrator.problems import Problems, SpaceError
+from orchestrator.replication import CONFIRMING_SEEDS
 from trainer.wording import shown
 
 if TYPE_CHECKING:
@@ -21,10 +24,9 @@ def check_whole(space: SearchSpace, problems: Problems) -> None:
     if space.constraints and next(space.samples(0), None) is None:
         problems.add(("constraints",), "no point was found that satisfies all of them; loosen one")
         return
-    for index, bound in enumerate(space.objective.outcome_bounds()):
-        if bound.metric == space.objective.metric:
-            what = f"{bound.metric} is what the search improves anyway; bound another figure, or use budget.target"
-            problems.add(("objective", "constraints", index), what)
+    _check_outcomes(space, problems)
+    if (missing := missing_for(space.algorithm.method)) is not None:
+        problems.add(("algorithm", "method"), missing)
     if space.derived or any(parameter.when for parameter in space.parameters.values()):
         _check_points(space, problems)
     if not problems.below(()):
@@ -33,10 +35,25 @@ def check_whole(space: SearchSpace, problems: Problems) -> None:
         _check_epochs(space, config, problems)
 
 
+def _check_outcomes(space: SearchSpace, problems: Problems) -> None:
+    """Notes constraints on figures that Ax cannot keep, or that nothing decides."""
+    objective = space.objective
+    for index, bound in enumerate(objective.outcome_bounds()):
+        place = ("objective", "constraints", index)
+        # Of several objectives a bound says from where on one counts.
+        if bound.metric == objective.first.metric and len(objective.aims) == 1:
+            what = f"{bound.metric} is what the search improves anyway; bound another figure, or use budget.target"
+            problems.add(place, what)
+        elif isinstance(bound, RelativeBound) and not space.start:
+            problems.add(
+                place, "the baseline is the first point under 'start', and there is none; give one, or a number"
+            )
+
+
 def remarks(space: SearchSpace) -> list[str]:
     """What is allowed in a space, but hardly meant: settings that cancel each other out."""
     config = space.trial_config(space.any_sample())
-    return [*_on_warmup(space, config), *_on_milestones(config)]
+    return [*_on_warmup(space, config), *_on_milestones(config), *_on_replicates(space)]
 
 
 def _check_points(space: SearchSpace, problems: Problems) -> None:
@@ -95,6 +112,13 @@ def _on_milestones(config: TrialConfig) -> list[str]:
     if any(epoch >= config.optim.epochs for epoch in epochs):
         found.append("optim.milestones: the last one is at the end of the training and has no effect")
     return found
+
+
+def _on_replicates(space: SearchSpace) -> list[str]:
+    seeds = space.replicates.seeds
+    if not 0 < seeds < CONFIRMING_SEEDS:
+        return []
+    return [f"replicates.seeds: {seeds} confirm no configuration as the best; {CONFIRMING_SEEDS} at least do"]
 
 
 def _varies(space: SearchSpace, *paths: str) -> bool:

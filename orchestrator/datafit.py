@@ -6,8 +6,8 @@ from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING
 
+from orchestrator.splits import cut_splits
 from trainer.data import read_splits
-from trainer.data.validation import cut_validation
 
 if TYPE_CHECKING:
     from orchestrator.space import SearchSpace
@@ -23,8 +23,8 @@ def misfits(space: SearchSpace) -> tuple[list[str], list[str]]:
     if space.synthetic is not None or not config.data.root.is_dir():
         return [], []
     train = read_splits(config.data).train
-    split = cut_validation(train, config.data.validation)
-    tracklets = Counter(train[index].person for index in split.train)
+    by_split = [Counter(train[index].person for index in split.train) for split in cut_splits(space, train).values()]
+    tracklets = min(by_split, key=len)
     persons, each = _largest(space, "clips.persons"), _largest(space, "clips.tracklets")
     persons, each = persons or config.clips.persons, each or config.clips.tracklets
     wrong, notes = [], []

@@ -17,10 +17,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.bestline import best_lines, best_mark, best_value
 from orchestrator.cluster import Connection, Share
 from orchestrator.description import SearchDescription
 from orchestrator.eventline import event_line
 from orchestrator.folder import SearchFolder
+from orchestrator.frontview import front_table
 from orchestrator.journal import Record
 from orchestrator.launch import Ending, Watch, tracking_uri
 from orchestrator.ledger import Ledger
@@ -100,7 +102,7 @@ def trials_table(document: Mapping[str, Any], *, width: int) -> Table:
             percent(trial["metrics"], "mAP"),
             percent(trial["metrics"], "rank1"),
             *(number(trial["params"].get(path, "-")) for path in shown),
-            "best" if trial["trial"] == best else _beginning(trial["reason"] or ""),
+            best_mark(document) if trial["trial"] == best else _beginning(trial["reason"] or ""),
         )
     return table
 
@@ -122,19 +124,18 @@ def _short_names(paths: Sequence[str]) -> dict[str, str]:
 
 def summary_line(document: Mapping[str, Any]) -> str:
     """How far a search is, in one line."""
-    counts, best = document["counts"], document["best"]
+    counts = document["counts"]
     parts = [f"{counts['completed']}/{document['budget']} trials completed"]
-    parts += [f"{counts[status]} {status}" for status in ("running", "pending", "stopped", "failed") if counts[status]]
-    if best:
-        parts.append(f"best {_objective_value(document)} ({best['trial']})")
+    if repeats := sum(document["repeats"].values()):
+        parts.append(f"{document['repeats']['completed']}/{repeats} repeats completed")
+    others = {status: counts[status] + document["repeats"][status] for status in counts}
+    parts += [f"{others[status]} {status}" for status in ("running", "pending", "stopped", "failed") if others[status]]
+    if document["best"]:
+        parts.append(f"best {best_value(document)}")
     # That all trials of the budget are over the numbers say already.
-    is_plain = not document["reason"] or len(document["trials"]) >= document["budget"]
+    is_plain = not document["reason"] or sum(counts.values()) >= document["budget"]
     why = "" if is_plain else f" ({document['reason']})"
     return f"{document['search']}: {document['state']}{why}; " + ", ".join(parts)
-
-
-def _objective_value(document: Mapping[str, Any]) -> str:
-    return f"{document['objective']['metric']} {100 * document['best']['value']:.1f}"
 
 
 class Display:
@@ -178,14 +179,10 @@ class Display:
         out = output()
         out.print(trials_table(document, width=out.width))
         out.print(summary_line(document))
-        best = document["best"]
-        if best:
-            figures = " ".join(
-                f"{name} {percent(best['metrics'], name)}" for name in ("mAP", "rank1", "rank5", "rank20")
-            )
-            out.print(f"best      {best['trial']}: validation {figures}", soft_wrap=True)
-            for path, value in best["params"].items():
-                out.print(f"          {path} = {number(value)}", soft_wrap=True)
+        if front := front_table(document):
+            out.print(front)
+        for index, line in enumerate(best_lines(document)):
+            out.print(f"{'' if index else 'best':<10}{line}", soft_wrap=True)
         if uniform := uniform_attention(document):
             out.print(f"attention {uniform}", soft_wrap=True)
         if document["synthetic"]:
@@ -210,8 +207,8 @@ class Display:
         if description.synthetic:
             self.line("data", SYNTHETIC_MARK)
         if study.sessions > 1:
-            over = sum(trial.is_over for trial in study.trials.values())
-            self.line("resume", f"{over} trials are over, {len(study.trials) - over} continue where they stopped")
+            over = sum(trial.is_over for trial in study.all_trials.values())
+            self.line("resume", f"{over} trials are over, {len(study.all_trials) - over} continue where they stopped")
 
     def _on_connection(self, connection: Connection, share: Share, tracking_uri: str) -> None:
         self.line("trials", share.reason)

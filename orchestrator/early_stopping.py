@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import Field
 
 from orchestrator.parameters import StrictConfig
+from orchestrator.scores import is_baseline
 
 if TYPE_CHECKING:
     from orchestrator.space import Objective, SearchSpace
@@ -47,10 +48,14 @@ def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
     Asked right after each epoch is recorded, it sees what the journal held at that moment, so that the order of the
     events decides. The trial that is best so far always goes on, and so does the first to come to any point, so that
     stopping never leaves a search without a finished trial, unless all that led fail. Trials that failed are not
-    compared with: what they promised cannot be had.
+    compared with: what they promised cannot be had. Repeats are neither stopped nor compared with: a mean over the
+    seeds that went well would be too good. Of several objectives the first one decides; a baseline with which
+    constraints compare always goes on.
     """
     stopping, objective = space.stopping, space.objective
-    if stopping.rule == "none" or not trial.results or objective.metric not in trial.results[-1].metrics():
+    if trial.repeats or (objective.is_relative and is_baseline(trial)):
+        return None
+    if stopping.rule == "none" or not trial.results or objective.first.metric not in trial.results[-1].metrics():
         return None
     if trial.epoch >= space.trial_config(trial.params).optim.epochs:
         return None
@@ -64,9 +69,9 @@ def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
 
 def merits(trial: Trial, objective: Objective) -> list[float]:
     """What the objective made of the trial at each of its evaluations; larger is better."""
-    sign = 1 if objective.goal == "maximize" else -1
+    first = objective.first
     figures = (result.metrics() for result in trial.results)
-    values = [sign * figure[objective.metric] for figure in figures if objective.metric in figure]
+    values = [first.sign * figure[first.metric] for figure in figures if first.metric in figure]
     return list(_best_so_far(values)) if objective.epoch == "best" else values
 
 

@@ -35,7 +35,7 @@ def _of_trial(record: Record) -> str | None:
         case TrialSuggested() as event:
             params = " ".join(f"{path}={number(value)}" for path, value in event.params.items())
             note = f" ({event.note})" if event.note else ""
-            return f"trial={event.trial} suggested by={event.source}{note} {params}"
+            return f"trial={event.trial} suggested by={event.source}{_repeated(event)}{note} {params}"
         case TrialStarted() as event:
             return f"trial={event.trial} started attempt={event.attempt}"
         case TrialReported(result=result) as event if result.validation is not None:
@@ -56,6 +56,12 @@ def _of_trial(record: Record) -> str | None:
             return f"trial={event.trial} is tried again"
         case _:
             return None
+
+
+def _repeated(event: TrialSuggested) -> str:
+    if not event.repeats:
+        return ""
+    return f" of={event.repeats} seed={event.seed}" + (f" fold={event.fold}" if event.fold is not None else "")
 
 
 def _of_search(record: Record) -> str | None:

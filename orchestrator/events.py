@@ -10,9 +10,12 @@ from orchestrator.parameters import Value
 from trainer.frozen import FrozenConfig
 from trainer.result import EpochResult
 
-FailureKind = Literal["diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "error"]
-Source = Literal["start", "sobol", "ax", "random", "grid"]
-"""Who proposed a trial: the space's known-good points, a sequence, the model, chance, or the grid."""
+FailureKind = Literal[
+    "diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "disk_full", "error"
+]
+Source = Literal["start", "sobol", "ax", "random", "grid", "repeat"]
+"""Who proposed a trial: the space's known-good points, a sequence, the model, chance, the grid, or a leading
+configuration that is run again with another seed."""
 StopRule = Literal["asha", "percentile", "user", "budget"]
 """Who stopped a trial before its last epoch."""
 
@@ -45,12 +48,16 @@ class TrialSuggested(FrozenConfig):
     kind: Literal["trial_suggested"] = "trial_suggested"
     trial: str
     index: int
-    """Index of the trial in Ax, counted from 0."""
+    """Index of the trial in Ax, counted from 0; of a repeat that of the trial that it repeats."""
     params: dict[str, Value]
     source: Source
     seed: int
     note: str = ""
     """Why this and not what the search's algorithm would have proposed; empty where it did."""
+    repeats: str = ""
+    """Key of the trial whose configuration is run again with another seed; empty for a new configuration."""
+    fold: int | None = None
+    """The validation fold, where it is not that of the search."""
 
 
 class TrialTracked(FrozenConfig):
@@ -118,7 +125,7 @@ class TrialFailed(FrozenConfig):
 
 
 class TrialReopened(FrozenConfig):
-    """A failed trial is tried again, its attempts counted anew."""
+    """A failed trial, or a repeat that a used-up budget ended, is tried again, its attempts counted anew."""
 
     kind: Literal["trial_reopened"] = "trial_reopened"
     trial: str
@@ -131,6 +138,8 @@ class Observation(FrozenConfig):
     params: dict[str, Value]
     value: float
     standard_error: float | None
+    figures: dict[str, float] = Field(default_factory=dict)
+    """Its other objectives, and the figures that constraints bound."""
 
 
 class ObservationsAttached(FrozenConfig):

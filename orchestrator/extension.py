@@ -10,12 +10,13 @@ from pydantic import JsonValue, ValidationError
 
 from orchestrator.description import SearchDescription, read_description
 from orchestrator.errors import SearchError
-from orchestrator.events import SearchExtended
+from orchestrator.events import SearchExtended, TrialReopened
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger
 from orchestrator.problems import SpaceError
+from orchestrator.replication import cut_short
 from orchestrator.settings import flattened
 from orchestrator.space import SearchSpace
 from orchestrator.study import Study
@@ -23,7 +24,7 @@ from trainer.atomic import write_atomically
 from trainer.wording import shown
 
 # What may change while the trials that are there keep their meaning.
-CHANGEABLE = ("budget", "parameters", "stopping", "algorithm")
+CHANGEABLE = ("budget", "parameters", "stopping", "algorithm", "replicates")
 
 
 def current_space(description: SearchDescription, study: Study) -> SearchSpace:
@@ -50,13 +51,16 @@ def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]
     Args:
         folder: a search that no process drives.
         trials: the budget of trials: a number, or `+20` for so many more.
-        overrides: `path=value` settings of the budget, the bounds, the stopping rule or the algorithm.
+        overrides: `path=value` settings of the budget, the bounds, the stopping rule, the algorithm or the replicates.
 
     Raises:
         SearchError: nothing would change, or trials that are there would lose their meaning.
         SpaceError: the space would not be valid.
+        DataError: repeats are to be judged on other folds than so far, and the data set cannot be read.
         LeaseError: a process drives the search.
     """
+    from orchestrator.splits import add_splits  # reads data, for which looking at a search should not wait
+
     description = read_description(folder.description)
     with Lease(folder.lease):
         journal = Journal(folder.journal)
@@ -68,7 +72,10 @@ def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]
             after = overlaid(before, overrides)
             changes = _changes(before.resolved(), after.resolved())
             _check(folder.name, changes, ledger.study, after)
+            add_splits(folder, after)
             ledger.record(SearchExtended(changes=[text for _, text in changes], space=after.resolved()))
+            for repeat in cut_short(ledger.study):
+                ledger.record(TrialReopened(trial=repeat.key))
         finally:
             journal.close()
     return [text for _, text in changes]

@@ -39,8 +39,12 @@ class SearchFolder:
 
     @property
     def split(self) -> Path:
-        """The validation split that all trials share."""
+        """The validation split that all trials share but the repeats on other folds."""
         return self.path / "split.json"
+
+    def split_of(self, fold: int | None) -> Path:
+        """The validation split that holds out another fold, for repeats; that of all other trials where None."""
+        return self.split if fold is None else self.path / f"split-fold-{fold}.json"
 
     @property
     def logs(self) -> Path:

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from orchestrator.ax_process import AxProcess
-from orchestrator.budget import spent
+from orchestrator.ax_process import AxProcess, missing_for
+from orchestrator.budget import Spent, spent
 from orchestrator.cluster import Connection, Share, connect, disconnect, share_out
 from orchestrator.control import Requests
 from orchestrator.description import Options, SearchDescription, read_description
-from orchestrator.errors import Exit
+from orchestrator.errors import EnvironmentProblem, Exit
 from orchestrator.events import (
     SessionEnded,
     SessionStarted,
@@ -29,7 +29,9 @@ from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger, record_epoch
+from orchestrator.objective import check_costs
 from orchestrator.process import Process
+from orchestrator.replication import repeats_left
 from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
 from orchestrator.study import Study, unfinished
@@ -107,7 +109,7 @@ def drive(
 
 def reopen_failed(ledger: Ledger) -> None:
     """Lets every failed trial be tried again."""
-    for trial in list(ledger.study.trials.values()):
+    for trial in list(ledger.study.all_trials.values()):
         if trial.status == "failed":
             ledger.record(TrialReopened(trial=trial.key))
 
@@ -199,6 +201,9 @@ class _Session:
         from orchestrator.searcher import AxSearcher, StopWith
 
         share = self._share(connection)
+        check_costs(self._space.objective, share.gpus)
+        if (missing := missing_for(self._space.algorithm.method)) is not None:
+            raise EnvironmentProblem(f"algorithm.method: {missing}")
         self._watch.connected(connection, share, self._uri)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
         searcher = AxSearcher(
@@ -232,7 +237,7 @@ class _Session:
         except Exception:
             # The signal that stopped us may have reached Ray's servers too; what then breaks in Tune is no failure.
             # What the searcher kept (a full disk, damaged data) is one all the same, and is raised below.
-            if self._stop.wish is None:
+            if self._stop.wish is None and searcher.failure is None:
                 raise
         if searcher.failure is not None:
             raise searcher.failure
@@ -246,14 +251,19 @@ class _Session:
         )
 
     def _remaining(self) -> int:
-        """Trials that may still run: unfinished ones, and new ones as long as there are a budget and points."""
-        study = self._ledger.study
+        """Trials that may still run: unfinished ones, new ones while there are a budget and points, then repeats."""
+        study, end = self._ledger.study, self._nothing_new()
+        if end is not None:
+            return len(unfinished(study)) + self._repeats_left(end)
         over = sum(trial.is_over for trial in study.trials.values())
-        new = 0 if self._nothing_new() else self._space.budget.trials - over
-        return max(len(unfinished(study)), new)
+        return max(len(unfinished(study)), self._space.budget.trials - over)
 
-    def _nothing_new(self) -> str | None:
-        """Why no more trials are suggested, or None where there may be."""
+    def _repeats_left(self, end: Spent) -> int:
+        """Repeats still to be suggested when no new configuration is."""
+        return 0 if end.ends_repeats else sum(1 for _ in repeats_left(self._ledger.study, self._space))
+
+    def _nothing_new(self) -> Spent | None:
+        """Why no more configurations are suggested, or None where there may be."""
         # They import torch, for which looking at a search should not wait.
         from orchestrator.algorithms import ALGORITHMS
         from orchestrator.suggest import Exhausted
@@ -261,24 +271,24 @@ class _Session:
         study = self._ledger.study
         end = spent(study, self._space, time.time())
         if end is not None:
-            return end.reason
+            return end
         step = ALGORITHMS[self._space.algorithm.name](self._space, study.seed, study)
-        return step.reason if isinstance(step, Exhausted) else None
+        return Spent(step.reason, at_once=False) if isinstance(step, Exhausted) else None
 
     def _await_run(self, trial: str) -> None:
         self._tracker.wait_for_run(trial, RUN_PATIENCE_S)
 
     def _end(self) -> Exit:
         study = self._ledger.study
-        reason = self._nothing_new()
-        if unfinished(study) or reason is None:
+        end = self._nothing_new()
+        if unfinished(study) or end is None or self._repeats_left(end):
             self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish or "Ray ended early"))
             return self._exit_of_signal()
         counts = study.counts()
         if counts["completed"] == 0:
             self._ledger.record(SessionEnded(state="failed", reason="no trial completed"))
             return Exit.SEARCH_FAILED
-        self._ledger.record(SessionEnded(state="finished", reason=reason))
+        self._ledger.record(SessionEnded(state="finished", reason=end.reason))
         return Exit.SOME_TRIALS_FAILED if counts["failed"] else Exit.OK
 
 
@@ -296,7 +306,7 @@ def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, l
     """What keeps MLflow equal to the ledger: it begins with all that has happened so far."""
 
     def remember(trial: str, run: str) -> None:
-        if ledger.study.trials[trial].mlflow_run_id != run:
+        if ledger.study.all_trials[trial].mlflow_run_id != run:
             ledger.record(TrialTracked(trial=trial, mlflow_run_id=run))
 
     tracker = Tracker(

@@ -152,7 +152,7 @@ def _released(below: Layer, above: Layer) -> Layer:
     """The lower layer without what the upper one decides otherwise."""
     searched, derived = set(_mapping(above.data, "parameters")), set(_mapping(above.data, "derived"))
     fixed = {".".join(keys) for keys, _ in flattened(_mapping(above.data, "trainer"))}
-    conditional = {path for layer in (below, above) for path in _conditional(layer.data)}
+    conditional = {*_with_when(below.data), *_with_when(above.data)} - set(_with_when(above.data, empty=True))
     searched_no_more = (fixed - (searched & conditional)) | derived
     data = dict(below.data)
     if "trainer" in data:
@@ -167,17 +167,20 @@ def _released(below: Layer, above: Layer) -> Layer:
     return Layer(data, below.places)
 
 
-def _conditional(data: Mapping[str, JsonValue]) -> list[str]:
-    """The searched paths with a condition."""
+def _with_when(data: Mapping[str, JsonValue], *, empty: bool = False) -> list[str]:
+    """The searched paths with a condition or, with `empty`, those that say that they have none."""
     parameters = _mapping(data, "parameters")
-    return [path for path in parameters if _mapping(parameters, path).get("when")]
+    said = {path: _mapping(parameters, path) for path in parameters}
+    return [path for path, keys in said.items() if "when" in keys and bool(keys["when"]) != empty]
 
 
 def _merged(below: dict[str, JsonValue], above: dict[str, JsonValue], path: KeyPath) -> dict[str, JsonValue]:
     merged = dict(below)
     for key, value in above.items():
         known = below.get(key)
-        if isinstance(known, dict) and isinstance(value, dict) and not _other_kind(path, known, value):
+        if key == "when" and len(path) == 2 and path[0] == "parameters" and not value:
+            merged[key] = value  # nothing takes the place of all conditions, where other mappings merge
+        elif isinstance(known, dict) and isinstance(value, dict) and not _other_kind(path, known, value):
             merged[key] = _merged(known, value, (*path, key))
         else:
             merged[key] = value

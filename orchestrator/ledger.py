@@ -46,7 +46,7 @@ class Ledger:
 
 def record_epoch(ledger: Ledger, space: SearchSpace, key: str, result: EpochResult) -> None:
     """Records an epoch that is not known yet, and that the trial stops after it where the space's rule says so."""
-    trial = ledger.study.trials[key]
+    trial = ledger.study.all_trials[key]
     if trial.is_over or result.epoch <= trial.epoch:
         return
     ledger.record(TrialReported(trial=key, result=result))

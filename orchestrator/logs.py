@@ -28,7 +28,7 @@ def log_lines(folder: SearchFolder, trial: str | None, *, follow: bool) -> Itera
         SearchError: there is no such trial.
         JournalError: the journal is damaged.
     """
-    if trial is not None and trial not in fold_records(read_journal(folder.journal)).trials:
+    if trial is not None and trial not in fold_records(read_journal(folder.journal)).all_trials:
         raise SearchError(f"{folder.name}: no trial {trial!r}; `reidsearch status {folder.name}` lists them")
     shown = 0
     files = [] if trial is None else [_Tail(folder.trial(trial) / name) for name in OWN_FILES]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -42,6 +43,16 @@ Condition = Annotated[tuple[Value, ...], Field(strict=False, min_length=1, max_l
 """Values of a searched choice, one of which it must have."""
 
 
+def _none_as_empty(conditions: object) -> object:
+    return {} if conditions is None else conditions
+
+
+Conditions = Annotated[
+    dict[str, Condition], BeforeValidator(_none_as_empty, json_schema_input_type=dict[str, Condition] | None)
+]
+"""By searched choice; null says that there are none, which in a child removes those of its parent."""
+
+
 class FloatRange(StrictConfig):
     """Any number between two bounds, both included."""
 
@@ -54,7 +65,7 @@ class FloatRange(StrictConfig):
     """Whether the search sees the logarithm; for settings that act by their order of magnitude."""
     step: float | None = Field(None, gt=0)
     """Distance between neighbouring values, counted from `low`; any number in between where null."""
-    when: dict[str, Condition] = {}
+    when: Conditions = {}
     """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
 
     @field_validator("high")
@@ -119,7 +130,7 @@ class IntRange(StrictConfig):
     """Whether the search sees the logarithm."""
     step: int | None = Field(None, ge=1)
     """Distance between neighbouring values, counted from `low`; every whole number where null."""
-    when: dict[str, Condition] = {}
+    when: Conditions = {}
     """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
 
     @field_validator("high")
@@ -172,7 +183,7 @@ class Choice(StrictConfig):
     """The values: all text, all numbers, or false and true."""
     ordered: bool = False
     """Whether neighbours in the list are alike, as sizes are."""
-    when: dict[str, Condition] = {}
+    when: Conditions = {}
     """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
 
     @field_validator("values")

@@ -15,7 +15,7 @@ from orchestrator.expressions import Bound
 from orchestrator.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.points import Point
 from orchestrator.problems import SpaceError
-from orchestrator.scores import score
+from orchestrator.scores import limits, score, told_figures
 from orchestrator.space import SearchSpace
 from orchestrator.study import Study, Trial
 from trainer.seeds import derived_seed
@@ -30,21 +30,25 @@ Parameter: TypeAlias = FloatRange | IntRange | Choice
 def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]:
     """All that Ax needs to answer, as plain JSON: parameters, goal, seed and every trial in the order of its index.
 
-    Only finite values of completed trials enter as observations, with their standard error; unfinished trials are
-    pending points; failed and stopped ones are abandoned, so that Ax neither learns from them nor proposes them again.
-    Finished trials of an earlier search come before ours.
+    Only finite values of completed trials enter as observations, with their standard error if the space says so;
+    unfinished trials are pending points; failed and stopped ones are abandoned, so that Ax neither learns from them nor
+    proposes them again. Finished trials of an earlier search come before ours, if they have all objectives.
     """
     ours = [_observation(space, trial) for trial in sorted(study.trials.values(), key=lambda trial: trial.index)]
+    others = [aim.metric for aim in space.objective.aims[1:]]
     earlier = [
-        _completed(_encoded(space, known.params), known.value, known.standard_error, {}) for known in study.attached
+        _completed(space, known.params, known.value, known.standard_error, known.figures)
+        for known in study.attached
+        if all(metric in known.figures for metric in others)
     ]
     completed = [trial for trial in earlier + ours if trial["state"] == "completed"]
     return {
         "parameters": {path: _parameter(parameter) for path, parameter in space.parameters.items()},
         "constraints": [_in_steps(space, bound).standard_form() for bound in space.bounds()],
-        "metric": space.objective.metric,
-        "goal": space.objective.goal,
-        "outcome_constraints": _outcome_constraints(space, completed),
+        "metric": space.objective.first.metric,
+        "objective": ", ".join("-" * (aim.goal == "minimize") + aim.metric for aim in space.objective.aims),
+        "outcome_constraints": _outcome_constraints(space, study, completed),
+        "method": space.algorithm.method,
         "seed": derived_seed(seed, "model", len(ours)) % 2**31,
         "trials": earlier + ours,
     }
@@ -123,32 +127,39 @@ def _in_steps(space: SearchSpace, bound: Bound) -> Bound:
     return Bound(bound.text, weights, limit)
 
 
-def _outcome_constraints(space: SearchSpace, completed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Constraints on figures of which every finished trial has a value; Ax could not use the others yet."""
+def _outcome_constraints(space: SearchSpace, study: Study, completed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Constraints on figures of which every finished trial has a value; Ax could not use the others yet.
+
+    Those relative to the baseline in numbers, and not before it is completed.
+    """
+    first = space.objective.first.metric
     return [
         f"{bound.metric} {bound.sign} {bound.limit!r}"
-        for bound in space.objective.outcome_bounds()
-        if all(bound.metric in trial["figures"] for trial in completed)
+        for bound in limits(study, space.objective)
+        if bound is not None and all(bound.metric in (first, *trial["figures"]) for trial in completed)
     ]
 
 
 def _observation(space: SearchSpace, trial: Trial) -> dict[str, Any]:
-    params = _encoded(space, trial.params)
     found = score(trial, space.objective) if trial.status == "completed" else None
-    if found is None or not math.isfinite(found.value):
-        return {"params": params, "state": "abandoned" if trial.is_over else "pending"}
-    bounded = {bound.metric for bound in space.objective.outcome_bounds()}
-    figures: dict[str, float] = {metric: value for metric, value in found.result.metrics().items() if metric in bounded}
-    return _completed(params, found.value, found.standard_error, figures)
+    if found is None or not all(math.isfinite(value) for value in found.values):
+        return {"params": _encoded(space, trial.params), "state": "abandoned" if trial.is_over else "pending"}
+    figures = told_figures(found, space.objective)
+    return _completed(space, trial.params, found.value, found.standard_error, figures)
 
 
 def _completed(
-    params: dict[str, Value], value: float, error: float | None, figures: Mapping[str, float]
+    space: SearchSpace,
+    params: Mapping[str, Value],
+    value: float,
+    error: float | None,
+    figures: Mapping[str, float],
 ) -> dict[str, Any]:
+    tells_error = space.algorithm.noise == "queries" and error is not None and math.isfinite(error)
     return {
-        "params": params,
+        "params": _encoded(space, params),
         "state": "completed",
         "value": value,
-        "standard_error": error if error is not None and math.isfinite(error) else None,
-        "figures": {metric: figure for metric, figure in figures.items() if math.isfinite(figure)},
+        "standard_error": error if tells_error else None,
+        "figures": dict(figures),
     }

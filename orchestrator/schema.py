@@ -27,7 +27,8 @@ def json_schema() -> dict[str, Any]:
     whole = {"oneOf": [{"$ref": f"{OWN}{kind}"} for kind in KINDS]}
     definitions.pop("JsonValue")  # the trainer's settings say what they take
     definitions["PartOfParameter"] = _part_of_parameter(definitions)
-    budget_required = definitions["Budget"].pop("required")
+    groups = {"budget": "Budget", "replicates": "Replicates"}
+    whole_groups = {name: {"required": definitions[group].pop("required")} for name, group in groups.items()}
     properties["parameters"] = {
         "type": "object",
         "description": properties["parameters"]["description"],
@@ -45,7 +46,7 @@ def json_schema() -> dict[str, Any]:
             "required": required,
             "properties": {
                 "parameters": {"minProperties": 1, "additionalProperties": whole},
-                "budget": {"required": budget_required},
+                **whole_groups,
             },
         },
         "$defs": definitions,

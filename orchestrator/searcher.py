@@ -25,11 +25,12 @@ from orchestrator.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.failures import broken_circuit
+from orchestrator.failures import DiskFull, broken_circuit
 from orchestrator.folder import SearchFolder
 from orchestrator.hang import HANG_AFTER_S, hung
 from orchestrator.journal import Record
 from orchestrator.ledger import Ledger, record_epoch
+from orchestrator.replication import Repeat, configured, next_repeat
 from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
 from orchestrator.study import may_retry, unfinished
@@ -158,18 +159,25 @@ class AxSearcher(Searcher):
         study = self._ledger.study
         while self._waiting:
             key = self._waiting.popleft()
-            if not study.trials[key].is_over:
+            if not study.all_trials[key].is_over:
                 return self._start(trial_id, key)
-        if spent(study, self._space, time.time()) is not None:
-            return self._nothing_left()
+        end = spent(study, self._space, time.time())
+        if end is not None:
+            return self._nothing_left() if end.ends_repeats else self._repeat(trial_id)
         step = self._next_step()
         found = self._ahead.take(step, study) if isinstance(step, Question) else step
         if isinstance(found, Exhausted):
-            return self._nothing_left()
+            return self._repeat(trial_id)
         return None if found is None else self._start(trial_id, self._create(found))
 
+    def _repeat(self, trial_id: str) -> Any:
+        """Runs a leading configuration again, now that no new one is to come."""
+        repeat = next_repeat(self._ledger.study, self._space)
+        return self._nothing_left() if repeat is None else self._start(trial_id, self._create_repeat(repeat))
+
     def _nothing_left(self) -> Any:
-        # FINISHED is final to Tune, but a running trial may yet fail and want another attempt.
+        # FINISHED is final to Tune, but a running trial may yet fail and want another attempt, or be among the best
+        # and then be repeated.
         return None if self._live else Searcher.FINISHED
 
     def _next_step(self) -> Step:
@@ -208,11 +216,26 @@ class AxSearcher(Searcher):
         )
         return key
 
+    def _create_repeat(self, repeat: Repeat) -> str:
+        original = repeat.original
+        self._ledger.record(
+            TrialSuggested(
+                trial=repeat.key,
+                index=original.index,
+                params=original.params,
+                source="repeat",
+                seed=repeat.seed,
+                repeats=original.key,
+                fold=repeat.fold,
+            )
+        )
+        return repeat.key
+
     def _start(self, trial_id: str, key: str) -> dict[str, Any]:
-        trial = self._ledger.study.trials[key]
+        trial = self._ledger.study.all_trials[key]
         out = self._folder.trial(key)
         out.mkdir(parents=True, exist_ok=True)
-        config = self._space.trial_config(trial.params, seed=trial.seed)
+        config = configured(self._space, trial)
         write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
         (out / HANG_FILE).unlink(missing_ok=True)
         self._supervisor.started(key)
@@ -221,7 +244,12 @@ class AxSearcher(Searcher):
         self._ledger.record(TrialStarted(trial=key, attempt=attempt, gpus=self._gpus))
         self._live[trial_id] = key
         assignment = Assignment(
-            search=self._folder.path, trial=key, attempt=attempt, threads=self._threads, hang_after=self._hang_after
+            search=self._folder.path,
+            trial=key,
+            attempt=attempt,
+            threads=self._threads,
+            hang_after=self._hang_after,
+            fold=trial.fold,
         )
         return assignment.model_dump(mode="json")
 
@@ -232,11 +260,11 @@ class AxSearcher(Searcher):
         # Ax takes ten seconds of processor time to import: not before the first trials are under way.
         self._ax.start()
         record_epoch(self._ledger, self._space, key, message.epoch_result)
-        return self._ledger.study.trials[key].is_over
+        return self._ledger.study.all_trials[key].is_over
 
     def _on_complete(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
         key = self._live.pop(trial_id, None)
-        if key is None or self._ledger.study.trials[key].is_over:
+        if key is None or self._ledger.study.all_trials[key].is_over:
             return
         message = read_message(result)
         outcome = None if message is None or error else message.outcome
@@ -256,8 +284,13 @@ class AxSearcher(Searcher):
             self._attempt_failed(key, "worker_lost", reason or "the process that ran the trial died")
 
     def _attempt_failed(self, key: str, failure: FailureKind, reason: str) -> None:
-        trial = self._ledger.study.trials[key]
+        trial = self._ledger.study.all_trials[key]
         self._ledger.record(AttemptFailed(trial=key, attempt=trial.attempts, failure=failure, reason=reason))
+        if failure == "disk_full":
+            # Every other trial writes there, too. The trial stays unfinished: a resume takes it up.
+            self.failure = DiskFull(self._ledger.study.name, reason)
+            self._stop.request()
+            return
         if may_retry(trial, failure):
             self._waiting.append(key)
             return

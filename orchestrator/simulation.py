@@ -143,10 +143,10 @@ class _Replaying:
         candidate, source = self._order(self._study, self._untried)
         self._untried.remove(candidate)
         index = len(self._all)
-        running = _Running(f"t{index:04d}", candidate, self._space.objective.metric)
+        running = _Running(f"t{index:04d}", candidate, self._space.objective.first.metric)
         params, seed = candidate.trial.params, candidate.trial.seed
         self._study.apply(TrialSuggested(trial=running.key, index=index, params=params, source=source, seed=seed))
-        self._study.apply(TrialStarted(trial=running.key, attempt=1))
+        self._study.apply(TrialStarted(trial=running.key, attempt=1, gpus=candidate.trial.gpus))
         self._all.append(running)
         self._slots[slot] = running
         self._schedule(slot, running)

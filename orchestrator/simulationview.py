@@ -17,6 +17,7 @@ from orchestrator.display import SYNTHETIC_MARK, output
 from orchestrator.early_stopping import StoppingConfig
 from orchestrator.folder import SearchFolder, existing_search
 from orchestrator.journal import read_journal
+from orchestrator.objective import first_metric
 from orchestrator.problems import SpaceError
 from orchestrator.replay_order import order_of
 from orchestrator.simulation import Candidate, Replay, candidates, replay
@@ -51,9 +52,10 @@ def show_simulation(storage: Path, name: str, asked: Asked, *, as_json: bool) ->
         print(json.dumps(document, indent=2, allow_nan=False))
         return
     console = output()
+    best, metric = document["best"], first_metric(document["objective"]["metric"])
     console.print(
         f"{document['search']}: {document['candidates']} trials with whole curves, {document['epochs']} epochs in all, "
-        f"best {document['objective']['metric']} {document['best']['value']:.4f} ({document['best']['trial']})"
+        f"best {metric} {best['value']:.4f} ({best['trial']})"
     )
     console.print(_table(document))
     if document["left_out"]:

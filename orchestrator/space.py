@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, ValidationInfo, field_validator
 
 from orchestrator.crosscheck import check_whole
 from orchestrator.early_stopping import StoppingConfig
@@ -18,6 +18,7 @@ from orchestrator.layers import builtin_files, overridden, read_layers
 from orchestrator.objective import MAX_CONSTRAINTS, Objective
 from orchestrator.parameters import Choice, FloatRange, IntRange, Parameter, StrictConfig, Value
 from orchestrator.problems import Problems, SpaceError
+from orchestrator.replication import Replicates
 from orchestrator.sampling import active, conditions_in_words, count_points, derived_values, is_active, sampled
 from orchestrator.settings import build_trial_config, flattened
 from orchestrator.spacecheck import MAX_START, check_against_trainer, check_shape
@@ -41,6 +42,11 @@ def _readable_expression(text: str) -> str:
     return text
 
 
+def _spelled_out(short: object) -> object:
+    """`3` means `{seeds: 3}`."""
+    return short if isinstance(short, Mapping | Replicates) else {"seeds": short}
+
+
 ConstraintText = Annotated[str, AfterValidator(_readable_bound)]
 ExpressionText = Annotated[str, AfterValidator(_readable_expression)]
 
@@ -51,6 +57,20 @@ class AlgorithmConfig(StrictConfig):
     name: Literal["ax", "sobol", "random", "grid"] = "ax"
     """`ax`: Bayesian optimisation after an initial design. `sobol`: even coverage. `random`: independent points.
     `grid`: every combination, as far as the budget goes."""
+    method: Literal["fast", "quality"] = "fast"
+    """Model of `ax`. `fast`: one fit of a Gaussian process. `quality`: many, drawn with few of the parameters having an
+    effect (SAAS), with warped inputs; needs `pip install 'reidsearch[quality]'`, and many times longer a suggestion."""
+    noise: Literal["inferred", "queries"] = "inferred"
+    """What `ax` is told of the noise of mAP. `inferred`: nothing, the model estimates it. `queries`: the standard error
+    over queries, most of which all trials share."""
+
+    @field_validator("method", "noise")
+    @classmethod
+    def _of_the_model(cls, value: str, info: ValidationInfo) -> str:
+        name = info.data.get("name", "ax")
+        if name != "ax" and value not in ("fast", "inferred"):
+            raise ValueError(f"is a setting of ax; {name} has no model (is {shown(value)})")
+        return value
 
 
 class Budget(StrictConfig):
@@ -89,6 +109,10 @@ class SearchSpace(StrictConfig):
     """How the next point is chosen."""
     stopping: StoppingConfig = StoppingConfig()
     """Which trials are given up before their last epoch."""
+    replicates: Annotated[Replicates, BeforeValidator(_spelled_out, json_schema_input_type=int | Replicates)] = (
+        Replicates(seeds=0)
+    )
+    """How the best configurations are confirmed with other seeds when no new ones are tried; `3` means `{seeds: 3}`."""
     parameters: dict[str, Parameter] = Field(min_length=1)
     """What is searched, by the setting's dotted path."""
     constraints: Annotated[tuple[ConstraintText, ...], Field(strict=False, max_length=MAX_CONSTRAINTS)] = ()
@@ -245,6 +269,7 @@ __all__ = [
     "FloatRange",
     "IntRange",
     "Objective",
+    "Replicates",
     "SearchSpace",
     "SpaceError",
     "StoppingConfig",

@@ -133,6 +133,8 @@ def _note_shape(
         kind_given = problem["ctx"]["tag"]
         what = f"must be {listed(list(KINDS))} (is {shown(kind_given)})"
         problems.add((*path, "type"), what, wrong=kind_given, known=KINDS)
+    elif path[0] == "replicates" and not isinstance(data["replicates"], dict):  # a number instead, for one of the keys
+        problems.add(path[:1], plain_words(problem))
     elif kind != "missing" and not _is_there(data, path):  # pydantic names the types it tried below a value
         what = f"must be text, a number, true or false (is {shown(problem['input'])})"
         problems.add(path[:-1], what)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from orchestrator.description import SearchDescription, read_description
 from orchestrator.extension import current_space
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import read_journal
 from orchestrator.lease import current_holder
-from orchestrator.scores import ranked
-from orchestrator.study import SearchState, Study, Trial, fold_records
+from orchestrator.objective import Objective
+from orchestrator.replication import Confirmation, best_configuration, confirmations
+from orchestrator.scores import pareto_front
+from orchestrator.study import SearchState, Study, Trial, TrialStatus, fold_records
 
 
 def read_status(folder: SearchFolder) -> dict[str, Any]:
@@ -32,11 +36,8 @@ def status_document(
     space = current_space(description, study)
     state: SearchState = study.ended or ("running" if driven else "interrupted")
     trials = sorted(study.trials.values(), key=lambda trial: trial.index)
-    documents = [_trial_document(trial, running=state == "running") for trial in trials]
-    best = ranked(study, space.objective)
-    counts = dict.fromkeys(("pending", "running", "completed", "stopped", "failed"), 0)
-    for document in documents:
-        counts[document["status"]] += 1
+    configurations = [_trial_document(trial, running=state == "running") for trial in trials]
+    repeats = [_trial_document(trial, running=state == "running") for trial in study.repeats.values()]
     return {
         "search": description.search,
         "state": state,
@@ -45,16 +46,56 @@ def status_document(
         "storage": str(folder.path.parent),
         "objective": space.objective.model_dump(mode="json"),
         "budget": space.budget.trials,
-        "counts": counts,
-        "best": None
-        if not best
-        else {
-            "trial": best[0][0].key,
-            "value": best[0][1].value,
-            "metrics": best[0][1].result.metrics(),
-            "params": best[0][0].params,
-        },
-        "trials": documents,
+        "replicates": space.replicates.model_dump(mode="json"),
+        "counts": _counts(configurations),
+        "repeats": _counts(repeats),
+        "best": _best_document(study, space.objective),
+        "confirmations": [
+            {"trial": each.trial, "values": each.values, **_confirmation_document(each)}
+            for each in confirmations(study, space.objective)
+        ],
+        "front": _front_document(study, space.objective),
+        "trials": configurations + repeats,
+    }
+
+
+def _counts(documents: Sequence[Mapping[str, Any]]) -> dict[TrialStatus, int]:
+    """Number of trials in each status, all statuses named."""
+    found = Counter(document["status"] for document in documents)
+    return {status: found[status] for status in get_args(TrialStatus)}
+
+
+def _best_document(study: Study, objective: Objective) -> dict[str, Any] | None:
+    best = best_configuration(study, objective)
+    if best is None:
+        return None
+    return {
+        "trial": best.trial.key,
+        "value": best.score.value,
+        "metrics": best.score.result.metrics(),
+        "params": best.trial.params,
+        **_confirmation_document(best.confirmation),
+    }
+
+
+def _front_document(study: Study, objective: Objective) -> list[dict[str, Any]]:
+    names = [aim.metric for aim in objective.aims]
+    return [
+        {"trial": trial.key, "values": dict(zip(names, found.values, strict=True))}
+        for trial, found in pareto_front(study, objective)
+    ]
+
+
+def _confirmation_document(found: Confirmation | None) -> dict[str, Any]:
+    """What the fresh seeds say; all of it is None without one."""
+    return {
+        "confirmed": found is not None and found.confirmed,
+        "seeds": 0 if found is None else len(found.values),
+        "lost": 0 if found is None else found.lost,
+        "mean": None if found is None else found.mean,
+        "standard_deviation": None if found is None else found.standard_deviation,
+        "interval": None if found is None else found.interval,
+        "means": None if found is None else found.figures,
     }
 
 
@@ -79,6 +120,9 @@ def _trial_document(trial: Trial, *, running: bool) -> dict[str, Any]:
         "ax_index": trial.index,
         "source": trial.source,
         "note": trial.note,
+        "seed": trial.seed,
+        "repeats": trial.repeats,
+        "fold": trial.fold,
         "mlflow_run_id": trial.mlflow_run_id,
         "reason": trial.reason,
     }

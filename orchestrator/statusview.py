@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from orchestrator.bestline import confirmation_lines
 from orchestrator.display import (
     SYNTHETIC_MARK,
     installed,
@@ -18,6 +19,7 @@ from orchestrator.display import (
     uniform_attention,
 )
 from orchestrator.folder import existing_search, searches
+from orchestrator.frontview import front_table
 from orchestrator.shortform import percent
 from orchestrator.status import read_status
 
@@ -48,7 +50,7 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
         print(f"no searches in {storage}; start one with: reidsearch launch --space demo.yaml")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("search", "state", "completed", "failed", "best mAP", "trial", "data"):
+    for column in ("search", "state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
         table.add_column(column, no_wrap=True)
     for document in documents:
         best = document["best"]
@@ -57,7 +59,8 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
             document["state"],
             f"{document['counts']['completed']}/{document['budget']}",
             str(document["counts"]["failed"]),
-            percent(best["metrics"], "mAP") if best else "-",
+            percent(best["means"] if best["confirmed"] else best["metrics"], "mAP") if best else "-",
+            (str(best["seeds"]) if best["confirmed"] else "1") if best else "-",
             best["trial"] if best else "-",
             "SYNTHETIC" if document["synthetic"] else "real",
         )
@@ -70,6 +73,10 @@ def _print(document: dict[str, Any], *, clear: bool) -> None:
         console.clear()
     console.print(trials_table(document, width=console.width))
     console.print(summary_line(document))
+    for line in confirmation_lines(document).values():
+        console.print(line, soft_wrap=True)
+    if front := front_table(document):
+        console.print(front)
     if uniform := uniform_attention(document):
         console.print(f"attention {uniform}", soft_wrap=True)
     if document["synthetic"]:

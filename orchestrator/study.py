@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,7 @@ from orchestrator.events import (
     SearchExtended,
     SessionEnded,
     SessionStarted,
+    StopRule,
     TrialCompleted,
     TrialFailed,
     TrialReopened,
@@ -37,11 +39,13 @@ TrialStatus = Literal["pending", "running", "completed", "stopped", "failed"]
 SearchState = Literal["running", "finished", "interrupted", "failed"]
 
 # Attempts after which a trial is given up. A lost worker says nothing about the configuration; running out of memory
-# may be a neighbour's doing once, and so may standing still; the others would only fail again.
-ATTEMPTS: Mapping[FailureKind, int] = {
+# may be a neighbour's doing once, and so may standing still; a full disk ends the search and no trial; the others would
+# only fail again.
+ATTEMPTS: Mapping[FailureKind, float] = {
     "worker_lost": 4,
     "out_of_memory": 2,
     "hang": 2,
+    "disk_full": math.inf,
     "diverged": 1,
     "bad_data": 1,
     "bad_config": 1,
@@ -51,7 +55,7 @@ ATTEMPTS: Mapping[FailureKind, int] = {
 
 @dataclass
 class Trial:
-    """One configuration and what is known of it."""
+    """One configuration with one seed, and what is known of it."""
 
     key: str
     index: int
@@ -64,7 +68,17 @@ class Trial:
     results: list[EpochResult] = field(default_factory=list)
     failures: Counter[FailureKind] = field(default_factory=Counter)
     reason: str | None = None
+    stopped_by: StopRule | None = None
+    """Who gave it up; None unless it is stopped."""
     mlflow_run_id: str | None = None
+    repeats: str = ""
+    """Key of the trial whose configuration this one runs again with another seed; empty for a new configuration."""
+    fold: int | None = None
+    """The validation fold, where it is not that of the search."""
+    gpus: float = 0.0
+    """That its latest attempt holds or held."""
+    gpu_seconds: float = 0.0
+    """Duration of its epochs, each times the GPUs held."""
 
     @property
     def epoch(self) -> int:
@@ -100,8 +114,12 @@ class Study:
     ended: Literal["finished", "interrupted", "failed"] | None = None
     reason: str | None = None
     trials: dict[str, Trial] = field(default_factory=dict)
+    """The configurations that were tried, each with the search's own seed: all that the choice of the next one, the
+    budget of trials and the stopping rules know of."""
+    repeats: dict[str, Trial] = field(default_factory=dict)
+    """Trials that run one of those configurations again with another seed; see `orchestrator.replication`."""
     completed: list[str] = field(default_factory=list)
-    """Keys of the completed trials in the order in which they were."""
+    """Keys of the completed configurations in the order in which they were."""
     failed: list[TrialFailed] = field(default_factory=list)
     """Trials that failed for good in this session since one last completed."""
     attached: list[Observation] = field(default_factory=list)
@@ -127,35 +145,44 @@ class Study:
                 self._interrupt_running()
                 self.spending.end()
             case TrialSuggested():
-                self.trials[event.trial] = Trial(
-                    event.trial, event.index, event.params, event.source, event.seed, event.note
-                )
+                self._add(event)
             case ObservationsAttached():
                 self.attached += event.observations
             case SearchExtended():
                 self.extended = event.space
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
             case _:
-                self._apply_to_trial(event, self.trials[event.trial])
+                self._apply_to_trial(event, self.all_trials[event.trial])
+
+    @property
+    def all_trials(self) -> Mapping[str, Trial]:
+        """Configurations and then repeats, by their keys."""
+        return ChainMap(self.repeats, self.trials)
+
+    def _add(self, event: TrialSuggested) -> None:
+        trial = Trial(event.trial, event.index, event.params, event.source, event.seed, event.note)
+        trial.repeats, trial.fold = event.repeats, event.fold
+        (self.repeats if event.repeats else self.trials)[trial.key] = trial
 
     def _apply_to_trial(self, event: TrialEvent, trial: Trial) -> None:
         match event:
             case TrialTracked():
                 trial.mlflow_run_id = event.mlflow_run_id
             case TrialStarted():
-                trial.status, trial.attempts = "running", event.attempt
+                trial.status, trial.attempts, trial.gpus = "running", event.attempt, event.gpus
                 self.spending.held[trial.key] = event.gpus
                 return
             case TrialReported():
                 if event.result.epoch > trial.epoch:
                     trial.results.append(event.result)
+                    trial.gpu_seconds += event.result.seconds * trial.gpus
                 return
             case TrialCompleted():
                 trial.status, trial.reason = "completed", None
-                self.completed.append(trial.key)
+                self.completed += [] if trial.repeats else [trial.key]
                 self.failed.clear()
             case TrialStopped():
-                trial.status, trial.reason = "stopped", f"{event.rule}: {event.reason}"
+                trial.status, trial.reason, trial.stopped_by = "stopped", f"{event.rule}: {event.reason}", event.rule
             case AttemptFailed():
                 trial.status, trial.reason = "pending", event.reason
                 trial.failures[event.failure] += 1
@@ -163,7 +190,7 @@ class Study:
                 trial.status, trial.reason = "failed", event.reason
                 self.failed.append(event)
             case TrialReopened():
-                trial.status = "pending"
+                trial.status, trial.stopped_by = "pending", None
                 trial.failures.clear()
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
         if trial.status != "running":
@@ -177,13 +204,13 @@ class Study:
             self.spending.begin(moment)
 
     def _interrupt_running(self) -> None:
-        for trial in self.trials.values():
+        for trial in self.all_trials.values():
             if trial.status == "running":
                 trial.status = "pending"
 
     def counts(self) -> dict[TrialStatus, int]:
-        """Number of trials in each status, all statuses named."""
-        found = Counter(trial.status for trial in self.trials.values())
+        """Number of trials in each status, repeats among them, all statuses named."""
+        found = Counter(trial.status for trial in self.all_trials.values())
         return {status: found[status] for status in ("pending", "running", "completed", "stopped", "failed")}
 
 
@@ -209,5 +236,6 @@ def may_retry(trial: Trial, failure: FailureKind) -> bool:
 
 
 def unfinished(study: Study) -> list[Trial]:
-    """Trials that were suggested and are not over, in the order of their suggestion."""
-    return sorted((trial for trial in study.trials.values() if not trial.is_over), key=lambda t: t.index)
+    """Trials that were suggested and are not over, in the order of their suggestion, repeats last."""
+    configurations = sorted(study.trials.values(), key=lambda trial: trial.index)
+    return [trial for trial in (*configurations, *study.repeats.values()) if not trial.is_over]

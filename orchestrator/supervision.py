@@ -47,7 +47,7 @@ class Supervisor:
         for request in self._requests.pending():
             if request == WHOLE_SEARCH:
                 self._stop.request("reidsearch stop")
-            elif request in self._ledger.study.trials:
+            elif request in self._ledger.study.all_trials:
                 self._give_up(request, "user", STOPPED_BY_USER, live)
             self._requests.done(request)
 
@@ -56,7 +56,8 @@ class Supervisor:
         end = spent(self._ledger.study, self._space, time.time())
         if end is not None and end.at_once:
             for trial in unfinished(self._ledger.study):
-                self._give_up(trial.key, "budget", end.reason, live)
+                if end.ends_repeats or not trial.repeats:
+                    self._give_up(trial.key, "budget", end.reason, live)
 
     def started(self, key: str) -> None:
         """A new attempt of the trial is about to start: what its last one was told is forgotten."""
@@ -64,7 +65,7 @@ class Supervisor:
         (self._folder.trial(key) / STOP_FILE).unlink(missing_ok=True)
 
     def _give_up(self, key: str, rule: StopRule, reason: str, live: Collection[str]) -> None:
-        trial = self._ledger.study.trials[key]
+        trial = self._ledger.study.all_trials[key]
         if not trial.is_over:
             self._ledger.record(TrialStopped(trial=key, rule=rule, epoch=trial.epoch, reason=reason))
             if key in live:

@@ -42,7 +42,7 @@ def sync(folder: SearchFolder, *, tracking: str | None, patience: float) -> Sync
         try:
             ledger = Ledger(journal)
             tracker = tracker_of(folder, description, uri, ledger)
-            tracker.start()
+            tracker.start(resend=True)
             unsent = tracker.close(patience)
         finally:
             journal.close()

@@ -16,7 +16,7 @@ from orchestrator.journal import read_journal
 from orchestrator.parameters import Value
 from orchestrator.problems import SpaceError
 from orchestrator.sampling import satisfies
-from orchestrator.scores import score
+from orchestrator.scores import score, told_figures
 from orchestrator.settings import flattened
 from orchestrator.space import SearchSpace
 from orchestrator.study import Study, Trial, fold_records
@@ -93,9 +93,16 @@ class _Earlier(NamedTuple):
         for trial in self._completed():
             point, found = self._point(trial, new), score(trial, new.objective)
             if point is not None and found is not None:
-                yield Observation(trial=trial.key, params=point, value=found.value, standard_error=found.standard_error)
+                yield Observation(
+                    trial=trial.key,
+                    params=point,
+                    value=found.value,
+                    standard_error=found.standard_error,
+                    figures=told_figures(found, new.objective),
+                )
 
     def _completed(self) -> list[Trial]:
+        # Without repeats: the model compares points by one seed each, as in the search itself.
         return [self.study.trials[key] for key in self.study.completed]
 
     def _settings(self, trial: Trial) -> dict[str, JsonValue]:

@@ -26,8 +26,9 @@ from orchestrator.tracking import Tracker
 # `OUTAGE_S=60 pytest ...` for the long version.
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "4"))
 EPOCHS = 4
-# Ten trials fall into an outage, however long it is.
-EPOCH_S = OUTAGE_S / 40
+# A fast search: each trial is suggested, started, reports its epochs and completes at such a rate.
+EVENTS_PER_S = 20.0
+EPOCH_S = (EPOCHS + 3) / EPOCHS / EVENTS_PER_S
 # The drain at the end of a session has as long.
 DRAIN_S = 30.0
 START_S = 120.0
@@ -47,7 +48,7 @@ class Course(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{len(self.recording)} events, recorded in {1000 * statistics.median(self.recording):.1f} ms "
+            f"{len(self.recording)} events of {self.trials} trials, recorded in {1000 * statistics.median(self.recording):.1f} ms "
             f"(p95 {1000 * self.slow_recording:.1f}, worst {1000 * max(self.recording):.1f}); trials waited "
             f"{sum(self.waiting):.1f} s in all; drained in {self.draining:.1f} s"
         )

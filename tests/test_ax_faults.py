@@ -15,7 +15,7 @@ from test_ahead import ANSWER, history, question_of
 from test_searcher import Bench
 
 from orchestrator.ahead import Ahead
-from orchestrator.ax_process import AxFailed, AxProcess
+from orchestrator.ax_process import AxFailed, AxProcess, deadline_for
 from orchestrator.suggest import Suggestion
 
 LOOP = "import sys, os, time, json\nfor line in sys.stdin:\n    "
@@ -138,3 +138,9 @@ def test_no_child_is_left_after_a_hang_or_a_close(tmp_path: Path) -> None:
     process.close()
     process.close()
     assert set(psutil.Process().children()) == before
+
+
+def test_a_slower_model_and_each_further_objective_get_more_time() -> None:
+    fast = deadline_for({"method": "fast", "objective": "mAP"})
+    assert deadline_for({"method": "quality", "objective": "mAP"}) > fast
+    assert deadline_for({"method": "fast", "objective": "mAP, -hours"}) == 2 * fast

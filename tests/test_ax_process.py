@@ -15,7 +15,7 @@ from small_spaces import MARGIN, mixed, space_of
 
 from orchestrator.ax_process import AxFailed, AxProcess
 from orchestrator.events import Event, TrialReported
-from orchestrator.points import point_key, random_point, sobol_point, tried_points
+from orchestrator.points import Point, point_key, random_point, sobol_point, tried_points
 from orchestrator.question import model_question, point_from_answer
 from orchestrator.space import SearchSpace
 from orchestrator.study import fold
@@ -84,6 +84,25 @@ def test_ax_keeps_away_from_what_breaks_a_constraint_on_another_figure(ax: AxPro
 
     assert proposal([]) > 0.9
     assert proposal(["mINP >= 0.5"]) < 0.7
+
+
+def test_ax_searches_the_front_of_two_objectives_and_keeps_what_the_baseline_reached(ax: AxProcess) -> None:
+    # More flips raise mAP and lower mINP; what the erasing share does, all trials suffer from.
+    def proposal(objective: dict[str, Any], noise: str = "inferred") -> Point:
+        space = space_of({"clips.flip": MARGIN, "clips.erase": MARGIN}, objective=objective, algorithm={"noise": noise})
+        events = []
+        for index in range(12):
+            point = {"clips.flip": 0.5, "clips.erase": 0.5} if index == 0 else sobol_point(space, 0, index)
+            share, lost = float(point["clips.flip"]), 0.3 * float(point["clips.erase"])
+            first = suggested(index, **point).model_copy(update={"source": "sobol" if index else "start"})
+            events += [first, *two_figures(index, 0.9 * share - lost + 0.3, mean_inp=1 - share - lost)]
+        asked = model_question(space, 0, fold(events))
+        assert ("mINP >= 0.35" in asked["outcome_constraints"]) == ("constraints" in objective)
+        return point_from_answer(space, answer(ax, asked))
+
+    assert float(proposal({"metric": "mAP, mINP"}, noise="queries")["clips.erase"]) < 0.3
+    kept = proposal({"metric": "mAP", "constraints": ["mINP >= baseline"]})
+    assert 1 - float(kept["clips.flip"]) - 0.3 * float(kept["clips.erase"]) > 0.3
 
 
 def two_figures(index: int, mean_ap: float, mean_inp: float) -> list[Event]:

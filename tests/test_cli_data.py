@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from miniatures import write_miniature
 from PIL import Image
 
 from orchestrator.__main__ import run
-from tests.miniatures import write_miniature
 from trainer.data.manifest import MANIFEST
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from miniatures import MINIATURES, write_miniature
+from strategies import quick
 
-from tests.miniatures import MINIATURES, write_miniature
-from tests.strategies import quick
 from trainer.data import READERS, Splits, Tracklet, framecheck
 from trainer.data.checking import DataCheck, check_data
 from trainer.data.folder import find_data

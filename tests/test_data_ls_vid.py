@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from miniatures import write_frames, write_hdf5, write_ls_vid
+from strategies import quick
+from test_data_readers import mutated, mutations
 
-from tests.miniatures import write_frames, write_hdf5, write_ls_vid
-from tests.strategies import quick
-from tests.test_data_readers import mutated, mutations
 from trainer.data import hdf5_child, hdf5file, ls_vid
 from trainer.data.hdf5file import read_hdf5_matrix
 from trainer.data.ls_vid import QUERY_FILE, TEST_LIST, TRAIN_LIST, read_ls_vid

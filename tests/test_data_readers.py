@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from miniatures import MINIATURES, write_hdf5, write_ilids_splits, write_miniature
 from scipy.io import loadmat, savemat
+from strategies import quick
 
-from tests.miniatures import MINIATURES, write_hdf5, write_ilids_splits, write_miniature
-from tests.strategies import quick
 from trainer.data import READERS, DataConfig, read_splits, recognised
 from trainer.data.frames import read_frame
 from trainer.data.tracklets import JUNK, dataset_fingerprint

@@ -73,7 +73,7 @@ def test_a_table_shows_each_trial_its_figures_in_per_cent_and_why_it_failed(desc
     lines = drawn(trials_table(document(description, EVENTS), width=100)).splitlines()
     assert lines[0].split() == ["trial", "state", "epoch", "mAP", "rank1", "a"]
     assert lines[1].split() == ["t0000", "completed", "2", "25.0", "25.0", "0.5"]
-    assert lines[2].split() == ["t0001", "completed", "2", "45.7", "45.7", "0.5", "best"]
+    assert lines[2].split() == ["t0001", "completed", "2", "45.7", "45.7", "0.5", "best?"]
     assert "loss/osm is nan" in lines[3]
     assert lines[4].split() == ["t0003", "running", "1", "10.0", "10.0", "0.5"]
 
@@ -86,7 +86,7 @@ def test_a_table_never_wraps_a_row(description: SearchDescription, width: int) -
 
 def test_the_summary_counts_and_names_the_best(description: SearchDescription) -> None:
     assert summary_line(document(description, EVENTS)) == (
-        "s: running; 2/4 trials completed, 1 running, 1 failed, best mAP 45.7 (t0001)"
+        "s: running; 2/4 trials completed, 1 running, 1 failed, best mAP 45.7 (t0001, one seed, not confirmed)"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from events import epoch_result
 
+from orchestrator.budget import spent
 from orchestrator.description import Options, SearchDescription, read_description, write_description
 from orchestrator.errors import LeaseError, SearchError
 from orchestrator.events import (
@@ -18,6 +19,7 @@ from orchestrator.events import (
     TrialCompleted,
     TrialReported,
     TrialStarted,
+    TrialStopped,
     TrialSuggested,
 )
 from orchestrator.extension import current_space, extend
@@ -26,10 +28,14 @@ from orchestrator.journal import Journal, read_journal
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger
 from orchestrator.problems import SpaceError
+from orchestrator.replication import repeats_left
 from orchestrator.space import SearchSpace
+from orchestrator.splits import cut_splits, write_splits
 from orchestrator.status import read_status
-from orchestrator.study import fold, fold_records
+from orchestrator.study import fold, fold_records, unfinished
 from orchestrator.warmstart import WarmStart, observations
+from trainer.data import read_splits
+from trainer.data.validation import read_validation
 
 RATE = "parameters.optim.learning_rate"
 POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
@@ -128,6 +134,45 @@ def test_what_would_leave_trials_without_meaning_is_refused_and_nothing_is_journ
     with pytest.raises(SearchError, match=why):
         extend(search, trials=trials, overrides=overrides)
     assert search.journal.read_bytes() == before
+
+
+def test_a_finished_search_is_confirmed_later_by_seeds_that_it_is_given(search: SearchFolder) -> None:
+    assert extend(search, trials=None, overrides=["replicates=3"]) == ["replicates.seeds 0 -> 3"]
+    assert read_status(search)["state"] == "interrupted"
+    study = fold_records(read_journal(search.journal))
+    assert spent(study, space_now(search)) is not None
+    assert len(list(repeats_left(study, space_now(search)))) == 6
+
+
+def test_repeats_that_a_used_up_budget_ended_go_on_with_more_of_it(tmp_path: Path) -> None:
+    search = a_search(tmp_path / "short", "replicates=3", "budget.epochs=8")
+    journal = Journal(search.journal)
+    repeats = list(repeats_left(fold_records(journal.records), space_now(search)))[:2]
+    for repeat, rule in zip(repeats, ("budget", "user"), strict=True):
+        suggestion = {"trial": repeat.key, "index": 1, "params": POINT, "source": "repeat", "seed": repeat.seed}
+        journal.append(TrialSuggested.model_validate({**suggestion, "repeats": repeat.original.key}))
+        journal.append(TrialStopped.model_validate({"trial": repeat.key, "rule": rule, "epoch": 2, "reason": "x"}))
+    journal.close()
+    extend(search, trials=None, overrides=["budget.epochs=99"])
+    assert [trial.key for trial in unfinished(fold_records(read_journal(search.journal)))] == [repeats[0].key]
+
+
+def test_a_search_that_comes_to_need_other_folds_gets_their_splits_and_keeps_its_own(
+    tmp_path: Path, mini_mars: Path
+) -> None:
+    folds = ("synthetic=null", f"data.root={mini_mars}", "data.validation.folds=3", "data.validation.fold=1")
+    search = a_search(tmp_path / "folded", *folds)
+    space = read_description(search.description).space
+    train = read_splits(space.trial_config(space.any_sample()).data).train
+    write_splits(search, cut_splits(space, train), train)
+    assert [path.name for path in search.path.glob("split*")] == ["split.json"]
+    own = search.split.read_bytes()
+    extend(search, trials=None, overrides=["replicates=3"])
+    paths = [search.split_of(fold) for fold in (0, None, 2)]
+    persons = [read_validation(path, train).persons for path in paths]
+    assert search.split.read_bytes() == own
+    assert len({person for each in persons for person in each}) == sum(map(len, persons)), "folds share no person"
+    assert not search.split_of(1).exists()
 
 
 def test_a_space_that_would_not_be_valid_is_refused_as_at_launch(search: SearchFolder) -> None:

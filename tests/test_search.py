@@ -110,18 +110,24 @@ def test_resuming_a_finished_search_changes_nothing(finished: Search) -> None:
     assert all(len(found) == 1 for trial, found in mlflow_runs(finished.storage).items() if trial != "-")
 
 
-def test_a_finished_search_is_extended_and_resumed_and_its_journal_sent_again(finished: Search, tmp_path: Path) -> None:
+def test_a_finished_search_is_extended_confirmed_and_its_journal_sent_again(finished: Search, tmp_path: Path) -> None:
     copy = Search(tmp_path / "storage", "finished")
     shutil.copytree(finished.folder, copy.folder)
     before = copy.status()
     at = ("--storage", str(copy.storage))
-    extended = command("extend", "finished", "--trials", "+1", *at)
+    extended = command("extend", "finished", "--trials", "+1", "--set", "replicates={seeds: 3, leaders: 1}", *at)
     assert extended.stdout.startswith("budget.trials 6 -> 7\n"), extended.stderr
     assert copy.status()["state"] == "interrupted"
     copy.resume()
     assert copy.wait() == 0, copy.log.read_text()
     after = copy.status()
     assert after["counts"]["completed"] == 7
+    assert after["repeats"]["completed"] == after["best"]["seeds"] == 3
+    assert after["best"]["confirmed"]
+    repeats = [trial["trial"] for trial in after["trials"][7:]]
+    assert repeats == [f"{after['best']['trial']}-r{number}" for number in (1, 2, 3)], "after the new configuration"
+    last_lines = copy.log.read_text()
+    assert f"best mAP {100 * after['best']['mean']:.1f} ± " in last_lines
     assert [{**trial, "mlflow_run_id": ""} for trial in after["trials"][:6]] == [
         {**trial, "mlflow_run_id": ""} for trial in before["trials"]
     ]
@@ -133,7 +139,11 @@ def test_a_finished_search_is_extended_and_resumed_and_its_journal_sent_again(fi
     synced = command("sync", "finished", *at, "--tracking-uri", f"sqlite:///{other / 'mlflow.db'}")
     assert synced.returncode == 0, synced.stderr
     runs = mlflow_runs(other)
-    assert {trial: len(found) for trial, found in runs.items()} == {"-": 1, **{f"t{n:04d}": 1 for n in range(7)}}
+    assert {trial: len(found) for trial, found in runs.items()} == {
+        "-": 1,
+        **{f"t{n:04d}": 1 for n in range(7)},
+        **dict.fromkeys(repeats, 1),
+    }
 
 
 def test_a_running_search_is_stopped_from_another_process_and_gives_up_the_trials_it_is_told_to(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from orchestrator.attempt import Message, Outcome
 from orchestrator.ax_process import AxFailed
 from orchestrator.errors import JournalError
 from orchestrator.events import SearchCreated, SessionStarted, TrialStarted, TrialSuggested
-from orchestrator.failures import CircuitBroken
+from orchestrator.failures import CircuitBroken, DiskFull
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal, read_journal
 from orchestrator.ledger import Ledger
@@ -224,6 +225,18 @@ def test_damaged_data_stops_the_search_because_every_trial_reads_it(bench: Calla
     assert b.searcher.suggest("x2") is None
 
 
+def test_a_full_disk_stops_the_search_and_loses_no_trial(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    for attempt in ("x1", "x2"):
+        b.searcher.suggest(attempt)
+        b.end(attempt, Outcome(state="failed", failure="disk_full", reason="/runs/a/last.pt: No space left on device"))
+        assert b.stop.requested
+        assert isinstance(b.searcher.failure, DiskFull)
+        assert re.search("last.pt: No space .* make room there, then `reidsearch resume", str(b.searcher.failure))
+        assert b.status() == {"t0000": "pending"}
+        b = bench(concurrent=1)
+
+
 def test_epochs_are_recorded_once_however_often_they_are_reported(bench: Callable[..., Bench]) -> None:
     b = bench()
     b.searcher.suggest("x1")
@@ -403,6 +416,96 @@ def test_running_attempts_get_time_to_save_before_their_workers_are_taken(bench:
     b.end("x1", Outcome(state="stopped", reason="stopped after 2 epochs"))
     assert b.searcher.ends_now()
     assert b.status() == {"t0000": "running"}, "a resume continues it"
+
+
+REPEATS = "replicates={seeds: 2, leaders: 1}"
+
+
+def test_a_search_repeats_its_leader_before_it_is_finished(bench: Callable[..., Bench]) -> None:
+    b = bench(trials=2, overrides=[REPEATS])
+    b.searcher.suggest("x1")
+    b.searcher.suggest("x2")
+    b.complete("x1", 0.3)
+    assert b.searcher.suggest("x3") is None, "the second one may yet be the best"
+    b.complete("x2", 0.6)
+    assert [b.searcher.suggest(each)["trial"] for each in ("x3", "x4")] == ["t0001-r1", "t0001-r2"]
+    configs = [json.loads((b.folder.trial(key) / "config.json").read_text()) for key in b.ledger.study.all_trials]
+    assert len({config["seed"] for config in configs[1:]}) == 3
+    assert all({**config, "seed": 0} == {**configs[1], "seed": 0} for config in configs[2:])
+    b.complete("x3", 0.5)
+    assert b.searcher.suggest("x5") is None
+    b.complete("x4", 0.5)
+    assert b.searcher.suggest("x5") == Searcher.FINISHED
+    assert [trial.repeats for trial in b.ledger.study.repeats.values()] == ["t0001", "t0001"]
+
+
+def test_repeats_that_were_interrupted_go_on_with_the_same_seeds(tmp_path: Path) -> None:
+    def run(folder: Path, restart: bool) -> list[dict[str, Any]]:
+        b = Bench(folder, trials=1, concurrent=1, overrides=[REPEATS])
+        b.next("x1")
+        b.complete("x1", 0.6)
+        assert b.next("x2")["trial"] == "t0000-r1"
+        b.epoch("x2", 1, 0.2)
+        if restart:
+            b.journal.close()
+            b = Bench(folder, trials=1, concurrent=1, overrides=[REPEATS])
+            again = b.next("x2")
+            assert (again["trial"], again["attempt"]) == ("t0000-r1", 2)
+        b.complete("x2", 0.5)
+        assert b.next("x3")["trial"] == "t0000-r2"
+        b.complete("x3", 0.5)
+        assert b.next("x4") == Searcher.FINISHED
+        return [json.loads((b.folder.trial(key) / "config.json").read_text()) for key in b.ledger.study.all_trials]
+
+    assert run(tmp_path / "a", restart=False) == run(tmp_path / "b", restart=True)
+
+
+def test_a_repeat_whose_worker_is_lost_is_retried_and_one_that_diverges_is_not_made_up_for(
+    bench: Callable[..., Bench],
+) -> None:
+    b = bench(trials=1, concurrent=1, overrides=[REPEATS])
+    b.next("x1")
+    b.complete("x1", 0.6)
+    assert b.next("x2")["trial"] == "t0000-r1"
+    b.end("x2", None, error=True)
+    retried = b.next("x3")
+    assert (retried["trial"], retried["attempt"]) == ("t0000-r1", 2)
+    b.end("x3", Outcome(state="failed", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2"))
+    assert b.next("x4")["trial"] == "t0000-r2"
+    b.complete("x4", 0.5)
+    assert b.next("x5") == Searcher.FINISHED
+    assert b.status() == {"t0000": "completed"}
+
+
+def test_a_budget_of_epochs_ends_repeats_and_a_target_does_not(tmp_path: Path) -> None:
+    short = Bench(tmp_path / "a", trials=1, overrides=[REPEATS, "budget.epochs=4"])
+    short.next("x1")
+    short.complete("x1", 0.6)
+    assert short.next("x2")["trial"] == "t0000-r1"
+    short.epoch("x2", 1, 0.5)
+    short.epoch("x2", 2, 0.5)
+    short.epoch("x2", 3, 0.5)
+    short.searcher.ends_now()
+    assert short.ledger.study.repeats["t0000-r1"].status == "stopped"
+    short.end("x2", None)
+    assert short.next("x3") == Searcher.FINISHED
+    reached = Bench(tmp_path / "b", trials=3, overrides=[REPEATS, "budget.target=0.5"])
+    reached.next("x1")
+    reached.complete("x1", 0.6)
+    assert reached.next("x2")["trial"] == "t0000-r1"
+    reached.searcher.ends_now()
+    assert reached.ledger.study.repeats["t0000-r1"].status == "running"
+
+
+def test_a_repeat_is_judged_on_another_fold_and_its_attempt_is_told_so(bench: Callable[..., Bench]) -> None:
+    b = bench(trials=1, concurrent=1, overrides=[REPEATS, "data.validation.folds=3"])
+    assert b.next("x1")["fold"] is None
+    b.complete("x1", 0.6)
+    for number in (1, 2):
+        assert b.next(f"y{number}")["fold"] == number
+        config = json.loads((b.folder.trial(f"t0000-r{number}") / "config.json").read_text())
+        assert config["data"]["validation"]["fold"] == number
+        b.complete(f"y{number}", 0.5)
 
 
 def test_the_model_is_asked_ahead_while_trials_run(bench: Callable[..., Bench]) -> None:

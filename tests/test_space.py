@@ -234,8 +234,8 @@ MISTAKES = {
     ),
     "unknown key": (
         ("budget: {trials: 4}", "budget: {trials: 4}\nbugdet: 3"),
-        "4:1: bugdet: unknown key, not one of version, name, description, objective, budget, algorithm,"
-        " stopping, parameters, constraints, derived, synthetic, start, trainer, extends - did you mean 'budget'?",
+        "4:1: bugdet: unknown key, not one of version, name, description, objective, budget, algorithm, stopping,"
+        " replicates, parameters, constraints, derived, synthetic, start, trainer, extends - did you mean 'budget'?",
     ),
     "unknown key of a parameter": (
         ("high: 0.8", "hihg: 0.8"),
@@ -330,8 +330,8 @@ MISTAKES = {
     ),
     "misspelt metric": (
         ("budget:", "objective: {metric: map}\nbudget:"),
-        "3:13: objective.metric: must be 'mAP', 'mINP', 'rank1', 'rank5', 'rank10' or 'rank20' (is 'map')"
-        " - did you mean 'mAP'?",
+        "3:13: objective.metric: must be 'mAP', 'mINP', 'rank1', 'rank5', 'rank10', 'rank20', 'hours' or "
+        "'gpu_hours' (is 'map') - did you mean 'mAP'?",
     ),
     "other version": (("version: 1", "version: 2"), "1:1: version: must be 1 (is 2)"),
     "name that is no folder": (

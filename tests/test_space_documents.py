@@ -70,11 +70,19 @@ def test_the_schema_accepts_every_shipped_space(path: Path) -> None:
         {"trainer": {"optim": {"epochs": 0}}},
         {"trainer": {"optm": {}}},
         {"stopping": {"rule": "median"}},
+        {"objective": {"metric": "map"}},
+        {"objective": {"metric": "mAP, -gpu"}},
+        {"algorithm": {"noise": "none"}},
     ],
 )
 def test_the_schema_refuses_what_the_check_refuses(change: dict[str, object]) -> None:
     assert accepted(LEAST)
     assert not accepted({**LEAST, **change})
+
+
+@pytest.mark.parametrize("metric", ["mINP", "-mAP", "mAP, -gpu_hours", "mAP,-hours"])
+def test_the_schema_accepts_several_objectives(metric: str) -> None:
+    assert accepted({**LEAST, "objective": {"metric": metric}})
 
 
 def test_a_space_that_extends_another_may_leave_out_what_that_says() -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import quick
 
 from orchestrator.__main__ import run
 from orchestrator.crosscheck import remarks
 from orchestrator.layers import builtin_files
 from orchestrator.parameters import FloatRange, IntRange
 from orchestrator.space import SearchSpace, SpaceError
-from tests.strategies import quick
 from trainer.config import TrialConfig
 
 BUILTIN = sorted(builtin_files())
@@ -237,6 +237,23 @@ def test_an_override_changes_a_condition(write: Write) -> None:
     assert space.parameters["model.attention_gate"].when == {"model.pooling": ("attention", "max")}
 
 
+@pytest.mark.parametrize("nothing", ["null", "{}"])
+def test_a_child_or_an_override_removes_a_condition(write: Write, nothing: str) -> None:
+    parent = edited(("trainer:\n", "trainer:\n  model: {attention_gate: sigmoid}\n"))
+    assert SearchSpace.from_yaml(write(parent, "parent.yaml")).trainer["model"] == {"attention_gate": "sigmoid"}
+    child = f"extends: parent.yaml\nparameters:\n  model.attention_gate: {{when: {nothing}}}\n"
+    override = f"parameters.model.attention_gate.when={nothing}"
+    for space in (
+        SearchSpace.from_yaml(write(child)),
+        SearchSpace.from_yaml("parent.yaml", overrides=[override]),
+    ):
+        assert space.parameters["model.attention_gate"].when == {}
+        assert space.parameters["loss.attention_weight"].when != {}
+        # Searched everywhere, it has no value for elsewhere any more.
+        assert space.trainer["model"] == {}
+        assert SearchSpace.from_yaml(write(space.to_yaml(), "again.yaml")) == space
+
+
 # Derived settings
 
 
@@ -411,7 +428,8 @@ MISTAKES = {
     ),
     "outcome constraint on no figure": (
         ("budget:", "objective: {constraints: [rank2 >= 0.8]}\nbudget:"),
-        "3:27: objective.constraints[0]: 'rank2' is no figure, not one of mAP, mINP, rank1, rank5, rank10 or rank20",
+        "3:27: objective.constraints[0]: 'rank2' is no figure, not one of mAP, mINP, rank1, rank5, rank10, rank20, "
+        "hours or gpu_hours",
     ),
     "outcome constraint in percent": (
         ("budget:", "objective: {constraints: [rank1 >= 80]}\nbudget:"),
@@ -419,11 +437,28 @@ MISTAKES = {
     ),
     "outcome constraint without a comparison": (
         ("budget:", "objective: {constraints: [rank1]}\nbudget:"),
-        "3:27: objective.constraints[0]: must compare a figure with a number, such as 'rank1 >= 0.8' (is 'rank1')",
+        "3:27: objective.constraints[0]: must compare a figure with a number or the baseline, such as 'rank1 >= "
+        "0.8', 'rank1 >= 0.95 * baseline' or 'rank1 >= baseline - 0.02' (is 'rank1')",
     ),
     "outcome constraint on the objective": (
         ("budget:", "objective: {constraints: [mAP >= 0.8]}\nbudget:"),
         "3:27: objective.constraints[0]: mAP is what the search improves anyway; bound another figure",
+    ),
+    "constraint relative to a baseline that is not there": (
+        ("budget:", "objective: {constraints: [rank1 >= 0.8, rank1 >= 0.95 * baseline]}\nbudget:"),
+        "3:41: objective.constraints[1]: the baseline is the first point under 'start', and there is none; give one",
+    ),
+    "goal beside several objectives": (
+        ("budget:", "objective: {metric: 'mAP, -hours', goal: maximize}\nbudget:"),
+        "3:36: objective.goal: drop it; where metric holds a comma or a minus, a minus says what is lowered",
+    ),
+    "cost that is to be raised": (
+        ("budget:", "objective: {metric: 'mAP, gpu_hours'}\nbudget:"),
+        "3:13: objective.metric: gpu_hours is a cost, which a minus lowers; write -gpu_hours (is 'mAP, gpu_hours')",
+    ),
+    "model of an algorithm without one": (
+        ("budget:", "algorithm: {name: sobol, method: quality}\nbudget:"),
+        "3:26: algorithm.method: is a setting of ax; sobol has no model (is 'quality')",
     ),
     "unknown algorithm": (
         ("budget:", "algorithm: {name: tpe}\nbudget:"),
@@ -454,6 +489,17 @@ def test_a_mistake_is_one_line_with_its_place_and_the_way_out(
 ) -> None:
     found = problems(write(edited(edit)))
     assert any(line.startswith(f"s.yaml:{expected}") for line in found), found
+
+
+def test_the_quality_model_is_refused_with_the_command_that_installs_it(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(edited(("budget:", "algorithm: {method: quality}\nbudget:")))
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None if module == "numpyro" else module)
+    needs = "quality needs NumPyro: pip install 'reidsearch[quality]', or use method: fast"
+    assert problems(path) == [f"s.yaml:3:13: algorithm.method: {needs}"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: module)
+    assert SearchSpace.from_yaml(path).algorithm.method == "quality"
 
 
 def test_a_combination_that_only_a_random_point_shows_is_found(write: Write) -> None:

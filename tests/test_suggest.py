@@ -7,7 +7,7 @@ import json
 import pytest
 from events import completed, suggested
 
-from orchestrator.events import AttemptFailed, TrialFailed
+from orchestrator.events import AttemptFailed, Observation, ObservationsAttached, TrialFailed
 from orchestrator.space import SearchSpace
 from orchestrator.study import fold
 from orchestrator.suggest import initial_suggestion, initial_trials, model_question, random_point, sobol_point
@@ -75,9 +75,40 @@ def test_the_model_learns_of_completed_trials_only_and_sees_the_others_as_what_t
     question = model_question(smoke, 0, study)
     assert [trial["state"] for trial in question["trials"]] == ["completed", "pending", "abandoned"]
     assert question["trials"][0]["value"] == 0.4
-    assert question["trials"][0]["standard_error"] == 0.03
+    assert question["trials"][0]["standard_error"] is None
     assert all("value" not in trial for trial in question["trials"][1:])
     json.dumps(question, allow_nan=False)
+
+
+def test_the_model_is_told_the_standard_error_over_queries_only_where_the_space_says_so() -> None:
+    told = SearchSpace.from_yaml("smoke.yaml", overrides=["algorithm.noise=queries"])
+    (trial,) = model_question(told, 0, fold(completed(0, 0.2)))["trials"]
+    assert trial["standard_error"] == 0.03
+
+
+def test_the_model_hears_of_all_objectives_and_of_bounds_in_numbers() -> None:
+    constraints = "['mINP >= baseline', 'rank1 >= 0.1', 'hours <= 9']"
+    overrides = ["objective.metric='mAP, -hours'", f"objective.constraints={constraints}"]
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=overrides)
+    first, *rest = completed(0, 0.3)
+    running = [first.model_copy(update={"source": "start"}), *rest[:-1]]
+    question = model_question(space, 0, fold([*running, *completed(1, 0.2)]))
+    assert question["objective"] == "mAP, -hours"
+    assert question["outcome_constraints"] == ["rank1 >= 0.1", "hours <= 9.0"]
+    assert question["trials"][1]["figures"] == {"hours": 1 / 3600, "mINP": 0.1, "rank1": 0.2}
+    question = model_question(space, 0, fold([*running, rest[-1], *completed(1, 0.2)]))
+    assert question["outcome_constraints"] == ["mINP >= 0.15", "rank1 >= 0.1", "hours <= 9.0"]
+
+
+def test_finished_trials_of_an_earlier_search_need_all_objectives() -> None:
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["objective.metric='mAP, -hours'"])
+    known = [
+        Observation(trial="t0000", params={}, value=0.5, standard_error=None),
+        Observation(trial="t0001", params={}, value=0.6, standard_error=None, figures={"hours": 2.0}),
+    ]
+    study = fold([ObservationsAttached(search="earlier", observations=known)])
+    (told,) = model_question(space, 0, study)["trials"]
+    assert (told["value"], told["figures"]) == (0.6, {"hours": 2.0})
 
 
 def test_the_question_to_the_model_is_the_same_for_the_same_history(smoke: SearchSpace) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from events import completed, reported, started, suggested
+from events import completed, epoch_result, reported, started, suggested
+from mlflow import MlflowClient
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from running import metric_points, mlflow_runs
 
-from orchestrator.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed
+from orchestrator import tracking, tracking_plan
+from orchestrator.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed, TrialReported
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
 from orchestrator.tracking import Tracker
+from orchestrator.tracking_database import prepare_database
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,10 +35,22 @@ EVENTS: list[Event] = [
     TrialFailed(trial="t0001", failure="diverged", reason="loss is nan"),
     SessionEnded(state="finished", reason=""),
 ]
+MEANWHILE = 4
+"""Events after which the first session of a cut-off search ends: a trial has started."""
+WRITES = ("create_run", "log_batch", "set_terminated", "update_run", "delete_run", "set_tag")
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow needs seconds to make one."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    prepare_database(f"sqlite:///{path}", path.parent / "artifacts")
+    return path
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> SearchFolder:
+def folder(tmp_path: Path, empty_database: Path) -> SearchFolder:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     folder = SearchFolder(tmp_path / "s")
     for key in ("t0000", "t0001"):
         folder.trial(key).mkdir(parents=True)
@@ -38,10 +59,14 @@ def folder(tmp_path: Path) -> SearchFolder:
     return folder
 
 
-def tracked(
-    folder: SearchFolder, events: list[Event], uri: str | None = None, patience: float = 60
-) -> tuple[int, Tracker]:
-    tracker = Tracker(
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(tracking_plan, "FIRST_DELAY_S", 0.01)
+
+
+def tracker_of(folder: SearchFolder, uri: str | None = None) -> Tracker:
+    return Tracker(
         uri or f"sqlite:///{folder.path.parent / 'mlflow.db'}",
         folder,
         uid="s-1",
@@ -49,15 +74,19 @@ def tracked(
         tags={"search": "s", "synthetic": "true"},
         on_run=lambda trial, run: None,
     )
-    tracker.start()
+
+
+def tracked(
+    folder: SearchFolder, events: list[Event], uri: str | None = None, patience: float = 60, resend: bool = False
+) -> tuple[int, Tracker]:
+    tracker = tracker_of(folder, uri)
     for number, event in enumerate(events, 1):
         tracker.put(Record(number, 1e9 + number, event))
+    tracker.start(resend=resend)
     return tracker.close(patience), tracker
 
 
-def test_the_whole_journal_can_be_sent_again_and_nothing_is_doubled(folder: SearchFolder) -> None:
-    for events in (EVENTS[:6], EVENTS, EVENTS):
-        assert tracked(folder, events)[0] == 0
+def assert_all_there_once(folder: SearchFolder) -> None:
     runs = mlflow_runs(folder.path.parent)
     assert {trial: len(found) for trial, found in runs.items()} == {"-": 1, "t0000": 1, "t0001": 1}
     (first,), (second,), (parent,) = runs["t0000"], runs["t0001"], runs["-"]
@@ -66,15 +95,184 @@ def test_the_whole_journal_can_be_sent_again_and_nothing_is_doubled(folder: Sear
         (2, 0.4, 1_000_000_002_000),
     ]
     assert (first.info.status, second.info.status, parent.info.status) == ("FINISHED", "FAILED", "FINISHED")
+    assert [run.info.end_time for run in (first, second, parent)] == [1_000_000_000_000 + 1000 * n for n in (7, 11, 12)]
     assert second.data.tags["reason"] == "loss is nan"
+    assert second.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert first.data.params == {"a": "0.5"}
     assert first.info.run_name == "s/t0000"
+    for run, file in ((first, "config.json"), (second, "config.json"), (parent, "search.yaml")):
+        assert [path.name for path in Path(run.info.artifact_uri.removeprefix("file://")).iterdir()] == [file]
 
 
-def test_configuration_and_description_are_kept_as_artifacts(folder: SearchFolder) -> None:
+def calls_of(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]) -> Counter[str]:
+    """Counts the calls of MLflow's client from here on."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*positional: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return original(*positional, **named)
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(MlflowClient, name, counted(name, getattr(MlflowClient, name)))
+    return calls
+
+
+def lose_replies(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, times: int = 1) -> list[str]:
+    """The first calls are made and their replies are lost; gives what was lost."""
+    lost: list[str] = []
+    original = getattr(owner, name)
+
+    def call(*positional: Any, **named: Any) -> Any:
+        result = original(*positional, **named)
+        if len(lost) < times:
+            lost.append(name)
+            raise ConnectionError("the reply was lost")
+        return result
+
+    monkeypatch.setattr(owner, name, call)
+    return lost
+
+
+def test_the_whole_journal_can_be_sent_again_and_nothing_is_doubled(folder: SearchFolder) -> None:
+    for events in (EVENTS[:6], EVENTS, EVENTS):
+        assert tracked(folder, events)[0] == 0
+    assert_all_there_once(folder)
+
+
+def test_everything_that_is_queued_goes_out_in_one_call_for_each_kind_of_write(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = calls_of(monkeypatch, (*WRITES, "search_runs"))
     tracked(folder, EVENTS)
-    kept = {path.name for path in (folder.path.parent / "artifacts").rglob("*") if path.is_file()}
-    assert kept == {"config.json", "search.yaml"}
+    # For the search and its two trials; the search itself has nothing to log.
+    assert calls["create_run"] == 3
+    assert calls["set_terminated"] == 3
+    assert 2 <= calls["log_batch"] <= 3
+    # At the beginning, and at the end for copies.
+    assert calls["search_runs"] == 2
+    assert calls["update_run"] + calls["delete_run"] + calls["set_tag"] == 0
+
+
+def test_a_session_that_has_nothing_to_add_writes_nothing(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked(folder, EVENTS)
+    calls = calls_of(monkeypatch, (*WRITES, "search_runs"))
+    assert tracked(folder, EVENTS)[0] == 0
+    calls.pop("log_batch", None)  # called with nothing, it does nothing
+    assert calls == {"search_runs": 1}
+
+
+def test_what_somebody_took_away_comes_back_when_everything_is_sent_again(folder: SearchFolder) -> None:
+    tracked(folder, EVENTS)
+    with sqlite3.connect(folder.path.parent / "mlflow.db") as database:
+        database.execute("delete from metrics where step = 1")
+        database.execute("delete from params")
+        database.execute("delete from tags where key in ('reason', 'mlflow.parentRunId')")
+        database.execute("update runs set status = 'RUNNING', end_time = null")
+    database.close()
+    for file in (folder.path.parent / "artifacts").rglob("config.json"):
+        file.unlink()
+    assert tracked(folder, EVENTS, resend=True)[0] == 0
+    assert_all_there_once(folder)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["and it answers", "and it is gone for a while"])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        *((MlflowClient, name) for name in ("create_experiment", "create_run", "log_batch", "set_terminated")),
+        *((MlflowClient, name) for name in ("search_runs", "update_run", "delete_run")),
+        (LocalArtifactRepository, "log_artifact"),
+    ],
+)
+def test_a_lost_reply_loses_and_doubles_nothing(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, again: bool
+) -> None:
+    if name in ("update_run", "delete_run"):
+        # A search that is taken up again; and one of whose runs there is a copy.
+        tracked(folder, [*EVENTS[:MEANWHILE], SessionEnded(state="interrupted", reason="")])
+        make_copy(folder, "t0000")
+    lost = lose_replies(monkeypatch, owner, name, times=2)
+    if again:
+        lose_replies(monkeypatch, MlflowClient, "get_experiment", times=2)
+    cut = [*EVENTS[:MEANWHILE], SessionEnded(state="interrupted", reason=""), EVENTS[1], *EVENTS[MEANWHILE:]]
+    tracker = tracker_of(folder)
+    tracker.start()
+    for event in EVENTS if name not in ("update_run", "delete_run") else cut:
+        moment = 1e9 + EVENTS.index(event) + 1 if event in EVENTS else 1e9
+        tracker.put(Record(1, moment, event))
+    assert tracker.close(60) == 0
+    assert lost
+    assert_all_there_once(folder)
+
+
+def make_copy(folder: SearchFolder, trial: str) -> None:
+    """A creation arrives whose reply nobody waits for any more."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.path.parent / 'mlflow.db'}")
+    original = mlflow_runs(folder.path.parent)[trial][0]
+    client.create_run(original.info.experiment_id, tags=original.data.tags)
+
+
+def test_a_creation_that_arrives_late_is_undone_when_the_session_ends(folder: SearchFolder) -> None:
+    tracker = tracker_of(folder)
+    tracker.start()
+    for number, event in enumerate(EVENTS[:-1], 1):
+        tracker.put(Record(number, 1e9 + number, event))
+    assert tracker.wait_for_run("t0000", 60)
+    make_copy(folder, "t0000")
+    make_copy(folder, "-")
+    tracker.put(Record(len(EVENTS), 1e9 + len(EVENTS), EVENTS[-1]))
+    assert tracker.close(60) == 0
+    assert_all_there_once(folder)
+
+
+def test_the_next_session_removes_the_copies_of_one_that_was_killed(folder: SearchFolder) -> None:
+    tracked(folder, EVENTS[:-1])
+    make_copy(folder, "t0000")
+    make_copy(folder, "-")
+    assert tracked(folder, EVENTS)[0] == 0
+    assert_all_there_once(folder)
+
+
+def test_a_run_that_was_deleted_holds_nothing_up_and_sync_makes_it_anew(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = tracker_of(folder)
+    tracker.start()
+    for number, event in enumerate(EVENTS[:MEANWHILE], 1):
+        tracker.put(Record(number, 1e9 + number, event))
+    assert tracker.wait_for_run("t0000", 60)
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.path.parent / 'mlflow.db'}")
+    client.delete_run(mlflow_runs(folder.path.parent)["t0000"][0].info.run_id)
+    for number, event in enumerate(EVENTS[MEANWHILE:], MEANWHILE + 1):
+        tracker.put(Record(number, 1e9 + number, event))
+    began = time.monotonic()
+    unsent = tracker.close(60)
+    assert time.monotonic() - began < 30
+    assert 1 <= unsent <= 5, "more than the events of the trial are missing"
+    assert tracker.problem is not None
+    assert set(mlflow_runs(folder.path.parent)) == {"-", "t0001"}
+    assert mlflow_runs(folder.path.parent)["t0001"][0].info.status == "FAILED"
+    assert tracked(folder, EVENTS, resend=True)[0] == 0
+    assert_all_there_once(folder)
+
+
+def test_a_figure_that_mlflow_refuses_holds_up_nothing_but_its_own_trials_figures(folder: SearchFolder) -> None:
+    result = epoch_result(1, 0.1).model_copy(update={"losses": {"a*b": 1.0}})
+    events = [
+        TrialReported(trial="t0001", result=result) if event == reported(1, 1, 0.1) else event for event in EVENTS
+    ]
+    unsent, tracker = tracked(folder, events)
+    assert unsent == 4
+    assert tracker.problem is not None
+    assert "a*b" in tracker.problem
+    runs = mlflow_runs(folder.path.parent)
+    assert [runs[trial][0].info.status for trial in ("t0000", "t0001", "-")] == ["FINISHED", "FAILED", "FINISHED"]
+    assert len(metric_points(folder.path.parent, runs["t0000"][0].info.run_id, "mAP")) == 2
 
 
 def test_a_server_that_refuses_costs_the_search_no_time_and_is_reported(folder: SearchFolder) -> None:

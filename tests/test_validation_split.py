@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from strategies import quick
 
-from tests.strategies import quick
 from trainer.data.tracklets import Tracklet, fingerprint
 from trainer.data.validation import (
     FEW_QUERIES,
