@@ -210,7 +210,8 @@ class Tracker:
     def _put_off(self, writes: Writes, refusal: str) -> None:
         self._plan.refused(writes, time.monotonic())
         self._refusal = refusal
-        log.warning("MLflow does not take what trial %s has (attempt %d): %s", writes.key, writes.attempts, refusal)
+        whose = "the search" if writes.key == SEARCH_RUN else f"trial {writes.key}"
+        log.warning("MLflow does not take all that %s has (attempt %d): %s", whose, writes.attempts, refusal)
         self._sent(0)
 
     def _sent(self, events: int) -> None:
@@ -229,6 +230,7 @@ class Tracker:
         pause = FIRST_PAUSE_S
         while not self._closing.wait(pause):
             if self._store.answers():
+                log.warning("MLflow answers again")
                 self._outage = None
                 return
             pause = min(2 * pause, LONGEST_PAUSE_S)

@@ -48,9 +48,10 @@ class Course(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{len(self.recording)} events of {self.trials} trials, recorded in {1000 * statistics.median(self.recording):.1f} ms "
-            f"(p95 {1000 * self.slow_recording:.1f}, worst {1000 * max(self.recording):.1f}); trials waited "
-            f"{sum(self.waiting):.1f} s in all; drained in {self.draining:.1f} s"
+            f"{len(self.recording)} events of {self.trials} trials, recorded in "
+            f"{1000 * statistics.median(self.recording):.1f} ms (p95 {1000 * self.slow_recording:.1f}, worst "
+            f"{1000 * max(self.recording):.1f}); trials waited {sum(self.waiting):.1f} s in all; "
+            f"drained in {self.draining:.1f} s"
         )
 
     @property
