@@ -1,281 +1,227 @@
-"""Search algorithms and stopping rules on the test functions of `benchmarks.search_problems`, counted in epochs.
+"""Search algorithms and stopping rules against random search, Optuna and Ax's defaults, counted in epochs.
 
-Counted are the epochs spent over all trials until one that was trained to its end has a merit of at least 0.95, by its
-true merit, not by what noise made of it. Searches that do not get there within the epochs of `--trials` whole trials
-count as more than that.
+Counted are the epochs spent over all trials until the search's best trial is worth 95 % of what is attainable: the
+trial that the search itself would call best, which is the one with the best value seen among those trained to their
+end, has a true merit of at least 0.95 (`benchmarks.search_problems`: 0 is the median of random points, 1 the optimum).
+Noise that flatters a trial therefore does not count. A search that does not get there within the epochs of the
+problem's number of whole trials, or within `--most` trials, counts as more than that.
 
-    .venv/bin/python -m benchmarks.bench_search --seeds 10 --trials 40 --searches random random+asha sobol+asha
-    PYTHONPATH=<folder with optuna> .venv/bin/python -m benchmarks.bench_search --with-optuna
+All searches see the same curves: the noise depends on the seed and the trial's number only. Several slots run in
+virtual time, in which every epoch takes as long.
+
+    nice python -m benchmarks.bench_search --seeds 10 --out runs/bench_search.jsonl
+
+Every finished search is a line of the file, and is not run again; Optuna (benchmarks/peers.txt) has to be importable.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
+import json
+import logging
 import math
+import multiprocessing
+import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.measuring import say
-from benchmarks.search_problems import EPOCHS, NOISE, PROBLEMS, Problem, curve
-from orchestrator.ahead import Ahead
-from orchestrator.algorithms import ALGORITHMS
-from orchestrator.ax_process import AxProcess
-from orchestrator.early_stopping import StoppingConfig, verdict
-from orchestrator.events import TrialCompleted, TrialReported, TrialStarted, TrialStopped, TrialSuggested
-from orchestrator.space import SearchSpace
-from orchestrator.study import Study
-from orchestrator.suggest import Question, Suggestion
-from trainer.result import EpochResult, Evaluation
+from benchmarks.search_contestants import NAMES, Search, contestant
+from benchmarks.search_problems import PROBLEMS, Problem
 
 GOAL = 0.95
-POLL_PERIOD_S = 0.02
-
-# Settings of the trainer that stand for the coordinates: any that are numbers with room between their bounds.
-PATHS = (
-    *("clips.flip", "clips.erase", "loss.label_smoothing", "loss.osm_alpha", "loss.osm_sigma", "loss.osm_balance"),
-    *("loss.center_learning_rate", "optim.learning_rate", "optim.weight_decay", "loss.triplet_margin"),
-)
-LOW, HIGH = 0.1, 0.9
+MOST = 300
 
 
-# --- searches --------------------------------------------------------------------------------------------------------
+class Job(NamedTuple):
+    """A search to be run: what tells its line in the file from the others."""
 
-
-class Search(Protocol):
-    """Proposes points and hears how they do."""
-
-    def propose(self) -> list[float]:
-        """The next point."""
-
-    def stops(self, values: list[float]) -> bool:
-        """Whether the trial is stopped after its latest epoch, which is not its last."""
-
-    def end(self, values: list[float]) -> None:
-        """The trial is over, whole or stopped."""
-
-
-class Ours:
-    """An algorithm and a stopping rule of this project, through the code that a search runs."""
-
-    def __init__(self, problem: Problem, algorithm: str, rule: str, seed: int, trials: int, log: Path) -> None:
-        self._space = _space(problem, trials)
-        self._algorithm, self._seed = ALGORITHMS[algorithm], seed
-        self._stopping = StoppingConfig.model_validate({"rule": rule})
-        self._study = Study(seed=seed)
-        self._model = AxProcess(log)
-        self._ahead = Ahead(self._model, self._space, stale=False)
-        self._curves: list[list[float]] = []
-
-    def propose(self) -> list[float]:
-        """As the searcher asks, one trial at a time."""
-        suggestion = self._suggestion()
-        index = len(self._curves)
-        self._key = f"t{index:04d}"
-        params, source = suggestion.params, suggestion.source
-        self._study.apply(TrialSuggested(trial=self._key, index=index, params=params, source=source, seed=0))
-        self._study.apply(TrialStarted(trial=self._key, attempt=1))
-        return [(float(params[path]) - LOW) / (HIGH - LOW) for path in self._space.parameters]
-
-    def _suggestion(self) -> Suggestion:
-        step = self._algorithm(self._space, self._seed, self._study)
-        found = self._ahead.take(step, self._study) if isinstance(step, Question) else step
-        while found is None:
-            time.sleep(POLL_PERIOD_S)
-            assert isinstance(step, Question)
-            found = self._ahead.take(step, self._study)
-        assert isinstance(found, Suggestion), "a space of real numbers has no end"
-        return found
-
-    def stops(self, values: list[float]) -> bool:
-        """As `decide` does."""
-        return verdict(values, self._curves, self._stopping) is not None
-
-    def end(self, values: list[float]) -> None:
-        """Only the last value counts for the objective."""
-        self._curves.append(values)
-        self._study.apply(TrialReported(trial=self._key, result=_result(len(values), values[-1])))
-        if len(values) == EPOCHS:
-            self._study.apply(TrialCompleted(trial=self._key))
-            return
-        assert self._stopping.rule != "none"
-        rule = self._stopping.rule
-        self._study.apply(TrialStopped(trial=self._key, rule=rule, epoch=len(values), reason=""))
-
-    def close(self) -> None:
-        """Ends the model's process."""
-        self._model.close()
-
-
-def _space(problem: Problem, trials: int) -> SearchSpace:
-    bounds = {"type": "float", "low": LOW, "high": HIGH}
-    parameters = dict.fromkeys(PATHS[: problem.dimensions], bounds)
-    fixed = {"loss": {"osm_share": 0.5, "center_weight": 0.1}}
-    data = {"version": 1, "name": problem.name, "budget": {"trials": trials}, "parameters": parameters}
-    return SearchSpace.model_validate({**data, "trainer": fixed})
-
-
-def _result(epoch: int, value: float) -> EpochResult:
-    figures = dict.fromkeys(("mINP", "rank1", "rank5", "rank10", "rank20", "attention_entropy"), 0.0)
-    evaluation = Evaluation(
-        mAP=value, mAP_standard_error=NOISE, protocol="none", queries=1, dropped_queries=0, **figures
-    )
-    times = {"images_per_second": 1.0, "data_wait_share": 0.0, "seconds": 1.0, "time": 0.0}
-    return EpochResult(epoch=epoch, losses={}, learning_rate=1.0, validation=evaluation, **times)
-
-
-class OptunaSearch:
-    """Optuna's TPE and one of its pruners, each with its defaults."""
-
-    def __init__(self, problem: Problem, pruner: str, seed: int) -> None:
-        import optuna  # type: ignore[import-not-found]
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._dimensions = problem.dimensions
-        self._pruned = optuna.trial.TrialState.PRUNED
-        self._study = optuna.create_study(
-            direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=getattr(optuna.pruners, pruner)(),
-        )
-
-    def propose(self) -> list[float]:
-        """Asks."""
-        self._trial = self._study.ask()
-        return [self._trial.suggest_float(f"x{index}", 0.0, 1.0) for index in range(self._dimensions)]
-
-    def stops(self, values: list[float]) -> bool:
-        """Reports, and asks the pruner."""
-        self._trial.report(values[-1], len(values))
-        return bool(self._trial.should_prune())
-
-    def end(self, values: list[float]) -> None:
-        """Tells."""
-        whole = len(values) == EPOCHS
-        self._study.tell(self._trial, values[-1] if whole else None, state=None if whole else self._pruned)
-
-
-class AxDefaults:
-    """Ax's client as its documentation uses it: no settings, no stopping."""
-
-    def __init__(self, problem: Problem, seed: int) -> None:
-        from ax.api.client import Client
-        from ax.api.configs import RangeParameterConfig
-
-        self._client = Client(random_seed=seed)
-        self._client.configure_experiment(
-            [
-                RangeParameterConfig(name=f"x{index}", parameter_type="float", bounds=(0.0, 1.0))
-                for index in range(problem.dimensions)
-            ]
-        )
-        self._client.configure_optimization("merit")
-
-    def propose(self) -> list[float]:
-        """Asks."""
-        ((self._index, params),) = self._client.get_next_trials(max_trials=1).items()
-        return [float(value) for value in params.values()]
-
-    def stops(self, values: list[float]) -> bool:
-        """Never."""
-        return False
-
-    def end(self, values: list[float]) -> None:
-        """Tells."""
-        self._client.complete_trial(self._index, raw_data={"merit": values[-1]})
-
-
-OPTUNA = {"optuna+median": "MedianPruner", "optuna+asha": "SuccessiveHalvingPruner"}
-SEARCHES = (
-    *("random", "random+asha", "random+percentile", "sobol", "sobol+asha", "sobol+percentile"),
-    *("ax", "ax+asha", "ax+percentile", "ax-defaults"),
-)
-
-
-# --- counting --------------------------------------------------------------------------------------------------------
+    problem: str
+    search: str
+    slots: int
+    seed: int
 
 
 class Run(NamedTuple):
-    """One search to the end of its epochs."""
+    """One search, until it reached the goal or spent its epochs."""
 
-    epochs_to_goal: int | None
-    """None where it was not reached."""
+    epochs: int | None
+    """Spent until the goal; None where it was not reached."""
     best: float
-    """Best merit of a trial that was trained to its end."""
+    """True merit of the trial that the search would call best at its end."""
     tried: int
+    stopped: int
+    improvements: list[tuple[int, float]]
+    """Epochs spent and true merit each time another trial became the best."""
+    suggesting_s: float
+    """Wall time of all suggestions together."""
     cpu_s: float
+    """Processor time of everything."""
 
 
-def run(name: str, problem: Problem, seed: int, trials: int, log: Path) -> Run:
-    """Searches until the epochs of `trials` whole trials are spent."""
-    if name in OPTUNA:
-        return _count(OptunaSearch(problem, OPTUNA[name], seed), problem, seed, trials)
-    if name == "ax-defaults":
-        return _count(AxDefaults(problem, seed), problem, seed, trials)
-    algorithm, _, rule = name.partition("+")
-    ours = Ours(problem, algorithm, rule or "none", seed, trials, log)
-    try:
-        return _count(ours, problem, seed, trials)
-    finally:
-        ours.close()
+# --- one search ------------------------------------------------------------------------------------------------------
 
 
-def _count(search: Search, problem: Problem, seed: int, trials: int) -> Run:
-    noise, start = np.random.default_rng(seed), time.process_time()
-    spent, tried, best, reached = 0, 0, -math.inf, None
-    while spent < trials * EPOCHS:
-        point = search.propose()
-        shown = curve(problem, point, noise)
-        length = next((epoch for epoch in range(1, EPOCHS) if search.stops(shown[:epoch])), EPOCHS)
-        search.end(shown[:length])
-        spent, tried = spent + length, tried + 1
-        if length == EPOCHS:
-            best = max(best, problem.merit(point))
-        if reached is None and best >= GOAL:
-            reached = spent
-    return Run(reached, best, tried, time.process_time() - start)
+class _Running:
+    """A trial in a slot."""
+
+    def __init__(self, trial: int, point: list[float], shown: list[float]) -> None:
+        self.trial, self.point, self.shown = trial, point, shown
+        self.epoch = 0
+
+
+class _Counting:
+    """A search under way: a clock, the slots and the epochs spent."""
+
+    def __init__(self, search: Search, problem: Problem, seed: int, most: int) -> None:
+        self._search, self._problem, self._seed, self._most = search, problem, seed, most
+        self._spent, self._tried, self._stopped, self._suggesting = 0, 0, 0, 0.0
+        self._seen, self._merit = -math.inf, -math.inf
+        self._improvements: list[tuple[int, float]] = []
+
+    def run(self, slots: int) -> Run:
+        start, budget = time.process_time(), self._problem.trials * self._problem.epochs
+        running = [(1, slot, self._next()) for slot in range(slots)]
+        while running and self._spent < budget and self._merit < GOAL:
+            now, slot, trial = heapq.heappop(running)
+            if not self._advance(trial):
+                heapq.heappush(running, (now + 1, slot, trial))
+            elif self._tried < self._most:
+                heapq.heappush(running, (now + 1, slot, self._next()))
+        reached = self._spent if self._merit >= GOAL else None
+        return Run(
+            *(reached, round(self._merit, 4), self._tried, self._stopped, self._improvements),
+            *(round(self._suggesting, 2), round(time.process_time() - start, 2)),
+        )
+
+    def _next(self) -> _Running:
+        trial, start = self._tried, time.perf_counter()
+        point = self._search.propose(trial)
+        self._suggesting += time.perf_counter() - start
+        self._tried += 1
+        noise = np.random.default_rng([self._seed, trial])
+        return _Running(trial, point, self._problem.curve(point, noise))
+
+    def _advance(self, running: _Running) -> bool:
+        """One epoch of a trial; whether it is over."""
+        running.epoch += 1
+        self._spent += 1
+        values = running.shown[: running.epoch]
+        if running.epoch == self._problem.epochs:
+            self._search.end(running.trial, values, stopped=False)
+            self._complete(running)
+            return True
+        if self._search.stops(running.trial, values):
+            self._search.end(running.trial, values, stopped=True)
+            self._stopped += 1
+            return True
+        return False
+
+    def _complete(self, running: _Running) -> None:
+        if running.shown[-1] > self._seen:
+            self._seen, self._merit = running.shown[-1], self._problem.merit(running.point)
+            self._improvements.append((self._spent, round(self._merit, 4)))
+
+
+def run(job: Job, most: int = MOST) -> Run:
+    """Runs a search."""
+    problem = PROBLEMS[job.problem]
+    search = contestant(job.search).make(problem, job.seed)
+    return _Counting(search, problem, job.seed, most).run(job.slots)
+
+
+# --- many ------------------------------------------------------------------------------------------------------------
+
+
+def _prepare() -> None:
+    """Of a worker process."""
+    import torch
+
+    torch.set_num_threads(1)
+    logging.disable(logging.INFO)  # Ax tells of every trial that it is told of
+
+
+def run_missing(jobs: Sequence[Job], out: Path, processes: int, most: int) -> None:
+    """Runs the searches that the file lacks and appends each as it is done."""
+    done = read_runs(out)
+    missing = [job for job in jobs if job not in done]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Set before the workers load torch: a second thread would only wait for the other process.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_prepare) as pool:
+        futures = {pool.submit(run, job, most): job for job in missing}
+        for future in as_completed(futures):
+            job, found = futures[future], future.result()
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**job._asdict(), **found._asdict()}) + "\n")
+            print(*job, found.epochs, found.best, f"{found.cpu_s:.0f} s", file=sys.stderr, flush=True)
+
+
+def read_runs(out: Path) -> dict[Job, Run]:
+    """The searches in a file."""
+    if not out.is_file():
+        return {}
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    return {
+        Job(*(line[field] for field in Job._fields)): Run(*(line[field] for field in Run._fields)) for line in lines
+    }
 
 
 def summary(runs: Sequence[Run], cap: int) -> dict[str, Any]:
-    """Medians over the seeds; a goal that was not reached counts as beyond the cap."""
-    epochs = statistics.median(cap + 1 if one.epochs_to_goal is None else one.epochs_to_goal for one in runs)
+    """Median over the seeds; a goal that was not reached counts as beyond the cap."""
+    reached = sorted(math.inf if one.epochs is None else one.epochs for one in runs)
+    middle = statistics.median(reached)
     return {
-        "epochs_to_goal": None if epochs > cap else epochs,
-        "reached": sum(one.epochs_to_goal is not None for one in runs),
-        "best": round(statistics.median(one.best for one in runs), 4),
-        "tried": statistics.median(one.tried for one in runs),
+        "seeds": len(runs),
+        "cap": cap,
+        "epochs": None if math.isinf(middle) else middle,
+        "reached": sum(one.epochs is not None for one in runs),
+        "best": round(statistics.median(one.best for one in runs), 3),
+        "trials": statistics.median(one.tried for one in runs),
+        "suggestion_s": round(sum(one.suggesting_s for one in runs) / sum(one.tried for one in runs), 3),
+        "cpu_s": round(sum(one.cpu_s for one in runs), 1),
     }
 
 
 def main() -> int:
-    """Runs what was asked for and prints a line of JSON for each problem and search, as it is done."""
+    """Runs what is missing and prints a line of JSON for each problem, number of slots and search."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, metavar="N")
-    parser.add_argument("--trials", type=int, default=40, metavar="N", help="whole trials whose epochs may be spent")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1], metavar="N", help="trials at once")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--searches", nargs="+", choices=[*SEARCHES, *OPTUNA], default=list(SEARCHES))
-    parser.add_argument("--with-optuna", action="store_true", help="Optuna too; it has to be importable")
+    parser.add_argument(
+        "--searches", nargs="+", metavar="NAME", default=list(NAMES), help="such as " + ", ".join(NAMES)
+    )
+    parser.add_argument("--most", type=int, default=MOST, metavar="N", help="trials that one search may start")
+    parser.add_argument("--processes", type=int, default=2, metavar="N")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench_search.jsonl"))
+    parser.add_argument("--only-print", action="store_true", help="run nothing, print what the file holds")
     asked = parser.parse_args()
-    names = list(dict.fromkeys([*asked.searches, *(OPTUNA if asked.with_optuna else ())]))
-    with tempfile.TemporaryDirectory() as folder:
-        for problem in (PROBLEMS[name] for name in asked.problems):
-            for name in names:
-                runs = [run(name, problem, seed, asked.trials, Path(folder) / "ax.log") for seed in range(asked.seeds)]
-                found = summary(runs, asked.trials * EPOCHS)
-                say(
-                    benchmark="search",
-                    problem=problem.name,
-                    search=name,
-                    seeds=asked.seeds,
-                    cap=asked.trials * EPOCHS,
-                    **found,
-                )
+    # Seed by seed, so that what is there of a long run is there for all searches.
+    jobs = [
+        Job(problem, contestant(search).name, slots, seed)
+        for seed in range(asked.seeds)
+        for slots in asked.slots
+        for problem in asked.problems
+        for search in asked.searches
+    ]
+    if not asked.only_print:
+        run_missing(jobs, asked.out, asked.processes, asked.most)
+    runs = read_runs(asked.out)
+    for problem, search, slots in dict.fromkeys((job.problem, job.search, job.slots) for job in jobs):
+        found = [runs[job] for job in jobs if job[:3] == (problem, search, slots) and job in runs]
+        if found:
+            cap = PROBLEMS[problem].trials * PROBLEMS[problem].epochs
+            say(benchmark="search", problem=problem, search=search, slots=slots, **summary(found, cap))
     return 0
 
 
