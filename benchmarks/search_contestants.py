@@ -83,10 +83,10 @@ class Ours:
     the model is asked about the history as it is, where a search may use an answer that is one result short.
     """
 
-    def __init__(self, problem: Problem, algorithm: str, stopping: dict[str, Any], seed: int) -> None:
-        self.space = _space(problem, stopping)
+    def __init__(self, problem: Problem, algorithm: dict[str, Any], stopping: dict[str, Any], seed: int) -> None:
+        self.space = _space(problem, algorithm, stopping)
         self.study = Study(seed=seed)
-        self._algorithm = ALGORITHMS[algorithm]
+        self._algorithm = ALGORITHMS[algorithm["name"]]
         self._problem = problem
         self._ahead = Ahead(cast("AxProcess", _AxHere()), self.space, stale=False)
         self._points: dict[int, list[float]] = {}
@@ -141,7 +141,7 @@ def _key(trial: int) -> str:
     return f"t{trial:04d}"
 
 
-def _space(problem: Problem, stopping: dict[str, Any]) -> SearchSpace:
+def _space(problem: Problem, algorithm: dict[str, Any], stopping: dict[str, Any]) -> SearchSpace:
     bounds = {"type": "float", "low": LOW, "high": HIGH}
     parameters = dict.fromkeys(PATHS[: problem.dimensions], bounds)
     fixed = {
@@ -150,8 +150,8 @@ def _space(problem: Problem, stopping: dict[str, Any]) -> SearchSpace:
         "evaluation": {"every": 1},
     }
     budget = {"trials": problem.trials}
-    told = {"version": 1, "name": problem.name, "budget": budget, "parameters": parameters, "stopping": stopping}
-    return SearchSpace.model_validate({**told, "trainer": fixed})
+    told = {"version": 1, "name": problem.name, "budget": budget, "parameters": parameters}
+    return SearchSpace.model_validate({**told, "algorithm": algorithm, "stopping": stopping, "trainer": fixed})
 
 
 class _Shown(EpochResult):
@@ -266,11 +266,12 @@ NAMES = (
     *("random", "sobol+asha", "ax", "ax+asha", "ax+percentile"),
     *("optuna", "optuna+median", "optuna+asha", "optuna+hyperband", "ax-defaults"),
 )
-_OURS = re.compile(r"(?P<algorithm>\w+)(\+(?P<rule>\w+)(\((?P<settings>[^()]*)\))?)?")
+_TOLD = r"(\(([^()]*)\))?"
+_OURS = re.compile(rf"(?P<algorithm>\w+){_TOLD}(\+(?P<rule>\w+){_TOLD})?")
 
 
 def contestant(name: str) -> Contestant:
-    """The search that a name means: one of `NAMES`, or as `ax+asha(grace: 3, reduction: 2)` any of ours.
+    """The search that a name means: one of `NAMES`, or as `ax(noise: queries)+asha(grace: 3)` any of ours.
 
     With `grace: half` a trial gets half of its epochs, rounded up, before it is judged.
 
@@ -284,11 +285,14 @@ def contestant(name: str) -> Contestant:
     found = _OURS.fullmatch(name)
     if found is None or found["algorithm"] not in ALGORITHMS:
         raise ValueError(f"{name} is no search: {', '.join([*ALGORITHMS, *PRUNERS, 'ax-defaults'])}")
-    settings = yaml.safe_load(f"{{{found['settings'] or ''}}}")
-    stopping = {"rule": found["rule"] or "none", **settings}
-    return Contestant(
-        name, lambda problem, seed: Ours(problem, found["algorithm"], _with_grace(stopping, problem), seed)
-    )
+    algorithm = {"name": found["algorithm"], **_settings(found[3])}
+    stopping = {"rule": found["rule"] or "none", **_settings(found[6])}
+    return Contestant(name, lambda problem, seed: Ours(problem, algorithm, _with_grace(stopping, problem), seed))
+
+
+def _settings(text: str | None) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load(f"{{{text or ''}}}")
+    return settings
 
 
 def _with_grace(stopping: dict[str, Any], problem: Problem) -> dict[str, Any]:
