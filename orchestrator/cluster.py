@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -123,7 +124,8 @@ def _started_here() -> Any:
             log.warning("Ray: %s; starting it again", first_line(error))
             # Ray would keep what it started of the node until we end.
             for process in children().keys() - before.keys():
-                os.kill(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # some end by themselves once the first is gone
+                    os.kill(process.pid, signal.SIGKILL)
     return _ray(**settings)
 
 
