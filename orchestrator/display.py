@@ -26,6 +26,7 @@ from orchestrator.frontview import front_table
 from orchestrator.journal import Record
 from orchestrator.launch import Ending, Watch, tracking_uri
 from orchestrator.ledger import Ledger
+from orchestrator.loading import LoadedSearch
 from orchestrator.shortform import number, percent
 from orchestrator.status import status_document
 from trainer.result import UNIFORM_ENTROPY
@@ -175,7 +176,7 @@ class Display:
 
     def ending(self, ending: Ending) -> None:
         """What became of the search, on standard output, and what to do next."""
-        document = status_document(self._folder, ending.description, ending.study, driven=False)
+        document = status_document(LoadedSearch(self._folder, ending.description, ending.study, is_driven=False))
         out = output()
         out.print(trials_table(document, width=out.width))
         out.print(summary_line(document))
@@ -220,7 +221,9 @@ class Display:
         if self._ledger is None or self._description is None:
             return Text("starting")
         with self._ledger.lock:
-            document = status_document(self._folder, self._description, self._ledger.study, driven=True)
+            document = status_document(
+                LoadedSearch(self._folder, self._description, self._ledger.study, is_driven=True)
+            )
         elapsed = time.monotonic() - self._began
         footer = f"{summary_line(document)}, {elapsed / 60:.0f} min   Ctrl-C stops; resume continues"
         return Group(trials_table(document, width=self._console.width), Text(footer, style="dim"))

@@ -6,15 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from orchestrator.description import SearchDescription, read_description
-from orchestrator.extension import current_space
 from orchestrator.folder import SearchFolder
-from orchestrator.journal import read_journal
-from orchestrator.lease import current_holder
+from orchestrator.loading import LoadedSearch, load_search
 from orchestrator.objective import Objective
 from orchestrator.replication import Confirmation, best_configuration, confirmations
 from orchestrator.scores import pareto_front
-from orchestrator.study import SearchState, Study, Trial, TrialStatus, fold_records
+from orchestrator.study import Study, Trial, TrialStatus
 
 
 def read_status(folder: SearchFolder) -> dict[str, Any]:
@@ -24,26 +21,21 @@ def read_status(folder: SearchFolder) -> dict[str, Any]:
         JournalError: the journal is damaged.
         SearchError: `search.yaml` is damaged.
     """
-    study = fold_records(read_journal(folder.journal))
-    holder = current_holder(folder.lease)
-    return status_document(folder, read_description(folder.description), study, driven=holder is not None)
+    return status_document(load_search(folder))
 
 
-def status_document(
-    folder: SearchFolder, description: SearchDescription, study: Study, *, driven: bool
-) -> dict[str, Any]:
-    """The document of a study; `driven` says whether a live process drives it."""
-    space = current_space(description, study)
-    state: SearchState = study.ended or ("running" if driven else "interrupted")
+def status_document(search: LoadedSearch) -> dict[str, Any]:
+    """The document of a search that was read."""
+    study, space, state = search.study, search.space, search.state
     trials = sorted(study.trials.values(), key=lambda trial: trial.index)
     configurations = [_trial_document(trial, running=state == "running") for trial in trials]
     repeats = [_trial_document(trial, running=state == "running") for trial in study.repeats.values()]
     return {
-        "search": description.search,
+        "search": search.name,
         "state": state,
         "reason": study.reason,
-        "synthetic": description.synthetic,
-        "storage": str(folder.path.parent),
+        "synthetic": search.description.synthetic,
+        "storage": str(search.folder.path.parent),
         "objective": space.objective.model_dump(mode="json"),
         "budget": space.budget.trials,
         "replicates": space.replicates.model_dump(mode="json"),

@@ -102,7 +102,6 @@ class Plan:
             case TrialSuggested():
                 tags = {"trial": event.trial, "source": event.source, "seed": str(event.seed)}
                 tags |= {"repeats": event.repeats} if event.repeats else {}
-                tags |= {"repeats": event.repeats} if event.repeats else {}
                 creation = Creation(f"{self._folder.name}/{event.trial}", moment, tags)
                 writes = self._begin(event.trial, creation)
                 writes.params |= {name: str(value) for name, value in event.params.items()}

@@ -21,6 +21,7 @@ from orchestrator.eventline import event_line
 from orchestrator.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
+from orchestrator.loading import LoadedSearch
 from orchestrator.shortform import number, percent
 from orchestrator.space import SearchSpace
 from orchestrator.status import status_document
@@ -60,7 +61,7 @@ def description() -> SearchDescription:
 
 
 def document(description: SearchDescription, events: list[Event], *, driven: bool = True) -> dict[str, Any]:
-    return status_document(SearchFolder(Path("/runs/s")), description, fold(events), driven=driven)
+    return status_document(LoadedSearch(SearchFolder(Path("/runs/s")), description, fold(events), is_driven=driven))
 
 
 def drawn(table: object, width: int = 100) -> str:

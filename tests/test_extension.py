@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from events import epoch_result
+from searches import POINT, a_search
 
 from orchestrator.budget import spent
-from orchestrator.description import Options, SearchDescription, read_description, write_description
+from orchestrator.description import SearchDescription, read_description
 from orchestrator.errors import LeaseError, SearchError
 from orchestrator.events import (
-    Event,
     ObservationsAttached,
     SearchCreated,
     SearchExtended,
-    SessionEnded,
-    TrialCompleted,
-    TrialReported,
-    TrialStarted,
     TrialStopped,
     TrialSuggested,
 )
@@ -38,50 +33,6 @@ from trainer.data import read_splits
 from trainer.data.validation import read_validation
 
 RATE = "parameters.optim.learning_rate"
-POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
-
-
-def completed(index: int, mean_ap: float, **changed: object) -> list[Event]:
-    key = f"t{index:04d}"
-    params = {**POINT, **changed}
-    return [
-        TrialSuggested.model_validate({"trial": key, "index": index, "params": params, "source": "sobol", "seed": 0}),
-        TrialStarted(trial=key, attempt=1),
-        TrialReported(trial=key, result=epoch_result(3, mean_ap)),
-        TrialCompleted(trial=key),
-    ]
-
-
-def a_search(folder: Path, *overrides: str, fingerprint: str = "0") -> SearchFolder:
-    """A finished search of two trials."""
-    found = SearchFolder(folder)
-    folder.mkdir()
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=2", *overrides])
-    description = SearchDescription(
-        search=folder.name,
-        uid="u",
-        created="2026-11-22T00:00:00+00:00",
-        seed=0,
-        synthetic=True,
-        data_fingerprint=fingerprint,
-        options=Options(),
-        command=[],
-        host="h",
-        commit=None,
-        versions={},
-        space=space,
-    )
-    write_description(found.description, description)
-    journal = Journal(found.journal)
-    for event in (
-        SearchCreated(search=folder.name, space="0", seed=0),
-        *completed(0, 0.4),
-        *completed(1, 0.6, **{"clips.persons": 4}),
-        SessionEnded(state="finished", reason="2 trials"),
-    ):
-        journal.append(event)
-    journal.close()
-    return found
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from orchestrator.bestline import best_value
 from orchestrator.description import Options, SearchDescription
 from orchestrator.folder import SearchFolder
 from orchestrator.frontview import front_table
+from orchestrator.loading import LoadedSearch
 from orchestrator.space import SearchSpace
 from orchestrator.status import status_document
 from orchestrator.study import fold
@@ -34,7 +35,7 @@ def document(*overrides: str) -> dict[str, Any]:
     )
     # Each epoch takes a second, so that the longer trial costs more.
     study = fold([*completed(0, 0.2, 0.4), *completed(1, 0.3), *completed(2, 0.25)])
-    return status_document(SearchFolder(Path("/runs/s")), description, study, driven=False)
+    return status_document(LoadedSearch(SearchFolder(Path("/runs/s")), description, study, is_driven=False))
 
 
 def test_the_front_of_two_objectives_is_listed_best_first_and_drawn() -> None:

@@ -1,0 +1,71 @@
+"""Searches on disk for tests, written without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from events import epoch_result
+
+from orchestrator.description import Options, SearchDescription, write_description
+from orchestrator.events import (
+    Event,
+    SearchCreated,
+    SessionEnded,
+    TrialCompleted,
+    TrialReported,
+    TrialStarted,
+    TrialSuggested,
+)
+from orchestrator.folder import SearchFolder
+from orchestrator.journal import Journal
+from orchestrator.space import SearchSpace
+
+POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+"""Of the space `smoke`."""
+
+
+def completed(index: int, mean_ap: float, **changed: object) -> list[Event]:
+    """A trial of the space `smoke` with one epoch's result."""
+    key = f"t{index:04d}"
+    params = {**POINT, **changed}
+    return [
+        TrialSuggested.model_validate({"trial": key, "index": index, "params": params, "source": "sobol", "seed": 0}),
+        TrialStarted(trial=key, attempt=1),
+        TrialReported(trial=key, result=epoch_result(3, mean_ap)),
+        TrialCompleted(trial=key),
+    ]
+
+
+def write_search(folder: Path, space: SearchSpace, events: Iterable[Event], *, fingerprint: str = "0") -> SearchFolder:
+    """A search of the folder's name that did all this."""
+    found = SearchFolder(folder)
+    folder.mkdir(parents=True)
+    description = SearchDescription(
+        search=folder.name,
+        uid="u",
+        created="2026-11-22T00:00:00+00:00",
+        seed=0,
+        synthetic=True,
+        data_fingerprint=fingerprint,
+        options=Options(),
+        command=[],
+        host="h",
+        commit=None,
+        versions={},
+        space=space,
+    )
+    write_description(found.description, description)
+    journal = Journal(found.journal)
+    for event in (SearchCreated(search=folder.name, space="0", seed=0), *events):
+        journal.append(event)
+    journal.close()
+    return found
+
+
+def a_search(folder: Path, *overrides: str, fingerprint: str = "0") -> SearchFolder:
+    """A finished search of two trials, the second better, in the space `smoke`."""
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=2", *overrides])
+    ending = SessionEnded(state="finished", reason="2 trials")
+    events = [*completed(0, 0.4), *completed(1, 0.6, **{"clips.persons": 4}), ending]
+    return write_search(folder, space, events, fingerprint=fingerprint)
