@@ -25,9 +25,7 @@ def test_best_names_the_best_configuration(folder: SearchFolder) -> None:
 
 
 def test_a_trial_that_is_not_there_is_refused_with_those_that_are(folder: SearchFolder) -> None:
-    with pytest.raises(
-        SearchError, match=r"first has no trial 't0007' \(there: t0000, t0001; 'best' is the best one\)"
-    ):
+    with pytest.raises(SearchError, match=r"first has no trial 't0007' \(there: t0000, t0001; "):
         load_search(folder).trial("t0007")
 
 
