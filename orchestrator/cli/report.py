@@ -1,0 +1,42 @@
+"""report: what came out of a search, in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.errors import Exit
+
+
+@click.command(epilog="Example: reidsearch report attn_cl-7f3a --out attn_cl.html")
+@options.search
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.  [default: report.html in the search's folder; standard output for other formats]",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["html", "md", "csv", "json"]),
+    default="html",
+    show_default=True,
+    help="A page, its tables as Markdown, the trials as CSV, or everything as JSON.",
+)
+@click.option("--images", is_flag=True, help="Show pictures of persons also of real data.")
+@click.option("--without-model", is_flag=True, help="Leave out what Ax's model says; saves ten seconds and more.")
+@options.storage
+def report(name: str, out: Path | None, kind: str, images: bool, without_model: bool, storage: Path) -> int:
+    """Write a report of a search, which may still be running.
+
+    The HTML file holds everything that it needs and opens without a network.
+    """
+    from orchestrator.folder import existing_search
+    from orchestrator.report.writing import write_report
+
+    folder = existing_search(storage, name)
+    written = write_report(folder, kind, out, model=not without_model and kind != "csv", images=images)
+    click.echo(written.text, err=written.path is not None and kind != "html", nl=written.path is not None)
+    return Exit.OK

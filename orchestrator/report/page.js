@@ -1,0 +1,88 @@
+"use strict";
+(() => {
+  // Figures: drawn when they come near the screen, in the colours of the page, without buttons that save elsewhere.
+  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const axes = (layout) => Object.keys(layout).filter((key) => /^[xy]axis/.test(key));
+  const narrow = () => window.innerWidth < 640;
+
+  function dressed(layout, describes) {
+    const [ink, line] = [style("--ink"), style("--line")];
+    const made = {
+      ...layout,
+      autosize: true,
+      font: { color: ink, family: getComputedStyle(document.body).fontFamily, size: narrow() ? 11 : 13 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: narrow() ? 48 : 60, r: 16, t: 12, b: 48, ...layout.margin },
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, ...layout.legend },
+      showlegend: true,
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: ink },
+      hoverlabel: { bgcolor: style("--raised"), font: { color: ink }, bordercolor: line },
+      dragmode: layout.dragmode ?? (narrow() ? false : "zoom"),
+    };
+    made.annotations = (layout.annotations ?? []).map((note) => ({ bgcolor: style("--paper"), borderpad: 1, ...note }));
+    for (const key of axes(made)) {
+      made[key] = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, exponentformat: "power", ...made[key] };
+    }
+    return made;
+  }
+
+  // Colours that dark paper would swallow.
+  const brighter = [["#0072b2", "#56a8e0"], ["rgba(0,114,178,", "rgba(86,168,224,"], ["#5b02a3", "#9a66e0"], ["#9a179b", "#c04cc1"]];
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
+  function draw(place) {
+    let text = document.querySelector(`script[data-figure="${place.id}"]`).textContent;
+    if (dark.matches) for (const [from, to] of brighter) text = text.replaceAll(from, to);
+    const given = JSON.parse(text);
+    const config = { displaylogo: false, displayModeBar: narrow() ? false : "hover",
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+    Plotly.newPlot(place, given.data, dressed(given.layout), config);
+    if (!place.dataset.drawn) sizes.observe(place);
+    place.dataset.drawn = "yes";
+  }
+
+  // A figure follows the width of its place, which may change without the window: a scroll bar, a turned phone.
+  const sizes = new ResizeObserver((changed) => {
+    for (const { target } of changed) {
+      const drawn = target._fullLayout;
+      if (drawn && Math.abs(drawn.width - target.clientWidth) > 1 && target.clientWidth > 0) Plotly.Plots.resize(target);
+    }
+  });
+
+  const places = [...document.querySelectorAll(".chart")];
+  const soon = new IntersectionObserver((seen) => {
+    for (const entry of seen) {
+      if (entry.isIntersecting) {
+        soon.unobserve(entry.target);
+        draw(entry.target);
+      }
+    }
+  }, { rootMargin: "600px" });
+  places.forEach((place) => soon.observe(place));
+  const drawAll = () => places.filter((place) => !place.dataset.drawn).forEach((place) => { soon.unobserve(place); draw(place); });
+  window.addEventListener("beforeprint", drawAll);
+  if (location.hash === "#draw-all") drawAll();
+  dark.addEventListener("change", () => {
+    places.filter((place) => place.dataset.drawn).forEach(draw);
+  });
+
+  // The table: a click on a heading sorts by it, a second one the other way round; what has no value stays last.
+  const value = (row, column) => {
+    const cell = row.cells[column];
+    const number = cell.dataset.value;
+    return number === undefined ? cell.textContent.trim().toLowerCase() : number === "" ? null : Number(number);
+  };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const rows = [...table.tBodies[0].rows].map((row) => [value(row, column), row]);
+      rows.sort(([a], [b]) => a === null || b === null ? (a === null) - (b === null)
+        : (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1));
+      table.tBodies[0].append(...rows.map(([, row]) => row));
+    }));
+  }
+})();

@@ -1,0 +1,175 @@
+"""The report's markup, its model process and what it reads of evaluations."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from searches import a_search, completed, write_search
+from small_spaces import space_of
+
+from orchestrator.loading import LoadedSearch, load_search
+from orchestrator.report.evaluations import histogram, read_evaluation
+from orchestrator.report.gathered import gather
+from orchestrator.report.markup import element, number, raw, script_json, table
+from orchestrator.report.model import ModelProcess, ModelView, grid, model_request, real_value
+from orchestrator.report.reid import leading_curves
+from orchestrator.space import SearchSpace
+from trainer.per_query import PerQuery, write_per_query
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> LoadedSearch:
+    events = [
+        event for index in range(3) for event in completed(index, 0.4 + index / 10, **{"clips.persons": 2 + index})
+    ]
+    return load_search(write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), events))
+
+
+def asked(search: LoadedSearch, program: str, deadline: float = 20.0) -> ModelView:
+    """What a child that runs the program answers."""
+    with ModelProcess(None, deadline=deadline, command=[sys.executable, "-c", program]) as process:
+        process.ask(search)
+        return process.answer(search)
+
+
+def test_text_is_escaped_and_markup_is_not() -> None:
+    made = element("p", "<b>", element("i", "&"), title='"x"', hidden=True, lang=None)
+    assert made == '<p title="&quot;x&quot;" hidden>&lt;b&gt;<i>&amp;</i></p>'
+
+
+def test_json_in_a_script_cannot_end_it() -> None:
+    text = script_json({"a": "</script><!--"})
+    assert "<" not in text
+    assert json.loads(text) == {"a": "</script><!--"}
+    with pytest.raises(ValueError, match="ends it"):
+        raw("script", "'</SCRIPT>'")
+    with pytest.raises(ValueError, match="JSON"):
+        script_json(float("nan"))
+
+
+def test_columns_of_numbers_have_their_heading_on_the_same_side() -> None:
+    made = table(("name", "value"), [("a", number(1)), ("b", number(2))])
+    assert '<th scope="col">name</th><th scope="col" class="number">value</th>' in made
+
+
+def test_cards_come_back_and_those_that_failed_say_why(search: LoadedSearch) -> None:
+    card = {"card": "importance", "about": ["mAP"], "data": {"names": ["clips.persons"], "values": [1.0]}}
+    lost = {"card": "fit", "about": ["mAP"], "skipped": "no Graphviz"}
+    found = asked(search, f"import sys; sys.stdin.read(); print({json.dumps(card)!r}); print({json.dumps(lost)!r})")
+    assert [card.skipped for card in found.cards] == ["", "no Graphviz"]
+    assert [card.kind for card in found.of_kind("importance")] == ["importance"]
+    assert found.fits() == {}
+    assert found.missing == ""
+
+
+def test_a_model_process_that_dies_or_talks_nonsense_costs_its_cards_only(search: LoadedSearch) -> None:
+    assert "ended with code 7" in asked(search, "import sys; sys.exit(7)").missing
+    assert "no card" in asked(search, "print('hello')").missing
+    assert "gave no card" in asked(search, "pass").missing
+
+
+def test_a_model_that_takes_too_long_is_given_up_and_what_it_said_is_kept(search: LoadedSearch) -> None:
+    card = {"card": "fit", "about": ["mAP"], "data": {"r2": 0.5}}
+    program = f"import time; print({json.dumps(card)!r}, flush=True); time.sleep(60)"
+    found = asked(search, program, deadline=0.3)
+    assert found.fits() == {"mAP": 0.5}
+    assert "within 0.3 s" in found.missing
+
+
+def test_a_model_is_not_asked_about_too_few_trials(tmp_path: Path) -> None:
+    assert "3 completed trials" in asked(load_search(a_search(tmp_path / "few")), "print('never read')").missing
+
+
+def test_the_request_has_the_best_configuration_and_completed_trials_only(search: LoadedSearch) -> None:
+    request = model_request(search)
+    assert request is not None
+    assert request["centre"]["clips.persons"] == 4
+    assert {trial["state"] for trial in request["question"]["trials"]} == {"completed"}
+    assert set(request["grids"]) == set(search.space.parameters)
+
+
+def test_a_grid_covers_a_range_on_its_scale_and_names_every_value_of_a_choice() -> None:
+    assert grid({"type": "float", "low": 1.0, "high": 100.0, "log": True}, 3) == pytest.approx([1, 10, 100])
+    assert grid({"type": "int", "low": 2, "high": 4, "log": False}, 10) == [2, 3, 4]
+    assert grid({"type": "int", "low": 0, "high": 100, "log": False}, 3) == [0, 50, 100]
+    assert grid({"type": "choice", "values": ["a", "b"]}, 10) == ["a", "b"]
+
+
+def test_steps_that_ax_counts_become_values_again() -> None:
+    stepped = {"type": "float", "low": 0.1, "high": 0.9, "step": 0.1}
+    parameter = space_of({"clips.erase": stepped}).parameters["clips.erase"]
+    assert real_value(parameter, 2) == 0.3
+
+
+def test_a_histogram_counts_every_share_once() -> None:
+    assert histogram([0.0, 0.04, 0.5, 0.999, 1.0], bins=2) == [2, 3]
+
+
+@pytest.fixture
+def evaluated(search: LoadedSearch) -> Path:
+    """The evaluation folder of the best trial, as the trainer leaves it."""
+    place = search.folder.trial("t0002") / "evaluation"
+    place.mkdir(parents=True)
+    by_camera = np.array([[np.nan, 0.5], [1.0, np.nan], [np.nan, np.nan]])
+    queries = PerQuery(
+        average_precision=np.array([0.5, 1.0, np.nan]),
+        valid=np.array([True, True, False]),
+        person=np.array([1, 2, 3]),
+        camera=np.array([1, 2, 1]),
+        frames=np.array([4, 4, 4]),
+        first_frame=np.array(["a", "b", "c"]),
+        gallery_cameras=np.array([1, 2]),
+        by_camera=by_camera,
+    )
+    write_per_query(place, queries)
+    (place / "evaluation.json").write_text(json.dumps({"mAP": 0.75, "cmc": {"embeddings": [0.5, 1.0]}}))
+    for name in ("ranking.png", "attention.png"):
+        Image.new("RGB", (3000, 40), "blue").save(place / name)
+    return place
+
+
+def test_an_evaluation_gives_curve_queries_cameras_and_pictures(search: LoadedSearch, evaluated: Path) -> None:
+    found = read_evaluation(search.folder, "t0002", pictures=True)
+    assert found is not None
+    assert (found.cmc, found.precisions, found.problems) == ([0.5, 1.0], [0.5, 1.0], [])
+    assert found.cameras is not None
+    assert found.cameras.mean_ap == [[None, 0.5], [1.0, None]]
+    assert set(found.pictures) == {"ranking", "attention"}
+    assert all(uri.startswith("data:image/webp;base64,") and len(uri) < 20_000 for uri in found.pictures.values())
+
+
+def test_cmc_curves_are_whole_where_the_evaluation_has_them(search: LoadedSearch, evaluated: Path) -> None:
+    curves = leading_curves(gather(search.folder, model=False, images=False))
+    assert curves["t0002"] == [(1, 0.5), (2, 1.0)]
+    assert [rank for rank, _ in curves["t0001"]] == [1, 5, 10, 20]
+
+
+def test_pictures_of_real_persons_are_shown_only_when_asked_for(search: LoadedSearch, evaluated: Path) -> None:
+    described = search.folder.description.read_text()
+    assert gather(search.folder, model=False, images=False).evaluation.pictures  # type: ignore[union-attr]
+    search.folder.description.write_text(described.replace("synthetic: true", "synthetic: false"))
+    assert not gather(search.folder, model=False, images=False).evaluation.pictures  # type: ignore[union-attr]
+    assert gather(search.folder, model=False, images=True).evaluation.pictures  # type: ignore[union-attr]
+
+
+def test_damaged_files_of_an_evaluation_are_listed_without_their_folder(search: LoadedSearch, evaluated: Path) -> None:
+    for name in ("evaluation.json", "per_query.npz", "ranking.png"):
+        (evaluated / name).write_bytes(b"{ no")
+    found = read_evaluation(search.folder, "t0002", pictures=True)
+    assert found is not None
+    assert [problem.partition(":")[0] for problem in found.problems] == [
+        "evaluation.json",
+        "per_query.npz",
+        "ranking.png",
+    ]
+    assert not any(str(search.folder.path) in problem for problem in found.problems), found.problems
+    assert set(found.pictures) == {"attention"}
+
+
+def test_a_trial_without_an_evaluation_has_none(search: LoadedSearch) -> None:
+    assert read_evaluation(search.folder, "t0001", pictures=True) is None
