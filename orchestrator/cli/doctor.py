@@ -1,0 +1,35 @@
+"""doctor: is this machine fit for searches?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.errors import Exit
+
+
+@click.command(epilog="Example: reidsearch doctor --data /data/mars --address http://head:8265")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Data set to look at.")
+@click.option("--address", metavar="ADDRESS", help="Ray cluster to reach.")
+@options.storage
+@options.as_json
+def doctor(data: Path | None, address: str | None, storage: Path, as_json: bool) -> int:
+    """Look at versions, GPUs, memory, disk, clock, ports and MLflow; exit code 5 when something is wrong."""
+    from orchestrator.doctor import examine, summary
+
+    findings = []
+    for finding in examine(data=data, address=address, storage=storage):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{finding.level:<8}{finding.subject:<14}{finding.text}")
+            if finding.advice:
+                click.echo(f"{'':<22}-> {finding.advice}")
+    wrong = any(finding.level == "problem" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"fit": not wrong, "findings": [finding._asdict() for finding in findings]}))
+    else:
+        click.echo(summary(findings))
+    return Exit.ENVIRONMENT if wrong else Exit.OK

@@ -1,0 +1,40 @@
+"""purge: a search deleted everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.errors import Exit
+
+
+@click.command(epilog="Example: reidsearch purge attn_cl-7f3a")
+@options.search
+@click.option("--yes", is_flag=True, help="Do not ask for the name to be typed.")
+@click.option("--keep-mlflow", is_flag=True, help="Leave MLflow's runs alone.")
+@options.storage
+@options.tracking_uri
+def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: str | None) -> int:
+    """Delete every copy of a search's data, checkpoints included, and say what remains elsewhere."""
+    from orchestrator.folder import existing_search
+    from orchestrator.lease import refuse_if_driven
+    from orchestrator.results import purging
+
+    folder = existing_search(storage, name)
+    refuse_if_driven(folder.lease)
+    copies = purging.find(folder, keep_mlflow=keep_mlflow, tracking=tracking_uri)
+    click.echo(f"folder    {folder.path}  ({copies.files} files, {copies.bytes / 1e6:.1f} MB)")
+    if copies.mlflow is not None:
+        click.echo(f"MLflow    {len(copies.mlflow.runs)} runs in {copies.mlflow.shown_uri}")
+        for place in copies.mlflow.places:
+            click.echo(f"          with their files below {place}")
+    if not yes and click.prompt("This cannot be undone. Type the name of the search") != name:
+        click.echo("not the name of the search; nothing was deleted", err=True)
+        return Exit.USAGE
+    done = purging.purge(copies)
+    click.echo(f"deleted   {name}")
+    for line in done.remains:
+        click.echo(f"remains   {line}")
+    return Exit.OK

@@ -1,0 +1,59 @@
+"""reproduce: a trial trained again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.errors import Exit
+
+
+@click.command(epilog="Example: reidsearch reproduce attn_cl-7f3a/t0003 --data /data/mars")
+@options.search_or_trial
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="New folder.  [default: one below the search]"
+)
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the data set lies now.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: those of then]")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    help="Of relative differences.  [default: 0; 0.02 for a trial on a GPU]",
+)
+@options.storage
+@options.as_json
+def reproduce(
+    name: str,
+    out: Path | None,
+    data: Path | None,
+    threads: int | None,
+    tolerance: float | None,
+    storage: Path,
+    as_json: bool,
+) -> int:
+    """Train a trial again and compare every epoch with the journal; exit code 1 where it differs.
+
+    On CPU cores figures are equal to the last bit, with the versions, the kind of processor and the number of threads
+    of then. Without TRIAL the best one is trained.
+    """
+    from orchestrator.folder import existing_search
+    from orchestrator.loading import BEST, load_search
+    from orchestrator.results import reproduction, reproductionview
+
+    search, _, key = name.partition("/")
+    loaded = load_search(existing_search(storage, search))
+    planned = reproduction.rehearse_reproduction(loaded, key or BEST, data=data, threads=threads, tolerance=tolerance)
+    click.echo(reproductionview.circumstances_table(planned.found), err=as_json)
+    if text := reproductionview.rebuilding_text(loaded, planned.found):
+        click.echo(text, err=True)
+    folder = out or reproduction.fresh_folder(loaded, planned.trial)
+    done = reproduction.reproduce(
+        loaded, planned, folder, lambda epoch, found: click.echo(f"epoch {epoch}: {found.figures} figures", err=True)
+    )
+    if as_json:
+        click.echo(json.dumps(reproductionview.document(loaded, planned, done)))
+    click.echo(reproductionview.verdict(loaded, planned, done), err=as_json)
+    return Exit.OK if done.is_equal else Exit.SEARCH_FAILED

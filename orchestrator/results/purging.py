@@ -1,0 +1,150 @@
+"""Every copy of a search's data deleted, and a list of what cannot be deleted from here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.description import read_description
+from orchestrator.errors import JournalError, OrchestratorError
+from orchestrator.events import ObservationsAttached
+from orchestrator.folder import SearchFolder, searches
+from orchestrator.journal import read_journal
+from orchestrator.launch import tracking_uri
+from orchestrator.lease import Lease
+from orchestrator.results.mlflow_copies import MlflowCopies, delete_copies, find_copies
+
+ALWAYS_REMAINS = (
+    "files that `export`, `evaluate`, `report`, `reproduce --out` and other commands were told to write elsewhere",
+    "backups, snapshots and file-system copies that this machine or a server makes by itself",
+)
+
+
+class Copies(NamedTuple):
+    """All that is known to be there of a search."""
+
+    folder: SearchFolder
+    files: int
+    bytes: int
+    """Of all files of the folder."""
+    mlflow: MlflowCopies | None
+    """None where MLflow's copies are to be kept."""
+    data_root: str
+    """The data set, which is not the search's own and stays."""
+
+
+class Purged(NamedTuple):
+    """What came of it."""
+
+    copies: Copies
+    remains: list[str]
+    """In words, one line each."""
+
+
+def find(folder: SearchFolder, *, keep_mlflow: bool = False, tracking: str | None = None) -> Copies:
+    """Looks for every copy; changes nothing.
+
+    Args:
+        folder: the search.
+        keep_mlflow: whether MLflow is left alone.
+        tracking: where MLflow keeps runs; None is where the search was launched with.
+
+    Raises:
+        SearchError: `search.yaml` is damaged.
+        EnvironmentProblem: MLflow does not answer.
+    """
+    description = read_description(folder.description)
+    uri = tracking or tracking_uri(folder, description.options)
+    sizes = [path.lstat().st_size for path in _everything(folder.path) if not path.is_dir() or path.is_symlink()]
+    data = description.space.trainer.get("data")
+    root = data.get("root", "") if isinstance(data, dict) else ""
+    return Copies(
+        folder=folder,
+        files=len(sizes),
+        bytes=sum(sizes),
+        mlflow=None if keep_mlflow else find_copies(uri, description.uid),
+        data_root=str(root),
+    )
+
+
+def purge(copies: Copies) -> Purged:
+    """Deletes all of it: MLflow's first, which only the folder can name, and the files that name it last.
+
+    Cut short, it can be repeated.
+
+    Raises:
+        LeaseError: a process drives the search.
+        EnvironmentProblem: MLflow does not answer; the folder is still there then.
+    """
+    remains = list(_remaining(copies))
+    with Lease(copies.folder.lease):
+        if copies.mlflow is not None:
+            remains += delete_copies(copies.mlflow)
+        _delete_folder(copies.folder)
+    shutil.rmtree(copies.folder.path)
+    for draft in _drafts(copies.folder):
+        shutil.rmtree(draft)
+    return Purged(copies, remains)
+
+
+def _delete_folder(folder: SearchFolder) -> None:
+    """All but what a repetition needs, and what says that we are at it."""
+    needed = {folder.description.name, folder.journal.name}
+    for path in folder.path.iterdir():
+        if path.name in needed or path.name.startswith(folder.lease.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _drafts(folder: SearchFolder) -> list[Path]:
+    """What launches of this name that were killed at once have left."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.\d+")
+    return [path for path in folder.path.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+
+
+def _everything(path: Path) -> Iterator[Path]:
+    return path.rglob("*")
+
+
+def _remaining(copies: Copies) -> Iterator[str]:
+    """What stays although it says something of the search."""
+    if copies.data_root:
+        yield f"{copies.data_root}: the data set"
+    if copies.mlflow is None:
+        yield "MLflow: its runs, as --keep-mlflow asked"
+    else:
+        yield from (f"MLflow: the entry of {version}, without its files" for version in copies.mlflow.versions)
+    yield from _in_other_searches(copies.folder)
+    ray = Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}"
+    if ray.is_dir():
+        yield f"{ray}: Ray's logs of sessions on this machine, and on each other that took part"
+    yield from ALWAYS_REMAINS
+
+
+def _in_other_searches(folder: SearchFolder) -> Iterator[str]:
+    """Searches of the storage that have learned from this one."""
+    for other in searches(folder.path.parent):
+        if other.name == folder.name:
+            continue
+        try:
+            events = [record.event for record in read_journal(other.journal)]
+            weights = str(read_description(other.description).space.trainer.get("model", ""))
+        except (JournalError, OrchestratorError):
+            yield f"{other.path}: cannot be read; it may have been started from this search"
+            continue
+        attached = [
+            event for event in events if isinstance(event, ObservationsAttached) and event.search == folder.name
+        ]
+        if attached:
+            count = sum(len(event.observations) for event in attached)
+            yield f"{other.path}: settings and scores of {count} of its trials, from a warm start"
+        if f"{folder.path}/" in weights:
+            yield f"{other.path}: its networks were started from weights of this search"

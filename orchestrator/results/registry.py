@@ -1,0 +1,85 @@
+"""An exported network as a version of a model in MLflow's registry: plain files, nothing pickled, nothing to run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.errors import EnvironmentProblem, SearchError
+from orchestrator.launch import tracking_uri
+from orchestrator.loading import LoadedSearch
+from orchestrator.results.exporting import Export
+from orchestrator.tracking_database import SQLITE
+from orchestrator.tracking_store import CLIENT_ENVIRONMENT
+from trainer.wording import first_line
+
+ARTIFACT_FOLDER = "export"
+
+
+class Registered(NamedTuple):
+    """A version of a model."""
+
+    model: str
+    version: str
+    uri: str
+    """Where MLflow keeps it."""
+
+
+def register(loaded: LoadedSearch, export: Export, model: str, *, tracking: str | None = None) -> Registered:
+    """Copies the exported files into the trial's MLflow run and makes them a new version of `model`.
+
+    They are artifacts as any others: MLflow's own loaders, which unpickle, find no model there.
+
+    Args:
+        loaded: the search.
+        export: what `export_trial` wrote.
+        model: name in the registry, made if it is not there.
+        tracking: where MLflow keeps runs; None is where the search was launched with.
+
+    Raises:
+        SearchError: the trial has no run.
+        EnvironmentProblem: MLflow is not there or refuses.
+    """
+    uri = tracking or tracking_uri(loaded.folder, loaded.description.options)
+    run = export.trial.mlflow_run_id
+    if run is None:
+        raise SearchError(
+            f"trial {export.trial.key} has no run in MLflow to hold its files; `reidsearch sync {loaded.name}` makes it"
+        )
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise EnvironmentProblem(f"{uri}: no such database; --tracking-uri names another place")
+    os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = _registered(uri, run, loaded, export, model)
+    except MlflowException as error:
+        raise EnvironmentProblem(f"MLflow did not register {model}: {first_line(error)}") from error
+    return Registered(model, version, uri)
+
+
+def _registered(uri: str, run: str, loaded: LoadedSearch, export: Export, model: str) -> str:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+    client = MlflowClient(tracking_uri=uri)
+    source = f"{client.get_run(run).info.artifact_uri}/{ARTIFACT_FOLDER}"
+    client.log_artifacts(run, str(export.folder), ARTIFACT_FOLDER)
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    tags = {
+        "search": loaded.name,
+        "trial": export.trial.key,
+        "seed": str(export.trial.seed),
+        "synthetic": str(loaded.description.synthetic).lower(),
+        "data_fingerprint": loaded.description.data_fingerprint,
+    }
+    card = export.card.read_text(encoding="utf-8")
+    # Waiting for it would only print that it waits: nothing is copied in the background.
+    made = client.create_model_version(model, source, run_id=run, tags=tags, description=card, await_creation_for=0)
+    return str(made.version)

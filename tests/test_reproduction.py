@@ -1,0 +1,238 @@
+"""A trial trained again: equal to the last bit, and what is said where it is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from events import epoch_result
+from searches import completed, write_search
+
+from orchestrator.__main__ import run
+from orchestrator.attempt import Assignment, Message, Outcome
+from orchestrator.description import read_description, write_description
+from orchestrator.errors import SearchError
+from orchestrator.events import SessionEnded, TrialReported, TrialStarted
+from orchestrator.folder import SearchFolder
+from orchestrator.loading import load_search
+from orchestrator.results.agreement import agreement, figures_of
+from orchestrator.results.circumstances import Circumstance, rebuilding
+from orchestrator.results.reproduction import Reproduction, fresh_folder, rehearse_reproduction, reproduce
+from orchestrator.results.reproductionview import verdict
+from orchestrator.space import SearchSpace
+from orchestrator.splits import cut_splits, write_splits
+from trainer import fit
+from trainer.atomic import write_atomically
+from trainer.data import read_splits
+from trainer.data.tracklets import dataset_fingerprint
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_an_epoch_agrees_with_itself_whatever_the_clock_says() -> None:
+    then = epoch_result(3, 0.5)
+    now = then.model_copy(update={"seconds": 9.0, "time": 5.0, "images_per_second": 1.0, "data_wait_share": 0.9})
+    found = agreement(then, now, 0)
+    assert found.first is None
+    assert found.largest == 0
+    assert found.figures == len(figures_of(then)) > 10
+
+
+def test_the_first_figure_that_differs_in_its_last_bit_is_named() -> None:
+    then = epoch_result(3, 0.5)
+    assert then.validation is not None
+    moved = then.validation.model_copy(update={"mAP": 0.5 + 2**-53})
+    found = agreement(then, then.model_copy(update={"validation": moved}), 0)
+    assert found.first == (3, "validation/mAP", 0.5, 0.5 + 2**-53)
+    assert agreement(then, then.model_copy(update={"validation": moved}), 1e-9).first is None
+
+
+def test_a_figure_that_is_gone_differs_and_one_that_is_new_does_not() -> None:
+    with_figures, without = epoch_result(3, 0.5), epoch_result(3)
+    missing = agreement(with_figures, without, tolerance=1.0).first
+    assert missing is not None
+    assert (missing.figure, missing.now) == ("validation/mAP", None)
+    assert agreement(without, with_figures, 0).first is None
+
+
+def test_a_tolerance_is_relative_for_large_figures_and_absolute_for_small_ones() -> None:
+    then = epoch_result(1).model_copy(update={"losses": {"center": 100.0, "triplet": 0.5}})
+    near = then.model_copy(update={"losses": {"center": 101.0, "triplet": 0.509}})
+    assert agreement(then, near, 0.01).first is None
+    first = agreement(then, near, 0.0095).first
+    assert first is not None
+    assert first.figure == "losses/center"
+
+
+def test_text_and_counts_are_compared_too() -> None:
+    then = epoch_result(3, 0.5)
+    assert then.validation is not None
+    other = then.validation.model_copy(update={"protocol": "mars_official"})
+    first = agreement(then, then.model_copy(update={"validation": other}), 0.5).first
+    assert first == (3, "validation/protocol", "mars", "mars_official")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, mini_mars: Path) -> Path:
+    """A storage with a search whose only trial was trained here, on one thread, as an attempt trains."""
+    storage = tmp_path_factory.mktemp("storage")
+    root = storage / "data"
+    shutil.copytree(mini_mars, root)
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"data.root={root}", "budget.trials=1"])
+    suggested = completed(0, 0.5)[0]
+    config = space.trial_config(suggested.params, seed=suggested.seed)
+    splits = read_splits(config.data)
+    draft = SearchFolder(storage / "draft")
+    draft.trial("t0000").mkdir(parents=True)
+    write_splits(draft, cut_splits(space, splits.train), splits.train)
+    torch.set_flush_denormal(True)
+    try:
+        done = fit(config, out=draft.trial("t0000"), split=draft.split, device="cpu")
+    finally:
+        torch.set_flush_denormal(False)
+    told = [TrialReported(trial="t0000", result=result) for result in done.history]
+    started = TrialStarted(trial="t0000", attempt=1, threads=1)
+    ending = [completed(0, 0.5)[-1], SessionEnded(state="finished", reason="")]
+    fingerprint = dataset_fingerprint(splits)
+    folder = write_search(storage / "first", space, [suggested, started, *told, *ending], fingerprint=fingerprint)
+    shutil.move(draft.split, folder.split)
+    folder.trial("t0000").mkdir(parents=True)
+    write_atomically(folder.trial("t0000") / "config.json", config.model_dump_json(indent=2) + "\n")
+    return storage
+
+
+@pytest.fixture
+def storage(trained: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy whose data set stays where it is."""
+    shutil.copytree(trained / "first", tmp_path / "first")
+    yield tmp_path
+
+
+@pytest.mark.e2e
+def test_a_trial_on_cpu_cores_is_equal_to_the_last_bit_where_its_data_have_moved(
+    storage: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = storage / "elsewhere"
+    shutil.copytree(trained / "data", moved)
+    command = ["reproduce", "first/best", "--storage", str(storage), "--data", str(moved), "--json"]
+    assert run(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["equal"] is True
+    assert (found["epochs"], found["tolerance"], found["largest_difference"]) == (3, 0, 0)
+    assert found["figures"] > 50
+    assert found["threads"] == 1
+    differing = {each["what"] for each in found["circumstances"] if each["differs"]}
+    assert "data folder" in differing
+    assert not differing & {"data lists", "validation split", "seed", "CPU threads"}
+    assert (storage / "first/reproductions/t0000-1/trials/t0000/checkpoint/best.pt").is_file()
+
+
+class Server:
+    """Sends what it was given in place of a training."""
+
+    def __init__(self, *messages: Message) -> None:
+        self.left = list(messages)
+
+    def messages(self, assignment: Assignment) -> Iterator[str]:
+        while self.left:
+            yield self.left.pop(0).model_dump_json()
+
+    def close(self) -> None:
+        pass
+
+
+def compared(storage: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> tuple[Reproduction, str]:
+    loaded = load_search(SearchFolder(storage / "first"))
+    planned = rehearse_reproduction(loaded, "t0000", data=None, threads=None, tolerance=None)
+    monkeypatch.setattr("orchestrator.results.reproduction.AttemptServer", lambda *_: server)
+    done = reproduce(loaded, planned, storage / "out", lambda *_: None)
+    return done, verdict(loaded, planned, done)
+
+
+def test_the_first_difference_is_named_and_ends_the_training(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = load_search(SearchFolder(storage / "first")).trial("t0000").results
+    told = second.losses["total"]
+    now = second.model_copy(update={"losses": {**second.losses, "total": told + 1e-6}})
+    server = Server(*(Message(epoch_result=result) for result in (first, now, third)))
+    done, words = compared(storage, monkeypatch, server)
+    assert not done.is_equal
+    assert len(server.left) == 1
+    assert f"DIFFERS first in epoch 2: losses/total was {told!r} and is {told + 1e-6!r}" in words
+
+
+def test_a_training_that_fails_now_reproduces_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_search(SearchFolder(storage / "first")).trial("t0000").results[0]
+    failed = Outcome(state="failed", failure="out_of_memory", reason="MemoryError: all of it")
+    server = Server(Message(epoch_result=first), Message(outcome=failed))
+    done, words = compared(storage, monkeypatch, server)
+    assert not done.is_equal
+    assert "could not be trained again after 1 of 3 epochs" in words
+    assert "MemoryError: all of it" in words
+
+
+def test_of_a_trial_that_was_stopped_early_only_the_epochs_it_had_are_trained(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = storage / "first/journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines[:5]))  # created, suggested, started, two epochs
+    results = load_search(SearchFolder(storage / "first")).trial("t0000").results
+    server = Server(*(Message(epoch_result=result) for result in (*results, epoch_result(3, 0.1))))
+    done, words = compared(storage, monkeypatch, server)
+    assert done.is_equal
+    assert len(server.left) == 1
+    assert "equal to the last bit (2 of 2 epochs" in words
+
+
+def test_another_data_set_or_none_is_refused_with_how_to_name_it(storage: Path) -> None:
+    loaded = load_search(SearchFolder(storage / "first"))
+    with pytest.raises(SearchError, match=r"gone: the data set of t0000 is not there; say where it is with --data"):
+        rehearse_reproduction(loaded, "t0000", data=storage / "gone", threads=None, tolerance=None)
+    folder = SearchFolder(storage / "first")
+    described = read_description(folder.description)
+    write_description(folder.description, described.model_copy(update={"data_fingerprint": "another"}))
+    with pytest.raises(SearchError, match="is not the data set that first was trained on"):
+        rehearse_reproduction(load_search(folder), "t0000", data=None, threads=None, tolerance=None)
+
+
+def test_a_configuration_that_is_not_the_journals_is_refused(storage: Path) -> None:
+    path = storage / "first/trials/t0000/config.json"
+    path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 4'))
+    loaded = load_search(SearchFolder(storage / "first"))
+    with pytest.raises(SearchError, match=r"is not what the journal says of t0000 \(differs: optim.epochs\)"):
+        rehearse_reproduction(loaded, "t0000", data=None, threads=None, tolerance=None)
+
+
+def test_a_trial_on_a_gpu_is_given_a_tolerance_and_one_on_cpu_cores_none(storage: Path) -> None:
+    loaded = load_search(SearchFolder(storage / "first"))
+    loaded.trial("t0000").gpus = 1.0
+    planned = rehearse_reproduction(loaded, "t0000", data=None, threads=3, tolerance=None)
+    assert planned.tolerance == 0.02
+    assert Circumstance("device", "GPU", "GPU" if torch.cuda.is_available() else "CPU") in planned.found
+    assert Circumstance("CPU threads", "1", "3") in planned.found
+
+
+def test_a_repetition_never_writes_into_a_folder_that_is_there(storage: Path) -> None:
+    loaded = load_search(SearchFolder(storage / "first"))
+    first = fresh_folder(loaded, loaded.trial("t0000"))
+    first.mkdir(parents=True)
+    assert fresh_folder(loaded, loaded.trial("t0000")).name == "t0000-2"
+
+
+def test_the_code_of_then_is_brought_back_by_commands_where_it_is_another(storage: Path) -> None:
+    folder = SearchFolder(storage / "first")
+    (folder.path / "code.diff").write_text("a patch")
+    described = read_description(folder.description).model_copy(update={"commit": "abc", "versions": {"torch": "1"}})
+    write_description(folder.description, described)
+    loaded = load_search(folder)
+    there = Path("there")
+    assert rebuilding(loaded, [Circumstance("torch", "1", "1"), Circumstance("host", "a", "b")], there) == []
+    assert rebuilding(loaded, [Circumstance("torch", "1", "2")], there) == [
+        "git worktree add there abc",
+        f"git -C there apply {folder.path / 'code.diff'}",
+        "make -C there install",
+    ]
