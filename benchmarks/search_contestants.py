@@ -286,7 +286,7 @@ def contestant(name: str) -> Contestant:
     if found is None or found["algorithm"] not in ALGORITHMS:
         raise ValueError(f"{name} is no search: {', '.join([*ALGORITHMS, *PRUNERS, 'ax-defaults'])}")
     algorithm = {"name": found["algorithm"], **_settings(found[3])}
-    stopping = {"rule": found["rule"] or "none", **_settings(found[6])}
+    stopping = {"rule": found["rule"] or "none", **_settings(found[7])}
     return Contestant(name, lambda problem, seed: Ours(problem, algorithm, _with_grace(stopping, problem), seed))
 
 

@@ -17,10 +17,11 @@ from orchestrator.journal import NO_SPACE
 from orchestrator.locking import exclusive
 from trainer.frozen import FrozenConfig
 from trainer.interruption import stop_on_signals
-from trainer.result import EpochResult
+from trainer.result import EpochResult, Evaluation
 from trainer.wording import first_line
 
 if TYPE_CHECKING:
+    from trainer import TrialConfig
     from trainer.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 ERROR_FILE = "error.txt"
 HANG_FILE = "hang.txt"
 LOG_FILE = "log.txt"
+BEST_CHECKPOINT = "checkpoint/best.pt"
+TEST_FOLDER = "test"
+TEST_RESULT = "result.json"
 # Its presence asks the running attempt to save its state after the next step and to end; the search puts it there, on
 # whichever machine it runs.
 STOP_FILE = "stop"
@@ -44,10 +48,14 @@ class Assignment(FrozenConfig):
     attempt: int
     threads: int
     """CPU threads that the attempt may use."""
+    gpus: float | None = None
+    """GPUs that it may use; 0 hides those of the machine, None takes what it sees."""
     hang_after: float = HANG_AFTER_S
     """Seconds without a step after which the attempt ends itself."""
     fold: int | None = None
     """The validation fold, where it is not that of the search."""
+    tests: bool = False
+    """Whether all persons are trained on, and the network is judged on the test set in the end."""
 
 
 class Outcome(FrozenConfig):
@@ -62,9 +70,10 @@ class Outcome(FrozenConfig):
 
 
 class Message(FrozenConfig):
-    """What an attempt says: an epoch, or its outcome at the end."""
+    """What an attempt says: an epoch, what the test set says of the trained network, or its outcome at the end."""
 
     epoch_result: EpochResult | None = None
+    test: Evaluation | None = None
     outcome: Outcome | None = None
 
 
@@ -85,7 +94,7 @@ def run_attempt(
         # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
         with exclusive(out / "lock", LOCK_PATIENCE_S), _logging_to(out / LOG_FILE):
             log.info("attempt %d", assignment.attempt)
-            outcome = _train(assignment, out, lambda result: send(Message(epoch_result=result)), alive)
+            outcome = _train(assignment, out, send, alive)
             log.info("attempt %d %s %s", assignment.attempt, outcome.state, outcome.reason)
     except OSError as error:
         if error.errno not in NO_SPACE:
@@ -111,9 +120,7 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _train(
-    assignment: Assignment, out: Path, report: Callable[[EpochResult], None], alive: Callable[[], None]
-) -> Outcome:
+def _train(assignment: Assignment, out: Path, send: Callable[[Message], None], alive: Callable[[], None]) -> Outcome:
     import torch
 
     from trainer import ConfigError, DataError, DivergedError, StoppedError
@@ -121,7 +128,9 @@ def _train(
     torch.set_num_threads(assignment.threads)
     try:
         with HangWatch(out / HANG_FILE, assignment.hang_after, alive) as watch, stop_on_signals() as stop:
-            _fit(assignment, out, report, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
+            _fit(assignment, out, send, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
+            if assignment.tests:
+                _test(out, send, watch.progress)
         return Outcome(state="completed")
     except StoppedError as error:
         return Outcome(state="stopped", reason=first_line(error))
@@ -142,14 +151,18 @@ def _train(
 def _fit(
     assignment: Assignment,
     out: Path,
-    report: Callable[[EpochResult], None],
+    send: Callable[[Message], None],
     progress: Progress,
     stop: Callable[[], bool],
 ) -> None:
-    from trainer import CheckpointError, TrialConfig, fit, last_checkpoint
+    from trainer import CheckpointError, fit, last_checkpoint
 
-    config = TrialConfig.model_validate_json((out / "config.json").read_text(encoding="utf-8"))
-    split = SearchFolder(assignment.search).split_of(assignment.fold)
+    def report(result: EpochResult) -> None:
+        send(Message(epoch_result=result))
+
+    config = _config(out)
+    # Without a validation split there is nothing that the trials of a search would have to share.
+    split = None if assignment.tests else SearchFolder(assignment.search).split_of(assignment.fold)
     checkpoint = last_checkpoint(out)
     try:
         fit(config, report, checkpoint, out=out, split=split, progress=progress, stop=stop)
@@ -160,6 +173,19 @@ def _fit(
         checkpoint.rename(checkpoint.with_suffix(".damaged"))
         (out / ERROR_FILE).write_text(f"{error}\n", encoding="utf-8")
         fit(config, report, None, out=out, split=split, progress=progress, stop=stop)
+
+
+def _test(out: Path, send: Callable[[Message], None], progress: Progress) -> None:
+    """Judges the trained network on the test set, unless an earlier attempt has."""
+    from trainer import figures_on_test_set
+
+    send(Message(test=figures_on_test_set(_config(out), out / BEST_CHECKPOINT, out / TEST_FOLDER, progress=progress)))
+
+
+def _config(out: Path) -> TrialConfig:
+    from trainer import TrialConfig
+
+    return TrialConfig.model_validate_json((out / "config.json").read_text(encoding="utf-8"))
 
 
 def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:
@@ -176,6 +202,10 @@ def _out_of_space(error: OSError, out: Path) -> Outcome:
     return _failed("disk_full", error, out).model_copy(update={"reason": f"{where}: {error.strerror}"})
 
 
-def thread_environment(threads: int) -> dict[str, str]:
-    """Environment in which numeric libraries use no more threads than an attempt was given."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+def attempt_environment(threads: int, gpus: float | None) -> dict[str, str]:
+    """Environment in which numeric libraries use no more threads, and no GPU where none, was given to an attempt.
+
+    Of GPUs that were given, Ray has set which are seen; None leaves it at that.
+    """
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus == 0 else {}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **hidden}

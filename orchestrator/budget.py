@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.finalization import open_finalization
 from orchestrator.scores import is_feasible, lost_baseline, ranked, trials_since_improvement
 from orchestrator.study import Study
 
@@ -29,7 +30,8 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
     Budgets of time and epochs and a target that is reached end running trials too: they have nothing left to gain. A
     search without improvement waits for its running trials, which may yet improve it. The repeats that confirm the
     best configurations cost time and epochs like all trials, but count neither as trials nor for the patience, and a
-    target that one seed has reached is what they are to confirm.
+    target that one seed has reached is what they are to confirm. While the test set is open only that is seen to, and
+    no budget holds.
 
     Args:
         study: the history.
@@ -37,6 +39,8 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
         moment: what is the time, in seconds since 1970; None asks as of the last event.
     """
     budget = space.budget
+    if open_finalization(study) is not None:
+        return Spent("the test set is open", at_once=False, ends_repeats=True)
     if (reason := _resources(study, budget, moment)) is not None:
         return Spent(reason, at_once=True, ends_repeats=True)
     if (reason := lost_baseline(study, space.objective)) is not None:
@@ -58,13 +62,18 @@ def without_improvement(study: Study, objective: Objective) -> int:
 def _resources(study: Study, budget: Budget, moment: float | None) -> str | None:
     spending = study.spending
     seconds, gpu_seconds = (spending.seconds, spending.gpu_seconds) if moment is None else spending.until(moment)
-    if budget.epochs is not None and sum(trial.epoch for trial in study.all_trials.values()) >= budget.epochs:
+    if budget.epochs is not None and _epochs(study) >= budget.epochs:
         return f"{budget.epochs} epochs"
     if budget.hours is not None and seconds >= budget.hours * HOUR_S:
         return f"{budget.hours:g} hours"
     if budget.gpu_hours is not None and gpu_seconds >= budget.gpu_hours * HOUR_S:
         return f"{budget.gpu_hours:g} GPU hours"
     return None
+
+
+def _epochs(study: Study) -> int:
+    """Trained so far by configurations and repeats; finalizations have no budget."""
+    return sum(trial.epoch for trial in (*study.trials.values(), *study.repeats.values()))
 
 
 def _target(study: Study, space: SearchSpace) -> str | None:

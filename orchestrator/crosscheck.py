@@ -31,6 +31,9 @@ def check_whole(space: SearchSpace, problems: Problems) -> None:
         _check_points(space, problems)
     if not problems.below(()):
         config = space.trial_config(space.any_sample())
+        if not config.data.validation.holds_out:
+            what = "0 holds out nobody, and trials are compared on those held out; choose a share such as 0.1"
+            problems.add(("trainer", "data", "validation", "share"), what)
         _check_stopping(space, config, problems)
         _check_epochs(space, config, problems)
 

@@ -21,6 +21,7 @@ from orchestrator.bestline import best_lines, best_mark, best_value
 from orchestrator.cluster import Connection, Share
 from orchestrator.description import SearchDescription
 from orchestrator.eventline import event_line
+from orchestrator.finalview import finals_lines, finals_table
 from orchestrator.folder import SearchFolder
 from orchestrator.frontview import front_table
 from orchestrator.journal import Record
@@ -186,6 +187,10 @@ class Display:
             out.print(f"{'' if index else 'best':<10}{line}", soft_wrap=True)
         if uniform := uniform_attention(document):
             out.print(f"attention {uniform}", soft_wrap=True)
+        if finals := finals_table(document):
+            out.print(finals)
+        for line in finals_lines(document):
+            out.print(f"test set  {line}", soft_wrap=True)
         if document["synthetic"]:
             out.print(f"data      {SYNTHETIC_MARK}")
         uri = tracking_uri(self._folder, ending.description.options)
@@ -226,7 +231,8 @@ class Display:
             )
         elapsed = time.monotonic() - self._began
         footer = f"{summary_line(document)}, {elapsed / 60:.0f} min   Ctrl-C stops; resume continues"
-        return Group(trials_table(document, width=self._console.width), Text(footer, style="dim"))
+        tables = [trials_table(document, width=self._console.width), finals_table(document)]
+        return Group(*(table for table in tables if table is not None), Text(footer, style="dim"))
 
     def _print_event(self, record: Record) -> None:
         line = event_line(record)

@@ -6,6 +6,7 @@ import time
 
 from orchestrator.events import (
     AttemptFailed,
+    FinalizationStarted,
     ObservationsAttached,
     SearchExtended,
     SessionEnded,
@@ -17,6 +18,7 @@ from orchestrator.events import (
     TrialStarted,
     TrialStopped,
     TrialSuggested,
+    TrialTested,
 )
 from orchestrator.journal import Record
 from orchestrator.shortform import number, percent
@@ -43,6 +45,12 @@ def _of_trial(record: Record) -> str | None:
             return (
                 f"trial={event.trial} epoch={result.epoch} loss={figures['loss/total']:.3f} "
                 f"mAP={percent(figures, 'mAP')} rank1={percent(figures, 'rank1')}"
+            )
+        case TrialTested(evaluation=evaluation) as event:
+            figures = evaluation.metrics()
+            return (
+                f"trial={event.trial} test set mAP={percent(figures, 'mAP')} rank1={percent(figures, 'rank1')} "
+                f"protocol={evaluation.protocol} dropped={evaluation.dropped_queries}"
             )
         case TrialCompleted() as event:
             return f"trial={event.trial} completed"
@@ -72,6 +80,8 @@ def _of_search(record: Record) -> str | None:
             return f"session {event.state} {event.reason}".rstrip()
         case ObservationsAttached() as event:
             return f"learns from={event.search} trials={len(event.observations)} {event.note}".rstrip()
+        case FinalizationStarted() as event:
+            return f"test set opened by={event.by} for={','.join(event.leaders)} seeds={event.seeds}"
         case SearchExtended() as event:
             return f"extended {'; '.join(event.changes)}"
         case _:

@@ -8,14 +8,14 @@ from pydantic import Field, JsonValue, TypeAdapter
 
 from orchestrator.parameters import Value
 from trainer.frozen import FrozenConfig
-from trainer.result import EpochResult
+from trainer.result import EpochResult, Evaluation
 
 FailureKind = Literal[
     "diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "disk_full", "error"
 ]
-Source = Literal["start", "sobol", "ax", "random", "grid", "repeat"]
-"""Who proposed a trial: the space's known-good points, a sequence, the model, chance, the grid, or a leading
-configuration that is run again with another seed."""
+Source = Literal["start", "center", "sobol", "ax", "random", "grid", "repeat", "finalize"]
+"""Who proposed a trial: the space's known-good points, its middle, a sequence, the model, chance, the grid, or a
+leading configuration that is run again with another seed, to confirm it or for the test set."""
 StopRule = Literal["asha", "percentile", "user", "budget"]
 """Who stopped a trial before its last epoch."""
 
@@ -58,6 +58,10 @@ class TrialSuggested(FrozenConfig):
     """Key of the trial whose configuration is run again with another seed; empty for a new configuration."""
     fold: int | None = None
     """The validation fold, where it is not that of the search."""
+    finalization: int = 0
+    """Number of the finalization that trains it on all persons for the test set, from 1; 0 for all other trials."""
+    epochs: int | None = None
+    """Epochs, where not those of the configuration."""
 
 
 class TrialTracked(FrozenConfig):
@@ -77,6 +81,8 @@ class TrialStarted(FrozenConfig):
     """1 for the first."""
     gpus: float = 0.0
     """GPUs that it holds."""
+    threads: int | None = None
+    """CPU threads that it may use, on which the last bits of its figures depend; None in journals of before."""
 
 
 class TrialReported(FrozenConfig):
@@ -92,6 +98,14 @@ class TrialCompleted(FrozenConfig):
 
     kind: Literal["trial_completed"] = "trial_completed"
     trial: str
+
+
+class TrialTested(FrozenConfig):
+    """The network that a finalization trained was judged on the test set."""
+
+    kind: Literal["trial_tested"] = "trial_tested"
+    trial: str
+    evaluation: Evaluation
 
 
 class TrialStopped(FrozenConfig):
@@ -163,6 +177,22 @@ class SearchExtended(FrozenConfig):
     """The resolved space that holds from here on."""
 
 
+class FinalizationStarted(FrozenConfig):
+    """The test set is opened: the best configurations are trained on all persons and judged on it."""
+
+    kind: Literal["finalization_started"] = "finalization_started"
+    finalization: int
+    """1 for the first time, one more for each time that it is opened again."""
+    leaders: list[str]
+    """Keys of the configurations, the best first."""
+    seeds: int
+    """Networks that each of them is trained as."""
+    epochs: int | None
+    """Of each training; None leaves those of the configuration."""
+    by: str
+    """Who asked for it: user and host."""
+
+
 class SessionEnded(FrozenConfig):
     """The process that drove the search let go of it in good order."""
 
@@ -179,12 +209,14 @@ Event = (
     | TrialStarted
     | TrialReported
     | TrialCompleted
+    | TrialTested
     | TrialStopped
     | AttemptFailed
     | TrialFailed
     | TrialReopened
     | ObservationsAttached
     | SearchExtended
+    | FinalizationStarted
     | SessionEnded
 )
 

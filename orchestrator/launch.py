@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from orchestrator.attempt import TEST_FOLDER, TEST_RESULT
 from orchestrator.ax_process import AxProcess, missing_for
 from orchestrator.budget import Spent, spent
 from orchestrator.cluster import Connection, Share, connect, disconnect, share_out
+from orchestrator.configured import configured
 from orchestrator.control import Requests
 from orchestrator.description import Options, SearchDescription, read_description
 from orchestrator.errors import EnvironmentProblem, Exit
@@ -22,9 +24,11 @@ from orchestrator.events import (
     SessionStarted,
     TrialCompleted,
     TrialReopened,
+    TrialTested,
     TrialTracked,
 )
 from orchestrator.extension import current_space
+from orchestrator.finalization import finals_left
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal
 from orchestrator.lease import Lease
@@ -37,9 +41,10 @@ from orchestrator.stopping import StopRequest
 from orchestrator.study import Study, unfinished
 from orchestrator.supervision import Supervisor
 from orchestrator.tracking import Tracker
-from orchestrator.tracking_database import SQLITE
+from orchestrator.tracking_content import Content, about, search_content
+from orchestrator.tracking_database import ARTIFACTS, SQLITE
 from orchestrator.trial import trainable
-from trainer.result import read_results
+from trainer.result import read_evaluation, read_results
 from trainer.wording import first_line
 
 # A trial's MLflow run exists before the trial starts unless MLflow is slower than this.
@@ -254,13 +259,17 @@ class _Session:
         """Trials that may still run: unfinished ones, new ones while there are a budget and points, then repeats."""
         study, end = self._ledger.study, self._nothing_new()
         if end is not None:
-            return len(unfinished(study)) + self._repeats_left(end)
+            return len(unfinished(study)) + self._repeats_left(end) + self._finals_left()
         over = sum(trial.is_over for trial in study.trials.values())
         return max(len(unfinished(study)), self._space.budget.trials - over)
 
     def _repeats_left(self, end: Spent) -> int:
         """Repeats still to be suggested when no new configuration is."""
         return 0 if end.ends_repeats else sum(1 for _ in repeats_left(self._ledger.study, self._space))
+
+    def _finals_left(self) -> int:
+        """Trainings for the test set still to be suggested."""
+        return sum(1 for _ in finals_left(self._ledger.study))
 
     def _nothing_new(self) -> Spent | None:
         """Why no more configurations are suggested, or None where there may be."""
@@ -281,7 +290,7 @@ class _Session:
     def _end(self) -> Exit:
         study = self._ledger.study
         end = self._nothing_new()
-        if unfinished(study) or end is None or self._repeats_left(end):
+        if unfinished(study) or end is None or self._repeats_left(end) or self._finals_left():
             self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish or "Ray ended early"))
             return self._exit_of_signal()
         counts = study.counts()
@@ -295,11 +304,17 @@ class _Session:
 def adopt_finished_epochs(folder: SearchFolder, space: SearchSpace, ledger: Ledger) -> None:
     """Takes in what trials finished on disk after the last session had died and could not hear of it."""
     for trial in unfinished(ledger.study):
-        epochs = space.trial_config(trial.params).optim.epochs
-        for result in read_results(folder.trial(trial.key) / "results.jsonl"):
+        out = folder.trial(trial.key)
+        for result in read_results(out / "results.jsonl"):
             record_epoch(ledger, space, trial.key, result)
-        if trial.epoch == epochs and not trial.is_over:
-            ledger.record(TrialCompleted(trial=trial.key))
+        if trial.is_over or trial.epoch < configured(space, trial).optim.epochs:
+            continue
+        if trial.finalization:
+            test = read_evaluation(out / TEST_FOLDER / TEST_RESULT)
+            if test is None:
+                continue
+            ledger.record(TrialTested(trial=trial.key, evaluation=test))
+        ledger.record(TrialCompleted(trial=trial.key))
 
 
 def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:
@@ -309,19 +324,26 @@ def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, l
         if ledger.study.all_trials[trial].mlflow_run_id != run:
             ledger.record(TrialTracked(trial=trial, mlflow_run_id=run))
 
+    def tell(moment: int) -> Content:
+        with ledger.lock:
+            objective = current_space(description, ledger.study).objective
+            return search_content(description, objective, ledger.study, moment)
+
     tracker = Tracker(
         uri,
         folder,
         uid=description.uid,
-        artifacts=folder.path.parent / "mlartifacts",
+        artifacts=folder.path.parent / ARTIFACTS,
         tags={
             "search": description.search,
             "space": description.space.name,
+            "row": description.space.name,
             "synthetic": str(description.synthetic).lower(),
             "data_fingerprint": description.data_fingerprint,
             "data_manifest": description.data_manifest or "none",
         },
         on_run=remember,
+        about=about(description, tell),
     )
     for record in ledger.history:
         tracker.put(record)

@@ -8,9 +8,12 @@ them too, and know no constraints.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from orchestrator.early_stopping import merits
+from orchestrator.estimates import estimate
 from orchestrator.expressions import Bound
 from orchestrator.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.points import Point
@@ -32,9 +35,12 @@ def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any
 
     Only finite values of completed trials enter as observations, with their standard error if the space says so;
     unfinished trials are pending points; failed and stopped ones are abandoned, so that Ax neither learns from them nor
-    proposes them again. Finished trials of an earlier search come before ours, if they have all objectives.
+    proposes them again. Where the space says so, stopped ones enter with what they might have come to. Finished trials
+    of an earlier search come before ours, if they have all objectives.
     """
-    ours = [_observation(space, trial) for trial in sorted(study.trials.values(), key=lambda trial: trial.index)]
+    in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
+    estimates = _estimates(space, in_order)
+    ours = [estimates.get(trial.key) or _observation(space, trial) for trial in in_order]
     others = [aim.metric for aim in space.objective.aims[1:]]
     earlier = [
         _completed(space, known.params, known.value, known.standard_error, known.figures)
@@ -146,6 +152,24 @@ def _observation(space: SearchSpace, trial: Trial) -> dict[str, Any]:
         return {"params": _encoded(space, trial.params), "state": "abandoned" if trial.is_over else "pending"}
     figures = told_figures(found, space.objective)
     return _completed(space, trial.params, found.value, found.standard_error, figures)
+
+
+def _estimates(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Observations of stopped trials, by their keys, where the space wants any and there is something to go by."""
+    objective = space.objective
+    if space.algorithm.stopped == "ignored" or len(objective.metrics()) > 1:
+        return {}
+    done = [(merits(trial, objective), score(trial, objective)) for trial in trials if trial.status == "completed"]
+    curves = [curve for curve, _ in done]
+    errors = [found.standard_error for _, found in done if found is not None and found.standard_error is not None]
+    found = {}
+    for trial in trials:
+        if trial.status == "stopped" and errors:
+            guess = estimate(merits(trial, objective), curves, statistics.median(errors))
+            if guess is not None:
+                value = objective.first.sign * guess.value
+                found[trial.key] = _completed(space, trial.params, value, guess.standard_error, {})
+    return found
 
 
 def _completed(

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.attempt import thread_environment
+from orchestrator.attempt import attempt_environment
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import die_with_parent
 from trainer.errors import ConfigError, DataError
@@ -58,7 +58,7 @@ def rehearse(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=thread_environment(threads),
+            env=attempt_environment(threads, None),
         ) as child,
     ):
         try:

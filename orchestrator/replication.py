@@ -15,6 +15,7 @@ from pydantic import Field
 
 from orchestrator.parameters import StrictConfig
 from orchestrator.scores import Score, is_feasible, keeps, limits, ranked, score
+from orchestrator.student import student_quantile
 from orchestrator.study import Study, Trial
 
 if TYPE_CHECKING:
@@ -141,10 +142,8 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit
-
     mean = statistics.fmean(values)
-    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
+    quantile = student_quantile((1 + CONFIDENCE) / 2, len(values) - 1)
     margin = quantile * statistics.stdev(values) / math.sqrt(len(values))
     return mean - margin, mean + margin
 
@@ -222,15 +221,3 @@ def repeat_folds(space: SearchSpace) -> list[int]:
 
 def _distinct(folds: Iterable[int | None]) -> list[int]:
     return [fold for fold in dict.fromkeys(folds) if fold is not None]
-
-
-def configured(space: SearchSpace, trial: Trial) -> TrialConfig:
-    """The trainer's configuration of a trial, with its seed and its fold."""
-    config = space.trial_config(trial.params, seed=trial.seed)
-    return config if trial.fold is None else on_fold(config, trial.fold)
-
-
-def on_fold(config: TrialConfig, fold: int) -> TrialConfig:
-    """The configuration with another validation fold."""
-    validation = config.data.validation.model_copy(update={"fold": fold})
-    return config.model_copy(update={"data": config.data.model_copy(update={"validation": validation})})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from orchestrator.objective import COSTS, Objective, OutcomeBound, RelativeBound
+from orchestrator.objective import COSTS, Aim, Objective, OutcomeBound, RelativeBound
 from orchestrator.study import Study, Trial
 from trainer.result import EpochResult
 
@@ -34,17 +34,24 @@ def score(trial: Trial, objective: Objective) -> Score | None:
     None before the first evaluation. Of several objectives the first one says which epoch is the best.
     """
     first = objective.first
-    evaluated = [result for result in trial.results if first.metric in result.metrics()]
-    if not evaluated:
+    chosen = _last(trial, first) if objective.epoch == "last" else _best(trial, first)
+    if chosen is None:
         return None
-    chosen = (
-        evaluated[-1]
-        if objective.epoch == "last"
-        else max(evaluated, key=lambda result: first.sign * result.metrics()[first.metric])
-    )
     figures = chosen.metrics() | costs(trial)
     values = tuple(figures[aim.metric] for aim in objective.aims)
     return Score(values[0], figures.get(f"{first.metric}_standard_error"), chosen, values, figures)
+
+
+def _last(trial: Trial, aim: Aim) -> EpochResult | None:
+    return next((result for result in reversed(trial.results) if aim.metric in result.metrics()), None)
+
+
+def _best(trial: Trial, aim: Aim) -> EpochResult | None:
+    """The earliest of equals."""
+    evaluated = [
+        (figures[aim.metric], result) for result in trial.results if aim.metric in (figures := result.metrics())
+    ]
+    return max(evaluated, key=lambda pair: aim.sign * pair[0])[1] if evaluated else None
 
 
 def costs(trial: Trial) -> dict[str, float]:

@@ -16,6 +16,7 @@ from orchestrator.algorithms import ALGORITHMS
 from orchestrator.attempt import HANG_FILE, Assignment
 from orchestrator.ax_process import AxProcess
 from orchestrator.budget import spent
+from orchestrator.configured import configured
 from orchestrator.events import (
     AttemptFailed,
     FailureKind,
@@ -24,13 +25,15 @@ from orchestrator.events import (
     TrialReported,
     TrialStarted,
     TrialSuggested,
+    TrialTested,
 )
 from orchestrator.failures import DiskFull, broken_circuit
+from orchestrator.finalization import Final, final_seed, next_final
 from orchestrator.folder import SearchFolder
 from orchestrator.hang import HANG_AFTER_S, hung
 from orchestrator.journal import Record
 from orchestrator.ledger import Ledger, record_epoch
-from orchestrator.replication import Repeat, configured, next_repeat
+from orchestrator.replication import Repeat, next_repeat
 from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
 from orchestrator.study import may_retry, unfinished
@@ -161,6 +164,8 @@ class AxSearcher(Searcher):
             key = self._waiting.popleft()
             if not study.all_trials[key].is_over:
                 return self._start(trial_id, key)
+        if (final := next_final(study)) is not None:
+            return self._start(trial_id, self._create_final(final))
         end = spent(study, self._space, time.time())
         if end is not None:
             return self._nothing_left() if end.ends_repeats else self._repeat(trial_id)
@@ -231,6 +236,22 @@ class AxSearcher(Searcher):
         )
         return repeat.key
 
+    def _create_final(self, final: Final) -> str:
+        original = final.original
+        self._ledger.record(
+            TrialSuggested(
+                trial=final.key,
+                index=original.index,
+                params=original.params,
+                source="finalize",
+                seed=final_seed(self._ledger.study.seed, final.number),
+                repeats=original.key,
+                finalization=final.finalization,
+                epochs=final.epochs,
+            )
+        )
+        return final.key
+
     def _start(self, trial_id: str, key: str) -> dict[str, Any]:
         trial = self._ledger.study.all_trials[key]
         out = self._folder.trial(key)
@@ -241,21 +262,27 @@ class AxSearcher(Searcher):
         self._supervisor.started(key)
         self._before_start(key)
         attempt = trial.attempts + 1
-        self._ledger.record(TrialStarted(trial=key, attempt=attempt, gpus=self._gpus))
+        self._ledger.record(TrialStarted(trial=key, attempt=attempt, gpus=self._gpus, threads=self._threads))
         self._live[trial_id] = key
         assignment = Assignment(
             search=self._folder.path,
             trial=key,
             attempt=attempt,
             threads=self._threads,
+            gpus=self._gpus,
             hang_after=self._hang_after,
             fold=trial.fold,
+            tests=trial.finalization > 0,
         )
         return assignment.model_dump(mode="json")
 
     def _on_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
         key, message = self._live.get(trial_id), read_message(result)
-        if key is None or message is None or message.epoch_result is None:
+        if key is None or message is None:
+            return False
+        if message.test is not None and self._ledger.study.all_trials[key].test is None:
+            self._ledger.record(TrialTested(trial=key, evaluation=message.test))
+        if message.epoch_result is None:
             return False
         # Ax takes ten seconds of processor time to import: not before the first trials are under way.
         self._ax.start()

@@ -63,13 +63,19 @@ class AlgorithmConfig(StrictConfig):
     noise: Literal["inferred", "queries"] = "inferred"
     """What `ax` is told of the noise of mAP. `inferred`: nothing, the model estimates it. `queries`: the standard error
     over queries, most of which all trials share."""
+    stopped: Literal["ignored", "estimated"] = "ignored"
+    """What `ax` is told of trials that were stopped early. `ignored`: that they are not to be tried again. `estimated`:
+    what they might have come to, with the error of that (`orchestrator.estimates`); needs `noise: queries`, as the
+    model weighs values by their errors."""
 
-    @field_validator("method", "noise")
+    @field_validator("method", "noise", "stopped")
     @classmethod
     def _of_the_model(cls, value: str, info: ValidationInfo) -> str:
         name = info.data.get("name", "ax")
-        if name != "ax" and value not in ("fast", "inferred"):
+        if name != "ax" and value not in ("fast", "inferred", "ignored"):
             raise ValueError(f"is a setting of ax; {name} has no model (is {shown(value)})")
+        if value == "estimated" and info.data.get("noise") != "queries":
+            raise ValueError("needs 'noise: queries' beside it: the model weighs estimates by their errors")
         return value
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.configured import on_fold
 from orchestrator.folder import SearchFolder
-from orchestrator.replication import on_fold, repeat_folds
+from orchestrator.replication import repeat_folds
 from orchestrator.space import SearchSpace
 from trainer.data import Tracklet, read_splits
 from trainer.data.validation import ValidationSplit, cut_validation, write_validation

@@ -11,7 +11,7 @@ from orchestrator.loading import LoadedSearch, load_search
 from orchestrator.objective import Objective
 from orchestrator.replication import Confirmation, best_configuration, confirmations
 from orchestrator.scores import pareto_front
-from orchestrator.study import Study, Trial, TrialStatus
+from orchestrator.study import Finalization, Study, Trial, TrialStatus
 
 
 def read_status(folder: SearchFolder) -> dict[str, Any]:
@@ -48,6 +48,36 @@ def status_document(search: LoadedSearch) -> dict[str, Any]:
         ],
         "front": _front_document(study, space.objective),
         "trials": configurations + repeats,
+        "finalizations": [_finalization_document(each) for each in study.finalizations],
+        "finals": [
+            {**_trial_document(trial, running=state == "running"), **_test_document(trial)}
+            for trial in study.finals.values()
+        ],
+    }
+
+
+def _finalization_document(finalization: Finalization) -> dict[str, Any]:
+    """That the test set was opened; `time` is in seconds since 1970 UTC."""
+    asked = finalization.asked
+    return {
+        "number": asked.finalization,
+        "time": finalization.moment,
+        "by": asked.by,
+        "leaders": asked.leaders,
+        "seeds": asked.seeds,
+        "epochs": asked.epochs,
+    }
+
+
+def _test_document(trial: Trial) -> dict[str, Any]:
+    """What the test set says of a trial's network."""
+    test = trial.test
+    return {
+        "finalization": trial.finalization,
+        "test": None if test is None else test.metrics(),
+        "protocol": None if test is None else test.protocol,
+        "queries": None if test is None else test.queries,
+        "dropped_queries": None if test is None else test.dropped_queries,
     }
 
 

@@ -18,6 +18,7 @@ from orchestrator.display import (
     trials_table,
     uniform_attention,
 )
+from orchestrator.finalview import finals_lines, finals_table
 from orchestrator.folder import existing_search, searches
 from orchestrator.frontview import front_table
 from orchestrator.shortform import percent
@@ -79,6 +80,10 @@ def _print(document: dict[str, Any], *, clear: bool) -> None:
         console.print(front)
     if uniform := uniform_attention(document):
         console.print(f"attention {uniform}", soft_wrap=True)
+    if finals := finals_table(document):
+        console.print(finals)
+    for line in finals_lines(document):
+        console.print(f"test set: {line}", soft_wrap=True)
     if document["synthetic"]:
         console.print(SYNTHETIC_MARK)
     if document["state"] == "interrupted":

@@ -14,6 +14,7 @@ from orchestrator.events import (
     AttemptFailed,
     Event,
     FailureKind,
+    FinalizationStarted,
     Observation,
     ObservationsAttached,
     SearchCreated,
@@ -28,12 +29,13 @@ from orchestrator.events import (
     TrialStarted,
     TrialStopped,
     TrialSuggested,
+    TrialTested,
     TrialTracked,
 )
 from orchestrator.journal import Record
 from orchestrator.parameters import Value
 from orchestrator.spending import Spending
-from trainer.result import EpochResult
+from trainer.result import EpochResult, Evaluation
 
 TrialStatus = Literal["pending", "running", "completed", "stopped", "failed"]
 SearchState = Literal["running", "finished", "interrupted", "failed"]
@@ -75,8 +77,16 @@ class Trial:
     """Key of the trial whose configuration this one runs again with another seed; empty for a new configuration."""
     fold: int | None = None
     """The validation fold, where it is not that of the search."""
+    finalization: int = 0
+    """Number of the finalization that trains it for the test set; 0 for all other trials."""
+    epochs: int | None = None
+    """Epochs, where not those of the configuration."""
+    test: Evaluation | None = None
+    """What the test set said of its network."""
     gpus: float = 0.0
     """That its latest attempt holds or held."""
+    threads: int | None = None
+    """CPU threads of its latest attempt; None where the journal does not say."""
     gpu_seconds: float = 0.0
     """Duration of its epochs, each times the GPUs held."""
 
@@ -95,12 +105,22 @@ TrialEvent = (
     TrialTracked
     | TrialStarted
     | TrialReported
+    | TrialTested
     | TrialCompleted
     | TrialStopped
     | AttemptFailed
     | TrialFailed
     | TrialReopened
 )
+
+
+@dataclass(frozen=True)
+class Finalization:
+    """That the test set was opened, and for what."""
+
+    asked: FinalizationStarted
+    moment: float | None
+    """When, in seconds since 1970 UTC; None where the events were folded without their times."""
 
 
 @dataclass
@@ -118,6 +138,11 @@ class Study:
     budget of trials and the stopping rules know of."""
     repeats: dict[str, Trial] = field(default_factory=dict)
     """Trials that run one of those configurations again with another seed; see `orchestrator.replication`."""
+    finals: dict[str, Trial] = field(default_factory=dict)
+    """Trials that run leading configurations on all training persons for the test set; see
+    `orchestrator.finalization`."""
+    finalizations: list[Finalization] = field(default_factory=list)
+    """Each time that the test set was opened."""
     completed: list[str] = field(default_factory=list)
     """Keys of the completed configurations in the order in which they were."""
     failed: list[TrialFailed] = field(default_factory=list)
@@ -151,18 +176,23 @@ class Study:
             case SearchExtended():
                 self.extended = event.space
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
+            case FinalizationStarted():
+                self.finalizations.append(Finalization(event, moment))
+                self.ended = "interrupted" if self.ended == "finished" else self.ended
             case _:
                 self._apply_to_trial(event, self.all_trials[event.trial])
 
     @property
     def all_trials(self) -> Mapping[str, Trial]:
-        """Configurations and then repeats, by their keys."""
-        return ChainMap(self.repeats, self.trials)
+        """Configurations, then repeats, then those for the test set, by their keys."""
+        return ChainMap(self.finals, self.repeats, self.trials)
 
     def _add(self, event: TrialSuggested) -> None:
         trial = Trial(event.trial, event.index, event.params, event.source, event.seed, event.note)
         trial.repeats, trial.fold = event.repeats, event.fold
-        (self.repeats if event.repeats else self.trials)[trial.key] = trial
+        trial.finalization, trial.epochs = event.finalization, event.epochs
+        kind = self.finals if event.finalization else self.repeats if event.repeats else self.trials
+        kind[trial.key] = trial
 
     def _apply_to_trial(self, event: TrialEvent, trial: Trial) -> None:
         match event:
@@ -170,12 +200,16 @@ class Study:
                 trial.mlflow_run_id = event.mlflow_run_id
             case TrialStarted():
                 trial.status, trial.attempts, trial.gpus = "running", event.attempt, event.gpus
+                trial.threads = event.threads
                 self.spending.held[trial.key] = event.gpus
                 return
             case TrialReported():
                 if event.result.epoch > trial.epoch:
                     trial.results.append(event.result)
                     trial.gpu_seconds += event.result.seconds * trial.gpus
+                return
+            case TrialTested():
+                trial.test = event.evaluation
                 return
             case TrialCompleted():
                 trial.status, trial.reason = "completed", None
@@ -209,7 +243,7 @@ class Study:
                 trial.status = "pending"
 
     def counts(self) -> dict[TrialStatus, int]:
-        """Number of trials in each status, repeats among them, all statuses named."""
+        """Number of trials in each status, those that run a configuration again among them, all statuses named."""
         found = Counter(trial.status for trial in self.all_trials.values())
         return {status: found[status] for status in ("pending", "running", "completed", "stopped", "failed")}
 
@@ -236,6 +270,7 @@ def may_retry(trial: Trial, failure: FailureKind) -> bool:
 
 
 def unfinished(study: Study) -> list[Trial]:
-    """Trials that were suggested and are not over, in the order of their suggestion, repeats last."""
+    """Trials that were suggested and are not over, in the order of their suggestion, repeats after configurations."""
     configurations = sorted(study.trials.values(), key=lambda trial: trial.index)
-    return [trial for trial in (*configurations, *study.repeats.values()) if not trial.is_over]
+    others = (*study.repeats.values(), *study.finals.values())
+    return [trial for trial in (*configurations, *others) if not trial.is_over]

@@ -1,8 +1,8 @@
 """What to try next, as a pure function of the space, the seed and the history.
 
-The same history always gives the same step. Points come from the space's own list first, then from a scrambled Sobol
-sequence, then from Ax's model (`orchestrator.ax_worker`), which is rebuilt from the history for every question. A
-restart therefore cannot change what a search proposes.
+The same history always gives the same step. Points come from the space's own list first, or from its middle where that
+is empty, then from a scrambled Sobol sequence, then from Ax's model (`orchestrator.ax_worker`), which is rebuilt from
+the history for every question. A restart therefore cannot change what a search proposes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestio
     As long as too few trials have finished the design goes on, so that a search never waits for a first result.
     Finished trials of an earlier search (warm start) count, and take the place of the design.
     """
-    if (start := start_suggestion(space, study)) is not None:
+    if (start := start_suggestion(space, study) or center_suggestion(space, study)) is not None:
         return start
     known = len(study.attached)
     finished = known + sum(trial.status == "completed" for trial in study.trials.values())
@@ -79,6 +79,17 @@ def start_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
     """The next of the points that the space names to be tried first, or None after the last."""
     index = len(study.trials)
     return Suggestion(dict(space.start[index]), "start") if index < len(space.start) else None
+
+
+def center_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
+    """The middle of all ranges, on their scales, as the very first point of a space that names none; else None.
+
+    Whoever writes a range writes it around what they believe in. None too where a constraint forbids the middle.
+    """
+    if study.trials or study.attached or space.start:
+        return None
+    middle = space.sample([0.5] * len(space.parameters))
+    return None if middle is None else Suggestion(middle, "center")
 
 
 def sobol_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
@@ -107,6 +118,7 @@ __all__ = [
     "Question",
     "Step",
     "Suggestion",
+    "center_suggestion",
     "initial_suggestion",
     "initial_trials",
     "model_question",

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attempt import Assignment, Message, thread_environment
+from orchestrator.attempt import Assignment, Message, attempt_environment
 from orchestrator.attempt_server import STOP_ORDER
 from orchestrator.folder import SearchFolder
 
@@ -127,7 +127,7 @@ def _ready_server(assignment: Assignment) -> AttemptServer:
     global _server
     if _server is None or not _server.is_ready():
         log = SearchFolder(assignment.search).logs / "attempts.log"
-        _server = AttemptServer(log, thread_environment(assignment.threads))
+        _server = AttemptServer(log, attempt_environment(assignment.threads, assignment.gpus))
     return _server
 
 

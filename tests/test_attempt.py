@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.attempt import ERROR_FILE, LOG_FILE, STOP_FILE, Assignment, Message, run_attempt
+from orchestrator.attempt import ERROR_FILE, LOG_FILE, STOP_FILE, Assignment, Message, attempt_environment, run_attempt
 from orchestrator.hang import HangWatch, hung
 from trainer import DataError, DivergedError, TrialConfig
 from trainer.data import read_splits
@@ -216,3 +216,12 @@ def test_a_frame_that_vanished_is_bad_data_and_names_the_file(
     assert message.outcome is not None
     assert message.outcome.failure == "bad_data"
     assert "F001.jpg" in message.outcome.reason
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(0, ""), (1, "3"), (0.5, "3"), (None, "3")])
+def test_an_attempt_that_was_given_no_gpu_sees_none(
+    monkeypatch: pytest.MonkeyPatch, gpus: float | None, seen: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert attempt_environment(2, gpus)["CUDA_VISIBLE_DEVICES"] == seen
+    assert attempt_environment(2, gpus)["OMP_NUM_THREADS"] == "2"

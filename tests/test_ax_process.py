@@ -157,6 +157,46 @@ def test_every_exception_of_ax_is_an_answer_and_leaves_the_child_alive(tmp_path:
     assert not any("ended" in failure or "\n" in failure for failure in failures)
 
 
+ONE_BY_ONE = """
+import orchestrator.ax_worker as worker
+
+tell = worker._tell
+
+def one_by_one(client, trials, metric):
+    for trial in trials:
+        index = client.attach_trial(trial["params"])
+        if trial["state"] == "completed":
+            error = trial["standard_error"]
+            value = trial["value"] if error is None else (trial["value"], error)
+            client.complete_trial(index, raw_data={**trial["figures"], metric: value})
+        elif trial["state"] == "abandoned":
+            client.mark_trial_abandoned(index)
+
+def answer(question):
+    frames = []
+    for worker._tell in (one_by_one, tell):
+        experiment = worker.told_client(question)._experiment
+        statuses = [trial.status.name for trial in experiment.trials.values()]
+        data = experiment.lookup_data().df.sort_values(["trial_index", "metric_name"])
+        frames.append((statuses, data[["trial_index", "arm_name", "metric_name", "mean", "sem"]].to_csv(index=False)))
+    return {"same": frames[0] == frames[1], "rows": frames[1][1].count("\\n")}
+
+worker.answer = answer
+worker.main()
+"""
+
+
+def test_trials_told_in_one_go_are_what_ax_knows_of_trials_told_one_by_one(tmp_path: Path) -> None:
+    process, asked = AxProcess(tmp_path / "ax.log", command=(sys.executable, "-c", ONE_BY_ONE)), question()
+    asked["trials"][1]["figures"] = {"mINP": 0.3}
+    asked["trials"][2]["standard_error"] = 0.01
+    asked["trials"][3] = {"params": asked["trials"][3]["params"], "state": "abandoned"}
+    try:
+        assert answer(process, asked) == {"same": True, "rows": 1 + 4}
+    finally:
+        process.close()
+
+
 def test_poison_in_a_question_is_an_error_and_the_next_question_is_answered(ax: AxProcess) -> None:
     poisoned = question()
     poisoned["trials"][0]["value"] = "high"

@@ -16,6 +16,7 @@ from scipy import stats
 from orchestrator.algorithms import ALGORITHMS
 from orchestrator.bestline import best_lines, best_mark, best_value, confirmation_lines
 from orchestrator.budget import spent, without_improvement
+from orchestrator.configured import configured
 from orchestrator.datafit import misfits
 from orchestrator.early_stopping import decide
 from orchestrator.events import EVENT, Event, TrialCompleted, TrialFailed, TrialReported, TrialStarted, TrialSuggested
@@ -26,7 +27,6 @@ from orchestrator.replication import (
     CONFIRMING_SEEDS,
     Repeat,
     best_configuration,
-    configured,
     confirmations,
     fresh_fold,
     interval_of_mean,

@@ -146,6 +146,28 @@ def test_a_finished_search_is_extended_confirmed_and_its_journal_sent_again(fini
     }
 
 
+def test_the_test_set_is_opened_once_and_a_killed_finalization_goes_on(finished: Search, tmp_path: Path) -> None:
+    copy = Search(tmp_path / "storage", "finished")
+    shutil.copytree(finished.folder, copy.folder)
+    copy.start("finalize", "finished", "--top", "1", "--seeds", "2", "--concurrent", "1")
+    copy.until(lambda document: any(trial["test"] for trial in document["finals"]))
+    copy.kill()
+    tested = {trial["trial"]: trial["test"] for trial in copy.status()["finals"] if trial["test"]}
+    copy.start("finalize", "finished", "--concurrent", "1")
+    assert copy.wait() == 0, copy.log.read_text()
+    document = copy.status()
+    best = finished.status()["best"]["trial"]
+    assert document["state"] == "finished"
+    assert [trial["trial"] for trial in document["finals"]] == [f"{best}-f1", f"{best}-f2"]
+    assert all(trial["status"] == "completed" and trial["test"] for trial in document["finals"])
+    assert tested.items() <= {trial["trial"]: trial["test"] for trial in document["finals"]}.items()
+    assert len(document["finalizations"]) == 1
+    assert document["best"] == finished.status()["best"], "the choice does not know of the test set"
+    refused = command("finalize", "finished", "--storage", str(copy.storage))
+    assert refused.returncode == 3
+    assert "the test set was opened" in refused.stderr
+
+
 def test_a_running_search_is_stopped_from_another_process_and_gives_up_the_trials_it_is_told_to(
     tmp_path: Path,
 ) -> None:
@@ -204,7 +226,10 @@ class Snapshot(NamedTuple):
 
 @dataclass
 class Battered:
-    """A search that was killed, wounded, stopped twice, and resumed each time until it finished."""
+    """A search that was wounded, stopped twice, and resumed each time until it finished.
+
+    One whose driver is killed is in `test_chaos`.
+    """
 
     search: Search
     after: dict[str, Snapshot]
@@ -220,10 +245,6 @@ def battered(storage: Path) -> Battered:
     battered = Battered(search, {})
     search.launch("--trials", "6", *SLOW)
     search.until(one_completed_one_in_the_middle)
-    search.kill()
-    battered.note("SIGKILL", None)
-    search.resume()
-    search.until(goes_on_after(battered.after["SIGKILL"]))
     _kill_an_attempt(search)
     search.until(lambda document: any(trial["reason"] for trial in document["trials"]))
     battered.note("wound", None)
@@ -271,25 +292,25 @@ def test_signals_end_a_search_with_their_exit_code_and_a_hint(battered: Battered
 
 
 def test_an_interrupted_search_says_so_and_runs_nothing(battered: Battered) -> None:
-    for what in ("SIGKILL", "SIGTERM", "SIGINT"):
+    for what in ("SIGTERM", "SIGINT"):
         assert battered.after[what].status["state"] == "interrupted"
         assert battered.after[what].status["counts"]["running"] == 0
 
 
 def test_a_completed_trial_is_neither_lost_nor_run_again(battered: Battered) -> None:
     end = battered.after["end"]
-    for what in ("SIGKILL", "SIGTERM", "SIGINT"):
+    for what in ("SIGTERM", "SIGINT"):
         before = battered.after[what]
         for trial in before.status["trials"]:
             if trial["status"] == "completed":
                 assert end.status["trials"][trial["ax_index"]] == trial
                 assert end.results[trial["trial"]] == before.results[trial["trial"]]
-    assert battered.after["SIGKILL"].status["counts"]["completed"] >= 1
+    assert battered.after["SIGTERM"].status["counts"]["completed"] >= 1
 
 
 def test_an_unfinished_trial_continues_from_its_checkpoint_with_the_same_parameters(battered: Battered) -> None:
     end, continued = battered.after["end"], 0
-    for what in ("SIGKILL", "SIGTERM", "SIGINT"):
+    for what in ("SIGTERM", "SIGINT"):
         before = battered.after[what]
         for trial in before.status["trials"]:
             now = end.status["trials"][trial["ax_index"]]
@@ -302,7 +323,7 @@ def test_an_unfinished_trial_continues_from_its_checkpoint_with_the_same_paramet
                 if len(before.results[trial["trial"]].splitlines()) < EPOCHS:
                     assert now["attempts"] > trial["attempts"]
                     continued += 1
-    assert continued >= 3
+    assert continued >= 2
 
 
 def test_every_epoch_of_every_trial_is_there_once(battered: Battered) -> None:
@@ -329,5 +350,5 @@ def test_a_killed_attempt_is_noted_and_tried_again(battered: Battered) -> None:
 
 
 def test_no_process_that_trains_or_proposes_survives_its_driver(battered: Battered) -> None:
-    assert len(battered.search.family) >= 12
+    assert len(battered.search.family) >= 9
     assert battered.search.survivors(30) == []

@@ -33,6 +33,25 @@ def test_known_points_come_first_then_the_initial_design_then_the_model(smoke: S
     assert sources == ["start", *["sobol"] * 5, "model", "model"]
 
 
+def test_a_space_without_known_points_begins_in_its_middle() -> None:
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["start=[]"])
+    first = initial_suggestion(space, 0, fold([]))
+    assert first is not None
+    assert first.source == "center"
+    assert first.params["optim.learning_rate"] == pytest.approx(1e-3), "of 1e-4 to 1e-2, on its log scale"
+    assert first.params["clips.persons"] == 3
+    second = initial_suggestion(space, 0, fold(completed(0, 0.1)))
+    assert second is not None
+    assert second.source == "sobol"
+
+
+def test_a_middle_that_a_constraint_forbids_is_left_out() -> None:
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["start=[]", "constraints=['clips.persons <= 2']"])
+    first = initial_suggestion(space, 0, fold([]))
+    assert first is not None
+    assert first.source == "sobol"
+
+
 def test_the_initial_design_goes_on_while_too_little_is_known_for_a_model(smoke: SearchSpace) -> None:
     nothing_finished = fold([suggested(index) for index in range(20)])
     suggestion = initial_suggestion(smoke, 0, nothing_finished)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from trainer.compute import prepare_process
     from trainer.config import TrialConfig
     from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
+    from trainer.export import ExportedNetwork, export_network, missing_packages
     from trainer.result import EpochResult, Evaluation, Report, ignore_report
+    from trainer.testset import check_test_set, figures_on_test_set
     from trainer.training import FitResult, fit, last_checkpoint
     from trainer.trial_step import StepCost, measure_step
     from trainer.weights import require_weights
@@ -27,16 +29,21 @@ _HOME = {
     "DivergedError": "trainer.errors",
     "EpochResult": "trainer.result",
     "Evaluation": "trainer.result",
+    "ExportedNetwork": "trainer.export",
     "FitResult": "trainer.training",
     "Report": "trainer.result",
     "StepCost": "trainer.trial_step",
     "StoppedError": "trainer.errors",
     "TrialConfig": "trainer.config",
+    "check_test_set": "trainer.testset",
     "evaluate": "trainer.assess",
+    "figures_on_test_set": "trainer.testset",
+    "export_network": "trainer.export",
     "fit": "trainer.training",
     "ignore_report": "trainer.result",
     "last_checkpoint": "trainer.training",
     "measure_step": "trainer.trial_step",
+    "missing_packages": "trainer.export",
     "multiplications_per_batch": "trainer.workload",
     "prepare_process": "trainer.compute",
     "require_weights": "trainer.weights",
@@ -56,16 +63,21 @@ __all__ = [
     "DivergedError",
     "EpochResult",
     "Evaluation",
+    "ExportedNetwork",
     "FitResult",
     "Report",
     "StepCost",
     "StoppedError",
     "TrialConfig",
+    "check_test_set",
     "evaluate",
+    "export_network",
+    "figures_on_test_set",
     "fit",
     "ignore_report",
     "last_checkpoint",
     "measure_step",
+    "missing_packages",
     "multiplications_per_batch",
     "prepare_process",
     "require_weights",

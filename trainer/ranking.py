@@ -21,7 +21,7 @@ from trainer.evaluation import EvaluationConfig, Viewing, embed
 from trainer.metrics import Ranking, evaluate_ranking, rank_embeddings
 from trainer.model import TemporalAttentionResNet
 from trainer.progress import Progress, no_progress
-from trainer.protocols import PROTOCOLS
+from trainer.protocols import PROTOCOLS, ProtocolName
 from trainer.rerank import k_reciprocal_distance
 from trainer.result import Evaluation, Figures
 
@@ -45,6 +45,15 @@ class Lineup(NamedTuple):
         return persons[0], persons[1], cameras[0], cameras[1]
 
 
+class RankedTracklets(NamedTuple):
+    """An evaluation, and what it is the sum of."""
+
+    evaluation: Evaluation
+    ranking: Ranking
+    reranked: Ranking | None
+    lineup: Lineup
+
+
 def line_up(
     vectors: Float[Tensor, "N D"], query: Sequence[Tracklet], gallery: Sequence[Tracklet], config: EvaluationConfig
 ) -> Lineup:
@@ -54,10 +63,21 @@ def line_up(
         ConfigError: the protocol does not fit the data.
         DataError: no query has a match in the gallery.
     """
-    first = 0 if PROTOCOLS[config.protocol].queries_in_gallery else len(query)
-    searched = [*query, *gallery][first:]
-    _check_matches(query, searched, config.protocol)
+    searched = searched_gallery(query, gallery, config.protocol)
+    first = len(query) + len(gallery) - len(searched)
     return Lineup(query, searched, vectors[: len(query)], vectors[first:], config.protocol)
+
+
+def searched_gallery(query: Sequence[Tracklet], gallery: Sequence[Tracklet], protocol: ProtocolName) -> list[Tracklet]:
+    """What the protocol searches for the queries: the gallery, with the queries before it where they belong to it.
+
+    Raises:
+        ConfigError: the protocol does not fit the data.
+        DataError: no query has a match in the gallery.
+    """
+    searched = [*(query if PROTOCOLS[protocol].queries_in_gallery else ()), *gallery]
+    _check_matches(query, searched, protocol)
+    return searched
 
 
 def _check_matches(query: Sequence[Tracklet], gallery: Sequence[Tracklet], protocol: str) -> None:
@@ -139,7 +159,7 @@ def rank_tracklets(
     rerank: bool = False,
     damage: DamageTally | None = None,
     progress: Progress = no_progress,
-) -> Evaluation:
+) -> RankedTracklets:
     """Embeds query and gallery, ranks the gallery for each query and sums it up; arguments as in `embed`.
 
     Raises:
@@ -149,5 +169,6 @@ def rank_tracklets(
     """
     embeddings = embed(model, [*query, *gallery], config, viewing, damage=damage, progress=progress)
     lineup = line_up(embeddings.vectors, query, gallery, config)
-    again = reranked_ranking(lineup, config) if rerank else None
-    return summary(plain_ranking(lineup, config), again, embeddings.attention_entropy, config.protocol)
+    ranking, reranked = plain_ranking(lineup, config), reranked_ranking(lineup, config) if rerank else None
+    figures = summary(ranking, reranked, embeddings.attention_entropy, config.protocol)
+    return RankedTracklets(figures, ranking, reranked, lineup)

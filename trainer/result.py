@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from trainer.atomic import write_atomically
+from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 
 
@@ -107,6 +108,20 @@ def ignore_report(result: EpochResult) -> None:
 def write_results(path: Path, results: Sequence[EpochResult]) -> None:
     """Replaces the file by the results, one JSON object per line."""
     write_atomically(path, "".join(result.model_dump_json() + "\n" for result in results))
+
+
+def read_evaluation(path: Path) -> Evaluation | None:
+    """The figures in a file that holds those of one evaluation; None where there is no such file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return Evaluation.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{path}: damaged ({error.error_count()} errors); delete it to evaluate again") from error
 
 
 def append_result(path: Path, result: EpochResult) -> None:

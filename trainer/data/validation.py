@@ -26,9 +26,10 @@ log = logging.getLogger(__name__)
 class ValidationConfig(FrozenConfig):
     """How the validation split is cut from the training persons."""
 
-    share: float = Field(0.1, gt=0, lt=1)
-    """Share of the training persons that are held out; only persons seen by two cameras or more. Ignored where
-    `folds` is set."""
+    share: float = Field(0.1, ge=0, lt=1)
+    """Share of the training persons that are held out; only persons seen by two cameras or more. 0 holds out nobody:
+    a training without figures of its own, for a network that is to be judged on the test set. Ignored where `folds`
+    is set."""
     distractors: float = Field(0.25, ge=0, le=1)
     """Share of the remaining training tracklets added to the validation gallery as distractors."""
     seed: int = Field(0, ge=0)
@@ -39,6 +40,11 @@ class ValidationConfig(FrozenConfig):
     of PRID2011."""
     fold: int = Field(0, ge=0)
     """Number, from 0, of the group that is held out; only with `folds`."""
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there is a validation split."""
+        return self.folds is not None or self.share > 0
 
     @model_validator(mode="after")
     def _fold_exists(self) -> ValidationConfig:
@@ -69,11 +75,13 @@ def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> Valid
 
     Every query has a match in the gallery under another camera. For that, a person with one tracklet
     per camera gives one query only, and a person under one camera is never held out. A warning says so where the
-    queries are fewer than `FEW_QUERIES`.
+    queries are fewer than `FEW_QUERIES`. Where nobody is to be held out, everything is trained on.
 
     Raises:
         DataError: too few persons are seen by two cameras, or fewer than two would be left to train on.
     """
+    if not config.holds_out:
+        return ValidationSplit(persons=(), train=tuple(range(len(train))), query=(), gallery=(), distractors=())
     generator = np.random.default_rng(config.seed)
     by_person = _cameras_of_persons(train)
     persons = _held_out(by_person, config, generator)

@@ -1,0 +1,43 @@
+"""What all commands that drive a search have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import Exit
+from orchestrator.tracking_database import SQLITE
+
+if TYPE_CHECKING:
+    from orchestrator.description import Options
+    from orchestrator.folder import SearchFolder
+
+
+def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
+    """The options that a search was launched with, apart from those that are given and not None."""
+    from orchestrator.description import Options, read_description
+
+    before = read_description(folder.description).options
+    given = {name: value for name, value in changed.items() if value is not None}
+    return Options.model_validate(before.model_dump() | given)
+
+
+def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
+    """Drives the search to its end before people's eyes and returns the exit code."""
+    from orchestrator.display import Display
+    from orchestrator.launch import drive
+
+    display = Display(folder)
+    with display.showing():
+        ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
+    display.ending(ending)
+    if strict and ending.exit_code == Exit.SOME_TRIALS_FAILED:
+        return Exit.SEARCH_FAILED
+    return ending.exit_code
+
+
+def absolute_database(uri: str | None) -> str | None:
+    """A relative SQLite path made absolute: the search may be resumed from another folder."""
+    if uri is None or not uri.startswith(SQLITE):
+        return uri
+    return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())

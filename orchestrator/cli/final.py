@@ -1,0 +1,121 @@
+"""finalize, ablate, tables: the test set, once, and what it said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import options
+from orchestrator.cli.driving import drive_and_show, options_as_before
+from orchestrator.errors import Exit
+
+
+@click.command(epilog="Example: reidsearch finalize attn_cl-7f3a --top 1 --seeds 5 --epochs 400")
+@options.search
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Configurations, the best first.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Networks of each of them.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of each training.  [default: the configuration's]")
+@click.option("--again", is_flag=True, help="Open a test set that was opened before; recorded.")
+@options.concurrent
+@options.gpus_per_trial
+@options.storage
+@options.address
+@click.option("--strict", is_flag=True, help="Exit with 1 when any training failed.")
+def finalize(
+    name: str,
+    top: int,
+    seeds: int,
+    epochs: int | None,
+    again: bool,
+    concurrent: int | None,
+    gpus_per_trial: float | None,
+    storage: Path,
+    address: str | None,
+    strict: bool,
+) -> int:
+    """Train the best configurations on all persons and judge them on the test set, which is opened once.
+
+    To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`.
+    """
+    from orchestrator.folder import existing_search
+    from orchestrator.opening import open_test_set
+
+    folder = existing_search(storage, name)
+    opened = open_test_set(folder, top=top, seeds=seeds, epochs=epochs, again=again).asked
+    trainings = f"{', '.join(opened.leaders)}, {opened.seeds} seed{'s' * (opened.seeds > 1)} each"
+    click.echo(f"test set  opened by {opened.by} for {trainings}", err=True)
+    asked = options_as_before(folder, concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address)
+    return drive_and_show(folder, asked, strict)
+
+
+@click.command(epilog="Example: reidsearch tables baseline-1c02 b_bot-88ab attn_cl-7f3a --format latex")
+@options.searches
+@click.option(
+    "--format", "form", type=click.Choice(["md", "latex", "csv"]), default="md", show_default=True, help="Form."
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File.  [default: standard output]")
+@options.storage
+def tables(names: tuple[str, ...], form: str, out: Path | None, storage: Path) -> int:
+    """Show what the test set said of searches beside what the paper published."""
+    from trainer.atomic import write_atomically
+
+    text = _tables(names, form, storage)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomically(out, text)
+        click.echo(f"{out}: {form}")
+    return Exit.OK
+
+
+def _tables(names: Iterable[str], form: str, storage: Path) -> str:
+    from orchestrator.folder import existing_search
+    from orchestrator.loading import load_search
+    from orchestrator.results import tables as made
+    from orchestrator.results.tableview import FORMATS
+
+    return FORMATS[form](made.tables([load_search(existing_search(storage, name)) for name in names]))
+
+
+@click.command(epilog="Example: reidsearch ablate --data /data/mars --seeds 5")
+@click.option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Networks of each row.")
+@click.option("--row", "rows", multiple=True, metavar="SPACE", help="Only these; repeatable.  [default: Table 1]")
+@click.option("--name", default="ablation", show_default=True, help="Searches are called NAME-ROW.")
+@options.overrides
+@options.concurrent
+@options.gpus_per_trial
+@options.storage
+@options.address
+def ablate(
+    data: str | None,
+    seeds: int,
+    rows: tuple[str, ...],
+    name: str,
+    overrides: tuple[str, ...],
+    concurrent: int | None,
+    gpus_per_trial: float | None,
+    storage: Path,
+    address: str | None,
+) -> int:
+    """Train the published configuration of every row of the paper's Table 1 over seeds and judge it on the test set.
+
+    Each row is a search of one trial that is then finalized. Interrupted, the same command goes on; its last words are
+    those of `reidsearch tables`.
+    """
+    from orchestrator.ablation import TABLE_1, Ablation, rows_under_way
+    from orchestrator.description import Options
+
+    asked = Options(concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address)
+    ablation = Ablation(name, rows or TABLE_1, data, overrides, seeds, storage, asked)
+    names, worst = [], Exit.OK
+    for row in rows_under_way(ablation):
+        code = drive_and_show(row.folder, asked, strict=False)
+        if code not in (Exit.OK, Exit.SOME_TRIALS_FAILED):
+            return code
+        names.append(row.folder.name)
+        worst = max(worst, Exit(code))
+    click.echo(_tables(dict.fromkeys(names), "md", storage), nl=False)
+    return worst

@@ -1,0 +1,272 @@
+"""The test set: opened once, by hand, for configurations that were chosen without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from events import epoch_result, evaluation
+from searches import a_search, completed
+
+from orchestrator import opening
+from orchestrator.algorithms import ALGORITHMS
+from orchestrator.budget import spent
+from orchestrator.configured import configured
+from orchestrator.description import read_description
+from orchestrator.early_stopping import decide
+from orchestrator.errors import SearchError
+from orchestrator.events import (
+    Event,
+    FinalizationStarted,
+    SearchCreated,
+    SessionEnded,
+    TrialCompleted,
+    TrialFailed,
+    TrialReported,
+    TrialStarted,
+    TrialSuggested,
+    TrialTested,
+)
+from orchestrator.finalization import Final, best_leaders, finals_left, next_final, open_finalization
+from orchestrator.finalview import finals_lines
+from orchestrator.folder import SearchFolder
+from orchestrator.journal import Journal, read_journal
+from orchestrator.lease import Lease
+from orchestrator.loading import load_search
+from orchestrator.opening import open_test_set
+from orchestrator.question import model_question
+from orchestrator.space import SearchSpace
+from orchestrator.status import status_document
+from orchestrator.study import Study, fold, fold_records, unfinished
+
+FINGERPRINT = "0"
+
+
+@pytest.fixture
+def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchFolder:
+    """A finished search of two trials, t0001 the better one, on a data set that is there."""
+    monkeypatch.setattr("trainer.testset.check_test_set", lambda config: FINGERPRINT)
+    return a_search(tmp_path / "first", fingerprint=FINGERPRINT)
+
+
+def opened(
+    search: SearchFolder, *, top: int = 2, seeds: int = 2, epochs: int | None = None, again: bool = False
+) -> Study:
+    open_test_set(search, top=top, seeds=seeds, epochs=epochs, again=again)
+    return fold_records(read_journal(search.journal))
+
+
+def add(search: SearchFolder, events: Iterable[Event]) -> Study:
+    journal = Journal(search.journal)
+    for event in events:
+        journal.append(event)
+    journal.close()
+    return fold_records(read_journal(search.journal))
+
+
+def suggestion(final: Final) -> TrialSuggested:
+    return TrialSuggested(
+        trial=final.key,
+        index=final.original.index,
+        params=final.original.params,
+        source="finalize",
+        seed=final.number,
+        repeats=final.original.key,
+        finalization=final.finalization,
+        epochs=final.epochs,
+    )
+
+
+def trained(final: Final, mean_ap: float) -> list[Event]:
+    return [
+        suggestion(final),
+        TrialStarted(trial=final.key, attempt=1),
+        TrialReported(trial=final.key, result=epoch_result(3)),
+        TrialTested(trial=final.key, evaluation=evaluation(mean_ap)),
+        TrialCompleted(trial=final.key),
+    ]
+
+
+def all_trained(search: SearchFolder, study: Study, value: float = 0.5) -> Study:
+    for final in list(finals_left(study)):
+        study = add(search, trained(final, value))
+    return add(search, [SessionEnded(state="finished", reason="2 trials")])
+
+
+def test_every_leader_is_trained_with_the_same_number_of_seeds_the_best_one_first(search: SearchFolder) -> None:
+    assert [final.key for final in finals_left(opened(search))] == ["t0001-f1", "t0001-f2", "t0000-f1", "t0000-f2"]
+
+
+def test_what_is_suggested_is_not_suggested_again(search: SearchFolder) -> None:
+    study = opened(search)
+    first = next_final(study)
+    assert first is not None
+    study = add(search, [suggestion(first)])
+    assert [final.key for final in finals_left(study)] == ["t0001-f2", "t0000-f1", "t0000-f2"]
+    assert [trial.key for trial in unfinished(study)] == ["t0001-f1"]
+
+
+def test_the_opening_is_a_fact_before_anything_is_trained(search: SearchFolder) -> None:
+    study = opened(search, top=1, seeds=3, epochs=400)
+    (finalization,) = study.finalizations
+    assert (finalization.asked.leaders, finalization.asked.seeds, finalization.asked.epochs) == (["t0001"], 3, 400)
+    assert "@" in finalization.asked.by
+    assert finalization.moment is not None
+    assert not study.finals
+    assert study.ended == "interrupted", "there is something to resume"
+
+
+def test_a_test_set_that_was_opened_is_refused_with_who_opened_it(search: SearchFolder) -> None:
+    study = all_trained(search, opened(search, top=1))
+    by = study.finalizations[0].asked.by
+    with pytest.raises(SearchError, match=f"was opened .* by {by} for t0001.*--again"):
+        opened(search)
+    assert len(fold_records(read_journal(search.journal)).finalizations) == 1
+
+
+def test_again_is_recorded_and_trains_with_new_seeds(search: SearchFolder) -> None:
+    all_trained(search, opened(search, top=1))
+    study = opened(search, top=1, seeds=1, again=True)
+    assert [each.asked.finalization for each in study.finalizations] == [1, 2]
+    assert [(final.key, final.number) for final in finals_left(study)] == [("t0001-f3", 3)]
+
+
+def test_one_that_is_under_way_goes_on_without_again(search: SearchFolder) -> None:
+    study = opened(search, top=1)
+    first = next_final(study)
+    assert first is not None
+    add(search, [*trained(first, 0.5), SessionEnded(state="interrupted", reason="SIGTERM")])
+    study = opened(search, top=2)
+    assert len(study.finalizations) == 1
+    assert [final.key for final in finals_left(study)] == ["t0001-f2"]
+
+
+def test_a_search_that_is_not_finished_is_refused(search: SearchFolder) -> None:
+    add(search, [SessionEnded(state="interrupted", reason="SIGTERM")])
+    with pytest.raises(SearchError, match="first is not finished"):
+        opened(search)
+
+
+def test_another_data_set_than_that_of_the_search_is_refused(
+    search: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.testset.check_test_set", lambda config: "another")
+    with pytest.raises(SearchError, match="is not the data set that first was launched on"):
+        opened(search)
+    assert not fold_records(read_journal(search.journal)).finalizations
+
+
+def test_a_search_without_a_feasible_trial_has_no_winner(search: SearchFolder) -> None:
+    study = fold_records(read_journal(search.journal))
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["objective.constraints=[rank1 >= 0.99]"])
+    assert best_leaders(study, space.objective, 3) == []
+    with pytest.raises(SearchError, match="no completed trial keeps"):
+        opening._chosen(study, space, 3, again=False)
+
+
+def test_confirmed_configurations_lead_before_those_with_one_lucky_seed() -> None:
+    events: list[Event] = [SearchCreated(search="s", space="0", seed=0), *completed(0, 0.9), *completed(1, 0.6)]
+    for number in range(1, 4):
+        repeat = completed(1, 0.58)
+        key = f"t0001-r{number}"
+        events += [
+            event.model_copy(
+                update={"trial": key} | ({"repeats": "t0001"} if isinstance(event, TrialSuggested) else {})
+            )
+            for event in repeat
+        ]
+    leaders = best_leaders(fold(events), SearchSpace.from_yaml("smoke.yaml").objective, 3)
+    assert [leader.key for leader in leaders] == ["t0001", "t0000"]
+
+
+def test_while_the_test_set_is_open_nothing_else_is_done_and_no_budget_ends_it(search: SearchFolder) -> None:
+    study = opened(search, top=1, seeds=1)
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=99", "budget.epochs=3"])
+    end = spent(study, space)
+    assert end is not None
+    assert (end.at_once, end.ends_repeats) == (False, True)
+    study = all_trained(search, study)
+    assert open_finalization(study) is None
+    end = spent(study, space)
+    assert end is not None and end.reason == "3 epochs"
+
+
+def test_trainings_for_the_test_set_do_not_count_as_epochs_of_the_budget(search: SearchFolder) -> None:
+    before = fold_records(read_journal(search.journal))
+    after = all_trained(search, opened(search))
+    trained_before = sum(trial.epoch for trial in before.trials.values())
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=99", f"budget.epochs={trained_before + 1}"])
+    assert sum(trial.epoch for trial in after.all_trials.values()) > trained_before + 1
+    assert spent(after, space) is None
+
+
+def test_the_model_and_the_next_suggestion_never_hear_of_the_test_set(search: SearchFolder) -> None:
+    space = read_description(search.description).space
+    before = fold_records(read_journal(search.journal))
+    after = all_trained(search, opened(search), value=0.99)
+    assert model_question(space, 0, before) == model_question(space, 0, after)
+    assert ALGORITHMS["sobol"](space, 0, before) == ALGORITHMS["sobol"](space, 0, after)
+    assert load_search(search).trial("best").key == "t0001"
+
+
+def test_a_training_for_the_test_set_is_never_stopped_early(search: SearchFolder) -> None:
+    study = opened(search, top=2, seeds=1)
+    finals = list(finals_left(study))
+    study = add(search, trained(finals[0], 0.9))
+    study = add(search, [suggestion(finals[1]), TrialReported(trial=finals[1].key, result=epoch_result(1, 0.0))])
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["stopping={rule: asha, reduction: 2}"])
+    assert decide(study.finals[finals[1].key], study, space) is None
+
+
+def test_it_trains_on_all_persons_for_the_epochs_that_were_asked_for(search: SearchFolder) -> None:
+    study = opened(search, top=1, seeds=1, epochs=400)
+    final = next_final(study)
+    assert final is not None
+    study = add(search, [suggestion(final)])
+    space = read_description(search.description).space
+    config, original = configured(space, study.finals[final.key]), configured(space, study.trials["t0001"])
+    assert config.optim.epochs == 400
+    assert not config.data.validation.holds_out
+    assert original.data.validation.holds_out
+    assert config.seed != original.seed
+    assert config.loss == original.loss
+
+
+def test_status_says_what_the_test_set_said_and_who_opened_it(search: SearchFolder) -> None:
+    study = opened(search, top=1)
+    for final, value in zip(list(finals_left(study)), (0.4, 0.6), strict=True):
+        add(search, trained(final, value))
+    document = status_document(load_search(search))
+    assert [(each["trial"], each["test"]["mAP"]) for each in document["finals"]] == [
+        ("t0001-f1", 0.4),
+        ("t0001-f2", 0.6),
+    ]
+    lines = finals_lines(document)
+    assert lines[0].startswith("t0001: mAP 50.0 ± 14.1 rank1 50.0 ± 14.1")
+    assert lines[0].endswith("over 2 seeds")
+    assert lines[1] == "protocol mars, 10 queries, 0 dropped"
+    assert lines[2].endswith("chosen on the validation split: t0001")
+
+
+def test_one_that_failed_for_good_does_not_keep_the_test_set_open(search: SearchFolder) -> None:
+    study = opened(search, top=1, seeds=1)
+    final = next_final(study)
+    assert final is not None
+    study = add(search, [suggestion(final), TrialFailed(trial=final.key, failure="error", reason="")])
+    assert open_finalization(study) is None
+
+
+def test_a_search_that_is_driven_is_not_opened_under_its_driver(search: SearchFolder) -> None:
+    from orchestrator.errors import LeaseError
+
+    with Lease(search.lease), pytest.raises(LeaseError):
+        opened(search)
+
+
+def test_no_event_has_a_field_that_the_journal_uses_itself() -> None:
+    from typing import get_args
+
+    for event in get_args(Event):
+        assert not {"number", "time", "crc"} & set(event.model_fields), event
+    assert FinalizationStarted in get_args(Event)

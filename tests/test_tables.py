@@ -1,0 +1,136 @@
+"""The paper's tables in our figures: what stands in a cell, and what does not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from events import epoch_result, evaluation
+from searches import completed, write_search
+
+from orchestrator.events import (
+    Event,
+    FinalizationStarted,
+    SessionEnded,
+    TrialCompleted,
+    TrialReported,
+    TrialSuggested,
+    TrialTested,
+)
+from orchestrator.loading import LoadedSearch, load_search
+from orchestrator.results.published import TABLES
+from orchestrator.results.tables import Line, tables
+from orchestrator.results.tableview import FORMATS
+from orchestrator.space import SearchSpace
+
+TEST = [0.80, 0.82, 0.84]
+
+
+def finals(number: int, leader: str, values: list[float], first: int = 1) -> list[Event]:
+    events: list[Event] = [
+        FinalizationStarted(finalization=number, leaders=[leader, "t0000"], seeds=len(values), epochs=None, by="a@b")
+    ]
+    for seed, value in enumerate(values, first):
+        key = f"{leader}-f{seed}"
+        events += [
+            TrialSuggested(
+                trial=key, index=1, params={}, source="finalize", seed=seed, repeats=leader, finalization=number
+            ),
+            TrialReported(trial=key, result=epoch_result(3)),
+            TrialTested(trial=key, evaluation=evaluation(value)),
+            TrialCompleted(trial=key),
+        ]
+    return events
+
+
+def a_search(folder: Path, row: str, *more: Event) -> LoadedSearch:
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"name={row}"])
+    events = [*completed(0, 0.4), *completed(1, 0.6), SessionEnded(state="finished", reason=""), *more]
+    return load_search(write_search(folder, space, events))
+
+
+@pytest.fixture
+def tested(tmp_path: Path) -> LoadedSearch:
+    return a_search(tmp_path / "ours", "attn_cl", *finals(1, "t0001", TEST))
+
+
+def own(search: LoadedSearch) -> Line:
+    (table,) = tables([search])
+    (line,) = [line for line in table.lines if line.source != "published"]
+    return line
+
+
+def test_a_cell_is_the_mean_over_seeds_on_the_test_set_and_never_the_validation_figure(tested: LoadedSearch) -> None:
+    cell = own(tested).cells["mAP"]
+    assert cell.value == pytest.approx(statistics.fmean(TEST))
+    assert cell.standard_deviation == pytest.approx(statistics.stdev(TEST))
+    assert own(tested).seeds == 3
+
+
+def test_published_rows_without_a_search_of_ours_stay_and_ours_are_not_invented(tested: LoadedSearch) -> None:
+    (table,) = tables([tested])
+    assert [line.row for line in table.lines if line.source == "published"] == [
+        row.row for row in TABLES[0].rows.values()
+    ]
+    assert [line.source for line in table.lines][-1] == "ours/t0001"
+    assert len(table.lines) == len(TABLES[0].rows) + 1
+
+
+def test_a_search_whose_test_set_was_never_opened_has_empty_cells_and_says_so(tmp_path: Path) -> None:
+    blind = a_search(tmp_path / "blind", "b_bot")
+    assert own(blind).cells == {}
+    assert "test set not opened" in own(blind).note
+    (row,) = [text for text in FORMATS["md"](tables([blind])).splitlines() if "| blind" in text]
+    assert all(not cell.strip() for cell in row.split("|")[3:11])
+
+
+def test_a_test_set_that_was_opened_again_shows_the_first_figures_and_how_often(tmp_path: Path) -> None:
+    again = a_search(
+        tmp_path / "ours", "attn_cl", *finals(1, "t0001", TEST), *finals(2, "t0001", [0.99, 0.99], first=4)
+    )
+    line = own(again)
+    assert line.cells["mAP"].value == pytest.approx(statistics.fmean(TEST))
+    assert "opened 2 times" in line.note
+
+
+def test_generated_data_is_marked_in_every_format(tested: LoadedSearch) -> None:
+    for form, write in FORMATS.items():
+        assert "SYNTHETIC" in write(tables([tested])), form
+
+
+def test_every_format_says_protocol_and_dropped_queries(tested: LoadedSearch) -> None:
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](tables([tested])))))
+    ours = next(row for row in rows if row["source"] == "ours/t0001")
+    assert (ours["protocol"], ours["queries"], ours["dropped"], ours["seeds"]) == ("mars", "10", "0", "3")
+    published = next(row for row in rows if row["row"] == "Attn-CL" and row["source"] == "published")
+    assert (published["mAP"], published["reranked/mAP"], published["dropped"]) == ("0.829000", "0.878000", "140")
+
+
+def test_every_line_of_a_markdown_table_has_as_many_cells_as_its_heading(tested: LoadedSearch) -> None:
+    lines = [line for line in FORMATS["md"](tables([tested])).splitlines() if line.startswith("|")]
+    assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines}) == 1
+
+
+def test_latex_escapes_what_means_something_there(tmp_path: Path) -> None:
+    printed = FORMATS["latex"](tables([a_search(tmp_path / "a_b", "my_row", *finals(1, "t0001", TEST))]))
+    assert r"my\_row & a\_b/t0001" in printed
+    body = printed[printed.index(r"\midrule") : printed.index(r"\bottomrule")]
+    assert body.count(r"\\") == 1
+    assert printed.count("&") == 2 * (len(printed[printed.index(r"\toprule") :].splitlines()[1].split("&")) - 1)
+
+
+def test_a_space_of_ones_own_stands_in_a_table_of_its_own(tmp_path: Path, tested: LoadedSearch) -> None:
+    other = a_search(tmp_path / "x", "mine", *finals(1, "t0001", TEST))
+    assert [table.title for table in tables([tested, other])] == ["Table 1: MARS", "Other searches"]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
+def test_published_figures_ascend_with_the_rank_and_belong_to_shipped_spaces(table: object) -> None:
+    for name, row in table.rows.items():  # type: ignore[attr-defined]
+        ranks = [row.figures[rank] for rank in ("rank1", "rank5", "rank20")]
+        assert ranks == sorted(ranks) and 0 < ranks[0] <= ranks[-1] <= 1
+        assert SearchSpace.from_yaml(f"{name}.yaml").name == name
