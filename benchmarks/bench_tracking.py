@@ -11,6 +11,7 @@ that it makes of itself are part of the time of the call that made them.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import statistics
@@ -41,6 +42,7 @@ from orchestrator.events import (
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
 from orchestrator.tracking import Tracker
+from orchestrator.tracking_content import About, Artifact, Content
 from trainer.result import EpochResult, Evaluation
 
 PARAMS = 14  # of the largest spaces that are shipped
@@ -49,7 +51,7 @@ START_S = 120.0
 DRAIN_S = 600.0
 CALLS = (
     *("create_run", "log_batch", "log_artifact", "update_run", "set_terminated", "set_tag", "search_runs"),
-    *("get_run", "delete_run", "get_experiment_by_name"),
+    *("get_run", "delete_run", "get_experiment_by_name", "log_inputs"),
 )
 
 
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--runs", type=int, default=LEAST_RUNS)
+    parser.add_argument("--about", action="store_true", help="with data sets, evaluations and the session's table")
     parser.add_argument("--places", nargs="+", choices=("sqlite", "server"), default=("sqlite", "server"))
     arguments = parser.parse_args()
     events = _search(arguments.trials, arguments.epochs)
@@ -87,14 +90,16 @@ def _measure(
     arguments: argparse.Namespace,
 ) -> None:
     calls = Calls()
+    told = About("mars", "f" * 64, False, (), lambda moment: Content([Artifact("trials.json", "{}")]))
+    about = told if arguments.about else None
     first: list[Sending] = []
     again: list[Sending] = []
     # The first run imports MLflow and makes the database; it is not counted.
     for number in range(arguments.runs + 1):
-        folder = _folder(parent / f"{place}-{number}", arguments.trials)
+        folder = _folder(parent / f"{place}-{number}", arguments.trials, evaluated=arguments.about)
         with calls.counted() if number else calls.untouched():
-            first.append(_send(events, folder, uri, server))
-        again.append(_send(events, folder, uri, server))
+            first.append(_send(events, folder, uri, server, about))
+        again.append(_send(events, folder, uri, server, about))
     for name, sendings in (("first", first[1:]), ("again", again[1:])):
         medians = Sending(*(statistics.median(column) for column in zip(*sendings, strict=True)))
         say(
@@ -151,7 +156,9 @@ class Calls:
         return timed
 
 
-def _send(events: list[Event], folder: SearchFolder, uri: str, server: psutil.Process | None) -> Sending:
+def _send(
+    events: list[Event], folder: SearchFolder, uri: str, server: psutil.Process | None, about: About | None
+) -> Sending:
     tracker = Tracker(
         uri,
         folder,
@@ -159,6 +166,7 @@ def _send(events: list[Event], folder: SearchFolder, uri: str, server: psutil.Pr
         artifacts=folder.path.parent / "artifacts",
         tags={"search": "s", "space": "attn_cl", "synthetic": "true"},
         on_run=lambda trial, run: None,
+        about=about,
     )
     for number, event in enumerate(events, 1):
         tracker.put(Record(number, BEGAN + number, event))
@@ -204,14 +212,27 @@ def _result(epoch: int) -> EpochResult:
     )
 
 
-def _folder(path: Path, trials: int) -> SearchFolder:
+def _folder(path: Path, trials: int, *, evaluated: bool) -> SearchFolder:
     folder = SearchFolder(path)
+    path.mkdir()
+    folder.split.write_text("{}")
     for index in range(trials):
         key = f"t{index:04d}"
         folder.trial(key).mkdir(parents=True)
         (folder.trial(key) / "config.json").write_text("{}")
+        if evaluated:
+            _write_evaluation(folder.trial(key) / "evaluation")
     folder.description.write_text("search: s\n")
     return folder
+
+
+def _write_evaluation(out: Path) -> None:
+    """As large as that of a trial on real data: curves at 50 ranks, three charts."""
+    out.mkdir()
+    curve = [rank / 50 for rank in range(1, 51)]
+    (out / "evaluation.json").write_text(json.dumps({"cmc": {"embeddings": curve, "re-ranked": curve}}))
+    for name in ("cmc", "distances", "cameras"):
+        (out / f"{name}.png").write_bytes(bytes(55_000))
 
 
 def _cpu_of(server: psutil.Process | None) -> float:

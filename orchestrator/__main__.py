@@ -8,12 +8,22 @@ from collections.abc import Sequence
 
 import click
 
+from orchestrator.cli.compare import compare
+from orchestrator.cli.completion import completion
+from orchestrator.cli.config import config
 from orchestrator.cli.data import data
+from orchestrator.cli.doctor import doctor
+from orchestrator.cli.export import export
+from orchestrator.cli.final import ablate, finalize, tables
 from orchestrator.cli.manage import extend, logs, stop, sync
+from orchestrator.cli.purge import purge
+from orchestrator.cli.report import report
+from orchestrator.cli.reproduce import reproduce
 from orchestrator.cli.search import launch, resume, status
 from orchestrator.cli.simulate import simulate
 from orchestrator.cli.space import space
 from orchestrator.cli.train import evaluate, train
+from orchestrator.cli.ui import ui
 from orchestrator.errors import Exit, OrchestratorError
 from orchestrator.problems import SpaceError
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -48,7 +58,32 @@ def cli() -> None:
     """
 
 
-for command in (launch, resume, status, stop, logs, extend, sync, simulate, train, evaluate, data, space):
+for command in (
+    launch,
+    resume,
+    status,
+    stop,
+    logs,
+    extend,
+    finalize,
+    ablate,
+    tables,
+    sync,
+    compare,
+    ui,
+    report,
+    simulate,
+    train,
+    evaluate,
+    data,
+    space,
+    export,
+    reproduce,
+    purge,
+    config,
+    completion,
+    doctor,
+):
     cli.add_command(command)
 
 

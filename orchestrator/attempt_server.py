@@ -31,7 +31,13 @@ from orchestrator.process import die_with_parent, process_state
 log = logging.getLogger(__name__)
 
 # What every attempt imports, the last one as soon as it makes an optimizer; loaded before the first assignment.
-PRELOADED = ("trainer.training", "trainer.assess", "torch._dynamo")
+PRELOADED = (
+    "trainer.training",
+    "trainer.assess",
+    "torch._dynamo",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+)
 # What torchvision's networks need besides, loaded when the first assignment asks for one.
 PRELOADED_FOR_RESNETS = "torchvision.models"
 STOP_ORDER = '{"stop": true}'

@@ -64,11 +64,11 @@ def installed(command: str) -> str:
     return shlex.quote(os.path.relpath(own)) if own.is_file() else command
 
 
-def mlflow_command(uri: str) -> str:
-    """The command that opens the runs at `uri` in a browser."""
+def pages_command(uri: str, folder: SearchFolder) -> str:
+    """The command that shows the runs of a search, which MLflow keeps at `uri`, in a browser."""
     if uri.startswith(("http:", "https:")):
         return f"open {uri}"
-    return f"{installed('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+    return f"{installed('reidsearch')} ui {folder.name} --storage {shlex.quote(str(folder.path.parent))}"
 
 
 def uniform_attention(document: dict[str, Any]) -> str:
@@ -201,7 +201,7 @@ class Display:
         if document["state"] == "interrupted":
             out.print(f"next      {installed('reidsearch')} resume {self._folder.name} {at}", soft_wrap=True)
         else:
-            out.print(f"next      {mlflow_command(uri)}", soft_wrap=True)
+            out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
             out.print(f"          {installed('reidsearch')} status {self._folder.name} {at}", soft_wrap=True)
 
     def _on_start(self, ledger: Ledger, description: SearchDescription) -> None:
@@ -220,7 +220,7 @@ class Display:
         self.line("trials", share.reason)
         if connection.dashboard:
             self.line("watch", f"Ray dashboard {connection.dashboard} (token: {installed('ray')} get-auth-token)")
-        self.line("", f"MLflow: {mlflow_command(tracking_uri)}")
+        self.line("", f"MLflow: {pages_command(tracking_uri, self._folder)}")
 
     def _render(self) -> RenderableType:
         if self._ledger is None or self._description is None:

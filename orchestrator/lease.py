@@ -51,12 +51,7 @@ class Lease:
             LeaseError: another live process holds it.
         """
         with exclusive(self._path.with_name(self._path.name + ".lock"), LOCK_PATIENCE_S):
-            holder = current_holder(self._path)
-            if holder is not None:
-                raise LeaseError(
-                    f"{self._path.parent.name}: already driven by process {holder.pid} on {holder.host}; "
-                    "watch it with `reidsearch status`, or stop that process first"
-                )
+            refuse_if_driven(self._path)
             temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
             temporary.write_text(json.dumps(_this_process()._asdict()) + "\n", encoding="utf-8")
             temporary.replace(self._path)
@@ -81,6 +76,20 @@ class Lease:
 
     def _is_ours(self) -> bool:
         return _read(self._path) == _this_process()
+
+
+def refuse_if_driven(path: Path) -> None:
+    """Whether nobody holds the lease at `path`.
+
+    Raises:
+        LeaseError: a live process does.
+    """
+    holder = current_holder(path)
+    if holder is not None:
+        raise LeaseError(
+            f"{path.parent.name}: already driven by process {holder.pid} on {holder.host}; "
+            "watch it with `reidsearch status`, or stop that process first"
+        )
 
 
 def current_holder(path: Path) -> Holder | None:

@@ -20,6 +20,7 @@ from typing import TypeVar
 from orchestrator.events import TrialSuggested
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
+from orchestrator.tracking_content import About
 from orchestrator.tracking_plan import SEARCH_RUN, Plan, Writes
 from orchestrator.tracking_store import RefusedError, RunStore
 from trainer.wording import first_line
@@ -51,6 +52,7 @@ class Tracker:
         artifacts: Path,
         tags: Mapping[str, str],
         on_run: Callable[[str, str], None],
+        about: About | None = None,
     ) -> None:
         """Prepares; nothing is sent before `start`.
 
@@ -61,9 +63,10 @@ class Tracker:
             artifacts: folder for artifacts of an experiment that does not exist yet.
             tags: flat tags of every run.
             on_run: called in the tracker's thread with (trial, run id) when a trial has its run.
+            about: what is told of the search itself; None leaves it at what its events say.
         """
-        self._plan = Plan(folder)
-        self._store = RunStore(uri, uid, artifacts, tags)
+        self._plan = Plan(folder, about)
+        self._store = RunStore(uri, folder, uid=uid, artifacts=artifacts, tags=tags, about=about)
         self._on_run = on_run
         self._events: queue.Queue[Record | None] = queue.Queue()
         self._runs: dict[str, threading.Event] = {}

@@ -8,6 +8,8 @@ from orchestrator.locking import exclusive
 from trainer.atomic import sync_folder
 
 SQLITE = "sqlite:///"
+ARTIFACTS = "mlartifacts"
+"""Folder in a storage that holds the files of its runs."""
 # MLflow goes through its whole history of schemas, which takes seconds; on a busy machine many.
 CREATION_PATIENCE_S = 120.0
 

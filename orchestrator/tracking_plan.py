@@ -19,8 +19,21 @@ from orchestrator.events import (
     TrialStarted,
     TrialStopped,
     TrialSuggested,
+    TrialTested,
 )
 from orchestrator.folder import SearchFolder
+from orchestrator.kept import better
+from orchestrator.tracking_content import (
+    About,
+    Artifact,
+    DataSet,
+    Point,
+    best_points,
+    epoch_points,
+    milliseconds,
+    test_points,
+)
+from trainer.result import EpochResult
 
 SEARCH_RUN: Final = "-"
 """Stands for the search's own run where the others have the key of their trial."""
@@ -42,16 +55,6 @@ class Creation(NamedTuple):
     tags: dict[str, str]
 
 
-class Point(NamedTuple):
-    """One figure of one epoch."""
-
-    metric: str
-    value: float
-    time: int
-    """When the epoch ended, in milliseconds since 1970 UTC: sent again, it is the same point."""
-    step: int
-
-
 @dataclass
 class Writes:
     """What one run is still to get, merged from all events that ask for it; the last one decides about its status."""
@@ -61,6 +64,12 @@ class Writes:
     creation: Creation | None = None
     """None once the run is known to be there."""
     files: list[Path] = field(default_factory=list)
+    data_sets: list[DataSet] = field(default_factory=list)
+    evaluation: int | None = None
+    """When the trial was completed, in milliseconds since 1970 UTC, where its evaluation folder is to be sent."""
+    summary: int | None = None
+    """When the session ended, where what it came to is to be sent."""
+    artifacts: list[Artifact] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
@@ -83,8 +92,11 @@ class Writes:
 class Plan:
     """Writes that are still to be done, in the order in which the runs were first heard of."""
 
-    def __init__(self, folder: SearchFolder) -> None:
+    def __init__(self, folder: SearchFolder, about: About | None = None) -> None:
+        """Nothing to do yet; without `about` runs get what their events say, and no more."""
         self._folder = folder
+        self._about = about
+        self._best: dict[str, EpochResult] = {}
         self._writes: dict[str, Writes] = {}
         self._unmade: dict[str, Writes] = {}
         self._has_refused = False
@@ -96,30 +108,44 @@ class Plan:
             case SearchCreated():
                 writes = self._begin(SEARCH_RUN, Creation(self._folder.name, moment, {}))
                 writes.files.append(self._folder.description)
+                if self._about is not None:
+                    writes.artifacts += self._about.artifacts
             case SessionStarted():
                 writes = self._of(SEARCH_RUN)
-                writes.status, writes.end = RUNNING, None
+                writes.status, writes.end, writes.summary = RUNNING, None, None
             case TrialSuggested():
                 tags = {"trial": event.trial, "source": event.source, "seed": str(event.seed)}
                 tags |= {"repeats": event.repeats} if event.repeats else {}
+                tags |= {} if event.fold is None else {"fold": str(event.fold)}
+                tags |= {"finalization": str(event.finalization)} if event.finalization else {}
                 creation = Creation(f"{self._folder.name}/{event.trial}", moment, tags)
                 writes = self._begin(event.trial, creation)
                 writes.params |= {name: str(value) for name, value in event.params.items()}
+                if self._about is not None:
+                    split = None if event.finalization else self._folder.split_of(event.fold)
+                    writes.data_sets = self._about.data_sets(split)
             case TrialStarted(attempt=1):
                 writes = self._of(event.trial)
                 writes.files.append(self._folder.trial(event.trial) / "config.json")
             case TrialReported():
                 writes = self._of(event.trial)
-                writes.points += points(event)
-            case TrialCompleted():
+                writes.points += epoch_points(event.result)
+                best = better(self._best.get(event.trial), event.result)
+                if best is not None:
+                    self._best[event.trial] = best
+            case TrialTested():
                 writes = self._of(event.trial)
+                writes.points += test_points(event.evaluation, moment)
+            case TrialCompleted():
+                writes = self._ended(event.trial)
+                writes.evaluation = moment
                 writes.status, writes.end = "FINISHED", moment
             case TrialStopped():
-                writes = self._of(event.trial)
+                writes = self._ended(event.trial)
                 writes.tags |= {"stopped": event.rule, "reason": event.reason[:LONGEST_TAG]}
                 writes.status, writes.end = "KILLED", moment
             case TrialFailed():
-                writes = self._of(event.trial)
+                writes = self._ended(event.trial)
                 writes.tags |= {"failure": event.failure, "reason": event.reason[:LONGEST_TAG]}
                 writes.status, writes.end = "FAILED", moment
             case TrialReopened():
@@ -128,6 +154,7 @@ class Plan:
             case SessionEnded():
                 writes = self._of(SEARCH_RUN)
                 writes.status, writes.end = END_OF_SESSION[event.state], moment
+                writes.summary = None if self._about is None else moment
             case _:
                 return False
         writes.events += 1
@@ -178,6 +205,12 @@ class Plan:
         self._unmade[key] = writes
         return writes
 
+    def _ended(self, key: str) -> Writes:
+        writes = self._of(key)
+        if key in self._best:
+            writes.points += best_points(self._best[key])
+        return writes
+
     def _of(self, key: str) -> Writes:
         return self._writes.setdefault(key, Writes(key))
 
@@ -195,29 +228,24 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Step and time of the newest point of each metric."""
+    has_data_sets: bool = False
 
 
 def leave_out(writes: Writes, run: Run) -> None:
     """Takes out of the writes what the run has, which has no gaps if only we write to it.
 
-    Points are sent in order, a batch of them is taken whole or not at all, and the files go before the first of them.
+    Points are sent in order, a batch of them is taken whole or not at all, the files go before the first of them, and
+    the status goes last.
     """
     writes.params = {name: value for name, value in writes.params.items() if name not in run.params}
     writes.tags = {name: value for name, value in writes.tags.items() if run.tags.get(name) != value}
     writes.points = [point for point in writes.points if (point.step, point.time) > run.last.get(point.metric, (-1, 0))]
     if run.last:
         writes.files.clear()
+    if run.has_data_sets:
+        writes.data_sets.clear()
     if (writes.status, writes.end) == (run.status, run.end):
+        if writes.end is not None:  # a run that was only made has the status of one that runs, and nothing else
+            writes.evaluation = writes.summary = None
+            writes.artifacts.clear()
         writes.status = writes.end = None
-
-
-def points(event: TrialReported) -> list[Point]:
-    """The figures of the epoch."""
-    result = event.result
-    moment = milliseconds(result.time)
-    return [Point(name, value, moment, result.epoch) for name, value in result.metrics().items()]
-
-
-def milliseconds(time: float) -> int:
-    """A time in seconds as MLflow counts it."""
-    return round(time * 1000)

@@ -7,13 +7,24 @@ another one is made, and what turns out to be a copy is removed when the trial a
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.folder import SearchFolder
+from orchestrator.tracking_content import (
+    BEST_PREFIX,
+    About,
+    Content,
+    digest_of,
+    evaluation_content,
+    may_show_persons,
+)
 from orchestrator.tracking_database import is_database, prepare_database
+from orchestrator.tracking_files import staged, without_secrets
 from orchestrator.tracking_plan import RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
 from trainer.wording import first_line
 
@@ -34,6 +45,7 @@ EXPERIMENT = "reidsearch"
 PARENT_TAG = "mlflow.parentRunId"
 SEARCH_TAG = "reidsearch.search"
 TRIAL_TAG = "reidsearch.trial"
+CONTEXT_TAG = "mlflow.data.context"
 # A server has its disk and the network to wait for, and gets the next call meanwhile.
 CALLS_AT_ONCE = 4
 # Runs come with all their figures; a page has to come within the client's patience.
@@ -51,16 +63,29 @@ class RunStore:
     search's own run goes before all others.
     """
 
-    def __init__(self, uri: str, uid: str, artifacts: Path, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        folder: SearchFolder,
+        *,
+        uid: str,
+        artifacts: Path,
+        tags: Mapping[str, str],
+        about: About | None = None,
+    ) -> None:
         """Touches nothing yet.
 
         Args:
             uri: where MLflow keeps runs.
+            folder: the search.
             uid: tells this search from others of the same name.
             artifacts: folder for artifacts of an experiment that does not exist yet.
             tags: flat tags of every run.
+            about: what is told of the search itself.
         """
         self._uri = uri
+        self._folder = folder
+        self._about = about
         self._uid = uid
         self._artifacts = artifacts
         self._tags = dict(tags)
@@ -121,10 +146,11 @@ class RunStore:
         if run is None:
             raise RefusedError(f"trial {writes.key} has no run")
         leave_out(writes, run)
+        self._fill_in(writes, run)
         # What was found is not what is there any more.
         self._runs[writes.key] = Run(run.id, run.artifacts)
         refusals: list[Exception] = []
-        for step in (self._keep_files, self._log, self._set_status):
+        for step in (self._keep_files, self._keep_artifacts, self._log_data_sets, self._log, self._set_status):
             try:
                 step(run, writes)
             except Exception as error:
@@ -248,10 +274,53 @@ class RunStore:
             # A trial that has been cleared away by hand has nothing to keep, and must not hold up what comes after it.
             if writes.files[0].exists():
                 # Not by the client, which asks again where the files of the run are.
-                get_artifact_repository(run.artifacts, tracking_uri=self._uri).log_artifact(  # type: ignore[no-untyped-call]
-                    str(writes.files[0])
-                )
+                with without_secrets(writes.files[0]) as file:
+                    get_artifact_repository(run.artifacts, tracking_uri=self._uri).log_artifact(str(file))  # type: ignore[no-untyped-call]
             del writes.files[0]
+
+    def _fill_in(self, writes: Writes, run: Run) -> None:
+        """What is read from the files of a trial that was completed, or told of a session that ended.
+
+        Best figures that the journal has, too, are not sent with a second time.
+        """
+        found = Content()
+        if writes.evaluation is not None:
+            out = self._folder.trial(writes.key)
+            generated = self._about is not None and self._about.synthetic
+            persons = generated or may_show_persons(out / "config.json")
+            identity = f"{self._uid}/{writes.key}"
+            found = evaluation_content(out / "evaluation", identity, writes.evaluation, persons=persons)
+            known = {point.metric for point in writes.points if point.metric.startswith(BEST_PREFIX)} | run.last.keys()
+            found.points = [point for point in found.points if point.metric not in known]
+        elif writes.summary is not None and self._about is not None:
+            found = self._about.tell(writes.summary)
+        writes.evaluation = writes.summary = None
+        writes.artifacts += found.artifacts
+        writes.points += found.points
+        writes.tags |= found.tags
+
+    def _keep_artifacts(self, run: Run, writes: Writes) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        if not writes.artifacts:
+            return
+        with staged(writes.artifacts) as folder:
+            get_artifact_repository(run.artifacts, tracking_uri=self._uri).log_artifacts(str(folder))  # type: ignore[no-untyped-call]
+        writes.artifacts.clear()
+
+    def _log_data_sets(self, run: Run, writes: Writes) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for each in writes.data_sets:
+            digest = each.digest if each.split is None else digest_of(each.split)
+            if digest is not None:
+                source = json.dumps({"name": each.name})
+                dataset = Dataset(name=each.name, digest=digest, source_type="reidsearch", source=source)
+                inputs.append(DatasetInput(dataset, [InputTag(CONTEXT_TAG, each.context)]))
+        if inputs:
+            self._client.log_inputs(run.id, inputs)
+        writes.data_sets.clear()
 
     def _log(self, run: Run, writes: Writes) -> None:
         """One call, as long as there are no more than MLflow takes at once."""
@@ -284,4 +353,5 @@ def _run(found: MlflowRun) -> Run:
         params=frozenset(found.data.params),
         tags=dict(found.data.tags),
         last={metric.key: (metric.step, metric.timestamp) for metric in data.metrics},
+        has_data_sets=found.inputs is not None and bool(found.inputs.dataset_inputs),
     )

@@ -35,6 +35,6 @@ def tiny_config(mini_mars: Path) -> TrialConfig:
             "model": {"backbone": "tiny", "weights": "none", "height": 32, "width": 16},
             "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 0.1},
             "optim": {"epochs": 4, "learning_rate": 2e-3},
-            "evaluation": {"every": 1},
+            "evaluation": {"every": 1, "folder": False},
         }
     )

@@ -245,6 +245,8 @@ def all_commands() -> list[tuple[str, click.Command]]:
 def test_the_commands_are_those_that_are_documented() -> None:
     assert {name for name, _ in all_commands()} == {
         *("launch", "resume", "status", "stop", "logs", "extend", "sync", "simulate", "train", "evaluate"),
+        *("report", "export", "reproduce", "purge", "doctor", "completion", "config show"),
+        *("compare", "ui", "finalize", "ablate", "tables"),
         *("data synth", "data check", "data stats", "data preview", "data pack"),
         *("space check", "space show", "space sample", "space diff", "space schema"),
     }

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.description import Options, SearchDescription, read_description, write_description
 from orchestrator.display import (
-    mlflow_command,
+    pages_command,
     summary_line,
     trials_table,
     uniform_attention,
@@ -126,8 +126,9 @@ def test_numbers_are_short_and_missing_shares_are_a_dash() -> None:
 
 
 def test_the_command_that_opens_mlflow_quotes_its_address() -> None:
-    assert mlflow_command("sqlite:////a b/mlflow.db").endswith(" ui --backend-store-uri 'sqlite:////a b/mlflow.db'")
-    assert mlflow_command("http://127.0.0.1:5000") == "open http://127.0.0.1:5000"
+    folder = SearchFolder(Path("/a b/first"))
+    assert pages_command("sqlite:////a b/mlflow.db", folder).endswith("reidsearch ui first --storage '/a b'")
+    assert pages_command("http://127.0.0.1:5000", folder) == "open http://127.0.0.1:5000"
 
 
 def test_a_description_is_read_back_equal_and_damage_is_named(description: SearchDescription, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import time
@@ -14,6 +15,7 @@ import pytest
 from events import completed, epoch_result, reported, started, suggested
 from mlflow import MlflowClient
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from PIL import Image
 from running import metric_points, mlflow_runs
 
 from orchestrator import tracking, tracking_plan
@@ -21,6 +23,7 @@ from orchestrator.events import Event, SearchCreated, SessionEnded, SessionStart
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
 from orchestrator.tracking import Tracker
+from orchestrator.tracking_content import About, Artifact, Content, Point
 from orchestrator.tracking_database import prepare_database
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,7 +68,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking_plan, "FIRST_DELAY_S", 0.01)
 
 
-def tracker_of(folder: SearchFolder, uri: str | None = None) -> Tracker:
+def tracker_of(folder: SearchFolder, uri: str | None = None, about: About | None = None) -> Tracker:
     return Tracker(
         uri or f"sqlite:///{folder.path.parent / 'mlflow.db'}",
         folder,
@@ -73,13 +76,19 @@ def tracker_of(folder: SearchFolder, uri: str | None = None) -> Tracker:
         artifacts=folder.path.parent / "artifacts",
         tags={"search": "s", "synthetic": "true"},
         on_run=lambda trial, run: None,
+        about=about,
     )
 
 
 def tracked(
-    folder: SearchFolder, events: list[Event], uri: str | None = None, patience: float = 60, resend: bool = False
+    folder: SearchFolder,
+    events: list[Event],
+    uri: str | None = None,
+    patience: float = 60,
+    resend: bool = False,
+    about: About | None = None,
 ) -> tuple[int, Tracker]:
-    tracker = tracker_of(folder, uri)
+    tracker = tracker_of(folder, uri, about)
     for number, event in enumerate(events, 1):
         tracker.put(Record(number, 1e9 + number, event))
     tracker.start(resend=resend)
@@ -293,3 +302,129 @@ def test_a_server_that_refuses_costs_the_search_no_time_and_is_reported(folder: 
     assert unsent == len(EVENTS)
     assert tracker.problem is not None
     assert time.monotonic() - began < 30
+
+
+# --- what is told besides events
+
+
+@pytest.fixture
+def shown(folder: SearchFolder) -> SearchFolder:
+    """A search of generated data whose first trial left its evaluation."""
+    folder.split.write_text("{}")
+    folder.description.write_text("tracking_uri: postgresql://me:secret@host/db\n")
+    out = folder.trial("t0000") / "evaluation"
+    out.mkdir()
+    curves = {"embeddings": [0.2, 0.5, 0.9], "re-ranked": [0.3]}
+    (out / "evaluation.json").write_text(json.dumps({"cmc": curves, "reranked": {"mAP": 0.45}}))
+    for name in ("cmc", "distances", "cameras", "ranking", "attention"):
+        Image.new("RGB", (1500, 40)).save(out / f"{name}.png")
+    return folder
+
+
+def tell(moment: int) -> Content:
+    return Content(
+        [Artifact("trials.json", "{}")], [Point("best/mAP", 0.4, moment, 0)], {"mlflow.note.content": "note"}
+    )
+
+
+def about(*, synthetic: bool = True) -> About:
+    return About("mini-mars", "f" * 64, synthetic, (Artifact("environment.json", "{}"),), tell)
+
+
+def all_files(run: Any) -> list[str]:
+    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def assert_all_is_shown_once(folder: SearchFolder) -> None:
+    assert_runs_ended(folder)
+    runs = mlflow_runs(folder.path.parent)
+    trial, parent = runs["t0000"][0], runs["-"][0]
+    ended = 1_000_000_007_000
+    points = metric_points(folder.path.parent, trial.info.run_id, "cmc")
+    assert points == [(1, 0.2, ended), (2, 0.5, ended), (3, 0.9, ended)]
+    assert metric_points(folder.path.parent, trial.info.run_id, "reranked/cmc") == [(1, 0.3, ended)]
+    assert metric_points(folder.path.parent, trial.info.run_id, "best/mAP") == [(0, 0.4, 1_000_000_002_000)]
+    assert metric_points(folder.path.parent, trial.info.run_id, "best/reranked/mAP") == [(0, 0.45, ended)]
+    files = all_files(trial)
+    assert [name for name in files if not name.startswith("images/")] == [
+        "config.json",
+        *(f"evaluation/{name}" for name in ("cameras.png", "cmc.png", "distances.png", "evaluation.json")),
+    ]
+    images = [name.split("+") for name in files if name.startswith("images/")]
+    assert sorted((parts[0], parts[-1].rpartition(".")[2]) for parts in images) == [
+        *(("images/attention", "png"), ("images/attention", "webp")),
+        *(("images/ranking", "png"), ("images/ranking", "webp")),
+    ]
+    assert {(parts[2], parts[4]) for parts in images} == {("0", str(ended))}
+    assert trial.data.tags["mlflow.loggedImages"] == "True"
+    found = {(each.dataset.name, each.tags[0].value) for each in trial.inputs.dataset_inputs}
+    assert found == {("mini-mars", "training"), ("mini-mars split", "validation")}
+    assert all_files(parent) == ["environment.json", "search.yaml", "trials.json"]
+    assert parent.data.tags["mlflow.note.content"] == "note"
+    assert metric_points(folder.path.parent, parent.info.run_id, "best/mAP") == [(0, 0.4, 1_000_000_012_000)]
+
+
+def assert_runs_ended(folder: SearchFolder) -> None:
+    runs = mlflow_runs(folder.path.parent)
+    assert {key: (len(found), found[0].info.status) for key, found in runs.items()} == {
+        "-": (1, "FINISHED"),
+        "t0000": (1, "FINISHED"),
+        "t0001": (1, "FAILED"),
+    }
+
+
+def test_evaluations_data_sets_and_what_a_session_came_to_are_shown_once_however_often_they_are_sent(
+    shown: SearchFolder,
+) -> None:
+    for events in (EVENTS[:6], EVENTS, EVENTS):
+        assert tracked(shown, events, about=about())[0] == 0
+    assert_all_is_shown_once(shown)
+    assert tracked(shown, EVENTS, about=about(), resend=True)[0] == 0
+    assert_all_is_shown_once(shown)
+
+
+def test_a_search_that_is_tracked_while_it_runs_lacks_nothing(shown: SearchFolder) -> None:
+    tracker = tracker_of(shown, about=about())
+    tracker.start()
+    for number, event in enumerate(EVENTS, 1):
+        tracker.put(Record(number, 1e9 + number, event))
+        if number == MEANWHILE:
+            assert tracker.wait_for_run("t0000", 60)
+    assert tracker.close(60) == 0
+    assert_all_is_shown_once(shown)
+
+
+def test_of_what_is_shown_already_nothing_is_sent_again(shown: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked(shown, EVENTS, about=about())
+    calls = calls_of(monkeypatch, (*WRITES, "log_inputs"))
+    monkeypatch.setattr(LocalArtifactRepository, "log_artifacts", lambda *_: pytest.fail("sent again"))
+    assert tracked(shown, EVENTS, about=about())[0] == 0
+    calls.pop("log_batch", None)  # called with nothing, it does nothing
+    assert not calls
+
+
+@pytest.mark.parametrize(("owner", "name"), [(MlflowClient, "log_inputs"), (LocalArtifactRepository, "log_artifacts")])
+def test_a_lost_reply_to_what_is_shown_loses_and_doubles_nothing(
+    shown: SearchFolder, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    lost = lose_replies(monkeypatch, owner, name, times=2)
+    assert tracked(shown, EVENTS, about=about())[0] == 0
+    assert lost
+    assert_all_is_shown_once(shown)
+
+
+def test_sheets_of_real_people_stay_here_unless_the_trial_says_that_they_may_be_shown(shown: SearchFolder) -> None:
+    tracked(shown, EVENTS, about=about(synthetic=False))
+    trial = mlflow_runs(shown.path.parent)["t0000"][0]
+    assert not [name for name in all_files(trial) if name.startswith("images/")]
+    assert "mlflow.loggedImages" not in trial.data.tags
+    (shown.trial("t0000") / "config.json").write_text('{"evaluation": {"images": true}}')
+    tracked(shown, EVENTS, about=about(synthetic=False), resend=True)
+    assert len([name for name in all_files(trial) if name.startswith("images/")]) == 4
+
+
+def test_no_password_of_an_address_is_sent(shown: SearchFolder) -> None:
+    tracked(shown, EVENTS, about=about())
+    root = Path(mlflow_runs(shown.path.parent)["-"][0].info.artifact_uri.removeprefix("file://"))
+    assert (root / "search.yaml").read_text() == "tracking_uri: postgresql://***@host/db\n"

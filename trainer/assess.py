@@ -197,6 +197,15 @@ def _network(config: TrialConfig, checkpoint: Path | None, splits: Splits) -> Te
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if checkpoint is None:
         return TemporalAttentionResNet(config.model, len({tracklet.person for tracklet in splits.train}))
+    return trained_network(config, checkpoint)
+
+
+def trained_network(config: TrialConfig, checkpoint: Path) -> TemporalAttentionResNet:
+    """The network in a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or of another architecture.
+    """
     weights = load_checkpoint(checkpoint)["model"]
     architecture = config.model.model_copy(update={"weights": "none"})
     try:

@@ -57,6 +57,10 @@ class EvaluationConfig(FrozenConfig):
     """Whether the last evaluation of a training, and those of `evaluate`, also give figures after re-ranking."""
     rerank: RerankConfig = RerankConfig()
     """Re-ranking by k-reciprocal neighbours."""
+    folder: bool = True
+    """Whether a training leaves every query's figures and pictures of its best network, on the validation split."""
+    images: bool = False
+    """Whether those pictures may show real people, and go to MLflow; generated ones are always shown."""
 
 
 class Viewing(NamedTuple):

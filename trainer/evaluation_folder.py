@@ -1,6 +1,8 @@
 """What an evaluation leaves on disk: its figures, every query's average precision, and pictures.
 
-evaluation.json   figures, protocol, data set, seconds of each stage
+A training leaves it too, in `evaluation/`, for its best network on the validation split.
+
+evaluation.json   figures, protocol, data set, seconds of each stage, CMC at all ranks to 50
 per_query.npz     average precision of every query (see `trainer.per_query`)
 cmc.png distances.png cameras.png
 ranking.png attention.png   show persons: only of generated data, or where they were asked for
@@ -17,6 +19,7 @@ from trainer.config import TrialConfig
 from trainer.data.synthetic import is_synthetic
 from trainer.data.tracklets import Splits, dataset_fingerprint
 from trainer.evaluation import attention_over_frames
+from trainer.metrics import Ranking
 from trainer.per_query import per_query, write_per_query
 from trainer.pictures import charts
 from trainer.pictures.sheets import AttendedClip, attention_strip, ranking_sheet
@@ -28,15 +31,21 @@ from trainer.retrieval import (
     distance_sample,
     nearest,
     precision_by_camera,
+    probe_queries,
 )
 
+FOLDER = Path("evaluation")
 SHOWN_QUERIES = 9  # a third each of the worst, the middling and the best
+PROBES = 6  # every trial of a search leaves them
 
 
-def write_evaluation(out: Path, assessment: Assessment, config: TrialConfig, part: Part, *, images: bool) -> None:
+def write_evaluation(
+    out: Path, assessment: Assessment, config: TrialConfig, part: Part, *, images: bool, probes: bool = False
+) -> None:
     """Writes figures and pictures of an evaluation into the folder `out`; those of persons only with `images`.
 
-    Pictures of generated persons are always written.
+    Pictures of generated persons are always written. They show the queries answered worst, middling and best or, with
+    `probes`, the same queries whatever the network, so that those of several networks can be compared.
 
     Raises:
         DataError: a frame that is to be shown is missing or damaged.
@@ -48,7 +57,7 @@ def write_evaluation(out: Path, assessment: Assessment, config: TrialConfig, par
     write_atomically(out / "evaluation.json", json.dumps(_description(assessment, config, part, synthetic), indent=2))
     _draw_charts(out, assessment, config, by_camera, synthetic)
     if images or synthetic:
-        _draw_persons(out, assessment, config, synthetic)
+        _draw_persons(out, assessment, config, synthetic, probes=probes)
 
 
 def _description(assessment: Assessment, config: TrialConfig, part: Part, synthetic: bool) -> dict[str, object]:
@@ -62,7 +71,13 @@ def _description(assessment: Assessment, config: TrialConfig, part: Part, synthe
         "synthetic": synthetic,
         "fingerprint": dataset_fingerprint(judged),
         "seconds": assessment.seconds,
+        "cmc": {name: ranking.cmc.tolist() for name, ranking in _rankings(assessment).items()},
     }
+
+
+def _rankings(assessment: Assessment) -> dict[str, Ranking]:
+    found = {"embeddings": assessment.ranking}
+    return found if assessment.reranked is None else {**found, "re-ranked": assessment.reranked}
 
 
 def _precision_by_camera(assessment: Assessment, config: TrialConfig) -> CameraPrecision:
@@ -81,9 +96,7 @@ def _draw_charts(
     out: Path, assessment: Assessment, config: TrialConfig, by_camera: CameraPrecision, synthetic: bool
 ) -> None:
     lineup = assessment.lineup
-    curves = {"embeddings": assessment.ranking.cmc.tolist()}
-    if assessment.reranked is not None:
-        curves["re-ranked"] = assessment.reranked.cmc.tolist()
+    curves = {name: ranking.cmc.tolist() for name, ranking in _rankings(assessment).items()}
     title = f"{config.data.name}, {config.evaluation.protocol} protocol, {assessment.evaluation.queries} queries"
     charts.cmc_curve(curves, out / "cmc.png", title=title, synthetic=synthetic)
     sample = distance_sample(
@@ -97,9 +110,12 @@ def _draw_charts(
     )
 
 
-def _draw_persons(out: Path, assessment: Assessment, config: TrialConfig, synthetic: bool) -> None:
+def _draw_persons(out: Path, assessment: Assessment, config: TrialConfig, synthetic: bool, *, probes: bool) -> None:
     lineup, ranking = assessment.lineup, assessment.ranking
-    chosen = choose_queries(ranking.average_precision.numpy(), ranking.valid.numpy(), SHOWN_QUERIES)
+    if probes:
+        chosen = probe_queries(lineup.query, ranking.valid.numpy(), PROBES)
+    else:
+        chosen = choose_queries(ranking.average_precision.numpy(), ranking.valid.numpy(), SHOWN_QUERIES)
     rows = nearest(
         lineup.query_vectors,
         lineup.gallery_vectors,

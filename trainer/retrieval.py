@@ -5,8 +5,10 @@ Q queries, G gallery tracklets, D embedding, W queries that are looked at, C gal
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -190,6 +192,20 @@ def choose_queries(
     median = worst + (len(ascending) - count) // 2
     middle = ascending[median : median + count - worst - best]
     return [int(place) for place in (*ascending[:worst], *middle, *ascending[len(ascending) - best :])]
+
+
+def probe_queries(query: Sequence[Tracklet], valid: Bool[np.ndarray, " Q"], count: int) -> list[int]:
+    """Places of `count` valid queries, or of all, chosen and ordered by what they are, not by how they are answered.
+
+    Evaluations of different networks on the same data thus show the same queries in the same order. A hash of the
+    query's person, camera and first frame's name chooses, which spreads them over the persons.
+    """
+
+    def digest(place: int) -> bytes:
+        person, camera, name = query[place].person, query[place].camera, PurePath(query[place].frames[0]).name
+        return hashlib.sha256(f"{person} {camera} {name}".encode()).digest()
+
+    return sorted(np.flatnonzero(valid).tolist(), key=digest)[:count]
 
 
 def _average_precisions(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 # Settings that change where and how fast a trial runs, but none of its figures. Checkpoints of earlier versions lack
-# the whole group `checkpoint`.
-NEUTRAL_SETTINGS = {"data.root", "clips.workers", "clips.augment_on", "checkpoint", "checkpoint.every"}
+# the whole group `checkpoint`, and what pictures are left.
+NEUTRAL_SETTINGS = {
+    *("data.root", "clips.workers", "clips.augment_on", "checkpoint", "checkpoint.every"),
+    *("evaluation.folder", "evaluation.images"),
+}
 
 
 def differing_settings(now: dict[str, Any], then: dict[str, Any], prefix: str = "") -> list[str]:

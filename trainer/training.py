@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from trainer.compute import float32_products, require_precision
 from trainer.config import TrialConfig
 from trainer.data.damage import DamageTally
 from trainer.errors import CheckpointError, StoppedError
+from trainer.evaluation_folder import FOLDER
+from trainer.kept_evaluation import leave_evaluation
 from trainer.learner import Learner, in_groups
 from trainer.progress import Progress, no_progress
-from trainer.ranking import rank_tracklets
+from trainer.ranking import RankedTracklets, rank_tracklets
 from trainer.remarks import remark
 from trainer.result import (
     EpochResult,
@@ -33,6 +36,8 @@ from trainer.schedule import learning_rate
 from trainer.settings import differing_settings
 from trainer.tally import EpochTally
 from trainer.training_data import TrainingData, training_data
+
+log = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = Path("checkpoint/last.pt")
 BEST_CHECKPOINT = Path("checkpoint/best.pt")
@@ -59,7 +64,7 @@ class FitResult(NamedTuple):
 
     history: tuple[EpochResult, ...]
     best: EpochResult
-    """The evaluated epoch with the highest validation mAP, the earliest of equals."""
+    """See `best_result`."""
 
 
 def fit(
@@ -74,6 +79,9 @@ def fit(
     stop: Stop = never,
 ) -> FitResult:
     """Trains one network and leaves `results.jsonl`, `config.json` and `checkpoint/{last,best}.pt` in `out`.
+
+    Beside them stands `evaluation/`, what `trainer.evaluation_folder` writes for the network in `best.pt` on the
+    validation split, before the last epoch is reported, so that whoever hears of that finds it.
 
     A run resumed from `last.pt` continues with bit-identical losses and figures on the same CPU and number of threads.
     With `checkpoint.every` 1 that of an epoch is on disk before the epoch is reported, so nothing that was reported is
@@ -102,14 +110,17 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     data = training_data(config.data, split or out / SPLIT_FILE, make=split is None)
     run = _Run(config, data, device, out, resume_from)
-    write_results(out / RESULTS_FILE, run.history)
-    for result in run.history:
-        report(result)
-
     with float32_products(config.compute, device), _cut_short(stop):
+        if run.is_done:
+            run.leave_evaluation(split or out / SPLIT_FILE, progress, stop)
+        write_results(out / RESULTS_FILE, run.history)
+        for result in run.history:
+            report(result)
         for epoch in range(len(run.history), config.optim.epochs):
             result = run.epoch_result(epoch, progress, stop)
             run.save_epoch(result)
+            if run.is_done:
+                run.leave_evaluation(split or out / SPLIT_FILE, progress, stop)
             append_result(out / RESULTS_FILE, result)
             remark(run.history, config)
             report(result)
@@ -133,10 +144,10 @@ def _cut_short(stop: Stop) -> Iterator[None]:
 def best_result(history: Sequence[EpochResult]) -> EpochResult:
     """The evaluated epoch with the highest validation mAP, the earliest of equals; the last epoch if none was."""
 
-    def mean_average_precision(result: EpochResult) -> float:
-        return -1.0 if result.validation is None else result.validation.mAP
-
-    return max(history, key=mean_average_precision)
+    evaluated = [(result.validation.mAP, result) for result in history if result.validation is not None]
+    if not evaluated:
+        return history[-1]
+    return max(evaluated, key=lambda pair: pair[0])[1]
 
 
 class _Run:
@@ -150,6 +161,10 @@ class _Run:
         self.history: list[EpochResult] = []
         self.tally = EpochTally()
         """Of the epoch that is under way."""
+        self._ranked: RankedTracklets | None = None
+        """What the latest evaluation found."""
+        self._best: RankedTracklets | None = None
+        """What that of the network in `best.pt` found; None where an earlier process made it."""
         self.damage = DamageTally(data.frames)
         self.batches = IdentityBatches(data.labels, config.clips, config.seed)
         clips = TrainingClips(data.train, data.labels, config.clips, size=self.size, seed=config.seed)
@@ -161,13 +176,18 @@ class _Run:
             self._restore(resume_from)
         self.learner.compile()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last epoch is trained and saved."""
+        return len(self.history) == self.config.optim.epochs
+
     def epoch_result(self, epoch: int, progress: Progress, stop: Stop) -> EpochResult:
         """Trains for an epoch, counted from 0, evaluates where one is due, and returns the figures."""
         tally = self.train_epoch(epoch, progress, stop)
         losses = tally.losses(epoch)
         trained = time.monotonic()
         last = epoch + 1 == self.config.optim.epochs
-        due = last or (epoch + 1) % self.config.evaluation.every == 0
+        due = bool(self.data.query) and (last or (epoch + 1) % self.config.evaluation.every == 0)
         validation = self.evaluate(progress, stop, last=last) if due else None
         evaluated = time.monotonic() - trained
         return EpochResult(
@@ -207,13 +227,8 @@ class _Run:
 
     def evaluate(self, progress: Progress, stop: Stop, *, last: bool) -> Evaluation:
         """Figures on the validation split, after the last epoch with those of a re-ranking."""
-
-        def each_batch(what: str, done: int, total: int, note: str = "") -> None:
-            progress(what, done, total, note)
-            self._stop_if(stop)
-
         with self._stopped_workers(stop):
-            return rank_tracklets(
+            self._ranked = rank_tracklets(
                 self.learner.evaluated,
                 self.data.query,
                 self.data.gallery,
@@ -221,8 +236,36 @@ class _Run:
                 self.config.viewing,
                 rerank=last and self.config.evaluation.reranking,
                 damage=self.damage,
-                progress=each_batch,
+                progress=self._stoppable(progress, stop),
             )
+        return self._ranked.evaluation
+
+    def leave_evaluation(self, split: Path, progress: Progress, stop: Stop) -> None:
+        """Leaves `evaluation/`, where there is a validation split; what goes wrong there costs no trained network."""
+        if not self.config.evaluation.folder or not self.data.query:
+            return
+        try:
+            with self._stopped_workers(stop):
+                leave_evaluation(
+                    self.out,
+                    self.config,
+                    self.out / BEST_CHECKPOINT,
+                    split,
+                    self._best,
+                    device=self.learner.device,
+                    progress=self._stoppable(progress, stop),
+                )
+        except StoppedError:
+            raise
+        except Exception:
+            log.exception("%s: not written; `evaluate` makes it from best.pt", self.out / FOLDER)
+
+    def _stoppable(self, progress: Progress, stop: Stop) -> Progress:
+        def each_batch(what: str, done: int, total: int, note: str = "") -> None:
+            progress(what, done, total, note)
+            self._stop_if(stop)
+
+        return each_batch
 
     def save_epoch(self, result: EpochResult) -> None:
         """Adds the epoch to the history; writes `best.pt`, all that an evaluation needs, if it is the best, and
@@ -232,10 +275,13 @@ class _Run:
         """
         self.history.append(result)
         self.tally = EpochTally()
-        is_best = best_result(self.history) is result
+        done = len(self.history)
+        # As long as none was evaluated the first network is kept, and in the end the last one.
+        is_candidate = result.validation is not None or done in (1, self.config.optim.epochs)
+        is_best = is_candidate and best_result(self.history) is result
         if is_best:
             save_checkpoint(self.out / BEST_CHECKPOINT, self._weights())
-        done = len(self.history)
+            self._best = self._ranked
         if is_best or done % self.config.checkpoint.every == 0 or done == self.config.optim.epochs:
             self._save_last()
 

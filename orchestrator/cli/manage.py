@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli import options
+from orchestrator.cli import completing, options
 from orchestrator.errors import Exit
 
 SYNC_PATIENCE_S = 300.0
 
 
 @click.command(epilog="Example: reidsearch stop attn_cl-7f3a/t0003")
-@click.argument("name", metavar="NAME[/TRIAL]")
+@options.search_or_trial
 @options.storage
 def stop(name: str, storage: Path) -> int:
     """Stop a search that another process drives, or give up one of its trials.
@@ -31,7 +31,7 @@ def stop(name: str, storage: Path) -> int:
 
 
 @click.command(epilog="Example: reidsearch logs attn_cl-7f3a/t0003 -f")
-@click.argument("name", metavar="NAME[/TRIAL]")
+@options.search_or_trial
 @click.option("--follow", "-f", is_flag=True, help="Print new lines as they come, until the search ends.")
 @options.storage
 def logs(name: str, follow: bool, storage: Path) -> int:
@@ -46,10 +46,15 @@ def logs(name: str, follow: bool, storage: Path) -> int:
 
 
 @click.command(epilog="Example: reidsearch extend attn_cl-7f3a --trials +20 --set parameters.loss.osm_alpha.high=4")
-@click.argument("name")
+@options.search
 @click.option("--trials", metavar="N|+N", help="Trials in all, or how many more.")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Budget, bounds, stopping or algorithm; repeatable."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    shell_complete=completing.setting_paths,
+    help="Budget, bounds, stopping or algorithm; repeatable.",
 )
 @options.storage
 def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: Path) -> int:
@@ -64,7 +69,7 @@ def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: P
 
 
 @click.command(epilog="Example: reidsearch sync attn_cl-7f3a --tracking-uri http://127.0.0.1:5000")
-@click.argument("name")
+@options.search
 @options.storage
 @options.tracking_uri
 def sync(name: str, storage: Path, tracking_uri: str | None) -> int:

@@ -6,6 +6,12 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli import completing
+
+search = click.argument("name", shell_complete=completing.search_names)
+search_or_trial = click.argument("name", metavar="NAME[/TRIAL]", shell_complete=completing.search_or_trial_names)
+searches = click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.search_names)
+space_file = click.argument("file", shell_complete=completing.space_names)
 storage = click.option(
     "--storage",
     type=click.Path(path_type=Path, file_okay=False),
@@ -14,7 +20,12 @@ storage = click.option(
     help="Folder that holds searches.",
 )
 overrides = click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change any setting; may be repeated."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    shell_complete=completing.setting_paths,
+    help="Change any setting; may be repeated.",
 )
 concurrent = click.option("--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: all that fit]")
 gpus_per_trial = click.option(

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli import options
+from orchestrator.cli import completing, options
+from orchestrator.cli.driving import absolute_database, drive_and_show, options_as_before
 from orchestrator.errors import Exit
-from orchestrator.tracking_database import SQLITE
-
-if TYPE_CHECKING:
-    from orchestrator.description import Options
-    from orchestrator.folder import SearchFolder
 
 
 @click.command(epilog="Example: reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
-@click.option("--space", "space_name", required=True, metavar="FILE|NAME", help="Search space.")
+@click.option(
+    "--space",
+    "space_name",
+    required=True,
+    metavar="FILE|NAME",
+    shell_complete=completing.space_names,
+    help="Search space.",
+)
 @click.option("--name", help="Name of the search.  [default: the space's name and four digits]")
 @click.option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in all.  [default: the space's]")
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 @options.tracking_uri
 @options.address
 @click.option(
-    "--warm-start", metavar="NAME", help="Earlier search of this storage whose finished trials the model knows."
+    "--warm-start",
+    metavar="NAME",
+    shell_complete=completing.search_names,
+    help="Earlier search of this storage whose finished trials the model knows.",
 )
 @click.option("--warm-start-anyway", is_flag=True, help="Also where that search measured something else.")
 @options.hang_after
@@ -65,7 +70,7 @@ def launch(
     asked = Options(
         concurrent=concurrent,
         gpus_per_trial=gpus_per_trial,
-        tracking_uri=_absolute_database(tracking_uri),
+        tracking_uri=absolute_database(tracking_uri),
         address=address,
         hang_after=hang_after or HANG_AFTER_S,
     )
@@ -77,11 +82,11 @@ def launch(
         dry_run_of(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
         return Exit.OK
     folder = create_search(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
-    return _drive(folder, asked, strict)
+    return drive_and_show(folder, asked, strict)
 
 
 @click.command(epilog="Example: reidsearch resume attn_cl-7f3a")
-@click.argument("name")
+@options.search
 @options.concurrent
 @options.gpus_per_trial
 @options.storage
@@ -108,43 +113,22 @@ def resume(
     strict: bool,
 ) -> int:
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
-    from orchestrator.description import Options, read_description
     from orchestrator.folder import existing_search
 
     folder = existing_search(storage, name)
-    before = read_description(folder.description).options
-    asked = Options(
-        concurrent=concurrent or before.concurrent,
-        gpus_per_trial=before.gpus_per_trial if gpus_per_trial is None else gpus_per_trial,
-        tracking_uri=_absolute_database(tracking_uri) or before.tracking_uri,
-        address=address or before.address,
-        hang_after=hang_after or before.hang_after,
+    asked = options_as_before(
+        folder,
+        concurrent=concurrent,
+        gpus_per_trial=gpus_per_trial,
+        tracking_uri=absolute_database(tracking_uri),
+        address=address,
+        hang_after=hang_after,
     )
-    return _drive(folder, asked, strict, retry_failed=errored == "retry")
-
-
-def _drive(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
-    from orchestrator.display import Display
-    from orchestrator.launch import drive
-
-    display = Display(folder)
-    with display.showing():
-        ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
-    display.ending(ending)
-    if strict and ending.exit_code == Exit.SOME_TRIALS_FAILED:
-        return Exit.SEARCH_FAILED
-    return ending.exit_code
-
-
-def _absolute_database(uri: str | None) -> str | None:
-    """A relative SQLite path made absolute: the search may be resumed from another folder."""
-    if uri is None or not uri.startswith(SQLITE):
-        return uri
-    return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
+    return drive_and_show(folder, asked, strict, retry_failed=errored == "retry")
 
 
 @click.command(epilog="Example: reidsearch status attn_cl-7f3a --json | jq .best")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing.search_names)
 @options.storage
 @options.as_json
 @click.option("--watch", is_flag=True, help="Show it again every two seconds until it ends.")

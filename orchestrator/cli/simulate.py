@@ -16,7 +16,7 @@ ALGORITHMS = ("journaled", "random", "sobol", "grid", "ax")
 @click.command(
     epilog="Example: reidsearch simulate attn_cl-7f3a --stopping asha --algorithm random --set stopping.grace=2"
 )
-@click.argument("name")
+@options.search
 @click.option(
     "--stopping", "rules", type=click.Choice(RULES), multiple=True, help="Rule; may be repeated.  [default: all]"
 )

@@ -8,7 +8,7 @@ from itertools import islice
 import click
 from pydantic import JsonValue
 
-from orchestrator.cli import options
+from orchestrator.cli import completing, options
 from orchestrator.errors import Exit
 
 
@@ -18,7 +18,7 @@ def space() -> None:
 
 
 @space.command(epilog="Example: reidsearch space check my_space.yaml")
-@click.argument("file")
+@options.space_file
 @options.overrides
 def check(file: str, overrides: tuple[str, ...]) -> int:
     """Check a search space against the trainer, and against its data if they are there; nothing is started."""
@@ -40,7 +40,7 @@ def check(file: str, overrides: tuple[str, ...]) -> int:
 
 
 @space.command(epilog="Example: reidsearch space show attn_cl.yaml --set budget.trials=20")
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=completing.space_names)
 @options.overrides
 def show(file: str | None, overrides: tuple[str, ...]) -> int:
     """Print a search space with nothing left to extend, or list the built-in ones."""
@@ -57,7 +57,7 @@ def show(file: str | None, overrides: tuple[str, ...]) -> int:
 
 
 @space.command(epilog="Example: reidsearch space sample attn_cl.yaml -n 5 --seed 1")
-@click.argument("file")
+@options.space_file
 @click.option("-n", "--number", type=click.IntRange(1, 100_000), default=1, show_default=True, help="How many points.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draw.")
 @options.as_json
@@ -74,8 +74,8 @@ def sample(file: str, number: int, seed: int, as_json: bool, overrides: tuple[st
 
 
 @space.command(epilog="Example: reidsearch space diff b_bot.yaml b_bot_osm.yaml")
-@click.argument("one")
-@click.argument("other")
+@click.argument("one", shell_complete=completing.space_names)
+@click.argument("other", shell_complete=completing.space_names)
 def diff(one: str, other: str) -> int:
     """Print in what two search spaces differ, with nothing left to extend; nothing where they are the same."""
     from orchestrator.space import SearchSpace

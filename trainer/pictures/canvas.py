@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.pictures.files import SYNTHETIC, picture_file
+from trainer.pictures.files import PNG_LEVEL, SYNTHETIC, picture_file
 
 Colour = tuple[int, int, int]
 
@@ -90,7 +90,7 @@ class Canvas:
             DataError: the file cannot be written.
         """
         with picture_file(out) as file:
-            self._image.save(file, "PNG")
+            self._image.save(file, "PNG", compress_level=PNG_LEVEL)
 
 
 def text_width(text: str, size: int = TEXT) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from trainer.pictures.files import SYNTHETIC, picture_file
+from trainer.pictures.files import PNG_LEVEL, SYNTHETIC, picture_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -222,4 +222,5 @@ def _write_cell(
 
 def _save(figure: Figure, out: Path) -> None:
     with picture_file(out) as file:
-        figure.savefig(file, format="png", metadata={"Software": None})  # the same bytes from any release
+        # Without the name of the software: the same bytes from any release.
+        figure.savefig(file, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": PNG_LEVEL})

@@ -10,6 +10,8 @@ from typing import BinaryIO
 from trainer.atomic import replacing
 from trainer.errors import DataError
 
+# Of a sheet of 1729 x 1619 pixels: 0.24 s and 1.71 MB, at zlib's usual 6 it is 0.52 s and 1.70 MB.
+PNG_LEVEL = 4
 SYNTHETIC = "SYNTHETIC: drawn figures, not people. Nothing here says anything about real data."
 
 

@@ -1,0 +1,54 @@
+"""What a finished trial's evaluation folder costs: with the ranking of its best epoch at hand, and embedded again.
+
+    python -m benchmarks.bench_kept_evaluation runs/demo-24ed/trials/t0000
+
+Takes a completed trial of a search; writes into a temporary folder. One thread, medians of 5 runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.measuring import LEAST_RUNS, measure, say
+from trainer.assess import assess
+from trainer.configfile import read_trial_config
+from trainer.kept_evaluation import leave_evaluation
+from trainer.ranking import RankedTracklets
+from trainer.result import read_results
+
+
+def main() -> None:
+    """Prints one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trial", type=Path, help="folder of a completed trial")
+    trial: Path = parser.parse_args().trial
+    torch.set_num_threads(1)
+    config, checkpoint = read_trial_config(trial / "config.json", ()), trial / "checkpoint/best.pt"
+    split, device = trial.parent.parent / "split.json", torch.device("cpu")
+    found = assess(config, checkpoint, part="validation", split=split, device=device)
+    ranked = RankedTracklets(found.evaluation, found.ranking, found.reranked, found.lineup)
+    with tempfile.TemporaryDirectory() as name:
+        measured = measure(
+            {
+                "ranking at hand": lambda: leave_evaluation(
+                    Path(name), config, checkpoint, split, ranked, device=device
+                ),
+                "embedded again": lambda: leave_evaluation(Path(name), config, checkpoint, split, None, device=device),
+            },
+            runs=LEAST_RUNS,
+        )
+        size = sum(path.stat().st_size for path in Path(name).rglob("*") if path.is_file())
+    say(
+        benchmark="kept evaluation",
+        trial_s=round(sum(result.seconds for result in read_results(trial / "results.jsonl")), 1),
+        bytes=size,
+        **{name: each.as_dict(3) for name, each in measured.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()

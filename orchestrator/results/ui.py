@@ -1,0 +1,56 @@
+"""MLflow's pages of a search, shown until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from orchestrator.errors import SearchError
+from orchestrator.folder import existing_search
+from orchestrator.launch import tracking_uri
+from orchestrator.loading import load_search
+from orchestrator.results.mlflowserver import mlflow_server
+from orchestrator.results.mlflowview import comparison_view, view_of
+from orchestrator.tracking_database import ARTIFACTS, SQLITE
+
+LOG = "mlflow-ui.log"
+
+
+def serve(storage: Path, name: str | None, port: int, say: Callable[[str], None]) -> None:
+    """Serves MLflow's pages of a storage and says the address of those of the search `name`, until Ctrl-C or SIGTERM.
+
+    A search that is tracked by a server of its own needs none: then only the address is said.
+
+    Raises:
+        SearchError: there is no such search, or no run was tracked in the storage.
+        EnvironmentProblem: the port is taken, or MLflow's server does not start or answer.
+    """
+    storage = storage.absolute()
+    uri, view = f"{SQLITE}{storage / 'mlflow.db'}", view_of(None, ())
+    if name is not None:
+        search = load_search(existing_search(storage, name))
+        uri, view = (
+            tracking_uri(search.folder, search.description.options),
+            view_of(name, list(search.space.parameters)),
+        )
+    if uri.startswith(("http://", "https://")):
+        say(comparison_view(uri, view))
+        return
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise SearchError(f"{uri.removeprefix(SQLITE)}: no such file, no search was tracked in {storage} yet")
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with mlflow_server(uri, storage / ARTIFACTS, port, storage / LOG) as server:
+            say(comparison_view(server, view))
+            say("Ctrl-C ends it")
+            signal.pause()
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

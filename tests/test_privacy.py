@@ -1,0 +1,102 @@
+"""What a search writes of persons, of the environment and of passwords: nothing, unless it is asked to.
+
+Canaries are planted in a search on data that counts as real, and everything below its storage is read.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from running import Search
+
+from trainer.data.synthetic import TRUTH
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+SECRET = "canary-in-the-environment-7b1f"
+FRAME = re.compile(rb"(?:\d{4}|00-1)C\dT\d{4}F\d{3}\.jpg")
+"""The name of a frame of MARS tells person, camera and tracklet."""
+PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n")
+# Charts without persons.
+CHARTS = {"cmc.png", "distances.png", "cameras.png"}
+# Lists frames on purpose, so that evaluations can be compared query by query; it stays in the trial's own folder.
+PER_QUERY = "per_query.npz"
+
+
+@pytest.fixture(scope="module")
+def data(mini_mars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in the layout of MARS that nothing marks as generated."""
+    root = tmp_path_factory.mktemp("canary") / "mars"
+    shutil.copytree(mini_mars, root)
+    (root / "info" / TRUTH).unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def searched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """A finished search on it, with its evaluations, its test set opened and a report."""
+    search = Search(tmp_path_factory.mktemp("storage"), "private")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+        search.launch("--data", str(data), "--trials", "2", "--set", "evaluation.folder=true")
+        assert search.wait() == 0, search.log.read_text()
+        search.start("finalize", "private", "--top", "1", "--seeds", "1")
+        assert search.wait() == 0, search.log.read_text()
+        search.start("report", "private", "--without-model")
+        assert search.wait() == 0, search.log.read_text()
+    return search
+
+
+def files(search: Search) -> Iterator[Path]:
+    """All that the search left, data and networks apart."""
+    for path in search.storage.rglob("*"):
+        if path.is_file() and path.suffix != ".pt":
+            yield path
+
+
+def pictures_of(paths: Iterable[Path]) -> set[str]:
+    """Names of the files that are pictures, whatever they are called."""
+    return {path.name for path in paths if path.read_bytes()[:8].startswith(PICTURES)}
+
+
+def test_the_data_of_this_test_counts_as_real(searched: Search) -> None:
+    assert searched.status()["synthetic"] is False
+    assert not (searched.folder / "trials/t0000/evaluation/ranking.png").exists()
+
+
+def test_no_variable_of_the_environment_is_written(searched: Search) -> None:
+    assert [path for path in files(searched) if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_no_name_of_a_frame_is_written_outside_of_the_figures_per_query(searched: Search) -> None:
+    telling = {path.name for path in files(searched) if FRAME.search(path.read_bytes())}
+    assert telling <= {PER_QUERY}
+    database = sqlite3.connect(searched.storage / "mlflow.db")
+    assert not any(FRAME.search(str(row).encode()) for row in database.iterdump())
+
+
+def test_no_figures_per_query_and_no_picture_but_charts_reach_mlflow(searched: Search) -> None:
+    tracked = [path for path in (searched.storage / "mlartifacts").rglob("*") if path.is_file()]
+    assert tracked
+    assert [path for path in tracked if path.name == PER_QUERY] == []
+    assert pictures_of(tracked) <= CHARTS
+
+
+def test_no_picture_of_a_person_is_in_the_folder_or_in_the_report(searched: Search) -> None:
+    assert pictures_of(files(searched)) <= CHARTS
+    assert b"data:image/jpeg" not in (searched.folder / "report.html").read_bytes()
+
+
+@pytest.mark.long
+def test_a_password_in_the_address_of_mlflow_is_in_the_description_alone(data: Path, tmp_path: Path) -> None:
+    search = Search(tmp_path / "storage", "guarded")
+    search.launch("--data", str(data), "--trials", "1", "--tracking-uri", f"http://lab:{SECRET}@127.0.0.1:9")
+    assert search.wait() == 0, search.log.read_text()
+    telling = {path.name for path in files(search) if SECRET.encode() in path.read_bytes()}
+    assert telling <= {"search.yaml"}, "which a resume needs, in a folder that only its owner can read"
