@@ -25,11 +25,12 @@ from orchestrator.finalview import finals_lines, finals_table
 from orchestrator.folder import SearchFolder
 from orchestrator.frontview import front_table
 from orchestrator.journal import Record
-from orchestrator.launch import Ending, Watch, tracking_uri
 from orchestrator.ledger import Ledger
 from orchestrator.loading import LoadedSearch
+from orchestrator.session import Ending, Watch, tracking_uri
 from orchestrator.shortform import number, percent
 from orchestrator.status import status_document
+from orchestrator.tracking_content import without_passwords
 from trainer.result import UNIFORM_ENTROPY
 
 SYNTHETIC_MARK = "SYNTHETIC data: these figures say nothing about published ones"
@@ -67,7 +68,7 @@ def installed(command: str) -> str:
 def pages_command(uri: str, folder: SearchFolder) -> str:
     """The command that shows the runs of a search, which MLflow keeps at `uri`, in a browser."""
     if uri.startswith(("http:", "https:")):
-        return f"open {uri}"
+        return f"open {without_passwords(uri)}"
     return f"{installed('reidsearch')} ui {folder.name} --storage {shlex.quote(str(folder.path.parent))}"
 
 
@@ -140,6 +141,16 @@ def summary_line(document: Mapping[str, Any]) -> str:
     return f"{document['search']}: {document['state']}{why}; " + ", ".join(parts)
 
 
+@contextmanager
+def _read_or_not() -> Iterator[None]:
+    """Lets a search go on when whoever read its standard error is gone: what it says is in the journal, too."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):  # the second is what rich makes of the first
+        # Whatever is printed from now on, by us or by a library, finds an open file.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class Display:
     """Shows a running search on standard error."""
 
@@ -173,7 +184,8 @@ class Display:
 
     def line(self, label: str, text: str) -> None:
         """One line that stays."""
-        self._console.print(Text(f"{label:<10}", style="bold"), Text(text), sep="", end="\n", soft_wrap=True)
+        with _read_or_not():
+            self._console.print(Text(f"{label:<10}", style="bold"), Text(text), sep="", end="\n", soft_wrap=True)
 
     def ending(self, ending: Ending) -> None:
         """What became of the search, on standard output, and what to do next."""
@@ -194,7 +206,7 @@ class Display:
         if document["synthetic"]:
             out.print(f"data      {SYNTHETIC_MARK}")
         uri = tracking_uri(self._folder, ending.description.options)
-        out.print(f"MLflow    {uri}", soft_wrap=True)
+        out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
         if ending.unsent:
             out.print(f"          {ending.unsent} events were not taken yet; a resume sends them", soft_wrap=True)
         at = f"--storage {shlex.quote(str(self._folder.path.parent))}"
@@ -237,4 +249,5 @@ class Display:
     def _print_event(self, record: Record) -> None:
         line = event_line(record)
         if line is not None:
-            print(line, file=sys.stderr, flush=True)
+            with _read_or_not():
+                print(line, file=sys.stderr, flush=True)

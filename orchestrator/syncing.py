@@ -7,9 +7,9 @@ from typing import NamedTuple
 from orchestrator.description import read_description
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal
-from orchestrator.launch import tracker_of, tracking_uri
 from orchestrator.lease import Lease
 from orchestrator.ledger import Ledger
+from orchestrator.session import tracker_of, tracking_uri
 
 
 class Synced(NamedTuple):

@@ -20,7 +20,7 @@ from typing import TypeVar
 from orchestrator.events import TrialSuggested
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Record
-from orchestrator.tracking_content import About
+from orchestrator.tracking_content import About, without_passwords
 from orchestrator.tracking_plan import SEARCH_RUN, Plan, Writes
 from orchestrator.tracking_store import RefusedError, RunStore
 from trainer.wording import first_line
@@ -134,7 +134,7 @@ class Tracker:
             try:
                 self._write(time.monotonic())
             except Exception as error:  # noqa: BLE001  # whatever a tracking server does, the search goes on
-                self._await_return(first_line(error))
+                self._await_return(without_passwords(first_line(error)))
 
     def _take_events(self) -> None:
         """Plans everything that has come; waits for something to do where there is nothing."""

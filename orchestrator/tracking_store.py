@@ -22,6 +22,7 @@ from orchestrator.tracking_content import (
     digest_of,
     evaluation_content,
     may_show_persons,
+    without_passwords,
 )
 from orchestrator.tracking_database import is_database, prepare_database
 from orchestrator.tracking_files import staged, without_secrets
@@ -133,7 +134,7 @@ class RunStore:
         except Exception as error:
             if not self.answers():
                 raise
-            raise RefusedError(first_line(error)) from error
+            raise RefusedError(without_passwords(first_line(error))) from error
 
     def write(self, writes: Writes) -> None:
         """Writes to a run that is there; what has been taken is gone from the writes then, whatever happens.
@@ -158,7 +159,7 @@ class RunStore:
                     raise
                 refusals.append(error)
         if refusals:
-            raise RefusedError(first_line(refusals[0])) from refusals[0]
+            raise RefusedError(without_passwords(first_line(refusals[0]))) from refusals[0]
 
     # --- the connection ----------------------------------------------------------------------------------------------
 

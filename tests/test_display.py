@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +143,27 @@ def test_a_description_is_read_back_equal_and_damage_is_named(description: Searc
     path.write_text("")
     with pytest.raises(SearchError, match=r"search\.yaml: is empty"):
         read_description(path)
+
+
+def test_a_search_whose_output_nobody_reads_any_more_goes_on() -> None:
+    program = (
+        "import sys; from pathlib import Path; from orchestrator.display import Display; "
+        "from orchestrator.events import TrialStarted; from orchestrator.folder import SearchFolder; "
+        "from orchestrator.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
+        "sys.stdin.readline(); "
+        "event = TrialStarted(trial='t0000', attempt=1); "
+        "[display._print_event(Record(1, 1e9, event)) for _ in range(3)]; display.line('a', 'b'); print('went on')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process.stderr.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.stdout.read() == "went on\n"
+    assert process.wait() == 0

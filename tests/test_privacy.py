@@ -39,14 +39,12 @@ def data(mini_mars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def searched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
-    """A finished search on it, with its evaluations, its test set opened and a report."""
+    """A finished search on it, with its evaluations and a report."""
     search = Search(tmp_path_factory.mktemp("storage"), "private")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
         search.launch("--data", str(data), "--trials", "2", "--set", "evaluation.folder=true")
-        assert search.wait() == 0, search.log.read_text()
-        search.start("finalize", "private", "--top", "1", "--seeds", "1")
         assert search.wait() == 0, search.log.read_text()
         search.start("report", "private", "--without-model")
         assert search.wait() == 0, search.log.read_text()

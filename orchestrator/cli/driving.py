@@ -25,7 +25,7 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
 def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
     """Drives the search to its end before people's eyes and returns the exit code."""
     from orchestrator.display import Display
-    from orchestrator.launch import drive
+    from orchestrator.session import drive
 
     display = Display(folder)
     with display.showing():

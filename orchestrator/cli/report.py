@@ -27,8 +27,11 @@ from orchestrator.errors import Exit
 )
 @click.option("--images", is_flag=True, help="Show pictures of persons also of real data.")
 @click.option("--without-model", is_flag=True, help="Leave out what Ax's model says; saves ten seconds and more.")
+@click.option("--to-mlflow", is_flag=True, help="Also put the file among those of the search's run in MLflow.")
 @options.storage
-def report(name: str, out: Path | None, kind: str, images: bool, without_model: bool, storage: Path) -> int:
+def report(
+    name: str, out: Path | None, kind: str, images: bool, without_model: bool, to_mlflow: bool, storage: Path
+) -> int:
     """Write a report of a search, which may still be running.
 
     The HTML file holds everything that it needs and opens without a network.
@@ -39,4 +42,10 @@ def report(name: str, out: Path | None, kind: str, images: bool, without_model: 
     folder = existing_search(storage, name)
     written = write_report(folder, kind, out, model=not without_model and kind != "csv", images=images)
     click.echo(written.text, err=written.path is not None and kind != "html", nl=written.path is not None)
+    if to_mlflow:
+        from orchestrator.report.filing import file_report
+
+        if written.path is None:
+            raise click.UsageError("--to-mlflow needs a file: name one with --out")
+        click.echo(file_report(folder, written.path), err=True)
     return Exit.OK

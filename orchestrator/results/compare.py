@@ -18,9 +18,9 @@ from pydantic import JsonValue
 from orchestrator.errors import SearchError
 from orchestrator.folder import existing_search
 from orchestrator.kept import kept_epoch
-from orchestrator.launch import tracking_uri
 from orchestrator.loading import BEST, LoadedSearch, load_search
 from orchestrator.results.noise import Runs, SeedDifference, seed_difference
+from orchestrator.session import tracking_uri
 from orchestrator.settings import flattened
 from orchestrator.study import Trial
 from trainer.result import EpochResult, Evaluation

@@ -9,10 +9,10 @@ from types import FrameType
 
 from orchestrator.errors import SearchError
 from orchestrator.folder import existing_search
-from orchestrator.launch import tracking_uri
 from orchestrator.loading import load_search
 from orchestrator.results.mlflowserver import mlflow_server
 from orchestrator.results.mlflowview import comparison_view, view_of
+from orchestrator.session import tracking_uri
 from orchestrator.tracking_database import ARTIFACTS, SQLITE
 
 LOG = "mlflow-ui.log"

@@ -1,0 +1,264 @@
+"""Searches from a notebook or a program: the same as on the command line.
+
+A search is driven by the command `reidsearch` in a process of its own, so that the notebook imports neither Ray nor
+torch, keeps its signal handlers, and can be restarted whatever the search does.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import yaml
+
+from orchestrator.errors import EnvironmentProblem, Exit, OrchestratorError, SearchError
+from orchestrator.folder import existing_search
+from orchestrator.loading import LoadedSearch, load_search
+from orchestrator.process import die_with_parent
+from orchestrator.space import SearchSpace
+from orchestrator.status import status_document
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# What a search was worth looking at for, even if not everything went well.
+LOOK_AT = (Exit.OK, Exit.SOME_TRIALS_FAILED, Exit.PREEMPTED, Exit.INTERRUPTED)
+
+PERIOD_S = 0.1
+# A notebook's kernel pretends to be a terminal with colours; a table that is redrawn would then be shown line by line.
+TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+@dataclass(frozen=True, repr=False)
+class Search(LoadedSearch):
+    """A search at the moment when it was loaded; load it again to see what came since."""
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """The document of `reidsearch status --json`."""
+        return status_document(self)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best configuration: trial, value, metrics, params, and what fresh seeds say; None before there is one."""
+        best: dict[str, Any] | None = self.status["best"]
+        return best
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """One record per trial and repeat, with `metrics` of its last evaluation and `params`; shares are in [0, 1]."""
+        trials: list[dict[str, Any]] = self.status["trials"]
+        return trials
+
+    def frame(self) -> DataFrame:
+        """The same as a table: a row per trial, a column per figure and per setting; pandas is imported here."""
+        import pandas
+
+        named = ("trial", "status", "source", "seed", "repeats", "fold", "attempts", "epoch", "reason")
+        rows = [
+            {name: trial[name] for name in named} | trial["metrics"] | dict(trial["params"]) for trial in self.trials
+        ]
+        return pandas.DataFrame(rows, columns=None if rows else list(named)).set_index("trial")
+
+    def curves(self, metric: str = "mAP") -> DataFrame:
+        """A figure by epoch, a column per trial; empty cells where it was not evaluated.
+
+        Args:
+            metric: any name of a figure in `trials`, such as `rank1` or `loss/total`.
+
+        Raises:
+            SearchError: no trial has such a figure.
+        """
+        import pandas
+
+        found: dict[str, dict[int, float]] = {}
+        known: dict[str, None] = {}
+        for key, trial in self.study.all_trials.items():
+            for result in trial.results:
+                metrics = result.metrics()
+                known |= dict.fromkeys(metrics)
+                if metric in metrics:
+                    found.setdefault(key, {})[result.epoch] = metrics[metric]
+        if not found:
+            raise SearchError(f"{self.name} has no figure {metric!r} (there: {', '.join(known) or 'none yet'})")
+        return pandas.DataFrame(found).sort_index().rename_axis(index="epoch", columns="trial")
+
+    def __repr__(self) -> str:
+        from orchestrator.display import summary_line
+
+        return summary_line(self.status)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the summary and the table."""
+        from html import escape
+
+        from orchestrator.display import SYNTHETIC_MARK
+
+        mark = f"<p><b>{SYNTHETIC_MARK}</b></p>" if self.description.synthetic else ""
+        frame = self.frame()
+        searched = [path for path in self.space.parameters if path in frame]
+        shown = [*("status", "source", "epoch"), *(name for name in ("mAP", "rank1") if name in frame), *searched]
+        return f"<p>{escape(repr(self))}</p>{mark}{frame[shown].to_html(float_format='%.4g')}"
+
+
+def load(name: str, storage: str | Path = "runs") -> Search:
+    """Reads a search, which may be running.
+
+    Raises:
+        SearchError: there is none of this name in the storage, or it is damaged.
+        JournalError: its journal is damaged.
+    """
+    found = load_search(existing_search(Path(storage), name))
+    return Search(found.folder, found.description, found.study, found.is_driven)
+
+
+def launch(
+    space: str | Path | Mapping[str, Any],
+    *,
+    data: str | Path | None = None,
+    name: str | None = None,
+    storage: str | Path = "runs",
+    trials: int | None = None,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    concurrent: int | None = None,
+    gpus_per_trial: float | None = None,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    warm_start: str | None = None,
+    show: bool = True,
+) -> Search:
+    """Starts a new search and drives it to its end, as `reidsearch launch` does.
+
+    Interrupting the call (Ctrl-C, or the notebook's stop button) stops the search in good order, a second time at
+    once; `resume` goes on with it.
+
+    Args:
+        space: file or built-in name, or the content of a space file as a mapping.
+        data: folder of the data set, `mini-mars` for a generated one, None for what the space says.
+        name: of the search; the space's name and four digits unless given.
+        storage: folder that holds searches.
+        trials: in all; the space's unless given.
+        overrides: settings as `--set` takes them, such as `optim.epochs=10`.
+        seed: of the search.
+        concurrent: trials at once; all that fit unless given.
+        gpus_per_trial: 0.5 lets two share one.
+        tracking_uri: where MLflow keeps runs; a database in the storage unless given.
+        address: Ray cluster to join; one is started on this machine unless given.
+        warm_start: an earlier search of the storage whose finished trials the model knows.
+        show: whether to print what happens, one line per event.
+
+    Raises:
+        SpaceError: the space is wrong.
+        SearchError: the search cannot be created, or no trial was completed; the message is the command's.
+        EnvironmentProblem: the machine or the cluster cannot run it.
+    """
+    options = {
+        "--data": data,
+        "--trials": trials,
+        "--seed": seed,
+        "--concurrent": concurrent,
+        "--gpus-per-trial": gpus_per_trial,
+        "--tracking-uri": tracking_uri,
+        "--address": address,
+        "--warm-start": warm_start,
+    }
+    with _space_file(space) as file:
+        if name is None:
+            name = f"{SearchSpace.from_yaml(file, overrides=overrides).name}-{secrets.token_hex(2)}"
+        settings = [f"--set={setting}" for setting in overrides]
+        _drive("launch", "--space", file, "--name", name, *_given(options), *settings, storage=storage, show=show)
+    return load(name, storage)
+
+
+def resume(name: str, storage: str | Path = "runs", *, retry_failed: bool = False, show: bool = True) -> Search:
+    """Goes on with a search that was interrupted, as `reidsearch resume` does.
+
+    Raises:
+        SearchError: there is none, another process drives it, or no trial was completed.
+        EnvironmentProblem: the machine or the cluster cannot run it.
+    """
+    _drive("resume", name, "--errored", "retry" if retry_failed else "skip", storage=storage, show=show)
+    return load(name, storage)
+
+
+@contextmanager
+def _space_file(space: str | Path | Mapping[str, Any]) -> Iterator[str]:
+    """What the command takes for the space; a mapping is written to a file for the time being."""
+    if not isinstance(space, Mapping):
+        yield str(space)
+        return
+    with tempfile.TemporaryDirectory(prefix="reidsearch-") as folder:
+        path = Path(folder) / "space.yaml"
+        path.write_text(yaml.safe_dump(dict(space), sort_keys=False), encoding="utf-8")
+        yield str(path)
+
+
+def _given(options: Mapping[str, object]) -> list[str]:
+    return [part for name, value in options.items() if value is not None for part in (name, str(value))]
+
+
+def _drive(*arguments: str, storage: str | Path, show: bool) -> None:
+    """Runs the command to its end, its output shown line by line.
+
+    Raises:
+        KeyboardInterrupt: this process was interrupted; the command has ended in good order by then.
+        OrchestratorError: the command failed; the message is its last line.
+    """
+    command = [sys.executable, "-m", "orchestrator", *arguments, "--storage", str(storage)]
+    # A file and no pipe: a search whose notebook was killed could not end in good order if its output led nowhere.
+    with tempfile.NamedTemporaryFile("w", prefix="reidsearch-") as output, Path(output.name).open() as reader:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if name not in TERMINAL},
+            # A session of its own: a notebook interrupts all processes of the kernel's, and a search that gets two
+            # signals stops at once.
+            start_new_session=True,
+            preexec_fn=_stop_with_parent,
+        )
+        interrupted, message = _followed(child, reader, show=show)
+    if interrupted:
+        raise KeyboardInterrupt(message)
+    if child.returncode not in LOOK_AT:
+        raise _error(child.returncode, message)
+
+
+def _followed(child: subprocess.Popen[bytes], output: TextIO, *, show: bool) -> tuple[bool, str]:
+    """Waits until the command ends, and passes interruptions on; whether there was one, and the last line."""
+    interrupted, last, is_over = False, "", False
+    while not is_over:
+        try:
+            is_over = child.poll() is not None
+            for line in output:
+                last = line.strip() or last
+                if show:
+                    print(line, end="", flush=True)
+            if not is_over:
+                time.sleep(PERIOD_S)
+        except KeyboardInterrupt:
+            interrupted = True
+            child.send_signal(signal.SIGINT)
+    return interrupted, last
+
+
+def _stop_with_parent() -> None:
+    die_with_parent(signal.SIGTERM)
+
+
+def _error(code: int, message: str) -> OrchestratorError:
+    kind = EnvironmentProblem if code == Exit.ENVIRONMENT else SearchError
+    return kind(message or f"reidsearch ended with exit code {code}")

@@ -1,0 +1,45 @@
+"""A report beside the runs that it is about: in MLflow, under the search's own run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.description import read_description
+from orchestrator.errors import EnvironmentProblem, SearchError
+from orchestrator.folder import SearchFolder
+from orchestrator.session import tracking_uri
+from orchestrator.tracking_content import without_passwords
+from orchestrator.tracking_database import SQLITE
+from orchestrator.tracking_plan import SEARCH_RUN
+from orchestrator.tracking_store import CLIENT_ENVIRONMENT, EXPERIMENT, SEARCH_TAG, TRIAL_TAG
+from trainer.wording import first_line
+
+
+def file_report(folder: SearchFolder, report: Path) -> str:
+    """Puts the file among those of the search's run, in place of an earlier one of its name; says where that is.
+
+    Raises:
+        SearchError: MLflow has no run of the search.
+        EnvironmentProblem: MLflow is not there or refuses.
+    """
+    description = read_description(folder.description)
+    uri = tracking_uri(folder, description.options)
+    shown = without_passwords(uri)
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise EnvironmentProblem(f"{shown}: no such database; `reidsearch sync {folder.name}` makes it")
+    os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        ours = f"tags.`{SEARCH_TAG}` = '{description.uid}' and tags.`{TRIAL_TAG}` = '{SEARCH_RUN}'"
+        runs = [] if experiment is None else client.search_runs([experiment.experiment_id], ours)
+        if not runs:
+            raise SearchError(f"{shown}: has no run of {folder.name}; `reidsearch sync {folder.name}` makes it")
+        client.log_artifact(runs[0].info.run_id, str(report))
+    except MlflowException as error:
+        raise EnvironmentProblem(f"{shown}: did not take the report ({first_line(error)})") from error
+    return f"{shown}: {report.name} of run {folder.name}"
