@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 import json
 import re
@@ -60,6 +61,9 @@ def all_commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, cl
 
 def help_text(name: str, command: click.Command) -> str:
     """What `--help` prints."""
+    # Click keeps the first `--help` that a command was asked for, by whatever names that was called.
+    command = copy.copy(command)
+    command._help_option = None
     context = click.Context(
         command,
         info_name=f"reidsearch {name}",
