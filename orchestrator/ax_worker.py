@@ -113,7 +113,12 @@ def _share_restarts(client: Client, parameters: Mapping[str, Mapping[str, Any]])
     combinations = math.prod(size for size in sizes if size is not None)
     if None not in sizes or not 1 < combinations <= ALTERNATING_OPTIMIZER_THRESHOLD:
         return
-    options = {"num_restarts": max(4, RESTARTS // combinations), "raw_samples": max(64, RAW_SAMPLES // combinations)}
+    options = {
+        "num_restarts": max(4, RESTARTS // combinations),
+        "raw_samples": max(64, RAW_SAMPLES // combinations),
+        # One start that stalls among all these is no reason to do them all again.
+        "retry_on_optimization_warning": False,
+    }
     (spec,) = client._generation_strategy.nodes_by_name["MBM"].generator_specs  # it has no option for it
     spec.generator_gen_kwargs = {"model_gen_options": {"optimizer_kwargs": options}}
 

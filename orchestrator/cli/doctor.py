@@ -11,7 +11,7 @@ from orchestrator.cli import options
 from orchestrator.errors import Exit
 
 
-@click.command(epilog="Example: reidsearch doctor --data /data/mars --address http://head:8265")
+@click.command(epilog="Example: reidsearch doctor --data /data/mars --address head:6379")
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Data set to look at.")
 @click.option("--address", metavar="ADDRESS", help="Ray cluster to reach.")
 @options.storage
