@@ -162,5 +162,10 @@ def test_an_interrupted_call_stops_the_command_and_then_says_so(
 ) -> None:
     # The stand-in prints its first line when it listens to signals.
     monkeypatch.setattr(notebook, "print", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT), raising=False)
-    with pytest.raises(KeyboardInterrupt, match="demo: stopped"):
-        notebook._drive("slow", storage=stand_in, show=True)
+    # As in a kernel; where the tests were started in the background the shell has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="demo: stopped"):
+            notebook._drive("slow", storage=stand_in, show=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
