@@ -9,9 +9,9 @@ from typing import NamedTuple
 from orchestrator.errors import SearchError
 from orchestrator.events import TrialStopped
 from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal, read_journal
-from orchestrator.lease import Lease, current_holder
-from orchestrator.ledger import Ledger
+from orchestrator.journal import read_journal
+from orchestrator.lease import current_holder
+from orchestrator.ledger import owned_ledger
 from orchestrator.study import Study, fold_records
 
 # The folder of the requests; the name of a file is the trial to stop, or this for the whole search.
@@ -95,14 +95,9 @@ def _trials_of(study: Study) -> str:
 def _stop_undriven(folder: SearchFolder, trial: str | None) -> Answer:
     if trial is None:
         return Answer(True, f"{folder.name}: no process drives it, so there is nothing to stop")
-    with Lease(folder.lease):
-        journal = Journal(folder.journal)
-        try:
-            ledger = Ledger(journal)
-            epoch = ledger.study.all_trials[trial].epoch
-            ledger.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
-        finally:
-            journal.close()
+    with owned_ledger(folder) as ledger:
+        epoch = ledger.study.all_trials[trial].epoch
+        ledger.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
     return Answer(True, f"{folder.name}/{trial}: given up; no process drives the search")
 
 

@@ -27,9 +27,10 @@ from orchestrator.frontview import front_table
 from orchestrator.journal import Record
 from orchestrator.ledger import Ledger
 from orchestrator.loading import LoadedSearch
-from orchestrator.session import Ending, Watch, tracking_uri
+from orchestrator.session import Ending, Watch
 from orchestrator.shortform import number, percent
 from orchestrator.status import status_document
+from orchestrator.tracked import tracking_uri
 from orchestrator.tracking_content import without_passwords
 from trainer.result import UNIFORM_ENTROPY
 

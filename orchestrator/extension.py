@@ -12,9 +12,7 @@ from orchestrator.description import SearchDescription, read_description
 from orchestrator.errors import SearchError
 from orchestrator.events import SearchExtended, TrialReopened
 from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
-from orchestrator.lease import Lease
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import owned_ledger
 from orchestrator.problems import SpaceError
 from orchestrator.replication import cut_short
 from orchestrator.settings import flattened
@@ -62,22 +60,17 @@ def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]
     from orchestrator.splits import add_splits  # reads data, for which looking at a search should not wait
 
     description = read_description(folder.description)
-    with Lease(folder.lease):
-        journal = Journal(folder.journal)
-        try:
-            ledger = Ledger(journal)
-            before = current_space(description, ledger.study)
-            if trials is not None:
-                overrides = [*overrides, f"budget.trials={_number_of_trials(trials, before)}"]
-            after = overlaid(before, overrides)
-            changes = _changes(before.resolved(), after.resolved())
-            _check(folder.name, changes, ledger.study, after)
-            add_splits(folder, after)
-            ledger.record(SearchExtended(changes=[text for _, text in changes], space=after.resolved()))
-            for repeat in cut_short(ledger.study):
-                ledger.record(TrialReopened(trial=repeat.key))
-        finally:
-            journal.close()
+    with owned_ledger(folder) as ledger:
+        before = current_space(description, ledger.study)
+        if trials is not None:
+            overrides = [*overrides, f"budget.trials={_number_of_trials(trials, before)}"]
+        after = overlaid(before, overrides)
+        changes = _changes(before.resolved(), after.resolved())
+        _check(folder.name, changes, ledger.study, after)
+        add_splits(folder, after)
+        ledger.record(SearchExtended(changes=[text for _, text in changes], space=after.resolved()))
+        for repeat in cut_short(ledger.study):
+            ledger.record(TrialReopened(trial=repeat.key))
     return [text for _, text in changes]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from orchestrator.early_stopping import decide
 from orchestrator.events import Event, TrialReported, TrialStopped
+from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal, Record
+from orchestrator.lease import Lease
 from orchestrator.space import SearchSpace
 from orchestrator.study import Study, fold_records
 from trainer.result import EpochResult
@@ -42,6 +45,22 @@ class Ledger:
             self.study.apply(event, record.time)
             for listener in self._listeners:
                 listener(record)
+
+
+@contextmanager
+def owned_ledger(folder: SearchFolder) -> Iterator[Ledger]:
+    """The ledger of a search for the one process that may write it, for as long as the block runs.
+
+    Raises:
+        LeaseError: another process drives the search.
+        JournalError: the journal is damaged or cannot be opened.
+    """
+    with Lease(folder.lease):
+        journal = Journal(folder.journal)
+        try:
+            yield Ledger(journal)
+        finally:
+            journal.close()
 
 
 def record_epoch(ledger: Ledger, space: SearchSpace, key: str, result: EpochResult) -> None:

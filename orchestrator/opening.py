@@ -13,9 +13,7 @@ from orchestrator.events import FinalizationStarted
 from orchestrator.extension import current_space
 from orchestrator.finalization import best_leaders, open_finalization
 from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
-from orchestrator.lease import Lease
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import owned_ledger
 from orchestrator.space import SearchSpace
 from orchestrator.study import Finalization, Study, Trial
 
@@ -36,28 +34,23 @@ def open_test_set(folder: SearchFolder, *, top: int, seeds: int, epochs: int | N
         LeaseError: a process drives the search.
     """
     description = read_description(folder.description)
-    with Lease(folder.lease):
-        journal = Journal(folder.journal)
-        try:
-            ledger = Ledger(journal)
-            study = ledger.study
-            if (known := open_finalization(study)) is not None:
-                return known
-            space = current_space(description, study)
-            leaders = _chosen(study, space, top, again=again)
-            _check_data(description, space, leaders, epochs)
-            ledger.record(
-                FinalizationStarted(
-                    finalization=len(study.finalizations) + 1,
-                    leaders=[leader.key for leader in leaders],
-                    seeds=seeds,
-                    epochs=epochs,
-                    by=f"{getpass.getuser()}@{provenance.host()}",
-                )
+    with owned_ledger(folder) as ledger:
+        study = ledger.study
+        if (known := open_finalization(study)) is not None:
+            return known
+        space = current_space(description, study)
+        leaders = _chosen(study, space, top, again=again)
+        _check_data(description, space, leaders, epochs)
+        ledger.record(
+            FinalizationStarted(
+                finalization=len(study.finalizations) + 1,
+                leaders=[leader.key for leader in leaders],
+                seeds=seeds,
+                epochs=epochs,
+                by=f"{getpass.getuser()}@{provenance.host()}",
             )
-            return study.finalizations[-1]
-        finally:
-            journal.close()
+        )
+        return study.finalizations[-1]
 
 
 def _chosen(study: Study, space: SearchSpace, top: int, *, again: bool) -> list[Trial]:

@@ -20,6 +20,7 @@ from orchestrator.configured import configured
 from orchestrator.events import (
     AttemptFailed,
     FailureKind,
+    Source,
     TrialCompleted,
     TrialFailed,
     TrialReported,
@@ -36,7 +37,7 @@ from orchestrator.ledger import Ledger, record_epoch
 from orchestrator.replication import Repeat, next_repeat
 from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
-from orchestrator.study import may_retry, unfinished
+from orchestrator.study import Trial, may_retry, unfinished
 from orchestrator.suggest import Exhausted, Question, Step, Suggestion
 from orchestrator.supervision import Supervisor
 from orchestrator.trial import read_message
@@ -222,35 +223,19 @@ class AxSearcher(Searcher):
         return key
 
     def _create_repeat(self, repeat: Repeat) -> str:
-        original = repeat.original
-        self._ledger.record(
-            TrialSuggested(
-                trial=repeat.key,
-                index=original.index,
-                params=original.params,
-                source="repeat",
-                seed=repeat.seed,
-                repeats=original.key,
-                fold=repeat.fold,
-            )
-        )
-        return repeat.key
+        return self._create_again(repeat.key, repeat.original, "repeat", repeat.seed, fold=repeat.fold)
 
     def _create_final(self, final: Final) -> str:
-        original = final.original
-        self._ledger.record(
-            TrialSuggested(
-                trial=final.key,
-                index=original.index,
-                params=original.params,
-                source="finalize",
-                seed=final_seed(self._ledger.study.seed, final.number),
-                repeats=original.key,
-                finalization=final.finalization,
-                epochs=final.epochs,
-            )
-        )
-        return final.key
+        seed = final_seed(self._ledger.study.seed, final.number)
+        asked = {"finalization": final.finalization, "epochs": final.epochs}
+        return self._create_again(final.key, final.original, "finalize", seed, **asked)
+
+    def _create_again(self, key: str, original: Trial, source: Source, seed: int, **others: int | None) -> str:
+        """A trial that runs the configuration of another one with a seed of its own."""
+        same = {"index": original.index, "params": original.params, "repeats": original.key}
+        event = {"trial": key, "source": source, "seed": seed, **same, **others}
+        self._ledger.record(TrialSuggested.model_validate(event))
+        return key
 
     def _start(self, trial_id: str, key: str) -> dict[str, Any]:
         trial = self._ledger.study.all_trials[key]

@@ -11,40 +11,30 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from orchestrator.attempt import TEST_FOLDER, TEST_RESULT
+from orchestrator.adoption import adopt_finished_epochs
 from orchestrator.ax_process import AxProcess, missing_for
 from orchestrator.budget import Spent, spent
 from orchestrator.cluster import Connection, Share, connect, disconnect, share_out
-from orchestrator.configured import configured
 from orchestrator.control import Requests
 from orchestrator.description import Options, SearchDescription, read_description
 from orchestrator.errors import EnvironmentProblem, Exit
 from orchestrator.events import (
     SessionEnded,
     SessionStarted,
-    TrialCompleted,
     TrialReopened,
-    TrialTested,
-    TrialTracked,
 )
 from orchestrator.extension import current_space
 from orchestrator.finalization import finals_left
 from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
-from orchestrator.lease import Lease
-from orchestrator.ledger import Ledger, record_epoch
+from orchestrator.ledger import Ledger, owned_ledger
 from orchestrator.objective import check_costs
 from orchestrator.process import Process
 from orchestrator.replication import repeats_left
-from orchestrator.space import SearchSpace
 from orchestrator.stopping import StopRequest
 from orchestrator.study import Study, unfinished
 from orchestrator.supervision import Supervisor
-from orchestrator.tracking import Tracker
-from orchestrator.tracking_content import Content, about, search_content
-from orchestrator.tracking_database import ARTIFACTS, SQLITE
+from orchestrator.tracked import tracker_of, tracking_uri
 from orchestrator.trial import trainable
-from trainer.result import read_evaluation, read_results
 from trainer.wording import first_line
 
 # A trial's MLflow run exists before the trial starts unless MLflow is slower than this.
@@ -77,11 +67,6 @@ class Ending(NamedTuple):
     """Events that MLflow has not taken."""
 
 
-def tracking_uri(folder: SearchFolder, options: Options) -> str:
-    """Where MLflow keeps the runs of a search: a database in its storage unless the options say otherwise."""
-    return options.tracking_uri or f"{SQLITE}{folder.path.parent / 'mlflow.db'}"
-
-
 def drive(
     folder: SearchFolder, watch: Watch, *, overrides: Options | None = None, retry_failed: bool = False
 ) -> Ending:
@@ -101,15 +86,10 @@ def drive(
         CircuitBroken: trials failed one after another in the same way.
     """
     description = read_description(folder.description)
-    with Lease(folder.lease):
-        journal = Journal(folder.journal)
-        try:
-            ledger = Ledger(journal)
-            if retry_failed:
-                reopen_failed(ledger)
-            return _Session(folder, description, overrides or description.options, ledger, watch).run()
-        finally:
-            journal.close()
+    with owned_ledger(folder) as ledger:
+        if retry_failed:
+            reopen_failed(ledger)
+        return _Session(folder, description, overrides or description.options, ledger, watch).run()
 
 
 def reopen_failed(ledger: Ledger) -> None:
@@ -299,53 +279,3 @@ class _Session:
             return Exit.SEARCH_FAILED
         self._ledger.record(SessionEnded(state="finished", reason=end.reason))
         return Exit.SOME_TRIALS_FAILED if counts["failed"] else Exit.OK
-
-
-def adopt_finished_epochs(folder: SearchFolder, space: SearchSpace, ledger: Ledger) -> None:
-    """Takes in what trials finished on disk after the last session had died and could not hear of it."""
-    for trial in unfinished(ledger.study):
-        out = folder.trial(trial.key)
-        for result in read_results(out / "results.jsonl"):
-            record_epoch(ledger, space, trial.key, result)
-        if trial.is_over or trial.epoch < configured(space, trial).optim.epochs:
-            continue
-        if trial.finalization:
-            test = read_evaluation(out / TEST_FOLDER / TEST_RESULT)
-            if test is None:
-                continue
-            ledger.record(TrialTested(trial=trial.key, evaluation=test))
-        ledger.record(TrialCompleted(trial=trial.key))
-
-
-def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:
-    """What keeps MLflow equal to the ledger: it begins with all that has happened so far."""
-
-    def remember(trial: str, run: str) -> None:
-        if ledger.study.all_trials[trial].mlflow_run_id != run:
-            ledger.record(TrialTracked(trial=trial, mlflow_run_id=run))
-
-    def tell(moment: int) -> Content:
-        with ledger.lock:
-            objective = current_space(description, ledger.study).objective
-            return search_content(description, objective, ledger.study, moment)
-
-    tracker = Tracker(
-        uri,
-        folder,
-        uid=description.uid,
-        artifacts=folder.path.parent / ARTIFACTS,
-        tags={
-            "search": description.search,
-            "space": description.space.name,
-            "row": description.space.name,
-            "synthetic": str(description.synthetic).lower(),
-            "data_fingerprint": description.data_fingerprint,
-            "data_manifest": description.data_manifest or "none",
-        },
-        on_run=remember,
-        about=about(description, tell),
-    )
-    for record in ledger.history:
-        tracker.put(record)
-    ledger.subscribe(tracker.put)
-    return tracker

@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 from orchestrator.description import read_description
 from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
-from orchestrator.lease import Lease
-from orchestrator.ledger import Ledger
-from orchestrator.session import tracker_of, tracking_uri
+from orchestrator.ledger import owned_ledger
+from orchestrator.tracked import tracker_of, tracking_uri
 
 
 class Synced(NamedTuple):
@@ -37,13 +35,8 @@ def sync(folder: SearchFolder, *, tracking: str | None, patience: float) -> Sync
     """
     description = read_description(folder.description)
     uri = tracking or tracking_uri(folder, description.options)
-    with Lease(folder.lease):
-        journal = Journal(folder.journal)
-        try:
-            ledger = Ledger(journal)
-            tracker = tracker_of(folder, description, uri, ledger)
-            tracker.start(resend=True)
-            unsent = tracker.close(patience)
-        finally:
-            journal.close()
+    with owned_ledger(folder) as ledger:
+        tracker = tracker_of(folder, description, uri, ledger)
+        tracker.start(resend=True)
+        unsent = tracker.close(patience)
     return Synced(len(ledger.history), unsent, uri, tracker.problem)

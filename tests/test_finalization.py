@@ -10,6 +10,7 @@ from events import epoch_result, evaluation
 from searches import a_search, completed
 
 from orchestrator import opening
+from orchestrator.adoption import adopt_finished_epochs
 from orchestrator.algorithms import ALGORITHMS
 from orchestrator.budget import spent
 from orchestrator.configured import configured
@@ -33,12 +34,14 @@ from orchestrator.finalview import finals_lines
 from orchestrator.folder import SearchFolder
 from orchestrator.journal import Journal, read_journal
 from orchestrator.lease import Lease
+from orchestrator.ledger import owned_ledger
 from orchestrator.loading import load_search
 from orchestrator.opening import open_test_set
 from orchestrator.question import model_question
 from orchestrator.space import SearchSpace
 from orchestrator.status import status_document
 from orchestrator.study import Study, fold, fold_records, unfinished
+from trainer.result import write_results
 
 FINGERPRINT = "0"
 
@@ -270,3 +273,25 @@ def test_no_event_has_a_field_that_the_journal_uses_itself() -> None:
     for event in get_args(Event):
         assert not {"number", "time", "crc"} & set(event.model_fields), event
     assert FinalizationStarted in get_args(Event)
+
+
+def test_what_the_test_set_said_before_a_kill_is_taken_from_disk_and_noted_once(search: SearchFolder) -> None:
+    study = opened(search, top=1, seeds=1)
+    final = next_final(study)
+    assert final is not None
+    add(search, [suggestion(final), TrialStarted(trial=final.key, attempt=1)])
+    space = read_description(search.description).space
+    out = search.trial(final.key)
+    epochs = configured(space, fold_records(read_journal(search.journal)).finals[final.key]).optim.epochs
+    (out / "test").mkdir(parents=True)
+    write_results(out / "results.jsonl", [epoch_result(epoch) for epoch in range(1, epochs + 1)])
+    with owned_ledger(search) as ledger:
+        adopt_finished_epochs(search, space, ledger)
+        assert not ledger.study.finals[final.key].is_over, "it is trained, but not judged"
+    (out / "test/result.json").write_text(evaluation(0.7).model_dump_json())
+    add(search, [TrialTested(trial=final.key, evaluation=evaluation(0.7))])
+    with owned_ledger(search) as ledger:
+        adopt_finished_epochs(search, space, ledger)
+        assert ledger.study.finals[final.key].status == "completed"
+    kinds = [record.event.kind for record in read_journal(search.journal)]
+    assert kinds.count("trial_tested") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.description import read_description
 from orchestrator.errors import EnvironmentProblem, SearchError
 from orchestrator.folder import SearchFolder
-from orchestrator.session import tracking_uri
+from orchestrator.tracked import tracking_uri
 from orchestrator.tracking_content import without_passwords
 from orchestrator.tracking_database import SQLITE
 from orchestrator.tracking_plan import SEARCH_RUN

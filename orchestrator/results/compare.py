@@ -20,9 +20,9 @@ from orchestrator.folder import existing_search
 from orchestrator.kept import kept_epoch
 from orchestrator.loading import BEST, LoadedSearch, load_search
 from orchestrator.results.noise import Runs, SeedDifference, seed_difference
-from orchestrator.session import tracking_uri
 from orchestrator.settings import flattened
 from orchestrator.study import Trial
+from orchestrator.tracked import tracking_uri
 from trainer.result import EpochResult, Evaluation
 
 if TYPE_CHECKING:

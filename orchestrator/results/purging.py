@@ -17,7 +17,7 @@ from orchestrator.folder import SearchFolder, searches
 from orchestrator.journal import read_journal
 from orchestrator.lease import Lease
 from orchestrator.results.mlflow_copies import MlflowCopies, delete_copies, find_copies
-from orchestrator.session import tracking_uri
+from orchestrator.tracked import tracking_uri
 
 ALWAYS_REMAINS = (
     "files that `export`, `evaluate`, `report`, `reproduce --out` and other commands were told to write elsewhere",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from orchestrator.errors import EnvironmentProblem, SearchError
 from orchestrator.loading import LoadedSearch
 from orchestrator.results.exporting import Export
-from orchestrator.session import tracking_uri
+from orchestrator.tracked import tracking_uri
 from orchestrator.tracking_database import SQLITE
 from orchestrator.tracking_store import CLIENT_ENVIRONMENT
 from trainer.wording import first_line

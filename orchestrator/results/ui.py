@@ -12,7 +12,7 @@ from orchestrator.folder import existing_search
 from orchestrator.loading import load_search
 from orchestrator.results.mlflowserver import mlflow_server
 from orchestrator.results.mlflowview import comparison_view, view_of
-from orchestrator.session import tracking_uri
+from orchestrator.tracked import tracking_uri
 from orchestrator.tracking_database import ARTIFACTS, SQLITE
 
 LOG = "mlflow-ui.log"
