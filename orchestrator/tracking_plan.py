@@ -22,7 +22,6 @@ from orchestrator.events import (
     TrialTested,
 )
 from orchestrator.folder import SearchFolder
-from orchestrator.kept import better
 from orchestrator.tracking_content import (
     About,
     Artifact,
@@ -33,7 +32,7 @@ from orchestrator.tracking_content import (
     milliseconds,
     test_points,
 )
-from trainer.result import EpochResult
+from trainer.result import EpochResult, better_epoch
 
 SEARCH_RUN: Final = "-"
 """Stands for the search's own run where the others have the key of their trial."""
@@ -130,7 +129,7 @@ class Plan:
             case TrialReported():
                 writes = self._of(event.trial)
                 writes.points += epoch_points(event.result)
-                best = better(self._best.get(event.trial), event.result)
+                best = better_epoch(self._best.get(event.trial), event.result)
                 if best is not None:
                     self._best[event.trial] = best
             case TrialTested():

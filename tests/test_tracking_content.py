@@ -13,7 +13,6 @@ from searches import POINT
 from orchestrator.description import Options, SearchDescription
 from orchestrator.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
 from orchestrator.folder import SearchFolder
-from orchestrator.kept import kept_epoch
 from orchestrator.space import SearchSpace
 from orchestrator.study import Study, fold
 from orchestrator.tracking_content import (
@@ -25,6 +24,7 @@ from orchestrator.tracking_content import (
 )
 from orchestrator.tracking_files import staged
 from orchestrator.tracking_plan import Plan, Writes
+from trainer.result import kept_epoch
 
 SPACE = SearchSpace.from_yaml("smoke.yaml")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -136,3 +137,20 @@ def read_results(path: Path) -> list[EpochResult]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [EpochResult.model_validate_json(line) for line in lines[:-1]]
+
+
+def kept_epoch(results: Iterable[EpochResult]) -> EpochResult | None:
+    """The epoch whose network a trial keeps in `best.pt`: of the highest validation mAP, the earliest of equals.
+
+    None where none of the epochs, which come in their order, was evaluated.
+    """
+    return reduce(better_epoch, results, None)
+
+
+def better_epoch(known: EpochResult | None, result: EpochResult) -> EpochResult | None:
+    """The epoch to keep of the one known so far, which was evaluated, and a later one."""
+    if result.validation is None:
+        return known
+    if known is not None and known.validation is not None and known.validation.mAP >= result.validation.mAP:
+        return known
+    return result

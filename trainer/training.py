@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,7 @@ from trainer.result import (
     Report,
     append_result,
     ignore_report,
+    kept_epoch,
     write_results,
 )
 from trainer.schedule import learning_rate
@@ -64,7 +65,7 @@ class FitResult(NamedTuple):
 
     history: tuple[EpochResult, ...]
     best: EpochResult
-    """See `best_result`."""
+    """See `trainer.result.kept_epoch`; the last epoch if none was evaluated."""
 
 
 def fit(
@@ -124,7 +125,7 @@ def fit(
             append_result(out / RESULTS_FILE, result)
             remark(run.history, config)
             report(result)
-    return FitResult(tuple(run.history), best_result(run.history))
+    return FitResult(tuple(run.history), kept_epoch(run.history) or run.history[-1])
 
 
 @contextmanager
@@ -139,15 +140,6 @@ def _cut_short(stop: Stop) -> Iterator[None]:
         if not stop():
             raise
         raise StoppedError("stopped in the middle of a step; --resume continues from the last checkpoint") from error
-
-
-def best_result(history: Sequence[EpochResult]) -> EpochResult:
-    """The evaluated epoch with the highest validation mAP, the earliest of equals; the last epoch if none was."""
-
-    evaluated = [(result.validation.mAP, result) for result in history if result.validation is not None]
-    if not evaluated:
-        return history[-1]
-    return max(evaluated, key=lambda pair: pair[0])[1]
 
 
 class _Run:
@@ -276,9 +268,9 @@ class _Run:
         self.history.append(result)
         self.tally = EpochTally()
         done = len(self.history)
+        kept = kept_epoch(self.history)
         # As long as none was evaluated the first network is kept, and in the end the last one.
-        is_candidate = result.validation is not None or done in (1, self.config.optim.epochs)
-        is_best = is_candidate and best_result(self.history) is result
+        is_best = kept is result if kept is not None else done in (1, self.config.optim.epochs)
         if is_best:
             save_checkpoint(self.out / BEST_CHECKPOINT, self._weights())
             self._best = self._ranked

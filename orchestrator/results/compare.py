@@ -17,13 +17,12 @@ from pydantic import JsonValue
 
 from orchestrator.errors import SearchError
 from orchestrator.folder import existing_search
-from orchestrator.kept import kept_epoch
 from orchestrator.loading import BEST, LoadedSearch, load_search
 from orchestrator.results.noise import Runs, SeedDifference, seed_difference
 from orchestrator.settings import flattened
 from orchestrator.study import Trial
 from orchestrator.tracked import tracking_uri
-from trainer.result import EpochResult, Evaluation
+from trainer.result import EpochResult, Evaluation, kept_epoch
 
 if TYPE_CHECKING:
     from trainer.comparison import EvaluationComparison

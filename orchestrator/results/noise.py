@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from orchestrator.student import student_quantile
+
 CONFIDENCE = 0.95
 
 Runs = Mapping[tuple[int, int | None], float]
@@ -57,17 +59,11 @@ def seed_difference(before: Runs, after: Runs, others: Sequence[Sequence[float]]
     if freedom == 0:
         return None
     variance = sum(statistics.variance(group) * (len(group) - 1) for group in repeated) / freedom
-    margin = _quantile(freedom) * math.sqrt(variance * (1 / len(before) + 1 / len(after)))
+    margin = student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance * (1 / len(before) + 1 / len(after)))
     return SeedDifference(delta, delta - margin, delta + margin, (len(before), len(after)), freedom, paired=False)
 
 
 def _paired(differences: Sequence[float]) -> SeedDifference:
     count, delta = len(differences), statistics.fmean(differences)
-    margin = _quantile(count - 1) * statistics.stdev(differences) / math.sqrt(count)
+    margin = student_quantile((1 + CONFIDENCE) / 2, count - 1) * statistics.stdev(differences) / math.sqrt(count)
     return SeedDifference(delta, delta - margin, delta + margin, (count, count), count - 1, paired=True)
-
-
-def _quantile(freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
