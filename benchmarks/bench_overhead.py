@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks.measuring import say
-from orchestrator.cluster import connect, disconnect
-from orchestrator.points import random_points
+from orchestrator.cluster.connection import connect, disconnect
+from orchestrator.search.points import random_points
 from orchestrator.space import SearchSpace
 from trainer.result import EpochResult, read_results
 

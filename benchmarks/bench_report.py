@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.measuring import say
-from orchestrator.description import Options, SearchDescription, write_description
-from orchestrator.events import (
+from orchestrator.history.description import Options, SearchDescription, write_description
+from orchestrator.history.events import (
     AttemptFailed,
     Event,
     SearchCreated,
@@ -36,9 +36,9 @@ from orchestrator.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Record, encode
-from orchestrator.parameters import Value
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Record, encode
+from orchestrator.language.parameters import Value
 from orchestrator.space import SearchSpace
 from trainer.result import EpochResult, Evaluation
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks.measuring import LEAST_RUNS, say
-from orchestrator.events import (
+from orchestrator.history.events import (
     Event,
     SearchCreated,
     SessionEnded,
@@ -39,10 +39,10 @@ from orchestrator.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Record
-from orchestrator.tracking import Tracker
-from orchestrator.tracking_content import About, Artifact, Content
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Record
+from orchestrator.tracking.content import About, Artifact, Content
+from orchestrator.tracking.tracker import Tracker
 from trainer.result import EpochResult, Evaluation
 
 PARAMS = 14  # of the largest spaces that are shipped

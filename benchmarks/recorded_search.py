@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.parameters import Value
-from orchestrator.points import sobol_points
+from orchestrator.language.parameters import Value
+from orchestrator.search.points import sobol_points
 from orchestrator.space import SearchSpace
 
 RECORDED = Path(__file__).parent / "recorded_search.csv"

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol, cast
 import yaml
 
 from benchmarks.search_problems import Problem
-from orchestrator.ahead import Ahead
-from orchestrator.algorithms import ALGORITHMS
-from orchestrator.ax_process import AxFailed, AxProcess
-from orchestrator.early_stopping import decide
-from orchestrator.events import TrialCompleted, TrialReported, TrialStarted, TrialStopped, TrialSuggested
+from orchestrator.history.events import TrialCompleted, TrialReported, TrialStarted, TrialStopped, TrialSuggested
+from orchestrator.history.study import Study
+from orchestrator.search.ahead import Ahead
+from orchestrator.search.algorithms import ALGORITHMS
+from orchestrator.search.ax_process import AxFailed, AxProcess
+from orchestrator.search.early_stopping import decide
+from orchestrator.search.suggest import Question, Suggestion
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study
-from orchestrator.suggest import Question, Suggestion
 from trainer.result import EpochResult, Evaluation
 
 
@@ -45,7 +45,7 @@ LOW, HIGH = 0.1, 0.9
 
 
 class _AxHere:
-    """Ax in this process, with the face of `orchestrator.ax_process.AxProcess`: the same question, the same answer."""
+    """Ax in this process, with the face of `AxProcess`: the same question, the same answer."""
 
     def __init__(self) -> None:
         self._question: dict[str, Any] | None = None
@@ -65,7 +65,7 @@ class _AxHere:
         Raises:
             AxFailed: as in a search, which goes on without the model then.
         """
-        from orchestrator.ax_worker import answer
+        from orchestrator.search.ax_worker import answer
 
         question, self._question = self._question, None
         assert question is not None

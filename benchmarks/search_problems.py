@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks import recorded_search
 from benchmarks.recorded_search import Recorded, read_recorded
-from orchestrator.parameters import Choice, FloatRange, IntRange
+from orchestrator.language.parameters import Choice, FloatRange, IntRange
 from orchestrator.space import SearchSpace
 
 Vector = np.ndarray[Any, Any]

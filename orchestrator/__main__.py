@@ -25,7 +25,7 @@ from orchestrator.cli.space import space
 from orchestrator.cli.train import evaluate, train
 from orchestrator.cli.ui import ui
 from orchestrator.errors import Exit, OrchestratorError
-from orchestrator.problems import SpaceError
+from orchestrator.language.problems import SpaceError
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
 
 

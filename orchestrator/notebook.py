@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import yaml
 
 from orchestrator.errors import EnvironmentProblem, Exit, OrchestratorError, SearchError
-from orchestrator.folder import existing_search
-from orchestrator.loading import LoadedSearch, load_search
+from orchestrator.history.folder import existing_search
+from orchestrator.history.loading import LoadedSearch, load_search
 from orchestrator.process import die_with_parent
 from orchestrator.space import SearchSpace
-from orchestrator.status import status_document
+from orchestrator.views.status import status_document
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -95,7 +95,7 @@ class Search(LoadedSearch):
         return pandas.DataFrame(found).sort_index().rename_axis(index="epoch", columns="trial")
 
     def __repr__(self) -> str:
-        from orchestrator.display import summary_line
+        from orchestrator.views.display import summary_line
 
         return summary_line(self.status)
 
@@ -103,7 +103,7 @@ class Search(LoadedSearch):
         """For notebooks: the summary and the table."""
         from html import escape
 
-        from orchestrator.display import SYNTHETIC_MARK
+        from orchestrator.views.display import SYNTHETIC_MARK
 
         mark = f"<p><b>{SYNTHETIC_MARK}</b></p>" if self.description.synthetic else ""
         frame = self.frame()

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, ValidationInfo, field_validator
 
-from orchestrator.crosscheck import check_whole
-from orchestrator.early_stopping import StoppingConfig
-from orchestrator.expressions import Bound, ExpressionError, parse_bound, parse_expression
-from orchestrator.layers import builtin_files, overridden, read_layers
-from orchestrator.objective import MAX_CONSTRAINTS, Objective
-from orchestrator.parameters import Choice, FloatRange, IntRange, Parameter, StrictConfig, Value
-from orchestrator.problems import Problems, SpaceError
-from orchestrator.replication import Replicates
-from orchestrator.sampling import active, conditions_in_words, count_points, derived_values, is_active, sampled
-from orchestrator.settings import build_trial_config, flattened
-from orchestrator.spacecheck import MAX_START, check_against_trainer, check_shape
+from orchestrator.language.crosscheck import check_whole
+from orchestrator.language.expressions import Bound, ExpressionError, parse_bound, parse_expression
+from orchestrator.language.layers import builtin_files, overridden, read_layers
+from orchestrator.language.parameters import Choice, FloatRange, IntRange, Parameter, StrictConfig, Value
+from orchestrator.language.problems import Problems, SpaceError
+from orchestrator.language.sampling import active, conditions_in_words, count_points, derived_values, is_active, sampled
+from orchestrator.language.settings import build_trial_config, flattened
+from orchestrator.language.spacecheck import MAX_START, check_against_trainer, check_shape
+from orchestrator.search.early_stopping import StoppingConfig
+from orchestrator.search.objective import MAX_CONSTRAINTS, Objective
+from orchestrator.search.replication import Replicates
 from trainer.wording import did_you_mean, plain_words, shortened, shown, spelled
 from trainer.yamlfile import dump_yaml, read_yaml
 
@@ -65,8 +65,8 @@ class AlgorithmConfig(StrictConfig):
     over queries, most of which all trials share."""
     stopped: Literal["ignored", "estimated"] = "ignored"
     """What `ax` is told of trials that were stopped early. `ignored`: that they are not to be tried again. `estimated`:
-    what they might have come to, with the error of that (`orchestrator.estimates`); needs `noise: queries`, as the
-    model weighs values by their errors."""
+    what they might have come to, with the error of that; needs `noise: queries`, as the model weighs values by their
+    errors."""
 
     @field_validator("method", "noise", "stopped")
     @classmethod

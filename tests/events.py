@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.history.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from trainer.result import EpochResult, Evaluation
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 import psutil
 from running import Search, metric_points, mlflow_runs
 
-from orchestrator.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.journal import Record, read_journal
+from orchestrator.history.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.history.journal import Record, read_journal
 
 Victim = Literal["driver", "attempt", "raylet"]
 VICTIMS: tuple[Victim, ...] = ("driver", "attempt", "raylet")
@@ -139,7 +139,9 @@ class Battering:
         found: list[int] = []
         with contextlib.suppress(psutil.Error):
             below = psutil.Process(self._driver.pid).children(recursive=True)
-            servers = {process.pid for process in below if process.cmdline()[-1:] == ["orchestrator.attempt_server"]}
+            servers = {
+                process.pid for process in below if process.cmdline()[-1:] == ["orchestrator.engine.attempt_server"]
+            }
             for process in below:
                 if victim == "attempt" and process.ppid() in servers and process.pid in servers:
                     found.append(process.pid)

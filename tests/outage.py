@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from events import reported, started, suggested
 from proxy import Mode, Proxy
 
-from orchestrator.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialCompleted
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
-from orchestrator.ledger import Ledger
-from orchestrator.tracking import Tracker
+from orchestrator.history.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialCompleted
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal
+from orchestrator.history.ledger import Ledger
+from orchestrator.tracking.tracker import Tracker
 
 # `OUTAGE_S=60 pytest ...` for the long version.
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "4"))

@@ -74,7 +74,10 @@ class Search:
         assert self.process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.process.pid).children(recursive=True):
-                if process.cmdline()[-1:] in (["orchestrator.attempt_server"], ["orchestrator.ax_worker"]):
+                if process.cmdline()[-1:] in (
+                    ["orchestrator.engine.attempt_server"],
+                    ["orchestrator.search.ax_worker"],
+                ):
                     self.family.add(process)
 
     def survivors(self, seconds: float) -> list[psutil.Process]:
@@ -98,8 +101,8 @@ class Search:
 
     def status(self) -> dict[str, Any]:
         """What `status --json` would print, read by the same function."""
-        from orchestrator.folder import existing_search
-        from orchestrator.status import read_status
+        from orchestrator.history.folder import existing_search
+        from orchestrator.views.status import read_status
 
         return read_status(existing_search(self.storage, self.name))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from events import epoch_result
 
-from orchestrator.description import Options, SearchDescription, write_description
-from orchestrator.events import (
+from orchestrator.history.description import Options, SearchDescription, write_description
+from orchestrator.history.events import (
     Event,
     SearchCreated,
     SessionEnded,
@@ -17,8 +17,8 @@ from orchestrator.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal
 from orchestrator.space import SearchSpace
 
 POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}

@@ -17,17 +17,17 @@ import psutil
 from events import epoch_result
 from ray.tune.search import Searcher
 
-from orchestrator.attempt import Message, Outcome
-from orchestrator.ax_process import AxProcess
-from orchestrator.events import SearchCreated, SessionStarted
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
-from orchestrator.ledger import Ledger
-from orchestrator.scores import score
-from orchestrator.searcher import AxSearcher
+from orchestrator.engine.attempt import Message, Outcome
+from orchestrator.engine.searcher import AxSearcher
+from orchestrator.engine.stopping import StopRequest
+from orchestrator.history.events import SearchCreated, SessionStarted
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal
+from orchestrator.history.ledger import Ledger
+from orchestrator.search.ax_process import AxProcess
+from orchestrator.search.scores import score
 from orchestrator.space import SearchSpace
-from orchestrator.stopping import StopRequest
-from orchestrator.tracking import Tracker
+from orchestrator.tracking.tracker import Tracker
 
 # Once so many trials are over, everything has been imported and every cache has been filled.
 WARM_AFTER = 50

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from events import epoch_result, evaluation
 
-from orchestrator.ablation import TABLE_1, Ablation, Row, rows_under_way
-from orchestrator.description import Options
+from orchestrator.engine.ablation import TABLE_1, Ablation, Row, rows_under_way
 from orchestrator.errors import SearchError
-from orchestrator.events import (
+from orchestrator.history.description import Options
+from orchestrator.history.events import (
     SessionEnded,
     TrialCompleted,
     TrialReported,
@@ -18,12 +18,12 @@ from orchestrator.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.finalization import finals_left
-from orchestrator.folder import existing_search
-from orchestrator.journal import Journal
-from orchestrator.layers import builtin_files
-from orchestrator.loading import load_search
+from orchestrator.history.folder import existing_search
+from orchestrator.history.journal import Journal
+from orchestrator.history.loading import load_search
+from orchestrator.language.layers import builtin_files
 from orchestrator.results.tables import tables
+from orchestrator.search.finalization import finals_left
 from orchestrator.space import SearchSpace
 
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from small_spaces import finite, mixed
 from strategies import quick
 
-from orchestrator.ahead import REPEATS, Ahead
-from orchestrator.ax_process import AxFailed
-from orchestrator.events import Event, TrialReported
-from orchestrator.points import point_key, random_point
-from orchestrator.question import model_question
+from orchestrator.history.events import Event, TrialReported
+from orchestrator.history.study import Study, fold
+from orchestrator.search.ahead import REPEATS, Ahead
+from orchestrator.search.ax_process import AxFailed
+from orchestrator.search.points import point_key, random_point
+from orchestrator.search.question import model_question
+from orchestrator.search.suggest import Exhausted, Question, Suggestion
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, fold
-from orchestrator.suggest import Exhausted, Question, Suggestion
 
 
 class FakeModel:

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from small_spaces import FLAG, GATE, MARGIN, PERSONS, RATE, finite, mixed, space_of
 from strategies import quick, seeds
 
-from orchestrator.algorithms import ALGORITHMS
-from orchestrator.events import (
+from orchestrator.history.events import (
     Event,
     Observation,
     ObservationsAttached,
@@ -20,10 +19,11 @@ from orchestrator.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.points import grid_points, point_key, random_point
+from orchestrator.history.study import Study, fold
+from orchestrator.search.algorithms import ALGORITHMS
+from orchestrator.search.points import grid_points, point_key, random_point
+from orchestrator.search.suggest import Exhausted, Question, Step, Suggestion, new_random_suggestion
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, fold
-from orchestrator.suggest import Exhausted, Question, Step, Suggestion, new_random_suggestion
 
 NAMES = sorted(ALGORITHMS)
 

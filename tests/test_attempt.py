@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.attempt import ERROR_FILE, LOG_FILE, STOP_FILE, Assignment, Message, attempt_environment, run_attempt
-from orchestrator.hang import HangWatch, hung
+from orchestrator.engine.attempt import (
+    ERROR_FILE,
+    LOG_FILE,
+    STOP_FILE,
+    Assignment,
+    Message,
+    attempt_environment,
+    run_attempt,
+)
+from orchestrator.engine.hang import HangWatch, hung
 from trainer import DataError, DivergedError, TrialConfig
 from trainer.data import read_splits
 from trainer.data.validation import cut_validation, write_validation
@@ -113,7 +121,7 @@ def test_what_an_attempt_does_is_in_the_log_of_its_trial(assignment: Assignment)
 
 def test_a_training_that_stands_still_ends_itself_and_leaves_its_stack(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from orchestrator.hang import HangWatch\n"
+        "import sys, time; from pathlib import Path; from orchestrator.engine.hang import HangWatch\n"
         "def stands_still(): time.sleep(60)\n"
         "with HangWatch(Path(sys.argv[1]), 0.3) as watch:\n"
         "    for step in range(10):\n"

@@ -13,17 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.attempt import Assignment, Message
-from orchestrator.attempt_server import STOP_ORDER, Orders
-from orchestrator.hang import Patience, hung
-from orchestrator.trial import AttemptServer
+from orchestrator.engine.attempt import Assignment, Message
+from orchestrator.engine.attempt_server import STOP_ORDER, Orders
+from orchestrator.engine.hang import Patience, hung
+from orchestrator.engine.trial import AttemptServer
 
 # A server like the real one, whose attempts do what their trial's name says and leave their process id behind.
 FAKE = """
 import os, signal, sys, time
 import trainer
-from orchestrator import attempt_server
-from orchestrator.attempt import Message, Outcome
+from orchestrator.engine import attempt_server
+from orchestrator.engine.attempt import Message, Outcome
 
 trainer.prepare_process = lambda: None
 

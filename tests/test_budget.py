@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from events import completed, reported, started, suggested
 
-from orchestrator.budget import spent, without_improvement
-from orchestrator.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
-from orchestrator.failures import broken_circuit
-from orchestrator.journal import Record
-from orchestrator.scores import ranked
+from orchestrator.history.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
+from orchestrator.history.journal import Record
+from orchestrator.history.spending import Spending
+from orchestrator.history.study import Study, fold, fold_records
+from orchestrator.search.budget import spent, without_improvement
+from orchestrator.search.failures import broken_circuit
+from orchestrator.search.scores import ranked
 from orchestrator.space import Objective, SearchSpace
-from orchestrator.spending import Spending
-from orchestrator.study import Study, fold, fold_records
 
 SESSION = SessionStarted(session=1, host="h", pid=1)
 ENDED = SessionEnded(state="interrupted", reason="")

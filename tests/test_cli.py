@@ -12,8 +12,8 @@ import click
 import pytest
 
 from orchestrator.__main__ import cli, run
-from orchestrator.layers import builtin_files
-from orchestrator.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
+from orchestrator.engine.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
+from orchestrator.language.layers import builtin_files
 from orchestrator.space import SearchSpace
 from trainer.config import TrialConfig
 from trainer.data import read_splits
@@ -100,7 +100,7 @@ def test_where_mars_is_not_found_the_answer_names_the_place_and_both_ways_on(
 def test_a_dry_run_measures_a_step_forecasts_the_search_and_writes_nothing(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.cluster.connect", lambda _: pytest.fail("a dry run needs no Ray"))
+    monkeypatch.setattr("orchestrator.cluster.connection.connect", lambda _: pytest.fail("a dry run needs no Ray"))
     assert run(["launch", "--space", "smoke.yaml", "--set", "replicates=3", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line[:9].strip() for line in lines if not line.startswith("   ")]
@@ -123,7 +123,7 @@ def test_any_space_can_be_tried_on_generated_data(
         tried.append(read_splits(config.data))
         raise DataError("stop here")
 
-    monkeypatch.setattr("orchestrator.dryrun.rehearse", rehearsed)
+    monkeypatch.setattr("orchestrator.engine.dryrun.rehearse", rehearsed)
     assert run(["launch", "--space", "attn_cl.yaml", "--data", "mini-mars", "--dry-run"]) == 3
     printed = capsys.readouterr().out
     assert "SYNTHETIC" in printed
@@ -136,7 +136,7 @@ def test_any_space_can_be_tried_on_generated_data(
 def test_a_dry_run_checks_the_storage_and_the_name_before_it_tries_anything(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.dryrun.rehearse", lambda *_, **__: pytest.fail("not reached"))
+    monkeypatch.setattr("orchestrator.engine.dryrun.rehearse", lambda *_, **__: pytest.fail("not reached"))
     (elsewhere / "file").touch()
     dry_run = ["launch", "--space", "smoke.yaml", "--dry-run"]
     assert run([*dry_run, "--storage", "file/runs"]) == 3

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from orchestrator import cluster
-from orchestrator.cluster import share_out
+from orchestrator.cluster import connection
+from orchestrator.cluster.connection import share_out
 from orchestrator.errors import EnvironmentProblem
 
 
@@ -51,14 +51,14 @@ def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(monkeypat
 
     def start(**settings: object) -> str:
         begun.append(subprocess.Popen(["sleep", "60"]))
-        if len(begun) < cluster.NODE_STARTS:
+        if len(begun) < connection.NODE_STARTS:
             raise Exception("The current node timed out during startup.")  # as Ray does
         return "started"
 
-    monkeypatch.setattr(cluster, "_ray", start)
+    monkeypatch.setattr(connection, "_ray", start)
     try:
-        assert cluster._started_here() == "started"
-        assert [process.wait() for process in begun[:-1]] == [-signal.SIGKILL] * (cluster.NODE_STARTS - 1)
+        assert connection._started_here() == "started"
+        assert [process.wait() for process in begun[:-1]] == [-signal.SIGKILL] * (connection.NODE_STARTS - 1)
         assert begun[-1].poll() is bystander.poll() is None
     finally:
         for process in (*begun, bystander):
@@ -70,6 +70,6 @@ def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.
     def start(**settings: object) -> None:
         raise Exception("The current node timed out during startup.\nAnd more.")  # as Ray does
 
-    monkeypatch.setattr(cluster, "_ray", start)
+    monkeypatch.setattr(connection, "_ray", start)
     with pytest.raises(EnvironmentProblem, match="could not be reached on this machine: The current node timed out"):
-        cluster.connect(None)
+        connection.connect(None)

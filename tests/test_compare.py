@@ -20,7 +20,7 @@ from test_comparison import evaluation, queries
 
 from orchestrator.__main__ import run
 from orchestrator.errors import SearchError
-from orchestrator.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.history.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from orchestrator.results.compare import compare
 from orchestrator.results.comparesheet import draw_sheet
 from orchestrator.results.mlflowlink import comparison_page, experiment_of

@@ -17,7 +17,7 @@ from searches import a_search
 from orchestrator.__main__ import cli, run
 from orchestrator.cli import completing
 from orchestrator.cli.completion import script
-from orchestrator.settings import trainer_settings
+from orchestrator.language.settings import trainer_settings
 from orchestrator.space import SearchSpace, SpaceError
 
 # A completion that takes longer is felt as a pause.

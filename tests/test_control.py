@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from events import completed, suggested
 
-from orchestrator import control
-from orchestrator.attempt import STOP_FILE
-from orchestrator.control import Requests
+from orchestrator.engine import control
+from orchestrator.engine.attempt import STOP_FILE
+from orchestrator.engine.control import Requests
+from orchestrator.engine.stopping import StopRequest
+from orchestrator.engine.supervision import Supervisor
 from orchestrator.errors import SearchError
-from orchestrator.events import Event
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal, read_journal
-from orchestrator.lease import Lease
-from orchestrator.ledger import Ledger
+from orchestrator.history.events import Event
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal, read_journal
+from orchestrator.history.lease import Lease
+from orchestrator.history.ledger import Ledger
+from orchestrator.history.study import fold_records
 from orchestrator.space import SearchSpace
-from orchestrator.stopping import StopRequest
-from orchestrator.study import fold_records
-from orchestrator.supervision import Supervisor
 
 EVENTS: list[Event] = [*completed(0, 0.5), suggested(1), suggested(2)]
 

@@ -11,23 +11,23 @@ import pytest
 from events import completed, reported, started, suggested
 from rich.console import Console
 
-from orchestrator.description import Options, SearchDescription, read_description, write_description
-from orchestrator.display import (
+from orchestrator.errors import SearchError
+from orchestrator.history.description import Options, SearchDescription, read_description, write_description
+from orchestrator.history.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Record
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.history.study import fold
+from orchestrator.shortform import number, percent
+from orchestrator.space import SearchSpace
+from orchestrator.views.display import (
     pages_command,
     summary_line,
     trials_table,
     uniform_attention,
 )
-from orchestrator.errors import SearchError
-from orchestrator.eventline import event_line
-from orchestrator.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Record
-from orchestrator.loading import LoadedSearch
-from orchestrator.shortform import number, percent
-from orchestrator.space import SearchSpace
-from orchestrator.status import status_document
-from orchestrator.study import fold
+from orchestrator.views.eventline import event_line
+from orchestrator.views.status import status_document
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
 EVENTS: list[Event] = [
@@ -147,9 +147,9 @@ def test_a_description_is_read_back_equal_and_damage_is_named(description: Searc
 
 def test_a_search_whose_output_nobody_reads_any_more_goes_on() -> None:
     program = (
-        "import sys; from pathlib import Path; from orchestrator.display import Display; "
-        "from orchestrator.events import TrialStarted; from orchestrator.folder import SearchFolder; "
-        "from orchestrator.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
+        "import sys; from pathlib import Path; from orchestrator.views.display import Display; "
+        "from orchestrator.history.events import TrialStarted; from orchestrator.history.folder import SearchFolder; "
+        "from orchestrator.history.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
         "sys.stdin.readline(); "
         "event = TrialStarted(trial='t0000', attempt=1); "
         "[display._print_event(Record(1, 1e9, event)) for _ in range(3)]; display.line('a', 'b'); print('went on')"

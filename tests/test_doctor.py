@@ -15,10 +15,10 @@ from threading import Thread
 
 import pytest
 
-from orchestrator import doctor_machine, doctor_network, doctor_software
 from orchestrator.__main__ import run
-from orchestrator.doctor import Finding, examine, summary
-from orchestrator.doctor_machine import Mount, file_system, mount_of
+from orchestrator.doctor import machine, network, software
+from orchestrator.doctor.findings import Finding, examine, summary
+from orchestrator.doctor.machine import Mount, file_system, mount_of
 
 Usage = namedtuple("Usage", "total used free")
 MOUNTS = r"""22 27 0:21 / /proc rw - proc proc rw
@@ -68,7 +68,7 @@ def test_a_disk_is_judged_by_its_free_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: str
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(2**41, 0, free))
-    disk, kind = doctor_machine.storage(tmp_path / "runs")
+    disk, kind = machine.storage(tmp_path / "runs")
     assert (disk.subject, disk.level) == ("disk", level)
     assert kind.subject == "file system"
     assert not (tmp_path / "runs").exists()
@@ -77,12 +77,12 @@ def test_a_disk_is_judged_by_its_free_bytes(
 @pytest.mark.parametrize(("free", "level"), [(2**34, "ok"), (2**29, "warn"), (2**26, "problem")])
 def test_shared_memory_is_judged_by_what_ray_takes(monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(2**35, 0, free))
-    assert only(doctor_machine.shared_memory()).level == level
+    assert only(machine.shared_memory()).level == level
 
 
 def test_a_storage_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    found = only(doctor_machine.storage(tmp_path / "file" / "runs"))
+    found = only(machine.storage(tmp_path / "file" / "runs"))
     assert (found.level, found.text) == ("problem", f"{tmp_path / 'file'} cannot be written")
 
 
@@ -91,15 +91,15 @@ def test_memory_is_judged_by_what_is_available(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int, level: str
 ) -> None:
     (tmp_path / "meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable: {available} kB\nHugePages_Total: 0\n")
-    monkeypatch.setattr(doctor_machine, "MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(doctor_machine, "CONTAINER_LIMIT", tmp_path / "none")
-    assert only(doctor_machine.memory()).level == level
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "CONTAINER_LIMIT", tmp_path / "none")
+    assert only(machine.memory()).level == level
 
 
 def test_a_containers_limit_counts_as_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "limit").write_text(f"{2**30}\n")
-    monkeypatch.setattr(doctor_machine, "CONTAINER_LIMIT", tmp_path / "limit")
-    found = only(doctor_machine.memory())
+    monkeypatch.setattr(machine, "CONTAINER_LIMIT", tmp_path / "limit")
+    found = only(machine.memory())
     assert found.level == "warn"
     assert "1.0 GiB for this container" in found.text
 
@@ -109,7 +109,7 @@ def test_a_storage_whose_clock_is_off_is_a_problem(tmp_path: Path, monkeypatch: 
 
     there = time.time()
     monkeypatch.setattr("time.time", lambda: there + 30)
-    found = only(doctor_machine.clock(tmp_path))
+    found = only(machine.clock(tmp_path))
     assert (found.level, found.text) == ("problem", "the storage's is -30 s off")
     assert list(tmp_path.iterdir()) == []
 
@@ -118,14 +118,14 @@ def test_a_storage_whose_clock_is_off_is_a_problem(tmp_path: Path, monkeypatch: 
 def test_a_clock_that_nothing_keeps_right_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynchronised: bool, level: str
 ) -> None:
-    monkeypatch.setattr(doctor_machine, "_is_unsynchronised", lambda: unsynchronised)
-    assert only(doctor_machine.clock(tmp_path)).level == level
+    monkeypatch.setattr(machine, "_is_unsynchronised", lambda: unsynchronised)
+    assert only(machine.clock(tmp_path)).level == level
 
 
 def test_a_data_set_is_named_and_a_folder_that_is_none_is_a_problem(mini_mars: Path, tmp_path: Path) -> None:
-    assert only(doctor_machine.data_set(mini_mars)) == ("ok", "data", f"{mini_mars}: mars (SYNTHETIC)", "")
-    assert only(doctor_machine.data_set(tmp_path)).level == "problem"
-    assert only(doctor_machine.data_set(tmp_path / "gone")).text == f"{tmp_path / 'gone'} is no folder"
+    assert only(machine.data_set(mini_mars)) == ("ok", "data", f"{mini_mars}: mars (SYNTHETIC)", "")
+    assert only(machine.data_set(tmp_path)).level == "problem"
+    assert only(machine.data_set(tmp_path / "gone")).text == f"{tmp_path / 'gone'} is no folder"
 
 
 @pytest.fixture
@@ -135,22 +135,22 @@ def listening() -> Iterator[int]:
 
 
 def test_a_port_that_is_taken_is_warned_of(monkeypatch: pytest.MonkeyPatch, listening: int) -> None:
-    monkeypatch.setattr(doctor_network, "PORTS", {listening: ("Somebody's page", "take another"), 1: ("x", "y")})
-    taken, free = doctor_network.ports()
+    monkeypatch.setattr(network, "PORTS", {listening: ("Somebody's page", "take another"), 1: ("x", "y")})
+    taken, free = network.ports()
     assert taken == ("warn", "ports", f"{listening} (Somebody's page) is taken", "take another")
     assert free == ("ok", "ports", "1 free on 127.0.0.1", "")
 
 
 def test_a_ray_address_that_answers_is_ok_and_one_that_does_not_a_problem(listening: int) -> None:
-    assert only(doctor_network.ray_address(f"127.0.0.1:{listening}")).level == "ok"
-    assert only(doctor_network.ray_address(f"ray://127.0.0.1:{listening}")).level == "ok"
-    found = only(doctor_network.ray_address("127.0.0.1:1"))
+    assert only(network.ray_address(f"127.0.0.1:{listening}")).level == "ok"
+    assert only(network.ray_address(f"ray://127.0.0.1:{listening}")).level == "ok"
+    found = only(network.ray_address("127.0.0.1:1"))
     assert (found.level, found.text) == ("problem", "127.0.0.1:1 does not answer (Connection refused)")
 
 
 @pytest.mark.parametrize("address", ["ftp://host:1", "host:port", "", "host:99999"])
 def test_what_is_no_address_is_answered_with_the_forms_of_one(address: str) -> None:
-    found = only(doctor_network.ray_address(address))
+    found = only(network.ray_address(address))
     assert found.level == "problem"
     assert "ray://HOST:10001" in found.advice
 
@@ -184,7 +184,7 @@ def dashboard(code: int, body: str) -> Iterator[str]:
 )
 def test_a_dashboard_is_asked_for_its_version(code: int, body: str, level: str, text: str) -> None:
     with dashboard(code, body) as address:
-        found = only(doctor_network.ray_address(address))
+        found = only(network.ray_address(address))
     assert found.level == level
     assert text in found.text
 
@@ -198,13 +198,13 @@ def database(path: Path, revision: str) -> Path:
 
 
 def test_mlflows_schema_is_compared_with_the_installed_one(tmp_path: Path) -> None:
-    heads, known = doctor_network.schemas()
+    heads, known = network.schemas()
     (head,) = heads
     old = next(revision for revision in known if revision != head)
     levels = {
-        "current": only(doctor_network.mlflow_schema(database(tmp_path / "current.db", head))),
-        "older": only(doctor_network.mlflow_schema(database(tmp_path / "older.db", old))),
-        "unknown": only(doctor_network.mlflow_schema(database(tmp_path / "unknown.db", "of the future"))),
+        "current": only(network.mlflow_schema(database(tmp_path / "current.db", head))),
+        "older": only(network.mlflow_schema(database(tmp_path / "older.db", old))),
+        "unknown": only(network.mlflow_schema(database(tmp_path / "unknown.db", "of the future"))),
     }
     assert {name: found.level for name, found in levels.items()} == {
         **{"current": "ok", "older": "problem", "unknown": "problem"}
@@ -214,21 +214,21 @@ def test_mlflows_schema_is_compared_with_the_installed_one(tmp_path: Path) -> No
 
 def test_a_file_that_is_no_database_is_a_problem_and_none_is_fine(tmp_path: Path) -> None:
     (tmp_path / "garbage.db").write_text("garbage" * 1000)
-    assert only(doctor_network.mlflow_schema(tmp_path / "garbage.db")).level == "problem"
-    assert only(doctor_network.mlflow_schema(tmp_path / "none.db")).level == "ok"
+    assert only(network.mlflow_schema(tmp_path / "garbage.db")).level == "problem"
+    assert only(network.mlflow_schema(tmp_path / "none.db")).level == "ok"
     assert not (tmp_path / "none.db").exists()
 
 
 def test_a_requirement_that_is_not_met_is_a_problem_that_names_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ["numpy>=999", "not-a-package-of-anybody>=1", "click>=8", "ray>=999; extra == 'never'"]
-    monkeypatch.setattr(doctor_software, "requires", lambda _: wanted)
-    numpy, missing = doctor_software.versions()
+    monkeypatch.setattr(software, "requires", lambda _: wanted)
+    numpy, missing = software.versions()
     assert numpy[:3] == ("problem", "versions", f"numpy {version('numpy')}, needed is numpy >=999")
     assert missing.text == "not-a-package-of-anybody not installed, needed is not-a-package-of-anybody >=1"
 
 
 def test_the_versions_of_this_environment_fit() -> None:
-    assert only(doctor_software.versions()).level == "ok"
+    assert only(software.versions()).level == "ok"
 
 
 def test_a_pair_of_torch_and_torchvision_that_does_not_work_together_is_a_problem(
@@ -236,13 +236,13 @@ def test_a_pair_of_torch_and_torchvision_that_does_not_work_together_is_a_proble
 ) -> None:
     import torchvision
 
-    assert only(doctor_software.torch_pair()).level == "ok"
+    assert only(software.torch_pair()).level == "ok"
 
     def without_operator(*_: object) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr(torchvision.ops, "nms", without_operator)
-    found = only(doctor_software.torch_pair())
+    found = only(software.torch_pair())
     assert found.level == "problem"
     assert "do not work together (operator torchvision::nms does not exist)" in found.text
 
@@ -251,10 +251,10 @@ def test_a_gpu_that_the_driver_knows_and_torch_does_not_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(doctor_software, "NVIDIA_GPUS", tmp_path)
-    assert only(doctor_software.gpus()).level == "warn"
+    monkeypatch.setattr(software, "NVIDIA_GPUS", tmp_path)
+    assert only(software.gpus()).level == "warn"
     (tmp_path / "0000:00:00.0").mkdir()
-    assert only(doctor_software.gpus()).level == "problem"
+    assert only(software.gpus()).level == "problem"
 
 
 def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,13 +262,13 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda number: f"GPU {number}")
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda number: ((number * 40 + 1) * 2**30, 80 * 2**30))
-    busy, free = doctor_software.gpus()
+    busy, free = software.gpus()
     assert (busy.level, busy.text) == ("warn", "0: GPU 0, 1.0 of 80.0 GiB free")
     assert (free.level, free.text) == ("ok", "1: GPU 1, 41.0 of 80.0 GiB free")
 
 
 def test_the_jpeg_decoder_decodes_here() -> None:
-    assert only(doctor_software.jpeg_decoder()).level == "ok"
+    assert only(software.jpeg_decoder()).level == "ok"
 
 
 def test_the_summary_counts_what_is_wrong() -> None:

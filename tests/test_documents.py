@@ -20,7 +20,7 @@ from searches import a_search
 
 from orchestrator import Search, handbook, load
 from orchestrator.__main__ import cli, run
-from orchestrator.folder import SearchFolder
+from orchestrator.history.folder import SearchFolder
 from trainer.__main__ import parser as trainer_parser
 from trainer.__main__ import run as run_trainer
 from trainer.data.synthetic import write_synthetic
@@ -208,7 +208,7 @@ def test_the_reference_is_that_of_the_code() -> None:
 
 
 def test_the_reference_holds_every_command_option_and_setting() -> None:
-    from orchestrator.settings import trainer_settings
+    from orchestrator.language.settings import trainer_settings
 
     written = handbook.pages()
     for name, command in handbook.all_commands(cli):
@@ -365,7 +365,7 @@ def home(notebook: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("orchestrator.cli.search.drive_and_show", finished)
     monkeypatch.setattr("orchestrator.cli.final.drive_and_show", finished)
-    monkeypatch.setattr("orchestrator.dryrun.dry_run_of", lambda *_, **__: None)
+    monkeypatch.setattr("orchestrator.engine.dryrun.dry_run_of", lambda *_, **__: None)
     return made
 
 

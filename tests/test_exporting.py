@@ -11,7 +11,7 @@ from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.errors import SearchError
-from orchestrator.events import (
+from orchestrator.history.events import (
     FinalizationStarted,
     SessionEnded,
     TrialCompleted,
@@ -20,8 +20,8 @@ from orchestrator.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.folder import SearchFolder
-from orchestrator.loading import load_search
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.loading import load_search
 from orchestrator.results.exporting import export_trial
 from orchestrator.space import SearchSpace
 from trainer.checkpoint import save_checkpoint

@@ -7,28 +7,28 @@ from pathlib import Path
 import pytest
 from searches import POINT, a_search
 
-from orchestrator.budget import spent
-from orchestrator.description import SearchDescription, read_description
+from orchestrator.engine.splits import cut_splits, write_splits
 from orchestrator.errors import LeaseError, SearchError
-from orchestrator.events import (
+from orchestrator.history.description import SearchDescription, read_description
+from orchestrator.history.events import (
     ObservationsAttached,
     SearchCreated,
     SearchExtended,
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.extension import current_space, extend
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal, read_journal
-from orchestrator.lease import Lease
-from orchestrator.ledger import Ledger
-from orchestrator.problems import SpaceError
-from orchestrator.replication import repeats_left
+from orchestrator.history.extension import current_space, extend
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal, read_journal
+from orchestrator.history.lease import Lease
+from orchestrator.history.ledger import Ledger
+from orchestrator.history.study import fold, fold_records, unfinished
+from orchestrator.language.problems import SpaceError
+from orchestrator.search.budget import spent
+from orchestrator.search.replication import repeats_left
+from orchestrator.search.warmstart import WarmStart, observations
 from orchestrator.space import SearchSpace
-from orchestrator.splits import cut_splits, write_splits
-from orchestrator.status import read_status
-from orchestrator.study import fold, fold_records, unfinished
-from orchestrator.warmstart import WarmStart, observations
+from orchestrator.views.status import read_status
 from trainer.data import read_splits
 from trainer.data.validation import read_validation
 

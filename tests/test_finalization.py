@@ -9,15 +9,12 @@ import pytest
 from events import epoch_result, evaluation
 from searches import a_search, completed
 
-from orchestrator import opening
-from orchestrator.adoption import adopt_finished_epochs
-from orchestrator.algorithms import ALGORITHMS
-from orchestrator.budget import spent
-from orchestrator.configured import configured
-from orchestrator.description import read_description
-from orchestrator.early_stopping import decide
+from orchestrator.engine import opening
+from orchestrator.engine.adoption import adopt_finished_epochs
+from orchestrator.engine.opening import open_test_set
 from orchestrator.errors import SearchError
-from orchestrator.events import (
+from orchestrator.history.description import read_description
+from orchestrator.history.events import (
     Event,
     FinalizationStarted,
     SearchCreated,
@@ -29,18 +26,21 @@ from orchestrator.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.finalization import Final, best_leaders, finals_left, next_final, open_finalization
-from orchestrator.finalview import finals_lines
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal, read_journal
-from orchestrator.lease import Lease
-from orchestrator.ledger import owned_ledger
-from orchestrator.loading import load_search
-from orchestrator.opening import open_test_set
-from orchestrator.question import model_question
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal, read_journal
+from orchestrator.history.lease import Lease
+from orchestrator.history.ledger import owned_ledger
+from orchestrator.history.loading import load_search
+from orchestrator.history.study import Study, fold, fold_records, unfinished
+from orchestrator.search.algorithms import ALGORITHMS
+from orchestrator.search.budget import spent
+from orchestrator.search.configured import configured
+from orchestrator.search.early_stopping import decide
+from orchestrator.search.finalization import Final, best_leaders, finals_left, next_final, open_finalization
+from orchestrator.search.question import model_question
 from orchestrator.space import SearchSpace
-from orchestrator.status import status_document
-from orchestrator.study import Study, fold, fold_records, unfinished
+from orchestrator.views.finalview import finals_lines
+from orchestrator.views.status import status_document
 from trainer.result import write_results
 
 FINGERPRINT = "0"

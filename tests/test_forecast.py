@@ -12,10 +12,10 @@ from small_spaces import GATE, mixed, space_of
 from strategies import quick
 from torch import Tensor, nn
 
-from orchestrator.cluster import Share
-from orchestrator.forecast import Forecast, duration, forecast, forecast_text, size
-from orchestrator.largest import MAX_CORNERS, Largest, corners, largest
+from orchestrator.cluster.connection import Share
+from orchestrator.language.largest import MAX_CORNERS, Largest, corners, largest
 from orchestrator.space import SearchSpace, SpaceError
+from orchestrator.views.forecast import Forecast, duration, forecast, forecast_text, size
 from trainer import StepCost, multiplications_per_batch
 from trainer.config import TrialConfig
 from trainer.model import ModelConfig, TemporalAttentionResNet

@@ -8,14 +8,14 @@ from typing import Any
 from events import completed
 from rich.console import Console
 
-from orchestrator.bestline import best_value
-from orchestrator.description import Options, SearchDescription
-from orchestrator.folder import SearchFolder
-from orchestrator.frontview import front_table
-from orchestrator.loading import LoadedSearch
+from orchestrator.history.description import Options, SearchDescription
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.history.study import fold
 from orchestrator.space import SearchSpace
-from orchestrator.status import status_document
-from orchestrator.study import fold
+from orchestrator.views.bestline import best_value
+from orchestrator.views.frontview import front_table
+from orchestrator.views.status import status_document
 
 
 def document(*overrides: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import JournalError
-from orchestrator.events import AttemptFailed, Event, SearchCreated, SessionEnded, TrialStarted, TrialSuggested
-from orchestrator.journal import RESERVE_BYTES, Journal, Record, decode, encode, read_journal
+from orchestrator.history.events import AttemptFailed, Event, SearchCreated, SessionEnded, TrialStarted, TrialSuggested
+from orchestrator.history.journal import RESERVE_BYTES, Journal, Record, decode, encode, read_journal
 
 EVENTS: list[Event] = [
     SearchCreated(search="s", space="0" * 64, seed=1),
@@ -238,8 +238,8 @@ FILL_UP = """
 import itertools, sys
 from pathlib import Path
 from orchestrator.errors import JournalError
-from orchestrator.events import SessionEnded, TrialStarted
-from orchestrator.journal import Journal
+from orchestrator.history.events import SessionEnded, TrialStarted
+from orchestrator.history.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 try:
     for attempt in itertools.count(1):

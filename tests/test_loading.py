@@ -8,11 +8,11 @@ import pytest
 from searches import a_search
 
 from orchestrator.errors import SearchError
-from orchestrator.events import SessionStarted
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
-from orchestrator.lease import Lease
-from orchestrator.loading import load_search
+from orchestrator.history.events import SessionStarted
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal
+from orchestrator.history.lease import Lease
+from orchestrator.history.loading import load_search
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from mlflow.entities import DatasetInput, InputTag, ViewType
 from searches import a_search
 from test_exporting import save_network
 
-from orchestrator import doctor_network
 from orchestrator.__main__ import run
-from orchestrator.description import read_description, write_description
-from orchestrator.folder import SearchFolder
-from orchestrator.lease import Lease
+from orchestrator.doctor import network
+from orchestrator.history.description import read_description, write_description
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.lease import Lease
 from orchestrator.results.mlflow_copies import find_copies
-from orchestrator.syncing import sync
+from orchestrator.tracking.syncing import sync
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -62,8 +62,8 @@ def test_a_registered_network_is_plain_files_and_a_purge_leaves_none_of_it(
     log_data_set(client, version.run_id)
     deleted = find_copies(uri, CANARY).runs[0]
     client.delete_run(deleted)
-    newest, _ = doctor_network.schemas()
-    assert doctor_network.schema_of(storage / "mlflow.db") in newest, "what the examination takes for the newest is"
+    newest, _ = network.schemas()
+    assert network.schema_of(storage / "mlflow.db") in newest, "what the examination takes for the newest is"
     artifacts = storage / "mlartifacts"
     assert holding(storage, CANARY)
 

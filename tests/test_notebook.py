@@ -14,7 +14,7 @@ from searches import POINT, a_search, completed, write_search
 import orchestrator
 from orchestrator import Search, launch, load, notebook, resume
 from orchestrator.errors import EnvironmentProblem, SearchError
-from orchestrator.problems import SpaceError
+from orchestrator.language.problems import SpaceError
 from orchestrator.space import SearchSpace
 
 STAND_IN = """\
@@ -49,7 +49,7 @@ def test_the_package_imports_nothing_heavy_and_its_functions_hide_no_module() ->
     program = (
         "import sys, orchestrator; light = not {'ray', 'torch', 'ax', 'mlflow', 'pandas'} & set(sys.modules); "
         "from orchestrator import launch, load; light &= not {'ray', 'torch', 'pandas'} & set(sys.modules); "
-        "import orchestrator.session; from orchestrator import launch as again; print(light, launch is again)"
+        "import orchestrator.engine.session; from orchestrator import launch as again; print(light, launch is again)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import cli, run
-from orchestrator.events import Observation, ObservationsAttached
+from orchestrator.history.events import Observation, ObservationsAttached
 from orchestrator.results import purging
 from orchestrator.space import SearchSpace
 

@@ -13,17 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.algorithms import ALGORITHMS
-from orchestrator.bestline import best_lines, best_mark, best_value, confirmation_lines
-from orchestrator.budget import spent, without_improvement
-from orchestrator.configured import configured
-from orchestrator.datafit import misfits
-from orchestrator.early_stopping import decide
-from orchestrator.events import EVENT, Event, TrialCompleted, TrialFailed, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.objective import Objective
-from orchestrator.problems import SpaceError
-from orchestrator.question import model_question
-from orchestrator.replication import (
+from orchestrator.engine.datafit import misfits
+from orchestrator.history.events import (
+    EVENT,
+    Event,
+    TrialCompleted,
+    TrialFailed,
+    TrialReported,
+    TrialStarted,
+    TrialSuggested,
+)
+from orchestrator.history.study import Study, fold, unfinished
+from orchestrator.language.problems import SpaceError
+from orchestrator.search.algorithms import ALGORITHMS
+from orchestrator.search.budget import spent, without_improvement
+from orchestrator.search.configured import configured
+from orchestrator.search.early_stopping import decide
+from orchestrator.search.objective import Objective
+from orchestrator.search.question import model_question
+from orchestrator.search.replication import (
     CONFIRMING_SEEDS,
     Repeat,
     best_configuration,
@@ -34,10 +42,10 @@ from orchestrator.replication import (
     repeat_folds,
     repeats_left,
 )
-from orchestrator.simulation import candidates
+from orchestrator.search.simulation import candidates
+from orchestrator.search.suggest import Suggestion
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, fold, unfinished
-from orchestrator.suggest import Suggestion
+from orchestrator.views.bestline import best_lines, best_mark, best_value, confirmation_lines
 
 MEAN_AP = Objective()
 SEARCHES = 120  # simulated ones
@@ -407,7 +415,7 @@ def test_replicates_that_mean_nothing_are_refused(wrong: str, said: str) -> None
 
 
 def words(study: Study) -> dict[str, object]:
-    from orchestrator.status import _best_document, _confirmation_document
+    from orchestrator.views.status import _best_document, _confirmation_document
 
     return {
         "best": _best_document(study, MEAN_AP),

@@ -14,7 +14,7 @@ import pytest
 from searches import completed, write_search
 
 from orchestrator.__main__ import run
-from orchestrator.events import SessionEnded
+from orchestrator.history.events import SessionEnded
 from orchestrator.report.markup import element
 from orchestrator.report.page import POLICY
 from orchestrator.space import SearchSpace

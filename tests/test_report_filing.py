@@ -9,10 +9,10 @@ from mlflow import MlflowClient
 from searches import a_search
 
 from orchestrator.errors import EnvironmentProblem, SearchError
-from orchestrator.folder import SearchFolder
+from orchestrator.history.folder import SearchFolder
 from orchestrator.report.filing import file_report
-from orchestrator.syncing import sync
-from orchestrator.tracking_database import prepare_database
+from orchestrator.tracking.database import prepare_database
+from orchestrator.tracking.syncing import sync
 
 
 @pytest.fixture

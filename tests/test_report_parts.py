@@ -12,7 +12,7 @@ from PIL import Image
 from searches import a_search, completed, write_search
 from small_spaces import space_of
 
-from orchestrator.loading import LoadedSearch, load_search
+from orchestrator.history.loading import LoadedSearch, load_search
 from orchestrator.report.evaluations import histogram, read_evaluation
 from orchestrator.report.gathered import gather
 from orchestrator.report.markup import element, number, raw, script_json, table

@@ -11,7 +11,7 @@ from scipy.stats import ttest_ind
 from searches import POINT, completed, write_search
 from small_spaces import FLAG, GATE, MARGIN, PERSONS, RATE, space_of
 
-from orchestrator.events import (
+from orchestrator.history.events import (
     Event,
     SessionEnded,
     SessionStarted,
@@ -21,12 +21,12 @@ from orchestrator.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.loading import load_search
+from orchestrator.history.loading import load_search
+from orchestrator.history.study import fold
 from orchestrator.report.cost import search_costs
 from orchestrator.report.trust import Remark, on_bounds, place_in_range, remarks, welch_interval
 from orchestrator.space import SearchSpace
-from orchestrator.status import status_document
-from orchestrator.study import fold
+from orchestrator.views.status import status_document
 
 SMOKE = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=9"])
 ENDING = SessionEnded(state="finished", reason="enough")

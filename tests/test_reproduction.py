@@ -13,18 +13,18 @@ from events import epoch_result
 from searches import completed, write_search
 
 from orchestrator.__main__ import run
-from orchestrator.attempt import Assignment, Message, Outcome
-from orchestrator.description import read_description, write_description
+from orchestrator.engine.attempt import Assignment, Message, Outcome
+from orchestrator.engine.splits import cut_splits, write_splits
 from orchestrator.errors import SearchError
-from orchestrator.events import SessionEnded, TrialReported, TrialStarted
-from orchestrator.folder import SearchFolder
-from orchestrator.loading import load_search
+from orchestrator.history.description import read_description, write_description
+from orchestrator.history.events import SessionEnded, TrialReported, TrialStarted
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.loading import load_search
 from orchestrator.results.agreement import agreement, figures_of
 from orchestrator.results.circumstances import Circumstance, rebuilding
 from orchestrator.results.reproduction import Reproduction, fresh_folder, rehearse_reproduction, reproduce
 from orchestrator.results.reproductionview import verdict
 from orchestrator.space import SearchSpace
-from orchestrator.splits import cut_splits, write_splits
 from trainer import fit
 from trainer.atomic import write_atomically
 from trainer.data import read_splits

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.scheduler import JournalScheduler
+from orchestrator.engine.scheduler import JournalScheduler
 
 
 class Listener:

@@ -266,7 +266,7 @@ def _kill_an_attempt(search: Search) -> None:
     servers = [
         process
         for process in psutil.Process(search.process.pid).children(recursive=True)
-        if process.cmdline()[-1:] == ["orchestrator.attempt_server"]
+        if process.cmdline()[-1:] == ["orchestrator.engine.attempt_server"]
     ]
     attempts = [process for process in servers if process.ppid() in {server.pid for server in servers}]
     attempts[0].kill()

@@ -14,17 +14,17 @@ import pytest
 from events import completed, epoch_result, suggested
 from ray.tune.search import Searcher
 
-from orchestrator.attempt import Message, Outcome
-from orchestrator.ax_process import AxFailed
+from orchestrator.engine.attempt import Message, Outcome
+from orchestrator.engine.searcher import AxSearcher, StopWith
+from orchestrator.engine.stopping import StopRequest
 from orchestrator.errors import JournalError
-from orchestrator.events import SearchCreated, SessionStarted, TrialStarted, TrialSuggested
-from orchestrator.failures import CircuitBroken, DiskFull
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal, read_journal
-from orchestrator.ledger import Ledger
-from orchestrator.searcher import AxSearcher, StopWith
+from orchestrator.history.events import SearchCreated, SessionStarted, TrialStarted, TrialSuggested
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal, read_journal
+from orchestrator.history.ledger import Ledger
+from orchestrator.search.ax_process import AxFailed
+from orchestrator.search.failures import CircuitBroken, DiskFull
 from orchestrator.space import SearchSpace
-from orchestrator.stopping import StopRequest
 from trainer.errors import DataError
 
 

@@ -14,22 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import quick
 
-from orchestrator import simulationview
-from orchestrator.algorithms import ALGORITHMS
-from orchestrator.ax_process import AxProcess
 from orchestrator.cli.simulate import ALGORITHMS as OFFERED
 from orchestrator.cli.simulate import RULES, simulate
-from orchestrator.early_stopping import StoppingConfig, decide
 from orchestrator.errors import SearchError
-from orchestrator.events import Event, SearchCreated
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Journal
-from orchestrator.problems import SpaceError
-from orchestrator.replay_order import nearest, order_of
-from orchestrator.simulation import Candidate, Pick, Replay, candidates, replay
-from orchestrator.simulationview import Asked, simulation_document, stopping_config
+from orchestrator.history.events import Event, SearchCreated
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Journal
+from orchestrator.history.study import Study, fold
+from orchestrator.language.problems import SpaceError
+from orchestrator.search.algorithms import ALGORITHMS
+from orchestrator.search.ax_process import AxProcess
+from orchestrator.search.early_stopping import StoppingConfig, decide
+from orchestrator.search.replay_order import nearest, order_of
+from orchestrator.search.simulation import Candidate, Pick, Replay, candidates, replay
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, fold
+from orchestrator.views import simulationview
+from orchestrator.views.simulationview import Asked, simulation_document, stopping_config
 
 EPOCHS = 9
 SPACE = SearchSpace.from_yaml("smoke.yaml", overrides=[f"optim.epochs={EPOCHS}"])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.layers import builtin_files
+from orchestrator.language.layers import builtin_files
 from orchestrator.space import SearchSpace, SpaceError, Value, builtin_spaces
 from trainer.yamlfile import dump_yaml
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from orchestrator.layers import builtin_files
-from orchestrator.schema import json_schema, schema_text
+from orchestrator.language.layers import builtin_files
+from orchestrator.language.schema import json_schema, schema_text
 from orchestrator.space import SearchSpace
 from trainer.yamlfile import parse_yaml, read_yaml
 

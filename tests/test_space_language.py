@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from strategies import quick
 
 from orchestrator.__main__ import run
-from orchestrator.crosscheck import remarks
-from orchestrator.layers import builtin_files
-from orchestrator.parameters import FloatRange, IntRange
+from orchestrator.language.crosscheck import remarks
+from orchestrator.language.layers import builtin_files
+from orchestrator.language.parameters import FloatRange, IntRange
 from orchestrator.space import SearchSpace, SpaceError
 from trainer.config import TrialConfig
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.layers import builtin_files
-from orchestrator.settings import flattened
+from orchestrator.language.layers import builtin_files
+from orchestrator.language.settings import flattened
 from orchestrator.space import SearchSpace, Value
 from trainer import fit
 from trainer.config import TrialConfig

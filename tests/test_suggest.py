@@ -7,10 +7,10 @@ import json
 import pytest
 from events import completed, suggested
 
-from orchestrator.events import AttemptFailed, Observation, ObservationsAttached, TrialFailed
+from orchestrator.history.events import AttemptFailed, Observation, ObservationsAttached, TrialFailed
+from orchestrator.history.study import fold
+from orchestrator.search.suggest import initial_suggestion, initial_trials, model_question, random_point, sobol_point
 from orchestrator.space import SearchSpace
-from orchestrator.study import fold
-from orchestrator.suggest import initial_suggestion, initial_trials, model_question, random_point, sobol_point
 
 
 @pytest.fixture(scope="module")

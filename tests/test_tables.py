@@ -12,7 +12,7 @@ import pytest
 from events import epoch_result, evaluation
 from searches import completed, write_search
 
-from orchestrator.events import (
+from orchestrator.history.events import (
     Event,
     FinalizationStarted,
     SessionEnded,
@@ -21,7 +21,7 @@ from orchestrator.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.loading import LoadedSearch, load_search
+from orchestrator.history.loading import LoadedSearch, load_search
 from orchestrator.results.published import TABLES
 from orchestrator.results.tables import Line, tables
 from orchestrator.results.tableview import FORMATS

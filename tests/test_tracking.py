@@ -18,13 +18,13 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from PIL import Image
 from running import metric_points, mlflow_runs
 
-from orchestrator import tracking, tracking_plan
-from orchestrator.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed, TrialReported
-from orchestrator.folder import SearchFolder
-from orchestrator.journal import Record
-from orchestrator.tracking import Tracker
-from orchestrator.tracking_content import About, Artifact, Content, Point
-from orchestrator.tracking_database import prepare_database
+from orchestrator.history.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed, TrialReported
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Record
+from orchestrator.tracking import plan, tracker
+from orchestrator.tracking.content import About, Artifact, Content, Point
+from orchestrator.tracking.database import prepare_database
+from orchestrator.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -64,8 +64,8 @@ def folder(tmp_path: Path, empty_database: Path) -> SearchFolder:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(tracking_plan, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(tracker, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(plan, "FIRST_DELAY_S", 0.01)
 
 
 def tracker_of(folder: SearchFolder, uri: str | None = None, about: About | None = None) -> Tracker:

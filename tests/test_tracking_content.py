@@ -10,20 +10,20 @@ from events import completed, epoch_result, reported, suggested
 from PIL import Image
 from searches import POINT
 
-from orchestrator.description import Options, SearchDescription
-from orchestrator.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
-from orchestrator.folder import SearchFolder
+from orchestrator.history.description import Options, SearchDescription
+from orchestrator.history.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.study import Study, fold
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, fold
-from orchestrator.tracking_content import (
+from orchestrator.tracking.content import (
     Artifact,
     about,
     evaluation_content,
     search_content,
     without_passwords,
 )
-from orchestrator.tracking_files import staged
-from orchestrator.tracking_plan import Plan, Writes
+from orchestrator.tracking.files import staged
+from orchestrator.tracking.plan import Plan, Writes
 from trainer.result import kept_epoch
 
 SPACE = SearchSpace.from_yaml("smoke.yaml")

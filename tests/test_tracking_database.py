@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.tracking_database import SQLITE, prepare_database
+from orchestrator.tracking.database import SQLITE, prepare_database
 
-PREPARE = "import sys; from pathlib import Path; from orchestrator.tracking_database import *; "
+PREPARE = "import sys; from pathlib import Path; from orchestrator.tracking.database import *; "
 PREPARE += "prepare_database(sys.argv[1], Path(sys.argv[2]))"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from events import completed, reported, started, suggested
 
-from orchestrator.events import (
+from orchestrator.history.events import (
     AttemptFailed,
     Event,
     SearchCreated,
@@ -19,8 +19,8 @@ from orchestrator.events import (
     TrialStopped,
     TrialTracked,
 )
-from orchestrator.folder import SearchFolder
-from orchestrator.tracking_plan import (
+from orchestrator.history.folder import SearchFolder
+from orchestrator.tracking.plan import (
     ATTEMPTS_TO_WAIT_FOR,
     LONGEST_DELAY_S,
     SEARCH_RUN,

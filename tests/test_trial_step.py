@@ -13,8 +13,8 @@ import psutil
 import pytest
 from test_training import changed
 
+from orchestrator.engine.rehearsal import rehearse
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.rehearsal import rehearse
 from trainer import ConfigError, DataError, TrialConfig, fit, measure_step
 from trainer.batches import IdentityBatches
 from trainer.checkpoint import load_checkpoint
@@ -95,7 +95,7 @@ def test_the_child_ends_with_its_parent(tiny_config: TrialConfig, tmp_path: Path
     order = json.dumps({"threads": 1, "config": tiny_config.model_dump(mode="json")})
     program = (
         "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'orchestrator.rehearsal'], stdin=subprocess.PIPE)\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'orchestrator.engine.rehearsal'], stdin=subprocess.PIPE)\n"
         "print(child.pid, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program]

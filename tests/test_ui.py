@@ -21,12 +21,12 @@ from searches import write_search
 
 from orchestrator.__main__ import run
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.folder import SearchFolder
+from orchestrator.history.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.history.folder import SearchFolder
 from orchestrator.results.mlflowserver import mlflow_server, server_command, server_environment
 from orchestrator.results.mlflowview import view_of
 from orchestrator.space import SearchSpace
-from orchestrator.syncing import sync
+from orchestrator.tracking.syncing import sync
 from trainer import TrialConfig, fit
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

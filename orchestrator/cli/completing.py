@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from orchestrator.folder import SearchFolder, searches
+from orchestrator.history.folder import SearchFolder, searches
 
 DEFAULT_STORAGE = Path("runs")
 BEST = "best"

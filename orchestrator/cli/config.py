@@ -22,7 +22,7 @@ def config() -> None:
 @options.as_json
 def show(space: str, overrides: tuple[str, ...], origin: bool, as_json: bool) -> int:
     """Print every setting of a search space, those of the trainer included; SPACE is a file or a built-in name."""
-    from orchestrator.origins import settings_of
+    from orchestrator.engine.origins import settings_of
 
     found = settings_of(space, overrides)
     if as_json:

@@ -64,8 +64,8 @@ def check(
     """Check lists, counts and frames of a data set, and compare it with what an earlier check saw."""
     import json
 
-    from orchestrator.datacheck import check_document, check_text, problem_text
     from orchestrator.progress import step_progress
+    from orchestrator.views.datacheck import check_document, check_text, problem_text
     from trainer.data.checking import check_data
 
     with step_progress() as progress:
@@ -88,7 +88,7 @@ def stats(folder: Path, name: str | None, as_json: bool) -> int:
     """Show how many persons, tracklets, cameras and frames there are, and how they are distributed."""
     import json
 
-    from orchestrator.datacheck import statistics_document, statistics_text
+    from orchestrator.views.datacheck import statistics_document, statistics_text
     from trainer.data.folder import find_data
     from trainer.data.statistics import statistics
 

@@ -18,7 +18,7 @@ from orchestrator.errors import Exit
 @options.as_json
 def doctor(data: Path | None, address: str | None, storage: Path, as_json: bool) -> int:
     """Look at versions, GPUs, memory, disk, clock, ports and MLflow; exit code 5 when something is wrong."""
-    from orchestrator.doctor import examine, summary
+    from orchestrator.doctor.findings import examine, summary
 
     findings = []
     for finding in examine(data=data, address=address, storage=storage):

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Exit
-from orchestrator.tracking_database import SQLITE
+from orchestrator.tracking.database import SQLITE
 
 if TYPE_CHECKING:
-    from orchestrator.description import Options
-    from orchestrator.folder import SearchFolder
+    from orchestrator.history.description import Options
+    from orchestrator.history.folder import SearchFolder
 
 
 def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
     """The options that a search was launched with, apart from those that are given and not None."""
-    from orchestrator.description import Options, read_description
+    from orchestrator.history.description import Options, read_description
 
     before = read_description(folder.description).options
     given = {name: value for name, value in changed.items() if value is not None}
@@ -24,8 +24,8 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
 
 def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
     """Drives the search to its end before people's eyes and returns the exit code."""
-    from orchestrator.display import Display
-    from orchestrator.session import drive
+    from orchestrator.engine.session import drive
+    from orchestrator.views.display import Display
 
     display = Display(folder)
     with display.showing():

@@ -40,8 +40,8 @@ def export(
     tracking_uri: str | None,
 ) -> int:
     """Write the network of a trial, its configuration and a model card; without TRIAL that of the best one."""
-    from orchestrator.folder import existing_search
-    from orchestrator.loading import BEST, load_search
+    from orchestrator.history.folder import existing_search
+    from orchestrator.history.loading import BEST, load_search
     from orchestrator.results.exporting import export_trial
     from orchestrator.results.registry import register as register_model
 

@@ -39,8 +39,8 @@ def finalize(
 
     To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`.
     """
-    from orchestrator.folder import existing_search
-    from orchestrator.opening import open_test_set
+    from orchestrator.engine.opening import open_test_set
+    from orchestrator.history.folder import existing_search
 
     folder = existing_search(storage, name)
     opened = open_test_set(folder, top=top, seeds=seeds, epochs=epochs, again=again).asked
@@ -71,8 +71,8 @@ def tables(names: tuple[str, ...], form: str, out: Path | None, storage: Path) -
 
 
 def _tables(names: Iterable[str], form: str, storage: Path) -> str:
-    from orchestrator.folder import existing_search
-    from orchestrator.loading import load_search
+    from orchestrator.history.folder import existing_search
+    from orchestrator.history.loading import load_search
     from orchestrator.results import tables as made
     from orchestrator.results.tableview import FORMATS
 
@@ -105,8 +105,8 @@ def ablate(
     Each row is a search of one trial that is then finalized. Interrupted, the same command goes on; its last words are
     those of `reidsearch tables`.
     """
-    from orchestrator.ablation import TABLE_1, Ablation, rows_under_way
-    from orchestrator.description import Options
+    from orchestrator.engine.ablation import TABLE_1, Ablation, rows_under_way
+    from orchestrator.history.description import Options
 
     asked = Options(concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address)
     ablation = Ablation(name, rows or TABLE_1, data, overrides, seeds, storage, asked)

@@ -21,8 +21,8 @@ def stop(name: str, storage: Path) -> int:
     A search can be resumed; its trials end after their next step with their state saved. A trial that was given up
     stays so.
     """
-    from orchestrator import control
-    from orchestrator.folder import existing_search
+    from orchestrator.engine import control
+    from orchestrator.history.folder import existing_search
 
     search, _, trial = name.partition("/")
     answer = control.stop(existing_search(storage, search), trial or None)
@@ -36,8 +36,8 @@ def stop(name: str, storage: Path) -> int:
 @options.storage
 def logs(name: str, follow: bool, storage: Path) -> int:
     """Print what happened in a search, or in one of its trials with what its training logged."""
-    from orchestrator.folder import existing_search
-    from orchestrator.logs import log_lines
+    from orchestrator.history.folder import existing_search
+    from orchestrator.views.logs import log_lines
 
     search, _, trial = name.partition("/")
     for line in log_lines(existing_search(storage, search), trial or None, follow=follow):
@@ -59,8 +59,8 @@ def logs(name: str, follow: bool, storage: Path) -> int:
 @options.storage
 def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: Path) -> int:
     """Give a search more budget or wider bounds; `resume` then goes on with it."""
-    from orchestrator import extension
-    from orchestrator.folder import existing_search
+    from orchestrator.history import extension
+    from orchestrator.history.folder import existing_search
 
     for change in extension.extend(existing_search(storage, name), trials=trials, overrides=overrides):
         click.echo(change)
@@ -74,8 +74,8 @@ def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: P
 @options.tracking_uri
 def sync(name: str, storage: Path, tracking_uri: str | None) -> int:
     """Send a search's journal to MLflow again; what is there already stays, what is missing is made anew."""
-    from orchestrator import syncing
-    from orchestrator.folder import existing_search
+    from orchestrator.history.folder import existing_search
+    from orchestrator.tracking import syncing
 
     synced = syncing.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
     if synced.unsent:

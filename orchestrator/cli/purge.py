@@ -18,8 +18,8 @@ from orchestrator.errors import Exit
 @options.tracking_uri
 def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: str | None) -> int:
     """Delete every copy of a search's data, checkpoints included, and say what remains elsewhere."""
-    from orchestrator.folder import existing_search
-    from orchestrator.lease import refuse_if_driven
+    from orchestrator.history.folder import existing_search
+    from orchestrator.history.lease import refuse_if_driven
     from orchestrator.results import purging
 
     folder = existing_search(storage, name)

@@ -36,7 +36,7 @@ def report(
 
     The HTML file holds everything that it needs and opens without a network.
     """
-    from orchestrator.folder import existing_search
+    from orchestrator.history.folder import existing_search
     from orchestrator.report.writing import write_report
 
     folder = existing_search(storage, name)

@@ -39,8 +39,8 @@ def reproduce(
     On CPU cores figures are equal to the last bit, with the versions, the kind of processor and the number of threads
     of then. Without TRIAL the best one is trained.
     """
-    from orchestrator.folder import existing_search
-    from orchestrator.loading import BEST, load_search
+    from orchestrator.history.folder import existing_search
+    from orchestrator.history.loading import BEST, load_search
     from orchestrator.results import reproduction, reproductionview
 
     search, _, key = name.partition("/")

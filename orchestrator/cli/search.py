@@ -59,13 +59,13 @@ def launch(
     strict: bool,
 ) -> int:
     """Start a new search and run it to its end."""
-    from orchestrator.creation import create_search
-    from orchestrator.description import Options
-    from orchestrator.dryrun import dry_run_of
-    from orchestrator.folder import existing_search
-    from orchestrator.hang import HANG_AFTER_S
-    from orchestrator.preparation import prepare_space
-    from orchestrator.warmstart import WarmStart
+    from orchestrator.engine.creation import create_search
+    from orchestrator.engine.dryrun import dry_run_of
+    from orchestrator.engine.hang import HANG_AFTER_S
+    from orchestrator.engine.preparation import prepare_space
+    from orchestrator.history.description import Options
+    from orchestrator.history.folder import existing_search
+    from orchestrator.search.warmstart import WarmStart
 
     asked = Options(
         concurrent=concurrent,
@@ -113,7 +113,7 @@ def resume(
     strict: bool,
 ) -> int:
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
-    from orchestrator.folder import existing_search
+    from orchestrator.history.folder import existing_search
 
     folder = existing_search(storage, name)
     asked = options_as_before(
@@ -134,7 +134,7 @@ def resume(
 @click.option("--watch", is_flag=True, help="Show it again every two seconds until it ends.")
 def status(name: str | None, storage: Path, as_json: bool, watch: bool) -> int:
     """Show how far a search is, or all searches of a storage."""
-    from orchestrator.statusview import show_search, show_searches
+    from orchestrator.views.statusview import show_search, show_searches
 
     if name is None:
         show_searches(storage, as_json=as_json)

@@ -43,7 +43,7 @@ def simulate(
     as_json: bool,
 ) -> int:
     """Replay a finished search's curves under other stopping rules and orders; nothing is trained."""
-    from orchestrator.simulationview import Asked, show_simulation
+    from orchestrator.views.simulationview import Asked, show_simulation
 
     asked = Asked(rules or RULES, algorithms or ("journaled",), overrides, slots, seeds)
     show_simulation(storage, name, asked, as_json=as_json)

@@ -22,8 +22,8 @@ def space() -> None:
 @options.overrides
 def check(file: str, overrides: tuple[str, ...]) -> int:
     """Check a search space against the trainer, and against its data if they are there; nothing is started."""
-    from orchestrator.crosscheck import remarks
-    from orchestrator.datafit import misfits
+    from orchestrator.engine.datafit import misfits
+    from orchestrator.language.crosscheck import remarks
     from orchestrator.space import SearchSpace, SpaceError
 
     found = SearchSpace.from_yaml(file, overrides=overrides)
@@ -88,7 +88,7 @@ def diff(one: str, other: str) -> int:
 @space.command(epilog="Example: reidsearch space schema > schema.json")
 def schema() -> int:
     """Print the JSON Schema of space files, with which editors complete and check them."""
-    from orchestrator.schema import schema_text
+    from orchestrator.language.schema import schema_text
 
     click.echo(schema_text(), nl=False)
     return Exit.OK

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from orchestrator.budget import HOUR_S
-from orchestrator.configured import configured
-from orchestrator.scores import costs
+from orchestrator.history.study import Study, Trial, TrialStatus
+from orchestrator.search.budget import HOUR_S
+from orchestrator.search.configured import configured
+from orchestrator.search.scores import costs
 from orchestrator.space import SearchSpace
-from orchestrator.study import Study, Trial, TrialStatus
 
 EARLY = ("asha", "percentile")
 """Rules that stop a trial for what its curve looks like; a user or a used-up budget saves nothing by intent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
-from orchestrator.study import Trial, TrialStatus
+from orchestrator.history.study import Trial, TrialStatus
 
 MOST_POINTS = 80  # of one curve; a chart is some hundred pixels wide
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.replication import Confirmation, confirmations
 from orchestrator.report.gathered import SearchReport
 from orchestrator.report.look import BLUE, GREEN, GREY, ORANGE, faint, figure
 from orchestrator.report.markup import Figure, Markup, chart, element, number, plotly_text, table
 from orchestrator.report.model import Card
 from orchestrator.report.scale import axis, compact, factor, points, shown
 from orchestrator.report.section import Section, block, empty, hint, part, side_by_side
-from orchestrator.scores import score
+from orchestrator.search.replication import Confirmation, confirmations
+from orchestrator.search.scores import score
 
 
 def doubts(report: SearchReport) -> Section:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from orchestrator.folder import SearchFolder
+from orchestrator.history.folder import SearchFolder
 from trainer.errors import DataError
 from trainer.wording import first_line
 

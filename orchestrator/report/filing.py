@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from orchestrator.description import read_description
 from orchestrator.errors import EnvironmentProblem, SearchError
-from orchestrator.folder import SearchFolder
-from orchestrator.tracked import tracking_uri
-from orchestrator.tracking_content import without_passwords
-from orchestrator.tracking_database import SQLITE
-from orchestrator.tracking_plan import SEARCH_RUN
-from orchestrator.tracking_store import CLIENT_ENVIRONMENT, EXPERIMENT, SEARCH_TAG, TRIAL_TAG
+from orchestrator.history.description import read_description
+from orchestrator.history.folder import SearchFolder
+from orchestrator.tracking.content import without_passwords
+from orchestrator.tracking.database import SQLITE
+from orchestrator.tracking.plan import SEARCH_RUN
+from orchestrator.tracking.store import CLIENT_ENVIRONMENT, EXPERIMENT, SEARCH_TAG, TRIAL_TAG
+from orchestrator.tracking.tracked import tracking_uri
 from trainer.wording import first_line
 
 

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from orchestrator.display import SYNTHETIC_MARK
-from orchestrator.replication import confirmations
 from orchestrator.report.alltrials import csv_text, paths, rows
 from orchestrator.report.curves import learning_curves
 from orchestrator.report.gathered import SearchReport
@@ -16,8 +14,10 @@ from orchestrator.report.page import page
 from orchestrator.report.scale import points, shown
 from orchestrator.report.spending import cost_rows
 from orchestrator.report.summary import HEADLINE, facts, value_and_spread
+from orchestrator.search.replication import confirmations
 from orchestrator.shortform import number as short
 from orchestrator.shortform import percent
+from orchestrator.views.display import SYNTHETIC_MARK
 
 ALL_POINTS = 10**9
 

@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from orchestrator.folder import SearchFolder
-from orchestrator.loading import LoadedSearch, load_search
-from orchestrator.objective import Aim
-from orchestrator.replication import Best, best_configuration
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.loading import LoadedSearch, load_search
 from orchestrator.report.cost import Costs, search_costs
 from orchestrator.report.evaluations import EvaluationView, read_evaluation
 from orchestrator.report.model import ModelProcess, ModelView
 from orchestrator.report.trace import TracePoint, optimisation_trace
 from orchestrator.report.trust import Remark, remarks
-from orchestrator.status import status_document
+from orchestrator.search.objective import Aim
+from orchestrator.search.replication import Best, best_configuration
+from orchestrator.views.status import status_document
 from trainer.result import Evaluation
 
 WITHOUT_MODEL = ModelView([], "the model was not asked (--without-model)")

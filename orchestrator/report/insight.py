@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.parameters import Choice, FloatRange, IntRange, Value
+from orchestrator.history.study import Trial
+from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.report.gathered import SearchReport
 from orchestrator.report.look import BLUE, GREY, ORANGE, PURPLE, SEQUENCE, figure
 from orchestrator.report.markup import Figure, Markup, chart, element, plotly_text
@@ -15,7 +16,6 @@ from orchestrator.report.parallel import parallel_coordinates
 from orchestrator.report.scale import axis, compact, factor, unit
 from orchestrator.report.section import Section, block, empty, hint, part, side_by_side, thirds
 from orchestrator.report.trust import GOOD_FIT
-from orchestrator.study import Trial
 
 TITLES = {
     "importance": "Importance for",

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.history.study import TrialStatus
 from orchestrator.report.markup import Figure, plotly_text
-from orchestrator.study import TrialStatus
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072b2",

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
-from orchestrator.ax_process import ONE_THREAD
-from orchestrator.loading import LoadedSearch
-from orchestrator.parameters import Choice, FloatRange, IntRange, Value
-from orchestrator.replication import best_configuration
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
+from orchestrator.search.ax_process import ONE_THREAD
+from orchestrator.search.replication import best_configuration
 
 LEAST_TRIALS = 3  # completed; fewer say nothing about any parameter
 DEADLINE_S = 180.0
@@ -144,7 +144,7 @@ class ModelProcess:
 
 def model_request(search: LoadedSearch) -> dict[str, Any] | None:
     """All that the child needs, as plain JSON; None with too few completed trials."""
-    from orchestrator.question import model_question  # imports torch: seconds, in which the child imports Ax
+    from orchestrator.search.question import model_question  # imports torch: seconds, in which the child imports Ax
 
     space, study = search.space, search.study
     question = model_question(space, search.description.seed, study)

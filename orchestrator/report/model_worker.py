@@ -24,8 +24,8 @@ from ax.analysis.plotly.sensitivity import SensitivityAnalysisPlot
 from ax.api.client import Client
 from ax.core.analysis_card import AnalysisCardBase, ErrorAnalysisCard, NotApplicableStateAnalysisCard
 
-from orchestrator.ax_worker import told_client
 from orchestrator.process import die_with_parent
+from orchestrator.search.ax_worker import told_client
 from trainer.wording import first_line
 
 

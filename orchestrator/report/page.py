@@ -7,7 +7,6 @@ from importlib.resources import files
 
 from plotly.offline import get_plotlyjs
 
-from orchestrator.display import SYNTHETIC_MARK
 from orchestrator.report.alltrials import all_trials
 from orchestrator.report.doubts import doubts
 from orchestrator.report.gathered import SearchReport
@@ -18,6 +17,7 @@ from orchestrator.report.reid import reid
 from orchestrator.report.section import Section
 from orchestrator.report.spending import spending
 from orchestrator.report.summary import summary
+from orchestrator.views.display import SYNTHETIC_MARK
 
 SECTIONS = (summary, progress, insight, doubts, reid, spending, all_trials)
 # The browser itself refuses whatever the page would fetch.

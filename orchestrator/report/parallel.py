@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.parameters import Choice, FloatRange, IntRange, Value
+from orchestrator.history.study import Trial
+from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.report.gathered import SearchReport
 from orchestrator.report.look import PURPLE, figure
 from orchestrator.report.markup import Figure, Markup, chart, plotly_text
 from orchestrator.report.scale import axis, compact, factor
 from orchestrator.report.section import hint, part
 from orchestrator.report.trust import place_in_range
-from orchestrator.scores import score
+from orchestrator.search.scores import score
 from orchestrator.shortform import number
-from orchestrator.study import Trial
 
 MOST_LINES = 100  # the best ones
 BANDS = ("#5b02a3", "#9a179b", "#cb4679", "#eb7852", "#e8a020")  # of Plasma, without its ends, which paper swallows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.objective import FIGURES
+from orchestrator.history.study import TrialStatus
 from orchestrator.report.curves import Curve, learning_curves
 from orchestrator.report.gathered import SearchReport
 from orchestrator.report.look import COLOURS, GREEN, GREY, NAMES, PURPLE, SYMBOLS, faint, figure
@@ -13,8 +13,8 @@ from orchestrator.report.markup import Figure, Markup, chart, plotly_text
 from orchestrator.report.scale import axis, compact, factor
 from orchestrator.report.section import Section, block, empty, hint, part, side_by_side
 from orchestrator.report.trace import TracePoint
-from orchestrator.scores import ranked
-from orchestrator.study import TrialStatus
+from orchestrator.search.objective import FIGURES
+from orchestrator.search.scores import ranked
 
 FULL_LINES = 15  # of a kind; beyond, curves let each other shine through
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.history.study import TrialStatus
 from orchestrator.report.curves import learning_curves
 from orchestrator.report.evaluations import CameraTable, EvaluationView, full_curve, histogram
 from orchestrator.report.gathered import SearchReport
@@ -13,8 +14,7 @@ from orchestrator.report.markup import Figure, Markup, chart, element, plotly_te
 from orchestrator.report.progress import curves_chart
 from orchestrator.report.scale import axis, compact, factor
 from orchestrator.report.section import Section, block, empty, hint, part, side_by_side, thirds
-from orchestrator.scores import ranked, score
-from orchestrator.study import TrialStatus
+from orchestrator.search.scores import ranked, score
 
 RANKS = (1, 5, 10, 20)
 LEADERS = 5  # whose CMC curves are drawn beside each other

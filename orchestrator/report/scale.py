@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.objective import COSTS, FIGURES
+from orchestrator.search.objective import COSTS, FIGURES
 from orchestrator.shortform import number
 
 DIGITS = 5  # significant, in what the page draws: more than a screen shows

@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from orchestrator.forecast import duration
 from orchestrator.report.cost import Costs
 from orchestrator.report.gathered import SearchReport
 from orchestrator.report.look import COLOURS, figure
 from orchestrator.report.markup import Figure, chart, number, plotly_text, table
 from orchestrator.report.scale import compact
 from orchestrator.report.section import Section, block, empty, hint
+from orchestrator.views.forecast import duration
 
 HOUR_S = 3600
 SMALL_HOURS = 0.1  # the longest trial below which seconds are drawn

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.bestline import UNCONFIRMED
-from orchestrator.forecast import duration
-from orchestrator.replication import Best
 from orchestrator.report.gathered import SearchReport
 from orchestrator.report.markup import Markup, element, number, table
 from orchestrator.report.scale import points, shown
 from orchestrator.report.section import Section, block, empty, hint, part, side_by_side
+from orchestrator.search.replication import Best
 from orchestrator.shortform import number as short
 from orchestrator.shortform import percent
+from orchestrator.views.bestline import UNCONFIRMED
+from orchestrator.views.forecast import duration
 
 HEADLINE = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP")
 COMMIT_DIGITS = 10

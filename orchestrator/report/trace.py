@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from orchestrator.objective import Objective
-from orchestrator.scores import keeps, limits, score
-from orchestrator.study import Study, TrialStatus
+from orchestrator.history.study import Study, TrialStatus
+from orchestrator.search.objective import Objective
+from orchestrator.search.scores import keeps, limits, score
 
 
 class TracePoint(NamedTuple):

@@ -8,14 +8,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from orchestrator.loading import LoadedSearch
-from orchestrator.objective import FIGURES
-from orchestrator.parameters import Choice, FloatRange, IntRange, Value
-from orchestrator.replication import CONFIDENCE, CONFIRMING_SEEDS, Best, Confirmation, best_configuration, confirmations
-from orchestrator.scores import ranked
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
+from orchestrator.search.objective import FIGURES
+from orchestrator.search.replication import (
+    CONFIDENCE,
+    CONFIRMING_SEEDS,
+    Best,
+    Confirmation,
+    best_configuration,
+    confirmations,
+)
+from orchestrator.search.scores import ranked
+from orchestrator.search.student import student_quantile
 from orchestrator.shortform import number
 from orchestrator.space import SearchSpace
-from orchestrator.student import student_quantile
 from trainer.result import UNIFORM_ENTROPY
 
 NEAR_BOUND = 0.01  # share of a range, on its own scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.folder import SearchFolder
+from orchestrator.history.folder import SearchFolder
 from orchestrator.report.formats import FORMATS
 from orchestrator.report.gathered import SearchReport, gather
 from trainer.atomic import write_atomically

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.loading import LoadedSearch
-from orchestrator.replication import Confirmation, confirmation
-from orchestrator.study import Trial
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.history.study import Trial
+from orchestrator.search.replication import Confirmation, confirmation
 from trainer.result import Evaluation, Figures
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator import provenance
-from orchestrator.configured import configured
 from orchestrator.errors import SearchError
-from orchestrator.loading import LoadedSearch
-from orchestrator.study import Trial
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.history.study import Trial
+from orchestrator.search.configured import configured
 
 if TYPE_CHECKING:
     from trainer import TrialConfig

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import JsonValue
 
 from orchestrator.errors import SearchError
-from orchestrator.folder import existing_search
-from orchestrator.loading import BEST, LoadedSearch, load_search
+from orchestrator.history.folder import existing_search
+from orchestrator.history.loading import BEST, LoadedSearch, load_search
+from orchestrator.history.study import Trial
+from orchestrator.language.settings import flattened
 from orchestrator.results.noise import Runs, SeedDifference, seed_difference
-from orchestrator.settings import flattened
-from orchestrator.study import Trial
-from orchestrator.tracked import tracking_uri
+from orchestrator.tracking.tracked import tracking_uri
 from trainer.result import EpochResult, Evaluation, kept_epoch
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Side:
     def runs(self) -> Runs:
         """mAP of this configuration: of its fresh seeds or, where there are none, of this trial.
 
-        The seed by which a configuration was chosen is too good on average, see `orchestrator.replication`.
+        The seed by which a configuration was chosen is too good on average, see `orchestrator.search.replication`.
         """
         return fresh_runs(self.search, self.original) or {(self.trial.seed, self.trial.fold): self.validation.mAP}
 

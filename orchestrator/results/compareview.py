@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 from rich.table import Table
 
-from orchestrator.display import SYNTHETIC_MARK, output
 from orchestrator.results.compare import METRIC, Change, Comparison, Pair, Side, tracking_of
 from orchestrator.results.mlflowlink import comparison_page, experiment_of
 from orchestrator.results.noise import SeedDifference
 from orchestrator.shortform import number
+from orchestrator.views.display import SYNTHETIC_MARK, output
 
 if TYPE_CHECKING:
     from trainer.comparison import CameraPairChange, EvaluationComparison, QueryChange

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.attempt import BEST_CHECKPOINT
+from orchestrator.engine.attempt import BEST_CHECKPOINT
 from orchestrator.errors import EnvironmentProblem, SearchError
-from orchestrator.loading import LoadedSearch
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.history.study import Trial
 from orchestrator.results.card import write_card
-from orchestrator.study import Trial
 
 if TYPE_CHECKING:
     from trainer import ExportedNetwork

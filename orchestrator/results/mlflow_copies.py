@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.tracking_content import without_passwords
-from orchestrator.tracking_database import SQLITE, is_database, prepare_database
-from orchestrator.tracking_store import CLIENT_ENVIRONMENT, EXPERIMENT, RUNS_PER_PAGE, SEARCH_TAG
+from orchestrator.tracking.content import without_passwords
+from orchestrator.tracking.database import SQLITE, is_database, prepare_database
+from orchestrator.tracking.store import CLIENT_ENVIRONMENT, EXPERIMENT, RUNS_PER_PAGE, SEARCH_TAG
 from trainer.wording import first_line
 
 if TYPE_CHECKING:

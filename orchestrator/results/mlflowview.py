@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.results.mlflowrest import call, without_password
-from orchestrator.tracking_content import CMC, SHEETS
-from orchestrator.tracking_store import EXPERIMENT
+from orchestrator.tracking.content import CMC, SHEETS
+from orchestrator.tracking.store import EXPERIMENT
 
 VIEW_TAG = "mlflow.sharedViewState."
 KEY_LENGTH = 16

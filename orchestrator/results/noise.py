@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from orchestrator.student import student_quantile
+from orchestrator.search.student import student_quantile
 
 CONFIDENCE = 0.95
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.description import read_description
 from orchestrator.errors import JournalError, OrchestratorError
-from orchestrator.events import ObservationsAttached
-from orchestrator.folder import SearchFolder, searches
-from orchestrator.journal import read_journal
-from orchestrator.lease import Lease
+from orchestrator.history.description import read_description
+from orchestrator.history.events import ObservationsAttached
+from orchestrator.history.folder import SearchFolder, searches
+from orchestrator.history.journal import read_journal
+from orchestrator.history.lease import Lease
 from orchestrator.results.mlflow_copies import MlflowCopies, delete_copies, find_copies
-from orchestrator.tracked import tracking_uri
+from orchestrator.tracking.tracked import tracking_uri
 
 ALWAYS_REMAINS = (
     "files that `export`, `evaluate`, `report`, `reproduce --out` and other commands were told to write elsewhere",

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.errors import EnvironmentProblem, SearchError
-from orchestrator.loading import LoadedSearch
+from orchestrator.history.loading import LoadedSearch
 from orchestrator.results.exporting import Export
-from orchestrator.tracked import tracking_uri
-from orchestrator.tracking_database import SQLITE
-from orchestrator.tracking_store import CLIENT_ENVIRONMENT
+from orchestrator.tracking.database import SQLITE
+from orchestrator.tracking.store import CLIENT_ENVIRONMENT
+from orchestrator.tracking.tracked import tracking_uri
 from trainer.wording import first_line
 
 ARTIFACT_FOLDER = "export"

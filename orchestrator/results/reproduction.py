@@ -9,15 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.attempt import Assignment, Message, attempt_environment
-from orchestrator.cluster import share_out
+from orchestrator.cluster.connection import share_out
+from orchestrator.engine.attempt import Assignment, Message, attempt_environment
+from orchestrator.engine.trial import AttemptServer
 from orchestrator.errors import SearchError
-from orchestrator.folder import SearchFolder
-from orchestrator.loading import LoadedSearch
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.history.study import Trial
 from orchestrator.results.agreement import Agreement, Difference, agreement
 from orchestrator.results.circumstances import Circumstance, circumstances, recorded_config
-from orchestrator.study import Trial
-from orchestrator.trial import AttemptServer
 from trainer.atomic import write_atomically
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.loading import LoadedSearch
+from orchestrator.history.loading import LoadedSearch
 from orchestrator.results.circumstances import Circumstance, rebuilding
 from orchestrator.results.reproduction import Rehearsed, Reproduction
 

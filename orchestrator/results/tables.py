@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from orchestrator.loading import LoadedSearch
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.history.study import Trial
 from orchestrator.results.published import TABLES, PublishedTable
-from orchestrator.study import Trial
 from trainer.result import Evaluation
 
 OTHER_COLUMNS = ("mAP", "rank1", "rank5", "rank20")

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.errors import SearchError
-from orchestrator.folder import existing_search
-from orchestrator.loading import load_search
+from orchestrator.history.folder import existing_search
+from orchestrator.history.loading import load_search
 from orchestrator.results.mlflowserver import mlflow_server
 from orchestrator.results.mlflowview import comparison_view, view_of
-from orchestrator.tracked import tracking_uri
-from orchestrator.tracking_database import ARTIFACTS, SQLITE
+from orchestrator.tracking.database import ARTIFACTS, SQLITE
+from orchestrator.tracking.tracked import tracking_uri
 
 LOG = "mlflow-ui.log"
 

@@ -7,7 +7,7 @@ have finished the epoch or not. Python imports a module of this name when it sta
 import os
 import sys
 
-if "orchestrator.attempt_server" in sys.orig_argv:
+if "orchestrator.engine.attempt_server" in sys.orig_argv:
     import trainer.training
 
     _append_result = trainer.training.append_result

@@ -1,0 +1,60 @@
+"""Whether this machine can run searches: what was looked at, what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Level = Literal["ok", "warn", "problem"]
+
+
+class Finding(NamedTuple):
+    """One line of the examination."""
+
+    level: Level
+    """`problem`: something will not work. `warn`: something will work less well than it could."""
+    subject: str
+    text: str
+    advice: str = ""
+    """What to do; empty where nothing is to be done."""
+
+
+def examine(*, data: Path | None, address: str | None, storage: Path) -> Iterator[Finding]:
+    """Looks at everything, the quick things first; changes nothing.
+
+    Args:
+        data: data set to look at.
+        address: Ray cluster to reach.
+        storage: where searches are, or would be, kept.
+    """
+    from orchestrator.doctor import machine, network, software
+
+    checks: list[Callable[[], Iterable[Finding]]] = [
+        software.versions,
+        software.torch_pair,
+        software.gpus,
+        software.jpeg_decoder,
+        machine.memory,
+        machine.shared_memory,
+        lambda: machine.storage(storage),
+        lambda: machine.clock(storage),
+        lambda: network.mlflow_schema(storage / "mlflow.db"),
+        network.ports,
+    ]
+    if address is not None:
+        checks.append(lambda: network.ray_address(address))
+    if data is not None:
+        checks.append(lambda: machine.data_set(data))
+    for check in checks:
+        yield from check()
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """The last line for people."""
+    levels = [finding.level for finding in findings]
+    problems, warnings = levels.count("problem"), levels.count("warn")
+    if problems + warnings == 0:
+        return "nothing is wrong"
+    counts = ((problems, "problem"), (warnings, "warning"))
+    return ", ".join(f"{count} {word}{'s' * (count > 1)}" for count, word in counts if count)

@@ -1,0 +1,145 @@
+"""What has to be reached: ports of this machine, a Ray cluster, the database of MLflow."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import socket
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from orchestrator.doctor.findings import Finding
+from trainer.wording import first_line
+
+PATIENCE_S = 3.0
+PORTS = {
+    8265: ("Ray's dashboard", "Ray takes the next free one; `launch` prints its address"),
+    5000: ("MLflow's page", "give the server another --port"),
+}
+REVISION = re.compile(r"""^revision\s*(?::.*)?=\s*["'](\w+)["']""", re.MULTILINE)
+FOLLOWED = re.compile(r"""^down_revision\s*(?::.*)?=\s*["'](\w+)["']""", re.MULTILINE)
+RAY_PORT, RAY_CLIENT_PORT, DASHBOARD_PORT = 6379, 10001, 8265
+
+
+def ports() -> Iterator[Finding]:
+    """Those that people look at, on 127.0.0.1."""
+    taken = [port for port in PORTS if _answers("127.0.0.1", port) is None]
+    for port in taken:
+        whose, advice = PORTS[port]
+        yield Finding("warn", "ports", f"{port} ({whose}) is taken", advice)
+    free = [str(port) for port in PORTS if port not in taken]
+    if free:
+        yield Finding("ok", "ports", f"{', '.join(free)} free on 127.0.0.1")
+
+
+def ray_address(address: str) -> Iterator[Finding]:
+    """Whether something answers there and, where it is a dashboard, whether its Ray is of our version."""
+    where = _host_and_port(address)
+    if where is None:
+        advice = "HOST:PORT of the head (6379), ray://HOST:10001, or http://HOST:8265"
+        yield Finding("problem", "ray", f"{address}: not an address", advice)
+        return
+    host, port = where
+    if (why := _answers(host, port)) is not None:
+        advice = "start the head (ray start --head), open the port in the firewall, or give another --address"
+        yield Finding("problem", "ray", f"{host}:{port} does not answer ({why})", advice)
+        return
+    if not address.startswith("http"):
+        yield Finding("ok", "ray", f"{host}:{port} answers")
+        return
+    yield _dashboard(address.rstrip("/"))
+
+
+def _dashboard(address: str) -> Finding:
+    ours = version("ray")
+    try:
+        with urllib.request.urlopen(f"{address}/api/version", timeout=PATIENCE_S) as reply:
+            theirs = str(json.load(reply)["ray_version"])
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return Finding("ok", "ray", f"{address} answers and asks for the token of `ray get-auth-token`")
+        return Finding("problem", "ray", f"{address}: HTTP {error.code}", "is it a Ray dashboard?")
+    except (OSError, ValueError, KeyError) as error:
+        return Finding("problem", "ray", f"{address}: {first_line(error)}", "is it a Ray dashboard?")
+    if theirs != ours:
+        return Finding(
+            "problem", "ray", f"{address}: Ray {theirs}, here {ours}", "install the same version on all machines"
+        )
+    advice = "everybody who reaches the port can run code there: set RAY_AUTH_MODE=token on all machines"
+    return Finding("warn", "ray", f"{address}: Ray {theirs}, no token asked for", advice)
+
+
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    schemes = {"ray": RAY_CLIENT_PORT, "http": DASHBOARD_PORT, "https": DASHBOARD_PORT, "": RAY_PORT}
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in schemes or not parts.hostname:
+        return None
+    return parts.hostname, port or schemes[parts.scheme]
+
+
+def _answers(host: str, port: int) -> str | None:
+    """None where something listens there, otherwise why it does not answer."""
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE_S).close()
+    except OSError as error:
+        return error.strerror or first_line(error)
+    return None
+
+
+def mlflow_schema(database: Path) -> Iterator[Finding]:
+    """Whether the installed MLflow can go on with the storage's database."""
+    if not database.is_file():
+        yield Finding("ok", "mlflow", f"{database} is not there yet; the first search makes it")
+        return
+    try:
+        found = schema_of(database)
+    except sqlite3.Error as error:
+        advice = "move it away; `reidsearch sync NAME` writes a search to a new one"
+        yield Finding("problem", "mlflow", f"{database}: no database of MLflow ({first_line(error)})", advice)
+        return
+    newest, known = schemas()
+    ours = f"MLflow {version('mlflow')}"
+    if found in newest:
+        yield Finding("ok", "mlflow", f"{database}: has the schema of {ours}")
+    elif found in known:
+        advice = f"copy the file, then: mlflow db upgrade sqlite:///{database.absolute()}"
+        yield Finding("problem", "mlflow", f"{database}: has an older schema than {ours}", advice)
+    else:
+        advice = "install the MLflow that wrote it, or move it away and `reidsearch sync NAME`"
+        yield Finding("problem", "mlflow", f"{database}: has a schema that {ours} does not know", advice)
+
+
+def schema_of(database: Path) -> str:
+    """The revision of the schema that a database has.
+
+    Raises:
+        sqlite3.Error: it is no database, or none of MLflow.
+    """
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+        rows = opened.execute("SELECT version_num FROM alembic_version").fetchall()
+    return str(rows[0][0]) if rows else ""
+
+
+def schemas() -> tuple[set[str], set[str]]:
+    """The newest schema that MLflow knows (one, unless its history is forked), and all of them.
+
+    Read from its migrations, not run: they import MLflow, which takes seconds.
+    """
+    package = importlib.util.find_spec("mlflow")
+    assert package is not None and package.submodule_search_locations
+    versions = Path(package.submodule_search_locations[0]) / "store" / "db_migrations" / "versions"
+    texts = [path.read_text(encoding="utf-8") for path in versions.glob("*.py")]
+    known = {found[1] for text in texts if (found := REVISION.search(text))}
+    followed = {found[1] for text in texts if (found := FOLLOWED.search(text))}
+    return known - followed, known

@@ -1,0 +1,1 @@
+"""What makes a search run: sessions, attempts, and the code around Ray Tune."""

@@ -1,0 +1,29 @@
+"""What trials finished while nobody was there to hear of it."""
+
+from __future__ import annotations
+
+from orchestrator.engine.attempt import TEST_FOLDER, TEST_RESULT
+from orchestrator.history.events import TrialCompleted, TrialTested
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.ledger import Ledger, record_epoch
+from orchestrator.history.study import unfinished
+from orchestrator.search.configured import configured
+from orchestrator.space import SearchSpace
+from trainer.result import read_evaluation, read_results
+
+
+def adopt_finished_epochs(folder: SearchFolder, space: SearchSpace, ledger: Ledger) -> None:
+    """Takes in what trials finished on disk after the last session had died and could not hear of it."""
+    for trial in unfinished(ledger.study):
+        out = folder.trial(trial.key)
+        for result in read_results(out / "results.jsonl"):
+            record_epoch(ledger, space, trial.key, result)
+        if trial.is_over or trial.epoch < configured(space, trial).optim.epochs:
+            continue
+        if trial.finalization:
+            test = read_evaluation(out / TEST_FOLDER / TEST_RESULT)
+            if test is None:
+                continue
+            if trial.test is None:
+                ledger.record(TrialTested(trial=trial.key, evaluation=test))
+        ledger.record(TrialCompleted(trial=trial.key))

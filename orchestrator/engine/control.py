@@ -1,0 +1,117 @@
+"""Requests to the process that drives a search, left as files in its folder by other processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from orchestrator.errors import SearchError
+from orchestrator.history.events import TrialStopped
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import read_journal
+from orchestrator.history.lease import current_holder
+from orchestrator.history.ledger import owned_ledger
+from orchestrator.history.study import Study, fold_records
+
+# The folder of the requests; the name of a file is the trial to stop, or this for the whole search.
+REQUESTS = "requests"
+WHOLE_SEARCH = "search"
+POLL_S = 0.2
+# A driver looks for requests several times a second, unless it is just reaching its cluster.
+PATIENCE_S = 60.0
+STOPPED_BY_USER = "asked for by `reidsearch stop`"
+
+
+class Requests:
+    """The driver's end."""
+
+    def __init__(self, folder: SearchFolder) -> None:
+        self._folder = folder.path / REQUESTS
+
+    def clear(self) -> None:
+        """Forgets what was asked of an earlier driver."""
+        for request in self.pending():
+            self.done(request)
+
+    def pending(self) -> list[str]:
+        """What is asked for: keys of trials, or `WHOLE_SEARCH`."""
+        try:
+            return sorted(path.name for path in self._folder.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def done(self, request: str) -> None:
+        """Tells the one who asked that it was acted upon."""
+        (self._folder / request).unlink(missing_ok=True)
+
+
+class Answer(NamedTuple):
+    """What became of a request."""
+
+    done: bool
+    text: str
+    """One line for people."""
+
+
+def stop(folder: SearchFolder, trial: str | None, patience: float = PATIENCE_S) -> Answer:
+    """Asks the driver to end the search, or to give up one trial, and waits until it has.
+
+    A trial of a search that nothing drives is given up here and now.
+
+    Raises:
+        SearchError: there is no such trial, or it is over.
+        LeaseError: another process took over the search meanwhile.
+    """
+    if trial is not None:
+        _check_trial(folder, trial)
+    if current_holder(folder.lease) is None:
+        return _stop_undriven(folder, trial)
+    request = folder.path / REQUESTS / (trial or WHOLE_SEARCH)
+    request.parent.mkdir(exist_ok=True)
+    request.touch()
+    if trial is not None:
+        answered = _wait(lambda: not request.exists(), patience)
+        return Answer(answered, f"{folder.name}/{trial}: stopped" if answered else _unanswered(folder))
+    answered = _wait(lambda: current_holder(folder.lease) is None, patience)
+    text = f"{folder.name}: stopped; `reidsearch resume {folder.name}` continues it"
+    return Answer(answered, text if answered else _unanswered(folder))
+
+
+def _check_trial(folder: SearchFolder, trial: str) -> None:
+    study = fold_records(read_journal(folder.journal))
+    known = study.all_trials.get(trial)
+    if known is None:
+        raise SearchError(f"{folder.name}: no trial {trial!r} ({_trials_of(study)})")
+    if known.is_over:
+        raise SearchError(f"{folder.name}/{trial}: is over already ({known.status})")
+
+
+def _trials_of(study: Study) -> str:
+    keys = list(study.all_trials)
+    return f"there: {keys[0]} to {keys[-1]}" if keys else "it has none yet"
+
+
+def _stop_undriven(folder: SearchFolder, trial: str | None) -> Answer:
+    if trial is None:
+        return Answer(True, f"{folder.name}: no process drives it, so there is nothing to stop")
+    with owned_ledger(folder) as ledger:
+        epoch = ledger.study.all_trials[trial].epoch
+        ledger.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
+    return Answer(True, f"{folder.name}/{trial}: given up; no process drives the search")
+
+
+def _unanswered(folder: SearchFolder) -> str:
+    holder = current_holder(folder.lease)
+    if holder is None:
+        return f"{folder.name}: the process that drove it died before it could answer"
+    return f"{folder.name}: asked process {holder.pid} on {holder.host}, which drives it and has not answered yet"
+
+
+def _wait(condition: Callable[[], bool], patience: float) -> bool:
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -1,0 +1,129 @@
+"""A new search: its data is found or made, its splits cut, its folder written, all before anything trains."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator import provenance
+from orchestrator.engine.preparation import any_config
+from orchestrator.engine.splits import Splits as CutSplits
+from orchestrator.engine.splits import cut_splits, write_splits
+from orchestrator.errors import SearchError
+from orchestrator.history.description import Options, SearchDescription, write_description
+from orchestrator.history.events import ObservationsAttached, SearchCreated
+from orchestrator.history.folder import SearchFolder, search_folder
+from orchestrator.history.journal import Journal
+from orchestrator.search.warmstart import WarmStart, observations
+from orchestrator.space import SearchSpace
+from trainer.atomic import write_atomically
+from trainer.data import Splits, Tracklet, read_splits
+from trainer.data.manifest import manifest_digest
+from trainer.data.synthetic import is_synthetic
+from trainer.data.tracklets import dataset_fingerprint
+
+
+class CheckedSearch(NamedTuple):
+    """All that a new search consists of before anything of it is written."""
+
+    folder: SearchFolder
+    description: SearchDescription
+    train: Sequence[Tracklet]
+    cut: CutSplits
+    attached: ObservationsAttached | None
+
+
+def check_search(
+    space: SearchSpace,
+    *,
+    storage: Path,
+    name: str | None,
+    seed: int,
+    options: Options,
+    warm_start: WarmStart | None = None,
+) -> CheckedSearch:
+    """Everything that can be wrong with a new search but for the storage; writes nothing.
+
+    Raises:
+        SearchError: the name is taken, or the earlier search does not fit.
+        DataError: the data set is damaged or too small.
+    """
+    folder = search_folder(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
+    if folder.path.exists():
+        raise SearchError(
+            f"{folder.name}: there is already a search of this name in {storage}; continue it with "
+            f"`reidsearch resume {folder.name}`, or choose another --name"
+        )
+    config = any_config(space)
+    splits = read_splits(config.data)
+    cut = cut_splits(space, splits.train)
+    description = _described(folder.name, space, config.data.root, splits, seed=seed, options=options)
+    attached = None if warm_start is None else observations(warm_start, description)
+    return CheckedSearch(folder, description, splits.train, cut, attached)
+
+
+def create_search(
+    space: SearchSpace,
+    *,
+    storage: Path,
+    name: str | None,
+    seed: int,
+    options: Options,
+    warm_start: WarmStart | None = None,
+) -> SearchFolder:
+    """Writes the folder of a new search: description, validation splits, journal with its first event.
+
+    The folder appears whole or not at all; of two processes that create the same name one wins.
+
+    Raises:
+        SearchError: the name is taken, the storage cannot be written, or the earlier search does not fit.
+        DataError: the data set is damaged or too small.
+    """
+    checked = check_search(space, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
+    folder = checked.folder
+    draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
+    try:
+        storage.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft.path.mkdir(mode=0o700)
+        write_description(draft.description, checked.description)
+        write_splits(draft, checked.cut, checked.train)
+        write_atomically(draft.path / "code.diff", provenance.uncommitted_changes())
+        journal = Journal(draft.journal)
+        journal.append(SearchCreated(search=folder.name, space=space.fingerprint(), seed=seed))
+        if checked.attached is not None:
+            journal.append(checked.attached)
+        journal.close()
+        draft.path.rename(folder.path)
+    except OSError as error:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        if folder.path.exists():
+            raise SearchError(f"{folder.name}: another process has just created this search") from error
+        raise SearchError(f"{storage}: cannot hold a search ({error.strerror}); choose another --storage") from error
+    return folder
+
+
+def _described(
+    name: str, space: SearchSpace, root: Path, splits: Splits, *, seed: int, options: Options
+) -> SearchDescription:
+    """What is launched, on which data and from which code."""
+    return SearchDescription(
+        search=name,
+        uid=f"{name}-{secrets.token_hex(8)}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        synthetic=is_synthetic(root),
+        data_fingerprint=dataset_fingerprint(splits),
+        data_manifest=manifest_digest(root),
+        options=options,
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        host=provenance.host(),
+        commit=provenance.commit(),
+        versions=provenance.versions(),
+        space=space,
+    )

@@ -1,0 +1,137 @@
+"""The trainable: the only code that knows both Ray Tune and an attempt."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from orchestrator.engine.attempt import Assignment, Message, attempt_environment
+from orchestrator.engine.attempt_server import STOP_ORDER
+from orchestrator.history.folder import SearchFolder
+
+SERVER = (sys.executable, "-m", "orchestrator.engine.attempt_server")
+
+
+class AttemptServer:
+    """Our end of the process that forks attempts (`orchestrator.engine.attempt_server`); one attempt at a time."""
+
+    def __init__(self, log: Path, environment: Mapping[str, str], command: Sequence[str] = SERVER) -> None:
+        """Starts the process; what it and its attempts print goes to the end of the log."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._attempt_runs = False
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for the driver; the server ends when its input does
+                env=environment,
+            )
+
+    def is_ready(self) -> bool:
+        """Waits for the end of an attempt that was told to stop; False if the server is gone."""
+        if self._process.poll() is not None:
+            return False
+        while self._attempt_runs:
+            line = self._read()
+            if line is None:
+                return False
+            self._attempt_runs = _exit_code(line) is None
+        return True
+
+    def messages(self, assignment: Assignment) -> Generator[str, None, None]:
+        """Runs an attempt and yields its messages as they come; closed early, it tells the attempt to stop.
+
+        The attempt may then live on for seconds; `is_ready` waits for its end.
+
+        Raises:
+            ChildProcessError: the attempt's process died without saying how it ended.
+        """
+        self._send(assignment.model_dump_json())
+        self._attempt_runs = True
+        try:
+            while (line := self._read()) is not None:
+                code = _exit_code(line)
+                if code is None:
+                    yield line
+                    continue
+                self._attempt_runs = False
+                if code != 0:
+                    raise ChildProcessError(f"the attempt's process ended with exit code {code}")
+                return
+            raise ChildProcessError("the attempt's server died")
+        finally:
+            if self._attempt_runs:
+                with suppress(BrokenPipeError):  # the server is gone, and its attempt with it
+                    self._send(STOP_ORDER)
+
+    def close(self) -> None:
+        """Ends the server and waits for it; an attempt that runs is ended first."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._attempt_runs = False
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def _send(self, order: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(order.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _read(self) -> str | None:
+        """The next whole line, or None at the end; the rest of a message that a killed attempt left is skipped."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with suppress(ValueError):
+                json.loads(line)
+                return line.decode()
+        return None
+
+
+def _exit_code(line: str) -> int | None:
+    """The exit code that the server's line tells, or None where it is a message of the attempt."""
+    code: int | None = json.loads(line).get("exit")
+    return code
+
+
+# One server per worker process. Tune reuses the worker for the next trial with the same resources.
+_server: AttemptServer | None = None
+
+
+def trainable(config: dict[str, Any]) -> None:
+    """Runs the assigned attempt and passes each of its messages on to Tune.
+
+    When Tune stops the trial, `tune.report` raises SystemExit; the attempt is told to stop and the server lives on for
+    the next trial. Tune waits two seconds for us before it gives the worker up, which is why its end is awaited by the
+    next one.
+
+    Raises:
+        ChildProcessError: the attempt's process died without saying how it ended.
+    """
+    from ray import tune
+
+    assignment = Assignment.model_validate(config)
+    with closing(_ready_server(assignment).messages(assignment)) as messages:
+        for message in messages:
+            tune.report({"message": message})
+
+
+def _ready_server(assignment: Assignment) -> AttemptServer:
+    global _server
+    if _server is None or not _server.is_ready():
+        log = SearchFolder(assignment.search).logs / "attempts.log"
+        _server = AttemptServer(log, attempt_environment(assignment.threads, assignment.gpus))
+    return _server
+
+
+def read_message(result: dict[str, Any] | None) -> Message | None:
+    """The message that a result of Tune carries, if it carries one."""
+    text = (result or {}).get("message")
+    return None if text is None else Message.model_validate_json(text)

@@ -1,0 +1,36 @@
+"""The trainer's configuration of each trial of a search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.history.study import Trial
+
+if TYPE_CHECKING:
+    from orchestrator.space import SearchSpace
+    from trainer.config import TrialConfig
+
+
+def configured(space: SearchSpace, trial: Trial) -> TrialConfig:
+    """The trainer's configuration of a trial, with its seed, its validation persons and its number of epochs."""
+    config = space.trial_config(trial.params, seed=trial.seed)
+    if trial.finalization:
+        return on_all_persons(config, trial.epochs)
+    return config if trial.fold is None else on_fold(config, trial.fold)
+
+
+def on_fold(config: TrialConfig, fold: int) -> TrialConfig:
+    """The configuration with another validation fold."""
+    validation = config.data.validation.model_copy(update={"fold": fold})
+    return config.model_copy(update={"data": config.data.model_copy(update={"validation": validation})})
+
+
+def on_all_persons(config: TrialConfig, epochs: int | None) -> TrialConfig:
+    """The configuration without a validation split, for another number of epochs if one is given.
+
+    The schedule of the learning rate is in shares of the epochs and stretches with them.
+    """
+    validation = config.data.validation.model_copy(update={"share": 0.0, "folds": None, "fold": 0})
+    data = config.data.model_copy(update={"validation": validation})
+    optim = config.optim.model_copy(update={} if epochs is None else {"epochs": epochs})
+    return config.model_copy(update={"data": data, "optim": optim})

@@ -1,0 +1,189 @@
+"""What Ax is asked and what its answer means: the space and the history in the words of Ax, and back.
+
+Ax gets a flat space: ranges with steps as whole numbers of steps, conditional parameters as if they were always
+searched, at the middle of their range in the trials that did not have them. Ax's own hierarchical spaces would impute
+them too, and know no constraints.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from orchestrator.history.study import Study, Trial
+from orchestrator.language.expressions import Bound
+from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
+from orchestrator.language.problems import SpaceError
+from orchestrator.search.early_stopping import merits
+from orchestrator.search.estimates import estimate
+from orchestrator.search.points import Point
+from orchestrator.search.scores import limits, score, told_figures
+from orchestrator.space import SearchSpace
+from trainer.seeds import derived_seed
+from trainer.wording import shown
+
+# Share of a range by which an answer may lie outside of it: Ax goes through logarithms and unit cubes and back.
+ROUNDING = 1e-6
+
+Parameter: TypeAlias = FloatRange | IntRange | Choice
+
+
+def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]:
+    """All that Ax needs to answer, as plain JSON: parameters, goal, seed and every trial in the order of its index.
+
+    Only finite values of completed trials enter as observations, with their standard error if the space says so;
+    unfinished trials are pending points; failed and stopped ones are abandoned, so that Ax neither learns from them nor
+    proposes them again. Where the space says so, stopped ones enter with what they might have come to. Finished trials
+    of an earlier search come before ours, if they have all objectives.
+    """
+    in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
+    estimates = _estimates(space, in_order)
+    ours = [estimates.get(trial.key) or _observation(space, trial) for trial in in_order]
+    others = [aim.metric for aim in space.objective.aims[1:]]
+    earlier = [
+        _completed(space, known.params, known.value, known.standard_error, known.figures)
+        for known in study.attached
+        if all(metric in known.figures for metric in others)
+    ]
+    completed = [trial for trial in earlier + ours if trial["state"] == "completed"]
+    return {
+        "parameters": {path: _parameter(parameter) for path, parameter in space.parameters.items()},
+        "constraints": [_in_steps(space, bound).standard_form() for bound in space.bounds()],
+        "metric": space.objective.first.metric,
+        "objective": ", ".join("-" * (aim.goal == "minimize") + aim.metric for aim in space.objective.aims),
+        "outcome_constraints": _outcome_constraints(space, study, completed),
+        "method": space.algorithm.method,
+        "seed": derived_seed(seed, "model", len(ours)) % 2**31,
+        "trials": earlier + ours,
+    }
+
+
+def asked_again(question: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """The question with another seed, for when the answer was of no use."""
+    return {**question, "seed": derived_seed(question["seed"], "asked again", times) % 2**31}
+
+
+def point_from_answer(space: SearchSpace, answer: object) -> Point:
+    """The point that an answer means, without the parameters that are not active there.
+
+    Raises:
+        SpaceError: the answer is no point of the space.
+    """
+    if not isinstance(answer, dict) or set(answer) != set(space.parameters):
+        raise SpaceError("the answer does not give each parameter a value")
+    values: Point = {}
+    for path, parameter in space.parameters.items():
+        value = _decoded(parameter, answer[path])
+        if value is None:
+            raise SpaceError(f"{path}: {shown(answer[path])} is no value of it")
+        values[path] = value
+    for bound in space.bounds():
+        if not bound.holds({path: float(values[path]) for path in bound.weights}):
+            raise SpaceError(f"the answer breaks {bound.text}")
+    return space.active(values)
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    """A parameter for Ax; steps are counted, since Ax would take every step for a category."""
+    if isinstance(parameter, Choice):
+        return {"type": "choice", "values": list(parameter.values), "ordered": parameter.ordered}
+    if parameter.step is not None:
+        values = parameter.points()
+        assert values is not None
+        return {"type": "int", "low": 0, "high": len(values) - 1, "log": False}
+    return {"type": parameter.type, "low": parameter.low, "high": parameter.high, "log": parameter.log}
+
+
+def _encoded(space: SearchSpace, params: Mapping[str, Value]) -> dict[str, Value]:
+    """A point for Ax: a value for every parameter, the middle of its range for those that the point leaves out."""
+    return {path: _code(parameter, params.get(path, parameter.at(0.5))) for path, parameter in space.parameters.items()}
+
+
+def _code(parameter: Parameter, value: Value) -> Value:
+    if isinstance(parameter, Choice) or parameter.step is None:
+        return value
+    return round((float(value) - parameter.low) / parameter.step)
+
+
+def _decoded(parameter: Parameter, code: object) -> Value | None:
+    """The value that Ax's code for it means, or None where it means none."""
+    if isinstance(parameter, Choice):
+        alike = (value for value in parameter.values if isinstance(value, bool) == isinstance(code, bool))
+        return next((value for value in alike if value == code), None)
+    if isinstance(code, bool) or not isinstance(code, int | float) or not abs(code) < math.inf:
+        return None
+    if parameter.step is not None:
+        values = parameter.points()
+        return values[round(code)] if values is not None and 0 <= round(code) < len(values) else None
+    margin = ROUNDING * (parameter.high - parameter.low)
+    inside = parameter.low - margin <= code <= parameter.high + margin
+    return parameter.nearest(code) if inside else None
+
+
+def _in_steps(space: SearchSpace, bound: Bound) -> Bound:
+    """A linear constraint in Ax's terms, in which parameters with steps count them from their low end."""
+    weights, limit = dict(bound.weights), bound.limit
+    for path in weights:
+        parameter = space.parameters[path]
+        if not isinstance(parameter, Choice) and parameter.step is not None:
+            limit -= weights[path] * parameter.low
+            weights[path] *= parameter.step
+    return Bound(bound.text, weights, limit)
+
+
+def _outcome_constraints(space: SearchSpace, study: Study, completed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Constraints on figures of which every finished trial has a value; Ax could not use the others yet.
+
+    Those relative to the baseline in numbers, and not before it is completed.
+    """
+    first = space.objective.first.metric
+    return [
+        f"{bound.metric} {bound.sign} {bound.limit!r}"
+        for bound in limits(study, space.objective)
+        if bound is not None and all(bound.metric in (first, *trial["figures"]) for trial in completed)
+    ]
+
+
+def _observation(space: SearchSpace, trial: Trial) -> dict[str, Any]:
+    found = score(trial, space.objective) if trial.status == "completed" else None
+    if found is None or not all(math.isfinite(value) for value in found.values):
+        return {"params": _encoded(space, trial.params), "state": "abandoned" if trial.is_over else "pending"}
+    figures = told_figures(found, space.objective)
+    return _completed(space, trial.params, found.value, found.standard_error, figures)
+
+
+def _estimates(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Observations of stopped trials, by their keys, where the space wants any and there is something to go by."""
+    objective = space.objective
+    if space.algorithm.stopped == "ignored" or len(objective.metrics()) > 1:
+        return {}
+    done = [(merits(trial, objective), score(trial, objective)) for trial in trials if trial.status == "completed"]
+    curves = [curve for curve, _ in done]
+    errors = [found.standard_error for _, found in done if found is not None and found.standard_error is not None]
+    found = {}
+    for trial in trials:
+        if trial.status == "stopped" and errors:
+            guess = estimate(merits(trial, objective), curves, statistics.median(errors))
+            if guess is not None:
+                value = objective.first.sign * guess.value
+                found[trial.key] = _completed(space, trial.params, value, guess.standard_error, {})
+    return found
+
+
+def _completed(
+    space: SearchSpace,
+    params: Mapping[str, Value],
+    value: float,
+    error: float | None,
+    figures: Mapping[str, float],
+) -> dict[str, Any]:
+    tells_error = space.algorithm.noise == "queries" and error is not None and math.isfinite(error)
+    return {
+        "params": _encoded(space, params),
+        "state": "completed",
+        "value": value,
+        "standard_error": error if tells_error else None,
+        "figures": dict(figures),
+    }

@@ -1,0 +1,284 @@
+"""What MLflow gets of a search besides its events, as pure functions of the journal and of files.
+
+Best figures, the CMC curve, charts and pictures of trials; data sets with digests; a table, a note and the best so far
+for the search itself. Sent again they are the same, down to names and times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from orchestrator.history.description import SearchDescription
+from orchestrator.history.study import Study
+from orchestrator.search.objective import Objective
+from orchestrator.search.replication import Best, best_configuration
+from orchestrator.search.scores import score
+from orchestrator.shortform import number
+from trainer.result import EpochResult, Evaluation
+
+NOTE_TAG = "mlflow.note.content"
+IMAGES_TAG = "mlflow.loggedImages"
+TABLES_TAG = "mlflow.loggedArtifacts"
+TABLE = "trials.json"
+ENVIRONMENT = "environment.json"
+LONGEST_NOTE = 5000
+LONGEST_DIGEST = 36  # what MLflow takes
+BEST_PREFIX = "best/"
+CMC = "cmc"
+TEST_PREFIX = "test/"
+CHARTS = ("evaluation.json", "cmc.png", "distances.png", "cameras.png")
+SHEETS = ("ranking", "attention")
+"""Pictures that show persons, of the same queries for every trial: keys of MLflow's image grid."""
+NAMED_RANKS = (1, 5, 20)
+PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
+
+
+class Point(NamedTuple):
+    """One figure of one epoch."""
+
+    metric: str
+    value: float
+    time: int
+    """When the epoch ended, in milliseconds since 1970 UTC: sent again, it is the same point."""
+    step: int
+
+
+class DataSet(NamedTuple):
+    """What a run learned from or was judged on."""
+
+    name: str
+    context: Literal["training", "validation", "test"]
+    digest: str
+    split: Path | None = None
+    """File that the digest is of, read when it is sent; None where the digest is known."""
+
+
+class Artifact(NamedTuple):
+    """A file of a run."""
+
+    place: str
+    """Where it goes, from the run's own folder."""
+    source: Path | str
+    """A file, or the text itself."""
+    is_image: bool = False
+    """Whether MLflow's image grid shows it: it goes with a small copy."""
+
+
+@dataclass
+class Content:
+    """What a run gets."""
+
+    artifacts: list[Artifact] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class About(NamedTuple):
+    """What does not change in a search, and how it is told when a session ends."""
+
+    data_set: str
+    fingerprint: str
+    synthetic: bool
+    """Whether pictures show generated persons only."""
+    artifacts: tuple[Artifact, ...]
+    """Of the search's own run."""
+    tell: Callable[[int], Content]
+    """What its own run gets at the end of a session, at a time in milliseconds since 1970 UTC."""
+
+    def data_sets(self, split: Path | None) -> list[DataSet]:
+        """Those of a trial; without a validation split it is one for the test set."""
+        learned = DataSet(self.data_set, "training", self.fingerprint[:LONGEST_DIGEST])
+        if split is None:
+            return [learned, DataSet(f"{self.data_set} test", "test", self.fingerprint[:LONGEST_DIGEST])]
+        return [learned, DataSet(f"{self.data_set} {split.stem}", "validation", "", split)]
+
+
+def milliseconds(time: float) -> int:
+    """A time in seconds as MLflow counts it."""
+    return round(time * 1000)
+
+
+# --- trials
+
+
+def epoch_points(result: EpochResult) -> list[Point]:
+    """The figures of an epoch."""
+    moment = milliseconds(result.time)
+    return [Point(name, value, moment, result.epoch) for name, value in result.metrics().items()]
+
+
+def best_points(best: EpochResult) -> list[Point]:
+    """The figures of the network that a trial keeps, beside those of each epoch: tables show the last value.
+
+    All at step 0, as MLflow draws bars of such figures, and lines of others; the epoch is a figure of its own.
+    """
+    assert best.validation is not None
+    moment = milliseconds(best.time)
+    figures = {"epoch": float(best.epoch), **best.validation.metrics()}
+    return [Point(BEST_PREFIX + name, value, moment, 0) for name, value in figures.items()]
+
+
+def test_points(evaluation: Evaluation, moment: int) -> list[Point]:
+    """The figures on the test set."""
+    return [Point(TEST_PREFIX + name, value, moment, 0) for name, value in evaluation.metrics().items()]
+
+
+def evaluation_content(folder: Path, identity: str, moment: int, *, persons: bool) -> Content:
+    """What an evaluation folder says of a trial: the CMC, a point per rank (shares, as all figures), and its pictures.
+
+    Args:
+        folder: as `trainer.evaluation_folder` writes it; nothing comes of one that is not there.
+        identity: of the trial, unlike any other's.
+        moment: when the trial ended, in milliseconds since 1970 UTC.
+        persons: whether sheets that show persons are sent.
+    """
+    try:
+        description = json.loads((folder / "evaluation.json").read_bytes())
+        curves = dict(description.get("cmc", {}))
+    except (OSError, ValueError, TypeError, AttributeError):  # not there, or not as an evaluation writes it
+        return Content()
+    content = Content([Artifact(f"evaluation/{name}", folder / name) for name in CHARTS])
+    for name, key in (("embeddings", CMC), ("re-ranked", f"reranked/{CMC}")):
+        content.points += [Point(key, share, moment, rank) for rank, share in enumerate(curves.get(name, ()), 1)]
+    # The journal has them only where the kept network is that of the last epoch, which alone is re-ranked.
+    again = description.get("reranked") or {}
+    content.points += [Point(f"{BEST_PREFIX}reranked/{name}", value, moment, 0) for name, value in again.items()]
+    if persons:
+        sheets = [key for key in SHEETS if (folder / f"{key}.png").is_file()]
+        content.artifacts += [_grid_image(key, folder / f"{key}.png", identity, moment) for key in sheets]
+        content.tags |= {IMAGES_TAG: "True"} if sheets else {}
+    return content
+
+
+def may_show_persons(trial_config: Path) -> bool:
+    """Whether the trial's configuration lets its pictures show real people."""
+    try:
+        return json.loads(trial_config.read_bytes())["evaluation"]["images"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _grid_image(key: str, file: Path, identity: str, moment: int) -> Artifact:
+    """As MLflow's own `log_image` names it, which takes the time and a random number: here both come of the trial."""
+    known = uuid.uuid5(uuid.NAMESPACE_URL, f"{identity}/{key}")
+    return Artifact(f"images/{key}+step+0+timestamp+{moment}+{known}.png", file, is_image=True)
+
+
+# --- the search itself
+
+
+def about(description: SearchDescription, tell: Callable[[int], Content]) -> About:
+    """What is told of a search, and by whom when a session ends."""
+    data = description.space.trainer.get("data")
+    name = str(data.get("name", "mars")) if isinstance(data, dict) else "mars"
+    environment = {"versions": description.versions, "commit": description.commit, "seed": description.seed}
+    return About(
+        data_set=f"mini-{name}" if description.synthetic else name,
+        fingerprint=description.data_fingerprint,
+        synthetic=description.synthetic,
+        artifacts=(Artifact(ENVIRONMENT, json.dumps(environment, indent=2)),),
+        tell=tell,
+    )
+
+
+def search_content(description: SearchDescription, objective: Objective, study: Study, moment: int) -> Content:
+    """A table of all trials, a note that the run's page shows, and the best value so far after each trial."""
+    rows = trial_rows(study, objective)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}
+    content = Content([Artifact(TABLE, json.dumps(table))])
+    content.tags = {
+        NOTE_TAG: note(description, objective, study, rows)[:LONGEST_NOTE],
+        TABLES_TAG: json.dumps([{"path": TABLE, "type": "table"}]),
+    }
+    content.points = [*_best_so_far(study, objective), *_best_of_all(study, objective, moment)]
+    return content
+
+
+def trial_rows(study: Study, objective: Objective) -> list[dict[str, Any]]:
+    """A row per trial, configurations in the order of their suggestion and then repeats."""
+    metric = objective.first.metric
+    rows = []
+    for trial in (*sorted(study.trials.values(), key=lambda each: each.index), *study.repeats.values()):
+        found = score(trial, objective)
+        figures = {} if found is None else found.figures
+        rows.append(
+            {
+                **{"trial": trial.key, "status": trial.status, "source": trial.source, "seed": trial.seed},
+                **{"epoch": trial.epoch, metric: None if found is None else found.value},
+                **{name: figures.get(name) for name in (f"rank{rank}" for rank in NAMED_RANKS)},
+                **trial.params,
+            }
+        )
+    return rows
+
+
+def note(description: SearchDescription, objective: Objective, study: Study, rows: list[dict[str, Any]]) -> str:
+    """A few paragraphs of Markdown."""
+    counts = ", ".join(f"{many} {status}" for status, many in study.counts().items() if many) or "no trials yet"
+    paragraphs = [f"**{description.search}**: space `{description.space.name}`, {counts}."]
+    if description.synthetic:
+        paragraphs.append("**SYNTHETIC data: these figures say nothing about published ones.**")
+    best = best_configuration(study, objective)
+    if best is not None:
+        paragraphs.append(_best_line(best, objective))
+        paragraphs.append("\n".join(f"- `{path}` = {number(value)}" for path, value in best.trial.params.items()))
+    return "\n\n".join([*paragraphs, f"All {len(rows)} trials: artifact `{TABLE}`."])
+
+
+def _best_line(best: Best, objective: Objective) -> str:
+    head, metric, confirmation = f"Best: `{best.trial.key}`", objective.first.metric, best.confirmation
+    if confirmation is None:
+        return f"{head}, {metric} {best.score.value:.3f} with one seed, not confirmed."
+    deviation = confirmation.standard_deviation
+    spread = "" if deviation is None else f" ± {deviation:.3f}"
+    sure = "" if confirmation.confirmed else ", not confirmed"
+    return f"{head}, {metric} {confirmation.mean:.3f}{spread} over {len(confirmation.values)} fresh seeds{sure}."
+
+
+def _best_so_far(study: Study, objective: Objective) -> Iterator[Point]:
+    """The best value after each completed configuration: step 1 is the first."""
+    first, best = objective.first, None
+    for step, key in enumerate(study.completed, 1):
+        found = score(study.trials[key], objective)
+        if found is None:
+            continue
+        best = found.value if best is None else max(best, found.value, key=lambda value: first.sign * value)
+        yield Point(f"best_so_far/{first.metric}", best, milliseconds(study.trials[key].results[-1].time), step)
+
+
+def _best_of_all(study: Study, objective: Objective, moment: int) -> Iterator[Point]:
+    """Figures of the best configuration's first seed and, where it was repeated, their means over fresh seeds."""
+    best = best_configuration(study, objective)
+    if best is None:
+        return
+    for name, value in best.score.result.metrics().items():
+        if best.score.result.validation is not None and name in best.score.result.validation.metrics():
+            yield Point(BEST_PREFIX + name, value, moment, 0)
+    if best.confirmation is not None:
+        for name, value in best.confirmation.figures.items():
+            if name in (objective.first.metric, "mINP", *(f"rank{rank}" for rank in NAMED_RANKS)):
+                yield Point(f"confirmed/{name}", value, moment, 0)
+
+
+# --- files
+
+
+def without_passwords(text: str) -> str:
+    """The text with the user and the password of every address in it taken out."""
+    return PASSWORD.sub("***@", text)
+
+
+def digest_of(path: Path) -> str | None:
+    """A digest of a file, as long as MLflow takes; None where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:LONGEST_DIGEST]
+    except OSError:
+        return None

@@ -1,0 +1,51 @@
+"""Where MLflow keeps the runs of a search, and what keeps them equal to its ledger."""
+
+from __future__ import annotations
+
+from orchestrator.history.description import Options, SearchDescription
+from orchestrator.history.events import TrialTracked
+from orchestrator.history.extension import current_space
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.ledger import Ledger
+from orchestrator.tracking.content import Content, about, search_content
+from orchestrator.tracking.database import ARTIFACTS, SQLITE
+from orchestrator.tracking.tracker import Tracker
+
+
+def tracking_uri(folder: SearchFolder, options: Options) -> str:
+    """Where MLflow keeps the runs of a search: a database in its storage unless the options say otherwise."""
+    return options.tracking_uri or f"{SQLITE}{folder.path.parent / 'mlflow.db'}"
+
+
+def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:
+    """What keeps MLflow equal to the ledger: it begins with all that has happened so far."""
+
+    def remember(trial: str, run: str) -> None:
+        if ledger.study.all_trials[trial].mlflow_run_id != run:
+            ledger.record(TrialTracked(trial=trial, mlflow_run_id=run))
+
+    def tell(moment: int) -> Content:
+        with ledger.lock:
+            objective = current_space(description, ledger.study).objective
+            return search_content(description, objective, ledger.study, moment)
+
+    tracker = Tracker(
+        uri,
+        folder,
+        uid=description.uid,
+        artifacts=folder.path.parent / ARTIFACTS,
+        tags={
+            "search": description.search,
+            "space": description.space.name,
+            "row": description.space.name,
+            "synthetic": str(description.synthetic).lower(),
+            "data_fingerprint": description.data_fingerprint,
+            "data_manifest": description.data_manifest or "none",
+        },
+        on_run=remember,
+        about=about(description, tell),
+    )
+    for record in ledger.history:
+        tracker.put(record)
+    ledger.subscribe(tracker.put)
+    return tracker

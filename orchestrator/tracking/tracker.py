@@ -1,0 +1,239 @@
+"""MLflow as a projection of the journal: one parent run per search, one child run per trial, each point once.
+
+A thread reads events in order and sends them. It never raises into the search and the search never waits for it beyond
+a moment before a trial starts. Whatever is queued when it gets to it goes out together, run by run
+(`tracking_plan`, `tracking_store`). What could not be sent stays; what a dead process did not send is sent by the next
+session, which goes through the whole journal again and leaves out what MLflow has.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.history.events import TrialSuggested
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Record
+from orchestrator.tracking.content import About, without_passwords
+from orchestrator.tracking.plan import SEARCH_RUN, Plan, Writes
+from orchestrator.tracking.store import RefusedError, RunStore
+from trainer.wording import first_line
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+FIRST_PAUSE_S = 1.0
+# No longer than this, and what a call may take, goes by between the return of a server and the first event it gets.
+LONGEST_PAUSE_S = 3.0
+# A trial's run takes a fraction of a second to make once MLflow is connected; only the first one may take longer.
+USUAL_PATIENCE_S = 1.0
+POLL_S = 0.05
+# Trials that are new wait for no more runs than this, times the calls that are made at once.
+RUNS_PER_TURN = 4
+# What a call to a hanging server may still take when the tracker closes.
+CLOSE_GRACE_S = 12.0
+
+
+class Tracker:
+    """Sends events to MLflow from a thread of its own."""
+
+    def __init__(
+        self,
+        uri: str,
+        folder: SearchFolder,
+        *,
+        uid: str,
+        artifacts: Path,
+        tags: Mapping[str, str],
+        on_run: Callable[[str, str], None],
+        about: About | None = None,
+    ) -> None:
+        """Prepares; nothing is sent before `start`.
+
+        Args:
+            uri: where MLflow keeps runs.
+            folder: the search.
+            uid: tells this search from others of the same name.
+            artifacts: folder for artifacts of an experiment that does not exist yet.
+            tags: flat tags of every run.
+            on_run: called in the tracker's thread with (trial, run id) when a trial has its run.
+            about: what is told of the search itself; None leaves it at what its events say.
+        """
+        self._plan = Plan(folder, about)
+        self._store = RunStore(uri, folder, uid=uid, artifacts=artifacts, tags=tags, about=about)
+        self._on_run = on_run
+        self._events: queue.Queue[Record | None] = queue.Queue()
+        self._runs: dict[str, threading.Event] = {}
+        self._closing = threading.Event()
+        self._idle = threading.Condition()
+        self._unsent = 0
+        self._stuck = 0
+        self._is_late = False
+        self._outage: str | None = None
+        self._refusal: str | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    @property
+    def problem(self) -> str | None:
+        """Why something cannot be sent at the moment."""
+        return self._outage or self._refusal
+
+    def start(self, *, resend: bool = False) -> None:
+        """Begins to send what `put` brings.
+
+        Args:
+            resend: also what MLflow seems to have already.
+        """
+        self._store.trusts_what_is_there = not resend
+        self._thread.start()
+
+    def put(self, record: Record) -> None:
+        """Takes an event; returns at once."""
+        with self._idle:
+            self._unsent += 1
+        if isinstance(record.event, TrialSuggested):
+            self._runs[record.event.trial] = threading.Event()
+        self._events.put(record)
+
+    def wait_for_run(self, trial: str, seconds: float) -> bool:
+        """Waits until the trial has its run, for a while; says whether it has.
+
+        An outage costs its first trial a moment and the later ones nothing.
+        """
+        if self._store.is_connected:
+            seconds = min(seconds, USUAL_PATIENCE_S)
+        end = time.monotonic() + (0 if self._is_late else seconds)
+        while not self._runs[trial].wait(min(POLL_S, max(0, end - time.monotonic()))):
+            if self._outage is not None or time.monotonic() >= end:
+                self._is_late = True
+                return False
+        return True
+
+    def close(self, seconds: float) -> int:
+        """Waits for the queue to drain, for a while, and stops; returns the number of events not sent.
+
+        What MLflow has refused again and again is not waited for.
+        """
+        with self._idle:
+            self._idle.wait_for(lambda: self._unsent <= self._stuck, timeout=seconds)
+            unsent = self._unsent
+        self._closing.set()
+        self._events.put(None)
+        self._thread.join(timeout=CLOSE_GRACE_S)
+        return unsent
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            self._take_events()
+            try:
+                self._write(time.monotonic())
+            except Exception as error:  # noqa: BLE001  # whatever a tracking server does, the search goes on
+                self._await_return(without_passwords(first_line(error)))
+
+    def _take_events(self) -> None:
+        """Plans everything that has come; waits for something to do where there is nothing."""
+        pause = self._plan.pause(time.monotonic())
+        ignored = 0
+        try:
+            record = self._events.get(block=pause != 0, timeout=pause)
+            while True:
+                if record is not None:
+                    ignored += not self._plan.add(record.event, record.time)
+                record = self._events.get_nowait()
+        except queue.Empty:
+            self._sent(ignored)
+
+    def _write(self, now: float) -> None:
+        """Makes the runs that are to be made, then writes to some."""
+        self._store.connect()
+        limit = RUNS_PER_TURN * self._store.calls_at_once
+        while not self._closing.is_set() and (unmade := self._plan.creations(now, limit)):
+            for writes, run in self._together(self._store.ensure, unmade):
+                self._plan.made(writes)
+                self._announce(writes.key, run)
+        for writes, _ in self._together(self._store.write, self._plan.next(now, limit)):
+            self._plan.done(writes)
+            self._sent(writes.events)
+
+    def _together(self, call: Callable[[Writes], _T], some: list[Writes]) -> list[tuple[Writes, _T]]:
+        """Makes the call for each, several at once; gives those that worked and puts off those that were refused.
+
+        Raises:
+            Exception: MLflow cannot be reached. Calls that worked are made again later, and find nothing left to do.
+        """
+        waiting = deque(some)
+        worked: list[tuple[Writes, _T]] = []
+        refused: list[tuple[Writes, RefusedError]] = []
+        lost: list[Exception] = []
+
+        def take_turns() -> None:
+            while waiting and not lost:
+                try:
+                    writes = waiting.popleft()
+                except IndexError:  # another thread took it
+                    return
+                try:
+                    worked.append((writes, call(writes)))
+                except RefusedError as error:
+                    refused.append((writes, error))
+                except Exception as error:  # noqa: BLE001  # raised below, in the tracker's own thread
+                    lost.append(error)
+
+        others = [
+            threading.Thread(target=take_turns, name="mlflow", daemon=True)
+            for _ in range(min(len(some), self._store.calls_at_once) - 1)
+        ]
+        for thread in others:
+            thread.start()
+        take_turns()
+        for thread in others:
+            thread.join()
+        for writes, refusal in refused:
+            self._put_off(writes, str(refusal))
+        if lost:
+            raise lost[0]
+        return worked
+
+    def _announce(self, key: str, run: str) -> None:
+        if key == SEARCH_RUN:
+            return
+        try:
+            self._on_run(key, run)
+        except Exception:
+            # The journal cannot be written, which the search finds out by itself.
+            log.exception("the run of trial %s was not noted", key)
+        self._runs[key].set()
+
+    def _put_off(self, writes: Writes, refusal: str) -> None:
+        self._plan.refused(writes, time.monotonic())
+        self._refusal = refusal
+        whose = "the search" if writes.key == SEARCH_RUN else f"trial {writes.key}"
+        log.warning("MLflow does not take all that %s has (attempt %d): %s", whose, writes.attempts, refusal)
+        self._sent(0)
+
+    def _sent(self, events: int) -> None:
+        with self._idle:
+            self._unsent -= events
+            self._stuck = self._plan.stuck
+            self._refusal = self._refusal if self._unsent else None
+            # Only once it has caught up: behind a slow server each trial would wait otherwise.
+            self._is_late = self._is_late and self._unsent > self._stuck
+            self._idle.notify_all()
+
+    def _await_return(self, problem: str) -> None:
+        """Asks again and again for something that changes nothing."""
+        self._outage = problem
+        log.warning("MLflow: %s; waiting for it", problem)
+        pause = FIRST_PAUSE_S
+        while not self._closing.wait(pause):
+            if self._store.answers():
+                log.warning("MLflow answers again")
+                self._outage = None
+                return
+            pause = min(2 * pause, LONGEST_PAUSE_S)

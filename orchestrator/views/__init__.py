@@ -1,0 +1,1 @@
+"""How searches are shown to people and to programs on the command line."""

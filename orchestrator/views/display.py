@@ -1,0 +1,254 @@
+"""What people see of a search: a table that changes while it runs, or plain lines where nothing can be redrawn."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cluster.connection import Connection, Share
+from orchestrator.engine.session import Ending, Watch
+from orchestrator.history.description import SearchDescription
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Record
+from orchestrator.history.ledger import Ledger
+from orchestrator.history.loading import LoadedSearch
+from orchestrator.shortform import number, percent
+from orchestrator.tracking.content import without_passwords
+from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.views.bestline import best_lines, best_mark, best_value
+from orchestrator.views.eventline import event_line
+from orchestrator.views.finalview import finals_lines, finals_table
+from orchestrator.views.frontview import front_table
+from orchestrator.views.status import status_document
+from trainer.result import UNIFORM_ENTROPY
+
+SYNTHETIC_MARK = "SYNTHETIC data: these figures say nothing about published ones"
+STATUS_STYLES = {
+    "running": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "pending": "dim",
+    "stopped": "yellow",
+}
+# More columns than this do not fit a terminal; the rest is in --json and in MLflow.
+PARAMETER_COLUMNS = 6
+# The whole reason is in --json and in the log; a long one would squeeze the other columns.
+REASON_WIDTH = 44
+REFRESH_PER_S = 2
+# Width of tables where there is no terminal to ask.
+PIPED_WIDTH = 120
+
+
+def output() -> Console:
+    """Standard output for tables."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def installed(command: str) -> str:
+    """How to call a command of this environment from here: by name if that finds it, otherwise by path."""
+    own = Path(sys.executable).parent / command
+    found = shutil.which(command)
+    if found is not None and Path(found).resolve() == own.resolve():
+        return command
+    return shlex.quote(os.path.relpath(own)) if own.is_file() else command
+
+
+def pages_command(uri: str, folder: SearchFolder) -> str:
+    """The command that shows the runs of a search, which MLflow keeps at `uri`, in a browser."""
+    if uri.startswith(("http:", "https:")):
+        return f"open {without_passwords(uri)}"
+    return f"{installed('reidsearch')} ui {folder.name} --storage {shlex.quote(str(folder.path.parent))}"
+
+
+def uniform_attention(document: dict[str, Any]) -> str:
+    """Which trials of a status document weigh all frames of a clip alike, for people; empty if none does."""
+    trials = [
+        trial["trial"]
+        for trial in document["trials"]
+        if trial["metrics"].get("attention/entropy", 0.0) >= UNIFORM_ENTROPY
+    ]
+    if not trials:
+        return ""
+    named = ", ".join(trials[:3]) + (f" and {len(trials) - 3} more" if len(trials) > 3 else "")
+    return f"is uniform (entropy 1.00) in {named}: no frame weighs more than another there"
+
+
+def trials_table(document: Mapping[str, Any], *, width: int) -> Table:
+    """One row per trial of a status document."""
+    varied = _varied_parameters(document["trials"])[:PARAMETER_COLUMNS]
+    short = _short_names(varied)
+    shown = varied if width >= 60 + 11 * len(varied) else varied[: max(0, (width - 60) // 11)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trial", "state", "epoch", "mAP", "rank1"):
+        table.add_column(name, justify="left" if name in ("trial", "state") else "right", no_wrap=True)
+    for path in shown:
+        table.add_column(short[path], justify="right", no_wrap=True)
+    table.add_column("", overflow="ellipsis", no_wrap=True)
+    best = document["best"]["trial"] if document["best"] else None
+    for trial in document["trials"]:
+        table.add_row(
+            Text(trial["trial"], style="bold" if trial["trial"] == best else ""),
+            Text(trial["status"], style=STATUS_STYLES[trial["status"]]),
+            str(trial["epoch"]),
+            percent(trial["metrics"], "mAP"),
+            percent(trial["metrics"], "rank1"),
+            *(number(trial["params"].get(path, "-")) for path in shown),
+            best_mark(document) if trial["trial"] == best else _beginning(trial["reason"] or ""),
+        )
+    return table
+
+
+def _beginning(reason: str) -> str:
+    return reason if len(reason) <= REASON_WIDTH else f"{reason[: REASON_WIDTH - 1]}…"
+
+
+def _varied_parameters(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    # Conditional parameters are in some trials only.
+    return list(dict.fromkeys(path for trial in trials for path in trial["params"]))
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Last parts of dotted paths where that tells them apart."""
+    last = [path.rpartition(".")[2] for path in paths]
+    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
+
+
+def summary_line(document: Mapping[str, Any]) -> str:
+    """How far a search is, in one line."""
+    counts = document["counts"]
+    parts = [f"{counts['completed']}/{document['budget']} trials completed"]
+    if repeats := sum(document["repeats"].values()):
+        parts.append(f"{document['repeats']['completed']}/{repeats} repeats completed")
+    others = {status: counts[status] + document["repeats"][status] for status in counts}
+    parts += [f"{others[status]} {status}" for status in ("running", "pending", "stopped", "failed") if others[status]]
+    if document["best"]:
+        parts.append(f"best {best_value(document)}")
+    # That all trials of the budget are over the numbers say already.
+    is_plain = not document["reason"] or sum(counts.values()) >= document["budget"]
+    why = "" if is_plain else f" ({document['reason']})"
+    return f"{document['search']}: {document['state']}{why}; " + ", ".join(parts)
+
+
+@contextmanager
+def _read_or_not() -> Iterator[None]:
+    """Lets a search go on when whoever read its standard error is gone: what it says is in the journal, too."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):  # the second is what rich makes of the first
+        # Whatever is printed from now on, by us or by a library, finds an open file.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+class Display:
+    """Shows a running search on standard error."""
+
+    def __init__(self, folder: SearchFolder) -> None:
+        self._folder = folder
+        self._console = Console(stderr=True, highlight=False)
+        self._redraws = self._console.is_terminal and "NO_COLOR" not in os.environ
+        self._ledger: Ledger | None = None
+        self._description: SearchDescription | None = None
+        self._live: Live | None = None
+        self._began = time.monotonic()
+
+    def watch(self) -> Watch:
+        """The listeners that `drive` wants."""
+        return Watch(started=self._on_start, connected=self._on_connection)
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Draws until the block ends."""
+        if not self._redraws:
+            yield
+            return
+        with Live(
+            get_renderable=self._render,
+            console=self._console,
+            refresh_per_second=REFRESH_PER_S,
+            transient=True,
+        ) as live:
+            self._live = live
+            yield
+
+    def line(self, label: str, text: str) -> None:
+        """One line that stays."""
+        with _read_or_not():
+            self._console.print(Text(f"{label:<10}", style="bold"), Text(text), sep="", end="\n", soft_wrap=True)
+
+    def ending(self, ending: Ending) -> None:
+        """What became of the search, on standard output, and what to do next."""
+        document = status_document(LoadedSearch(self._folder, ending.description, ending.study, is_driven=False))
+        out = output()
+        out.print(trials_table(document, width=out.width))
+        out.print(summary_line(document))
+        if front := front_table(document):
+            out.print(front)
+        for index, line in enumerate(best_lines(document)):
+            out.print(f"{'' if index else 'best':<10}{line}", soft_wrap=True)
+        if uniform := uniform_attention(document):
+            out.print(f"attention {uniform}", soft_wrap=True)
+        if finals := finals_table(document):
+            out.print(finals)
+        for line in finals_lines(document):
+            out.print(f"test set  {line}", soft_wrap=True)
+        if document["synthetic"]:
+            out.print(f"data      {SYNTHETIC_MARK}")
+        uri = tracking_uri(self._folder, ending.description.options)
+        out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
+        if ending.unsent:
+            out.print(f"          {ending.unsent} events were not taken yet; a resume sends them", soft_wrap=True)
+        at = f"--storage {shlex.quote(str(self._folder.path.parent))}"
+        if document["state"] == "interrupted":
+            out.print(f"next      {installed('reidsearch')} resume {self._folder.name} {at}", soft_wrap=True)
+        else:
+            out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
+            out.print(f"          {installed('reidsearch')} status {self._folder.name} {at}", soft_wrap=True)
+
+    def _on_start(self, ledger: Ledger, description: SearchDescription) -> None:
+        self._ledger, self._description = ledger, description
+        if not self._redraws:
+            ledger.subscribe(self._print_event)
+        study = ledger.study
+        self.line("search", f"{description.search}  {self._folder.path}")
+        if description.synthetic:
+            self.line("data", SYNTHETIC_MARK)
+        if study.sessions > 1:
+            over = sum(trial.is_over for trial in study.all_trials.values())
+            self.line("resume", f"{over} trials are over, {len(study.all_trials) - over} continue where they stopped")
+
+    def _on_connection(self, connection: Connection, share: Share, tracking_uri: str) -> None:
+        self.line("trials", share.reason)
+        if connection.dashboard:
+            self.line("watch", f"Ray dashboard {connection.dashboard} (token: {installed('ray')} get-auth-token)")
+        self.line("", f"MLflow: {pages_command(tracking_uri, self._folder)}")
+
+    def _render(self) -> RenderableType:
+        if self._ledger is None or self._description is None:
+            return Text("starting")
+        with self._ledger.lock:
+            document = status_document(
+                LoadedSearch(self._folder, self._description, self._ledger.study, is_driven=True)
+            )
+        elapsed = time.monotonic() - self._began
+        footer = f"{summary_line(document)}, {elapsed / 60:.0f} min   Ctrl-C stops; resume continues"
+        tables = [trials_table(document, width=self._console.width), finals_table(document)]
+        return Group(*(table for table in tables if table is not None), Text(footer, style="dim"))
+
+    def _print_event(self, record: Record) -> None:
+        line = event_line(record)
+        if line is not None:
+            with _read_or_not():
+                print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,189 @@
+"""What a search will take, reckoned from one measured step: pure arithmetic, and its wording.
+
+Every trial is taken to be as large as the largest and as long as the longest, and to be trained to its end. What is
+not reckoned: starting Ray and trials, ranking after an evaluation, and that trials side by side slow each other down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.language.parameters import Value
+from orchestrator.search.budget import HOUR_S
+from orchestrator.shortform import number
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.connection import Share
+    from orchestrator.language.largest import Largest
+    from orchestrator.space import SearchSpace
+    from trainer import StepCost
+
+MIB, GIB = 2**20, 2**30
+
+
+class Forecast(NamedTuple):
+    """What a search takes if nothing stops a trial early."""
+
+    trials: int
+    repeats: int
+    epochs: int
+    """Of each trial."""
+    slots: int
+    """Trials at once."""
+    training_s: float
+    """Training of one epoch."""
+    evaluation_s: float
+    """One evaluation."""
+    evaluations: int
+    """Of each trial."""
+    trial_s: float
+    wall_s: float
+    gpu_hours: float
+    memory_bytes: int
+    """Of all trials that run at once."""
+    gpu_memory_bytes: int | None
+    """Of one trial; None without a GPU."""
+    trial_disk_bytes: int
+    disk_bytes: int
+    """Of all trials, at the end, and of what those that run at once hold twice while they save."""
+
+
+def forecast(space: SearchSpace, cost: StepCost, largest: Largest, share: Share) -> Forecast:
+    """Reckons with every trial as large as the largest configuration and as long as the longest.
+
+    An epoch takes the time of a batch x its batches; every `evaluation.every` epochs, and after the last one, the time
+    of a frame x the frames of the validation split comes on top. Trials, and after them the repeats, run in rounds of
+    `share.concurrent`. Each keeps `last.pt` and `best.pt`, and holds one of them twice while it saves.
+    """
+    trials, repeats = space.budget.trials, space.replicates.seeds * min(space.replicates.leaders, space.budget.trials)
+    training = cost.seconds_per_batch * cost.batches_per_epoch
+    evaluation = cost.seconds_per_frame * cost.evaluation_frames
+    evaluations = math.ceil(largest.epochs / largest.config.evaluation.every)
+    trial = largest.epochs * training + evaluations * evaluation
+    slots = max(1, share.concurrent)
+    rounds = math.ceil(trials / slots) + math.ceil(repeats / slots)
+    disk = cost.last_bytes + cost.best_bytes
+    return Forecast(
+        trials=trials,
+        repeats=repeats,
+        epochs=largest.epochs,
+        slots=slots,
+        training_s=training,
+        evaluation_s=evaluation,
+        evaluations=evaluations,
+        trial_s=trial,
+        wall_s=rounds * trial,
+        gpu_hours=(trials + repeats) * trial * share.gpus / HOUR_S,
+        memory_bytes=slots * cost.memory_bytes,
+        gpu_memory_bytes=cost.gpu_memory_bytes,
+        trial_disk_bytes=disk,
+        disk_bytes=(trials + repeats) * disk + slots * cost.last_bytes,
+    )
+
+
+def forecast_text(found: Forecast, cost: StepCost, largest: Largest, space: SearchSpace, share: Share) -> str:
+    """The forecast with how each figure was reckoned; lines as in the plan of a launch."""
+    lines = [
+        *_measured(cost, largest),
+        *_time(found, cost, space, share),
+        *_memory(found, cost),
+        *_disk(found, cost),
+    ]
+    return "\n".join(f"{name:<9} {text}" for name, text in lines)
+
+
+def duration(seconds: float) -> str:
+    """`340 ms`, `8.2 s`, `14 min`, `3 h 20 min`, `2 d 5 h`."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, days = minutes // 60, minutes // (24 * 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes % 60} min" if not days else f"{days} d {hours % 24} h"
+
+
+def size(count: int) -> str:
+    """`3.1 MB`, `1.2 GB`; 1 MB is 2^20 bytes, as in the memory of machines."""
+    return f"{count / GIB:.2g} GB" if count >= GIB else f"{count / MIB:.2g} MB" if count < 10 * MIB else _whole(count)
+
+
+def _whole(count: int) -> str:
+    return f"{count / MIB:.0f} MB"
+
+
+def _measured(cost: StepCost, largest: Largest) -> list[tuple[str, str]]:
+    point = " ".join(f"{path}={number(value)}" for path, value in _of_size(largest.point).items())
+    on = f"{cost.threads} of its CPU threads" if cost.device == "cpu" else cost.device
+    return [
+        ("largest", f"of {largest.looked_at} corners and random points: {point or 'all are equally large'}"),
+        (
+            "measured",
+            f"on this machine, {on}: {cost.steps} steps after one that is not counted, "
+            f"{duration(cost.seconds_per_batch)} per batch of {cost.images_per_batch} images;",
+        ),
+        (
+            "",
+            f"{cost.evaluated_frames} frames of an evaluation, {duration(cost.seconds_per_frame)} each; "
+            f"{cost.parameters / 1e6:.3g} million parameters",
+        ),
+    ]
+
+
+def _of_size(point: Mapping[str, Value]) -> dict[str, Value]:
+    from orchestrator.language.largest import OF_SIZE
+
+    return {path: value for path, value in point.items() if path.startswith(OF_SIZE)}
+
+
+def _time(found: Forecast, cost: StepCost, space: SearchSpace, share: Share) -> list[tuple[str, str]]:
+    what = f"{found.trials} trials" + (f" and {found.repeats} repeats" if found.repeats else "")
+    lines = [
+        ("time", f"about {duration(found.wall_s)}: {what} of {duration(found.trial_s)}, {found.slots} at once"),
+        (
+            "",
+            f"a trial: {found.epochs} epochs of {cost.batches_per_epoch} batches ({duration(found.training_s)}), "
+            f"{found.evaluations} evaluations of {cost.evaluation_frames} frames ({duration(found.evaluation_s)})",
+        ),
+    ]
+    if space.stopping.rule != "none":
+        lines.append(("", f"an upper bound in this: the stopping rule {space.stopping.rule} ends trials earlier"))
+    lines.append(("", "not reckoned: starting Ray and trials, ranking, and that trials side by side are slower"))
+    lines += [("", f"the budget ends it before: {limit}") for limit in _limits(found, space)]
+    hours = f"about {found.gpu_hours:.2g}" if share.gpus else "none"
+    return [*lines, ("GPU hours", f"{hours}; {share.reason}")]
+
+
+def _limits(found: Forecast, space: SearchSpace) -> list[str]:
+    """What of the budget is used up before all trials are over."""
+    budget, limits = space.budget, []
+    if budget.epochs is not None and budget.epochs < (found.trials + found.repeats) * found.epochs:
+        limits.append(f"{budget.epochs} epochs")
+    if budget.hours is not None and budget.hours * HOUR_S < found.wall_s:
+        limits.append(f"{budget.hours:g} hours")
+    if budget.gpu_hours is not None and budget.gpu_hours < found.gpu_hours:
+        limits.append(f"{budget.gpu_hours:g} GPU hours")
+    return limits
+
+
+def _memory(found: Forecast, cost: StepCost) -> list[tuple[str, str]]:
+    each = f"{size(cost.memory_bytes)} per trial at its peak, {size(found.memory_bytes)} for {found.slots} at once"
+    lines = [("memory", f"{each}; Ray, Ax and MLflow besides")]
+    if found.gpu_memory_bytes is not None:
+        lines.append(("", f"{size(found.gpu_memory_bytes)} of the GPU per trial, and what CUDA takes for itself"))
+    return lines
+
+
+def _disk(found: Forecast, cost: StepCost) -> list[tuple[str, str]]:
+    return [
+        (
+            "disk",
+            f"{size(found.disk_bytes)}: {found.trials + found.repeats} trials with last.pt ({size(cost.last_bytes)}) "
+            f"and best.pt ({size(cost.best_bytes)}), and {found.slots} last.pt twice while saving;",
+        ),
+        ("", "journal and MLflow take some kB per epoch besides"),
+    ]

@@ -1,0 +1,73 @@
+"""What happened in a search or in one of its trials, in the order in which it did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.engine.attempt import ERROR_FILE, HANG_FILE, LOG_FILE
+from orchestrator.errors import SearchError
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import Record, read_journal
+from orchestrator.history.lease import current_holder
+from orchestrator.history.study import fold_records
+from orchestrator.views.eventline import event_line
+
+FOLLOW_PERIOD_S = 1.0
+# What a trial says of itself, besides the search's journal.
+OWN_FILES = (LOG_FILE, HANG_FILE, ERROR_FILE)
+
+
+def log_lines(folder: SearchFolder, trial: str | None, *, follow: bool) -> Iterator[str]:
+    """The journal's events in plain lines; for a trial its own, and what its attempts logged.
+
+    With `follow` new lines come as they are written, until no process drives the search any more.
+
+    Raises:
+        SearchError: there is no such trial.
+        JournalError: the journal is damaged.
+    """
+    if trial is not None and trial not in fold_records(read_journal(folder.journal)).all_trials:
+        raise SearchError(f"{folder.name}: no trial {trial!r}; `reidsearch status {folder.name}` lists them")
+    shown = 0
+    files = [] if trial is None else [_Tail(folder.trial(trial) / name) for name in OWN_FILES]
+    while True:
+        # Asked before reading, so that the last lines of a search that ends meanwhile are still read.
+        driven = current_holder(folder.lease) is not None
+        records = read_journal(folder.journal)
+        yield from _lines(records[shown:], trial)
+        shown = len(records)
+        for file in files:
+            yield from file.new_lines()
+        if not follow or not driven:
+            return
+        time.sleep(FOLLOW_PERIOD_S)
+
+
+def _lines(records: list[Record], trial: str | None) -> Iterator[str]:
+    for record in records:
+        line = event_line(record)
+        if line is not None and (trial is None or getattr(record.event, "trial", None) == trial):
+            yield line
+
+
+class _Tail:
+    """A file that grows, or is replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._end = 0
+
+    def new_lines(self) -> list[str]:
+        """Whole lines that were written since the last call."""
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return []
+        if len(content) < self._end:
+            self._end = 0
+        whole = content.rfind(b"\n") + 1
+        lines = content[self._end : whole].decode(errors="replace").splitlines()
+        self._end = max(self._end, whole)
+        return lines

@@ -1,0 +1,90 @@
+"""How `reidsearch status` prints what is known."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from orchestrator.history.folder import existing_search, searches
+from orchestrator.shortform import percent
+from orchestrator.views.bestline import confirmation_lines
+from orchestrator.views.display import (
+    SYNTHETIC_MARK,
+    installed,
+    output,
+    summary_line,
+    trials_table,
+    uniform_attention,
+)
+from orchestrator.views.finalview import finals_lines, finals_table
+from orchestrator.views.frontview import front_table
+from orchestrator.views.status import read_status
+
+WATCH_PERIOD_S = 2.0
+
+
+def show_search(storage: Path, name: str, *, as_json: bool, watch: bool) -> None:
+    """Prints one search; with `watch` again and again until no process drives it any more."""
+    folder = existing_search(storage, name)
+    while True:
+        document = read_status(folder)
+        if as_json:
+            print(json.dumps(document, indent=None if watch else 2, allow_nan=False), flush=True)
+        else:
+            _print(document, clear=watch)
+        if not watch or document["state"] != "running":
+            return
+        time.sleep(WATCH_PERIOD_S)
+
+
+def show_searches(storage: Path, *, as_json: bool) -> None:
+    """Prints one line per search, the latest first."""
+    documents = [read_status(folder) for folder in searches(storage)]
+    if as_json:
+        print(json.dumps(documents, indent=2, allow_nan=False))
+        return
+    if not documents:
+        print(f"no searches in {storage}; start one with: reidsearch launch --space demo.yaml")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("search", "state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
+        table.add_column(column, no_wrap=True)
+    for document in documents:
+        best = document["best"]
+        table.add_row(
+            document["search"],
+            document["state"],
+            f"{document['counts']['completed']}/{document['budget']}",
+            str(document["counts"]["failed"]),
+            percent(best["means"] if best["confirmed"] else best["metrics"], "mAP") if best else "-",
+            (str(best["seeds"]) if best["confirmed"] else "1") if best else "-",
+            best["trial"] if best else "-",
+            "SYNTHETIC" if document["synthetic"] else "real",
+        )
+    output().print(table)
+
+
+def _print(document: dict[str, Any], *, clear: bool) -> None:
+    console = output()
+    if clear and console.is_terminal:
+        console.clear()
+    console.print(trials_table(document, width=console.width))
+    console.print(summary_line(document))
+    for line in confirmation_lines(document).values():
+        console.print(line, soft_wrap=True)
+    if front := front_table(document):
+        console.print(front)
+    if uniform := uniform_attention(document):
+        console.print(f"attention {uniform}", soft_wrap=True)
+    if finals := finals_table(document):
+        console.print(finals)
+    for line in finals_lines(document):
+        console.print(f"test set: {line}", soft_wrap=True)
+    if document["synthetic"]:
+        console.print(SYNTHETIC_MARK)
+    if document["state"] == "interrupted":
+        console.print(f"next: {installed('reidsearch')} resume {document['search']} --storage {document['storage']}")
