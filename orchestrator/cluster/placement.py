@@ -1,0 +1,143 @@
+"""How trials are placed on the nodes of a cluster: what each gets, how many run at once, what can never fit and why."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.language.resources import Resources, memory_bytes
+
+# What Ray allots is rounded to 1/10,000 of a GPU.
+GPU_ROUNDING = 1e-4
+GIB = 2**30
+
+
+class Node(NamedTuple):
+    """One machine of a cluster: what it has in all, or what is free of it."""
+
+    name: str
+    cpus: int
+    gpus: float = 0.0
+    memory: int = 0
+    """Bytes."""
+
+
+class Share(NamedTuple):
+    """What one trial gets, and how many run at once."""
+
+    concurrent: int
+    cpus: int
+    gpus: float
+    reason: str
+    """One line for people."""
+    memory: int = 0
+    """Bytes; 0 is not counted."""
+
+    def each(self) -> str:
+        """What one trial gets, in words."""
+        return in_words(self.cpus, self.gpus, self.memory)
+
+
+def this_machine(gpus: float = 0.0) -> Node:
+    """The machine this runs on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Node("this machine", os.cpu_count() or 1, gpus, memory)
+
+
+def share_out(nodes: Sequence[Node], resources: Resources, *, concurrent: int | None, trials: int) -> Share:
+    """Divides a cluster among trials, none of which may span nodes: one GPU each where there are any, otherwise cores.
+
+    Where the cores of a trial are not given, each gets the most with which as many run at once as can.
+
+    Args:
+        nodes: the machines that trials may use.
+        resources: what a trial is to get, as far as it is said.
+        concurrent: trials at once at most; None is as many as fit.
+        trials: trials that are left.
+
+    Raises:
+        EnvironmentProblem: no node can ever hold a trial; says of each what it lacks.
+    """
+    gpus = resources.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
+    memory = 0 if resources.memory_per_trial is None else memory_bytes(resources.memory_per_trial)
+    fewest = resources.cpus_per_trial or 1
+    most = slots(nodes, fewest, gpus, memory)
+    if most == 0:
+        raise EnvironmentProblem(_never_fits(nodes, fewest, gpus, memory))
+    running = max(1, min(concurrent or most, most, trials))
+    cpus = fewest
+    if resources.cpus_per_trial is None:
+        # Fewer slots with every core more: the first that leaves too few ends it.
+        while slots(nodes, cpus + 1, gpus, memory) >= running:
+            cpus += 1
+    return Share(running, cpus, gpus, _reason(nodes, running, cpus, gpus, memory), memory)
+
+
+def slots(nodes: Sequence[Node], cpus: int, gpus: float, memory: int = 0) -> int:
+    """Trials that fit on the nodes at once."""
+    return sum(_slots(node, cpus, gpus, memory) for node in nodes)
+
+
+def capacity(nodes: Sequence[Node], share: Share) -> int:
+    """Trials of that share which fit on the nodes at once."""
+    return slots(nodes, share.cpus, share.gpus, share.memory)
+
+
+def why_waiting(nodes: Sequence[Node], free: Sequence[Node], share: Share) -> str:
+    """Why a trial that was handed to Ray does not run: nothing is free, or no node could ever hold it."""
+    if capacity(nodes, share) == 0:
+        lacking = _never_fits(nodes, share.cpus, share.gpus, share.memory)
+        return f"{lacking}; it starts once a node joins that can"
+    left = "; ".join(f"{node.name} has {in_words(node.cpus, node.gpus, node.memory)} free" for node in free)
+    return f"needs {share.each()} on one node, and others hold what there is: {left}"
+
+
+def in_words(cpus: int, gpus: float, memory: int) -> str:
+    """`4 CPU cores, 0.5 GPUs and 16 GiB of memory`; without what is 0, but for cores."""
+    parts = [f"{cpus} CPU core{'' if cpus == 1 else 's'}"]
+    parts += [f"{gpus:g} GPU{'' if gpus == 1 else 's'}"] if gpus else []
+    parts += [f"{memory / GIB:.3g} GiB of memory"] if memory else []
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _slots(node: Node, cpus: int, gpus: float, memory: int) -> int:
+    fit = node.cpus // cpus
+    if gpus >= 1:
+        fit = min(fit, int(node.gpus // gpus))
+    elif gpus:
+        # A share of a GPU is always one of a single GPU.
+        fit = min(fit, math.floor(1 / gpus + GPU_ROUNDING) * int(node.gpus))
+    return min(fit, node.memory // memory) if memory else fit
+
+
+def _never_fits(nodes: Sequence[Node], cpus: int, gpus: float, memory: int) -> str:
+    if not nodes:
+        return "the cluster has no node"
+    there = "; ".join(f"{node.name} has {_lacking(node, cpus, gpus, memory)}" for node in nodes)
+    given = [("--cpus-per-trial", cpus > 1), ("--gpus-per-trial", gpus > 0), ("--memory-per-trial", memory > 0)]
+    less = " or ".join(option for option, is_asked in given if is_asked)
+    advice = f"; ask for less with {less}" if less else ""
+    return f"no node can hold a trial of {in_words(cpus, gpus, memory)}: {there}{advice}"
+
+
+def _lacking(node: Node, cpus: int, gpus: float, memory: int) -> str:
+    """What a node has of what it lacks."""
+    parts = [f"{node.cpus} cores"] if node.cpus < cpus else []
+    parts += [f"{node.gpus:g} GPUs"] if gpus and _slots(node, 1, gpus, 0) == 0 and node.cpus else []
+    parts += [f"{node.memory / GIB:.3g} GiB"] if node.memory < memory else []
+    return ", ".join(parts) or "enough of each, but not at once"
+
+
+def _reason(nodes: Sequence[Node], running: int, cpus: int, gpus: float, memory: int) -> str:
+    cores, there = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    where = "" if len(nodes) == 1 else f" on {len(nodes)} nodes"
+    and_memory = f", {memory / GIB:.3g} GiB" if memory else ""
+    if gpus:
+        return f"{running} at once{where}, {gpus:g} of {there:g} GPUs and {cpus} CPU cores{and_memory} each"
+    why = "no GPU in the cluster" if there == 0 else "GPUs are left alone"
+    return f"{why}: {running} at once{where}, {cpus} of {cores} CPU cores{and_memory} each"

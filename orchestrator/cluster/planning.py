@@ -1,0 +1,143 @@
+"""What of a search fits on a cluster, found out without starting anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from orchestrator.cluster.authentication import MODE, admit_dashboard, existing_token
+from orchestrator.cluster.connection import ENVIRONMENT, connect, disconnect
+from orchestrator.cluster.nodes import live_nodes
+from orchestrator.cluster.placement import Node, Share, capacity, in_words, share_out, why_waiting
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.history.description import Options
+from orchestrator.space import SearchSpace
+from trainer.wording import first_line
+
+NODES = "/api/v0/nodes?limit=10000"
+PATIENCE_S = 10.0
+MANY = 10**6
+
+
+class Plan(NamedTuple):
+    """How a search would share out a cluster."""
+
+    nodes: Sequence[Node]
+    """In all."""
+    free: Sequence[Node] | None
+    """What is left of them now; None where only the dashboard was asked, which does not tell."""
+    share: Share
+    """What a trial gets, and how many would run at once."""
+    most: int
+    """Trials that the whole cluster could hold at once, were as many asked for."""
+    now: int | None
+    """The same of what is free."""
+    asked: int | None
+    """Trials at once that the space or the user asks for."""
+    trials: int
+
+
+def plan_on(space: SearchSpace, options: Options) -> Plan:
+    """Looks at the cluster at `options.address`: the URL of its dashboard, HOST:PORT or `auto`.
+
+    Raises:
+        EnvironmentProblem: it cannot be reached, or no node of it can ever hold a trial.
+    """
+    assert options.address is not None
+    if options.address.startswith(("http://", "https://")):
+        nodes, free = nodes_of_dashboard(options.address, insecure=options.insecure), None
+    else:
+        connect(options.address, insecure=options.insecure)
+        try:
+            live = live_nodes()
+        finally:
+            disconnect()
+        nodes, free = [node.all for node in live], [node.free for node in live]
+    return planned(space, options, nodes, free)
+
+
+def planned(space: SearchSpace, options: Options, nodes: Sequence[Node], free: Sequence[Node] | None) -> Plan:
+    """The plan for a cluster of these nodes.
+
+    Raises:
+        EnvironmentProblem: no node can ever hold a trial.
+    """
+    asked = options.concurrent or space.budget.concurrent
+    trials = space.budget.trials
+    share = share_out(nodes, options.resources(space), concurrent=asked, trials=trials)
+    most = share_out(nodes, options.resources(space), concurrent=None, trials=MANY).concurrent
+    now = None if free is None else capacity(free, share)
+    return Plan(nodes, free, share, most, now, asked, trials)
+
+
+def plan_lines(plan: Plan) -> list[tuple[str, str]]:
+    """Labels and lines for people."""
+    share = plan.share
+    lines = [("cluster", f"{len(plan.nodes)} node{'' if len(plan.nodes) == 1 else 's'}")]
+    for node in plan.nodes:
+        held = capacity([node], share)
+        takes = f"takes {held} trial{'' if held == 1 else 's'} at once" if held else "takes no trials"
+        lines.append(("", f"{node.name}: {in_words(node.cpus, node.gpus, node.memory)}; {takes}"))
+    lines.append(("trial", f"gets {share.each()}"))
+    lines.append(("fits", f"{share.concurrent} at once, of {plan.most} that the cluster could hold"))
+    if plan.asked is not None and plan.asked > plan.most:
+        lines.append(("waiting", f"{plan.asked} at once are asked for; {plan.asked - plan.most} would wait"))
+    elif plan.asked is not None and plan.asked < plan.most and plan.trials > plan.asked:
+        lines.append(("idle", f"{plan.most - plan.asked} of its places; --concurrent {plan.most} uses all"))
+    if plan.free is not None and plan.now is not None and plan.now < share.concurrent:
+        lines.append(("now", f"{plan.now} of them could start; the next one {_why(plan)}"))
+    return lines
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The same for programs; memory in bytes."""
+    return {
+        "nodes": [node._asdict() for node in plan.nodes],
+        "free": None if plan.free is None else [node._asdict() for node in plan.free],
+        "trial": {"cpus": plan.share.cpus, "gpus": plan.share.gpus, "memory": plan.share.memory},
+        "concurrent": plan.share.concurrent,
+        "most": plan.most,
+        "now": plan.now,
+        "asked": plan.asked,
+        "trials": plan.trials,
+    }
+
+
+def _why(plan: Plan) -> str:
+    assert plan.free is not None
+    return why_waiting(plan.nodes, plan.free, plan.share)
+
+
+def nodes_of_dashboard(url: str, *, insecure: bool) -> list[Node]:
+    """The living nodes of the cluster behind a dashboard, the head first.
+
+    Raises:
+        EnvironmentProblem: it cannot be reached, does not take our token, or demands none.
+    """
+    os.environ.update(ENVIRONMENT)
+    os.environ[MODE] = admit_dashboard(url, insecure=insecure).mode
+    token = existing_token()
+    headers = {} if token is None or os.environ[MODE] != "token" else {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(url.rstrip("/") + NODES, headers=headers)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE_S) as reply:
+            found = json.load(reply)["data"]["result"]["result"]
+            return read_dashboard(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EnvironmentProblem(f"{url}: does not tell its nodes ({first_line(error)})") from error
+
+
+def read_dashboard(found: Sequence[Mapping[str, Any]]) -> list[Node]:
+    """Nodes as the dashboard lists them, in our words."""
+    alive = sorted((node for node in found if node["state"] == "ALIVE"), key=lambda node: not node["is_head_node"])
+    names = [str(node["node_name"]) for node in alive]
+    nodes = []
+    for node, name in zip(alive, names, strict=True):
+        total = node["resources_total"]
+        own = name if names.count(name) == 1 else f"{name} ({node['node_id'][:6]})"
+        nodes.append(Node(own, int(total.get("CPU", 0)), float(total.get("GPU", 0)), int(total.get("memory", 0))))
+    return nodes
