@@ -1,48 +1,321 @@
-"""How a cluster is shared out among trials."""
+"""How a cluster is reached: one of our own, or one that is there, which has to demand a token."""
 
 from __future__ import annotations
 
+import os
+import secrets
 import signal
+import stat
 import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import grpc
 import pytest
+from heads import head
 
-from orchestrator.cluster import connection
-from orchestrator.cluster.connection import share_out
+from orchestrator.__main__ import run
+from orchestrator.cluster import authentication, connection
+from orchestrator.cluster.authentication import (
+    admit,
+    ask_gcs,
+    existing_token,
+    is_loopback,
+    own_address,
+    own_token,
+)
+from orchestrator.doctor import network
 from orchestrator.errors import EnvironmentProblem
 
+OPEN = "demands no token: everybody who reaches it can run code there"
 
-def shared(resources: dict[str, float], concurrent: int | None = None, gpus: float | None = None, trials: int = 100):
-    return share_out(resources, concurrent=concurrent, gpus_per_trial=gpus, trials=trials)[:3]
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user without a token."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "RAY_USE_TLS"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def token_file(home: Path) -> Path:
+    """Where the token goes."""
+    path = home / ".ray" / "auth_token"
+    path.parent.mkdir()
+    return path
+
+
+@pytest.fixture
+def beyond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What listens on 127.0.0.1 counts as listening elsewhere, so that no test does."""
+    monkeypatch.setattr(authentication, "_ways_to", lambda host: [(host, False)])
+
+
+class Everybody(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A head that answers everybody, and notes what it is shown."""
+
+    def __init__(self, shown: list[object]) -> None:
+        self._shown = shown
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        self._shown.extend(call.invocation_metadata)
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+
+
+# --- the token
+
+
+def test_a_token_is_made_once_and_only_its_owner_can_read_it(home: Path) -> None:
+    token = own_token()
+    path = home / ".ray" / "auth_token"
+    assert (len(token), path.read_text(), own_token()) == (64, token, token)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == ["auth_token"]
+
+
+def test_two_searches_that_start_at_once_agree_on_the_token(home: Path) -> None:
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(own_token())) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16
+    assert set(found) == {(home / ".ray" / "auth_token").read_text()}
+
+
+def test_a_token_that_others_could_read_is_mended_and_that_is_said_once(
+    token_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token_file.write_text("canary-token\n")
+    token_file.chmod(0o644)  # as Ray makes it
+    assert (own_token(), own_token()) == ("canary-token", "canary-token")
+    assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
+    (said,) = caplog.messages
+    assert "could be read by other users (mode 0644); it is 0600 now" in said
+    assert "canary" not in said
+
+
+def test_a_token_file_that_is_a_link_is_refused(token_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("canary")
+    token_file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentProblem, match=r"auth_token: is a symbolic link; .* mode 0600"):
+        own_token()
+    assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) != 0o600
+
+
+def test_a_token_file_of_somebody_else_is_refused(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token_file.write_text("canary")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(EnvironmentProblem, match=r"auth_token: belongs to user \d+, who could replace the token"):
+        own_token()
+
+
+@pytest.mark.parametrize("content", ["", " \n", "two words", "canary\x00", "canary\r\nX: y", "ü", "x" * 70_000])
+def test_a_file_without_a_token_is_refused_without_showing_it(token_file: Path, content: str) -> None:
+    token_file.write_text(content)
+    with pytest.raises(EnvironmentProblem, match=r"auth_token: (is empty|holds no token)") as caught:
+        own_token()
+    assert "canary" not in str(caught.value)
+
+
+def test_a_pipe_in_place_of_the_token_is_refused_and_not_waited_for(token_file: Path) -> None:
+    os.mkfifo(token_file)
+    with pytest.raises(EnvironmentProblem, match="is no regular file"):
+        own_token()
+
+
+def test_a_named_token_may_be_the_link_that_kubernetes_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "auth_token").write_text("mounted")
+    (tmp_path / "auth_token").symlink_to(tmp_path / "..data" / "auth_token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "auth_token"))
+    assert existing_token() == "mounted"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "missing"))
+    with pytest.raises(EnvironmentProblem, match=r"RAY_AUTH_TOKEN_PATH=.*missing: no such file"):
+        existing_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "first")
+    assert existing_token() == "first"
+
+
+# --- clusters that are there
+
+
+def test_a_cluster_without_a_token_is_refused_unless_it_is_accepted(tmp_path: Path, beyond: None) -> None:
+    with head(tmp_path, None) as port:
+        started = time.monotonic()
+        with pytest.raises(EnvironmentProblem, match=OPEN) as caught:
+            admit(f"127.0.0.1:{port}", insecure=False)
+        assert time.monotonic() - started < 2
+        assert "--insecure" in str(caught.value)
+        assert admit(f"127.0.0.1:{port}", insecure=True) == (f"127.0.0.1:{port}", "disabled", False)
+
+
+def test_a_cluster_without_a_token_never_sees_ours() -> None:
+    shown: list[object] = []
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((Everybody(shown),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        assert ask_gcs(f"127.0.0.1:{port}", "canary-token") == "open"
+    finally:
+        server.stop(None)
+    assert shown
+    assert "canary" not in str(shown)
+
+
+def test_a_cluster_that_only_this_machine_reaches_is_joined_without_a_token(tmp_path: Path) -> None:
+    with head(tmp_path, None) as port:
+        assert admit(f"localhost:{port}", insecure=False) == (f"127.0.0.1:{port}", "disabled", True)
+
+
+@pytest.mark.skipif(own_address() is None, reason="this machine has no network")
+def test_a_cluster_that_listens_everywhere_is_known_behind_its_loopback_address(tmp_path: Path) -> None:
+    with head(tmp_path, None, address=str(own_address())) as port:
+        with pytest.raises(EnvironmentProblem, match=OPEN):
+            admit(f"127.0.0.1:{port}", insecure=False)
+        found = admit(f"127.0.0.1:{port}", insecure=True)
+    assert (found.address, found.only_here) == (f"{own_address()}:{port}", False)
+
+
+def test_the_right_token_is_let_in_and_a_wrong_or_missing_one_is_one_line_at_once(
+    tmp_path: Path, token_file: Path
+) -> None:
+    right = secrets.token_hex(32)
+    with head(tmp_path, right) as port:
+        started = time.monotonic()
+        with pytest.raises(EnvironmentProblem, match=r"demands a token, and there is none here: .*get-auth-token"):
+            admit(f"127.0.0.1:{port}", insecure=True)
+        assert not token_file.exists(), "one made here would be a wrong one"
+        token_file.write_text("canary" + right)
+        with pytest.raises(EnvironmentProblem, match=r"does not take the token from ~/\.ray/auth_token: ") as caught:
+            admit(f"127.0.0.1:{port}", insecure=True)
+        assert "canary" not in str(caught.value)
+        assert time.monotonic() - started < 2, "Ray would try for 20 s"
+        token_file.write_text(right)
+        assert admit(f"127.0.0.1:{port}", insecure=False).mode == "token"
+
+
+def test_doctor_says_what_a_cluster_demands(tmp_path: Path, token_file: Path, beyond: None) -> None:
+    token_file.write_text("right")
+    with head(tmp_path, "right") as port:
+        (found,) = network.ray_address(f"127.0.0.1:{port}")
+        assert (found.level, found.text) == ("ok", f"127.0.0.1:{port} answers, demands a token and takes ours")
+    with head(tmp_path, None) as port:
+        (found,) = network.ray_address(f"127.0.0.1:{port}")
+        assert (found.level, found.text) == ("problem", f"127.0.0.1:{port} answers, no token asked for")
+        assert "--insecure" in found.advice
+
+
+@pytest.mark.parametrize("verb", ["launch", "finalize", "ablate"])
+def test_nothing_of_a_search_is_written_before_its_cluster_lets_us_in(
+    verb: str, tmp_path: Path, beyond: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = tmp_path / "runs"
+    if verb == "finalize":
+        from searches import write_search
+
+        from orchestrator.space import SearchSpace
+
+        write_search(storage / "done", SearchSpace.from_yaml("smoke.yaml"), [])
+    arguments = {"launch": ["--space", "smoke.yaml"], "finalize": ["done"], "ablate": ["--data", "mini-mars"]}[verb]
+    before = sorted(storage.rglob("*"))
+    with head(tmp_path, None) as port:
+        code = run([verb, *arguments, "--storage", str(storage), "--address", f"127.0.0.1:{port}"])
+    assert (code, sorted(storage.rglob("*"))) == (5, before)
+    assert OPEN in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("resources", "settings", "expected"),
+    ("address", "words"),
     [
-        ({"CPU": 2.0}, {}, (2, 1, 0)),
-        ({"CPU": 16.0}, {"concurrent": 4}, (4, 4, 0)),
-        ({"CPU": 2.0}, {"concurrent": 8}, (2, 1, 0)),
-        ({"CPU": 8.0}, {"trials": 3}, (3, 2, 0)),
-        ({"CPU": 16.0, "GPU": 2.0}, {}, (2, 8, 1.0)),
-        ({"CPU": 16.0, "GPU": 2.0}, {"gpus": 0.5}, (4, 4, 0.5)),
-        ({"CPU": 16.0, "GPU": 4.0}, {"gpus": 2}, (2, 8, 2)),
-        ({"CPU": 16.0, "GPU": 4.0}, {"gpus": 0.3}, (12, 1, 0.3)),
-        ({"CPU": 16.0, "GPU": 4.0}, {"concurrent": 3}, (3, 5, 1.0)),
-        ({"CPU": 16.0, "GPU": 4.0}, {"gpus": 0}, (16, 1, 0)),
+        ("127.0.0.1:1", "no Ray answers at 127.0.0.1:1 (Connection refused); start the head"),
+        ("ray://head:10001", "does not run through Ray Client"),
+        ("http://head:8265", "that is a dashboard; give HOST:6379"),
+        ("head:port", "not an address"),
+        ("head:99999", "not an address"),
+        ("a b:1", "not an address"),
+        ("user@head:1", "not an address"),
+        ("head:1/path", "not an address"),
+        ("head\x1b[31m:1", "not an address"),
+        ("", "not an address"),
     ],
 )
-def test_a_trial_gets_a_gpu_where_there_is_one_and_its_share_of_the_cores(resources, settings, expected) -> None:
-    assert shared(resources, **settings) == expected
+def test_an_address_that_leads_nowhere_is_answered_in_one_line(address: str, words: str) -> None:
+    with pytest.raises(EnvironmentProblem) as caught:
+        admit(address, insecure=False)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
-def test_gpus_that_are_not_there_are_an_environment_problem() -> None:
-    with pytest.raises(EnvironmentProblem, match="--gpus-per-trial 1: the cluster has 0 GPUs"):
-        shared({"CPU": 2.0}, gpus=1)
+def test_a_page_in_place_of_a_head_is_told_from_one() -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(EnvironmentProblem, match="is no head of Ray but a page"):
+            admit(f"127.0.0.1:{server.server_port}", insecure=False)
+        server.shutdown()
 
 
-def test_training_on_cores_is_said_in_one_line() -> None:
-    reason = share_out({"CPU": 2.0}, concurrent=None, gpus_per_trial=None, trials=8).reason
-    assert reason == "no GPU in the cluster: 2 at once, 1 of 2 CPU cores each"
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+def test_loopback_is_known_by_all_its_names(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.2", "head", "127.0.0.1.example.org", ""])
+def test_nothing_else_counts_as_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_a_cluster_that_demands_certificates_needs_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    with pytest.raises(EnvironmentProblem, match="RAY_USE_TLS is set and RAY_TLS_CA_CERT is not"):
+        ask_gcs("localhost:1", None)
+    key, certificate = certificate_for("localhost")
+    for name, content in (("CA_CERT", certificate), ("SERVER_CERT", certificate), ("SERVER_KEY", key)):
+        (tmp_path / name).write_bytes(content)
+        monkeypatch.setenv(f"RAY_TLS_{name}", str(tmp_path / name))
+    credentials = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((Everybody([]),))
+    port = server.add_secure_port("localhost:0", credentials)
+    server.start()
+    try:
+        assert ask_gcs(f"localhost:{port}", None) == "accepted"
+        monkeypatch.delenv("RAY_USE_TLS")
+        with pytest.raises(EnvironmentProblem, match="no Ray answers"):
+            ask_gcs(f"localhost:{port}", None)
+    finally:
+        server.stop(None)
+
+
+def certificate_for(host: str) -> tuple[bytes, bytes]:
+    """A key and a certificate that it signed itself, in PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    certificate = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False).sign(
+        key, hashes.SHA256()
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private, certificate.public_bytes(pem)
+
+
+# --- a cluster of our own
 
 
 def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +346,16 @@ def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.
     monkeypatch.setattr(connection, "_ray", start)
     with pytest.raises(EnvironmentProblem, match="could not be reached on this machine: The current node timed out"):
         connection.connect(None)
+
+
+def test_rays_folder_is_private_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = connection.ray_folder().parent
+    folder.chmod(0o777)
+    assert connection.ray_folder().parent == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentProblem, match="is not a folder of yours; set TMPDIR to one"):
+        connection.ray_folder()

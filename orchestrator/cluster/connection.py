@@ -1,18 +1,19 @@
-"""The Ray cluster that trials run on: how it is reached, guarded and shared out."""
+"""The Ray cluster that trials run on: how it is reached and guarded."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import secrets
 import signal
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from orchestrator.cluster.authentication import MODE, admit, own_token
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import Process, child_named, children
 from trainer.wording import first_line
@@ -20,13 +21,12 @@ from trainer.wording import first_line
 log = logging.getLogger(__name__)
 
 NODE_STARTS = 3
-TOKEN_FILE = Path("~/.ray/auth_token")
 # Ray keeps at most this share of a machine's memory for objects by default, 30 %; trials pass nothing large through it.
 OBJECT_STORE_BYTES = 200 * 2**20
 # Set before Ray is imported. Ours are: no usage statistics, no per-trial loggers beside the journal, no change of
 # folder in a trial (relative data paths), no handler of Ctrl-C beside ours, as many waiting trials as we ask for.
 ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
+    MODE: "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -36,41 +36,10 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-
-
-class Share(NamedTuple):
-    """What one trial gets, and how many run at once."""
-
-    concurrent: int
-    cpus: int
-    gpus: float
-    reason: str
-    """One line for people."""
-
-
-def share_out(
-    resources: Mapping[str, float], *, concurrent: int | None, gpus_per_trial: float | None, trials: int
-) -> Share:
-    """Divides a cluster among trials: one GPU each where there are any, otherwise CPU cores.
-
-    Raises:
-        EnvironmentProblem: GPUs were asked for that the cluster does not have.
-    """
-    cpus, gpus = max(1, int(resources.get("CPU", 1))), resources.get("GPU", 0)
-    if gpus_per_trial and gpus_per_trial > gpus:
-        raise EnvironmentProblem(
-            f"--gpus-per-trial {gpus_per_trial:g}: the cluster has {gpus:g} GPUs; leave it out to train on CPU cores"
-        )
-    if gpus == 0 or gpus_per_trial == 0:
-        running = min(concurrent or cpus, cpus, trials)
-        each = cpus // running
-        why = "no GPU in the cluster" if gpus == 0 else "GPUs are left alone"
-        return Share(running, each, 0, f"{why}: {running} at once, {each} of {cpus} CPU cores each")
-    wanted = gpus_per_trial or 1.0
-    slots = math.floor(1 / wanted) * int(gpus) if wanted < 1 else math.floor(gpus / wanted)
-    running = min(concurrent or slots, slots, trials)
-    each = max(1, cpus // max(running, 1))
-    return Share(running, each, wanted, f"{running} at once, {wanted:g} of {gpus:g} GPUs and {each} CPU cores each")
+# At 0 a node takes 127.0.0.1 for its address, and all that it starts listens there and nowhere else. Its option
+# `_node_ip_address` does not do it: Ray puts the machine's address in place of 127.0.0.1. The variable is named after
+# the systems where this is what Ray does anyway.
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class Connection(NamedTuple):
@@ -78,43 +47,65 @@ class Connection(NamedTuple):
 
     dashboard: str | None
     """Address of the Ray dashboard."""
-    resources: dict[str, float]
     node: Process | None = None
     """The process that is the node which `connect` started here; None for a cluster that was joined."""
+    head: str | None = None
+    """HOST:PORT of the head of a cluster that was joined."""
 
 
-def connect(address: str | None) -> Connection:
+def connect(
+    address: str | None, *, insecure: bool = False, metadata: Mapping[str, str] = MappingProxyType({})
+) -> Connection:
     """Starts Ray on this machine, or joins the cluster at `address`.
 
-    The dashboard listens on 127.0.0.1 and every request needs the token in a file that only its owner can read.
+    What is started here listens on 127.0.0.1, demands the token in a file that only its owner can read, and keeps its
+    files in a folder of that owner.
+
+    Args:
+        address: HOST:PORT of a cluster's head, `auto` for the one that this machine belongs to, None to start one.
+        insecure: whether a cluster that demands no token may be joined beyond this machine.
+        metadata: what Ray's list of jobs tells of us, see `orchestrator.cluster.names.job_metadata`.
 
     Raises:
-        EnvironmentProblem: Ray could not be started or reached.
+        EnvironmentProblem: Ray could not be started or reached, does not take our token, or lets in everybody.
     """
     os.environ.update(ENVIRONMENT)
-    _ensure_token()
     try:
-        context = _started_here() if address is None else _ray(address=address)
+        context = _started_here(metadata) if address is None else _joined(address, insecure, metadata)
+    except EnvironmentProblem:
+        raise
     except Exception as error:  # a node that does not start in time is a bare Exception to Ray
         where = "on this machine" if address is None else f"at {address}"
         raise EnvironmentProblem(f"Ray could not be reached {where}: {first_line(error)}") from error
     # A lost worker is an event of the journal and a line of ours; Tune would add its traceback.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    import ray
+    url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+    if address is None:
+        return Connection(url, node=child_named("raylet"))
+    return Connection(url, head=str(context.address_info["gcs_address"]))
 
-    url = context.dashboard_url
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return Connection(f"http://{url}" if url else None, resources, child_named("raylet") if address is None else None)
+
+def require_admission(address: str | None, *, insecure: bool) -> None:
+    """Whether `connect` would be let in, found out in milliseconds, before anything of a search is written.
+
+    Raises:
+        EnvironmentProblem: the cluster cannot be reached, does not take our token, or lets in everybody.
+    """
+    if address is not None:
+        os.environ.update(ENVIRONMENT)  # looking for a cluster of this machine imports Ray
+        admit(address, insecure=insecure)
 
 
-def _started_here() -> Any:
+def _started_here(metadata: Mapping[str, str] = MappingProxyType({})) -> Any:
     """Ray gives a node 30 s to start, which a busy machine may not manage; the next one finds its files in memory."""
-    settings = {
+    own_token()
+    settings: dict[str, Any] = {
         "address": "local",
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
         "object_store_memory": OBJECT_STORE_BYTES,
-        "_temp_dir": str(_private_folder()),
+        "_temp_dir": str(ray_folder()),
+        "metadata": metadata,
     }
     for _ in range(NODE_STARTS - 1):
         before = children()
@@ -129,9 +120,32 @@ def _started_here() -> Any:
     return _ray(**settings)
 
 
-def _ray(**settings: Any) -> Any:
-    import ray
+def _joined(address: str, insecure: bool, metadata: Mapping[str, str]) -> Any:
+    """Ray would try a wrong token for 20 s, and join a cluster that demands none without a word."""
+    found = admit(address, insecure=insecure)
+    os.environ[MODE] = found.mode
+    try:
+        return _ray(only_here=found.only_here, address=found.address, metadata=metadata)
+    except RuntimeError as error:
+        if "No node info found" not in str(error):
+            raise
+        raise EnvironmentProblem(
+            f"the cluster at {address} has no node on this machine: start one here (ray start --address "
+            f"{found.address}), or hand the search over with --submit http://HOST:8265"
+        ) from error
 
+
+def _ray(*, metadata: Mapping[str, str], only_here: bool = True, **settings: Any) -> Any:
+    os.environ[CLUSTERS] = "0" if only_here else "1"
+    import ray
+    from ray._private import ray_constants
+    from ray._raylet import Config  # type: ignore[attr-defined]
+    from ray.job_config import JobConfig
+
+    # Where Ray was imported before, it has read both variables already.
+    ray_constants.ENABLE_RAY_CLUSTER = not only_here
+    Config.initialize("")
+    settings["job_config"] = JobConfig(metadata=dict(metadata))
     return ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **settings)
 
 
@@ -142,25 +156,16 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def _ensure_token() -> None:
-    """A token that only its owner can read; Ray itself would make the file readable by all."""
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-        return
-    path = TOKEN_FILE.expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-    path.chmod(0o600)
+def ray_folder() -> Path:
+    """Where Ray keeps its sockets and logs. Short, because socket paths end at 107 characters.
 
-
-def _private_folder() -> Path:
-    """Where Ray keeps its sockets and logs. Short, because socket paths end at 107 characters; private, because
-    Ray makes the folders below readable and writable by all."""
+    Ray makes the folder that it is given, and those below, readable and writable by all: it gets one in a private one.
+    """
     folder = Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
-        raise EnvironmentProblem(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    facts = folder.lstat()
+    if facts.st_uid != os.getuid() or not stat.S_ISDIR(facts.st_mode):
+        raise EnvironmentProblem(f"{folder} is not a folder of yours; set TMPDIR to one")
     folder.chmod(0o700)
-    return folder
+    return folder / "ray"
