@@ -1,0 +1,1 @@
+"""Files that start clusters; YAML, shell and a Dockerfile only, no logic."""

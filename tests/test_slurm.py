@@ -1,0 +1,148 @@
+"""The rendered job script on a real Slurm: two nodes, a time limit that comes too early, a requeue."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import command, mlflow_runs
+from slurm import Slurm, missing, slurm
+
+from orchestrator.engine.stopping import StopRequest
+from orchestrator.history.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.history.folder import SearchFolder
+from orchestrator.history.journal import read_journal
+
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+TRIALS = 4
+# Together they train for more than the half minute that Slurm may take to look at its time limits.
+SETTINGS = (f"budget.trials={TRIALS}", "trainer.optim.epochs=300")
+JOB_S = 1200.0
+
+
+def test_a_signal_that_a_library_took_is_taken_back() -> None:
+    with StopRequest() as stop:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as Tune does, in its own interest
+        stop.listen_again()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.wish == "SIGUSR1"
+    before = signal.getsignal(signal.SIGUSR1)
+    stop.listen_again()
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Slurm]:
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with slurm() as running:
+        yield running
+
+
+def submit(cluster: Slurm, name: str, *arguments: str) -> str:
+    """Number of the job that the rendered script of the space `smoke` became."""
+    written = command(
+        *("cluster", "slurm", "smoke.yaml", "--nodes", "2", "--cpus-per-node", "1", "--name", name),
+        *("--storage", str(cluster.folder / "runs"), "--environment", sys.prefix),
+        *(word for setting in SETTINGS for word in ("--set", setting)),
+        *arguments,
+    )
+    assert written.returncode == 0, written.stderr
+    script = cluster.folder / f"{name}.sbatch"
+    script.write_text(written.stdout)
+    return cluster.run("sbatch", "--parsable", f"--chdir={cluster.folder}", str(script)).strip()
+
+
+def until(cluster: Slurm, number: str, *states: str) -> dict[str, str]:
+    """The job, once it is in one of the states."""
+    end = time.monotonic() + JOB_S
+    while time.monotonic() < end:
+        job = cluster.job(number)
+        if job["JobState"] in states:
+            return job
+        time.sleep(1)
+    raise AssertionError(f"{job}\n{log(cluster)}")
+
+
+def events_of(cluster: Slurm, name: str) -> list[Event]:
+    """What is in the search's journal so far."""
+    journal = SearchFolder(cluster.folder / "runs" / name).journal
+    return [record.event for record in read_journal(journal)] if journal.exists() else []
+
+
+def await_event(cluster: Slurm, name: str, kind: type) -> None:
+    """Waits for an event of that kind in the search's journal."""
+    end = time.monotonic() + JOB_S
+    while not any(isinstance(event, kind) for event in events_of(cluster, name)):
+        assert time.monotonic() < end, log(cluster)
+        time.sleep(0.5)
+
+
+def log(cluster: Slurm) -> str:
+    return "\n".join(path.read_text() for path in cluster.folder.glob("*-*.log") if "slurm" not in path.name)
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.timeout(JOB_S + 60)
+def test_a_job_whose_time_is_up_saves_is_queued_again_and_finishes_with_every_trial_once(cluster: Slurm) -> None:
+    number = submit(cluster, "limited", "--time", "01:00:00", "--save-before", "300")
+    await_event(cluster, "limited", TrialReported)
+    (token,) = (cluster.folder / "home/.reidsearch").glob("slurm-*/token")
+    assert (token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    secret = token.read_text()
+    # Its time is up in three to four minutes: Slurm's own signal comes at its next look, in half a minute at most.
+    hours, minutes, _ = map(int, cluster.job(number)["RunTime"].split(":"))
+    cluster.run("scontrol", "update", f"JobId={number}", f"TimeLimit={60 * hours + minutes + 4}")
+    await_event(cluster, "limited", SessionEnded)
+    until(cluster, number, "PENDING")
+    cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=60")
+    job = until(cluster, number, *OVER)
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("COMPLETED", "0:0", "1"), log(cluster)
+
+    events = events_of(cluster, "limited")
+    endings = [(event.state, event.reason) for event in events if isinstance(event, SessionEnded)]
+    assert endings == [("interrupted", "SIGUSR1"), ("finished", f"{TRIALS} trials")]
+    keys = {f"t{index:04d}" for index in range(TRIALS)}
+    assert Counter(event.trial for event in events if isinstance(event, TrialSuggested)) == dict.fromkeys(keys, 1)
+    assert Counter(event.trial for event in events if isinstance(event, TrialCompleted)) == dict.fromkeys(keys, 1)
+    assert max(event.attempt for event in events if isinstance(event, TrialStarted)) >= 2
+    assert {trial: len(runs) for trial, runs in mlflow_runs(cluster.folder / "runs").items()} == {
+        "-": 1,
+        **dict.fromkeys(keys, 1),
+    }
+
+    assert "the search ended with exit code 75" in log(cluster)
+    assert secret not in log(cluster)
+    assert left_behind(cluster) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.timeout(JOB_S + 60)
+def test_a_job_that_its_user_cancels_saves_and_is_not_queued_again(cluster: Slurm) -> None:
+    number = submit(cluster, "cancelled", "--time", "01:00:00")
+    await_event(cluster, "cancelled", TrialReported)
+    cluster.run("scancel", number)
+    assert until(cluster, number, *OVER)["JobState"] == "CANCELLED"
+    await_event(cluster, "cancelled", SessionEnded)
+    end = time.monotonic() + JOB_S
+    while cluster.run("squeue", "--noheader").strip():
+        assert time.monotonic() < end, log(cluster)
+        time.sleep(1)
+    assert cluster.job(number)["Restarts"] == "0"
+    last = events_of(cluster, "cancelled")[-1]
+    assert isinstance(last, SessionEnded)
+    assert (last.state, last.reason) == ("interrupted", "SIGTERM")
+    assert left_behind(cluster) == []
+
+
+def left_behind(cluster: Slurm) -> list[Path]:
+    """Tokens, and what Ray keeps on the nodes."""
+    return [*(cluster.folder / "home/.reidsearch").glob("*"), *cluster.folder.glob("tmp-*/rs-*")]
