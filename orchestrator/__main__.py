@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from orchestrator.cli.cluster import cluster
 from orchestrator.cli.compare import compare
 from orchestrator.cli.completion import completion
 from orchestrator.cli.config import config
@@ -27,6 +28,7 @@ from orchestrator.cli.ui import ui
 from orchestrator.errors import Exit, OrchestratorError
 from orchestrator.language.problems import SpaceError
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
+from trainer.wording import one_line
 
 
 class Commands(click.Group):
@@ -83,6 +85,7 @@ for command in (
     config,
     completion,
     doctor,
+    cluster,
 ):
     cli.add_command(command)
 
@@ -92,6 +95,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return int(cli.main(list(arguments), prog_name="reidsearch", standalone_mode=False) or Exit.OK)
     except click.ClickException as error:
+        _make_harmless(error)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -118,8 +122,18 @@ def run(arguments: Sequence[str]) -> int:
 def _say(message: str, code: Exit) -> int:
     if os.environ.get("REIDSEARCH_DEBUG"):
         raise
-    click.echo(message, err=True)
+    click.echo(_harmless(message), err=True)
     return code
+
+
+def _make_harmless(error: click.ClickException) -> None:
+    """The same for click's own errors, which repeat what was typed."""
+    setattr(error, "message", _harmless(error.message))  # noqa: B010  # final to type checkers only
+
+
+def _harmless(message: str) -> str:
+    """Without what a terminal obeys: names in messages may be anybody's."""
+    return "\n".join(map(one_line, message.split("\n")))
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from orchestrator.history.folder import existing_search
 from orchestrator.history.loading import LoadedSearch, load_search
 from orchestrator.process import die_with_parent
 from orchestrator.space import SearchSpace
+from orchestrator.storage.mirror import local_storage
 from orchestrator.views.status import status_document
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def load(name: str, storage: str | Path = "runs") -> Search:
         SearchError: there is none of this name in the storage, or it is damaged.
         JournalError: its journal is damaged.
     """
-    found = load_search(existing_search(Path(storage), name))
+    found = load_search(existing_search(local_storage(storage), name))
     return Search(found.folder, found.description, found.study, found.is_driven)
 
 
@@ -133,9 +134,12 @@ def launch(
     overrides: Sequence[str] = (),
     seed: int = 0,
     concurrent: int | None = None,
+    cpus_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
+    memory_per_trial: str | None = None,
     tracking_uri: str | None = None,
     address: str | None = None,
+    insecure: bool = False,
     warm_start: str | None = None,
     show: bool = True,
 ) -> Search:
@@ -153,9 +157,12 @@ def launch(
         overrides: settings as `--set` takes them, such as `optim.epochs=10`.
         seed: of the search.
         concurrent: trials at once; all that fit unless given.
+        cpus_per_trial: CPU cores; those of a machine are divided among its trials unless given.
         gpus_per_trial: 0.5 lets two share one.
+        memory_per_trial: such as `16 GiB`; not counted unless given.
         tracking_uri: where MLflow keeps runs; a database in the storage unless given.
         address: Ray cluster to join; one is started on this machine unless given.
+        insecure: whether that cluster may be one that demands no token.
         warm_start: an earlier search of the storage whose finished trials the model knows.
         show: whether to print what happens, one line per event.
 
@@ -169,7 +176,9 @@ def launch(
         "--trials": trials,
         "--seed": seed,
         "--concurrent": concurrent,
+        "--cpus-per-trial": cpus_per_trial,
         "--gpus-per-trial": gpus_per_trial,
+        "--memory-per-trial": memory_per_trial,
         "--tracking-uri": tracking_uri,
         "--address": address,
         "--warm-start": warm_start,
@@ -177,19 +186,34 @@ def launch(
     with _space_file(space) as file:
         if name is None:
             name = f"{SearchSpace.from_yaml(file, overrides=overrides).name}-{secrets.token_hex(2)}"
-        settings = [f"--set={setting}" for setting in overrides]
+        settings = [f"--set={setting}" for setting in overrides] + ["--insecure"] * insecure
         _drive("launch", "--space", file, "--name", name, *_given(options), *settings, storage=storage, show=show)
     return load(name, storage)
 
 
-def resume(name: str, storage: str | Path = "runs", *, retry_failed: bool = False, show: bool = True) -> Search:
+def resume(
+    name: str,
+    storage: str | Path = "runs",
+    *,
+    retry_failed: bool = False,
+    insecure: bool = False,
+    show: bool = True,
+) -> Search:
     """Goes on with a search that was interrupted, as `reidsearch resume` does.
+
+    Args:
+        name: of the search.
+        storage: folder that holds it.
+        retry_failed: whether trials that failed for good are tried again.
+        insecure: whether the cluster that it runs on may be one that demands no token.
+        show: whether to print what happens, one line per event.
 
     Raises:
         SearchError: there is none, another process drives it, or no trial was completed.
         EnvironmentProblem: the machine or the cluster cannot run it.
     """
-    _drive("resume", name, "--errored", "retry" if retry_failed else "skip", storage=storage, show=show)
+    settings = ["--insecure"] * insecure
+    _drive("resume", name, "--errored", "retry" if retry_failed else "skip", *settings, storage=storage, show=show)
     return load(name, storage)
 
 

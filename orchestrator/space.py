@@ -16,6 +16,7 @@ from orchestrator.language.expressions import Bound, ExpressionError, parse_boun
 from orchestrator.language.layers import builtin_files, overridden, read_layers
 from orchestrator.language.parameters import Choice, FloatRange, IntRange, Parameter, StrictConfig, Value
 from orchestrator.language.problems import Problems, SpaceError
+from orchestrator.language.resources import Resources
 from orchestrator.language.sampling import active, conditions_in_words, count_points, derived_values, is_active, sampled
 from orchestrator.language.settings import build_trial_config, flattened
 from orchestrator.language.spacecheck import MAX_START, check_against_trainer, check_shape
@@ -119,6 +120,8 @@ class SearchSpace(StrictConfig):
         Replicates(seeds=0)
     )
     """How the best configurations are confirmed with other seeds when no new ones are tried; `3` means `{seeds: 3}`."""
+    resources: Resources = Resources()
+    """What one trial is given of a machine."""
     parameters: dict[str, Parameter] = Field(min_length=1)
     """What is searched, by the setting's dotted path."""
     constraints: Annotated[tuple[ConstraintText, ...], Field(strict=False, max_length=MAX_CONSTRAINTS)] = ()

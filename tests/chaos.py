@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.history.events import TrialStarted
+from orchestrator.history.events import AttemptFailed
 from orchestrator.history.journal import Journal, read_journal
 
 # A journal longer than this is put aside for a new one, or reading it would take most of the time.
@@ -117,9 +117,10 @@ def _write_until_killed(path: Path, acknowledge: int) -> None:
         os._exit(1)
 
 
-def _event(number: int) -> TrialStarted:
+def _event(number: int) -> AttemptFailed:
     """An event that says its number; every fourth is long enough for a kill to fall into its writing."""
-    return TrialStarted(trial="x" * (200_000 if number % 4 == 0 else 10), attempt=number)
+    reason = "x" * (200_000 if number % 4 == 0 else 10)
+    return AttemptFailed(trial="t0000", attempt=number, failure="error", reason=reason)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from running import Search, metric_points, mlflow_runs
+from running import Search, is_attempt, metric_points, mlflow_runs
 
 from orchestrator.history.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from orchestrator.history.journal import Record, read_journal
@@ -139,11 +139,8 @@ class Battering:
         found: list[int] = []
         with contextlib.suppress(psutil.Error):
             below = psutil.Process(self._driver.pid).children(recursive=True)
-            servers = {
-                process.pid for process in below if process.cmdline()[-1:] == ["orchestrator.engine.attempt_server"]
-            }
             for process in below:
-                if victim == "attempt" and process.ppid() in servers and process.pid in servers:
+                if victim == "attempt" and is_attempt(process):
                     found.append(process.pid)
                 if victim == "raylet" and process.name() == "raylet":
                     found.append(process.pid)

@@ -15,9 +15,28 @@ from typing import Any
 
 import psutil
 
+from orchestrator.cluster.names import PROCESS_PREFIX
+
 COMMAND = [sys.executable, "-m", "orchestrator"]
 # Far more than any of these searches takes; a test that hits it has found a hang.
 PATIENCE_S = 240
+
+
+def is_attempt_server(process: psutil.Process) -> bool:
+    """Whether the process forks attempts."""
+    # Where titles can be set its arguments are one string, which may have lost its end.
+    return "-m orchestrator.engine.attempt_serv" in " ".join(process.cmdline())
+
+
+def is_attempt(process: psutil.Process) -> bool:
+    """Whether it is a fork that trains a trial, whose title tells which; the loader's workers below it have the same.
+
+    Raises:
+        psutil.Error: it has ended.
+    """
+    command, parent = process.cmdline(), process.parent()
+    is_named = bool(command) and command[0].startswith(PROCESS_PREFIX)
+    return is_named and parent is not None and is_attempt_server(parent)
 
 
 class Search:
@@ -30,17 +49,21 @@ class Search:
         self.process: subprocess.Popen[str] | None = None
         self.log = storage / f"{name}.log"
         self.family: set[psutil.Process] = set()
+        self.environment: dict[str, str] | None = None
+        """Of the command; ours where None."""
+        self.command = COMMAND
 
     def start(self, *arguments: str) -> None:
         """Starts `reidsearch ARGUMENTS --storage STORAGE` in a process group of its own."""
         self.storage.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, *arguments, "--storage", str(self.storage)],
+                [*self.command, *arguments, "--storage", str(self.storage)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 text=True,
+                env=self.environment,
             )
 
     def launch(self, *arguments: str, space: str = "smoke.yaml") -> None:
@@ -74,10 +97,8 @@ class Search:
         assert self.process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.process.pid).children(recursive=True):
-                if process.cmdline()[-1:] in (
-                    ["orchestrator.engine.attempt_server"],
-                    ["orchestrator.search.ax_worker"],
-                ):
+                proposes = process.cmdline()[-1:] == ["orchestrator.search.ax_worker"]
+                if proposes or is_attempt_server(process) or is_attempt(process):
                     self.family.add(process)
 
     def survivors(self, seconds: float) -> list[psutil.Process]:

@@ -84,7 +84,7 @@ def taken(ahead: Ahead, space: SearchSpace, study: Study, *, patience: int = 20)
     raise AssertionError("no proposal ever came")
 
 
-def ahead_of(model: FakeModel, space: SearchSpace, *, stale: bool = False) -> Ahead:
+def ahead_of(model: FakeModel, space: SearchSpace, *, stale: int = 0) -> Ahead:
     return Ahead(model, space, stale=stale)  # type: ignore[arg-type]
 
 
@@ -112,7 +112,7 @@ def test_without_stale_answers_only_the_answer_to_the_very_history_counts() -> N
 
 def test_an_answer_that_was_asked_for_ahead_is_there_at_once_after_the_next_result() -> None:
     space, model = mixed(), FakeModel(ANSWER)
-    ahead = ahead_of(model, space, stale=True)
+    ahead = ahead_of(model, space, stale=1)
     before, after = history(space, 3, running=2), history(space, 4, running=1)
     ahead.want(question_of(space, before))
     ahead.want(question_of(space, before))
@@ -125,7 +125,7 @@ def test_an_answer_that_does_not_know_of_two_results_or_of_a_trial_is_asked_for_
     before = history(space, 3, running=2)
     for after in (history(space, 5), history(space, 3, running=3)):
         model = FakeModel(ANSWER, OTHER)
-        ahead = ahead_of(model, space, stale=True)
+        ahead = ahead_of(model, space, stale=1)
         ahead.want(question_of(space, before))
         assert ahead.take(question_of(space, after), after) is None
         found = taken(ahead, space, after)
@@ -133,10 +133,20 @@ def test_an_answer_that_does_not_know_of_two_results_or_of_a_trial_is_asked_for_
         assert found.params["clips.persons"] == 9
 
 
+def test_where_many_run_an_answer_may_lack_as_many_results_as_allowed() -> None:
+    space = mixed()
+    before = history(space, 3, running=6)
+    for ended, is_taken in ((3, True), (4, False)):
+        ahead = ahead_of(FakeModel(ANSWER, OTHER), space, stale=3)
+        ahead.want(question_of(space, before))
+        after = history(space, 3 + ended, running=6 - ended)
+        assert (ahead.take(question_of(space, after), after) is not None) == is_taken
+
+
 def test_asking_never_waits_for_a_busy_model() -> None:
     space, model = mixed(), FakeModel(ANSWER)
     model.is_busy = True
-    ahead = ahead_of(model, space, stale=True)
+    ahead = ahead_of(model, space, stale=1)
     study = history(space, 3)
     for _ in range(5):
         ahead.want(question_of(space, study))
@@ -196,8 +206,8 @@ USELESS: list[object] = [
 
 
 @pytest.mark.parametrize("answer", USELESS, ids=lambda answer: str(answer)[:40])
-@pytest.mark.parametrize("stale", [False, True])
-def test_whatever_the_model_says_a_point_of_the_space_is_proposed(answer: object, stale: bool) -> None:
+@pytest.mark.parametrize("stale", [0, 1])
+def test_whatever_the_model_says_a_point_of_the_space_is_proposed(answer: object, stale: int) -> None:
     space = mixed()
     found = taken(ahead_of(FakeModel(answer), space, stale=stale), space, history(space, 3))
     assert isinstance(found, Suggestion)

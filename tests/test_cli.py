@@ -144,7 +144,7 @@ def test_a_dry_run_checks_the_storage_and_the_name_before_it_tries_anything(
     assert run([*dry_run, "--name", "../x"]) == 3
     assert "cannot name a search" in capsys.readouterr().err
     assert run([*dry_run, "--gpus-per-trial", "99"]) == 5
-    assert "--gpus-per-trial 99: the cluster has" in capsys.readouterr().err
+    assert "no node can hold a trial of 1 CPU core and 99 GPUs: this machine has 0 GPUs" in capsys.readouterr().err
 
 
 def test_a_space_of_another_data_set_reads_generated_data_as_what_they_are() -> None:
@@ -249,6 +249,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
         *("compare", "ui", "finalize", "ablate", "tables"),
         *("data synth", "data check", "data stats", "data preview", "data pack"),
         *("space check", "space show", "space sample", "space diff", "space schema"),
+        *("cluster plan", "cluster slurm", "cluster k8s", "cluster ray-up"),
     }
 
 

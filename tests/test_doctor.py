@@ -141,18 +141,17 @@ def test_a_port_that_is_taken_is_warned_of(monkeypatch: pytest.MonkeyPatch, list
     assert free == ("ok", "ports", "1 free on 127.0.0.1", "")
 
 
-def test_a_ray_address_that_answers_is_ok_and_one_that_does_not_a_problem(listening: int) -> None:
-    assert only(network.ray_address(f"127.0.0.1:{listening}")).level == "ok"
-    assert only(network.ray_address(f"ray://127.0.0.1:{listening}")).level == "ok"
+def test_a_head_that_does_not_answer_is_a_problem_with_the_way_out() -> None:
     found = only(network.ray_address("127.0.0.1:1"))
-    assert (found.level, found.text) == ("problem", "127.0.0.1:1 does not answer (Connection refused)")
+    assert (found.level, found.text) == ("problem", "no Ray answers at 127.0.0.1:1 (Connection refused)")
+    assert "ray start --head" in found.advice
 
 
 @pytest.mark.parametrize("address", ["ftp://host:1", "host:port", "", "host:99999"])
-def test_what_is_no_address_is_answered_with_the_forms_of_one(address: str) -> None:
+def test_what_is_no_address_is_answered_with_the_form_of_one(address: str) -> None:
     found = only(network.ray_address(address))
     assert found.level == "problem"
-    assert "ray://HOST:10001" in found.advice
+    assert "HOST:PORT" in found.advice
 
 
 @contextmanager
@@ -175,8 +174,8 @@ def dashboard(code: int, body: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("code", "body", "level", "text"),
     [
-        (401, "", "ok", "asks for the token"),
-        (200, json.dumps({"ray_version": version("ray")}), "warn", "no token asked for"),
+        (401, "", "problem", "token"),
+        (200, json.dumps({"ray_version": version("ray")}), "problem", "no token asked for"),
         (200, json.dumps({"ray_version": "2.9.0"}), "problem", "Ray 2.9.0, here "),
         (404, "", "problem", "HTTP 404"),
         (200, "<html>", "problem", "Expecting value"),

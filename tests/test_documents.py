@@ -45,9 +45,9 @@ WAYS = {
         r"python -m orchestrator\.handbook\b",
         r"eval \$\(reidsearch completion ",
     ),
-    UNDRIVEN: (r"reidsearch (launch|finalize)\b",),
+    UNDRIVEN: (r"reidsearch (launch(?! --submit)|finalize)\b",),
     # They do not end, train for minutes, or are the shell's.
-    PARSED: (r"reidsearch (ui|ablate)\b", r"make ", r"source "),
+    PARSED: (r"reidsearch (ui|ablate|cluster|launch --submit)\b", r"make ", r"source "),
 }
 SEARCH_FIRST = ("status", "report", "tables", "simulate", "logs", "export", "reproduce", "purge", "finalize", "compare")
 BESIDE = {
@@ -80,7 +80,10 @@ def test_every_command_of_a_block_is_in_one_category(command: Command) -> None:
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(SHOWN), ids=block)
-def test_every_command_shown_is_one_with_all_its_options(command: Command) -> None:
+def test_every_command_shown_is_one_with_all_its_options(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # a storage by URI has a folder there
     check(list(command.words), whole=command in BLOCK_COMMANDS)
 
 
@@ -321,6 +324,8 @@ class Home:
                 found += [str(self.drawn / "prid2011"), "--any-counts"]
             elif word.startswith(("/data/", "/shared/mars")) or word == "FOLDER":
                 found.append("mini-mars" if launches else DATA)
+            elif word.startswith("s3://"):
+                found.append((self.folder / "bucket").as_uri())
             elif word.startswith(("/scratch/", "/shared/")):
                 found.append(word.rpartition("/")[2])
             else:
@@ -355,6 +360,7 @@ class Home:
 def home(notebook: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     made = Home(tmp_path, notebook, drawn)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def finished(folder: SearchFolder, *_: object, **__: object) -> int:
         """In place of the training: what it would have left."""

@@ -12,7 +12,7 @@ from small_spaces import GATE, mixed, space_of
 from strategies import quick
 from torch import Tensor, nn
 
-from orchestrator.cluster.connection import Share
+from orchestrator.cluster.placement import Share
 from orchestrator.language.largest import MAX_CORNERS, Largest, corners, largest
 from orchestrator.space import SearchSpace, SpaceError
 from orchestrator.views.forecast import Forecast, duration, forecast, forecast_text, size

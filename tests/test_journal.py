@@ -238,12 +238,12 @@ FILL_UP = """
 import itertools, sys
 from pathlib import Path
 from orchestrator.errors import JournalError
-from orchestrator.history.events import SessionEnded, TrialStarted
+from orchestrator.history.events import AttemptFailed, SessionEnded
 from orchestrator.history.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 try:
     for attempt in itertools.count(1):
-        journal.append(TrialStarted(trial="x" * 1000, attempt=attempt))
+        journal.append(AttemptFailed(trial="t0000", attempt=attempt, failure="error", reason="x" * 1000))
 except JournalError as error:
     print(error)
 journal.append(SessionEnded(state="failed", reason="disk full"))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
-from running import Search, command, metric_points, mlflow_runs, results_of
+from running import Search, command, is_attempt, metric_points, mlflow_runs, results_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -263,12 +263,7 @@ def battered(storage: Path) -> Battered:
 def _kill_an_attempt(search: Search) -> None:
     """SIGKILL to one process that trains: a fork of an attempt server."""
     assert search.process is not None
-    servers = [
-        process
-        for process in psutil.Process(search.process.pid).children(recursive=True)
-        if process.cmdline()[-1:] == ["orchestrator.engine.attempt_server"]
-    ]
-    attempts = [process for process in servers if process.ppid() in {server.pid for server in servers}]
+    attempts = [each for each in psutil.Process(search.process.pid).children(recursive=True) if is_attempt(each)]
     attempts[0].kill()
 
 

@@ -235,7 +235,8 @@ MISTAKES = {
     "unknown key": (
         ("budget: {trials: 4}", "budget: {trials: 4}\nbugdet: 3"),
         "4:1: bugdet: unknown key, not one of version, name, description, objective, budget, algorithm, stopping,"
-        " replicates, parameters, constraints, derived, synthetic, start, trainer, extends - did you mean 'budget'?",
+        " replicates, resources, parameters, constraints, derived, synthetic, start, trainer, extends"
+        " - did you mean 'budget'?",
     ),
     "unknown key of a parameter": (
         ("high: 0.8", "hihg: 0.8"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +15,13 @@ from pydantic import Field
 from trainer.atomic import replacing, write_atomically
 from trainer.errors import CheckpointError
 from trainer.frozen import FrozenConfig
+from trainer.wording import first_line, one_line, shortened
 
+# What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError, struct.error, MemoryError, OverflowError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError, zipfile.BadZipFile),
+)
 # Version of the contents; a checkpoint of another version is refused.
 FORMAT = 2
 
@@ -60,8 +68,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: its SHA-256 is not the one noted when it was written; the file is damaged")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error})") from error
+    except UNREADABLE as error:
+        why = one_line(shortened(first_line(error)))
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({why})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT}; it was written by another version")
     return state

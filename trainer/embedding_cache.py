@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from trainer.data.frames import frame_file
 from trainer.errors import DataError
 from trainer.evaluation import Embeddings
 from trainer.model import TemporalAttentionResNet
+from trainer.per_query import DAMAGE
 
 VERSION = 1  # of what embeddings are; raise it when the same network and frames give others
 # What of `evaluation` changes embeddings; its other settings say when they are made and how they are ranked.
@@ -66,7 +66,7 @@ def _read(path: Path, device: torch.device) -> Embeddings | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Embeddings(torch.from_numpy(arrays["vectors"]).to(device), float(arrays["attention_entropy"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         log.warning("%s: damaged (%s), made again", path, error)
         return None
 

@@ -6,6 +6,8 @@ Q queries, C cameras of the gallery.
 from __future__ import annotations
 
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -35,7 +37,10 @@ KINDS = {
     "by_camera": "f",
 }
 # What numpy and zipfile raise for damaged files; RuntimeError for those that seem to be encrypted.
-DAMAGE = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError, struct.error),  # numpy reads the head of an array as Python's literals
+)
 
 
 class PerQuery(NamedTuple):

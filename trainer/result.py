@@ -132,11 +132,23 @@ def append_result(path: Path, result: EpochResult) -> None:
 
 
 def read_results(path: Path) -> list[EpochResult]:
-    """The results in the file; a last line that a crash cut short is left out. No file: an empty list."""
+    """The results in the file; a last line that a crash cut short is left out. No file: an empty list.
+
+    Raises:
+        DataError: a line is damaged.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [EpochResult.model_validate_json(line) for line in lines[:-1]]
+    results = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            results.append(EpochResult.model_validate_json(line))
+        except ValidationError as error:
+            raise DataError(
+                f"{path}:{number}: damaged ({error.error_count()} errors); cut the file there to train on from the "
+                "epoch before"
+            ) from error
+    return results
 
 
 def kept_epoch(results: Iterable[EpochResult]) -> EpochResult | None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from trainer.checkpoint import UNREADABLE
 from trainer.errors import ConfigError
 from trainer.wording import first_line, one_line, shortened
 
-# What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
-UNREADABLE = (
-    *(OSError, EOFError, RuntimeError, UnpicklingError, struct.error),
-    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
-)
 NAMED_AT_MOST = 5  # tensors in a summary
 CONNECT_SECONDS = 20.0  # of silence on a socket before a download counts as failed
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from orchestrator.history.folder import SearchFolder, searches
+from orchestrator.history.folder import SearchFolder, searches_here
 
 DEFAULT_STORAGE = Path("runs")
 BEST = "best"
@@ -66,7 +66,7 @@ def setting_paths(context: click.Context, parameter: click.Parameter, incomplete
 
 def _searches(context: click.Context) -> list[SearchFolder]:
     storage = context.params.get("storage") or DEFAULT_STORAGE
-    return searches(Path(storage))
+    return searches_here(Path(storage))
 
 
 def _spaces() -> Path:

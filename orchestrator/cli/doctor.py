@@ -13,7 +13,7 @@ from orchestrator.errors import Exit
 
 @click.command(epilog="Example: reidsearch doctor --data /data/mars --address head:6379")
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Data set to look at.")
-@click.option("--address", metavar="ADDRESS", help="Ray cluster to reach.")
+@click.option("--address", metavar="ADDRESS", help="Ray cluster to reach: HOST:PORT, auto, or http://HOST:8265.")
 @options.storage
 @options.as_json
 def doctor(data: Path | None, address: str | None, storage: Path, as_json: bool) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from orchestrator.errors import Exit
+from orchestrator.storage.mirror import storage_uri
 from orchestrator.tracking.database import SQLITE
 
 if TYPE_CHECKING:
@@ -34,6 +37,17 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
     if strict and ending.exit_code == Exit.SOME_TRIALS_FAILED:
         return Exit.SEARCH_FAILED
     return ending.exit_code
+
+
+def say_where_runs_are(storage: Path, asked: Options) -> None:
+    """Says once, for a storage with a URI, that MLflow's runs do not go there."""
+    uri = storage_uri(storage)
+    if uri is not None and asked.tracking_uri is None:
+        click.echo(
+            f"MLflow keeps its runs in {storage / 'mlflow.db'}, on this machine only: a database cannot lie in {uri}; "
+            "--tracking-uri names a server that all machines reach",
+            err=True,
+        )
 
 
 def absolute_database(uri: str | None) -> str | None:

@@ -22,6 +22,7 @@ from orchestrator.errors import Exit
 @options.gpus_per_trial
 @options.storage
 @options.address
+@options.insecure
 @click.option("--strict", is_flag=True, help="Exit with 1 when any training failed.")
 def finalize(
     name: str,
@@ -33,20 +34,25 @@ def finalize(
     gpus_per_trial: float | None,
     storage: Path,
     address: str | None,
+    insecure: bool,
     strict: bool,
 ) -> int:
     """Train the best configurations on all persons and judge them on the test set, which is opened once.
 
     To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`.
     """
+    from orchestrator.cluster.connection import require_admission
     from orchestrator.engine.opening import open_test_set
     from orchestrator.history.folder import existing_search
 
     folder = existing_search(storage, name)
+    asked = options_as_before(
+        folder, concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address, insecure=insecure
+    )
+    require_admission(asked.address, insecure=insecure)
     opened = open_test_set(folder, top=top, seeds=seeds, epochs=epochs, again=again).asked
     trainings = f"{', '.join(opened.leaders)}, {opened.seeds} seed{'s' * (opened.seeds > 1)} each"
     click.echo(f"test set  opened by {opened.by} for {trainings}", err=True)
-    asked = options_as_before(folder, concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address)
     return drive_and_show(folder, asked, strict)
 
 
@@ -89,6 +95,7 @@ def _tables(names: Iterable[str], form: str, storage: Path) -> str:
 @options.gpus_per_trial
 @options.storage
 @options.address
+@options.insecure
 def ablate(
     data: str | None,
     seeds: int,
@@ -99,16 +106,19 @@ def ablate(
     gpus_per_trial: float | None,
     storage: Path,
     address: str | None,
+    insecure: bool,
 ) -> int:
     """Train the published configuration of every row of the paper's Table 1 over seeds and judge it on the test set.
 
     Each row is a search of one trial that is then finalized. Interrupted, the same command goes on; its last words are
     those of `reidsearch tables`.
     """
+    from orchestrator.cluster.connection import require_admission
     from orchestrator.engine.ablation import TABLE_1, Ablation, rows_under_way
     from orchestrator.history.description import Options
 
-    asked = Options(concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address)
+    require_admission(address, insecure=insecure)
+    asked = Options(concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address, insecure=insecure)
     ablation = Ablation(name, rows or TABLE_1, data, overrides, seeds, storage, asked)
     names, worst = [], Exit.OK
     for row in rows_under_way(ablation):

@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from orchestrator.cli import completing
+from trainer.wording import plain_words
+
+
+class _Storage(click.Path):
+    """A folder; for a URI the one that stands for it on this machine."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """The folder; nothing is asked of a network."""
+        from orchestrator.storage.mirror import local_storage  # most storages are folders
+
+        return super().convert(local_storage(value), parameter, context)
+
+
+def _of_one_trial(context: click.Context, parameter: click.Parameter, value: float | str | None) -> float | str | None:
+    """What a trial is given, checked as in a space file."""
+    from pydantic import ValidationError
+
+    from orchestrator.language.resources import Resources
+
+    assert parameter.name is not None
+    try:
+        Resources.model_validate({parameter.name: value})
+    except ValidationError as error:
+        raise click.BadParameter(plain_words(error.errors()[0])) from error
+    return value
+
 
 search = click.argument("name", shell_complete=completing.search_names)
 search_or_trial = click.argument("name", metavar="NAME[/TRIAL]", shell_complete=completing.search_or_trial_names)
@@ -14,10 +41,16 @@ searches = click.argument("names", metavar="NAME...", nargs=-1, required=True, s
 space_file = click.argument("file", shell_complete=completing.space_names)
 storage = click.option(
     "--storage",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Storage(path_type=Path, file_okay=False),
+    metavar="DIR|URI",
     default=Path("runs"),
     show_default=True,
-    help="Folder that holds searches.",
+    help="Folder that holds searches, or s3://, gs://, file://.",
+)
+stage_data = click.option(
+    "--stage-data",
+    metavar="DIR|URI",
+    help="Packed data set that every node fetches once, verified.  [default: read where the data are]",
 )
 overrides = click.option(
     "--set",
@@ -28,16 +61,35 @@ overrides = click.option(
     help="Change any setting; may be repeated.",
 )
 concurrent = click.option("--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: all that fit]")
+cpus_per_trial = click.option(
+    "--cpus-per-trial", type=click.IntRange(min=1), help="CPU cores of one trial.  [default: a machine's, divided]"
+)
 gpus_per_trial = click.option(
-    "--gpus-per-trial", type=click.FloatRange(min=0), help="GPUs of one trial; 0.5 lets two share one."
+    "--gpus-per-trial",
+    type=click.FloatRange(min=0),
+    callback=_of_one_trial,
+    help="GPUs of one trial; 0.5 lets two share one.",
+)
+memory_per_trial = click.option(
+    "--memory-per-trial",
+    metavar="SIZE",
+    callback=_of_one_trial,
+    help="Memory of one trial, such as '16 GiB'.  [default: not counted]",
 )
 tracking_uri = click.option(
     "--tracking-uri", metavar="URI", help="Where MLflow keeps runs.  [default: STORAGE/mlflow.db]"
 )
 address = click.option(
-    "--address", metavar="ADDRESS", help="Ray cluster to join.  [default: start one on this machine]"
+    "--address", metavar="ADDRESS", help="Ray cluster to join: HOST:PORT or auto.  [default: start one here]"
+)
+insecure = click.option(
+    "--insecure", is_flag=True, help="Also join a cluster that demands no token: all who reach it can run code there."
 )
 hang_after = click.option(
     "--hang-after", type=click.FloatRange(min=1), help="Seconds without a step that mean a hang.  [default: 1800]"
 )
+submit = click.option(
+    "--submit", metavar="URL", help="Hand it to the cluster with this dashboard, such as http://head:8265, as a job."
+)
+follow = click.option("--follow", is_flag=True, help="With --submit: show what the job prints until it ends.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from orchestrator.cli import completing, options
-from orchestrator.cli.driving import absolute_database, drive_and_show, options_as_before
+from orchestrator.cli.driving import absolute_database, drive_and_show, options_as_before, say_where_runs_are
+from orchestrator.cli.submitting import handed_over, launch_there, resume_there
 from orchestrator.errors import Exit
 
 
@@ -26,10 +27,15 @@ from orchestrator.errors import Exit
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search.")
 @options.overrides
 @options.concurrent
+@options.cpus_per_trial
 @options.gpus_per_trial
+@options.memory_per_trial
 @options.storage
 @options.tracking_uri
 @options.address
+@options.insecure
+@options.submit
+@options.follow
 @click.option(
     "--warm-start",
     metavar="NAME",
@@ -38,6 +44,7 @@ from orchestrator.errors import Exit
 )
 @click.option("--warm-start-anyway", is_flag=True, help="Also where that search measured something else.")
 @options.hang_after
+@options.stage_data
 @click.option("--dry-run", is_flag=True, help="Check everything, try one step, print plan and forecast.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed.")
 def launch(
@@ -48,18 +55,28 @@ def launch(
     seed: int,
     overrides: tuple[str, ...],
     concurrent: int | None,
+    cpus_per_trial: int | None,
     gpus_per_trial: float | None,
+    memory_per_trial: str | None,
     storage: Path,
     tracking_uri: str | None,
     address: str | None,
+    insecure: bool,
+    submit: str | None,
+    follow: bool,
     warm_start: str | None,
     warm_start_anyway: bool,
     hang_after: float | None,
+    stage_data: str | None,
     dry_run: bool,
     strict: bool,
 ) -> int:
     """Start a new search and run it to its end."""
+    if handed_over(submit, follow):
+        return launch_there(click.get_current_context())
+    from orchestrator.cluster.connection import require_admission
     from orchestrator.engine.creation import create_search
+    from orchestrator.engine.datastaging import named_pack
     from orchestrator.engine.dryrun import dry_run_of
     from orchestrator.engine.hang import HANG_AFTER_S
     from orchestrator.engine.preparation import prepare_space
@@ -69,14 +86,20 @@ def launch(
 
     asked = Options(
         concurrent=concurrent,
+        cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
+        memory_per_trial=memory_per_trial,
         tracking_uri=absolute_database(tracking_uri),
         address=address,
+        insecure=insecure,
         hang_after=hang_after or HANG_AFTER_S,
+        **named_pack(stage_data),
     )
+    require_admission(address, insecure=insecure)
     earlier = None if warm_start is None else WarmStart(existing_search(storage, warm_start), warm_start_anyway)
     if trials is not None:
         overrides = (*overrides, f"budget.trials={trials}")
+    say_where_runs_are(storage, asked)
     space = prepare_space(space_name, data=data, overrides=overrides, storage=storage, dry_run=dry_run)
     if dry_run:
         dry_run_of(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
@@ -88,10 +111,16 @@ def launch(
 @click.command(epilog="Example: reidsearch resume attn_cl-7f3a")
 @options.search
 @options.concurrent
+@options.cpus_per_trial
 @options.gpus_per_trial
+@options.memory_per_trial
 @options.storage
+@click.option("--data", metavar="DIR", help="The data set, where it has moved.")
 @options.tracking_uri
 @options.address
+@options.insecure
+@options.submit
+@options.follow
 @click.option(
     "--errored",
     type=click.Choice(["skip", "retry"]),
@@ -100,30 +129,48 @@ def launch(
     help="What becomes of trials that failed for good.",
 )
 @options.hang_after
+@options.stage_data
 @click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed.")
 def resume(
     name: str,
     concurrent: int | None,
+    cpus_per_trial: int | None,
     gpus_per_trial: float | None,
+    memory_per_trial: str | None,
     storage: Path,
+    data: str | None,
     tracking_uri: str | None,
     address: str | None,
+    insecure: bool,
+    submit: str | None,
+    follow: bool,
     errored: str,
     hang_after: float | None,
+    stage_data: str | None,
     strict: bool,
 ) -> int:
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
+    if handed_over(submit, follow):
+        return resume_there(click.get_current_context())
+    from orchestrator.cluster.connection import require_admission
+    from orchestrator.engine.datastaging import moved_data, pack_of
     from orchestrator.history.folder import existing_search
 
     folder = existing_search(storage, name)
     asked = options_as_before(
         folder,
         concurrent=concurrent,
+        cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
+        memory_per_trial=memory_per_trial,
         tracking_uri=absolute_database(tracking_uri),
         address=address,
+        insecure=insecure,
         hang_after=hang_after,
+        data=moved_data(folder, data),
+        **pack_of(folder, stage_data),
     )
+    require_admission(asked.address, insecure=insecure)
     return drive_and_show(folder, asked, strict, retry_failed=errored == "retry")
 
 

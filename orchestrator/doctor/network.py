@@ -7,15 +7,15 @@ import json
 import re
 import socket
 import sqlite3
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from orchestrator.cluster.authentication import Admission, admit, admit_dashboard, existing_token
 from orchestrator.doctor.findings import Finding
+from orchestrator.errors import EnvironmentProblem
 from trainer.wording import first_line
 
 PATIENCE_S = 3.0
@@ -25,7 +25,6 @@ PORTS = {
 }
 REVISION = re.compile(r"""^revision\s*(?::.*)?=\s*["'](\w+)["']""", re.MULTILINE)
 FOLLOWED = re.compile(r"""^down_revision\s*(?::.*)?=\s*["'](\w+)["']""", re.MULTILINE)
-RAY_PORT, RAY_CLIENT_PORT, DASHBOARD_PORT = 6379, 10001, 8265
 
 
 def ports() -> Iterator[Finding]:
@@ -40,52 +39,46 @@ def ports() -> Iterator[Finding]:
 
 
 def ray_address(address: str) -> Iterator[Finding]:
-    """Whether something answers there and, where it is a dashboard, whether its Ray is of our version."""
-    where = _host_and_port(address)
-    if where is None:
-        advice = "HOST:PORT of the head (6379), ray://HOST:10001, or http://HOST:8265"
-        yield Finding("problem", "ray", f"{address}: not an address", advice)
-        return
-    host, port = where
-    if (why := _answers(host, port)) is not None:
-        advice = "start the head (ray start --head), open the port in the firewall, or give another --address"
-        yield Finding("problem", "ray", f"{host}:{port} does not answer ({why})", advice)
-        return
-    if not address.startswith("http"):
-        yield Finding("ok", "ray", f"{host}:{port} answers")
-        return
-    yield _dashboard(address.rstrip("/"))
-
-
-def _dashboard(address: str) -> Finding:
-    ours = version("ray")
+    """Whether a cluster answers there, demands a token and takes ours, and is of our version where it tells that."""
+    is_dashboard = address.startswith("http")
     try:
-        with urllib.request.urlopen(f"{address}/api/version", timeout=PATIENCE_S) as reply:
-            theirs = str(json.load(reply)["ray_version"])
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return Finding("ok", "ray", f"{address} answers and asks for the token of `ray get-auth-token`")
-        return Finding("problem", "ray", f"{address}: HTTP {error.code}", "is it a Ray dashboard?")
-    except (OSError, ValueError, KeyError) as error:
-        return Finding("problem", "ray", f"{address}: {first_line(error)}", "is it a Ray dashboard?")
-    if theirs != ours:
-        return Finding(
-            "problem", "ray", f"{address}: Ray {theirs}, here {ours}", "install the same version on all machines"
+        found = admit_dashboard(address, insecure=True) if is_dashboard else admit(address, insecure=True)
+    except EnvironmentProblem as error:
+        text, _, advice = str(error).partition("; " if "; " in str(error) else ": ")
+        yield Finding("problem", "ray", text, advice)
+        return
+    if is_dashboard and (wrong := _other_version(found)):
+        yield wrong
+    elif found.mode == "token":
+        yield Finding("ok", "ray", f"{address} answers, demands a token and takes ours")
+    elif found.only_here:
+        advice = "other users of this machine can run code there: set RAY_AUTH_MODE=token for all its nodes"
+        yield Finding("warn", "ray", f"{address} answers this machine only, no token asked for", advice)
+    else:
+        advice = (
+            "everybody who reaches the port can run code there: set RAY_AUTH_MODE=token on all machines "
+            "(docs/security.md); `launch` joins it only with --insecure"
         )
-    advice = "everybody who reaches the port can run code there: set RAY_AUTH_MODE=token on all machines"
-    return Finding("warn", "ray", f"{address}: Ray {theirs}, no token asked for", advice)
+        yield Finding("problem", "ray", f"{address} answers, no token asked for", advice)
 
 
-def _host_and_port(address: str) -> tuple[str, int] | None:
-    schemes = {"ray": RAY_CLIENT_PORT, "http": DASHBOARD_PORT, "https": DASHBOARD_PORT, "": RAY_PORT}
-    parts = urlsplit(address if "://" in address else f"//{address}")
+def _other_version(dashboard: Admission) -> Finding | None:
+    """A dashboard of another Ray than ours, or of none."""
+    address, ours = dashboard.address.rstrip("/"), version("ray")
+    token = existing_token() if dashboard.mode == "token" else None
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
-        port = parts.port
-    except ValueError:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{address}/api/version", headers=headers), timeout=PATIENCE_S
+        ) as reply:
+            theirs = str(json.load(reply)["ray_version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Finding("problem", "ray", f"{address}: {first_line(error)}", "is it a Ray dashboard?")
+    if theirs == ours:
         return None
-    if parts.scheme not in schemes or not parts.hostname:
-        return None
-    return parts.hostname, port or schemes[parts.scheme]
+    return Finding(
+        "problem", "ray", f"{address}: Ray {theirs}, here {ours}", "install the same version on all machines"
+    )
 
 
 def _answers(host: str, port: int) -> str | None:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from orchestrator.engine.attempt import TEST_FOLDER, TEST_RESULT
+import logging
+
+from orchestrator.engine.attempt import RESULTS_FILE, TEST_FOLDER, TEST_RESULT
 from orchestrator.history.events import TrialCompleted, TrialTested
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.ledger import Ledger, record_epoch
 from orchestrator.history.study import unfinished
 from orchestrator.search.configured import configured
 from orchestrator.space import SearchSpace
+from orchestrator.storage.remote import StorageProblem
+from orchestrator.storage.trial_files import bring_trial
 from trainer.result import read_evaluation, read_results
+
+log = logging.getLogger(__name__)
 
 
 def adopt_finished_epochs(folder: SearchFolder, space: SearchSpace, ledger: Ledger) -> None:
     """Takes in what trials finished on disk after the last session had died and could not hear of it."""
     for trial in unfinished(ledger.study):
+        try:
+            bring_trial(folder, trial.key, RESULTS_FILE, f"{TEST_FOLDER}/{TEST_RESULT}")
+        except StorageProblem as problem:
+            log.warning("%s; its attempt tells again what it has", problem)
         out = folder.trial(trial.key)
-        for result in read_results(out / "results.jsonl"):
+        for result in read_results(out / RESULTS_FILE):
             record_epoch(ledger, space, trial.key, result)
         if trial.is_over or trial.epoch < configured(space, trial).optim.epochs:
             continue

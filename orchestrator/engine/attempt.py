@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.engine.hang import HANG_AFTER_S, HangWatch
+from orchestrator.engine.loadmeter import LoadMeter, gpus_of_this_process
 from orchestrator.history.events import FailureKind
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import NO_SPACE
+from orchestrator.history.load import NodeLoad
 from orchestrator.locking import exclusive
+from orchestrator.storage import trial_files
+from orchestrator.storage.mirror import mirror_of, remote
+from orchestrator.storage.remote import StorageProblem
+from orchestrator.storage.staging import DataSource, data_here
+from trainer.atomic import write_atomically
 from trainer.frozen import FrozenConfig
 from trainer.interruption import stop_on_signals
 from trainer.result import EpochResult, Evaluation
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Files in the folder of a trial.
+CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.jsonl"
 ERROR_FILE = "error.txt"
 HANG_FILE = "hang.txt"
 LOG_FILE = "log.txt"
@@ -35,8 +44,11 @@ TEST_FOLDER = "test"
 TEST_RESULT = "result.json"
 # Its presence asks the running attempt to save its state after the next step and to end; the search puts it there, on
 # whichever machine it runs.
-STOP_FILE = "stop"
+STOP_FILE = trial_files.STOP_FILE
 LOCK_PATIENCE_S = 120.0
+# What an attempt that has trained to its end waits for its storage, and one that has to go: its server kills it soon.
+SEND_PATIENCE_S = 900.0
+LAST_PATIENCE_S = 8.0
 
 
 class Assignment(FrozenConfig):
@@ -56,6 +68,22 @@ class Assignment(FrozenConfig):
     """The validation fold, where it is not that of the search."""
     tests: bool = False
     """Whether all persons are trained on, and the network is judged on the test set in the end."""
+    storage: str | None = None
+    """URI of the storage that holds the search; the attempt then works in its node's mirror. None is a folder that
+    all nodes see."""
+    config: str | None = None
+    """What is in the trial's config.json, for nodes that do not see it."""
+    start: int = 0
+    """Number of the journal's event that began the attempt."""
+    data: DataSource = DataSource()
+    """Where the node gets the data set from, unless it lies where the configuration says."""
+    title: str = ""
+    """What logs and process lists call it, see `orchestrator.cluster.names.trial_title`."""
+
+    @property
+    def name(self) -> str:
+        """Search and trial, as commands take them."""
+        return f"{self.search.name}/{self.trial}"
 
 
 class Outcome(FrozenConfig):
@@ -73,6 +101,8 @@ class Message(FrozenConfig):
     """What an attempt says: an epoch, what the test set says of the trained network, or its outcome at the end."""
 
     epoch_result: EpochResult | None = None
+    load: NodeLoad | None = None
+    """Of the machine during that epoch."""
     test: Evaluation | None = None
     outcome: Outcome | None = None
 
@@ -89,18 +119,31 @@ def run_attempt(
     Raises:
         TimeoutError: another attempt of the same trial lives on.
     """
-    out = SearchFolder(assignment.search).trial(assignment.trial)
+    out = folder_here(assignment).trial(assignment.trial)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
-        with exclusive(out / "lock", LOCK_PATIENCE_S), _logging_to(out / LOG_FILE):
+        with exclusive(out / trial_files.LOCK_FILE, LOCK_PATIENCE_S), _logging_to(out / LOG_FILE):
             log.info("attempt %d", assignment.attempt)
-            outcome = _train(assignment, out, send, alive)
+            run = _train if assignment.storage is None else _train_and_send
+            outcome = run(assignment, out, send, alive)
             log.info("attempt %d %s %s", assignment.attempt, outcome.state, outcome.reason)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
         outcome = _out_of_space(error, out)  # before or after the training: not even a lock or a log fits any more
     send(Message(outcome=outcome))
+
+
+def folder_here(assignment: Assignment) -> SearchFolder:
+    """The search's folder on this machine: the one that all see or, for a storage with a URI, the machine's own.
+
+    Raises:
+        SearchError, EnvironmentProblem: the machine cannot have one.
+    """
+    if assignment.storage is None:
+        return SearchFolder(assignment.search)
+    return SearchFolder(mirror_of(assignment.storage) / assignment.search.name)
 
 
 @contextmanager
@@ -120,6 +163,48 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
+def _train_and_send(
+    assignment: Assignment, out: Path, send: Callable[[Message], None], alive: Callable[[], None]
+) -> Outcome:
+    """Trains with what the storage has of the trial, and sends there what comes of it.
+
+    An epoch is told before it is sent; a node that is lost in between costs training it again. `completed` is told
+    after everything is sent.
+    """
+    from orchestrator.storage.bringing import bring_search
+
+    assert assignment.storage is not None and assignment.config is not None
+    store, folder = remote(assignment.storage), folder_here(assignment)
+    upload = trial_files.TrialUpload(store, folder, assignment.trial, assignment.start)
+    try:
+        for left_behind in (HANG_FILE, STOP_FILE):
+            (out / left_behind).unlink(missing_ok=True)
+        bring_search(folder, journal=False)
+        damaged = upload.bring(trial_files.read_note(store, folder.name, assignment.trial))
+        if damaged:
+            text = f"{store.uri}: {', '.join(damaged)} of {assignment.trial}: damaged; not used"
+            log.warning(text)
+            (out / ERROR_FILE).write_text(text + "\n", encoding="utf-8")
+        write_atomically(out / CONFIG_FILE, assignment.config)
+    except StorageProblem as error:
+        return _failed("error", error, out)
+    upload.begin()
+
+    def tell(message: Message) -> None:
+        send(message)
+        upload.changed()
+
+    outcome = _train(assignment, out, tell, alive)
+    try:
+        with stop_on_signals():  # who sends one kills us soon enough
+            upload.finish(SEND_PATIENCE_S if outcome.state == "completed" else LAST_PATIENCE_S, alive)
+    except StorageProblem as error:
+        if outcome.state == "completed":
+            return _failed("error", error, out)
+        log.warning("%s", error)
+    return outcome
+
+
 def _train(assignment: Assignment, out: Path, send: Callable[[Message], None], alive: Callable[[], None]) -> Outcome:
     import torch
 
@@ -127,10 +212,11 @@ def _train(assignment: Assignment, out: Path, send: Callable[[Message], None], a
 
     torch.set_num_threads(assignment.threads)
     try:
+        config = _config(assignment, out, alive)
         with HangWatch(out / HANG_FILE, assignment.hang_after, alive) as watch, stop_on_signals() as stop:
-            _fit(assignment, out, send, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
+            _fit(assignment, config, out, send, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
             if assignment.tests:
-                _test(out, send, watch.progress)
+                _test(config, out, send, watch.progress)
         return Outcome(state="completed")
     except StoppedError as error:
         return Outcome(state="stopped", reason=first_line(error))
@@ -150,6 +236,7 @@ def _train(assignment: Assignment, out: Path, send: Callable[[Message], None], a
 
 def _fit(
     assignment: Assignment,
+    config: TrialConfig,
     out: Path,
     send: Callable[[Message], None],
     progress: Progress,
@@ -157,35 +244,51 @@ def _fit(
 ) -> None:
     from trainer import CheckpointError, fit, last_checkpoint
 
-    def report(result: EpochResult) -> None:
-        send(Message(epoch_result=result))
+    meter = LoadMeter(out, gpus_of_this_process())
 
-    config = _config(out)
+    def report(result: EpochResult) -> None:
+        send(Message(epoch_result=result, load=meter.epoch(result.time)))
+
+    def measured(what: str, done: int, total: int, note: str = "") -> None:
+        meter.step()
+        progress(what, done, total, note)
+
     # Without a validation split there is nothing that the trials of a search would have to share.
-    split = None if assignment.tests else SearchFolder(assignment.search).split_of(assignment.fold)
+    split = None if assignment.tests else folder_here(assignment).split_of(assignment.fold)
     checkpoint = last_checkpoint(out)
+    recorded = (out / CONFIG_FILE).read_text(encoding="utf-8")
     try:
-        fit(config, report, checkpoint, out=out, split=split, progress=progress, stop=stop)
+        fit(config, report, checkpoint, out=out, split=split, progress=measured, stop=stop)
     except CheckpointError as error:
         if checkpoint is None:
             raise
         # Damaged on its way to disk: train again from the start rather than lose the trial, and keep the evidence.
         checkpoint.rename(checkpoint.with_suffix(".damaged"))
         (out / ERROR_FILE).write_text(f"{error}\n", encoding="utf-8")
-        fit(config, report, None, out=out, split=split, progress=progress, stop=stop)
+        fit(config, report, None, out=out, split=split, progress=measured, stop=stop)
+    finally:
+        # The trainer notes where the data are on this node, which is no part of the trial.
+        if (out / CONFIG_FILE).read_text(encoding="utf-8") != recorded:
+            write_atomically(out / CONFIG_FILE, recorded)
 
 
-def _test(out: Path, send: Callable[[Message], None], progress: Progress) -> None:
+def _test(config: TrialConfig, out: Path, send: Callable[[Message], None], progress: Progress) -> None:
     """Judges the trained network on the test set, unless an earlier attempt has."""
     from trainer import figures_on_test_set
 
-    send(Message(test=figures_on_test_set(_config(out), out / BEST_CHECKPOINT, out / TEST_FOLDER, progress=progress)))
+    send(Message(test=figures_on_test_set(config, out / BEST_CHECKPOINT, out / TEST_FOLDER, progress=progress)))
 
 
-def _config(out: Path) -> TrialConfig:
+def _config(assignment: Assignment, out: Path, alive: Callable[[], None]) -> TrialConfig:
+    """The trial's configuration, with the data set where this node has it."""
     from trainer import TrialConfig
 
-    return TrialConfig.model_validate_json((out / "config.json").read_text(encoding="utf-8"))
+    config = TrialConfig.model_validate_json((out / CONFIG_FILE).read_text(encoding="utf-8"))
+    root = data_here(assignment.data, config.data.root, out.parents[2], alive)
+    if root == config.data.root:
+        return config
+    log.info("the data set is read from %s", root)
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
 
 
 def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:

@@ -19,14 +19,25 @@ import os
 import select
 import signal
 import sys
+import traceback
 from importlib import import_module
 from types import FrameType
 from typing import NamedTuple
 
-from orchestrator.engine.attempt import HANG_FILE, LOCK_PATIENCE_S, Assignment, Message, run_attempt
-from orchestrator.engine.hang import Patience
-from orchestrator.history.folder import SearchFolder
+from orchestrator.cluster.names import process_title
+from orchestrator.engine.attempt import (
+    CONFIG_FILE,
+    HANG_FILE,
+    LOCK_PATIENCE_S,
+    Assignment,
+    Message,
+    Outcome,
+    folder_here,
+    run_attempt,
+)
+from orchestrator.engine.hang import Patience, hung
 from orchestrator.process import die_with_parent, process_state
+from orchestrator.provenance import host
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +109,8 @@ def _end_input(number: int, frame: FrameType | None) -> None:
 
 def _serve(assignment: Assignment, orders: Orders, answers: int) -> bool:
     """Runs one attempt in a child; False if the worker went away meanwhile."""
-    config = SearchFolder(assignment.search).trial(assignment.trial) / "config.json"
-    if json.loads(config.read_text(encoding="utf-8"))["model"]["backbone"] != "tiny":
+    out = folder_here(assignment).trial(assignment.trial)
+    if json.loads(assignment.config or (out / CONFIG_FILE).read_text(encoding="utf-8"))["model"]["backbone"] != "tiny":
         import_module(PRELOADED_FOR_RESNETS)
     signs, giving = os.pipe()
     child = os.fork()
@@ -115,8 +126,15 @@ def _serve(assignment: Assignment, orders: Orders, answers: int) -> bool:
         os.close(watched)
         os.close(signs)
     if wanted:
+        code = os.waitstatus_to_exitcode(status)
         # A child that was killed may have left half a line.
-        _write(answers, "\n" + json.dumps({"exit": os.waitstatus_to_exitcode(status)}))
+        _write(answers, "")
+        if code != 0 and assignment.storage is not None and hung(out / HANG_FILE):
+            # The search does not see this file.
+            reason = f"no step within {assignment.hang_after:g} s; where it stood is in {out / HANG_FILE} on {host()}"
+            _send(answers, Message(outcome=Outcome(state="failed", failure="hang", reason=reason)))
+            code = 0
+        _write(answers, json.dumps({"exit": code}))
     return wanted
 
 
@@ -161,7 +179,7 @@ def _end(child: _Child) -> None:
 
 def _kill_halted(pid: int, assignment: Assignment) -> None:
     """Kills an attempt whose own watch did not end it, and leaves word where that would have left its stack."""
-    file = SearchFolder(assignment.search).trial(assignment.trial) / HANG_FILE
+    file = folder_here(assignment).trial(assignment.trial) / HANG_FILE
     state = process_state(pid)
     os.kill(pid, signal.SIGKILL)
     try:
@@ -179,12 +197,28 @@ def _attempt(assignment: Assignment, answers: int, signs: int) -> None:
 
         die_with_parent()
         prepare_process()
+        _say_who(assignment)
         run_attempt(assignment, lambda message: _send(answers, message), lambda: _give_sign(signs))
         code = 0
+    except BaseException:
+        traceback.print_exc()  # `os._exit` would say nothing
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _say_who(assignment: Assignment) -> None:
+    """Puts the trial's name into the list of processes, and before each line of the log that all attempts share."""
+    # In the server its mere import would run our arguments together. A title may be cut to the length of these: what
+    # stood behind them is the environment, which libraries change.
+    from setproctitle import setproctitle
+
+    setproctitle(process_title(assignment.title or assignment.name))
+    name = assignment.name.replace("%", "%%")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter(f"%(asctime)s %(process)d {name} %(message)s"))
 
 
 def _give_sign(signs: int) -> None:

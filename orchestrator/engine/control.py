@@ -10,12 +10,15 @@ from orchestrator.errors import SearchError
 from orchestrator.history.events import TrialStopped
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import read_journal
-from orchestrator.history.lease import current_holder
 from orchestrator.history.ledger import owned_ledger
 from orchestrator.history.study import Study, fold_records
+from orchestrator.storage import requests
+from orchestrator.storage.bringing import bring_search
+from orchestrator.storage.remote_lease import driver_of
+from orchestrator.storage.requests import Request
 
 # The folder of the requests; the name of a file is the trial to stop, or this for the whole search.
-REQUESTS = "requests"
+REQUESTS = requests.REQUESTS
 WHOLE_SEARCH = "search"
 POLL_S = 0.2
 # A driver looks for requests several times a second, unless it is just reaching its cluster.
@@ -65,21 +68,21 @@ def stop(folder: SearchFolder, trial: str | None, patience: float = PATIENCE_S) 
     """
     if trial is not None:
         _check_trial(folder, trial)
-    if current_holder(folder.lease) is None:
+    if driver_of(folder) is None:
         return _stop_undriven(folder, trial)
-    request = folder.path / REQUESTS / (trial or WHOLE_SEARCH)
-    request.parent.mkdir(exist_ok=True)
-    request.touch()
+    request = Request(folder, trial or WHOLE_SEARCH)
+    request.leave()
     if trial is not None:
-        answered = _wait(lambda: not request.exists(), patience)
+        answered = _wait(lambda: not request.is_left(), patience)
         return Answer(answered, f"{folder.name}/{trial}: stopped" if answered else _unanswered(folder))
-    answered = _wait(lambda: current_holder(folder.lease) is None, patience)
+    answered = _wait(lambda: driver_of(folder) is None, patience)
     text = f"{folder.name}: stopped; `reidsearch resume {folder.name}` continues it"
     return Answer(answered, text if answered else _unanswered(folder))
 
 
 def _check_trial(folder: SearchFolder, trial: str) -> None:
-    study = fold_records(read_journal(folder.journal))
+    bring_search(folder)
+    study = fold_records(read_journal(folder.journal), folder.journal)
     known = study.all_trials.get(trial)
     if known is None:
         raise SearchError(f"{folder.name}: no trial {trial!r} ({_trials_of(study)})")
@@ -102,7 +105,7 @@ def _stop_undriven(folder: SearchFolder, trial: str | None) -> Answer:
 
 
 def _unanswered(folder: SearchFolder) -> str:
-    holder = current_holder(folder.lease)
+    holder = driver_of(folder)
     if holder is None:
         return f"{folder.name}: the process that drove it died before it could answer"
     return f"{folder.name}: asked process {holder.pid} on {holder.host}, which drives it and has not answered yet"

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator import provenance
+from orchestrator.engine.datastaging import check_pack
 from orchestrator.engine.preparation import any_config
 from orchestrator.engine.splits import Splits as CutSplits
 from orchestrator.engine.splits import cut_splits, write_splits
-from orchestrator.errors import SearchError
+from orchestrator.errors import OrchestratorError, SearchError
 from orchestrator.history.description import Options, SearchDescription, write_description
 from orchestrator.history.events import ObservationsAttached, SearchCreated
 from orchestrator.history.folder import SearchFolder, search_folder
 from orchestrator.history.journal import Journal
 from orchestrator.search.warmstart import WarmStart, observations
 from orchestrator.space import SearchSpace
+from orchestrator.storage.bringing import bring_search
+from orchestrator.storage.mirror import storage_name
+from orchestrator.storage.uplink import publish
 from trainer.atomic import write_atomically
 from trainer.data import Splits, Tracklet, read_splits
 from trainer.data.manifest import manifest_digest
@@ -55,15 +59,17 @@ def check_search(
         DataError: the data set is damaged or too small.
     """
     folder = search_folder(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
+    bring_search(folder)
     if folder.path.exists():
         raise SearchError(
-            f"{folder.name}: there is already a search of this name in {storage}; continue it with "
+            f"{folder.name}: there is already a search of this name in {storage_name(storage)}; continue it with "
             f"`reidsearch resume {folder.name}`, or choose another --name"
         )
     config = any_config(space)
     splits = read_splits(config.data)
     cut = cut_splits(space, splits.train)
     description = _described(folder.name, space, config.data.root, splits, seed=seed, options=options)
+    check_pack(options, config.data, description.data_fingerprint)
     attached = None if warm_start is None else observations(warm_start, description)
     return CheckedSearch(folder, description, splits.train, cut, attached)
 
@@ -100,12 +106,21 @@ def create_search(
             journal.append(checked.attached)
         journal.close()
         draft.path.rename(folder.path)
+        _publish(folder)
     except OSError as error:
         shutil.rmtree(draft.path, ignore_errors=True)
         if folder.path.exists():
             raise SearchError(f"{folder.name}: another process has just created this search") from error
         raise SearchError(f"{storage}: cannot hold a search ({error.strerror}); choose another --storage") from error
     return folder
+
+
+def _publish(folder: SearchFolder) -> None:
+    try:
+        publish(folder)
+    except OrchestratorError:
+        shutil.rmtree(folder.path)
+        raise
 
 
 def _described(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import click
 
-from orchestrator.cluster.connection import Share, share_out
+from orchestrator.cluster.placement import Share, share_out, this_machine
 from orchestrator.engine.creation import check_search
 from orchestrator.engine.preparation import check_storage, plan, rehearsal_space
 from orchestrator.engine.rehearsal import rehearse
 from orchestrator.history.description import Options
 from orchestrator.language.largest import largest
+from orchestrator.language.resources import Resources
 from orchestrator.progress import step_progress
 from orchestrator.search.warmstart import WarmStart
 from orchestrator.space import SearchSpace
@@ -61,12 +61,11 @@ def share_of_this_machine(space: SearchSpace, options: Options) -> Share:
     """
     import torch
 
-    resources = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    if options.address is not None:
-        options = options.model_copy(update={"gpus_per_trial": None})  # the cluster may have what this machine lacks
+    # A cluster may have what this machine lacks.
+    resources = Resources() if options.address is not None else options.resources(space)
     return share_out(
+        [this_machine(gpus=torch.cuda.device_count())],
         resources,
         concurrent=options.concurrent or space.budget.concurrent,
-        gpus_per_trial=options.gpus_per_trial,
         trials=space.budget.trials,
     )

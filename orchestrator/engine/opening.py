@@ -6,6 +6,7 @@ import getpass
 import time
 
 from orchestrator import provenance
+from orchestrator.engine.datastaging import with_data_here
 from orchestrator.errors import SearchError
 from orchestrator.history.description import SearchDescription, read_description
 from orchestrator.history.events import FinalizationStarted
@@ -40,7 +41,7 @@ def open_test_set(folder: SearchFolder, *, top: int, seeds: int, epochs: int | N
             return known
         space = current_space(description, study)
         leaders = _chosen(study, space, top, again=again)
-        _check_data(description, space, leaders, epochs)
+        _check_data(folder, description, space, leaders, epochs)
         ledger.record(
             FinalizationStarted(
                 finalization=len(study.finalizations) + 1,
@@ -78,11 +79,13 @@ def _when(finalization: Finalization) -> str:
     return "earlier" if moment is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
 
 
-def _check_data(description: SearchDescription, space: SearchSpace, leaders: list[Trial], epochs: int | None) -> None:
+def _check_data(
+    folder: SearchFolder, description: SearchDescription, space: SearchSpace, leaders: list[Trial], epochs: int | None
+) -> None:
     from trainer import check_test_set
 
     for leader in leaders:
-        config = on_all_persons(space.trial_config(leader.params), epochs)
+        config = with_data_here(on_all_persons(space.trial_config(leader.params), epochs), folder)
         if check_test_set(config) != description.data_fingerprint:
             raise SearchError(
                 f"{config.data.root}: is not the data set that {description.search} was launched on; restore that one"

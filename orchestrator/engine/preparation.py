@@ -14,6 +14,7 @@ from orchestrator.language.settings import flattened
 from orchestrator.progress import step_progress
 from orchestrator.search.suggest import initial_trials
 from orchestrator.space import SearchSpace
+from orchestrator.storage.mirror import remote_of, storage_uri
 from trainer import TrialConfig, require_weights
 from trainer.data.crowd import SizeName
 from trainer.data.synthetic import is_synthetic, write_outline, write_synthetic
@@ -139,8 +140,10 @@ def check_storage(storage: Path) -> None:
     """Whether a search could be written there; writes nothing.
 
     Raises:
-        SearchError: it could not.
+        SearchError, EnvironmentProblem: it could not.
     """
+    if (remote := remote_of(storage)) is not None:
+        remote.check()
     existing = next(folder for folder in (storage.absolute(), *storage.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise SearchError(f"{storage}: cannot hold a search ({existing} cannot be written); choose another --storage")
@@ -160,7 +163,7 @@ def plan(space: SearchSpace, storage: Path) -> str:
         f"objective {_objective(space)} of the {space.objective.epoch} evaluated epoch",
         f"data      {config.data.root}" + (" (SYNTHETIC, not written yet)" if not config.data.root.is_dir() else ""),
         f"network   {config.model.backbone} at {config.model.height}x{config.model.width}",
-        f"storage   {storage.absolute()}",
+        f"storage   {storage_uri(storage) or storage.absolute()}",
         f"machine   {os.cpu_count()} CPU cores",
     ]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from orchestrator.cluster.names import trial_title
 from orchestrator.engine.attempt import HANG_FILE, Assignment
 from orchestrator.engine.hang import HANG_AFTER_S, hung
 from orchestrator.engine.stopping import StopRequest
@@ -41,11 +42,15 @@ from orchestrator.search.finalization import Final, final_seed, next_final
 from orchestrator.search.replication import Repeat, next_repeat
 from orchestrator.search.suggest import Exhausted, Question, Step, Suggestion
 from orchestrator.space import SearchSpace
+from orchestrator.storage.mirror import storage_uri
+from orchestrator.storage.staging import DataSource
 from trainer.atomic import write_atomically
 from trainer.errors import DataError
 
 # What running attempts get to finish their step and save their state before Tune takes their workers away.
 STEP_PATIENCE_S = 10.0
+# One in so many of the trials that run may end while the model thinks without its answer being thrown away.
+STALE_PART = 4
 # Tune pickles its searcher, and would copy it with all the state of a running search. Ours never leaves this process:
 # a "copy" is the same object, found by its number.
 _ALIVE: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -75,6 +80,8 @@ class AxSearcher(Searcher):
         gpus: float = 0.0,
         hang_after: float = HANG_AFTER_S,
         before_start: Callable[[str], None] = lambda trial: None,
+        data: DataSource = DataSource(),  # noqa: B008  # frozen
+        capacity: Callable[[], int] | None = None,
     ) -> None:
         """Continues whatever the ledger holds: unfinished trials come first.
 
@@ -89,6 +96,8 @@ class AxSearcher(Searcher):
             gpus: GPUs of one trial.
             hang_after: seconds without a step after which an attempt counts as hung.
             before_start: called with each trial's key before its first attempt is handed out.
+            data: where nodes get the data set from, unless it lies where the configuration says.
+            capacity: trials that the cluster holds now, as nodes join and are lost; None is always `concurrent`.
         """
         super().__init__()
         self._ledger = ledger
@@ -96,16 +105,19 @@ class AxSearcher(Searcher):
         self._folder = folder
         self._ax = ax
         self._stop = stop
-        self._concurrent = concurrent
         self._threads = threads
         self._gpus = gpus
         self._hang_after = hang_after
-        # Of several trials at once each would wait for the model in turn if it had to know the very latest result.
-        self._ahead = Ahead(ax, space, stale=concurrent > 1)
+        # Of several trials at once each would wait for the model in turn if it had to know the very latest result; of
+        # many some always end while it thinks, and a quarter of them is little beside those whose ends are unknown.
+        self._ahead = Ahead(ax, space, stale=0 if concurrent == 1 else max(1, concurrent // STALE_PART))
         self._step: Step | None = None
         ledger.subscribe(self._forget_step)
         self._supervisor = Supervisor(ledger, space, folder, stop)
         self._before_start = before_start
+        self._data = data
+        self._storage = storage_uri(folder.path.parent)
+        self._capacity = capacity or (lambda: concurrent)
         self._waiting = deque(trial.key for trial in unfinished(ledger.study))
         self._live: dict[str, str] = {}
         self.failure: BaseException | None = None
@@ -113,6 +125,11 @@ class AxSearcher(Searcher):
 
     def __reduce__(self) -> Any:
         return _same, (id(self),)
+
+    @property
+    def handed_out(self) -> int:
+        """Trials that Ray was given and has not given back."""
+        return len(self._live)
 
     # --- what Tune calls ---------------------------------------------------------------------------------------------
 
@@ -130,6 +147,8 @@ class AxSearcher(Searcher):
 
     def ends_now(self) -> bool:
         """Whether Tune should let go of all workers; looks after the running trials each time it is asked."""
+        # Tune takes SIGUSR1 for itself when it starts, and ends the search on it as if nobody had asked for that.
+        self._stop.listen_again()
         self._guard(self._look)
         if not self._stop.requested:
             return False
@@ -158,7 +177,7 @@ class AxSearcher(Searcher):
             return None
 
     def _suggest(self, trial_id: str) -> Any:
-        if self._stop.requested or len(self._live) >= self._concurrent:
+        if self._stop.requested or len(self._live) >= self._capacity():
             return None
         study = self._ledger.study
         while self._waiting:
@@ -242,7 +261,8 @@ class AxSearcher(Searcher):
         out = self._folder.trial(key)
         out.mkdir(parents=True, exist_ok=True)
         config = configured(self._space, trial)
-        write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
+        text = config.model_dump_json(indent=2) + "\n"
+        write_atomically(out / "config.json", text)
         (out / HANG_FILE).unlink(missing_ok=True)
         self._supervisor.started(key)
         self._before_start(key)
@@ -258,6 +278,11 @@ class AxSearcher(Searcher):
             hang_after=self._hang_after,
             fold=trial.fold,
             tests=trial.finalization > 0,
+            storage=self._storage,
+            config=None if self._storage is None else text,
+            start=self._ledger.starts[key],
+            data=self._data,
+            title=trial_title(self._folder.name, key, trial.params),
         )
         return assignment.model_dump(mode="json")
 
@@ -271,7 +296,7 @@ class AxSearcher(Searcher):
             return False
         # Ax takes ten seconds of processor time to import: not before the first trials are under way.
         self._ax.start()
-        record_epoch(self._ledger, self._space, key, message.epoch_result)
+        record_epoch(self._ledger, self._space, key, message.epoch_result, message.load)
         return self._ledger.study.all_trials[key].is_over
 
     def _on_complete(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:

@@ -8,12 +8,23 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.cluster.connection import Connection, Share, connect, disconnect, share_out
+from orchestrator.cluster.capacity import Capacity, workers_alive
+from orchestrator.cluster.connection import Connection, connect, disconnect
+from orchestrator.cluster.gauges import Exporter, exported, search_labels
+from orchestrator.cluster.headwatch import HeadWatch
+from orchestrator.cluster.messages import keep_messages
+from orchestrator.cluster.names import job_metadata, marked
+from orchestrator.cluster.nodecheck import Expected, check_nodes, expected_here, why_unfit
+from orchestrator.cluster.nodes import LiveNode, live_nodes
+from orchestrator.cluster.placement import Share, share_out
 from orchestrator.engine.adoption import adopt_finished_epochs
 from orchestrator.engine.control import Requests
+from orchestrator.engine.datastaging import data_source
+from orchestrator.engine.remaining import nothing_new, trials_again_left, trials_left
 from orchestrator.engine.stopping import StopRequest
 from orchestrator.engine.supervision import Supervisor
 from orchestrator.engine.trial import trainable
@@ -30,10 +41,11 @@ from orchestrator.history.ledger import Ledger, owned_ledger
 from orchestrator.history.study import Study, unfinished
 from orchestrator.process import Process
 from orchestrator.search.ax_process import AxProcess, missing_for
-from orchestrator.search.budget import Spent, spent
-from orchestrator.search.finalization import finals_left
 from orchestrator.search.objective import check_costs
-from orchestrator.search.replication import repeats_left
+from orchestrator.storage.mirror import storage_name
+from orchestrator.storage.reach import remove_token
+from orchestrator.storage.staging import DataSource
+from orchestrator.tracking.content import without_passwords
 from orchestrator.tracking.tracked import tracker_of, tracking_uri
 from trainer.wording import first_line
 
@@ -44,8 +56,11 @@ RUN_PATIENCE_S = 20.0
 STOP_PATIENCE_S = 20.0
 WATCH_PERIOD_S = 0.5
 NODE_DIED = "Ray's node on this machine died"
+HEAD_LOST = "the head of the Ray cluster is gone"
 # What MLflow gets at the end of a session to take what is still queued; the rest is sent by the next one.
 DRAIN_S = 30.0
+# What a storage with a URI gets to take the last events when Ray does not let go of the process.
+LAST_WORDS_S = 5.0
 
 
 class Watch(NamedTuple):
@@ -55,6 +70,8 @@ class Watch(NamedTuple):
     """The ledger is open; subscribe to it to hear every event."""
     connected: Callable[[Connection, Share, str], None]
     """The cluster is there; the last argument is MLflow's address."""
+    noticed: Callable[[str, str], None] = lambda label, text: None
+    """Something about the cluster that people should know: a label and a line."""
 
 
 class Ending(NamedTuple):
@@ -124,6 +141,7 @@ class _Session:
         self._supervisor = Supervisor(ledger, self._space, folder, self._stop)
         self._over = threading.Event()
         self._node: Process | None = None
+        self._head: HeadWatch | None = None
 
     def run(self) -> Ending:
         """From SessionStarted to SessionEnded."""
@@ -149,8 +167,10 @@ class _Session:
     def _search(self) -> Exit:
         if self._remaining() == 0:
             return self._end()
-        connection = connect(self._options.address)
+        connection = connect(self._options.address, insecure=self._options.insecure, metadata=self._metadata())
+        keep_messages(self._folder.logs / "ray.log")
         self._node = connection.node
+        self._head = None if connection.head is None else HeadWatch(connection.head)
         try:
             self._stop.listen_again()
             self._tune(connection)
@@ -161,36 +181,43 @@ class _Session:
     def _leave_in_time(self) -> None:
         """Ends the process in good order when Ray does not let go of it after a signal or a request to stop.
 
-        Without the node that it started here Tune would wait for workers for ever: its death asks for a stop, too.
+        Without the node that it started here, or the head of the cluster that it joined, Tune would wait for workers
+        for ever: their death asks for a stop, too.
         """
         while self._stop.wish is None:
             if self._over.wait(WATCH_PERIOD_S):
                 return
             if self._node is not None and not self._node.is_alive():
                 self._stop.request(NODE_DIED)
+            elif self._head is not None and self._head.is_lost():
+                self._stop.request(HEAD_LOST)
         if not self._over.wait(STOP_PATIENCE_S):
             self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish))
+            if self._ledger.uplink is not None:
+                self._ledger.uplink.finish(LAST_WORDS_S)
             print(f"{self._folder.name}: stopped; `reidsearch resume` continues it", file=sys.stderr, flush=True)
             os._exit(self._exit_of_signal())
 
     def _exit_of_signal(self) -> Exit:
         # 75 asks a batch system to put the job back into its queue, which a user who stops it does not want.
-        preempted = self._stop.signal not in (None, signal.SIGINT) or self._stop.wish == NODE_DIED
+        preempted = self._stop.signal not in (None, signal.SIGINT) or self._stop.wish in (NODE_DIED, HEAD_LOST)
         return Exit.PREEMPTED if preempted else Exit.INTERRUPTED
 
     def _tune(self, connection: Connection) -> None:
         """Lets Tune run trials until the searcher has no more, or a stop is requested."""
-        from ray import tune
+        from orchestrator.engine.searcher import AxSearcher
+        from orchestrator.engine.tuning import tuner_of
 
-        from orchestrator.engine.scheduler import JournalScheduler
-        from orchestrator.engine.searcher import AxSearcher, StopWith
-
-        share = self._share(connection)
+        nodes = live_nodes()
+        check = None
+        if connection.head is not None:
+            check = self._expected()
+            check_nodes(nodes, check)
+        share = self._share(nodes)
         check_costs(self._space.objective, share.gpus)
         if (missing := missing_for(self._space.algorithm.method)) is not None:
             raise EnvironmentProblem(f"algorithm.method: {missing}")
         self._watch.connected(connection, share, self._uri)
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
         searcher = AxSearcher(
             self._ledger,
             self._space,
@@ -202,75 +229,92 @@ class _Session:
             gpus=share.gpus,
             hang_after=self._options.hang_after,
             before_start=self._await_run,
+            data=self._data_source(),
+            capacity=lambda: room.now,
         )
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": share.cpus, "gpu": share.gpus}),
-            # A reused worker saves the seconds that a new one needs; attempts are processes of their own anyway.
-            tune_config=tune.TuneConfig(
-                search_alg=searcher, scheduler=JournalScheduler(searcher), num_samples=-1, reuse_actors=True
-            ),
-            # Always a new experiment: Tune's own state is never read again.
-            run_config=tune.RunConfig(
-                name=f"session-{self._number}",
-                storage_path=str(self._folder.path / "tune"),
-                stop=StopWith(searcher),
-                verbose=0,
-            ),
+        room = Capacity(
+            share,
+            self._concurrent(),
+            nodes,
+            self._watch.noticed,
+            waiting=lambda: searcher.handed_out - workers_alive(),
+            on_join=lambda node: None if check is None else why_unfit(node, check),
         )
+        state = self._folder.path / "tune"
+        name = self._folder.name
+        tuner = tuner_of(searcher, trainable, share, search=name, session=self._number, state=state)
+        room.start()
         try:
-            tuner.fit()
+            with exported(self._gauges()):
+                tuner.fit()
         except Exception:
             # The signal that stopped us may have reached Ray's servers too; what then breaks in Tune is no failure.
             # What the searcher kept (a full disk, damaged data) is one all the same, and is raised below.
             if self._stop.wish is None and searcher.failure is None:
                 raise
+        finally:
+            room.close()
+            if check is not None:
+                remove_token(check.storage, check.token)
         if searcher.failure is not None:
             raise searcher.failure
 
-    def _share(self, connection: Connection) -> Share:
+    def _share(self, nodes: Sequence[LiveNode]) -> Share:
         return share_out(
-            connection.resources,
-            concurrent=self._options.concurrent or self._space.budget.concurrent,
-            gpus_per_trial=self._options.gpus_per_trial,
+            [node.all for node in nodes],
+            self._options.resources(self._space),
+            concurrent=self._concurrent(),
             trials=self._remaining(),
         )
 
+    def _metadata(self) -> dict[str, str]:
+        """What Ray's list of jobs tells of the search."""
+        return job_metadata(
+            self._folder.name,
+            space=self._space.name,
+            data=self._data(),
+            storage=without_passwords(storage_name(self._folder.path.parent)),
+            tracking=without_passwords(self._uri),
+        )
+
+    def _data(self) -> str:
+        return marked(self._description.data_name, synthetic=self._description.synthetic)
+
+    def _gauges(self) -> Exporter:
+        return Exporter(
+            self._ledger,
+            self._space.objective,
+            search_labels(self._folder.name, self._data()),
+            budget=self._space.budget.trials,
+            unsent=lambda: self._tracker.unsent,
+        )
+
+    def _concurrent(self) -> int | None:
+        return self._options.concurrent or self._space.budget.concurrent
+
+    def _expected(self) -> Expected:
+        """What every node of a cluster must be like to run trials of this search."""
+        source = self._data_source()
+        is_fetched = source.pack is not None or source.generated is not None
+        data = self._space.trial_config(self._space.any_sample()).data
+        if source.root is not None:
+            data = data.model_copy(update={"root": Path(source.root)})
+        storage, fingerprint = self._folder.path.parent, self._description.data_fingerprint
+        return expected_here(storage, None if is_fetched else data, fingerprint)
+
+    def _data_source(self) -> DataSource:
+        return data_source(self._options, self._space, self._folder)
+
     def _remaining(self) -> int:
-        """Trials that may still run: unfinished ones, new ones while there are a budget and points, then repeats."""
-        study, end = self._ledger.study, self._nothing_new()
-        if end is not None:
-            return len(unfinished(study)) + self._repeats_left(end) + self._finals_left()
-        over = sum(trial.is_over for trial in study.trials.values())
-        return max(len(unfinished(study)), self._space.budget.trials - over)
-
-    def _repeats_left(self, end: Spent) -> int:
-        """Repeats still to be suggested when no new configuration is."""
-        return 0 if end.ends_repeats else sum(1 for _ in repeats_left(self._ledger.study, self._space))
-
-    def _finals_left(self) -> int:
-        """Trainings for the test set still to be suggested."""
-        return sum(1 for _ in finals_left(self._ledger.study))
-
-    def _nothing_new(self) -> Spent | None:
-        """Why no more configurations are suggested, or None where there may be."""
-        # They import torch, for which looking at a search should not wait.
-        from orchestrator.search.algorithms import ALGORITHMS
-        from orchestrator.search.suggest import Exhausted
-
-        study = self._ledger.study
-        end = spent(study, self._space, time.time())
-        if end is not None:
-            return end
-        step = ALGORITHMS[self._space.algorithm.name](self._space, study.seed, study)
-        return Spent(step.reason, at_once=False) if isinstance(step, Exhausted) else None
+        return trials_left(self._ledger.study, self._space, time.time())
 
     def _await_run(self, trial: str) -> None:
         self._tracker.wait_for_run(trial, RUN_PATIENCE_S)
 
     def _end(self) -> Exit:
         study = self._ledger.study
-        end = self._nothing_new()
-        if unfinished(study) or end is None or self._repeats_left(end) or self._finals_left():
+        end = nothing_new(study, self._space, time.time())
+        if unfinished(study) or end is None or trials_again_left(study, self._space, end):
             self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish or "Ray ended early"))
             return self._exit_of_signal()
         counts = study.counts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.engine.datastaging import with_data_here
 from orchestrator.history.folder import SearchFolder
 from orchestrator.search.configured import on_fold
 from orchestrator.search.replication import repeat_folds
@@ -41,5 +42,5 @@ def add_splits(folder: SearchFolder, space: SearchSpace) -> None:
     """
     if all(folder.split_of(fold).exists() for fold in repeat_folds(space)):
         return
-    train = read_splits(space.trial_config(space.any_sample()).data).train
+    train = read_splits(with_data_here(space.trial_config(space.any_sample()), folder).data).train
     write_splits(folder, cut_splits(space, train), train)

@@ -40,10 +40,11 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
 
     def listen_again(self) -> None:
-        """Takes the signals back from a library that took them."""
-        for number in HANDLED:
+        """Takes the signals back from a library that took them; does nothing where it did not listen."""
+        for number in self._before:
             signal.signal(number, self._on_signal)
 
     def request(self, wish: str | None = None) -> None:

@@ -14,6 +14,7 @@ from orchestrator.history.ledger import Ledger
 from orchestrator.history.study import unfinished
 from orchestrator.search.budget import spent
 from orchestrator.space import SearchSpace
+from orchestrator.storage.trial_files import stop_name
 
 LOOK_PERIOD_S = 0.5
 
@@ -76,3 +77,5 @@ class Supervisor:
         if key not in self._told:
             self._told.add(key)
             (self._folder.trial(key) / STOP_FILE).touch()
+            if self._ledger.uplink is not None:
+                self._ledger.uplink.put(f"trials/{key}/{stop_name(self._ledger.starts.get(key, 0))}", b"")

@@ -10,9 +10,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.engine.attempt import Assignment, Message, attempt_environment
+from orchestrator.engine.attempt import Assignment, Message, attempt_environment, folder_here
 from orchestrator.engine.attempt_server import STOP_ORDER
-from orchestrator.history.folder import SearchFolder
 
 SERVER = (sys.executable, "-m", "orchestrator.engine.attempt_server")
 
@@ -118,15 +117,29 @@ def trainable(config: dict[str, Any]) -> None:
     from ray import tune
 
     assignment = Assignment.model_validate(config)
+    _announce(assignment)
     with closing(_ready_server(assignment).messages(assignment)) as messages:
         for message in messages:
             tune.report({"message": message})
 
 
+def _announce(assignment: Assignment) -> None:
+    """Tells Ray which trial this actor serves from now on.
+
+    An actor keeps its name for life, and ours serve one trial after another. What can change is what they do: a task
+    that does nothing carries the trial's name into the actor's list of tasks, and a line goes into the actor's log.
+    """
+    import ray
+
+    print(f"{assignment.title or assignment.name} attempt {assignment.attempt}", flush=True)
+    actor = ray.get_runtime_context().current_actor
+    actor.__ray_ready__.options(name=assignment.title or assignment.name).remote()
+
+
 def _ready_server(assignment: Assignment) -> AttemptServer:
     global _server
     if _server is None or not _server.is_ready():
-        log = SearchFolder(assignment.search).logs / "attempts.log"
+        log = folder_here(assignment).logs / "attempts.log"
         _server = AttemptServer(log, attempt_environment(assignment.threads, assignment.gpus))
     return _server
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from orchestrator.engine.hang import HANG_AFTER_S
 from orchestrator.errors import SearchError
+from orchestrator.history.folder import NAME
+from orchestrator.language.resources import Resources
 from orchestrator.space import SearchSpace
 from trainer.atomic import write_atomically
 from trainer.frozen import FrozenConfig
@@ -20,22 +22,44 @@ class Options(FrozenConfig):
 
     concurrent: int | None = None
     """Trials that run at once; None fills the machine."""
+    cpus_per_trial: int | None = None
+    """CPU cores of one trial; None is what the space says."""
     gpus_per_trial: float | None = None
-    """GPUs of one trial, fractions allowed; None is one where there are any."""
+    """GPUs of one trial, fractions allowed; None is what the space says."""
+    memory_per_trial: str | None = None
+    """Memory of one trial, such as `16 GiB`; None is what the space says."""
     tracking_uri: str | None = None
     """Where MLflow keeps runs; None is `mlflow.db` in the storage."""
     address: str | None = None
     """Ray cluster to join; None starts one on this machine."""
+    insecure: bool = False
+    """Whether that cluster may be one that demands no token; asked for anew in every session."""
     hang_after: float = HANG_AFTER_S
     """Seconds without a step after which an attempt counts as hung."""
+    data: str | None = None
+    """Folder of the data set, where it is not where the launch found it."""
+    stage_data: str | None = None
+    """Folder, or URI, of the packed data set that every node fetches once; None reads the data where they are."""
+    stage_sha256: str | None = None
+    """SHA-256 of the index of that pack."""
+
+    def resources(self, space: SearchSpace) -> Resources:
+        """What one trial is given: what was asked for, otherwise what the space says."""
+        return space.resources.overridden(
+            Resources(
+                cpus_per_trial=self.cpus_per_trial,
+                gpus_per_trial=self.gpus_per_trial,
+                memory_per_trial=self.memory_per_trial,
+            )
+        )
 
 
 class SearchDescription(FrozenConfig):
     """A search before its first trial."""
 
     format: Literal[1] = 1
-    search: str
-    uid: str
+    search: str = Field(pattern=rf"^{NAME.pattern}$")
+    uid: str = Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")
     """Tells this search from others of the same name, in MLflow."""
     created: str
     """ISO 8601, UTC."""
@@ -53,6 +77,13 @@ class SearchDescription(FrozenConfig):
     versions: dict[str, str]
     space: SearchSpace
     """The resolved space."""
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data set; that of generated data begins with `mini-`."""
+        data = self.space.trainer.get("data")
+        name = str(data.get("name", "mars")) if isinstance(data, dict) else "mars"
+        return f"mini-{name}" if self.synthetic else name
 
 
 def write_description(path: Path, description: SearchDescription) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
+from orchestrator.history.load import NodeLoad
 from orchestrator.language.parameters import Value
 from trainer.frozen import FrozenConfig
 from trainer.result import EpochResult, Evaluation
@@ -18,6 +19,10 @@ Source = Literal["start", "center", "sobol", "ax", "random", "grid", "repeat", "
 leading configuration that is run again with another seed, to confirm it or for the test set."""
 StopRule = Literal["asha", "percentile", "user", "budget"]
 """Who stopped a trial before its last epoch."""
+
+
+TrialKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Names a folder below that of the search, whoever wrote the journal."""
 
 
 class SearchCreated(FrozenConfig):
@@ -46,7 +51,7 @@ class TrialSuggested(FrozenConfig):
     """A trial exists from here on, whether or not it ever starts."""
 
     kind: Literal["trial_suggested"] = "trial_suggested"
-    trial: str
+    trial: TrialKey
     index: int
     """Index of the trial in Ax, counted from 0; of a repeat that of the trial that it repeats."""
     params: dict[str, Value]
@@ -68,7 +73,7 @@ class TrialTracked(FrozenConfig):
     """MLflow has a run for the trial."""
 
     kind: Literal["trial_tracked"] = "trial_tracked"
-    trial: str
+    trial: TrialKey
     mlflow_run_id: str
 
 
@@ -76,7 +81,7 @@ class TrialStarted(FrozenConfig):
     """An attempt of the trial was handed to Ray."""
 
     kind: Literal["trial_started"] = "trial_started"
-    trial: str
+    trial: TrialKey
     attempt: int
     """1 for the first."""
     gpus: float = 0.0
@@ -89,22 +94,24 @@ class TrialReported(FrozenConfig):
     """The trial finished an epoch."""
 
     kind: Literal["trial_reported"] = "trial_reported"
-    trial: str
+    trial: TrialKey
     result: EpochResult
+    load: NodeLoad | None = None
+    """Of the machine that trained it; None where nobody measured, and in journals of before."""
 
 
 class TrialCompleted(FrozenConfig):
     """The trial finished its last epoch."""
 
     kind: Literal["trial_completed"] = "trial_completed"
-    trial: str
+    trial: TrialKey
 
 
 class TrialTested(FrozenConfig):
     """The network that a finalization trained was judged on the test set."""
 
     kind: Literal["trial_tested"] = "trial_tested"
-    trial: str
+    trial: TrialKey
     evaluation: Evaluation
 
 
@@ -112,7 +119,7 @@ class TrialStopped(FrozenConfig):
     """The trial is given up before its last epoch, and nothing is wrong with it."""
 
     kind: Literal["trial_stopped"] = "trial_stopped"
-    trial: str
+    trial: TrialKey
     rule: StopRule
     epoch: int
     """Epochs that it had finished."""
@@ -123,7 +130,7 @@ class AttemptFailed(FrozenConfig):
     """An attempt ended without a result; the trial may be tried again."""
 
     kind: Literal["attempt_failed"] = "attempt_failed"
-    trial: str
+    trial: TrialKey
     attempt: int
     failure: FailureKind
     reason: str
@@ -133,7 +140,7 @@ class TrialFailed(FrozenConfig):
     """The trial will not be tried again."""
 
     kind: Literal["trial_failed"] = "trial_failed"
-    trial: str
+    trial: TrialKey
     failure: FailureKind
     reason: str
 
@@ -142,13 +149,13 @@ class TrialReopened(FrozenConfig):
     """A failed trial, or a repeat that a used-up budget ended, is tried again, its attempts counted anew."""
 
     kind: Literal["trial_reopened"] = "trial_reopened"
-    trial: str
+    trial: TrialKey
 
 
 class Observation(FrozenConfig):
     """A finished trial of an earlier search, as the model gets it."""
 
-    trial: str
+    trial: TrialKey
     params: dict[str, Value]
     value: float
     standard_error: float | None

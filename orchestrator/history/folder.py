@@ -71,19 +71,37 @@ def search_folder(storage: Path, name: str) -> SearchFolder:
 
 
 def existing_search(storage: Path, name: str) -> SearchFolder:
-    """The folder of a search that is there.
+    """The folder of a search that is there; from a storage with a URI what is new of it is brought down first.
 
     Raises:
         SearchError: there is none; the message lists those that are.
+        JournalError, StorageProblem: it cannot be brought down.
     """
+    from orchestrator.storage.bringing import bring_search  # most storages are folders
+    from orchestrator.storage.mirror import storage_name
+
     folder = search_folder(storage, name)
+    bring_search(folder)
     if not folder.journal.is_file():
         known = ", ".join(found.name for found in searches(storage)) or "none"
-        raise SearchError(f"no search {name!r} in {storage} (there: {known}); --storage names another place")
+        where = storage_name(storage)
+        raise SearchError(f"no search {name!r} in {where} (there: {known}); --storage names another place")
     return folder
 
 
 def searches(storage: Path) -> list[SearchFolder]:
-    """All searches in a storage, the latest first."""
+    """All searches in a storage, the latest first; from a storage with a URI what is new of them is brought down first.
+
+    Raises:
+        JournalError, StorageProblem: they cannot be brought down.
+    """
+    from orchestrator.storage.bringing import bring_searches
+
+    bring_searches(storage)
+    return searches_here(storage)
+
+
+def searches_here(storage: Path) -> list[SearchFolder]:
+    """The searches of a storage that this machine knows, the latest first."""
     journals = sorted(storage.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
     return [SearchFolder(journal.parent.absolute()) for journal in journals]

@@ -26,8 +26,10 @@ from pydantic import ValidationError
 from orchestrator.errors import JournalError
 from orchestrator.history.events import EVENT, Event, SessionEnded
 from trainer.atomic import replacing, sync_folder
+from trainer.wording import one_line
 
 RESERVE_BYTES = 64 * 1024
+LATEST = 253402300800.0  # the year 10000
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -182,16 +184,31 @@ def decode(line: bytes) -> Record:
     Raises:
         ValueError: the checksum does not match, or the event is unknown to this version.
     """
-    body, separator, checksum = line.rpartition(b',"crc":"')
-    if not separator or checksum != b'%08x"}\n' % zlib.crc32(body):
-        raise ValueError("its checksum does not match")
-    fields = json.loads(body + b"}")
-    number, moment = fields.pop("number"), fields.pop("time")
+    try:
+        fields = json.loads(verified(line) + b"}")
+        number, moment = int(fields.pop("number")), float(fields.pop("time"))
+    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        # A checksum only tells of accidents: whoever can write the file can compute it.
+        raise ValueError(f"not an event ({type(error).__name__})") from error
+    if not 0 <= moment < LATEST:
+        raise ValueError(f"its time is {moment:g}, which is no moment of our calendar")
     try:
         return Record(number, moment, EVENT.validate_python(fields))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"not an event that this version knows ({first['msg']})") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"not an event that this version knows ({one_line(first['msg'])})") from error
+
+
+def verified(line: bytes) -> bytes:
+    """All of a whole line that its checksum covers.
+
+    Raises:
+        ValueError: the checksum does not match.
+    """
+    body, separator, checksum = line.rpartition(b',"crc":"')
+    if not separator or checksum != b'%08x"}\n' % zlib.crc32(body):
+        raise ValueError("its checksum does not match")
+    return body
 
 
 def _read(path: Path) -> tuple[list[Record], int]:

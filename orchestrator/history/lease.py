@@ -53,7 +53,7 @@ class Lease:
         with exclusive(self._path.with_name(self._path.name + ".lock"), LOCK_PATIENCE_S):
             refuse_if_driven(self._path)
             temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(_this_process()._asdict()) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(this_process()._asdict()) + "\n", encoding="utf-8")
             temporary.replace(self._path)
         self._heart.start()
         return self
@@ -75,7 +75,7 @@ class Lease:
                     os.utime(self._path)
 
     def _is_ours(self) -> bool:
-        return _read(self._path) == _this_process()
+        return _read(self._path) == this_process()
 
 
 def refuse_if_driven(path: Path) -> None:
@@ -101,7 +101,7 @@ def current_holder(path: Path) -> Holder | None:
         return None
     if holder is None:
         return None
-    mine = _this_process()
+    mine = this_process()
     if (holder.host, holder.boot) == (mine.host, mine.boot):
         return holder if start_of(holder.pid) == holder.started else None
     return holder if age < STALE_AFTER_S else None
@@ -110,14 +110,18 @@ def current_holder(path: Path) -> Holder | None:
 def _read(path: Path) -> Holder | None:
     """Whoever the file names, alive or not; None if there is no file."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+        if [type(value) for value in holder] != [str, str, int, int]:
+            raise ValueError("not of a process")
+        return holder
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         # Cut short by a full disk or a crash: nobody can be recognised, so only its age counts.
         return Holder("an unknown host", "", 0, 0)
 
 
-def _this_process() -> Holder:
+def this_process() -> Holder:
+    """The process that asks."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return Holder(socket.gethostname(), boot, os.getpid(), start_of(os.getpid()) or 0)

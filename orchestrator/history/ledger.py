@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from orchestrator.history.events import Event, TrialReported, TrialStopped
+from orchestrator.history.events import Event, TrialReported, TrialStarted, TrialStopped
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Journal, Record
 from orchestrator.history.lease import Lease
+from orchestrator.history.load import NodeLoad
 from orchestrator.history.study import Study, fold_records
 from orchestrator.search.early_stopping import decide
 from orchestrator.space import SearchSpace
+from orchestrator.storage.uplink import Uplink, uplinked
 from trainer.result import EpochResult
 
 Listener = Callable[[Record], None]
@@ -22,13 +24,17 @@ Listener = Callable[[Record], None]
 class Ledger:
     """The one place in a running search where events are recorded."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, uplink: Uplink | None = None) -> None:
         self._journal = journal
+        self.uplink = uplink
+        """What sends the journal to a storage with a URI; None where the storage is a folder."""
+        self.starts: dict[str, int] = {}
+        """Number of the event that began each trial's last attempt of this session."""
         self.lock = threading.RLock()
         """Held while the study changes; hold it to read the study from another thread."""
         self._listeners: list[Listener] = []
         self.history = list(journal.records)
-        self.study: Study = fold_records(self.history)
+        self.study: Study = fold_records(self.history, journal.path)
 
     def subscribe(self, listener: Listener) -> None:
         """Passes on every event from here on."""
@@ -39,9 +45,16 @@ class Ledger:
 
         Raises:
             JournalError: it could not be written; then it has not happened.
+            LeaseError: another process has taken the search over; the same.
         """
         with self.lock:
+            if self.uplink is not None:
+                self.uplink.check()
             record = self._journal.append(event)
+            if self.uplink is not None:
+                self.uplink.journaled()
+            if isinstance(event, TrialStarted):
+                self.starts[event.trial] = record.number
             self.study.apply(event, record.time)
             for listener in self._listeners:
                 listener(record)
@@ -54,21 +67,24 @@ def owned_ledger(folder: SearchFolder) -> Iterator[Ledger]:
     Raises:
         LeaseError: another process drives the search.
         JournalError: the journal is damaged or cannot be opened.
+        StorageProblem: the storage has a URI and cannot be reached.
     """
-    with Lease(folder.lease):
+    with Lease(folder.lease), uplinked(folder) as uplink:
         journal = Journal(folder.journal)
         try:
-            yield Ledger(journal)
+            yield Ledger(journal, uplink)
         finally:
             journal.close()
 
 
-def record_epoch(ledger: Ledger, space: SearchSpace, key: str, result: EpochResult) -> None:
+def record_epoch(
+    ledger: Ledger, space: SearchSpace, key: str, result: EpochResult, load: NodeLoad | None = None
+) -> None:
     """Records an epoch that is not known yet, and that the trial stops after it where the space's rule says so."""
     trial = ledger.study.all_trials[key]
     if trial.is_over or result.epoch <= trial.epoch:
         return
-    ledger.record(TrialReported(trial=key, result=result))
+    ledger.record(TrialReported(trial=key, result=result, load=load))
     reason = decide(trial, ledger.study, space)
     if reason is not None and space.stopping.rule != "none":
         ledger.record(TrialStopped(trial=key, rule=space.stopping.rule, epoch=trial.epoch, reason=reason))

@@ -10,10 +10,11 @@ from orchestrator.history.description import SearchDescription, read_description
 from orchestrator.history.extension import current_space
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import read_journal
-from orchestrator.history.lease import current_holder
 from orchestrator.history.study import SearchState, Study, Trial, fold_records
 from orchestrator.search.replication import best_configuration
 from orchestrator.space import SearchSpace
+from orchestrator.storage.bringing import bring_search
+from orchestrator.storage.remote_lease import driver_of
 
 BEST = "best"
 """In place of a trial's key: the configuration that is best so far."""
@@ -73,7 +74,9 @@ def load_search(folder: SearchFolder) -> LoadedSearch:
     Raises:
         JournalError: the journal is damaged.
         SearchError: `search.yaml` is damaged, or of another version.
+        StorageProblem: the storage has a URI and cannot be reached.
     """
-    study = fold_records(read_journal(folder.journal))
-    is_driven = current_holder(folder.lease) is not None
+    bring_search(folder)
+    study = fold_records(read_journal(folder.journal), folder.journal)
+    is_driven = driver_of(folder) is not None
     return LoadedSearch(folder, read_description(folder.description), study, is_driven)

@@ -6,10 +6,12 @@ import math
 from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
+from orchestrator.errors import JournalError
 from orchestrator.history.events import (
     AttemptFailed,
     Event,
@@ -33,6 +35,7 @@ from orchestrator.history.events import (
     TrialTracked,
 )
 from orchestrator.history.journal import Record
+from orchestrator.history.load import NodeLoad
 from orchestrator.history.spending import Spending
 from orchestrator.language.parameters import Value
 from trainer.result import EpochResult, Evaluation
@@ -68,6 +71,8 @@ class Trial:
     status: TrialStatus = "pending"
     attempts: int = 0
     results: list[EpochResult] = field(default_factory=list)
+    load: NodeLoad | None = None
+    """Of the machine during the latest epoch; None where nobody measured."""
     failures: Counter[FailureKind] = field(default_factory=Counter)
     reason: str | None = None
     stopped_by: StopRule | None = None
@@ -206,6 +211,7 @@ class Study:
             case TrialReported():
                 if event.result.epoch > trial.epoch:
                     trial.results.append(event.result)
+                    trial.load = event.load
                     trial.gpu_seconds += event.result.seconds * trial.gpus
                 return
             case TrialTested():
@@ -256,11 +262,21 @@ def fold(events: Iterable[Event]) -> Study:
     return study
 
 
-def fold_records(records: Iterable[Record]) -> Study:
-    """The state after the events of a journal."""
+def fold_records(records: Iterable[Record], journal: Path | None = None) -> Study:
+    """The state after the events of a journal.
+
+    Raises:
+        JournalError: an event is about a trial that no event before it suggested; names the journal and the line.
+    """
     study = Study()
     for record in records:
-        study.apply(record.event, record.time)
+        try:
+            study.apply(record.event, record.time)
+        except KeyError as error:
+            raise JournalError(
+                f"{journal or 'the journal'}:{record.number}: about trial {error.args[0]!r}, which no line before "
+                "suggests; restore the file from a copy"
+            ) from error
     return study
 
 

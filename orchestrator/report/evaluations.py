@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from orchestrator.history.folder import SearchFolder
+from orchestrator.storage.trial_files import bring_trial
 from trainer.errors import DataError
 from trainer.wording import first_line
 
@@ -55,6 +56,7 @@ def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> Eval
 
     Damage is no reason to show nothing of a search: it is listed among the problems.
     """
+    bring_trial(folder, trial, f"{FOLDER}/*")
     place = folder.trial(trial) / FOLDER
     if not place.is_dir():
         return None
@@ -68,6 +70,7 @@ def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> Eval
 
 def full_curve(folder: SearchFolder, trial: str) -> list[float]:
     """The CMC curve at ranks 1, 2, ... of the network that a trial keeps; empty where its folder does not hold it."""
+    bring_trial(folder, trial, f"{FOLDER}/*")
     return _curve(_figures(folder.trial(trial) / FOLDER / "evaluation.json", []))
 
 

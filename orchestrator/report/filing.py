@@ -9,9 +9,9 @@ from orchestrator.errors import EnvironmentProblem, SearchError
 from orchestrator.history.description import read_description
 from orchestrator.history.folder import SearchFolder
 from orchestrator.tracking.content import without_passwords
-from orchestrator.tracking.database import SQLITE
+from orchestrator.tracking.database import EXPERIMENT, SQLITE
 from orchestrator.tracking.plan import SEARCH_RUN
-from orchestrator.tracking.store import CLIENT_ENVIRONMENT, EXPERIMENT, SEARCH_TAG, TRIAL_TAG
+from orchestrator.tracking.store import CLIENT_ENVIRONMENT, SEARCH_TAG, TRIAL_TAG
 from orchestrator.tracking.tracked import tracking_uri
 from trainer.wording import first_line
 

@@ -12,6 +12,7 @@ from orchestrator.errors import SearchError
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.history.study import Trial
 from orchestrator.search.configured import configured
+from orchestrator.storage.trial_files import bring_trial
 
 if TYPE_CHECKING:
     from trainer import TrialConfig
@@ -52,9 +53,10 @@ def recorded_config(loaded: LoadedSearch, trial: Trial) -> TrialConfig:
     from trainer import TrialConfig
     from trainer.settings import differing_settings
 
+    bring_trial(loaded.folder, trial.key, "config.json")
     path = loaded.folder.trial(trial.key) / "config.json"
     try:
-        config = TrialConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        config = TrialConfig.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise SearchError(f"{path}: is missing; trial {trial.key} was never started, or it was cleared away") from error
     except ValidationError as error:

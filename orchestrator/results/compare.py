@@ -21,6 +21,7 @@ from orchestrator.history.loading import BEST, LoadedSearch, load_search
 from orchestrator.history.study import Trial
 from orchestrator.language.settings import flattened
 from orchestrator.results.noise import Runs, SeedDifference, seed_difference
+from orchestrator.storage.trial_files import bring_trial
 from orchestrator.tracking.tracked import tracking_uri
 from trainer.result import EpochResult, Evaluation, kept_epoch
 
@@ -185,6 +186,7 @@ def _side(storage: Path, name: str, loaded: dict[str, LoadedSearch]) -> Side:
     if search not in loaded:
         loaded[search] = load_search(existing_search(storage, search))
     trial = loaded[search].trial(key or BEST)
+    bring_trial(loaded[search].folder, trial.key, "config.json", "evaluation/*")
     epoch = kept_epoch(trial.results)
     if epoch is None or epoch.validation is None:
         raise SearchError(

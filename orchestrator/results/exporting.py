@@ -11,6 +11,7 @@ from orchestrator.errors import EnvironmentProblem, SearchError
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.history.study import Trial
 from orchestrator.results.card import write_card
+from orchestrator.storage.trial_files import bring_trial
 
 if TYPE_CHECKING:
     from trainer import ExportedNetwork
@@ -41,6 +42,7 @@ def export_trial(loaded: LoadedSearch, key: str, formats: Sequence[ExportFormat]
         CheckpointError: the checkpoint is damaged.
     """
     trial = loaded.trial(key)
+    bring_trial(loaded.folder, trial.key, BEST_CHECKPOINT, "config.json")
     checkpoint = loaded.folder.trial(trial.key) / BEST_CHECKPOINT
     if not checkpoint.is_file():
         raise SearchError(f"{checkpoint}: trial {trial.key} ({trial.status}) has saved no network; export another one")

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.tracking.content import without_passwords
-from orchestrator.tracking.database import SQLITE, is_database, prepare_database
-from orchestrator.tracking.store import CLIENT_ENVIRONMENT, EXPERIMENT, RUNS_PER_PAGE, SEARCH_TAG
-from trainer.wording import first_line
+from orchestrator.tracking.database import EXPERIMENT, SQLITE, is_database, prepare_database
+from orchestrator.tracking.store import CLIENT_ENVIRONMENT, RUNS_PER_PAGE, SEARCH_TAG
+from trainer.wording import first_line, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -138,10 +138,24 @@ def _delete_artifacts(client: MlflowClient, run: str, uri: str) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     place = client.get_run(run).info.artifact_uri
+    if not is_of_run(place, run):
+        raise EnvironmentProblem(
+            f"run {run} of MLflow calls {one_line(place)} its artifacts, which no run of ours has; nothing there was "
+            "deleted: delete it by hand, or purge with --keep-mlflow"
+        )
     get_artifact_repository(place, tracking_uri=uri).delete_artifacts()  # type: ignore[no-untyped-call]
     folder = Path(urlsplit(place).path).parent
     if urlsplit(place).scheme in ("", "file") and folder.name == run and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def is_of_run(place: str, run: str) -> bool:
+    """Whether artifacts at that address may be deleted with the run: a database may name any folder there."""
+    parts = urlsplit(place)
+    if parts.scheme not in ("", "file"):
+        return True  # a store's or a server's own rules hold there
+    path = Path(unquote(parts.path))
+    return path.parts[-2:] == (run, "artifacts") and ".." not in path.parts and not path.is_symlink()
 
 
 def _delete_rows(copies: MlflowCopies) -> list[str]:

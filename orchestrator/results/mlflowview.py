@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from orchestrator.results.mlflowrest import call, without_password
 from orchestrator.tracking.content import CMC, SHEETS
-from orchestrator.tracking.store import EXPERIMENT
+from orchestrator.tracking.database import EXPERIMENT
 
 VIEW_TAG = "mlflow.sharedViewState."
 KEY_LENGTH = 16

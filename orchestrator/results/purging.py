@@ -17,6 +17,8 @@ from orchestrator.history.folder import SearchFolder, searches
 from orchestrator.history.journal import read_journal
 from orchestrator.history.lease import Lease
 from orchestrator.results.mlflow_copies import MlflowCopies, delete_copies, find_copies
+from orchestrator.storage.mirror import storage_uri
+from orchestrator.storage.uplink import forget
 from orchestrator.tracking.tracked import tracking_uri
 
 ALWAYS_REMAINS = (
@@ -86,6 +88,7 @@ def purge(copies: Copies) -> Purged:
         if copies.mlflow is not None:
             remains += delete_copies(copies.mlflow)
         _delete_folder(copies.folder)
+    forget(copies.folder)
     shutil.rmtree(copies.folder.path)
     for draft in _drafts(copies.folder):
         shutil.rmtree(draft)
@@ -122,8 +125,10 @@ def _remaining(copies: Copies) -> Iterator[str]:
         yield "MLflow: its runs, as --keep-mlflow asked"
     else:
         yield from (f"MLflow: the entry of {version}, without its files" for version in copies.mlflow.versions)
+    if storage_uri(copies.folder.path.parent) is not None:
+        yield "~/.cache/reidsearch/storage: on every other machine that trained or looked at it, what it brought down"
     yield from _in_other_searches(copies.folder)
-    ray = Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}"
+    ray = Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}" / "ray"
     if ray.is_dir():
         yield f"{ray}: Ray's logs of sessions on this machine, and on each other that took part"
     yield from ALWAYS_REMAINS

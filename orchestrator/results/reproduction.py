@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.cluster.connection import share_out
+from orchestrator.cluster.placement import share_out, this_machine
 from orchestrator.engine.attempt import Assignment, Message, attempt_environment
 from orchestrator.engine.trial import AttemptServer
 from orchestrator.errors import SearchError
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.history.study import Trial
+from orchestrator.language.resources import Resources
 from orchestrator.results.agreement import Agreement, Difference, agreement
 from orchestrator.results.circumstances import Circumstance, circumstances, recorded_config
 from trainer.atomic import write_atomically
@@ -102,10 +102,12 @@ def rehearse_reproduction(
 def threads_here(loaded: LoadedSearch) -> int:
     """CPU threads that a trial of the search would get on this machine, with what it was launched with."""
     options, space = loaded.description.options, loaded.space
+    if (asked := options.resources(space).cpus_per_trial) is not None:
+        return asked
     share = share_out(
-        {"CPU": os.cpu_count() or 1},
+        [this_machine()],
+        Resources(),
         concurrent=options.concurrent or space.budget.concurrent,
-        gpus_per_trial=None,
         trials=max(1, space.budget.trials + space.replicates.seeds * space.replicates.leaders),
     )
     return share.cpus

@@ -32,13 +32,13 @@ class _Answer(NamedTuple):
 class Ahead:
     """Asks the model about the next trial while the last ones run, and never waits for it.
 
-    With `stale` answers an answer is used that does not know the latest result yet, as it must be in a search that
-    runs trials at once if no machine is to idle. Without them only the answer to the very history counts, which makes
-    a search of one trial at a time repeatable.
+    With `stale` answers an answer is used that does not know the latest results yet, as it must be in a search that
+    runs trials at once if no machine is to idle: while the model thinks, others of them end. Without them only the
+    answer to the very history counts, which makes a search of one trial at a time repeatable.
     """
 
-    def __init__(self, model: AxProcess, space: SearchSpace, *, stale: bool) -> None:
-        """Asks `model` about `space`; see the class for `stale`."""
+    def __init__(self, model: AxProcess, space: SearchSpace, *, stale: int) -> None:
+        """Asks `model` about `space`; an answer may lack as many results as `stale` says."""
         self._model = model
         self._space = space
         self._stale = stale
@@ -112,12 +112,12 @@ class Ahead:
             self._answer = _Answer(asked, None, str(error))
 
     def _fits(self, asked: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-        return asked == now or (self._stale and _one_result_short(asked, now))
+        return asked == now or _only_lacks_results(asked, now, self._stale)
 
 
-def _one_result_short(asked: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a question was asked about the same trials, one of which has come to its end since."""
+def _only_lacks_results(asked: Mapping[str, Any], now: Mapping[str, Any], at_most: int) -> bool:
+    """Whether a question was asked about the same trials, so many of which at most have come to their ends since."""
     if {**asked, "trials": None} != {**now, "trials": None} or len(asked["trials"]) != len(now["trials"]):
         return False
     changed = [(old, new) for old, new in zip(asked["trials"], now["trials"], strict=True) if old != new]
-    return len(changed) == 1 and changed[0][0]["params"] == changed[0][1]["params"]
+    return len(changed) <= at_most and all(old["params"] == new["params"] for old, new in changed)

@@ -33,7 +33,7 @@ def order_of(name: str, space: SearchSpace, seed: int, model: AxProcess) -> Orde
     if name == "random":
         draws = random.Random(seed)
         return lambda study, untried: Pick(draws.choice(untried), "random")
-    algorithm, ahead = ALGORITHMS[name], Ahead(model, space, stale=False)
+    algorithm, ahead = ALGORITHMS[name], Ahead(model, space, stale=0)
 
     def algorithm_order(study: Study, untried: Sequence[Candidate]) -> Pick:
         step = _answered(lambda: algorithm(space, seed, study), ahead, study)

@@ -42,7 +42,7 @@ def observations(start: WarmStart, new: SearchDescription) -> ObservationsAttach
         SearchError: the two measure different things, or there is no such trial; says what.
     """
     old = read_description(start.earlier.description)
-    study = fold_records(read_journal(start.earlier.journal))
+    study = fold_records(read_journal(start.earlier.journal), start.earlier.journal)
     earlier = _Earlier(current_space(old, study), study)
     differences = [*_differences(old, earlier.space, new), *earlier.other_settings(new.space)]
     if differences and not start.anyway:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from orchestrator.history.description import SearchDescription
+from orchestrator.history.load import NodeLoad
 from orchestrator.history.study import Study
 from orchestrator.search.objective import Objective
 from orchestrator.search.replication import Best, best_configuration
@@ -114,6 +115,12 @@ def epoch_points(result: EpochResult) -> list[Point]:
     return [Point(name, value, moment, result.epoch) for name, value in result.metrics().items()]
 
 
+def load_points(load: NodeLoad, result: EpochResult) -> list[Point]:
+    """How busy the machine was during an epoch, for MLflow's page of system metrics."""
+    moment = milliseconds(result.time)
+    return [Point(name, value, moment, result.epoch) for name, value in load.system_metrics().items()]
+
+
 def best_points(best: EpochResult) -> list[Point]:
     """The figures of the network that a trial keeps, beside those of each epoch: tables show the last value.
 
@@ -176,11 +183,9 @@ def _grid_image(key: str, file: Path, identity: str, moment: int) -> Artifact:
 
 def about(description: SearchDescription, tell: Callable[[int], Content]) -> About:
     """What is told of a search, and by whom when a session ends."""
-    data = description.space.trainer.get("data")
-    name = str(data.get("name", "mars")) if isinstance(data, dict) else "mars"
     environment = {"versions": description.versions, "commit": description.commit, "seed": description.seed}
     return About(
-        data_set=f"mini-{name}" if description.synthetic else name,
+        data_set=description.data_name,
         fingerprint=description.data_fingerprint,
         synthetic=description.synthetic,
         artifacts=(Artifact(ENVIRONMENT, json.dumps(environment, indent=2)),),

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.locking import exclusive
+from orchestrator.tracking.moved import follow_move
 from trainer.atomic import sync_folder
 
 SQLITE = "sqlite:///"
+EXPERIMENT = "reidsearch"
+"""MLflow's name for what holds all runs."""
 ARTIFACTS = "mlartifacts"
 """Folder in a storage that holds the files of its runs."""
 # MLflow goes through its whole history of schemas, which takes seconds; on a busy machine many.
@@ -20,7 +23,7 @@ def is_database(uri: str) -> bool:
 
 
 def prepare_database(uri: str, artifacts: Path) -> None:
-    """Makes an SQLite database that is not there yet, and touches a database server; anything else is left alone.
+    """Makes an SQLite database that is not there yet, or lets it follow a move; touches a database server.
 
     Args:
         uri: where MLflow keeps runs.
@@ -31,7 +34,9 @@ def prepare_database(uri: str, artifacts: Path) -> None:
         TimeoutError: another process makes it and does not end.
     """
     if uri.startswith(SQLITE):
-        _create(Path(uri.removeprefix(SQLITE)), artifacts)
+        path = Path(uri.removeprefix(SQLITE))
+        _create(path, artifacts)
+        follow_move(path, artifacts, EXPERIMENT)
     elif is_database(uri):
         _touch(uri)
 

@@ -29,6 +29,7 @@ from orchestrator.tracking.content import (
     Point,
     best_points,
     epoch_points,
+    load_points,
     milliseconds,
     test_points,
 )
@@ -37,6 +38,7 @@ from trainer.result import EpochResult, better_epoch
 SEARCH_RUN: Final = "-"
 """Stands for the search's own run where the others have the key of their trial."""
 LONGEST_TAG = 5000
+NODE_TAG = "node"
 RUNNING = "RUNNING"
 END_OF_SESSION = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 # What MLflow does not take is tried again after 1, 2, 4 ... seconds, and holds up the end of a session only so often.
@@ -96,6 +98,7 @@ class Plan:
         self._folder = folder
         self._about = about
         self._best: dict[str, EpochResult] = {}
+        self._nodes: dict[str, list[str]] = {}
         self._writes: dict[str, Writes] = {}
         self._unmade: dict[str, Writes] = {}
         self._has_refused = False
@@ -129,6 +132,9 @@ class Plan:
             case TrialReported():
                 writes = self._of(event.trial)
                 writes.points += epoch_points(event.result)
+                if event.load is not None:
+                    writes.points += load_points(event.load, event.result)
+                    writes.tags[NODE_TAG] = self._nodes_of(event.trial, event.load.node)
                 best = better_epoch(self._best.get(event.trial), event.result)
                 if best is not None:
                     self._best[event.trial] = best
@@ -209,6 +215,13 @@ class Plan:
         if key in self._best:
             writes.points += best_points(self._best[key])
         return writes
+
+    def _nodes_of(self, trial: str, node: str) -> str:
+        """The machines that have trained the trial, in the order in which they first did."""
+        known = self._nodes.setdefault(trial, [])
+        if node not in known:
+            known.append(node)
+        return ", ".join(known)[:LONGEST_TAG]
 
     def _of(self, key: str) -> Writes:
         return self._writes.setdefault(key, Writes(key))

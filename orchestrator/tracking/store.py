@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.history.folder import SearchFolder
+from orchestrator.storage.remote import StorageProblem
+from orchestrator.storage.trial_files import bring_trial
 from orchestrator.tracking.content import (
     BEST_PREFIX,
     About,
@@ -24,7 +26,7 @@ from orchestrator.tracking.content import (
     may_show_persons,
     without_passwords,
 )
-from orchestrator.tracking.database import is_database, prepare_database
+from orchestrator.tracking.database import EXPERIMENT, is_database, prepare_database
 from orchestrator.tracking.files import staged, without_secrets
 from orchestrator.tracking.plan import RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
 from trainer.wording import first_line
@@ -42,7 +44,6 @@ CLIENT_ENVIRONMENT = {
     # Standard output is for what the search has to say.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-EXPERIMENT = "reidsearch"
 PARENT_TAG = "mlflow.parentRunId"
 SEARCH_TAG = "reidsearch.search"
 TRIAL_TAG = "reidsearch.trial"
@@ -51,6 +52,9 @@ CONTEXT_TAG = "mlflow.data.context"
 CALLS_AT_ONCE = 4
 # Runs come with all their figures; a page has to come within the client's patience.
 RUNS_PER_PAGE = 100
+
+
+log = logging.getLogger(__name__)
 
 
 class RefusedError(Exception):
@@ -286,6 +290,7 @@ class RunStore:
         """
         found = Content()
         if writes.evaluation is not None:
+            self._bring_evaluation(writes.key)
             out = self._folder.trial(writes.key)
             generated = self._about is not None and self._about.synthetic
             persons = generated or may_show_persons(out / "config.json")
@@ -299,6 +304,13 @@ class RunStore:
         writes.artifacts += found.artifacts
         writes.points += found.points
         writes.tags |= found.tags
+
+    def _bring_evaluation(self, trial: str) -> None:
+        """From a storage with a URI, where another node has left it; it does not hold up what is known without."""
+        try:
+            bring_trial(self._folder, trial, "config.json", "evaluation/*")
+        except StorageProblem as problem:
+            log.warning("MLflow gets no evaluation of trial %s: %s", trial, problem)
 
     def _keep_artifacts(self, run: Run, writes: Writes) -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

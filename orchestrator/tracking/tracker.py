@@ -84,6 +84,11 @@ class Tracker:
         """Why something cannot be sent at the moment."""
         return self._outage or self._refusal
 
+    @property
+    def unsent(self) -> int:
+        """Events that MLflow has not taken yet."""
+        return self._unsent
+
     def start(self, *, resend: bool = False) -> None:
         """Begins to send what `put` brings.
 

@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cluster.connection import Connection, Share
+from orchestrator.cluster.connection import Connection
+from orchestrator.cluster.placement import Share
 from orchestrator.engine.session import Ending, Watch
 from orchestrator.history.description import SearchDescription
 from orchestrator.history.folder import SearchFolder
@@ -25,6 +26,7 @@ from orchestrator.history.journal import Record
 from orchestrator.history.ledger import Ledger
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.shortform import number, percent
+from orchestrator.storage.mirror import storage_name
 from orchestrator.tracking.content import without_passwords
 from orchestrator.tracking.tracked import tracking_uri
 from orchestrator.views.bestline import best_lines, best_mark, best_value
@@ -70,7 +72,7 @@ def pages_command(uri: str, folder: SearchFolder) -> str:
     """The command that shows the runs of a search, which MLflow keeps at `uri`, in a browser."""
     if uri.startswith(("http:", "https:")):
         return f"open {without_passwords(uri)}"
-    return f"{installed('reidsearch')} ui {folder.name} --storage {shlex.quote(str(folder.path.parent))}"
+    return f"{installed('reidsearch')} ui {folder.name} --storage {shlex.quote(storage_name(folder.path.parent))}"
 
 
 def uniform_attention(document: dict[str, Any]) -> str:
@@ -166,7 +168,7 @@ class Display:
 
     def watch(self) -> Watch:
         """The listeners that `drive` wants."""
-        return Watch(started=self._on_start, connected=self._on_connection)
+        return Watch(started=self._on_start, connected=self._on_connection, noticed=self.line)
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -210,7 +212,7 @@ class Display:
         out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
         if ending.unsent:
             out.print(f"          {ending.unsent} events were not taken yet; a resume sends them", soft_wrap=True)
-        at = f"--storage {shlex.quote(str(self._folder.path.parent))}"
+        at = f"--storage {shlex.quote(storage_name(self._folder.path.parent))}"
         if document["state"] == "interrupted":
             out.print(f"next      {installed('reidsearch')} resume {self._folder.name} {at}", soft_wrap=True)
         else:

@@ -15,7 +15,7 @@ from orchestrator.search.budget import HOUR_S
 from orchestrator.shortform import number
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.connection import Share
+    from orchestrator.cluster.placement import Share
     from orchestrator.language.largest import Largest
     from orchestrator.space import SearchSpace
     from trainer import StepCost

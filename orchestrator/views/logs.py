@@ -10,8 +10,10 @@ from orchestrator.engine.attempt import ERROR_FILE, HANG_FILE, LOG_FILE
 from orchestrator.errors import SearchError
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Record, read_journal
-from orchestrator.history.lease import current_holder
 from orchestrator.history.study import fold_records
+from orchestrator.storage.bringing import bring_search
+from orchestrator.storage.remote_lease import driver_of
+from orchestrator.storage.trial_files import bring_trial
 from orchestrator.views.eventline import event_line
 
 FOLLOW_PERIOD_S = 1.0
@@ -28,13 +30,16 @@ def log_lines(folder: SearchFolder, trial: str | None, *, follow: bool) -> Itera
         SearchError: there is no such trial.
         JournalError: the journal is damaged.
     """
-    if trial is not None and trial not in fold_records(read_journal(folder.journal)).all_trials:
+    if trial is not None and trial not in fold_records(read_journal(folder.journal), folder.journal).all_trials:
         raise SearchError(f"{folder.name}: no trial {trial!r}; `reidsearch status {folder.name}` lists them")
     shown = 0
     files = [] if trial is None else [_Tail(folder.trial(trial) / name) for name in OWN_FILES]
     while True:
         # Asked before reading, so that the last lines of a search that ends meanwhile are still read.
-        driven = current_holder(folder.lease) is not None
+        driven = driver_of(folder) is not None
+        bring_search(folder)
+        if trial is not None:
+            bring_trial(folder, trial, *OWN_FILES)
         records = read_journal(folder.journal)
         yield from _lines(records[shown:], trial)
         shown = len(records)

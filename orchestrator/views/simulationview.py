@@ -67,7 +67,7 @@ def show_simulation(storage: Path, name: str, asked: Asked, *, as_json: bool) ->
 def simulation_document(folder: SearchFolder, asked: Asked) -> dict[str, Any]:
     """All replays as one document."""
     description = read_description(folder.description)
-    study = fold_records(read_journal(folder.journal))
+    study = fold_records(read_journal(folder.journal), folder.journal)
     space = current_space(study, description.space)
     pool = candidates(study, space)
     best = min(pool, key=lambda candidate: candidate.rank)

@@ -12,6 +12,7 @@ from orchestrator.history.study import Finalization, Study, Trial, TrialStatus
 from orchestrator.search.objective import Objective
 from orchestrator.search.replication import Confirmation, best_configuration, confirmations
 from orchestrator.search.scores import pareto_front
+from orchestrator.storage.mirror import storage_name
 
 
 def read_status(folder: SearchFolder) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def status_document(search: LoadedSearch) -> dict[str, Any]:
         "state": state,
         "reason": study.reason,
         "synthetic": search.description.synthetic,
-        "storage": str(search.folder.path.parent),
+        "storage": storage_name(search.folder.path.parent),
         "objective": space.objective.model_dump(mode="json"),
         "budget": space.budget.trials,
         "replicates": space.replicates.model_dump(mode="json"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from orchestrator.history.folder import existing_search, searches
 from orchestrator.shortform import percent
+from orchestrator.storage.mirror import storage_name
 from orchestrator.views.bestline import confirmation_lines
 from orchestrator.views.display import (
     SYNTHETIC_MARK,
@@ -48,7 +50,7 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
         print(json.dumps(documents, indent=2, allow_nan=False))
         return
     if not documents:
-        print(f"no searches in {storage}; start one with: reidsearch launch --space demo.yaml")
+        print(f"no searches in {storage_name(storage)}; start one with: reidsearch launch --space demo.yaml")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("search", "state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
@@ -87,4 +89,5 @@ def _print(document: dict[str, Any], *, clear: bool) -> None:
     if document["synthetic"]:
         console.print(SYNTHETIC_MARK)
     if document["state"] == "interrupted":
-        console.print(f"next: {installed('reidsearch')} resume {document['search']} --storage {document['storage']}")
+        at = f"--storage {shlex.quote(document['storage'])}"
+        console.print(f"next: {installed('reidsearch')} resume {document['search']} {at}")

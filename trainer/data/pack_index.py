@@ -9,6 +9,7 @@ import hashlib
 import io
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -183,6 +184,7 @@ def _parsed(path: Path, data: bytes) -> FrameTable:
     except (
         *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError, OverflowError),
         *(NotImplementedError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
+        *(SyntaxError, tokenize.TokenError),  # numpy reads the head of an array as Python's literals
     ) as error:
         raise DataError(f"{path}: cannot be parsed ({type(error).__name__}); {AGAIN}") from error
     return table

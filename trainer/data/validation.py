@@ -205,7 +205,11 @@ def read_validation(path: Path, train: Sequence[Tracklet]) -> ValidationSplit:
         raise DataError(f"{path}: changed since it was written; restore it, trials are not comparable otherwise")
     if content.pop("fingerprint") != fingerprint(train):
         raise DataError(f"{path}: cut from other training tracklets than those of data.root; restore that data set")
-    return ValidationSplit(**content)
+    split = ValidationSplit(**content)
+    for part in (split.train, split.query, split.gallery, split.distractors):
+        if not all(0 <= index < len(train) for index in part):
+            raise DataError(f"{path}: names tracklets that there are not; restore it")
+    return split
 
 
 def _digest(content: Mapping[str, object]) -> str:
