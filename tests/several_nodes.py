@@ -49,7 +49,9 @@ class Nodes:
         if not self.token.exists():
             self.token.touch(mode=0o600)
             self.token.write_text(secrets.token_hex(32))
-        self.environment = {**os.environ, **ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(self.token)}
+        # A job is started with whatever `python` is there.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.environment = {**os.environ, **ENVIRONMENT, "PATH": path, "RAY_AUTH_TOKEN_PATH": str(self.token)}
         settings = {"num_cpus": head_cpus, "object_store_memory": OBJECTS, "include_dashboard": dashboard}
         self.log = (folder / "nodes.log").open("a")
         self._process = subprocess.Popen(

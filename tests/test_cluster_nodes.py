@@ -136,7 +136,7 @@ def test_nodes_are_read_head_first_and_told_apart_where_their_hosts_have_one_nam
         (
             FIT._replace(storage="not seen"),
             0,
-            [Difference("storage", "not seen", "/shared/runs, the same on all nodes")],
+            [Difference("storage", "not seen", "what the driver sees there")],
         ),
         (FIT._replace(data="not there"), 0, [Difference("data set", "not there", "fingerprint ffffffffffff")]),
     ],
@@ -149,6 +149,7 @@ def test_unfit_nodes_are_listed_in_a_table() -> None:
     text = table(
         {"gpu02": [Difference("torch", "2.14.0", "2.15.0")], "gpu10-long": [Difference("clock", "41 s ahead", "less")]},
         of=3,
+        storage="/runs",
     )
     assert text.splitlines() == [
         "2 of 3 nodes cannot run trials of this search; nothing was started",
@@ -156,6 +157,12 @@ def test_unfit_nodes_are_listed_in_a_table() -> None:
         "  gpu02       torch  2.14.0      2.15.0",
         "  gpu10-long  clock  41 s ahead  less",
     ]
+
+
+@pytest.mark.parametrize(("storage", "advised"), [("/runs", True), ("s3://bucket/runs", False)])
+def test_a_folder_that_not_all_nodes_see_is_answered_with_what_to_do(storage: str, advised: bool) -> None:
+    text = table({"gpu02": [Difference("storage", "is not there", "seen")]}, of=2, storage=storage)
+    assert ("the storage /runs must be a folder that all nodes share" in text) == advised
 
 
 @given(

@@ -576,7 +576,7 @@ def test_a_path_that_only_the_driver_has_is_refused_with_the_reason(tmp_path: Pa
     token = leave_token(tmp_path / "runs")
     assert check_token(tmp_path / "runs", token) is None
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    assert "is not there on this node; a path must be" in (check_token(tmp_path / "runs", token) or "")
+    assert "is not there on this node" in (check_token(tmp_path / "runs", token) or "")
     (tmp_path / "runs").mkdir()
     assert "is another folder on this node" in (check_token(tmp_path / "runs", token) or "")
 

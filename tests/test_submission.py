@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 import pytest
-from running import PATIENCE_S, Search
+from running import COMMAND, PATIENCE_S, Search
 from several_nodes import several_nodes
 
 from orchestrator.__main__ import run
@@ -103,16 +103,20 @@ def test_what_the_cluster_could_not_find_is_a_usage_error(words: list[str], subm
 @pytest.mark.timeout(PATIENCE_S)
 def test_a_search_runs_as_a_job_whose_code_travels_with_it(tmp_path: Path) -> None:
     search = Search(tmp_path / "runs", "job")
-    with several_nodes(tmp_path, dashboard=True) as nodes:
-        nodes.add(num_cpus=2)
+    # One node: two on one machine share the folder of shipped code, which the second unpacks anew under a running driver.
+    with several_nodes(tmp_path, dashboard=True, head_cpus=2) as nodes:
         search.environment = nodes.environment
         url = f"http://{nodes.dashboard}"
+        words = [*COMMAND, "cluster", "plan", "smoke.yaml", "--address", url, "--json"]
+        plan = json.loads(subprocess.run(words, env=nodes.environment, capture_output=True, check=True).stdout)
         search.launch("--submit", url, "--follow", "--trials", "2")
         assert search.wait() == os.EX_OK, search.log.read_text()
         token = (tmp_path / "token").read_text()
         request = urllib.request.Request(f"{url}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request) as reply:
             jobs = [job for job in json.load(reply) if job["type"] == "SUBMISSION"]
+    assert [node["cpus"] for node in plan["nodes"]] == [2]
+    assert plan["most"] == 2
     text = search.log.read_text()
     assert token not in text
     assert "trial=t0001 completed" in text

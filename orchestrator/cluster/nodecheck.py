@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from orchestrator import provenance
 from orchestrator.cluster.nodes import LiveNode
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.storage.address import is_uri
 from orchestrator.storage.mirror import storage_name
 from orchestrator.storage.reach import check_token, leave_token
 from trainer.data import DataConfig, read_splits
@@ -28,6 +29,7 @@ PINGS = 3
 CHECKED = ("python", "ray", "torch", "torchvision", "numpy", "scipy", "reidsearch")
 CODE = ("trainer", "orchestrator")
 SHORT_HASH = 12
+STORAGE = "storage"
 
 
 class Expected(NamedTuple):
@@ -87,7 +89,7 @@ def check_nodes(nodes: Sequence[LiveNode], expected: Expected) -> None:
         found = list(pool.map(lambda node: examine(node, expected), looked_at))
     unfit = {node.name: differences for node, differences in zip(looked_at, found, strict=True) if differences}
     if unfit:
-        raise EnvironmentProblem(table(unfit, of=len(looked_at)))
+        raise EnvironmentProblem(table(unfit, of=len(looked_at), storage=expected.storage))
 
 
 def why_unfit(node: LiveNode, expected: Expected) -> str | None:
@@ -173,20 +175,22 @@ def differences(seen: Facts, offset: float, expected: Expected) -> list[Differen
         where = f"{abs(offset):.0f} s {'ahead' if offset > 0 else 'behind'}"
         found.append(Difference("clock", where, f"at most {MAX_CLOCK_OFFSET_S:g} s off"))
     if seen.storage is not None:
-        found.append(Difference("storage", seen.storage, f"{expected.storage}, the same on all nodes"))
+        found.append(Difference(STORAGE, seen.storage, "what the driver sees there"))
     if seen.data is not None:
         found.append(Difference("data set", seen.data, f"fingerprint {expected.fingerprint[:SHORT_HASH]}"))
     return found
 
 
-def table(unfit: Mapping[str, Sequence[Difference]], *, of: int) -> str:
-    """The differences of all unfit nodes, aligned."""
+def table(unfit: Mapping[str, Sequence[Difference]], *, of: int, storage: str) -> str:
+    """The differences of all unfit nodes, aligned; below them what to do about a storage that they do not see."""
     rows = [("node", "what", "there", "needed")]
     rows += [(name, *difference) for name, found in unfit.items() for difference in found]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)) for row in rows]
     some = "the node cannot" if of == 1 else f"{len(unfit)} of {of} nodes cannot"
     head = f"{some} run trials of this search; nothing was started"
+    if any(difference.what == STORAGE for found in unfit.values() for difference in found) and not is_uri(storage):
+        lines.append(f"the storage {storage} must be a folder that all nodes share, or a URI (--storage s3://...)")
     return "\n  ".join([head, *lines])
 
 

@@ -72,12 +72,12 @@ def _check_remote(uri: str, token: str) -> str | None:
     try:
         store = remote(uri)
         if store.read(f"{TOKENS}/{token}") != token.encode():
-            return f"{uri}: holds something else than what was left there"
+            return "holds something else than what was left there"
         own = f"{TOKENS}/{token}-{secrets.token_hex(4)}"
         store.write(own, b"")
         store.delete(own)
     except FileNotFoundError:
-        return f"{uri}: is there, but not what the driver left there a moment ago; another endpoint answers here"
+        return "is there, but not what the driver left there a moment ago; another endpoint answers here"
     except (EnvironmentProblem, SearchError) as error:
         return str(error)
     return None
@@ -85,18 +85,16 @@ def _check_remote(uri: str, token: str) -> str | None:
 
 def _check_path(path: Path, token: str) -> str | None:
     file = path / TOKENS / token
-    shared = "a path must be on a file system that all nodes share; or give --storage a URI (s3://...)"
     try:
         content = file.read_text(encoding="utf-8")
     except OSError:
-        there = "is another folder on this node" if path.is_dir() else "is not there on this node"
-        return f"{path}: {there}; {shared}"
+        return "is another folder on this node" if path.is_dir() else "is not there on this node"
     if content != token:
-        return f"{path}: holds something else than what was left there; {shared}"
+        return "holds something else than what was left there"
     own = file.with_name(f"{token}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         own.touch()
         own.unlink()
     except OSError as error:
-        return f"{path}: cannot be written from this node ({error.strerror})"
+        return f"cannot be written from this node ({error.strerror})"
     return None
