@@ -6,9 +6,10 @@ A node of Ray with as many CPU cores as slots, whatever the machine has, and tri
 at equal distances and ends. Everything else is real: Tune, searcher, journal with its fsyncs, Ax, MLflow on SQLite.
 Each configuration is a process of its own, with `rounds` trials a slot.
 
-- utilisation: time that slots slept, as a share of all time between the end of a slot's first trial and the beginning
-  of its last one, over all slots. Start-up of Ray and its workers is not in it.
+- utilisation: time that trials slept, as a share of all time of all slots, from the moment when every slot has had a
+  trial until the last trial begins: the time in which no slot need be idle. The start of Ray's workers is not in it.
 - gap: seconds that a slot stood idle between two trials: median, 95th percentile.
+- suggestion: seconds from the end of a trial in the journal to the next trial in the journal: the same two.
 - driver: processor seconds of the driver's process a trial, and how that grew from the first third of the trials to
   the last one. The processes of Ax and Ray are not in it.
 """
@@ -25,18 +26,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.measuring import say
 
 EPOCHS = 10
 ROOT = Path(__file__).resolve().parents[1]
-FIRST_LOG, BUSY = "driver.jsonl", "busy"
+DRIVER_LOG, BUSY = "driver.jsonl", "busy"
 
 
 def main() -> None:
@@ -44,13 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--slots", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--algorithms", nargs="+", default=["random", "ax"])
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one is not None:
-        folder, algorithm, address, trials = asked.one
-        _drive(Path(folder), algorithm, address, int(trials), asked.seconds)
+        folder, algorithm, address, slots, trials = asked.one
+        _drive(Path(folder), algorithm, address, int(slots), int(trials), asked.seconds)
         return
     found: dict[str, Any] = {}
     for slots in asked.slots:
@@ -66,12 +67,12 @@ def _measured(folder: Path, slots: int, algorithm: str, trials: int, seconds: fl
     (folder / BUSY).mkdir()
     with _node(folder, slots) as (address, environment):
         command = [sys.executable, "-m", "benchmarks.bench_cluster", "--seconds", str(seconds)]
-        one = ["--one", str(folder), algorithm, address, str(trials)]
+        one = ["--one", str(folder), algorithm, address, str(slots), str(trials)]
         with (folder / "driver.log").open("w") as log:
             done = subprocess.run([*command, *one], env=environment, cwd=ROOT, stdout=log, stderr=log, check=False)
     if done.returncode:
         raise RuntimeError((folder / "driver.log").read_text())
-    return _figures(folder, trials)
+    return _figures(folder, slots, trials)
 
 
 @contextmanager
@@ -162,31 +163,32 @@ def _result(epoch: int, trial: str) -> Any:
     )
 
 
-def _drive(folder: Path, algorithm: str, address: str, trials: int, seconds: float) -> None:
+def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, seconds: float) -> None:
     """One search; notes the driver's processor time whenever a trial ends."""
     os.environ["BENCH_SECONDS"] = str(seconds)
     from orchestrator.engine import session
     from orchestrator.engine.creation import create_search
     from orchestrator.engine.preparation import prepare_space
     from orchestrator.history.description import Options
-    from orchestrator.history.events import TrialCompleted
+    from orchestrator.history.events import TrialCompleted, TrialSuggested
     from orchestrator.history.ledger import Ledger
 
-    session.trainable = _with_seconds(seconds)
     overrides = [f"algorithm.name={algorithm}", f"budget={{trials: {trials}}}"]
     space = prepare_space("smoke.yaml", data=None, overrides=overrides, storage=folder, dry_run=False)
-    options = Options(address=address, cpus_per_trial=1)
+    options = Options(address=address, cpus_per_trial=1, concurrent=slots)
     search = create_search(space, storage=folder, name="bench", seed=0, options=options)
 
     def listen(ledger: Ledger, _: object) -> None:
         def note(record: Any) -> None:
-            if isinstance(record.event, TrialCompleted):
-                with (folder / FIRST_LOG).open("a") as log:
-                    log.write(json.dumps(time.process_time()) + "\n")
+            if isinstance(record.event, TrialCompleted | TrialSuggested):
+                line = [type(record.event).__name__, time.time(), time.process_time()]
+                with (folder / DRIVER_LOG).open("a") as log:
+                    log.write(json.dumps(line) + "\n")
 
         ledger.subscribe(note)
 
-    ending = session.drive(search, session.Watch(started=listen, connected=lambda *_: None))
+    with mock.patch.object(session, "trainable", _with_seconds(seconds)):
+        ending = session.drive(search, session.Watch(started=listen, connected=lambda *_: None))
     assert ending.exit_code == 0, ending.exit_code
 
 
@@ -200,24 +202,36 @@ def _with_seconds(seconds: float) -> Any:
     return trainable
 
 
-def _figures(folder: Path, trials: int) -> dict[str, float]:
-    slots: dict[str, list[tuple[float, float]]] = defaultdict(list)
+def _figures(folder: Path, slots: int, trials: int) -> dict[str, float]:
+    workers: dict[str, list[tuple[float, float]]] = {}
     for file in (folder / BUSY).iterdir():
-        slots[file.name] = sorted(tuple(json.loads(line)) for line in file.read_text().splitlines())
-    gaps = [after[0] - before[1] for busy in slots.values() for before, after in pairwise(busy)]
-    span = sum(busy[-1][0] - busy[0][1] for busy in slots.values())
-    cpu = [float(line) for line in (folder / FIRST_LOG).read_text().splitlines()]
+        workers[file.name] = sorted(tuple(json.loads(line)) for line in file.read_text().splitlines())
+    slept = [each for busy in workers.values() for each in busy]
+    begin, end = sorted(first for first, _ in slept)[slots - 1], max(first for first, _ in slept)
+    busy = sum(max(0.0, min(last, end) - max(first, begin)) for first, last in slept)
+    gaps = [after[0] - before[1] for each in workers.values() for before, after in pairwise(each)]
+    lines = [json.loads(line) for line in (folder / DRIVER_LOG).read_text().splitlines()]
+    suggested = [when for event, when, _ in lines if event == "TrialSuggested"]
+    completed = [(when, cpu) for event, when, cpu in lines if event == "TrialCompleted"]
+    # The first trial that ends makes room for the first one after those that filled the slots, and so on.
+    waits = [max(0.0, after - when) for (when, _), after in zip(completed, suggested[slots:], strict=False)]
+    cpu = [spent for _, spent in completed]
     third = len(cpu) // 3
     early, late = (cpu[third] - cpu[0]) / third, (cpu[-1] - cpu[-1 - third]) / third
     return {
-        "slots_used": len(slots),
         "trials": trials,
-        "utilisation": round(1 - sum(gaps) / span, 4),
-        "gap_median_s": round(statistics.median(gaps), 2),
-        "gap_p95_s": round(statistics.quantiles(gaps, n=20)[-1], 2),
+        "workers": len(workers),
+        "utilisation": round(busy / (slots * (end - begin)), 4),
+        **_middle_and_tail("gap", gaps),
+        **_middle_and_tail("suggestion", waits),
         "driver_cpu_s_a_trial": round(cpu[-1] / trials, 3),
         "driver_cpu_growth": round(late / early, 2),
     }
+
+
+def _middle_and_tail(name: str, seconds: list[float]) -> dict[str, float]:
+    tail = statistics.quantiles(seconds, n=20)[-1]
+    return {f"{name}_median_s": round(statistics.median(seconds), 2), f"{name}_p95_s": round(tail, 2)}
 
 
 if __name__ == "__main__":
