@@ -3,8 +3,9 @@
     python -m benchmarks.bench_cluster [--slots 4 16 64] [--seconds 60] [--rounds 3] [--algorithms random ax]
 
 A node of Ray with as many CPU cores as slots, whatever the machine has, and trials that sleep: each reports ten epochs
-at equal distances and ends. Everything else is real: Tune, searcher, journal with its fsyncs, Ax, MLflow on SQLite.
-Each configuration is a process of its own, with `rounds` trials a slot.
+at equal distances and ends. The first ones wait for all workers, and end one after the other. Everything else is real:
+Tune, searcher, journal with its fsyncs, Ax, MLflow on SQLite. Each configuration is a process of its own, with `rounds`
+trials a slot.
 
 - utilisation: time that trials slept, as a share of all time of all slots, from the moment when every slot has had a
   trial until the last trial begins: the time in which no slot need be idle. The start of Ray's workers is not in it.
@@ -120,10 +121,12 @@ def _await(port: int, log: Path) -> None:
     raise RuntimeError(log.read_text())
 
 
-def _sleeping(seconds: float, busy: Path) -> Any:
+def _sleeping(seconds: float, slots: int, busy: Path) -> Any:
     """In place of the trainable: sleeps, reports, and notes when it did.
 
-    Workers load it by value, and with it nothing of ours: 64 of them that load torch as well do not fit into 24 GiB.
+    The first trial of each worker waits until all workers are there, and then takes up to twice as long: trials of
+    equal length that began together would all end together. Workers load it by value, and with it nothing of ours: 64
+    of them that load torch as well do not fit into 24 GiB.
     """
     from orchestrator.engine.attempt import Message, Outcome
 
@@ -135,16 +138,24 @@ def _sleeping(seconds: float, busy: Path) -> Any:
         import json
         import os
         import time
+        from pathlib import Path
 
         from ray import tune
 
+        mine, length = Path(folder) / f"{os.getpid()}.jsonl", seconds
+        if not mine.exists():
+            mine.touch()
+            place = len(list(mine.parent.iterdir()))
+            while len(list(mine.parent.iterdir())) < slots:
+                time.sleep(0.2)
+            length *= 1 + place / slots if place <= slots else 1
         began = time.time()
         for number, epoch in enumerate(epochs, start=1):
-            time.sleep(max(0.0, began + seconds * number / len(epochs) - time.time()))
+            time.sleep(max(0.0, began + length * number / len(epochs) - time.time()))
             epoch["epoch_result"]["time"] = time.time()
             epoch["epoch_result"]["validation"]["mAP"] = 0.5 + 0.04 * number + 0.003 * (int(config["trial"][1:]) % 11)
             tune.report({"message": json.dumps(epoch)})
-        with open(os.path.join(folder, f"{os.getpid()}.jsonl"), "a", encoding="utf-8") as log:  # noqa: PTH118, PTH123
+        with mine.open("a") as log:
             log.write(json.dumps([began, time.time()]) + "\n")
         tune.report({"message": outcome})
 
@@ -198,7 +209,7 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
 
         ledger.subscribe(note)
 
-    with mock.patch.object(session, "trainable", _sleeping(seconds, folder / BUSY)):
+    with mock.patch.object(session, "trainable", _sleeping(seconds, slots, folder / BUSY)):
         ending = session.drive(search, session.Watch(started=listen, connected=lambda *_: None))
     assert ending.exit_code == 0, ending.exit_code
 
