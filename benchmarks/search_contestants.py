@@ -65,12 +65,12 @@ class _AxHere:
         Raises:
             AxFailed: as in a search, which goes on without the model then.
         """
-        from orchestrator.search.ax_worker import answer
+        from orchestrator.search.ax_worker import answers
 
         question, self._question = self._question, None
         assert question is not None
         try:
-            return answer(question)
+            return next(answers(question))
         except Exception as error:
             raise AxFailed(repr(error)) from error
 

@@ -28,20 +28,25 @@ class FakeModel:
     def __init__(self, *answers: object) -> None:
         self._answers = list(answers)
         self.questions: list[dict[str, Any]] = []
-        self.is_thinking = False
+        self.awaited = 0
         self.is_busy = False
 
     def ask(self, question: dict[str, Any]) -> None:
         assert not self.is_thinking
         self.questions.append(question)
-        self.is_thinking = True
+        self.awaited = question.get("count", 1)
+
+    @property
+    def is_thinking(self) -> bool:
+        return self.awaited > 0
 
     def poll(self) -> Any:
         if self.is_busy:
             return None
-        self.is_thinking = False
+        self.awaited -= 1
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, Exception):
+            self.awaited = 0
             raise answer
         return answer
 
@@ -141,6 +146,61 @@ def test_where_many_run_an_answer_may_lack_as_many_results_as_allowed() -> None:
         ahead.want(question_of(space, before))
         after = history(space, 3 + ended, running=6 - ended)
         assert (ahead.take(question_of(space, after), after) is not None) == is_taken
+
+
+PLACES = [{**ANSWER, "clips.persons": persons} for persons in (4, 5, 6, 7)]
+
+
+def taken_from(study: Study, found: Suggestion | Exhausted | None, *others: Event) -> Study:
+    """The history once a proposal has become a trial, and what else has happened."""
+    assert isinstance(found, Suggestion)
+    event = suggested(len(study.trials), **found.params)  # type: ignore[arg-type]
+    return fold([*study_events(study), event, *others])
+
+
+def study_events(study: Study) -> list[Event]:
+    events: list[Event] = []
+    for trial in study.trials.values():
+        event = suggested(trial.index, **trial.params)  # type: ignore[arg-type]
+        events += [event, *(completed(trial.index, 0.1 * trial.index)[1:] if trial.is_over else [])]
+    return events
+
+
+def test_free_places_are_filled_from_one_question() -> None:
+    space, model = mixed(), FakeModel(*PLACES)
+    ahead, study = ahead_of(model, space, stale=3), history(space, 3, running=2)
+    assert ahead.take(question_of(space, study), study, free=9) is None
+    persons = []
+    for _ in range(3):
+        found = ahead.take(question_of(space, study), study, free=9)
+        study = taken_from(study, found)
+        persons.append(found.params["clips.persons"])  # type: ignore[union-attr]
+    assert persons == [4, 5, 6]
+    assert [question.get("count") for question in model.questions] == [3]
+
+
+def test_of_several_answers_those_left_are_dropped_once_they_lack_too_much() -> None:
+    space = mixed()
+    for others, persons in (
+        (completed(3, 0.3)[1:], 5),
+        ([event for index in (3, 4, 5) for event in completed(index, 0.3)[1:]], 7),
+        ([suggested(6, **random_point(space, 0, 99))], 7),  # type: ignore[arg-type]
+    ):
+        model = FakeModel(*PLACES)
+        ahead, study = ahead_of(model, space, stale=2), history(space, 3, running=2)
+        assert ahead.take(question_of(space, study), study, free=2) is None
+        study = taken_from(study, ahead.take(question_of(space, study), study, free=2), *others)
+        model._answers = [PLACES[3]]
+        found = taken(ahead, space, study)
+        assert isinstance(found, Suggestion)
+        assert found.params["clips.persons"] == persons
+
+
+def test_without_stale_answers_a_question_asks_for_one_point_however_many_places_are_free() -> None:
+    space, model = mixed(), FakeModel(*PLACES)
+    ahead, study = ahead_of(model, space), history(space, 3)
+    ahead.take(question_of(space, study), study, free=9)
+    assert "count" not in model.questions[0]
 
 
 def test_asking_never_waits_for_a_busy_model() -> None:

@@ -101,6 +101,23 @@ def test_a_good_child_is_believed(tmp_path: Path) -> None:
     assert found.source == "ax"
 
 
+def test_answers_come_one_by_one_and_one_that_fails_ends_them_all(tmp_path: Path) -> None:
+    lines = [{"params": {"a": 1}}, {"params": 7}, {"params": {"a": 3}}]
+    process = child(tmp_path, LOOP + f"[print(json.dumps(each), flush=True) for each in {lines!r}]", deadline=30)
+    found: list[object] = []
+    try:
+        for _ in range(2):
+            process.ask({"count": 3})
+            while process.is_thinking:
+                try:
+                    found.append(process.poll())
+                except AxFailed as error:
+                    found.append(str(error))
+    finally:
+        process.close()
+    assert [each for each in found if each is not None] == 2 * [{"a": 1}, "the reply holds no point"]
+
+
 def test_a_question_longer_than_the_pipe_is_put_without_waiting_for_the_child_to_read(tmp_path: Path) -> None:
     process = child(tmp_path, "import time; time.sleep(60)", deadline=0.3)
     try:

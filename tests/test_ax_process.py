@@ -59,6 +59,17 @@ def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question
     assert answer(ax, question()) == first
 
 
+def test_ax_proposes_several_points_one_by_one_and_no_two_alike(ax: AxProcess) -> None:
+    space = SearchSpace.from_yaml("smoke.yaml")
+    ax.ask({**question(), "count": 3})
+    points = []
+    while ax.is_thinking:
+        if (params := ax.poll()) is not None:
+            points.append(point_key(point_from_answer(space, params)))
+        time.sleep(0.02)
+    assert len(set(points)) == 3
+
+
 def test_steps_conditions_and_constraints_hold_for_what_ax_proposes(ax: AxProcess) -> None:
     space = mixed(constraints=["2 * clips.erase - clips.flip <= 0.9", "clips.persons + 10 * clips.erase >= 8"])
     events = []
@@ -125,9 +136,9 @@ kinds = [RuntimeError, StopIteration, MemoryError, RecursionError, KeyError]
 kinds += {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)
           if issubclass(kind, Exception) and kind.__module__.startswith("ax.")}
 
-def answer(question):
+def answers(question):
     if question["number"] == len(kinds):
-        return {"over": True}
+        return [{"over": True}]
     kind = kinds[question["number"]]
     try:
         error = kind("poison")
@@ -135,7 +146,7 @@ def answer(question):
         error = kind.__new__(kind)  # whose text cannot even be had
     raise error
 
-worker.answer = answer
+worker.answers = answers
 worker.main()
 """  # noqa: E501
 
@@ -172,16 +183,16 @@ def one_by_one(client, trials, metric):
         elif trial["state"] == "abandoned":
             client.mark_trial_abandoned(index)
 
-def answer(question):
+def answers(question):
     frames = []
     for worker._tell in (one_by_one, tell):
         experiment = worker.told_client(question)._experiment
         statuses = [trial.status.name for trial in experiment.trials.values()]
         data = experiment.lookup_data().df.sort_values(["trial_index", "metric_name"])
         frames.append((statuses, data[["trial_index", "arm_name", "metric_name", "mean", "sem"]].to_csv(index=False)))
-    return {"same": frames[0] == frames[1], "rows": frames[1][1].count("\\n")}
+    return [{"same": frames[0] == frames[1], "rows": frames[1][1].count("\\n")}]
 
-worker.answer = answer
+worker.answers = answers
 worker.main()
 """
 

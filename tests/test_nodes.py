@@ -35,6 +35,9 @@ def test_trials_use_a_node_that_joins_and_go_on_elsewhere_when_one_is_lost(tmp_p
         search.until(lambda document: sum(trial["status"] == "running" for trial in document["trials"]) == 2)
         assert len(first.attempts()) == len(second.attempts()) == 1
         nodes.remove(first)
+        removed = time.monotonic()
+        search.until(lambda document: any(trial["attempts"] > 1 for trial in document["trials"]))
+        print(f"its trial goes on {time.monotonic() - removed:.1f} s after the other one was lost")
         assert search.wait() == os.EX_OK, search.log.read_text()
     log = search.log.read_text()
     assert "is lost; its trials go on elsewhere" in log

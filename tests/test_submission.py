@@ -103,7 +103,7 @@ def test_what_the_cluster_could_not_find_is_a_usage_error(words: list[str], subm
 @pytest.mark.timeout(PATIENCE_S)
 def test_a_search_runs_as_a_job_whose_code_travels_with_it(tmp_path: Path) -> None:
     search = Search(tmp_path / "runs", "job")
-    # One node: two on one machine share the folder of shipped code, which the second unpacks anew under a running driver.
+    # One node: of two on one machine the second unpacks the shipped code anew where the driver is running from.
     with several_nodes(tmp_path, dashboard=True, head_cpus=2) as nodes:
         search.environment = nodes.environment
         url = f"http://{nodes.dashboard}"

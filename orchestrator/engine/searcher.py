@@ -190,7 +190,8 @@ class AxSearcher(Searcher):
         if end is not None:
             return self._nothing_left() if end.ends_repeats else self._repeat(trial_id)
         step = self._next_step()
-        found = self._ahead.take(step, study) if isinstance(step, Question) else step
+        free = self._capacity() - len(self._live)
+        found = self._ahead.take(step, study, free=free) if isinstance(step, Question) else step
         if isinstance(found, Exhausted):
             return self._repeat(trial_id)
         return None if found is None else self._start(trial_id, self._create(found))

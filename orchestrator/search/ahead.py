@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,10 +20,8 @@ REPEATS = 3
 
 
 class _Answer(NamedTuple):
-    """What came of a question."""
+    """One of the points that came of a question."""
 
-    asked: dict[str, Any]
-    """The question as it stood in the history, whatever the seed it was asked with."""
     params: object
     """Ax's words, if it had any."""
     failure: str = ""
@@ -34,7 +33,8 @@ class Ahead:
 
     With `stale` answers an answer is used that does not know the latest results yet, as it must be in a search that
     runs trials at once if no machine is to idle: while the model thinks, others of them end. Without them only the
-    answer to the very history counts, which makes a search of one trial at a time repeatable.
+    answer to the very history counts, which makes a search of one trial at a time repeatable. Where several places are
+    free, as many points are asked for in one question, at most as many as results may be lacking.
     """
 
     def __init__(self, model: AxProcess, space: SearchSpace, *, stale: int) -> None:
@@ -43,81 +43,99 @@ class Ahead:
         self._space = space
         self._stale = stale
         self._asked: dict[str, Any] = {}
+        """The question that answers are for, as it stood in the history, whatever the seed it was asked with."""
+        self._taken = 0
+        """Points of its answer that have become trials."""
         self._repeats = 0
-        self._answer: _Answer | None = None
+        self._answers: deque[_Answer] = deque()
 
     def want(self, question: Question) -> None:
         """Asks the question if nothing is being asked and no answer is there for it. To be called at every change."""
         # Without stale answers the result that is still to come would make the answer worthless.
         if self._stale:
-            self._proceed(question.asked)
+            self._proceed(question.asked, 1)
 
-    def take(self, question: Question, study: Study) -> Suggestion | Exhausted | None:
+    def take(self, question: Question, study: Study, *, free: int = 1) -> Suggestion | Exhausted | None:
         """What the model proposes for the question, which must be that of the study; None: ask again later.
 
         Where the model fails, or proposes nothing new however often it is asked, the proposal is a random new point
         with a note that says so.
+
+        Args:
+            question: what to ask the model.
+            study: the history that it was made of.
+            free: places for trials that are free, this one included.
         """
-        self._proceed(question.asked)
-        answer = self._answer
-        if answer is None:
-            return None
-        self._answer = None
-        if answer.failure:
-            return self._without_model(study, answer.failure)
-        try:
-            point = point_from_answer(self._space, answer.params)
-            self._space.trial_config(point)
-        except SpaceError as error:
-            useless = str(error)
-        else:
+        self._proceed(question.asked, free)
+        useless = ""
+        while self._answers:
+            answer = self._answers.popleft()
+            if answer.failure:
+                return self._without_model(study, answer.failure)
+            try:
+                point = point_from_answer(self._space, answer.params)
+                self._space.trial_config(point)
+            except SpaceError as error:
+                useless = str(error)
+                continue
             if point_key(point) not in tried_points(study):
+                self._taken += 1
                 return Suggestion(point, "ax")
             useless = "the point had been tried"
-        return self._ask_again(question.asked, study, useless)
+        return self._ask_again(question.asked, study, useless) if useless and not self._model.is_thinking else None
 
     def _ask_again(self, asked: dict[str, Any], study: Study, useless: str) -> Suggestion | Exhausted | None:
         if self._repeats >= REPEATS:
             return self._without_model(study, f"{REPEATS + 1} answers in a row were of no use: {useless}")
-        self._ask(asked, self._repeats + 1)
+        self._ask(asked, self._repeats + 1, 1)
         return None
 
     def _without_model(self, study: Study, reason: str) -> Suggestion | Exhausted:
         self._repeats = 0
         return new_random_suggestion(self._space, study.seed, study, f"Ax: {reason}")
 
-    def _proceed(self, asked: dict[str, Any]) -> None:
-        """Takes in an answer that has come; sees to it that the question is answered or being asked."""
-        if self._model.is_thinking:
-            self._listen()
-        if self._answer is not None and not self._fits(self._answer.asked, asked):
-            self._answer = None
-        if self._answer is None and not self._model.is_thinking:
-            self._ask(asked, 0)
+    def _proceed(self, asked: dict[str, Any], free: int) -> None:
+        """Takes in answers that have come; sees to it that the question is answered or being asked."""
+        self._listen()
+        if not self._fits(asked):
+            self._answers.clear()
+        if not self._answers and not self._model.is_thinking:
+            self._ask(asked, 0, max(1, min(free, self._stale)))
 
     def _listen(self) -> None:
         try:
-            params = self._model.poll()
+            while self._model.is_thinking and (params := self._model.poll()) is not None:
+                self._answers.append(_Answer(params))
         except AxFailed as error:
-            self._answer = _Answer(self._asked, None, str(error))
-        else:
-            if params is not None:
-                self._answer = _Answer(self._asked, params)
+            self._answers.append(_Answer(None, str(error)))
 
-    def _ask(self, asked: dict[str, Any], repeats: int) -> None:
-        self._asked, self._repeats = asked, repeats
+    def _ask(self, asked: dict[str, Any], repeats: int, count: int) -> None:
+        self._asked, self._taken, self._repeats = asked, 0, repeats
+        question = asked_again(asked, repeats) if repeats else asked
         try:
-            self._model.ask(asked_again(asked, repeats) if repeats else asked)
+            self._model.ask(question if count == 1 else {**question, "count": count})
         except AxFailed as error:
-            self._answer = _Answer(asked, None, str(error))
+            self._answers.append(_Answer(None, str(error)))
 
-    def _fits(self, asked: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-        return asked == now or _only_lacks_results(asked, now, self._stale)
+    def _fits(self, now: Mapping[str, Any]) -> bool:
+        return self._asked == now or _only_lacks_results(self._asked, now, taken=self._taken, at_most=self._stale)
 
 
-def _only_lacks_results(asked: Mapping[str, Any], now: Mapping[str, Any], at_most: int) -> bool:
-    """Whether a question was asked about the same trials, so many of which at most have come to their ends since."""
-    if {**asked, "trials": None} != {**now, "trials": None} or len(asked["trials"]) != len(now["trials"]):
+def _only_lacks_results(asked: Mapping[str, Any], now: Mapping[str, Any], *, taken: int, at_most: int) -> bool:
+    """Whether a question is still that of now, but for its own answers and a few results.
+
+    Args:
+        asked: the question as it was asked.
+        now: the question as it would be asked now.
+        taken: answers to it that have become the last trials of now, which the answers after them took for running.
+        at_most: trials that may have come to their ends since.
+    """
+    # The seed follows from the number of trials.
+    if any(asked.get(part) != now[part] for part in now.keys() - {"trials", "seed"}):
         return False
-    changed = [(old, new) for old, new in zip(asked["trials"], now["trials"], strict=True) if old != new]
+    trials = now["trials"]
+    if len(asked["trials"]) + taken != len(trials):
+        return False
+    changed = [(old, new) for old, new in zip(asked["trials"], trials, strict=False) if old != new]
+    changed += [(new, new) for new in trials[len(trials) - taken :] if new["state"] != "pending"]
     return len(changed) <= at_most and all(old["params"] == new["params"] for old, new in changed)

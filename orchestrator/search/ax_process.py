@@ -55,7 +55,8 @@ class AxProcess:
         Args:
             log: receives what the child prints.
             deadline: seconds after which a question is given up and the child ended; None is what its method may take.
-            command: the child; answers a JSON line `{"params": ...}` or `{"error": ...}` for each JSON line.
+            command: the child; answers each JSON line with as many lines `{"params": ...}` as its `count` says, one if
+                it says nothing, or with one `{"error": ...}` that ends the answer.
         """
         self._command = list(command)
         self._log = log
@@ -63,7 +64,8 @@ class AxProcess:
         self._process: subprocess.Popen[str] | None = None
         self._questions: queue.Queue[str | None] = queue.Queue()
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._asked_at: float | None = None
+        self._awaited = 0
+        self._since = 0.0
         self._limit = 0.0
 
     def start(self) -> None:
@@ -93,11 +95,11 @@ class AxProcess:
 
     @property
     def is_thinking(self) -> bool:
-        """Whether a question is unanswered."""
-        return self._asked_at is not None
+        """Whether answers are still to come."""
+        return self._awaited > 0
 
     def ask(self, question: dict[str, Any]) -> None:
-        """Sends a question; `poll` brings the answer.
+        """Sends a question; `poll` brings its answers, one by one.
 
         Raises:
             AxFailed: the question holds a number that is not finite, or no child could be started.
@@ -110,15 +112,16 @@ class AxProcess:
             raise AxFailed(f"Ax could not be asked: {first_line(error)}") from error
         self._questions.put(text)
         self._limit = deadline_for(question) if self._deadline is None else self._deadline
-        self._asked_at = time.monotonic()
+        self._since = time.monotonic()
+        self._awaited = question.get("count", 1)
 
     def poll(self) -> dict[str, Any] | None:
-        """The answer as Ax gave it, unchecked; None as long as Ax thinks.
+        """The next answer as Ax gave it, unchecked; None as long as Ax thinks.
 
         Raises:
-            AxFailed: Ax raised, died, or took longer than the deadline.
+            AxFailed: Ax raised, died, or took longer than the deadline; no more answers will come.
         """
-        assert self._asked_at is not None
+        assert self.is_thinking
         while True:
             try:
                 reply = self._answers.get_nowait()
@@ -129,26 +132,27 @@ class AxProcess:
                 return self._answer(reply)
 
     def _answer(self, reply: Mapping[str, Any]) -> dict[str, Any]:
-        self._asked_at = None
         if "ended" in reply:
             self.close()
             raise AxFailed(f"Ax's process ended; see {self._log}")
-        if "error" in reply:
-            raise AxFailed(str(reply["error"]))
         params = reply.get("params")
-        if not isinstance(params, dict):
-            raise AxFailed("the reply holds no point")
+        if "error" in reply or not isinstance(params, dict):
+            if self._awaited > 1:
+                self.close()  # what it still says could not be told from answers to the next question
+            self._awaited = 0
+            raise AxFailed(str(reply.get("error", "the reply holds no point")))
+        self._awaited -= 1
+        self._since = time.monotonic()
         return params
 
     def _check_deadline(self) -> None:
-        assert self._asked_at is not None
-        if time.monotonic() - self._asked_at > self._limit:
+        if time.monotonic() - self._since > self._limit:
             self.close()
             raise AxFailed(f"no answer within {self._limit:.0f} s")
 
     def close(self) -> None:
         """Ends the child."""
-        self._asked_at = None
+        self._awaited = 0
         self._questions.put(None)
         if self._process is not None:
             self._process.kill()

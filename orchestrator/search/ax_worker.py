@@ -1,4 +1,4 @@
-"""A child process that answers one question: given these trials, what should be tried next? The only importer of Ax.
+"""A child process that answers questions: given these trials, what should be tried next? The only importer of Ax.
 
 It holds no state between questions: Ax's client is rebuilt from the trials in the question, which takes hundredths of a
 second and makes the answer a function of the question alone. As a process of its own it imports Ax (ten seconds or
@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas
@@ -30,12 +30,17 @@ from trainer.wording import first_line
 RESTARTS, RAW_SAMPLES = 20, 1024
 
 
-def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that Ax's model proposes for `orchestrator.search.question.model_question`."""
+def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The parameters that Ax's model proposes for `orchestrator.search.question.model_question`.
+
+    As many points as the question's `count` says, one if it says nothing, each as if those before it were running. The
+    model is fitted once for all of them.
+    """
     client = told_client(question)
     torch.manual_seed(question["seed"])
-    (params,) = client.get_next_trials(max_trials=1).values()
-    return dict(params)
+    for _ in range(question.get("count", 1)):
+        (params,) = client.get_next_trials(max_trials=1).values()
+        yield dict(params)
 
 
 def told_client(question: dict[str, Any]) -> Client:
@@ -56,7 +61,7 @@ def told_client(question: dict[str, Any]) -> Client:
         min_observed_initialization_trials=1,
         torch_device="cpu",
     )
-    _share_restarts(client, question["parameters"])
+    _share_restarts(client, question["parameters"], question.get("count", 1))
     return client
 
 
@@ -102,20 +107,23 @@ def _tell(client: Client, trials: Sequence[Mapping[str, Any]], metric: str) -> N
         experiment.trials[index].mark_completed()
 
 
-def _share_restarts(client: Client, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+def _share_restarts(client: Client, parameters: Mapping[str, Mapping[str, Any]], count: int) -> None:
     """Lets the optimisation of the acquisition function cost the same with and without discrete parameters.
 
     BoTorch repeats all of it for each combination of their values, as long as these are few. Its 20 starting points,
     and the 1,024 random ones that they are chosen from, are dealt among the combinations: at 300 trials of a space with
-    6 of them a suggestion takes 2.6 s of processor time instead of 11.8 s and agrees to six digits.
+    6 of them a suggestion takes 2.6 s of processor time instead of 11.8 s and agrees to six digits. They are dealt
+    among several points of one answer, too, which are asked for when slots stand idle.
     """
     sizes = [_number_of_values(spec) for spec in parameters.values()]
     combinations = math.prod(size for size in sizes if size is not None)
-    if None not in sizes or not 1 < combinations <= ALTERNATING_OPTIMIZER_THRESHOLD:
+    is_repeated = None in sizes and combinations <= ALTERNATING_OPTIMIZER_THRESHOLD
+    shares = count * (combinations if is_repeated else 1)
+    if shares == 1:
         return
     options = {
-        "num_restarts": max(4, RESTARTS // combinations),
-        "raw_samples": max(64, RAW_SAMPLES // combinations),
+        "num_restarts": max(4, RESTARTS // shares),
+        "raw_samples": max(64, RAW_SAMPLES // shares),
         # One start that stalls among all these is no reason to do them all again.
         "retry_on_optimization_warning": False,
     }
@@ -142,17 +150,16 @@ def main() -> None:
     die_with_parent()
     torch.set_num_threads(1)
     # Whatever libraries print belongs into the log; standard output carries answers only.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
         try:
-            reply = {"params": answer(json.loads(line))}
-            text = json.dumps(reply, allow_nan=False)
+            for params in answers(json.loads(line)):
+                print(json.dumps({"params": params}, allow_nan=False), file=out, flush=True)
         except Exception as error:  # noqa: BLE001  # any failure of Ax is an answer; the searcher falls back
             traceback.print_exc()
-            text = json.dumps({"error": _described(error)})
-        print(text, file=answers, flush=True)
+            print(json.dumps({"error": _described(error)}), file=out, flush=True)
 
 
 if __name__ == "__main__":
