@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from object_store import CREDENTIALS, Machines, ObjectStore, object_store
 
 from trainer.config import TrialConfig
 from trainer.data.synthetic import write_synthetic
@@ -38,3 +40,26 @@ def tiny_config(mini_mars: Path) -> TrialConfig:
             "evaluation": {"every": 1, "folder": False},
         }
     )
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    """A real server of the S3 protocol."""
+    with object_store() as found:
+        yield found
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    """Machines that share nothing but a storage; the first is called `here`."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    found = Machines(tmp_path / "machines", monkeypatch)
+    found.become("here")
+    return found
+
+
+@pytest.fixture(params=["file", "s3"])
+def uri(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path, machines: Machines) -> str:
+    """A storage of each kind that a URI may name."""
+    return store.bucket() if request.param == "s3" else (tmp_path / "store").as_uri()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from browser import chromium
 from PIL import Image, ImageDraw, ImageFont
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENCE_S = 90.0
 GAP, TITLE, COLOURS = 24, 40, 64
 WITHOUT_FOLDERS = """
@@ -28,7 +25,7 @@ def dashboard_pages(address: str, token: str, job: str, trials: str, pictures: P
 
     Their tables are left below one another in `ray-dashboard.png`. `without` is what one sees who gave no token.
     """
-    with _browser() as browser:
+    with chromium(1500, 1000) as browser:
         browser.get(address)
         found = {"without": _await(browser, lambda text: FORM in text)}
         browser.find_element("css selector", "[role=dialog] input").send_keys(token)
@@ -78,22 +75,6 @@ def _below_one_another(pictures: list[Image.Image]) -> Image.Image:
         whole.paste(each, (0, top))
         top += each.height + GAP
     return whole.quantize(COLOURS)
-
-
-@contextmanager
-def _browser() -> Iterator[Any]:
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1500,1000"):
-        options.add_argument(argument)
-    browser = Chrome(options=options, service=Service(DRIVER))
-    try:
-        yield browser
-    finally:
-        browser.quit()
 
 
 def _go(browser: Any, address: str) -> None:

@@ -22,11 +22,10 @@ from orchestrator.cluster import authentication, connection
 from orchestrator.cluster.authentication import (
     admit,
     ask_gcs,
-    existing_token,
     is_loopback,
     own_address,
-    own_token,
 )
+from orchestrator.cluster.token import existing_token, own_token
 from orchestrator.doctor import network
 from orchestrator.errors import EnvironmentProblem
 

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 import yaml
+from browser import CHROMIUM, DRIVER
 from prometheus import PROMETHEUS, PROMTOOL, Prometheus, prometheus
 from running import PATIENCE_S, Search, is_attempt, metric_points, mlflow_runs
 
-from orchestrator.cluster.authentication import own_token
 from orchestrator.cluster.gauges import KINDS
+from orchestrator.cluster.token import own_token
 
 ROOT = Path(__file__).parent.parent
 BOARD = json.loads((ROOT / "cluster" / "grafana" / "reidsearch.json").read_text())
@@ -34,7 +35,6 @@ OF_RAY = {"ray_node_cpu_utilization", "ray_node_mem_used", "ray_node_mem_total",
 # A trial of them takes some 20 s: long enough to be seen, and one is soon over.
 EPOCHS = 120
 METRIC = re.compile(r"\bray_\w+")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 def panels() -> list[dict[str, Any]]:

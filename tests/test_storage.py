@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from events import epoch_result, suggested
-from object_store import CREDENTIALS, Machines, ObjectStore, object_store
+from object_store import CREDENTIALS, Machines, ObjectStore
 from proxy import Proxy
 from searches import a_search, completed
 
@@ -34,32 +33,12 @@ from orchestrator.storage.uplink import publish
 NAME = "first"
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with object_store() as found:
-        yield found
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds in earnest takes hundredths here."""
     monkeypatch.setattr(remote_lease, "PAUSE_S", 0.1)
     monkeypatch.setattr(uplink, "INTERVAL_S", 0.02)
     monkeypatch.setattr(uplink, "REQUESTS_PERIOD_S", 0.05)
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    found = Machines(tmp_path / "machines", monkeypatch)
-    found.become("here")
-    return found
-
-
-@pytest.fixture(params=["file", "s3"])
-def uri(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path, machines: Machines) -> str:
-    return store.bucket() if request.param == "s3" else (tmp_path / "store").as_uri()
 
 
 def published(uri: str, *, name: str = NAME, far_ahead: int = 0) -> SearchFolder:
@@ -501,8 +480,6 @@ def test_a_holder_on_another_machine_is_given_up_after_a_while_by_the_clock_of_t
     first.acquire()
     monkeypatch.undo()
     monkeypatch.setattr(remote_lease, "PAUSE_S", 0.1)
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
     with pytest.raises(LeaseError, match="on elsewhere, last heard of"):
         RemoteLease(remote(uri), NAME).acquire()
     monkeypatch.setattr(time, "time", lambda was=time.time: was() + 3600)

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from object_store import CREDENTIALS, Machines, ObjectStore, object_store
+from object_store import Machines, ObjectStore
 from proxy import Proxy
 from searches import a_search
 
@@ -36,31 +36,11 @@ NAME = "first"
 TRIAL = "t0000"
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with object_store() as found:
-        yield found
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds in earnest takes hundredths here."""
     monkeypatch.setattr(trial_files, "STOP_PERIOD_S", 0.05)
     monkeypatch.setattr(trial_files, "LONGEST_PAUSE_S", 0.05)
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
-    found = Machines(tmp_path / "machines", monkeypatch)
-    found.become("driver")
-    return found
-
-
-@pytest.fixture(params=["file", "s3"])
-def uri(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path, machines: Machines) -> str:
-    return store.bucket() if request.param == "s3" else (tmp_path / "store").as_uri()
 
 
 @pytest.fixture
@@ -333,7 +313,7 @@ def test_what_is_later_here_is_kept_and_what_is_later_there_is_fetched(uri: str,
     uploaded(uri, start=1, checkpoint__last_pt=b"1")
     machines.become("other")
     uploaded(uri, start=9, checkpoint__last_pt=b"9")
-    machines.become("driver")
+    machines.become("here")
     assert (bring(uri) / "checkpoint/last.pt").read_bytes() == b"9"
     machines.become("other")
     (out_of(uri) / "checkpoint/last.pt").write_bytes(b"10, not sent yet")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, DRIVER, chromium
 from searches import write_search
 
 from orchestrator.__main__ import run
@@ -29,7 +30,6 @@ from orchestrator.space import SearchSpace
 from orchestrator.tracking.syncing import sync
 from trainer import TrialConfig, fit
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENCE_S = 90.0
 
 
@@ -136,18 +136,8 @@ def served(tracked: SearchFolder) -> Iterator[tuple[str, subprocess.Popen[str]]]
 @pytest.fixture
 def browser() -> Iterator[Any]:
     """Debian's Chromium without a window."""
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1200"):
-        options.add_argument(argument)
-    found = Chrome(options=options, service=Service(DRIVER))
-    try:
+    with chromium(1600, 1200) as found:
         yield found
-    finally:
-        found.quit()
 
 
 def await_script(browser: Any, script: str) -> Any:

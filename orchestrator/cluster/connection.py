@@ -13,7 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from orchestrator.cluster.authentication import MODE, admit, own_token
+from orchestrator.cluster.authentication import MODE, admit
+from orchestrator.cluster.token import own_token
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import Process, child_named, children
 from trainer.wording import first_line

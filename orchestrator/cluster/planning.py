@@ -9,10 +9,11 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from orchestrator.cluster.authentication import MODE, admit_dashboard, existing_token
+from orchestrator.cluster.authentication import MODE, admit_dashboard
 from orchestrator.cluster.connection import ENVIRONMENT, connect, disconnect
 from orchestrator.cluster.nodes import live_nodes
 from orchestrator.cluster.placement import Node, Share, capacity, in_words, share_out, why_waiting
+from orchestrator.cluster.token import existing_token
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.history.description import Options
 from orchestrator.space import SearchSpace

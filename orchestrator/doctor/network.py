@@ -13,7 +13,8 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
-from orchestrator.cluster.authentication import Admission, admit, admit_dashboard, existing_token
+from orchestrator.cluster.authentication import Admission, admit, admit_dashboard
+from orchestrator.cluster.token import existing_token
 from orchestrator.doctor.findings import Finding
 from orchestrator.errors import EnvironmentProblem
 from trainer.wording import first_line
