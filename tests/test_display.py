@@ -122,6 +122,17 @@ def test_every_event_that_people_care_about_is_one_line() -> None:
     assert any("failed=diverged for good" in line for line in shown)
 
 
+def test_what_a_terminal_would_obey_is_shown_and_not_obeyed(description: SearchDescription) -> None:
+    wild = "\x1b[2J\x07 two\nlines"
+    events = [*EVENTS[:-4], AttemptFailed(trial="t0002", attempt=1, failure="worker_lost", reason=wild)]
+    events += [FAILED.model_copy(update={"reason": wild}), SessionEnded(state="interrupted", reason=wild)]
+    lines = [line for number, event in enumerate(events, 1) if (line := event_line(Record(number, 0.0, event)))]
+    found = document(description, events, driven=False)
+    shown = "".join([*lines, summary_line(found), drawn(trials_table(found, width=200)).replace("\n", "")])
+    assert shown.isprintable()
+    assert shown.count("two\\nlines") == 4
+
+
 def test_numbers_are_short_and_missing_shares_are_a_dash() -> None:
     assert [number(value) for value in (0.000123456, 3, "x", True)] == ["0.0001235", "3", "x", "True"]
     assert percent({}, "mAP") == "-"

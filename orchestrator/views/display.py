@@ -35,6 +35,7 @@ from orchestrator.views.finalview import finals_lines, finals_table
 from orchestrator.views.frontview import front_table
 from orchestrator.views.status import status_document
 from trainer.result import UNIFORM_ENTROPY
+from trainer.wording import one_line
 
 SYNTHETIC_MARK = "SYNTHETIC data: these figures say nothing about published ones"
 STATUS_STYLES = {
@@ -114,6 +115,7 @@ def trials_table(document: Mapping[str, Any], *, width: int) -> Table:
 
 
 def _beginning(reason: str) -> str:
+    reason = one_line(reason)
     return reason if len(reason) <= REASON_WIDTH else f"{reason[: REASON_WIDTH - 1]}…"
 
 
@@ -140,7 +142,7 @@ def summary_line(document: Mapping[str, Any]) -> str:
         parts.append(f"best {best_value(document)}")
     # That all trials of the budget are over the numbers say already.
     is_plain = not document["reason"] or sum(counts.values()) >= document["budget"]
-    why = "" if is_plain else f" ({document['reason']})"
+    why = "" if is_plain else f" ({one_line(document['reason'])})"
     return f"{document['search']}: {document['state']}{why}; " + ", ".join(parts)
 
 

@@ -22,6 +22,7 @@ from orchestrator.history.events import (
 )
 from orchestrator.history.journal import Record
 from orchestrator.shortform import number, percent
+from trainer.wording import one_line
 
 
 def event_line(record: Record) -> str | None:
@@ -29,7 +30,7 @@ def event_line(record: Record) -> str | None:
     text = _of_trial(record) or _of_search(record)
     if text is None:
         return None
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime(record.time)) + text
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime(record.time)) + one_line(text)
 
 
 def _of_trial(record: Record) -> str | None:
