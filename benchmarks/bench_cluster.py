@@ -199,7 +199,7 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
     from orchestrator.history.events import TrialCompleted, TrialSuggested
     from orchestrator.history.ledger import Ledger
 
-    overrides = [f"algorithm.name={algorithm}", f"budget={{trials: {trials}}}"]
+    overrides = [f"algorithm.name={algorithm}", f"budget={{trials: {trials}}}", "replicates=0"]
     space = prepare_space("attn_cl.yaml", data="mini-mars", overrides=overrides, storage=folder, dry_run=False)
     options = Options(address=address, cpus_per_trial=1, concurrent=slots)
     search = create_search(space, storage=folder, name="bench", seed=0, options=options)

@@ -168,7 +168,7 @@ def study_events(study: Study) -> list[Event]:
 
 def test_free_places_are_filled_from_one_question() -> None:
     space, model = mixed(), FakeModel(*PLACES)
-    ahead, study = ahead_of(model, space, stale=3), history(space, 3, running=2)
+    ahead, study = ahead_of(model, space, stale=6), history(space, 3, running=2)
     assert ahead.take(question_of(space, study), study, free=9) is None
     persons = []
     for _ in range(3):
@@ -183,11 +183,11 @@ def test_of_several_answers_those_left_are_dropped_once_they_lack_too_much() -> 
     space = mixed()
     for others, persons in (
         (completed(3, 0.3)[1:], 5),
-        ([event for index in (3, 4, 5) for event in completed(index, 0.3)[1:]], 7),
-        ([suggested(6, **random_point(space, 0, 99))], 7),  # type: ignore[arg-type]
+        ([event for index in (3, 4, 5, 6, 7) for event in completed(index, 0.3)[1:]], 7),
+        ([suggested(8, **random_point(space, 0, 99))], 7),  # type: ignore[arg-type]
     ):
         model = FakeModel(*PLACES)
-        ahead, study = ahead_of(model, space, stale=2), history(space, 3, running=2)
+        ahead, study = ahead_of(model, space, stale=4), history(space, 3, running=4)
         assert ahead.take(question_of(space, study), study, free=2) is None
         study = taken_from(study, ahead.take(question_of(space, study), study, free=2), *others)
         model._answers = [PLACES[3]]

@@ -34,7 +34,8 @@ class Ahead:
     With `stale` answers an answer is used that does not know the latest results yet, as it must be in a search that
     runs trials at once if no machine is to idle: while the model thinks, others of them end. Without them only the
     answer to the very history counts, which makes a search of one trial at a time repeatable. Where several places are
-    free, as many points are asked for in one question, at most as many as results may be lacking.
+    free, as many points are asked for in one question, but no more than half of the results that may be lacking: other
+    trials end while they come, and the last of them is to count, too.
     """
 
     def __init__(self, model: AxProcess, space: SearchSpace, *, stale: int) -> None:
@@ -100,7 +101,7 @@ class Ahead:
         if not self._fits(asked):
             self._answers.clear()
         if not self._answers and not self._model.is_thinking:
-            self._ask(asked, 0, max(1, min(free, self._stale)))
+            self._ask(asked, 0, max(1, min(free, self._stale // 2)))
 
     def _listen(self) -> None:
         try:
