@@ -168,7 +168,7 @@ def study_events(study: Study) -> list[Event]:
 
 def test_free_places_are_filled_from_one_question() -> None:
     space, model = mixed(), FakeModel(*PLACES)
-    ahead, study = ahead_of(model, space, stale=6), history(space, 3, running=2)
+    ahead, study = ahead_of(model, space, stale=3), history(space, 3, running=2)
     assert ahead.take(question_of(space, study), study, free=9) is None
     persons = []
     for _ in range(3):
@@ -183,17 +183,26 @@ def test_of_several_answers_those_left_are_dropped_once_they_lack_too_much() -> 
     space = mixed()
     for others, persons in (
         (completed(3, 0.3)[1:], 5),
-        ([event for index in (3, 4, 5, 6, 7) for event in completed(index, 0.3)[1:]], 7),
-        ([suggested(8, **random_point(space, 0, 99))], 7),  # type: ignore[arg-type]
+        ([event for index in (3, 4, 5) for event in completed(index, 0.3)[1:]], 7),
+        ([suggested(6, **random_point(space, 0, 99))], 7),  # type: ignore[arg-type]
     ):
         model = FakeModel(*PLACES)
-        ahead, study = ahead_of(model, space, stale=4), history(space, 3, running=4)
+        ahead, study = ahead_of(model, space, stale=2), history(space, 3, running=2)
         assert ahead.take(question_of(space, study), study, free=2) is None
         study = taken_from(study, ahead.take(question_of(space, study), study, free=2), *others)
         model._answers = [PLACES[3]]
         found = taken(ahead, space, study)
         assert isinstance(found, Suggestion)
         assert found.params["clips.persons"] == persons
+
+
+def test_where_trials_end_faster_than_the_model_thinks_every_other_answer_is_used() -> None:
+    space, model = mixed(), FakeModel(ANSWER)
+    ahead, found = ahead_of(model, space, stale=1), []
+    for ended in (0, 2, 4, 6):  # two trials end while it thinks
+        study = history(space, 3 + ended, running=6 - ended)
+        found.append(ahead.take(question_of(space, study), study))
+    assert [each is not None for each in found] == [False, False, True, False]
 
 
 def test_without_stale_answers_a_question_asks_for_one_point_however_many_places_are_free() -> None:

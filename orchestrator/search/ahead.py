@@ -34,8 +34,9 @@ class Ahead:
     With `stale` answers an answer is used that does not know the latest results yet, as it must be in a search that
     runs trials at once if no machine is to idle: while the model thinks, others of them end. Without them only the
     answer to the very history counts, which makes a search of one trial at a time repeatable. Where several places are
-    free, as many points are asked for in one question, but no more than half of the results that may be lacking: other
-    trials end while they come, and the last of them is to count, too.
+    free, as many points are asked for in one question, at most as many as results may be lacking. Where trials end
+    faster than the model thinks, every other answer is used however many results it lacks: no answer would ever be
+    fresh enough.
     """
 
     def __init__(self, model: AxProcess, space: SearchSpace, *, stale: int) -> None:
@@ -48,6 +49,8 @@ class Ahead:
         self._taken = 0
         """Points of its answer that have become trials."""
         self._repeats = 0
+        self._insists = False
+        """Whether the answer is used however many results it lacks, since the one before it was not."""
         self._answers: deque[_Answer] = deque()
 
     def want(self, question: Question) -> None:
@@ -101,7 +104,7 @@ class Ahead:
         if not self._fits(asked):
             self._answers.clear()
         if not self._answers and not self._model.is_thinking:
-            self._ask(asked, 0, max(1, min(free, self._stale // 2)))
+            self._ask(asked, 0, max(1, min(free, self._stale)))
 
     def _listen(self) -> None:
         try:
@@ -111,6 +114,7 @@ class Ahead:
             self._answers.append(_Answer(None, str(error)))
 
     def _ask(self, asked: dict[str, Any], repeats: int, count: int) -> None:
+        self._insists = bool(self._stale and self._asked and not self._taken)
         self._asked, self._taken, self._repeats = asked, 0, repeats
         question = asked_again(asked, repeats) if repeats else asked
         try:
@@ -119,7 +123,8 @@ class Ahead:
             self._answers.append(_Answer(None, str(error)))
 
     def _fits(self, now: Mapping[str, Any]) -> bool:
-        return self._asked == now or _only_lacks_results(self._asked, now, taken=self._taken, at_most=self._stale)
+        at_most = len(now["trials"]) if self._insists else self._stale
+        return self._asked == now or _only_lacks_results(self._asked, now, taken=self._taken, at_most=at_most)
 
 
 def _only_lacks_results(asked: Mapping[str, Any], now: Mapping[str, Any], *, taken: int, at_most: int) -> bool:
