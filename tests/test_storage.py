@@ -474,12 +474,10 @@ def test_a_holder_on_another_machine_is_given_up_after_a_while_by_the_clock_of_t
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = RemoteLease(remote(uri), NAME)
-    monkeypatch.setattr(
-        remote_lease, "this_process", lambda was=remote_lease.this_process: was()._replace(host="elsewhere", boot="x")
-    )
-    first.acquire()
-    monkeypatch.undo()
-    monkeypatch.setattr(remote_lease, "PAUSE_S", 0.1)
+    there = remote_lease.this_process()._replace(host="elsewhere", boot="x")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(remote_lease, "this_process", lambda: there)
+        first.acquire()
     with pytest.raises(LeaseError, match="on elsewhere, last heard of"):
         RemoteLease(remote(uri), NAME).acquire()
     monkeypatch.setattr(time, "time", lambda was=time.time: was() + 3600)
