@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from events import completed, epoch_result, suggested
-from small_spaces import MARGIN, mixed, space_of
+from small_spaces import FLAG, MARGIN, PERSONS, WIDTH, mixed, space_of
 
 from orchestrator.history.events import Event, TrialReported
 from orchestrator.history.study import fold
@@ -59,15 +59,47 @@ def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question
     assert answer(ax, question()) == first
 
 
-def test_ax_proposes_several_points_one_by_one_and_no_two_alike(ax: AxProcess) -> None:
-    space = SearchSpace.from_yaml("smoke.yaml")
-    ax.ask({**question(), "count": 3})
+def several_answers(ax: AxProcess, space: SearchSpace, asked: dict[str, Any], count: int) -> list[Point]:
+    ax.ask({**asked, "count": count})
     points = []
     while ax.is_thinking:
         if (params := ax.poll()) is not None:
-            points.append(point_key(point_from_answer(space, params)))
+            points.append(point_from_answer(space, params))
         time.sleep(0.02)
-    assert len(set(points)) == 3
+    return points
+
+
+def test_ax_proposes_several_points_one_by_one_and_no_two_alike(ax: AxProcess) -> None:
+    points = several_answers(ax, SearchSpace.from_yaml("smoke.yaml"), question(), 3)
+    assert len({point_key(point) for point in points}) == 3
+
+
+FRAMES = {"type": "choice", "values": [2, 4, 8], "ordered": True}
+MANY_STEPS = {"type": "int", "low": 1, "high": 500}
+
+
+# BoTorch has an optimiser of its own for each.
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        pytest.param({"clips.flip": MARGIN, "clips.frames": {**FRAMES, "ordered": False}}, id="no order"),
+        pytest.param({"clips.flip": MARGIN, "clips.frames": FRAMES}, id="few combinations"),
+        pytest.param({"clips.flip": MARGIN, "clips.frames": FRAMES, "clips.persons": PERSONS}, id="many combinations"),
+        pytest.param({"clips.flip": MARGIN, "model.attention_hidden": WIDTH}, id="one parameter of many values"),
+        pytest.param({"clips.frames": FRAMES, "loss.osm_detach": FLAG, "clips.persons": PERSONS}, id="all discrete"),
+        pytest.param({"model.attention_hidden": MANY_STEPS, "clips.persons": PERSONS}, id="all discrete, many values"),
+    ],
+)
+def test_several_points_are_proposed_whatever_the_kinds_of_parameters(
+    ax: AxProcess, parameters: dict[str, Any]
+) -> None:
+    space = space_of(parameters)
+    events: list[Event] = []
+    for index in range(6):
+        events += [suggested(index, **sobol_point(space, 0, index)), *completed(index, 0.1 * index)[1:]]
+    study = fold(events)
+    points = several_answers(ax, space, model_question(space, 0, study), 2)
+    assert len({point_key(point) for point in points} - tried_points(study)) == 2
 
 
 def test_steps_conditions_and_constraints_hold_for_what_ax_proposes(ax: AxProcess) -> None:
