@@ -51,9 +51,9 @@ class _AxHere:
         self._question: dict[str, Any] | None = None
 
     @property
-    def is_thinking(self) -> bool:
-        """Whether `poll` has a question to answer."""
-        return self._question is not None
+    def awaited(self) -> int:
+        """Answers that `poll` has to give: each question here asks for one."""
+        return int(self._question is not None)
 
     def ask(self, question: dict[str, Any]) -> None:
         """Keeps the question."""
@@ -88,7 +88,7 @@ class Ours:
         self.study = Study(seed=seed)
         self._algorithm = ALGORITHMS[algorithm["name"]]
         self._problem = problem
-        self._ahead = Ahead(cast("AxProcess", _AxHere()), self.space, stale=False)
+        self._ahead = Ahead(cast("AxProcess", _AxHere()), self.space, stale=0)
         self._points: dict[int, list[float]] = {}
         # Every trial has as many epochs; asking the space each time would take most of the time.
         whole = SimpleNamespace(optim=SimpleNamespace(epochs=problem.epochs))

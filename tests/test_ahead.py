@@ -32,13 +32,9 @@ class FakeModel:
         self.is_busy = False
 
     def ask(self, question: dict[str, Any]) -> None:
-        assert not self.is_thinking
+        assert not self.awaited
         self.questions.append(question)
         self.awaited = question.get("count", 1)
-
-    @property
-    def is_thinking(self) -> bool:
-        return self.awaited > 0
 
     def poll(self) -> Any:
         if self.is_busy:
@@ -177,6 +173,25 @@ def test_free_places_are_filled_from_one_question() -> None:
         persons.append(found.params["clips.persons"])  # type: ignore[union-attr]
     assert persons == [4, 5, 6]
     assert [question.get("count") for question in model.questions] == [3]
+
+
+def counts_asked_for(free: list[int], *, stale: int) -> list[int]:
+    """Points of each question of a search in which so many places are free, one number for each change."""
+    space, model = mixed(), FakeModel(*({**ANSWER, "clips.flip": share / 1000} for share in range(200)))
+    ahead, study = ahead_of(model, space, stale=stale), history(space, 3, running=2)
+    for places in free:
+        ahead.want(question_of(space, study))
+        for left in range(places, 0, -1):
+            while (found := ahead.take(question_of(space, study), study, free=left)) is None:
+                pass
+            study = taken_from(study, found)
+    return [question.get("count", 1) for question in model.questions]
+
+
+def test_more_points_are_asked_for_where_places_had_to_wait_and_fewer_where_none_had_to() -> None:
+    assert counts_asked_for([1] * 5, stale=9) == [1] * 5
+    assert counts_asked_for([2] * 5 + [1] * 20, stale=9) == [1, 2, 4, 8, 7, 6, 5]
+    assert max(counts_asked_for([3] * 4, stale=2)) == 2
 
 
 def test_of_several_answers_those_left_are_dropped_once_they_lack_too_much() -> None:

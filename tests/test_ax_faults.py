@@ -108,7 +108,7 @@ def test_answers_come_one_by_one_and_one_that_fails_ends_them_all(tmp_path: Path
     try:
         for _ in range(2):
             process.ask({"count": 3})
-            while process.is_thinking:
+            while process.awaited:
                 try:
                     found.append(process.poll())
                 except AxFailed as error:
@@ -136,7 +136,7 @@ def test_a_number_that_is_not_finite_is_never_sent(tmp_path: Path) -> None:
     process = child(tmp_path, "pass")
     with pytest.raises(AxFailed, match="could not be asked"):
         process.ask({"trials": [float("nan")]})
-    assert not process.is_thinking
+    assert not process.awaited
 
 
 def test_a_command_that_cannot_be_started_is_an_answer_of_ax(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question
 def several_answers(ax: AxProcess, space: SearchSpace, asked: dict[str, Any], count: int) -> list[Point]:
     ax.ask({**asked, "count": count})
     points = []
-    while ax.is_thinking:
+    while ax.awaited:
         if (params := ax.poll()) is not None:
             points.append(point_from_answer(space, params))
         time.sleep(0.02)

@@ -34,7 +34,7 @@ class FakeAx:
     def __init__(self, *answers: dict[str, Any] | Exception, delay: int = 1) -> None:
         self.answers = list(answers)
         self.questions: list[dict[str, Any]] = []
-        self.is_thinking = False
+        self.awaited = 0
         self._delay = delay
         self._polls = 0
 
@@ -42,15 +42,15 @@ class FakeAx:
         pass
 
     def ask(self, question: dict[str, Any]) -> None:
-        assert not self.is_thinking
+        assert not self.awaited
         self.questions.append(question)
-        self.is_thinking, self._polls = True, 0
+        self.awaited, self._polls = 1, 0
 
     def poll(self) -> dict[str, Any] | None:
         self._polls += 1
         if self._polls <= self._delay:
             return None
-        self.is_thinking = False
+        self.awaited = 0
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

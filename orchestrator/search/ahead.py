@@ -33,10 +33,10 @@ class Ahead:
 
     With `stale` answers an answer is used that does not know the latest results yet, as it must be in a search that
     runs trials at once if no machine is to idle: while the model thinks, others of them end. Without them only the
-    answer to the very history counts, which makes a search of one trial at a time repeatable. Where several places are
-    free, as many points are asked for in one question, at most as many as results may be lacking. Where trials end
-    faster than the model thinks, every other answer is used however many results it lacks: no answer would ever be
-    fresh enough.
+    answer to the very history counts, which makes a search of one trial at a time repeatable. A question asks for
+    twice as many points as the one before it if those were too few for the places that became free meanwhile, and for
+    one fewer if they were not; at most for as many as results may be lacking. Where trials end faster than the model
+    thinks, every other answer is used however many results it lacks: no answer would ever be fresh enough.
     """
 
     def __init__(self, model: AxProcess, space: SearchSpace, *, stale: int) -> None:
@@ -49,6 +49,10 @@ class Ahead:
         self._taken = 0
         """Points of its answer that have become trials."""
         self._repeats = 0
+        self._count = 0
+        """Points that the last question asked for."""
+        self._is_short = False
+        """Whether more places have been free since than points were left of it."""
         self._insists = False
         """Whether the answer is used however many results it lacks, since the one before it was not."""
         self._answers: deque[_Answer] = deque()
@@ -57,7 +61,7 @@ class Ahead:
         """Asks the question if nothing is being asked and no answer is there for it. To be called at every change."""
         # Without stale answers the result that is still to come would make the answer worthless.
         if self._stale:
-            self._proceed(question.asked, 1)
+            self._proceed(question.asked, 0)
 
     def take(self, question: Question, study: Study, *, free: int = 1) -> Suggestion | Exhausted | None:
         """What the model proposes for the question, which must be that of the study; None: ask again later.
@@ -86,7 +90,7 @@ class Ahead:
                 self._taken += 1
                 return Suggestion(point, "ax")
             useless = "the point had been tried"
-        return self._ask_again(question.asked, study, useless) if useless and not self._model.is_thinking else None
+        return self._ask_again(question.asked, study, useless) if useless and not self._model.awaited else None
 
     def _ask_again(self, asked: dict[str, Any], study: Study, useless: str) -> Suggestion | Exhausted | None:
         if self._repeats >= REPEATS:
@@ -103,12 +107,19 @@ class Ahead:
         self._listen()
         if not self._fits(asked):
             self._answers.clear()
-        if not self._answers and not self._model.is_thinking:
-            self._ask(asked, 0, max(1, min(free, self._stale)))
+        self._is_short |= free > len(self._answers) + self._model.awaited
+        if not self._answers and not self._model.awaited:
+            self._count = self._next_count(free)
+            self._is_short = False
+            self._ask(asked, 0, self._count)
+
+    def _next_count(self, free: int) -> int:
+        count = 2 * self._count if self._is_short else self._count - 1
+        return max(1, min(self._stale, max(free, count)))
 
     def _listen(self) -> None:
         try:
-            while self._model.is_thinking and (params := self._model.poll()) is not None:
+            while self._model.awaited and (params := self._model.poll()) is not None:
                 self._answers.append(_Answer(params))
         except AxFailed as error:
             self._answers.append(_Answer(None, str(error)))

@@ -94,9 +94,9 @@ class AxProcess:
         threading.Thread(target=_read, args=(self._process, self._answers), daemon=True).start()
 
     @property
-    def is_thinking(self) -> bool:
-        """Whether answers are still to come."""
-        return self._awaited > 0
+    def awaited(self) -> int:
+        """Answers that are still to come."""
+        return self._awaited
 
     def ask(self, question: dict[str, Any]) -> None:
         """Sends a question; `poll` brings its answers, one by one.
@@ -104,7 +104,7 @@ class AxProcess:
         Raises:
             AxFailed: the question holds a number that is not finite, or no child could be started.
         """
-        assert not self.is_thinking
+        assert not self._awaited
         try:
             text = json.dumps(question, allow_nan=False)
             self.start()
@@ -121,7 +121,7 @@ class AxProcess:
         Raises:
             AxFailed: Ax raised, died, or took longer than the deadline; no more answers will come.
         """
-        assert self.is_thinking
+        assert self._awaited
         while True:
             try:
                 reply = self._answers.get_nowait()
