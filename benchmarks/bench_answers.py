@@ -109,7 +109,7 @@ def _point(params: Mapping[str, float]) -> list[float]:
 
 def _question(trials: list[dict[str, Any]], seed: int, count: int) -> dict[str, Any]:
     return {
-        "parameters": dict.fromkeys(NAMES, {"type": "float", "low": 0.0, "high": 1.0, "log": False}),
+        "parameters": {name: {"type": "float", "low": 0.0, "high": 1.0, "log": False} for name in NAMES},
         "constraints": [],
         "metric": "merit",
         "objective": "merit",

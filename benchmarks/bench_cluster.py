@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -99,13 +99,22 @@ def _node(folder: Path, slots: int) -> Iterator[tuple[str, dict[str, str]]]:
             env=environment,
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
     try:
+        _let_pass(node.pid)
         _await(port, folder / "node.log")
         yield f"127.0.0.1:{port}", environment
     finally:
         node.terminate()
         node.wait(60)
+
+
+def _let_pass(node: int) -> None:
+    """Lets the node's processes wait for the driver and Ax, which on a cluster they would not meet."""
+    # Where Linux groups processes by session, niceness counts within a session only, and this says that of the session.
+    with suppress(OSError):
+        Path(f"/proc/{node}/autogroup").write_text("15")
 
 
 def _await(port: int, log: Path) -> None:

@@ -164,7 +164,7 @@ def study_events(study: Study) -> list[Event]:
 
 def test_free_places_are_filled_from_one_question() -> None:
     space, model = mixed(), FakeModel(*PLACES)
-    ahead, study = ahead_of(model, space, stale=3), history(space, 3, running=2)
+    ahead, study = ahead_of(model, space, stale=6), history(space, 3, running=2)
     assert ahead.take(question_of(space, study), study, free=9) is None
     persons = []
     for _ in range(3):
@@ -189,20 +189,20 @@ def counts_asked_for(free: list[int], *, stale: int) -> list[int]:
 
 
 def test_more_points_are_asked_for_where_places_had_to_wait_and_fewer_where_none_had_to() -> None:
-    assert counts_asked_for([1] * 5, stale=9) == [1] * 5
-    assert counts_asked_for([2] * 5 + [1] * 20, stale=9) == [1, 2, 4, 8, 7, 6, 5]
-    assert max(counts_asked_for([3] * 4, stale=2)) == 2
+    assert counts_asked_for([1] * 5, stale=18) == [1] * 5
+    assert counts_asked_for([2] * 5 + [1] * 20, stale=18) == [1, 2, 4, 8, 7, 6, 5]
+    assert max(counts_asked_for([3] * 4, stale=4)) == 2
 
 
 def test_of_several_answers_those_left_are_dropped_once_they_lack_too_much() -> None:
     space = mixed()
     for others, persons in (
         (completed(3, 0.3)[1:], 5),
-        ([event for index in (3, 4, 5) for event in completed(index, 0.3)[1:]], 7),
-        ([suggested(6, **random_point(space, 0, 99))], 7),  # type: ignore[arg-type]
+        ([event for index in range(3, 8) for event in completed(index, 0.3)[1:]], 7),
+        ([suggested(9, **random_point(space, 0, 99))], 7),  # type: ignore[arg-type]
     ):
         model = FakeModel(*PLACES)
-        ahead, study = ahead_of(model, space, stale=2), history(space, 3, running=2)
+        ahead, study = ahead_of(model, space, stale=4), history(space, 3, running=5)
         assert ahead.take(question_of(space, study), study, free=2) is None
         study = taken_from(study, ahead.take(question_of(space, study), study, free=2), *others)
         model._answers = [PLACES[3]]

@@ -35,8 +35,9 @@ class Ahead:
     runs trials at once if no machine is to idle: while the model thinks, others of them end. Without them only the
     answer to the very history counts, which makes a search of one trial at a time repeatable. A question asks for
     twice as many points as the one before it if those were too few for the places that became free meanwhile, and for
-    one fewer if they were not; at most for as many as results may be lacking. Where trials end faster than the model
-    thinks, every other answer is used however many results it lacks: no answer would ever be fresh enough.
+    one fewer if they were not; at most for half as many as results may be lacking, since others come while the model
+    thinks of the last of them. Where trials end faster than the model thinks, the answers to every other question are
+    used however many results they lack: none would ever be fresh enough.
     """
 
     def __init__(self, model: AxProcess, space: SearchSpace, *, stale: int) -> None:
@@ -53,8 +54,10 @@ class Ahead:
         """Points that the last question asked for."""
         self._is_short = False
         """Whether more places have been free since than points were left of it."""
+        self._has_dropped = False
+        """Whether answers to it were dropped."""
         self._insists = False
-        """Whether the answer is used however many results it lacks, since the one before it was not."""
+        """Whether its answers are used however many results they lack, since some to the one before it were dropped."""
         self._answers: deque[_Answer] = deque()
 
     def want(self, question: Question) -> None:
@@ -105,8 +108,9 @@ class Ahead:
     def _proceed(self, asked: dict[str, Any], free: int) -> None:
         """Takes in answers that have come; sees to it that the question is answered or being asked."""
         self._listen()
-        if not self._fits(asked):
+        if self._answers and not self._fits(asked):
             self._answers.clear()
+            self._has_dropped = True
         self._is_short |= free > len(self._answers) + self._model.awaited
         if not self._answers and not self._model.awaited:
             self._count = self._next_count(free)
@@ -115,7 +119,7 @@ class Ahead:
 
     def _next_count(self, free: int) -> int:
         count = 2 * self._count if self._is_short else self._count - 1
-        return max(1, min(self._stale, max(free, count)))
+        return max(1, min(self._stale // 2, max(free, count)))
 
     def _listen(self) -> None:
         try:
@@ -125,7 +129,7 @@ class Ahead:
             self._answers.append(_Answer(None, str(error)))
 
     def _ask(self, asked: dict[str, Any], repeats: int, count: int) -> None:
-        self._insists = bool(self._stale and self._asked and not self._taken)
+        self._insists, self._has_dropped = self._has_dropped and self._stale > 0, False
         self._asked, self._taken, self._repeats = asked, 0, repeats
         question = asked_again(asked, repeats) if repeats else asked
         try:
