@@ -102,8 +102,8 @@ def _node(folder: Path, slots: int) -> Iterator[tuple[str, dict[str, str]]]:
             start_new_session=True,
         )
     try:
-        _let_pass(node.pid)
         _await(port, folder / "node.log")
+        _let_pass(node.pid)
         yield f"127.0.0.1:{port}", environment
     finally:
         node.terminate()

@@ -28,8 +28,8 @@ from trainer.wording import first_line
 
 # BoTorch's defaults, as Ax 1.3 passes them on.
 RESTARTS, RAW_SAMPLES = 20, 1024
-# Steps of L-BFGS for each of several points of one answer. It takes 160 if nothing ends it, of which the last 120 raise
-# the acquisition function by a few thousandths.
+# Steps of L-BFGS for each of several points of one answer. It takes about 160 if nothing ends it, and gains nearly all
+# in the first 40.
 STEPS = 40
 
 
@@ -116,18 +116,18 @@ def _share_effort(client: Client, parameters: Mapping[str, Mapping[str, Any]], c
     BoTorch repeats the optimisation of the acquisition function for each combination of discrete values, as long as
     these are few. Its 20 starting points, and the 1,024 random ones that they are chosen from, are dealt among the
     combinations: at 300 trials of a space with 6 of them a suggestion takes 2.6 s of processor time instead of 11.8 s
-    and agrees to six digits. They are dealt among several points of one answer, too, which are asked for when slots
-    stand idle, and the optimisation of each ends early.
+    and agrees to six digits. Several points of one answer, which are asked for when slots stand idle, share the 20 and
+    are optimised less far; with fewer random points than half of them searches got stuck (docs/scaling.md).
     """
     discrete = [number for spec in parameters.values() if (number := _number_of_values(spec)) is not None]
     combinations = math.prod(discrete)
     is_repeated = len(discrete) < len(parameters) and combinations <= ALTERNATING_OPTIMIZER_THRESHOLD
-    shares = count * (combinations if is_repeated else 1)
-    if shares == 1:
+    shares = combinations if is_repeated else 1
+    if shares * count == 1:
         return
     options: dict[str, Any] = {
-        "num_restarts": max(4, RESTARTS // shares),
-        "raw_samples": max(64, RAW_SAMPLES // shares),
+        "num_restarts": max(4, RESTARTS // (shares * count)),
+        "raw_samples": max(64, RAW_SAMPLES // (shares * min(count, 2))),
     }
     if is_repeated:  # BoTorch's other optimisers do not know these
         # One start that stalls among all these is no reason to do them all again.
