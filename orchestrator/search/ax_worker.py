@@ -28,8 +28,8 @@ from trainer.wording import first_line
 
 # BoTorch's defaults, as Ax 1.3 passes them on.
 RESTARTS, RAW_SAMPLES = 20, 1024
-# Steps of L-BFGS for each of several points of one answer. It takes about 160 if nothing ends it, and gains nearly all
-# in the first 40.
+# Steps of L-BFGS for each of several points of one answer. It takes some 160 if nothing ends it; what the rest of them
+# is worth to a search was tried together with the number of random points only (docs/experiments.md).
 STEPS = 40
 
 
@@ -117,7 +117,7 @@ def _share_effort(client: Client, parameters: Mapping[str, Mapping[str, Any]], c
     these are few. Its 20 starting points, and the 1,024 random ones that they are chosen from, are dealt among the
     combinations: at 300 trials of a space with 6 of them a suggestion takes 2.6 s of processor time instead of 11.8 s
     and agrees to six digits. Several points of one answer, which are asked for when slots stand idle, share the 20 and
-    are optimised less far; with fewer random points than half of them searches got stuck (docs/scaling.md).
+    are optimised less far; with fewer random points than half of them searches got stuck (docs/experiments.md).
     """
     discrete = [number for spec in parameters.values() if (number := _number_of_values(spec)) is not None]
     combinations = math.prod(discrete)
