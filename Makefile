@@ -5,6 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 # The environment is made anew when the pins change or the folder has moved (scripts in it hold absolute paths).
 READY := $(VENV)/ready
+MOVED := $(shell [ ! -f $(READY) ] || [ "$$(cat $(READY))" = "$(CURDIR)" ] || echo moved)
 # How often `make chaos` kills a whole search and the journal's writer, from which seed, and the trials of `make soak`.
 KILLS ?= 30
 WRITER_KILLS ?= 2000
@@ -13,7 +14,7 @@ TRIALS ?= 300
 DEMO_STORAGE ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check chaos soak format clean stale
+.PHONY: help install demo test check chaos soak format clean moved
 
 help:
 	@echo "make demo    install, then run a search on synthetic data (minutes)"
@@ -26,13 +27,9 @@ help:
 
 install: $(READY)
 
-stale:
-	@if [ -f $(READY) ] && [ "$$(cat $(READY))" != "$(CURDIR)" ]; then rm -f $(READY); fi
-
-$(READY): stale | stale
 # Byte code is made at once: without it Ax alone takes 14 s of processor time to import, every time where Python may not
 # keep it; 5 s with it.
-$(READY): setup.cfg constraints.txt pyproject.toml Makefile
+$(READY): setup.cfg constraints.txt pyproject.toml Makefile $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or later is needed; name one with: make PYTHON=/path/to/python3.11 ..." >&2; exit 5; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
