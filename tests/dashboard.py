@@ -9,8 +9,8 @@ from typing import Any
 
 from browser import chromium
 from PIL import Image, ImageDraw, ImageFont
+from waiting import PATIENCE_S
 
-PATIENCE_S = 90.0
 GAP, TITLE, COLOURS = 24, 40, 64
 WITHOUT_FOLDERS = """
     const texts = document.createTreeWalker(document.querySelector('table'), NodeFilter.SHOW_TEXT);

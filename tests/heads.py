@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from waiting import PATIENCE_S
+
 from orchestrator.cluster.authentication import ask_gcs
 from orchestrator.errors import EnvironmentProblem
-
-PATIENCE_S = 20.0
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Literal
 
 import psutil
 from running import Search, is_attempt, metric_points, mlflow_runs
+from waiting import PATIENCE_S
 
 from orchestrator.history.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from orchestrator.history.journal import Record, read_journal
@@ -31,7 +32,6 @@ LONGEST_LIFE_S = 25.0
 LONGEST_WAIT_S = 6.0
 # A driver whose Ray died ends by itself, or is wedged.
 WEDGED_AFTER_S = 120.0
-PATIENCE_S = 300.0
 
 
 def batter_searches(folder: Path, kills: int, seed: int, victims: Sequence[Victim]) -> int:

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from orchestrator.storage import bringing
 
-START_PATIENCE_S = 60.0
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
@@ -56,7 +56,7 @@ def object_store() -> Iterator[ObjectStore]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + START_PATIENCE_S
+        end = time.monotonic() + PATIENCE_S
         while not _answers(port):
             assert server.poll() is None and time.monotonic() < end, "the S3 server does not start"
             time.sleep(0.05)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from events import reported, started, suggested
 from proxy import Mode, Proxy
+from waiting import PATIENCE_S
 
 from orchestrator.history.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialCompleted
 from orchestrator.history.folder import SearchFolder
@@ -31,7 +32,6 @@ EVENTS_PER_S = 20.0
 EPOCH_S = (EPOCHS + 3) / EPOCHS / EVENTS_PER_S
 # The drain at the end of a session has as long.
 DRAIN_S = 30.0
-START_S = 120.0
 
 
 class Course(NamedTuple):
@@ -164,7 +164,7 @@ def mlflow_server(folder: Path, store: str) -> Iterator[int]:
 
 
 def _await_health(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    end = time.monotonic() + START_S
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and server.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from outage import free_port
+from waiting import PATIENCE_S
 
 # Where Debian keeps what is not meant to be called by hand.
 DEBIAN_BINARIES = "usr/lib/postgresql/*/bin"
-START_S = 60.0
 
 
 def binaries() -> Path | None:
@@ -65,7 +65,7 @@ def _unprivileged() -> pwd.struct_passwd | None:
 
 
 def _await_ready(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + START_S
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and server.poll() is None:
         if (
             subprocess.run([programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)], check=False).returncode

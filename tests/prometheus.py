@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from outage import free_port
+from waiting import PATIENCE_S
 
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
-START_S = 60.0
 
 
 class Prometheus:
@@ -80,7 +80,7 @@ def prometheus(configuration: str, folder: Path) -> Iterator[Prometheus]:
 
 
 def _await_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_S
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5):

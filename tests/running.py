@@ -8,18 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+from waiting import PATIENCE_S, wait_until
 
 from orchestrator.cluster.names import PROCESS_PREFIX
 
 COMMAND = [sys.executable, "-m", "orchestrator"]
-# Far more than any of these searches takes; a test that hits it has found a hang.
-PATIENCE_S = 240
 
 
 def is_attempt_server(process: psutil.Process) -> bool:
@@ -108,17 +106,20 @@ class Search:
 
     def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Waits until the status of the running search fulfils the condition."""
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
+        document: dict[str, Any] = {}
+
+        def holds() -> bool:
+            nonlocal document
             assert self.process is not None
             assert self.process.poll() is None, f"it ended:\n{self.log.read_text()}"
-            if (self.folder / "journal.jsonl").exists():
-                document = self.status()
-                if condition(document):
-                    self.remember_family()
-                    return document
-            time.sleep(0.1)
-        raise AssertionError(f"it never came to that:\n{self.log.read_text()}")
+            if not (self.folder / "journal.jsonl").exists():
+                return False
+            document = self.status()
+            return condition(document)
+
+        wait_until(holds, lambda: f"it never came to that:\n{self.log.read_text()}", pause=0.1)
+        self.remember_family()
+        return document
 
     def status(self) -> dict[str, Any]:
         """What `status --json` would print, read by the same function."""

@@ -119,12 +119,10 @@ def test_answers_come_one_by_one_and_one_that_fails_ends_them_all(tmp_path: Path
 
 
 def test_a_question_longer_than_the_pipe_is_put_without_waiting_for_the_child_to_read(tmp_path: Path) -> None:
-    process = child(tmp_path, "import time; time.sleep(60)", deadline=0.3)
+    process = child(tmp_path, "import time; time.sleep(3600)", deadline=0.3)
     try:
         process.start()
-        began = time.monotonic()
-        process.ask({"trials": ["x" * 1_000_000]})
-        assert time.monotonic() - began < 0.2
+        process.ask({"trials": ["x" * 1_000_000]})  # waiting for the child would take an hour
         with pytest.raises(AxFailed, match="no answer within"):
             while process.poll() is None:
                 time.sleep(0.01)

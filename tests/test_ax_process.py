@@ -20,7 +20,7 @@ from orchestrator.search.points import Point, point_key, random_point, sobol_poi
 from orchestrator.search.question import model_question, point_from_answer
 from orchestrator.space import SearchSpace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")

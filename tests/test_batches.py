@@ -214,7 +214,6 @@ def test_an_epoch_loaded_from_the_middle_is_bit_identical(tracklets: list[Trackl
     assert_same(resumed, whole[1:])
 
 
-@pytest.mark.timeout(30)
 def test_persistent_workers_follow_epoch_and_first_step(tracklets: list[Tracklet]) -> None:
     steps = [(0, 1), (1, 0), (2, 0)]
     assert_same(loaded(tracklets, steps=steps, workers=1), loaded(tracklets, steps=steps))

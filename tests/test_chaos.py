@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # `make chaos` does thirty of them; in `make test` test_search.py kills its driver and a trial.
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_five_kills_lose_no_epoch_repeat_no_epoch_and_leave_no_process(tmp_path: Path) -> None:

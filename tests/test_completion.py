@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from orchestrator.language.settings import trainer_settings
 from orchestrator.space import SearchSpace, SpaceError
 
 # A completion that takes longer is felt as a pause.
-PATIENCE_S = 1.5
 HEAVY = ("ray", "ax", "mlflow", "torch", "numpy", "yaml", "pandas", "rich")
 
 
@@ -105,7 +103,7 @@ def test_every_name_of_a_search_and_every_set_is_completed() -> None:
     "words",
     [["status", "--storage", "STORAGE", "f"], ["logs", "--storage", "STORAGE", "first/"], ["launch", "--set", "o"]],
 )
-def test_an_answer_is_quick_and_imports_nothing_heavy(storage: Path, words: list[str]) -> None:
+def test_an_answer_imports_nothing_heavy(storage: Path, words: list[str]) -> None:
     asked = [word.replace("STORAGE", str(storage)) for word in ["reidsearch", *words]]
     program = (
         "import sys, atexit; atexit.register(lambda: print("
@@ -118,14 +116,9 @@ def test_an_answer_is_quick_and_imports_nothing_heavy(storage: Path, words: list
         "COMP_CWORD": str(len(asked) - 1),
     }
     command = [sys.executable, "-c", program]
-    took = []
-    for _ in range(2):  # the first one fills the file cache
-        began = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        took.append(time.monotonic() - began)
-        assert done.stdout.startswith("plain,"), done.stderr
-        assert done.stderr.strip() == "[]"
-    assert min(took) < PATIENCE_S
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.startswith("plain,"), done.stderr
+    assert done.stderr.strip() == "[]"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

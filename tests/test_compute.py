@@ -219,7 +219,6 @@ def run_real_compiler(environment: dict[str, str]) -> subprocess.CompletedProces
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_torchs_own_compiler_learns_the_same() -> None:
     assert run_real_compiler({}).stdout == "compiled True\n"
 

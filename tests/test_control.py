@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from events import completed, suggested
+from waiting import PATIENCE_S
 
 from orchestrator.engine import control
 from orchestrator.engine.attempt import STOP_FILE
@@ -74,7 +75,7 @@ def test_a_driver_that_does_not_answer_is_named(folder: SearchFolder) -> None:
 def test_the_driver_journals_the_stop_before_it_tells_the_attempt_and_then_answers(folder: SearchFolder) -> None:
     watch, ledger, stop = supervisor(folder)
     with Lease(folder.lease):
-        asking = threading.Thread(target=lambda: answers.append(control.stop(folder, "t0001", patience=10)))
+        asking = threading.Thread(target=lambda: answers.append(control.stop(folder, "t0001", patience=PATIENCE_S)))
         answers: list[control.Answer] = []
         asking.start()
         while not Requests(folder).pending():

@@ -249,7 +249,6 @@ def test_the_notebook_is_valid_and_committed_without_outputs() -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(600)
 def test_the_notebook_runs_a_search_and_shows_it(notebook: Path) -> None:
     search = load("first", notebook / "runs")
     assert search.state == "finished"
@@ -380,7 +379,6 @@ def way_of(command: Command) -> str:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "page",
     [

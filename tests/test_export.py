@@ -61,7 +61,6 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Temporal
     return out, model
 
 
-@pytest.mark.timeout(120)
 def test_onnx_runtime_gives_the_networks_embeddings_of_real_frames_for_any_number_of_clips(
     everything: tuple[Path, TemporalAttentionResNet], mini_mars: Path
 ) -> None:
@@ -73,7 +72,6 @@ def test_onnx_runtime_gives_the_networks_embeddings_of_real_frames_for_any_numbe
         assert_same_embeddings(session, model, batch)
 
 
-@pytest.mark.timeout(120)
 def test_the_options_that_change_what_is_computed_reach_the_graph(tmp_path: Path, tiny_config: TrialConfig) -> None:
     options = {"attention_gate": "sigmoid", "attention_factorised": True, "attention_score_relu": False, "neck": "none"}
     config = tiny_config.model_copy(update={"model": tiny_config.model.model_copy(update=options)})

@@ -13,7 +13,6 @@ from running import COMMAND, Search, results_of
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.long,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(not can_make_hosts(), reason="network namespaces and /dev/net/tun need root"),
 ]
 

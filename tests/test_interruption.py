@@ -106,7 +106,6 @@ def test_signals_only_ask_and_the_second_does_not_wait() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_to_the_whole_group_saves_the_state_and_resume_goes_on(
     tiny_config: TrialConfig, tmp_path: Path, number: signal.Signals, code: int
@@ -120,7 +119,7 @@ def test_a_signal_to_the_whole_group_saves_the_state_and_resume_goes_on(
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         os.killpg(process.pid, number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     assert process.returncode == code, errors
     # A worker of the loader that dies of the signal first cuts the step short.
     assert re.search("stopped (after|in the middle of a step)", errors) and "Traceback" not in errors

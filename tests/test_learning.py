@@ -10,7 +10,7 @@ from orchestrator.space import SearchSpace
 from trainer import evaluate, fit
 from trainer.data.synthetic import write_synthetic
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.e2e
 
 
 def test_the_demos_first_trial_beats_its_untrained_network_by_fifteen_points_of_map(tmp_path: Path) -> None:

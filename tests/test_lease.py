@@ -156,7 +156,6 @@ def test_of_twenty_processes_that_want_the_same_search_exactly_one_wins(
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_of_twenty_launches_of_one_name_exactly_one_runs(tmp_path: Path) -> None:
     arguments = ("launch", "--space", "smoke.yaml", "--name", "one", "--trials", "1", "--storage", str(tmp_path))
     with ThreadPoolExecutor(20) as pool:

@@ -13,6 +13,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, ViewType
 from searches import a_search
 from test_exporting import save_network
+from waiting import PATIENCE_S
 
 from orchestrator.__main__ import run
 from orchestrator.doctor import network
@@ -21,8 +22,6 @@ from orchestrator.history.folder import SearchFolder
 from orchestrator.history.lease import Lease
 from orchestrator.results.mlflow_copies import find_copies
 from orchestrator.tracking.syncing import sync
-
-pytestmark = pytest.mark.timeout(180)
 
 CANARY = "canary-of-the-purged-search"
 
@@ -35,7 +34,7 @@ def storage(tmp_path: Path) -> Path:
         described = read_description(folder.description)
         uid = CANARY if name == "first" else "another"
         write_description(folder.description, described.model_copy(update={"uid": uid}))
-        assert sync(folder, tracking=None, patience=60).unsent == 0
+        assert sync(folder, tracking=None, patience=PATIENCE_S).unsent == 0
     save_network(SearchFolder(tmp_path / "runs/first"), "t0001")
     return tmp_path / "runs"
 

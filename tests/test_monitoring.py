@@ -20,7 +20,8 @@ import pytest
 import yaml
 from browser import CHROMIUM, DRIVER
 from prometheus import PROMETHEUS, PROMTOOL, Prometheus, prometheus
-from running import PATIENCE_S, Search, is_attempt, metric_points, mlflow_runs
+from running import Search, is_attempt, metric_points, mlflow_runs
+from waiting import PATIENCE_S
 
 from orchestrator.cluster.gauges import KINDS
 from orchestrator.cluster.token import own_token
@@ -191,7 +192,6 @@ def of_everything(expression: str) -> str:
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here: apt-get install prometheus")
 def test_every_expression_of_the_board_gives_data_of_a_running_search(watched: Watched) -> None:
     asked = [of_everything(each) for each in expressions()]
@@ -215,7 +215,6 @@ def test_every_expression_of_the_board_gives_data_of_a_running_search(watched: W
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here: apt-get install prometheus")
 def test_ray_shows_the_search_and_its_trials_by_their_names(watched: Watched) -> None:
     [job] = watched.ask("/api/jobs/")
@@ -248,7 +247,6 @@ def test_ray_shows_the_search_and_its_trials_by_their_names(watched: Watched) ->
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(
     not (PROMETHEUS and CHROMIUM and DRIVER), reason="no Chromium here: apt-get install chromium chromium-driver"
 )
@@ -265,7 +263,6 @@ def test_a_browser_with_the_token_shows_the_job_its_actors_and_its_trials(watche
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here: apt-get install prometheus")
 def test_mlflow_has_the_load_of_the_machine_epoch_by_epoch(watched: Watched) -> None:
     assert watched.search.process is not None

@@ -58,7 +58,6 @@ def test_addresses_that_are_somebody_elses_stay(tmp_path: Path, address: str) ->
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_a_search_is_copied_elsewhere_and_goes_on_there_with_its_mlflow_history(tmp_path: Path) -> None:
     slow = ("--set", f"optim.epochs={EPOCHS}", "--set", "clips.frames=4", "--set", "model.height=64")
     search = Search(tmp_path / "here" / "runs", "moving")

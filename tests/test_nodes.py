@@ -10,7 +10,7 @@ import pytest
 from running import Search, metric_points, mlflow_runs, results_of
 from several_nodes import several_nodes
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 EPOCHS = 100
 # Trials of some seconds, as many at once as the cluster holds.

@@ -14,7 +14,6 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 're
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(600),
     pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)"),
 ]
 

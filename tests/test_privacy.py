@@ -16,7 +16,7 @@ from running import Search
 
 from trainer.data.synthetic import TRUTH
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 SECRET = "canary-in-the-environment-7b1f"
 FRAME = re.compile(rb"(?:\d{4}|00-1)C\dT\d{4}F\d{3}\.jpg")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from running import Search, results_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 ONE_AT_A_TIME = ("--trials", "8", "--concurrent", "1", "--seed", "5")
 

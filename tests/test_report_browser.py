@@ -72,7 +72,6 @@ def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(240)
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here; Debian: apt-get install chromium")
 def test_the_page_works_in_a_browser_without_a_network(tmp_path: Path) -> None:
     space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=8"])

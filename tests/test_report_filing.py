@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from searches import a_search
+from waiting import PATIENCE_S
 
 from orchestrator.errors import EnvironmentProblem, SearchError
 from orchestrator.history.folder import SearchFolder
@@ -21,7 +22,7 @@ def search(tmp_path: Path) -> SearchFolder:
 
 
 def test_the_report_lies_under_the_searchs_own_run_and_a_later_one_takes_its_place(search: SearchFolder) -> None:
-    assert sync(search, tracking=None, patience=60).unsent == 0
+    assert sync(search, tracking=None, patience=PATIENCE_S).unsent == 0
     report = search.path / "report.html"
     for text in ("first", "second"):
         report.write_text(text)

@@ -30,8 +30,6 @@ from trainer.atomic import write_atomically
 from trainer.data import read_splits
 from trainer.data.tracklets import dataset_fingerprint
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def test_an_epoch_agrees_with_itself_whatever_the_clock_says() -> None:
     then = epoch_result(3, 0.5)

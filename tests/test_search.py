@@ -15,7 +15,7 @@ import psutil
 import pytest
 from running import Search, command, is_attempt, metric_points, mlflow_runs, results_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 # Long enough that a search can be caught in the act: epochs of a fifth of a second.
 EPOCHS = 40

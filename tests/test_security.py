@@ -28,7 +28,7 @@ from running import COMMAND, Search
 from orchestrator.cluster.authentication import is_loopback
 from orchestrator.cluster.connection import ray_folder
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 TCP_LISTENING = psutil.CONN_LISTEN
 # docs/security.md lists them: what listens beyond this machine while a search runs on it, as (program, protocol).

@@ -90,7 +90,6 @@ def log(cluster: Slurm) -> str:
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(JOB_S + 60)
 def test_a_job_whose_time_is_up_saves_is_queued_again_and_finishes_with_every_trial_once(cluster: Slurm) -> None:
     number = submit(cluster, "limited", "--time", "01:00:00", "--save-before", "300")
     await_event(cluster, "limited", TrialReported)
@@ -125,7 +124,6 @@ def test_a_job_whose_time_is_up_saves_is_queued_again_and_finishes_with_every_tr
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(JOB_S + 60)
 def test_a_job_that_its_user_cancels_saves_and_is_not_queued_again(cluster: Slurm) -> None:
     number = submit(cluster, "cancelled", "--time", "01:00:00")
     await_event(cluster, "cancelled", TrialReported)

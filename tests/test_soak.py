@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from soak import soak
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_forty_trials_leave_the_driver_as_it_was_after_the_first_twenty(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from events import epoch_result, suggested
 from object_store import CREDENTIALS, Machines, ObjectStore
 from proxy import Proxy
 from searches import a_search, completed
+from waiting import PATIENCE_S, wait_until
 
 from orchestrator.__main__ import run
 from orchestrator.engine import control
@@ -252,13 +253,6 @@ def fresh(uri: str):  # type: ignore[no-untyped-def]
     return load_search(existing_search(mirror_of(uri), NAME))
 
 
-def wait_until(condition) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.02)
-
-
 # What may go wrong
 
 
@@ -370,7 +364,7 @@ def test_what_could_not_be_sent_is_told_at_the_end_and_sent_by_the_next_session(
         assert "lacks" in (told := capsys.readouterr().err)
         assert "cannot be reached" in told and "resume" in told
         proxy.become("pass")
-        monkeypatch.setattr(uplink, "CLOSE_PATIENCE_S", 20)
+        monkeypatch.setattr(uplink, "CLOSE_PATIENCE_S", PATIENCE_S)
         Remote(uri).delete_folder(f"{NAME}/lease")  # as if that process had ended, which was this one
         with owned_ledger(folder):
             pass
@@ -470,6 +464,23 @@ def test_a_driver_that_was_taken_for_dead_writes_no_more(
     assert "t0009" not in folder.journal.read_text()
 
 
+def test_a_holder_that_is_deposed_while_it_looks_is_told_by_whom(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, heir = RemoteLease(remote(uri), NAME), RemoteLease(remote(uri), NAME)
+    first.acquire()
+    monkeypatch.setattr(remote_lease, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(remote_lease, "_lives", lambda claim, now: False)
+    read, meanwhile = Remote.read, [heir.acquire]
+
+    def read_later(self: Remote, path: str) -> bytes:
+        if meanwhile:
+            meanwhile.pop()()
+        return read(self, path)
+
+    monkeypatch.setattr(Remote, "read", read_later)
+    with pytest.raises(LeaseLost, match="is that of process"):
+        first.keep()
+
+
 def test_a_holder_on_another_machine_is_given_up_after_a_while_by_the_clock_of_the_storage(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,7 +530,7 @@ def test_a_request_of_another_machine_reaches_the_driver(uri: str, machines: Mac
         driver.start()
         machines.become("other")
         there = existing_search(mirror_of(uri), NAME)
-        answer = control.stop(there, "t0007", patience=20)
+        answer = control.stop(there, "t0007", patience=PATIENCE_S)
         driver.join()
     assert answer.done and "t0007: stopped" in answer.text
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from object_store import CREDENTIALS, Machines, object_store
-from running import COMMAND, PATIENCE_S
+from running import COMMAND
 from several_nodes import several_nodes
+from waiting import PATIENCE_S
 
 from orchestrator.history.events import TrialReported
 from orchestrator.history.folder import existing_search
@@ -68,7 +69,6 @@ def kill(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_a_search_in_a_bucket_outlives_the_machine_that_drove_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +111,6 @@ def test_a_search_in_a_bucket_outlives_the_machine_that_drove_it(
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_a_trial_goes_on_from_the_bucket_on_a_node_that_shares_nothing_with_the_lost_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

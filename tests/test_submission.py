@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 import pytest
-from running import COMMAND, PATIENCE_S, Search
+from running import COMMAND, Search
 from several_nodes import several_nodes
 
 from orchestrator.__main__ import run
@@ -100,7 +100,6 @@ def test_what_the_cluster_could_not_find_is_a_usage_error(words: list[str], subm
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(PATIENCE_S)
 def test_a_search_runs_as_a_job_whose_code_travels_with_it(tmp_path: Path) -> None:
     search = Search(tmp_path / "runs", "job")
     # One node: of two on one machine the second unpacks the shipped code anew where the driver is running from.

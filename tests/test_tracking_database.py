@@ -17,7 +17,6 @@ PREPARE += "prepare_database(sys.argv[1], Path(sys.argv[2]))"
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(300)
 def test_a_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     uri = f"{SQLITE}{path}"

@@ -9,7 +9,7 @@ import pytest
 from outage import DRAIN_S, Journey, check_all_there_once, mlflow_server
 from proxy import Mode, Proxy
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")

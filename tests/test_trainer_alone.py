@@ -94,7 +94,6 @@ def config_file(tiny_config: TrialConfig, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(120)
 def test_a_node_without_the_orchestrator_trains_resumes_evaluates_and_embeds(config_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = trainer("fit", str(config_file), "--out", str(out), "--set", "optim.epochs=2")

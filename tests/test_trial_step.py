@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from test_training import changed
+from waiting import wait_until
 
 from orchestrator.engine.rehearsal import rehearse
 from orchestrator.errors import EnvironmentProblem
@@ -105,8 +106,7 @@ def test_the_child_ends_with_its_parent(tiny_config: TrialConfig, tmp_path: Path
         del order  # it waits for one, and would for ever
         time.sleep(0.5)
         parent.kill()
-    psutil.wait_procs([process], timeout=20)
-    assert not process.is_running()
+    wait_until(lambda: not process.is_running())
 
 
 def test_an_outline_has_the_lists_and_all_frames_of_the_data_set(tmp_path: Path, mini_mars: Path) -> None:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 from browser import CHROMIUM, DRIVER, chromium
 from searches import write_search
+from waiting import PATIENCE_S, wait_until
 
 from orchestrator.__main__ import run
 from orchestrator.errors import EnvironmentProblem
@@ -29,9 +29,6 @@ from orchestrator.results.mlflowview import view_of
 from orchestrator.space import SearchSpace
 from orchestrator.tracking.syncing import sync
 from trainer import TrialConfig, fit
-
-PATIENCE_S = 90.0
-
 
 # --- the server
 
@@ -142,17 +139,19 @@ def browser() -> Iterator[Any]:
 
 def await_script(browser: Any, script: str) -> Any:
     """What the script gives as soon as that is true."""
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        if answer := browser.execute_script(f"return {script}"):
-            return answer
-        time.sleep(0.2)
-    raise AssertionError(f"never true: {script}\n{browser.find_element('tag name', 'body').text[:2000]}")
+    answer = None
+
+    def is_true() -> bool:
+        nonlocal answer
+        answer = browser.execute_script(f"return {script}")
+        return bool(answer)
+
+    wait_until(is_true, lambda: f"never true: {script}\n{browser.find_element('tag name', 'body').text[:2000]}", 0.2)
+    return answer
 
 
 @pytest.mark.e2e
 @pytest.mark.long
-@pytest.mark.timeout(300)
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium here: apt-get install chromium chromium-driver")
 def test_a_browser_shows_the_trials_their_cmc_curves_and_the_same_queries_side_by_side(
     served: tuple[str, subprocess.Popen[str]], browser: Any

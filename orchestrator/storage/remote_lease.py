@@ -97,8 +97,11 @@ class RemoteLease:
             return
         asked = time.monotonic()
         claims = _claims(self._remote, self._search)
+        if is_gone := not any(claim.token == self._token for claim in claims):
+            # Who took it wrote so before deleting ours, maybe after we read their object and before we read ours.
+            claims = _claims(self._remote, self._search)
         heir = next((claim for claim in claims if self._token in claim.deposed), None)
-        if heir is not None or not any(claim.token == self._token for claim in claims):
+        if heir is not None or is_gone:
             whose = "was removed" if heir is None else f"is that of process {heir.holder.pid} on {heir.holder.host}"
             raise LeaseLost(f"{self._search}: its lease in {self._remote.uri} {whose} now; this process must end")
         self._write(held=True)
