@@ -30,8 +30,6 @@ EPOCHS = 4
 # A fast search: each trial is suggested, started, reports its epochs and completes at such a rate.
 EVENTS_PER_S = 20.0
 EPOCH_S = (EPOCHS + 3) / EPOCHS / EVENTS_PER_S
-# The drain at the end of a session has as long.
-DRAIN_S = 30.0
 
 
 class Course(NamedTuple):
@@ -90,7 +88,7 @@ class Journey:
         back = time.monotonic()
         self._trial(trials)
         self._record(SessionEnded(state="finished", reason=""))
-        unsent = self._tracker.close(DRAIN_S)
+        unsent = self._tracker.close(PATIENCE_S)
         return Course(self._recording, self._waiting, time.monotonic() - back, unsent, trials + 1)
 
     def _record(self, event: Event) -> None:

@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -149,10 +148,8 @@ def test_a_named_token_may_be_the_link_that_kubernetes_mounts(tmp_path: Path, mo
 
 def test_a_cluster_without_a_token_is_refused_unless_it_is_accepted(tmp_path: Path, beyond: None) -> None:
     with head(tmp_path, None) as port:
-        started = time.monotonic()
         with pytest.raises(EnvironmentProblem, match=OPEN) as caught:
             admit(f"127.0.0.1:{port}", insecure=False)
-        assert time.monotonic() - started < 2
         assert "--insecure" in str(caught.value)
         assert admit(f"127.0.0.1:{port}", insecure=True) == (f"127.0.0.1:{port}", "disabled", False)
 
@@ -185,12 +182,9 @@ def test_a_cluster_that_listens_everywhere_is_known_behind_its_loopback_address(
     assert (found.address, found.only_here) == (f"{own_address()}:{port}", False)
 
 
-def test_the_right_token_is_let_in_and_a_wrong_or_missing_one_is_one_line_at_once(
-    tmp_path: Path, token_file: Path
-) -> None:
+def test_the_right_token_is_let_in_and_a_wrong_or_missing_one_is_one_line(tmp_path: Path, token_file: Path) -> None:
     right = secrets.token_hex(32)
     with head(tmp_path, right) as port:
-        started = time.monotonic()
         with pytest.raises(EnvironmentProblem, match=r"demands a token, and there is none here: .*get-auth-token"):
             admit(f"127.0.0.1:{port}", insecure=True)
         assert not token_file.exists(), "one made here would be a wrong one"
@@ -198,7 +192,6 @@ def test_the_right_token_is_let_in_and_a_wrong_or_missing_one_is_one_line_at_onc
         with pytest.raises(EnvironmentProblem, match=r"does not take the token from ~/\.ray/auth_token: ") as caught:
             admit(f"127.0.0.1:{port}", insecure=True)
         assert "canary" not in str(caught.value)
-        assert time.monotonic() - started < 2, "Ray would try for 20 s"
         token_file.write_text(right)
         assert admit(f"127.0.0.1:{port}", insecure=False).mode == "token"
 

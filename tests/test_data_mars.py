@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -315,13 +314,7 @@ def test_published_tables_are_read_as_scipy_reads_them(file: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def seconds() -> list[float]:
-    """Processor time that reading the published tables took, once they are read."""
-    return []
-
-
-@pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory, seconds: list[float]) -> Splits:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     """The real tables, with name lists generated to fit them."""
     if not PUBLISHED.is_dir():
         pytest.skip("the published tables of MARS are not here")
@@ -338,10 +331,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, seconds: list[float]) ->
             stem = f"{head}C{camera}T{counts[person, camera]:04d}F"
             names += [f"{stem}{number:03d}.jpg\r\n" for number in range(1, last - first + 2)]
         (root / "info" / f"{part}_name.txt").write_bytes("".join(names).encode())
-    start = time.process_time()
-    splits = read_mars(root)
-    seconds.append(time.process_time() - start)
-    return splits
+    return read_mars(root)
 
 
 def images(tracklets: tuple[Tracklet, ...]) -> int:
@@ -392,7 +382,3 @@ def test_published_counts_are_those_that_are_declared(published: Splits) -> None
         tracklets = getattr(published, part)
         persons = {item.person for item in tracklets} - {0}
         assert counts == (len(persons), len(tracklets), images(tracklets))
-
-
-def test_published_tables_are_read_in_seconds(published: Splits, seconds: list[float]) -> None:
-    assert seconds[0] <= 5

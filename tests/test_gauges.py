@@ -255,11 +255,3 @@ def test_every_value_is_set_with_its_labels(ledger: Ledger, monkeypatch: pytest.
     assert first.wait(5)
     exporter.close()
     assert ("reidsearch_search_budget_trials", 4.0, dict(LABELS)) in heard
-
-
-def test_a_long_search_is_read_in_a_moment() -> None:
-    events = [event for index in range(2000) for event in completed(index, 0.1, 0.2, 0.3)]
-    study = fold([*BEGINNING, *events])
-    began = time.process_time()
-    list(search_readings(study, LABELS, budget=8, best=None, unsent=0))
-    assert time.process_time() - began < 0.1

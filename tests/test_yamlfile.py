@@ -159,14 +159,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     "pattern",
     ["[", "{", "? ", "- ", "a\n", '"\\x41', "# a\n", "%A b\n", "&a", "a: b\n", "|\n \n", "\x85"],
 )
-def test_the_largest_hostile_text_takes_no_more_than_a_second(pattern: str) -> None:
+def test_the_largest_hostile_text_takes_no_quadratic_time(pattern: str) -> None:
     text = (pattern * MAX_BYTES)[:MAX_BYTES]
     start = time.process_time()
     try:
         parse_yaml(text, name="f")
     except YamlError as error:
         assert "\n" not in str(error)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 60, "less than a second on a quiet machine; hours where it is quadratic"
 
 
 @given(st.text() | YAML_LIKE)
