@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from events import completed, reported, started, suggested
 from rich.console import Console
+from searches import write_search
 
 from orchestrator.errors import SearchError
 from orchestrator.history.description import Options, SearchDescription, read_description, write_description
@@ -20,14 +21,12 @@ from orchestrator.history.loading import LoadedSearch
 from orchestrator.history.study import fold
 from orchestrator.shortform import number, percent
 from orchestrator.space import SearchSpace
-from orchestrator.views.display import (
-    pages_command,
-    summary_line,
-    trials_table,
-    uniform_attention,
-)
+from orchestrator.views.display import HINT, output, pages_command, summary_line, uniform_attention
 from orchestrator.views.eventline import event_line
+from orchestrator.views.finalview import finals_table
 from orchestrator.views.status import status_document
+from orchestrator.views.statusview import show_searches
+from orchestrator.views.trialsview import LiveView, trials_table
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
 EVENTS: list[Event] = [
@@ -85,6 +84,132 @@ def test_a_table_shows_each_trial_its_figures_in_per_cent_and_why_it_failed(desc
 def test_a_table_never_wraps_a_row(description: SearchDescription, width: int) -> None:
     lines = drawn(trials_table(document(description, EVENTS), width=width), width).splitlines()
     assert len(lines) == 5
+
+
+LONG_REASON = "DataError: /data/mars/bbox_train/0001/0001C1T0001F001.jpg cannot be decoded: " + "truncated, " * 40
+ATTN_CL = {
+    "optim.learning_rate": 0.000312345,
+    "optim.weight_decay": 0.000512345,
+    "loss.osm_alpha": 1.23456,
+    "loss.osm_sigma": 0.81234,
+    "loss.triplet_margin": 0.31234,
+    "loss.center_weight": 0.000512345,
+    "loss.label_smoothing": 0.112345,
+    "model.weights": "/data/weights/a_backbone_with_a_long_name.pt",
+}
+
+
+def large_document(description: SearchDescription, trials: int, running: int, finals: int = 0) -> dict[str, Any]:
+    """Of a search with one best trial, failures with a long reason, and trials that run."""
+    events: list[Event] = [SessionStarted(session=1, host="h", pid=1)]
+    for index in range(trials):
+        suggestion = suggested(index).model_copy(update={"params": ATTN_CL})
+        is_best, runs = index == trials // 3, index >= trials - running
+        ending = [*completed(index, 0.9 if is_best else 0.2)[2:]]
+        if not is_best and index % 5 == 1:
+            failed = {"trial": f"t{index:04d}", "failure": "error", "reason": LONG_REASON}
+            ending = [AttemptFailed(attempt=1, **failed), TrialFailed(**failed)]
+        events += [suggestion, started(index), *([] if runs else ending)]
+    found = document(description, events)
+    found["finals"] = [
+        {**found["trials"][-1], "trial": f"f{number:04d}", "test": None, "finalization": 1} for number in range(finals)
+    ]
+    return found
+
+
+def live_lines(found: dict[str, Any], columns: int, rows: int) -> list[str]:
+    console = Console(width=columns, height=rows, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(LiveView(found, f"{summary_line(found)}, 12 min", HINT))
+    return console.export_text().split("\n")
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120, 200])
+@pytest.mark.parametrize("rows", [8, 24, 60])
+@pytest.mark.parametrize("trials", [4, 66, 300])
+def test_a_terminal_of_any_size_shows_what_runs_the_best_trial_a_count_of_the_rest_the_summary_and_the_hint(
+    description: SearchDescription, columns: int, rows: int, trials: int
+) -> None:
+    found = large_document(description, trials, running=2)
+    lines = live_lines(found, columns, rows)
+    assert len(lines) <= rows and all(len(line) <= columns for line in lines)
+    heads = {line.split()[0]: line for line in lines}
+    for trial in found["trials"][-2:]:
+        assert heads[trial["trial"]].split()[1] == "running"
+    best = found["best"]["trial"]
+    assert heads[best].rstrip().endswith("best?")
+    shown = [name for name in heads if name.startswith("t0")]
+    assert len(shown) == trials or f"and {trials - len(shown)} more: " in "\n".join(lines)
+    assert len(shown) == trials or len(lines) == rows, "no line is wasted"
+    footer = " ".join(" ".join(lines).split())
+    for part in ("trials completed", "2 running", "best mAP 90.0", "12 min", HINT):
+        assert part in footer
+
+
+@pytest.mark.parametrize("rows", [8, 24, 60])
+@pytest.mark.parametrize("running", [1, 16, 64])
+def test_more_running_trials_than_lines_leave_room_for_the_count_and_the_hint(
+    description: SearchDescription, rows: int, running: int
+) -> None:
+    lines = live_lines(large_document(description, 66, running), 80, rows)
+    assert len(lines) <= rows and all(len(line) <= 80 for line in lines)
+    shown = sum(line.startswith("t0") and " running " in line for line in lines)
+    hidden = running - shown
+    assert hidden == 0 or f"{hidden} running" in "\n".join(lines)
+    assert HINT in " ".join(" ".join(lines).split())
+
+
+def test_trainings_for_the_test_set_that_run_are_shown_before_trials_that_are_over(
+    description: SearchDescription,
+) -> None:
+    found = large_document(description, 66, running=0, finals=9)
+    for final in found["finals"][-2:]:
+        final["status"] = "running"
+    lines = live_lines(found, 100, 12)
+    shown = [line.split()[0] for line in lines]
+    assert {"f0007", "f0008", found["best"]["trial"]} <= set(shown)
+    assert len(lines) <= 12
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120, 200])
+def test_a_long_reason_is_shortened_and_squeezes_no_column(description: SearchDescription, columns: int) -> None:
+    found = large_document(description, 66, running=2)
+    lines = drawn(trials_table(found, width=columns), columns).splitlines()
+    assert len(lines) == 67 and all(len(line) <= columns for line in lines)
+    assert lines[0].split()[:5] == ["trial", "state", "epoch", "mAP", "rank1"]
+    failed = lines[2]
+    assert failed.split()[:5] == ["t0001", "failed", "0", "-", "-"]
+    assert "DataError: /data/mars" in failed and failed.rstrip().endswith("…")
+    assert ("learning_rate" in lines[0]) == (columns >= 100)
+    assert all("…" not in line for line in lines if "failed" not in line and "weights" not in lines[0])
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_table_of_the_test_set_leaves_out_figures_that_do_not_fit(
+    description: SearchDescription, columns: int
+) -> None:
+    table = finals_table(large_document(description, 6, running=0, finals=2), width=columns)
+    head = drawn(table, columns).splitlines()[0].split()
+    assert head[:2] == ["test", "set"] and head[4] == "mAP"
+    assert ("reranked/rank1" in head) == (columns == 100)
+    assert not any("…" in name for name in head)
+
+
+def test_a_long_name_of_a_search_is_folded_and_squeezes_no_column(
+    description: SearchDescription, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a-name-of-64-characters-" + "x" * 40
+    write_search(tmp_path / name, SearchSpace.from_yaml("smoke.yaml"), [])
+    monkeypatch.setattr("orchestrator.views.display.PIPED_WIDTH", 80)
+    show_searches(tmp_path, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["search", "state", "completed", "failed", "best", "mAP", "seeds", "trial", "data"]
+    assert "".join(line.split(" ")[0] for line in lines[1:]) == name
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_brackets_in_a_text_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    output().print("[red]a[/red] :smile: [/]")
+    assert capsys.readouterr().out == "[red]a[/red] :smile: [/]\n"
 
 
 def test_the_summary_counts_and_names_the_best(description: SearchDescription) -> None:

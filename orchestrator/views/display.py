@@ -7,14 +7,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cluster.connection import Connection
@@ -25,39 +24,29 @@ from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Record
 from orchestrator.history.ledger import Ledger
 from orchestrator.history.loading import LoadedSearch
-from orchestrator.shortform import number, percent
 from orchestrator.storage.mirror import storage_name
 from orchestrator.tracking.content import without_passwords
 from orchestrator.tracking.tracked import tracking_uri
-from orchestrator.views.bestline import best_lines, best_mark, best_value
+from orchestrator.views.bestline import best_lines, best_value
 from orchestrator.views.eventline import event_line
 from orchestrator.views.finalview import finals_lines, finals_table
 from orchestrator.views.frontview import front_table
 from orchestrator.views.status import status_document
+from orchestrator.views.trialsview import LiveView, trials_table
 from trainer.result import UNIFORM_ENTROPY
 from trainer.wording import one_line
 
 SYNTHETIC_MARK = "SYNTHETIC data: these figures say nothing about published ones"
-STATUS_STYLES = {
-    "running": "cyan",
-    "completed": "green",
-    "failed": "red",
-    "pending": "dim",
-    "stopped": "yellow",
-}
-# More columns than this do not fit a terminal; the rest is in --json and in MLflow.
-PARAMETER_COLUMNS = 6
-# The whole reason is in --json and in the log; a long one would squeeze the other columns.
-REASON_WIDTH = 44
+HINT = "Ctrl-C stops; resume continues"
 REFRESH_PER_S = 2
 # Width of tables where there is no terminal to ask.
 PIPED_WIDTH = 120
 
 
 def output() -> Console:
-    """Standard output for tables."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    """Standard output for tables; brackets and colons in texts are no markup."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
 
 
 def installed(command: str) -> str:
@@ -87,47 +76,6 @@ def uniform_attention(document: dict[str, Any]) -> str:
         return ""
     named = ", ".join(trials[:3]) + (f" and {len(trials) - 3} more" if len(trials) > 3 else "")
     return f"is uniform (entropy 1.00) in {named}: no frame weighs more than another there"
-
-
-def trials_table(document: Mapping[str, Any], *, width: int) -> Table:
-    """One row per trial of a status document."""
-    varied = _varied_parameters(document["trials"])[:PARAMETER_COLUMNS]
-    short = _short_names(varied)
-    shown = varied if width >= 60 + 11 * len(varied) else varied[: max(0, (width - 60) // 11)]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("trial", "state", "epoch", "mAP", "rank1"):
-        table.add_column(name, justify="left" if name in ("trial", "state") else "right", no_wrap=True)
-    for path in shown:
-        table.add_column(short[path], justify="right", no_wrap=True)
-    table.add_column("", overflow="ellipsis", no_wrap=True)
-    best = document["best"]["trial"] if document["best"] else None
-    for trial in document["trials"]:
-        table.add_row(
-            Text(trial["trial"], style="bold" if trial["trial"] == best else ""),
-            Text(trial["status"], style=STATUS_STYLES[trial["status"]]),
-            str(trial["epoch"]),
-            percent(trial["metrics"], "mAP"),
-            percent(trial["metrics"], "rank1"),
-            *(number(trial["params"].get(path, "-")) for path in shown),
-            best_mark(document) if trial["trial"] == best else _beginning(trial["reason"] or ""),
-        )
-    return table
-
-
-def _beginning(reason: str) -> str:
-    reason = one_line(reason)
-    return reason if len(reason) <= REASON_WIDTH else f"{reason[: REASON_WIDTH - 1]}…"
-
-
-def _varied_parameters(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    # Conditional parameters are in some trials only.
-    return list(dict.fromkeys(path for trial in trials for path in trial["params"]))
-
-
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Last parts of dotted paths where that tells them apart."""
-    last = [path.rpartition(".")[2] for path in paths]
-    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
 
 
 def summary_line(document: Mapping[str, Any]) -> str:
@@ -161,7 +109,7 @@ class Display:
 
     def __init__(self, folder: SearchFolder) -> None:
         self._folder = folder
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._redraws = self._console.is_terminal and "NO_COLOR" not in os.environ
         self._ledger: Ledger | None = None
         self._description: SearchDescription | None = None
@@ -204,7 +152,7 @@ class Display:
             out.print(f"{'' if index else 'best':<10}{line}", soft_wrap=True)
         if uniform := uniform_attention(document):
             out.print(f"attention {uniform}", soft_wrap=True)
-        if finals := finals_table(document):
+        if finals := finals_table(document, width=out.width):
             out.print(finals)
         for line in finals_lines(document):
             out.print(f"test set  {line}", soft_wrap=True)
@@ -247,9 +195,7 @@ class Display:
                 LoadedSearch(self._folder, self._description, self._ledger.study, is_driven=True)
             )
         elapsed = time.monotonic() - self._began
-        footer = f"{summary_line(document)}, {elapsed / 60:.0f} min   Ctrl-C stops; resume continues"
-        tables = [trials_table(document, width=self._console.width), finals_table(document)]
-        return Group(*(table for table in tables if table is not None), Text(footer, style="dim"))
+        return LiveView(document, f"{summary_line(document)}, {elapsed / 60:.0f} min", HINT)
 
     def _print_event(self, record: Record) -> None:
         line = event_line(record)

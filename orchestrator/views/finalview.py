@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from orchestrator.shortform import percent
+from orchestrator.views.columns import GAP, Column, empty_table, fitting
 
 FIGURES = ("mAP", "rank1", "rank5", "rank20", "reranked/mAP", "reranked/rank1")
 
 
-def finals_table(document: Mapping[str, Any]) -> Table | None:
-    """The trainings for the test set of a status document, figures in per cent; None where it was never opened."""
-    if not document["finals"]:
+def finals_table(document: Mapping[str, Any], *, width: int, only: Collection[str] | None = None) -> Table | None:
+    """The trainings for the test set of a status document, or those in `only`, and as many figures as fit `width`.
+
+    Figures are in per cent. None where the test set was never opened, or where `only` holds no such training.
+    """
+    finals = [trial for trial in document["finals"] if only is None or trial["trial"] in only]
+    if not finals:
         return None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("test set", "state", "epoch", *FIGURES):
-        table.add_column(name, justify="left" if name in ("test set", "state") else "right", no_wrap=True)
-    for trial in document["finals"]:
-        figures = trial["test"] or {}
-        table.add_row(
-            trial["trial"], trial["status"], str(trial["epoch"]), *(percent(figures, name) for name in FIGURES)
-        )
+    head = [
+        Column("test set", [trial["trial"] for trial in finals], "left"),
+        Column("state", [trial["status"] for trial in finals], "left"),
+        Column("epoch", [str(trial["epoch"]) for trial in finals]),
+    ]
+    figures = [Column(name, [percent(trial["test"] or {}, name) for trial in finals]) for name in FIGURES]
+    columns = fitting([*head, *figures], width + GAP)
+    table = empty_table(columns)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*row)
     return table
 
 

@@ -19,12 +19,12 @@ from orchestrator.views.display import (
     installed,
     output,
     summary_line,
-    trials_table,
     uniform_attention,
 )
 from orchestrator.views.finalview import finals_lines, finals_table
 from orchestrator.views.frontview import front_table
 from orchestrator.views.status import read_status
+from orchestrator.views.trialsview import LiveView, trials_table
 
 WATCH_PERIOD_S = 2.0
 
@@ -53,7 +53,8 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
         print(f"no searches in {storage_name(storage)}; start one with: reidsearch launch --space demo.yaml")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("search", "state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
+    table.add_column("search", overflow="fold")
+    for column in ("state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
         table.add_column(column, no_wrap=True)
     for document in documents:
         best = document["best"]
@@ -74,6 +75,9 @@ def _print(document: dict[str, Any], *, clear: bool) -> None:
     console = output()
     if clear and console.is_terminal:
         console.clear()
+        if document["state"] == "running":
+            console.print(LiveView(document, summary_line(document), "Ctrl-C ends the watching, not the search"))
+            return
     console.print(trials_table(document, width=console.width))
     console.print(summary_line(document))
     for line in confirmation_lines(document).values():
@@ -82,7 +86,7 @@ def _print(document: dict[str, Any], *, clear: bool) -> None:
         console.print(front)
     if uniform := uniform_attention(document):
         console.print(f"attention {uniform}", soft_wrap=True)
-    if finals := finals_table(document):
+    if finals := finals_table(document, width=console.width):
         console.print(finals)
     for line in finals_lines(document):
         console.print(f"test set: {line}", soft_wrap=True)
