@@ -7,10 +7,13 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import miniatures
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from miniatures import MINIATURES, write_miniature
+from PIL import Image
 from strategies import quick
 
 from trainer.data import READERS, Splits, Tracklet, framecheck
@@ -229,6 +232,58 @@ def test_progress_ends_at_all_folders_and_all_frames(fresh: Path) -> None:
     found = checked(fresh, progress=listen)
     assert heard["decoding frames"] == (found.frames.listed, found.frames.listed)
     assert len(set(heard["looking for frames"])) == 1
+
+
+@pytest.mark.parametrize("content", ["black", "one colour"])
+def test_frames_of_one_single_colour_are_a_note_that_counts_them_and_names_the_first(fresh: Path, content: str) -> None:
+    blank = sorted(fresh.glob("bbox_train/000[13]/*.jpg"))
+    for frame in blank:
+        Image.new("RGB", (8, 16), (0, 0, 0) if content == "black" else (200, 0, 90)).save(frame, "PNG")
+    found = checked(fresh)
+    assert found.problem_count == 0
+    assert found.frames.single_colour == len(blank)
+    (note,) = found.notes
+    assert note.startswith(f"{len(blank)} of {found.frames.decoded} decoded frames show one single colour and nobody")
+    assert note.endswith(str(blank[0]))
+
+
+def test_16_bit_grey_frames_are_no_single_colour(fresh: Path) -> None:
+    grey = np.arange(128, dtype=np.uint16).reshape(16, 8) * 512
+    for frame in fresh.glob("bbox_*/*/*.jpg"):
+        Image.fromarray(grey).save(frame, "PNG")
+    assert (checked(fresh).frames.single_colour, checked(fresh).problem_count) == (0, 0)
+
+
+# Cameras
+
+
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [
+        ("train", "in the training tracklets every person is seen by camera 2 only: nobody can be held out for valida"),
+        ("test", "in the test tracklets every person is seen by camera 3 only: no query has a match by another camera"),
+    ],
+)
+def test_a_part_by_one_camera_only_is_a_problem_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, lost: str
+) -> None:
+    if part == "train":
+        monkeypatch.setattr(miniatures, "MARS_TRAIN", [(person, 2) for person in (1, 1, 3, 3, 5, 5)])
+    else:
+        monkeypatch.setattr(miniatures, "MARS_TEST", [(person, 3) for person in (-1, 0, 0, 2, 2, 2, 4, 4, 6)])
+    write_miniature("mars", tmp_path / "mars")
+    found = checked(tmp_path / "mars")
+    assert found.problem_count == 1
+    assert found.problems[0].startswith(f"{tmp_path / 'mars'}: {lost}")
+
+
+def test_people_each_seen_by_another_single_camera_are_a_problem_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(miniatures, "MARS_TRAIN", [(person, 1 + person) for person in (1, 1, 3, 3, 5, 5)])
+    write_miniature("mars", tmp_path / "mars")
+    (problem,) = checked(tmp_path / "mars").problems
+    assert "every person is seen by one camera only" in problem
 
 
 # Manifest

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -59,10 +61,239 @@ def test_lossy_frames_are_close(tmp_path: Path, form: str) -> None:
     assert np.abs(frame.astype(int) - picture()).mean() < 4
 
 
-@pytest.mark.parametrize(("form", "mode"), [("JPEG", "L"), ("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA")])
-def test_other_modes_become_rgb(tmp_path: Path, form: str, mode: str) -> None:
-    frame = read_frame(saved(tmp_path, encoded(form, mode)), HEIGHT, WIDTH)
-    assert (frame.shape, frame.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
+# Modes: what each kind of pixel means, computed here from the values that were put in
+
+Values = UInt8[np.ndarray, "height width channels"]
+SMOOTH = np.stack([picture()[..., channel] for channel in (0, 1, 2, 0)], axis=2)  # four channels, alpha or black last
+
+
+class Mode(NamedTuple):
+    """How a picture of a Pillow mode is made, and what a frame of it must look like."""
+
+    image: Callable[[], Image.Image]
+    expected: Callable[[], np.ndarray]
+    forms: tuple[str, ...]
+    """Formats of frames that keep the mode."""
+    tolerance: float = 0
+    """Mean difference that a lossy format may make."""
+
+
+def of_values(mode: str, values: np.ndarray) -> Callable[[], Image.Image]:
+    """A picture of the mode that holds these very bytes."""
+    return lambda: Image.frombytes(mode, (values.shape[1], values.shape[0]), np.ascontiguousarray(values).tobytes())
+
+
+def grey_of(values: np.ndarray) -> np.ndarray:
+    return np.stack([values] * 3, axis=2).astype(np.uint8)
+
+
+def of_palette() -> Image.Image:
+    image = Image.frombytes("P", (WIDTH, HEIGHT), (SMOOTH[..., 0] % 16).tobytes())
+    image.putpalette(PALETTE.tobytes())
+    return image
+
+
+def from_ycbcr() -> np.ndarray:
+    """ITU-R BT.601 over the full range, as JFIF has it."""
+    luma, blue, red = (SMOOTH[..., channel].astype(float) for channel in range(3))
+    blue, red = blue - 128, red - 128
+    rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=2)
+    return rgb.round().clip(0, 255)
+
+
+DEEP = np.linspace(0, 65_535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+PALETTE = np.random.default_rng(5).integers(0, 256, (16, 3), dtype=np.uint8)
+MODES = {
+    "1": Mode(
+        lambda: Image.fromarray(SMOOTH[..., 0] > 99), lambda: grey_of((SMOOTH[..., 0] > 99) * 255), ("PNG", "BMP")
+    ),
+    "L": Mode(of_values("L", SMOOTH[..., 0]), lambda: grey_of(SMOOTH[..., 0]), ("PNG", "BMP")),
+    "LA": Mode(of_values("LA", SMOOTH[..., :2]), lambda: grey_of(SMOOTH[..., 0]), ("PNG",)),
+    "P": Mode(of_palette, lambda: PALETTE[SMOOTH[..., 0] % 16], ("PNG", "BMP")),
+    "RGB": Mode(of_values("RGB", SMOOTH[..., :3]), lambda: SMOOTH[..., :3], ("PNG", "BMP", "WEBP")),
+    "RGBA": Mode(of_values("RGBA", SMOOTH), lambda: SMOOTH[..., :3], ("PNG", "BMP", "WEBP")),
+    "I;16": Mode(of_values("I;16", DEEP), lambda: grey_of(DEEP // 256), ("PNG",)),
+    "I;16B": Mode(of_values("I;16B", DEEP.astype(">u2")), lambda: grey_of(DEEP // 256), ("PNG",)),
+    "L, JPEG": Mode(of_values("L", SMOOTH[..., 0]), lambda: grey_of(SMOOTH[..., 0]), ("JPEG",), 2),
+    "RGB, JPEG": Mode(of_values("RGB", SMOOTH[..., :3]), lambda: SMOOTH[..., :3], ("JPEG",), 2),
+    "RGBX, JPEG": Mode(of_values("RGBX", SMOOTH), lambda: SMOOTH[..., :3], ("JPEG",), 2),
+    "YCbCr, JPEG": Mode(of_values("YCbCr", SMOOTH[..., :3]), from_ycbcr, ("JPEG",), 3),
+    "CMYK, JPEG": Mode(
+        of_values("CMYK", SMOOTH),
+        lambda: (255 - SMOOTH[..., :3].astype(int)) * (255 - SMOOTH[..., 3:]) / 255,
+        ("JPEG",),
+        2,
+    ),
+}
+# TIFF alone keeps these, and is no format of frames; WebP's writer makes RGB of them and JPEG's refuses them.
+ONLY_ELSEWHERE = {"F", "HSV", "I", "I;16L", "I;16N", "LAB", "La", "PA", "RGBa"}
+
+
+@pytest.mark.parametrize(("name", "form"), [(name, form) for name, mode in MODES.items() for form in mode.forms])
+@pytest.mark.parametrize("file", ["frame.png", "frame.jpg"])
+def test_every_mode_of_pillow_gives_the_pixels_that_were_put_in(
+    tmp_path: Path, name: str, form: str, file: str
+) -> None:
+    mode = MODES[name]
+    options: dict[str, object] = {
+        "WEBP": {"lossless": True, "exact": True},
+        "JPEG": {"quality": 98, "subsampling": 0},
+    }.get(form, {})
+    mode.image().save(tmp_path / file, form, **options)
+    frame = read_frame(str(tmp_path / file), HEIGHT, WIDTH)
+    assert np.abs(frame.astype(float) - mode.expected()).mean() <= mode.tolerance
+
+
+def test_every_mode_of_pillow_is_tested_or_cannot_be_stored_in_a_frame() -> None:
+    tested = {name.partition(",")[0] for name in MODES}
+    assert tested | ONLY_ELSEWHERE == {*Image.MODES, "I;16L", "I;16N"}
+    assert not tested & ONLY_ELSEWHERE
+    for mode in ONLY_ELSEWHERE:
+        for form in ("PNG", "BMP", "WEBP", "JPEG"):
+            buffer = io.BytesIO()
+            try:
+                Image.new(mode, (WIDTH, HEIGHT)).save(buffer, form)
+            except (OSError, ValueError, KeyError):
+                continue
+            assert Image.open(buffer).mode in ("RGB", "RGBA"), (mode, form)
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "I;16", "I;16B", "LAB", "RGB"])
+@pytest.mark.parametrize("file", ["frame.tif", "frame.jpg"])
+def test_a_tiff_frame_is_refused_by_name_whatever_it_holds(tmp_path: Path, mode: str, file: str) -> None:
+    Image.new(mode, (WIDTH, HEIGHT)).save(tmp_path / file, "TIFF")
+    with pytest.raises(DamagedFrameError, match=rf"{file}: a TIFF image; frames are JPEG, PNG, BMP or WebP"):
+        read_frame(str(tmp_path / file), HEIGHT, WIDTH)
+
+
+def png_of(kind: int, depth: int, rows: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of the colour type and bits a sample, written here; `rows` are the packed bytes of each row."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, kind, 0, 0, 0))
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    before = b"".join(chunk(*each) for each in chunks if each[0] != b"eXIf")
+    after = b"".join(chunk(*each) for each in chunks if each[0] == b"eXIf")
+    return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", body) + after + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("kind", [0, 3], ids=["grey", "palette"])
+def test_pngs_of_few_bits_are_scaled_or_looked_up(tmp_path: Path, depth: int, kind: int) -> None:
+    values = SMOOTH[..., 0] % (1 << depth)
+    bits = np.unpackbits(values[..., None], axis=2)[..., 8 - depth :].reshape(HEIGHT, -1)
+    data = png_of(kind, depth, np.packbits(bits, axis=1), (b"PLTE", PALETTE[: 1 << depth].tobytes()))
+    expected = PALETTE[values] if kind == 3 else grey_of(values * (255 // ((1 << depth) - 1)))
+    np.testing.assert_array_equal(read_frame(saved(tmp_path, data), HEIGHT, WIDTH), expected)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (4, 2), (2, 3), (6, 4)])
+def test_of_16_bit_pngs_the_high_byte_is_taken_grey_and_colour_alike(tmp_path: Path, kind: int, channels: int) -> None:
+    values = np.stack([np.roll(DEEP, 11 * channel) for channel in range(channels)], axis=2)
+    data = png_of(kind, 16, values.astype(">u2"))
+    expected = values[..., :3] // 256 if channels > 2 else grey_of(values[..., 0] // 256)
+    np.testing.assert_array_equal(read_frame(saved(tmp_path, data), HEIGHT, WIDTH), expected)
+
+
+@pytest.mark.parametrize("factor", [256, 257])
+def test_a_grey_picture_that_was_widened_to_16_bits_comes_back_exactly(tmp_path: Path, factor: int) -> None:
+    grey = picture()[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * factor).save(tmp_path / "frame.jpg", "PNG")
+    np.testing.assert_array_equal(read_frame(str(tmp_path / "frame.jpg"), HEIGHT, WIDTH), grey_of(grey))
+
+
+# Orientation
+
+# Where row 0 and column 0 of what is stored lie in the upright picture (EXIF 3.0, table 8).
+SIDES = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """The upright picture, pixel by pixel."""
+    rows, columns = stored.shape[:2]
+    turned = orientation > 4
+    picture = np.zeros((columns, rows, 3) if turned else stored.shape, np.uint8)
+    row_side, column_side = SIDES[orientation]
+    for row in range(rows):
+        for column in range(columns):
+            place = {row_side: row, column_side: column}
+            down = place["top"] if "top" in place else picture.shape[0] - 1 - place["bottom"]
+            right = place["left"] if "left" in place else picture.shape[1] - 1 - place["right"]
+            picture[down, right] = stored[row, column]
+    return picture
+
+
+def oriented(form: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"  # so that the orientation is not the first entry
+    exif[0x0112] = orientation
+    options: dict[str, object] = {"lossless": True} if form == "WEBP" else {}
+    return encoded(form, exif=exif, **options)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", SIDES)
+def test_frames_are_turned_upright_as_exif_says(tmp_path: Path, form: str, orientation: int) -> None:
+    data = oriented(form, orientation)
+    stored = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    expected = upright(stored, orientation)
+    frame = read_frame(saved(tmp_path, data), *expected.shape[:2])
+    np.testing.assert_array_equal(frame, expected)
+    assert frame.flags.c_contiguous
+    pack = saved(tmp_path, b"more" + data, "frames-000.pack")
+    np.testing.assert_array_equal(read_frame(bytes_address(pack, 4, len(data), "a.jpg"), *frame.shape[:2]), expected)
+
+
+def test_frames_that_lie_differently_make_a_clip(tmp_path: Path) -> None:
+    paths = [saved(tmp_path, oriented("JPEG", number), f"{number}.jpg") for number in (1, 6, 3, 8, 1)]
+    for size in ((HEIGHT, WIDTH), (WIDTH, HEIGHT)):
+        np.testing.assert_array_equal(read_clip(paths, *size), [read_frame(path, *size) for path in paths])
+
+
+def test_exif_behind_other_segments_of_a_jpeg_and_behind_the_pixels_of_a_png_is_found(tmp_path: Path) -> None:
+    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(exif_of(6))) + exif_of(6)
+    others = b"\xff\xfe\0\x06abcd\xff\xed\0\x04\xff\xda\xff\xe1\0\x08http:/"
+    plain = encoded("JPEG")
+    turned = plain[:20] + others + segment + plain[20:]  # 20: behind the JFIF segment
+    png = png_of(2, 8, picture(), (b"eXIf", exif_of(6).removeprefix(b"Exif\0\0")))
+    for data in (turned, png):
+        stored = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        np.testing.assert_array_equal(read_frame(saved(tmp_path, data), WIDTH, HEIGHT), upright(stored, 6))
+
+
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    exif=st.one_of(
+        st.binary(max_size=80),
+        st.tuples(st.integers(6, 25), st.integers(0, 255)).map(
+            lambda change: exif_of(3)[: change[0]] + bytes([change[1]]) + exif_of(3)[change[0] + 1 :]
+        ),
+        st.integers(0, 30).map(lambda kept: exif_of(6)[:kept]),
+    )
+)
+def test_damaged_exif_leaves_a_frame_whole(tmp_path_factory: pytest.TempPathFactory, exif: bytes) -> None:
+    plain = encoded("JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", 8 + len(exif)) + b"Exif\0\0" + exif
+    path = saved(tmp_path_factory.getbasetemp(), plain[:2] + segment + plain[2:], "exif.jpg")
+    frame = read_frame(path, HEIGHT, WIDTH)
+    assert frame.shape == (HEIGHT, WIDTH, 3)
 
 
 def test_the_name_does_not_decide_the_format(tmp_path: Path) -> None:

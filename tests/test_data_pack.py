@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miniatures import write_miniature
+from PIL import Image
 
 from trainer.data import READERS, DataConfig, Splits, Tracklet, pack, packing
 from trainer.data.frames import frame_bytes, read_clip
@@ -77,6 +78,26 @@ def test_every_data_set_keeps_its_tracklets_names_and_pixels(
             assert [Path(frame).name for frame in one.frames] == [Path(frame).name for frame in other.frames]
             assert np.array_equal(read_clip(one.frames, *SIZE), read_clip(other.frames, *SIZE))
     assert summary.damaged == 0
+
+
+@forms
+def test_16_bit_and_turned_frames_are_packed_as_the_pixels_that_files_give(
+    mars: Path, tmp_path: Path, size: tuple[int, int] | None
+) -> None:
+    root = Path(shutil.copytree(mars, tmp_path / "files"))
+    first, second, *_ = sorted(root.glob("bbox_train/0001/*.jpg"))
+    ramp = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE)
+    Image.fromarray((ramp * 127).astype(np.uint16)).save(first, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray((ramp // 4).astype(np.uint8)).save(second, "JPEG", exif=exif, quality=100)
+    pack_data_set("mars", root, tmp_path / "pack", size=size)
+    frames = READERS["mars"](root).train[0].frames[:2]
+    packed = read_packed(tmp_path / "pack", "mars").train[0].frames[:2]
+    clip = read_clip(packed, *SIZE)
+    assert np.array_equal(clip, read_clip(frames, *SIZE))
+    assert np.array_equal(clip[0, ..., 0], ramp * 127 // 256)
+    assert np.abs(clip[1, ..., 0] - (ramp[::-1, ::-1] // 4.0)).mean() < 2
 
 
 @forms

@@ -102,12 +102,19 @@ def test_under_prid_mean_average_precision_is_the_mean_reciprocal_rank() -> None
 
 
 def test_queries_without_any_match_are_one_clear_error() -> None:
-    query, gallery = tracklets((1, 1), (2, 1)), tracklets((1, 1), (3, 2))
+    query, gallery = tracklets((1, 1), (1, 2)), tracklets((1, 3), (3, 2))[1:] + tracklets((4, 1))
     with pytest.raises(
         DataError, match=r"none of the 2 queries has a match by another camera .* protocol mars"
     ) as failure:
         line_up(vectors(4), query, gallery, EvaluationConfig())
     assert "\n" not in str(failure.value)
+
+
+def test_queries_of_people_seen_by_one_camera_are_told_so_and_not_sent_to_another_protocol() -> None:
+    query, gallery = tracklets((1, 1), (2, 1)), tracklets((1, 1), (3, 1), (0, 2))
+    with pytest.raises(DataError, match="every person is seen by camera 1 only") as failure:
+        line_up(vectors(5), query, gallery, EvaluationConfig())
+    assert "protocol" not in str(failure.value)
 
 
 def test_a_summary_names_the_protocol_and_both_kinds_of_figures() -> None:

@@ -136,6 +136,19 @@ def test_too_few_persons_under_two_cameras_are_refused_with_their_number() -> No
         cut_validation(train, ValidationConfig())
 
 
+@pytest.mark.parametrize("config", [ValidationConfig(), ValidationConfig(folds=3)], ids=["share", "folds"])
+@pytest.mark.parametrize("cameras", [(2,), (1, 2, 3)])
+def test_people_seen_by_one_camera_are_refused_without_advice_that_cannot_help(
+    config: ValidationConfig, cameras: tuple[int, ...]
+) -> None:
+    train = [tracklet(person, cameras[person % len(cameras)], number) for person in range(1, 30) for number in (1, 2)]
+    said = "by camera 2 only" if cameras == (2,) else "by one camera only"
+    with pytest.raises(DataError, match=f"training tracklets: every person is seen {said}") as caught:
+        cut_validation([*train, tracklet(0, 5)], config)
+    assert "lower" not in str(caught.value)
+    assert len(cut_validation(train, ValidationConfig(share=0)).train) == len(train), "without validation it can train"
+
+
 @pytest.mark.parametrize("train", [[], crowd(persons=1, cameras=2), crowd(persons=3, cameras=2)])
 def test_splits_that_leave_nobody_to_train_on_are_refused(train: list[Tracklet]) -> None:
     with pytest.raises(DataError, match="training tracklets"):

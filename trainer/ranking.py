@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from trainer.data import Tracklet
 from trainer.data.damage import DamageTally
+from trainer.data.tracklets import ALL_CAMERAS, seen_by_one_camera
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation import EvaluationConfig, Viewing, embed
 from trainer.metrics import Ranking, evaluate_ranking, rank_embeddings
@@ -85,6 +86,8 @@ def _check_matches(query: Sequence[Tracklet], gallery: Sequence[Tracklet], proto
     seen = Counter((tracklet.person, tracklet.camera) for tracklet in gallery)
     matches = [persons[asked.person] - seen[asked.person, asked.camera] for asked in query]
     if not any(matches):
+        if (why := seen_by_one_camera([*query, *gallery])) is not None:
+            raise DataError(f"{why}, and a query is searched among other cameras; {ALL_CAMERAS}")
         raise DataError(
             f"none of the {len(query)} queries has a match by another camera in the gallery under protocol {protocol}; "
             "evaluate another part, or with evaluation.protocol=mars_query_in_gallery"

@@ -23,7 +23,7 @@ from trainer.data.manifest import (
 from trainer.data.pack import check_pack
 from trainer.data.pack_index import HEADER
 from trainer.data.statistics import PartCounts, matches_of_queries, part_counts, usual_protocols
-from trainer.data.tracklets import Splits, dataset_fingerprint
+from trainer.data.tracklets import ALL_CAMERAS, Splits, dataset_fingerprint, seen_by_one_camera
 from trainer.errors import DataError
 from trainer.progress import Progress, no_progress
 from trainer.protocols import ProtocolName
@@ -45,6 +45,8 @@ class FrameCheck(NamedTuple):
     """Those that were decoded to see whether they can be."""
     damaged: int
     """Those of the decoded that cannot be."""
+    single_colour: int
+    """Those of the decoded whose pixels are all alike."""
     bearable: bool | None
     """Whether a run goes on in spite of the empty and damaged ones; None where only decoding all of them can tell."""
 
@@ -108,6 +110,7 @@ def check_data(
     partitions = [folder.read(fold) for fold in range(folder.data_set.folds)]
     first = partitions[0]
     as_published = None if any_counts or folder.synthetic else _check_counts(folder, partitions, findings)
+    _check_cameras(folder, partitions, findings)
     if folder.packed:
         path = root / HEADER
         frames = _check_packed(root, partitions, findings, all_frames, progress)
@@ -161,6 +164,19 @@ def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Fi
     return findings.count == before
 
 
+def _check_cameras(folder: DataFolder, partitions: Sequence[Splits], findings: Findings) -> None:
+    """Somebody to train on, and somebody to test on, is seen by two cameras in every partition."""
+    for fold, splits in enumerate(partitions):
+        where = f"{folder.root}: " + f"partition {fold}: " * (len(partitions) > 1)
+        tested = (*splits.query, *splits.gallery)
+        for part, tracklets, lost in (
+            ("training", splits.train, "nobody can be held out for validation"),
+            ("test", tested, "no query has a match by another camera, and nothing can be evaluated"),
+        ):
+            if (why := seen_by_one_camera(tracklets)) is not None:
+                findings.problem(f"{where}in the {part} tracklets {why}: {lost}; {ALL_CAMERAS}")
+
+
 def _check_packed(
     root: Path, partitions: Sequence[Splits], findings: Findings, all_frames: bool, progress: Progress
 ) -> FrameCheck:
@@ -175,6 +191,7 @@ def _check_packed(
         unlisted=0,
         decoded=decoded.frames,
         damaged=decoded.damaged,
+        single_colour=decoded.single_colour,
         bearable=_bearable(len(frames), 0, decoded),
     )
 
@@ -206,6 +223,7 @@ def _check_files(
         unlisted=files.unlisted,
         decoded=decoded.frames,
         damaged=decoded.damaged,
+        single_colour=decoded.single_colour,
         bearable=_bearable(len(whole), empty, decoded),
     )
 

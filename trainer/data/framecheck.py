@@ -56,6 +56,14 @@ class Decoded(NamedTuple):
 
     frames: int
     damaged: int
+    single_colour: int
+
+
+class _Tried(NamedTuple):
+    """What came of decoding a few frames."""
+
+    failures: list[DataError]
+    single_colour: list[str]
 
 
 class _Look(NamedTuple):
@@ -102,18 +110,28 @@ def _report(found: Mapping[str, int | None], findings: Findings) -> None:
 
 
 def decode_frames(frames: Sequence[str], everything: bool, findings: Findings, progress: Progress) -> Decoded:
-    """Decodes `SAMPLE` of the frames, the same ones every time, or all; those that cannot be are problems."""
+    """Decodes `SAMPLE` of the frames, the same ones every time, or all; those that cannot be are problems.
+
+    Frames of one single colour are worth a note: they can be meant so, but nobody is seen in them.
+    """
     frames = frames if everything else _sample(frames)
     batches = [frames[at : at + FRAMES_AT_ONCE] for at in range(0, len(frames), FRAMES_AT_ONCE)]
     damaged = done = 0
-    with closing(_in_threads(_failures, batches, os.cpu_count() or 1)) as results:
-        for batch, failures in zip(batches, results, strict=True):
-            for failure in failures:
+    single_colour: list[str] = []
+    with closing(_in_threads(_tried, batches, os.cpu_count() or 1)) as results:
+        for batch, tried in zip(batches, results, strict=True):
+            for failure in tried.failures:
                 findings.problem(str(failure))
                 damaged += isinstance(failure, DamagedFrameError)
+            single_colour += tried.single_colour
             done += len(batch)
             progress("decoding frames", done, len(frames))
-    return Decoded(len(frames), damaged)
+    if single_colour:
+        findings.notes.append(
+            f"{len(single_colour):,} of {len(frames):,} decoded frames show one single colour and nobody; the first is "
+            f"{single_colour[0]}"
+        )
+    return Decoded(len(frames), damaged, len(single_colour))
 
 
 def _sample(frames: Sequence[str]) -> Sequence[str]:
@@ -123,14 +141,17 @@ def _sample(frames: Sequence[str]) -> Sequence[str]:
     return [frames[index] for index in sorted(indices)]
 
 
-def _failures(frames: Sequence[str]) -> list[DataError]:
-    failures = []
+def _tried(frames: Sequence[str]) -> _Tried:
+    tried = _Tried([], [])
     for frame in frames:
         try:
-            read_frame(frame, *_packed_size(frame))
+            pixels = read_frame(frame, *_packed_size(frame))
         except DataError as error:
-            failures.append(error)
-    return failures
+            tried.failures.append(error)
+        else:
+            if (pixels == pixels[0, 0]).all():
+                tried.single_colour.append(frame)
+    return tried
 
 
 def _packed_size(frame: str) -> tuple[int, int]:

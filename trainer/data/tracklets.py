@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+ALL_CAMERAS = "see that the data set holds all its cameras"  # advice where `seen_by_one_camera`
 DISTRACTOR, JUNK = 0, -1  # identities that are no person, as MARS numbers them
 
 
@@ -28,6 +30,19 @@ class Splits(NamedTuple):
     train: tuple[Tracklet, ...]
     query: tuple[Tracklet, ...]
     gallery: tuple[Tracklet, ...]
+
+
+def seen_by_one_camera(tracklets: Sequence[Tracklet]) -> str | None:
+    """Why nobody can be found again by another camera, as half a sentence; None where somebody can."""
+    cameras: defaultdict[int, set[int]] = defaultdict(set)
+    for tracklet in tracklets:
+        if tracklet.person > DISTRACTOR:
+            cameras[tracklet.person].add(tracklet.camera)
+    if any(len(of_person) > 1 for of_person in cameras.values()):
+        return None
+    if len(all_cameras := set().union(*cameras.values())) == 1:
+        return f"every person is seen by camera {all_cameras.pop()} only"
+    return "every person is seen by one camera only"
 
 
 def fingerprint(train: Sequence[Tracklet]) -> str:

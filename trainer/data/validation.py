@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from trainer.atomic import write_atomically
-from trainer.data.tracklets import DISTRACTOR, Tracklet, fingerprint
+from trainer.data.tracklets import ALL_CAMERAS, DISTRACTOR, Tracklet, fingerprint, seen_by_one_camera
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 
@@ -84,6 +84,8 @@ def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> Valid
         return ValidationSplit(persons=(), train=tuple(range(len(train))), query=(), gallery=(), distractors=())
     generator = np.random.default_rng(config.seed)
     by_person = _cameras_of_persons(train)
+    if by_person and (why := seen_by_one_camera(train)) is not None:
+        raise DataError(f"training tracklets: {why}, and validation needs persons seen by two; {ALL_CAMERAS}")
     persons = _held_out(by_person, config, generator)
     held = {index for person in persons for group in by_person[person].values() for index in group}
     query = {index for person in persons for index in _queries(by_person[person], generator)}
