@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+
+# `python -m` imports from the current folder first: its `random.py` or `ax` in place of the module meant. Before any
+# other import, that folder is left out, unless it is the one that holds this package.
+if __name__ == "__main__" and not sys.flags.safe_path and __file__ != f"{sys.path[0]}/orchestrator/__main__.py":
+    del sys.path[0]
+
 from collections.abc import Sequence
 
 import click
@@ -27,6 +33,7 @@ from orchestrator.cli.train import evaluate, train
 from orchestrator.cli.ui import ui
 from orchestrator.errors import Exit, OrchestratorError
 from orchestrator.language.problems import SpaceError
+from trainer.child_process import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
 from trainer.wording import one_line
 
@@ -138,6 +145,7 @@ def _harmless(message: str) -> str:
 
 def main() -> None:
     """Entry point of the console script."""
+    os.environ.update(python_environment(os.environ))
     sys.exit(run(sys.argv[1:]))
 
 

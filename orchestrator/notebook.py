@@ -10,7 +10,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from orchestrator.process import die_with_parent
 from orchestrator.space import SearchSpace
 from orchestrator.storage.mirror import local_storage
 from orchestrator.views.status import status_document
+from trainer.child_process import python_command, start_child
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -240,15 +240,15 @@ def _drive(*arguments: str, storage: str | Path, show: bool) -> None:
         KeyboardInterrupt: this process was interrupted; the command has ended in good order by then.
         OrchestratorError: the command failed; the message is its last line.
     """
-    command = [sys.executable, "-m", "orchestrator", *arguments, "--storage", str(storage)]
+    command = python_command("-m", "orchestrator", *arguments, "--storage", str(storage))
     # A file and no pipe: a search whose notebook was killed could not end in good order if its output led nowhere.
     with tempfile.NamedTemporaryFile("w", prefix="reidsearch-") as output, Path(output.name).open() as reader:
-        child = subprocess.Popen(
+        child = start_child(
             command,
+            {name: value for name, value in os.environ.items() if name not in TERMINAL},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={name: value for name, value in os.environ.items() if name not in TERMINAL},
             # A session of its own: a notebook interrupts all processes of the kernel's, and a search that gets two
             # signals stops at once.
             start_new_session=True,

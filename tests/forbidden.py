@@ -33,6 +33,7 @@ CALLS = {
     **dict.fromkeys(("ray.tune.Tuner.restore", "ray.tune.ExperimentAnalysis"), "pickle"),
     **dict.fromkeys(("scipy.io.loadmat", "scipy.io.whosmat", "scipy.io.matlab.loadmat"), "native reader"),
     "h5py.File": "native reader",
+    "sys.executable": "child",
     "tempfile.mktemp": "mktemp",
     "shutil.unpack_archive": "archive",
     "ssl._create_unverified_context": "verify",
@@ -40,6 +41,14 @@ CALLS = {
 LOADERS = ("yaml.Loader", "yaml.UnsafeLoader", "yaml.FullLoader", "yaml.CLoader", "yaml.CFullLoader")
 SAFE_LOADERS = ("yaml.SafeLoader", "yaml.CSafeLoader")
 EVERYWHERE = "0.0.0.0"
+# What starts a process. A Python among them imports from the current folder unless `trainer.child_process` starts it.
+STARTERS = {
+    *(f"subprocess.{name}" for name in ("Popen", "run", "call", "check_call", "check_output")),
+    *(f"multiprocessing.{name}" for name in ("Process", "Pool", "get_context", "set_start_method")),
+    *("concurrent.futures.ProcessPoolExecutor", "asyncio.create_subprocess_exec", "os.posix_spawn", "os.posix_spawnp"),
+    *(f"os.exec{suffix}" for suffix in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
+    *(f"os.spawn{suffix}" for suffix in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
+}
 # A text without any of these holds nothing of it, and need not be parsed.
 TELLING = re.compile(
     "|".join(
@@ -47,6 +56,7 @@ TELLING = re.compile(
         for word in {
             *UNPICKLERS,
             *(name.rpartition(".")[2] for name in CALLS),
+            *(name.rpartition(".")[2] for name in STARTERS),
             *("torch", "yaml", "allow_pickle", "shell", "Loader", "verify", "extractall", "Image", EVERYWHERE),
         }
     )
@@ -134,6 +144,8 @@ def _in_call(node: ast.Call, names: _Names) -> Iterator[Finding]:
         yield Finding(node.lineno, "pickle", names.of(node))
     if called == "getattr" and names.of(node) in CALLS:
         yield Finding(node.lineno, CALLS[names.of(node)], names.of(node))
+    if called in STARTERS:
+        yield Finding(node.lineno, "child", called)
     if called == "torch.load" and literal.get("weights_only") is not True:
         yield Finding(node.lineno, "torch.load", "torch.load without weights_only=True")
     if "allow_pickle" in keywords and literal.get("allow_pickle") is not False:

@@ -40,6 +40,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In place of `python -m orchestrator`: says its arguments and ends as they ask."""
     (tmp_path / "program").mkdir()
     (tmp_path / "program/orchestrator.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "program"))
     monkeypatch.chdir(tmp_path / "program")
     a_search(tmp_path / "runs/demo")
     return tmp_path / "runs"

@@ -35,7 +35,7 @@ from trainer import TrialConfig, fit
 
 def test_the_server_listens_to_this_machine_only_and_takes_no_jobs() -> None:
     command = server_command(5000, Path("artifacts"))
-    options = dict(zip(command[4::2], command[5::2], strict=True))
+    options = dict(zip(command[5::2], command[6::2], strict=True))
     assert options["--host"] == "127.0.0.1"
     assert options["--allowed-hosts"] == "localhost:*,127.0.0.1:*"
     assert options["--x-frame-options"] == "DENY"

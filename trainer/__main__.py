@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
+
+# `python -m` imports from the current folder first: its `random.py` or `ax` in place of the module meant. Before any
+# other import, that folder is left out, unless it is the one that holds this package.
+if __name__ == "__main__" and not sys.flags.safe_path and __file__ != f"{sys.path[0]}/trainer/__main__.py":
+    del sys.path[0]
+
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.child_process import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
 
 EXIT_DIVERGED, EXIT_INVALID, EXIT_INTERRUPTED = 1, 3, 130
@@ -133,6 +141,7 @@ def main() -> None:
         from trainer.compute import prepare_process
 
         prepare_process()
+    os.environ.update(python_environment(os.environ))
     sys.exit(run(sys.argv[1:]))
 
 

@@ -17,6 +17,7 @@ from orchestrator.cluster.authentication import MODE, admit
 from orchestrator.cluster.token import own_token
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import Process, child_named, children
+from trainer.child_process import checkout
 from trainer.wording import first_line
 
 log = logging.getLogger(__name__)
@@ -143,10 +144,18 @@ def _ray(*, metadata: Mapping[str, str], only_here: bool = True, **settings: Any
     from ray._raylet import Config  # type: ignore[attr-defined]
     from ray.job_config import JobConfig
 
+    class Job(JobConfig):
+        """Ray puts the driver's current folder and its script's before all others from which its workers import."""
+
+        def _get_proto_job_config(self) -> Any:
+            ours = checkout()
+            self._py_driver_sys_path = [] if ours is None else [str(ours)]
+            return super()._get_proto_job_config()  # type: ignore[no-untyped-call]
+
     # Where Ray was imported before, it has read both variables already.
     ray_constants.ENABLE_RAY_CLUSTER = not only_here
     Config.initialize("")
-    settings["job_config"] = JobConfig(metadata=dict(metadata))
+    settings["job_config"] = Job(metadata=dict(metadata))
     return ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **settings)
 
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from orchestrator.engine.attempt import attempt_environment
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import die_with_parent
+from trainer.child_process import python_command, start_child
 from trainer.errors import ConfigError, DataError
 from trainer.progress import Progress, no_progress
 from trainer.wording import first_line
@@ -26,7 +27,7 @@ from trainer.wording import first_line
 if TYPE_CHECKING:
     from trainer import StepCost, TrialConfig
 
-CHILD = (sys.executable, "-m", "orchestrator.engine.rehearsal")
+CHILD = python_command("-m", "orchestrator.engine.rehearsal")
 # Errors that are the user's to mend, and reach the parent as what they are.
 OF_THE_USER: Mapping[str, type[Exception]] = {"ConfigError": ConfigError, "DataError": DataError}
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
@@ -53,13 +54,13 @@ def rehearse(
     order = json.dumps({"threads": threads, "config": config.model_dump(mode="json")})
     with (
         tempfile.TemporaryFile() as errors,
-        subprocess.Popen(
+        start_child(
             command,
+            attempt_environment(threads, None),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=attempt_environment(threads, None),
         ) as child,
     ):
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 from orchestrator.engine.attempt import Assignment, Message, attempt_environment, folder_here
 from orchestrator.engine.attempt_server import STOP_ORDER
+from trainer.child_process import python_command, start_child
 
-SERVER = (sys.executable, "-m", "orchestrator.engine.attempt_server")
+SERVER = python_command("-m", "orchestrator.engine.attempt_server")
 
 
 class AttemptServer:
@@ -24,13 +24,13 @@ class AttemptServer:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._attempt_runs = False
         with log.open("ab") as errors:
-            self._process = subprocess.Popen(
+            self._process: subprocess.Popen[bytes] = start_child(
                 command,
+                environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,  # Ctrl-C is for the driver; the server ends when its input does
-                env=environment,
             )
 
     def is_ready(self) -> bool:

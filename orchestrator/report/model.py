@@ -6,7 +6,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,12 +16,13 @@ from orchestrator.history.loading import LoadedSearch
 from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.search.ax_process import ONE_THREAD
 from orchestrator.search.replication import best_configuration
+from trainer.child_process import python_command, start_child
 
 LEAST_TRIALS = 3  # completed; fewer say nothing about any parameter
 DEADLINE_S = 180.0
 SLICES, CONTOURS = 6, 3
 SLICE_POINTS, CONTOUR_POINTS = 41, 21
-WORKER = (sys.executable, "-m", "orchestrator.report.model_worker")
+WORKER = python_command("-m", "orchestrator.report.model_worker")
 
 
 class Card(NamedTuple):
@@ -70,14 +70,14 @@ class ModelProcess:
         self._trouble = ""
         noise: int | IO[bytes] = subprocess.DEVNULL if log is None else log.open("wb")
         try:
-            self._child = subprocess.Popen(
-                list(command),
+            self._child = start_child(
+                command,
+                {**os.environ, **ONE_THREAD},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=noise,
                 encoding="utf-8",
                 errors="replace",
-                env={**os.environ, **ONE_THREAD},
             )
         except OSError as error:
             self._trouble = f"the model's process could not be started: {error.strerror}"

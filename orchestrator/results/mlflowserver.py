@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import die_with_parent
+from trainer.child_process import python_command, start_child
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -39,7 +39,7 @@ UNSAFE_ENVIRONMENT = (
 def server_command(port: int, artifacts: Path) -> list[str]:
     """The command that starts the server."""
     return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+        *python_command("-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
         *("--allowed-hosts", f"localhost:*,{HOST}:*", "--x-frame-options", "DENY"),
         *("--artifacts-destination", str(artifacts)),
     ]
@@ -68,12 +68,12 @@ def mlflow_server(uri: str, artifacts: Path, port: int, log: Path) -> Iterator[s
     address = f"http://{HOST}:{port}"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = start_child(
             server_command(port, artifacts),
+            server_environment(uri, os.environ),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=server_environment(uri, os.environ),
             start_new_session=True,  # Ctrl-C is for us; the server and its workers are ended below
             preexec_fn=die_with_parent,
         )

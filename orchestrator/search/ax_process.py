@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from trainer.child_process import python_command, start_child
 from trainer.wording import first_line
 
 # By the model's method. An answer of `fast` takes 1-5 s up to 100 trials, one of `quality` tens of seconds of processor
@@ -24,7 +24,7 @@ DEADLINES_S: Mapping[str, float] = {"fast": 180.0, "quality": 1800.0}
 QUALITY_NEEDS = {"jax": "JAX", "numpyro": "NumPyro"}
 # With more threads a fit on a busy machine takes minutes instead of seconds. JAX is to leave GPUs to the trials.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
-WORKER = (sys.executable, "-m", "orchestrator.search.ax_worker")
+WORKER = python_command("-m", "orchestrator.search.ax_worker")
 
 
 def deadline_for(question: Mapping[str, Any]) -> float:
@@ -79,15 +79,15 @@ class AxProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._questions, self._answers = queue.Queue(), queue.Queue()
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = start_child(
                 self._command,
+                {**os.environ, **ONE_THREAD},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,  # Ctrl-C is for us; the child ends when its input does, or with us
-                env={**os.environ, **ONE_THREAD},
             )
         # A child that is still importing reads nothing, and a long history fills the pipe: writing must not block us.
         threading.Thread(target=_write, args=(self._process, self._questions), daemon=True).start()

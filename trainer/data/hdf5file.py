@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 from pydantic import Field, ValidationError
 
+from trainer.child_process import python_command, start_child
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 from trainer.wording import one_line, shortened
@@ -58,22 +58,18 @@ def read_hdf5_matrix(path: Path, name: str) -> Int64[np.ndarray, "rows columns"]
 
 def _answer_of_child(path: Path, name: str) -> _Answer:
     script = os.fspath(Path(__file__).with_name("hdf5_child.py"))
-    command = [sys.executable, "-P", script, os.fspath(path), name]
-    try:
-        child = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=MAX_SECONDS,
-            env=os.environ | ENVIRONMENT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DataError(f"{path}: reading took more than {MAX_SECONDS:g} s; copy the file again") from error
+    command, pipe = python_command(script, os.fspath(path), name), subprocess.PIPE
+    with start_child(command, os.environ | ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as child:
+        try:
+            printed, _ = child.communicate(timeout=MAX_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise DataError(f"{path}: reading took more than {MAX_SECONDS:g} s; copy the file again") from error
+        finally:
+            child.kill()
     if child.returncode:
         return _Answer(error=f"damaged, it ended the process that read it (exit status {child.returncode})")
     try:
-        answer = _Answer.model_validate_json(child.stdout)
+        answer = _Answer.model_validate_json(printed)
     except ValidationError:
         return _Answer(error="damaged, the process that read it gave no answer")
     if math.prod(answer.shape) != len(answer.values):

@@ -24,6 +24,7 @@ from jaxtyping import Int
 from pydantic import ValidationError
 from scipy.io import savemat
 
+from trainer.child_process import python_command, start_child
 from trainer.data.crowd import Plan, Planned, SizeName, plan
 from trainer.data.figures import write_walk
 from trainer.errors import DataError
@@ -201,7 +202,7 @@ def _cores() -> int:
 def _draw_in_processes(root: Path, size: str, seed: int, count: int) -> Generator[tuple[int, int], None, None]:
     """Frames and bytes of each finished walk. All processes write to one pipe; a short line is one write."""
     script = os.fspath(Path(__file__).with_name("drawing_child.py"))
-    command = [sys.executable, "-P", script, os.fspath(root), size, str(seed)]
+    command = python_command(script, os.fspath(root), size, str(seed))
     reader, writer = os.pipe()
     children: list[subprocess.Popen[str]] = []
     with contextlib.ExitStack() as stack, os.fdopen(reader) as lines:
@@ -209,7 +210,7 @@ def _draw_in_processes(root: Path, size: str, seed: int, count: int) -> Generato
         with os.fdopen(writer, "wb") as pipe:
             for first in range(count):
                 arguments = [*command, str(first), str(count)]
-                children.append(subprocess.Popen(arguments, stdout=pipe, stderr=subprocess.PIPE, text=True))
+                children.append(start_child(arguments, stdout=pipe, stderr=subprocess.PIPE, text=True))
         for line in lines:
             frames, size_in_bytes = line.split()
             yield int(frames), int(size_in_bytes)
