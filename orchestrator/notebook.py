@@ -158,7 +158,7 @@ def launch(
         seed: of the search.
         concurrent: trials at once; all that fit unless given.
         cpus_per_trial: CPU cores; those of a machine are divided among its trials unless given.
-        gpus_per_trial: 0.5 lets two share one.
+        gpus_per_trial: at most 1; 0.5 lets two share one.
         memory_per_trial: such as `16 GiB`; not counted unless given.
         tracking_uri: where MLflow keeps runs; a database in the storage unless given.
         address: Ray cluster to join; one is started on this machine unless given.

@@ -142,8 +142,8 @@ def test_a_dry_run_checks_the_storage_and_the_name_before_it_tries_anything(
     assert "file/runs: cannot hold a search" in capsys.readouterr().err
     assert run([*dry_run, "--name", "../x"]) == 3
     assert "cannot name a search" in capsys.readouterr().err
-    assert run([*dry_run, "--gpus-per-trial", "99"]) == 5
-    assert "no node can hold a trial of 1 CPU core and 99 GPUs: this machine has 0 GPUs" in capsys.readouterr().err
+    assert run([*dry_run, "--cpus-per-trial", "9999"]) == 5
+    assert "no node can hold a trial of 9999 CPU cores: this machine has" in capsys.readouterr().err
 
 
 def test_a_space_of_another_data_set_reads_generated_data_as_what_they_are() -> None:

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cluster.placement import GIB, Node, capacity, share_out, why_waiting
-from orchestrator.errors import EnvironmentProblem
+from orchestrator.errors import EnvironmentProblem, SearchError
+from orchestrator.history.description import Options
 from orchestrator.language.resources import Resources, memory_bytes
+from orchestrator.space import SearchSpace
 
 BIG, SMALL = Node("big", 16, 4.0, 64 * GIB), Node("small", 4, 0.0, 8 * GIB)
 
@@ -28,7 +30,7 @@ def shared(*nodes: Node, concurrent: int | None = None, trials: int = 100, **res
         (Node("a", 8), {"trials": 3}, (3, 2, 0)),
         (Node("a", 16, 2.0), {}, (2, 8, 1.0)),
         (Node("a", 16, 2.0), {"gpus_per_trial": 0.5}, (4, 4, 0.5)),
-        (Node("a", 16, 4.0), {"gpus_per_trial": 2.0}, (2, 8, 2)),
+        (Node("a", 16, 4.0), {"gpus_per_trial": 1.0}, (4, 4, 1)),
         (Node("a", 16, 4.0), {"gpus_per_trial": 0.3}, (12, 1, 0.3)),
         (Node("a", 16, 4.0), {"concurrent": 3}, (3, 5, 1.0)),
         (Node("a", 16, 4.0), {"gpus_per_trial": 0.0}, (16, 1, 0)),
@@ -57,10 +59,10 @@ def test_a_head_without_cores_takes_no_trials() -> None:
 
 def test_what_can_never_fit_is_an_environment_problem_that_says_what_each_node_lacks() -> None:
     with pytest.raises(EnvironmentProblem) as caught:
-        shared(BIG, SMALL, gpus_per_trial=8.0, memory_per_trial="100 GiB")
+        shared(SMALL, SMALL._replace(name="other"), gpus_per_trial=1.0, memory_per_trial="100 GiB")
     assert str(caught.value) == (
-        "no node can hold a trial of 1 CPU core, 8 GPUs and 100 GiB of memory: big has 4 GPUs, 64 GiB; "
-        "small has 0 GPUs, 8 GiB; ask for less with --gpus-per-trial or --memory-per-trial"
+        "no node can hold a trial of 1 CPU core, 1 GPU and 100 GiB of memory: small has 0 GPUs, 8 GiB; "
+        "other has 0 GPUs, 8 GiB; ask for less with --gpus-per-trial or --memory-per-trial"
     )
 
 
@@ -96,7 +98,7 @@ nodes = st.builds(
 wanted = st.builds(
     Resources,
     cpus_per_trial=st.none() | st.integers(1, 64),
-    gpus_per_trial=st.none() | st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 0.7, 1.0, 2.0, 4.0]),
+    gpus_per_trial=st.none() | st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 0.7, 1.0]),
     memory_per_trial=st.none() | st.integers(1, 128).map(lambda gib: f"{gib} GiB"),
 )
 
@@ -138,6 +140,15 @@ def test_memory_without_a_meaning_is_refused(text: str) -> None:
         memory_bytes(text)
 
 
-def test_a_part_of_several_gpus_is_refused() -> None:
-    with pytest.raises(ValueError, match="a share of one GPU or a whole number"):
-        Resources(gpus_per_trial=1.5)
+@pytest.mark.parametrize("gpus", [1.0001, 1.5, 2.0, 8.0])
+def test_more_than_the_one_gpu_that_a_trial_trains_on_is_refused(gpus: float) -> None:
+    with pytest.raises(ValueError, match=r"must be at most 1, for a trial trains on one GPU; 0\.5 lets two share"):
+        Resources(gpus_per_trial=gpus)
+
+
+def test_a_search_that_an_earlier_version_gave_two_gpus_a_trial_says_how_to_go_on() -> None:
+    options = Options(gpus_per_trial=2.0)
+    with pytest.raises(
+        SearchError, match=r"^--gpus-per-trial: must be at most 1.*resume with another --gpus-per-trial$"
+    ):
+        options.resources(SearchSpace.from_yaml("smoke.yaml"))

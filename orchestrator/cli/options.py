@@ -68,7 +68,7 @@ gpus_per_trial = click.option(
     "--gpus-per-trial",
     type=click.FloatRange(min=0),
     callback=_of_one_trial,
-    help="GPUs of one trial; 0.5 lets two share one.",
+    help="GPUs of one trial, at most 1; 0.5 lets two share one.",
 )
 memory_per_trial = click.option(
     "--memory-per-trial",

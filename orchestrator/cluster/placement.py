@@ -107,10 +107,8 @@ def in_words(cpus: int, gpus: float, memory: int) -> str:
 
 def _slots(node: Node, cpus: int, gpus: float, memory: int) -> int:
     fit = node.cpus // cpus
-    if gpus >= 1:
-        fit = min(fit, int(node.gpus // gpus))
-    elif gpus:
-        # A share of a GPU is always one of a single GPU.
+    if gpus:
+        # A trial's share is always one of a single GPU.
         fit = min(fit, math.floor(1 / gpus + GPU_ROUNDING) * int(node.gpus))
     return min(fit, node.memory // memory) if memory else fit
 

@@ -14,6 +14,7 @@ from orchestrator.language.resources import Resources
 from orchestrator.space import SearchSpace
 from trainer.atomic import write_atomically
 from trainer.frozen import FrozenConfig
+from trainer.wording import plain_words
 from trainer.yamlfile import YamlError, dump_yaml, read_yaml
 
 
@@ -44,14 +45,22 @@ class Options(FrozenConfig):
     """SHA-256 of the index of that pack."""
 
     def resources(self, space: SearchSpace) -> Resources:
-        """What one trial is given: what was asked for, otherwise what the space says."""
-        return space.resources.overridden(
-            Resources(
+        """What one trial is given: what was asked for, otherwise what the space says.
+
+        Raises:
+            SearchError: an earlier version accepted an option that this one refuses; names it.
+        """
+        try:
+            asked = Resources(
                 cpus_per_trial=self.cpus_per_trial,
                 gpus_per_trial=self.gpus_per_trial,
                 memory_per_trial=self.memory_per_trial,
             )
-        )
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = "--" + str(first["loc"][0]).replace("_", "-")
+            raise SearchError(f"{option}: {plain_words(first)}; resume with another {option}") from error
+        return space.resources.overridden(asked)
 
 
 class SearchDescription(FrozenConfig):

@@ -18,16 +18,16 @@ class Resources(StrictConfig):
 
     cpus_per_trial: int | None = Field(None, ge=1)
     """CPU cores; where null, those of a machine are divided among its trials."""
-    gpus_per_trial: float | None = Field(None, ge=0)
-    """GPUs: a share of one, or a whole number; where null, one if there are any."""
+    gpus_per_trial: float | None = Field(None, ge=0, json_schema_extra={"maximum": 1})
+    """GPUs: one, a share of one, or 0; where null, one if there are any. A trial trains on one GPU."""
     memory_per_trial: str | None = None
     """Memory such as `16 GiB` that a machine must have left; where null, it is not counted."""
 
     @field_validator("gpus_per_trial")
     @classmethod
-    def _one_or_part_of_one_or_whole(cls, value: float | None) -> float | None:
-        if value is not None and value > 1 and not value.is_integer():
-            raise ValueError(f"must be a share of one GPU or a whole number of them (is {value:g})")
+    def _one_or_part_of_one(cls, value: float | None) -> float | None:
+        if value is not None and not value <= 1:
+            raise ValueError(f"must be at most 1, for a trial trains on one GPU; 0.5 lets two share one (is {value:g})")
         return value
 
     @field_validator("memory_per_trial")
