@@ -61,14 +61,14 @@ def child(program: str) -> list[str]:
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", EnvironmentProblem, "killed from outside: most likely .* memory"),
         ("print('no answer', file=sys.stderr); sys.exit(7)", EnvironmentProblem, "exit code 7:\nno answer"),
-        ("print(json.dumps({'error': ['DataError', 'x.jpg: is empty']}))", DataError, "^x.jpg: is empty$"),
-        ("print(json.dumps({'error': ['ConfigError', 'clips: y']}))", ConfigError, "^clips: y$"),
+        ("print(json.dumps({'error': ['bad_data', 'DataError', 'x.jpg: is empty']}))", DataError, "^x.jpg: is empty$"),
+        ("print(json.dumps({'error': ['bad_config', 'ConfigError', 'clips: y']}))", ConfigError, "^clips: y$"),
         (
-            "print(json.dumps({'error': ['MemoryError', 'z']}))",
+            "print(json.dumps({'error': ['out_of_memory', 'AcceleratorError', 'z']}))",
             EnvironmentProblem,
             "does not fit into the memory here: z",
         ),
-        ("print(json.dumps({'error': ['KeyError', 'z']}))", EnvironmentProblem, "failed: KeyError: z"),
+        ("print(json.dumps({'error': ['error', 'KeyError', 'z']}))", EnvironmentProblem, "failed: KeyError: z"),
     ],
 )
 def test_however_the_child_ends_the_answer_is_one_error(

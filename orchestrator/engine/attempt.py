@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.engine.failure_kind import failure_kind
 from orchestrator.engine.hang import HANG_AFTER_S, HangWatch
 from orchestrator.engine.loadmeter import LoadMeter, gpus_of_this_process
 from orchestrator.history.events import FailureKind
@@ -208,7 +209,7 @@ def _train_and_send(
 def _train(assignment: Assignment, out: Path, send: Callable[[Message], None], alive: Callable[[], None]) -> Outcome:
     import torch
 
-    from trainer import ConfigError, DataError, DivergedError, StoppedError
+    from trainer import StoppedError
 
     torch.set_num_threads(assignment.threads)
     try:
@@ -220,18 +221,9 @@ def _train(assignment: Assignment, out: Path, send: Callable[[Message], None], a
         return Outcome(state="completed")
     except StoppedError as error:
         return Outcome(state="stopped", reason=first_line(error))
-    except DivergedError as error:
-        return _failed("diverged", error, out)
-    except DataError as error:
-        return _failed("bad_data", error, out)
-    except ConfigError as error:
-        return _failed("bad_config", error, out)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return _failed("out_of_memory", error, out)
-    except OSError as error:
-        return _out_of_space(error, out) if error.errno in NO_SPACE else _failed("error", error, out)
     except Exception as error:  # noqa: BLE001  # an unforeseen error ends this trial, and says so, but not the search
-        return _failed("error", error, out)
+        kind = failure_kind(error)
+        return _out_of_space(error, out) if kind == "disk_full" else _failed(kind, error, out)
 
 
 def _fit(
@@ -300,7 +292,8 @@ def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:
     return Outcome(state="failed", failure=failure, reason=f"{type(error).__name__}: {first_line(error)}")
 
 
-def _out_of_space(error: OSError, out: Path) -> Outcome:
+def _out_of_space(error: Exception, out: Path) -> Outcome:
+    assert isinstance(error, OSError)
     where = error.filename or out
     return _failed("disk_full", error, out).model_copy(update={"reason": f"{where}: {error.strerror}"})
 

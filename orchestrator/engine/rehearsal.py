@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.engine.attempt import attempt_environment
+from orchestrator.engine.failure_kind import failure_kind
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import die_with_parent
 from trainer.child_process import python_command, start_child
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
 CHILD = python_command("-m", "orchestrator.engine.rehearsal")
 # Errors that are the user's to mend, and reach the parent as what they are.
-OF_THE_USER: Mapping[str, type[Exception]] = {"ConfigError": ConfigError, "DataError": DataError}
-OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
+OF_THE_USER: Mapping[str, type[Exception]] = {"bad_config": ConfigError, "bad_data": DataError}
 LAST_WORDS = 2000  # characters of what a child that died had printed
 
 
@@ -92,13 +92,13 @@ def _converse(child: subprocess.Popen[str], order: str, progress: Progress) -> d
 
 def _failure(reply: Mapping[str, Any], code: int, errors: IO[bytes]) -> Exception:
     """What went wrong, as the error to raise."""
-    kind, message = reply.get("error", ("", ""))
+    kind, name, message = reply.get("error", ("", "", ""))
     if kind in OF_THE_USER:
         return OF_THE_USER[kind](message)
-    if kind in OUT_OF_MEMORY:
+    if kind == "out_of_memory":
         return EnvironmentProblem(f"the largest configuration does not fit into the memory here: {message}")
     if kind:
-        return EnvironmentProblem(f"the largest configuration failed: {kind}: {message}")
+        return EnvironmentProblem(f"the largest configuration failed: {name}: {message}")
     if code == -9:
         return EnvironmentProblem(
             "the process that tried the largest configuration was killed from outside: most likely it did not fit into "
@@ -133,7 +133,7 @@ def _answer(order: Mapping[str, Any], answers: IO[str]) -> dict[str, Any]:
     try:
         cost = measure_step(TrialConfig.model_validate(order["config"]), progress=tell)
     except Exception as error:  # noqa: BLE001  # told to the parent, which raises it
-        return {"error": [type(error).__name__, first_line(error)]}
+        return {"error": [failure_kind(error), type(error).__name__, first_line(error)]}
     return {"cost": cost.model_dump(mode="json")}
 
 
