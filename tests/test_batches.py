@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.context
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -165,6 +168,15 @@ def tracklets(tmp_path_factory: pytest.TempPathFactory) -> list[Tracklet]:
     ]
 
 
+@pytest.fixture(params=["forkserver", "spawn"])
+def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How Python starts processes unless told otherwise; from 3.14 on it is forkserver."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
 def loaded(tracklets: list[Tracklet], *, workers: int = 0, steps: list[tuple[int, int]], **settings: object):
     """Batches of each (epoch, first step), from one loader."""
     config = ClipConfig(persons=2, tracklets=2, pad=2, second_erase=0.5, **settings)
@@ -217,6 +229,26 @@ def test_an_epoch_loaded_from_the_middle_is_bit_identical(tracklets: list[Trackl
 def test_persistent_workers_follow_epoch_and_first_step(tracklets: list[Tracklet]) -> None:
     steps = [(0, 1), (1, 0), (2, 0)]
     assert_same(loaded(tracklets, steps=steps, workers=1), loaded(tracklets, steps=steps))
+
+
+@pytest.mark.parametrize("part", ["training", "evaluation"])
+def test_workers_are_forked_whatever_python_takes_by_itself(
+    tracklets: list[Tracklet], start_method: str, part: str
+) -> None:
+    labels = [tracklet.person for tracklet in tracklets]
+    config = ClipConfig(persons=2, tracklets=2, pad=2)
+    clips = TrainingClips(tracklets, labels, config, size=SIZE, seed=0)
+    shown = EvaluationClips(tracklets, [Window(0, (0, 2))], size=SIZE)
+    assert multiprocessing.get_start_method() == start_method
+    others = multiprocessing.active_children()
+    batches = iter(
+        training_loader(clips, IdentityBatches(labels, config, 0), workers=1, device=CPU)
+        if part == "training"
+        else evaluation_loader(shown, batch=1, workers=1, device=CPU)
+    )
+    (worker,) = set(multiprocessing.active_children()) - set(others)
+    assert isinstance(worker, multiprocessing.context.ForkProcess)
+    next(batches)
 
 
 def test_a_batch_of_clips_is_what_the_clips_are_one_by_one(tracklets: list[Tracklet]) -> None:

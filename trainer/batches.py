@@ -25,6 +25,9 @@ from trainer.warp import augmented_batch, plan_tensor
 
 # A worker that says nothing for this long hangs; without a limit the loader would wait for ever.
 WORKER_TIMEOUT_S = 120
+# Forked workers have everything loaded; the default of Python 3.14 starts them afresh, each of which imports torch and
+# the trainer again, for the training and for every evaluation. They decode frames and never touch a GPU.
+WORKER_START = "fork"
 
 
 class ClipRequest(NamedTuple):
@@ -229,6 +232,7 @@ def training_loader(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
+        multiprocessing_context=WORKER_START if workers else None,
         timeout=WORKER_TIMEOUT_S if workers else 0,
     )
     return loader
@@ -254,6 +258,7 @@ def evaluation_loader(
         collate_fn=_collate_evaluated,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        multiprocessing_context=WORKER_START if workers else None,
         timeout=WORKER_TIMEOUT_S if workers else 0,
     )
     return loader
