@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,24 @@ def test_half_precision_without_a_gpu_is_refused_with_the_way_out() -> None:
         autocast(ComputeConfig(precision="fp16"), CPU)
 
 
-def test_bf16_on_a_gpu_without_it_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    with pytest.raises(ConfigError, match=r"compute\.precision: this GPU has no bf16; set it to fp16 or fp32"):
-        require_precision(ComputeConfig(precision="bf16"), CUDA)
+@pytest.mark.parametrize(("capability", "has_it"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bf16_needs_a_gpu_that_has_it_and_an_emulation_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], has_it: bool
+) -> None:
+    gpu = types.SimpleNamespace(major=capability[0], minor=capability[1])
+    for name, value in {
+        "is_available": True,
+        "current_device": 0,
+        "get_device_properties": gpu,
+        "_check_bf16_tensor_supported": True,  # torch can make such a tensor on any GPU
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    bf16 = ComputeConfig(precision="bf16")
+    if has_it:
+        require_precision(bf16, CUDA)
+        return
+    with pytest.raises(ConfigError, match=r"compute\.precision: this GPU has no bf16 .*; set it to fp16 or fp32"):
+        require_precision(bf16, CUDA)
 
 
 def test_tf32_is_allowed_for_as_long_as_it_lasts() -> None:

@@ -67,8 +67,15 @@ def require_precision(compute: ComputeConfig, device: torch.device) -> None:
     """
     if compute.precision == "fp16" and device.type != "cuda":
         raise ConfigError("compute.precision: fp16 needs a CUDA GPU, and this is a CPU; set it to bf16 or fp32")
-    if compute.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ConfigError("compute.precision: this GPU has no bf16; set it to fp16 or fp32")
+    if compute.precision == "bf16" and device.type == "cuda" and not _multiplies_bf16():
+        raise ConfigError(
+            "compute.precision: this GPU has no bf16 (before Ampere it is emulated); set it to fp16 or fp32"
+        )
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the GPU computes in bf16; one that emulates it, as V100 and T4 do, is slower than in float32."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(compute: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
