@@ -75,7 +75,7 @@ def require_precision(compute: ComputeConfig, device: torch.device) -> None:
 
 def _multiplies_bf16() -> bool:
     """Whether the GPU computes in bf16; one that emulates it, as V100 and T4 do, is slower than in float32."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def autocast(compute: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
