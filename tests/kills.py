@@ -147,7 +147,7 @@ class Battering:
         return found
 
     def _expect_no_survivors(self) -> None:
-        survivors = self.search.survivors(30)
+        survivors = self.search.survivors()
         if survivors:
             self.problems.append(f"{survivors} live on 30 s after their driver")
             for process in survivors:

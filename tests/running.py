@@ -80,12 +80,12 @@ class Search:
             raise AssertionError(f"still running:\n{self.log.read_text()}") from None
 
     def kill(self) -> None:
-        """SIGKILL to the driver alone: what is left must end by itself, and has half a minute to do so."""
+        """SIGKILL to the driver alone: what is left must end by itself."""
         assert self.process is not None
         self.remember_family()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        assert not self.survivors(30), self.survivors(0)
+        assert self.survivors() == []
 
     def remember_family(self) -> None:
         """Notes the processes of ours that the driver has brought forth: those that train and that propose.
@@ -99,9 +99,9 @@ class Search:
                 if proposes or is_attempt_server(process) or is_attempt(process):
                     self.family.add(process)
 
-    def survivors(self, seconds: float) -> list[psutil.Process]:
-        """Those of them that are still alive after so many seconds."""
-        _, alive = psutil.wait_procs(self.family, timeout=seconds)
+    def survivors(self) -> list[psutil.Process]:
+        """Those of them that do not end."""
+        _, alive = psutil.wait_procs(self.family, timeout=PATIENCE_S)
         return alive
 
     def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

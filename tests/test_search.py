@@ -346,4 +346,4 @@ def test_a_killed_attempt_is_noted_and_tried_again(battered: Battered) -> None:
 
 def test_no_process_that_trains_or_proposes_survives_its_driver(battered: Battered) -> None:
     assert len(battered.search.family) >= 9
-    assert battered.search.survivors(30) == []
+    assert battered.search.survivors() == []
