@@ -42,10 +42,10 @@ $(READY): setup.cfg constraints.txt pyproject.toml Makefile $(MOVED)
 demo: $(READY)
 	$(RUN) orchestrator launch --space demo.yaml --storage $(DEMO_STORAGE)
 
-# The end-to-end tests run one after the other: each starts a Ray that wants the whole machine.
+# The end-to-end tests wait for Ray half of the time, so that two modules of them at once fill two cores.
 test: check
 	$(RUN) pytest -n 2 -m "not e2e"
-	$(RUN) pytest -m "e2e and not long"
+	$(RUN) pytest -n 2 --dist loadfile -m "e2e and not long"
 
 check: $(READY)
 	$(RUN) ruff format --check .

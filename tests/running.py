@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import psutil
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.cluster.names import PROCESS_PREFIX
+from trainer.atomic import write_atomically
 
 COMMAND = [sys.executable, "-m", "orchestrator"]
 
@@ -127,6 +128,27 @@ class Search:
         from orchestrator.views.status import read_status
 
         return read_status(existing_search(self.storage, self.name))
+
+
+class Gates:
+    """Trials of a search that is yet to be launched which can be held after an epoch (`evidence/sitecustomize.py`)."""
+
+    def __init__(self, search: Search, trials: Sequence[str]) -> None:
+        self._folder = search.storage / f"{search.name}.gates"
+        self._folder.mkdir(parents=True)
+        self._trials = trials
+        evidence = str(Path(__file__).with_name("evidence"))
+        search.environment = {**os.environ, "PYTHONPATH": evidence, "GATES": str(self._folder)}
+
+    def hold_after(self, epoch: int) -> None:
+        """Lets each go on to the end of the epoch and no further, unless it is told to stop."""
+        for trial in self._trials:
+            write_atomically(self._folder / trial, str(epoch))
+
+    def open(self) -> None:
+        """Lets all go on."""
+        for trial in self._trials:
+            (self._folder / trial).unlink()
 
 
 def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import psutil
 import pytest
-from running import Search, command, is_attempt, metric_points, mlflow_runs, results_of
+from running import Search, command, metric_points, mlflow_runs, results_of
 
 pytestmark = pytest.mark.e2e
-
-# Long enough that a search can be caught in the act: epochs of a fifth of a second.
-EPOCHS = 40
-SLOW = ("--set", f"optim.epochs={EPOCHS}", "--set", "clips.frames=4", "--set", "model.height=64")
 
 
 @pytest.fixture(scope="module")
@@ -168,182 +158,7 @@ def test_the_test_set_is_opened_once_and_a_killed_finalization_goes_on(finished:
     assert "the test set was opened" in refused.stderr
 
 
-def test_a_running_search_is_stopped_from_another_process_and_gives_up_the_trials_it_is_told_to(
-    tmp_path: Path,
-) -> None:
-    search = Search(tmp_path / "storage", "stopped")
-    search.launch("--trials", "3", *SLOW)
-    at = ("--storage", str(search.storage))
-    search.until(in_the_middle)
-    given_up = next(trial["trial"] for trial in search.status()["trials"] if trial["status"] == "running")
-    stopped = command("stop", f"stopped/{given_up}", *at)
-    assert (stopped.returncode, stopped.stdout) == (0, f"stopped/{given_up}: stopped\n"), stopped.stderr
-    search.until(lambda document: document["counts"]["stopped"] == 1)
-    whole = command("stop", "stopped", *at)
-    assert (whole.returncode, search.wait()) == (0, 130), whole.stderr
-    document = search.status()
-    assert (document["state"], document["reason"]) == ("interrupted", "reidsearch stop")
-    assert command("stop", "stopped", *at).stdout == "stopped: no process drives it, so there is nothing to stop\n"
-    logs = command("logs", f"stopped/{given_up}", *at).stdout
-    assert "stopped by=user" in logs
-    assert "--resume continues from there" in logs, "the attempt saved its state after its last step"
-
-
 def test_no_token_is_readable_by_others_and_the_search_folder_is_private(finished: Search) -> None:
     token = Path("~/.ray/auth_token").expanduser()
     assert token.stat().st_mode & 0o077 == 0
     assert finished.folder.stat().st_mode & 0o077 == 0
-
-
-def in_the_middle(document: dict[str, Any]) -> bool:
-    """A running trial has checkpoints to lose."""
-    return any(2 <= trial["epoch"] <= EPOCHS // 2 for trial in document["trials"] if trial["status"] == "running")
-
-
-def goes_on_after(before: Snapshot) -> Callable[[dict[str, Any]], bool]:
-    """A running trial has finished an epoch that was not even on disk before, and is not at its end."""
-    known = {trial: len(lines.splitlines()) for trial, lines in before.results.items()}
-
-    def condition(document: dict[str, Any]) -> bool:
-        running = [trial for trial in document["trials"] if trial["status"] == "running"]
-        return any(known.get(trial["trial"], 1) < trial["epoch"] <= 3 * EPOCHS // 4 for trial in running)
-
-    return condition
-
-
-def one_completed_one_in_the_middle(document: dict[str, Any]) -> bool:
-    return document["counts"]["completed"] >= 1 and in_the_middle(document)
-
-
-class Snapshot(NamedTuple):
-    """A search after something happened to it."""
-
-    code: int | None
-    status: dict[str, Any]
-    results: dict[str, bytes]
-    """The trials' own results files."""
-
-
-@dataclass
-class Battered:
-    """A search that was wounded, stopped twice, and resumed each time until it finished.
-
-    One whose driver is killed is in `test_chaos`.
-    """
-
-    search: Search
-    after: dict[str, Snapshot]
-
-    def note(self, what: str, code: int | None) -> None:
-        files = {path.parent.name: path.read_bytes() for path in self.search.folder.glob("trials/*/results.jsonl")}
-        self.after[what] = Snapshot(code, self.search.status(), files)
-
-
-@pytest.fixture(scope="module")
-def battered(storage: Path) -> Battered:
-    search = Search(storage, "battered")
-    battered = Battered(search, {})
-    search.launch("--trials", "6", *SLOW)
-    search.until(one_completed_one_in_the_middle)
-    _kill_an_attempt(search)
-    search.until(lambda document: any(trial["reason"] for trial in document["trials"]))
-    battered.note("wound", None)
-    search.until(goes_on_after(battered.after["wound"]))
-    _signal(search, signal.SIGTERM)
-    battered.note("SIGTERM", search.wait())
-    search.resume()
-    search.until(goes_on_after(battered.after["SIGTERM"]))
-    _signal(search, signal.SIGINT)
-    battered.note("SIGINT", search.wait())
-    search.resume()
-    battered.note("end", search.wait())
-    return battered
-
-
-def _kill_an_attempt(search: Search) -> None:
-    """SIGKILL to one process that trains: a fork of an attempt server."""
-    assert search.process is not None
-    attempts = [each for each in psutil.Process(search.process.pid).children(recursive=True) if is_attempt(each)]
-    attempts[0].kill()
-
-
-def _signal(search: Search, number: signal.Signals) -> None:
-    """To the whole process group, as a terminal does for Ctrl-C and Slurm for SIGTERM: Ray's servers get it too."""
-    assert search.process is not None
-    os.killpg(search.process.pid, number)
-
-
-def test_whatever_happened_the_search_finishes_with_every_trial_completed(battered: Battered) -> None:
-    end = battered.after["end"]
-    assert end.code == 0, battered.search.log.read_text()
-    assert end.status["state"] == "finished"
-    assert end.status["counts"]["completed"] == len(end.status["trials"]) == 6
-
-
-def test_signals_end_a_search_with_their_exit_code_and_a_hint(battered: Battered) -> None:
-    assert battered.after["SIGTERM"].code == 75
-    assert battered.after["SIGINT"].code == 130
-    assert "reidsearch resume" in battered.search.log.read_text()
-
-
-def test_an_interrupted_search_says_so_and_runs_nothing(battered: Battered) -> None:
-    for what in ("SIGTERM", "SIGINT"):
-        assert battered.after[what].status["state"] == "interrupted"
-        assert battered.after[what].status["counts"]["running"] == 0
-
-
-def test_a_completed_trial_is_neither_lost_nor_run_again(battered: Battered) -> None:
-    end = battered.after["end"]
-    for what in ("SIGTERM", "SIGINT"):
-        before = battered.after[what]
-        for trial in before.status["trials"]:
-            if trial["status"] == "completed":
-                assert end.status["trials"][trial["ax_index"]] == trial
-                assert end.results[trial["trial"]] == before.results[trial["trial"]]
-    assert battered.after["SIGTERM"].status["counts"]["completed"] >= 1
-
-
-def test_an_unfinished_trial_continues_from_its_checkpoint_with_the_same_parameters(battered: Battered) -> None:
-    end, continued = battered.after["end"], 0
-    for what in ("SIGTERM", "SIGINT"):
-        before = battered.after[what]
-        for trial in before.status["trials"]:
-            now = end.status["trials"][trial["ax_index"]]
-            assert now["params"] == trial["params"]
-            if trial["status"] == "pending" and trial["epoch"]:
-                # The very lines of the epochs that were known, times included: they were not trained anew.
-                known = before.results[trial["trial"]].splitlines(keepends=True)[: trial["epoch"]]
-                assert end.results[trial["trial"]].startswith(b"".join(known))
-                # Unless its attempt lived on to the end while its driver was dying.
-                if len(before.results[trial["trial"]].splitlines()) < EPOCHS:
-                    assert now["attempts"] > trial["attempts"]
-                    continued += 1
-    assert continued >= 2
-
-
-def test_every_epoch_of_every_trial_is_there_once(battered: Battered) -> None:
-    for trial in battered.after["end"].status["trials"]:
-        results = results_of(battered.search.folder, trial["trial"])
-        assert [result["epoch"] for result in results] == list(range(1, EPOCHS + 1))
-
-
-def test_mlflow_holds_one_run_per_trial_and_each_point_once_after_all_that(battered: Battered) -> None:
-    runs = mlflow_runs(battered.search.storage)
-    for trial in battered.after["end"].status["trials"]:
-        own = [run for run in runs[trial["trial"]] if run.data.tags["search"] == battered.search.name]
-        assert [run.info.run_id for run in own] == [trial["mlflow_run_id"]]
-        assert own[0].info.status == "FINISHED"
-        results = results_of(battered.search.folder, trial["trial"])
-        points = metric_points(battered.search.storage, trial["mlflow_run_id"], "loss/total")
-        assert points == [(r["epoch"], r["losses"]["total"], round(r["time"] * 1000)) for r in results]
-
-
-def test_a_killed_attempt_is_noted_and_tried_again(battered: Battered) -> None:
-    log = battered.search.log.read_text()
-    assert "failed=worker_lost" in log
-    assert "for good" not in log
-
-
-def test_no_process_that_trains_or_proposes_survives_its_driver(battered: Battered) -> None:
-    assert len(battered.search.family) >= 9
-    assert battered.search.survivors() == []

@@ -1,11 +1,18 @@
 """Makes every attempt note its epochs in a file, `evidence`, that nothing of ours reads or rewrites.
 
 Two lines an epoch: `saving` before its state is on disk, `finished` after. A process that is killed between the two may
-have finished the epoch or not. Python imports a module of this name when it starts; put this folder on PYTHONPATH.
+have finished the epoch or not.
+
+Where GATES names a folder, a trial that has a file of its name there goes no further than the epoch that stands in it,
+as long as nothing tells it to stop.
+
+Python imports a module of this name when it starts; put this folder on PYTHONPATH.
 """
 
 import os
+import pathlib
 import sys
+import time
 
 if "orchestrator.engine.attempt_server" in sys.orig_argv:
     import trainer.training
@@ -29,3 +36,20 @@ if "orchestrator.engine.attempt_server" in sys.orig_argv:
 
     trainer.training._Run.save_epoch = _save_with_evidence
     trainer.training.append_result = _append_with_evidence
+
+    if "GATES" in os.environ:
+        _gates = pathlib.Path(os.environ["GATES"])
+        _train_epoch = trainer.training._Run.train_epoch
+
+        def _is_held(gate, epoch):
+            try:
+                return epoch >= int(gate.read_text())
+            except FileNotFoundError:
+                return False
+
+        def _train_behind_gate(run, epoch, progress, stop):
+            while _is_held(_gates / run.out.name, epoch) and not stop():
+                time.sleep(0.01)
+            return _train_epoch(run, epoch, progress, stop)
+
+        trainer.training._Run.train_epoch = _train_behind_gate
