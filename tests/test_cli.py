@@ -196,6 +196,72 @@ def test_a_damaged_data_set_stops_a_launch_with_the_file_and_no_search_is_left(
     assert not Path("runs/x").exists()
 
 
+def weights_file(name: str, backbone: str = "tiny") -> str:
+    """A checkpoint of a network as DataParallel would write it."""
+    import torch
+
+    from trainer.model import ModelConfig, TemporalAttentionResNet
+
+    config = ModelConfig(backbone=backbone, weights="none", height=32, width=16)  # type: ignore[arg-type]
+    state = TemporalAttentionResNet(config, num_classes=3).state_dict()
+    torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}}, name)
+    return name
+
+
+@pytest.mark.parametrize("data", ["given", "generated"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_weights_that_do_not_fit_stop_a_launch_in_one_line_before_anything_is_written(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str], data: str, dry_run: bool
+) -> None:
+    launch = ["launch", "--space", "smoke.yaml", "--storage", "runs", "--set", "model.backbone=resnet18"]
+    launch += ["--data", str(mini_mars)] if data == "given" else []
+    launch += ["--dry-run"] if dry_run else []
+    assert run([*launch, "--set", f"model.weights={weights_file('tiny.pt')}"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("model.weights: ")
+    assert "tiny.pt: does not fit model.backbone resnet18" in line
+    assert "The file begins with module.backbone.0.0.weight" in line
+    assert not Path("runs").exists()
+
+
+def test_weights_are_fitted_to_every_backbone_that_a_space_searches(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched = "parameters.model.backbone={type: choice, values: [tiny, resnet18]}"
+    launch = ["launch", "--space", "smoke.yaml", "--data", str(mini_mars), "--set", "start=[]", "--set", searched]
+    assert run([*launch, "--set", f"model.weights={weights_file('tiny.pt')}", "--dry-run"]) == 3
+    assert "does not fit model.backbone resnet18" in capsys.readouterr().err
+
+
+def test_weights_that_fit_are_let_through(elsewhere: Path, mini_mars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[TrialConfig] = []
+
+    def rehearsed(config: TrialConfig, **_: object) -> None:
+        tried.append(config)
+        raise DataError("stop here")
+
+    monkeypatch.setattr("orchestrator.engine.dryrun.rehearse", rehearsed)
+    launch = ["launch", "--space", "smoke.yaml", "--data", str(mini_mars), "--dry-run"]
+    assert run([*launch, "--set", f"model.weights={weights_file('tiny.pt')}"]) == 3
+    assert [config.model.weights for config in tried] == [str(elsewhere / "tiny.pt")]
+
+
+def test_data_are_checked_before_weights(elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    shutil.copytree(mini_mars, "data")
+    write("data/info/query_IDX.mat", b"garbage")
+    launch = ["launch", "--space", "smoke.yaml", "--data", "data", "--set", "model.weights=gone.pt"]
+    assert run(launch) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "query_IDX.mat" in line
+    shutil.rmtree("data")
+    shutil.copytree(mini_mars, "data")
+    assert run(launch) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gone.pt: no such file" in line
+
+
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 65, "new\nline", "ä"])
 def test_a_name_that_is_no_plain_folder_name_is_refused(
     elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import TINY, network, tiny
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
 from trainer.errors import ConfigError
-from trainer.model import ModelConfig
+from trainer.model import ModelConfig, require_weights
 from trainer.weights import LoadedWeights
 
 
-def resnet18(**changes: int) -> ModelConfig:
+def resnet18(**changes: Any) -> ModelConfig:
     return ModelConfig(backbone="resnet18", weights="none").model_copy(update=changes)
 
 
@@ -141,10 +145,128 @@ def test_file_without_a_state_dict_is_named(tmp_path: Path, content: object) -> 
         network(TINY.model_copy(update={"weights": path}))
 
 
-def test_pickled_objects_are_never_made(tmp_path: Path) -> None:
-    path = saved({"model": Payload()}, tmp_path / "pickle.pt")
-    with pytest.raises(ConfigError, match=r"pickle\.pt: not a readable weights file"):
-        network(TINY.model_copy(update={"weights": path}))
+STATE = {"model": {"weight": torch.zeros(2)}}
+FOREIGN = {
+    "an object": ({"model": Payload()}, "test_weights.Payload"),
+    "a numpy scalar beside the tensors": ({**STATE, "rank1": np.float64(0.9)}, "numpy"),
+    "a numpy array beside the tensors": ({**STATE, "ranks": np.zeros(3)}, "numpy"),
+    "a whole network": (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+    "a function of the system": (os.getpid, "getpid"),
+}
+
+
+@pytest.mark.parametrize("old_format", [False, True], ids=["zip", "old format"])
+@pytest.mark.parametrize("content", FOREIGN)
+def test_objects_other_than_tensors_are_named_never_made_and_nobody_is_invited_to_make_them(
+    tmp_path: Path, content: str, old_format: bool
+) -> None:
+    held, named = FOREIGN[content]
+    torch.save(held, tmp_path / "pickle.pt", _use_new_zipfile_serialization=not old_format)
+    with pytest.raises(ConfigError, match=r"pickle\.pt: holds objects other than tensors \(.+\); save the") as caught:
+        network(tiny(weights=str(tmp_path / "pickle.pt")))
+    message = str(caught.value)
+    assert named in message
+    assert "weights_only" not in message
+    assert message.isprintable()
+
+
+# What others write: other keys around the state dict, other names before the tensors'
+
+
+def torchvision_state() -> dict[str, Tensor]:
+    return dict(torchvision.models.resnet18(weights=None).state_dict())
+
+
+def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+wrappings = st.lists(st.sampled_from(["model", "state_dict", "model_state_dict"]), max_size=3)
+prefixes = st.lists(
+    st.sampled_from(["module.", "base.", "backbone.", "_orig_mod.", "model.", "encoder.net."]), max_size=3
+).map("".join)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(wrapping=wrappings, prefix=prefixes, ours=st.booleans())
+def test_state_dicts_are_taken_under_any_known_key_and_any_prefix(
+    tmp_path_factory: pytest.TempPathFactory, wrapping: list[str], prefix: str, ours: bool
+) -> None:
+    """On a backbone of ours: a network of this code, or its backbone alone as other code would name it."""
+    source = network(persons=9)
+    nn.init.constant_(source.neck.running_mean, 3)
+    state = source.state_dict() if ours else source.backbone.state_dict()
+    content: object = prefixed(prefix, state)
+    for key in wrapping:
+        content = {"epoch": 3, key: content, "optimizer": {"lr": 0.1}}
+    path = saved(content, tmp_path_factory.getbasetemp() / "theirs.pt")
+    model = network(tiny(weights=path))
+    for name, tensor in source.backbone.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[name], tensor)
+    assert bool((model.neck.running_mean == 3).all()) is ours
+    assert set(model.loaded_weights.skipped) == ({f"{prefix}classifier.weight"} if ours else set())
+
+
+THEIRS: dict[str, Callable[[], dict[str, object]]] = {
+    "torchreid": lambda: {
+        "state_dict": prefixed("module.", {**torchvision_state(), "classifier.weight": torch.ones(9, 512)}),
+        "epoch": 60,
+        "rank1": 0.9,
+    },
+    "torchreid's first networks": lambda: {"state_dict": prefixed("base.", torchvision_state())},
+    "fast-reid": lambda: {
+        "model": {
+            **prefixed("backbone.", torchvision_state()),
+            "heads.bottleneck.0.weight": torch.ones(512),
+            "heads.weight": torch.ones(9, 512),
+            "pixel_mean": torch.zeros(3),
+        }
+    },
+    "DataParallel": lambda: prefixed("module.", torchvision_state()),
+    "compiled": lambda: prefixed("_orig_mod.module.backbone.", torchvision_state()),
+}
+
+
+@pytest.mark.parametrize("writer", THEIRS)
+def test_what_other_writers_save_fills_the_whole_backbone(tmp_path: Path, writer: str) -> None:
+    model = network(resnet18(weights=saved(THEIRS[writer](), tmp_path / "theirs.pth")))
+    assert len(model.loaded_weights.loaded) == len(model.backbone.state_dict())
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, object] = {}
+    content["model"] = content
+    with pytest.raises(ConfigError, match="holds neither a state dict nor a checkpoint with model, state_dict or"):
+        network(tiny(weights=saved(content, tmp_path / "loop.pt")))
+
+
+def test_names_that_fit_nowhere_are_shown_beside_ours(tmp_path: Path) -> None:
+    path = saved({"stem.conv.kernel": torch.zeros(4, 3), "stem.\x1b[2J": torch.zeros(())}, tmp_path / "other.pt")
+    with pytest.raises(ConfigError) as caught:
+        network(tiny(weights=path))
+    message = str(caught.value)
+    assert "The file begins with stem.conv.kernel (4 x 3), stem.\\x1b[2J (one number)" in message
+    assert "the network with backbone.0.0.weight (16 x 3 x 3 x 3), " in message
+    assert message.isprintable()
+
+
+def test_another_shape_is_shown_beside_ours(tmp_path: Path) -> None:
+    state = network().state_dict() | {"backbone.1.0.weight": torch.zeros(7, 16, 3, 3)}
+    path = saved(prefixed("module.", state), tmp_path / "other.pt")
+    with pytest.raises(ConfigError, match="1 of its 20 tensors") as caught:
+        network(tiny(weights=path))
+    assert ("the first is module.backbone.1.0.weight (7 x 16 x 3 x 3) in the file and 32 x 16 x 3 x 3 here") in str(
+        caught.value
+    )
+
+
+def test_weights_are_fitted_before_anything_trains_and_nothing_is_drawn(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    require_weights(tiny(weights=saved(network().state_dict(), tmp_path / "ours.pt")))
+    with pytest.raises(ConfigError, match=r"does not fit model\.backbone resnet18"):
+        require_weights(resnet18(weights=str(tmp_path / "ours.pt")))
+    require_weights(resnet18())
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_tiny_has_no_imagenet_weights() -> None:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from trainer.config import TrialConfig
     from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
     from trainer.export import ExportedNetwork, export_network, missing_packages
+    from trainer.model import require_weights
     from trainer.result import EpochResult, Evaluation, Report, ignore_report
     from trainer.testset import check_test_set, figures_on_test_set
     from trainer.training import FitResult, fit, last_checkpoint
     from trainer.trial_step import StepCost, measure_step
-    from trainer.weights import require_weights
     from trainer.workload import multiplications_per_batch
 
 _HOME = {
@@ -46,7 +46,7 @@ _HOME = {
     "missing_packages": "trainer.export",
     "multiplications_per_batch": "trainer.workload",
     "prepare_process": "trainer.compute",
-    "require_weights": "trainer.weights",
+    "require_weights": "trainer.model",
 }
 
 

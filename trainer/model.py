@@ -127,6 +127,18 @@ class TemporalAttentionResNet(nn.Module):
             return ModelOutput(self.classifier(embedding), embedding, scores, weights, pooled)
 
 
+def require_weights(config: ModelConfig) -> None:
+    """Makes sure, before anything trains, that the network's weights are there and fit; downloads them if need be.
+
+    Raises ConfigError as `TemporalAttentionResNet` does.
+    """
+    if config.weights == "none":
+        return
+    with torch.device("meta"):  # shapes without memory
+        network = TemporalAttentionResNet(config.model_copy(update={"weights": "none"}), num_classes=1)
+    load_weights(network, config.weights, config.backbone)
+
+
 def feature_map_size(config: ModelConfig) -> tuple[int, int]:
     """Height and width of the backbone's last feature map, each at least 1.
 

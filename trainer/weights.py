@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +16,14 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import UNREADABLE
 from trainer.errors import ConfigError
-from trainer.wording import first_line, one_line, shortened
+from trainer.wording import first_line, listed, one_line, shortened
 
 NAMED_AT_MOST = 5  # tensors in a summary
+NAMED_TO_COMPARE = 3  # tensors of either side, where a file does not fit
+# Where checkpoints keep their state dict: ours and fast-reid's, torchreid's and Lightning's, PyTorch's tutorials'.
+STATE_KEYS = ("model", "state_dict", "model_state_dict")
+MAX_NESTING = 4  # state dicts in checkpoints in checkpoints; a pickle may even hold itself
+BACKBONE = "backbone."
 CONNECT_SECONDS = 20.0  # of silence on a socket before a download counts as failed
 
 
@@ -45,8 +52,9 @@ class LoadedWeights(NamedTuple):
 def load_weights(model: nn.Module, weights: str, backbone: str) -> LoadedWeights:
     """Fill `model` from where `weights` (as `ModelConfig.weights`) points, in place, and tell what was filled.
 
-    A file holds a state dict of torchvision's ResNet, or a checkpoint with our state dict under "model".
-    Classifiers and tensors of another shape are left out (another data set has other persons, another frame
+    A file holds a state dict, ours or of torchvision's ResNet, alone or in a checkpoint under one of `STATE_KEYS`. All
+    its names may have a prefix, as `module.` of DataParallel, `base.` of torchreid and `_orig_mod.` of a compiled
+    network. Classifiers and tensors of another shape are left out (another data set has other persons, another frame
     size another attention kernel), but the backbone has to be there whole. Unlike the paper's code, which
     loses it by the name of its module, the neck comes along.
 
@@ -56,45 +64,77 @@ def load_weights(model: nn.Module, weights: str, backbone: str) -> LoadedWeights
         return LoadedWeights(weights, (), {})
     source = _imagenet(backbone) if weights == "imagenet" else _read(Path(weights))
     own = model.state_dict()
-    named = {name: _own_name(name, own) for name in source}
+    named = _own_names(source, own)
     fitting = {
         mine: source[name]
         for name, mine in named.items()
         if mine in own and not mine.startswith("classifier.") and source[name].shape == own[mine].shape
     }
-    absent = [
-        name
-        for name in own
-        if name.startswith("backbone.") and name not in fitting and not name.endswith("num_batches_tracked")
-    ]
-    if absent:
-        raise ConfigError(
-            f"model.weights: {weights}: does not fit model.backbone {backbone}: "
-            f"{len(absent)} of its tensors are missing or have another shape, the first is {absent[0]}"
-        )
-    model.load_state_dict(fitting, strict=False)
-    skipped = {name: source[name].shape for name, mine in named.items() if mine not in fitting}
+    _check_backbone(f"model.weights: {weights}: does not fit model.backbone {backbone}", fitting, named, source, own)
+    if not any(tensor.is_meta for tensor in own.values()):  # such a network is only asked whether they fit
+        model.load_state_dict(fitting, strict=False)
+    skipped = {name: source[name].shape for name in source if named.get(name) not in fitting}
     return LoadedWeights(weights, tuple(fitting), skipped)
 
 
-def require_weights(weights: str, backbone: str) -> None:
-    """Makes sure, before anything starts, that `load_weights` will find its source; downloads it if need be.
+def _check_backbone(
+    where: str,
+    fitting: Mapping[str, Tensor],
+    named: Mapping[str, str],
+    source: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+) -> None:
+    needed = [name for name in own if name.startswith(BACKBONE) and not name.endswith("num_batches_tracked")]
+    absent = [name for name in needed if name not in fitting]
+    if not absent:
+        return
+    there = {mine: name for name, mine in named.items()}
+    first = (
+        f"{_described(there[absent[0]], source)} in the file and {_shape(own[absent[0]].shape)} here"
+        if absent[0] in there
+        else absent[0]
+    )
+    raise ConfigError(
+        f"{where}: {len(absent)} of its {len(needed)} tensors are missing or have another shape, the first is {first}. "
+        f"The file begins with {_beginning(source)}; the network with {_beginning(own)}"
+    )
 
-    Raises ConfigError as `load_weights` does.
-    """
-    if weights == "imagenet":
-        _imagenet(backbone)
-    elif weights != "none":
-        _read(Path(weights))
+
+def _beginning(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(_described(name, tensors) for name in islice(tensors, NAMED_TO_COMPARE)) or "nothing"
+
+
+def _described(name: str, tensors: Mapping[str, Tensor]) -> str:
+    return f"{one_line(shortened(name))} ({_shape(tensors[name].shape)})"
 
 
 def _shape(size: torch.Size) -> str:
     return " x ".join(map(str, size)) or "one number"
 
 
-def _own_name(name: str, own: Mapping[str, Tensor]) -> str:
-    """Name in our network of a tensor that the file may name as torchvision does."""
-    return name if name in own else f"backbone.{name}"
+def _own_names(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, str]:
+    """Names in our network by those in the file, which may lack our `backbone.` and have a prefix of another's.
+
+    Of all prefixes under which the file has the backbone's first tensor the one counts by which the most tensors fit.
+    """
+    first = next(name for name in own if name.startswith(BACKBONE))
+    readings = [
+        {name: added + name.removeprefix(prefix) for name in source if name.startswith(prefix)}
+        for added in ("", BACKBONE)
+        for prefix in _prefixes(source, first.removeprefix(added))
+    ]
+    return max(
+        readings, key=lambda reading: _fits(reading, source, own), default=dict(zip(source, source, strict=True))
+    )
+
+
+def _prefixes(source: Mapping[str, Tensor], ending: str) -> list[str]:
+    before = [name.removesuffix(ending) for name in source if name.endswith(ending)]
+    return [prefix for prefix in before if not prefix or prefix.endswith(".")]
+
+
+def _fits(reading: Mapping[str, str], source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
+    return sum(mine in own and own[mine].shape == source[name].shape for name, mine in reading.items())
 
 
 def _imagenet(backbone: str) -> Mapping[str, Tensor]:
@@ -127,14 +167,31 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    """State dict in a weights file or checkpoint."""
+    """State dict in a weights file or checkpoint; nothing but tensors and plain values is ever unpickled."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"model.weights: {path}: no such file (and neither imagenet nor none)") from error
     except UNREADABLE as error:
-        raise ConfigError(f"model.weights: {path}: not a readable weights file ({first_line(error)})") from error
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f'model.weights: {path}: holds neither a state dict nor a checkpoint with key "model"')
-    return state
+        raise ConfigError(f"model.weights: {path}: {_why_unreadable(error)}") from error
+    for _ in range(MAX_NESTING):
+        if not isinstance(content, Mapping):
+            break
+        if content and all(isinstance(name, str) and isinstance(each, Tensor) for name, each in content.items()):
+            return content
+        content = next((content[key] for key in STATE_KEYS if key in content), None)
+    raise ConfigError(f"model.weights: {path}: holds neither a state dict nor a checkpoint with {listed(STATE_KEYS)}")
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Torch's own text invites to load unsafely, by which a file received from somebody runs what it likes."""
+    text = str(error)
+    foreign = re.search(r"GLOBAL (\S+)", text)
+    if foreign is not None or "TorchScript" in text:
+        what = "a TorchScript program" if foreign is None else one_line(shortened(foreign[1]))
+        return (
+            f"holds objects other than tensors ({what}); save the state dict alone, where the file was made: "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    reason = type(error).__name__ if "weights_only" in text else first_line(error)
+    return f"not a readable weights file ({reason})"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from orchestrator import provenance
 from orchestrator.engine.datastaging import check_pack
-from orchestrator.engine.preparation import any_config
+from orchestrator.engine.preparation import any_config, check_weights
 from orchestrator.engine.splits import Splits as CutSplits
 from orchestrator.engine.splits import cut_splits, write_splits
 from orchestrator.errors import OrchestratorError, SearchError
@@ -57,6 +57,7 @@ def check_search(
     Raises:
         SearchError: the name is taken, or the earlier search does not fit.
         DataError: the data set is damaged or too small.
+        ConfigError: the network's weights are not to be had or do not fit.
     """
     folder = search_folder(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
     bring_search(folder)
@@ -70,6 +71,8 @@ def check_search(
     cut = cut_splits(space, splits.train)
     description = _described(folder.name, space, config.data.root, splits, seed=seed, options=options)
     check_pack(options, config.data, description.data_fingerprint)
+    if space.synthetic is None:  # `prepare_space` checks them before it draws data
+        check_weights(space)
     attached = None if warm_start is None else observations(warm_start, description)
     return CheckedSearch(folder, description, splits.train, cut, attached)
 
@@ -90,6 +93,7 @@ def create_search(
     Raises:
         SearchError: the name is taken, the storage cannot be written, or the earlier search does not fit.
         DataError: the data set is damaged or too small.
+        ConfigError: the network's weights are not to be had or do not fit.
     """
     checked = check_search(space, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
     folder = checked.folder

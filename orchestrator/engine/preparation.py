@@ -1,4 +1,4 @@
-"""From what the user asked for to a space that can be searched here: data found or generated, weights at hand."""
+"""From what the user asked for to a space that can be searched here: data found or generated, weights that fit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from orchestrator.errors import SearchError
@@ -31,6 +32,9 @@ SMALL_SIZES = (
     *("optim.epochs", "evaluation.every"),
 )
 
+NETWORK = frozenset({"model.weights", "model.backbone"})  # settings that decide which weights fit
+NETWORKS_TRIED = 64  # random points of a space that searches one of them
+
 
 def prepare_space(
     given: str, *, data: str | None, overrides: Sequence[str], storage: Path, dry_run: bool
@@ -47,7 +51,7 @@ def prepare_space(
     Raises:
         SpaceError: the space is not valid.
         DataError: the data set is not where it was looked for.
-        ConfigError: the network's weights are not to be had.
+        ConfigError: on generated data, the network's weights are not to be had or do not fit.
     """
     space = SearchSpace.from_yaml(given, overrides=overrides)
     if data == MINI_MARS:
@@ -64,9 +68,10 @@ def prepare_space(
             f"no data set at {root.absolute()} (data.root of {space.name}); say where it is with --data DIR, or try "
             f"the search on generated data: reidsearch launch --space {given} --data {MINI_MARS}"
         )
-    require_weights(config.model.weights, config.model.backbone)
-    if space.synthetic is not None and not dry_run:
-        generate(root, space.synthetic)
+    if space.synthetic is not None:
+        check_weights(space)  # before time goes into drawing
+        if not dry_run:
+            generate(root, space.synthetic)
     # A search may be resumed from any folder, so its paths are absolute.
     places = [_setting("data.root", root.absolute())]
     if config.model.weights not in ("imagenet", "none"):
@@ -82,6 +87,20 @@ def _setting(path: str, value: Path) -> str:
 def any_config(space: SearchSpace) -> TrialConfig:
     """The trainer's configuration in the middle of the space, for settings that no trial varies."""
     return space.trial_config(space.any_sample())
+
+
+def check_weights(space: SearchSpace) -> None:
+    """Whether the weights of every network that the space can choose are to be had and fit it; downloads them.
+
+    Raises:
+        ConfigError: they are not, or do not.
+    """
+    models = {any_config(space).model}
+    if not NETWORK.isdisjoint(space.parameters):
+        points = (*space.start, *islice(space.samples(0), NETWORKS_TRIED))
+        models |= {space.trial_config(point).model for point in points}
+    for model in {(model.weights, model.backbone): model for model in models}.values():
+        require_weights(model)
 
 
 def generate(root: Path, size: SizeName) -> None:
