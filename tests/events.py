@@ -17,6 +17,7 @@ def evaluation(mean_ap: float) -> Evaluation:
         rank20=mean_ap,
         attention_entropy=0.5,
         protocol="mars",
+        sampling="even, 2 clips",
         queries=10,
         dropped_queries=0,
     )

@@ -37,8 +37,15 @@ def completed(index: int, mean_ap: float, **changed: object) -> list[Event]:
     ]
 
 
-def write_search(folder: Path, space: SearchSpace, events: Iterable[Event], *, fingerprint: str = "0") -> SearchFolder:
-    """A search of the folder's name that did all this."""
+def write_search(
+    folder: Path,
+    space: SearchSpace,
+    events: Iterable[Event],
+    *,
+    fingerprint: str = "0",
+    tracklets: dict[str, int] | None = None,
+) -> SearchFolder:
+    """A search of the folder's name that did all this, on generated data unless `tracklets` counts those of real."""
     found = SearchFolder(folder)
     folder.mkdir(parents=True)
     description = SearchDescription(
@@ -46,8 +53,9 @@ def write_search(folder: Path, space: SearchSpace, events: Iterable[Event], *, f
         uid="u",
         created="2026-11-22T00:00:00+00:00",
         seed=0,
-        synthetic=True,
+        synthetic=tracklets is None,
         data_fingerprint=fingerprint,
+        tracklets=tracklets,
         options=Options(),
         command=[],
         host="h",

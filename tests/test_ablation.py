@@ -88,6 +88,33 @@ def test_the_same_command_goes_on_where_it_was_interrupted_and_then_has_nothing_
     assert driven(ablation) == []
 
 
+@pytest.mark.parametrize(
+    ("change", "most"), [("seeds", 2), ("seeds", 4), ("overrides", 1), ("overrides", 4), ("data", 1)]
+)
+def test_a_row_that_is_there_with_other_seeds_or_settings_is_refused_before_anything_is_driven(
+    change: str, most: int, ablation: Ablation, mini_mars: Path, tmp_path: Path
+) -> None:
+    driven(ablation, most=most)
+    (tmp_path / "elsewhere").symlink_to(mini_mars)
+    changed = {
+        "seeds": 3,
+        "overrides": (*ablation.overrides, "optim.epochs=9"),
+        "data": str(tmp_path / "elsewhere"),
+    }[change]
+    again = ablation._replace(**{change: changed}, rows=ablation.rows[::-1])  # type: ignore[arg-type]
+    if change == "data":
+        again = again._replace(overrides=())
+    with pytest.raises(SearchError, match=r"is there already, and differs: .*(seeds|epochs|elsewhere)"):
+        driven(again)
+
+
+def test_settings_of_the_evaluation_hold_on_the_test_set_too(ablation: Ablation) -> None:
+    overrides = (*ablation.overrides, "evaluation.sampling=even", "evaluation.every=1")
+    driven(ablation._replace(overrides=overrides), most=2)
+    (opened,) = load_search(existing_search(ablation.storage, "abl-smoke")).study.finalizations
+    assert opened.asked.evaluation[-1:] == ["evaluation.sampling=even"]
+
+
 def test_a_row_without_a_point_to_start_with_is_refused(ablation: Ablation, tmp_path: Path) -> None:
     bare = tmp_path / "bare.yaml"
     bare.write_text("version: 1\nextends: smoke.yaml\nname: bare\nstart: []\n")

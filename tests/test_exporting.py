@@ -58,7 +58,9 @@ def test_the_card_gives_the_figures_with_uncertainty_protocol_and_dropped_querie
 ) -> None:
     text = card(folder, "best", tmp_path / "out")
     assert "# first/t0001" in text
-    assert "| validation split | 60.0 ± 3.0 | 30.0 | 60.0 | 60.0 | 60.0 | 60.0 | mars | 10 | 0 |" in text
+    assert (
+        "| validation split | 60.0 ± 3.0 | 30.0 | 60.0 | 60.0 | 60.0 | 60.0 | mars | even, 2 clips | 10 | 0 |" in text
+    )
     assert "one of 2 completed ones that were compared on it" in text
     assert "No other seed was tried" in text
     assert "The test set was not opened for these weights, nor by this search." in text

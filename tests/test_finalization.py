@@ -11,7 +11,7 @@ from searches import a_search, completed
 
 from orchestrator.engine import opening
 from orchestrator.engine.adoption import adopt_finished_epochs
-from orchestrator.engine.opening import open_test_set
+from orchestrator.engine.opening import Asked, open_test_set, record_look
 from orchestrator.errors import SearchError
 from orchestrator.history.description import read_description
 from orchestrator.history.events import (
@@ -41,6 +41,7 @@ from orchestrator.search.question import model_question
 from orchestrator.space import SearchSpace
 from orchestrator.views.finalview import finals_lines
 from orchestrator.views.status import status_document
+from trainer.errors import ConfigError
 from trainer.result import write_results
 
 FINGERPRINT = "0"
@@ -54,9 +55,15 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchFolder:
 
 
 def opened(
-    search: SearchFolder, *, top: int = 2, seeds: int = 2, epochs: int | None = None, again: bool = False
+    search: SearchFolder,
+    *,
+    top: int | None = 2,
+    seeds: int | None = 2,
+    epochs: int | None = None,
+    evaluation: Iterable[str] = (),
+    again: bool = False,
 ) -> Study:
-    open_test_set(search, top=top, seeds=seeds, epochs=epochs, again=again)
+    open_test_set(search, Asked(top, seeds, epochs, tuple(evaluation), again))
     return fold_records(read_journal(search.journal))
 
 
@@ -140,9 +147,90 @@ def test_one_that_is_under_way_goes_on_without_again(search: SearchFolder) -> No
     first = next_final(study)
     assert first is not None
     add(search, [*trained(first, 0.5), SessionEnded(state="interrupted", reason="SIGTERM")])
-    study = opened(search, top=2)
+    study = opened(search, top=1)
     assert len(study.finalizations) == 1
     assert [final.key for final in finals_left(study)] == ["t0001-f2"]
+
+
+OTHERWISE = {
+    "--top 1": {"top": 1},
+    "--seeds 3": {"seeds": 3},
+    "--epochs 7": {"epochs": 7},
+    "--set evaluation.sampling=even": {"evaluation": ["evaluation.sampling=even"]},
+    "--set evaluation.rerank.k1=9": {"evaluation": ["evaluation.rerank.k1=9"]},
+    "--again": {"again": True},
+}
+
+
+@pytest.mark.parametrize("option", OTHERWISE)
+def test_options_that_differ_from_those_of_the_one_under_way_are_refused_and_named(
+    option: str, search: SearchFolder
+) -> None:
+    study = opened(search, top=2, seeds=2, epochs=5, evaluation=["evaluation.clips=4"])
+    before = search.journal.read_bytes()
+    with pytest.raises(SearchError, match=f"under way, which differs in {option} "):
+        opened(search, **{"top": None, "seeds": None, **OTHERWISE[option]})  # type: ignore[arg-type]
+    assert search.journal.read_bytes() == before
+    assert study.finalizations[0].asked.seeds == 2
+
+
+@pytest.mark.parametrize(
+    "again", [{}, {"top": 2, "seeds": 1}, {"top": 5}, {"epochs": 5}, {"evaluation": ["evaluation.clips=4"]}], ids=str
+)
+def test_options_that_agree_with_the_one_under_way_or_are_left_out_go_on_with_it(
+    again: dict[str, object], search: SearchFolder
+) -> None:
+    first = opened(search, top=3, seeds=1, epochs=5, evaluation=["evaluation.clips=4"])
+    study = opened(search, **{"top": None, "seeds": None, **again})  # type: ignore[arg-type]
+    assert study.finalizations == first.finalizations
+
+
+def test_all_frames_are_judged_as_in_the_paper_unless_settings_say_otherwise(search: SearchFolder) -> None:
+    space = read_description(search.description).space
+    assert space.trial_config(space.any_sample()).evaluation.sampling == "even"
+    for settings, frames in (([], "dense, at most 41 clips"), (["evaluation.sampling=even"], "even, 2 clips")):
+        study = opened(search, top=1, seeds=1, evaluation=settings, again=bool(settings))
+        final = next_final(study)
+        assert final is not None
+        study = add(search, [suggestion(final)])
+        assert configured(space, study.finals[final.key]).evaluation.frames_seen == frames
+        all_trained(search, add(search, trained(final, 0.5)))
+
+
+def test_a_configuration_that_looks_at_all_frames_anyway_is_judged_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.testset.check_test_set", lambda config: FINGERPRINT)
+    dense = a_search(tmp_path / "dense", "evaluation.sampling=dense", "evaluation.max_clips=100")
+    study = opened(dense, top=1, seeds=1)
+    assert study.finalizations[0].asked.evaluation == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("optim.epochs=3", "only evaluation"),
+        ("evaluation=3", "only evaluation"),
+        ("evaluation.every=3", "no effect"),
+        ("evaluation.images=true", "no effect"),
+        ("evaluation.smapling=even", "unknown setting"),
+        ("evaluation.max_clips=0", "must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_laid_over_the_configuration_are_refused_before_anything_is_recorded(
+    setting: str, why: str, search: SearchFolder
+) -> None:
+    with pytest.raises((SearchError, ConfigError), match=why):
+        opened(search, evaluation=[setting])
+    assert not fold_records(read_journal(search.journal)).finalizations
+
+
+def test_who_looked_at_the_test_set_with_one_trial_no_longer_opens_it_blindly(search: SearchFolder) -> None:
+    record_look(search, "t0000", search.trial("t0000") / "checkpoint/best.pt", "evaluate")
+    with pytest.raises(SearchError, match=r"was opened .* by .*@.* for t0000 .*--again"):
+        opened(search)
+    study = opened(search, again=True)
+    assert (len(study.looks), len(study.finalizations)) == (1, 1)
 
 
 def test_a_search_that_is_not_finished_is_refused(search: SearchFolder) -> None:
@@ -248,7 +336,7 @@ def test_status_says_what_the_test_set_said_and_who_opened_it(search: SearchFold
     lines = finals_lines(document)
     assert lines[0].startswith("t0001: mAP 50.0 ± 14.1 rank1 50.0 ± 14.1")
     assert lines[0].endswith("over 2 seeds")
-    assert lines[1] == "protocol mars, 10 queries, 0 dropped"
+    assert lines[1] == "protocol mars, even, 2 clips, 10 queries, 0 dropped"
     assert lines[2].endswith("chosen on the validation split: t0001")
 
 

@@ -120,7 +120,7 @@ def test_queries_of_people_seen_by_one_camera_are_told_so_and_not_sent_to_anothe
 def test_a_summary_names_the_protocol_and_both_kinds_of_figures() -> None:
     lineup, config = lined_up("mars_query_in_gallery")
     plain, again = plain_ranking(lineup, config), reranked_ranking(lineup, config)
-    found = summary(plain, again, 0.5, config.protocol)
+    found = summary(plain, again, 0.5, config)
     assert (found.protocol, found.queries, found.dropped_queries) == ("mars_query_in_gallery", 3, 1)
     assert found.reranked is not None
     metrics = found.metrics()

@@ -17,17 +17,19 @@ from orchestrator.history.events import (
     FinalizationStarted,
     SessionEnded,
     TrialCompleted,
+    TrialOpenedTestSet,
     TrialReported,
     TrialSuggested,
     TrialTested,
 )
 from orchestrator.history.loading import LoadedSearch, load_search
-from orchestrator.results.published import TABLES
+from orchestrator.results.published import TABLES, PublishedTable
 from orchestrator.results.tables import Line, tables
 from orchestrator.results.tableview import FORMATS
 from orchestrator.space import SearchSpace
 
 TEST = [0.80, 0.82, 0.84]
+MARS = {"train": 8298, "query": 1980, "gallery": 9330}
 
 
 def finals(number: int, leader: str, values: list[float], first: int = 1) -> list[Event]:
@@ -47,15 +49,15 @@ def finals(number: int, leader: str, values: list[float], first: int = 1) -> lis
     return events
 
 
-def a_search(folder: Path, row: str, *more: Event) -> LoadedSearch:
+def a_search(folder: Path, row: str, *more: Event, tracklets: dict[str, int] | None = None) -> LoadedSearch:
     space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"name={row}"])
     events = [*completed(0, 0.4), *completed(1, 0.6), SessionEnded(state="finished", reason=""), *more]
-    return load_search(write_search(folder, space, events))
+    return load_search(write_search(folder, space, events, tracklets=tracklets))
 
 
 @pytest.fixture
 def tested(tmp_path: Path) -> LoadedSearch:
-    return a_search(tmp_path / "ours", "attn_cl", *finals(1, "t0001", TEST))
+    return a_search(tmp_path / "ours", "attn_cl", *finals(1, "t0001", TEST), tracklets=MARS)
 
 
 def own(search: LoadedSearch) -> Line:
@@ -97,9 +99,35 @@ def test_a_test_set_that_was_opened_again_shows_the_first_figures_and_how_often(
     assert "opened 2 times" in line.note
 
 
-def test_generated_data_is_marked_in_every_format(tested: LoadedSearch) -> None:
+def test_generated_data_is_marked_in_every_format(tmp_path: Path) -> None:
+    generated = a_search(tmp_path / "ours", "attn_cl", *finals(1, "t0001", TEST))
     for form, write in FORMATS.items():
-        assert "SYNTHETIC" in write(tables([tested])), form
+        assert "SYNTHETIC" in write(tables([generated])), form
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
+@pytest.mark.parametrize("part", ["train", "query", "gallery"])
+def test_a_search_on_a_data_set_with_other_counts_never_stands_beside_published_rows(
+    table: PublishedTable, part: str, tmp_path: Path
+) -> None:
+    row = next(iter(table.rows))
+    for number, data in enumerate(({**table.data, part: table.data[part] - 1}, None)):
+        search = a_search(tmp_path / f"s{number}", row, *finals(1, "t0001", TEST), tracklets=data)
+        assert [(found.title, len(found.lines)) for found in tables([search])] == [("Other searches", 1)]
+    same = a_search(tmp_path / "same", row, *finals(1, "t0001", TEST), tracklets=dict(table.data))
+    assert [found.title for found in tables([same, search])] == [table.title, "Other searches"]
+    assert [line.source for line in tables([same, search])[0].lines].count("same/t0001") == 1
+
+
+def test_every_line_says_which_frames_were_looked_at(tested: LoadedSearch) -> None:
+    for form, write in FORMATS.items():
+        text = write(tables([tested]))
+        assert "even, 2 clips" in text and "dense, at most 41 clips" in text, form
+
+
+def test_a_look_at_the_test_set_with_one_trial_is_noted_beside_the_figures(tmp_path: Path) -> None:
+    look = TrialOpenedTestSet(trial="t0000", use="evaluate", weights="trials/t0000/checkpoint/best.pt", by="a@b")
+    assert "looked at 2 times besides, for t0000" in own(a_search(tmp_path / "x", "attn_cl", look, look)).note
 
 
 def test_every_format_says_protocol_and_dropped_queries(tested: LoadedSearch) -> None:

@@ -44,13 +44,17 @@ def parser() -> argparse.ArgumentParser:
         epilog="Example: python -m trainer embed trial.yaml --checkpoint runs/one/checkpoint/best.pt --out test.npz",
     )
     embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="a numpy .npz file")
-    evaluate.add_argument("--all-folds", action="store_true", help="every partition; {fold} in FILE is its number")
+    evaluate.add_argument(
+        "--all-folds", action="store_true", help="test part of every partition; {fold} in FILE is its number"
+    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="write figures per query and pictures")
     evaluate.add_argument("--images", action="store_true", help="let pictures show real people")
     evaluate.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings, and use those kept")
     for command in (evaluate, embed):
         command.add_argument("--checkpoint", metavar="FILE", help="weights  [default: untrained]")
-        command.add_argument("--part", choices=["test", "validation"], default="test")
+        command.add_argument(
+            "--part", choices=["test", "validation"], default="validation", help="test is recorded beside the weights"
+        )
         command.add_argument("--split", type=Path, metavar="FILE", help="validation split of a run or search")
     compare = commands.add_parser(
         "compare",

@@ -20,7 +20,7 @@ from trainer.data import Tracklet, read_splits
 from trainer.data.tracklets import Splits
 from trainer.data.validation import cut_validation, read_validation
 from trainer.embedding_cache import cached_embeddings
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.evaluation import Embeddings, embed
 from trainer.metrics import Ranking
 from trainer.model import TemporalAttentionResNet
@@ -28,6 +28,7 @@ from trainer.progress import Progress, no_progress
 from trainer.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
 from trainer.result import Evaluation
 from trainer.seeds import derived_seed
+from trainer.testset_record import RecordUse, Use, judged_weights, record_use
 from trainer.training_data import applied_split
 
 Part = Literal["test", "validation"]
@@ -70,10 +71,12 @@ def evaluate(
 ) -> Evaluation:
     """Figures of the network in `checkpoint`, or of the untrained one if None, on the `test` or `validation` part.
 
-    The figures after re-ranking are with them unless `evaluation.reranking` is off.
+    The figures after re-ranking are with them unless `evaluation.reranking` is off. A use of the test part is recorded
+    beside the weights (`trainer.testset_record`).
 
     Raises:
-        ConfigError: a setting that the data or the machine cannot follow.
+        ConfigError: a setting that the data or the machine cannot follow, or a use of the test part that cannot be
+            recorded.
         DataError: data that is missing, damaged or too small.
         CheckpointError: the checkpoint is damaged or of another architecture.
     """
@@ -89,6 +92,7 @@ def assess(
     cache: Path | None = None,
     device: torch.device | str | None = None,
     progress: Progress = no_progress,
+    record: RecordUse = record_use,
 ) -> Assessment:
     """As `evaluate`, with the ranking and the time of each stage.
 
@@ -100,6 +104,7 @@ def assess(
         cache: folder that keeps embeddings; those of the same network, frames and settings are read from there.
         device: where to embed; None takes the GPU if there is one.
         progress: told after every batch.
+        record: records that trained weights are used on the test part, before they are.
 
     Raises:
         ConfigError, DataError, CheckpointError: as `evaluate`.
@@ -110,6 +115,7 @@ def assess(
         query, gallery = _part(config, splits, part, split)
     with watch("network"):
         model = _network(config, checkpoint, splits).to(device or _device())
+    _record(config, checkpoint, part, "evaluate", record)
     tracklets = [*query, *gallery]
     with watch("embedding"), float32_products(config.compute, _device_of(model)):
         embeddings = cached_embeddings(
@@ -127,7 +133,7 @@ def assess(
     if config.evaluation.reranking:
         with watch("reranking"):
             reranked = reranked_ranking(lineup, config.evaluation)
-    figures = summary(ranking, reranked, embeddings.attention_entropy, config.evaluation.protocol)
+    figures = summary(ranking, reranked, embeddings.attention_entropy, config.evaluation)
     return Assessment(figures, ranking, reranked, lineup, model, watch.seconds)
 
 
@@ -140,9 +146,11 @@ def write_embeddings(
     split: Path | None = None,
     device: torch.device | str | None = None,
     progress: Progress = no_progress,
+    record: RecordUse = record_use,
 ) -> int:
     """Writes the embeddings of query and gallery to the file `out` and returns the number of tracklets.
 
+    Arguments are those of `assess`.
     The file is numpy's .npz without pickles: `embedding` [N D] float32, and for each tracklet `part` ("query" or
     "gallery"), `person`, `camera`, `frames` (their number) and `first_frame` (base name of the first).
 
@@ -152,6 +160,7 @@ def write_embeddings(
     splits = read_splits(config.data)
     query, gallery = _part(config, splits, part, split)
     model = _network(config, checkpoint, splits).to(device or _device())
+    _record(config, checkpoint, part, "embed", record)
     with float32_products(config.compute, _device_of(model)):
         embeddings = embed(model, [*query, *gallery], config.evaluation, config.viewing, progress=progress)
     parts = ["query"] * len(query) + ["gallery"] * len(gallery)
@@ -184,12 +193,26 @@ def _device_of(model: TemporalAttentionResNet) -> torch.device:
 def _part(config: TrialConfig, splits: Splits, part: Part, split: Path | None) -> tuple[list[Tracklet], list[Tracklet]]:
     """Query and gallery."""
     if part == "test":
+        if split is not None:
+            raise ConfigError(f"{split}: a split says what the validation part is; leave it out for the test part")
         return list(splits.query), list(splits.gallery)
     cut = (
         cut_validation(splits.train, config.data.validation) if split is None else read_validation(split, splits.train)
     )
     data = applied_split(splits.train, cut)
+    if not data.query:
+        raise DataError(
+            "no person is held out for validation (data.validation.share: 0, as in trainings for the test set); name a "
+            "split with --split, or the test part with --part test"
+        )
     return data.query, data.gallery
+
+
+def _record(config: TrialConfig, checkpoint: Path | None, part: Part, use: Use, record: RecordUse) -> None:
+    """Records the use of the test part; untrained weights have learned nothing that it could be used to choose."""
+    weights = judged_weights(config, checkpoint)
+    if part == "test" and weights is not None:
+        record(weights, use)
 
 
 def _network(config: TrialConfig, checkpoint: Path | None, splits: Splits) -> TemporalAttentionResNet:

@@ -29,6 +29,7 @@ from trainer.reporting import (
     spread_line,
     stages_line,
 )
+from trainer.testset_record import RecordUse, record_use
 from trainer.training import fit, last_checkpoint
 
 Print = Callable[[str], None]
@@ -99,6 +100,7 @@ def evaluate_command(
     as_json: bool,
     say: Print,
     progress: Progress,
+    record: RecordUse = record_use,
 ) -> None:
     """Evaluates a checkpoint, or the untrained network without one, and says the figures.
 
@@ -107,10 +109,12 @@ def evaluate_command(
     """
     config = read_trial_config(config_file, overrides)
     if all_folds:
-        _evaluate_all_folds(config, checkpoint, part, outputs, as_json=as_json, say=say, progress=progress)
+        _evaluate_all_folds(
+            config, checkpoint, part, outputs, as_json=as_json, say=say, progress=progress, record=record
+        )
         return
     weights = None if checkpoint is None else Path(checkpoint)
-    assessment = assess(config, weights, part=part, split=split, cache=outputs.cache, progress=progress)
+    assessment = assess(config, weights, part=part, split=split, cache=outputs.cache, progress=progress, record=record)
     if as_json:
         say(json.dumps({**assessment.evaluation.model_dump(), "seconds": assessment.seconds}))
     else:
@@ -131,10 +135,11 @@ def _evaluate_all_folds(
     as_json: bool,
     say: Print,
     progress: Progress,
+    record: RecordUse,
 ) -> None:
     if part != "test" or outputs.folder is not None:
-        raise ConfigError("--all-folds gives figures of the test part only; leave --part and --out away")
-    found = evaluate_partitions(config, checkpoint, cache=outputs.cache, progress=progress)
+        raise ConfigError("--all-folds gives figures of the test part only; add --part test and leave --out away")
+    found = evaluate_partitions(config, checkpoint, cache=outputs.cache, progress=progress, record=record)
     if as_json:
         spreads = {name: spread._asdict() for name, spread in found.spreads.items()}
         say(json.dumps({"folds": [each.model_dump() for each in found.evaluations], "over_folds": spreads}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -13,6 +13,9 @@ from trainer.config import TrialConfig
 from trainer.errors import ConfigError
 from trainer.wording import KeyPath, did_you_mean, plain_words, spelled
 from trainer.yamlfile import YamlError, parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
@@ -37,10 +40,31 @@ def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
             keys = tuple(problem["loc"])
             place = document.places.get(keys)
             where = f"{path}:{place[0]}:{place[1]}" if place else f"{path}"
-            what = "unknown setting" if problem["type"] == "extra_forbidden" else plain_words(problem)
-            hint = did_you_mean(str(keys[-1]), _siblings(keys)) if problem["type"] == "extra_forbidden" else ""
-            lines.append(f"{where}: {spelled(keys)}: {what}{hint}")
+            lines.append(f"{where}: {_problem(problem)}")
         raise ConfigError("\n".join(lines)) from error
+
+
+def overridden(config: TrialConfig, overrides: Sequence[str]) -> TrialConfig:
+    """The configuration with `path=value` settings laid over it.
+
+    Raises:
+        ConfigError: one line per problem, with the setting.
+    """
+    tree = config.model_dump(mode="json")
+    for override in overrides:
+        _lay_over(tree, override)
+    try:
+        return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"--set {_problem(problem)}" for problem in error.errors())) from error
+
+
+def _problem(problem: ErrorDetails) -> str:
+    """One of pydantic's errors: the setting and what is wrong with it."""
+    keys = tuple(problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{spelled(keys)}: unknown setting{did_you_mean(str(keys[-1]), _siblings(keys))}"
+    return f"{spelled(keys)}: {plain_words(problem)}"
 
 
 def _siblings(keys: KeyPath) -> list[str]:

@@ -62,6 +62,13 @@ class EvaluationConfig(FrozenConfig):
     images: bool = False
     """Whether those pictures may show real people, and go to MLflow; generated ones are always shown."""
 
+    @property
+    def frames_seen(self) -> str:
+        """Which frames of a tracklet are looked at: `even, 2 clips`, `dense`, `dense, at most 41 clips`."""
+        if self.sampling == "even":
+            return f"even, {self.clips} clip{'s' * (self.clips > 1)}"
+        return "dense" if self.max_clips is None else f"dense, at most {self.max_clips} clips"
+
 
 class Viewing(NamedTuple):
     """How tracklets reach the network."""

@@ -54,6 +54,6 @@ def _assessment(ranked: RankedTracklets, config: TrialConfig, checkpoint: Path, 
     evaluation, reranked = ranked.evaluation, ranked.reranked
     if config.evaluation.reranking and reranked is None:
         reranked = reranked_ranking(ranked.lineup, config.evaluation)
-        evaluation = summary(ranked.ranking, reranked, evaluation.attention_entropy, evaluation.protocol)
+        evaluation = summary(ranked.ranking, reranked, evaluation.attention_entropy, config.evaluation)
     model = trained_network(config, checkpoint).to(device)
     return Assessment(evaluation, ranked.ranking, reranked, ranked.lineup, model, {})

@@ -13,6 +13,7 @@ from trainer.data import READERS
 from trainer.errors import ConfigError
 from trainer.progress import Progress, no_progress
 from trainer.result import Evaluation
+from trainer.testset_record import RecordUse, record_use
 
 FOLD = "{fold}"
 
@@ -35,7 +36,12 @@ class PartitionsEvaluation(NamedTuple):
 
 
 def evaluate_partitions(
-    config: TrialConfig, checkpoint: str | None, *, cache: Path | None = None, progress: Progress = no_progress
+    config: TrialConfig,
+    checkpoint: str | None,
+    *,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    record: RecordUse = record_use,
 ) -> PartitionsEvaluation:
     """Evaluates each partition of the configured data set on its test part.
 
@@ -46,6 +52,7 @@ def evaluate_partitions(
             tested in others. None is the untrained network.
         cache: as for `trainer.assess.assess`.
         progress: told after every batch.
+        record: as for `trainer.assess.assess`.
 
     Raises:
         ConfigError: the data set has one partition, or a checkpoint was trained on another partition.
@@ -54,7 +61,7 @@ def evaluate_partitions(
     folds = READERS[config.data.name].folds
     if folds == 1:
         raise ConfigError(f"data.name: {config.data.name} has one partition only; leave --all-folds out")
-    paths = [None if checkpoint is None else Path(checkpoint.replace(FOLD, str(fold))) for fold in range(folds)]
+    paths = partition_checkpoints(checkpoint, folds)
     for fold, path in enumerate(paths):
         if path is not None:
             _check_training(path, config, fold)
@@ -62,10 +69,15 @@ def evaluate_partitions(
     for fold, path in enumerate(paths):
         data = config.data.model_copy(update={"fold": fold})
         assessed: Assessment = assess(
-            config.model_copy(update={"data": data}), path, part="test", cache=cache, progress=progress
+            config.model_copy(update={"data": data}), path, part="test", cache=cache, progress=progress, record=record
         )
         evaluations.append(assessed.evaluation)
     return PartitionsEvaluation(evaluations, _spreads(evaluations))
+
+
+def partition_checkpoints(checkpoint: str | None, folds: int) -> list[Path | None]:
+    """The checkpoint of each partition: the text with `{fold}` replaced by its number."""
+    return [None if checkpoint is None else Path(checkpoint.replace(FOLD, str(fold))) for fold in range(folds)]
 
 
 def _check_training(path: Path, config: TrialConfig, fold: int) -> None:

@@ -125,12 +125,13 @@ def reranked_ranking(lineup: Lineup, config: EvaluationConfig) -> Ranking:
     return evaluate_ranking(distances, *lineup.labels, protocol=PROTOCOLS[config.protocol].precision)
 
 
-def summary(ranking: Ranking, reranked: Ranking | None, entropy: float, protocol: str) -> Evaluation:
+def summary(ranking: Ranking, reranked: Ranking | None, entropy: float, config: EvaluationConfig) -> Evaluation:
     """The figures of a ranking, and of the re-ranking if there is one."""
     return Evaluation(
         **_figures(ranking).model_dump(),
         attention_entropy=entropy,
-        protocol=protocol,
+        protocol=config.protocol,
+        sampling=config.frames_seen,
         queries=int(ranking.valid.sum()),
         dropped_queries=ranking.dropped,
         reranked=None if reranked is None else _figures(reranked),
@@ -173,5 +174,5 @@ def rank_tracklets(
     embeddings = embed(model, [*query, *gallery], config, viewing, damage=damage, progress=progress)
     lineup = line_up(embeddings.vectors, query, gallery, config)
     ranking, reranked = plain_ranking(lineup, config), reranked_ranking(lineup, config) if rerank else None
-    figures = summary(ranking, reranked, embeddings.attention_entropy, config.protocol)
+    figures = summary(ranking, reranked, embeddings.attention_entropy, config)
     return RankedTracklets(figures, ranking, reranked, lineup)

@@ -29,9 +29,10 @@ def epoch_line(result: EpochResult, epochs: int) -> str:
 
 def evaluation_line(figures: Evaluation, part: str) -> str:
     """An evaluation for people, with its protocol and the queries that were left out."""
+    sampling = f", {figures.sampling}" if figures.sampling else ""
     line = (
         f"{part}  {_figures(figures)}  attention entropy {figures.attention_entropy:.2f}  "
-        f"({figures.protocol} protocol, {figures.queries} queries, {figures.dropped_queries} dropped)"
+        f"({figures.protocol} protocol, {figures.queries} queries, {figures.dropped_queries} dropped{sampling})"
     )
     if figures.reranked is not None:
         line += f"\n  re-ranked  {_figures(figures.reranked)}"

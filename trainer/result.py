@@ -39,6 +39,8 @@ class Evaluation(Figures):
     """Mean entropy of the attention over frames, divided by log T; 1 is uniform: nothing was learned."""
     protocol: str
     """Ranking protocol, a key of `trainer.protocols.PROTOCOLS`."""
+    sampling: str = ""
+    """Frames of a tracklet that were looked at, as `EvaluationConfig.frames_seen`; empty in results of before."""
     queries: int
     """Valid queries."""
     dropped_queries: int

@@ -13,6 +13,7 @@ from trainer.evaluation_folder import write_evaluation
 from trainer.progress import Progress, no_progress
 from trainer.ranking import searched_gallery
 from trainer.result import Evaluation, read_evaluation
+from trainer.testset_record import RecordUse, record_use
 
 RESULT_FILE = "result.json"
 
@@ -30,7 +31,13 @@ def check_test_set(config: TrialConfig) -> str:
 
 
 def figures_on_test_set(
-    config: TrialConfig, checkpoint: Path, out: Path, *, images: bool = False, progress: Progress = no_progress
+    config: TrialConfig,
+    checkpoint: Path,
+    out: Path,
+    *,
+    images: bool = False,
+    progress: Progress = no_progress,
+    record: RecordUse = record_use,
 ) -> Evaluation:
     """Figures of the network in `checkpoint` on the test set, without and with re-ranking; those in `out` if there.
 
@@ -43,6 +50,7 @@ def figures_on_test_set(
         out: folder of the evaluation, made if missing.
         images: whether pictures may show real people.
         progress: told after every batch.
+        record: records that the weights are used on the test set, before they are.
 
     Raises:
         ConfigError, DataError, CheckpointError: as `trainer.evaluate`; DataError for damaged figures, too.
@@ -52,7 +60,7 @@ def figures_on_test_set(
         return known
     reranking = config.evaluation.model_copy(update={"reranking": True})
     config = config.model_copy(update={"evaluation": reranking})
-    assessment = assess(config, checkpoint, part="test", progress=progress)
+    assessment = assess(config, checkpoint, part="test", progress=progress, record=record)
     write_evaluation(out, assessment, config, "test", images=images)
     write_atomically(out / RESULT_FILE, assessment.evaluation.model_dump_json(indent=2) + "\n")
     return assessment.evaluation

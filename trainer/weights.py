@@ -18,6 +18,7 @@ from trainer.checkpoint import UNREADABLE
 from trainer.errors import ConfigError
 from trainer.wording import first_line, listed, one_line, shortened
 
+NAMED_WEIGHTS = ("imagenet", "none")  # what is no path
 NAMED_AT_MOST = 5  # tensors in a summary
 NAMED_TO_COMPARE = 3  # tensors of either side, where a file does not fit
 # Where checkpoints keep their state dict: ours and fast-reid's, torchreid's and Lightning's, PyTorch's tutorials'.

@@ -14,9 +14,16 @@ from orchestrator.errors import Exit
 
 @click.command(epilog="Example: reidsearch finalize attn_cl-7f3a --top 1 --seeds 5 --epochs 400")
 @options.search
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Configurations, the best first.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Networks of each of them.")
+@click.option("--top", type=click.IntRange(min=1), help="Configurations, the best first.  [default: 3]")
+@click.option("--seeds", type=click.IntRange(min=1), help="Networks of each of them.  [default: 3]")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of each training.  [default: the configuration's]")
+@click.option(
+    "--set",
+    "evaluation",
+    multiple=True,
+    metavar="evaluation.SETTING=VALUE",
+    help="How the test set is judged; may be repeated.  [default: all frames, at most 41 clips a tracklet]",
+)
 @click.option("--again", is_flag=True, help="Open a test set that was opened before; recorded.")
 @options.concurrent
 @options.gpus_per_trial
@@ -26,9 +33,10 @@ from orchestrator.errors import Exit
 @click.option("--strict", is_flag=True, help="Exit with 1 when any training failed.")
 def finalize(
     name: str,
-    top: int,
-    seeds: int,
+    top: int | None,
+    seeds: int | None,
     epochs: int | None,
+    evaluation: tuple[str, ...],
     again: bool,
     concurrent: int | None,
     gpus_per_trial: float | None,
@@ -39,10 +47,11 @@ def finalize(
 ) -> int:
     """Train the best configurations on all persons and judge them on the test set, which is opened once.
 
-    To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`.
+    To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`; options that
+    differ from those of the one under way are refused.
     """
     from orchestrator.cluster.connection import require_admission
-    from orchestrator.engine.opening import open_test_set
+    from orchestrator.engine.opening import Asked, open_test_set
     from orchestrator.history.folder import existing_search
 
     folder = existing_search(storage, name)
@@ -50,7 +59,8 @@ def finalize(
         folder, concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address, insecure=insecure
     )
     require_admission(asked.address, insecure=insecure)
-    opened = open_test_set(folder, top=top, seeds=seeds, epochs=epochs, again=again).asked
+    wanted = Asked(top=top, seeds=seeds, epochs=epochs, evaluation=evaluation, again=again)
+    opened = open_test_set(folder, wanted).asked
     trainings = f"{', '.join(opened.leaders)}, {opened.seeds} seed{'s' * (opened.seeds > 1)} each"
     click.echo(f"test set  opened by {opened.by} for {trainings}", err=True)
     return drive_and_show(folder, asked, strict)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from orchestrator.cli import options
 from orchestrator.errors import Exit
+
+if TYPE_CHECKING:
+    from trainer.testset_record import Use
 
 _config_file = click.argument("config", type=click.Path(path_type=Path))
 
@@ -47,12 +50,15 @@ def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_
 @click.option(
     "--part",
     type=click.Choice(["test", "validation"]),
-    default="test",
+    default="validation",
     show_default=True,
-    help="Query and gallery of the data set, or of its validation split.",
+    help="Query and gallery of the validation split, or of the test set, which is recorded.",
+)
+@click.option(
+    "--open-test-set", is_flag=True, help="Allow --part test for a trial of a search; recorded in the search's journal."
 )
 @click.option("--split", type=click.Path(path_type=Path), help="Validation split of a run or search.")
-@click.option("--all-folds", is_flag=True, help="Every partition of the data set; {fold} in FILE is its number.")
+@click.option("--all-folds", is_flag=True, help="Test part of every partition; {fold} in FILE is its number.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write figures per query and pictures.")
 @click.option("--images", is_flag=True, help="Let pictures show real people.")
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep embeddings, and use those kept.")
@@ -62,6 +68,7 @@ def evaluate(
     config: Path,
     checkpoint: str | None,
     part: Literal["test", "validation"],
+    open_test_set: bool,
     split: Path | None,
     all_folds: bool,
     out: Path | None,
@@ -70,7 +77,13 @@ def evaluate(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Evaluate a network; CONFIG is a trial's YAML or JSON file."""
+    """Evaluate a network; CONFIG is a trial's YAML or JSON file.
+
+    A use of the test set is recorded: in the journal of the search that the checkpoint belongs to, which the model
+    card, `tables` and `status` then say, or else in test-set.jsonl beside the checkpoint.
+    """
+    if open_test_set and part != "test":
+        raise click.UsageError("--open-test-set has no effect without --part test")
     from orchestrator.progress import step_progress
     from trainer import prepare_process
     from trainer.commands import Outputs, evaluate_command
@@ -88,5 +101,35 @@ def evaluate(
             as_json=as_json,
             say=click.echo,
             progress=progress,
+            record=_record_in_journal if open_test_set else _record_beside,
         )
     return Exit.OK
+
+
+def _record_in_journal(weights: Path, use: Use) -> None:
+    """Records that a trial's weights are used on the test set; those of no search are recorded beside them."""
+    from orchestrator.engine.opening import record_look
+    from orchestrator.history.folder import SearchFolder
+    from trainer.testset_record import place_in_search, record_use
+
+    place = place_in_search(weights)
+    if place is None:
+        record_use(weights, use)
+        return
+    record_look(SearchFolder(place.search), place.trial, weights, use)
+    click.echo(f"{weights}: used on the test set, which is recorded in the journal of {place.search.name}", err=True)
+
+
+def _record_beside(weights: Path, use: Use) -> None:
+    """Records the use beside the weights; trials of a search are refused."""
+    from trainer.errors import ConfigError
+    from trainer.testset_record import place_in_search, record_use
+
+    place = place_in_search(weights)
+    if place is not None:
+        raise ConfigError(
+            f"{weights}: belongs to trial {place.trial} of the search {place.search.name}, whose configurations are to "
+            "be chosen without the test set; `reidsearch finalize` opens it for the best ones, --open-test-set for "
+            "this network alone, which the search's journal records"
+        )
+    record_use(weights, use)

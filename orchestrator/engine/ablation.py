@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.engine.creation import create_search
-from orchestrator.engine.opening import open_test_set
+from orchestrator.engine.opening import WITHOUT_EFFECT, Asked, open_test_set
 from orchestrator.engine.preparation import prepare_space
 from orchestrator.errors import SearchError
 from orchestrator.history.description import Options
 from orchestrator.history.folder import SearchFolder, search_folder
 from orchestrator.history.loading import load_search
+from orchestrator.space import SearchSpace
 
 TABLE_1 = ("baseline", "b_bot", "b_bot_osm", "b_bot_osm_cl", "attn_cl")
 """Search spaces whose first point to start with is the published configuration of a row."""
@@ -47,22 +48,40 @@ def rows_under_way(ablation: Ablation) -> Iterator[Row]:
     with the trainings on all persons for the test set. What is done already is not done again.
 
     Raises:
-        SearchError: a row names no point to start with.
+        SearchError: a row names no point to start with, or is there already with other settings or seeds.
         SpaceError, DataError: as a launch.
     """
     for row in ablation.rows:
-        folder = search_folder(ablation.storage, f"{ablation.name}-{Path(row).stem}")
+        _check_agreement(row, ablation)
+    for row in ablation.rows:
+        folder = _folder(row, ablation)
         if not folder.journal.is_file():
-            _create(row, folder.name, ablation)
+            create_search(
+                _space(row, ablation), storage=ablation.storage, name=folder.name, seed=0, options=ablation.options
+            )
         if load_search(folder).study.ended != "finished":
             yield Row(row, folder)
         study = load_search(folder).study
         if study.ended == "finished" and not study.finalizations:
-            open_test_set(folder, top=1, seeds=ablation.seeds, epochs=None, again=False)
+            open_test_set(folder, Asked(top=1, seeds=ablation.seeds, evaluation=_evaluation(ablation)))
             yield Row(row, folder)
 
 
-def _create(row: str, name: str, ablation: Ablation) -> None:
+def _folder(row: str, ablation: Ablation) -> SearchFolder:
+    return search_folder(ablation.storage, f"{ablation.name}-{Path(row).stem}")
+
+
+def _evaluation(ablation: Ablation) -> list[str]:
+    """The settings that hold on the test set, too."""
+    return [
+        override
+        for override in ablation.overrides
+        if override.startswith("evaluation.")
+        and override.partition("=")[0].removeprefix("evaluation.") not in WITHOUT_EFFECT
+    ]
+
+
+def _space(row: str, ablation: Ablation) -> SearchSpace:
     one = ("budget.trials=1", "replicates={seeds: 0}", "stopping={rule: none}")
     space = prepare_space(
         row, data=ablation.data, overrides=[*ablation.overrides, *one], storage=ablation.storage, dry_run=False
@@ -71,4 +90,25 @@ def _create(row: str, name: str, ablation: Ablation) -> None:
         raise SearchError(
             f"{row}: names no point to start with, which is what an ablation trains; add one under 'start'"
         )
-    create_search(space, storage=ablation.storage, name=name, seed=0, options=ablation.options)
+    return space
+
+
+def _check_agreement(row: str, ablation: Ablation) -> None:
+    """A row that is there already was asked for with the same settings and seeds.
+
+    Raises:
+        SearchError: it was not.
+    """
+    folder = _folder(row, ablation)
+    if not folder.journal.is_file():
+        return
+    search = load_search(folder)
+    changes = search.description.space.differences(_space(row, ablation))
+    if search.study.finalizations:
+        seeds = search.study.finalizations[0].asked.seeds
+        changes += [f"--seeds {seeds} -> {ablation.seeds}"] if seeds != ablation.seeds else []
+    if changes:
+        raise SearchError(
+            f"{folder.name}: is there already, and differs: {'; '.join(changes)}; ask for the same again, or choose "
+            "another --name"
+        )

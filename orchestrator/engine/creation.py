@@ -138,6 +138,7 @@ def _described(
         seed=seed,
         synthetic=is_synthetic(root),
         data_fingerprint=dataset_fingerprint(splits),
+        tracklets={"train": len(splits.train), "query": len(splits.query), "gallery": len(splits.gallery)},
         data_manifest=manifest_digest(root),
         options=options,
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],

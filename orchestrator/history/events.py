@@ -196,6 +196,22 @@ class FinalizationStarted(FrozenConfig):
     """Networks that each of them is trained as."""
     epochs: int | None
     """Of each training; None leaves those of the configuration."""
+    evaluation: list[str] = Field(default_factory=list)
+    """Settings of the evaluation that are laid over the configurations', as `evaluation.sampling=dense`; empty in
+    journals of before."""
+    by: str
+    """Who asked for it: user and host."""
+
+
+class TrialOpenedTestSet(FrozenConfig):
+    """Somebody looked at the test set with a trial's network, outside of any finalization."""
+
+    kind: Literal["trial_opened_test_set"] = "trial_opened_test_set"
+    trial: TrialKey
+    use: Literal["evaluate", "embed"]
+    """Whether figures were made or embeddings."""
+    weights: str
+    """File of the network, relative to the folder of the search."""
     by: str
     """Who asked for it: user and host."""
 
@@ -224,6 +240,7 @@ Event = (
     | ObservationsAttached
     | SearchExtended
     | FinalizationStarted
+    | TrialOpenedTestSet
     | SessionEnded
 )
 

@@ -26,6 +26,7 @@ from orchestrator.history.events import (
     StopRule,
     TrialCompleted,
     TrialFailed,
+    TrialOpenedTestSet,
     TrialReopened,
     TrialReported,
     TrialStarted,
@@ -86,6 +87,8 @@ class Trial:
     """Number of the finalization that trains it for the test set; 0 for all other trials."""
     epochs: int | None = None
     """Epochs, where not those of the configuration."""
+    evaluation: list[str] = field(default_factory=list)
+    """Settings of the evaluation on the test set that are laid over the configuration's, as `path=value`."""
     test: Evaluation | None = None
     """What the test set said of its network."""
     gpus: float = 0.0
@@ -128,6 +131,15 @@ class Finalization:
     """When, in seconds since 1970 UTC; None where the events were folded without their times."""
 
 
+@dataclass(frozen=True)
+class LookAtTestSet:
+    """That the test set was looked at with a trial's network, outside of any finalization."""
+
+    asked: TrialOpenedTestSet
+    moment: float | None
+    """When, in seconds since 1970 UTC; None where the events were folded without their times."""
+
+
 @dataclass
 class Study:
     """A search as its events tell it."""
@@ -147,7 +159,9 @@ class Study:
     """Trials that run leading configurations on all training persons for the test set; see
     `orchestrator.search.finalization`."""
     finalizations: list[Finalization] = field(default_factory=list)
-    """Each time that the test set was opened."""
+    """Each time that the test set was opened for the best configurations."""
+    looks: list[LookAtTestSet] = field(default_factory=list)
+    """Each time that it was opened for the network of one trial."""
     completed: list[str] = field(default_factory=list)
     """Keys of the completed configurations in the order in which they were."""
     failed: list[TrialFailed] = field(default_factory=list)
@@ -184,6 +198,8 @@ class Study:
             case FinalizationStarted():
                 self.finalizations.append(Finalization(event, moment))
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
+            case TrialOpenedTestSet():
+                self.looks.append(LookAtTestSet(event, moment))
             case _:
                 self._apply_to_trial(event, self.all_trials[event.trial])
 
@@ -196,6 +212,8 @@ class Study:
         trial = Trial(event.trial, event.index, event.params, event.source, event.seed, event.note)
         trial.repeats, trial.fold = event.repeats, event.fold
         trial.finalization, trial.epochs = event.finalization, event.epochs
+        asked = [each.asked for each in self.finalizations if each.asked.finalization == event.finalization]
+        trial.evaluation = asked[0].evaluation if asked else []
         kind = self.finals if event.finalization else self.repeats if event.repeats else self.trials
         kind[trial.key] = trial
 

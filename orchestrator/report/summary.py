@@ -186,25 +186,27 @@ def _front(report: SearchReport) -> Markup | None:
 def _test_set(report: SearchReport) -> Markup | None:
     """That the test set was opened, and what it said."""
     study = report.search.study
-    if not study.finalizations:
+    if not study.finalizations and not study.looks:
         return None
     asked = [each.asked for each in study.finalizations]
+    looks = [each.asked for each in study.looks]
     opened = [
         element("li", f"no. {each.finalization}: {', '.join(each.leaders)}, {each.seeds} seeds, by {each.by}")
         for each in asked
-    ]
+    ] + [element("li", f"for {each.trial} alone ({each.use} of {each.weights}), by {each.by}") for each in looks]
     rows = [
         (
             trial.key,
             trial.repeats,
             *(number(percent(trial.test.metrics(), name)) for name in ("mAP", "rank1", "rank5", "rank20")),
             trial.test.protocol,
+            trial.test.sampling,
             number(trial.test.dropped_queries),
         )
         for trial in study.finals.values()
         if trial.test is not None
     ]
-    head = ("trial", "configuration", "mAP", "R1", "R5", "R20", "protocol", "dropped queries")
+    head = ("trial", "configuration", "mAP", "R1", "R5", "R20", "protocol", "sampling", "dropped queries")
     times = len(opened)
     return part(
         f"Test set, opened {times} time{'s' * (times > 1)}",

@@ -49,7 +49,10 @@ def agreement(then: EpochResult, now: EpochResult, tolerance: float) -> Agreemen
 
 def figures_of(result: EpochResult) -> Mapping[str, JsonValue]:
     """Every figure of an epoch that depends on the network alone, flat, by name."""
-    document = result.model_dump(mode="json", exclude=set(OF_THE_MACHINE))
+    # The sampling is a setting, which results of before do not name.
+    document = result.model_dump(
+        mode="json", exclude={**dict.fromkeys(OF_THE_MACHINE, True), "validation": {"sampling"}}
+    )
     return dict(_flattened(document, ""))
 
 

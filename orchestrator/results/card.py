@@ -135,15 +135,15 @@ def _data(loaded: LoadedSearch, exported: ExportedNetwork) -> str:
 def _figures(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterator[str]:
     mark = " (SYNTHETIC)" if loaded.description.synthetic else ""
     yield f"Per cent{mark}; ± is the standard error over queries, or the standard deviation over seeds.\n"
-    yield "| measured on | " + " | ".join(RANKS) + " | protocol | queries | dropped |"
-    yield "|---|" + "---|" * (len(RANKS) + 3)
+    yield "| measured on | " + " | ".join(RANKS) + " | protocol | sampling | queries | dropped |"
+    yield "|---|" + "---|" * (len(RANKS) + 4)
     for name, found in (("validation split", figures.validation), ("test set", figures.test)):
         if found is not None:
             yield _row(name, found, found)
             if found.reranked is not None:
                 yield _row(f"{name}, re-ranked", found.reranked, found)
     if figures.validation is None and figures.test is None:
-        yield "| nothing: these weights were not evaluated |" + " |" * (len(RANKS) + 3)
+        yield "| nothing: these weights were not evaluated |" + " |" * (len(RANKS) + 4)
     yield ""
     yield from _remarks(loaded, trial, figures)
 
@@ -151,7 +151,7 @@ def _figures(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterat
 def _row(name: str, figures: Figures, of: Evaluation) -> str:
     shown = [f"{100 * getattr(figures, rank):.1f}" for rank in RANKS]
     shown[0] += f" ± {100 * figures.mAP_standard_error:.1f}"
-    return f"| {name} | {' | '.join(shown)} | {of.protocol} | {of.queries} | {of.dropped_queries} |"
+    return f"| {name} | {' | '.join(shown)} | {of.protocol} | {of.sampling} | {of.queries} | {of.dropped_queries} |"
 
 
 def _remarks(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterator[str]:
@@ -173,14 +173,25 @@ def _remarks(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterat
             f"The same configuration over {len(found.values)} fresh seeds, which had no say in its choice: {metric} "
             f"{100 * found.mean:.1f}{spread}{sure}."
         )
-    if figures.test is None:
-        opened = len(loaded.study.finalizations)
-        yield (
-            "The test set was not opened for these weights"
-            + (f" (the search opened it {_times(opened)} for others)." if opened else ", nor by this search.")
+    yield _openings(loaded, trial, is_tested=figures.test is not None)
+
+
+def _openings(loaded: LoadedSearch, trial: Trial, *, is_tested: bool) -> str:
+    """How often the test set was opened for these weights and for others."""
+    looks = [look.asked for look in loaded.study.looks]
+    own = [look for look in looks if look.trial == trial.key]
+    opened = len(loaded.study.finalizations) + len(looks)
+    if is_tested:
+        return f"The search has opened the test set {_times(opened)}."
+    if own:
+        by = ", ".join(dict.fromkeys(f"{look.by} (`{look.weights}`)" for look in own))
+        return (
+            f"The test set was opened for this trial {_times(len(own))} by {by}, with figures that the search does not "
+            f"keep; in all the search's journal holds that it was opened {_times(opened)}."
         )
-    else:
-        yield f"The search has opened the test set {_times(len(loaded.study.finalizations))}."
+    return "The test set was not opened for these weights" + (
+        f" (the search opened it {_times(opened)} for others)." if opened else ", nor by this search."
+    )
 
 
 def _interface(exported: ExportedNetwork) -> Iterator[str]:

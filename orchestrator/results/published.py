@@ -26,7 +26,11 @@ class PublishedTable(NamedTuple):
     title: str
     columns: tuple[str, ...]
     """Figures, without those after re-ranking."""
+    data: Mapping[str, int]
+    """Tracklets of the data set, as `SearchDescription.tracklets`: figures on any other set are of another task."""
     protocol: str
+    sampling: str
+    """Frames of a tracklet that were looked at, as `Evaluation.sampling`."""
     queries: int
     """Valid ones."""
     dropped_queries: int
@@ -49,7 +53,9 @@ TABLES = (
     PublishedTable(
         "Table 1: MARS",
         ("mAP", "rank1", "rank5", "rank20"),
+        data={"train": 8298, "query": 1980, "gallery": 9330},
         protocol="mars",
+        sampling="dense, at most 41 clips",
         queries=1840,
         dropped_queries=140,
         rows={
@@ -65,7 +71,9 @@ TABLES = (
     PublishedTable(
         "Table 2: PRID2011",
         ("rank1", "rank5", "rank20"),
+        data={"train": 178, "query": 89, "gallery": 89},
         protocol="prid",
+        sampling="dense, at most 41 clips",
         queries=89,
         dropped_queries=0,
         rows={

@@ -36,6 +36,8 @@ class Line(NamedTuple):
     cells: dict[str, Cell]
     """By the names of our figures; what was not run is not there."""
     protocol: str
+    sampling: str
+    """Frames of a tracklet that were looked at; empty where nothing was run, or nobody noted it."""
     queries: int | None
     """Valid ones; None where nothing was run."""
     dropped_queries: int | None
@@ -56,41 +58,58 @@ class Table(NamedTuple):
 
 
 def tables(searches: Sequence[LoadedSearch]) -> list[Table]:
-    """The tables to which the searches belong, whole: also with the published rows that no search is of."""
+    """The tables to which the searches belong, whole: also with the published rows that no search is of.
+
+    Beside published rows stand searches of the same rows on the same data set only: one on generated data, on part of a
+    data set or on another partition stands in a table of its own.
+    """
     found = [
         Table(table.title, table.columns, list(_lines(table, searches)))
         for table in TABLES
-        if any(search.space.name in table.rows for search in searches)
+        if any(_belongs(search, table) for search in searches)
     ]
-    known = {name for table in TABLES for name in table.rows}
-    others = [_own(search, search.space.name) for search in searches if search.space.name not in known]
+    others = [
+        _own(search, search.space.name) for search in searches if not any(_belongs(search, table) for table in TABLES)
+    ]
     return found + ([Table("Other searches", OTHER_COLUMNS, others)] if others else [])
+
+
+def _belongs(search: LoadedSearch, table: PublishedTable) -> bool:
+    """Whether the search is of a row of the table, on a data set with the counts of the published one."""
+    if search.space.name not in table.rows or search.description.synthetic:
+        return False
+    if search.description.tracklets is not None:
+        return search.description.tracklets == table.data
+    # Searches of before did not note them: the queries of the test set tell.
+    found = [(test.queries, test.dropped_queries) for test in _tests(_winner(search)[1])]
+    return bool(found) and all(sum(counts) == table.data["query"] for counts in found)
 
 
 def _lines(table: PublishedTable, searches: Sequence[LoadedSearch]) -> Iterator[Line]:
     for name, row in table.rows.items():
         cells = {figure: Cell(value, None) for figure, value in row.figures.items()}
         yield Line(
-            *(row.row, "published", cells, table.protocol, table.queries, table.dropped_queries),
+            *(row.row, "published", cells, table.protocol, table.sampling, table.queries, table.dropped_queries),
             seeds=1,
             epochs=None,
             note="",
         )
         for search in searches:
-            if search.space.name == name:
+            if search.space.name == name and _belongs(search, table):
                 yield _own(search, row.row)
 
 
 def _own(search: LoadedSearch, row: str) -> Line:
     """What the test set said of a search's winner; a line without figures where it was not asked."""
     winner, trials = _winner(search)
-    tests = [trial.test for trial in trials if trial.test is not None]
+    tests = _tests(trials)
     first = tests[0] if tests else None
     return Line(
         row=row,
         source=f"{search.name}/{winner}" if winner else search.name,
         cells=_cells(tests),
         protocol="" if first is None else first.protocol,
+        sampling="; ".join(dict.fromkeys(test.sampling for test in tests)),
         queries=None if first is None else first.queries,
         dropped_queries=None if first is None else first.dropped_queries,
         seeds=len(tests),
@@ -108,6 +127,10 @@ def _winner(search: LoadedSearch) -> tuple[str, list[Trial]]:
     return asked.leaders[0], [
         trial for trial in finals if (trial.finalization, trial.repeats) == (asked.finalization, asked.leaders[0])
     ]
+
+
+def _tests(trials: Sequence[Trial]) -> list[Evaluation]:
+    return [trial.test for trial in trials if trial.test is not None]
 
 
 def _cells(tests: Sequence[Evaluation]) -> dict[str, Cell]:
@@ -130,3 +153,6 @@ def _notes(search: LoadedSearch, trials: Sequence[Trial], tests: Sequence[Evalua
         yield f"{len(tests)} of {search.study.finalizations[0].asked.seeds} seeds" + f", {failed} failed" * bool(failed)
     if len(search.study.finalizations) > 1:
         yield f"test set opened {len(search.study.finalizations)} times; these are the first"
+    if looks := search.study.looks:
+        seen = ", ".join(dict.fromkeys(look.asked.trial for look in looks))
+        yield f"test set looked at {len(looks)} time{'s' * (len(looks) > 1)} besides, for {seen}"

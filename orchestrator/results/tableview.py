@@ -11,9 +11,9 @@ from orchestrator.results.tables import Cell, Line, Table
 HEADINGS = {"mAP": "mAP", "rank1": "R-1", "rank5": "R-5", "rank20": "R-20"}
 LEGEND = (
     "Per cent; in brackets after re-ranking; ± is the standard deviation between seeds. Figures under different "
-    "protocols must not be compared."
+    "protocols must not be compared, nor those of other samplings: frames of a tracklet that were looked at."
 )
-ABOUT = ("protocol", "queries", "dropped", "seeds", "epochs", "note")
+ABOUT = ("protocol", "sampling", "queries", "dropped", "seeds", "epochs", "note")
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -48,7 +48,7 @@ def latex(tables: Sequence[Table]) -> str:
             + [_of_latex(text) for text in _about(line)]
             for line in table.lines
         ]
-        spec = "ll" + "r" * len(table.columns) + "lrrrrl"
+        spec = "ll" + "r" * len(table.columns) + "llrrrrl"
         body = [" & ".join(row) + r" \\" for row in rows]
         parts.append(
             "\n".join(
@@ -105,7 +105,7 @@ def _percent(cell: Cell, plus_minus: str) -> str:
 
 def _about(line: Line) -> list[str]:
     numbers = (line.queries, line.dropped_queries, line.seeds or None, line.epochs)
-    return [line.protocol, *("" if number is None else str(number) for number in numbers), line.note]
+    return [line.protocol, line.sampling, *("" if number is None else str(number) for number in numbers), line.note]
 
 
 def _of_markdown(text: str) -> str:

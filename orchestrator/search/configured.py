@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.history.study import Trial
@@ -15,7 +16,7 @@ def configured(space: SearchSpace, trial: Trial) -> TrialConfig:
     """The trainer's configuration of a trial, with its seed, its validation persons and its number of epochs."""
     config = space.trial_config(trial.params, seed=trial.seed)
     if trial.finalization:
-        return on_all_persons(config, trial.epochs)
+        return on_all_persons(config, trial.epochs, trial.evaluation)
     return config if trial.fold is None else on_fold(config, trial.fold)
 
 
@@ -25,12 +26,21 @@ def on_fold(config: TrialConfig, fold: int) -> TrialConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"validation": validation})})
 
 
-def on_all_persons(config: TrialConfig, epochs: int | None) -> TrialConfig:
-    """The configuration without a validation split, for another number of epochs if one is given.
+def on_all_persons(config: TrialConfig, epochs: int | None, evaluation: Sequence[str]) -> TrialConfig:
+    """The configuration as it is trained for the test set: without a validation split.
 
-    The schedule of the learning rate is in shares of the epochs and stretches with them.
+    Args:
+        config: the configuration that the validation split chose.
+        epochs: of the training, where not the configuration's; the schedule of the learning rate, which is in shares of
+            the epochs, stretches with them.
+        evaluation: settings of the evaluation laid over the configuration's, as `path=value`.
+
+    Raises:
+        ConfigError: the settings cannot be.
     """
+    from trainer.configfile import overridden  # imports torch
+
     validation = config.data.validation.model_copy(update={"share": 0.0, "folds": None, "fold": 0})
     data = config.data.model_copy(update={"validation": validation})
     optim = config.optim.model_copy(update={} if epochs is None else {"epochs": epochs})
-    return config.model_copy(update={"data": data, "optim": optim})
+    return overridden(config.model_copy(update={"data": data, "optim": optim}), evaluation)

@@ -14,6 +14,7 @@ from orchestrator.history.events import (
     SessionStarted,
     TrialCompleted,
     TrialFailed,
+    TrialOpenedTestSet,
     TrialReopened,
     TrialReported,
     TrialStarted,
@@ -141,6 +142,9 @@ class Plan:
             case TrialTested():
                 writes = self._of(event.trial)
                 writes.points += test_points(event.evaluation, moment)
+            case TrialOpenedTestSet():
+                writes = self._of(event.trial)
+                writes.tags["test_set_opened"] = event.by
             case TrialCompleted():
                 writes = self._ended(event.trial)
                 writes.evaluation = moment

@@ -13,6 +13,7 @@ from orchestrator.history.events import (
     SessionStarted,
     TrialCompleted,
     TrialFailed,
+    TrialOpenedTestSet,
     TrialReopened,
     TrialReported,
     TrialStarted,
@@ -61,6 +62,8 @@ def _of_trial(record: Record) -> str | None:
             return f"trial={event.trial} attempt={event.attempt} failed={event.failure} {event.reason}"
         case TrialFailed() as event:
             return f"trial={event.trial} failed={event.failure} for good"
+        case TrialOpenedTestSet() as event:
+            return f"trial={event.trial} test set opened by={event.by} {event.use} of={event.weights}"
         case TrialReopened() as event:
             return f"trial={event.trial} is tried again"
         case _:

@@ -45,10 +45,18 @@ def finals_lines(document: Mapping[str, Any]) -> list[str]:
             if figures:
                 lines.append(f"{leader}: {_means(figures)} over {len(figures)} seed{'s' * (len(figures) > 1)}")
         if tested:
-            lines.append("protocol {protocol}, {queries} queries, {dropped_queries} dropped".format(**tested[0]))
+            sampling = f", {tested[0]['sampling']}" if tested[0]["sampling"] else ""
+            lines.append(
+                "protocol {protocol}{sampling}, {queries} queries, {dropped_queries} dropped".format(
+                    **{**tested[0], "sampling": sampling}
+                )
+            )
         again = "" if opened["number"] == 1 else f", for time {opened['number']}"
         lines.append(f"opened by {opened['by']}{again}; chosen on the validation split: {opened['leaders'][0]}")
-    return lines
+    return lines + [
+        f"opened by {look['by']} for {look['trial']} ({look['use']} of {look['weights']})"
+        for look in document["test_set_looks"]
+    ]
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.loading import LoadedSearch, load_search
-from orchestrator.history.study import Finalization, Study, Trial, TrialStatus
+from orchestrator.history.study import Finalization, LookAtTestSet, Study, Trial, TrialStatus
 from orchestrator.search.objective import Objective
 from orchestrator.search.replication import Confirmation, best_configuration, confirmations
 from orchestrator.search.scores import pareto_front
@@ -50,6 +50,7 @@ def status_document(search: LoadedSearch) -> dict[str, Any]:
         "front": _front_document(study, space.objective),
         "trials": configurations + repeats,
         "finalizations": [_finalization_document(each) for each in study.finalizations],
+        "test_set_looks": [_look_document(each) for each in study.looks],
         "finals": [
             {**_trial_document(trial, running=state == "running"), **_test_document(trial)}
             for trial in study.finals.values()
@@ -67,6 +68,18 @@ def _finalization_document(finalization: Finalization) -> dict[str, Any]:
         "leaders": asked.leaders,
         "seeds": asked.seeds,
         "epochs": asked.epochs,
+        "evaluation": asked.evaluation,
+    }
+
+
+def _look_document(look: LookAtTestSet) -> dict[str, Any]:
+    """That the test set was opened for one trial's network; `time` is in seconds since 1970 UTC."""
+    return {
+        "time": look.moment,
+        "by": look.asked.by,
+        "trial": look.asked.trial,
+        "use": look.asked.use,
+        "weights": look.asked.weights,
     }
 
 
@@ -77,6 +90,7 @@ def _test_document(trial: Trial) -> dict[str, Any]:
         "finalization": trial.finalization,
         "test": None if test is None else test.metrics(),
         "protocol": None if test is None else test.protocol,
+        "sampling": None if test is None else test.sampling,
         "queries": None if test is None else test.queries,
         "dropped_queries": None if test is None else test.dropped_queries,
     }
