@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,12 @@ def exclusive(path: Path, patience: float) -> Iterator[None]:
 
     Raises:
         TimeoutError: another process held it all that time.
+        OSError: it cannot be opened, or a link stands in its place.
     """
     end = time.monotonic() + patience
-    with path.open("w") as file:
+    # Neither a link to a file elsewhere nor a pipe may stand in its place, and nothing in it is anybody's.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,17 +16,20 @@ from events import completed
 from hostile import READERS, Fault, Reader, check, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from searches import write_search
+from searches import a_search, write_search
 
 from orchestrator.__main__ import run
+from orchestrator.engine.preparation import MINI_MARS
 from orchestrator.errors import JournalError, SearchError
 from orchestrator.history.description import read_description
 from orchestrator.history.events import TrialCompleted, TrialSuggested
-from orchestrator.history.folder import SearchFolder, search_folder
+from orchestrator.history.folder import SearchFolder, search_folder, searches
 from orchestrator.history.journal import LATEST, Record, decode, encode, read_journal
 from orchestrator.history.study import fold_records
-from orchestrator.results.mlflow_copies import is_of_run
+from orchestrator.results.ui import LOG
 from orchestrator.space import SearchSpace
+from orchestrator.storage.mirror import MARKER
+from orchestrator.tracking.database import ARTIFACTS, DATABASE
 from orchestrator.views.status import read_status
 from trainer.errors import DataError
 
@@ -224,6 +227,49 @@ def test_no_verb_looks_outside_of_the_storage(
     assert "Traceback" not in capsys.readouterr().err
 
 
+RESERVED_NAMES = [
+    *(
+        ARTIFACTS,
+        DATABASE,
+        f"{DATABASE}-wal",
+        f"{DATABASE}-journal",
+        f"{DATABASE}.new",
+        f"{DATABASE}.lock",
+        LOG,
+        MARKER,
+    ),
+    *(f"{MARKER}.tmp", f"{MINI_MARS}-tiny", f"{MINI_MARS}-demo", MINI_MARS, "cache", ARTIFACTS.upper()),
+]
+COMMANDS_WITH_A_NAME = [
+    *(["purge", "NAME", "--yes"], ["status", "NAME"], ["resume", "NAME"], ["sync", "NAME"], ["stop", "NAME"]),
+    *(["logs", "NAME/t0000"], ["report", "NAME"], ["tables", "NAME"], ["ui", "NAME"], ["compare", "NAME", "NAME/best"]),
+    *(["export", "NAME", "--out", "x"], ["finalize", "NAME"], ["extend", "NAME", "--trials", "+1"]),
+    ["launch", "--space", "smoke.yaml", "--data", "mini-mars", "--dry-run", "--name", "NAME"],
+    ["launch", "--space", "smoke.yaml", "--name", "NAME", "--submit", "http://127.0.0.1:1"],
+    ["resume", "NAME", "--submit", "http://127.0.0.1:1"],
+]
+
+
+@pytest.mark.parametrize("name", RESERVED_NAMES)
+def test_no_search_has_the_name_of_something_else_in_a_storage(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="a storage keeps other things under that name"):
+        search_folder(tmp_path, name)
+    a_search(tmp_path / "other").path.rename(tmp_path / name)
+    assert searches(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS_WITH_A_NAME, ids=lambda command: command[0])
+def test_no_command_takes_the_name_of_something_else_in_a_storage(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    a_search(tmp_path / "other").path.rename(tmp_path / ARTIFACTS)
+    named = [word.replace("NAME", ARTIFACTS) for word in command]
+    assert run([*named, "--storage", str(tmp_path)]) == 3
+    assert "'mlartifacts' cannot name a search" in capsys.readouterr().err
+    assert (tmp_path / ARTIFACTS / "journal.jsonl").is_file()
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "\x1b[31m", ""])
 def test_a_description_that_calls_its_search_otherwise_is_refused(name: str, tmp_path: Path) -> None:
     folder = write_search(tmp_path / "forged", SearchSpace.from_yaml("smoke.yaml"), [])
@@ -242,22 +288,3 @@ def test_what_a_terminal_obeys_is_not_printed(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert all(line.isprintable() for line in said.splitlines())
     assert said.count("\\x1b") >= 4
-
-
-@pytest.mark.parametrize(
-    ("place", "is_its_own"),
-    [
-        ("/runs/mlartifacts/1/abc/artifacts", True),
-        ("file:///runs/mlartifacts/1/abc/artifacts", True),
-        ("mlflow-artifacts:/1/abc/artifacts", True),
-        ("/home/me", False),
-        ("file:///home/me", False),
-        ("/home/me/artifacts", False),
-        ("/", False),
-        ("", False),
-        ("/home/me/../abc/artifacts", False),
-        ("file:///home/me/%2e%2e/abc/artifacts", False),
-    ],
-)
-def test_a_forged_database_of_mlflow_cannot_have_other_folders_purged(place: str, is_its_own: bool) -> None:
-    assert is_of_run(place, "abc") is is_its_own

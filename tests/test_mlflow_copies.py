@@ -20,8 +20,9 @@ from orchestrator.doctor import network
 from orchestrator.history.description import read_description, write_description
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.lease import Lease
-from orchestrator.results.mlflow_copies import find_copies
+from orchestrator.results.mlflow_copies import MlflowCopies, find_copies
 from orchestrator.tracking.syncing import sync
+from orchestrator.uris import database_uri
 
 CANARY = "canary-of-the-purged-search"
 
@@ -59,8 +60,13 @@ def test_a_registered_network_is_plain_files_and_a_purge_leaves_none_of_it(
     assert files == {f"export/{name}" for name in expected}, "no MLmodel, no pickle"
 
     log_data_set(client, version.run_id)
-    deleted = find_copies(uri, CANARY).runs[0]
+    deleted, forged = find_copies(uri, CANARY, storage / "mlartifacts").runs[:2]
     client.delete_run(deleted)
+    victim = tmp_path / "victim" / forged / "artifacts"
+    victim.mkdir(parents=True)
+    (victim / "precious").touch()
+    with closing(sqlite3.connect(storage / "mlflow.db")) as database, database:
+        database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (victim.as_uri(), forged))
     newest, _ = network.schemas()
     assert network.schema_of(storage / "mlflow.db") in newest, "what the examination takes for the newest is"
     artifacts = storage / "mlartifacts"
@@ -72,6 +78,8 @@ def test_a_registered_network_is_plain_files_and_a_purge_leaves_none_of_it(
     assert f"with their files below {artifacts.as_uri()}" in printed
     assert "remains   MLflow: the entry of winner version 1, without its files" in printed
     assert "remains   /data/of/everybody: the data set" in printed
+    assert f"remains   {victim.as_uri()}: what run {forged} of MLflow calls its files; not ours to delete" in printed
+    assert (victim / "precious").is_file()
     assert not (storage / "first").exists()
     experiment = client.get_experiment_by_name("reidsearch")
     assert experiment is not None
@@ -97,7 +105,8 @@ def holding(storage: Path, text: str) -> list[str]:
 
 
 def test_without_its_own_database_nothing_of_mlflow_is_looked_for(tmp_path: Path) -> None:
-    assert find_copies(f"sqlite:///{tmp_path / 'none.db'}", "u") == (f"sqlite:///{tmp_path / 'none.db'}", (), (), ())
+    uri = database_uri(tmp_path / "none.db")
+    assert find_copies(uri, "u", tmp_path / "mlartifacts") == MlflowCopies(uri)
     assert list(tmp_path.iterdir()) == []
 
 

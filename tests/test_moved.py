@@ -12,26 +12,28 @@ import pytest
 from mlflow import MlflowClient
 from running import Search, metric_points, mlflow_runs, results_of
 
-from orchestrator.tracking.database import EXPERIMENT, SQLITE, prepare_database
+from orchestrator.tracking.database import EXPERIMENT, prepare_database
 from orchestrator.tracking.moved import follow_move
+from orchestrator.uris import database_uri
 
 EPOCHS = 20
 
 
 def test_addresses_of_files_follow_the_folder_that_lies_beside_the_database(tmp_path: Path) -> None:
-    before, after = tmp_path / "before", tmp_path / "after it's 100%_ moved"
+    before, after = tmp_path / "before", tmp_path / "after it's 100%_?a%41#é moved"
     artifacts = before / "mlartifacts"
     artifacts.mkdir(parents=True)
-    prepare_database(f"{SQLITE}{before / 'mlflow.db'}", artifacts)
-    client = MlflowClient(tracking_uri=f"{SQLITE}{before / 'mlflow.db'}")
+    prepare_database(database_uri(before / "mlflow.db"), artifacts)
+    client = MlflowClient(tracking_uri=database_uri(before / "mlflow.db"))
     experiment = client.create_experiment(EXPERIMENT, artifact_location=artifacts.as_uri())
     run = client.create_run(experiment)
     client.log_text(run.info.run_id, "text", "file.txt")
     before.rename(after)
-    uri = f"{SQLITE}{after / 'mlflow.db'}"
+    uri = database_uri(after / "mlflow.db")
     prepare_database(uri, after / "mlartifacts")
     moved = MlflowClient(tracking_uri=uri)
     assert [file.path for file in moved.list_artifacts(run.info.run_id)] == ["file.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [after.name], "a folder of the quoted name"
     assert moved.get_experiment(experiment).artifact_location == (after / "mlartifacts").as_uri()
 
 
@@ -84,5 +86,5 @@ def test_a_search_is_copied_elsewhere_and_goes_on_there_with_its_mlflow_history(
         assert [line["epoch"] for line in results_of(moved.folder, key)] == list(range(1, EPOCHS + 1))
         steps = [step for step, _, _ in metric_points(there, after[key][0].info.run_id, "mAP")]
         assert steps == list(range(1, EPOCHS + 1))
-    client = MlflowClient(tracking_uri=f"{SQLITE}{there / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=database_uri(there / "mlflow.db"))
     assert client.list_artifacts(after["-"][0].info.run_id)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import cli, run
 from orchestrator.history.events import Observation, ObservationsAttached
-from orchestrator.results import purging
+from orchestrator.results import mlflow_copies, purging
 from orchestrator.space import SearchSpace
 
 
@@ -93,3 +100,104 @@ def test_without_an_answer_nothing_is_deleted(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("sys.stdin", (tmp_path / "empty").open("w+"))
     assert run(["purge", "first", "--storage", str(tmp_path)]) == 130
     assert folder.journal.is_file()
+
+
+def test_a_search_folder_that_is_a_link_is_refused_and_nothing_behind_it_is_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = a_search(tmp_path / "elsewhere/first")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/first").symlink_to(elsewhere.path)
+    before = tree(tmp_path)
+    assert run(["purge", "first", "--yes", "--storage", str(tmp_path / "runs")]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"is a link to {elsewhere.path}" in line
+    assert tree(tmp_path) == before
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """Every file below the folder with its content and time, every link with its target."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        facts = path.lstat()
+        content = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(folder))] = (facts.st_mode, facts.st_mtime_ns, content)
+    return found
+
+
+RUN = "0123456789abcdef" * 2
+# Where a link may stand in a storage that somebody else has made: R is a run, V the folder that must stay.
+LINKS = [
+    *("mlartifacts", f"mlartifacts/{RUN}", f"mlartifacts/{RUN}/artifacts", f"mlartifacts/{RUN}/artifacts/file"),
+    *("mlflow.db", "mlflow.db.lock", ".first.123", ".first.7", ".set-aside", ".set-aside/first-0123abcd"),
+    *("first/trials", "first/trials/t0000", "first/logs", "first/tune", "first/requests", "first/lease.lock"),
+    *("first/lease", f"first/lease.{os.getpid()}", "first/reproductions", "first/search.yaml.tmp"),
+]
+RUN_IDS = st.sampled_from([RUN, "f" * 32, "..", ".", "", "../../victim", "V", "mlartifacts", RUN.upper(), RUN + "\n"])
+ADDRESSES = st.sampled_from(
+    [
+        *("file://V", "V", "file://V/R/artifacts", "V/R/artifacts", "S/mlartifacts/R/artifacts", "S/mlartifacts"),
+        *(
+            "file://S/mlartifacts/R/artifacts",
+            "file://S/mlartifacts/R/../../../victim",
+            "file://S/mlartifacts/%2e%2e/V",
+        ),
+        *("s3://bucket/R/artifacts", "file://host/R/artifacts", "", "/", "file:///", "mlflow-artifacts:/1/R/artifacts"),
+        *("mlflow-artifacts://evil/1/R/artifacts", "http://evil/R/artifacts", "file://V?x=S/mlartifacts/R/artifacts"),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with a search of its own and a folder of MLflow's files."""
+    storage = tmp_path_factory.mktemp("template")
+    a_search(storage / "first")
+    (storage / "mlflow.db").touch()
+    (storage / "mlartifacts" / RUN / "artifacts").mkdir(parents=True)
+    return storage
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    links=st.lists(st.tuples(st.sampled_from(LINKS), st.sampled_from(["V", "V/R", "V/file"])), max_size=6),
+    runs=st.dictionaries(RUN_IDS, ADDRESSES, max_size=3),
+)
+def test_nothing_outside_the_storage_changes_whatever_links_and_addresses_a_search_holds(
+    links: list[tuple[str, str]], runs: dict[str, str], template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        outside, storage = Path(name) / "victim", Path(name) / "runs"
+        for folder in (outside / RUN / "artifacts", outside / "artifacts", outside / "trials"):
+            folder.mkdir(parents=True)
+            (folder / "precious").write_text("precious")
+        (outside / "file").write_text("precious")
+        shutil.copytree(template, storage)
+
+        def meant(text: str) -> str:
+            return text.replace("V", str(outside)).replace("S/", f"{storage}/").replace("R", RUN)
+
+        for place, target in links:
+            path = storage / place
+            if path.parent.is_dir() and path.parent.resolve().is_relative_to(storage.resolve()):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                path.unlink(missing_ok=True)
+                path.symlink_to(meant(target))
+        found = [
+            SimpleNamespace(info=SimpleNamespace(run_id=run, artifact_uri=meant(place))) for run, place in runs.items()
+        ]
+        client = SimpleNamespace(
+            get_run=lambda run: SimpleNamespace(info=SimpleNamespace(lifecycle_stage="active")),
+            delete_run=lambda run: None,
+        )
+        for function, stands_in in {
+            **{"_runs": lambda *_: found, "_client": lambda uri: client, "_versions": lambda *_: ()},
+            **{"_delete_rows": lambda copies: [], "prepare_database": lambda *_: None},
+        }.items():
+            monkeypatch.setattr(mlflow_copies, function, stands_in)
+        before = tree(outside)
+        run(["purge", "first", "--yes", "--storage", str(storage)])
+        assert tree(outside) == before
+        if not any(place in ("first/lease.lock", "first/lease") for place, _ in links):
+            assert not (storage / "first").exists()

@@ -276,6 +276,30 @@ def test_a_run_that_was_deleted_holds_nothing_up_and_sync_makes_it_anew(
     assert_all_there_once(folder)
 
 
+def test_an_experiment_that_was_deleted_in_mlflows_pages_is_restored_with_all_that_it_held(
+    folder: SearchFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracked(folder, EVENTS)
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.path.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("reidsearch")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    assert tracked(folder, EVENTS, resend=True)[0] == 0
+    assert "experiment reidsearch was deleted there; it is restored" in caplog.text
+    assert_all_there_once(folder)
+
+
+@pytest.mark.parametrize("content", [b"no database", None], ids=["not a database", "a folder"])
+def test_sync_does_not_wait_for_a_file_that_cannot_become_a_database(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "mlflow.db"
+    path.mkdir() if content is None else path.write_bytes(content)
+    began = time.monotonic()
+    unsent, tracker = tracked(SearchFolder(tmp_path / "s"), EVENTS, resend=True)
+    assert unsent == len(EVENTS)
+    assert tracker.problem is not None
+    assert time.monotonic() - began < 30
+
+
 def test_a_figure_that_mlflow_refuses_holds_up_nothing_but_its_own_trials_figures(folder: SearchFolder) -> None:
     result = epoch_result(1, 0.1).model_copy(update={"losses": {"a*b": 1.0}})
     events = [

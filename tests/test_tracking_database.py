@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.tracking.database import SQLITE, prepare_database
+from orchestrator.tracking.database import prepare_database
+from orchestrator.uris import database_uri
 
 PREPARE = "import sys; from pathlib import Path; from orchestrator.tracking.database import *; "
 PREPARE += "prepare_database(sys.argv[1], Path(sys.argv[2]))"
@@ -19,7 +20,7 @@ PREPARE += "prepare_database(sys.argv[1], Path(sys.argv[2]))"
 @pytest.mark.e2e
 def test_a_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
-    uri = f"{SQLITE}{path}"
+    uri = database_uri(path)
     with subprocess.Popen([sys.executable, "-c", PREPARE, uri, str(tmp_path)]) as child:
         unfinished = tmp_path / "mlflow.db.new"
         while not (unfinished.exists() and unfinished.stat().st_size > 100_000):
@@ -35,7 +36,7 @@ def test_a_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None
 def test_a_database_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"whatever")
-    prepare_database(f"{SQLITE}{path}", tmp_path)
+    prepare_database(database_uri(path), tmp_path)
     assert path.read_bytes() == b"whatever"
 
 

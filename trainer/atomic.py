@@ -20,7 +20,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path`, durably, when all is written; not at all if that fails."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        # Not through a link, which would lead elsewhere, and without waiting for the reader of a pipe.
+        with open(temporary, "wb", opener=_opened_in_place) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -29,6 +30,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _opened_in_place(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import click
 
 from orchestrator.errors import Exit
 from orchestrator.storage.mirror import storage_uri
-from orchestrator.tracking.database import SQLITE
+from orchestrator.uris import database_path, database_uri
 
 if TYPE_CHECKING:
     from orchestrator.history.description import Options
@@ -52,6 +52,8 @@ def say_where_runs_are(storage: Path, asked: Options) -> None:
 
 def absolute_database(uri: str | None) -> str | None:
     """A relative SQLite path made absolute: the search may be resumed from another folder."""
-    if uri is None or not uri.startswith(SQLITE):
+    path = None if uri is None else database_path(uri)
+    if uri is None or path is None:
         return uri
-    return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
+    _, separator, settings = uri.partition("?")
+    return database_uri(path) + separator + settings

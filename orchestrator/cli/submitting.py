@@ -32,6 +32,7 @@ def launch_there(context: click.Context) -> int:
     """`launch --submit`: the space is checked here, everything else by the job."""
     from orchestrator.cluster.names import job_metadata
     from orchestrator.cluster.submission import SPACE_FILE, submit
+    from orchestrator.history.folder import search_folder
     from orchestrator.space import SearchSpace
     from orchestrator.tracking.content import without_passwords
 
@@ -41,6 +42,7 @@ def launch_there(context: click.Context) -> int:
         raise click.UsageError("--dry-run looks at this machine; `reidsearch cluster plan` looks at a cluster")
     space = SearchSpace.from_yaml(given["space_name"], overrides=given["overrides"])
     name = given["name"] or f"{space.name}-{secrets.token_hex(2)}"
+    search_folder(Path(), name)
     arguments = ["launch", f"--space={SPACE_FILE}", f"--name={name}", f"--storage={storage}"]
     metadata = job_metadata(
         name,
@@ -64,9 +66,11 @@ def resume_there(context: click.Context) -> int:
     """`resume --submit`."""
     from orchestrator.cluster.names import JOB_NAME
     from orchestrator.cluster.submission import submit
+    from orchestrator.history.folder import search_folder
 
     given = context.params
     name, storage = given["name"], _storage(context)
+    search_folder(Path(), name)
     arguments = ["resume", name, f"--storage={storage}", *given_arguments(context)]
     metadata = {JOB_NAME: f"reidsearch {name}", "search": name, "storage": storage}
     job = submit(given["submit"], name, arguments, space=None, metadata=metadata, insecure=given["insecure"])

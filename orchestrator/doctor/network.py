@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import socket
 import sqlite3
 import urllib.request
@@ -17,6 +18,7 @@ from orchestrator.cluster.authentication import Admission, admit, admit_dashboar
 from orchestrator.cluster.token import existing_token
 from orchestrator.doctor.findings import Finding
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.uris import database_uri, file_uri
 from trainer.wording import first_line
 
 PATIENCE_S = 3.0
@@ -107,7 +109,7 @@ def mlflow_schema(database: Path) -> Iterator[Finding]:
     if found in newest:
         yield Finding("ok", "mlflow", f"{database}: has the schema of {ours}")
     elif found in known:
-        advice = f"copy the file, then: mlflow db upgrade sqlite:///{database.absolute()}"
+        advice = f"copy the file, then: mlflow db upgrade {shlex.quote(database_uri(database))}"
         yield Finding("problem", "mlflow", f"{database}: has an older schema than {ours}", advice)
     else:
         advice = "install the MLflow that wrote it, or move it away and `reidsearch sync NAME`"
@@ -120,7 +122,7 @@ def schema_of(database: Path) -> str:
     Raises:
         sqlite3.Error: it is no database, or none of MLflow.
     """
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+    with closing(sqlite3.connect(f"{file_uri(database)}?mode=ro", uri=True)) as opened:
         rows = opened.execute("SELECT version_num FROM alembic_version").fetchall()
     return str(rows[0][0]) if rows else ""
 

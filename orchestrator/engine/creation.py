@@ -59,6 +59,7 @@ def check_search(
         DataError: the data set is damaged or too small.
         ConfigError: the network's weights are not to be had or do not fit.
     """
+    _require_utf8(storage)
     folder = search_folder(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
     bring_search(folder)
     if folder.path.exists():
@@ -75,6 +76,16 @@ def check_search(
         check_weights(space)
     attached = None if warm_start is None else observations(warm_start, description)
     return CheckedSearch(folder, description, splits.train, cut, attached)
+
+
+def _require_utf8(storage: Path) -> None:
+    """Whether URIs can name the storage: MLflow, SQLAlchemy and Arrow read what is escaped in them as UTF-8."""
+    try:
+        str(storage.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise SearchError(
+            f"{storage.absolute()}: the path is not UTF-8, as MLflow's addresses must be; choose another --storage"
+        ) from error
 
 
 def create_search(

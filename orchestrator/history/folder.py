@@ -9,6 +9,10 @@ from pathlib import Path
 from orchestrator.errors import SearchError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What a storage holds beside searches: MLflow's files and logs, generated data, the URI of what it mirrors.
+RESERVED = re.compile(
+    r"mlartifacts|mlflow\.db.*|mlflow-ui\.log|mini-mars(-.*)?|storage-uri\.txt.*|cache", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,16 @@ def search_folder(storage: Path, name: str) -> SearchFolder:
     """The folder of the search `name`.
 
     Raises:
-        SearchError: the name would not be a plain folder name.
+        SearchError: the name would not be a plain folder name, or a storage has something else of that name.
     """
     if not NAME.fullmatch(name):
         raise SearchError(
             f"{name!r} cannot name a search; use letters, digits, '.', '_' and '-', 64 at most, "
             "beginning with a letter or digit"
+        )
+    if RESERVED.fullmatch(name):
+        raise SearchError(
+            f"{name!r} cannot name a search: a storage keeps other things under that name; choose another one"
         )
     return SearchFolder(storage.absolute() / name)
 
@@ -103,5 +111,11 @@ def searches(storage: Path) -> list[SearchFolder]:
 
 def searches_here(storage: Path) -> list[SearchFolder]:
     """The searches of a storage that this machine knows, the latest first."""
-    journals = sorted(storage.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    journals = [path for path in storage.glob("*/journal.jsonl") if can_name_a_search(path.parent.name)]
+    journals.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return [SearchFolder(journal.parent.absolute()) for journal in journals]
+
+
+def can_name_a_search(name: str) -> bool:
+    """Whether `search_folder` takes the name."""
+    return NAME.fullmatch(name) is not None and RESERVED.fullmatch(name) is None

@@ -53,7 +53,9 @@ class Lease:
         with exclusive(self._path.with_name(self._path.name + ".lock"), LOCK_PATIENCE_S):
             refuse_if_driven(self._path)
             temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(this_process()._asdict()) + "\n", encoding="utf-8")
+            temporary.unlink(missing_ok=True)  # of a process that died with our number, or a link to elsewhere
+            with temporary.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(this_process()._asdict()) + "\n")
             temporary.replace(self._path)
         self._heart.start()
         return self

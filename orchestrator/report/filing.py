@@ -9,7 +9,7 @@ from orchestrator.errors import EnvironmentProblem, SearchError
 from orchestrator.history.description import read_description
 from orchestrator.history.folder import SearchFolder
 from orchestrator.tracking.content import without_passwords
-from orchestrator.tracking.database import EXPERIMENT, SQLITE
+from orchestrator.tracking.database import EXPERIMENT, missing_database
 from orchestrator.tracking.plan import SEARCH_RUN
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT, SEARCH_TAG, TRIAL_TAG
 from orchestrator.tracking.tracked import tracking_uri
@@ -26,7 +26,7 @@ def file_report(folder: SearchFolder, report: Path) -> str:
     description = read_description(folder.description)
     uri = tracking_uri(folder, description.options)
     shown = without_passwords(uri)
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+    if missing_database(uri) is not None:
         raise EnvironmentProblem(f"{shown}: no such database; `reidsearch sync {folder.name}` makes it")
     os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
     from mlflow import MlflowClient

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.tracking.content import without_passwords
-from orchestrator.tracking.database import EXPERIMENT, SQLITE, is_database, prepare_database
+from orchestrator.tracking.database import EXPERIMENT, is_database, missing_database, prepare_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT, RUNS_PER_PAGE, SEARCH_TAG
+from orchestrator.uris import database_path, file_path, file_uri
 from trainer.wording import first_line, one_line
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 LOCK_PATIENCE_S = 10.0
+# As MLflow makes them.
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 # What `_hard_delete_run` leaves of a run's data sets, in the schema of MLflow 3.17.
 OUR_INPUTS = "SELECT input_uuid FROM inputs WHERE destination_type = 'RUN' AND destination_id = ?"
 OUR_DATASETS = (
@@ -33,12 +38,21 @@ class MlflowCopies(NamedTuple):
     """What is there of one search."""
 
     uri: str
-    runs: tuple[str, ...]
+    runs: tuple[str, ...] = ()
     """Ids, of runs that were deleted in MLflow's own way, too: they are only marked then."""
-    places: tuple[str, ...]
-    """Where each run keeps its files, in a folder of its own below; a storage that was copied names the first one."""
-    versions: tuple[str, ...]
+    folders: tuple[Path, ...] = ()
+    """Of the runs' files in the storage, one a run."""
+    served: tuple[str, ...] = ()
+    """Addresses of the runs' files at the tracking server, which deletes them itself, one a run."""
+    versions: tuple[str, ...] = ()
     """Registered versions whose files lie in one of the runs, as `model version 3`."""
+    not_ours: tuple[str, ...] = ()
+    """What a run is said to have elsewhere, in words: a database may name any place."""
+
+    @property
+    def places(self) -> list[str]:
+        """Where the files that will be deleted lie, each in the folder of its run below."""
+        return sorted({*map(file_uri, {folder.parent for folder in self.folders}), *map(_above_run, self.served)})
 
     @property
     def shown_uri(self) -> str:
@@ -51,24 +65,31 @@ class MlflowCopies(NamedTuple):
         return is_database(self.uri)
 
 
-def find_copies(uri: str, uid: str) -> MlflowCopies:
+def find_copies(uri: str, uid: str, artifacts: Path) -> MlflowCopies:
     """Looks for the runs of the search with this uid.
+
+    Args:
+        uri: where MLflow keeps runs.
+        uid: of the search.
+        artifacts: the storage's folder for files of runs, the only one of this machine in which files are deleted.
 
     Raises:
         EnvironmentProblem: MLflow does not answer.
     """
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        return MlflowCopies(uri, (), (), ())
+    if missing_database(uri) is not None:
+        return MlflowCopies(uri)
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        prepare_database(uri, Path())  # a database server that is away is noticed at once
+        prepare_database(uri, artifacts)  # a database server that is away is noticed at once
         client = _client(uri)
-        found = list(_runs(client, uid))
-        runs = tuple(str(run.info.run_id) for run in found)
-        places = sorted({str(run.info.artifact_uri).partition(f"/{run.info.run_id}")[0] for run in found})
-        return MlflowCopies(uri, runs, tuple(places), tuple(_versions(client, runs)))
+        places = {str(run.info.run_id): str(run.info.artifact_uri) for run in _runs(client, uid)}
+        runs = tuple(run for run in places if RUN_ID.fullmatch(run))
+        folders = tuple(artifacts / run for run in runs if is_own_folder(artifacts) and is_own_folder(artifacts / run))
+        served = tuple(places[run] for run in runs if not is_database(uri) and _is_served(places[run], run))
+        not_ours = tuple(_not_ours(places, artifacts, folders, served))
+        return MlflowCopies(uri, runs, folders, served, tuple(_versions(client, runs)), not_ours)
     except (MlflowException, SQLAlchemyError) as error:
         raise EnvironmentProblem(
             f"{without_passwords(uri)}: MLflow cannot be asked ({_told(error)}); start it, or keep its copies "
@@ -88,8 +109,11 @@ def delete_copies(copies: MlflowCopies) -> list[str]:
 
     try:
         client = _client(copies.uri)
+        for folder in copies.folders:
+            if is_own_folder(folder.parent) and is_own_folder(folder):
+                shutil.rmtree(folder)  # it follows no link, not even one that is put there meanwhile
+        _delete_served(copies)
         for run in copies.runs:
-            _delete_artifacts(client, run, copies.uri)
             if client.get_run(run).info.lifecycle_stage != "deleted":
                 client.delete_run(run)
         if not copies.is_local:
@@ -134,28 +158,46 @@ def _versions(client: MlflowClient, runs: Sequence[str]) -> Iterator[str]:
             yield f"{version.name} version {version.version}"
 
 
-def _delete_artifacts(client: MlflowClient, run: str, uri: str) -> None:
+def is_own_folder(path: Path) -> bool:
+    """Whether it is a folder that lies there itself, and not a link to one elsewhere."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def _is_served(place: str, run: str) -> bool:
+    """Whether the tracking server keeps the files itself: its address has no host of its own."""
+    parts = urlsplit(place)
+    return parts.scheme == "mlflow-artifacts" and not parts.netloc and _ends_with_run(parts.path, run)
+
+
+def _ends_with_run(path: str, run: str) -> bool:
+    parts = PurePosixPath(unquote(path)).parts
+    return parts[-2:] == (run, "artifacts") and ".." not in parts
+
+
+def _above_run(place: str) -> str:
+    return place.rsplit("/", 2)[0]
+
+
+def _not_ours(
+    places: Mapping[str, str], artifacts: Path, folders: Sequence[Path], served: Sequence[str]
+) -> Iterator[str]:
+    for run, place in places.items():
+        if not RUN_ID.fullmatch(run):
+            yield f"run {one_line(run)} of MLflow: has no id that MLflow gives"
+            continue
+        folder = artifacts / run
+        if place in served or (folder in folders and file_path(place) == folder / "artifacts"):
+            continue
+        if file_path(place) == folder / "artifacts" and not os.path.lexists(folder):
+            continue  # the run never had a file
+        yield f"{without_passwords(one_line(place))}: what run {one_line(run)} of MLflow calls its files"
+
+
+def _delete_served(copies: MlflowCopies) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    place = client.get_run(run).info.artifact_uri
-    if not is_of_run(place, run):
-        raise EnvironmentProblem(
-            f"run {run} of MLflow calls {one_line(place)} its artifacts, which no run of ours has; nothing there was "
-            "deleted: delete it by hand, or purge with --keep-mlflow"
-        )
-    get_artifact_repository(place, tracking_uri=uri).delete_artifacts()  # type: ignore[no-untyped-call]
-    folder = Path(urlsplit(place).path).parent
-    if urlsplit(place).scheme in ("", "file") and folder.name == run and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def is_of_run(place: str, run: str) -> bool:
-    """Whether artifacts at that address may be deleted with the run: a database may name any folder there."""
-    parts = urlsplit(place)
-    if parts.scheme not in ("", "file"):
-        return True  # a store's or a server's own rules hold there
-    path = Path(unquote(parts.path))
-    return path.parts[-2:] == (run, "artifacts") and ".." not in path.parts and not path.is_symlink()
+    for place in copies.served:
+        get_artifact_repository(place, tracking_uri=copies.uri).delete_artifacts()  # type: ignore[no-untyped-call]
 
 
 def _delete_rows(copies: MlflowCopies) -> list[str]:
@@ -168,9 +210,10 @@ def _delete_rows(copies: MlflowCopies) -> list[str]:
             store._hard_delete_run(run)
     finally:
         store.engine.dispose()
-    if not copies.uri.startswith(SQLITE):
+    path = database_path(copies.uri)
+    if path is None:
         return [f"{without_passwords(copies.uri)}: names and digests of data sets; the database's own backups and logs"]
-    return list(_clean_database(Path(copies.uri.removeprefix(SQLITE)), copies.runs))
+    return list(_clean_database(path, copies.runs))
 
 
 def _clean_database(path: Path, runs: Sequence[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import die_with_parent
+from orchestrator.uris import file_uri
 from trainer.child_process import python_command, start_child
 
 HOST = "127.0.0.1"
@@ -41,7 +42,7 @@ def server_command(port: int, artifacts: Path) -> list[str]:
     return [
         *python_command("-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
         *("--allowed-hosts", f"localhost:*,{HOST}:*", "--x-frame-options", "DENY"),
-        *("--artifacts-destination", str(artifacts)),
+        *("--artifacts-destination", file_uri(artifacts)),
     ]
 
 

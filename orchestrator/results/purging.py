@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.errors import JournalError, OrchestratorError
-from orchestrator.history.description import read_description
+from orchestrator.errors import JournalError, OrchestratorError, SearchError
+from orchestrator.history.description import SearchDescription, read_description
 from orchestrator.history.events import ObservationsAttached
 from orchestrator.history.folder import SearchFolder, searches
 from orchestrator.history.journal import read_journal
 from orchestrator.history.lease import Lease
-from orchestrator.results.mlflow_copies import MlflowCopies, delete_copies, find_copies
+from orchestrator.results.mlflow_copies import MlflowCopies, delete_copies, find_copies, is_own_folder
 from orchestrator.storage.mirror import storage_uri
 from orchestrator.storage.uplink import forget
+from orchestrator.tracking.database import ARTIFACTS
 from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.uris import database_path, lies_in
 
 ALWAYS_REMAINS = (
     "files that `export`, `evaluate`, `report`, `reproduce --out` and other commands were told to write elsewhere",
@@ -57,11 +59,15 @@ def find(folder: SearchFolder, *, keep_mlflow: bool = False, tracking: str | Non
         tracking: where MLflow keeps runs; None is where the search was launched with.
 
     Raises:
-        SearchError: `search.yaml` is damaged.
+        SearchError: the folder is a link, or `search.yaml` is damaged.
         EnvironmentProblem: MLflow does not answer.
     """
+    if folder.path.is_symlink():
+        raise SearchError(
+            f"{folder.path}: is a link to {folder.path.readlink()}; only what lies in the storage itself is deleted: "
+            "purge the search where it lies, and remove the link by hand"
+        )
     description = read_description(folder.description)
-    uri = tracking or tracking_uri(folder, description.options)
     sizes = [path.lstat().st_size for path in _everything(folder.path) if not path.is_dir() or path.is_symlink()]
     data = description.space.trainer.get("data")
     root = data.get("root", "") if isinstance(data, dict) else ""
@@ -69,9 +75,19 @@ def find(folder: SearchFolder, *, keep_mlflow: bool = False, tracking: str | Non
         folder=folder,
         files=len(sizes),
         bytes=sum(sizes),
-        mlflow=None if keep_mlflow else find_copies(uri, description.uid),
+        mlflow=None if keep_mlflow else _mlflow_copies(folder, description, tracking),
         data_root=str(root),
     )
+
+
+def _mlflow_copies(folder: SearchFolder, description: SearchDescription, tracking: str | None) -> MlflowCopies:
+    storage = folder.path.parent
+    uri = tracking or tracking_uri(folder, description.options)
+    database = database_path(uri)
+    if tracking is None and database is not None and not lies_in(database, storage):
+        where = f"{database}: MLflow's database, which lies outside the storage; --tracking-uri {uri} names it"
+        return MlflowCopies(uri, not_ours=(where,))
+    return find_copies(uri, description.uid, storage / ARTIFACTS)
 
 
 def purge(copies: Copies) -> Purged:
@@ -110,7 +126,7 @@ def _delete_folder(folder: SearchFolder) -> None:
 def _drafts(folder: SearchFolder) -> list[Path]:
     """What launches of this name that were killed at once have left."""
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.\d+")
-    return [path for path in folder.path.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    return [path for path in folder.path.parent.iterdir() if pattern.fullmatch(path.name) and is_own_folder(path)]
 
 
 def _everything(path: Path) -> Iterator[Path]:
@@ -125,6 +141,7 @@ def _remaining(copies: Copies) -> Iterator[str]:
         yield "MLflow: its runs, as --keep-mlflow asked"
     else:
         yield from (f"MLflow: the entry of {version}, without its files" for version in copies.mlflow.versions)
+        yield from (f"{place}; not ours to delete" for place in copies.mlflow.not_ours)
     if storage_uri(copies.folder.path.parent) is not None:
         yield "~/.cache/reidsearch/storage: on every other machine that trained or looked at it, what it brought down"
     yield from _in_other_searches(copies.folder)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.errors import EnvironmentProblem, SearchError
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.results.exporting import Export
-from orchestrator.tracking.database import SQLITE
+from orchestrator.tracking.content import without_passwords
+from orchestrator.tracking.database import missing_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT
 from orchestrator.tracking.tracked import tracking_uri
 from trainer.wording import first_line
@@ -23,7 +23,7 @@ class Registered(NamedTuple):
     model: str
     version: str
     uri: str
-    """Where MLflow keeps it."""
+    """Where MLflow keeps it, without a password."""
 
 
 def register(loaded: LoadedSearch, export: Export, model: str, *, tracking: str | None = None) -> Registered:
@@ -47,16 +47,16 @@ def register(loaded: LoadedSearch, export: Export, model: str, *, tracking: str 
         raise SearchError(
             f"trial {export.trial.key} has no run in MLflow to hold its files; `reidsearch sync {loaded.name}` makes it"
         )
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise EnvironmentProblem(f"{uri}: no such database; --tracking-uri names another place")
+    if missing_database(uri) is not None:
+        raise EnvironmentProblem(f"{without_passwords(uri)}: no such database; --tracking-uri names another place")
     os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
     from mlflow.exceptions import MlflowException
 
     try:
         version = _registered(uri, run, loaded, export, model)
     except MlflowException as error:
-        raise EnvironmentProblem(f"MLflow did not register {model}: {first_line(error)}") from error
-    return Registered(model, version, uri)
+        raise EnvironmentProblem(f"MLflow did not register {model}: {without_passwords(first_line(error))}") from error
+    return Registered(model, version, without_passwords(uri))
 
 
 def _registered(uri: str, run: str, loaded: LoadedSearch, export: Export, model: str) -> str:

@@ -12,8 +12,9 @@ from orchestrator.history.folder import existing_search
 from orchestrator.history.loading import load_search
 from orchestrator.results.mlflowserver import mlflow_server
 from orchestrator.results.mlflowview import comparison_view, view_of
-from orchestrator.tracking.database import ARTIFACTS, SQLITE
+from orchestrator.tracking.database import ARTIFACTS, DATABASE, missing_database
 from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.uris import database_uri
 
 LOG = "mlflow-ui.log"
 
@@ -28,7 +29,7 @@ def serve(storage: Path, name: str | None, port: int, say: Callable[[str], None]
         EnvironmentProblem: the port is taken, or MLflow's server does not start or answer.
     """
     storage = storage.absolute()
-    uri, view = f"{SQLITE}{storage / 'mlflow.db'}", view_of(None, ())
+    uri, view = database_uri(storage / DATABASE), view_of(None, ())
     if name is not None:
         search = load_search(existing_search(storage, name))
         uri, view = (
@@ -38,8 +39,8 @@ def serve(storage: Path, name: str | None, port: int, say: Callable[[str], None]
     if uri.startswith(("http://", "https://")):
         say(comparison_view(uri, view))
         return
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise SearchError(f"{uri.removeprefix(SQLITE)}: no such file, no search was tracked in {storage} yet")
+    if (missing := missing_database(uri)) is not None:
+        raise SearchError(f"{missing}: no such file, no search was tracked in {storage} yet")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with mlflow_server(uri, storage / ARTIFACTS, port, storage / LOG) as server:

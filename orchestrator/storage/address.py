@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from orchestrator.errors import SearchError
+from orchestrator.uris import quoted_path
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -44,7 +45,10 @@ def parsed(uri: str) -> Address:
     Raises:
         SearchError: the scheme is unknown, credentials stand in it, or it names no bucket.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # brackets of an IPv6 address, for one
+        raise SearchError(f"{uri}: is no URI of a storage ({error})") from error
     scheme = parts.scheme.lower()
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
@@ -67,7 +71,7 @@ def parsed(uri: str) -> Address:
         raise SearchError(f"{uri}: names no {'folder' if scheme == 'file' else 'bucket'}")
     if any(part in (".", "..") or "\0" in part for part in path.split("/")) or "//" in path:
         raise SearchError(f"{uri}: '.', '..' and empty names are no parts of a storage's path")
-    root = f"file://{path}" if scheme == "file" else f"{scheme}://{path}"
+    root = f"{scheme}://{quoted_path(path)}"
     return Address(root + (f"?{parts.query}" if parts.query else ""), scheme, path, settings)
 
 

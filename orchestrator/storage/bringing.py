@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.errors import JournalError
-from orchestrator.history.folder import SearchFolder
+from orchestrator.history.folder import SearchFolder, can_name_a_search
 from orchestrator.history.lease import current_holder
 from orchestrator.locking import exclusive
 from orchestrator.storage.mirror import remote_of
@@ -87,7 +87,7 @@ def bring_searches(storage: Path) -> None:
     if remote is None:
         return
     for entry in remote.entries():
-        if entry.is_folder and not entry.path.startswith(".") and remote.entries(f"{entry.path}/{FOLDER}"):
+        if entry.is_folder and can_name_a_search(entry.path) and remote.entries(f"{entry.path}/{FOLDER}"):
             bring_search(SearchFolder(storage.absolute() / entry.path))
 
 

@@ -14,7 +14,7 @@ from orchestrator.storage.remote import Remote
 from trainer.atomic import write_atomically
 
 MARKER = "storage-uri.txt"
-"""File in a mirror that holds the URI; a folder with this file is a mirror, and any other one is not."""
+"""File in a mirror that holds the URI; a folder of the cache with this file is a mirror, and any other one is not."""
 
 
 def cache_folder() -> Path:
@@ -83,6 +83,9 @@ def remote(uri: str) -> Remote:
 
 
 def _uri_in(folder: Path) -> str | None:
+    # A folder received from somebody else may hold such a file; only our own cache is believed.
+    if folder.absolute().parent.resolve() != (cache_folder() / "storage").resolve():
+        return None
     try:
         return (folder / MARKER).read_text(encoding="utf-8").strip()
     except (FileNotFoundError, NotADirectoryError):

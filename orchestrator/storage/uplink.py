@@ -233,8 +233,10 @@ def forget(folder: SearchFolder) -> None:
         return
     RemoteLease(remote, folder.name).acquire()
     remote.delete_folder(folder.name)
-    for copy in (folder.path.parent / SET_ASIDE).glob(f"{folder.name}-" + "[0-9a-f]" * 8):
-        shutil.rmtree(copy)
+    aside = folder.path.parent / SET_ASIDE
+    for copy in aside.glob(f"{folder.name}-" + "[0-9a-f]" * 8):
+        if not aside.is_symlink() and not copy.is_symlink():
+            shutil.rmtree(copy)
 
 
 def publish(folder: SearchFolder) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from orchestrator.locking import exclusive
 from orchestrator.tracking.moved import follow_move
+from orchestrator.uris import database_path, database_uri, file_uri
 from trainer.atomic import sync_folder
 
-SQLITE = "sqlite:///"
 EXPERIMENT = "reidsearch"
 """MLflow's name for what holds all runs."""
+DATABASE = "mlflow.db"
+"""File in a storage that holds its runs, unless they are kept elsewhere."""
 ARTIFACTS = "mlartifacts"
 """Folder in a storage that holds the files of its runs."""
 # MLflow goes through its whole history of schemas, which takes seconds; on a busy machine many.
@@ -20,6 +22,12 @@ CREATION_PATIENCE_S = 120.0
 def is_database(uri: str) -> bool:
     """Whether MLflow's runs are kept in a database that its client opens itself, not by a server."""
     return uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
+
+
+def missing_database(uri: str) -> Path | None:
+    """The path of an SQLite database that is not there; None where it is, or where the URI is no such database's."""
+    path = database_path(uri)
+    return None if path is None or path.is_file() else path
 
 
 def prepare_database(uri: str, artifacts: Path) -> None:
@@ -33,12 +41,13 @@ def prepare_database(uri: str, artifacts: Path) -> None:
         sqlalchemy.exc.SQLAlchemyError: it does not answer or cannot be written.
         TimeoutError: another process makes it and does not end.
     """
-    if uri.startswith(SQLITE):
-        path = Path(uri.removeprefix(SQLITE))
+    path = database_path(uri)
+    if path is not None:
         _create(path, artifacts)
-        follow_move(path, artifacts, EXPERIMENT)
-    elif is_database(uri):
+    if is_database(uri):
         _touch(uri)
+    if path is not None:
+        follow_move(path, artifacts, EXPERIMENT)
 
 
 def _create(path: Path, artifacts: Path) -> None:
@@ -54,13 +63,13 @@ def _create(path: Path, artifacts: Path) -> None:
         unfinished = path.with_name(path.name + ".new")
         for leftover in path.parent.glob(f"{unfinished.name}*"):
             leftover.unlink()
-        SqlAlchemyStore(f"{SQLITE}{unfinished}", artifacts.absolute().as_uri()).engine.dispose()  # type: ignore[no-untyped-call]
+        SqlAlchemyStore(database_uri(unfinished), file_uri(artifacts)).engine.dispose()  # type: ignore[no-untyped-call]
         unfinished.replace(path)
         sync_folder(path.parent)
 
 
 def _touch(uri: str) -> None:
-    """MLflow itself would sleep through a minute and a half of a server's absence."""
+    """MLflow itself would sleep through a minute and a half before it says that it cannot connect."""
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(uri)

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from orchestrator.uris import file_uri
 from trainer.wording import first_line
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def follow_move(database: Path, artifacts: Path, experiment: str) -> None:
     """
     if database.absolute().parent != artifacts.absolute().parent or not artifacts.is_dir():
         return
-    now = artifacts.absolute().as_uri()
+    now = file_uri(artifacts)
     try:
         with closing(sqlite3.connect(database, timeout=BUSY_S)) as opened, opened:
             found = opened.execute("SELECT artifact_location FROM experiments WHERE name = ?", (experiment,)).fetchone()

@@ -29,6 +29,7 @@ from orchestrator.tracking.content import (
 from orchestrator.tracking.database import EXPERIMENT, is_database, prepare_database
 from orchestrator.tracking.files import staged, without_secrets
 from orchestrator.tracking.plan import RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
+from orchestrator.uris import database_path, file_uri
 from trainer.wording import first_line
 
 if TYPE_CHECKING:
@@ -165,6 +166,15 @@ class RunStore:
         if refusals:
             raise RefusedError(without_passwords(first_line(refusals[0]))) from refusals[0]
 
+    def can_return(self, error: Exception) -> bool:
+        """Whether what could not be reached may answer later by itself; an SQLite file is there, or is not."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
+
+        if isinstance(error, MlflowException) and error.error_code == ErrorCode.Name(INVALID_PARAMETER_VALUE):
+            return False
+        return database_path(self._uri) is None or "locked" in str(error)
+
     # --- the connection ----------------------------------------------------------------------------------------------
 
     @property
@@ -193,9 +203,13 @@ class RunStore:
     def _ensure_experiment(self, client: MlflowClient) -> str:
         found = client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
+            if found.lifecycle_stage == "deleted":
+                # In MLflow's pages, with all runs: it takes nothing more, and no other can be given its name.
+                client.restore_experiment(found.experiment_id)
+                log.warning("MLflow: the experiment %s was deleted there; it is restored", EXPERIMENT)
             return str(found.experiment_id)
         # A server has its own place; a database alone would let MLflow put them into the current folder.
-        location = self._artifacts.absolute().as_uri() if is_database(self._uri) else None
+        location = file_uri(self._artifacts) if is_database(self._uri) else None
         return str(client.create_experiment(EXPERIMENT, artifact_location=location))
 
     # --- runs and their copies ---------------------------------------------------------------------------------------

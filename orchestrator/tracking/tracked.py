@@ -8,13 +8,14 @@ from orchestrator.history.extension import current_space
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.ledger import Ledger
 from orchestrator.tracking.content import Content, about, search_content
-from orchestrator.tracking.database import ARTIFACTS, SQLITE
+from orchestrator.tracking.database import ARTIFACTS, DATABASE
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.uris import database_uri
 
 
 def tracking_uri(folder: SearchFolder, options: Options) -> str:
     """Where MLflow keeps the runs of a search: a database in its storage unless the options say otherwise."""
-    return options.tracking_uri or f"{SQLITE}{folder.path.parent / 'mlflow.db'}"
+    return options.tracking_uri or database_uri(folder.path.parent / DATABASE)
 
 
 def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:

@@ -74,7 +74,7 @@ class Tracker:
         self._idle = threading.Condition()
         self._unsent = 0
         self._stuck = 0
-        self._is_late = False
+        self._is_late = self._gives_up = False
         self._outage: str | None = None
         self._refusal: str | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -93,8 +93,9 @@ class Tracker:
         """Begins to send what `put` brings.
 
         Args:
-            resend: also what MLflow seems to have already.
+            resend: also what MLflow seems to have already; nothing is waited for that cannot heal by itself.
         """
+        self._gives_up = resend
         self._store.trusts_what_is_there = not resend
         self._thread.start()
 
@@ -139,7 +140,11 @@ class Tracker:
             try:
                 self._write(time.monotonic())
             except Exception as error:  # noqa: BLE001  # whatever a tracking server does, the search goes on
-                self._await_return(without_passwords(first_line(error)))
+                problem = without_passwords(first_line(error))
+                if self._gives_up and not self._store.can_return(error):
+                    self._give_up(problem)
+                    return
+                self._await_return(problem)
 
     def _take_events(self) -> None:
         """Plans everything that has come; waits for something to do where there is nothing."""
@@ -229,6 +234,12 @@ class Tracker:
             self._refusal = self._refusal if self._unsent else None
             # Only once it has caught up: behind a slow server each trial would wait otherwise.
             self._is_late = self._is_late and self._unsent > self._stuck
+            self._idle.notify_all()
+
+    def _give_up(self, problem: str) -> None:
+        with self._idle:
+            self._outage = problem
+            self._stuck = self._unsent
             self._idle.notify_all()
 
     def _await_return(self, problem: str) -> None:
