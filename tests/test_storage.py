@@ -605,3 +605,9 @@ def test_epochs_are_as_they_were_after_the_way_through_the_storage(uri: str, mac
     published(uri)
     machines.become("other")
     assert fresh(uri).study.trials["t0001"].results[0] == epoch_result(3, 0.6)
+
+
+def test_a_folder_that_is_no_mirror_reaches_nothing_whatever_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "storage-uri.txt").write_text("s3://bucket/runs?endpoint_override=http://elsewhere.example\n")
+    assert storage_uri(tmp_path) is None
+    assert searches(tmp_path) == []

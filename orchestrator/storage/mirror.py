@@ -83,8 +83,8 @@ def remote(uri: str) -> Remote:
 
 
 def _uri_in(folder: Path) -> str | None:
-    # A folder received from somebody else may hold such a file; only our own cache is believed.
-    if folder.absolute().parent.resolve() != (cache_folder() / "storage").resolve():
+    # A folder received from somebody else may hold such a file, too; only one of a cache is believed.
+    if folder.absolute().parent.parts[-2:] != (cache_folder() / "storage").parts[-2:]:
         return None
     try:
         return (folder / MARKER).read_text(encoding="utf-8").strip()
