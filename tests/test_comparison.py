@@ -18,6 +18,7 @@ from trainer.data.tracklets import Tracklet
 from trainer.errors import DataError
 from trainer.metrics import evaluate_ranking, pairwise_distance
 from trainer.per_query import FILE, PerQuery, per_query, read_per_query, write_per_query
+from trainer.reporting import comparison_text
 from trainer.retrieval import precision_by_camera
 
 QUERIES = 6
@@ -158,8 +159,21 @@ def test_changes_are_named_by_query_and_by_pair_of_cameras(tmp_path: Path) -> No
     by_pair = {(change.query_camera, change.gallery_camera): change for change in found.cameras}
     assert by_pair[1, 3].delta == pytest.approx(0.05)
     assert (by_pair[1, 3].queries, by_pair[2, 3].queries) == (2, 3)
-    assert [change.delta for change in found.cameras] == sorted((c.delta for c in found.cameras), reverse=True)
+    gained = [change.delta * change.queries for change in found.cameras]
+    assert gained == sorted(gained, reverse=True)
     np.testing.assert_allclose(found.deltas, [0, 0.3, 0.1, -0.4, math.nan, 0])
+
+
+def test_a_pair_of_cameras_with_one_query_does_not_lead_by_that_query_alone(tmp_path: Path) -> None:
+    before = queries([0.2] * 9)
+    before = before._replace(camera=np.array([2] + [1] * 8))
+    after = before._replace(average_precision=np.array([0.9] + [0.4] * 8))
+    after = after._replace(by_camera=np.repeat(after.average_precision[:, None], 3, axis=1))
+    found = compare_evaluations(evaluation(tmp_path / "a", before), evaluation(tmp_path / "b", after))
+    assert [(change.query_camera, change.queries) for change in found.cameras][:3] == [(1, 8)] * 3
+    assert found.cameras[-1].delta == pytest.approx(0.7), "the largest change, of one query"
+    text = comparison_text(found)
+    assert "(1 query)" in text and "(8 queries)" in text and "1 queries" not in text
 
 
 def test_an_evaluation_compared_with_itself_has_no_changes(tmp_path: Path) -> None:

@@ -160,6 +160,34 @@ def test_stopped_and_failed_trials_are_marked_in_the_trace(folder: SearchFolder)
     assert by_name["chosen as best"]["x"] == [1]
 
 
+def test_where_fresh_seeds_choose_another_configuration_than_the_best_value_the_report_says_why(tmp_path: Path) -> None:
+    def again(key: str, number: int, value: float) -> list[Event]:
+        repeat = f"{key}-r{number}"
+        return [
+            suggested(int(key[1:]), trial=repeat, source="repeat", repeats=key, seed=number),
+            TrialStarted(trial=repeat, attempt=1),
+            TrialReported(trial=repeat, result=epoch_result(3, value)),
+            TrialCompleted(trial=repeat),
+        ]
+
+    events = [*completed(0, 0.6), *completed(1, 0.5)]
+    for number in (1, 2, 3):
+        events += [*again("t0000", number, 0.3), *again("t0001", number, 0.48)]
+    text = page_without_plotly(write_search(tmp_path / "lucky", smoke(), [*events, ENDING]))
+    assert (
+        "t0000 has the best value here, which is of one seed; t0001 is chosen, because its mean over 3 fresh seeds is "
+        "the best: 48.0 %." in text
+    )
+    same = page_without_plotly(write_search(tmp_path / "same", smoke(), [*completed(0, 0.6), *again("t0000", 1, 0.5)]))
+    assert "is chosen, because" not in same
+
+
+def test_the_table_of_all_trials_gives_times_that_can_be_read(folder: SearchFolder) -> None:
+    text = page_without_plotly(folder)
+    assert ">1 s<" in text[text.index('id="all-trials"') :]
+    assert "0.0002778" not in text
+
+
 def test_real_data_carries_no_mark(folder: SearchFolder) -> None:
     described = read_description(folder.description)
     write_description(folder.description, described.model_copy(update={"synthetic": False}))

@@ -89,7 +89,8 @@ class EvaluationComparison(NamedTuple):
     comparison: Comparison
     """Confidence by resampling persons."""
     cameras: tuple[CameraPairChange, ...]
-    """All pairs of cameras with a match, largest gain first."""
+    """All pairs of cameras with a match, by what they add to the difference: those first that gained most times their
+    number of queries."""
     gains: tuple[QueryChange, ...]
     """Queries that gained most, largest gain first."""
     losses: tuple[QueryChange, ...]
@@ -278,7 +279,9 @@ def _camera_changes(first: PerQuery, second: PerQuery) -> tuple[CameraPairChange
             if kept.any():
                 means = float(before[kept].mean()), float(after[kept].mean())
                 changes.append(CameraPairChange(asked, camera, *means, int(kept.sum())))
-    return tuple(sorted(changes, key=lambda change: (-change.delta, change.query_camera, change.gallery_camera)))
+    return tuple(
+        sorted(changes, key=lambda change: (-change.delta * change.queries, change.query_camera, change.gallery_camera))
+    )
 
 
 def _query_change(first: PerQuery, second: PerQuery, place: int) -> QueryChange:

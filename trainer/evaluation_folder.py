@@ -33,6 +33,7 @@ from trainer.retrieval import (
     precision_by_camera,
     probe_queries,
 )
+from trainer.wording import counted
 
 FOLDER = Path("evaluation")
 SHOWN_QUERIES = 9  # a third each of the worst, the middling and the best
@@ -97,7 +98,8 @@ def _draw_charts(
 ) -> None:
     lineup = assessment.lineup
     curves = {name: ranking.cmc.tolist() for name, ranking in _rankings(assessment).items()}
-    title = f"{config.data.name}, {config.evaluation.protocol} protocol, {assessment.evaluation.queries} queries"
+    queries = counted(assessment.evaluation.queries, "query", "queries")
+    title = f"{config.data.name}, {config.evaluation.protocol} protocol, {queries}"
     charts.cmc_curve(curves, out / "cmc.png", title=title, synthetic=synthetic)
     sample = distance_sample(
         lineup.query_vectors, lineup.gallery_vectors, lineup.query, lineup.gallery, metric=config.evaluation.distance

@@ -8,6 +8,7 @@ from typing import Any
 from trainer.comparison import EvaluationComparison, QueryChange
 from trainer.partitions import Spread
 from trainer.result import EpochResult, Evaluation, Figures
+from trainer.wording import counted
 
 SHOWN_CHANGES = 5  # queries, and pairs of cameras, on either side of a comparison
 
@@ -32,7 +33,8 @@ def evaluation_line(figures: Evaluation, part: str) -> str:
     sampling = f", {figures.sampling}" if figures.sampling else ""
     line = (
         f"{part}  {_figures(figures)}  attention entropy {figures.attention_entropy:.2f}  "
-        f"({figures.protocol} protocol, {figures.queries} queries, {figures.dropped_queries} dropped{sampling})"
+        f"({figures.protocol} protocol, {counted(figures.queries, 'query', 'queries')}, {figures.dropped_queries} "
+        f"dropped{sampling})"
     )
     if figures.reranked is not None:
         line += f"\n  re-ranked  {_figures(figures.reranked)}"
@@ -66,13 +68,13 @@ def comparison_text(found: EvaluationComparison) -> str:
     lines = [
         f"mAP {100 * found.before:.1f} -> {100 * found.after:.1f}  difference {100 * result.delta:+.1f} "
         f"[{100 * result.low:+.1f}, {100 * result.high:+.1f}] (95 %, persons resampled), p {result.p_value:.2g}  "
-        f"({found.protocol} protocol, {found.queries} queries)",
+        f"({found.protocol} protocol, {counted(found.queries, 'query', 'queries')})",
         f"queries better {result.better}, worse {result.worse}, equal {result.equal}",
     ]
     moved = [change for change in found.cameras if change.delta]
     lines += [
         f"  camera {change.query_camera} -> {change.gallery_camera}  mAP {100 * change.before:.1f} -> "
-        f"{100 * change.after:.1f}  ({change.queries} queries)"
+        f"{100 * change.after:.1f}  ({counted(change.queries, 'query', 'queries')})"
         for change in (*moved[:SHOWN_CHANGES], *moved[SHOWN_CHANGES:][-SHOWN_CHANGES:])
     ]
     return "\n".join([*lines, *_changes("gains", found.gains), *_changes("losses", found.losses)])

@@ -42,6 +42,11 @@ PLAIN_WORDS = {
 """What pydantic's kinds of error are called here."""
 
 
+def counted(count: int, one: str, several: str) -> str:
+    """`1 query`, `2 queries`."""
+    return f"{count} {one if count == 1 else several}"
+
+
 def plain_words(error: ErrorDetails) -> str:
     """One of pydantic's errors as a half sentence with the value that was refused."""
     kind, context = error["type"], error.get("ctx", {})

@@ -12,7 +12,9 @@ from orchestrator.report.gathered import SearchReport
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.scale import compact
 from orchestrator.report.section import Section, block, hint
+from orchestrator.search.budget import HOUR_S
 from orchestrator.shortform import number as short
+from orchestrator.views.forecast import duration
 
 FIGURES = ("mAP", "mAP_standard_error", "mINP", "rank1", "rank5", "rank10", "rank20", "attention_entropy")
 SHARES = ("mAP", "mINP", "rank1", "rank5", "rank10", "rank20")
@@ -78,7 +80,7 @@ def _table(report: SearchReport) -> Markup:
     heads = [
         *(_head(name) for name in ("trial", "state", "epoch")),
         *(_head(name if name != "attention_entropy" else "attention") for name in SHOWN),
-        _head("hours"),
+        _head("time", title="of all epochs; hours in the table as CSV"),
         *(_head(label, title=path) for path, label in zip(named, labels, strict=True)),
         _head("source"),
         _head("reason or note"),
@@ -101,7 +103,7 @@ def _row(row: dict[str, Any], named: Sequence[str], *, best: bool) -> Markup:
         state,
         _number(row["epoch"], f"{row['epoch']}/{row['epochs']}"),
         *(_figure(name, row[name]) for name in SHOWN),
-        _number(row["hours"], short(row["hours"])),
+        _number(row["hours"], duration(HOUR_S * row["hours"])),
         *(_setting(row[path]) for path in named),
         element("td", row["source"] + (f" of {row['repeats']}" if row["repeats"] else "")),
         element("td", row["reason"] or row["note"], class_="words"),

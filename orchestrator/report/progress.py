@@ -10,7 +10,7 @@ from orchestrator.report.curves import Curve, learning_curves
 from orchestrator.report.gathered import SearchReport
 from orchestrator.report.look import COLOURS, GREEN, GREY, NAMES, PURPLE, SYMBOLS, faint, figure
 from orchestrator.report.markup import Figure, Markup, chart, plotly_text
-from orchestrator.report.scale import axis, compact, factor
+from orchestrator.report.scale import axis, compact, factor, shown
 from orchestrator.report.section import Section, block, empty, hint, part, side_by_side
 from orchestrator.report.trace import TracePoint
 from orchestrator.search.objective import FIGURES
@@ -33,7 +33,22 @@ def _trace(report: SearchReport) -> Markup:
         "which they were stopped, failed ones stand at the bottom. Bars are the standard error over the queries."
     )
     describes = f"{report.metric} of {len(report.trace)} trials and the best so far"
-    return part("Optimisation trace", chart("trace", drawn, describes=describes), hint(text))
+    return part("Optimisation trace", chart("trace", drawn, describes=describes), hint(text), _why_another(report))
+
+
+def _why_another(report: SearchReport) -> Markup | None:
+    """Why the chosen configuration is not the one with the best value of the trace, where it is not."""
+    best = report.status["best"]
+    if best is None or not best["confirmed"]:
+        return None
+    leader = ranked(report.search.study, report.search.space.objective)[0][0].key
+    if leader == best["trial"]:
+        return None
+    return hint(
+        f"{leader} has the best value here, which is of one seed; {best['trial']} is chosen, because its mean over "
+        f"{best['seeds']} fresh seeds is the best: {shown(report.metric, best['mean'])}. The value by which a "
+        "configuration leads is too good on average."
+    )
 
 
 def trace_chart(points: Sequence[TracePoint], metric: str, best: str | None) -> Figure:

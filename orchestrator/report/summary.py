@@ -14,6 +14,7 @@ from orchestrator.shortform import number as short
 from orchestrator.shortform import percent
 from orchestrator.views.bestline import UNCONFIRMED
 from orchestrator.views.forecast import duration
+from trainer.wording import counted
 
 HEADLINE = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP")
 COMMIT_DIGITS = 10
@@ -160,7 +161,7 @@ def facts(report: SearchReport) -> Iterator[tuple[str, str]]:
 
 def _budget(report: SearchReport) -> Iterator[str]:
     budget, repeats = report.search.space.budget, report.search.space.replicates
-    yield f"{budget.trials} trials"
+    yield counted(budget.trials, "trial", "trials")
     if repeats.seeds:
         yield f"then {repeats.seeds} fresh seeds for each of {repeats.leaders} leaders"
     for name, value in (("epochs", budget.epochs), ("hours", budget.hours), ("GPU hours", budget.gpu_hours)):
@@ -191,7 +192,10 @@ def _test_set(report: SearchReport) -> Markup | None:
     asked = [each.asked for each in study.finalizations]
     looks = [each.asked for each in study.looks]
     opened = [
-        element("li", f"no. {each.finalization}: {', '.join(each.leaders)}, {each.seeds} seeds, by {each.by}")
+        element(
+            "li",
+            f"no. {each.finalization}: {', '.join(each.leaders)}, {counted(each.seeds, 'seed', 'seeds')}, by {each.by}",
+        )
         for each in asked
     ] + [element("li", f"for {each.trial} alone ({each.use} of {each.weights}), by {each.by}") for each in looks]
     rows = [

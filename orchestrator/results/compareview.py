@@ -14,6 +14,7 @@ from orchestrator.results.mlflowlink import comparison_page, experiment_of
 from orchestrator.results.noise import SeedDifference
 from orchestrator.shortform import number
 from orchestrator.views.display import SYNTHETIC_MARK, output
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from trainer.comparison import CameraPairChange, EvaluationComparison, QueryChange
@@ -185,7 +186,7 @@ def _where(found: EvaluationComparison) -> Iterator[str]:
     moved = [change for change in found.cameras if change.delta]
     for change in _ends(moved):
         pair = f"{change.query_camera} -> {change.gallery_camera}"
-        yield f"  cameras   {pair}  {_points(change)}, {change.queries} queries"
+        yield f"  cameras   {pair}  {_points(change)}, {counted(change.queries, 'query', 'queries')}"
     for title, changes in (("gains", found.gains), ("losses", found.losses)):
         for each in changes[:SHOWN]:
             yield f"  {title:<9} {each.first_frame} (person {each.person}, camera {each.camera})  {_points(each)}"

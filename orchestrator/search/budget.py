@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.history.study import Study
 from orchestrator.search.finalization import open_finalization
 from orchestrator.search.scores import is_feasible, lost_baseline, ranked, trials_since_improvement
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from orchestrator.space import Budget, Objective, SearchSpace
@@ -50,7 +51,7 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
     if budget.patience is not None and without_improvement(study, space.objective) >= budget.patience:
         return Spent(f"{budget.patience} completed trials in a row improved nothing", at_once=False)
     if len(study.trials) >= budget.trials:
-        return Spent(f"{budget.trials} trials", at_once=False)
+        return Spent(counted(budget.trials, "trial", "trials"), at_once=False)
     return None
 
 
@@ -63,7 +64,7 @@ def _resources(study: Study, budget: Budget, moment: float | None) -> str | None
     spending = study.spending
     seconds, gpu_seconds = (spending.seconds, spending.gpu_seconds) if moment is None else spending.until(moment)
     if budget.epochs is not None and _epochs(study) >= budget.epochs:
-        return f"{budget.epochs} epochs"
+        return counted(budget.epochs, "epoch", "epochs")
     if budget.hours is not None and seconds >= budget.hours * HOUR_S:
         return f"{budget.hours:g} hours"
     if budget.gpu_hours is not None and gpu_seconds >= budget.gpu_hours * HOUR_S:

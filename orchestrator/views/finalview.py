@@ -10,6 +10,7 @@ from rich.table import Table
 
 from orchestrator.shortform import percent
 from orchestrator.views.columns import GAP, Column, empty_table, fitting
+from trainer.wording import counted
 
 FIGURES = ("mAP", "rank1", "rank5", "rank20", "reranked/mAP", "reranked/rank1")
 
@@ -47,9 +48,8 @@ def finals_lines(document: Mapping[str, Any]) -> list[str]:
         if tested:
             sampling = f", {tested[0]['sampling']}" if tested[0]["sampling"] else ""
             lines.append(
-                "protocol {protocol}{sampling}, {queries} queries, {dropped_queries} dropped".format(
-                    **{**tested[0], "sampling": sampling}
-                )
+                f"protocol {tested[0]['protocol']}{sampling}, {counted(tested[0]['queries'], 'query', 'queries')}, "
+                f"{tested[0]['dropped_queries']} dropped"
             )
         again = "" if opened["number"] == 1 else f", for time {opened['number']}"
         lines.append(f"opened by {opened['by']}{again}; chosen on the validation split: {opened['leaders'][0]}")

@@ -20,9 +20,10 @@ def front_table(document: Mapping[str, Any]) -> Table | None:
     for metric in front[0]["values"]:
         table.add_column(metric.replace("_", " "), justify="right", no_wrap=True)
     for each in front:
-        table.add_row(each["trial"], *(_cell(metric, value) for metric, value in each["values"].items()))
+        table.add_row(each["trial"], *(figure_text(metric, value) for metric, value in each["values"].items()))
     return table
 
 
-def _cell(metric: str, value: float) -> str:
+def figure_text(metric: str, value: float) -> str:
+    """A share in per cent with one decimal, anything else with three significant digits."""
     return f"{100 * value:.1f}" if metric in FIGURES else f"{value:.3g}"

@@ -23,7 +23,9 @@ from orchestrator.search.replay_order import order_of
 from orchestrator.search.simulation import Candidate, Replay, candidates, replay
 from orchestrator.space import SearchSpace
 from orchestrator.views.display import SYNTHETIC_MARK, output
-from trainer.wording import plain_words, spelled
+from orchestrator.views.forecast import duration
+from orchestrator.views.frontview import figure_text
+from trainer.wording import counted, plain_words, spelled
 from trainer.yamlfile import YamlError, parse_yaml
 
 
@@ -54,8 +56,9 @@ def show_simulation(storage: Path, name: str, asked: Asked, *, as_json: bool) ->
     console = output()
     best, metric = document["best"], first_metric(document["objective"]["metric"])
     console.print(
-        f"{document['search']}: {document['candidates']} trials with whole curves, {document['epochs']} epochs in all, "
-        f"best {metric} {best['value']:.4f} ({best['trial']})"
+        f"{document['search']}: {counted(document['candidates'], 'trial', 'trials')} with whole curves, "
+        f"{document['epochs']} epochs in all, "
+        f"best {metric} {figure_text(metric, best['value'])} ({best['trial']})"
     )
     console.print(_table(document))
     if document["left_out"]:
@@ -150,7 +153,7 @@ def _table(document: dict[str, Any]) -> Table:
         "order",
         "epochs",
         "saved",
-        "hours",
+        "time",
         "stopped",
         "best found",
         "after epochs",
@@ -161,11 +164,12 @@ def _table(document: dict[str, Any]) -> Table:
     for made in document["replays"]:
         groups.setdefault((made["rule"], made["algorithm"]), []).append(made)
     for (rule, algorithm), replays in groups.items():
-        table.add_row(rule, algorithm, *_cells(replays, document["epochs"]))
+        metric = first_metric(document["objective"]["metric"])
+        table.add_row(rule, algorithm, *_cells(replays, document["epochs"], metric))
     return table
 
 
-def _cells(replays: Sequence[dict[str, Any]], all_epochs: int) -> list[str]:
+def _cells(replays: Sequence[dict[str, Any]], all_epochs: int, metric: str) -> list[str]:
     """Means over the replays; how often the best trial was stopped is counted."""
 
     def mean(key: str) -> float:
@@ -174,9 +178,9 @@ def _cells(replays: Sequence[dict[str, Any]], all_epochs: int) -> list[str]:
     return [
         f"{mean('epochs'):.0f}",
         f"{1 - mean('epochs') / all_epochs:.0%}",
-        f"{mean('hours'):.2f}",
+        duration(3600 * mean("hours")),
         f"{mean('stopped'):.1f}",
-        f"{mean('best'):.4f}",
+        figure_text(metric, mean("best")),
         f"{mean('epochs_to_best'):.0f}",
         f"{sum(made['best_stopped'] for made in replays)} of {len(replays)}",
     ]
