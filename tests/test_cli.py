@@ -10,11 +10,18 @@ from pathlib import Path
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import cli, run
 from orchestrator.engine.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
+from orchestrator.errors import SearchError
+from orchestrator.history.events import SessionEnded, TrialFailed
+from orchestrator.history.folder import SearchFolder
 from orchestrator.language.layers import builtin_files
 from orchestrator.space import SearchSpace
+from orchestrator.storage.address import is_uri
 from trainer.config import TrialConfig
 from trainer.data import read_splits
 from trainer.errors import DataError
@@ -277,6 +284,86 @@ def test_a_search_that_is_not_there_is_answered_with_those_that_are(
     for verb in ("status", "resume", "stop", "logs", "extend", "sync"):
         assert run([verb, "gone"]) == 3
         assert "no search 'gone' in runs (there: none)" in capsys.readouterr().err
+
+
+def test_a_misspelt_search_is_answered_with_the_nearest_by_every_verb(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_search(Path("runs/first"))
+    a_search(Path("runs/other"))
+    verbs = ("status", "resume", "stop", "logs", "extend", "sync", "report", "purge", "simulate", "finalize")
+    for verb in verbs:
+        assert run([verb, "frist"]) == 3
+        told = capsys.readouterr().err
+        assert "no search 'frist' in runs (there: " in told and told.endswith(" - did you mean 'first'?\n"), verb
+
+
+@pytest.mark.parametrize("verb", ["status", "resume", "extend", "sync", "report", "purge", "simulate", "finalize"])
+def test_a_trial_where_a_search_is_asked_for_leads_to_its_logs(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    a_search(Path("runs/first"))
+    assert run([verb, "first/t0001"]) == 3
+    assert "`reidsearch logs first/t0001`" in capsys.readouterr().err
+    assert run(["status", "first/"]) == 0, "as shells complete a folder"
+
+
+def test_logs_and_stop_know_the_best_trial(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_search(Path("runs/first"))
+    assert run(["logs", "first/t0001"]) == 0
+    of_the_best = capsys.readouterr().out
+    assert "t0001" in of_the_best
+    assert run(["logs", "first/best"]) == 0
+    assert capsys.readouterr().out == of_the_best
+    assert run(["stop", "first/best"]) == 3
+    assert "first/t0001: is over already (completed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("storage", ["s3:/bucket/x", "s3:bucket/x", "S3:/bucket/x", "s3//bucket/x"])
+def test_a_storage_that_was_meant_to_be_a_uri_is_refused_with_what_was_meant(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], storage: str
+) -> None:
+    for arguments in (["launch", "--space", "smoke.yaml"], ["status"], ["resume", "first"]):
+        assert run([*arguments, "--storage", storage]) == 3
+        assert f"{storage}: no URI; write s3://bucket/x, or ./{storage} for a folder" in capsys.readouterr().err
+    assert run(["launch", "--space", "smoke.yaml", "--stage-data", storage]) == 3
+    assert "write s3://bucket/x" in capsys.readouterr().err
+    assert list(elsewhere.iterdir()) == []
+    assert run(["status", "--storage", f"./{storage}"]) == 0
+
+
+@given(st.sampled_from(["s3", "gs", "gcs", "file", "GS"]), st.text("abc/:-._ ", max_size=12))
+def test_no_folder_begins_like_a_uri(scheme: str, rest: str) -> None:
+    for text in (f"{scheme}:{rest}", f"{scheme}//{rest}"):
+        if text.startswith(f"{scheme}://"):
+            assert is_uri(text)
+        else:
+            with pytest.raises(SearchError, match=f"write {scheme.lower()}://"):
+                is_uri(text)
+    assert not is_uri(f"./{scheme}:{rest}")
+    assert not is_uri(f"{scheme}-{rest}")
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_the_resume_of_a_finished_search_says_so_and_writes_nothing(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], failed: bool
+) -> None:
+    found = finished_with_a_failure(Path("runs/first")) if failed else a_search(Path("runs/first"))
+    before = {path: path.read_bytes() for path in found.path.rglob("*")}
+    assert run(["resume", "first"]) == (4 if failed else 0)
+    told = capsys.readouterr().out
+    assert told.startswith("first is finished (2 trials): nothing is left to run\n")
+    assert "reidsearch extend first --trials +10 --storage runs" in told.replace(str(elsewhere) + "/", "")
+    assert ("--errored retry" in told) == failed
+    assert run(["resume", "first", "--strict"]) == (1 if failed else 0)
+    assert {path: path.read_bytes() for path in found.path.rglob("*")} == before
+
+
+def finished_with_a_failure(folder: Path) -> SearchFolder:
+    lost = [*completed(1, 0.6)[:2], TrialFailed(trial="t0001", failure="error", reason="out of luck")]
+    ending = SessionEnded(state="finished", reason="2 trials")
+    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=2"])
+    return write_search(folder, space, [*completed(0, 0.4), *lost, ending])
 
 
 def test_a_warm_start_from_a_search_that_is_not_there_is_refused_before_anything_is_written(

@@ -34,9 +34,12 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
     with display.showing():
         ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
     display.ending(ending)
-    if strict and ending.exit_code == Exit.SOME_TRIALS_FAILED:
-        return Exit.SEARCH_FAILED
-    return ending.exit_code
+    return exit_code(ending.exit_code, strict)
+
+
+def exit_code(code: Exit, strict: bool) -> Exit:
+    """The exit code with what `--strict` makes of it."""
+    return Exit.SEARCH_FAILED if strict and code == Exit.SOME_TRIALS_FAILED else code
 
 
 def say_where_runs_are(storage: Path, asked: Options) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli import completing, options
 from orchestrator.errors import Exit
+
+if TYPE_CHECKING:
+    from orchestrator.history.folder import SearchFolder
 
 SYNC_PATIENCE_S = 300.0
 
@@ -25,7 +29,8 @@ def stop(name: str, storage: Path) -> int:
     from orchestrator.history.folder import existing_search
 
     search, _, trial = name.partition("/")
-    answer = control.stop(existing_search(storage, search), trial or None)
+    folder = existing_search(storage, search)
+    answer = control.stop(folder, _key(folder, trial))
     click.echo(answer.text, err=not answer.done)
     return Exit.OK if answer.done else Exit.ENVIRONMENT
 
@@ -40,9 +45,17 @@ def logs(name: str, follow: bool, storage: Path) -> int:
     from orchestrator.views.logs import log_lines
 
     search, _, trial = name.partition("/")
-    for line in log_lines(existing_search(storage, search), trial or None, follow=follow):
+    folder = existing_search(storage, search)
+    for line in log_lines(folder, _key(folder, trial), follow=follow):
         click.echo(line)
     return Exit.OK
+
+
+def _key(folder: SearchFolder, trial: str) -> str | None:
+    """The key of the trial that was named, for `best` that of the best one; None where none was named."""
+    from orchestrator.history.loading import BEST, load_search
+
+    return load_search(folder).trial(BEST).key if trial == BEST else trial or None
 
 
 @click.command(epilog="Example: reidsearch extend attn_cl-7f3a --trials +20 --set parameters.loss.osm_alpha.high=4")

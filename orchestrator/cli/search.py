@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli import completing, options
-from orchestrator.cli.driving import absolute_database, drive_and_show, options_as_before, say_where_runs_are
+from orchestrator.cli.driving import (
+    absolute_database,
+    drive_and_show,
+    exit_code,
+    options_as_before,
+    say_where_runs_are,
+)
 from orchestrator.cli.submitting import handed_over, launch_there, resume_there
 from orchestrator.errors import Exit
+from orchestrator.storage.mirror import storage_name
+
+if TYPE_CHECKING:
+    from orchestrator.history.folder import SearchFolder
 
 
 @click.command(epilog="Example: reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
@@ -152,11 +164,17 @@ def resume(
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
     if handed_over(submit, follow):
         return resume_there(click.get_current_context())
-    from orchestrator.cluster.connection import require_admission
-    from orchestrator.engine.datastaging import moved_data, pack_of
     from orchestrator.history.folder import existing_search
+    from orchestrator.history.loading import load_search
 
     folder = existing_search(storage, name)
+    study = load_search(folder).study
+    failed = study.counts()["failed"]
+    if study.ended == "finished" and not (failed and errored == "retry"):
+        return _nothing_to_resume(folder, study.reason, failed, strict)
+    from orchestrator.cluster.connection import require_admission
+    from orchestrator.engine.datastaging import moved_data, pack_of
+
     asked = options_as_before(
         folder,
         concurrent=concurrent,
@@ -172,6 +190,16 @@ def resume(
     )
     require_admission(asked.address, insecure=insecure)
     return drive_and_show(folder, asked, strict, retry_failed=errored == "retry")
+
+
+def _nothing_to_resume(folder: SearchFolder, reason: str | None, failed: int, strict: bool) -> int:
+    """Says that a search is finished and what could follow, and returns the exit code; nothing is written."""
+    at = f"--storage {shlex.quote(storage_name(folder.path.parent))}"
+    click.echo(f"{folder.name} is finished ({reason}): nothing is left to run")
+    click.echo(f"next      reidsearch extend {folder.name} --trials +10 {at}")
+    if failed:
+        click.echo(f"          reidsearch resume {folder.name} --errored retry {at}")
+    return exit_code(Exit.SOME_TRIALS_FAILED if failed else Exit.OK, strict)
 
 
 @click.command(epilog="Example: reidsearch status attn_cl-7f3a --json | jq .best")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import SearchError
+from trainer.wording import did_you_mean
+
+MAX_LISTED = 20  # searches that a message names
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # What a storage holds beside searches: MLflow's files and logs, generated data, the URI of what it mirrors.
@@ -82,19 +86,32 @@ def existing_search(storage: Path, name: str) -> SearchFolder:
     """The folder of a search that is there; from a storage with a URI what is new of it is brought down first.
 
     Raises:
-        SearchError: there is none; the message lists those that are.
+        SearchError: there is none; the message lists those that are and names the nearest, or says that `name` is one
+            of a trial.
         JournalError, StorageProblem: it cannot be brought down.
     """
     from orchestrator.storage.bringing import bring_search  # most storages are folders
     from orchestrator.storage.mirror import storage_name
 
-    folder = search_folder(storage, name)
+    search, slash, trial = name.partition("/")
+    if slash and NAME.fullmatch(search) and NAME.fullmatch(trial):
+        raise SearchError(
+            f"{name!r} names a trial, and a search is asked for: {search}; what the trial did is shown by "
+            f"`reidsearch logs {name}`"
+        )
+    folder = search_folder(storage, name.removesuffix("/"))
     bring_search(folder)
     if not folder.journal.is_file():
-        known = ", ".join(found.name for found in searches(storage)) or "none"
+        names = [found.name for found in searches(storage)]
+        there, hint = _some(names), did_you_mean(name, names)
         where = storage_name(storage)
-        raise SearchError(f"no search {name!r} in {where} (there: {known}); --storage names another place")
+        raise SearchError(f"no search {name!r} in {where} (there: {there}); --storage names another place{hint}")
     return folder
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return (", ".join(names[:MAX_LISTED]) or "none") + more
 
 
 def searches(storage: Path) -> list[SearchFolder]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEMES = ("s3", "gs", "gcs", "file")
+# How a path begins that was meant to be a URI: with a scheme, but without the colon or the two slashes.
+MISSPELT = re.compile(r"(?P<scheme>s3|gs|gcs|file)(:/?(?!/)|//)(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 # What may follow the question mark of an s3:// URI.
 S3_SETTINGS = ("endpoint_override", "region", "scheme")
 # Far above what a healthy store needs. All attempts and a heartbeat of the lease together take less than the minute
@@ -35,7 +37,15 @@ class Address(NamedTuple):
 
 
 def is_uri(storage: str) -> bool:
-    """Whether a storage is given by a URI, and not as a path."""
+    """Whether a storage is given by a URI, and not as a path.
+
+    Raises:
+        SearchError: it begins like a URI but is none, such as `s3:/bucket`; the message says what was probably meant.
+    """
+    if (misspelt := MISSPELT.fullmatch(storage)) is not None:
+        scheme, rest = misspelt["scheme"].lower(), misspelt["rest"].lstrip("/")
+        meant = f"file:///{rest}" if scheme == "file" else f"{scheme}://{rest or 'BUCKET'}"
+        raise SearchError(f"{storage}: no URI; write {meant}, or ./{storage} for a folder of that name")
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", storage) is not None
 
 

@@ -161,7 +161,7 @@ class Display:
         uri = tracking_uri(self._folder, ending.description.options)
         out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
         if ending.unsent:
-            out.print(f"          {ending.unsent} events were not taken yet; a resume sends them", soft_wrap=True)
+            out.print(f"          {ending.unsent} events were not taken yet; `sync` sends them", soft_wrap=True)
         at = f"--storage {shlex.quote(storage_name(self._folder.path.parent))}"
         if document["state"] == "interrupted":
             out.print(f"next      {installed('reidsearch')} resume {self._folder.name} {at}", soft_wrap=True)
