@@ -10,7 +10,9 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path and __file__ != f"{sys.path[0]}/orchestrator/__main__.py":
     del sys.path[0]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -38,8 +40,34 @@ from trainer.errors import CheckpointError, ConfigError, DataError, DivergedErro
 from trainer.wording import one_line
 
 
+class ReaderGoneError(Exception):
+    """Whatever read our standard output has closed it; no OSError, of which click makes exit code 1."""
+
+
+@contextmanager
+def _reader_noticed() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
+    except SystemExit as error:  # what rich makes of it
+        if isinstance(error.__context__, BrokenPipeError):
+            raise ReaderGoneError from error
+        raise
+
+
 class Commands(click.Group):
-    """A group that answers a misspelt command with the nearest one."""
+    """A group that answers a misspelt command with the nearest one, and a closed pipe with `ReaderGoneError`."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Reads the command line as click does; `--help` prints here."""
+        with _reader_noticed():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command as click does."""
+        with _reader_noticed():
+            return super().invoke(ctx)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -100,7 +128,10 @@ for command in (
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code; errors that users can mend are one line each."""
     try:
-        return int(cli.main(list(arguments), prog_name="reidsearch", standalone_mode=False) or Exit.OK)
+        code = int(cli.main(list(arguments), prog_name="reidsearch", standalone_mode=False) or Exit.OK)
+        with _reader_noticed():
+            sys.stdout.flush()  # the interpreter, at its end, would complain of a closed pipe
+        return code
     except click.ClickException as error:
         _make_harmless(error)
         error.show()
@@ -116,8 +147,8 @@ def run(arguments: Sequence[str]) -> int:
         return _say(str(error), Exit.INVALID)
     except DivergedError as error:
         return _say(str(error), Exit.SEARCH_FAILED)
-    except BrokenPipeError:
-        # The reader of our output is gone; leave without the interpreter's complaint about it.
+    except ReaderGoneError:
+        # As with `logs NAME | head`. What is still buffered, or printed at the end, finds an open file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except OSError as error:

@@ -20,6 +20,7 @@ from orchestrator.errors import SearchError
 from orchestrator.history.events import SessionEnded, TrialFailed
 from orchestrator.history.folder import SearchFolder
 from orchestrator.language.layers import builtin_files
+from orchestrator.report.writing import write_report
 from orchestrator.space import SearchSpace
 from orchestrator.storage.address import is_uri
 from trainer.config import TrialConfig
@@ -451,15 +452,44 @@ def test_space_show_prints_a_space_that_space_check_accepts(
     assert "3 trials" in capsys.readouterr().out
 
 
-def test_output_into_a_closed_pipe_ends_quietly(elsewhere: Path) -> None:
+OUTPUTS = (
+    *("report first --out", "tables first --out", "export first/best --out", "reproduce first/best --out"),
+    *("compare first/t0000 first/t0001 --sheet", "train config.json --out", "evaluate config.json --out"),
+    *("evaluate config.json --cache", "data synth", "data pack mini", "data preview mini --out"),
+)
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    a_search(Path("runs/first"))
+    write("file", "")
+    monkeypatch.setattr("orchestrator.history.folder.existing_search", lambda *_: pytest.fail("work"))
+    assert run([*command.split(), "file/below/out"]) == 5
+    assert capsys.readouterr().err == f"{elsewhere / 'file'}: cannot be written (Not a directory)\n"
+
+
+def test_a_report_into_a_folder_that_cannot_be_written_fails_before_the_model_is_asked(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.report.writing.gather", lambda *_, **__: pytest.fail("work"))
+    write("file", "")
+    with pytest.raises(OSError, match="cannot be written"):
+        write_report(SearchFolder(elsewhere / "file"), "html", None, model=True, images=False)
+
+
+@pytest.mark.parametrize("arguments", ["space show attn_cl.yaml", "status first --json", "status", "logs first"])
+def test_output_into_a_closed_pipe_ends_quietly_with_0(elsewhere: Path, arguments: str) -> None:
+    a_search(Path("runs/first"))
     read, write_end = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "space", "show", "attn_cl.yaml"],
+        [sys.executable, "-m", "orchestrator", *arguments.split()],
         stdout=write_end,
         stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
     os.close(write_end)
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -95,10 +96,14 @@ def test_without_yes_the_name_has_to_be_typed(tmp_path: Path) -> None:
     assert not folder.path.exists()
 
 
-def test_without_an_answer_nothing_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stdin", ["empty", "none"])
+def test_without_standard_input_nothing_is_deleted_and_the_answer_names_the_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stdin: str
+) -> None:
     folder = a_search(tmp_path / "first")
-    monkeypatch.setattr("sys.stdin", (tmp_path / "empty").open("w+"))
-    assert run(["purge", "first", "--storage", str(tmp_path)]) == 130
+    monkeypatch.setattr("sys.stdin", io.StringIO("") if stdin == "empty" else None)
+    assert run(["purge", "first", "--storage", str(tmp_path)]) == 2
+    assert "--yes" in capsys.readouterr().err
     assert folder.journal.is_file()
 
 

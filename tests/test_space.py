@@ -15,8 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.language.layers import builtin_files
-from orchestrator.space import SearchSpace, SpaceError, Value, builtin_spaces
-from trainer.yamlfile import dump_yaml
+from orchestrator.language.parameters import parse_parameter
+from orchestrator.language.settings import trainer_settings
+from orchestrator.language.vocabulary import hint, in_our_words
+from orchestrator.space import (
+    Budget,
+    Objective,
+    Replicates,
+    SearchSpace,
+    SpaceError,
+    StoppingConfig,
+    Value,
+    builtin_spaces,
+)
+from trainer.yamlfile import dump_yaml, parse_yaml
 
 BUILTIN = sorted(builtin_files())
 SPACE = """\
@@ -249,7 +261,39 @@ MISTAKES = {
     ),
     "missing type": (
         ("type: float, ", ""),
+        "5:3: parameters.loss.triplet_margin.type: is missing; write {type: float, low: 0.1, high: 0.8}",
+    ),
+    "missing type and more": (
+        ("type: float, low: 0.1, ", ""),
         "5:3: parameters.loss.triplet_margin.type: is missing; write float, int or choice",
+    ),
+    "a call of another program": (
+        ("{type: float, low: 0.1, high: 0.8}", "tune.uniform(0.1, 0.8)"),
+        "5:3: parameters.loss.triplet_margin: must be a mapping such as {type: float, low: 0.1, high: 1} (is"
+        " 'tune.uniform(0.1, 0.8)'); a fixed value belongs into 'trainer'",
+    ),
+    "a list for a choice": (
+        ("{type: float, low: 0.1, high: 0.8}", "[0.1, 0.8]"),
+        "5:3: parameters.loss.triplet_margin: must be a mapping such as {type: choice, values: [0.1, 0.8]} (is a list)",
+    ),
+    "a decimal comma": (
+        ("high: 0.8", "high: '0,8'"),
+        "5:48: parameters.loss.triplet_margin.high: must be a number (is '0,8'); write 0.8",
+    ),
+    "a bound below what 32 bits hold": (
+        ("low: 0.1", "low: 1e-320"),
+        "5:38: parameters.loss.triplet_margin.low: must be 0 or between 1.2e-38 and 3.4e+38 in size, as 32 bits hold"
+        " (is 9.99989e-321)",
+    ),
+    "a bound above what 32 bits hold": (
+        ("high: 0.8", "high: 1e39"),
+        "5:48: parameters.loss.triplet_margin.high: must be 0 or between 1.2e-38 and 3.4e+38 in size, as 32 bits hold"
+        " (is 1e+39)",
+    ),
+    "a fixed number that 32 bits do not hold": (
+        ("epochs: 3", "learning_rate: 1e-300"),
+        "9:11: trainer.optim.learning_rate: must be 0 or between 1.2e-38 and 3.4e+38 in size, as 32 bits hold"
+        " (is 1e-300)",
     ),
     "misspelt type": (
         ("type: float", "type: flaot"),
@@ -366,11 +410,83 @@ def test_a_mistake_is_answered_with_its_place_and_the_way_out(
 
 
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file(write: Write) -> None:
-    text = edited(("triplet_margin", "margin"), ("low: 2", "low: 1"), ("trials", "trails"), ("epochs", "epoch"))
+    text = edited(("triplet_margin", "margin"), ("low: 2", "low: 9"), ("trials", "trails"), ("epochs", "epoch"))
+    assert [line.split(": ")[0] for line in problems(write(text))] == [
+        *("s.yaml:3:10", "s.yaml:5:3", "s.yaml:6:38", "s.yaml:9:11")
+    ]
+
+
+# A searched number in the words of other programs, and what is to be written here.
+THEIR_WORDS = {
+    "{type: loguniform, low: 1e-4, high: 0.1}": "{type: float, low: 0.0001, high: 0.1, log: true}",
+    "{type: uniform, min: 0, max: 1}": "{type: float, low: 0, high: 1}",
+    "{distribution: log_uniform_values, min: 1e-4, max: 0.1}": "{type: float, low: 0.0001, high: 0.1, log: true}",
+    "{type: suggest_float, low: 0.1, high: 1.0, log: true}": "{type: float, low: 0.1, high: 1, log: true}",
+    "{type: range, bounds: [1, 8], value_type: int}": "{type: int, low: 1, high: 8}",
+    "{type: int_uniform, min: 1, max: 8, q: 1}": "{type: int, low: 1, high: 8, step: 1}",
+    "{type: categorical, choices: [1, 8]}": "{type: choice, values: [1, 8]}",
+    "{values: [1, 8]}": "{type: choice, values: [1, 8]}",
+    "{min: 1, max: 8}": "{type: int, low: 1, high: 8}",
+}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), THEIR_WORDS.items())
+def test_a_parameter_in_others_words_is_answered_with_how_it_is_written_here(
+    write: Write, theirs: str, ours: str
+) -> None:
+    (problem,) = problems(write(edited(("{type: float, low: 0.1, high: 0.8}", theirs))))
+    assert problem.startswith("s.yaml:5:") and "parameters.loss.triplet_margin.type: " in problem
+    assert problem.endswith(f"; write {ours}")
+    assert parse_parameter(parse_yaml(ours, name="").data) is not None or "low: 0," in ours, "as 0 is no float"
+
+
+WORDS_OF_OTHERS = {
+    "algorithm: {name: tpe}": "'ax'",
+    "algorithm: {name: RandomSearch}": "'random'",
+    "stopping: {rule: hyperband}": "'asha'",
+    "stopping: {rule: median}": "'percentile'",
+    "stopping: {rule: asha, grace_period: 2}": "'grace'",
+    "metric: {name: mAP}": "'objective'",
+    "early_terminate: {type: hyperband}": "'stopping'",
+    "search_alg: bo": "'algorithm'",
+}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), WORDS_OF_OTHERS.items())
+def test_a_word_of_another_program_is_answered_with_ours(write: Write, theirs: str, ours: str) -> None:
+    (problem,) = problems(write(f"{SPACE}{theirs}\n"))
+    assert problem.endswith(f" - did you mean {ours}?")
+
+
+@pytest.mark.parametrize(
+    ("override", "ours"),
+    [
+        ("lr=1", "did you mean 'optim.learning_rate'?"),
+        ("optim.max_epoch=1", "did you mean 'optim.epochs'?"),
+        ("batch_size=1", "write clips.persons times clips.tracklets"),
+        ("parameters.lr={type: float, low: 0.1, high: 1}", "did you mean 'optim.learning_rate'?"),
+        ("budget.num_samples=3", "did you mean 'trials'?"),
+    ],
+)
+def test_a_setting_in_others_words_is_answered_with_ours(write: Write, override: str, ours: str) -> None:
     with pytest.raises(SpaceError) as caught:
-        SearchSpace.from_yaml(write(text))
-    places = [line.split(": ")[0] for line in str(caught.value).splitlines()]
-    assert places == ["s.yaml:3:1", "s.yaml:3:10", "s.yaml:5:3", "s.yaml:6:30", "s.yaml:9:11"]
+        SearchSpace.from_yaml(write(SPACE), overrides=[override])
+    assert str(caught.value).endswith(f" - {ours}")
+
+
+def test_no_word_of_others_is_one_of_ours_in_the_same_place() -> None:
+    for field in (SearchSpace, Budget, Objective, StoppingConfig, Replicates):
+        names = [*field.model_fields, "extends"]
+        for name in names:
+            assert hint(name, [name]) == ""
+    for name in trainer_settings():
+        assert not in_our_words(name, [known for known in trainer_settings() if known != name]), name
+
+
+def test_a_misspelt_required_key_is_one_problem(write: Write) -> None:
+    for edit in (("{trials: 4}", "{trial: 4}"), ("budget:", "bugdet:"), ("low: 0.1", "lwo: 0.1"), ("name: ", "nmae: ")):
+        assert len(problems(write(edited(edit)))) == 1, edit
+    assert len(problems(write(edited(("{trials: 4}", "{hours: 4}"))))) == 1, "missing and nothing like it"
 
 
 def test_thousands_of_problems_are_counted_rather_than_printed(write: Write) -> None:

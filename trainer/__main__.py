@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.atomic import check_writable
 from trainer.child_process import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
 
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     fit = commands.add_parser(
         "fit", help="train a network", epilog="Example: python -m trainer fit trial.yaml --out runs/one"
     )
-    fit.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    fit.add_argument("--out", type=_out_path, required=True, metavar="DIR", help="folder of the run")
     fit.add_argument("--resume", action="store_true", help="continue the run in DIR")
     evaluate = commands.add_parser(
         "evaluate",
@@ -43,11 +44,11 @@ def parser() -> argparse.ArgumentParser:
         help="write embeddings of query and gallery to a file",
         epilog="Example: python -m trainer embed trial.yaml --checkpoint runs/one/checkpoint/best.pt --out test.npz",
     )
-    embed.add_argument("--out", type=Path, required=True, metavar="FILE", help="a numpy .npz file")
+    embed.add_argument("--out", type=_out_path, required=True, metavar="FILE", help="a numpy .npz file")
     evaluate.add_argument(
         "--all-folds", action="store_true", help="test part of every partition; {fold} in FILE is its number"
     )
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="write figures per query and pictures")
+    evaluate.add_argument("--out", type=_out_path, metavar="DIR", help="write figures per query and pictures")
     evaluate.add_argument("--images", action="store_true", help="let pictures show real people")
     evaluate.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings, and use those kept")
     for command in (evaluate, embed):
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("before", type=Path, metavar="BEFORE", help="folder that evaluate --out wrote")
     compare.add_argument("after", type=Path, metavar="AFTER", help="another one, of the same queries")
-    compare.add_argument("--out", type=Path, metavar="PNG", help="draw the differences")
+    compare.add_argument("--out", type=_out_path, metavar="PNG", help="draw the differences")
     for command in (fit, evaluate, embed):
         command.add_argument("config", type=Path, metavar="CONFIG", help="YAML or JSON file")
         command.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
@@ -72,6 +73,14 @@ def parser() -> argparse.ArgumentParser:
             "--json", dest="as_json", action="store_true", help="one JSON object per line, as always in a pipe"
         )
     return top
+
+
+def _out_path(text: str) -> Path:
+    try:
+        check_writable(Path(text))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{error.filename}: {error.strerror}") from error
+    return Path(text)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def _opened_in_place(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def check_writable(path: Path) -> None:
+    """Checks that a file or folder can be made at the path, missing folders above it included; leaves nothing.
+
+    Raises:
+        OSError: it could not; `filename` is the folder that refuses it.
+    """
+    path = path.absolute()
+    folder = path if path.is_dir() else next(above for above in path.parents if above.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(folder)) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from trainer.checkpoint import CheckpointConfig
@@ -18,6 +18,10 @@ from trainer.model import ModelConfig
 from trainer.recipe import Recipe, filled_in
 from trainer.reid_loss import LossConfig
 from trainer.schedule import OptimConfig
+from trainer.wording import KeyPath
+
+# Normal numbers of IEEE 754's binary32: below, precision and speed are lost; above is infinity.
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 class TrialConfig(FrozenConfig):
@@ -60,7 +64,20 @@ class TrialConfig(FrozenConfig):
     def _attention_loss_can_work(self) -> TrialConfig:
         """The attention loss compares the frames of a clip: there has to be attention, and something to compare."""
         if self.loss.attention_weight > 0 and (why := self._why_no_attention_loss()):
-            raise _refused(("loss", "attention_weight"), self.loss.attention_weight, why)
+            raise _refused(_refusal(("loss", "attention_weight"), self.loss.attention_weight, why))
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_fit_float32(self) -> TrialConfig:
+        """The trainer computes in 32 bits at most, where a number outside their range becomes 0 or infinity."""
+        why = f"must be 0 or between {SMALLEST:.2g} and {LARGEST:.2g} in size, as 32 bits hold"
+        wrong = [
+            _refusal(place, number, f"{why} (is {number:g})")
+            for place, number in _numbers(self)
+            if number != 0 and not SMALLEST <= abs(number) <= LARGEST
+        ]
+        if wrong:
+            raise _refused(*wrong)
         return self
 
     def _why_no_attention_loss(self) -> str:
@@ -80,6 +97,17 @@ class TrialConfig(FrozenConfig):
         return ""
 
 
+def _numbers(config: BaseModel) -> Iterator[tuple[KeyPath, float]]:
+    """Place and value of every number with a fraction."""
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            yield from (((name, *place), number) for place, number in _numbers(value))
+        elif isinstance(value, float):
+            yield (name,), value
+        elif isinstance(value, tuple):
+            yield from (((name, index), item) for index, item in enumerate(value) if isinstance(item, float))
+
+
 def with_usual_protocol(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a trial with the protocol that figures on its data set are usually given under, if none is given."""
     data, evaluation = settings.get("data", {}), settings.get("evaluation", {})
@@ -89,7 +117,10 @@ def with_usual_protocol(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "evaluation": {**evaluation, "protocol": READERS[name].protocol}}
 
 
-def _refused(setting: tuple[str, ...], value: object, why: str) -> ValidationError:
-    """The error of a value that other groups of settings rule out, at its own place and not at the whole trial's."""
-    details = InitErrorDetails(type="value_error", loc=setting, input=value, ctx={"error": ValueError(why)})
-    return ValidationError.from_exception_data(TrialConfig.__name__, [details])
+def _refusal(place: KeyPath, value: object, why: str) -> InitErrorDetails:
+    return InitErrorDetails(type="value_error", loc=place, input=value, ctx={"error": ValueError(why)})
+
+
+def _refused(*refusals: InitErrorDetails) -> ValidationError:
+    """The error of values that a whole trial rules out, each at its own place and not at the trial's."""
+    return ValidationError.from_exception_data(TrialConfig.__name__, list(refusals))

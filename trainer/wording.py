@@ -60,7 +60,7 @@ def plain_words(error: ErrorDetails) -> str:
     if kind == "literal_error":
         return f"{what} (is {shown(error['input'])}){_nearest_literal(error['input'], what)}"
     is_what = exactly(error["input"]) if kind == "int_type" else shown(error["input"])
-    return f"{what} (is {is_what})"
+    return f"{what} (is {is_what}){_with_point(error['input']) if kind in ('int_type', 'float_type') else ''}"
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
@@ -120,6 +120,12 @@ def _compact(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _with_point(value: object) -> str:
+    """`; write 0.01` where the text `0,01` stands for a number."""
+    is_decimal = isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+,[0-9]+", value)
+    return f"; write {value.replace(',', '.')}" if is_decimal and isinstance(value, str) else ""
 
 
 def _nearest_literal(value: object, expected: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import yaml
 from pydantic import JsonValue
@@ -23,6 +23,7 @@ MAX_NODES = 10_000
 MAX_DIGITS = 18  # every such integer fits into 64 bits
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
+DIGITS = re.compile(r"[0-9]+([eE][-+]?[0-9]+)?")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -118,6 +119,8 @@ class _Builder:
         self.places: dict[KeyPath, tuple[int, int]] = {(): (1, 1)}
         self.here = (1, 1)
         self._name = name
+        self._text = text
+        self._last: tuple[yaml.Event | None, yaml.Event | None] = None, None
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
         self._nodes = 0
 
@@ -156,7 +159,10 @@ class _Builder:
         mapping: dict[str, JsonValue] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             here = self.here
+            self._check_decimal_comma("braces")
             key = self._node(event, path) if isinstance(event, yaml.ScalarEvent | yaml.AliasEvent) else None
+            if key == "<<" and isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+                raise self._error("merge keys are not allowed; write the values out")
             if not isinstance(key, str):
                 raise self._error("a key must be text; put it in quotes")
             if key in mapping:
@@ -171,8 +177,24 @@ class _Builder:
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             here = (*path, len(items))
             self.places[here] = self.here
+            if isinstance(event, yaml.ScalarEvent) and event.value.startswith("0"):  # [1,2] is a list, [0,01] hardly
+                self._check_decimal_comma("brackets")
             items.append(self._node(event, here))
         return items
+
+    def _check_decimal_comma(self, where: str) -> None:
+        """Refuses digits that follow those of the event before after a comma and nothing else: `0,01` for 0.01."""
+        before, event = self._last
+        if not (_is_digits(before, INTEGER) and _is_digits(event, DIGITS)):
+            return
+        assert before.start_mark is not None and before.end_mark is not None and event.start_mark is not None
+        if self._text[before.end_mark.index : event.start_mark.index] != ",":
+            return
+        halves = before.value, event.value
+        # 1,000 may be a thousand.
+        whole = f" or {''.join(halves)}" if len(event.value) == 3 and int(before.value) != 0 else ""
+        what = f"{','.join(halves)} in {where} is two values; write {'.'.join(halves)}{whole}"
+        raise YamlError(self._name, what, before.start_mark.line + 1, before.start_mark.column + 1)
 
     def _value(self, event: yaml.ScalarEvent) -> JsonValue:
         text: str = event.value
@@ -187,6 +209,7 @@ class _Builder:
     def _next(self) -> yaml.Event:
         event = next(self._events)
         assert event.start_mark is not None
+        self._last = self._last[1], event
         self.here = (event.start_mark.line + 1, event.start_mark.column + 1)
         return event
 
@@ -224,6 +247,10 @@ def _resolved(text: str) -> bool | int | float | str | None:
         lowered = text.lower()  # Python spells `.inf` and `.nan` without the dot
         return float(lowered.replace(".", "") if lowered[-1] in "fn" else lowered)
     return text
+
+
+def _is_digits(event: yaml.Event | None, pattern: re.Pattern[str]) -> TypeGuard[yaml.ScalarEvent]:
+    return isinstance(event, yaml.ScalarEvent) and event.implicit[0] and pattern.fullmatch(event.value) is not None
 
 
 def _decoded(content: bytes, name: str) -> str:

@@ -14,7 +14,7 @@ from orchestrator.errors import Exit
 @click.argument("names", metavar="A B [C]...", nargs=-1, required=True, shell_complete=completing.search_or_trial_names)
 @click.option(
     "--sheet",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.OutPath(path_type=Path, dir_okay=False),
     help="Draw what each network finds for the queries that changed most (PNG).",
 )
 @click.option("--images", is_flag=True, help="Let the sheet show real people.")

@@ -25,7 +25,7 @@ def data() -> None:
 
 
 @data.command(epilog="Example: reidsearch data synth data/mini-mars --size demo")
-@_folder
+@click.argument("folder", type=options.OutPath(path_type=Path))
 @click.option(
     "--size", type=click.Choice(["tiny", "demo", "full"]), default="demo", show_default=True, help="How much."
 )
@@ -105,7 +105,7 @@ def stats(folder: Path, name: str | None, as_json: bool) -> int:
 @_name
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.OutPath(path_type=Path, dir_okay=False),
     default=Path("preview.png"),
     show_default=True,
     help="Picture.",
@@ -147,7 +147,7 @@ def _pixels(context: click.Context, option: click.Parameter, value: str | None) 
 
 @data.command(epilog="Example: reidsearch data pack /data/mars /scratch/mars-packed --size 256x128")
 @_folder
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=options.OutPath(path_type=Path))
 @_name
 @click.option(
     "--size",

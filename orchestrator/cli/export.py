@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     type=click.Choice(["checkpoint", "safetensors", "onnx"]),
     help="Format; may be repeated.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder, new or empty.")
+@click.option(
+    "--out", required=True, type=options.OutPath(path_type=Path, file_okay=False), help="Folder, new or empty."
+)
 @click.option("--register", is_flag=True, help="Make it a version of a model in MLflow's registry, too.")
 @click.option("--model", help="Name in the registry.  [default: the space's name]")
 @options.storage

@@ -71,7 +71,7 @@ def finalize(
 @click.option(
     "--format", "form", type=click.Choice(["md", "latex", "csv"]), default="md", show_default=True, help="Form."
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File.  [default: standard output]")
+@click.option("--out", type=options.OutPath(path_type=Path, dir_okay=False), help="File.  [default: standard output]")
 @options.storage
 def tables(names: tuple[str, ...], form: str, out: Path | None, storage: Path) -> int:
     """Show what the test set said of searches beside what the paper published."""

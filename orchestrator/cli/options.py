@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ class _Storage(click.Path):
         from orchestrator.storage.mirror import local_storage  # most storages are folders
 
         return super().convert(local_storage(value), parameter, context)
+
+
+class OutPath(click.Path):
+    """A file or folder to write, refused before any work where it could not be written."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """The path; raises OSError, which names the folder that refuses it."""
+        from trainer.atomic import check_writable
+
+        path = super().convert(value, parameter, context)
+        check_writable(Path(os.fsdecode(path)))
+        return path
 
 
 def _of_one_trial(context: click.Context, parameter: click.Parameter, value: float | str | None) -> float | str | None:

@@ -30,7 +30,7 @@ def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: 
         click.echo(f"MLflow    {len(copies.mlflow.runs)} runs in {copies.mlflow.shown_uri}")
         for place in copies.mlflow.places:
             click.echo(f"          with their files below {place}")
-    if not yes and click.prompt("This cannot be undone. Type the name of the search") != name:
+    if not yes and _typed() != name:
         click.echo("not the name of the search; nothing was deleted", err=True)
         return Exit.USAGE
     done = purging.purge(copies)
@@ -38,3 +38,19 @@ def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: 
     for line in done.remains:
         click.echo(f"remains   {line}")
     return Exit.OK
+
+
+def _typed() -> str:
+    """The name that the user types.
+
+    Raises:
+        UsageError: nobody can type, as standard input is closed.
+    """
+    try:
+        return str(click.prompt("This cannot be undone. Type the name of the search"))
+    except (click.Abort, RuntimeError) as error:
+        # click raises the same for Ctrl-C; Python itself RuntimeError where there is no standard input at all.
+        if isinstance(error, click.Abort) and not isinstance(error.__context__, EOFError):
+            raise
+        click.echo()
+        raise click.UsageError("standard input is closed, and nothing was deleted; --yes deletes unasked") from error

@@ -14,7 +14,7 @@ from orchestrator.errors import Exit
 @options.search
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.OutPath(path_type=Path, dir_okay=False),
     help="File to write.  [default: report.html in the search's folder; standard output for other formats]",
 )
 @click.option(

@@ -14,7 +14,7 @@ from orchestrator.errors import Exit
 @click.command(epilog="Example: reidsearch reproduce attn_cl-7f3a/t0003 --data /data/mars")
 @options.search_or_trial
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="New folder.  [default: one below the search]"
+    "--out", type=options.OutPath(path_type=Path, file_okay=False), help="New folder.  [default: one below the search]"
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the data set lies now.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: those of then]")

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
+@click.argument("file", required=False, shell_complete=completing.space_names)
 @click.option(
     "--space",
     "space_name",
-    required=True,
     metavar="FILE|NAME",
     shell_complete=completing.space_names,
-    help="Search space.",
+    help="Search space, as FILE is.",
 )
 @click.option("--name", help="Name of the search.  [default: the space's name and four digits]")
 @click.option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
@@ -60,7 +60,8 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Check everything, try one step, print plan and forecast.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed.")
 def launch(
-    space_name: str,
+    file: str | None,
+    space_name: str | None,
     name: str | None,
     data: str | None,
     trials: int | None,
@@ -83,9 +84,10 @@ def launch(
     dry_run: bool,
     strict: bool,
 ) -> int:
-    """Start a new search and run it to its end."""
+    """Start a new search and run it to its end; FILE is a search space or the name of a built-in one."""
+    given = _one_space(file, space_name)
     if handed_over(submit, follow):
-        return launch_there(click.get_current_context())
+        return launch_there(click.get_current_context(), given)
     from orchestrator.cluster.connection import require_admission
     from orchestrator.engine.creation import create_search
     from orchestrator.engine.datastaging import named_pack
@@ -112,12 +114,22 @@ def launch(
     if trials is not None:
         overrides = (*overrides, f"budget.trials={trials}")
     say_where_runs_are(storage, asked)
-    space = prepare_space(space_name, data=data, overrides=overrides, storage=storage, dry_run=dry_run)
+    space = prepare_space(given, data=data, overrides=overrides, storage=storage, dry_run=dry_run)
     if dry_run:
         dry_run_of(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
         return Exit.OK
     folder = create_search(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
     return drive_and_show(folder, asked, strict)
+
+
+def _one_space(file: str | None, option: str | None) -> str:
+    """The search space, which may be given in two ways."""
+    given = [name for name in (file, option) if name is not None]
+    if not given:
+        raise click.UsageError("name a search space, such as: reidsearch launch --space demo.yaml")
+    if given[0] != given[-1]:
+        raise click.UsageError(f"two search spaces are given, {file} and --space {option}; keep one")
+    return given[0]
 
 
 @click.command(epilog="Example: reidsearch resume attn_cl-7f3a")

@@ -28,7 +28,7 @@ def handed_over(submit: str | None, follow: bool) -> bool:
     return submit is not None
 
 
-def launch_there(context: click.Context) -> int:
+def launch_there(context: click.Context, given_space: str) -> int:
     """`launch --submit`: the space is checked here, everything else by the job."""
     from orchestrator.cluster.names import job_metadata
     from orchestrator.cluster.submission import SPACE_FILE, submit
@@ -40,7 +40,7 @@ def launch_there(context: click.Context) -> int:
     storage = _storage(context)
     if given["dry_run"]:
         raise click.UsageError("--dry-run looks at this machine; `reidsearch cluster plan` looks at a cluster")
-    space = SearchSpace.from_yaml(given["space_name"], overrides=given["overrides"])
+    space = SearchSpace.from_yaml(given_space, overrides=given["overrides"])
     name = given["name"] or f"{space.name}-{secrets.token_hex(2)}"
     search_folder(Path(), name)
     arguments = ["launch", f"--space={SPACE_FILE}", f"--name={name}", f"--storage={storage}"]

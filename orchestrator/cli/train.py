@@ -18,7 +18,7 @@ _config_file = click.argument("config", type=click.Path(path_type=Path))
 
 @click.command(epilog="Example: reidsearch train runs/first/trials/t0003/config.json --out runs/again")
 @_config_file
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run.")
+@click.option("--out", required=True, type=options.OutPath(path_type=Path, file_okay=False), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Continue the run in that folder.")
 @options.overrides
 @options.as_json
@@ -59,9 +59,13 @@ def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_
 )
 @click.option("--split", type=click.Path(path_type=Path), help="Validation split of a run or search.")
 @click.option("--all-folds", is_flag=True, help="Test part of every partition; {fold} in FILE is its number.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write figures per query and pictures.")
+@click.option(
+    "--out", type=options.OutPath(path_type=Path, file_okay=False), help="Write figures per query and pictures."
+)
 @click.option("--images", is_flag=True, help="Let pictures show real people.")
-@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Keep embeddings, and use those kept.")
+@click.option(
+    "--cache", type=options.OutPath(path_type=Path, file_okay=False), help="Keep embeddings, and use those kept."
+)
 @options.overrides
 @options.as_json
 def evaluate(

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from orchestrator.language.problems import Place, SpaceError
 from orchestrator.language.settings import flattened, trainer_settings
+from orchestrator.language.vocabulary import hint
 from trainer.wording import KeyPath, did_you_mean, one_line, shortened, shown
 from trainer.yamlfile import YamlError, parse_yaml, read_yaml
 
@@ -133,8 +134,7 @@ def _exists(path: Path) -> bool:
 
 def _no_builtin(name: str) -> str:
     names = list(builtin_files())
-    hint = did_you_mean(Path(name).stem, names)
-    return f"no built-in space of that name ({', '.join(names)}){hint}"
+    return f"no built-in space of that name ({', '.join(names)}){did_you_mean(Path(name).stem, names)}"
 
 
 def _laid_over(below: Layer, above: Layer) -> Layer:
@@ -223,7 +223,7 @@ def _override_keys(path: str, label: str, space: Layer, fields: Sequence[str]) -
     if first in {name.partition(".")[0] for name in trainer_settings()}:
         return ["trainer", *path.split(".")]
     known = [*fields, *_own_paths(space), *trainer_settings()]
-    raise SpaceError(f"{label}: unknown setting {shown(path)}{did_you_mean(path, known)}")
+    raise SpaceError(f"{label}: unknown setting {shown(path)}{hint(path, known)}")
 
 
 def _parameter_keys(rest: str, space: Layer) -> list[str]:

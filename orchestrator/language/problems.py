@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from trainer.wording import KeyPath, did_you_mean, one_line, spelled
+from orchestrator.language.vocabulary import hint
+from trainer.wording import KeyPath, one_line, spelled
 
 MAX_SHOWN = 50  # problems printed before the rest is only counted
 
@@ -41,13 +42,13 @@ class Problems:
         self._lines: dict[KeyPath, tuple[Place, str]] = {}
 
     def add(self, path: KeyPath, what: str, *, wrong: str = "", known: Iterable[str] = ()) -> None:
-        """Notes a problem, the first one only of each path, with the name in `known` nearest to `wrong`."""
+        """Notes a problem, the first one only of each path, with the name in `known` that `wrong` was to be."""
         if path in self._lines:
             return
-        hint = did_you_mean(wrong, known) if len(self._lines) < MAX_SHOWN else ""
+        meant = hint(wrong, known) if len(self._lines) < MAX_SHOWN else ""
         where = f"{spelled(path)}: " if path else ""
         place = self.place(path)
-        self._lines[path] = place, one_line(f"{place}: {where}{what}{hint}")
+        self._lines[path] = place, one_line(f"{place}: {where}{what}{meant}")
 
     def place(self, path: KeyPath) -> Place:
         """Where the value at `path` was written, or the nearest mapping around it."""

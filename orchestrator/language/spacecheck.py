@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -34,10 +35,13 @@ from orchestrator.language.settings import (
     settings_below,
     trainer_settings,
 )
-from trainer.wording import KeyPath, listed, plain_words, shown
+from orchestrator.language.vocabulary import hint, in_our_words, rewritten
+from trainer.wording import KeyPath, did_you_mean, listed, plain_words, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+_PARAMETER_KEYS = tuple(dict.fromkeys(key for kind in KINDS.values() for key in kind.model_fields))
 
 MAX_START = 100  # start points; the trainer is asked about each
 
@@ -49,10 +53,23 @@ def check_shape(model: type[Space], data: Mapping[str, JsonValue], problems: Pro
     try:
         return model.model_validate(data)
     except ValidationError as error:
+        found = error.errors(include_url=False)
         # A list with a bad item counts as too short, too: the item says it better.
-        for problem in sorted(error.errors(include_url=False), key=lambda each: each["type"] == "too_short"):
-            _note_shape(model, problem, data, problems)
+        for problem in sorted(found, key=lambda each: each["type"] == "too_short"):
+            if not _is_misspelt(problem, found):
+                _note_shape(model, problem, data, problems)
         return None
+
+
+def _is_misspelt(problem: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
+    """Whether a key is missing because it stands there under another name, which is a problem of its own."""
+    *parent, key = problem["loc"]
+    unknown = [
+        str(other["loc"][-1])
+        for other in others
+        if other["type"] == "extra_forbidden" and list(other["loc"][:-1]) == parent
+    ]
+    return problem["type"] == "missing" and any(hint(name, [str(key)]) for name in unknown)
 
 
 def check_against_trainer(data: Mapping[str, JsonValue], problems: Problems) -> None:
@@ -134,11 +151,25 @@ def _note_shape(
     if kind == "extra_forbidden":
         problems.add(path, f"unknown key, not one of {', '.join(fields)}", wrong=str(path[-1]), known=fields)
     elif kind == "union_tag_not_found":
-        problems.add((*path, "type"), f"is missing; write {listed(list(KINDS))}")
+        ours = rewritten(problem["input"], _PARAMETER_KEYS) or listed(list(KINDS))
+        problems.add((*path, "type"), f"is missing; write {ours}")
     elif kind == "union_tag_invalid":
         kind_given = problem["ctx"]["tag"]
         what = f"must be {listed(list(KINDS))} (is {shown(kind_given)})"
-        problems.add((*path, "type"), what, wrong=kind_given, known=KINDS)
+        is_misspelt = did_you_mean(kind_given, KINDS) and not in_our_words(kind_given, KINDS)
+        if not is_misspelt and (ours := rewritten(problem["input"], _PARAMETER_KEYS)):
+            problems.add((*path, "type"), f"{what}; write {ours}")
+        else:
+            problems.add((*path, "type"), what, wrong=kind_given, known=KINDS)
+    elif kind == "model_attributes_type" and path[0] == "parameters":
+        such_as = rewritten({"values": problem["input"]}, _PARAMETER_KEYS) if isinstance(problem["input"], list) else ""
+        what = (
+            f"must be a mapping such as {such_as or '{type: float, low: 0.1, high: 1}'} (is {shown(problem['input'])})"
+        )
+        problems.add(path, what if such_as else f"{what}; a fixed value belongs into 'trainer'")
+    elif kind == "literal_error" and isinstance(given := problem["input"], str):
+        allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        problems.add(path, f"must be {problem['ctx']['expected']} (is {shown(given)})", wrong=given, known=allowed)
     elif path[0] == "replicates" and not isinstance(data["replicates"], dict):  # a number instead, for one of the keys
         problems.add(path[:1], plain_words(problem))
     elif kind != "missing" and not _is_there(data, path):  # pydantic names the types it tried below a value

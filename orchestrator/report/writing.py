@@ -8,7 +8,7 @@ from typing import NamedTuple
 from orchestrator.history.folder import SearchFolder
 from orchestrator.report.formats import FORMATS
 from orchestrator.report.gathered import SearchReport, gather
-from trainer.atomic import write_atomically
+from trainer.atomic import check_writable, write_atomically
 
 FILE = "report.html"
 
@@ -37,9 +37,11 @@ def write_report(folder: SearchFolder, kind: str, out: Path | None, *, model: bo
         SearchError: `search.yaml` is damaged.
         OSError: the file cannot be written.
     """
+    path = folder.path / FILE if out is None and kind == "html" else out
+    if path is not None:
+        check_writable(path)  # before the model is asked, which takes a minute
     found = gather(folder, model=model, images=images)
     text = FORMATS[kind](found)
-    path = folder.path / FILE if out is None and kind == "html" else out
     if path is None:
         return Written(None, text)
     path.parent.mkdir(parents=True, exist_ok=True)
