@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer.batches import Batch
+from trainer.batches import Batch, IdentityBatches, TrainingClips, blank_batch, training_loader
+from trainer.clips import ClipConfig
 from trainer.config import TrialConfig
+from trainer.data import DataConfig, read_splits
 from trainer.learner import Learner, in_groups
+from trainer.reid_loss import ReidLoss
 from trainer.tally import EpochTally
 
 CPU = torch.device("cpu")
@@ -124,12 +133,34 @@ class NothingReadBack(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_value_is_read_back_during_a_step_and_its_tally() -> None:
-    made, tally = learner(), EpochTally()
+@pytest.mark.parametrize("optim", [{}, {"ema_decay": 0.9}, {"clip_norm": 1.0}], ids=["plain", "average", "clipped"])
+@pytest.mark.parametrize("update", ["gradient", "wen"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["fp32", "fp16"])
+def test_no_value_is_read_back_during_a_step_and_its_tally(optim: dict[str, Any], update: str, scaled: bool) -> None:
+    made, tally = learner(optim=optim, loss={"center_weight": 5e-4, "center_update": update}), EpochTally()
+    if scaled:
+        made._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as fp16 has it, on a GPU
     made.step([batch(0)], ignore)  # the optimizer makes its state in the first step
     with NothingReadBack():
         made.step([batch(1)], lambda *seen: tally.add(*seen, attention=True))
     assert tally.batches == 1
+
+
+def test_the_average_is_that_of_torch_and_starts_at_the_first_step_that_is_taken() -> None:
+    ours, scaled = learner(optim={"ema_decay": 0.75}), learner(optim={"ema_decay": 0.75})
+    theirs = AveragedModel(ours.model, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
+    assert scaled._average is not None
+    for seed in range(3):
+        ours.step([batch(seed)], ignore)
+        theirs.update_parameters(ours.model)
+        for taken in (False, True, False):
+            scaled._average.update(ours.model, torch.tensor(taken))
+    expected = theirs.state_dict()
+    for found in (ours.state()["average"], scaled.state()["average"]):
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, msg=name)
+    assert all(torch.equal(ours.state()["average"][name], value) for name, value in expected.items())
 
 
 def test_a_scaled_loss_takes_the_step_of_the_loss_itself() -> None:
@@ -146,9 +177,74 @@ def test_a_step_whose_scaled_gradients_overflow_is_left_out_altogether() -> None
     overflowing = learner(optim={"ema_decay": 0.5}, loss={"center_weight": 1000.0})
     overflowing._scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
     before = parameters(overflowing)
+    averaged = copy.deepcopy(dict(overflowing.evaluated.state_dict()))
     assert overflowing.loss.centers is not None
     centers = overflowing.loss.centers.detach().clone()
     overflowing.step([batch()], ignore)
     close(parameters(overflowing), before)
     assert torch.equal(overflowing.loss.centers, centers)
+    assert all(torch.equal(value, averaged[name]) for name, value in overflowing.evaluated.state_dict().items())
     assert overflowing._scaler.get_scale() < 3e38
+
+
+# --- compilation
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Graphs that torch.compile makes, by a compiler that takes no time; counted are forward and backward."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+
+    made: Counter[str] = Counter()
+
+    def counted(name: str) -> Any:
+        return lambda graph, _: (made.update([name]), make_boxed_func(graph.forward))[1]
+
+    real = nn.Module.compile
+    backend = aot_autograd(fw_compiler=counted("forward"), bw_compiler=counted("backward"))
+    monkeypatch.setattr(nn.Module, "compile", lambda module: real(module, backend=backend))
+    torch._dynamo.reset()
+    counters.clear()
+    yield made
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("augment_on", "precision", "channels_last"), [("worker", "fp32", True), ("device", "bf16", False)]
+)
+def test_what_is_compiled_before_training_is_all_that_is_compiled(
+    compilations: Counter[str], mini_mars: Path, augment_on: str, precision: str, channels_last: bool
+) -> None:
+    made = learner(
+        clips={"persons": 2, "tracklets": 2, "frames": 2, "augment_on": augment_on},
+        compute={"compile": True, "precision": precision, "channels_last": channels_last},
+    )
+    config = made.config
+    train = read_splits(DataConfig(root=str(mini_mars))).train[:12]
+    labels = [place // 2 for place in range(12)]
+    made.loss = ReidLoss(config.loss, 6, made.model.embedding_dim)
+    made.model.classifier = nn.Linear(made.model.embedding_dim, 6, bias=False)
+    made.compile()
+    assert compilations == {"forward": 1, "backward": 1}
+    assert counters["stats"]["unique_graphs"] == 1
+    clips = TrainingClips(train, labels, config.clips, size=(32, 16), seed=0)
+    loader = training_loader(clips, IdentityBatches(labels, config.clips, 0), workers=0, device=CPU)
+    for each in itertools.islice(loader, 2):
+        made.step([each], ignore)
+    assert compilations == {"forward": 1, "backward": 1}
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_blank_batch_is_as_those_of_the_loader(mini_mars: Path) -> None:
+    train = read_splits(DataConfig(root=str(mini_mars))).train[:8]
+    for augment_on in ("worker", "device"):
+        config = ClipConfig(persons=2, tracklets=2, frames=2, augment_on=augment_on)
+        labels = [place // 2 for place in range(8)]
+        clips = TrainingClips(train, labels, config, size=(32, 16), seed=0)
+        loaded = next(iter(training_loader(clips, IdentityBatches(labels, config, 0), workers=0, device=CPU)))
+        for ours, theirs in zip(blank_batch(config, (32, 16))[:4], loaded[:4], strict=True):
+            if ours is None or theirs is None:
+                assert ours is theirs
+                continue
+            assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)

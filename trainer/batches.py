@@ -248,6 +248,14 @@ def _collate_pending(clips: Sequence[TrainingClip]) -> Batch:
     return _collate_augmented(clips)._replace(pending=plan_tensor([clip.plan for clip in clips]))
 
 
+def blank_batch(config: ClipConfig, size: tuple[int, int]) -> Batch:
+    """A batch of black clips, in type, shape and memory as those of `training_loader`; `size` is (height, width)."""
+    plan = draw_plan(config, size, generator(0, "blank batch"))
+    clip = TrainingClip(np.zeros((config.frames, *size, 3), dtype=np.uint8), 0, plan, ())
+    collate = _collate_augmented if config.augment_on == "worker" else _collate_pending
+    return collate([clip] * (config.persons * config.tracklets))
+
+
 def evaluation_loader(
     clips: EvaluationClips, *, batch: int, workers: int, device: torch.device
 ) -> Iterable[EvaluationBatch]:

@@ -126,7 +126,8 @@ def compiled(model: nn.Module, clips: Float[Tensor, "B T 3 H W"], compute: Compu
 
     Forward and backward are both compiled here, by one pass over `clips` in training mode: a backward pass is compiled
     no sooner than it is first used, and a compiler that fails there would end the training. Gradients are dropped;
-    weights, batch norms' statistics and names in the state dict stay as they are. Clips of another shape compile again.
+    weights, batch norms' statistics and names in the state dict stay as they are. Clips of another shape, or laid out
+    otherwise in memory, compile again, where a compiler that fails ends the training.
 
     A compiler that fails is a warning: the network then goes on without one.
     """

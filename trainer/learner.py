@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer.augment import normalised
-from trainer.batches import Batch, to_device
+from trainer.averaging import WeightAverage
+from trainer.batches import Batch, blank_batch, to_device
 from trainer.compute import autocast, compiled, laid_out, placed
 from trainer.config import TrialConfig
 from trainer.model import ModelOutput, TemporalAttentionResNet
@@ -49,18 +50,23 @@ class Learner:
         self.loss = ReidLoss(config.loss, num_classes, self.model.embedding_dim).to(device)
         self.optimizer = make_optimizer(self.model.parameters(), config.optim)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
-        self._average = _average(self.model, config.optim.ema_decay)
+        decay = config.optim.ema_decay
+        self._average = None if decay is None else WeightAverage(self.model, decay)
 
     @property
     def evaluated(self) -> TemporalAttentionResNet:
         """The network to evaluate: the average of the weights where there is one."""
-        return self.model if self._average is None else self._average.module  # type: ignore[return-value]
+        return self.model if self._average is None else self._average.module
 
     def compile(self) -> None:
-        """Compiles the network if the configuration says so, with a batch of its shape; restore comes first."""
-        clips = self.config.clips
-        shape = (clips.persons * clips.tracklets, clips.frames, 3, self.config.model.height, self.config.model.width)
-        compiled(self.model, torch.zeros(shape, device=self.device), self.config.compute)
+        """Compiles the network if the configuration says so, with a batch as all are; restore comes first.
+
+        To be called where it trains, under the same `float32_products`: what is compiled for other settings of the
+        process, or for another layout of the frames, is compiled again in the first step.
+        """
+        blank = blank_batch(self.config.clips, (self.config.model.height, self.config.model.width))
+        frames = to_device(blank, self.device, self.config.clips).frames
+        compiled(self.model, self._seen(frames), self.config.compute)
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the learning rate of the epoch, counted from 0, and the network to training."""
@@ -69,7 +75,11 @@ class Learner:
         self.model.train()
 
     def step(self, batches: Sequence[Batch], observe: Observe) -> None:
-        """One step of the optimizer and of the centers on the mean loss of the batches; never waits for a GPU."""
+        """One step of the optimizer and of the centers on the mean loss of the batches.
+
+        The host never waits for a GPU, in any precision and with an average of the weights too: whether a step under
+        fp16 is left out is decided on the device.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         self.loss.zero_grad(set_to_none=True)
         for batch in batches:
@@ -81,8 +91,12 @@ class Learner:
     def _forward(self, batch: Batch) -> tuple[ModelOutput, dict[str, Tensor]]:
         frames, labels, erased = to_device(batch, self.device, self.config.clips)[:3]
         with autocast(self.config.compute, self.device):
-            output: ModelOutput = self.model(laid_out(normalised(frames), self.config.compute))
+            output: ModelOutput = self.model(self._seen(frames))
             return output, self.loss(output, labels, erased, self.model.classifier.weight)
+
+    def _seen(self, frames: UInt8[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T 3 H W"]:
+        """The frames as the network takes them."""
+        return laid_out(normalised(frames), self.config.compute)
 
     def _update(self) -> None:
         """The optimizer's step, the centers' own, and the average's.
@@ -94,12 +108,21 @@ class Learner:
         if self.config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self._scaler.step(self.optimizer)
-        scale = self._scaler.get_scale()
+        if not self._scaler.is_enabled():
+            self._scaler.update()
+            self._follow(1.0, None)
+            return
+        # `get_scale` would read the scale back; scaling a one gives it on the device.
+        one = torch.ones((), device=self.device)
+        scale = self._scaler.scale(one)
         self._scaler.update()
-        if self._scaler.get_scale() >= scale:
-            self.loss.step_centers(gradient_scale=scale)
-            if self._average is not None:
-                self._average.update_parameters(self.model)
+        self._follow(scale, self._scaler.scale(one) >= scale)
+
+    def _follow(self, gradient_scale: float | Tensor, taken: Tensor | None) -> None:
+        """The steps of centers and average after the optimizer's, where it was `taken`; None is always."""
+        self.loss.step_centers(gradient_scale=gradient_scale, taken=taken)
+        if self._average is not None:
+            self._average.update(self.model, taken)
 
     def weights(self) -> dict[str, Any]:
         """State of the network to evaluate: all that an evaluation needs."""
@@ -124,13 +147,6 @@ class Learner:
         self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-
-
-def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Exponential moving average of weights and of batch norms' statistics, which starts as the first step's."""
-    if decay is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def in_groups(batches: Iterable[Batch], size: int) -> Iterable[list[Batch]]:

@@ -138,7 +138,9 @@ class ReidLoss(nn.Module):
         return {"total": total, **terms}
 
     @torch.no_grad()
-    def step_centers(self, *, gradient_scale: float = 1.0) -> None:
+    def step_centers(
+        self, *, gradient_scale: float | Float[Tensor, ""] = 1.0, taken: Bool[Tensor, ""] | None = None
+    ) -> None:
         """Take the centers' own step after `backward` of the total, and forget what it was made from.
 
         `gradient`: plain SGD on the gradient divided by `center_weight`, so that the step does not depend on it
@@ -147,16 +149,25 @@ class ReidLoss(nn.Module):
         gradient is divided by `gradient_scale` too, which undoes the scaling of the loss in half precision.
         `wen`: `wen_step` on all clips since the last step, whatever the gradients.
 
-        Without centers, or where nothing has reached them since the last step, there is nothing to step.
+        Without centers, or where nothing has reached them since the last step, there is nothing to step. Nor is there
+        where `taken` is False, which may be on a device: it is not waited for.
         """
         config, centers = self.config, self.centers
         if centers is None:
             return
         if self._seen:
             features, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-            centers.copy_(wen_step(features, labels, centers, rate=config.center_learning_rate))
+            stepped = wen_step(features, labels, centers, rate=config.center_learning_rate)
         elif centers.grad is not None:
-            centers.sub_(centers.grad, alpha=config.center_learning_rate / (config.center_weight * gradient_scale))
+            rate = config.center_learning_rate / (config.center_weight * gradient_scale)
+            stepped = (
+                centers - centers.grad * rate
+                if isinstance(rate, Tensor)
+                else torch.sub(centers, centers.grad, alpha=rate)
+            )
+        else:
+            stepped = centers
+        centers.copy_(stepped if taken is None else torch.where(taken, stepped, centers))
         self.zero_grad()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

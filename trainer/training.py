@@ -110,8 +110,8 @@ def fit(
     require_precision(config.compute, device)
     out.mkdir(parents=True, exist_ok=True)
     data = training_data(config.data, split or out / SPLIT_FILE, make=split is None)
-    run = _Run(config, data, device, out, resume_from)
     with float32_products(config.compute, device), _cut_short(stop):
+        run = _Run(config, data, device, out, resume_from)
         if run.is_done:
             run.leave_evaluation(split or out / SPLIT_FILE, progress, stop)
         write_results(out / RESULTS_FILE, run.history)

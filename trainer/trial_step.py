@@ -85,9 +85,9 @@ def measure_step(
     batches = IdentityBatches(data.labels, config.clips, config.seed)
     batches_per_epoch = len(batches)
     learner = Learner(config, data.num_classes, device, own_weights=True)
-    learner.compile()
     evaluated = [*data.query, *data.gallery]
     with float32_products(config.compute, device):
+        learner.compile()
         groups = _groups(config, data, batches, learner, device)
         seconds = _seconds_per_step(learner, groups, device, progress)
         workers = multiprocessing.active_children()
