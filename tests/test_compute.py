@@ -8,18 +8,20 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.compute import (
     ComputeConfig,
     autocast,
     compiled,
+    exact_products,
     float32_products,
     keep_freed_memory,
     memory_format,
@@ -28,7 +30,9 @@ from trainer.compute import (
     require_precision,
 )
 from trainer.errors import ConfigError
+from trainer.metrics import pairwise_distance, rank_embeddings
 from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.rerank import k_reciprocal_distance
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -90,15 +94,118 @@ def test_bf16_needs_a_gpu_that_has_it_and_an_emulation_does_not_count(
         require_precision(bf16, CUDA)
 
 
-def test_tf32_is_allowed_for_as_long_as_it_lasts() -> None:
-    def allowed() -> tuple[bool, bool]:
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+def set_by_hand(**settings: str) -> Callable[[], None]:
+    """Sets `fp32_precision` of matrix products, convolutions, or all, as a process of a user may."""
+    named = {
+        "matmul": torch.backends.cuda.matmul,
+        "conv": torch.backends.cudnn.conv,
+        "cpu": torch.backends.mkldnn.matmul,
+        "all": torch.backends,
+    }
 
-    before = allowed()
-    for tf32 in (True, False):
-        with float32_products(ComputeConfig(tf32=tf32), CUDA):
-            assert allowed() == (tf32, tf32)
-        assert allowed() == before
+    def apply() -> None:
+        for name, precision in settings.items():
+            named[name].fp32_precision = precision
+
+    return apply
+
+
+def allowed_by_hand() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
+PROCESSES: dict[str, Callable[[], None]] = {
+    "as torch comes": lambda: None,
+    "both switches": allowed_by_hand,
+    "matmul high": lambda: torch.set_float32_matmul_precision("high"),
+    "matmul medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "newer names": set_by_hand(matmul="tf32", conv="tf32"),
+    "newer names, forbidden": set_by_hand(matmul="ieee", conv="ieee"),
+    "all of torch": set_by_hand(all="tf32"),
+    "bf16 on a CPU": set_by_hand(cpu="bf16"),
+}
+
+
+@pytest.fixture(params=PROCESSES)
+def process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process that has set how float32 is multiplied, in one of torch's ways."""
+    PROCESSES[request.param]()
+    yield
+    torch.backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    set_by_hand(matmul="none", cpu="none")()
+
+
+def products() -> list[object]:
+    """All that torch tells of how float32 is multiplied; None where it refuses to tell."""
+    read: list[Callable[[], object]] = [
+        lambda: torch.backends.cuda.matmul.fp32_precision,
+        lambda: torch.backends.cudnn.conv.fp32_precision,
+        lambda: torch.backends.cudnn.rnn.fp32_precision,
+        lambda: torch.backends.mkldnn.matmul.fp32_precision,
+        lambda: torch.backends.fp32_precision,
+        lambda: torch.backends.cuda.matmul.allow_tf32,
+        lambda: torch.backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision,
+    ]
+    found: list[object] = []
+    for each in read:
+        try:
+            found.append(each())
+        except RuntimeError:
+            found.append(None)
+    return found
+
+
+@pytest.mark.usefixtures("process")
+@pytest.mark.parametrize("tf32", [False, True])
+def test_networks_take_tf32_as_configured_and_rankings_never_whatever_the_process_has_set(tf32: bool) -> None:
+    before = products()
+    with float32_products(ComputeConfig(tf32=tf32), CUDA):
+        within = products()
+        assert [precision == "tf32" for precision in within[:3]] == [tf32] * 3
+        assert within[5:7] == [tf32, tf32]  # what compilers ask is told
+        with exact_products():
+            assert products()[0] == products()[3] == "ieee"
+        assert products() == within
+    assert products() == before
+    with pytest.raises(ZeroDivisionError), exact_products():
+        assert products()[0] == products()[3] == "ieee"
+        raise ZeroDivisionError
+    assert products() == before
+
+
+class Multiplied(TorchDispatchMode):
+    """Notes the precision of every product of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[object, object]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation."""
+        if any(name in str(func) for name in ("mm", "matmul", "cdist", "euclidean_dist")):
+            self.seen.append((products()[0], products()[3]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("process")
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_distances_are_ranked_and_ranked_again_with_exact_products(metric: Any) -> None:
+    draws = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(5, 8, generator=draws), torch.randn(30, 8, generator=draws)
+    persons, cameras = torch.arange(30) % 5, torch.arange(30) % 3
+    labels = (persons[:5], persons, cameras[:5] + 3, cameras)
+    with float32_products(ComputeConfig(tf32=True), CUDA):  # as in a training
+        for rank in (
+            lambda: pairwise_distance(query, gallery, metric),
+            lambda: rank_embeddings(query, gallery, *labels, metric=metric),
+            lambda: k_reciprocal_distance(query, gallery, k1=3, k2=2),
+        ):
+            with Multiplied() as multiplied:
+                rank()
+            assert multiplied.seen and set(multiplied.seen) == {("ieee", "ieee")}
 
 
 def test_tf32_without_a_gpu_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -204,6 +311,7 @@ def test_errors_of_the_network_itself_are_not_taken_for_the_compilers(monkeypatc
 REAL_COMPILER = """
 import logging, torch
 from trainer.compute import ComputeConfig, compiled
+from trainer.metrics import pairwise_distance, rank_embeddings
 from trainer.model import ModelConfig, TemporalAttentionResNet
 logging.basicConfig(format="%(message)s")
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
@@ -42,7 +42,8 @@ class ComputeConfig(FrozenConfig):
     compile: bool = False
     """Compile the network with torch.compile before training; without a working compiler training goes on."""
     tf32: bool = False
-    """Let a CUDA GPU compute float32 products with 10 bits of mantissa instead of 23, several times as fast."""
+    """Let a CUDA GPU compute the network's float32 products with 10 bits of mantissa instead of 23, several times as
+    fast; distances are ranked with all 23."""
 
 
 def weight_dtype(compute: ComputeConfig) -> torch.dtype:
@@ -99,26 +100,73 @@ def placed(model: nn.Module, compute: ComputeConfig, device: torch.device) -> No
 def float32_products(compute: ComputeConfig, device: torch.device) -> Iterator[None]:
     """Makes a GPU compute float32 products as `compute.tf32` says, forward and backward, for as long as it lasts.
 
-    torch by itself takes TF32 for convolutions and not for matrix products. On a CPU there is no TF32.
+    For networks alone; distances are ranked under `exact_products`, which wins. torch by itself takes TF32 for
+    convolutions and not for matrix products. On a CPU there is no TF32.
     """
     if device.type != "cuda":
         if compute.tf32:
             logger.warning("compute.tf32 has no effect without a CUDA GPU")
         yield
         return
-    before = _allow_tf32(matmul=compute.tf32, convolutions=compute.tf32)
+    cudnn: Any = torch.backends.cudnn
+    with _matrix_products(compute.tf32), _tf32(cudnn, (cudnn.conv, cudnn.rnn), allowed=compute.tf32):
+        yield
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Makes matrix products of float32 exact to rounding on every device, whatever the process allows otherwise.
+
+    Neighbours are told apart by differences that 10 bits of mantissa do not hold. May decorate functions.
+    """
+    on_cpu: Any = torch.backends.mkldnn.matmul  # may take bf16 where the processor multiplies it faster
+    before = on_cpu.fp32_precision
+    try:
+        with _matrix_products(tf32=False):
+            on_cpu.fp32_precision = "ieee"
+            yield
+    finally:
+        on_cpu.fp32_precision = before
+
+
+@contextmanager
+def _matrix_products(tf32: bool) -> Iterator[None]:
+    """Allows or forbids a GPU TF32 for matrix products."""
+    products: Any = torch.backends.cuda.matmul
+    is_medium = products.fp32_precision == "tf32" and _known(torch.get_float32_matmul_precision) == "medium"
+    try:
+        with _tf32(products, (products,), allowed=tf32):
+            yield
+    finally:
+        if is_medium:  # which the switch restored as high
+            torch.set_float32_matmul_precision("medium")
+
+
+@contextmanager
+def _tf32(switch: Any, named: Sequence[Any], *, allowed: bool) -> Iterator[None]:
+    """Sets both interfaces of torch: `allow_tf32` of `switch` and `fp32_precision` of each that is `named`.
+
+    The newer one counts, and torch refuses to read the older one where they disagree, as compilers do.
+    """
+    before = [each.fp32_precision for each in named]
+    older = _known(lambda: switch.allow_tf32)
+    switch.allow_tf32 = allowed
+    for each in named:
+        each.fp32_precision = "tf32" if allowed else "ieee"
     try:
         yield
     finally:
-        _allow_tf32(*before)
+        switch.allow_tf32 = before[0] != "tf32" if older is None else older
+        for each, precision in zip(named, before, strict=True):
+            each.fp32_precision = precision
 
 
-def _allow_tf32(matmul: bool, convolutions: bool) -> tuple[bool, bool]:
-    """Sets both switches and returns what they were; torch's newer names do not mix with those of its own compiler."""
-    products: Any = torch.backends.cuda.matmul
-    before = products.allow_tf32, torch.backends.cudnn.allow_tf32
-    products.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
-    return before
+def _known(read: Callable[[], Any]) -> Any:
+    """What torch tells, or None where the process has set the same through both interfaces, differently."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
 
 
 def compiled(model: nn.Module, clips: Float[Tensor, "B T 3 H W"], compute: ComputeConfig) -> bool:
@@ -176,6 +224,12 @@ def prepare_process() -> ProcessSettings:
     Numbers below 1e-38, which processors compute many times more slowly, become 0 in this thread and those it starts.
     """
     return ProcessSettings(keep_freed_memory(), torch.set_flush_denormal(True))
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until a GPU has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def keep_freed_memory() -> bool:

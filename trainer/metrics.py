@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float64, Int, Integer, Real
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.compute import exact_products
 from trainer.ranks import Change, ranks
 
 Metric = Literal["cosine", "euclidean"]
@@ -55,6 +56,7 @@ class Ranking(NamedTuple):
         return float(values.std() / len(values) ** 0.5)
 
 
+@exact_products()
 def pairwise_distance(
     query: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], metric: Metric
 ) -> Float[Tensor, "Q G"]:
@@ -100,6 +102,7 @@ def evaluate_ranking(
     return _figures(_joined(found), len(table), table.shape[1], protocol)
 
 
+@exact_products()
 def rank_embeddings(
     query: Float[Tensor, "Q D"],
     gallery: Float[Tensor, "G D"],

@@ -16,6 +16,7 @@ from pydantic import Field
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from trainer.compute import exact_products
 from trainer.frozen import FrozenConfig
 
 BLOCK_BYTES = 64 * 2**20  # of distances that are held at a time: with fewer rows a matrix product is slower
@@ -50,6 +51,7 @@ class _Neighbours(NamedTuple):
     """Squared distances of queries to gallery, divided by the query's largest."""
 
 
+@exact_products()
 def k_reciprocal_distance(
     query: Float[Tensor, "Q D"],
     gallery: Float[Tensor, "G D"],
