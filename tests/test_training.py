@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainer import CheckpointError, ConfigError, DivergedError, EpochResult, TrialConfig, evaluate, fit
+from trainer import CheckpointError, ConfigError, DivergedError, EpochResult, TrialConfig, evaluate, fit, measure_step
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig as Config
 from trainer.result import read_results
@@ -259,3 +262,35 @@ def test_every_option_trains_and_resumes_bit_identically(
         fit(config, interrupt_after(1), out=tmp_path / "cut")
     resumed = fit(config, resume_from=tmp_path / "cut/checkpoint/last.pt", out=tmp_path / "cut")
     assert figures(resumed.history) == figures(whole.history)
+
+
+def test_the_clock_of_an_epoch_runs_until_the_device_is_done(
+    tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.training.synchronize", lambda device: time.sleep(0.5))
+    result = fit(changed(tiny_config, optim__epochs=1), out=tmp_path).best
+    trained = result.seconds - result.evaluation_seconds
+    assert trained >= 0.5
+    batches = 40  # more than there are
+    assert result.images_per_second <= batches * 16 / 0.5
+    assert 0 <= result.data_wait_share < 1
+
+
+def test_what_is_compiled_is_compiled_under_the_precision_that_trains(
+    tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def products(*_: object) -> Iterator[None]:
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    for module in ("training", "trial_step"):
+        monkeypatch.setattr(f"trainer.{module}.float32_products", products)
+    monkeypatch.setattr("trainer.learner.compiled", lambda *_: entered.append("compiled"))
+    config = changed(tiny_config, optim__epochs=1)
+    fit(config, out=tmp_path)
+    measure_step(config)
+    assert entered == ["in", "compiled", "out"] * 2

@@ -71,9 +71,9 @@ class EpochResult(FrozenConfig):
     validation: Evaluation | None
     """Figures on the validation split, in the epochs that are evaluated."""
     images_per_second: float
-    """Frames trained on per second of training, evaluation excluded."""
+    """Frames trained on per second of training, until the device is done with them; evaluation excluded."""
     data_wait_share: float
-    """Share of the training time spent waiting for frames, in [0, 1]."""
+    """Share of the training time in which the device waited for frames, in [0, 1]."""
     attention: dict[str, float] = Field(default_factory=dict)
     """Means over the training clips of the epoch: `entropy` of the weights over frames divided by log T (1 is
     uniform), `dead_scores` (share of scores that are exactly 0), `erased_weight` (weight of erased frames; 1 is

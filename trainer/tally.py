@@ -27,7 +27,7 @@ class EpochTally:
         self.seconds = 0.0
         """Time spent learning, waiting included."""
         self.waited = 0.0
-        """Time spent waiting for frames."""
+        """Time that the device spent waiting for frames."""
         self._names: list[str] = []
         self._terms: list[Tensor] = []  # [terms] per batch, so that the first bad one can be told
         self._attention: Tensor | None = None  # sums: entropy, dead share, erased weight, erased frames

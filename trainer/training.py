@@ -14,11 +14,12 @@ import torch
 from trainer.atomic import write_atomically
 from trainer.batches import IdentityBatches, TrainingClips, training_loader
 from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.compute import float32_products, require_precision
+from trainer.compute import float32_products, require_precision, synchronize
 from trainer.config import TrialConfig
 from trainer.data.damage import DamageTally
 from trainer.errors import CheckpointError, StoppedError
 from trainer.evaluation_folder import FOLDER
+from trainer.frame_wait import FrameWait
 from trainer.kept_evaluation import leave_evaluation
 from trainer.learner import Learner, in_groups
 from trainer.progress import Progress, no_progress
@@ -203,18 +204,22 @@ class _Run:
         self.batches.epoch, self.batches.first_step = epoch, tally.batches
         self.learner.begin_epoch(epoch)
         groups = iter(in_groups(self.loader, self.config.optim.accumulate))
-        started = asked = time.monotonic()
-        before = tally.seconds
+        before, started = tally.seconds, time.monotonic()
+        frames = FrameWait(self.learner.device)
         while tally.batches < len(self.batches):
+            frames.ask()
             with self._stopped_workers(stop):
                 group = next(groups)
-            tally.waited += time.monotonic() - asked
+            tally.waited += frames.came()
             self.damage.add(name for batch in group for name in batch.damaged)
             self.learner.step(group, lambda batch, output, terms: tally.add(batch, output, terms, attention=attention))
-            asked = time.monotonic()
-            tally.seconds = before + asked - started
+            tally.seconds = before + time.monotonic() - started
             progress(f"epoch {epoch + 1}", tally.batches, len(self.batches), _speed(tally))
             self._stop_if(stop)
+        # A GPU is steps behind the host; whoever reads the losses would wait for it, with the clock stopped.
+        synchronize(self.learner.device)
+        tally.waited += frames.known()
+        tally.seconds = before + time.monotonic() - started
         return tally
 
     def evaluate(self, progress: Progress, stop: Stop, *, last: bool) -> Evaluation:
