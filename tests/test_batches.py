@@ -264,7 +264,7 @@ def test_evaluated_clips_come_in_order_unchanged(tracklets: list[Tracklet]) -> N
     windows = [Window(tracklet, (0, 2)) for tracklet in range(5)]
     clips = EvaluationClips(tracklets, windows, size=SIZE)
     batches = list(evaluation_loader(clips, batch=2, workers=0, device=CPU))
-    assert torch.cat([batch.tracklets for batch in batches]).tolist() == [0, 1, 2, 3, 4]
+    assert [len(batch.frames) for batch in batches] == [2, 2, 1]
     expected = np.asarray(Image.open(tracklets[3].frames[2]))
     assert np.array_equal(torch.cat([batch.frames for batch in batches])[3, 1].permute(1, 2, 0).numpy(), expected)
 

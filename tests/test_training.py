@@ -269,10 +269,7 @@ def test_the_clock_of_an_epoch_runs_until_the_device_is_done(
 ) -> None:
     monkeypatch.setattr("trainer.training.synchronize", lambda device: time.sleep(0.5))
     result = fit(changed(tiny_config, optim__epochs=1), out=tmp_path).best
-    trained = result.seconds - result.evaluation_seconds
-    assert trained >= 0.5
-    batches = 40  # more than there are
-    assert result.images_per_second <= batches * 16 / 0.5
+    assert result.seconds - result.evaluation_seconds >= 0.5
     assert 0 <= result.data_wait_share < 1
 
 

@@ -183,7 +183,6 @@ class EvaluationClip(NamedTuple):
     """One clip of an evaluated tracklet."""
 
     frames: UInt8[np.ndarray, "T H W 3"]
-    tracklet: int
     damaged: tuple[str, ...]
 
 
@@ -192,8 +191,6 @@ class EvaluationBatch(NamedTuple):
 
     frames: UInt8[Tensor, "B T 3 H W"]
     """8-bit pixels, in memory channels last."""
-    tracklets: Int[Tensor, " B"]
-    """Index of each clip's tracklet."""
     damaged: tuple[str, ...]
     """As in `Batch`."""
 
@@ -214,7 +211,7 @@ class EvaluationClips(Dataset[EvaluationClip]):
         """The clip of the window with this index; errors as in `TrainingClips`."""
         window = self._windows[index]
         pixels, damaged = read_window(self._tracklets[window.tracklet].frames, window.frames, *self._size)
-        return EvaluationClip(pixels, window.tracklet, damaged)
+        return EvaluationClip(pixels, damaged)
 
 
 def training_loader(
@@ -273,8 +270,7 @@ def evaluation_loader(
 
 
 def _collate_evaluated(clips: Sequence[EvaluationClip]) -> EvaluationBatch:
-    frames = _stacked([clip.frames for clip in clips])
-    return EvaluationBatch(frames, torch.tensor([clip.tracklet for clip in clips]), _damaged(clips))
+    return EvaluationBatch(_stacked([clip.frames for clip in clips]), _damaged(clips))
 
 
 def _damaged(clips: Sequence[TrainingClip] | Sequence[EvaluationClip]) -> tuple[str, ...]:

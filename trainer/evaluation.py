@@ -5,7 +5,6 @@ B clips, T frames, D embedding, H height, W width, N tracklets.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from trainer.compute import ComputeConfig, laid_out
 from trainer.data import Tracklet
 from trainer.data.damage import DamageTally
 from trainer.errors import DivergedError
+from trainer.frame_wait import FrameWait
 from trainer.frozen import FrozenConfig
 from trainer.inference import inference_copy
 from trainer.model import Feature, TemporalAttentionResNet
@@ -89,7 +89,7 @@ class Embeddings(NamedTuple):
     vectors: Float[Tensor, "N D"]
     attention_entropy: float
     waited_s: float = 0.0
-    """Seconds spent waiting for frames."""
+    """Seconds for which the device waited for frames."""
 
 
 def embed(
@@ -104,7 +104,8 @@ def embed(
     """One embedding per tracklet, the mean or maximum of its clips', on the device of the model.
 
     Clips of several tracklets share a batch and only running sums or maxima are kept, so that memory depends neither on
-    the length of a tracklet nor on the size of the data set beyond [N D].
+    the length of a tracklet nor on the size of the data set beyond [N D]. Of each batch the frames alone are copied to
+    a GPU, and the host waits for it once, at the end.
 
     Args:
         model: the network; left as it is, a copy made for inference embeds.
@@ -126,21 +127,24 @@ def embed(
     pooled = _Pooled(len(tracklets), model.embedding_dim, config.pooling, device)
     entropy = torch.zeros((), device=device)
     network = inference_copy(model, viewing.compute)
-    waited, asked = 0.0, time.monotonic()
+    waited, wait, done = 0.0, FrameWait(device), 0
     with torch.inference_mode():
-        for step, (pixels, indices, damaged) in enumerate(loader, 1):
-            waited += time.monotonic() - asked
+        tracklet_of = torch.tensor([window.tracklet for window in windows]).to(device)
+        wait.ask()
+        for pixels, damaged in loader:
+            waited += wait.came()
             damage.add(damaged)
             frames = normalised(pixels.to(device, non_blocking=True))
             output = network(laid_out(frames, viewing.compute))
-            pooled.add(indices.to(device), output.feature(config.feature))
+            shown = slice(done, done := done + len(pixels))
+            pooled.add(tracklet_of[shown], output.feature(config.feature))
             entropy += attention_entropy(output.weights).sum()
-            progress("embedding", min(step * config.batch, len(windows)), len(windows))
-            asked = time.monotonic()
+            progress("embedding", done, len(windows))
+            wait.ask()
     vectors = pooled.vectors()
     if not bool(vectors.isfinite().all()):
         raise DivergedError("an embedding holds NaN or infinity")
-    return Embeddings(vectors, float(entropy) / len(windows), waited)
+    return Embeddings(vectors, float(entropy) / len(windows), waited + wait.known())
 
 
 class Attention(NamedTuple):
@@ -167,7 +171,7 @@ def attention_over_frames(
     network = inference_copy(model, viewing.compute)
     found: list[Tensor] = []
     with torch.inference_mode():
-        for pixels, _, _ in evaluation_loader(clips, batch=config.batch, workers=0, device=device):
+        for pixels, _ in evaluation_loader(clips, batch=config.batch, workers=0, device=device):
             found += network(laid_out(normalised(pixels.to(device)), viewing.compute)).weights.float().cpu()
     return [Attention(window.frames, weights) for window, weights in zip(windows, found, strict=True)]
 
