@@ -26,7 +26,7 @@ class WeightAverage(nn.Module):
         super().__init__()
         self.module = copy.deepcopy(model)
         self._decay = decay
-        self._average = get_ema_multi_avg_fn(decay)
+        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         device = next(model.parameters()).device
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.long, device=device))
         self._has_started = False

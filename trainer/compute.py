@@ -119,7 +119,8 @@ def exact_products() -> Iterator[None]:
 
     Neighbours are told apart by differences that 10 bits of mantissa do not hold. May decorate functions.
     """
-    on_cpu: Any = torch.backends.mkldnn.matmul  # may take bf16 where the processor multiplies it faster
+    backends: Any = torch.backends
+    on_cpu = backends.mkldnn.matmul  # may take bf16 where the processor multiplies it faster
     before = on_cpu.fp32_precision
     try:
         with _matrix_products(tf32=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -19,7 +19,7 @@ class Event(Protocol):
     def query(self) -> bool:
         """Whether the device got there; waits for nothing."""
 
-    def elapsed_time(self, end_event: Event) -> float:
+    def elapsed_time(self, end_event: Any) -> float:
         """Milliseconds from here to another point."""
 
 
@@ -42,9 +42,7 @@ class FrameWait:
 
     def __init__(self, device: torch.device, event: Callable[[], Event] | None = None) -> None:
         """Waits on `device`; `event` makes its events."""
-        if device.type == "cuda" and event is None:
-            event = lambda: torch.cuda.Event(enable_timing=True)  # noqa: E731
-        self._event = event
+        self._event = _cuda_event if device.type == "cuda" and event is None else event
         self._asked = 0.0
         self._end: Event | None = None
         self._pauses: deque[_Pause] = deque()
@@ -77,3 +75,8 @@ class FrameWait:
         event = self._event()
         event.record()
         return event
+
+
+def _cuda_event() -> Event:
+    event: Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return event
