@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.wording import one_line, shortened
+
+# A line of Python's logging says what a process did, not why it died.
+LOGGED = re.compile(r"\d{4}-\d\d-\d\d |\[?(?:DEBUG|INFO|WARNING)\b")
+MOST_WORDS = 200  # characters
 # From <sys/prctl.h>: the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 
@@ -18,6 +24,16 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), number)
+
+
+def last_words(printed: str) -> str:
+    """The last line that a process printed to standard error, which names the exception of one that Python ended.
+
+    Empty where it printed nothing but what it logged.
+    """
+    lines = [line.strip() for line in printed.splitlines()]
+    said = [line for line in lines if line and not LOGGED.match(line)]
+    return one_line(shortened(said[-1], MOST_WORDS)) if said else ""
 
 
 class Process(NamedTuple):
@@ -42,9 +58,9 @@ def children() -> dict[Process, str]:
     return found
 
 
-def child_named(name: str) -> Process | None:
-    """A living child of this process whose program has that name; None if there is none."""
-    return next((process for process, program in children().items() if program == name), None)
+def children_named(*names: str) -> tuple[Process, ...]:
+    """The living children of this process whose programs have one of these names."""
+    return tuple(process for process, program in children().items() if program in names)
 
 
 def start_of(pid: int) -> int | None:

@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("what", choices=["journal", "search"])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--victims", nargs="+", help="of `search`: driver, attempt, raylet (default: all)")
+    parser.add_argument("--victims", nargs="+", help="of `search`: driver, attempt, raylet, GCS (default: all)")
     parser.add_argument("--keep", type=Path, help="leave everything in this folder, which must not exist yet")
     asked = parser.parse_args()
     # So that what was started is ended too.

@@ -8,19 +8,43 @@ import random
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import psutil
-from running import Search, is_attempt, metric_points, mlflow_runs
+from running import Search, is_attempt, is_attempt_server, metric_points, mlflow_runs
 from waiting import PATIENCE_S
 
 from orchestrator.history.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from orchestrator.history.journal import Record, read_journal
 
-Victim = Literal["driver", "attempt", "raylet"]
-VICTIMS: tuple[Victim, ...] = ("driver", "attempt", "raylet")
+VICTIMS = ("driver", "attempt", "raylet", "GCS")
+
+
+def _runs(script: str) -> Callable[[psutil.Process], bool]:
+    return lambda process: any(script in word for word in process.cmdline())
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    return process.name().startswith("ray::") and any(map(is_attempt_server, process.children()))
+
+
+# Every process of a search on one machine, by what it is called in docs/reliability.md.
+KINDS: Mapping[str, Callable[[psutil.Process], bool]] = {
+    "attempt": is_attempt,
+    "attempt server": lambda process: is_attempt_server(process) and not is_attempt_server(process.parent()),
+    "worker": _is_worker,
+    "Ax": _runs("orchestrator.search.ax_worker"),
+    "raylet": lambda process: process.name() == "raylet",
+    "GCS": lambda process: process.name() == "gcs_server",
+    "dashboard": _runs("ray/dashboard/dashboard.py"),
+    "dashboard agent": lambda process: (
+        _runs("ray/dashboard/agent.py")(process) or _runs("ray::DashboardAgent")(process)
+    ),
+    "agent of runtime environments": _runs("ray/_private/runtime_env/agent/main.py"),
+    "log monitor": _runs("ray/_private/log_monitor.py"),
+    "monitor": _runs("ray/autoscaler/_private/monitor.py"),
+}
 
 EPOCHS = 30
 TRIALS = 6
@@ -34,7 +58,7 @@ LONGEST_WAIT_S = 6.0
 WEDGED_AFTER_S = 120.0
 
 
-def batter_searches(folder: Path, kills: int, seed: int, victims: Sequence[Victim]) -> int:
+def batter_searches(folder: Path, kills: int, seed: int, victims: Sequence[str]) -> int:
     """Kills as often as asked over as many searches as that takes; prints the toll; 1 when anything was lost."""
     os.environ["PYTHONPATH"] = str(Path(__file__).with_name("evidence"))
     chance, toll, problems, searches = random.Random(seed), Counter[str](), list[str](), 0
@@ -63,7 +87,7 @@ def batter_searches(folder: Path, kills: int, seed: int, victims: Sequence[Victi
 class Battering:
     """One search that is killed and resumed until it is finished."""
 
-    def __init__(self, search: Search, chance: random.Random, victims: Sequence[Victim]) -> None:
+    def __init__(self, search: Search, chance: random.Random, victims: Sequence[str]) -> None:
         self.search = search
         self._victims = victims
         self.toll: Counter[str] = Counter()
@@ -102,7 +126,7 @@ class Battering:
         else:  # it died before there was anything to resume
             self.search.launch("--trials", str(TRIALS), *SLOW)
 
-    def _kill(self, victim: Victim) -> None:
+    def _kill(self, victim: str) -> None:
         if victim == "driver":
             self._wait(self._chance.uniform(0, LONGEST_LIFE_S))
         else:
@@ -134,17 +158,9 @@ class Battering:
         while time.monotonic() < end and self._driver.poll() is None and not self._processes("attempt"):
             time.sleep(0.1)
 
-    def _processes(self, victim: Victim) -> list[int]:
+    def _processes(self, victim: str) -> list[int]:
         """Numbers of the processes of this kind below the driver."""
-        found: list[int] = []
-        with contextlib.suppress(psutil.Error):
-            below = psutil.Process(self._driver.pid).children(recursive=True)
-            for process in below:
-                if victim == "attempt" and is_attempt(process):
-                    found.append(process.pid)
-                if victim == "raylet" and process.name() == "raylet":
-                    found.append(process.pid)
-        return found
+        return processes_of(self._driver.pid, victim)
 
     def _expect_no_survivors(self) -> None:
         survivors = self.search.survivors()
@@ -152,6 +168,17 @@ class Battering:
             self.problems.append(f"{survivors} live on 30 s after their driver")
             for process in survivors:
                 process.kill()
+
+
+def processes_of(driver: int, kind: str) -> list[int]:
+    """Numbers of the processes of a kind below a driver."""
+    found: list[int] = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(driver).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                if KINDS[kind](process):
+                    found.append(process.pid)
+    return found
 
 
 def violations(search: Search) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
+import socket
 import stat
 import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +29,7 @@ from orchestrator.cluster.authentication import (
     own_address,
 )
 from orchestrator.cluster.token import existing_token, own_token
-from orchestrator.doctor import network
+from orchestrator.doctor import machine, network
 from orchestrator.errors import EnvironmentProblem
 
 OPEN = "demands no token: everybody who reaches it can run code there"
@@ -340,7 +344,42 @@ def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.
         connection.connect(None)
 
 
-def test_rays_folder_is_private_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder of its own with a path that is short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="r-") as folder:
+        yield Path(folder)
+
+
+def test_a_folder_for_temporary_files_that_is_too_long_for_sockets_is_refused_before_anything_starts(
+    short_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room = connection.MOST_SOCKET_BYTES - len(f"/reidsearch-{os.getuid()}/ray/{connection.LONGEST_SOCKET}")
+    just, over = (short_path / ("x" * (room - len(str(short_path)) - 1 + more)) for more in (0, 1))
+    for folder in (just, over):
+        folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(just))
+    connection.require_admission(None, insecure=False)
+    longest = socket.socket(socket.AF_UNIX)
+    with contextlib.closing(longest):
+        path = connection.ray_folder() / connection.LONGEST_SOCKET
+        path.parent.mkdir(parents=True)
+        longest.bind(str(path))
+    monkeypatch.setattr("tempfile.tempdir", str(over))
+    arguments = ["launch", "--space", "smoke.yaml", "--storage", str(tmp_path / "runs"), "--name", "n"]
+    assert run(arguments) == 5
+    assert capsys.readouterr().err == (
+        f"{over}: the path of the folder for temporary files is 1 byte too long for Ray's sockets; set TMPDIR to a "
+        "shorter one, such as TMPDIR=/tmp\n"
+    )
+    assert not (tmp_path / "runs" / "n").exists()
+    assert list(over.iterdir()) == []
+    assert next(machine.temporary_folder()).level == "problem"
+    assert next(machine.temporary_folder()).advice == "set TMPDIR to a shorter one, such as TMPDIR=/tmp"
+
+
+def test_rays_folder_is_private_and_nobody_elses(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path = short_path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = connection.ray_folder().parent
     folder.chmod(0o777)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from orchestrator.cluster.authentication import MODE, admit
 from orchestrator.cluster.token import own_token
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.process import Process, child_named, children
+from orchestrator.process import Process, children, children_named
 from trainer.child_process import checkout
 from trainer.wording import first_line
 
@@ -44,13 +44,22 @@ ENVIRONMENT = {
 CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
+# The node itself, and the register of nodes and actors, without which Ray ends the process that joined after 60 s.
+VITAL = ("raylet", "gcs_server")
+
+
+# What the kernel takes of a socket's path, and the longest that Ray makes below its folder, with its time and process.
+MOST_SOCKET_BYTES = 107
+LONGEST_SOCKET = "session_2026-11-29_19-00-00_000000_4194304/sockets/dash_MetricsHead"
+
+
 class Connection(NamedTuple):
     """A cluster that trials can be sent to."""
 
     dashboard: str | None
     """Address of the Ray dashboard."""
-    node: Process | None = None
-    """The process that is the node which `connect` started here; None for a cluster that was joined."""
+    node: tuple[Process, ...] = ()
+    """What the node that `connect` started here cannot live without; empty for a cluster that was joined."""
     head: str | None = None
     """HOST:PORT of the head of a cluster that was joined."""
 
@@ -83,7 +92,7 @@ def connect(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     url = f"http://{context.dashboard_url}" if context.dashboard_url else None
     if address is None:
-        return Connection(url, node=child_named("raylet"))
+        return Connection(url, node=children_named(*VITAL))
     return Connection(url, head=str(context.address_info["gcs_address"]))
 
 
@@ -93,7 +102,9 @@ def require_admission(address: str | None, *, insecure: bool) -> None:
     Raises:
         EnvironmentProblem: the cluster cannot be reached, does not take our token, or lets in everybody.
     """
-    if address is not None:
+    if address is None:
+        ray_folder()
+    else:
         os.environ.update(ENVIRONMENT)  # looking for a cluster of this machine imports Ray
         admit(address, insecure=insecure)
 
@@ -167,11 +178,16 @@ def disconnect() -> None:
 
 
 def ray_folder() -> Path:
-    """Where Ray keeps its sockets and logs. Short, because socket paths end at 107 characters.
+    """Where Ray keeps its sockets and logs, made if it is missing.
 
     Ray makes the folder that it is given, and those below, readable and writable by all: it gets one in a private one.
+
+    Raises:
+        EnvironmentProblem: the path is too long for Ray's sockets, or its place is somebody else's.
     """
-    folder = Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}"
+    if (problem := temporary_folder_problem()) is not None:
+        raise EnvironmentProblem(problem)
+    folder = _own_temporary_folder()
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     facts = folder.lstat()
@@ -179,3 +195,20 @@ def ray_folder() -> Path:
         raise EnvironmentProblem(f"{folder} is not a folder of yours; set TMPDIR to one")
     folder.chmod(0o700)
     return folder / "ray"
+
+
+def temporary_folder_problem() -> str | None:
+    """Why the folder for temporary files is unfit for Ray's sockets, and what to do; None where it is fit."""
+    longest = _own_temporary_folder() / "ray" / LONGEST_SOCKET
+    excess = len(os.fsencode(longest)) - MOST_SOCKET_BYTES
+    if excess <= 0:
+        return None
+    folder, count = tempfile.gettempdir(), f"{excess} byte{'s' * (excess > 1)}"
+    return (
+        f"{folder}: the path of the folder for temporary files is {count} too long for Ray's sockets; set TMPDIR to a "
+        "shorter one, such as TMPDIR=/tmp"
+    )
+
+
+def _own_temporary_folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}"

@@ -37,6 +37,7 @@ def examine(*, data: Path | None, address: str | None, storage: Path) -> Iterato
         software.jpeg_decoder,
         machine.memory,
         machine.shared_memory,
+        machine.temporary_folder,
         lambda: machine.storage(storage),
         lambda: machine.clock(storage),
         lambda: network.mlflow_schema(storage / "mlflow.db"),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.cluster.connection import OBJECT_STORE_BYTES
+from orchestrator.cluster.connection import OBJECT_STORE_BYTES, temporary_folder_problem
 from orchestrator.doctor.findings import Finding
 from orchestrator.history.lease import STALE_AFTER_S
 
@@ -65,6 +65,16 @@ def shared_memory() -> Iterator[Finding]:
         yield Finding("warn", "shared memory", text, "clips.workers above 0 may fail there; Docker: --shm-size 2g")
     else:
         yield Finding("ok", "shared memory", text)
+
+
+def temporary_folder() -> Iterator[Finding]:
+    """Ray keeps its sockets there, whose paths must be short."""
+    problem = temporary_folder_problem()
+    if problem is None:
+        yield Finding("ok", "temporary", f"{tempfile.gettempdir()}: short enough for Ray's sockets")
+    else:
+        text, _, advice = problem.partition("; ")
+        yield Finding("problem", "temporary", text, advice)
 
 
 class Mount(NamedTuple):

@@ -140,7 +140,7 @@ class _Session:
         self._stop = StopRequest()
         self._supervisor = Supervisor(ledger, self._space, folder, self._stop)
         self._over = threading.Event()
-        self._node: Process | None = None
+        self._node: tuple[Process, ...] = ()
         self._head: HeadWatch | None = None
 
     def run(self) -> Ending:
@@ -187,7 +187,7 @@ class _Session:
         while self._stop.wish is None:
             if self._over.wait(WATCH_PERIOD_S):
                 return
-            if self._node is not None and not self._node.is_alive():
+            if not all(process.is_alive() for process in self._node):
                 self._stop.request(NODE_DIED)
             elif self._head is not None and self._head.is_lost():
                 self._stop.request(HEAD_LOST)
