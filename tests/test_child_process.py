@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from current_folder import EVERY_NAME, plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,18 +22,13 @@ from trainer import child_process
 from trainer.child_process import checkout, python_command, python_environment, start_child
 
 HOME = child_process.HOME
-OURS = ("trainer", "orchestrator", "search_spaces", "cluster")
-LIBRARIES = ("ax", "mlflow", "ray", "torch", "numpy", "click", "pydantic", "yaml", "PIL", "matplotlib", "setuptools")
-ANY_NAME = st.sampled_from([*OURS, *LIBRARIES, *sorted(sys.stdlib_module_names)]) | st.from_regex(
-    r"[a-z_][a-z0-9_]{0,8}", fullmatch=True
-)
+ANY_NAME = st.sampled_from(EVERY_NAME) | st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 # Python itself imports these, and private ones with them, before the first line of a module that `-m` names: out of the
 # current folder. The command `reidsearch` is not started so.
 BEFORE_US = {
     *("types", "warnings", "contextlib", "functools", "operator", "keyword", "reprlib", "collections", "importlib"),
     *("runpy", "pkgutil", "enum", "re", "copyreg", "typing", "sitecustomize", "usercustomize"),
 }
-LIES_IN_WAIT = "open({mark!r}, 'a').write(__name__ + ' ')\nraise SystemExit('from the current folder')\n"
 # Whether each module would be taken from the folder that the child runs in.
 FOUND_HERE = (
     "import importlib.util, json, os, sys\n"
@@ -42,16 +38,6 @@ FOUND_HERE = (
     "    return any(str(place).startswith(os.getcwd()) for place in places)\n"
     "print(json.dumps([name for name in json.loads(sys.argv[1]) if here(name)]))\n"
 )
-
-
-def plant(folder: Path, names: list[str]) -> Path:
-    """Puts a module of each name into the folder, every second one as a package; the file that tells who was run."""
-    mark = folder / "executed"
-    for number, name in enumerate(names):
-        path = folder / f"{name}.py" if number % 2 == 0 else folder / name / "__init__.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(LIES_IN_WAIT.format(mark=str(mark)))
-    return mark
 
 
 def said_by(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
@@ -97,7 +83,7 @@ def test_every_command_of_a_child_is_made_in_one_place(command: list[str]) -> No
 
 
 def test_a_real_child_answers_in_a_folder_full_of_modules(tmp_path: Path) -> None:
-    names = sorted({*OURS, *LIBRARIES, *sys.stdlib_module_names} - {"antigravity", "this"})
+    names = EVERY_NAME
     mark = plant(tmp_path, names)
     child = start_child(rehearsal.CHILD, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _, errors = child.communicate("no order")
@@ -109,7 +95,7 @@ def test_a_real_child_answers_in_a_folder_full_of_modules(tmp_path: Path) -> Non
 def test_python_m_leaves_out_the_current_folder_before_it_imports_anything_else(
     tmp_path: Path, package: str, arguments: list[str]
 ) -> None:
-    names = {*OURS, *LIBRARIES, *sys.stdlib_module_names} - {"antigravity", "this", package} - BEFORE_US
+    names = {*EVERY_NAME} - {package} - BEFORE_US
     mark = plant(tmp_path, sorted(name for name in names if not name.startswith("_")))
     environment = {**os.environ, "PYTHONPATH": str(HOME)}
     command = [sys.executable, "-m", package, *arguments]

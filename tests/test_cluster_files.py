@@ -17,6 +17,7 @@ import kuberay
 import kubernetes_validate
 import pytest
 import yaml
+from canaries import SECRETS, told
 from documented import block_commands
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -501,3 +502,22 @@ def test_the_commands_that_are_documented_write_what_is_shown(page: str, capsys:
 def test_texts_that_do_not_print_are_refused() -> None:
     with pytest.raises(UnusableValue, match="do not print"):
         files.slurm_script(work(storage="/a\u2028b"), job())
+
+
+def test_no_secret_of_the_environment_is_in_a_file_that_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    hosts = ["--provider", "onprem", "--head", "a", "--worker", "b", "--user", "u"]
+    shared = ["--storage", "/shared/runs", "--data", "mini-mars"]
+    for arguments in ([*SLURM, *shared], [*K8S, *IMAGE, *shared], [*UP, *hosts]):
+        assert run(arguments) == 0, capsys.readouterr().err
+        printed = capsys.readouterr()
+        assert len(printed.out) > 1000
+        assert told(printed.out + printed.err) == []
+
+
+def test_no_python_of_the_job_script_imports_from_the_folder_that_it_was_submitted_in() -> None:
+    text = template("slurm.sbatch")
+    assert text.index("export PYTHONSAFEPATH=1") < text.index("(python - ")

@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from canaries import SECRETS, telling
+from current_folder import plant
 from running import Search
 
 from trainer.data.synthetic import TRUTH
@@ -38,12 +41,22 @@ def data(mini_mars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def searched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
+def current(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the commands run in, full of modules which leave a trace where they are run."""
+    folder = tmp_path_factory.mktemp("current")
+    plant(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(data: Path, current: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
     """A finished search on it, with its evaluations and a report."""
     search = Search(tmp_path_factory.mktemp("storage"), "private")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        patch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        patch.chdir(current)
+        search.command = [str(Path(sys.executable).with_name("reidsearch"))]
         search.launch("--data", str(data), "--trials", "2", "--set", "evaluation.folder=true")
         assert search.wait() == 0, search.log.read_text()
         search.start("report", "private", "--without-model")
@@ -69,7 +82,13 @@ def test_the_data_of_this_test_counts_as_real(searched: Search) -> None:
 
 
 def test_no_variable_of_the_environment_is_written(searched: Search) -> None:
-    assert [path for path in files(searched) if SECRET.encode() in path.read_bytes()] == []
+    found, names = telling(files(searched))
+    assert {"journal.jsonl", "search.yaml", "mlflow.db", "report.html", "attempts.log", "ax.log"} <= names
+    assert found == []
+
+
+def test_no_process_of_a_search_imports_from_the_current_folder(searched: Search, current: Path) -> None:
+    assert not (current / "executed").exists()
 
 
 def test_no_name_of_a_frame_is_written_outside_of_the_figures_per_query(searched: Search) -> None:

@@ -1,6 +1,7 @@
 """What a running search lets in and gives away: its listening sockets, its token, its process lists.
 
-One search is started with a canary for a token, in a file that others can read, as Ray leaves it.
+One search is started with a canary for a token, in a file that others can read, as Ray leaves it, and with one in every
+variable of the environment that holds a secret.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import grpc
 import psutil
 import pytest
+from canaries import SECRETS, telling, told
 from running import COMMAND, Search
 
 from orchestrator.cluster.authentication import is_loopback
@@ -81,6 +83,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     search, began = Search(tmp_path_factory.mktemp("storage"), "guarded"), time.time()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
         search.launch("--trials", "2", "--concurrent", "1", "--set", "optim.epochs=500")
         try:
             search.until(lambda document: any(trial["epoch"] > 0 for trial in document["trials"]))
@@ -216,23 +220,27 @@ def test_rays_folder_can_be_read_by_its_owner_only(running: Running) -> None:
     assert stat.S_IMODE(running.search.folder.stat().st_mode) == 0o700
 
 
-def test_the_token_is_in_no_file_and_no_list_of_processes(running: Running) -> None:
+def test_no_secret_of_the_environment_is_in_a_list_of_processes(running: Running) -> None:
+    assert len(running.commands) > 5
+    assert [found for command in running.commands for found in told(command)] == []
+
+
+def test_the_token_and_the_secrets_of_the_environment_are_in_no_file_and_the_token_in_no_list_of_processes(
+    running: Running,
+) -> None:
     assert len(running.commands) > 5
     assert not [command for command in running.commands if running.token in command]
     assert running.search.process is not None
     running.search.process.send_signal(signal.SIGINT)
     running.search.wait()
-    telling, names = [], set()
-    for path in (*running.search.storage.rglob("*"), *ray_folder().rglob("*")):
-        with contextlib.suppress(FileNotFoundError):  # another search of this user ends
-            if path.is_file() and path.stat().st_mtime >= running.began:
-                names.add(path.name)
-                if running.token.encode() in path.read_bytes():
-                    telling.append(path)
-    assert {"gcs_server.out", "journal.jsonl", "mlflow.db"} <= names, "logs and records were not looked at"
-    assert telling == []
+    paths = (*running.search.storage.rglob("*"), *ray_folder().rglob("*"))
+    found, names = telling(paths, running.token, since=running.began)
+    assert {"gcs_server.out", "raylet.out", "journal.jsonl", "mlflow.db"} <= names, (
+        "logs and records were not looked at"
+    )
+    assert found == []
     with contextlib.closing(sqlite3.connect(running.search.storage / "mlflow.db")) as database:
-        assert not [row for row in database.iterdump() if running.token in row]
+        assert not [row for row in database.iterdump() if running.token in row or told(row)]
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 
 from orchestrator.cluster.names import named_after, tune_name
 from orchestrator.cluster.placement import Share
@@ -25,6 +26,7 @@ def tuner_of(searcher: AxSearcher, trainable: Any, share: Share, *, search: str,
         session: its number, from 1.
         state: folder for what Tune writes.
     """
+    keep_secrets()
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
     per_trial = {"cpu": share.cpus, "gpu": share.gpus} | ({"memory": share.memory} if share.memory else {})
     return tune.Tuner(
@@ -43,3 +45,13 @@ def tuner_of(searcher: AxSearcher, trainable: Any, share: Share, *, search: str,
             name=f"session-{session}", storage_path=str(state), stop=StopWith(searcher), verbose=0
         ),
     )
+
+
+def keep_secrets() -> None:
+    """Lets Tune pass nothing of our environment to its workers but settings of Ray.
+
+    It would pass AWS's keys, too, whatever the storage, on the command line of a worker, which others read in the list
+    of processes, and which Ray logs. Workers find credentials where they run (docs/howto-storage.md).
+    """
+    passed = class_cache.ENV_VARS_TO_PROPAGATE
+    passed.intersection_update({name for name in passed if name.startswith("RAY_")})
