@@ -13,6 +13,7 @@ import psutil
 import pytest
 from waiting import wait_until
 
+from orchestrator.engine import trial
 from orchestrator.engine.attempt import Assignment, Message
 from orchestrator.engine.attempt_server import STOP_ORDER, Orders
 from orchestrator.engine.hang import Patience, hung
@@ -54,6 +55,12 @@ def fake(assignment, send, alive):
     while kind == "lively" and not pathlib.Path("heard").exists():
         alive()
     if kind == "crash": os._exit(7)
+    if kind == "fatal":
+        print("2026-11-29 19:00:00,000 42 demo/t0001 epoch 2", file=sys.stderr)
+        print("Fatal Python error: Segmentation fault", file=sys.stderr)
+        print("2026-11-29 19:00:01,000 42 demo/t0001 epoch 3", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(7)
     if kind == "half":
         attempt_server._write = lambda answers, text: os.write(answers, text[:9].encode())
         send(Message(outcome=Outcome(state="failed", reason=kind)))
@@ -150,6 +157,34 @@ def test_an_attempt_that_dies_says_how_and_the_server_lives_on(
     assert reasons(server, assignment("next")) == ["next"]
 
 
+def test_an_attempt_that_dies_says_why_as_far_as_it_was_printed(
+    server: AttemptServer, assignment: Callable[[str], Assignment]
+) -> None:
+    reason = "exit code 7: Fatal Python error: Segmentation fault$"
+    with pytest.raises(ChildProcessError, match=reason):
+        list(server.messages(assignment("fatal")))
+    assert reasons(server, assignment("next")) == ["next"]
+    with pytest.raises(ChildProcessError, match=r"exit code 7$"):
+        list(server.messages(assignment("crash")))
+
+
+@pytest.mark.parametrize("moment", ["at once", "later"])
+def test_a_server_that_cannot_start_says_why(
+    tmp_path: Path, assignment: Callable[[str], Assignment], moment: str
+) -> None:
+    log = tmp_path / "logs/attempts.log"
+    log.parent.mkdir()
+    log.write_text("SyntaxError: of an earlier one\n")
+    server = AttemptServer(log, os.environ, [sys.executable, "-c", "import a_module_that_is_not_there"])
+    if moment == "later":
+        server._process.wait()
+    reason = "^the process that runs attempts ended with exit code 1: ModuleNotFoundError: No module named 'a_module_"
+    with pytest.raises(ChildProcessError, match=reason):
+        list(server.messages(assignment("plain")))
+    assert not server.is_ready()
+    server.close()
+
+
 def test_an_attempt_that_is_halted_as_a_whole_is_killed_as_hung_and_the_server_lives_on(
     server: AttemptServer, assignment: Callable[[str], Assignment]
 ) -> None:
@@ -200,7 +235,7 @@ def test_a_server_told_to_terminate_lets_its_attempt_save(
         next(messages)
         attempt = psutil.Process(int((wanted.search / "trials/graceful/pid").read_text()))
         os.kill(attempt.ppid(), signal.SIGTERM)
-        with pytest.raises(ChildProcessError, match="server died"):
+        with pytest.raises(ChildProcessError, match="that runs attempts ended with exit code 0"):
             next(messages)
     wait_until(lambda: not attempt.is_running())
     assert (wanted.search / "trials/graceful/saved").exists()
@@ -214,7 +249,7 @@ def test_a_server_that_is_killed_takes_its_attempt_along(
         next(messages)
         attempt = psutil.Process(int((wanted.search / "trials/stubborn/pid").read_text()))
         os.kill(attempt.ppid(), signal.SIGKILL)
-        with pytest.raises(ChildProcessError, match="server died"):
+        with pytest.raises(ChildProcessError, match="that runs attempts ended with exit code -9"):
             next(messages)
     wait_until(lambda: not attempt.is_running())
     assert not server.is_ready()
@@ -232,3 +267,23 @@ def test_orders_are_taken_one_line_at_a_time_however_they_arrive() -> None:
     os.close(write)
     assert orders.wait() is None
     os.close(read)
+
+
+def test_a_worker_tells_the_search_why_its_attempt_died_and_where_to_read_on(
+    tmp_path: Path, assignment: Callable[[str], Assignment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[dict[str, str]] = []
+    monkeypatch.setattr("ray.tune.report", reports.append)
+    monkeypatch.setattr(trial, "_announce", lambda assignment: None)
+    monkeypatch.setattr(trial, "_server", None)
+    monkeypatch.setattr(trial, "SERVER", [sys.executable, "-c", "raise SystemExit('no torch here')"])
+    monkeypatch.setattr(trial.AttemptServer.__init__, "__defaults__", (trial.SERVER,))
+    trial.trainable(assignment("plain").model_dump(mode="json"))
+    (report,) = reports
+    outcome = trial.read_message(report).outcome  # type: ignore[union-attr]
+    assert outcome is not None and outcome.failure is None
+    assert outcome.reason == (
+        "the process that runs attempts ended with exit code 1: no torch here; see logs/attempts.log"
+    )
+    assert (tmp_path / "logs/attempts.log").read_text() == "no torch here\n"
+    trial._server.close()  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from orchestrator.engine.attempt import Message, Outcome
 from orchestrator.engine.searcher import AxSearcher, StopWith
 from orchestrator.engine.stopping import StopRequest
 from orchestrator.errors import JournalError
-from orchestrator.history.events import SearchCreated, SessionStarted, TrialStarted, TrialSuggested
+from orchestrator.history.events import AttemptFailed, SearchCreated, SessionStarted, TrialStarted, TrialSuggested
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Journal, read_journal
 from orchestrator.history.ledger import Ledger
@@ -387,6 +387,24 @@ def test_the_traces_of_an_earlier_hang_are_not_taken_for_a_new_one(bench: Callab
     b.searcher.suggest("x2")
     b.end("x2", None, error=True)
     assert b.ledger.study.trials["t0000"].failures["worker_lost"] == 1
+
+
+def test_the_reason_of_a_lost_trial_says_why_its_worker_died(bench: Callable[..., Bench]) -> None:
+    b = bench(concurrent=1)
+    for attempt in range(1, 5):
+        b.searcher.suggest(f"x{attempt}")
+        if attempt < 4:
+            b.end(f"x{attempt}", Outcome(state="failed", reason="the process that runs attempts ended"))
+        else:
+            b.searcher.on_death(f"x{attempt}", "ModuleNotFoundError: No module named 'trainer'")
+            b.end(f"x{attempt}", None, error=True)
+    events = [record.event for record in read_journal(b.folder.journal) if isinstance(record.event, AttemptFailed)]
+    assert [event.reason for event in events] == ["the process that runs attempts ended"] * 3 + [
+        "ModuleNotFoundError: No module named 'trainer'"
+    ]
+    trial = b.ledger.study.trials["t0000"]
+    assert (trial.status, trial.failures["worker_lost"]) == ("failed", 4)
+    assert trial.reason is not None and "No module named 'trainer'" in trial.reason
 
 
 def test_an_attempt_that_somebody_else_told_to_end_is_tried_again(bench: Callable[..., Bench]) -> None:

@@ -120,6 +120,7 @@ class AxSearcher(Searcher):
         self._capacity = capacity or (lambda: concurrent)
         self._waiting = deque(trial.key for trial in unfinished(ledger.study))
         self._live: dict[str, str] = {}
+        self._deaths: dict[str, str] = {}
         self.failure: BaseException | None = None
         _ALIVE[id(self)] = self
 
@@ -144,6 +145,10 @@ class AxSearcher(Searcher):
     def on_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Records the epoch; whether the trial stops after it. Asked by Tune's scheduler."""
         return bool(self._guard(lambda: self._on_epoch(trial_id, result)))
+
+    def on_death(self, trial_id: str, reason: str) -> None:
+        """Remembers why a worker died until Tune says that its trial is over."""
+        self._deaths[trial_id] = reason
 
     def ends_now(self) -> bool:
         """Whether Tune should let go of all workers; looks after the running trials each time it is asked."""
@@ -301,7 +306,7 @@ class AxSearcher(Searcher):
         return self._ledger.study.all_trials[key].is_over
 
     def _on_complete(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
-        key = self._live.pop(trial_id, None)
+        key, died_of = self._live.pop(trial_id, None), self._deaths.pop(trial_id, "")
         if key is None or self._ledger.study.all_trials[key].is_over:
             return
         message = read_message(result)
@@ -311,7 +316,7 @@ class AxSearcher(Searcher):
         elif outcome is not None and outcome.failure is not None:
             self._attempt_failed(key, outcome.failure, outcome.reason)
         elif not self._stop.requested:
-            self._lost(key, "" if outcome is None else outcome.reason)
+            self._lost(key, died_of if outcome is None else outcome.reason)
 
     def _lost(self, key: str, reason: str) -> None:
         """An attempt ended without a result, and nobody here had asked it to."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.engine.attempt import Assignment, Message, attempt_environment, folder_here
+from orchestrator.engine.attempt import Assignment, Message, Outcome, attempt_environment, folder_here
 from orchestrator.engine.attempt_server import STOP_ORDER
+from orchestrator.errors import OrchestratorError
+from orchestrator.process import last_words
+from orchestrator.provenance import host
 from trainer.child_process import python_command, start_child
+from trainer.wording import first_line
 
+LAST_PRINTED = 4096  # bytes of what a process that died had printed are looked at
+ATTEMPTS_LOG = "attempts.log"
 SERVER = python_command("-m", "orchestrator.engine.attempt_server")
 
 
@@ -23,6 +30,8 @@ class AttemptServer:
         """Starts the process; what it and its attempts print goes to the end of the log."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self._attempt_runs = False
+        self._log = log
+        self._printed_before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as errors:
             self._process: subprocess.Popen[bytes] = start_child(
                 command,
@@ -52,9 +61,10 @@ class AttemptServer:
         Raises:
             ChildProcessError: the attempt's process died without saying how it ended.
         """
-        self._send(assignment.model_dump_json())
         self._attempt_runs = True
         try:
+            with suppress(BrokenPipeError):  # the server is gone, which is what we read
+                self._send(assignment.model_dump_json())
             while (line := self._read()) is not None:
                 code = _exit_code(line)
                 if code is None:
@@ -62,9 +72,11 @@ class AttemptServer:
                     continue
                 self._attempt_runs = False
                 if code != 0:
-                    raise ChildProcessError(f"the attempt's process ended with exit code {code}")
+                    raise self._death(f"the attempt's process ended with exit code {code}")
+                self._printed_before = self._log.stat().st_size
                 return
-            raise ChildProcessError("the attempt's server died")
+            code = self._process.wait()
+            raise self._death(f"the process that runs attempts ended with exit code {code}")
         finally:
             if self._attempt_runs:
                 with suppress(BrokenPipeError):  # the server is gone, and its attempt with it
@@ -78,6 +90,13 @@ class AttemptServer:
             self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
+
+    def _death(self, what: str) -> ChildProcessError:
+        """The error that says what died and, as far as it was printed, why."""
+        with self._log.open("rb") as log:
+            log.seek(max(self._printed_before, log.seek(0, os.SEEK_END) - LAST_PRINTED))
+            why = last_words(log.read().decode(errors="replace"))
+        return ChildProcessError(f"{what}: {why}" if why else what)
 
     def _send(self, order: str) -> None:
         assert self._process.stdin is not None
@@ -109,18 +128,20 @@ def trainable(config: dict[str, Any]) -> None:
 
     When Tune stops the trial, `tune.report` raises SystemExit; the attempt is told to stop and the server lives on for
     the next trial. Tune waits two seconds for us before it gives the worker up, which is why its end is awaited by the
-    next one.
-
-    Raises:
-        ChildProcessError: the attempt's process died without saying how it ended.
+    next one. A process that died without saying how it ended is reported with what is known of its death; an exception
+    would reach the search without its text.
     """
     from ray import tune
 
     assignment = Assignment.model_validate(config)
     _announce(assignment)
-    with closing(_ready_server(assignment).messages(assignment)) as messages:
-        for message in messages:
-            tune.report({"message": message})
+    try:
+        with closing(_ready_server(assignment).messages(assignment)) as messages:
+            for message in messages:
+                tune.report({"message": message})
+    except (OSError, OrchestratorError) as error:
+        lost = Message(outcome=Outcome(state="failed", reason=f"{first_line(error)}; see {_log_of(assignment)}"))
+        tune.report({"message": lost.model_dump_json()})
 
 
 def _announce(assignment: Assignment) -> None:
@@ -139,9 +160,15 @@ def _announce(assignment: Assignment) -> None:
 def _ready_server(assignment: Assignment) -> AttemptServer:
     global _server
     if _server is None or not _server.is_ready():
-        log = folder_here(assignment).logs / "attempts.log"
+        log = folder_here(assignment).logs / ATTEMPTS_LOG
         _server = AttemptServer(log, attempt_environment(assignment.threads, assignment.gpus))
     return _server
+
+
+def _log_of(assignment: Assignment) -> str:
+    """Where people find what the processes of attempts print."""
+    here = f"logs/{ATTEMPTS_LOG}"
+    return here if assignment.storage is None else f"{here} of the mirror on {host()}"
 
 
 def read_message(result: dict[str, Any] | None) -> Message | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.cluster.placement import share_out, this_machine
 from orchestrator.engine.attempt import Assignment, Message, attempt_environment
-from orchestrator.engine.trial import AttemptServer
+from orchestrator.engine.trial import ATTEMPTS_LOG, AttemptServer
 from orchestrator.errors import SearchError
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.loading import LoadedSearch
@@ -144,7 +144,7 @@ def reproduce(loaded: LoadedSearch, rehearsed: Rehearsed, out: Path, heard: Hear
         hang_after=loaded.description.options.hang_after,
         fold=trial.fold,
     )
-    log = folder.logs / "attempts.log"
+    log = folder.logs / ATTEMPTS_LOG
     server = AttemptServer(log, attempt_environment(rehearsed.threads, rehearsed.trial.gpus))
     try:
         return _compared(server, assignment, rehearsed, out, heard)
