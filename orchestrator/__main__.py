@@ -10,8 +10,10 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path and __file__ != f"{sys.path[0]}/orchestrator/__main__.py":
     del sys.path[0]
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,7 +35,7 @@ from orchestrator.cli.simulate import simulate
 from orchestrator.cli.space import space
 from orchestrator.cli.train import evaluate, train
 from orchestrator.cli.ui import ui
-from orchestrator.errors import Exit, OrchestratorError
+from orchestrator.errors import PROBLEMS_FILE, Exit, OrchestratorError
 from orchestrator.language.problems import SpaceError
 from trainer.child_process import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -134,13 +136,15 @@ def run(arguments: Sequence[str]) -> int:
         return code
     except click.ClickException as error:
         _make_harmless(error)
+        _leave([error.format_message()])
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", Exit.INTERRUPTED)
     except SpaceError as error:
         count = len(error.problems)
-        return _say(f"{error}\n{count} problem{'s' * (count > 1)}, nothing started", Exit.INVALID)
+        _leave(error.problems, of_space=True)
+        return _print(f"{error}\n{count} problem{'s' * (count > 1)}, nothing started", Exit.INVALID)
     except OrchestratorError as error:
         return _say(str(error), error.exit_code)
     except (ConfigError, DataError, CheckpointError) as error:
@@ -158,6 +162,17 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _say(message: str, code: Exit) -> int:
+    _leave(message.split("\n"))
+    return _print(message, code)
+
+
+def _leave(problems: Sequence[str], *, of_space: bool = False) -> None:
+    """Leaves the problems for a program that started the command, where it asked for them."""
+    if path := os.environ.get(PROBLEMS_FILE):
+        Path(path).write_text(json.dumps({"of_space": of_space, "lines": list(problems)}), encoding="utf-8")
+
+
+def _print(message: str, code: Exit) -> int:
     if os.environ.get("REIDSEARCH_DEBUG"):
         raise
     click.echo(_harmless(message), err=True)

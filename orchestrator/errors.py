@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+PROBLEMS_FILE = "REIDSEARCH_PROBLEMS_FILE"
+"""Environment variable: the file to which a command that fails writes why, for the program that started it: a JSON
+object with `of_space`, whether the search space is wrong, and `lines`, the problems."""
+
 
 class Exit(IntEnum):
     """Exit codes of `reidsearch`."""

@@ -6,6 +6,7 @@ torch, keeps its signal handlers, and can be restarted whatever the search does.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
-from orchestrator.errors import EnvironmentProblem, Exit, OrchestratorError, SearchError
+from orchestrator.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
 from orchestrator.history.folder import existing_search
 from orchestrator.history.loading import LoadedSearch, load_search
+from orchestrator.language.problems import SpaceError
 from orchestrator.process import die_with_parent
 from orchestrator.space import SearchSpace
 from orchestrator.storage.mirror import local_storage
@@ -131,7 +133,7 @@ def launch(
     name: str | None = None,
     storage: str | Path = "runs",
     trials: int | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Mapping[str, object] | Sequence[str] = (),
     seed: int = 0,
     concurrent: int | None = None,
     cpus_per_trial: int | None = None,
@@ -154,7 +156,8 @@ def launch(
         name: of the search; the space's name and four digits unless given.
         storage: folder that holds searches.
         trials: in all; the space's unless given.
-        overrides: settings as `--set` takes them, such as `optim.epochs=10`.
+        overrides: settings by their paths, such as `{"optim.epochs": 10}`, or as `--set` takes them, such as
+            `["optim.epochs=10"]`.
         seed: of the search.
         concurrent: trials at once; all that fit unless given.
         cpus_per_trial: CPU cores; those of a machine are divided among its trials unless given.
@@ -167,7 +170,7 @@ def launch(
         show: whether to print what happens, one line per event.
 
     Raises:
-        SpaceError: the space is wrong.
+        SpaceError: the space is wrong; every problem is a line of the message.
         SearchError: the search cannot be created, or no trial was completed; the message is the command's.
         EnvironmentProblem: the machine or the cluster cannot run it.
     """
@@ -183,10 +186,11 @@ def launch(
         "--address": address,
         "--warm-start": warm_start,
     }
+    changed = _overrides(overrides)
     with _space_file(space) as file:
         if name is None:
-            name = f"{SearchSpace.from_yaml(file, overrides=overrides).name}-{secrets.token_hex(2)}"
-        settings = [f"--set={setting}" for setting in overrides] + ["--insecure"] * insecure
+            name = f"{SearchSpace.from_yaml(file, overrides=changed).name}-{secrets.token_hex(2)}"
+        settings = [f"--set={setting}" for setting in changed] + ["--insecure"] * insecure
         _drive("launch", "--space", file, "--name", name, *_given(options), *settings, storage=storage, show=show)
     return load(name, storage)
 
@@ -225,8 +229,29 @@ def _space_file(space: str | Path | Mapping[str, Any]) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="reidsearch-") as folder:
         path = Path(folder) / "space.yaml"
-        path.write_text(yaml.safe_dump(dict(space), sort_keys=False), encoding="utf-8")
+        try:
+            path.write_text(yaml.safe_dump(dict(space), sort_keys=False), encoding="utf-8")
+        except yaml.representer.RepresenterError as error:
+            value = error.args[-1]
+            raise SpaceError(f"space: {value!r} is no text, number, list or mapping; convert it") from error
         yield str(path)
+
+
+def _overrides(given: Mapping[str, object] | Sequence[str]) -> list[str]:
+    """Settings as `--set` takes them."""
+    if isinstance(given, Mapping):
+        return [f"{path}={json.dumps(value, default=_plain)}" for path, value in given.items()]
+    if isinstance(given, str) or not all(isinstance(each, str) for each in given):
+        raise TypeError(
+            f"overrides: {given!r} is neither a mapping such as {{'optim.epochs': 10}} nor a list such as "
+            "['optim.epochs=10']"
+        )
+    return list(given)
+
+
+def _plain(value: Any) -> object:
+    """A number of NumPy's as one of Python's, and a path as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _given(options: Mapping[str, object]) -> list[str]:
@@ -238,14 +263,20 @@ def _drive(*arguments: str, storage: str | Path, show: bool) -> None:
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the command has ended in good order by then.
-        OrchestratorError: the command failed; the message is its last line.
+        SpaceError: the search space is wrong; the message holds all problems.
+        OrchestratorError: the command failed; the message is all that it said of that, or its last line.
     """
     command = python_command("-m", "orchestrator", *arguments, "--storage", str(storage))
     # A file and no pipe: a search whose notebook was killed could not end in good order if its output led nowhere.
-    with tempfile.NamedTemporaryFile("w", prefix="reidsearch-") as output, Path(output.name).open() as reader:
+    with (
+        tempfile.NamedTemporaryFile("w", prefix="reidsearch-") as output,
+        Path(output.name).open() as reader,
+        tempfile.NamedTemporaryFile("r", prefix="reidsearch-", encoding="utf-8") as problems,
+    ):
         child = start_child(
             command,
-            {name: value for name, value in os.environ.items() if name not in TERMINAL},
+            {name: value for name, value in os.environ.items() if name not in TERMINAL}
+            | {PROBLEMS_FILE: problems.name},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -255,10 +286,11 @@ def _drive(*arguments: str, storage: str | Path, show: bool) -> None:
             preexec_fn=_stop_with_parent,
         )
         interrupted, message = _followed(child, reader, show=show)
+        told = problems.read()
     if interrupted:
         raise KeyboardInterrupt(message)
     if child.returncode not in LOOK_AT:
-        raise _error(child.returncode, message)
+        raise _error(child.returncode, json.loads(told) if told else {"of_space": False, "lines": [message]})
 
 
 def _followed(child: subprocess.Popen[bytes], output: TextIO, *, show: bool) -> tuple[bool, str]:
@@ -283,6 +315,8 @@ def _stop_with_parent() -> None:
     die_with_parent(signal.SIGTERM)
 
 
-def _error(code: int, message: str) -> OrchestratorError:
+def _error(code: int, told: Mapping[str, Any]) -> OrchestratorError | SpaceError:
+    if told["of_space"]:
+        return SpaceError(*told["lines"])
     kind = EnvironmentProblem if code == Exit.ENVIRONMENT else SearchError
-    return kind(message or f"reidsearch ended with exit code {code}")
+    return kind("\n".join(told["lines"]) or f"reidsearch ended with exit code {code}")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from searches import POINT, a_search, completed, write_search
 
@@ -145,6 +146,52 @@ def test_a_space_may_be_a_mapping_and_gives_the_search_its_name(
 def test_a_wrong_space_is_refused_before_anything_starts(stand_in: Path) -> None:
     with pytest.raises(SpaceError, match=r"optim\.epoch"):
         launch("smoke.yaml", storage=stand_in, overrides=["optim.epoch=2"])
+
+
+def test_what_the_command_finds_wrong_with_a_space_is_all_in_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpaceError, match=r"dmeo\.yaml: no such file, .* did you mean 'demo'\?$"):
+        launch("dmeo.yaml", name="x", show=False)
+    wrong = {"extends": "smoke.yaml", "budget": {"trial": 3}, "trainer": {"optim": {"epoch": 3}}}
+    with pytest.raises(SpaceError) as caught:
+        launch(wrong, name="x", show=False)
+    assert [problem.partition(": ")[2].split(": ")[0] for problem in caught.value.problems] == [
+        *("budget.trial", "trainer.optim.epoch")
+    ]
+    with pytest.raises(SearchError, match=r"^Invalid value for '--concurrent'"):
+        launch("smoke.yaml", name="x", concurrent=0, show=False)
+    with pytest.raises(SearchError, match=r"^no search 'x' in runs"):
+        resume("x", show=False)
+
+
+def test_overrides_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    given = {
+        "optim.epochs": 2,
+        "optim.learning_rate": np.float64(1e-5),
+        "clips.persons": np.int64(4),
+        "data.root": Path("/a b"),
+        "replicates": {"seeds": 3},
+        "start": [],
+        "synthetic": None,
+    }
+    launch("smoke.yaml", name="demo", storage=stand_in, overrides=given)
+    settings = [line for line in capfd.readouterr().out.split("--") if line.startswith("set=")]
+    assert [setting.strip().removeprefix("set=") for setting in settings] == [
+        *("optim.epochs=2", "optim.learning_rate=1e-05", "clips.persons=4", 'data.root="/a b"'),
+        *('replicates={"seeds": 3}', "start=[]", "synthetic=null"),
+    ]
+    launch("smoke.yaml", name="demo", storage=stand_in, overrides=("optim.epochs=2",))
+    assert "--set=optim.epochs=2" in capfd.readouterr().out
+    for wrong in ("optim.epochs=2", [("optim.epochs", 2)]):
+        with pytest.raises(TypeError, match=r"overrides: .* a mapping such as {'optim.epochs': 10} nor a list"):
+            launch("smoke.yaml", name="demo", storage=stand_in, overrides=wrong)  # type: ignore[arg-type]
+
+
+def test_a_space_of_objects_is_refused_with_the_object(stand_in: Path) -> None:
+    with pytest.raises(SpaceError, match=r"space: PosixPath\('/x'\) is no text"):
+        launch({"extends": "smoke.yaml", "trainer": {"data": {"root": Path("/x")}}}, storage=stand_in)
 
 
 @pytest.mark.parametrize(("code", "error"), [(1, SearchError), (3, SearchError), (5, EnvironmentProblem)])
