@@ -27,11 +27,12 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
 
 def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
     """Drives the search to its end before people's eyes and returns the exit code."""
+    from orchestrator.cluster.messages import RAY_LOG, stderr_kept
     from orchestrator.engine.session import drive
     from orchestrator.views.display import Display
 
     display = Display(folder)
-    with display.showing():
+    with stderr_kept(folder.logs / RAY_LOG), display.showing():
         ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
     display.ending(ending)
     return exit_code(ending.exit_code, strict)

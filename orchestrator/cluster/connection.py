@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import stat
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -163,6 +164,8 @@ def _ray(*, metadata: Mapping[str, str], only_here: bool = True, **settings: Any
             self._py_driver_sys_path = [] if ours is None else [str(ours)]
             return super()._get_proto_job_config()  # type: ignore[no-untyped-call]
 
+    # Its Python part says what it has to say where its C++ part does, see `stderr_kept`.
+    logging.getLogger("ray").handlers = [logging.StreamHandler(sys.__stderr__)]
     # Where Ray was imported before, it has read both variables already.
     ray_constants.ENABLE_RAY_CLUSTER = not only_here
     Config.initialize("")

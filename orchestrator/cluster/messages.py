@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+RAY_LOG = "ray.log"
+"""Its file, beside the other logs of a search."""
+
+
+@contextmanager
+def stderr_kept(log: Path) -> Iterator[None]:
+    """Appends to `log` what C++ writes to file descriptor 2 while the block runs; `sys.stderr` goes on to the screen.
+
+    Ray's C++ part has no setting for it either.
+    """
+    try:
+        screen, is_ours = os.dup(2), sys.stderr.fileno() == 2
+    except (OSError, ValueError, AttributeError):  # closed by whoever started us, or no file at all
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = sys.stderr
+    if is_ours:
+        # Not closed below: handlers of Python's logging hold it until the process ends.
+        sys.stderr = os.fdopen(screen, "w", buffering=1, encoding=before.encoding, errors=before.errors)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(screen, 2)
+        sys.stderr = before
 
 
 def keep_messages(log: Path) -> None:

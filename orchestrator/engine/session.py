@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from orchestrator.cluster.capacity import Capacity, workers_alive
 from orchestrator.cluster.connection import Connection, connect, disconnect
 from orchestrator.cluster.gauges import Exporter, exported, search_labels
 from orchestrator.cluster.headwatch import HeadWatch
-from orchestrator.cluster.messages import keep_messages
+from orchestrator.cluster.messages import RAY_LOG, keep_messages
 from orchestrator.cluster.names import job_metadata, marked
 from orchestrator.cluster.nodecheck import Expected, check_nodes, expected_here, why_unfit
 from orchestrator.cluster.nodes import LiveNode, live_nodes
@@ -39,7 +40,7 @@ from orchestrator.history.extension import current_space
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.ledger import Ledger, owned_ledger
 from orchestrator.history.study import Study, unfinished
-from orchestrator.process import Process
+from orchestrator.process import Process, children
 from orchestrator.search.ax_process import AxProcess, missing_for
 from orchestrator.search.objective import check_costs
 from orchestrator.storage.mirror import storage_name
@@ -72,6 +73,8 @@ class Watch(NamedTuple):
     """The cluster is there; the last argument is MLflow's address."""
     noticed: Callable[[str, str], None] = lambda label, text: None
     """Something about the cluster that people should know: a label and a line."""
+    stopping: Callable[[str | None, int], None] = lambda wish, running: None
+    """A stop was asked for, just now: who wants it, and how many trials run, whose state is saved first."""
 
 
 class Ending(NamedTuple):
@@ -137,14 +140,19 @@ class _Session:
         self._uri = tracking_uri(folder, options)
         self._tracker = tracker_of(folder, description, self._uri, ledger)
         self._ax = AxProcess(folder.logs / "ax.log")
-        self._stop = StopRequest()
+        self._stop = StopRequest(self._on_stop)
         self._supervisor = Supervisor(ledger, self._space, folder, self._stop)
         self._over = threading.Event()
+        self._is_connecting = False
         self._node: tuple[Process, ...] = ()
         self._head: HeadWatch | None = None
 
     def run(self) -> Ending:
         """From SessionStarted to SessionEnded."""
+        with self._stop:
+            return self._run()
+
+    def _run(self) -> Ending:
         self._ledger.record(SessionStarted(session=self._number, host=socket.gethostname(), pid=os.getpid()))
         Requests(self._folder).clear()
         adopt_finished_epochs(self._folder, self._space, self._ledger)
@@ -152,9 +160,8 @@ class _Session:
         self._watch.started(self._ledger, self._description)
         self._tracker.start()
         try:
-            with self._stop:
-                threading.Thread(target=self._leave_in_time, name="watchdog", daemon=True).start()
-                exit_code = self._search()
+            threading.Thread(target=self._leave_in_time, name="watchdog", daemon=True).start()
+            exit_code = self._search()
         except BaseException as error:
             self._ledger.record(SessionEnded(state="failed", reason=first_line(error)))
             raise
@@ -167,16 +174,35 @@ class _Session:
     def _search(self) -> Exit:
         if self._remaining() == 0:
             return self._end()
-        connection = connect(self._options.address, insecure=self._options.insecure, metadata=self._metadata())
-        keep_messages(self._folder.logs / "ray.log")
+        self._is_connecting = True  # before the question: a stop from here on ends the process
+        if self._stop.requested:
+            return self._end()
+        try:
+            connection = connect(self._options.address, insecure=self._options.insecure, metadata=self._metadata())
+        except BaseException:
+            if self._stop.signal is None:
+                raise
+            return self._end()  # the signal reached what Ray had started, too
+        finally:
+            self._is_connecting = False
+        keep_messages(self._folder.logs / RAY_LOG)
         self._node = connection.node
         self._head = None if connection.head is None else HeadWatch(connection.head)
         try:
             self._stop.listen_again()
-            self._tune(connection)
+            if not self._stop.requested:
+                self._tune(connection)
         finally:
             disconnect()
         return self._end()
+
+    def _on_stop(self, wish: str | None) -> None:
+        with self._ledger.lock:
+            running = sum(trial.status == "running" for trial in self._ledger.study.all_trials.values())
+        self._watch.stopping(wish, running)
+        if self._is_connecting:
+            # No trial runs yet, and what is starting would answer in half a minute at best, with errors of Ray's.
+            self._leave()
 
     def _leave_in_time(self) -> None:
         """Ends the process in good order when Ray does not let go of it after a signal or a request to stop.
@@ -192,11 +218,18 @@ class _Session:
             elif self._head is not None and self._head.is_lost():
                 self._stop.request(HEAD_LOST)
         if not self._over.wait(STOP_PATIENCE_S):
-            self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish))
-            if self._ledger.uplink is not None:
-                self._ledger.uplink.finish(LAST_WORDS_S)
-            print(f"{self._folder.name}: stopped; `reidsearch resume` continues it", file=sys.stderr, flush=True)
-            os._exit(self._exit_of_signal())
+            self._leave()
+
+    def _leave(self) -> None:
+        """Ends the process here and now; the next session goes on from what the journal holds."""
+        self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish))
+        if self._ledger.uplink is not None:
+            self._ledger.uplink.finish(LAST_WORDS_S)
+        print(f"{self._folder.name}: stopped; `reidsearch resume` continues it", file=sys.stderr, flush=True)
+        for process in children() if self._is_connecting else ():  # what Ray has started so far
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        os._exit(self._exit_of_signal())
 
     def _exit_of_signal(self) -> Exit:
         # 75 asks a batch system to put the job back into its queue, which a user who stops it does not want.

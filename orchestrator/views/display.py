@@ -94,6 +94,13 @@ def summary_line(document: Mapping[str, Any]) -> str:
     return f"{document['search']}: {document['state']}{why}; " + ", ".join(parts)
 
 
+def stopping_line(wish: str | None, running: int) -> str:
+    """What is said at once when a stop is asked for, of a search of which so many trials run."""
+    by = "" if wish in (None, "SIGINT") else f" ({wish})"
+    what = f"saving {running} trial{'s' * (running > 1)} …" if running else "no trial runs …"
+    return f"stopping{by}: {what}" + ("  Ctrl-C again ends at once" if wish == "SIGINT" else "")
+
+
 @contextmanager
 def _read_or_not() -> Iterator[None]:
     """Lets a search go on when whoever read its standard error is gone: what it says is in the journal, too."""
@@ -118,7 +125,7 @@ class Display:
 
     def watch(self) -> Watch:
         """The listeners that `drive` wants."""
-        return Watch(started=self._on_start, connected=self._on_connection, noticed=self.line)
+        return Watch(started=self._on_start, connected=self._on_connection, noticed=self.line, stopping=self._on_stop)
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -186,6 +193,13 @@ class Display:
         if connection.dashboard:
             self.line("watch", f"Ray dashboard {connection.dashboard} (token: {installed('ray')} get-auth-token)")
         self.line("", f"MLflow: {pages_command(tracking_uri, self._folder)}")
+
+    def _on_stop(self, wish: str | None, running: int) -> None:
+        if self._live is not None:
+            # For good: from here on the process may end at any time, and would leave a table behind.
+            self._live.stop()
+        with _read_or_not():
+            self._console.print(stopping_line(wish, running), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         if self._ledger is None or self._description is None:
