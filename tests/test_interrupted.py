@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,6 +105,14 @@ def test_signals_end_a_search_with_their_exit_code_and_a_hint(battered: Battered
     assert battered.after["SIGTERM"].code == 75
     assert battered.after["SIGINT"].code == 130
     assert "reidsearch resume" in battered.search.log.read_text()
+
+
+def test_signals_are_answered_with_what_is_saved_and_nothing_of_rays_is_on_the_screen(battered: Battered) -> None:
+    lines = battered.search.log.read_text().splitlines()
+    assert "stopping (SIGTERM): saving 2 trials …" in lines
+    assert "stopping: saving 2 trials …  Ctrl-C again ends at once" in lines
+    of_ray = re.compile(r"^\[?\d{4}-\d\d-\d\d \d\d:|^[EWIF]\d{4} |raylet|core_worker|\*\*\* SIG|Traceback")
+    assert [line for line in lines if of_ray.search(line)] == []
 
 
 def test_an_interrupted_search_says_so_and_runs_nothing(battered: Battered) -> None:
