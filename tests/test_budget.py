@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from events import completed, reported, started, suggested
 
 from orchestrator.history.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
+from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Record
 from orchestrator.history.spending import Spending
 from orchestrator.history.study import Study, fold, fold_records
@@ -98,13 +101,16 @@ def test_a_trial_that_breaks_a_constraint_ranks_below_all_that_keep_it_and_reach
     assert [trial.key for trial, _ in ranked(study, Objective(goal="minimize"))] == ["t0000", "t0001"]
 
 
+FOLDER = SearchFolder(Path("/runs/s"))
+
+
 def failing(index: int, reason: str = "KeyError: x", failure: str = "error") -> list[Event]:
     key = f"t{index:04d}"
     return [suggested(index), TrialFailed.model_validate({"trial": key, "failure": failure, "reason": reason})]
 
 
 def broken(*events: list[Event]) -> bool:
-    return broken_circuit(fold([event for some in events for event in some])) is not None
+    return broken_circuit(fold([event for some in events for event in some]), FOLDER) is not None
 
 
 def test_three_equal_failures_in_a_row_break_the_circuit() -> None:
@@ -126,8 +132,9 @@ def test_configurations_that_diverge_say_nothing_about_the_next_one() -> None:
 
 
 def test_a_broken_circuit_names_the_failure_and_the_way_on() -> None:
-    error = broken_circuit(fold([event for index in range(3) for event in failing(index)]))
+    error = broken_circuit(fold([event for index in range(3) for event in failing(index)]), FOLDER)
     assert error is not None
     assert "KeyError: x" in str(error)
-    assert "--errored retry" in str(error)
+    assert "reidsearch resume s --errored retry --storage /runs" in str(error)
+    assert "reidsearch logs s/t0002 --storage /runs" in str(error)
     assert error.exit_code == 1

@@ -253,7 +253,7 @@ def test_a_search_without_a_feasible_trial_has_no_winner(search: SearchFolder) -
     space = SearchSpace.from_yaml("smoke.yaml", overrides=["objective.constraints=[rank1 >= 0.99]"])
     assert best_leaders(study, space.objective, 3) == []
     with pytest.raises(SearchError, match="no completed trial keeps"):
-        opening._chosen(study, space, 3, again=False)
+        opening._chosen(search, study, space, 3, again=False)
 
 
 def test_confirmed_configurations_lead_before_those_with_one_lucky_seed() -> None:

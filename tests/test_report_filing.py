@@ -36,9 +36,9 @@ def test_the_report_lies_under_the_searchs_own_run_and_a_later_one_takes_its_pla
 
 
 def test_a_search_that_mlflow_does_not_know_is_named_with_what_to_do(search: SearchFolder) -> None:
-    with pytest.raises(EnvironmentProblem, match="no such database; `reidsearch sync first`"):
+    with pytest.raises(EnvironmentProblem, match=r"no such database; `.*reidsearch sync first --storage .*` makes it"):
         file_report(search, search.path / "report.html")
     database = search.path.parent / "mlflow.db"
     prepare_database(f"sqlite:///{database}", database.parent / "mlartifacts")
-    with pytest.raises(SearchError, match="has no run of first; `reidsearch sync first`"):
+    with pytest.raises(SearchError, match=r"has no run of first; `.*reidsearch sync first --storage .*` makes it"):
         file_report(search, search.path / "report.html")

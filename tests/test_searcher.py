@@ -232,7 +232,9 @@ def test_a_full_disk_stops_the_search_and_loses_no_trial(bench: Callable[..., Be
         b.end(attempt, Outcome(state="failed", failure="disk_full", reason="/runs/a/last.pt: No space left on device"))
         assert b.stop.requested
         assert isinstance(b.searcher.failure, DiskFull)
-        assert re.search("last.pt: No space .* make room there, then `reidsearch resume", str(b.searcher.failure))
+        assert re.search(
+            "last.pt: No space .* make room there, then `.*reidsearch resume s --storage ", str(b.searcher.failure)
+        )
         assert b.status() == {"t0000": "pending"}
         b = bench(concurrent=1)
 

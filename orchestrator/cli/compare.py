@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli import completing, options
 from orchestrator.errors import Exit
+from orchestrator.hints import hint
 
 
 @click.command(epilog="Example: reidsearch compare demo-24ed/t0000 demo-24ed/best --sheet gains.png")
@@ -29,7 +30,7 @@ def compare(names: tuple[str, ...], sheet: Path | None, images: bool, storage: P
     from orchestrator.results.compareview import show
 
     if len(names) < 2:
-        raise click.UsageError("name two at least: reidsearch compare A B")
+        raise click.UsageError(f"name two at least: {hint('compare', 'A', 'B', storage=storage)}")
     found = comparing.compare(storage, names)
     if sheet is not None:
         from orchestrator.results.comparesheet import draw_sheet

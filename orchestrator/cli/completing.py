@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
+from orchestrator.hints import DEFAULT_STORAGE
 from orchestrator.history.folder import SearchFolder, searches_here
 
-DEFAULT_STORAGE = Path("runs")
 BEST = "best"
 SPACES = "search_spaces"
 OF_A_PARAMETER = ("low", "high", "log", "step", "values")

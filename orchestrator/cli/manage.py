@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli import completing, options
 from orchestrator.errors import Exit
+from orchestrator.hints import hint
 
 if TYPE_CHECKING:
     from orchestrator.history.folder import SearchFolder
@@ -77,7 +78,7 @@ def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: P
 
     for change in extension.extend(existing_search(storage, name), trials=trials, overrides=overrides):
         click.echo(change)
-    click.echo(f"next      reidsearch resume {name} --storage {storage}")
+    click.echo(f"next      {hint('resume', name, storage=storage)}")
     return Exit.OK
 
 

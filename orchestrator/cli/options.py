@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli import completing
+from orchestrator.hints import DEFAULT_STORAGE
 from trainer.wording import plain_words
 
 
@@ -56,7 +57,7 @@ storage = click.option(
     "--storage",
     type=_Storage(path_type=Path, file_okay=False),
     metavar="DIR|URI",
-    default=Path("runs"),
+    default=DEFAULT_STORAGE,
     show_default=True,
     help="Folder that holds searches, or s3://, gs://, file://.",
 )

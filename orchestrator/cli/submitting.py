@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from orchestrator.errors import Exit
+from orchestrator.hints import hint
 
 if TYPE_CHECKING:
     from orchestrator.cluster.submission import Job
@@ -59,7 +60,7 @@ def launch_there(context: click.Context, given_space: str) -> int:
         metadata=metadata,
         insecure=given["insecure"],
     )
-    return _told(job, context, name, storage)
+    return _told(job, context, name)
 
 
 def resume_there(context: click.Context) -> int:
@@ -74,7 +75,7 @@ def resume_there(context: click.Context) -> int:
     arguments = ["resume", name, f"--storage={storage}", *given_arguments(context)]
     metadata = {JOB_NAME: f"reidsearch {name}", "search": name, "storage": storage}
     job = submit(given["submit"], name, arguments, space=None, metadata=metadata, insecure=given["insecure"])
-    return _told(job, context, name, storage)
+    return _told(job, context, name)
 
 
 def given_arguments(context: click.Context, without: Collection[str] = NOT_PASSED_ON) -> list[str]:
@@ -116,15 +117,16 @@ def _storage(context: click.Context) -> str:
     return storage
 
 
-def _told(job: Job, context: click.Context, name: str, storage: str) -> int:
+def _told(job: Job, context: click.Context, name: str) -> int:
     """Says where the job can be watched; follows it where that was asked for."""
+    storage = context.params["storage"]
     dashboard = context.params["submit"].rstrip("/")
     click.echo(f"job       {job.id}  {dashboard}/#/jobs/{job.id}", err=True)
     if not context.params["follow"]:
-        click.echo(f"next      reidsearch status {name} --storage {storage}")
+        click.echo(f"next      {hint('status', name, storage=storage)}")
         return Exit.OK
     try:
         return job.follow(sys.stdout)
     except KeyboardInterrupt:
-        click.echo(f"\n{name} goes on without us; end it with: reidsearch stop {name} --storage {storage}", err=True)
+        click.echo(f"\n{name} goes on without us; end it with: {hint('stop', name, storage=storage)}", err=True)
         return Exit.INTERRUPTED

@@ -18,6 +18,7 @@ from orchestrator.cluster.authentication import Admission, admit, admit_dashboar
 from orchestrator.cluster.token import existing_token
 from orchestrator.doctor.findings import Finding
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.hints import hint
 from orchestrator.uris import database_uri, file_uri
 from trainer.wording import first_line
 
@@ -98,10 +99,11 @@ def mlflow_schema(database: Path) -> Iterator[Finding]:
     if not database.is_file():
         yield Finding("ok", "mlflow", f"{database} is not there yet; the first search makes it")
         return
+    sync = hint("sync", "NAME", storage=database.parent)
     try:
         found = schema_of(database)
     except sqlite3.Error as error:
-        advice = "move it away; `reidsearch sync NAME` writes a search to a new one"
+        advice = f"move it away; `{sync}` writes a search to a new one"
         yield Finding("problem", "mlflow", f"{database}: no database of MLflow ({first_line(error)})", advice)
         return
     newest, known = schemas()
@@ -112,7 +114,7 @@ def mlflow_schema(database: Path) -> Iterator[Finding]:
         advice = f"copy the file, then: mlflow db upgrade {shlex.quote(database_uri(database))}"
         yield Finding("problem", "mlflow", f"{database}: has an older schema than {ours}", advice)
     else:
-        advice = "install the MLflow that wrote it, or move it away and `reidsearch sync NAME`"
+        advice = f"install the MLflow that wrote it, or move it away and `{sync}`"
         yield Finding("problem", "mlflow", f"{database}: has a schema that {ours} does not know", advice)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from orchestrator.errors import SearchError
+from orchestrator.hints import hint
 from orchestrator.history.events import TrialStopped
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import read_journal
@@ -76,7 +77,7 @@ def stop(folder: SearchFolder, trial: str | None, patience: float = PATIENCE_S) 
         answered = _wait(lambda: not request.is_left(), patience)
         return Answer(answered, f"{folder.name}/{trial}: stopped" if answered else _unanswered(folder))
     answered = _wait(lambda: driver_of(folder) is None, patience)
-    text = f"{folder.name}: stopped; `reidsearch resume {folder.name}` continues it"
+    text = f"{folder.name}: stopped; `{hint('resume', folder.name, storage=folder.path.parent)}` continues it"
     return Answer(answered, text if answered else _unanswered(folder))
 
 

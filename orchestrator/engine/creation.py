@@ -17,6 +17,7 @@ from orchestrator.engine.preparation import any_config, check_weights
 from orchestrator.engine.splits import Splits as CutSplits
 from orchestrator.engine.splits import cut_splits, write_splits
 from orchestrator.errors import OrchestratorError, SearchError
+from orchestrator.hints import hint
 from orchestrator.history.description import Options, SearchDescription, write_description
 from orchestrator.history.events import ObservationsAttached, SearchCreated
 from orchestrator.history.folder import SearchFolder, search_folder
@@ -65,7 +66,7 @@ def check_search(
     if folder.path.exists():
         raise SearchError(
             f"{folder.name}: there is already a search of this name in {storage_name(storage)}; continue it with "
-            f"`reidsearch resume {folder.name}`, or choose another --name"
+            f"`{hint('resume', folder.name, storage=storage)}`, or choose another --name"
         )
     config = any_config(space)
     splits = read_splits(config.data)

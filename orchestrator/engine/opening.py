@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator import provenance
 from orchestrator.engine.datastaging import with_data_here
 from orchestrator.errors import SearchError
+from orchestrator.hints import hint
 from orchestrator.history.description import SearchDescription, read_description
 from orchestrator.history.events import FinalizationStarted, TrialOpenedTestSet
 from orchestrator.history.extension import current_space
@@ -71,7 +72,7 @@ def open_test_set(folder: SearchFolder, asked: Asked) -> Finalization:
         if (known := open_finalization(study)) is not None:
             _check_agreement(known, asked, study, space)
             return known
-        leaders = _chosen(study, space, asked.top or TOP, again=asked.again)
+        leaders = _chosen(folder, study, space, asked.top or TOP, again=asked.again)
         configs = [space.trial_config(leader.params) for leader in leaders]
         evaluation = _evaluation(configs, asked.evaluation)
         _check_data(folder, description, [on_all_persons(each, asked.epochs, evaluation) for each in configs])
@@ -171,18 +172,20 @@ def _check_agreement(known: Finalization, asked: Asked, study: Study, space: Sea
         )
 
 
-def _chosen(study: Study, space: SearchSpace, top: int, *, again: bool) -> list[Trial]:
+def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *, again: bool) -> list[Trial]:
+    storage = folder.path.parent
     if study.ended != "finished":
         raise SearchError(
             f"{study.name} is not finished, and the test set must not be seen before that; "
-            f"`reidsearch resume {study.name}` goes on, with fewer trials after "
-            f"`reidsearch extend {study.name} --trials {len(study.trials)}`"
+            f"`{hint('resume', folder.name, storage=storage)}` goes on, with fewer trials after "
+            f"`{hint('extend', folder.name, '--trials', str(len(study.trials)), storage=storage)}`"
         )
     if study.finalizations and not again:
         last = study.finalizations[-1]
         raise SearchError(
             f"{study.name}: the test set was opened {_when(last)} by {last.asked.by} for "
-            f"{', '.join(last.asked.leaders)}; whoever has seen those figures (`reidsearch tables {study.name}`) "
+            f"{', '.join(last.asked.leaders)}; whoever has seen those figures "
+            f"(`{hint('tables', folder.name, storage=storage)}`) "
             "no longer chooses blindly. --again opens it once more, which is recorded"
         )
     if study.looks and not again:

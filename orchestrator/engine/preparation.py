@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from orchestrator.errors import SearchError
+from orchestrator.hints import hint
 from orchestrator.language.settings import flattened
 from orchestrator.progress import step_progress
 from orchestrator.search.suggest import initial_trials
@@ -66,7 +67,7 @@ def prepare_space(
     if space.synthetic is None and not root.is_dir():
         raise DataError(
             f"no data set at {root.absolute()} (data.root of {space.name}); say where it is with --data DIR, or try "
-            f"the search on generated data: reidsearch launch --space {given} --data {MINI_MARS}"
+            f"the search on generated data: {hint('launch', '--space', given, '--data', MINI_MARS, storage=storage)}"
         )
     if space.synthetic is not None:
         check_weights(space)  # before time goes into drawing

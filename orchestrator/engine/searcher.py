@@ -331,7 +331,7 @@ class AxSearcher(Searcher):
         self._ledger.record(AttemptFailed(trial=key, attempt=trial.attempts, failure=failure, reason=reason))
         if failure == "disk_full":
             # Every other trial writes there, too. The trial stays unfinished: a resume takes it up.
-            self.failure = DiskFull(self._ledger.study.name, reason)
+            self.failure = DiskFull(self._folder, reason)
             self._stop.request()
             return
         if may_retry(trial, failure):
@@ -339,7 +339,7 @@ class AxSearcher(Searcher):
             return
         self._ledger.record(TrialFailed(trial=key, failure=failure, reason=reason))
         # Every other trial reads the same files.
-        self.failure = DataError(reason) if failure == "bad_data" else broken_circuit(self._ledger.study)
+        self.failure = DataError(reason) if failure == "bad_data" else broken_circuit(self._ledger.study, self._folder)
         if self.failure is not None:
             self._stop.request()
 

@@ -30,6 +30,7 @@ from orchestrator.engine.stopping import StopRequest
 from orchestrator.engine.supervision import Supervisor
 from orchestrator.engine.trial import trainable
 from orchestrator.errors import EnvironmentProblem, Exit
+from orchestrator.hints import hint
 from orchestrator.history.description import Options, SearchDescription, read_description
 from orchestrator.history.events import (
     SessionEnded,
@@ -225,7 +226,8 @@ class _Session:
         self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish))
         if self._ledger.uplink is not None:
             self._ledger.uplink.finish(LAST_WORDS_S)
-        print(f"{self._folder.name}: stopped; `reidsearch resume` continues it", file=sys.stderr, flush=True)
+        resume = hint("resume", self._folder.name, storage=self._folder.path.parent)
+        print(f"{self._folder.name}: stopped; `{resume}` continues it", file=sys.stderr, flush=True)
         for process in children() if self._is_connecting else ():  # what Ray has started so far
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)

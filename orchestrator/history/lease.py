@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from orchestrator.errors import LeaseError
+from orchestrator.hints import hint
 from orchestrator.locking import exclusive
 from orchestrator.process import start_of
 
@@ -88,9 +89,10 @@ def refuse_if_driven(path: Path) -> None:
     """
     holder = current_holder(path)
     if holder is not None:
+        search, storage = path.parent.name, path.parent.parent
         raise LeaseError(
-            f"{path.parent.name}: already driven by process {holder.pid} on {holder.host}; "
-            "watch it with `reidsearch status`, or stop that process first"
+            f"{search}: already driven by process {holder.pid} on {holder.host}; "
+            f"watch it with `{hint('status', search, storage=storage)}`, or stop that process first"
         )
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from orchestrator.errors import EnvironmentProblem, SearchError
+from orchestrator.hints import hint
 from orchestrator.history.description import read_description
 from orchestrator.history.folder import SearchFolder
 from orchestrator.tracking.content import without_passwords
@@ -26,8 +27,9 @@ def file_report(folder: SearchFolder, report: Path) -> str:
     description = read_description(folder.description)
     uri = tracking_uri(folder, description.options)
     shown = without_passwords(uri)
+    sync = hint("sync", folder.name, storage=folder.path.parent)
     if missing_database(uri) is not None:
-        raise EnvironmentProblem(f"{shown}: no such database; `reidsearch sync {folder.name}` makes it")
+        raise EnvironmentProblem(f"{shown}: no such database; `{sync}` makes it")
     os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -38,7 +40,7 @@ def file_report(folder: SearchFolder, report: Path) -> str:
         ours = f"tags.`{SEARCH_TAG}` = '{description.uid}' and tags.`{TRIAL_TAG}` = '{SEARCH_RUN}'"
         runs = [] if experiment is None else client.search_runs([experiment.experiment_id], ours)
         if not runs:
-            raise SearchError(f"{shown}: has no run of {folder.name}; `reidsearch sync {folder.name}` makes it")
+            raise SearchError(f"{shown}: has no run of {folder.name}; `{sync}` makes it")
         client.log_artifact(runs[0].info.run_id, str(report))
     except MlflowException as error:
         raise EnvironmentProblem(f"{shown}: did not take the report ({first_line(error)})") from error

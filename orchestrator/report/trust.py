@@ -81,9 +81,7 @@ def _of_the_best(search: LoadedSearch, best: Best) -> Iterator[Remark]:
     for path, end in on_bounds(search.space, best.trial.params):
         value = number(best.trial.params[path])
         text = f"{path} of the best configuration ({value}) sits on the {end} bound of its range"
-        yield Remark(
-            "on_bound", "warning", f"{text}: a better value may lie beyond it (`reidsearch extend` widens it)."
-        )
+        yield Remark("on_bound", "warning", f"{text}: a better value may lie beyond it (`extend` widens it).")
     if result.attention.get("entropy", 0.0) >= UNIFORM_ENTROPY:
         text = f"Attention is uniform in the best trial {key} (entropy 1.00): no frame weighs more than another."
         yield Remark("uniform_attention", "warning", text)

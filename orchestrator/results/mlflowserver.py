@@ -91,7 +91,7 @@ def _free_port(port: int) -> int:
             return int(found.getsockname()[1])
     except OSError as error:
         raise EnvironmentProblem(
-            f"port {port} of {HOST} is taken ({error.strerror}), perhaps by another `reidsearch ui`; choose another "
+            f"port {port} of {HOST} is taken ({error.strerror}), perhaps by another `ui`; choose another "
             "with --port, or any free one with --port 0"
         ) from error
 

@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 from orchestrator.errors import EnvironmentProblem, SearchError
+from orchestrator.hints import hint
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.results.exporting import Export
 from orchestrator.tracking.content import without_passwords
@@ -45,7 +46,8 @@ def register(loaded: LoadedSearch, export: Export, model: str, *, tracking: str 
     run = export.trial.mlflow_run_id
     if run is None:
         raise SearchError(
-            f"trial {export.trial.key} has no run in MLflow to hold its files; `reidsearch sync {loaded.name}` makes it"
+            f"trial {export.trial.key} has no run in MLflow to hold its files; "
+            f"`{hint('sync', loaded.name, storage=loaded.folder.path.parent)}` makes it"
         )
     if missing_database(uri) is not None:
         raise EnvironmentProblem(f"{without_passwords(uri)}: no such database; --tracking-uri names another place")

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from orchestrator.hints import hint
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.history.study import Trial
 from orchestrator.results.published import TABLES, PublishedTable
@@ -147,7 +148,7 @@ def _notes(search: LoadedSearch, trials: Sequence[Trial], tests: Sequence[Evalua
     if search.description.synthetic:
         yield "SYNTHETIC data"
     if not search.study.finalizations:
-        yield f"test set not opened; `reidsearch finalize {search.name}`"
+        yield f"test set not opened; `{hint('finalize', search.name, storage=search.folder.path.parent)}`"
     elif len(tests) < search.study.finalizations[0].asked.seeds:
         failed = sum(trial.status == "failed" for trial in trials)
         yield f"{len(tests)} of {search.study.finalizations[0].asked.seeds} seeds" + f", {failed} failed" * bool(failed)

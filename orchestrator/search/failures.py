@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.errors import Exit, OrchestratorError
+from orchestrator.hints import hint
+from orchestrator.history.folder import SearchFolder
 from orchestrator.history.study import Study
 
 # One may be chance and two a coincidence.
@@ -16,8 +18,8 @@ class DiskFull(OrchestratorError):
 
     exit_code = Exit.ENVIRONMENT
 
-    def __init__(self, search: str, reason: str) -> None:
-        super().__init__(f"{reason}; make room there, then `reidsearch resume {search}`")
+    def __init__(self, folder: SearchFolder, reason: str) -> None:
+        super().__init__(f"{reason}; make room there, then `{hint('resume', folder.name, storage=folder.path.parent)}`")
 
 
 class CircuitBroken(OrchestratorError):
@@ -26,7 +28,7 @@ class CircuitBroken(OrchestratorError):
     exit_code = Exit.SEARCH_FAILED
 
 
-def broken_circuit(study: Study) -> CircuitBroken | None:
+def broken_circuit(study: Study, folder: SearchFolder) -> CircuitBroken | None:
     """Why the search should end: its last three trials failed for good in the same way and none completed meanwhile.
 
     Trials that diverged or needed too much memory do not count. A resumed search starts to count anew.
@@ -35,8 +37,9 @@ def broken_circuit(study: Study) -> CircuitBroken | None:
     ways = {(event.failure, event.reason.partition("\n")[0]) for event in latest}
     if len(latest) < EQUAL_FAILURES or len(ways) > 1 or latest[0].failure in OF_THE_CONFIGURATION:
         return None
-    last = latest[-1]
+    last, storage = latest[-1], folder.path.parent
     return CircuitBroken(
-        f"{study.name}: {EQUAL_FAILURES} trials in a row failed in the same way ({last.failure}: {last.reason}); mend "
-        f"that (`reidsearch logs {study.name}/{last.trial}`), then `reidsearch resume {study.name} --errored retry`"
+        f"{folder.name}: {EQUAL_FAILURES} trials in a row failed in the same way ({last.failure}: {last.reason}); mend "
+        f"that (`{hint('logs', f'{folder.name}/{last.trial}', storage=storage)}`), then "
+        f"`{hint('resume', folder.name, '--errored', 'retry', storage=storage)}`"
     )

@@ -19,6 +19,7 @@ import time
 from typing import NamedTuple
 
 from orchestrator.errors import LeaseError
+from orchestrator.hints import hint
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.lease import HEARTBEAT_S, STALE_AFTER_S, Holder, current_holder, this_process
 from orchestrator.process import start_of
@@ -128,8 +129,8 @@ class RemoteLease:
         holder, age = claim.holder, max(0.0, time.time() - claim.time)
         raise LeaseError(
             f"{self._search}: already driven by process {holder.pid} on {holder.host}, last heard of {age:.0f} s ago; "
-            "watch it with `reidsearch status`, or stop that process first (one that died without a word is given up "
-            f"after {STALE_AFTER_S:.0f} s)"
+            f"watch it with `{hint('status', self._search, storage=self._remote.uri)}`, or stop that process first "
+            f"(one that died without a word is given up after {STALE_AFTER_S:.0f} s)"
         )
 
 

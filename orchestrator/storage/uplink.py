@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.errors import LeaseError, SearchError
+from orchestrator.hints import hint
 from orchestrator.history.folder import NAME, SearchFolder
 from orchestrator.storage.bringing import SET_ASIDE, SMALL, bring_search, note_equal
 from orchestrator.storage.mirror import remote_of
@@ -105,9 +106,10 @@ class Uplink:
             except StorageProblem as error:
                 sent, self.problem = False, str(error)
         if not sent:
+            resume = hint("resume", self._folder.name, storage=self._folder.path.parent)
             print(
                 f"{self._folder.name}: {self._remote.uri} lacks {self.unsent} bytes of the journal "
-                f"({self.lost or self.problem or 'it did not answer'}); `reidsearch resume` on this machine sends them",
+                f"({self.lost or self.problem or 'it did not answer'}); `{resume}` on this machine sends them",
                 file=sys.stderr,
             )
 

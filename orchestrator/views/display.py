@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -19,12 +16,12 @@ from rich.text import Text
 from orchestrator.cluster.connection import Connection
 from orchestrator.cluster.placement import Share
 from orchestrator.engine.session import Ending, Watch
+from orchestrator.hints import hint, installed
 from orchestrator.history.description import SearchDescription
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Record
 from orchestrator.history.ledger import Ledger
 from orchestrator.history.loading import LoadedSearch
-from orchestrator.storage.mirror import storage_name
 from orchestrator.tracking.content import without_passwords
 from orchestrator.tracking.tracked import tracking_uri
 from orchestrator.views.bestline import best_lines, best_value
@@ -49,20 +46,11 @@ def output() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
 
 
-def installed(command: str) -> str:
-    """How to call a command of this environment from here: by name if that finds it, otherwise by path."""
-    own = Path(sys.executable).parent / command
-    found = shutil.which(command)
-    if found is not None and Path(found).resolve() == own.resolve():
-        return command
-    return shlex.quote(os.path.relpath(own)) if own.is_file() else command
-
-
 def pages_command(uri: str, folder: SearchFolder) -> str:
     """The command that shows the runs of a search, which MLflow keeps at `uri`, in a browser."""
     if uri.startswith(("http:", "https:")):
         return f"open {without_passwords(uri)}"
-    return f"{installed('reidsearch')} ui {folder.name} --storage {shlex.quote(storage_name(folder.path.parent))}"
+    return hint("ui", folder.name, storage=folder.path.parent)
 
 
 def uniform_attention(document: dict[str, Any]) -> str:
@@ -167,14 +155,15 @@ class Display:
             out.print(f"data      {SYNTHETIC_MARK}")
         uri = tracking_uri(self._folder, ending.description.options)
         out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
+        name, storage = self._folder.name, self._folder.path.parent
         if ending.unsent:
-            out.print(f"          {ending.unsent} events were not taken yet; `sync` sends them", soft_wrap=True)
-        at = f"--storage {shlex.quote(storage_name(self._folder.path.parent))}"
+            sync = hint("sync", name, storage=storage)
+            out.print(f"          {ending.unsent} events were not taken yet; `{sync}` sends them", soft_wrap=True)
         if document["state"] == "interrupted":
-            out.print(f"next      {installed('reidsearch')} resume {self._folder.name} {at}", soft_wrap=True)
+            out.print(f"next      {hint('resume', name, storage=storage)}", soft_wrap=True)
         else:
             out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
-            out.print(f"          {installed('reidsearch')} status {self._folder.name} {at}", soft_wrap=True)
+            out.print(f"          {hint('status', name, storage=storage)}", soft_wrap=True)
 
     def _on_start(self, ledger: Ledger, description: SearchDescription) -> None:
         self._ledger, self._description = ledger, description

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.engine.attempt import ERROR_FILE, HANG_FILE, LOG_FILE
 from orchestrator.errors import SearchError
+from orchestrator.hints import hint
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Record, read_journal
 from orchestrator.history.study import fold_records
@@ -31,7 +32,9 @@ def log_lines(folder: SearchFolder, trial: str | None, *, follow: bool) -> Itera
         JournalError: the journal is damaged.
     """
     if trial is not None and trial not in fold_records(read_journal(folder.journal), folder.journal).all_trials:
-        raise SearchError(f"{folder.name}: no trial {trial!r}; `reidsearch status {folder.name}` lists them")
+        raise SearchError(
+            f"{folder.name}: no trial {trial!r}; `{hint('status', folder.name, storage=folder.path.parent)}` lists them"
+        )
     shown = 0
     files = [] if trial is None else [_Tail(folder.trial(trial) / name) for name in OWN_FILES]
     while True:

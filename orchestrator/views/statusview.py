@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from orchestrator.history.folder import existing_search, searches
+from orchestrator.hints import hint
+from orchestrator.history.folder import SearchFolder, existing_search, searches
 from orchestrator.shortform import percent
 from orchestrator.storage.mirror import storage_name
 from orchestrator.views.bestline import confirmation_lines
 from orchestrator.views.display import (
     SYNTHETIC_MARK,
-    installed,
     output,
     summary_line,
     uniform_attention,
@@ -27,6 +26,7 @@ from orchestrator.views.status import read_status
 from orchestrator.views.trialsview import LiveView, trials_table
 
 WATCH_PERIOD_S = 2.0
+TRY_OUT = ("--space", "demo.yaml")
 
 
 def show_search(storage: Path, name: str, *, as_json: bool, watch: bool) -> None:
@@ -37,7 +37,7 @@ def show_search(storage: Path, name: str, *, as_json: bool, watch: bool) -> None
         if as_json:
             print(json.dumps(document, indent=None if watch else 2, allow_nan=False), flush=True)
         else:
-            _print(document, clear=watch)
+            _print(folder, document, clear=watch)
         if not watch or document["state"] != "running":
             return
         time.sleep(WATCH_PERIOD_S)
@@ -50,7 +50,7 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
         print(json.dumps(documents, indent=2, allow_nan=False))
         return
     if not documents:
-        print(f"no searches in {storage_name(storage)}; start one with: reidsearch launch --space demo.yaml")
+        print(f"no searches in {storage_name(storage)}; start one with: {hint('launch', *TRY_OUT, storage=storage)}")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("search", overflow="fold")
@@ -71,7 +71,7 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
     output().print(table)
 
 
-def _print(document: dict[str, Any], *, clear: bool) -> None:
+def _print(folder: SearchFolder, document: dict[str, Any], *, clear: bool) -> None:
     console = output()
     if clear and console.is_terminal:
         console.clear()
@@ -93,5 +93,4 @@ def _print(document: dict[str, Any], *, clear: bool) -> None:
     if document["synthetic"]:
         console.print(SYNTHETIC_MARK)
     if document["state"] == "interrupted":
-        at = f"--storage {shlex.quote(document['storage'])}"
-        console.print(f"next: {installed('reidsearch')} resume {document['search']} {at}")
+        console.print(f"next: {hint('resume', folder.name, storage=folder.path.parent)}", soft_wrap=True)

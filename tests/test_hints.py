@@ -1,0 +1,80 @@
+"""Command lines in messages: they can be pasted, whatever the storage is called, and one function writes them all."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import orchestrator
+from orchestrator.__main__ import cli
+from orchestrator.hints import DEFAULT_STORAGE, hint
+
+SOURCE = Path(orchestrator.__file__).parent
+WITH_STORAGE = sorted(
+    name
+    for name, command in cli.commands.items()
+    if any("--storage" in option.opts for option in command.params if isinstance(option, click.Option))
+)
+# Who asked for something, as it stands in journals: no command to be given.
+WHO_ASKED = ("reidsearch stop", "asked for by `reidsearch stop`")
+
+# Documents that are read elsewhere, where a storage of this machine means nothing.
+DOCUMENTS = ("report/page.py", "results/card.py")
+
+
+@given(storage=st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=20))
+def test_a_hint_is_a_command_line_that_a_shell_takes_apart_again(storage: str) -> None:
+    program, *arguments = shlex.split(hint("resume", "first", "--errored", "retry", storage=Path("/", storage)))
+    assert program.endswith("reidsearch")
+    assert arguments == ["resume", "first", "--errored", "retry", "--storage", str(Path("/", storage))]
+
+
+def test_a_uri_is_named_and_so_is_the_one_that_a_folder_mirrors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator.storage.mirror import mirror_of
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    uri = "s3://bucket/some runs"
+    for storage in (uri, mirror_of(uri)):
+        assert hint("status", "first", storage=storage).endswith(" status first --storage 's3://bucket/some runs'")
+
+
+def test_the_storage_that_a_command_takes_by_itself_is_left_out() -> None:
+    assert hint("status", "first", storage=DEFAULT_STORAGE).endswith("reidsearch status first")
+
+
+def test_every_hint_at_a_command_that_takes_a_storage_is_written_by_that_function() -> None:
+    assert {"resume", "status", "stop", "finalize", "sync", "logs", "tables", "launch"} <= set(WITH_STORAGE)
+    command = re.compile(rf"reidsearch ({'|'.join(WITH_STORAGE)})\b")
+    found = [
+        f"{name}:{line}: {text}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        if (name := str(path.relative_to(SOURCE))) not in DOCUMENTS
+        for line, text in _texts(ast.parse(path.read_text(encoding="utf-8")))
+        if command.search(text) and text not in WHO_ASKED
+    ]
+    assert found == [], "hints go through orchestrator.hints.hint, so that they name the storage"
+
+
+def test_every_hint_names_a_command_that_takes_a_storage() -> None:
+    verbs = re.compile(r"\bhint\(\s*['\"]([a-z]+)['\"]")
+    named = {verb for path in SOURCE.rglob("*.py") for verb in verbs.findall(path.read_text(encoding="utf-8"))}
+    assert {"resume", "status", "stop"} <= named <= set(WITH_STORAGE)
+
+
+def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Strings of a module that people may see, with their lines: no docstrings, no examples in a command's help."""
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare
+        if is_text and not node.value.startswith("Example: "):
+            yield node.lineno, node.value
