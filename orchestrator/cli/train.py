@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.errors import Exit
+from orchestrator.hints import hint
 
 if TYPE_CHECKING:
     from trainer.testset_record import Use
@@ -131,9 +132,10 @@ def _record_beside(weights: Path, use: Use) -> None:
 
     place = place_in_search(weights)
     if place is not None:
+        finalize = hint("finalize", place.search.name, storage=place.search.absolute().parent)
         raise ConfigError(
             f"{weights}: belongs to trial {place.trial} of the search {place.search.name}, whose configurations are to "
-            "be chosen without the test set; `reidsearch finalize` opens it for the best ones, --open-test-set for "
-            "this network alone, which the search's journal records"
+            f"be chosen without the test set; `{finalize}` opens it for the best ones, --open-test-set for this "
+            "network alone, which the search's journal records"
         )
     record_use(weights, use)
