@@ -305,7 +305,7 @@ def test_a_trial_where_a_search_is_asked_for_leads_to_its_logs(
 ) -> None:
     a_search(Path("runs/first"))
     assert run([verb, "first/t0001"]) == 3
-    assert "`reidsearch logs first/t0001`" in capsys.readouterr().err
+    assert "reidsearch logs first/t0001`" in capsys.readouterr().err
     assert run(["status", "first/"]) == 0, "as shells complete a folder"
 
 

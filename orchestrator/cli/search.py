@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from orchestrator.cli.driving import (
 )
 from orchestrator.cli.submitting import handed_over, launch_there, resume_there
 from orchestrator.errors import Exit
-from orchestrator.storage.mirror import storage_name
+from orchestrator.hints import DEFAULT_STORAGE, hint
 
 if TYPE_CHECKING:
     from orchestrator.history.folder import SearchFolder
@@ -126,7 +125,7 @@ def _one_space(file: str | None, option: str | None) -> str:
     """The search space, which may be given in two ways."""
     given = [name for name in (file, option) if name is not None]
     if not given:
-        raise click.UsageError("name a search space, such as: reidsearch launch --space demo.yaml")
+        raise click.UsageError(f"name a search space, such as: {hint('launch', 'demo.yaml', storage=DEFAULT_STORAGE)}")
     if given[0] != given[-1]:
         raise click.UsageError(f"two search spaces are given, {file} and --space {option}; keep one")
     return given[0]
@@ -206,11 +205,11 @@ def resume(
 
 def _nothing_to_resume(folder: SearchFolder, reason: str | None, failed: int, strict: bool) -> int:
     """Says that a search is finished and what could follow, and returns the exit code; nothing is written."""
-    at = f"--storage {shlex.quote(storage_name(folder.path.parent))}"
+    name, storage = folder.name, folder.path.parent
     click.echo(f"{folder.name} is finished ({reason}): nothing is left to run")
-    click.echo(f"next      reidsearch extend {folder.name} --trials +10 {at}")
+    click.echo(f"next      {hint('extend', name, '--trials', '+10', storage=storage)}")
     if failed:
-        click.echo(f"          reidsearch resume {folder.name} --errored retry {at}")
+        click.echo(f"          {hint('resume', name, '--errored', 'retry', storage=storage)}")
     return exit_code(Exit.SOME_TRIALS_FAILED if failed else Exit.OK, strict)
 
 

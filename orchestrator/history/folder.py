@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import SearchError
+from orchestrator.hints import hint
 from trainer.wording import did_you_mean
 
 MAX_LISTED = 20  # searches that a message names
@@ -97,15 +98,15 @@ def existing_search(storage: Path, name: str) -> SearchFolder:
     if slash and NAME.fullmatch(search) and NAME.fullmatch(trial):
         raise SearchError(
             f"{name!r} names a trial, and a search is asked for: {search}; what the trial did is shown by "
-            f"`reidsearch logs {name}`"
+            f"`{hint('logs', name, storage=storage)}`"
         )
     folder = search_folder(storage, name.removesuffix("/"))
     bring_search(folder)
     if not folder.journal.is_file():
         names = [found.name for found in searches(storage)]
-        there, hint = _some(names), did_you_mean(name, names)
+        there, near = _some(names), did_you_mean(name, names)
         where = storage_name(storage)
-        raise SearchError(f"no search {name!r} in {where} (there: {there}); --storage names another place{hint}")
+        raise SearchError(f"no search {name!r} in {where} (there: {there}); --storage names another place{near}")
     return folder
 
 
