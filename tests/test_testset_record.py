@@ -338,3 +338,25 @@ def test_only_known_places_ask_for_the_test_part_or_choose_how_it_is_recorded() 
                 recording.add(name)
     assert asking == {"trainer/testset.py", "trainer/partitions.py"}
     assert recording == {"orchestrator/cli/train.py", "orchestrator/engine/attempt.py"}
+
+
+@pytest.mark.parametrize("other", [{"share": 0.0}, {"share": 0.4, "seed": 1}, {"folds": 3}], ids=str)
+def test_a_network_is_not_judged_on_persons_of_another_split_whom_it_was_trained_on(
+    other: dict[str, object], config: TrialConfig, tmp_path: Path
+) -> None:
+    weights = save_weights(changed(config, data__validation=other), tmp_path / "run" / BEST)
+    with pytest.raises(ConfigError, match=r"was trained with another data\.validation"):
+        evaluate(config, weights, part="validation")
+    evaluate(config, weights, part="test")
+
+
+def test_a_network_of_another_partition_is_not_judged_on_persons_it_was_trained_on(
+    config: TrialConfig, tmp_path: Path
+) -> None:
+    write_miniature("prid2011", tmp_path / "prid")
+    data = {"name": "prid2011", "root": str(tmp_path / "prid"), "validation": {"folds": 2}}
+    prid = TrialConfig.model_validate({**config.model_dump(), "data": data, "evaluation": {"reranking": False}})
+    weights = save_weights(prid, tmp_path / "run" / BEST)
+    for part in ("test", "validation"):
+        with pytest.raises(ConfigError, match="was trained on partition 0 of prid2011"):
+            evaluate(changed(prid, data__fold=1), weights, part=part)  # type: ignore[arg-type]

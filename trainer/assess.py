@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from trainer.atomic import replacing
 from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
-from trainer.data import Tracklet, read_splits
+from trainer.data import DataConfig, Tracklet, read_splits
 from trainer.data.tracklets import Splits
 from trainer.data.validation import cut_validation, read_validation
 from trainer.embedding_cache import cached_embeddings
@@ -114,7 +115,7 @@ def assess(
         splits = read_splits(config.data)
         query, gallery = _part(config, splits, part, split)
     with watch("network"):
-        model = _network(config, checkpoint, splits).to(device or _device())
+        model = _network(config, checkpoint, splits, part, split).to(device or _device())
     _record(config, checkpoint, part, "evaluate", record)
     tracklets = [*query, *gallery]
     with watch("embedding"), float32_products(config.compute, _device_of(model)):
@@ -159,7 +160,7 @@ def write_embeddings(
     """
     splits = read_splits(config.data)
     query, gallery = _part(config, splits, part, split)
-    model = _network(config, checkpoint, splits).to(device or _device())
+    model = _network(config, checkpoint, splits, part, split).to(device or _device())
     _record(config, checkpoint, part, "embed", record)
     with float32_products(config.compute, _device_of(model)):
         embeddings = embed(model, [*query, *gallery], config.evaluation, config.viewing, progress=progress)
@@ -215,12 +216,45 @@ def _record(config: TrialConfig, checkpoint: Path | None, part: Part, use: Use, 
         record(weights, use)
 
 
-def _network(config: TrialConfig, checkpoint: Path | None, splits: Splits) -> TemporalAttentionResNet:
+def _network(
+    config: TrialConfig, checkpoint: Path | None, splits: Splits, part: Part, split: Path | None
+) -> TemporalAttentionResNet:
     """The network with as many classes as the checkpoint's: it may have learned from another data set."""
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if checkpoint is None:
         return TemporalAttentionResNet(config.model, len({tracklet.person for tracklet in splits.train}))
-    return trained_network(config, checkpoint)
+    state = load_checkpoint(checkpoint)
+    try:
+        trained = DataConfig.model_validate(state["config"]["data"])
+    except (LookupError, TypeError, ValidationError) as error:
+        raise CheckpointError(f"{checkpoint}: does not say what it was trained on; it is of another version") from error
+    _check_strangers(checkpoint, trained, config.data, part, split)
+    return _restored(config, checkpoint, state)
+
+
+def _check_strangers(checkpoint: Path, trained: DataConfig, judged: DataConfig, part: Part, split: Path | None) -> None:
+    """That the network was not trained on persons that it is judged on, as far as the configurations tell.
+
+    Raises:
+        ConfigError: it was trained on another partition of the same data set, or with another validation split.
+    """
+    if trained.name != judged.name:
+        return
+    if trained.fold != judged.fold:
+        raise ConfigError(
+            f"{checkpoint}: was trained on partition {trained.fold} of {trained.name}, which holds persons that "
+            f"partition {judged.fold} judges; set data.fold to {trained.fold}"
+        )
+    if part == "validation" and split is None and trained.validation != judged.validation:
+        raise ConfigError(
+            f"{checkpoint}: was trained with another data.validation ({_told(trained)}) than the one that is to be "
+            f"judged ({_told(judged)}), and so on persons of it; take the configuration of its training, or name its "
+            "split with --split"
+        )
+
+
+def _told(data: DataConfig) -> str:
+    return ", ".join(f"{name} {value}" for name, value in data.validation if value is not None)
 
 
 def trained_network(config: TrialConfig, checkpoint: Path) -> TemporalAttentionResNet:
@@ -229,7 +263,11 @@ def trained_network(config: TrialConfig, checkpoint: Path) -> TemporalAttentionR
     Raises:
         CheckpointError: the checkpoint is damaged or of another architecture.
     """
-    weights = load_checkpoint(checkpoint)["model"]
+    return _restored(config, checkpoint, load_checkpoint(checkpoint))
+
+
+def _restored(config: TrialConfig, checkpoint: Path, state: dict[str, Any]) -> TemporalAttentionResNet:
+    weights = state["model"]
     architecture = config.model.model_copy(update={"weights": "none"})
     try:
         model = TemporalAttentionResNet(architecture, len(weights["classifier.weight"]))
