@@ -42,6 +42,15 @@ def database_path(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
 
 
+def absolute_database(uri: str) -> str:
+    """The URI, the path of an SQLite database in it made absolute."""
+    path = database_path(uri)
+    if path is None:
+        return uri
+    _, separator, settings = uri.partition("?")
+    return database_uri(path) + separator + settings
+
+
 def _needs_quotes(path: str) -> bool:
     return "?" in path or ESCAPE.search(path) is not None or not path.isprintable()
 

@@ -521,3 +521,12 @@ def test_no_secret_of_the_environment_is_in_a_file_that_is_written(
 def test_no_python_of_the_job_script_imports_from_the_folder_that_it_was_submitted_in() -> None:
     text = template("slurm.sbatch")
     assert text.index("export PYTHONSAFEPATH=1") < text.index("(python - ")
+
+
+def test_a_start_after_the_first_names_the_mlflow_server_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be in a new container, where nobody has confirmed a server that only search.yaml names."""
+    server = ["--storage", "/shared/runs", "--tracking-uri", "http://tracker:5000"]
+    for command in (SLURM, [*K8S, *IMAGE]):
+        assert run([*command, *server]) == 0
+        text = capsys.readouterr().out
+        assert [line for line in text.splitlines() if "resume" in line and "http://tracker:5000" in line], text

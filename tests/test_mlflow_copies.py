@@ -123,10 +123,11 @@ def test_registering_without_a_run_or_a_database_is_one_line(
 
 
 def test_a_server_that_does_not_answer_stops_a_purge_before_anything_is_deleted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     a_search(tmp_path / "first")
-    dead = ["--tracking-uri", "http://user:secret@127.0.0.1:1"]
+    dead = ["--tracking-uri", "http://127.0.0.1:1"]
     assert run(["purge", "first", "--yes", "--storage", str(tmp_path), *dead]) == 5
     printed = capsys.readouterr().err
     assert "MLflow cannot be asked" in printed

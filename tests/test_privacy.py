@@ -5,6 +5,7 @@ Canaries are planted in a search on data that counts as real, and everything bel
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -111,9 +112,9 @@ def test_no_picture_of_a_person_is_in_the_folder_or_in_the_report(searched: Sear
 
 
 @pytest.mark.long
-def test_a_password_in_the_address_of_mlflow_is_in_the_description_alone(data: Path, tmp_path: Path) -> None:
+def test_a_password_for_mlflow_is_in_no_file(data: Path, tmp_path: Path) -> None:
     search = Search(tmp_path / "storage", "guarded")
-    search.launch("--data", str(data), "--trials", "1", "--tracking-uri", f"http://lab:{SECRET}@127.0.0.1:9")
+    search.environment = {**os.environ, "MLFLOW_TRACKING_USERNAME": "lab", "MLFLOW_TRACKING_PASSWORD": SECRET}
+    search.launch("--data", str(data), "--trials", "1", "--tracking-uri", "http://127.0.0.1:9")
     assert search.wait() == 0, search.log.read_text()
-    telling = {path.name for path in files(search) if SECRET.encode() in path.read_bytes()}
-    assert telling <= {"search.yaml"}, "which a resume needs, in a folder that only its owner can read"
+    assert {path.name for path in files(search) if SECRET.encode() in path.read_bytes()} == set()

@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file by `text`, durably: after a crash it holds the old or the new text, whole."""
-    with replacing(path) as file:
+def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Replaces the file by `text`, durably: after a crash it holds the old or the new text, whole.
+
+    `mode` is that of a new file, less the user's mask.
+    """
+    with replacing(path, mode=mode) as file:
         file.write(text.encode())
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path`, durably, when all is written; not at all if that fails."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         # Not through a link, which would lead elsewhere, and without waiting for the reader of a pipe.
-        with open(temporary, "wb", opener=_opened_in_place) as file:
+        in_place = os.O_NOFOLLOW | os.O_NONBLOCK
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags | in_place, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -31,10 +35,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def _opened_in_place(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def check_writable(path: Path) -> None:

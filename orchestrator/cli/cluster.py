@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import options
-from orchestrator.cli.driving import absolute_database
 from orchestrator.cli.plan import plan
 from orchestrator.errors import Exit
 
@@ -221,7 +220,7 @@ def _work(file: str, given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> 
     space = SearchSpace.from_yaml(file, overrides=given["overrides"])
     of_a_trial = {key: given[key] for key in ("cpus_per_trial", "gpus_per_trial", "memory_per_trial")}
     words = {key: _absolute(given.get(key)) for key in ("data", "stage_data")}
-    words |= {"tracking_uri": absolute_database(given.get("tracking_uri"))}
+    words |= {"tracking_uri": given.get("tracking_uri")}
     words |= {"concurrent": given["concurrent"], **of_a_trial}
     launch = [word for key, value in words.items() if value is not None for word in _option(key, value)]
     launch += [word for override in given["overrides"] if beside for word in ("--set", override)]

@@ -9,7 +9,6 @@ import click
 
 from orchestrator.errors import Exit
 from orchestrator.storage.mirror import storage_uri
-from orchestrator.uris import database_path, database_uri
 
 if TYPE_CHECKING:
     from orchestrator.history.description import Options
@@ -17,11 +16,21 @@ if TYPE_CHECKING:
 
 
 def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
-    """The options that a search was launched with, apart from those that are given and not None."""
+    """The options that a search was launched with, apart from those that are given and not None.
+
+    Raises:
+        SearchError: they name a server that the user has neither given nor confirmed.
+    """
+    from orchestrator.confirmation import ADDRESS, TRACKING, confirm, require_confirmed
     from orchestrator.history.description import Options, read_description
 
     before = read_description(folder.description).options
     given = {name: value for name, value in changed.items() if value is not None}
+    for option, field in ((ADDRESS, "address"), (TRACKING, "tracking_uri")):
+        if field in given:
+            confirm(folder.path.parent, option, given[field])
+        else:
+            require_confirmed(folder.path.parent, folder.name, option, getattr(before, field))
     return Options.model_validate(before.model_dump() | given)
 
 
@@ -52,12 +61,3 @@ def say_where_runs_are(storage: Path, asked: Options) -> None:
             "--tracking-uri names a server that all machines reach",
             err=True,
         )
-
-
-def absolute_database(uri: str | None) -> str | None:
-    """A relative SQLite path made absolute: the search may be resumed from another folder."""
-    path = None if uri is None else database_path(uri)
-    if uri is None or path is None:
-        return uri
-    _, separator, settings = uri.partition("?")
-    return database_uri(path) + separator + settings

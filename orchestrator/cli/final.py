@@ -28,6 +28,7 @@ from orchestrator.errors import Exit
 @options.concurrent
 @options.gpus_per_trial
 @options.storage
+@options.tracking_uri
 @options.address
 @options.insecure
 @click.option("--strict", is_flag=True, help="Exit with 1 when any training failed.")
@@ -41,6 +42,7 @@ def finalize(
     concurrent: int | None,
     gpus_per_trial: float | None,
     storage: Path,
+    tracking_uri: str | None,
     address: str | None,
     insecure: bool,
     strict: bool,
@@ -56,7 +58,12 @@ def finalize(
 
     folder = existing_search(storage, name)
     asked = options_as_before(
-        folder, concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address, insecure=insecure
+        folder,
+        concurrent=concurrent,
+        gpus_per_trial=gpus_per_trial,
+        tracking_uri=tracking_uri,
+        address=address,
+        insecure=insecure,
     )
     require_admission(asked.address, insecure=insecure)
     wanted = Asked(top=top, seeds=seeds, epochs=epochs, evaluation=evaluation, again=again)

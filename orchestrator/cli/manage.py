@@ -90,10 +90,12 @@ def sync(name: str, storage: Path, tracking_uri: str | None) -> int:
     """Send a search's journal to MLflow again; what is there already stays, what is missing is made anew."""
     from orchestrator.history.folder import existing_search
     from orchestrator.tracking import syncing
+    from orchestrator.tracking.content import without_passwords
 
     synced = syncing.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
+    where = without_passwords(synced.uri)
     if synced.unsent:
-        click.echo(f"{synced.uri}: {synced.unsent} of {synced.events} events not taken: {synced.problem}", err=True)
+        click.echo(f"{where}: {synced.unsent} of {synced.events} events not taken: {synced.problem}", err=True)
         return Exit.ENVIRONMENT
-    click.echo(f"{synced.uri}: holds all {synced.events} events of {name}")
+    click.echo(f"{where}: holds all {synced.events} events of {name}")
     return Exit.OK

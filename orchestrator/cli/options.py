@@ -49,6 +49,21 @@ def _of_one_trial(context: click.Context, parameter: click.Parameter, value: flo
     return value
 
 
+def _tracking_uri(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The URI, a relative path of a database made absolute: the search may be resumed from another folder."""
+    from orchestrator.tracking.content import has_password
+    from orchestrator.uris import absolute_database
+
+    if value is None:
+        return None
+    if has_password(value):
+        raise click.BadParameter(
+            "a password on the command line is seen by all users of this machine; give it in MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD, a database's in PGPASSWORD or ~/.pgpass"
+        )
+    return absolute_database(value)
+
+
 search = click.argument("name", shell_complete=completing.search_names)
 search_or_trial = click.argument("name", metavar="NAME[/TRIAL]", shell_complete=completing.search_or_trial_names)
 searches = click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.search_names)
@@ -91,7 +106,10 @@ memory_per_trial = click.option(
     help="Memory of one trial, such as '16 GiB'.  [default: not counted]",
 )
 tracking_uri = click.option(
-    "--tracking-uri", metavar="URI", help="Where MLflow keeps runs.  [default: STORAGE/mlflow.db]"
+    "--tracking-uri",
+    metavar="URI",
+    callback=_tracking_uri,
+    help="Where MLflow keeps runs.  [default: STORAGE/mlflow.db]",
 )
 address = click.option(
     "--address", metavar="ADDRESS", help="Ray cluster to join: HOST:PORT or auto.  [default: start one here]"

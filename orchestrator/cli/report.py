@@ -29,8 +29,16 @@ from orchestrator.errors import Exit
 @click.option("--without-model", is_flag=True, help="Leave out what Ax's model says; saves ten seconds and more.")
 @click.option("--to-mlflow", is_flag=True, help="Also put the file among those of the search's run in MLflow.")
 @options.storage
+@options.tracking_uri
 def report(
-    name: str, out: Path | None, kind: str, images: bool, without_model: bool, to_mlflow: bool, storage: Path
+    name: str,
+    out: Path | None,
+    kind: str,
+    images: bool,
+    without_model: bool,
+    to_mlflow: bool,
+    storage: Path,
+    tracking_uri: str | None,
 ) -> int:
     """Write a report of a search, which may still be running.
 
@@ -47,5 +55,5 @@ def report(
 
         if written.path is None:
             raise click.UsageError("--to-mlflow needs a file: name one with --out")
-        click.echo(file_report(folder, written.path), err=True)
+        click.echo(file_report(folder, written.path, tracking=tracking_uri), err=True)
     return Exit.OK

@@ -9,7 +9,6 @@ import click
 
 from orchestrator.cli import completing, options
 from orchestrator.cli.driving import (
-    absolute_database,
     drive_and_show,
     exit_code,
     options_as_before,
@@ -102,7 +101,7 @@ def launch(
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         memory_per_trial=memory_per_trial,
-        tracking_uri=absolute_database(tracking_uri),
+        tracking_uri=tracking_uri,
         address=address,
         insecure=insecure,
         hang_after=hang_after or HANG_AFTER_S,
@@ -192,7 +191,7 @@ def resume(
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         memory_per_trial=memory_per_trial,
-        tracking_uri=absolute_database(tracking_uri),
+        tracking_uri=tracking_uri,
         address=address,
         insecure=insecure,
         hang_after=hang_after,

@@ -97,7 +97,6 @@ def given_arguments(context: click.Context, without: Collection[str] = NOT_PASSE
 def _storage(context: click.Context) -> str:
     """The storage as the cluster knows it, too; a relative path would be one in the job's own folder."""
     from orchestrator.storage.mirror import storage_name
-    from orchestrator.tracking.content import without_passwords
 
     storage = storage_name(context.params["storage"])
     if "://" not in storage and not Path(storage).is_absolute():
@@ -108,12 +107,6 @@ def _storage(context: click.Context) -> str:
     data = context.params.get("data")
     if data is not None and data != "mini-mars" and not Path(data).is_absolute():
         raise click.UsageError(f"--submit needs an absolute --data, as the nodes know it (is {data})")
-    tracking = context.params["tracking_uri"]
-    if tracking is not None and without_passwords(tracking) != tracking:
-        raise click.UsageError(
-            "--submit would show the password in --tracking-uri to all who see the cluster's jobs; give an address "
-            "without one, and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD, to the nodes"
-        )
     return storage
 
 

@@ -20,7 +20,8 @@ from orchestrator.errors import Exit
     help="Port on 127.0.0.1; 0 is any free one.",
 )
 @options.storage
-def ui(name: str | None, port: int, storage: Path) -> int:
+@options.tracking_uri
+def ui(name: str | None, port: int, storage: Path, tracking_uri: str | None) -> int:
     """Show searches in MLflow's pages, until Ctrl-C.
 
     The server is for this machine only. The address that is printed compares the trials of the search NAME, or all
@@ -28,5 +29,5 @@ def ui(name: str | None, port: int, storage: Path) -> int:
     """
     from orchestrator.results.ui import serve
 
-    serve(storage, name, port, click.echo)
+    serve(storage, name, port, click.echo, tracking=tracking_uri)
     return Exit.OK

@@ -13,6 +13,7 @@ import yaml
 
 from orchestrator.cluster.placement import Node, share_out
 from orchestrator.cluster.rendering import UnusableValue, Value, fill_script, fill_yaml, matching, printable, template
+from orchestrator.confirmation import TRACKING
 from orchestrator.errors import Exit
 from orchestrator.history.folder import search_folder
 from orchestrator.language.resources import Resources
@@ -72,6 +73,12 @@ class Work(NamedTuple):
     resources: Resources = Resources()
     """Of a trial, where it differs from the space."""
 
+    @property
+    def resume(self) -> list[str]:
+        """Arguments of `reidsearch resume` besides name, storage and address: a new pod has confirmed no server."""
+        at = [index for index, word in enumerate(self.launch) if word == TRACKING]
+        return [word for index in at for word in self.launch[index : index + 2]]
+
     def plan(self, machines: Machines) -> str:
         """One line: how many trials there are, and how they share the machines.
 
@@ -126,6 +133,7 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
         "name": work.name,
         "storage": work.storage,
         "launch": ["--space", job.space, *work.launch],
+        "resume": work.resume,
         "environment": job.environment,
         "cpus": machines.cpus,
         "gpus": machines.gpus,
@@ -218,7 +226,8 @@ def _search_script(work: Work) -> str:
     """What the driver's container runs: launch the first time, resume whenever it is started anew."""
     storage = ["--storage", printable("--storage", work.storage)]
     status = shlex.join(["reidsearch", "status", work.name, *storage])
-    resume = shlex.join(["reidsearch", "resume", work.name, *storage, "--address", "auto"])
+    again = [*(printable("resume", word) for word in work.resume), "--address", "auto"]
+    resume = shlex.join(["reidsearch", "resume", work.name, *storage, *again])
     words = [*work.launch, "--name", work.name, *storage, "--address", "auto"]
     launch = shlex.join(["reidsearch", "launch", "--space", SPACE_FILE, *(printable("launch", word) for word in words)])
     return f"""\

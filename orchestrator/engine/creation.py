@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator import provenance
+from orchestrator.confirmation import ADDRESS, TRACKING, confirm
 from orchestrator.engine.datastaging import check_pack
 from orchestrator.engine.preparation import any_config, check_weights
 from orchestrator.engine.splits import Splits as CutSplits
@@ -108,6 +109,8 @@ def create_search(
         ConfigError: the network's weights are not to be had or do not fit.
     """
     checked = check_search(space, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
+    confirm(storage, TRACKING, options.tracking_uri)
+    confirm(storage, ADDRESS, options.address)
     folder = checked.folder
     draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
     try:

@@ -13,19 +13,19 @@ from orchestrator.tracking.content import without_passwords
 from orchestrator.tracking.database import EXPERIMENT, missing_database
 from orchestrator.tracking.plan import SEARCH_RUN
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT, SEARCH_TAG, TRIAL_TAG
-from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.tracking.tracked import trusted_tracking_uri
 from trainer.wording import first_line
 
 
-def file_report(folder: SearchFolder, report: Path) -> str:
+def file_report(folder: SearchFolder, report: Path, *, tracking: str | None = None) -> str:
     """Puts the file among those of the search's run, in place of an earlier one of its name; says where that is.
 
     Raises:
-        SearchError: MLflow has no run of the search.
+        SearchError: MLflow has no run of the search, or only the search's own files say where it is.
         EnvironmentProblem: MLflow is not there or refuses.
     """
     description = read_description(folder.description)
-    uri = tracking_uri(folder, description.options)
+    uri = trusted_tracking_uri(folder, description, tracking)
     shown = without_passwords(uri)
     sync = hint("sync", folder.name, storage=folder.path.parent)
     if missing_database(uri) is not None:

@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import click
 from pydantic import JsonValue
 from rich.table import Table
 
+from orchestrator.errors import SearchError
 from orchestrator.results.compare import METRIC, Change, Comparison, Pair, Side, tracking_of
 from orchestrator.results.mlflowlink import comparison_page, experiment_of
 from orchestrator.results.noise import SeedDifference
 from orchestrator.shortform import number
+from orchestrator.tracking.tracked import trusted_tracking_uri
 from orchestrator.views.display import SYNTHETIC_MARK, output
 from trainer.wording import counted
 
@@ -82,6 +85,13 @@ def _link(comparison: Comparison) -> str | None:
     """The page of MLflow's server that compares the runs, if there is a server and it answers."""
     uri, runs = tracking_of(comparison), [side.trial.mlflow_run_id for side in comparison.sides]
     known = [run for run in runs if run is not None]
+    if uri is not None and known:
+        try:
+            for side in comparison.sides:
+                trusted_tracking_uri(side.search.folder, side.search.description)
+        except SearchError as error:
+            click.echo(f"no link to MLflow's pages: {error}, to `reidsearch ui`", err=True)
+            return None
     experiment = experiment_of(uri, known[0]) if uri is not None and known else None
     return None if uri is None or experiment is None else comparison_page(uri, known, experiment)
 

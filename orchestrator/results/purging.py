@@ -20,7 +20,7 @@ from orchestrator.results.mlflow_copies import MlflowCopies, delete_copies, find
 from orchestrator.storage.mirror import storage_uri
 from orchestrator.storage.uplink import forget
 from orchestrator.tracking.database import ARTIFACTS
-from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.tracking.tracked import trusted_tracking_uri
 from orchestrator.uris import database_path, lies_in
 
 ALWAYS_REMAINS = (
@@ -59,7 +59,7 @@ def find(folder: SearchFolder, *, keep_mlflow: bool = False, tracking: str | Non
         tracking: where MLflow keeps runs; None is where the search was launched with.
 
     Raises:
-        SearchError: the folder is a link, or `search.yaml` is damaged.
+        SearchError: the folder is a link, `search.yaml` is damaged, or it alone says where MLflow keeps runs.
         EnvironmentProblem: MLflow does not answer.
     """
     if folder.path.is_symlink():
@@ -82,7 +82,7 @@ def find(folder: SearchFolder, *, keep_mlflow: bool = False, tracking: str | Non
 
 def _mlflow_copies(folder: SearchFolder, description: SearchDescription, tracking: str | None) -> MlflowCopies:
     storage = folder.path.parent
-    uri = tracking or tracking_uri(folder, description.options)
+    uri = trusted_tracking_uri(folder, description, tracking)
     database = database_path(uri)
     if tracking is None and database is not None and not lies_in(database, storage):
         where = f"{database}: MLflow's database, which lies outside the storage; --tracking-uri {uri} names it"

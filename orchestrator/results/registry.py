@@ -12,7 +12,7 @@ from orchestrator.results.exporting import Export
 from orchestrator.tracking.content import without_passwords
 from orchestrator.tracking.database import missing_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT
-from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.tracking.tracked import trusted_tracking_uri
 from trainer.wording import first_line
 
 ARTIFACT_FOLDER = "export"
@@ -39,10 +39,10 @@ def register(loaded: LoadedSearch, export: Export, model: str, *, tracking: str 
         tracking: where MLflow keeps runs; None is where the search was launched with.
 
     Raises:
-        SearchError: the trial has no run.
+        SearchError: the trial has no run, or only the search's own files name the place.
         EnvironmentProblem: MLflow is not there or refuses.
     """
-    uri = tracking or tracking_uri(loaded.folder, loaded.description.options)
+    uri = trusted_tracking_uri(loaded.folder, loaded.description, tracking)
     run = export.trial.mlflow_run_id
     if run is None:
         raise SearchError(

@@ -13,29 +13,32 @@ from orchestrator.history.loading import load_search
 from orchestrator.results.mlflowserver import mlflow_server
 from orchestrator.results.mlflowview import comparison_view, view_of
 from orchestrator.tracking.database import ARTIFACTS, DATABASE, missing_database
-from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.tracking.tracked import trusted_tracking_uri
 from orchestrator.uris import database_uri
 
 LOG = "mlflow-ui.log"
 
 
-def serve(storage: Path, name: str | None, port: int, say: Callable[[str], None]) -> None:
+def serve(
+    storage: Path, name: str | None, port: int, say: Callable[[str], None], *, tracking: str | None = None
+) -> None:
     """Serves MLflow's pages of a storage and says the address of those of the search `name`, until Ctrl-C or SIGTERM.
 
     A search that is tracked by a server of its own needs none: then only the address is said.
 
     Raises:
-        SearchError: there is no such search, or no run was tracked in the storage.
+        SearchError: there is no such search, no run was tracked in the storage, or only the search's own files say
+            where runs are.
         EnvironmentProblem: the port is taken, or MLflow's server does not start or answer.
     """
     storage = storage.absolute()
     uri, view = database_uri(storage / DATABASE), view_of(None, ())
     if name is not None:
         search = load_search(existing_search(storage, name))
-        uri, view = (
-            tracking_uri(search.folder, search.description.options),
-            view_of(name, list(search.space.parameters)),
-        )
+        uri = trusted_tracking_uri(search.folder, search.description, tracking)
+        view = view_of(name, list(search.space.parameters))
+    elif tracking is not None:
+        uri = tracking
     if uri.startswith(("http://", "https://")):
         say(comparison_view(uri, view))
         return

@@ -38,7 +38,9 @@ CHARTS = ("evaluation.json", "cmc.png", "distances.png", "cameras.png")
 SHEETS = ("ranking", "attention")
 """Pictures that show persons, of the same queries for every trial: keys of MLflow's image grid."""
 NAMED_RANKS = (1, 5, 20)
-PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
+PASSWORD = re.compile(r"""(?<=://)[^/\s"'<>]*@|(?<=[?&]password=)[^&\s"'<>]+""")
+# What SQLAlchemy takes for one may hold a slash.
+DATABASE_PASSWORD = re.compile(r"://[^/@]*:[^@]*@")
 
 
 class Point(NamedTuple):
@@ -278,7 +280,14 @@ def _best_of_all(study: Study, objective: Objective, moment: int) -> Iterator[Po
 
 def without_passwords(text: str) -> str:
     """The text with the user and the password of every address in it taken out."""
-    return PASSWORD.sub("***@", text)
+    return PASSWORD.sub(lambda found: "***@" if found[0].endswith("@") else "***", text)
+
+
+def has_password(uri: str) -> bool:
+    """Whether a URI holds a password, or the user of a web server, which may be a token."""
+    if uri.startswith(("http:", "https:")):
+        return without_passwords(uri) != uri
+    return DATABASE_PASSWORD.search(uri) is not None or re.search("[?&]password=", uri) is not None
 
 
 def digest_of(path: Path) -> str | None:

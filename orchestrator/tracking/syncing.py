@@ -7,7 +7,7 @@ from typing import NamedTuple
 from orchestrator.history.description import read_description
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.ledger import owned_ledger
-from orchestrator.tracking.tracked import tracker_of, tracking_uri
+from orchestrator.tracking.tracked import tracker_of, trusted_tracking_uri
 
 
 class Synced(NamedTuple):
@@ -32,9 +32,10 @@ def sync(folder: SearchFolder, *, tracking: str | None, patience: float) -> Sync
 
     Raises:
         LeaseError: a process drives the search, and sends what happens itself.
+        SearchError: only the search's own files name the place, and the user does not confirm it.
     """
     description = read_description(folder.description)
-    uri = tracking or tracking_uri(folder, description.options)
+    uri = trusted_tracking_uri(folder, description, tracking)
     with owned_ledger(folder) as ledger:
         tracker = tracker_of(folder, description, uri, ledger)
         tracker.start(resend=True)

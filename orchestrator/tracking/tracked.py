@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.confirmation import TRACKING, confirm, require_confirmed
 from orchestrator.history.description import Options, SearchDescription
 from orchestrator.history.events import TrialTracked
 from orchestrator.history.extension import current_space
@@ -16,6 +17,25 @@ from orchestrator.uris import database_uri
 def tracking_uri(folder: SearchFolder, options: Options) -> str:
     """Where MLflow keeps the runs of a search: a database in its storage unless the options say otherwise."""
     return options.tracking_uri or database_uri(folder.path.parent / DATABASE)
+
+
+def trusted_tracking_uri(folder: SearchFolder, description: SearchDescription, given: str | None = None) -> str:
+    """Where MLflow keeps the runs of a search, for those who send something there.
+
+    Args:
+        folder: the search.
+        description: of the search, which may come from somebody else.
+        given: what the user names instead; None is where the search was launched with.
+
+    Raises:
+        SearchError: only the description names that place, and the user does not confirm it.
+    """
+    storage = folder.path.parent
+    if given is not None:
+        confirm(storage, TRACKING, given)
+        return given
+    require_confirmed(storage, folder.name, TRACKING, description.options.tracking_uri)
+    return tracking_uri(folder, description.options)
 
 
 def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:
