@@ -50,7 +50,8 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def received(storage: Path, **options: str) -> SearchFolder:
     """A search with such options in its search.yaml, as somebody else has sent it."""
-    folder = a_search(storage / "first")
+    events = [*completed(0, 0.4), *completed(1, 0.6, **{"clips.persons": 4})]
+    folder = write_search(storage / "first", SearchSpace.from_yaml("smoke.yaml"), events)
     name_servers(folder, **options)
     return folder
 
