@@ -204,6 +204,32 @@ def test_a_damaged_data_set_stops_a_launch_with_the_file_and_no_search_is_left(
     assert not Path("runs/x").exists()
 
 
+def test_frames_that_are_not_there_stop_a_launch_with_the_first_and_no_search_is_left(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    shutil.copytree(mini_mars / "info", "data/info")
+    assert run(["launch", "--space", "smoke.yaml", "--data", "data", "--storage", "runs", "--name", "x"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    root = elsewhere / "data"
+    assert line.startswith(f"{root / 'bbox_train'}/0")
+    assert line.endswith(f"(No such file or directory); `reidsearch data check {root}` tells what is missing")
+    assert not Path("runs/x").exists()
+
+
+def test_a_folder_one_level_too_high_stops_a_launch_with_the_one_that_would_do(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    shutil.copytree(mini_mars, "all/mars")
+    assert run(["launch", "--space", "smoke.yaml", "--data", "all", "--storage", "runs", "--name", "x"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"; {elsewhere / 'all/mars'} holds MARS: name that folder")
+    assert not Path("runs/x").exists()
+
+
 def weights_file(name: str, backbone: str = "tiny") -> str:
     """A checkpoint of a network as DataParallel would write it."""
     import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import miniatures
@@ -153,6 +154,50 @@ def test_a_missing_folder_is_one_problem_however_many_frames_it_held(fresh: Path
     found = checked(fresh)
     assert found.problems == (f"{folder}: No such file or directory, but the lists name {held} frames in it",)
     assert found.frames.missing == held
+
+
+def nested(part: Path) -> None:
+    part.rename(part.with_name("moved"))
+    part.mkdir()
+    part.with_name("moved").rename(part / part.name)
+
+
+def flat(part: Path) -> None:
+    for folder in list(part.iterdir()):
+        for frame in folder.iterdir():
+            frame.rename(part / frame.name)
+        folder.rmdir()
+
+
+@pytest.mark.parametrize("unpacked", [nested, flat])
+def test_frames_unpacked_one_level_deeper_or_without_persons_folders_are_found(
+    intact: Path, fresh: Path, unpacked: Callable[[Path], None]
+) -> None:
+    for part in ("bbox_train", "bbox_test"):
+        unpacked(fresh / part)
+    found = checked(fresh)
+    assert found.problems == ()
+    assert found.frames.missing == 0
+    assert found.fingerprint == checked(intact).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda part: part.rename(part.with_name("Bbox_Train")), "no such folder, but Bbox_Train: rename it; "),
+        (lambda part: shutil.rmtree(part), "no such folder; "),
+        (lambda part: [shutil.rmtree(folder) for folder in part.iterdir()], "is empty; "),
+        (lambda part: [folder.rename(part / f"p{folder.name}") for folder in part.iterdir()], "holds 3 folders; the f"),
+    ],
+    ids=["other case", "gone", "empty", "other names"],
+)
+def test_where_no_folder_of_a_part_is_there_one_line_says_so(
+    fresh: Path, damage: Callable[[Path], object], said: str
+) -> None:
+    damage(fresh / "bbox_train")
+    (problem,) = checked(fresh).problems
+    assert problem.startswith(f"{fresh / 'bbox_train'}: {said}")
+    assert "the lists name 21 frames in 3 folders there, the first of them 0001" in problem
 
 
 def test_an_empty_frame_is_a_problem_and_is_not_decoded(fresh: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_person_whom_one_camera_lacks_is_named(root: Path, images: Path) -> No
 def test_missing_cameras_and_frames_are_named(root: Path, images: Path) -> None:
     for frame in (images / "cam1" / "person005").iterdir():
         frame.unlink()
-    refused(root, images / "cam1" / "person005", "no frame such as cam1_person001_00317.png")
+    refused(root, images / "cam1" / "person005", "is empty; unpack iLIDS-VID again")
     shutil.rmtree(images / "cam2")
     refused(root, images / "cam2", "no such folder")
     shutil.rmtree(images)

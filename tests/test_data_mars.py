@@ -16,6 +16,7 @@ from jaxtyping import Int
 from scipy.io import loadmat, savemat
 
 from trainer.data import READERS, DataConfig, Splits, Tracklet, read_splits
+from trainer.data.folder import find_data
 from trainer.data.mars import read_mars
 from trainer.data.matfile import read_matrix
 from trainer.data.synthetic import write_synthetic
@@ -115,6 +116,16 @@ def test_missing_folders_are_named(tmp_path: Path) -> None:
         read_mars(tmp_path / "absent")
     with pytest.raises(DataError, match="info: no such folder"):
         read_mars(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["bbox_train", "bbox_test"])
+def test_where_the_frames_are_without_their_lists_it_is_said_that_these_are_published_apart(
+    tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    for read in (read_mars, lambda root: find_data(root).read()):
+        with pytest.raises(DataError, match="info: no such folder; the lists of MARS, info/, are published apart"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize("file", [*VARIABLES, "train_name.txt", "test_name.txt"])

@@ -228,7 +228,31 @@ def test_a_person_without_frames_is_named(root: Path) -> None:
     folder = root / "multi_shot" / "cam_a" / person(5)
     for frame in folder.iterdir():
         frame.unlink()
-    refused(root, folder, "no frame such as 0001.png")
+    refused(root, folder, "is empty; unpack PRID2011 again")
+
+
+@pytest.mark.parametrize("ending", [".PNG", ".jpg"])
+def test_frames_of_another_ending_are_counted_and_the_first_is_named(root: Path, ending: str) -> None:
+    for frame in root.glob("multi_shot/*/*/*.png"):
+        frame.rename(frame.with_suffix(ending))
+    folder = root / "multi_shot" / "cam_a" / min(partitions()[0]["train"])
+    held = len(list(folder.iterdir()))
+    said = f"holds {held} files, none named like 0001.png; the first is 0001{ending}; "
+    with pytest.raises(DataError, match=said):
+        read_prid2011(root)
+    (root / SPLITS_FILE).unlink()
+    drawn = rf"0 persons with .*person_0001 holds \d+ files, none named like 0001\.png; the first is 0001\{ending}"
+    with pytest.raises(DataError, match=drawn):
+        read_prid2011(root)
+
+
+def test_the_split_file_beside_the_folder_prid_2011_is_read_where_that_folder_is_named(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "prid_2011").mkdir()
+    (root / "multi_shot").rename(root / "prid_2011" / "multi_shot")
+    assert read_prid2011(root / "prid_2011") == read_prid2011(root)
+    assert not caplog.records
 
 
 def first_partition(**lists: Any) -> list[Any]:

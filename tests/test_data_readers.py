@@ -17,7 +17,9 @@ from scipy.io import loadmat, savemat
 from strategies import quick
 
 from trainer.data import READERS, DataConfig, read_splits, recognised
+from trainer.data.folder import find_data
 from trainer.data.frames import read_frame
+from trainer.data.pack import pack_data_set
 from trainer.data.tracklets import JUNK, dataset_fingerprint
 from trainer.data.withdrawn import refuse_withdrawn
 from trainer.errors import DataError
@@ -160,6 +162,65 @@ def test_no_other_folder_is_taken_for_the_withdrawn_one(intact: Path, tmp_path: 
 def test_a_missing_folder_is_named_by_every_reader(tmp_path: Path) -> None:
     for name in NAMES:
         assert "no such folder; data.root" in refused(name, tmp_path / "absent", tmp_path / "absent")
+
+
+def nearest(root: Path, name: str) -> list[str]:
+    """What a reader of the name and a check of an unnamed folder say of a folder that is not the data set's."""
+    said = []
+    with pytest.raises(DataError) as failure:
+        read_splits(DataConfig(name=name, root=root))
+    said.append(str(failure.value))
+    with pytest.raises(DataError) as failure:
+        find_data(root)
+    said.append(str(failure.value))
+    assert all(message.startswith(str(root)) and message.isprintable() for message in said), said
+    return said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_level_too_high_the_folder_that_would_do_is_named(copy: Callable[[str], Path], name: str) -> None:
+    root = copy(name)
+    for message in nearest(root.parent, name):
+        assert f"; {root} holds {READERS[name].title}: name that folder" in message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_any_level_too_low_the_folder_that_would_do_is_named(copy: Callable[[str], Path], name: str) -> None:
+    root = copy(name)
+    frame, first_list = (root / each for each in (MINIATURES[name].frame, MINIATURES[name].files[0]))
+    inside = {*frame.parents, *first_list.parents} - {root, *root.parents}
+    below = [folder for folder in inside if not READERS[name].recognises(folder)]
+    assert len(below) >= 2
+    for folder in below:
+        holder = next(above for above in folder.parents if READERS[name].recognises(above))
+        for message in nearest(folder, name):
+            assert f"; {holder} holds {READERS[name].title}: name that folder" in message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_another_data_set_lies_its_name_is_said(intact: Path, name: str) -> None:
+    other = next(each for each in NAMES if each != name)
+    with pytest.raises(DataError, match=f"; {intact / name} holds {READERS[name].title}: its data.name is {name}$"):
+        read_splits(DataConfig(name=other, root=intact / name))
+
+
+@pytest.mark.parametrize("kind", ["generated", "packed"])
+def test_generated_and_packed_data_are_found_one_level_below(
+    intact: Path, mini_mars: Path, tmp_path: Path, kind: str
+) -> None:
+    if kind == "generated":
+        shutil.copytree(mini_mars / "info", tmp_path / "there" / "info")
+    else:
+        pack_data_set("mars", intact / "mars", tmp_path / "there")
+    for message in nearest(tmp_path, "mars"):
+        assert f"; {tmp_path / 'there'} holds MARS: name that folder" in message
+
+
+def test_lists_that_are_damaged_are_not_looked_for_elsewhere(copy: Callable[[str], Path]) -> None:
+    root = copy("mars")
+    shutil.copytree(root, root / "more")
+    (root / "info" / "query_IDX.mat").write_bytes(b"garbage")
+    assert "more" not in refused("mars", root, root / "info" / "query_IDX.mat")
 
 
 @pytest.mark.parametrize(("name", "file"), [each for each in FILES if each[0] not in DRAWN_WITHOUT])

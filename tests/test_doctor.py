@@ -125,6 +125,8 @@ def test_a_clock_that_nothing_keeps_right_is_warned_of(
 def test_a_data_set_is_named_and_a_folder_that_is_none_is_a_problem(mini_mars: Path, tmp_path: Path) -> None:
     assert only(machine.data_set(mini_mars)) == ("ok", "data", f"{mini_mars}: mars (SYNTHETIC)", "")
     assert only(machine.data_set(tmp_path)).level == "problem"
+    below = only(machine.data_set(mini_mars / "bbox_train"))
+    assert (below.level, f"; {mini_mars} holds MARS: name that folder" in below.text) == ("problem", True)
     assert only(machine.data_set(tmp_path / "gone")).text == f"{tmp_path / 'gone'} is no folder"
 
 

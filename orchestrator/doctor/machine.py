@@ -154,14 +154,15 @@ def data_set(root: Path) -> Iterator[Finding]:
     if not root.is_dir():
         yield Finding("problem", "data", f"{root} is no folder", "name the data set's folder with --data")
         return
-    from trainer.data import recognised
+    from trainer.data import instead, recognised
     from trainer.data.manifest import manifest_digest
     from trainer.data.pack import packed_data_set
     from trainer.data.synthetic import is_synthetic
 
     name = packed_data_set(root) or recognised(root)
     if name is None:
-        yield Finding("problem", "data", f"{root} has the layout of no known data set", "docs/data.md shows them")
+        text = f"{root} has the layout of no known data set{instead(root)}"
+        yield Finding("problem", "data", text, "docs/data.md shows them")
         return
     text = f"{root}: {name}" + (" (SYNTHETIC)" if is_synthetic(root) else "")
     mount = mount_of(root.resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -30,9 +31,11 @@ from orchestrator.storage.mirror import storage_name
 from orchestrator.storage.uplink import publish
 from trainer.atomic import write_atomically
 from trainer.data import Splits, Tracklet, read_splits
+from trainer.data.frames import stored_bytes
 from trainer.data.manifest import manifest_digest
 from trainer.data.synthetic import is_synthetic
 from trainer.data.tracklets import dataset_fingerprint
+from trainer.errors import DataError
 
 
 class CheckedSearch(NamedTuple):
@@ -71,6 +74,8 @@ def check_search(
         )
     config = any_config(space)
     splits = read_splits(config.data)
+    if options.stage_data is None:  # otherwise the frames may be elsewhere
+        _check_first_frame(config.data.root, splits)
     cut = cut_splits(space, splits.train)
     description = _described(folder.name, space, config.data.root, splits, seed=seed, options=options)
     check_pack(options, config.data, description.data_fingerprint)
@@ -88,6 +93,14 @@ def _require_utf8(storage: Path) -> None:
         raise SearchError(
             f"{storage.absolute()}: the path is not UTF-8, as MLflow's addresses must be; choose another --storage"
         ) from error
+
+
+def _check_first_frame(root: Path, splits: Splits) -> None:
+    """The lists were read without a look at the frames, which may not be there, or in a folder of another name."""
+    try:
+        stored_bytes(splits.train[0].frames[0])
+    except DataError as error:
+        raise DataError(f"{error}; `reidsearch data check {shlex.quote(str(root))}` tells what is missing") from error
 
 
 def create_search(

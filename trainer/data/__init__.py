@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from itertools import islice
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
@@ -15,11 +17,14 @@ from trainer.data.prid2011 import PRID2011
 from trainer.data.tracklets import Splits, Tracklet
 from trainer.data.validation import ValidationConfig
 from trainer.data.withdrawn import refuse_withdrawn
+from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 from trainer.wording import did_you_mean
 
 READERS: dict[str, DataSet] = {"mars": MARS, "prid2011": PRID2011, "ilids_vid": ILIDS_VID, "ls_vid": LS_VID}
 """Reads the data set below a folder; `DataError` names the file that is missing or wrong."""
+LEVELS_ABOVE = 3  # from multi_shot/cam_a/person_0001 to the data set
+LOOKED_AT = 1_000  # entries of a folder that may hold data sets
 
 
 class DataConfig(FrozenConfig):
@@ -60,7 +65,48 @@ def read_splits(config: DataConfig) -> Splits:
     refuse_withdrawn(config.root)
     if packed_data_set(config.root) is not None:
         return read_packed(config.root, config.name, config.fold)
-    return READERS[config.name](config.root, config.fold)
+    return read_files(config.name, config.root, config.fold)
+
+
+def read_files(name: str, root: Path, fold: int = 0) -> Splits:
+    """The published parts of a data set, a key of `READERS`, in a folder that is not packed.
+
+    Raises:
+        DataError: a file is missing, damaged or disagrees with another; where the folder has another layout, the
+            message says which folder, or which `data.name`, would do.
+    """
+    try:
+        return READERS[name](root, fold)
+    except DataError as error:
+        if READERS[name].recognises(root):
+            raise
+        raise DataError(f"{error}{instead(root)}") from error
+
+
+def instead(root: Path) -> str:
+    """Which data set is where the folder of one was to be, or in a folder around, as the end of a message.
+
+    People name the folder above the data set or one inside it; nothing where neither holds one.
+    """
+    here = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links to names that nobody gave
+    for folder in (here, *here.parents[:LEVELS_ABOVE], *_folders_in(here)):
+        try:
+            name = packed_data_set(folder) or recognised(folder)
+        except (DataError, OSError):
+            continue
+        if name is not None:
+            advice = f"its data.name is {name}" if folder == here else "name that folder"
+            return f"; {folder} holds {READERS[name].title}: {advice}"
+    return ""
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The first folders in it, sorted; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry) for entry in islice(entries, LOOKED_AT) if entry.is_dir())
+    except OSError:
+        return []
 
 
 def recognised(root: Path) -> str | None:
@@ -76,6 +122,8 @@ __all__ = [
     "Splits",
     "Tracklet",
     "ValidationConfig",
+    "instead",
+    "read_files",
     "read_splits",
     "recognised",
 ]

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from trainer.data.tracklets import Splits
 from trainer.protocols import ProtocolName
+from trainer.wording import one_line, shortened
+
+LOOKED_AT = 100  # entries of a folder that are told apart
 
 
 class Counts(NamedTuple):
@@ -18,6 +21,20 @@ class Counts(NamedTuple):
     """Identities, distractors not counted."""
     tracklets: int | None
     frames: int | None
+
+
+def contents(folder: Path, example: str | None = None) -> str:
+    """What a folder holds instead of what was looked for, of which `example` is a name; half a sentence."""
+    try:
+        entries = sorted(folder.iterdir())
+        kinds = {entry.is_dir() for entry in entries[:LOOKED_AT]}
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not entries:
+        return "is empty"
+    kind = "entries" if len(kinds) > 1 else "folders" if kinds.pop() else "files"
+    none = "" if example is None else f", none named like {example}"
+    return f"holds {len(entries):,} {kind}{none}; the first is {one_line(shortened(entries[0].name))}"
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,8 @@ class DataSet:
     """What each partition holds, by part: train, query, gallery."""
     folds: int = 1
     """Number of published partitions."""
+    frame_folders: tuple[str, ...] = ()
+    """Folders of its frames that tell which data set it is where its lists are missing."""
 
     def __call__(self, root: Path, fold: int = 0) -> Splits:
         """The tracklets below the folder `root`; frames are not opened.

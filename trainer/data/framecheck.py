@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -9,8 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from trainer.data.data_set import contents
 from trainer.data.frames import DamagedFrameError, read_frame
 from trainer.errors import DataError
 from trainer.progress import Progress
@@ -79,6 +82,7 @@ def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progres
     for frame in frames:
         by_folder[frame.rpartition(os.sep)[0]].append(frame)
     sizes: dict[str, int] = {}
+    missing: dict[str, str] = {}
     unlisted = 0
     with closing(_in_threads(_sizes_in, by_folder, FOLDER_THREADS)) as looks:
         for done, ((folder, named), look) in enumerate(zip(by_folder.items(), looks, strict=True), start=1):
@@ -88,9 +92,40 @@ def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progres
                 unlisted += len(look.sizes)
                 _report(found, findings)
             else:
-                findings.problem(f"{folder}: {look.trouble}, but the lists name {len(named):,} frames in it")
+                missing[folder] = look.trouble
             progress("looking for frames", done, len(by_folder))
+    _report_folders(missing, by_folder, findings)
     return FrameFiles(sizes, unlisted)
+
+
+def _report_folders(missing: Mapping[str, str], by_folder: Mapping[str, Sequence[str]], findings: Findings) -> None:
+    """A line for each folder that cannot be read, or a single one where all folders beside it cannot be either."""
+    beside: defaultdict[str, list[str]] = defaultdict(list)
+    for folder in by_folder:
+        beside[os.path.dirname(folder)].append(folder)  # noqa: PTH120 - as everywhere here
+    for above, folders in beside.items():
+        if len(folders) > 1 and all(folder in missing for folder in folders):
+            frames = sum(len(by_folder[folder]) for folder in folders)
+            findings.problem(
+                f"{above}: {_sight(Path(above))}; the lists name {frames:,} frames in {len(folders):,} folders there, "
+                f"the first of them {os.path.basename(folders[0])}"  # noqa: PTH119
+            )
+            continue
+        for folder in folders:
+            if folder in missing:
+                listed = len(by_folder[folder])
+                findings.problem(f"{folder}: {missing[folder]}, but the lists name {listed:,} frames in it")
+
+
+def _sight(folder: Path) -> str:
+    """What a folder holds instead of what lists name; what is nearly called so where there is none."""
+    if folder.is_dir():
+        return contents(folder)
+    with contextlib.suppress(OSError):
+        for other in sorted(folder.parent.iterdir()):
+            if other.is_dir() and other.name.casefold() == folder.name.casefold():
+                return f"no such folder, but {other.name}: rename it"
+    return "no such folder"
 
 
 def _sizes_in(folder: str) -> _Look:

@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data.data_set import Counts, DataSet
+from trainer.data.data_set import Counts, DataSet, contents
 from trainer.data.hdf5file import read_hdf5_matrix
 from trainer.data.tracklets import JUNK, Splits, Tracklet
 from trainer.errors import DataError
@@ -140,7 +140,11 @@ class _Folders:
         """The frames of a line of a list, in the order of their names, which is that in time."""
         names = list(_beginning_with(row.stem, self._listed(row)))
         if not names:
-            raise DataError(f"{self._root / row.folder / row.stem}*: no such frames, but {row.place} lists them")
+            place = self._root / row.folder
+            raise DataError(
+                f"{place / row.stem}*: no such frames, but {row.place} lists them; the folder "
+                f"{contents(place, f'{row.stem}*.jpg')}"
+            )
         taken = self._taken.setdefault(row.folder, set())
         if not taken.isdisjoint(names):
             raise DataError(f"{row.place}: {row.folder}{row.stem}: the frames belong to another line, too")
@@ -194,4 +198,5 @@ LS_VID = DataSet(
         "query": Counts(None, 3_504, None),
         "gallery": Counts(None, 7_829, None),
     },
+    frame_folders=("tracklet_train", "tracklet_test"),
 )

@@ -1,6 +1,7 @@
 """MARS (Zheng et al. 2016, ECCV): the published lists and tables, checked against each other.
 
-Layout: bbox_{train,test}/PPPP/PPPPCcTttttFfff.jpg (person, camera, tracklet, frame) and info/.
+Layout: bbox_{train,test}/PPPP/PPPPCcTttttFfff.jpg (person, camera, tracklet, frame) and info/. Copies whose archives
+were unpacked to bbox_train/bbox_train/, or without the folders of persons, are read as well.
 Person 0000 is a distractor, 00-1 is junk. A tracklet is a row [first line, last line, person, camera]
 of a table; lines of the name lists and rows of the tables are counted from 1, both ends of a range belong
 to it.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ INFO_FILES = (
     "tracks_test_info.mat",
     "query_IDX.mat",
 )
+FRAME_FOLDERS = ("bbox_train", "bbox_test")
 MAX_NAMES_BYTES = 2**30  # the real lists hold 16 MB
 
 Table = Int64[np.ndarray, "tracklets 4"]
@@ -47,15 +50,15 @@ def read_mars(root: Path) -> Splits:
     """The published training, query and gallery tracklets.
 
     The gallery is every test tracklet that is neither query nor junk; distractors (person 0) belong to it.
-    Reads only the five files of `root`/info; frames are neither opened nor looked for.
+    Reads only the five files of `root`/info; frames are not opened, and but for the first ones not looked for.
 
     Raises:
         DataError: a file is missing, damaged or disagrees with another.
     """
     info = _info_folder(root)
     train_table, test_table, query_rows = _read_tables(info)
-    train = _tracklets(root / "bbox_train", info / "tracks_train_info.mat", train_table, "train_name.txt")
-    test = _tracklets(root / "bbox_test", info / "tracks_test_info.mat", test_table, "test_name.txt")
+    train = _tracklets(root / FRAME_FOLDERS[0], info / "tracks_train_info.mat", train_table, "train_name.txt")
+    test = _tracklets(root / FRAME_FOLDERS[1], info / "tracks_test_info.mat", test_table, "test_name.txt")
     _check_persons(info, train_table, test_table)
     queries = _query_indices(info / "query_IDX.mat", query_rows, test_table)
     is_query = np.zeros(len(test), dtype=bool)
@@ -69,13 +72,19 @@ def read_mars(root: Path) -> Splits:
 
 
 def _info_folder(root: Path) -> Path:
-    for folder in (root, root / "info"):
+    info = root / "info"
+    if not info.is_dir() and any((root / folder).is_dir() for folder in FRAME_FOLDERS):
+        raise DataError(
+            f"{info}: no such folder; the lists of MARS, info/, are published apart from its frames, with the authors' "
+            f"evaluation code (MARS-evaluation): copy them to {info}"
+        )
+    for folder in (root, info):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; data.root must be the folder that holds MARS's info/")
     for name in INFO_FILES:
-        if not (root / "info" / name).is_file():
-            raise DataError(f"{root / 'info' / name}: no such file; info/ of MARS holds {', '.join(INFO_FILES)}")
-    return root / "info"
+        if not (info / name).is_file():
+            raise DataError(f"{info / name}: no such file; info/ of MARS holds {', '.join(INFO_FILES)}")
+    return info
 
 
 def _read_tables(info: Path) -> tuple[Table, Table, Int64[np.ndarray, " queries"]]:
@@ -95,12 +104,23 @@ def _tracklets(images: Path, table_path: Path, table: Table, names_file: str) ->
     names = _read_names(table_path.with_name(names_file))
     _check_ranges(table_path, table, names)
     _check_labels(table_path, table, names)
+    folder_of = _folder_of_persons(images, names.lines[0])
     tracklets = []
     for first, last, person, camera in table.tolist():
         lines = names.lines[first - 1 : last]
-        prefix = os.fspath(images / lines[0][:4]) + os.sep
+        prefix = os.fspath(folder_of(lines[0][:4])) + os.sep
         tracklets.append(Tracklet(tuple([prefix + line for line in lines]), person, camera))
     return tracklets
+
+
+def _folder_of_persons(images: Path, frame: str) -> Callable[[str], Path]:
+    """Where the frames of a person lie, as those of the first one do; as published, where that one is nowhere."""
+    for folder in (images, images / images.name):
+        if (folder / frame[:4]).is_dir():
+            return lambda person: folder / person
+        if (folder / frame).is_file():
+            return lambda person: folder
+    return lambda person: images / person
 
 
 def _read_names(path: Path) -> _Names:
@@ -214,4 +234,5 @@ MARS = DataSet(
         "query": Counts(626, 1_980, 114_493),
         "gallery": Counts(620, 9_330, 543_216),
     },
+    frame_folders=FRAME_FOLDERS,
 )

@@ -1,8 +1,8 @@
 """PRID2011, multi-shot (Hirzer et al. 2011, SCIA): two cameras, persons by folder, ten published partitions.
 
 Layout: ROOT/multi_shot/cam_{a,b}/person_NNNN/*.png, also one level down in ROOT/prid_2011, and
-ROOT/splits_prid2011.json (Wang et al. 2014, ECCV): ten objects {"train": [...], "test": [...]} of 89 names
-person_NNNN each.
+ROOT/splits_prid2011.json, or beside ROOT (Wang et al. 2014, ECCV): ten objects {"train": [...], "test": [...]} of 89
+names person_NNNN each.
 """
 
 from __future__ import annotations
@@ -82,9 +82,15 @@ def read_prid2011(root: Path, fold: int = 0) -> Splits:
     """
     assert 0 <= fold < FOLDS, fold
     images = images_folder(root, LAYOUT)
-    file = root / SPLITS_FILE
+    file = _splits_file(root)
     partition = _read_partition(file, fold) if file.exists() else drawn_partition(images, file, fold, LAYOUT)
     return tracklets_of(partition, images, LAYOUT)
+
+
+def _splits_file(root: Path) -> Path:
+    """In the folder of the data set, or beside it where that is prid_2011 itself; where it should be otherwise."""
+    beside, inside = root.absolute().parent / SPLITS_FILE, root / SPLITS_FILE
+    return beside if beside.exists() and not inside.exists() else inside
 
 
 def _read_partition(file: Path, fold: int) -> Partition:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.data.data_set import contents
 from trainer.data.tracklets import Splits, Tracklet
 from trainer.errors import DataError
 from trainer.wording import listed
@@ -104,7 +105,7 @@ def drawn_partition(images: Path, file: Path, fold: int, layout: TwoCameras) -> 
     if len(persons) < 2:
         raise DataError(
             f"{images}: {len(persons)} persons with at least {layout.least_frames} frames in both "
-            f"{' and '.join(layout.cameras)}, two are needed; unpack {layout.title} again"
+            f"{' and '.join(layout.cameras)}, two are needed; {_sight(images / layout.cameras[0], layout)}"
         )
     _warn_of_drawing(file, len(persons), layout.published_persons)
     shuffled = np.random.default_rng(fold).permutation(persons).tolist()
@@ -131,6 +132,17 @@ def _seen_long_enough(camera: Path, layout: TwoCameras) -> set[str]:
     return {person for person in persons if len(_frames(camera / person, layout)) >= layout.least_frames}
 
 
+def _sight(camera: Path, layout: TwoCameras) -> str:
+    """What a camera's first person has instead of frames, or the camera instead of persons."""
+    persons = persons_under(camera, layout)
+    if not persons:
+        return f"{camera} {contents(camera)}"
+    frames = _frames(camera / persons[0], layout)
+    return f"{camera / persons[0]} " + (
+        f"holds {len(frames)}" if frames else contents(camera / persons[0], layout.example)
+    )
+
+
 def _tracklet(images: Path, person: str, camera: str, layout: TwoCameras) -> Tracklet:
     folder = images / camera / person
     if not folder.is_dir():
@@ -139,7 +151,7 @@ def _tracklet(images: Path, person: str, camera: str, layout: TwoCameras) -> Tra
         )
     frames = _frames(folder, layout)
     if not frames:
-        raise DataError(f"{folder}: holds no frame such as {layout.example}; unpack {layout.title} again")
+        raise DataError(f"{folder}: {contents(folder, layout.example)}; unpack {layout.title} again, or rename them")
     named = layout.person.fullmatch(person)
     assert named is not None, person
     prefix = os.fspath(folder) + os.sep
