@@ -98,7 +98,8 @@ def _require_utf8(storage: Path) -> None:
 def _check_first_frame(root: Path, splits: Splits) -> None:
     """The lists were read without a look at the frames, which may not be there, or in a folder of another name."""
     try:
-        stored_bytes(splits.train[0].frames[0])
+        for tracklet in splits.train[:1]:
+            stored_bytes(tracklet.frames[0])
     except DataError as error:
         raise DataError(f"{error}; `reidsearch data check {shlex.quote(str(root))}` tells what is missing") from error
 

@@ -19,7 +19,7 @@ from trainer.data.validation import ValidationConfig
 from trainer.data.withdrawn import refuse_withdrawn
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
-from trainer.wording import did_you_mean
+from trainer.wording import did_you_mean, one_line
 
 READERS: dict[str, DataSet] = {"mars": MARS, "prid2011": PRID2011, "ilids_vid": ILIDS_VID, "ls_vid": LS_VID}
 """Reads the data set below a folder; `DataError` names the file that is missing or wrong."""
@@ -96,7 +96,7 @@ def instead(root: Path) -> str:
             continue
         if name is not None:
             advice = f"its data.name is {name}" if folder == here else "name that folder"
-            return f"; {folder} holds {READERS[name].title}: {advice}"
+            return f"; {one_line(str(folder))} holds {READERS[name].title}: {advice}"
     return ""
 
 

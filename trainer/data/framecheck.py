@@ -17,6 +17,7 @@ from trainer.data.data_set import contents
 from trainer.data.frames import DamagedFrameError, read_frame
 from trainer.errors import DataError
 from trainer.progress import Progress
+from trainer.wording import one_line
 
 SAMPLE = 500  # frames decoded unless all are
 SAMPLE_SEED = 0
@@ -124,7 +125,7 @@ def _sight(folder: Path) -> str:
     with contextlib.suppress(OSError):
         for other in sorted(folder.parent.iterdir()):
             if other.is_dir() and other.name.casefold() == folder.name.casefold():
-                return f"no such folder, but {other.name}: rename it"
+                return f"no such folder, but {one_line(other.name)}: rename it"
     return "no such folder"
 
 
