@@ -16,6 +16,7 @@ from waiting import PATIENCE_S, wait_until
 
 from orchestrator.__main__ import run
 from orchestrator.engine import control
+from orchestrator.engine.opening import record_look
 from orchestrator.errors import EnvironmentProblem, JournalError, LeaseError, SearchError
 from orchestrator.history.events import Event, TrialStarted
 from orchestrator.history.folder import SearchFolder, existing_search, searches
@@ -30,6 +31,7 @@ from orchestrator.storage.reach import check_token, leave_token, remove_token
 from orchestrator.storage.remote import Remote, StorageProblem
 from orchestrator.storage.remote_lease import LeaseLost, RemoteLease, driver_of
 from orchestrator.storage.uplink import publish
+from trainer.testset_record import place_in_search
 
 NAME = "first"
 
@@ -208,6 +210,26 @@ def test_what_is_recorded_here_is_seen_there_and_the_other_way_round(uri: str, m
         assert driver_of(SearchFolder(mirror_of(uri) / NAME)) is None
     machines.become("fourth")
     assert list(load_search(existing_search(mirror_of(uri), NAME)).study.trials) == [f"t{i:04d}" for i in range(6)]
+
+
+def test_that_the_test_set_was_opened_for_a_trial_is_seen_on_every_machine(uri: str, machines: Machines) -> None:
+    published(uri)
+    machines.become("other")
+    folder = existing_search(mirror_of(uri), NAME)
+    record_look(folder, "t0001", folder.trial("t0001") / "checkpoint/best.pt", "evaluate")
+    machines.become("third")
+    (look,) = load_search(existing_search(mirror_of(uri), NAME)).study.looks
+    assert look.asked.weights == "trials/t0001/checkpoint/best.pt"
+
+
+def test_a_network_inside_a_storage_folder_is_not_taken_for_one_without_a_search(
+    tmp_path: Path, machines: Machines
+) -> None:
+    published((tmp_path / "store").as_uri())
+    weights = tmp_path / "store" / NAME / "trials/t0001/checkpoint/best.pt"
+    assert place_in_search(weights) == (tmp_path / "store" / NAME, "t0001")
+    with pytest.raises(SearchError, match="is written through its URI"):
+        record_look(SearchFolder(tmp_path / "store" / NAME), "t0001", weights, "evaluate")
 
 
 def test_a_running_search_is_sent_while_it_runs(uri: str, machines: Machines) -> None:

@@ -28,7 +28,8 @@ from trainer.weights import NAMED_WEIGHTS
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "test-set.jsonl"
-JOURNAL_FILE, TRIALS_FOLDER = "journal.jsonl", "trials"  # what a search's folder is recognised by
+# What a search's folder is recognised by; in a storage with a URI the journal is a folder of parts.
+JOURNALS, TRIALS_FOLDER = ("journal.jsonl", "journal"), "trials"
 
 Use = Literal["evaluate", "embed"]
 RecordUse = Callable[[Path, Use], None]
@@ -71,10 +72,11 @@ def place_in_search(weights: Path) -> TrialPlace | None:
     """The trial that a file belongs to, links followed; None where it lies in no search's folder."""
     path = weights.resolve()
     for folder in path.parents:
-        if (folder / JOURNAL_FILE).is_file():
+        if any((folder / name).exists() for name in JOURNALS):
             inner = path.relative_to(folder).parts[:-1]
             keys = [key for name, key in pairwise(inner) if name == TRIALS_FOLDER]
-            return TrialPlace(folder, keys[-1]) if keys else None
+            if keys:
+                return TrialPlace(folder, keys[-1])
     return None
 
 

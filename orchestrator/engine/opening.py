@@ -99,9 +99,14 @@ def record_look(folder: SearchFolder, trial: str, weights: Path, use: Use) -> No
         use: for figures or for embeddings.
 
     Raises:
-        SearchError: the search has no such trial.
+        SearchError: the search has no such trial, or the folder is the inside of a storage with a URI.
         LeaseError: a process drives the search.
     """
+    if not folder.journal.is_file():
+        raise SearchError(
+            f"{weights}: lies inside a storage whose journal is written through its URI; judge the copy that "
+            f"`reidsearch export {folder.name}/{trial} --storage URI` writes"
+        )
     with owned_ledger(folder) as ledger:
         if trial not in ledger.study.all_trials:
             raise SearchError(f"{weights}: {folder.name} has no trial {trial!r} that its journal could record this for")
