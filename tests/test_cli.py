@@ -115,7 +115,7 @@ def test_a_dry_run_measures_a_step_forecasts_the_search_and_writes_nothing(
     text = "\n".join(lines)
     assert "SYNTHETIC" in text
     assert "clips.persons=4" in text
-    assert "steps after one that is not counted" in text
+    assert "that are not counted" in text
     assert "4 trials and 6 repeats" in text
     assert "a trial: 3 epochs of 1 batches" in text
     assert list(elsewhere.iterdir()) == []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from orchestrator.cluster.placement import Share
 from orchestrator.language.largest import MAX_CORNERS, Largest, corners, largest
 from orchestrator.space import SearchSpace, SpaceError
-from orchestrator.views.forecast import Forecast, duration, forecast, forecast_text, size
+from orchestrator.views.forecast import GIB, Forecast, duration, forecast, forecast_text, size
 from trainer import StepCost, multiplications_per_batch
 from trainer.config import TrialConfig
 from trainer.model import ModelConfig, TemporalAttentionResNet
@@ -26,6 +26,7 @@ COST = StepCost(
     threads=2,
     seconds_per_batch=0.5,
     steps=7,
+    untimed_steps=9,
     images_per_batch=128,
     batches_per_epoch=40,
     seconds_per_frame=0.01,
@@ -33,9 +34,12 @@ COST = StepCost(
     evaluation_frames=6000,
     memory_bytes=3 * 2**30,
     gpu_memory_bytes=None,
+    gpu_total_bytes=None,
     parameters=91_000_000,
     best_bytes=2**28,
     last_bytes=3 * 2**28,
+    save_best_seconds=1.0,
+    save_last_seconds=4.0,
 )
 TRAINER: dict[str, Any] = {"optim": {"epochs": 10}, "evaluation": {"every": 4}}
 SIDE_BY_SIDE = Share(concurrent=4, cpus=2, gpus=0, reason="no GPU in the cluster")
@@ -56,8 +60,19 @@ def test_an_epoch_is_its_batches_and_every_evaluation_its_frames() -> None:
     found, _ = reckoned(searched(trials=9))
     assert (found.training_s, found.evaluation_s) == (20.0, 60.0)
     assert found.evaluations == 3  # after epochs 4, 8 and the last
-    assert found.trial_s == 10 * 20 + 3 * 60
+    assert found.trial_s == 10 * 20 + 3 * 60 + (10 * 4 + 3 * 1)  # the state is saved after every epoch
     assert found.wall_s == 3 * found.trial_s  # 9 trials, 4 at once
+
+
+@pytest.mark.parametrize(("saved_every", "saves"), [(1, 10), (3, 6), (5, 4), (100, 3)])
+def test_the_state_is_saved_when_due_and_with_every_evaluation_that_may_be_the_best(
+    saved_every: int, saves: int
+) -> None:
+    # Evaluated after epochs 4, 8 and 10, each of which may be the best.
+    trainer = {**TRAINER, "checkpoint": {"every": saved_every}}
+    found, text = reckoned(searched(trials=4, trainer=trainer))
+    assert found.saves == saves
+    assert f"at most {saves} saves of last.pt (4 s) and 3 of best.pt (1 s)" in text
 
 
 def test_repeats_come_in_rounds_of_their_own_after_the_trials() -> None:
@@ -73,11 +88,28 @@ def test_gpu_hours_are_the_time_of_all_trials_times_their_share_of_a_gpu() -> No
     found, text = reckoned(
         searched(trials=8),
         Share(concurrent=4, cpus=2, gpus=0.5, reason="4 at once, 0.5 of 2 GPUs and 2 CPU cores each"),
-        COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * 2**30}),
+        COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * GIB, "gpu_total_bytes": 16 * GIB}),
     )
     assert found.gpu_hours == 8 * found.trial_s * 0.5 / 3600
-    assert "GPU hours about 0.42; 4 at once, 0.5 of 2 GPUs" in text
-    assert "5 GB of the GPU per trial" in text
+    assert "GPU hours about 0.47; 4 at once, 0.5 of 2 GPUs" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "concurrent", "together", "warned"),
+    [(1.0, 2, 1, False), (0.5, 4, 2, False), (1 / 3, 6, 3, True), (0.25, 2, 2, False), (0.1, 40, 10, True)],
+)
+def test_memory_of_a_gpu_is_that_of_all_trials_that_share_it(
+    share: float, concurrent: int, together: int, warned: bool
+) -> None:
+    found, text = reckoned(
+        searched(trials=8),
+        Share(concurrent=concurrent, cpus=2, gpus=share, reason=""),
+        COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * GIB, "gpu_total_bytes": 12 * GIB}),
+    )
+    assert found.gpu_memory_bytes == together * 5 * GIB
+    assert "5 GB of a GPU per trial" in text
+    assert (f"GB for {together}" in text) == (together > 1)
+    assert ("more than the 12 GB that it has: give a trial more of a GPU" in text) == warned
 
 
 def test_checkpoints_are_kept_for_every_trial_and_one_is_there_twice_while_it_is_saved() -> None:
@@ -90,7 +122,7 @@ def test_checkpoints_are_kept_for_every_trial_and_one_is_there_twice_while_it_is
 
 def test_the_words_say_from_how_much_and_what_is_left_out() -> None:
     _, text = reckoned(searched(trials=8, stopping={"rule": "asha", "grace": 1}, budget={"trials": 8, "hours": 0.1}))
-    assert "7 steps after one that is not counted, 500 ms per batch of 128 images" in text
+    assert "7 steps after 9 that are not counted, 500 ms per batch of 128 images" in text
     assert "an upper bound in this: the stopping rule asha ends trials earlier" in text
     assert "the budget ends it before: 0.1 hours" in text
     assert "GPU hours none" in text

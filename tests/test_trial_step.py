@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_training import changed
 from waiting import wait_until
 
 from orchestrator.engine.rehearsal import rehearse
 from orchestrator.errors import EnvironmentProblem
 from trainer import ConfigError, DataError, TrialConfig, fit, measure_step
-from trainer.batches import IdentityBatches
+from trainer.batches import Batch, EvaluationBatch, IdentityBatches
 from trainer.checkpoint import load_checkpoint
-from trainer.data import read_splits
+from trainer.data import Tracklet, read_splits
 from trainer.data.synthetic import write_outline, write_synthetic
 from trainer.data.validation import cut_validation
+from trainer.learner import Learner, in_groups
+from trainer.progress import Progress, no_progress
 from trainer.training_data import applied_split
-from trainer.trial_step import MAX_STEPS, saved_bytes
+from trainer.trial_step import MAX_STEPS, _seconds_per_frame, _seconds_per_step, saved_bytes
 
 
 @pytest.mark.parametrize("settings", [{}, {"optim__ema_decay": 0.9, "optim__accumulate": 2, "clips__persons": 2}])
@@ -45,6 +54,108 @@ def test_what_is_measured_is_what_a_training_has(
     assert 1 <= cost.steps <= MAX_STEPS
     assert cost.evaluated_frames <= cost.evaluation_frames
     assert cost.memory_bytes > 100 * 2**20
+
+
+class Decoding:
+    """A clock, and processes that decode batches for it: W of them, each batch in `batch_s`, two ready of each."""
+
+    def __init__(self, workers: int, batch_s: float) -> None:
+        self.now = 1000.0
+        self.workers, self.batch_s = workers, batch_s
+
+    def batches(self, since: float = 0.0) -> Iterator[list[None]]:
+        """Each takes until its process has decoded it; without processes it is decoded when it is asked for."""
+        ready: list[float] = []
+        taken: list[float] = []
+        for place in itertools.count():
+            if self.workers == 0:
+                self.now += self.batch_s
+            else:
+                asked = taken[place - 2 * self.workers] if place >= 2 * self.workers else since
+                free = ready[place - self.workers] if place >= self.workers else 0.0
+                ready.append(max(asked, free) + self.batch_s)
+                self.now = max(self.now, ready[place])
+                taken.append(self.now)
+            yield [None]
+
+    def work(self, seconds: float) -> None:
+        """The network's part."""
+        self.now += seconds
+
+    def pace(self, work_s: float, group: int = 1) -> float:
+        """Seconds of a batch in the long run, by many of them; so many are asked for before the network works."""
+        again = Decoding(self.workers, self.batch_s)
+        batches = again.batches()
+        moments = []
+        for _ in range(1000):
+            for _ in range(group):
+                next(batches)
+            again.work(work_s * group)
+            moments.append(again.now)
+        steps = 840  # a multiple of every number of processes up to 8, which hand batches over in bursts
+        return (moments[-1] - moments[-1 - steps]) / (steps * group)
+
+
+hundredths = st.integers(1, 300).map(lambda number: number / 100)
+
+
+@given(workers=st.integers(0, 8), batch_s=hundredths, work_s=hundredths, accumulate=st.sampled_from([1, 2, 3]))
+def test_a_step_is_timed_at_the_pace_at_which_batches_come(
+    workers: int, batch_s: float, work_s: float, accumulate: int
+) -> None:
+    decoding = Decoding(workers, batch_s)
+    config = TrialConfig.model_validate({"clips": {"workers": workers}, "optim": {"accumulate": accumulate}})
+    learner = cast(Learner, SimpleNamespace(step=lambda group, observe: decoding.work(work_s * len(group))))
+    groups = cast(Iterator[list[Batch]], in_groups(cast(Iterator[Batch], decoding.batches()), accumulate))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: decoding.now)
+        seconds, steps, untimed = _seconds_per_step(learner, groups, config, torch.device("cpu"), no_progress)
+    assert seconds / accumulate == pytest.approx(decoding.pace(work_s, accumulate), rel=0.12)
+    assert untimed >= 1
+    assert steps * accumulate >= 2 * workers
+
+
+@given(workers=st.integers(0, 8), batch_s=hundredths, work_s=hundredths)
+def test_frames_of_an_evaluation_are_timed_at_the_pace_at_which_they_come(
+    workers: int, batch_s: float, work_s: float
+) -> None:
+    decoding = Decoding(workers, batch_s)
+    config = TrialConfig.model_validate(
+        {"clips": {"workers": workers, "frames": 4}, "evaluation": {"batch": 2, "clips": 1}}
+    )
+    tracklets = [Tracklet(("frame.jpg",) * 4, person, 1) for person in range(200)]
+
+    def embed(model: object, chosen: list[Tracklet], *_: object, progress: Progress) -> None:
+        batches = decoding.batches()
+        for done in range(2, len(chosen) + 1, 2):
+            next(batches)
+            decoding.work(work_s)
+            progress("embedding", done, len(chosen))
+
+    def loader(clips: object, **_: object) -> Iterator[EvaluationBatch]:
+        began = decoding.now  # no batch is ready when its processes start
+        for _ in decoding.batches(since=began):
+            yield EvaluationBatch(torch.zeros(2, 4, 3, 1, 1, dtype=torch.uint8), ())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: decoding.now)
+        patch.setattr("trainer.trial_step.embed", embed)
+        patch.setattr("trainer.trial_step.evaluation_loader", loader)
+        learner = cast(Learner, SimpleNamespace(evaluated=None))
+        seconds, frames = _seconds_per_frame(learner, tracklets, config, torch.device("cpu"), no_progress)
+    assert 8 * seconds == pytest.approx(decoding.pace(work_s), rel=0.02)
+    assert frames == 16
+
+
+def test_what_saving_costs_is_measured_on_the_disk_that_is_named_and_nothing_is_left(
+    tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: written.append(os.fstat(file).st_size))
+    cost = measure_step(tiny_config, disk=tmp_path)
+    assert written[0] > cost.best_bytes and written[1] > cost.last_bytes
+    assert cost.save_last_seconds > 0 and cost.save_best_seconds > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_persons_than_there_are_is_refused_before_a_search(tiny_config: TrialConfig) -> None:
@@ -72,10 +183,10 @@ def child(program: str) -> list[str]:
     ],
 )
 def test_however_the_child_ends_the_answer_is_one_error(
-    tiny_config: TrialConfig, program: str, error: type[Exception], said: str
+    tiny_config: TrialConfig, tmp_path: Path, program: str, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        rehearse(tiny_config, threads=1, command=child(program))
+        rehearse(tiny_config, threads=1, disk=tmp_path, command=child(program))
 
 
 def test_an_interrupted_rehearsal_leaves_no_child(tiny_config: TrialConfig, tmp_path: Path) -> None:
@@ -88,7 +199,7 @@ def test_an_interrupted_rehearsal_leaves_no_child(tiny_config: TrialConfig, tmp_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rehearse(tiny_config, threads=1, progress=interrupt, command=child(program))
+        rehearse(tiny_config, threads=1, disk=tmp_path, progress=interrupt, command=child(program))
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 

@@ -43,13 +43,18 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: it could not; `filename` is the folder that refuses it.
     """
-    path = path.absolute()
-    folder = path if path.is_dir() else next(above for above in path.parents if above.exists())
+    folder = existing_folder(path)
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OSError(error.errno, f"cannot be written ({error.strerror})", str(folder)) from error
+
+
+def existing_folder(path: Path) -> Path:
+    """The folder at the path, or the nearest above it that is there."""
+    path = path.absolute()
+    return path if path.is_dir() else next(above for above in path.parents if above.exists())
 
 
 def sync_folder(folder: Path) -> None:

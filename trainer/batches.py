@@ -30,6 +30,10 @@ WORKER_TIMEOUT_S = 120
 WORKER_START = "fork"
 
 
+# Batches that each worker has ready; DataLoader's own default.
+PREFETCHED = 2
+
+
 class ClipRequest(NamedTuple):
     """One clip of a batch before any frame is read."""
 
@@ -230,6 +234,7 @@ def training_loader(
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
         multiprocessing_context=WORKER_START if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
         timeout=WORKER_TIMEOUT_S if workers else 0,
     )
     return loader
@@ -264,6 +269,7 @@ def evaluation_loader(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         multiprocessing_context=WORKER_START if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
         timeout=WORKER_TIMEOUT_S if workers else 0,
     )
     return loader

@@ -18,6 +18,7 @@ from orchestrator.progress import step_progress
 from orchestrator.search.warmstart import WarmStart
 from orchestrator.space import SearchSpace
 from orchestrator.views.forecast import duration, forecast, forecast_text
+from trainer.atomic import existing_folder
 
 
 def dry_run_of(
@@ -46,7 +47,7 @@ def dry_run_of(
         found = largest(there)
         click.echo("trying the largest configuration; this takes a few steps", err=True)
         with step_progress() as progress:
-            cost = rehearse(found.config, threads=share.cpus, progress=progress)
+            cost = rehearse(found.config, threads=share.cpus, disk=existing_folder(storage), progress=progress)
     click.echo(forecast_text(forecast(space, cost, found, share), cost, found, space, share))
     if options.address is not None:
         click.echo(f"          for this machine; what the cluster at {options.address} has was not looked at")

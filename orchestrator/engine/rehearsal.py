@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.engine.attempt import attempt_environment
@@ -35,13 +36,14 @@ LAST_WORDS = 2000  # characters of what a child that died had printed
 
 
 def rehearse(
-    config: TrialConfig, *, threads: int, progress: Progress = no_progress, command: Sequence[str] = CHILD
+    config: TrialConfig, *, threads: int, disk: Path, progress: Progress = no_progress, command: Sequence[str] = CHILD
 ) -> StepCost:
     """Runs a few steps of the configuration in a child.
 
     Args:
         config: what to run.
         threads: CPU threads that it may use.
+        disk: folder on the disk that checkpoints are to go to; nothing is left there.
         progress: told after every step.
         command: starts the child.
 
@@ -51,7 +53,7 @@ def rehearse(
     """
     from trainer import StepCost
 
-    order = json.dumps({"threads": threads, "config": config.model_dump(mode="json")})
+    order = json.dumps({"threads": threads, "disk": str(disk), "config": config.model_dump(mode="json")})
     with (
         tempfile.TemporaryFile() as errors,
         start_child(
@@ -131,7 +133,7 @@ def _answer(order: Mapping[str, Any], answers: IO[str]) -> dict[str, Any]:
     prepare_process()
     torch.set_num_threads(order["threads"])
     try:
-        cost = measure_step(TrialConfig.model_validate(order["config"]), progress=tell)
+        cost = measure_step(TrialConfig.model_validate(order["config"]), disk=Path(order["disk"]), progress=tell)
     except Exception as error:  # noqa: BLE001  # told to the parent, which raises it
         return {"error": [failure_kind(error), type(error).__name__, first_line(error)]}
     return {"cost": cost.model_dump(mode="json")}

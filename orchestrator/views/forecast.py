@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.cluster.placement import GPU_ROUNDING
 from orchestrator.language.parameters import Value
 from orchestrator.search.budget import HOUR_S
 from orchestrator.shortform import number
@@ -38,13 +39,18 @@ class Forecast(NamedTuple):
     """One evaluation."""
     evaluations: int
     """Of each trial."""
+    saves: int
+    """Of `last.pt`, of each trial, at most."""
+    saving_s: float
+    """Saving of each trial, at most."""
     trial_s: float
     wall_s: float
     gpu_hours: float
     memory_bytes: int
     """Of all trials that run at once."""
     gpu_memory_bytes: int | None
-    """Of one trial; None without a GPU."""
+    """Of all trials that share a GPU; None without one."""
+    trials_per_gpu: int
     trial_disk_bytes: int
     disk_bytes: int
     """Of all trials, at the end, and of what those that run at once hold twice while they save."""
@@ -54,17 +60,22 @@ def forecast(space: SearchSpace, cost: StepCost, largest: Largest, share: Share)
     """Reckons with every trial as large as the largest configuration and as long as the longest.
 
     An epoch takes the time of a batch x its batches; every `evaluation.every` epochs, and after the last one, the time
-    of a frame x the frames of the validation split comes on top. Trials, and after them the repeats, run in rounds of
-    `share.concurrent`. Each keeps `last.pt` and `best.pt`, and holds one of them twice while it saves.
+    of a frame x the frames of the validation split comes on top. Every evaluation is taken to find a better network,
+    which is saved with the state beside it; states are saved every `checkpoint.every` epochs besides. Trials, and after
+    them the repeats, run in rounds of `share.concurrent`. Each keeps `last.pt` and `best.pt`, and holds one of them
+    twice while it saves.
     """
     trials, repeats = space.budget.trials, space.replicates.seeds * min(space.replicates.leaders, space.budget.trials)
     training = cost.seconds_per_batch * cost.batches_per_epoch
     evaluation = cost.seconds_per_frame * cost.evaluation_frames
     evaluations = math.ceil(largest.epochs / largest.config.evaluation.every)
-    trial = largest.epochs * training + evaluations * evaluation
+    saves = _saves(largest.epochs, largest.config.evaluation.every, largest.config.checkpoint.every)
+    saving = saves * cost.save_last_seconds + evaluations * cost.save_best_seconds
+    trial = largest.epochs * training + evaluations * evaluation + saving
     slots = max(1, share.concurrent)
     rounds = math.ceil(trials / slots) + math.ceil(repeats / slots)
     disk = cost.last_bytes + cost.best_bytes
+    per_gpu = _trials_per_gpu(share)
     return Forecast(
         trials=trials,
         repeats=repeats,
@@ -73,14 +84,28 @@ def forecast(space: SearchSpace, cost: StepCost, largest: Largest, share: Share)
         training_s=training,
         evaluation_s=evaluation,
         evaluations=evaluations,
+        saves=saves,
+        saving_s=saving,
         trial_s=trial,
         wall_s=rounds * trial,
         gpu_hours=(trials + repeats) * trial * share.gpus / HOUR_S,
         memory_bytes=slots * cost.memory_bytes,
-        gpu_memory_bytes=cost.gpu_memory_bytes,
+        gpu_memory_bytes=None if cost.gpu_memory_bytes is None else per_gpu * cost.gpu_memory_bytes,
+        trials_per_gpu=per_gpu,
         trial_disk_bytes=disk,
         disk_bytes=(trials + repeats) * disk + slots * cost.last_bytes,
     )
+
+
+def _saves(epochs: int, evaluated_every: int, saved_every: int) -> int:
+    """Epochs, counted from 1, after which `last.pt` is saved if every evaluation finds a better network."""
+    due = (epoch for epoch in range(1, epochs + 1) if epoch % evaluated_every == 0 or epoch % saved_every == 0)
+    return len({*due, epochs})
+
+
+def _trials_per_gpu(share: Share) -> int:
+    """Trials that are on one GPU at once, at most."""
+    return max(1, min(share.concurrent, math.floor(1 / share.gpus + GPU_ROUNDING))) if share.gpus else 1
 
 
 def forecast_text(found: Forecast, cost: StepCost, largest: Largest, space: SearchSpace, share: Share) -> str:
@@ -123,7 +148,7 @@ def _measured(cost: StepCost, largest: Largest) -> list[tuple[str, str]]:
         ("largest", f"of {largest.looked_at} corners and random points: {point or 'all are equally large'}"),
         (
             "measured",
-            f"on this machine, {on}: {cost.steps} steps after one that is not counted, "
+            f"on this machine, {on}: {cost.steps} steps after {cost.untimed_steps} that are not counted, "
             f"{duration(cost.seconds_per_batch)} per batch of {cost.images_per_batch} images;",
         ),
         (
@@ -147,7 +172,12 @@ def _time(found: Forecast, cost: StepCost, space: SearchSpace, share: Share) -> 
         (
             "",
             f"a trial: {found.epochs} epochs of {cost.batches_per_epoch} batches ({duration(found.training_s)}), "
-            f"{found.evaluations} evaluations of {cost.evaluation_frames} frames ({duration(found.evaluation_s)})",
+            f"{found.evaluations} evaluations of {cost.evaluation_frames} frames ({duration(found.evaluation_s)}),",
+        ),
+        (
+            "",
+            f"and at most {found.saves} saves of last.pt ({duration(cost.save_last_seconds)}) and "
+            f"{found.evaluations} of best.pt ({duration(cost.save_best_seconds)})",
         ),
     ]
     if space.stopping.rule != "none":
@@ -173,8 +203,13 @@ def _limits(found: Forecast, space: SearchSpace) -> list[str]:
 def _memory(found: Forecast, cost: StepCost) -> list[tuple[str, str]]:
     each = f"{size(cost.memory_bytes)} per trial at its peak, {size(found.memory_bytes)} for {found.slots} at once"
     lines = [("memory", f"{each}; Ray, Ax and MLflow besides")]
-    if found.gpu_memory_bytes is not None:
-        lines.append(("", f"{size(found.gpu_memory_bytes)} of the GPU per trial, and what CUDA takes for itself"))
+    if cost.gpu_memory_bytes is not None and found.gpu_memory_bytes is not None:
+        together = "" if found.trials_per_gpu == 1 else f", {size(found.gpu_memory_bytes)} for {found.trials_per_gpu}"
+        lines.append(
+            ("", f"{size(cost.gpu_memory_bytes)} of a GPU per trial{together}; what CUDA takes for each besides")
+        )
+        if cost.gpu_total_bytes is not None and found.gpu_memory_bytes > cost.gpu_total_bytes:
+            lines.append(("", f"more than the {size(cost.gpu_total_bytes)} that it has: give a trial more of a GPU"))
     return lines
 
 
