@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import signal
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ import torch
 from orchestrator.engine.failure_kind import failure_kind
 from orchestrator.history.events import FailureKind
 from orchestrator.history.study import ATTEMPTS
-from trainer import ConfigError, DataError, DivergedError
+from trainer import ConfigError, DataError, DivergedError, TrialConfig
+from trainer.batches import EvaluationClips, Window, evaluation_loader
+from trainer.data import read_splits
 
 ADVICE = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "
@@ -118,3 +122,17 @@ def test_memory_that_torch_cannot_have_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert failure_kind(caught.value) == "out_of_memory"
+
+
+def test_a_process_that_decodes_frames_and_is_killed_is_a_lost_worker(tiny_config: TrialConfig) -> None:
+    tracklets = read_splits(tiny_config.data).train
+    clips = EvaluationClips(tracklets, [Window(0, (0, 1))] * 64, size=(32, 16))
+    others = set(multiprocessing.active_children())
+    batches = iter(evaluation_loader(clips, batch=1, workers=1, device=torch.device("cpu")))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError) as caught:
+        list(batches)
+    assert failure_kind(caught.value) == "worker_lost"
