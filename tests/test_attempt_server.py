@@ -168,6 +168,15 @@ def test_an_attempt_that_dies_says_why_as_far_as_it_was_printed(
         list(server.messages(assignment("crash")))
 
 
+def test_a_log_that_somebody_deletes_fails_no_attempt(
+    server: AttemptServer, assignment: Callable[[str], Assignment], tmp_path: Path
+) -> None:
+    (tmp_path / "logs/attempts.log").unlink()
+    assert reasons(server, assignment("first")) == ["first"]
+    with pytest.raises(ChildProcessError, match=r"exit code 7$"):
+        list(server.messages(assignment("crash")))
+
+
 @pytest.mark.parametrize("moment", ["at once", "later"])
 def test_a_server_that_cannot_start_says_why(
     tmp_path: Path, assignment: Callable[[str], Assignment], moment: str

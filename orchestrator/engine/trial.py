@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -31,7 +30,7 @@ class AttemptServer:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._attempt_runs = False
         self._log = log
-        self._printed_before = log.stat().st_size if log.exists() else 0
+        self._printed_before = _size(log)
         with log.open("ab") as errors:
             self._process: subprocess.Popen[bytes] = start_child(
                 command,
@@ -73,7 +72,7 @@ class AttemptServer:
                 self._attempt_runs = False
                 if code != 0:
                     raise self._death(f"the attempt's process ended with exit code {code}")
-                self._printed_before = self._log.stat().st_size
+                self._printed_before = _size(self._log)
                 return
             code = self._process.wait()
             raise self._death(f"the process that runs attempts ended with exit code {code}")
@@ -93,8 +92,9 @@ class AttemptServer:
 
     def _death(self, what: str) -> ChildProcessError:
         """The error that says what died and, as far as it was printed, why."""
-        with self._log.open("rb") as log:
-            log.seek(max(self._printed_before, log.seek(0, os.SEEK_END) - LAST_PRINTED))
+        why = ""
+        with suppress(FileNotFoundError), self._log.open("rb") as log:
+            log.seek(max(self._printed_before, _size(self._log) - LAST_PRINTED))
             why = last_words(log.read().decode(errors="replace"))
         return ChildProcessError(f"{what}: {why}" if why else what)
 
@@ -111,6 +111,14 @@ class AttemptServer:
                 json.loads(line)
                 return line.decode()
         return None
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 where somebody has deleted it."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _exit_code(line: str) -> int | None:
