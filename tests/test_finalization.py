@@ -11,7 +11,7 @@ from searches import a_search, completed
 
 from orchestrator.engine import opening
 from orchestrator.engine.adoption import adopt_finished_epochs
-from orchestrator.engine.opening import Asked, open_test_set, record_look
+from orchestrator.engine.opening import FinalizationOptions, open_test_set, record_test_set_use
 from orchestrator.errors import SearchError
 from orchestrator.history.description import read_description
 from orchestrator.history.events import (
@@ -63,7 +63,7 @@ def opened(
     evaluation: Iterable[str] = (),
     again: bool = False,
 ) -> Study:
-    open_test_set(search, Asked(top, seeds, epochs, tuple(evaluation), again))
+    open_test_set(search, FinalizationOptions(top, seeds, epochs, tuple(evaluation), again))
     return fold_records(read_journal(search.journal))
 
 
@@ -226,11 +226,11 @@ def test_settings_that_cannot_be_laid_over_the_configuration_are_refused_before_
 
 
 def test_who_looked_at_the_test_set_with_one_trial_no_longer_opens_it_blindly(search: SearchFolder) -> None:
-    record_look(search, "t0000", search.trial("t0000") / "checkpoint/best.pt", "evaluate")
+    record_test_set_use(search, "t0000", search.trial("t0000") / "checkpoint/best.pt", "evaluate")
     with pytest.raises(SearchError, match=r"was opened .* by .*@.* for t0000 .*--again"):
         opened(search)
     study = opened(search, again=True)
-    assert (len(study.looks), len(study.finalizations)) == (1, 1)
+    assert (len(study.test_set_uses), len(study.finalizations)) == (1, 1)
 
 
 def test_a_search_that_is_not_finished_is_refused(search: SearchFolder) -> None:

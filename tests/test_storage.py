@@ -16,7 +16,7 @@ from waiting import PATIENCE_S, wait_until
 
 from orchestrator.__main__ import run
 from orchestrator.engine import control
-from orchestrator.engine.opening import record_look
+from orchestrator.engine.opening import record_test_set_use
 from orchestrator.errors import EnvironmentProblem, JournalError, LeaseError, SearchError
 from orchestrator.history.events import Event, TrialStarted
 from orchestrator.history.folder import SearchFolder, existing_search, searches
@@ -216,10 +216,10 @@ def test_that_the_test_set_was_opened_for_a_trial_is_seen_on_every_machine(uri: 
     published(uri)
     machines.become("other")
     folder = existing_search(mirror_of(uri), NAME)
-    record_look(folder, "t0001", folder.trial("t0001") / "checkpoint/best.pt", "evaluate")
+    record_test_set_use(folder, "t0001", folder.trial("t0001") / "checkpoint/best.pt", "evaluate")
     machines.become("third")
-    (look,) = load_search(existing_search(mirror_of(uri), NAME)).study.looks
-    assert look.asked.weights == "trials/t0001/checkpoint/best.pt"
+    (use,) = load_search(existing_search(mirror_of(uri), NAME)).study.test_set_uses
+    assert use.asked.weights == "trials/t0001/checkpoint/best.pt"
 
 
 def test_a_network_inside_a_storage_folder_is_not_taken_for_one_without_a_search(
@@ -229,7 +229,7 @@ def test_a_network_inside_a_storage_folder_is_not_taken_for_one_without_a_search
     weights = tmp_path / "store" / NAME / "trials/t0001/checkpoint/best.pt"
     assert place_in_search(weights) == (tmp_path / "store" / NAME, "t0001")
     with pytest.raises(SearchError, match="is written through its URI"):
-        record_look(SearchFolder(tmp_path / "store" / NAME), "t0001", weights, "evaluate")
+        record_test_set_use(SearchFolder(tmp_path / "store" / NAME), "t0001", weights, "evaluate")
 
 
 def test_a_running_search_is_sent_while_it_runs(uri: str, machines: Machines) -> None:

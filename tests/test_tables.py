@@ -126,8 +126,8 @@ def test_every_line_says_which_frames_were_looked_at(tested: LoadedSearch) -> No
 
 
 def test_a_look_at_the_test_set_with_one_trial_is_noted_beside_the_figures(tmp_path: Path) -> None:
-    look = TrialOpenedTestSet(trial="t0000", use="evaluate", weights="trials/t0000/checkpoint/best.pt", by="a@b")
-    assert "looked at 2 times besides, for t0000" in own(a_search(tmp_path / "x", "attn_cl", look, look)).note
+    use = TrialOpenedTestSet(trial="t0000", use="evaluate", weights="trials/t0000/checkpoint/best.pt", by="a@b")
+    assert "also used 2 times by hand, for t0000" in own(a_search(tmp_path / "x", "attn_cl", use, use)).note
 
 
 def test_every_format_says_protocol_and_dropped_queries(tested: LoadedSearch) -> None:

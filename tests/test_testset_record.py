@@ -17,7 +17,7 @@ from test_training import changed
 
 import trainer
 from orchestrator.__main__ import run
-from orchestrator.engine.opening import record_look
+from orchestrator.engine.opening import record_test_set_use
 from orchestrator.errors import LeaseError, SearchError
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.lease import Lease
@@ -173,15 +173,15 @@ def test_a_use_that_was_asked_for_is_in_the_journal_and_in_all_that_is_shown(
     assert by_command("--open-test-set")(config, of_search, tmp_path / "out") == 0
     assert "mAP" in capsys.readouterr().out
     loaded = load_search(search)
-    (look,) = loaded.study.looks
-    assert (look.asked.trial, look.asked.use, look.asked.weights) == ("t0001", "evaluate", f"trials/t0001/{BEST}")
+    (use,) = loaded.study.test_set_uses
+    assert (use.asked.trial, use.asked.use, use.asked.weights) == ("t0001", "evaluate", f"trials/t0001/{BEST}")
     assert loaded.study.ended == "finished", "there is nothing to resume"
     document = status_document(loaded)
-    assert document["test_set_looks"][0]["trial"] == "t0001"
-    assert f"opened by {look.asked.by} for t0001" in finals_lines(document)[0]
-    assert "looked at 1 time besides, for t0001" in tables([loaded])[0].lines[0].note
+    assert document["test_set_uses"][0]["trial"] == "t0001"
+    assert f"opened by {use.asked.by} for t0001" in finals_lines(document)[0]
+    assert "also used 1 time by hand, for t0001" in tables([loaded])[0].lines[0].note
     card = export_trial(loaded, "t0001", ["checkpoint"], tmp_path / "exported").card.read_text()
-    assert f"The test set was opened for this trial once by {look.asked.by}" in card
+    assert f"The test set was opened for this trial once by {use.asked.by}" in card
     assert "was not opened" not in card
     other = export_trial(loaded, "t0001", ["checkpoint"], tmp_path / "again").card
     assert other.is_file()
@@ -193,7 +193,7 @@ def test_the_card_of_another_trial_says_that_the_search_opened_the_test_set(
     config: TrialConfig, search: SearchFolder, tmp_path: Path
 ) -> None:
     save_weights(config, search.trial("t0000") / BEST)
-    record_look(search, "t0001", search.trial("t0001") / BEST, "evaluate")
+    record_test_set_use(search, "t0001", search.trial("t0001") / BEST, "evaluate")
     card = export_trial(load_search(search), "t0000", ["checkpoint"], tmp_path / "out").card.read_text()
     assert "was not opened for these weights (the search opened it once for others)" in card
 
@@ -206,14 +206,14 @@ def test_a_search_that_is_driven_refuses_with_who_drives_it_and_nothing_is_judge
     printed = capsys.readouterr()
     assert f"already driven by process {os.getpid()}" in printed.err
     assert "mAP" not in printed.out
-    assert not load_search(search).study.looks
+    assert not load_search(search).study.test_set_uses
 
 
 def test_a_trial_that_the_journal_does_not_know_is_refused(
     config: TrialConfig, search: SearchFolder, tmp_path: Path
 ) -> None:
     with pytest.raises(SearchError, match="no trial 't0009'"):
-        record_look(search, "t0009", search.trial("t0009") / BEST, "evaluate")
+        record_test_set_use(search, "t0009", search.trial("t0009") / BEST, "evaluate")
 
 
 def test_weights_that_were_copied_out_of_a_search_are_recorded_beside_the_copy(
@@ -222,7 +222,7 @@ def test_weights_that_were_copied_out_of_a_search_are_recorded_beside_the_copy(
     shutil.copytree(of_search.parent, tmp_path / "mine")
     evaluate(config, tmp_path / "mine/best.pt", part="test")
     assert len(record(tmp_path / "mine/best.pt")) == 1
-    assert not load_search(search).study.looks
+    assert not load_search(search).study.test_set_uses
 
 
 def test_a_record_that_cannot_be_written_refuses_the_use(
@@ -256,7 +256,7 @@ def test_every_partition_is_recorded_beside_its_weights(
     assert "--part test" in capsys.readouterr().err
     assert run([*words, "--part", "test"]) == 3
     assert run([*words, "--part", "test", "--open-test-set"]) == 0
-    assert len(load_search(search).study.looks) == 1
+    assert len(load_search(search).study.test_set_uses) == 1
 
 
 def test_an_untrained_network_leaves_no_record(config: TrialConfig, tmp_path: Path) -> None:

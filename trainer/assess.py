@@ -228,11 +228,13 @@ def _network(
         trained = DataConfig.model_validate(state["config"]["data"])
     except (LookupError, TypeError, ValidationError) as error:
         raise CheckpointError(f"{checkpoint}: does not say what it was trained on; it is of another version") from error
-    _check_strangers(checkpoint, trained, config.data, part, split)
+    _check_not_trained_on(checkpoint, trained, config.data, part, split)
     return _restored(config, checkpoint, state)
 
 
-def _check_strangers(checkpoint: Path, trained: DataConfig, judged: DataConfig, part: Part, split: Path | None) -> None:
+def _check_not_trained_on(
+    checkpoint: Path, trained: DataConfig, judged: DataConfig, part: Part, split: Path | None
+) -> None:
     """That the network was not trained on persons that it is judged on, as far as the configurations tell.
 
     Raises:

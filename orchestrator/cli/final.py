@@ -53,7 +53,7 @@ def finalize(
     differ from those of the one under way are refused.
     """
     from orchestrator.cluster.connection import require_admission
-    from orchestrator.engine.opening import Asked, open_test_set
+    from orchestrator.engine.opening import FinalizationOptions, open_test_set
     from orchestrator.history.folder import existing_search
 
     folder = existing_search(storage, name)
@@ -66,7 +66,7 @@ def finalize(
         insecure=insecure,
     )
     require_admission(asked.address, insecure=insecure)
-    wanted = Asked(top=top, seeds=seeds, epochs=epochs, evaluation=evaluation, again=again)
+    wanted = FinalizationOptions(top=top, seeds=seeds, epochs=epochs, evaluation=evaluation, again=again)
     opened = open_test_set(folder, wanted).asked
     trainings = f"{', '.join(opened.leaders)}, {opened.seeds} seed{'s' * (opened.seeds > 1)} each"
     click.echo(f"test set  opened by {opened.by} for {trainings}", err=True)

@@ -113,7 +113,7 @@ def evaluate(
 
 def _record_in_journal(weights: Path, use: Use) -> None:
     """Records that a trial's weights are used on the test set; those of no search are recorded beside them."""
-    from orchestrator.engine.opening import record_look
+    from orchestrator.engine.opening import record_test_set_use
     from orchestrator.history.folder import SearchFolder
     from trainer.testset_record import place_in_search, record_use
 
@@ -121,7 +121,7 @@ def _record_in_journal(weights: Path, use: Use) -> None:
     if place is None:
         record_use(weights, use)
         return
-    record_look(SearchFolder(place.search), place.trial, weights, use)
+    record_test_set_use(SearchFolder(place.search), place.trial, weights, use)
     click.echo(f"{weights}: used on the test set, which is recorded in the journal of {place.search.name}", err=True)
 
 

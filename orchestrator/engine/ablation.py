@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.engine.creation import create_search
-from orchestrator.engine.opening import WITHOUT_EFFECT, Asked, open_test_set
+from orchestrator.engine.opening import WITHOUT_EFFECT, FinalizationOptions, open_test_set
 from orchestrator.engine.preparation import prepare_space
 from orchestrator.errors import SearchError
 from orchestrator.history.description import Options
@@ -63,7 +63,7 @@ def rows_under_way(ablation: Ablation) -> Iterator[Row]:
             yield Row(row, folder)
         study = load_search(folder).study
         if study.ended == "finished" and not study.finalizations:
-            open_test_set(folder, Asked(top=1, seeds=ablation.seeds, evaluation=_evaluation(ablation)))
+            open_test_set(folder, FinalizationOptions(top=1, seeds=ablation.seeds, evaluation=_evaluation(ablation)))
             yield Row(row, folder)
 
 

@@ -1,6 +1,6 @@
 """Opens the test set, which is recorded before anything is trained for it or judged on it.
 
-For the best configurations of a finished search by `open_test_set`; for one trial's network by `record_look`.
+For the best configurations of a finished search by `open_test_set`; for one trial's network by `record_test_set_use`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchestrator.history.events import FinalizationStarted, TrialOpenedTestSet
 from orchestrator.history.extension import current_space
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.ledger import owned_ledger
-from orchestrator.history.study import Finalization, LookAtTestSet, Study, Trial
+from orchestrator.history.study import Finalization, Study, Trial, UseOfTestSet
 from orchestrator.search.configured import on_all_persons
 from orchestrator.search.finalization import best_leaders, open_finalization
 from orchestrator.space import SearchSpace
@@ -36,7 +36,7 @@ FINAL_EVALUATION = ("evaluation.sampling=dense", "evaluation.max_clips=41")
 WITHOUT_EFFECT = ("every", "reranking", "folder", "images")
 
 
-class Asked(NamedTuple):
+class FinalizationOptions(NamedTuple):
     """What a finalization is asked for; what is None is left to the one under way, or to the defaults."""
 
     top: int | None = None
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
     """Whether a test set that was opened before may be opened once more."""
 
 
-def open_test_set(folder: SearchFolder, asked: Asked) -> Finalization:
+def open_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalization:
     """Journals that the test set is opened; nothing is run. One that was opened and is not done yet goes on.
 
     Args:
@@ -89,7 +89,7 @@ def open_test_set(folder: SearchFolder, asked: Asked) -> Finalization:
         return study.finalizations[-1]
 
 
-def record_look(folder: SearchFolder, trial: str, weights: Path, use: Use) -> None:
+def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Use) -> None:
     """Journals that a trial's network is used on the test set.
 
     Args:
@@ -105,7 +105,7 @@ def record_look(folder: SearchFolder, trial: str, weights: Path, use: Use) -> No
     if not folder.journal.is_file():
         raise SearchError(
             f"{weights}: lies inside a storage whose journal is written through its URI; judge the copy that "
-            f"`reidsearch export {folder.name}/{trial} --storage URI` writes"
+            f"`{hint('export', f'{folder.name}/{trial}', storage='URI')}` writes"
         )
     with owned_ledger(folder) as ledger:
         if trial not in ledger.study.all_trials:
@@ -137,7 +137,7 @@ def _evaluation(configs: Sequence[TrialConfig], overrides: Sequence[str]) -> lis
     return [*(() if is_dense else FINAL_EVALUATION), *overrides]
 
 
-def _check_agreement(known: Finalization, asked: Asked, study: Study, space: SearchSpace) -> None:
+def _check_agreement(known: Finalization, asked: FinalizationOptions, study: Study, space: SearchSpace) -> None:
     """What is asked for is what the finalization under way does.
 
     Raises:
@@ -168,7 +168,7 @@ def _check_agreement(known: Finalization, asked: Asked, study: Study, space: Sea
             differing.append(
                 f"{given} (it has {', '.join(under_way.evaluation) or 'the settings of the configuration'})"
             )
-    if asked.again and len(study.finalizations) == 1 and not study.looks:
+    if asked.again and len(study.finalizations) == 1 and not study.test_set_uses:
         differing.append("--again (it is the first)")
     if differing:
         raise SearchError(
@@ -193,11 +193,11 @@ def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *,
             f"(`{hint('tables', folder.name, storage=storage)}`) "
             "no longer chooses blindly. --again opens it once more, which is recorded"
         )
-    if study.looks and not again:
-        look = study.looks[-1]
+    if study.test_set_uses and not again:
+        use = study.test_set_uses[-1]
         raise SearchError(
-            f"{study.name}: the test set was opened {_when(look)} by {look.asked.by} for {look.asked.trial} "
-            f"(`{look.asked.use} --part test`), so that nobody who has seen that chooses blindly. --again opens it "
+            f"{study.name}: the test set was opened {_when(use)} by {use.asked.by} for {use.asked.trial} "
+            f"(`{use.asked.use} --part test`), so that nobody who has seen that chooses blindly. --again opens it "
             "once more, which is recorded"
         )
     leaders = best_leaders(study, space.objective, top)
@@ -206,7 +206,7 @@ def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *,
     return leaders
 
 
-def _when(opened: Finalization | LookAtTestSet) -> str:
+def _when(opened: Finalization | UseOfTestSet) -> str:
     moment = opened.moment
     return "earlier" if moment is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
 

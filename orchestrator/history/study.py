@@ -132,7 +132,7 @@ class Finalization:
 
 
 @dataclass(frozen=True)
-class LookAtTestSet:
+class UseOfTestSet:
     """That the test set was looked at with a trial's network, outside of any finalization."""
 
     asked: TrialOpenedTestSet
@@ -160,7 +160,7 @@ class Study:
     `orchestrator.search.finalization`."""
     finalizations: list[Finalization] = field(default_factory=list)
     """Each time that the test set was opened for the best configurations."""
-    looks: list[LookAtTestSet] = field(default_factory=list)
+    test_set_uses: list[UseOfTestSet] = field(default_factory=list)
     """Each time that it was opened for the network of one trial."""
     completed: list[str] = field(default_factory=list)
     """Keys of the completed configurations in the order in which they were."""
@@ -199,7 +199,7 @@ class Study:
                 self.finalizations.append(Finalization(event, moment))
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
             case TrialOpenedTestSet():
-                self.looks.append(LookAtTestSet(event, moment))
+                self.test_set_uses.append(UseOfTestSet(event, moment))
             case _:
                 self._apply_to_trial(event, self.all_trials[event.trial])
 

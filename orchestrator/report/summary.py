@@ -187,17 +187,17 @@ def _front(report: SearchReport) -> Markup | None:
 def _test_set(report: SearchReport) -> Markup | None:
     """That the test set was opened, and what it said."""
     study = report.search.study
-    if not study.finalizations and not study.looks:
+    if not study.finalizations and not study.test_set_uses:
         return None
     asked = [each.asked for each in study.finalizations]
-    looks = [each.asked for each in study.looks]
+    uses = [each.asked for each in study.test_set_uses]
     opened = [
         element(
             "li",
             f"no. {each.finalization}: {', '.join(each.leaders)}, {counted(each.seeds, 'seed', 'seeds')}, by {each.by}",
         )
         for each in asked
-    ] + [element("li", f"for {each.trial} alone ({each.use} of {each.weights}), by {each.by}") for each in looks]
+    ] + [element("li", f"for {each.trial} alone ({each.use} of {each.weights}), by {each.by}") for each in uses]
     rows = [
         (
             trial.key,

@@ -178,13 +178,13 @@ def _remarks(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterat
 
 def _openings(loaded: LoadedSearch, trial: Trial, *, is_tested: bool) -> str:
     """How often the test set was opened for these weights and for others."""
-    looks = [look.asked for look in loaded.study.looks]
-    own = [look for look in looks if look.trial == trial.key]
-    opened = len(loaded.study.finalizations) + len(looks)
+    uses = [use.asked for use in loaded.study.test_set_uses]
+    own = [use for use in uses if use.trial == trial.key]
+    opened = len(loaded.study.finalizations) + len(uses)
     if is_tested:
         return f"The search has opened the test set {_times(opened)}."
     if own:
-        by = ", ".join(dict.fromkeys(f"{look.by} (`{look.weights}`)" for look in own))
+        by = ", ".join(dict.fromkeys(f"{use.by} (`{use.weights}`)" for use in own))
         return (
             f"The test set was opened for this trial {_times(len(own))} by {by}, with figures that the search does not "
             f"keep; in all the search's journal holds that it was opened {_times(opened)}."

@@ -15,6 +15,7 @@ from orchestrator.history.loading import LoadedSearch
 from orchestrator.history.study import Trial
 from orchestrator.results.published import TABLES, PublishedTable
 from trainer.result import Evaluation
+from trainer.wording import counted
 
 OTHER_COLUMNS = ("mAP", "rank1", "rank5", "rank20")
 
@@ -154,6 +155,6 @@ def _notes(search: LoadedSearch, trials: Sequence[Trial], tests: Sequence[Evalua
         yield f"{len(tests)} of {search.study.finalizations[0].asked.seeds} seeds" + f", {failed} failed" * bool(failed)
     if len(search.study.finalizations) > 1:
         yield f"test set opened {len(search.study.finalizations)} times; these are the first"
-    if looks := search.study.looks:
-        seen = ", ".join(dict.fromkeys(look.asked.trial for look in looks))
-        yield f"test set looked at {len(looks)} time{'s' * (len(looks) > 1)} besides, for {seen}"
+    if uses := search.study.test_set_uses:
+        seen = ", ".join(dict.fromkeys(use.asked.trial for use in uses))
+        yield f"test set also used {counted(len(uses), 'time', 'times')} by hand, for {seen}"

@@ -54,8 +54,8 @@ def finals_lines(document: Mapping[str, Any]) -> list[str]:
         again = "" if opened["number"] == 1 else f", for time {opened['number']}"
         lines.append(f"opened by {opened['by']}{again}; chosen on the validation split: {opened['leaders'][0]}")
     return lines + [
-        f"opened by {look['by']} for {look['trial']} ({look['use']} of {look['weights']})"
-        for look in document["test_set_looks"]
+        f"opened by {use['by']} for {use['trial']} ({use['use']} of {use['weights']})"
+        for use in document["test_set_uses"]
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.loading import LoadedSearch, load_search
-from orchestrator.history.study import Finalization, LookAtTestSet, Study, Trial, TrialStatus
+from orchestrator.history.study import Finalization, Study, Trial, TrialStatus, UseOfTestSet
 from orchestrator.search.objective import Objective
 from orchestrator.search.replication import Confirmation, best_configuration, confirmations
 from orchestrator.search.scores import pareto_front
@@ -50,7 +50,7 @@ def status_document(search: LoadedSearch) -> dict[str, Any]:
         "front": _front_document(study, space.objective),
         "trials": configurations + repeats,
         "finalizations": [_finalization_document(each) for each in study.finalizations],
-        "test_set_looks": [_look_document(each) for each in study.looks],
+        "test_set_uses": [_use_document(each) for each in study.test_set_uses],
         "finals": [
             {**_trial_document(trial, running=state == "running"), **_test_document(trial)}
             for trial in study.finals.values()
@@ -72,14 +72,14 @@ def _finalization_document(finalization: Finalization) -> dict[str, Any]:
     }
 
 
-def _look_document(look: LookAtTestSet) -> dict[str, Any]:
+def _use_document(use: UseOfTestSet) -> dict[str, Any]:
     """That the test set was opened for one trial's network; `time` is in seconds since 1970 UTC."""
     return {
-        "time": look.moment,
-        "by": look.asked.by,
-        "trial": look.asked.trial,
-        "use": look.asked.use,
-        "weights": look.asked.weights,
+        "time": use.moment,
+        "by": use.asked.by,
+        "trial": use.asked.trial,
+        "use": use.asked.use,
+        "weights": use.asked.weights,
     }
 
 
