@@ -15,7 +15,7 @@ EXCEPTIONS = {
     ("trainer/data/hdf5_child.py", "native reader"): "the child process, with limits, that nothing depends on",
     ("trainer/child_process.py", "child"): "where children are started, with nothing of the current folder",
     ("orchestrator/provenance.py", "child"): "git, which is no Python",
-    ("orchestrator/views/display.py", "child"): "names the command of this environment, and starts nothing",
+    ("orchestrator/hints.py", "child"): "names the command of this environment, and starts nothing",
     ("benchmarks/bench_decoders.py", "image"): "decodes what it encoded itself",
     ("benchmarks/bench_loader.py", "image"): "decodes what the generator of data wrote",
     ("tests/forbidden.py", "bind"): "looks for it",
