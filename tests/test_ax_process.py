@@ -55,7 +55,8 @@ def children() -> list[psutil.Process]:
 def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question(ax: AxProcess) -> None:
     first = answer(ax, question())
     space = SearchSpace.from_yaml("smoke.yaml")
-    assert all(parameter.refusal(first[path]) is None for path, parameter in space.parameters.items())
+    point = point_from_answer(space, first)
+    assert all(parameter.refusal(point[path]) is None for path, parameter in space.parameters.items())
     assert answer(ax, question()) == first
 
 
@@ -111,6 +112,35 @@ def test_steps_conditions_and_constraints_hold_for_what_ax_proposes(ax: AxProces
         events += [suggested(index, **point), *completed(index, value)[1:]]
     point = point_from_answer(space, answer(ax, model_question(space, 0, fold(events))))
     assert point_key(point) not in tried_points(fold(events))
+
+
+# Ax itself refuses the narrow ones, lists the whole numbers of the large ones, and takes no choice of 1,001 values.
+HOSTILE = {
+    "optim.learning_rate": {"type": "float", "low": 1e-6, "high": 1e-5, "log": True},
+    "optim.weight_decay": {"type": "float", "low": 1e-8, "high": 1e-6, "log": True},
+    "loss.center_weight": {"type": "float", "low": 0.001, "high": 0.00101},
+    "loss.triplet_margin": {"type": "float", "low": 1e-300, "high": 1e300, "log": True},
+    "loss.osm_alpha": {"type": "float", "low": 1e-12, "high": 1.1e-12, "step": 1e-14},
+    "loss.osm_sigma": {"type": "choice", "values": [1e-300, 2e-300, 1.0], "ordered": True},
+    "clips.pad": {"type": "int", "low": 0, "high": 10**12},
+    "clips.workers": {"type": "int", "low": 10**12 - 1, "high": 10**12},
+    "model.attention_hidden": {"type": "int", "low": 1, "high": 10**12, "log": True},
+    "loss.center_count": {"type": "int", "low": 1, "high": 1000, "log": True},
+    "evaluation.batch": {"type": "choice", "values": [1, 10**30, 7]},
+}
+
+
+@pytest.mark.parametrize("paths", [list(HOSTILE), ["optim.learning_rate", "optim.weight_decay"], ["clips.workers"]])
+def test_ax_proposes_points_of_ranges_that_it_could_not_express_itself(ax: AxProcess, paths: list[str]) -> None:
+    constraints = ["loss.center_weight + 1e10 * loss.osm_alpha <= 0.0115", "clips.pad <= 1e11"]
+    space = space_of({path: HOSTILE[path] for path in paths}, constraints=constraints if len(paths) > 2 else [])
+    events: list[Event] = []
+    for index in range(4 if len(paths) > 1 else 1):
+        events += [suggested(index, **random_point(space, 0, index)), *completed(index, 0.1 * index)[1:]]
+    study = fold(events)
+    point = point_from_answer(space, answer(ax, model_question(space, 0, study)))
+    assert point_key(point) not in tried_points(study)
+    assert all(space.parameters[path].refusal(value) is None for path, value in point.items())
 
 
 def test_ax_keeps_away_from_what_breaks_a_constraint_on_another_figure(ax: AxProcess) -> None:

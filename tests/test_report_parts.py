@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from searches import a_search, completed, write_search
-from small_spaces import space_of
 
 from orchestrator.history.loading import LoadedSearch, load_search
 from orchestrator.report.evaluations import histogram, read_evaluation
 from orchestrator.report.gathered import gather
 from orchestrator.report.markup import element, number, raw, script_json, table
-from orchestrator.report.model import ModelProcess, ModelView, grid, model_request, real_value
+from orchestrator.report.model import ModelProcess, ModelView, grid, model_request
 from orchestrator.report.reid import leading_curves
 from orchestrator.space import SearchSpace
 from trainer.per_query import PerQuery, write_per_query
@@ -88,22 +87,26 @@ def test_a_model_is_not_asked_about_too_few_trials(tmp_path: Path) -> None:
 def test_the_request_has_the_best_configuration_and_completed_trials_only(search: LoadedSearch) -> None:
     request = model_request(search)
     assert request is not None
-    assert request["centre"]["clips.persons"] == 4
+    assert request["centre"]["clips.persons"] == 2  # Ax's code for 4
     assert {trial["state"] for trial in request["question"]["trials"]} == {"completed"}
     assert set(request["grids"]) == set(search.space.parameters)
 
 
-def test_a_grid_covers_a_range_on_its_scale_and_names_every_value_of_a_choice() -> None:
-    assert grid({"type": "float", "low": 1.0, "high": 100.0, "log": True}, 3) == pytest.approx([1, 10, 100])
-    assert grid({"type": "int", "low": 2, "high": 4, "log": False}, 10) == [2, 3, 4]
-    assert grid({"type": "int", "low": 0, "high": 100, "log": False}, 3) == [0, 50, 100]
-    assert grid({"type": "choice", "values": ["a", "b"]}, 10) == ["a", "b"]
+def test_a_grid_covers_a_range_evenly_and_names_every_value_of_a_choice() -> None:
+    assert grid({"type": "float", "low": 0.0, "high": 1.0}, 3) == [0, 0.5, 1]
+    assert grid({"type": "int", "low": 0, "high": 2}, 10) == [0, 1, 2]
+    assert grid({"type": "int", "low": 0, "high": 100}, 3) == [0, 50, 100]
+    assert grid({"type": "choice", "values": [0, 1], "ordered": False}, 10) == [0, 1]
+    assert grid({"type": "choice", "values": [0.0, 0.3, 0.6, 1.0], "ordered": True}, 3) == [0, 0.6, 1]
 
 
-def test_steps_that_ax_counts_become_values_again() -> None:
-    stepped = {"type": "float", "low": 0.1, "high": 0.9, "step": 0.1}
-    parameter = space_of({"clips.erase": stepped}).parameters["clips.erase"]
-    assert real_value(parameter, 2) == 0.3
+def test_codes_of_a_card_become_values_again(search: LoadedSearch) -> None:
+    card = {"card": "slice", "about": ["clips.persons"], "data": {"x": [0, 1]}}
+    (found,) = asked(search, f"import sys; sys.stdin.read(); print({json.dumps(card)!r})").cards
+    low = search.space.parameters["clips.persons"].at(0)
+    assert found.data["x"] == [low, int(low) + 1]
+    card["data"] = {"x": [-1]}
+    assert "no card" in asked(search, f"import sys; sys.stdin.read(); print({json.dumps(card)!r})").missing
 
 
 def test_a_histogram_counts_every_share_once() -> None:

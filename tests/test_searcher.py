@@ -57,9 +57,10 @@ class FakeAx:
         return answer
 
 
-ANOTHER = {"optim.learning_rate": 2e-3, "clips.persons": 3, "model.attention_gate": "softmax"}
 TWO_POINTS = ["optim.learning_rate=1e-3", "clips.persons=4"]
-POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+# In Ax's codes: a place in a range, and numbers of values.
+ANSWER = {"optim.learning_rate": 0.6, "clips.persons": 1, "model.attention_gate": 1}
+ANOTHER = {"optim.learning_rate": 0.4, "clips.persons": 1, "model.attention_gate": 0}
 
 
 class Bench:
@@ -147,18 +148,19 @@ def test_no_more_trials_run_at_once_than_asked_for(bench: Callable[..., Bench]) 
 
 
 def test_the_model_is_asked_without_waiting_and_its_point_is_tried(bench: Callable[..., Bench]) -> None:
-    b = bench(FakeAx(POINT, delay=3), trials=6, concurrent=1)
+    b = bench(FakeAx(ANSWER, delay=3), trials=6, concurrent=1)
     for number in range(4):
         b.searcher.suggest(f"x{number}")
         b.complete(f"x{number}", 0.1 * number)
     assert [b.searcher.suggest("x4") for _ in range(3)] == [None] * 3
     assert b.next("x4")["trial"] == "t0004"
     assert b.ledger.study.trials["t0004"].source == "ax"
-    assert b.ledger.study.trials["t0004"].params == POINT
+    point = {"optim.learning_rate": 10**-2.8, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+    assert b.ledger.study.trials["t0004"].params == pytest.approx(point)
     assert len(b.ax.questions) == 1
 
 
-@pytest.mark.parametrize("answer", [AxFailed("StopIteration: "), {"nonsense": 1}, {**POINT, "clips.persons": "many"}])
+@pytest.mark.parametrize("answer", [AxFailed("StopIteration: "), {"nonsense": 1}, {**ANSWER, "clips.persons": "many"}])
 def test_a_model_that_fails_or_talks_nonsense_is_replaced_by_a_random_point(
     bench: Callable[..., Bench], answer: dict[str, Any] | Exception
 ) -> None:
@@ -296,7 +298,7 @@ def test_a_resumed_searcher_hands_out_unfinished_trials_first_with_their_next_at
 
 def test_suggestions_are_the_same_with_and_without_a_restart_in_between(tmp_path: Path) -> None:
     def run(folder: Path, restarts: bool) -> list[dict[str, Any]]:
-        b = Bench(folder, FakeAx(POINT, ANOTHER), concurrent=1)
+        b = Bench(folder, FakeAx(ANSWER, ANOTHER), concurrent=1)
         for number in range(6):
             if restarts and number:
                 b.journal.close()
@@ -529,7 +531,7 @@ def test_a_repeat_is_judged_on_another_fold_and_its_attempt_is_told_so(bench: Ca
 
 
 def test_the_model_is_asked_ahead_while_trials_run(bench: Callable[..., Bench]) -> None:
-    b = bench(FakeAx(POINT, ANOTHER), trials=6, concurrent=2)
+    b = bench(FakeAx(ANSWER, ANOTHER), trials=6, concurrent=2)
     for number in range(4):
         b.searcher.suggest(f"x{number}")
         if number:

@@ -23,6 +23,7 @@ from trainer.wording import KeyPath, exactly, shown
 MAX_VALUES = 100  # of a choice; the trainer is asked about each
 MAX_STEPS = 10_000  # of a range; beyond that steps change nothing
 NEAR_STEP = 1e-6  # share of a step by which a value may miss it: Ax adds steps up in floating point
+MAX_WHOLE = 10**12  # of either sign; points that differ in the 13th digit only count as the same
 
 Value: TypeAlias = bool | int | float | str
 """What one searched setting can be."""
@@ -95,6 +96,14 @@ class FloatRange(StrictConfig):
             return self._nth(min(int(share * self._count()), self._count() - 1), self.step)
         return min(max(_between(self.low, self.high, share, log=self.log), self.low), self.high)
 
+    def place(self, value: Value) -> float:
+        """Where a value of the range lies between its ends, 0 and 1, on the range's own scale."""
+        return _place(self.low, self.high, float(value), log=self.log)
+
+    def count(self) -> int | None:
+        """Number of values; None where the range has no steps."""
+        return None if self.step is None else self._count()
+
     def points(self) -> Sequence[float] | None:
         """All values, ascending; None where the range has no steps."""
         return None if self.step is None else [self._nth(index, self.step) for index in range(self._count())]
@@ -122,9 +131,9 @@ class IntRange(StrictConfig):
     """Any whole number between two bounds, both included."""
 
     type: Literal["int"]
-    low: int
+    low: int = Field(ge=-MAX_WHOLE, le=MAX_WHOLE)
     """Smallest value."""
-    high: int
+    high: int = Field(ge=-MAX_WHOLE, le=MAX_WHOLE)
     """Largest value."""
     log: bool = False
     """Whether the search sees the logarithm."""
@@ -159,6 +168,14 @@ class IntRange(StrictConfig):
         if self.log:
             return min(max(round(_between(self.low, self.high, share, log=True)), self.low), self.high)
         return _at(self.points(), share)
+
+    def place(self, value: Value) -> float:
+        """Where a value of the range lies between its ends, 0 and 1, on the range's own scale."""
+        return _place(self.low, self.high, float(value), log=self.log)
+
+    def count(self) -> int:
+        """Number of values."""
+        return len(self.points())
 
     def points(self) -> Sequence[int]:
         """All values, ascending."""
@@ -206,6 +223,14 @@ class Choice(StrictConfig):
         """The value at a share in [0, 1] of the list."""
         return _at(self.values, share)
 
+    def place(self, value: Value) -> float:
+        """Where one of the values stands in the list, 0 the first and 1 the last."""
+        return self.values.index(value) / (len(self.values) - 1)
+
+    def count(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
     def points(self) -> Sequence[Value]:
         """All values, in the order of the list."""
         return self.values
@@ -246,9 +271,22 @@ def _checked_log(log: bool, info: ValidationInfo) -> bool:
 
 
 def _between(low: float, high: float, share: float, *, log: bool) -> float:
-    if log:
-        return math.exp(math.log(low) * (1 - share) + math.log(high) * share)
-    return low * (1 - share) + high * share
+    if not log:
+        return low * (1 - share) + high * share
+    if share in (0, 1):
+        return high if share else low
+    if high < 2 * low:  # the difference of two logarithms that are nearly equal would be all rounding
+        return low + low * math.expm1(share * math.log1p((high - low) / low))
+    return math.exp(math.log(low) * (1 - share) + math.log(high) * share)
+
+
+def _place(low: float, high: float, value: float, *, log: bool) -> float:
+    """The inverse of `_between`."""
+    if not log:
+        return (value - low) / (high - low)
+    if high < 2 * low:
+        return math.log1p((value - low) / low) / math.log1p((high - low) / low)
+    return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
 
 
 def _at(points: Sequence[Kind], share: float) -> Kind:

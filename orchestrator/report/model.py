@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import threading
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 from orchestrator.history.loading import LoadedSearch
-from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.search.ax_process import ONE_THREAD
 from orchestrator.search.replication import best_configuration
 from trainer.child_process import python_command, start_child
@@ -170,37 +168,29 @@ def model_request(search: LoadedSearch) -> dict[str, Any] | None:
     }
 
 
-def grid(spec: Mapping[str, Any], most: int) -> list[Value]:
-    """Values of a parameter as Ax knows it, evenly spread on its scale, at most `most`; all values of a choice."""
-    if spec["type"] == "choice":
-        return list(spec["values"])
-    low, high = spec["low"], spec["high"]
-    if spec["type"] == "int" and high - low < most:
-        return list(range(low, high + 1))
-    shares = [place / (most - 1) for place in range(most)]
-    if spec["log"]:
-        values = [math.exp(math.log(low) * (1 - share) + math.log(high) * share) for share in shares]
-    else:
-        values = [low * (1 - share) + high * share for share in shares]
+def grid(spec: Mapping[str, Any], most: int) -> list[float]:
+    """Codes of a parameter, evenly spread, at most `most`; all of a choice without an order."""
+    low, high = (spec["values"][0], spec["values"][-1]) if spec["type"] == "choice" else (spec["low"], spec["high"])
+    even = [low + (high - low) * place / (most - 1) for place in range(most)]
+    if spec["type"] == "float":
+        return even
+    values = spec["values"] if spec["type"] == "choice" else range(low, high + 1)
+    if len(values) <= most or not spec.get("ordered", True):
+        return list(values)
     if spec["type"] == "int":
-        return [*sorted({round(value) for value in values})]
-    return [low, *values[1:-1], high]
+        return sorted({round(code) for code in even})
+    return sorted({min(values, key=lambda value: abs(value - code)) for code in even})
 
 
 def _decoded(card: Mapping[str, Any], search: LoadedSearch) -> Card:
     """A card with real values on its axes."""
+    from orchestrator.search.question import decoded
+
     data = dict(card.get("data", {}))
     for axis, path in zip(("x", "y"), card["about"], strict=False):
         if axis in data:
             parameter = search.space.parameters[path]
-            data[axis] = [real_value(parameter, code) for code in data[axis]]
+            data[axis] = [decoded(parameter, code) for code in data[axis]]
+            if None in data[axis]:
+                raise ValueError(f"{path} has a code that means no value")
     return Card(card["card"], list(card["about"]), data, card.get("skipped", ""))
-
-
-def real_value(parameter: FloatRange | IntRange | Choice, code: Value) -> Value:
-    """What Ax's code for a value means: parameters with steps are counted in steps there."""
-    if isinstance(parameter, Choice) or parameter.step is None or isinstance(code, str):
-        return code
-    points = parameter.points()
-    assert points is not None
-    return points[round(code)]

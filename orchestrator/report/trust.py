@@ -123,14 +123,9 @@ def on_bounds(space: SearchSpace, params: Mapping[str, Value]) -> list[tuple[str
 
 def place_in_range(parameter: FloatRange | IntRange | Choice, value: Value) -> float | None:
     """Where in its range a value lies, on the range's own scale: 0 the low end, 1 the high; None without an order."""
-    if isinstance(parameter, Choice):
-        if not parameter.ordered or value not in parameter.values:
-            return None
-        return parameter.values.index(value) / (len(parameter.values) - 1)
-    low, high, here = float(parameter.low), float(parameter.high), float(value)
-    if parameter.log:
-        low, high, here = math.log(low), math.log(high), math.log(here)
-    return (here - low) / (high - low)
+    if isinstance(parameter, Choice) and (not parameter.ordered or value not in parameter.values):
+        return None
+    return parameter.place(value)
 
 
 def _of_the_seeds(search: LoadedSearch) -> Iterator[Remark]:

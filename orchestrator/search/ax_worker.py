@@ -70,17 +70,10 @@ def told_client(question: dict[str, Any]) -> Client:
 
 def _parameter(path: str, spec: dict[str, Any]) -> RangeParameterConfig | ChoiceParameterConfig:
     if spec["type"] == "choice":
-        values = spec["values"]
-        kinds: dict[type, Literal["bool", "int", "float", "str"]]
-        kinds = {bool: "bool", int: "int", float: "float", str: "str"}
-        kind = "float" if {type(value) for value in values} == {int, float} else kinds[type(values[0])]
+        values: list[Any] = spec["values"]
+        kind: Literal["float", "int"] = "float" if spec["ordered"] else "int"
         return ChoiceParameterConfig(name=path, values=values, parameter_type=kind, is_ordered=spec["ordered"])
-    return RangeParameterConfig(
-        name=path,
-        bounds=(spec["low"], spec["high"]),
-        parameter_type=spec["type"],
-        scaling="log" if spec["log"] else "linear",
-    )
+    return RangeParameterConfig(name=path, bounds=(spec["low"], spec["high"]), parameter_type=spec["type"])
 
 
 def _tell(client: Client, trials: Sequence[Mapping[str, Any]], metric: str) -> None:

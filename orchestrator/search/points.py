@@ -122,8 +122,7 @@ def _shuffled(count: int, seed: int) -> Iterable[int]:
 def _every_value(parameter: FloatRange | IntRange | Choice) -> Sequence[float]:
     """The shares at which a parameter takes each of its values."""
     if isinstance(parameter, IntRange) and parameter.log:
-        low, high = math.log(parameter.low), math.log(parameter.high)
-        return [(math.log(value) - low) / (high - low) for value in parameter.points()]
+        return [parameter.place(value) for value in parameter.points()]
     values = parameter.points()
     assert values is not None
     return [(index + 0.5) / len(values) for index in range(len(values))]

@@ -1,8 +1,11 @@
 """What Ax is asked and what its answer means: the space and the history in the words of Ax, and back.
 
-Ax gets a flat space: ranges with steps as whole numbers of steps, conditional parameters as if they were always
-searched, at the middle of their range in the trials that did not have them. Ax's own hierarchical spaces would impute
-them too, and know no constraints.
+Ax gets codes in place of values, whatever the size of these: where a number lies in its range, from 0 to 1, on the
+range's own scale, or which of its values a parameter has, counted from 0. Ax itself refuses narrow ranges, lists every
+whole number of a range, and optimises in the units that it is given.
+
+The space is flat: conditional parameters are as if they were always searched, at the middle of their range in the
+trials that did not have them. Ax's own hierarchical spaces would impute them too, and know no constraints.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 from orchestrator.history.study import Study, Trial
 from orchestrator.language.expressions import Bound
-from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
+from orchestrator.language.parameters import MAX_STEPS, Choice, FloatRange, IntRange, Value
 from orchestrator.language.problems import SpaceError
 from orchestrator.search.early_stopping import merits
 from orchestrator.search.estimates import estimate
@@ -24,8 +28,12 @@ from orchestrator.space import SearchSpace
 from trainer.seeds import derived_seed
 from trainer.wording import shown
 
-# Share of a range by which an answer may lie outside of it: Ax goes through logarithms and unit cubes and back.
+# Share of a range by which an answer may lie outside of it: Ax goes through unit cubes and back.
 ROUNDING = 1e-6
+# Ax lists all whole numbers of a range; of those with more values it is told the place of a value, as of a fraction.
+MAX_COUNTED = MAX_STEPS + 1
+# Ax refuses choices of more values.
+MAX_LISTED = 1000
 
 Parameter: TypeAlias = FloatRange | IntRange | Choice
 
@@ -50,7 +58,7 @@ def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any
     completed = [trial for trial in earlier + ours if trial["state"] == "completed"]
     return {
         "parameters": {path: _parameter(parameter) for path, parameter in space.parameters.items()},
-        "constraints": [_in_steps(space, bound).standard_form() for bound in space.bounds()],
+        "constraints": [bound.standard_form() for bound in _coded_bounds(space)],
         "metric": space.objective.first.metric,
         "objective": ", ".join("-" * (aim.goal == "minimize") + aim.metric for aim in space.objective.aims),
         "outcome_constraints": _outcome_constraints(space, study, completed),
@@ -75,7 +83,7 @@ def point_from_answer(space: SearchSpace, answer: object) -> Point:
         raise SpaceError("the answer does not give each parameter a value")
     values: Point = {}
     for path, parameter in space.parameters.items():
-        value = _decoded(parameter, answer[path])
+        value = decoded(parameter, answer[path])
         if value is None:
             raise SpaceError(f"{path}: {shown(answer[path])} is no value of it")
         values[path] = value
@@ -86,51 +94,78 @@ def point_from_answer(space: SearchSpace, answer: object) -> Point:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    """A parameter for Ax; steps are counted, since Ax would take every step for a category."""
-    if isinstance(parameter, Choice):
-        return {"type": "choice", "values": list(parameter.values), "ordered": parameter.ordered}
-    if parameter.step is not None:
-        values = parameter.points()
-        assert values is not None
-        return {"type": "int", "low": 0, "high": len(values) - 1, "log": False}
-    return {"type": parameter.type, "low": parameter.low, "high": parameter.high, "log": parameter.log}
+    """A parameter for Ax. Steps and ordered choices are counted: Ax would take every step for a category."""
+    if isinstance(parameter, Choice) and not parameter.ordered:
+        return {"type": "choice", "values": list(range(parameter.count())), "ordered": False}
+    if _is_counted(parameter):
+        return {"type": "int", "low": 0, "high": _highest(parameter)}
+    if isinstance(parameter, IntRange) and parameter.log and parameter.count() <= MAX_LISTED:
+        # Their logarithms are not evenly spaced, and between them is nothing that could be tried.
+        return {"type": "choice", "values": [parameter.place(value) for value in parameter.points()], "ordered": True}
+    return {"type": "float", "low": 0.0, "high": 1.0}
+
+
+def _is_counted(parameter: Parameter) -> bool:
+    """Whether the code of a value is its number among all values, rather than its place in the range."""
+    count = parameter.count()
+    return isinstance(parameter, Choice) or (count is not None and count <= MAX_COUNTED and not parameter.log)
+
+
+def _highest(parameter: Parameter) -> int:
+    """The largest code; the smallest is 0."""
+    return (parameter.count() or 0) - 1 if _is_counted(parameter) else 1
 
 
 def _encoded(space: SearchSpace, params: Mapping[str, Value]) -> dict[str, Value]:
-    """A point for Ax: a value for every parameter, the middle of its range for those that the point leaves out."""
-    return {path: _code(parameter, params.get(path, parameter.at(0.5))) for path, parameter in space.parameters.items()}
+    """A point for Ax: a code for every parameter, the middle of its range for those that the point leaves out."""
+    return {path: coded(parameter, params.get(path, parameter.at(0.5))) for path, parameter in space.parameters.items()}
 
 
-def _code(parameter: Parameter, value: Value) -> Value:
-    if isinstance(parameter, Choice) or parameter.step is None:
-        return value
-    return round((float(value) - parameter.low) / parameter.step)
-
-
-def _decoded(parameter: Parameter, code: object) -> Value | None:
-    """The value that Ax's code for it means, or None where it means none."""
+def coded(parameter: Parameter, value: Value) -> float:
+    """Ax's code for a value of the parameter."""
+    if not _is_counted(parameter):
+        return parameter.place(value)
     if isinstance(parameter, Choice):
-        alike = (value for value in parameter.values if isinstance(value, bool) == isinstance(code, bool))
-        return next((value for value in alike if value == code), None)
+        return parameter.values.index(value)
+    return round((float(value) - parameter.low) / (parameter.step or 1))
+
+
+def decoded(parameter: Parameter, code: object) -> Value | None:
+    """The value that Ax's code for it means, or None where it means none."""
     if isinstance(code, bool) or not isinstance(code, int | float) or not abs(code) < math.inf:
         return None
-    if parameter.step is not None:
-        values = parameter.points()
-        return values[round(code)] if values is not None and 0 <= round(code) < len(values) else None
-    margin = ROUNDING * (parameter.high - parameter.low)
-    inside = parameter.low - margin <= code <= parameter.high + margin
-    return parameter.nearest(code) if inside else None
+    highest = _highest(parameter)
+    if _is_counted(parameter):
+        return parameter.at((round(code) + 0.5) / (highest + 1)) if 0 <= round(code) <= highest else None
+    return parameter.at(min(max(code, 0.0), 1.0)) if -ROUNDING <= code <= 1 + ROUNDING else None
 
 
-def _in_steps(space: SearchSpace, bound: Bound) -> Bound:
-    """A linear constraint in Ax's terms, in which parameters with steps count them from their low end."""
-    weights, limit = dict(bound.weights), bound.limit
-    for path in weights:
-        parameter = space.parameters[path]
-        if not isinstance(parameter, Choice) and parameter.step is not None:
-            limit -= weights[path] * parameter.low
-            weights[path] *= parameter.step
-    return Bound(bound.text, weights, limit)
+def _coded_bounds(space: SearchSpace) -> list[Bound]:
+    """The linear constraints on Ax's codes, without those that all codes satisfy.
+
+    Exact but for the last rounding, and with weights of 1 at most: Ax checks them with an absolute tolerance.
+    """
+    coded_bounds = (_coded_bound(space, bound) for bound in space.bounds())
+    return [bound for bound in coded_bounds if bound is not None]
+
+
+def _coded_bound(space: SearchSpace, bound: Bound) -> Bound | None:
+    limit, weights, most = Fraction(bound.limit), {}, Fraction(0)
+    for path, written in bound.weights.items():
+        parameter, weight = space.parameters[path], Fraction(written)
+        assert not isinstance(parameter, Choice) and not parameter.log, "the check of a space refuses these"
+        step = Fraction(parameter.step or 1)
+        is_counted = _is_counted(parameter)
+        weights[path] = weight * (step if is_counted else Fraction(parameter.high) - Fraction(parameter.low))
+        limit -= weight * Fraction(parameter.low)
+        if isinstance(parameter, IntRange) and not is_counted:
+            limit -= abs(weight) * step  # by which the value may differ from the place that Ax checks
+        most += max(weights[path], Fraction(0)) * _highest(parameter)
+    if most <= limit:
+        return None
+    scale = max(map(abs, weights.values()))
+    scaled = {path: float(weight / scale) for path, weight in weights.items()}
+    return Bound(bound.text, {path: weight for path, weight in scaled.items() if weight}, float(limit / scale))
 
 
 def _outcome_constraints(space: SearchSpace, study: Study, completed: Sequence[Mapping[str, Any]]) -> list[str]:

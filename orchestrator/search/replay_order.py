@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -76,14 +75,4 @@ def _difference(parameter: FloatRange | IntRange | Choice, first: Value | None, 
         return 0.0
     if first is None or second is None or (isinstance(parameter, Choice) and not parameter.ordered):
         return 1.0
-    return abs(_share(parameter, first) - _share(parameter, second))
-
-
-def _share(parameter: FloatRange | IntRange | Choice, value: Value) -> float:
-    """Where the value lies in its range, on the range's own scale; the inverse of `at`."""
-    if isinstance(parameter, Choice):
-        return parameter.values.index(value) / (len(parameter.values) - 1)
-    low, high, number = float(parameter.low), float(parameter.high), float(value)
-    if parameter.log:
-        low, high, number = math.log(low), math.log(high), math.log(number)
-    return (number - low) / (high - low)
+    return abs(parameter.place(first) - parameter.place(second))
