@@ -367,7 +367,7 @@ def test_every_answer_within_the_space_means_the_point_that_the_question_would_s
     assert isinstance(found, Suggestion)
     asked = model_question(space, 0, fold([suggested(0, **found.params)]))  # type: ignore[arg-type]
     (trial,) = asked["trials"]
-    assert {**trial["params"], "model.attention_hidden": 0.5} == pytest.approx(answer)
+    assert {**trial["params"], "model.attention_hidden": 0.5} == pytest.approx(answer, abs=1e-15)
 
 
 def test_values_that_are_not_finite_never_reach_the_model() -> None:

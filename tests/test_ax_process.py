@@ -17,7 +17,7 @@ from orchestrator.history.events import Event, TrialReported
 from orchestrator.history.study import fold
 from orchestrator.search.ax_process import AxFailed, AxProcess
 from orchestrator.search.points import Point, point_key, random_point, sobol_point, tried_points
-from orchestrator.search.question import model_question, point_from_answer
+from orchestrator.search.question import made_up_question, model_question, point_from_answer
 from orchestrator.space import SearchSpace
 
 pytestmark = pytest.mark.e2e
@@ -58,6 +58,12 @@ def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question
     point = point_from_answer(space, first)
     assert all(parameter.refusal(point[path]) is None for path, parameter in space.parameters.items())
     assert answer(ax, question()) == first
+
+
+@pytest.mark.parametrize("objective", [{"metric": "mAP"}, {"metric": "mAP, -hours", "constraints": ["rank1 >= 0.1"]}])
+def test_ax_answers_a_question_about_results_that_nobody_has_measured(ax: AxProcess, objective: dict[str, Any]) -> None:
+    space = mixed(objective=objective, algorithm={"noise": "queries"})
+    point_from_answer(space, answer(ax, made_up_question(space, 0)))
 
 
 def several_answers(ax: AxProcess, space: SearchSpace, asked: dict[str, Any], count: int) -> list[Point]:

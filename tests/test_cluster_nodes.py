@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator import provenance
 from orchestrator.cluster import nodecheck
-from orchestrator.cluster.capacity import WAITING_AFTER_S, Capacity
+from orchestrator.cluster.capacity import WAITING_AFTER_S, Capacity, unplaced
 from orchestrator.cluster.headwatch import LOOK_PERIOD_S, LOST_AFTER_S, HeadWatch
 from orchestrator.cluster.nodecheck import Difference, Expected, Facts, clock_offset, code_hash, differences, table
 from orchestrator.cluster.nodes import LiveNode, read_nodes
@@ -229,3 +229,14 @@ def test_the_heads_port_is_asked_by_a_connection() -> None:
         assert not watch.is_lost()
     now[0] = 2 * LOST_AFTER_S
     assert watch.is_lost()
+
+
+def test_workers_that_are_kept_while_the_model_is_asked_make_no_trial_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.cluster.capacity._workers_alive", lambda: 4)
+    assert [unplaced(handed_out) for handed_out in (0, 2, 4, 5)] == [0, 0, 0, 1]
+    cluster = Cluster(live("a", 4, free=0))
+    room = cluster.capacity()
+    for second in range(0, 100, 5):
+        cluster.waiting = unplaced(2)
+        room.look(float(second))
+    assert cluster.said == []

@@ -175,6 +175,19 @@ def test_a_model_that_fails_or_talks_nonsense_is_replaced_by_a_random_point(
     assert b.searcher.failure is None
 
 
+def test_three_proposals_in_a_row_that_had_to_be_random_are_said_at_once(bench: Callable[..., Bench]) -> None:
+    b = bench(FakeAx(*[AxFailed("no answer within 180 s")] * 5), trials=9, concurrent=1)
+    said: list[tuple[str, str]] = []
+    b.searcher._say = lambda label, text: said.append((label, text))
+    for number in range(9):
+        b.next(f"x{number}")
+        assert len(said) == (number >= 6)
+        b.complete(f"x{number}", 0.1 * number)
+    ((label, text),) = said
+    assert label == "model"
+    assert "Ax proposed 0 of 3; 3 random points stood in: no answer within 180 s" in text
+
+
 def test_finished_is_only_said_when_nothing_runs_that_might_fail(bench: Callable[..., Bench]) -> None:
     b = bench(trials=2)
     b.searcher.suggest("x1")

@@ -13,6 +13,7 @@ from orchestrator.storage.mirror import storage_uri
 if TYPE_CHECKING:
     from orchestrator.history.description import Options
     from orchestrator.history.folder import SearchFolder
+    from orchestrator.history.study import Study
 
 
 def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
@@ -44,12 +45,16 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
     with stderr_kept(folder.logs / RAY_LOG), display.showing():
         ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
     display.ending(ending)
-    return exit_code(ending.exit_code, strict)
+    return exit_code(ending.exit_code, ending.study, strict=strict)
 
 
-def exit_code(code: Exit, strict: bool) -> Exit:
-    """The exit code with what `--strict` makes of it."""
-    return Exit.SEARCH_FAILED if strict and code == Exit.SOME_TRIALS_FAILED else code
+def exit_code(code: Exit, study: Study, *, strict: bool) -> Exit:
+    """The exit code; with `strict` 1 where trials failed, or the model did while the search chose its trials."""
+    from orchestrator.search.fallbacks import proposals
+
+    is_choosing = not study.finalizations
+    fails = code == Exit.SOME_TRIALS_FAILED or (code == Exit.OK and is_choosing and proposals(study).fails)
+    return Exit.SEARCH_FAILED if strict and fails else code
 
 
 def say_where_runs_are(storage: Path, asked: Options) -> None:

@@ -20,6 +20,7 @@ from orchestrator.hints import DEFAULT_STORAGE, hint
 
 if TYPE_CHECKING:
     from orchestrator.history.folder import SearchFolder
+    from orchestrator.history.study import Study
 
 
 @click.command(epilog="Example: reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 @options.hang_after
 @options.stage_data
 @click.option("--dry-run", is_flag=True, help="Check everything, try one step, print plan and forecast.")
-@click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed, or the model did.")
 def launch(
     file: str | None,
     space_name: str | None,
@@ -152,7 +153,7 @@ def _one_space(file: str | None, option: str | None) -> str:
 )
 @options.hang_after
 @options.stage_data
-@click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed, or the model did.")
 def resume(
     name: str,
     concurrent: int | None,
@@ -179,9 +180,8 @@ def resume(
 
     folder = existing_search(storage, name)
     study = load_search(folder).study
-    failed = study.counts()["failed"]
-    if study.ended == "finished" and not (failed and errored == "retry"):
-        return _nothing_to_resume(folder, study.reason, failed, strict)
+    if study.ended == "finished" and not (study.counts()["failed"] and errored == "retry"):
+        return _nothing_to_resume(folder, study, strict)
     from orchestrator.cluster.connection import require_admission
     from orchestrator.engine.datastaging import moved_data, pack_of
 
@@ -202,14 +202,14 @@ def resume(
     return drive_and_show(folder, asked, strict, retry_failed=errored == "retry")
 
 
-def _nothing_to_resume(folder: SearchFolder, reason: str | None, failed: int, strict: bool) -> int:
+def _nothing_to_resume(folder: SearchFolder, study: Study, strict: bool) -> int:
     """Says that a search is finished and what could follow, and returns the exit code; nothing is written."""
-    name, storage = folder.name, folder.path.parent
-    click.echo(f"{folder.name} is finished ({reason}): nothing is left to run")
+    name, storage, failed = folder.name, folder.path.parent, study.counts()["failed"]
+    click.echo(f"{folder.name} is finished ({study.reason}): nothing is left to run")
     click.echo(f"next      {hint('extend', name, '--trials', '+10', storage=storage)}")
     if failed:
         click.echo(f"          {hint('resume', name, '--errored', 'retry', storage=storage)}")
-    return exit_code(Exit.SOME_TRIALS_FAILED if failed else Exit.OK, strict)
+    return exit_code(Exit.SOME_TRIALS_FAILED if failed else Exit.OK, study, strict=strict)
 
 
 @click.command(epilog="Example: reidsearch status attn_cl-7f3a --json | jq .best")

@@ -130,8 +130,16 @@ class Capacity:
                 log.warning("the cluster cannot be looked at: %s", error)
 
 
-def workers_alive() -> int:
-    """Workers of this driver that Ray has found a place for and that live; each holds one trial."""
+def unplaced(handed_out: int) -> int:
+    """Of the trials that Ray was given, those that it has found no place for yet.
+
+    A worker whose trial is over is kept for the next one: while that is still to be proposed, more live than hold one.
+    """
+    return max(0, handed_out - _workers_alive())
+
+
+def _workers_alive() -> int:
+    """Workers of this driver that Ray has found a place for and that live; each holds one trial at most."""
     import ray
     from ray._private.state import actors
 

@@ -38,6 +38,7 @@ from orchestrator.search.ax_process import AxProcess
 from orchestrator.search.budget import spent
 from orchestrator.search.configured import configured
 from orchestrator.search.failures import DiskFull, broken_circuit
+from orchestrator.search.fallbacks import IN_A_ROW, proposals
 from orchestrator.search.finalization import Final, final_seed, next_final
 from orchestrator.search.replication import Repeat, next_repeat
 from orchestrator.search.suggest import Exhausted, Question, Step, Suggestion
@@ -82,6 +83,7 @@ class AxSearcher(Searcher):
         before_start: Callable[[str], None] = lambda trial: None,
         data: DataSource = DataSource(),  # noqa: B008  # frozen
         capacity: Callable[[], int] | None = None,
+        say: Callable[[str, str], None] = lambda label, text: None,
     ) -> None:
         """Continues whatever the ledger holds: unfinished trials come first.
 
@@ -98,12 +100,12 @@ class AxSearcher(Searcher):
             before_start: called with each trial's key before its first attempt is handed out.
             data: where nodes get the data set from, unless it lies where the configuration says.
             capacity: trials that the cluster holds now, as nodes join and are lost; None is always `concurrent`.
+            say: told a label and a line for people; must not block.
         """
         super().__init__()
         self._ledger = ledger
         self._space = space
         self._folder = folder
-        self._ax = ax
         self._stop = stop
         self._threads = threads
         self._gpus = gpus
@@ -118,6 +120,7 @@ class AxSearcher(Searcher):
         self._data = data
         self._storage = storage_uri(folder.path.parent)
         self._capacity = capacity or (lambda: concurrent)
+        self._say = say
         self._waiting = deque(trial.key for trial in unfinished(ledger.study))
         self._live: dict[str, str] = {}
         self._deaths: dict[str, str] = {}
@@ -245,6 +248,9 @@ class AxSearcher(Searcher):
                 note=suggestion.note,
             )
         )
+        known = proposals(study)
+        if suggestion.note and known.in_a_row == IN_A_ROW:
+            self._say("model", f"{IN_A_ROW} proposals in a row had to be random points; {known}")
         return key
 
     def _create_repeat(self, repeat: Repeat) -> str:
@@ -300,8 +306,6 @@ class AxSearcher(Searcher):
             self._ledger.record(TrialTested(trial=key, evaluation=message.test))
         if message.epoch_result is None:
             return False
-        # Ax takes ten seconds of processor time to import: not before the first trials are under way.
-        self._ax.start()
         record_epoch(self._ledger, self._space, key, message.epoch_result, message.load)
         return self._ledger.study.all_trials[key].is_over
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.cluster.capacity import Capacity, workers_alive
+from orchestrator.cluster.capacity import Capacity, unplaced
 from orchestrator.cluster.connection import Connection, connect, disconnect
 from orchestrator.cluster.gauges import Exporter, exported, search_labels
 from orchestrator.cluster.headwatch import HeadWatch
@@ -25,11 +25,12 @@ from orchestrator.cluster.placement import Share, share_out
 from orchestrator.engine.adoption import adopt_finished_epochs
 from orchestrator.engine.control import Requests
 from orchestrator.engine.datastaging import data_source
+from orchestrator.engine.modelcheck import ModelCheck
 from orchestrator.engine.remaining import nothing_new, trials_again_left, trials_left
 from orchestrator.engine.stopping import StopRequest
 from orchestrator.engine.supervision import Supervisor
 from orchestrator.engine.trial import trainable
-from orchestrator.errors import EnvironmentProblem, Exit
+from orchestrator.errors import Exit
 from orchestrator.hints import hint
 from orchestrator.history.description import Options, SearchDescription, read_description
 from orchestrator.history.events import (
@@ -42,7 +43,7 @@ from orchestrator.history.folder import SearchFolder
 from orchestrator.history.ledger import Ledger, owned_ledger
 from orchestrator.history.study import Study, unfinished
 from orchestrator.process import Process, children
-from orchestrator.search.ax_process import AxProcess, missing_for
+from orchestrator.search.ax_process import AxProcess
 from orchestrator.search.objective import check_costs
 from orchestrator.storage.mirror import storage_name
 from orchestrator.storage.reach import remove_token
@@ -141,6 +142,14 @@ class _Session:
         self._uri = tracking_uri(folder, options)
         self._tracker = tracker_of(folder, description, self._uri, ledger)
         self._ax = AxProcess(folder.logs / "ax.log")
+        self._model_check = ModelCheck(
+            self._ax,
+            self._space,
+            ledger.study,
+            watch.noticed,
+            is_new=self._number == 1,
+            resume=hint("resume", folder.name, storage=folder.path.parent),
+        )
         self._stop = StopRequest(self._on_stop)
         self._supervisor = Supervisor(ledger, self._space, folder, self._stop)
         self._over = threading.Event()
@@ -175,6 +184,7 @@ class _Session:
     def _search(self) -> Exit:
         if self._remaining() == 0:
             return self._end()
+        self._model_check.ask()
         self._is_connecting = True  # before the question: a stop from here on ends the process
         if self._stop.requested:
             return self._end()
@@ -194,6 +204,7 @@ class _Session:
             if not self._stop.requested:
                 self._tune(connection)
         finally:
+            self._node = ()  # that it ends now is no loss
             disconnect()
         return self._end()
 
@@ -250,9 +261,8 @@ class _Session:
             check_nodes(nodes, check)
         share = self._share(nodes)
         check_costs(self._space.objective, share.gpus)
-        if (missing := missing_for(self._space.algorithm.method)) is not None:
-            raise EnvironmentProblem(f"algorithm.method: {missing}")
         self._watch.connected(connection, share, self._uri)
+        self._model_check.wait(lambda: self._stop.wish is not None)
         searcher = AxSearcher(
             self._ledger,
             self._space,
@@ -266,13 +276,14 @@ class _Session:
             before_start=self._await_run,
             data=self._data_source(),
             capacity=lambda: room.now,
+            say=self._watch.noticed,
         )
         room = Capacity(
             share,
             self._concurrent(),
             nodes,
             self._watch.noticed,
-            waiting=lambda: searcher.handed_out - workers_alive(),
+            waiting=lambda: unplaced(searcher.handed_out),
             on_join=lambda node: None if check is None else why_unfit(node, check),
         )
         state = self._folder.path / "tune"

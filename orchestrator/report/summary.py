@@ -148,6 +148,8 @@ def facts(report: SearchReport) -> Iterator[tuple[str, str]]:
         yield "queries", f"{judged.queries} valid, {judged.dropped_queries} dropped for want of a match"
     yield "budget", ", ".join(_budget(report))
     yield "algorithm", space.algorithm.name + (f" ({space.algorithm.method})" if space.algorithm.name == "ax" else "")
+    if report.status["proposals"]["fails"]:
+        yield "proposals", report.status["proposals"]["text"]
     yield "early stopping", space.stopping.rule
     yield "seed", str(description.seed)
     yield "sessions", str(search.study.sessions)

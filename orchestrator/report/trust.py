@@ -70,6 +70,9 @@ def _of_the_search(search: LoadedSearch, document: Mapping[str, Any]) -> Iterato
     if search.state in ("interrupted", "failed"):
         reason = f" ({search.study.reason})" if search.study.reason else ""
         yield Remark("unfinished", "warning", f"The search did not finish: it is {search.state}{reason}.")
+    if document["proposals"]["fails"]:
+        text = f"The model failed: {document['proposals']['text']}."
+        yield Remark("model_failed", "warning", text)
     if document["best"] is None:
         yield Remark("none_completed", "warning", "No trial is completed yet, so that none is best.")
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from orchestrator.history.study import Study
 from orchestrator.language.problems import SpaceError
 from orchestrator.search.ax_process import AxFailed, AxProcess
+from orchestrator.search.fallbacks import PREFIX
 from orchestrator.search.points import point_key, tried_points
 from orchestrator.search.question import asked_again, point_from_answer
 from orchestrator.search.suggest import Exhausted, Question, Suggestion, new_random_suggestion
@@ -103,7 +104,7 @@ class Ahead:
 
     def _without_model(self, study: Study, reason: str) -> Suggestion | Exhausted:
         self._repeats = 0
-        return new_random_suggestion(self._space, study.seed, study, f"Ax: {reason}")
+        return new_random_suggestion(self._space, study.seed, study, f"{PREFIX}{reason}")
 
     def _proceed(self, asked: dict[str, Any], free: int) -> None:
         """Takes in answers that have come; sees to it that the question is answered or being asked."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.child_process import python_command, start_child
-from trainer.wording import first_line
+from trainer.wording import first_line, one_line
 
 # By the model's method. An answer of `fast` takes 1-5 s up to 100 trials, one of `quality` tens of seconds of processor
 # time; the first one also waits for Ax's import, 10-20 s on a busy machine.
@@ -24,6 +24,7 @@ DEADLINES_S: Mapping[str, float] = {"fast": 180.0, "quality": 1800.0}
 QUALITY_NEEDS = {"jax": "JAX", "numpyro": "NumPyro"}
 # With more threads a fit on a busy machine takes minutes instead of seconds. JAX is to leave GPUs to the trials.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
+LAST_WORDS_BYTES = 4096  # of the log of a child that died
 WORKER = python_command("-m", "orchestrator.search.ax_worker")
 
 
@@ -60,6 +61,7 @@ class AxProcess:
         """
         self._command = list(command)
         self._log = log
+        self._logged = 0
         self._deadline = deadline
         self._process: subprocess.Popen[str] | None = None
         self._questions: queue.Queue[str | None] = queue.Queue()
@@ -79,6 +81,7 @@ class AxProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._questions, self._answers = queue.Queue(), queue.Queue()
         with self._log.open("ab") as log:
+            self._logged = log.tell()
             self._process = start_child(
                 self._command,
                 {**os.environ, **ONE_THREAD},
@@ -134,7 +137,7 @@ class AxProcess:
     def _answer(self, reply: Mapping[str, Any]) -> dict[str, Any]:
         if "ended" in reply:
             self.close()
-            raise AxFailed(f"Ax's process ended; see {self._log}")
+            raise AxFailed(f"Ax's process ended{self._last_words()}; see {self._log}")
         params = reply.get("params")
         if "error" in reply or not isinstance(params, dict):
             if self._awaited > 1:
@@ -144,6 +147,14 @@ class AxProcess:
         self._awaited -= 1
         self._since = time.monotonic()
         return params
+
+    def _last_words(self) -> str:
+        """The last line that the child has printed; of a traceback, its message."""
+        with self._log.open("rb") as log:
+            log.seek(max(self._logged, self._log.stat().st_size - LAST_WORDS_BYTES))
+            lines = log.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f": {one_line(last)}" if last else ""
 
     def _check_deadline(self) -> None:
         if time.monotonic() - self._since > self._limit:

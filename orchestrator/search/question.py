@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import islice
 from typing import Any, TypeAlias
 
 from orchestrator.history.study import Study, Trial
@@ -30,10 +31,12 @@ from trainer.wording import shown
 
 # Share of a range by which an answer may lie outside of it: Ax goes through unit cubes and back.
 ROUNDING = 1e-6
+DIGITS = 15  # of a place in a range, after the point
 # Ax lists all whole numbers of a range; of those with more values it is told the place of a value, as of a fraction.
 MAX_COUNTED = MAX_STEPS + 1
 # Ax refuses choices of more values.
 MAX_LISTED = 1000
+MADE_UP = 3  # trials of a question that nobody needs an answer to
 
 Parameter: TypeAlias = FloatRange | IntRange | Choice
 
@@ -66,6 +69,17 @@ def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any
         "seed": derived_seed(seed, "model", len(ours)) % 2**31,
         "trials": earlier + ours,
     }
+
+
+def made_up_question(space: SearchSpace, seed: int) -> dict[str, Any]:
+    """A question about results that nobody has measured, to find out whether the model answers at all."""
+    others = space.objective.metrics()[1:]
+    trials = [
+        _completed(space, point, place / MADE_UP, 1 / MADE_UP, {other: 1 - place / MADE_UP for other in others})
+        for place, point in enumerate(islice(space.samples(seed), MADE_UP))
+    ]
+    question = model_question(space, seed, Study())
+    return {**question, "outcome_constraints": _outcome_constraints(space, Study(), trials), "trials": trials}
 
 
 def asked_again(question: Mapping[str, Any], times: int) -> dict[str, Any]:
@@ -137,7 +151,8 @@ def decoded(parameter: Parameter, code: object) -> Value | None:
     highest = _highest(parameter)
     if _is_counted(parameter):
         return parameter.at((round(code) + 0.5) / (highest + 1)) if 0 <= round(code) <= highest else None
-    return parameter.at(min(max(code, 0.0), 1.0)) if -ROUNDING <= code <= 1 + ROUNDING else None
+    # Rounded, because a place of 1e-200 is an end of the range that was missed, and no value that training could use.
+    return parameter.at(min(max(round(code, DIGITS), 0.0), 1.0)) if -ROUNDING <= code <= 1 + ROUNDING else None
 
 
 def _coded_bounds(space: SearchSpace) -> list[Bound]:

@@ -75,6 +75,12 @@ def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestio
     return None
 
 
+def asks_model(space: SearchSpace, study: Study) -> bool:
+    """Whether the model will be asked before the budget of trials is spent."""
+    first = initial_trials(space) - len(study.attached)
+    return space.algorithm.name == "ax" and max(first, len(study.trials)) < space.budget.trials
+
+
 def start_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
     """The next of the points that the space names to be tried first, or None after the last."""
     index = len(study.trials)
@@ -118,6 +124,7 @@ __all__ = [
     "Question",
     "Step",
     "Suggestion",
+    "asks_model",
     "center_suggestion",
     "initial_suggestion",
     "initial_trials",

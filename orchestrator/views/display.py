@@ -141,6 +141,8 @@ class Display:
         out = output()
         out.print(trials_table(document, width=out.width))
         out.print(summary_line(document))
+        if document["proposals"]["fails"]:
+            out.print(Text(f"model     {document['proposals']['text']}"), soft_wrap=True)
         if front := front_table(document):
             out.print(front)
         for index, line in enumerate(best_lines(document)):

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.loading import LoadedSearch, load_search
 from orchestrator.history.study import Finalization, Study, Trial, TrialStatus, UseOfTestSet
+from orchestrator.search.fallbacks import proposals
 from orchestrator.search.objective import Objective
 from orchestrator.search.replication import Confirmation, best_configuration, confirmations
 from orchestrator.search.scores import pareto_front
@@ -40,6 +41,7 @@ def status_document(search: LoadedSearch) -> dict[str, Any]:
         "objective": space.objective.model_dump(mode="json"),
         "budget": space.budget.trials,
         "replicates": space.replicates.model_dump(mode="json"),
+        "proposals": _proposals_document(study),
         "counts": _counts(configurations),
         "repeats": _counts(repeats),
         "best": _best_document(study, space.objective),
@@ -93,6 +95,18 @@ def _test_document(trial: Trial) -> dict[str, Any]:
         "sampling": None if test is None else test.sampling,
         "queries": None if test is None else test.queries,
         "dropped_queries": None if test is None else test.dropped_queries,
+    }
+
+
+def _proposals_document(study: Study) -> dict[str, Any]:
+    """Who proposed the trials that the model was to propose."""
+    found = proposals(study)
+    return {
+        "by_model": found.by_model,
+        "random": found.random,
+        "reason": found.reason or None,
+        "fails": found.fails,
+        "text": str(found) if found.fails else None,
     }
 
 

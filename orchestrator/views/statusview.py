@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.hints import hint
 from orchestrator.history.folder import SearchFolder, existing_search, searches
@@ -80,6 +81,8 @@ def _print(folder: SearchFolder, document: dict[str, Any], *, clear: bool) -> No
             return
     console.print(trials_table(document, width=console.width))
     console.print(summary_line(document))
+    if document["proposals"]["fails"]:
+        console.print(Text(f"model: {document['proposals']['text']}"), soft_wrap=True)
     for line in confirmation_lines(document).values():
         console.print(line, soft_wrap=True)
     if front := front_table(document):
