@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -342,6 +343,23 @@ def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.
     monkeypatch.setattr(connection, "_ray", start)
     with pytest.raises(EnvironmentProblem, match="could not be reached on this machine: The current node timed out"):
         connection.connect(None)
+
+
+def test_no_worker_is_told_to_import_from_the_current_folder_or_the_drivers_script(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("ray.init", lambda **settings: given.update(settings))
+    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+    monkeypatch.setenv(connection.CLUSTERS, "0")
+    for ours, told in ((None, []), (Path("/checkout"), ["/checkout"])):
+        monkeypatch.setattr(connection, "checkout", lambda ours=ours: ours)
+        connection._ray(metadata={"search": "n"})
+        job = given["job_config"]
+        job._py_driver_sys_path.extend(["/where/the/script/is", "/where/it/was/called"])  # as `ray.init` does
+        said = job._get_proto_job_config()
+        assert list(said.py_driver_sys_path) == told
+        assert dict(said.metadata) == {"search": "n"}
 
 
 @pytest.fixture
