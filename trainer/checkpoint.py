@@ -18,6 +18,7 @@ from pydantic import Field
 from trainer.atomic import replacing, write_atomically
 from trainer.errors import CheckpointError
 from trainer.frozen import FrozenConfig
+from trainer.reading import open_regular, read_regular
 from trainer.wording import first_line, one_line, shortened
 
 # What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
@@ -111,6 +112,9 @@ def _serialise(state: dict[str, Any], file: BinaryIO) -> None:
         raise
 
 
+MAX_DIGEST_BYTES = 64 * 1024
+
+
 def _digest_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
@@ -121,12 +125,12 @@ def _digest_lines(path: Path, digests: list[str]) -> str:
 
 def _known_digests(path: Path) -> list[str]:
     try:
-        lines = _digest_path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(_digest_path(path), MAX_DIGEST_BYTES).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return []
     return [line.split()[0] for line in lines if line.strip()]
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,6 @@ Q queries, P persons.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from scipy import special
 
 from trainer.errors import DataError
 from trainer.per_query import PerQuery, read_per_query
+from trainer.reading import loads_checked, open_regular
 from trainer.wording import shown
 
 DESCRIPTION = "evaluation.json"
@@ -234,11 +234,11 @@ def _checked_descriptions(before: Path, after: Path) -> tuple[_Description, _Des
 def _description(folder: Path) -> _Description:
     path = folder / DESCRIPTION
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise DataError(f"{path}: more than {MAX_BYTES} bytes; this is not the description of an evaluation")
-        return _Description.model_validate(json.loads(data))
+        return _Description.model_validate(loads_checked(data))
     except OSError as error:
         advice = "name a folder that an evaluation was written to"
         raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error

@@ -5,45 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from trainer.atomic import write_atomically
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
+from trainer.reading import loads_checked, read_regular
+
+MAX_LINE = 1024 * 1024
+"""Bytes of a result in a file; ours have about one thousand."""
+# A mean of shares may be above 1 by a rounding.
+Share = Annotated[float, Field(ge=0, le=1 + 1e-6)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class Figures(FrozenConfig):
     """Figures of one ranking, each a mean over the valid queries and in [0, 1]."""
 
-    mAP: float
+    mAP: Share
     """Mean average precision."""
-    mAP_standard_error: float
+    mAP_standard_error: Share
     """Standard error of `mAP` over the valid queries."""
-    mINP: float
+    mINP: Share
     """Mean inverse negative penalty (Ye et al. 2021)."""
-    rank1: float
+    rank1: Share
     """CMC at rank 1: share of queries whose nearest gallery tracklet shows the same person."""
-    rank5: float
+    rank5: Share
     """CMC at rank 5."""
-    rank10: float
+    rank10: Share
     """CMC at rank 10."""
-    rank20: float
+    rank20: Share
     """CMC at rank 20."""
 
 
 class Evaluation(Figures):
     """Figures of one evaluation; everything that they depend on besides the network stands beside them."""
 
-    attention_entropy: float
+    attention_entropy: Share
     """Mean entropy of the attention over frames, divided by log T; 1 is uniform: nothing was learned."""
     protocol: str
     """Ranking protocol, a key of `trainer.protocols.PROTOCOLS`."""
     sampling: str = ""
     """Frames of a tracklet that were looked at, as `EvaluationConfig.frames_seen`; empty in results of before."""
-    queries: int
+    queries: Count
     """Valid queries."""
-    dropped_queries: int
+    dropped_queries: Count
     """Queries left out because the gallery holds no match for them."""
     reranked: Figures | None = None
     """The figures after re-ranking, where it was done."""
@@ -62,7 +70,7 @@ UNIFORM_ENTROPY = 0.995
 class EpochResult(FrozenConfig):
     """One epoch of training. Everything in it is finite; what failed is raised, never reported."""
 
-    epoch: int
+    epoch: Count
     """Epochs finished, counted from 1."""
     losses: dict[str, float]
     """Mean over the epoch of the total and of each term that was computed, unweighted."""
@@ -122,7 +130,7 @@ def read_evaluation(path: Path) -> Evaluation | None:
     if not path.is_file():
         return None
     try:
-        return Evaluation.model_validate_json(path.read_bytes())
+        return Evaluation.model_validate_json(read_regular(path, MAX_LINE))
     except ValidationError as error:
         raise DataError(f"{path}: damaged ({error.error_count()} errors); delete it to evaluate again") from error
 
@@ -142,13 +150,15 @@ def read_results(path: Path) -> list[EpochResult]:
     if not path.is_file():
         return []
     results = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    for number, line in enumerate(read_regular(path).split(b"\n")[:-1], 1):
         try:
-            results.append(EpochResult.model_validate_json(line))
-        except ValidationError as error:
+            if len(line) > MAX_LINE:
+                raise ValueError(f"longer than {MAX_LINE} bytes")
+            results.append(EpochResult.model_validate(loads_checked(line)))
+        except (ValueError, RecursionError) as error:
+            what = f"{error.error_count()} errors" if isinstance(error, ValidationError) else error
             raise DataError(
-                f"{path}:{number}: damaged ({error.error_count()} errors); cut the file there to train on from the "
-                "epoch before"
+                f"{path}:{number}: damaged ({what}); cut the file there to train on from the epoch before"
             ) from error
     return results
 

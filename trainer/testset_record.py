@@ -23,6 +23,7 @@ from trainer.atomic import sync_folder
 from trainer.config import TrialConfig
 from trainer.errors import ConfigError
 from trainer.frozen import FrozenConfig
+from trainer.reading import open_regular
 from trainer.weights import NAMED_WEIGHTS
 
 log = logging.getLogger(__name__)
@@ -123,5 +124,5 @@ def record_beside(weights: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

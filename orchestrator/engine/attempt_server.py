@@ -38,6 +38,7 @@ from orchestrator.engine.attempt import (
 from orchestrator.engine.hang import Patience, hung
 from orchestrator.process import die_with_parent, process_state
 from orchestrator.provenance import host
+from trainer.reading import read_regular
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def _end_input(number: int, frame: FrameType | None) -> None:
 def _serve(assignment: Assignment, orders: Orders, answers: int) -> bool:
     """Runs one attempt in a child; False if the worker went away meanwhile."""
     out = folder_here(assignment).trial(assignment.trial)
-    if json.loads(assignment.config or (out / CONFIG_FILE).read_text(encoding="utf-8"))["model"]["backbone"] != "tiny":
+    if json.loads(assignment.config or read_regular(out / CONFIG_FILE))["model"]["backbone"] != "tiny":
         import_module(PRELOADED_FOR_RESNETS)
     signs, giving = os.pipe()
     child = os.fork()

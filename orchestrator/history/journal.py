@@ -18,6 +18,7 @@ import os
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -26,10 +27,13 @@ from pydantic import ValidationError
 from orchestrator.errors import JournalError
 from orchestrator.history.events import EVENT, Event, SessionEnded
 from trainer.atomic import replacing, sync_folder
+from trainer.reading import loads_checked, open_regular
 from trainer.wording import one_line
 
 RESERVE_BYTES = 64 * 1024
 LATEST = 253402300800.0  # the year 10000
+# Of a line: a warm start from ten thousand trials has a few.
+MAX_LINE = 32 * 1024**2
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -185,7 +189,7 @@ def decode(line: bytes) -> Record:
         ValueError: the checksum does not match, or the event is unknown to this version.
     """
     try:
-        fields = json.loads(verified(line) + b"}")
+        fields = loads_checked(verified(line) + b"}")
         number, moment = int(fields.pop("number")), float(fields.pop("time"))
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         # A checksum only tells of accidents: whoever can write the file can compute it.
@@ -214,20 +218,26 @@ def verified(line: bytes) -> bytes:
 def _read(path: Path) -> tuple[list[Record], int]:
     """The records and the number of bytes they take."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with open_regular(path) as file:
+            return _records(path, iter(lambda: file.readline(MAX_LINE + 1), b""))
     except FileNotFoundError:
         return [], 0
     except OSError as error:
         raise JournalError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _records(path: Path, lines: Iterator[bytes]) -> tuple[list[Record], int]:
     records: list[Record] = []
     end = 0
     for number, line in enumerate(lines, 1):
         try:
+            if len(line) > MAX_LINE:
+                raise ValueError(f"longer than {MAX_LINE // 1024**2} MiB")
             record = decode(line)
             if record.number != number:
                 raise ValueError(f"it calls itself line {record.number}")
         except ValueError as error:
-            if number == len(lines) and _is_cut_short(line):
+            if len(line) <= MAX_LINE and _is_cut_short(line):
                 break
             raise JournalError(
                 f"{path}:{number}: damaged at byte {end}: {error}; restore the file from a copy, or cut it "

@@ -16,12 +16,14 @@ from orchestrator.errors import LeaseError
 from orchestrator.hints import hint
 from orchestrator.locking import exclusive
 from orchestrator.process import start_of
+from trainer.reading import read_regular
 
 HEARTBEAT_S = 10.0
 # A holder on another machine that has not touched its lease for this long is taken to be dead.
 STALE_AFTER_S = 60.0
 # Looking who holds the lease takes milliseconds.
 LOCK_PATIENCE_S = 30.0
+MAX_BYTES = 4096
 
 
 class Holder(NamedTuple):
@@ -114,7 +116,7 @@ def current_holder(path: Path) -> Holder | None:
 def _read(path: Path) -> Holder | None:
     """Whoever the file names, alive or not; None if there is no file."""
     try:
-        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+        holder = Holder(**json.loads(read_regular(path, MAX_BYTES)))
         if [type(value) for value in holder] != [str, str, int, int]:
             raise ValueError("not of a process")
         return holder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from orchestrator.history.folder import SearchFolder
 from orchestrator.storage.trial_files import bring_trial
 from trainer.errors import DataError
+from trainer.reading import loads_checked, read_regular
 from trainer.wording import first_line
 
 FOLDER = "evaluation"
@@ -76,9 +76,7 @@ def full_curve(folder: SearchFolder, trial: str) -> list[float]:
 
 def _figures(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError("too large")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = loads_checked(read_regular(path, MAX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name}: {_described(error)}")
         return {}

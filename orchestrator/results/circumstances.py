@@ -13,6 +13,7 @@ from orchestrator.history.loading import LoadedSearch
 from orchestrator.history.study import Trial
 from orchestrator.search.configured import configured
 from orchestrator.storage.trial_files import bring_trial
+from trainer.reading import read_regular
 
 if TYPE_CHECKING:
     from trainer import TrialConfig
@@ -56,7 +57,7 @@ def recorded_config(loaded: LoadedSearch, trial: Trial) -> TrialConfig:
     bring_trial(loaded.folder, trial.key, "config.json")
     path = loaded.folder.trial(trial.key) / "config.json"
     try:
-        config = TrialConfig.model_validate_json(path.read_bytes())
+        config = TrialConfig.model_validate_json(read_regular(path))
     except FileNotFoundError as error:
         raise SearchError(f"{path}: is missing; trial {trial.key} was never started, or it was cleared away") from error
     except ValidationError as error:
@@ -88,7 +89,7 @@ def _of_the_code(loaded: LoadedSearch) -> Iterator[Circumstance]:
     description = loaded.description
     yield Circumstance("commit", description.commit or UNKNOWN, provenance.commit() or NONE)
     patch = loaded.folder.path / "code.diff"
-    then = _digest(patch.read_bytes()) if patch.is_file() else UNKNOWN
+    then = _digest(read_regular(patch)) if patch.is_file() else UNKNOWN
     yield Circumstance("uncommitted changes", then, _digest(provenance.uncommitted_changes().encode()))
     now = provenance.versions()
     for name, version in description.versions.items():
@@ -118,7 +119,7 @@ def _of_the_data(loaded: LoadedSearch, trial: Trial, then: TrialConfig, now: Tri
     )
     split = loaded.folder.split_of(trial.fold)
     read_validation(split, splits.train)  # refuses one that was changed, or cut from other tracklets
-    digest = _digest(split.read_bytes())
+    digest = _digest(read_regular(split))
     yield Circumstance("validation split", digest, digest)
 
 

@@ -6,7 +6,6 @@ first of those compared is what the others are measured against.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from orchestrator.language.settings import flattened
 from orchestrator.results.noise import Runs, SeedDifference, seed_difference
 from orchestrator.storage.trial_files import bring_trial
 from orchestrator.tracking.tracked import tracking_uri
+from trainer.reading import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation, kept_epoch
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Side:
         """
         path = self.folder / "config.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = loads_checked(read_regular(path))
         except OSError as error:
             raise SearchError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError as error:
@@ -219,7 +219,7 @@ def _check_comparable(first: Side, other: Side) -> None:
 def _persons(side: Side) -> JsonValue:
     """What tells one validation split from another."""
     try:
-        found: JsonValue = json.loads(side.split.read_bytes())
+        found: JsonValue = loads_checked(read_regular(side.split))
         return found
     except OSError:
         known = {path: value for path, value in side.settings.items() if path.startswith(SPLIT)}

@@ -20,6 +20,7 @@ from orchestrator.storage.mirror import remote_of
 from orchestrator.storage.pieces import FOLDER, check_part, part_name
 from orchestrator.storage.remote import Entry, Remote
 from trainer.atomic import replacing, write_atomically
+from trainer.reading import read_regular
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ def _set_aside(folder: SearchFolder) -> None:
 
 def _notes(folder: SearchFolder) -> list[Seen]:
     try:
-        return [Seen(*each) for each in json.loads((folder.path / NOTES).read_text(encoding="utf-8"))]
+        return [Seen(*each) for each in json.loads(read_regular(folder.path / NOTES))]
     except (FileNotFoundError, ValueError, TypeError):
         return []
 

@@ -22,6 +22,7 @@ from orchestrator.search.objective import Objective
 from orchestrator.search.replication import Best, best_configuration
 from orchestrator.search.scores import score
 from orchestrator.shortform import number
+from trainer.reading import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation
 
 NOTE_TAG = "mlflow.note.content"
@@ -149,7 +150,7 @@ def evaluation_content(folder: Path, identity: str, moment: int, *, persons: boo
         persons: whether sheets that show persons are sent.
     """
     try:
-        description = json.loads((folder / "evaluation.json").read_bytes())
+        description = loads_checked(read_regular(folder / "evaluation.json"))
         curves = dict(description.get("cmc", {}))
     except (OSError, ValueError, TypeError, AttributeError):  # not there, or not as an evaluation writes it
         return Content()
@@ -169,7 +170,7 @@ def evaluation_content(folder: Path, identity: str, moment: int, *, persons: boo
 def may_show_persons(trial_config: Path) -> bool:
     """Whether the trial's configuration lets its pictures show real people."""
     try:
-        return json.loads(trial_config.read_bytes())["evaluation"]["images"] is True
+        return json.loads(read_regular(trial_config))["evaluation"]["images"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -293,6 +294,6 @@ def has_password(uri: str) -> bool:
 def digest_of(path: Path) -> str | None:
     """A digest of a file, as long as MLflow takes; None where there is none."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:LONGEST_DIGEST]
+        return hashlib.sha256(read_regular(path)).hexdigest()[:LONGEST_DIGEST]
     except OSError:
         return None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.tracking.content import Artifact, without_passwords
+from trainer.reading import read_regular
 
 # MLflow's own small copies have 256 pixels, of which a sheet of many frames shows nothing.
 SMALL_PIXELS = 1024
@@ -45,7 +46,7 @@ def _write_small_copy(picture: Path) -> None:
 @contextmanager
 def without_secrets(path: Path) -> Iterator[Path]:
     """The file, or a copy of the same name without the passwords of the addresses in it."""
-    text = path.read_text(encoding="utf-8")
+    text = read_regular(path).decode()
     clean = without_passwords(text)
     if clean == text:
         yield path

@@ -16,6 +16,7 @@ from orchestrator.storage.bringing import bring_search
 from orchestrator.storage.remote_lease import driver_of
 from orchestrator.storage.trial_files import bring_trial
 from orchestrator.views.eventline import event_line
+from trainer.reading import read_regular
 
 FOLLOW_PERIOD_S = 1.0
 # What a trial says of itself, besides the search's journal.
@@ -60,6 +61,10 @@ def _lines(records: list[Record], trial: str | None) -> Iterator[str]:
             yield line
 
 
+# A log of all that a search of days printed.
+MAX_LOG_BYTES = 1024 * 1024 * 1024
+
+
 class _Tail:
     """A file that grows, or is replaced."""
 
@@ -70,7 +75,7 @@ class _Tail:
     def new_lines(self) -> list[str]:
         """Whole lines that were written since the last call."""
         try:
-            content = self._path.read_bytes()
+            content = read_regular(self._path, MAX_LOG_BYTES)
         except FileNotFoundError:
             return []
         if len(content) < self._end:

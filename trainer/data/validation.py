@@ -17,6 +17,7 @@ from trainer.atomic import write_atomically
 from trainer.data.tracklets import ALL_CAMERAS, DISTRACTOR, Tracklet, fingerprint, seen_by_one_camera
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
+from trainer.reading import read_regular
 
 FEW_QUERIES = 50  # below, one query moves rank-1 by more than two points, about what tuning is after
 
@@ -197,7 +198,7 @@ def read_validation(path: Path, train: Sequence[Tracklet]) -> ValidationSplit:
         DataError: the file is missing or damaged, or was cut from other training tracklets.
     """
     try:
-        saved = _SplitFile.model_validate_json(path.read_bytes(), strict=True)
+        saved = _SplitFile.model_validate_json(read_regular(path), strict=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:

@@ -1,0 +1,163 @@
+"""What is read of a folder that somebody else may have written: nothing is waited for, everything has a limit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import socket
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from events import epoch_result
+from hypothesis import given
+from hypothesis import strategies as st
+from searches import a_search
+
+from orchestrator.__main__ import run
+from orchestrator.errors import JournalError
+from orchestrator.history import journal as journals
+from orchestrator.history.events import TrialReported
+from orchestrator.history.journal import Record, decode, encode, read_journal
+from trainer.errors import DataError
+from trainer.reading import LARGEST_FLOAT, loads_checked, read_regular
+from trainer.result import read_results
+
+
+def socket_at(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # names of sockets are short
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to a pipe": lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")),
+    "a socket": socket_at,
+    "a folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_regular_files_are_read(kind: str, tmp_path: Path) -> None:
+    KINDS[kind](tmp_path / "file")
+    with pytest.raises(OSError, match="is no regular file|No such device or address"):
+        read_regular(tmp_path / "file")
+
+
+FILES = [
+    "lease",
+    "search.yaml",
+    "split.json",
+    "trials/t0001/config.json",
+    "trials/t0001/results.jsonl",
+    "report.html.tmp",
+]
+COMMANDS = [
+    *(["status", "first"], ["status", "first", "--json"], ["status"], ["logs", "first"], ["logs", "first/t0001"]),
+    *(["resume", "first"], ["extend", "first", "--trials", "+1"], ["stop", "first"], ["purge", "first", "--yes"]),
+    *(["compare", "first/t0000", "first/t0001"], ["tables", "first"], ["finalize", "first"]),
+    ["report", "first", "--without-model"],
+]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["a pipe", "a link to a device"])
+@pytest.mark.parametrize("file", FILES)
+def test_no_command_waits_for_a_pipe_or_a_device_in_place_of_a_file(
+    file: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("orchestrator.cli.search.drive_and_show", lambda *_, **__: 0)
+    monkeypatch.setattr("orchestrator.cli.final.drive_and_show", lambda *_, **__: 0)
+    for number, command in enumerate(COMMANDS):
+        folder = a_search(tmp_path / str(number) / "first")
+        path = folder.path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        KINDS[kind](path)
+        run([*command, "--storage", str(folder.path.parent)])
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def forged(fields: str) -> bytes:
+    """A line of a journal with these fields and the checksum of its author."""
+    body = fields.encode()
+    return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "MAX_LINE", 1024**2)
+    path = tmp_path / "journal.jsonl"
+    with path.open("wb") as file:
+        file.truncate(4 * 1024**3)  # takes no room on the disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(JournalError, match="journal.jsonl:1: damaged at byte 0: longer than 1 MiB"):
+        read_journal(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+NUMBERS = ["1e308", "-1e308", "1e999", "1" + "0" * 400, "-1" + "0" * 5000, "NaN", "Infinity", "-Infinity", "1e39"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_number_to_which_nothing_can_be_added_is_refused_where_it_enters(number: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="number"):
+        loads_checked(f'{{"x": [{number}]}}')
+    line = encode(Record(1, 1e9, TrialReported(trial="t0000", result=epoch_result(1, 0.5)))).decode()
+    body = line.rpartition(',"crc":')[0]
+    for name in ("mAP", "queries", "seconds", "epoch", "learning_rate"):
+        begin, _, rest = body.partition(f'"{name}":')
+        end = min(index for index in (rest.find(","), rest.find("}")) if index >= 0)
+        with pytest.raises(ValueError, match="number|not an event"):
+            decode(forged(f'{begin}"{name}":{number}{rest[end:]}'))
+    results = tmp_path / "results.jsonl"
+    results.write_text(epoch_result(1, 0.5).model_dump_json().replace('"mAP":0.5', f'"mAP":{number}') + "\n")
+    with pytest.raises(DataError, match=r"results.jsonl:1: damaged"):
+        read_results(results)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, 1e6])
+def test_a_share_is_between_0_and_1(value: float) -> None:
+    with pytest.raises(ValueError, match="mAP"):
+        epoch_result(1, value)
+
+
+NUMBERS_OF_SIZE = st.integers(-(2**63), 2**63) | st.floats(width=32, allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS_OF_SIZE | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(VALUES)
+def test_numbers_that_can_be_calculated_with_are_read_as_they_are(value: object) -> None:
+    assert loads_checked(json.dumps(value)) == value
+    assert math.isfinite(LARGEST_FLOAT**2)
+
+
+def test_a_report_elsewhere_needs_no_storage_that_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = a_search(tmp_path / "runs/first")
+    places = [folder.path, folder.path.parent]
+    for place in places:
+        place.chmod(0o500)
+    try:
+        for kind in ("html", "md", "csv", "json"):
+            out = tmp_path / f"report.{kind}"
+            words = ["report", "first", "--without-model", "--format", kind, "--out", str(out)]
+            assert run([*words, "--storage", str(folder.path.parent)]) == 0, capsys.readouterr().err
+            assert out.stat().st_size > 0
+    finally:
+        for place in places:
+            place.chmod(0o700)
