@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -35,7 +35,7 @@ from orchestrator.cli.simulate import simulate
 from orchestrator.cli.space import space
 from orchestrator.cli.train import evaluate, train
 from orchestrator.cli.ui import ui
-from orchestrator.errors import PROBLEMS_FILE, Exit, OrchestratorError
+from orchestrator.errors import PROBLEMS_FILE, UNWRITABLE, Exit, OrchestratorError
 from orchestrator.language.problems import SpaceError
 from trainer.child_process import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -137,7 +137,8 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         _make_harmless(error)
         _leave([error.format_message()])
-        error.show()
+        with _unwritable_given_up():
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", Exit.INTERRUPTED)
@@ -153,12 +154,14 @@ def run(arguments: Sequence[str]) -> int:
         return _say(str(error), Exit.SEARCH_FAILED)
     except ReaderGoneError:
         # As with `logs NAME | head`. What is still buffered, or printed at the end, finds an open file.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up(sys.stdout)
         return Exit.OK
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in UNWRITABLE:
             raise
-        return _say(f"{error.filename}: {error.strerror}", Exit.ENVIRONMENT)
+        if error.filename is None:
+            _give_up(sys.stdout)
+        return _say(f"{error.filename or 'what was to be printed'}: {error.strerror}", Exit.ENVIRONMENT)
 
 
 def _say(message: str, code: Exit) -> int:
@@ -175,8 +178,25 @@ def _leave(problems: Sequence[str], *, of_space: bool = False) -> None:
 def _print(message: str, code: Exit) -> int:
     if os.environ.get("REIDSEARCH_DEBUG"):
         raise
-    click.echo(_harmless(message), err=True)
+    with _unwritable_given_up():
+        click.echo(_harmless(message), err=True)
     return code
+
+
+@contextmanager
+def _unwritable_given_up() -> Iterator[None]:
+    """Lets the exit code tell what standard error cannot: a full disk, or a reader that is gone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """What is still buffered in the stream, or printed at the end, finds an open file."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _make_harmless(error: click.ClickException) -> None:
@@ -191,8 +211,20 @@ def _harmless(message: str) -> str:
 
 def main() -> None:
     """Entry point of the console script."""
+    _open_closed_streams()
     os.environ.update(python_environment(os.environ))
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Puts nothing in the place of standard streams that were closed: the next file would have their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            name = ("stdin", "stdout", "stderr")[number]
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 PROBLEMS_FILE = "REIDSEARCH_PROBLEMS_FILE"
 """Environment variable: the file to which a command that fails writes why, for the program that started it: a JSON
 object with `of_space`, whether the search space is wrong, and `lines`, the problems."""
+
+
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+"""Why a standard stream takes nothing more."""
 
 
 class Exit(IntEnum):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import resource
 import socket
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +52,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_regular_files_are_read(kind: str, tmp_path: Path) -> None:
     KINDS[kind](tmp_path / "file")
-    with pytest.raises(OSError, match="is no regular file|No such device or address"):
+    with pytest.raises(OSError, match=r"is no regular file|No such device or address"):
         read_regular(tmp_path / "file")
 
 
@@ -60,6 +63,7 @@ FILES = [
     "trials/t0001/config.json",
     "trials/t0001/results.jsonl",
     "report.html.tmp",
+    "logs/report.log",
 ]
 COMMANDS = [
     *(["status", "first"], ["status", "first", "--json"], ["status"], ["logs", "first"], ["logs", "first/t0001"]),
@@ -101,7 +105,7 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
     with path.open("wb") as file:
         file.truncate(4 * 1024**3)  # takes no room on the disk
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(JournalError, match="journal.jsonl:1: damaged at byte 0: longer than 1 MiB"):
+    with pytest.raises(JournalError, match=r"journal\.jsonl:1: damaged at byte 0: longer than 1 MiB"):
         read_journal(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
@@ -118,7 +122,7 @@ def test_a_number_to_which_nothing_can_be_added_is_refused_where_it_enters(numbe
     for name in ("mAP", "queries", "seconds", "epoch", "learning_rate"):
         begin, _, rest = body.partition(f'"{name}":')
         end = min(index for index in (rest.find(","), rest.find("}")) if index >= 0)
-        with pytest.raises(ValueError, match="number|not an event"):
+        with pytest.raises(ValueError, match=r"number|not an event"):
             decode(forged(f'{begin}"{name}":{number}{rest[end:]}'))
     results = tmp_path / "results.jsonl"
     results.write_text(epoch_result(1, 0.5).model_dump_json().replace('"mAP":0.5', f'"mAP":{number}') + "\n")
@@ -149,15 +153,59 @@ def test_a_report_elsewhere_needs_no_storage_that_can_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = a_search(tmp_path / "runs/first")
-    places = [folder.path, folder.path.parent]
-    for place in places:
-        place.chmod(0o500)
+    folder.logs.mkdir()
+    refused: list[str] = []
+
+    def as_read_only(event: str, arguments: tuple[object, ...]) -> None:
+        """What root may do all the same is refused here."""
+        changes = event in ("os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink")
+        if event == "open" and isinstance(arguments[2], int):
+            changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if changes and is_watched and str(arguments[0]).startswith(str(folder.path.parent)):
+            refused.append(f"{event} {arguments[0]}")
+            raise PermissionError(errno.EROFS, "Read-only file system", str(arguments[0]))
+
+    is_watched = True
+    sys.addaudithook(as_read_only)
     try:
         for kind in ("html", "md", "csv", "json"):
             out = tmp_path / f"report.{kind}"
-            words = ["report", "first", "--without-model", "--format", kind, "--out", str(out)]
+            words = ["report", "first", "--format", kind, "--out", str(out)]
             assert run([*words, "--storage", str(folder.path.parent)]) == 0, capsys.readouterr().err
             assert out.stat().st_size > 0
     finally:
-        for place in places:
-            place.chmod(0o700)
+        is_watched = False
+    assert [line for line in refused if "report.log" not in line] == []
+
+
+def shell(command: str, storage: Path) -> subprocess.CompletedProcess[str]:
+    """The command line with `reidsearch` in it, run by a shell."""
+    words = f"{sys.executable} -m orchestrator"
+    text = command.replace("reidsearch", words).replace("STORAGE", str(storage))
+    return subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("reidsearch status first --storage STORAGE > /dev/full", 5),
+        ("reidsearch status first --json --storage STORAGE > /dev/full", 5),
+        ("reidsearch logs first --storage STORAGE > /dev/full", 5),
+        ("reidsearch status none --storage STORAGE 2> /dev/full", 3),
+        ("reidsearch status --none 2> /dev/full", 2),
+        ("reidsearch status none --storage STORAGE 2>&-", 3),
+        ("reidsearch status first --storage STORAGE >&-", 0),
+        ("reidsearch status first --storage STORAGE <&- >&- 2>&-", 0),
+        ("reidsearch logs first --storage STORAGE | true; exit ${PIPESTATUS[0]}", 0),
+    ],
+)
+def test_streams_that_cannot_be_written_end_in_a_line_and_an_exit_code(command: str, code: int, tmp_path: Path) -> None:
+    folder = a_search(tmp_path / "first")
+    done = shell(command, tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if "> /dev/full" in command and code == 5:
+        assert "what was to be printed: No space left on device" in done.stderr
+    assert folder.journal.is_file()

@@ -57,6 +57,11 @@ def existing_folder(path: Path) -> Path:
     return path if path.is_dir() else next(above for above in path.parents if above.exists())
 
 
+def in_place(path: str, flags: int) -> int:
+    """An opener for files that are written where they stand: follows no link, and waits for no reader of a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames in the folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from trainer.atomic import write_atomically
+from trainer.atomic import in_place, write_atomically
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 from trainer.reading import loads_checked, read_regular
@@ -137,7 +137,7 @@ def read_evaluation(path: Path) -> Evaluation | None:
 
 def append_result(path: Path, result: EpochResult) -> None:
     """Adds a line to the file."""
-    with path.open("a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", opener=in_place) as file:
         file.write(result.model_dump_json() + "\n")
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trainer.atomic import in_place
+
 RAY_LOG = "ray.log"
 """Its file, beside the other logs of a search."""
 
@@ -30,7 +32,7 @@ def stderr_kept(log: Path) -> Iterator[None]:
     if is_ours:
         # Not closed below: handlers of Python's logging hold it until the process ends.
         sys.stderr = os.fdopen(screen, "w", buffering=1, encoding=before.encoding, errors=before.errors)
-    with log.open("ab") as file:
+    with open(log, "ab", opener=in_place) as file:
         os.dup2(file.fileno(), 2)
     try:
         yield
@@ -51,7 +53,7 @@ def keep_messages(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
 
     def append(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        with lock, log.open("a", encoding="utf-8") as file:
+        with lock, open(log, "a", encoding="utf-8", opener=in_place) as file:
             file.writelines(f"{line}\n" for line in data["lines"])
 
     worker.print_to_stdstream = append

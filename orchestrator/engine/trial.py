@@ -14,6 +14,7 @@ from orchestrator.engine.attempt_server import STOP_ORDER
 from orchestrator.errors import OrchestratorError
 from orchestrator.process import last_words
 from orchestrator.provenance import host
+from trainer.atomic import in_place
 from trainer.child_process import python_command, start_child
 from trainer.wording import first_line
 
@@ -31,7 +32,7 @@ class AttemptServer:
         self._attempt_runs = False
         self._log = log
         self._printed_before = _size(log)
-        with log.open("ab") as errors:
+        with open(log, "ab", opener=in_place) as errors:
             self._process: subprocess.Popen[bytes] = start_child(
                 command,
                 environment,

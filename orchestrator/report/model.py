@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple, Self
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.search.ax_process import ONE_THREAD
 from orchestrator.search.replication import best_configuration
+from trainer.atomic import in_place
 from trainer.child_process import python_command, start_child
 
 LEAST_TRIALS = 3  # completed; fewer say nothing about any parameter
@@ -66,7 +67,10 @@ class ModelProcess:
         self._deadline = deadline
         self._child: subprocess.Popen[str] | None = None
         self._trouble = ""
-        noise: int | IO[bytes] = subprocess.DEVNULL if log is None else log.open("wb")
+        noise: int | IO[bytes] = subprocess.DEVNULL
+        if log is not None:
+            with suppress(OSError):  # a storage that can only be read has reports all the same
+                noise = open(log, "wb", opener=in_place)  # noqa: SIM115 - closed below
         try:
             self._child = start_child(
                 command,

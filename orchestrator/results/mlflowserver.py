@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.process import die_with_parent
 from orchestrator.uris import file_uri
+from trainer.atomic import in_place
 from trainer.child_process import python_command, start_child
 
 HOST = "127.0.0.1"
@@ -68,7 +69,7 @@ def mlflow_server(uri: str, artifacts: Path, port: int, log: Path) -> Iterator[s
     port = _free_port(port)
     address = f"http://{HOST}:{port}"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with open(log, "wb", opener=in_place) as output:
         process = start_child(
             server_command(port, artifacts),
             server_environment(uri, os.environ),

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from trainer.atomic import in_place
 from trainer.child_process import python_command, start_child
 from trainer.wording import first_line, one_line
 
@@ -80,7 +81,7 @@ class AxProcess:
         self.close()
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._questions, self._answers = queue.Queue(), queue.Queue()
-        with self._log.open("ab") as log:
+        with open(self._log, "ab", opener=in_place) as log:
             self._logged = log.tell()
             self._process = start_child(
                 self._command,

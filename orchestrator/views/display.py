@@ -16,6 +16,7 @@ from rich.text import Text
 from orchestrator.cluster.connection import Connection
 from orchestrator.cluster.placement import Share
 from orchestrator.engine.session import Ending, Watch
+from orchestrator.errors import UNWRITABLE
 from orchestrator.hints import hint, installed
 from orchestrator.history.description import SearchDescription
 from orchestrator.history.folder import SearchFolder
@@ -91,10 +92,15 @@ def stopping_line(wish: str | None, running: int) -> str:
 
 @contextmanager
 def _read_or_not() -> Iterator[None]:
-    """Lets a search go on when whoever read its standard error is gone: what it says is in the journal, too."""
+    """Lets a search go on when its standard error cannot be written: what it says is in the journal, too.
+
+    The reader of a pipe may be gone, or the disk below a file full.
+    """
     try:
         yield
-    except (BrokenPipeError, SystemExit):  # the second is what rich makes of the first
+    except (OSError, SystemExit) as error:  # the second is what rich makes of a closed pipe
+        if isinstance(error, OSError) and error.errno not in UNWRITABLE:
+            raise
         # Whatever is printed from now on, by us or by a library, finds an open file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
