@@ -12,7 +12,7 @@ from typing import NamedTuple
 from trainer.wording import one_line, shortened
 
 # A line of Python's logging says what a process did, not why it died.
-LOGGED = re.compile(r"\d{4}-\d\d-\d\d |\[?(?:DEBUG|INFO|WARNING)\b")
+LOGGED = re.compile(r"\d{4}-\d\d-\d\d[ T]|\[?(?:DEBUG|INFO|WARNING)\b")
 MOST_WORDS = 200  # characters
 # From <sys/prctl.h>: the signal this process gets when its parent dies.
 PR_SET_PDEATHSIG = 1

@@ -28,7 +28,9 @@ from orchestrator.engine.attempt import Message, Outcome
 
 trainer.prepare_process = lambda: None
 
-def wait(): time.sleep(3600)
+def wait():
+    # A signal between Python's look for one and the sleep itself is answered at the end of the sleep.
+    for _ in range(36000): time.sleep(0.1)
 
 class Recorder:
     def __init__(self, *arguments, **settings): self.tick = 0.01
@@ -56,9 +58,9 @@ def fake(assignment, send, alive):
         alive()
     if kind == "crash": os._exit(7)
     if kind == "fatal":
-        print("2026-11-29 19:00:00,000 42 demo/t0001 epoch 2", file=sys.stderr)
+        print("2026-11-29T19:00:00Z 42 demo/t0001 epoch 2", file=sys.stderr)
         print("Fatal Python error: Segmentation fault", file=sys.stderr)
-        print("2026-11-29 19:00:01,000 42 demo/t0001 epoch 3", file=sys.stderr)
+        print("2026-11-29T19:00:01Z 42 demo/t0001 epoch 3", file=sys.stderr)
         sys.stderr.flush()
         os._exit(7)
     if kind == "half":

@@ -18,6 +18,7 @@ from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import NO_SPACE
 from orchestrator.history.load import NodeLoad
 from orchestrator.locking import exclusive
+from orchestrator.shortform import with_utc
 from orchestrator.storage import trial_files
 from orchestrator.storage.mirror import mirror_of, remote
 from orchestrator.storage.remote import StorageProblem
@@ -151,7 +152,7 @@ def folder_here(assignment: Assignment) -> SearchFolder:
 def _logging_to(path: Path) -> Iterator[None]:
     """Adds what we and the trainer log to a file."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(with_utc("%(asctime)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("trainer", "orchestrator")]
     for logger in loggers:
         logger.setLevel(logging.INFO)

@@ -38,6 +38,7 @@ from orchestrator.engine.attempt import (
 from orchestrator.engine.hang import Patience, hung
 from orchestrator.process import die_with_parent, process_state
 from orchestrator.provenance import host
+from orchestrator.shortform import with_utc
 from trainer.reading import read_regular
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,9 @@ def main() -> None:
     answers = os.dup(1)
     # Whatever libraries print belongs into the log; standard output carries messages only.
     os.dup2(2, 1)
-    logging.basicConfig(format="%(asctime)s %(process)d %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(with_utc("%(asctime)s %(process)d %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("trainer").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _end_input)
     for module in PRELOADED:
@@ -219,7 +222,7 @@ def _say_who(assignment: Assignment) -> None:
     setproctitle(process_title(assignment.title or assignment.name))
     name = assignment.name.replace("%", "%%")
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s %(process)d {name} %(message)s"))
+        handler.setFormatter(with_utc(f"%(asctime)s %(process)d {name} %(message)s"))
 
 
 def _give_sign(signs: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from orchestrator.history.events import (
     AttemptFailed,
     FinalizationStarted,
@@ -22,7 +20,7 @@ from orchestrator.history.events import (
     TrialTested,
 )
 from orchestrator.history.journal import Record
-from orchestrator.shortform import number, percent
+from orchestrator.shortform import number, percent, utc
 from trainer.wording import one_line
 
 
@@ -31,7 +29,7 @@ def event_line(record: Record) -> str | None:
     text = _of_trial(record) or _of_search(record)
     if text is None:
         return None
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime(record.time)) + one_line(text)
+    return f"{utc(record.time)} {one_line(text)}"
 
 
 def _of_trial(record: Record) -> str | None:
