@@ -41,6 +41,12 @@ const look = (frame) => {{
     overflow: root.scrollWidth - root.clientWidth,
     wide: places.filter((place) => !place.closest(".wide")
       && place.querySelector("svg.main-svg").getBoundingClientRect().width > root.clientWidth).length,
+    covered: places.filter((place) => {{
+      const bar = place.querySelector(".modebar"), drawn = place.querySelector("svg.main-svg").getBoundingClientRect();
+      const [inner, outer] = [bar?.getBoundingClientRect(), place.getBoundingClientRect()];
+      return bar && (inner.bottom > drawn.top || inner.top < outer.top || inner.right > outer.right);
+    }}).map((place) => place.id),
+    bars: places.filter((place) => place.querySelector(".modebar")).length,
     requests: frame.contentWindow.performance.getEntriesByType("resource").length,
     banner: page.querySelector(".banner").textContent,
     sorted: [worst, first()],
@@ -106,6 +112,8 @@ def test_the_page_works_in_a_browser_without_a_network(tmp_path: Path) -> None:
             seen["charts"]
         )
         assert (seen["overflow"], seen["wide"]) == (0, 0), f"{name}: nothing is wider than the screen"
+        assert seen["bars"] == (0 if name == "phone" else len(seen["charts"]))
+        assert seen["covered"] == [], f"{name}: Plotly's buttons cover nothing, and nothing cuts them off"
         assert seen["requests"] == 0
         assert "SYNTHETIC" in seen["banner"]
         assert seen["sorted"] == ["t0000", "t0007"], "a click sorts, a second one the other way round"
