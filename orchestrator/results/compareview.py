@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from rich.table import Table
 
 from orchestrator.errors import SearchError
+from orchestrator.hints import hint
 from orchestrator.results.compare import METRIC, Change, Comparison, Pair, Side, tracking_of
 from orchestrator.results.mlflowlink import comparison_page, experiment_of
 from orchestrator.results.noise import SeedDifference
@@ -90,7 +91,8 @@ def _link(comparison: Comparison) -> str | None:
             for side in comparison.sides:
                 trusted_tracking_uri(side.search.folder, side.search.description)
         except SearchError as error:
-            click.echo(f"no link to MLflow's pages: {error}, to `reidsearch ui`", err=True)
+            command = hint("ui", side.search.name, storage=side.search.folder.path.parent)
+            click.echo(f"no link to MLflow's pages: {error}, to `{command}`", err=True)
             return None
     experiment = experiment_of(uri, known[0]) if uri is not None and known else None
     return None if uri is None or experiment is None else comparison_page(uri, known, experiment)
