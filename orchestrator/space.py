@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, Validati
 
 from orchestrator.language.crosscheck import check_whole
 from orchestrator.language.expressions import Bound, ExpressionError, parse_bound, parse_expression
-from orchestrator.language.layers import builtin_files, overridden, read_layers
+from orchestrator.language.layers import Layer, builtin_files, overridden, read_layers
 from orchestrator.language.parameters import Choice, FloatRange, IntRange, Parameter, StrictConfig, Value
 from orchestrator.language.problems import Problems, SpaceError
 from orchestrator.language.resources import Resources
 from orchestrator.language.sampling import active, conditions_in_words, count_points, derived_values, is_active, sampled
 from orchestrator.language.settings import build_trial_config, flattened
-from orchestrator.language.spacecheck import MAX_START, check_against_trainer, check_shape
+from orchestrator.language.spacecheck import MAX_START, Values, check_names, check_shape, check_values
 from orchestrator.search.early_stopping import StoppingConfig
 from orchestrator.search.objective import MAX_CONSTRAINTS, Objective
 from orchestrator.search.replication import Replicates
@@ -139,8 +139,23 @@ class SearchSpace(StrictConfig):
     def from_yaml(cls, path_or_name: str | Path, *, overrides: Sequence[str] = ()) -> Self:
         """The space in a file, or the built-in one of that name, with overrides `path=value` laid over it.
 
-        Everything is checked here, the trainer's bounds included; SpaceError lists all that is wrong.
+        Everything is checked here, the trainer's bounds included; SpaceError lists all that is wrong. Values are put
+        to the trainer only when everything else is right: that imports torch.
         """
+        space, layer, values, problems = cls._read(path_or_name, overrides)
+        check_values(layer.data, values, problems)
+        problems.raise_if_any()
+        check_whole(space, problems)
+        problems.raise_if_any()
+        return space
+
+    @classmethod
+    def unchecked(cls, path_or_name: str | Path, *, overrides: Sequence[str] = ()) -> Self:
+        """The same before its values are put to the trainer; does not import torch."""
+        return cls._read(path_or_name, overrides)[0]
+
+    @classmethod
+    def _read(cls, path_or_name: str | Path, overrides: Sequence[str]) -> tuple[Self, Layer, Values, Problems]:
         layer, unusable = read_layers(path_or_name), []
         for override in overrides:
             try:
@@ -149,12 +164,10 @@ class SearchSpace(StrictConfig):
                 unusable += error.problems
         problems = Problems(layer.places, unusable)
         space = check_shape(cls, layer.data, problems)
-        check_against_trainer(layer.data, problems)
+        values = check_names(layer.data, problems)
         problems.raise_if_any()
         assert space is not None
-        check_whole(space, problems)
-        problems.raise_if_any()
-        return space
+        return space, layer, values, problems
 
     def sample(self, draws: Sequence[float]) -> dict[str, Value] | None:
         """The point at a share in [0, 1] of each parameter, or None where it breaks a constraint.

@@ -7,15 +7,14 @@ of folders, settings come from the JSON Schema of space files.
 from __future__ import annotations
 
 import importlib.resources
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
 from orchestrator.hints import DEFAULT_STORAGE
 from orchestrator.history.folder import SearchFolder, searches_here
+from orchestrator.language.settings import schema_leaves, setting_kinds, space_schema
 
 BEST = "best"
 SPACES = "search_spaces"
@@ -60,8 +59,7 @@ def setting_paths(context: click.Context, parameter: click.Parameter, incomplete
     """Paths that `--set` takes, each with the `=` that follows it."""
     if "=" in incomplete:
         return []
-    schema = json.loads((_spaces() / "schema.json").read_text(encoding="utf-8"))
-    return [f"{path}=" for path in _settable(schema) if path.startswith(incomplete)]
+    return [f"{path}=" for path in _settable() if path.startswith(incomplete)]
 
 
 def _searches(context: click.Context) -> list[SearchFolder]:
@@ -73,26 +71,10 @@ def _spaces() -> Path:
     return Path(str(importlib.resources.files(SPACES)))
 
 
-def _settable(schema: Mapping[str, Any]) -> Iterator[str]:
-    properties = schema["properties"]
-    yield from _leaves(properties["trainer"], properties["trainer"], "")
+def _settable() -> Iterator[str]:
+    yield from setting_kinds()
+    properties = space_schema()["properties"]
     own = {name: below for name, below in properties.items() if name not in ("trainer", "parameters", "extends")}
-    yield from _leaves({"properties": own}, schema, "")
+    yield from (path for path, _ in schema_leaves({"properties": own}, space_schema()))
     for path in properties["parameters"]["propertyNames"]["enum"]:
         yield from (f"parameters.{path}.{key}" for key in OF_A_PARAMETER)
-
-
-def _leaves(node: Mapping[str, Any], schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Dotted paths of what a part of the schema describes; `schema` holds the definitions that it refers to."""
-    for name, below in node.get("properties", {}).items():
-        target = _referred(below, schema)
-        if "properties" in target:
-            yield from _leaves(target, schema, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _referred(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    choices = [node, *node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())]
-    reference = next((choice["$ref"] for choice in choices if "$ref" in choice), None)
-    return node if reference is None else schema["$defs"][reference.rpartition("/")[2]]

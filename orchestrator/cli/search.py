@@ -88,14 +88,15 @@ def launch(
     if handed_over(submit, follow):
         return launch_there(click.get_current_context(), given)
     from orchestrator.cluster.connection import require_admission
-    from orchestrator.engine.creation import create_search
     from orchestrator.engine.datastaging import named_pack
-    from orchestrator.engine.dryrun import dry_run_of
     from orchestrator.engine.hang import HANG_AFTER_S
     from orchestrator.engine.preparation import prepare_space
     from orchestrator.history.description import Options
-    from orchestrator.history.folder import existing_search
+    from orchestrator.history.folder import existing_search, new_search
     from orchestrator.search.warmstart import WarmStart
+
+    if name is not None:
+        new_search(storage, name)
 
     asked = Options(
         concurrent=concurrent,
@@ -114,9 +115,14 @@ def launch(
         overrides = (*overrides, f"budget.trials={trials}")
     say_where_runs_are(storage, asked)
     space = prepare_space(given, data=data, overrides=overrides, storage=storage, dry_run=dry_run)
+    # Modules that import torch come last: a mistake is answered before that.
     if dry_run:
+        from orchestrator.engine.dryrun import dry_run_of
+
         dry_run_of(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
         return Exit.OK
+    from orchestrator.engine.creation import create_search
+
     folder = create_search(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
     return drive_and_show(folder, asked, strict)
 

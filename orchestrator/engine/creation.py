@@ -19,15 +19,12 @@ from orchestrator.engine.preparation import any_config, check_weights
 from orchestrator.engine.splits import Splits as CutSplits
 from orchestrator.engine.splits import cut_splits, write_splits
 from orchestrator.errors import OrchestratorError, SearchError
-from orchestrator.hints import hint
 from orchestrator.history.description import Options, SearchDescription, write_description
 from orchestrator.history.events import ObservationsAttached, SearchCreated
-from orchestrator.history.folder import SearchFolder, search_folder
+from orchestrator.history.folder import SearchFolder, new_search
 from orchestrator.history.journal import Journal
 from orchestrator.search.warmstart import WarmStart, observations
 from orchestrator.space import SearchSpace
-from orchestrator.storage.bringing import bring_search
-from orchestrator.storage.mirror import storage_name
 from orchestrator.storage.uplink import publish
 from trainer.atomic import write_atomically
 from trainer.data import Splits, Tracklet, read_splits
@@ -65,13 +62,7 @@ def check_search(
         ConfigError: the network's weights are not to be had or do not fit.
     """
     _require_utf8(storage)
-    folder = search_folder(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
-    bring_search(folder)
-    if folder.path.exists():
-        raise SearchError(
-            f"{folder.name}: there is already a search of this name in {storage_name(storage)}; continue it with "
-            f"`{hint('resume', folder.name, storage=storage)}`, or choose another --name"
-        )
+    folder = new_search(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
     config = any_config(space)
     splits = read_splits(config.data)
     if options.stage_data is None:  # otherwise the frames may be elsewhere

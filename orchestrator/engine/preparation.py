@@ -9,18 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import SearchError
 from orchestrator.hints import hint
-from orchestrator.language.settings import flattened
+from orchestrator.language.settings import flattened, setting_schemas
 from orchestrator.progress import step_progress
-from orchestrator.search.suggest import initial_trials
 from orchestrator.space import SearchSpace
 from orchestrator.storage.mirror import remote_of, storage_uri
-from trainer import TrialConfig, require_weights
-from trainer.data.crowd import SizeName
 from trainer.data.synthetic import is_synthetic, write_outline, write_synthetic
 from trainer.errors import DataError
+
+# Mistakes are answered without waiting for torch.
+if TYPE_CHECKING:
+    from trainer import TrialConfig
+    from trainer.data.crowd import SizeName
 
 MINI_MARS = "mini-mars"
 # The space whose small network and images any other one borrows to run on generated data without a GPU.
@@ -54,21 +57,22 @@ def prepare_space(
         DataError: the data set is not where it was looked for.
         ConfigError: on generated data, the network's weights are not to be had or do not fit.
     """
-    space = SearchSpace.from_yaml(given, overrides=overrides)
+    unchecked = SearchSpace.unchecked(given, overrides=overrides)
     if data == MINI_MARS:
-        overrides = [*small_settings(space), *overrides]
+        overrides = [*small_settings(unchecked), *overrides]
     elif data is not None:
         overrides = [*overrides, _setting("data.root", Path(data).absolute())]
     if any(override.partition("=")[0].strip().endswith("data.root") for override in overrides):
         overrides = ["synthetic=null", *overrides]
+    unchecked = SearchSpace.unchecked(given, overrides=overrides)
+    root = _data_root(unchecked, storage)
+    if unchecked.synthetic is None and not root.is_dir():
+        raise DataError(
+            f"no data set at {root.absolute()} (data.root of {unchecked.name}); say where it is with --data DIR, or "
+            f"try the search on generated data: {hint('launch', '--space', given, '--data', MINI_MARS, storage=storage)}"
+        )
     space = SearchSpace.from_yaml(given, overrides=overrides)
     config = any_config(space)
-    root = config.data.root if space.synthetic is None else storage / f"{MINI_MARS}-{space.synthetic}"
-    if space.synthetic is None and not root.is_dir():
-        raise DataError(
-            f"no data set at {root.absolute()} (data.root of {space.name}); say where it is with --data DIR, or try "
-            f"the search on generated data: {hint('launch', '--space', given, '--data', MINI_MARS, storage=storage)}"
-        )
     if space.synthetic is not None:
         check_weights(space)  # before time goes into drawing
         if not dry_run:
@@ -78,6 +82,15 @@ def prepare_space(
     if config.model.weights not in ("imagenet", "none"):
         places.append(_setting("model.weights", Path(config.model.weights).absolute()))
     return SearchSpace.from_yaml(given, overrides=[*overrides, *places])
+
+
+def _data_root(space: SearchSpace, storage: Path) -> Path:
+    """Where the data set is, or will be generated; does not ask the trainer."""
+    if space.synthetic is not None:
+        return storage / f"{MINI_MARS}-{space.synthetic}"
+    data = space.trainer.get("data")
+    root = data.get("root") if isinstance(data, dict) else None
+    return Path(str(setting_schemas()["data.root"]["default"] if root is None else root))
 
 
 def _setting(path: str, value: Path) -> str:
@@ -100,6 +113,8 @@ def check_weights(space: SearchSpace) -> None:
     if not NETWORK.isdisjoint(space.parameters):
         points = (*space.start, *islice(space.samples(0), NETWORKS_TRIED))
         models |= {space.trial_config(point).model for point in points}
+    from trainer import require_weights
+
     for model in {(model.weights, model.backbone): model for model in models}.values():
         require_weights(model)
 
@@ -171,6 +186,8 @@ def check_storage(storage: Path) -> None:
 
 def plan(space: SearchSpace, storage: Path) -> str:
     """What a launch would do, for people."""
+    from orchestrator.search.suggest import initial_trials
+
     config = any_config(space)
     first = initial_trials(space)
     lines = [

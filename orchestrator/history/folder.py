@@ -83,6 +83,26 @@ def search_folder(storage: Path, name: str) -> SearchFolder:
     return SearchFolder(storage.absolute() / name)
 
 
+def new_search(storage: Path, name: str) -> SearchFolder:
+    """The folder of a search that is not there yet.
+
+    Raises:
+        SearchError: the name is none, or taken.
+        JournalError, StorageProblem: the storage cannot be asked.
+    """
+    from orchestrator.storage.bringing import bring_search
+    from orchestrator.storage.mirror import storage_name
+
+    folder = search_folder(storage, name)
+    bring_search(folder)
+    if folder.path.exists():
+        raise SearchError(
+            f"{name}: there is already a search of this name in {storage_name(storage)}; continue it with "
+            f"`{hint('resume', name, storage=storage)}`, or choose another --name"
+        )
+    return folder
+
+
 def existing_search(storage: Path, name: str) -> SearchFolder:
     """The folder of a search that is there; from a storage with a URI what is new of it is brought down first.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from orchestrator.language.problems import Place, SpaceError
-from orchestrator.language.settings import flattened, trainer_settings
+from orchestrator.language.settings import flattened, setting_kinds
 from orchestrator.language.vocabulary import hint
 from trainer.wording import KeyPath, did_you_mean, one_line, shortened, shown
 from trainer.yamlfile import YamlError, parse_yaml, read_yaml
@@ -220,9 +220,9 @@ def _override_keys(path: str, label: str, space: Layer, fields: Sequence[str]) -
         return ["derived", rest]
     if first in fields:
         return path.split(".")
-    if first in {name.partition(".")[0] for name in trainer_settings()}:
+    if first in {name.partition(".")[0] for name in setting_kinds()}:
         return ["trainer", *path.split(".")]
-    known = [*fields, *_own_paths(space), *trainer_settings()]
+    known = [*fields, *_own_paths(space), *setting_kinds()]
     raise SpaceError(f"{label}: unknown setting {shown(path)}{hint(path, known)}")
 
 

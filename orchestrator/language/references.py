@@ -10,7 +10,7 @@ from orchestrator.language.expressions import Bound, Expression, ExpressionError
 from orchestrator.language.parameters import Choice
 from orchestrator.language.problems import Problems
 from orchestrator.language.sampling import AnyParameter, Parameters
-from orchestrator.language.settings import number_kind, settings_below, trainer_settings
+from orchestrator.language.settings import setting_kinds, settings_below
 from trainer.wording import KeyPath, did_you_mean, shown
 
 SAME_FOR_ALL = ("seed", "data.")  # else trials would be scored on different persons, or by luck
@@ -142,12 +142,11 @@ def _elsewhere(path: str, written: Mapping[str, JsonValue], fixed: Mapping[str, 
 
 
 def _check_derived_setting(place: KeyPath, path: str, problems: Problems) -> None:
-    setting = trainer_settings().get(path)
-    if setting is None:
-        note_unknown(place, path, trainer_settings(), problems)
+    if path not in setting_kinds():
+        note_unknown(place, path, setting_kinds(), problems)
     elif path.startswith(SAME_FOR_ALL):
         problems.add(place, "is the same for all trials of a search; set it in 'trainer'")
-    elif number_kind(setting) is None:
+    elif setting_kinds()[path] is None:
         problems.add(place, "the setting takes no number; search it as a choice")
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from orchestrator.language.expressions import Bound, Expression, ExpressionError
 from orchestrator.language.parameters import Choice, FloatRange, IntRange, Value
-from orchestrator.language.settings import number_kind, trainer_settings
+from orchestrator.language.settings import setting_kinds
 from trainer.wording import exactly, listed, shown
 
 MAX_POINTS = 100_000  # up to which a finite space is counted
@@ -71,7 +71,7 @@ def derived_value(path: str, expression: Expression, point: Mapping[str, Value])
         value = expression.at({name: float_or_int(point[name]) for name in expression.paths()})
     except ExpressionError as error:
         raise ExpressionError(f"{path}: {error}") from None
-    if number_kind(trainer_settings()[path]) == "float":
+    if setting_kinds()[path] == "float":
         return float(value)
     if not float(value).is_integer():
         what = (

@@ -31,9 +31,8 @@ from orchestrator.language.sampling import (
 from orchestrator.language.settings import (
     build_trial_config,
     groups_of_settings,
-    number_kind,
+    setting_kinds,
     settings_below,
-    trainer_settings,
 )
 from orchestrator.language.vocabulary import hint, in_our_words, rewritten
 from trainer.wording import KeyPath, did_you_mean, listed, plain_words, shown
@@ -72,8 +71,11 @@ def _is_misspelt(problem: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
     return problem["type"] == "missing" and any(hint(name, [str(key)]) for name in unknown)
 
 
-def check_against_trainer(data: Mapping[str, JsonValue], problems: Problems) -> None:
-    """Notes every path that the trainer does not have and every value that it refuses."""
+def check_names(data: Mapping[str, JsonValue], problems: Problems) -> Values:
+    """Notes every path that the trainer does not have and what cannot be meant; does not import the trainer.
+
+    Returns what decides the trainer's configurations, for `check_values`.
+    """
     written = _mapping(data.get("parameters"))
     fixed = dict(_known_settings(_mapping(data.get("trainer")), ("trainer",), problems))
     for path in fixed.keys() & written.keys():
@@ -83,17 +85,25 @@ def check_against_trainer(data: Mapping[str, JsonValue], problems: Problems) -> 
     searched = check_conditions(written, _known_parameters(written, problems), problems)
     bounds = check_constraints(data.get("constraints"), written, searched, problems)
     derived = check_derived(_mapping(data.get("derived")), written, fixed, searched, problems)
-    values = _Values(fixed, searched, derived, bounds)
+    for index, point in _start_points(data):
+        _check_start(("start", index), point, written, searched, problems)
+    return Values(fixed, searched, derived, bounds)
+
+
+def check_values(data: Mapping[str, JsonValue], values: Values, problems: Problems) -> None:
+    """Notes every value that the trainer refuses, at the points that stand for a space and at the known-good ones."""
     _check_values(values, problems)
+    for index, point in _start_points(data):
+        _check_start_values(("start", index), values, point, problems)
+
+
+def _start_points(data: Mapping[str, JsonValue]) -> Iterator[tuple[int, dict[str, JsonValue]]]:
     start = data.get("start")
     if isinstance(start, list) and isinstance(data.get("parameters"), dict):
-        for index, point in enumerate(start[:MAX_START]):
-            if isinstance(point, dict):
-                _check_start(("start", index), point, written, searched, problems)
-                _check_start_values(("start", index), values, point, problems)
+        yield from ((index, point) for index, point in enumerate(start[:MAX_START]) if isinstance(point, dict))
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
     """All that decides a configuration of the trainer but the point."""
 
     fixed: Mapping[str, JsonValue]
@@ -188,12 +198,12 @@ def _known_settings(
         setting = ".".join(here[1:])
         if "." in key:
             problems.add(here, f"nest the names: write '{key.replace('.', ': {')}: …{'}' * key.count('.')}'")
-        elif setting in trainer_settings():
+        elif setting in setting_kinds():
             yield setting, value
         elif settings_below(setting) and isinstance(value, dict):
             yield from _known_settings(value, here, problems)
         else:
-            names = groups_of_settings() if isinstance(value, dict) else trainer_settings()
+            names = groups_of_settings() if isinstance(value, dict) else setting_kinds()
             note_unknown(here, setting, names, problems)
 
 
@@ -202,13 +212,12 @@ def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> d
     known = {}
     for path, data in written.items():
         parameter = parse_parameter(data)
-        setting = trainer_settings().get(path)
-        if setting is None:
-            note_unknown(("parameters", path), path, trainer_settings(), problems)
+        if path not in setting_kinds():
+            note_unknown(("parameters", path), path, setting_kinds(), problems)
         elif path.startswith(SAME_FOR_ALL):
             problems.add(("parameters", path), "is the same for all trials of a search; set it in 'trainer'")
         elif parameter is not None:
-            numbers = number_kind(setting)
+            numbers = setting_kinds()[path]
             if parameter.type == "choice" or numbers in ("float", parameter.type):
                 known[path] = parameter
             elif numbers == "int":
@@ -218,7 +227,7 @@ def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> d
     return known
 
 
-def _check_values(values: _Values, problems: Problems) -> None:
+def _check_values(values: Values, problems: Problems) -> None:
     """Notes what the trainer refuses with every parameter in its middle, and at the ends of each in turn."""
     middle = values.everywhere()
     everywhere = _refused(values.settings_at(middle, problems))
@@ -265,7 +274,7 @@ def _check_start(
         elif setting in inactive:
             conditions = conditions_in_words(searched[setting])
             problems.add((*path, setting), f"is searched only with {conditions}; drop it here")
-    here = [setting for setting in written if setting in trainer_settings() and setting not in inactive]
+    here = [setting for setting in written if setting in setting_kinds() and setting not in inactive]
     absent = [setting for setting in here if setting not in point]
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
@@ -273,7 +282,7 @@ def _check_start(
         problems.add(path, what)
 
 
-def _check_start_values(path: KeyPath, values: _Values, point: Mapping[str, JsonValue], problems: Problems) -> None:
+def _check_start_values(path: KeyPath, values: Values, point: Mapping[str, JsonValue], problems: Problems) -> None:
     """Notes what the trainer refuses at a known-good point, if nothing else explains it."""
     if any(problems.below(part) for part in (path, ("parameters",), ("trainer",), ("derived",))):
         return
@@ -297,7 +306,7 @@ def _refused(values: Mapping[str, JsonValue]) -> list[ErrorDetails]:
 def _setting(error: ErrorDetails) -> tuple[str, ...]:
     """The names of the setting, or of the group of settings, that an error is about."""
     names = tuple(str(key) for key in error["loc"])
-    while names and ".".join(names) not in trainer_settings() and not settings_below(".".join(names)):
+    while names and ".".join(names) not in setting_kinds() and not settings_below(".".join(names)):
         names = names[:-1]
     return names
 
