@@ -453,6 +453,53 @@ def test_help_and_status_import_nothing_heavy(elsewhere: Path, arguments: list[s
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
+# Ordinary mistakes, a line of each; the folder holds a search `first` and a broken space.
+SLIPS = (
+    "launch --space gone.yaml",
+    "launch --space broken.yaml",
+    "launch --space wrong.yaml",
+    "launch --space demo.yaml --set optim.lr=3",
+    "launch --space demo.yaml --name first",
+    "launch --space demo.yaml --name .hidden",
+    "launch --space attn_cl.yaml --data gone",
+    "launch --space attn_cl.yaml",
+    "launch --space demo.yaml --warm-start gone",
+    "launch --space demo.yaml --storage s3:/bucket/x",
+    "launch --dry-run --space demo.yaml --set budget.trial=3",
+    "space check wrong.yaml",
+    "config show wrong.yaml",
+    "ablate --row gone.yaml",
+    "ablate --data gone",
+    "resume gone",
+    "finalize gone",
+    "simulate gone",
+    "stop first/t0009",
+    "logs gone",
+    "compare gone first",
+    "export gone/best --out x",
+    "train gone.json --out x",
+    "evaluate gone.json",
+    "data preview gone --out x.png",
+)
+
+
+def test_mistakes_in_names_paths_and_spaces_are_answered_without_torch_and_ray(elsewhere: Path) -> None:
+    a_search(Path("runs/first"))
+    write("broken.yaml", "version: [1")
+    write("wrong.yaml", GOOD.replace("triplet_margin", "margin").replace("trials", "trails"))
+    program = (
+        "import json, sys; from orchestrator.__main__ import run; "
+        f"print(json.dumps([[run(line.split()), [name for name in {HEAVY!r} if name in sys.modules]] "
+        "for line in json.loads(sys.argv[1])]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(SLIPS)], capture_output=True, text=True, check=True
+    )
+    found = dict(zip(SLIPS, json.loads(done.stdout), strict=True))
+    assert found == {line: [3, []] for line in SLIPS}, done.stderr
+    assert {path.name for path in elsewhere.iterdir()} == {"runs", "broken.yaml", "wrong.yaml"}
+
+
 def test_data_synth_and_data_check_agree(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["data", "synth", "mini", "--size", "tiny"]) == 0
     assert "SYNTHETIC" in capsys.readouterr().out

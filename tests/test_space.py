@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from orchestrator.language.layers import builtin_files
 from orchestrator.language.parameters import parse_parameter
-from orchestrator.language.settings import trainer_settings
+from orchestrator.language.settings import number_kind, setting_kinds, setting_schemas, trainer_settings
 from orchestrator.language.vocabulary import hint, in_our_words
 from orchestrator.space import (
     Budget,
@@ -489,6 +489,19 @@ def test_a_misspelt_required_key_is_one_problem(write: Write) -> None:
     assert len(problems(write(edited(("{trials: 4}", "{hours: 4}"))))) == 1, "missing and nothing like it"
 
 
+def test_values_are_put_to_the_trainer_when_all_names_are_right(write: Write) -> None:
+    low = ("low: 2", "low: 1")
+    assert [line.split(": ")[0] for line in problems(write(edited(low, ("epochs", "epoch"))))] == ["s.yaml:9:11"]
+    assert [line.split(": ")[0] for line in problems(write(edited(low)))] == ["s.yaml:6:30"]
+    assert SearchSpace.unchecked(write(edited(low))).parameters["clips.persons"].at(0) == 1
+
+
+def test_the_schema_that_ships_names_every_setting_of_the_trainer_and_its_kind() -> None:
+    fields = trainer_settings()
+    assert setting_kinds() == {path: number_kind(field) for path, field in fields.items()}
+    assert setting_schemas()["data.root"]["default"] == str(fields["data.root"].default)
+
+
 def test_thousands_of_problems_are_counted_rather_than_printed(write: Write) -> None:
     unknown = "".join(f"  unknown_{number}: 1\n" for number in range(2000))
     lines = problems(write(SPACE + unknown))
@@ -578,11 +591,11 @@ def test_a_mistaken_override_is_shown_as_it_was_given(override: str, expected: s
 
 
 def test_mistakes_in_overrides_and_file_are_reported_together(write: Write) -> None:
-    lines = problems(write(edited(("low: 2", "low: 1"))), "bugdet.trials=1", "optim.epoch=1")
+    lines = problems(write(edited(("low: 2", "low: 9"))), "bugdet.trials=1", "optim.epoch=1")
     assert [line.split(": ")[0] for line in lines] == [
         "--set bugdet.trials=1",
         "--set optim.epoch=1",
-        "s.yaml:6:30",
+        "s.yaml:6:38",
     ]
 
 

@@ -399,7 +399,7 @@ MISTAKES = {
         "13:11: derived.optim.learning_rate: 1 / (clips.persons - 4) divides by 0 (clips.persons is 4)",
     ),
     "choice that clashes with another parameter": (
-        (", log: true, when: {model.pooling: [attention]}}", "}"),
+        (SPACE[SPACE.index(", log: true, when") :], "}\ntrainer: {loss: {center_weight: 5e-4}}\n"),
         "11:40: parameters.loss.attention_weight.low: model.pooling mean has no attention",
     ),
     "start point with an inactive parameter": (

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from trainer.config import TrialConfig
 from trainer.errors import ConfigError
 from trainer.wording import KeyPath, did_you_mean, plain_words, spelled
-from trainer.yamlfile import YamlError, parse_yaml, read_yaml
+from trainer.yamlfile import Document, YamlError, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+    from trainer.config import TrialConfig
 
 
 def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
@@ -24,13 +25,9 @@ def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
     Raises:
         ConfigError: one line per problem, with file, line and setting.
     """
-    try:
-        document = read_yaml(path)
-    except YamlError as error:
-        raise ConfigError(str(error)) from error
-    tree: Any = document.data
-    for override in overrides:
-        _lay_over(tree, override)
+    from trainer.config import TrialConfig
+
+    document, tree = read_tree(path, overrides)
     try:
         # As JSON text, numbers stay numbers and text becomes no number, but a list may be a tuple.
         return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
@@ -44,12 +41,31 @@ def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
         raise ConfigError("\n".join(lines)) from error
 
 
+def read_tree(path: Path, overrides: Sequence[str] = ()) -> tuple[Document, Any]:
+    """What the file holds, and the same with the overrides laid over it, not checked against any setting.
+
+    Does not import torch, so that a mistyped path is answered at once.
+
+    Raises:
+        ConfigError: the file or an override cannot be read.
+    """
+    try:
+        document = read_yaml(path)
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
+    for override in overrides:
+        _lay_over(document.data, override)
+    return document, document.data
+
+
 def overridden(config: TrialConfig, overrides: Sequence[str]) -> TrialConfig:
     """The configuration with `path=value` settings laid over it.
 
     Raises:
         ConfigError: one line per problem, with the setting.
     """
+    from trainer.config import TrialConfig
+
     tree = config.model_dump(mode="json")
     for override in overrides:
         _lay_over(tree, override)
@@ -69,6 +85,8 @@ def _problem(problem: ErrorDetails) -> str:
 
 def _siblings(keys: KeyPath) -> list[str]:
     """Settings that stand where the last key stands."""
+    from trainer.config import TrialConfig
+
     model: Any = TrialConfig
     for key in keys[:-1]:
         model = model.model_fields[key].annotation

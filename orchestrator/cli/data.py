@@ -116,9 +116,10 @@ def stats(folder: Path, name: str | None, as_json: bool) -> int:
 def preview(folder: Path, name: str | None, out: Path, count: int, seed: int, images: bool) -> int:
     """Draw a sheet of some tracklets, a row each."""
     from trainer.data.folder import find_data
-    from trainer.pictures.sheets import contact_sheet
 
     found = find_data(folder, name)
+    from trainer.pictures.sheets import contact_sheet  # imports torch
+
     if not (found.synthetic or images):
         raise OrchestratorError(f"{folder}: shows real people; pictures of them are written with --images only")
     tracklets = _drawn(found.read(), count, seed)

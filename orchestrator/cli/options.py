@@ -51,11 +51,11 @@ def _of_one_trial(context: click.Context, parameter: click.Parameter, value: flo
 
 def _tracking_uri(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """The URI, a relative path of a database made absolute: the search may be resumed from another folder."""
+    if value is None:
+        return None
     from orchestrator.tracking.content import has_password
     from orchestrator.uris import absolute_database
 
-    if value is None:
-        return None
     if has_password(value):
         raise click.BadParameter(
             "a password on the command line is seen by all users of this machine; give it in MLFLOW_TRACKING_USERNAME "

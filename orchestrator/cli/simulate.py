@@ -43,6 +43,9 @@ def simulate(
     as_json: bool,
 ) -> int:
     """Replay a finished search's curves under other stopping rules and orders; nothing is trained."""
+    from orchestrator.history.folder import existing_search
+
+    existing_search(storage, name)  # before the import of torch
     from orchestrator.views.simulationview import Asked, show_simulation
 
     asked = Asked(rules or RULES, algorithms or ("journaled",), overrides, slots, seeds)

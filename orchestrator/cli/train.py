@@ -25,6 +25,9 @@ _config_file = click.argument("config", type=click.Path(path_type=Path))
 @options.as_json
 def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_json: bool) -> int:
     """Train one network without any search; CONFIG is a trial's YAML or JSON file."""
+    from trainer.configfile import read_tree
+
+    read_tree(config, overrides)  # before the import of torch
     from orchestrator.progress import step_progress
     from trainer import prepare_process
     from trainer.commands import train_command
@@ -89,6 +92,9 @@ def evaluate(
     """
     if open_test_set and part != "test":
         raise click.UsageError("--open-test-set has no effect without --part test")
+    from trainer.configfile import read_tree
+
+    read_tree(config, overrides)  # before the import of torch
     from orchestrator.progress import step_progress
     from trainer import prepare_process
     from trainer.commands import Outputs, evaluate_command

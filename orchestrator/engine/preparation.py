@@ -17,10 +17,9 @@ from orchestrator.language.settings import flattened, setting_schemas
 from orchestrator.progress import step_progress
 from orchestrator.space import SearchSpace
 from orchestrator.storage.mirror import remote_of, storage_uri
-from trainer.data.synthetic import is_synthetic, write_outline, write_synthetic
 from trainer.errors import DataError
 
-# Mistakes are answered without waiting for torch.
+# Mistakes are answered without waiting for torch and scipy.
 if TYPE_CHECKING:
     from trainer import TrialConfig
     from trainer.data.crowd import SizeName
@@ -69,7 +68,8 @@ def prepare_space(
     if unchecked.synthetic is None and not root.is_dir():
         raise DataError(
             f"no data set at {root.absolute()} (data.root of {unchecked.name}); say where it is with --data DIR, or "
-            f"try the search on generated data: {hint('launch', '--space', given, '--data', MINI_MARS, storage=storage)}"
+            "try the search on generated data: "
+            + hint("launch", "--space", given, "--data", MINI_MARS, storage=storage)
         )
     space = SearchSpace.from_yaml(given, overrides=overrides)
     config = any_config(space)
@@ -121,6 +121,8 @@ def check_weights(space: SearchSpace) -> None:
 
 def generate(root: Path, size: SizeName) -> None:
     """Writes a generated data set, unless it is there."""
+    from trainer.data.synthetic import is_synthetic, write_synthetic
+
     if is_synthetic(root):
         return
     with step_progress() as progress:
@@ -163,6 +165,8 @@ def rehearsal_space(space: SearchSpace) -> Iterator[SearchSpace]:
     if space.synthetic is None or any_config(space).data.root.is_dir():
         yield space
         return
+    from trainer.data.synthetic import write_outline
+
     with tempfile.TemporaryDirectory(prefix="reidsearch-") as folder:
         root = Path(folder) / "outline"
         write_outline(root, size=space.synthetic, seed=0)

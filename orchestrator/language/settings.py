@@ -45,7 +45,8 @@ def setting_kinds() -> Mapping[str, NumberKind]:
     """The kind of number that every setting of the trainer takes, by its dotted path."""
     kinds: dict[str, NumberKind] = {}
     for path, schema in setting_schemas().items():
-        types = {each.get("type") for each in (schema, *schema.get("anyOf", ()))}
+        ranges = (each for each in (schema, *schema.get("anyOf", ())) if "enum" not in each and "const" not in each)
+        types = {each.get("type") for each in ranges}
         kinds[path] = "float" if "number" in types else "int" if "integer" in types else None
     return kinds
 
