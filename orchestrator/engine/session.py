@@ -201,6 +201,7 @@ class _Session:
         self._head = None if connection.head is None else HeadWatch(connection.head)
         try:
             self._stop.listen_again()
+            self._model_check.wait(lambda: self._stop.requested)
             if not self._stop.requested:
                 self._tune(connection)
         finally:
@@ -262,7 +263,6 @@ class _Session:
         share = self._share(nodes)
         check_costs(self._space.objective, share.gpus)
         self._watch.connected(connection, share, self._uri)
-        self._model_check.wait(lambda: self._stop.wish is not None)
         searcher = AxSearcher(
             self._ledger,
             self._space,
