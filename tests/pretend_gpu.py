@@ -17,7 +17,21 @@ from torch.utils._pytree import tree_leaves, tree_map
 CUDA = torch.device("cuda", 0)
 COPIES = ("_to_copy", "to", "copy_")
 # What needs a number from the device to go on: the size of its result, or a value of Python.
-READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "bincount")
+READS = (
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount"),
+    *("_unique2", "unique_dim", "unique_consecutive"),
+)
+
+
+def reads_back(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a host that runs this operation waits for the device that its tensors are on."""
+    name = func._schema.name.split("::")[1]
+    if name == "repeat_interleave":
+        return (kwargs or {}).get("output_size") is None
+    by_mask = name in ("index", "index_put", "index_put_") and any(
+        index is not None and index.dtype == torch.bool for index in args[1]
+    )
+    return name in READS or by_mask
 
 
 class PretendTensor(Tensor):
@@ -65,7 +79,7 @@ class PretendGpu(TorchDispatchMode):
         elif ours:
             strangers = [tensor for tensor in tensors if not isinstance(tensor, PretendTensor) and tensor.dim() > 0]
             assert not strangers, f"{func}: tensors of the GPU and of the CPU"
-            self.waits.update([name] if name in READS else [])
+            self.waits.update([name] if reads_back(func, args, kwargs) else [])
         if made_for == "cuda":
             given["device"] = torch.device("cpu")
         result = func(**tree_map(_held, given))

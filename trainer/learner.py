@@ -109,7 +109,6 @@ class Learner:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self._scaler.step(self.optimizer)
         if not self._scaler.is_enabled():
-            self._scaler.update()
             self._follow(1.0, None)
             return
         # `get_scale` would read the scale back; scaling a one gives it on the device.
