@@ -44,7 +44,7 @@ const look = (frame) => {{
     covered: places.filter((place) => {{
       const bar = place.querySelector(".modebar"), drawn = place.querySelector("svg.main-svg").getBoundingClientRect();
       const [inner, outer] = [bar?.getBoundingClientRect(), place.getBoundingClientRect()];
-      return bar && (inner.bottom > drawn.top || inner.top < outer.top || inner.right > outer.right);
+      return bar && (inner.bottom > drawn.top + 0.5 || inner.top < outer.top - 0.5 || inner.right > outer.right + 0.5);
     }}).map((place) => place.id),
     bars: places.filter((place) => place.querySelector(".modebar")).length,
     requests: frame.contentWindow.performance.getEntriesByType("resource").length,

@@ -17,8 +17,9 @@ from rich.console import Console
 from searches import completed, write_search
 from waiting import PATIENCE_S
 
+from orchestrator.cli.driving import drive_and_show
 from orchestrator.engine.stopping import HANDLED, StopRequest
-from orchestrator.history.description import read_description
+from orchestrator.history.description import Options, read_description
 from orchestrator.history.events import SessionEnded
 from orchestrator.history.journal import Journal, read_journal
 from orchestrator.history.ledger import Ledger
@@ -229,3 +230,15 @@ def test_a_closed_standard_error_stays_closed(tmp_path: Path) -> None:
     command = ["sh", "-c", f'{sys.executable} -c "$0" 2>&-', program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout == "went on\n"
+
+
+def test_an_interruption_before_the_session_listens_names_the_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    folder = write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), [])
+    monkeypatch.setattr("orchestrator.engine.session.drive", interrupted)
+    assert drive_and_show(folder, Options(), strict=False) == 130
+    assert capfd.readouterr().err.endswith(f"reidsearch resume first --storage {tmp_path}` continues it\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.errors import Exit
+from orchestrator.hints import hint
 from orchestrator.storage.mirror import storage_uri
 
 if TYPE_CHECKING:
@@ -37,13 +38,18 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
 
 def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
     """Drives the search to its end before people's eyes and returns the exit code."""
-    from orchestrator.cluster.messages import RAY_LOG, stderr_kept
-    from orchestrator.engine.session import drive
-    from orchestrator.views.display import Display
+    try:
+        from orchestrator.cluster.messages import RAY_LOG, stderr_kept
+        from orchestrator.engine.session import drive
+        from orchestrator.views.display import Display
 
-    display = Display(folder)
-    with stderr_kept(folder.logs / RAY_LOG), display.showing():
-        ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
+        display = Display(folder)
+        with stderr_kept(folder.logs / RAY_LOG), display.showing():
+            ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
+    except KeyboardInterrupt:  # outside the session, which listens to Ctrl-C itself
+        command = hint("resume", folder.name, storage=folder.path.parent)
+        click.echo(f"{folder.name}: stopped; `{command}` continues it", err=True)
+        return Exit.INTERRUPTED
     display.ending(ending)
     return exit_code(ending.exit_code, ending.study, strict=strict)
 
