@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from orchestrator.escaping import harmless
 from trainer.progress import Progress
 
 # Where nothing can be redrawn: at most one line in this many seconds.
@@ -21,7 +22,7 @@ LINE_PERIOD_S = 10.0
 @contextmanager
 def step_progress() -> Iterator[Progress]:
     """A listener (what, done, total) that draws a bar per task, or prints a line now and then where it cannot."""
-    console = Console(stderr=True)
+    console = harmless(Console(stderr=True, markup=False))
     if not console.is_terminal or "NO_COLOR" in os.environ:
         yield _lines()
         return

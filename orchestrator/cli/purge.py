@@ -18,6 +18,7 @@ from orchestrator.errors import Exit
 @options.tracking_uri
 def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: str | None) -> int:
     """Delete every copy of a search's data, checkpoints included, and say what remains elsewhere."""
+    from orchestrator.escaping import terminal_text
     from orchestrator.history.folder import existing_search
     from orchestrator.history.lease import refuse_if_driven
     from orchestrator.results import purging
@@ -36,7 +37,7 @@ def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: 
     done = purging.purge(copies)
     click.echo(f"deleted   {name}")
     for line in done.remains:
-        click.echo(f"remains   {line}")
+        click.echo(f"remains   {terminal_text(line)}")
     return Exit.OK
 
 

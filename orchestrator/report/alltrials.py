@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.escaping import csv_cell
 from orchestrator.report.gathered import SearchReport
 from orchestrator.report.markup import Markup, element
 from orchestrator.report.scale import compact
@@ -19,8 +20,6 @@ from orchestrator.views.forecast import duration
 FIGURES = ("mAP", "mAP_standard_error", "mINP", "rank1", "rank5", "rank10", "rank20", "attention_entropy")
 SHARES = ("mAP", "mINP", "rank1", "rank5", "rank10", "rank20")
 SHOWN = ("mAP", "rank1", "rank5", "attention_entropy")
-# A spreadsheet takes a cell that begins with one of these for a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def all_trials(report: SearchReport) -> Section:
@@ -61,16 +60,10 @@ def csv_text(report: SearchReport) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = list(found[0]) if found else ["trial"]
-    writer.writerow(columns)
+    writer.writerow(map(csv_cell, columns))
     for row in found:
-        writer.writerow([_cell(row[name]) for name in columns])
+        writer.writerow([csv_cell(row[name]) for name in columns])
     return buffer.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return "" if value is None else value
 
 
 def _table(report: SearchReport) -> Markup:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from orchestrator.escaping import markdown_text as escaped
 from orchestrator.report.alltrials import csv_text, paths, rows
 from orchestrator.report.curves import learning_curves
 from orchestrator.report.gathered import SearchReport
@@ -70,12 +71,12 @@ def markdown_text(report: SearchReport) -> str:
 
 
 def _markdown(report: SearchReport) -> Iterator[str]:
-    yield f"# {_plain(report.search.name)}"
+    yield f"# {escaped(report.search.name)}"
     if report.search.description.synthetic:
         yield from ("", f"> **{SYNTHETIC_MARK}**")
     if report.best is not None:
         value, spread = value_and_spread(report.metric, report.best)
-        yield from ("", f"**Best {report.metric}: {value}** ({_plain(spread)})")
+        yield from ("", f"**Best {report.metric}: {value}** ({escaped(spread)})")
     yield from _titled("This search", ("", ""), facts(report))
     if report.best is not None:
         figures = [
@@ -85,7 +86,7 @@ def _markdown(report: SearchReport) -> Iterator[str]:
         settings = [(path, short(value)) for path, value in report.best.trial.params.items()]
         yield from _titled("Its settings", ("setting", "value"), settings)
     yield from ("", "## Can I trust this?", "")
-    yield from [f"- **{remark.level}**: {_plain(remark.text)}" for remark in report.remarks] or [
+    yield from [f"- **{remark.level}**: {escaped(remark.text)}" for remark in report.remarks] or [
         "Nothing speaks against it."
     ]
     yield from _titled("Fresh seeds", ("trial", "mean", "sd", "seeds", "confirmed"), _seeds(report))
@@ -94,7 +95,7 @@ def _markdown(report: SearchReport) -> Iterator[str]:
         f"{TITLES[card.kind]} {' and '.join(card.about)}: {card.skipped}" for card in report.model.cards if card.skipped
     ]
     missing += [report.model.missing] if report.model.missing else []
-    yield from [line for text in missing for line in ("", f"Left out: {_plain(text)}")]
+    yield from [line for text in missing for line in ("", f"Left out: {escaped(text)}")]
     if report.costs.hours:
         yield from _titled("Cost", ("", ""), cost_rows(report))
     named = paths(report)
@@ -130,18 +131,10 @@ def _trial(row: dict[str, Any], named: Sequence[str]) -> tuple[str, ...]:
 
 def _titled(title: str, head: Sequence[str], body: Any) -> Iterator[str]:
     """A table under a heading; nothing without rows."""
-    lines = [f"| {' | '.join(_plain(cell) for cell in row)} |" for row in body]
+    lines = [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in body]
     if lines:
         rule = f"|{'---|' * len(head)}"
-        yield from ("", f"## {title}", "", f"| {' | '.join(map(_plain, head))} |", rule, *lines)
-
-
-def _plain(text: object) -> str:
-    """Text in which Markdown sees no markup and a table no column."""
-    escaped = str(text)
-    for mark in "\\`*_[]<>|":
-        escaped = escaped.replace(mark, f"\\{mark}")
-    return " ".join(escaped.split())
+        yield from ("", f"## {title}", "", f"| {' | '.join(map(escaped, head))} |", rule, *lines)
 
 
 FORMATS = {"html": html_text, "md": markdown_text, "csv": lambda report: csv_text(report), "json": json_text}

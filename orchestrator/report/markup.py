@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
+from orchestrator.escaping import html_text, visible
+
 Figure: TypeAlias = dict[str, Any]
 """A figure as Plotly takes it: `data` and `layout`, plain JSON."""
 
@@ -27,7 +29,7 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
     out, True gives it no value.
     """
     given = "".join(
-        f" {name.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{html.escape(str(value))}"')
+        f" {name.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{html_text(value)}"')
         for name, value in attributes.items()
         if value is not None and value is not False
     )
@@ -41,7 +43,7 @@ def joined(children: Iterable[object]) -> Markup:
 
 
 def _piece(child: object) -> str:
-    return child if isinstance(child, Markup) else html.escape(str(child))
+    return child if isinstance(child, Markup) else html_text(child)
 
 
 def raw(tag: str, content: str, **attributes: object) -> Markup:
@@ -103,4 +105,4 @@ def _is_cell(value: object) -> bool:
 
 def plotly_text(text: object) -> str:
     """Text for a figure: Plotly takes `<b>`, `<a>` and the like in it for markup."""
-    return html.escape(str(text), quote=False)
+    return html.escape(visible(str(text)), quote=False)

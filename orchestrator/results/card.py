@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.escaping import markdown_code, markdown_text
 from orchestrator.history.loading import LoadedSearch
 from orchestrator.history.study import Trial
 from orchestrator.search.replication import Confirmation, confirmation
@@ -81,7 +82,7 @@ def card_text(loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNet
     description, first = loaded.description, exported[0]
     figures = card_figures(loaded, trial, first.epoch)
     parts = [
-        f"# {loaded.name}/{trial.key}",
+        f"# {markdown_text(loaded.name)}/{trial.key}",
         *([SYNTHETIC_NOTE] if description.synthetic else []),
         "\n".join(_what(loaded, trial, first)),
         "## Files\n\n" + "\n".join(_files(exported)),
@@ -98,17 +99,21 @@ def card_text(loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNet
 def _what(loaded: LoadedSearch, trial: Trial, exported: ExportedNetwork) -> Iterator[str]:
     description, model = loaded.description, exported.config.model
     yield (
-        f"A `{model.backbone}` at {model.height} x {model.width} with {model.pooling} pooling over time, "
+        f"A {markdown_code(model.backbone)} at {model.height} x {model.width} with {model.pooling} pooling over time, "
         f"{exported.parameters:,} learned numbers, for video person re-identification."
     )
     yield ""
     again = f", the configuration of {trial.repeats} again" if trial.repeats else ""
-    yield f"- trial `{trial.key}` of search `{loaded.name}` ({trial.status}{again})"
+    yield f"- trial {markdown_code(trial.key)} of search {markdown_code(loaded.name)} ({trial.status}{again})"
     yield f"- weights after epoch {exported.epoch} of {exported.config.optim.epochs}"
-    yield f"- seed {trial.seed}; started from weights `{model.weights}`; recipe `{exported.config.recipe}`"
-    yield f"- launched {description.created}, commit {description.commit or 'unknown'}"
-    yield "- " + ", ".join(f"{name} {version}" for name, version in description.versions.items())
-    yield "- searched settings: " + ", ".join(f"`{path}` {_number(value)}" for path, value in trial.params.items())
+    yield (
+        f"- seed {trial.seed}; started from weights {markdown_code(model.weights)}; "
+        f"recipe {markdown_code(exported.config.recipe)}"
+    )
+    yield f"- launched {markdown_text(description.created)}, commit {markdown_text(description.commit or 'unknown')}"
+    yield "- " + ", ".join(markdown_text(f"{name} {version}") for name, version in description.versions.items())
+    settings = (f"{markdown_code(path)} {markdown_text(_number(value))}" for path, value in trial.params.items())
+    yield f"- searched settings: {', '.join(settings)}"
 
 
 def _files(exported: Sequence[ExportedNetwork]) -> Iterator[str]:
@@ -118,7 +123,7 @@ def _files(exported: Sequence[ExportedNetwork]) -> Iterator[str]:
             if each.difference is None
             else f"; run with ONNX Runtime, its embeddings differ by {each.difference:.1e} of their largest component"
         )
-        yield f"- `{each.file.name}`{proof}"
+        yield f"- {markdown_code(each.file.name)}{proof}"
     yield "- `config.json`: every setting of the training; `data.root` is to be set to your data set"
 
 
@@ -127,8 +132,8 @@ def _data(loaded: LoadedSearch, exported: ExportedNetwork) -> str:
     note = SYNTHETIC_DATA if description.synthetic else DATA_NOTES[data.name]
     return (
         f"{note}\n\n- layout `{data.name}`, partition {data.fold}, {exported.persons} persons trained on\n"
-        f"- fingerprint of its lists `{description.data_fingerprint}`, of its files "
-        f"`{description.data_manifest or 'none'}`"
+        f"- fingerprint of its lists {markdown_code(description.data_fingerprint)}, of its files "
+        f"{markdown_code(description.data_manifest or 'none')}"
     )
 
 
@@ -151,7 +156,8 @@ def _figures(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterat
 def _row(name: str, figures: Figures, of: Evaluation) -> str:
     shown = [f"{100 * getattr(figures, rank):.1f}" for rank in RANKS]
     shown[0] += f" ± {100 * figures.mAP_standard_error:.1f}"
-    return f"| {name} | {' | '.join(shown)} | {of.protocol} | {of.sampling} | {of.queries} | {of.dropped_queries} |"
+    about = (markdown_text(of.protocol), markdown_text(of.sampling), str(of.queries), str(of.dropped_queries))
+    return f"| {name} | {' | '.join([*shown, *about])} |"
 
 
 def _remarks(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterator[str]:
@@ -184,7 +190,7 @@ def _openings(loaded: LoadedSearch, trial: Trial, *, is_tested: bool) -> str:
     if is_tested:
         return f"The search has opened the test set {_times(opened)}."
     if own:
-        by = ", ".join(dict.fromkeys(f"{use.by} (`{use.weights}`)" for use in own))
+        by = ", ".join(dict.fromkeys(f"{markdown_text(use.by)} ({markdown_code(use.weights)})" for use in own))
         return (
             f"The test set was opened for this trial {_times(len(own))} by {by}, with figures that the search does not "
             f"keep; in all the search's journal holds that it was opened {_times(opened)}."

@@ -6,7 +6,9 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from orchestrator.escaping import csv_cell, latex_text, markdown_text
 from orchestrator.results.tables import Cell, Line, Table
+from trainer.wording import one_line
 
 HEADINGS = {"mAP": "mAP", "rank1": "R-1", "rank5": "R-5", "rank20": "R-20"}
 LEGEND = (
@@ -22,9 +24,9 @@ def markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         headings = ["row", "source", *(HEADINGS[column] for column in table.columns), *ABOUT]
         rows = [
-            [_of_markdown(text) for text in (line.row, line.source)]
+            [markdown_text(text) for text in (line.row, line.source)]
             + [_figure(line, column, "±") for column in table.columns]
-            + [_of_markdown(text) for text in _about(line)]
+            + [markdown_text(text) for text in _about(line)]
             for line in table.lines
         ]
         widths = [max(len(row[index]) for row in [headings, *rows]) for index in range(len(headings))]
@@ -33,7 +35,7 @@ def markdown(tables: Sequence[Table]) -> str:
             "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
             for row in [headings, rule, *rows]
         ]
-        parts.append("\n".join([f"**{table.title}**", "", *lines]))
+        parts.append("\n".join([f"**{markdown_text(table.title)}**", "", *lines]))
     return "\n\n".join([*parts, LEGEND]) + "\n"
 
 
@@ -43,9 +45,9 @@ def latex(tables: Sequence[Table]) -> str:
     for table in tables:
         headings = ["row", "source", *(HEADINGS[column] for column in table.columns), *ABOUT]
         rows = [
-            [_of_latex(line.row), _of_latex(line.source)]
+            [latex_text(line.row), latex_text(line.source)]
             + [_figure(line, column, r"$\pm$") for column in table.columns]
-            + [_of_latex(text) for text in _about(line)]
+            + [latex_text(text) for text in _about(line)]
             for line in table.lines
         ]
         spec = "ll" + "r" * len(table.columns) + "llrrrrl"
@@ -53,7 +55,7 @@ def latex(tables: Sequence[Table]) -> str:
         parts.append(
             "\n".join(
                 [
-                    f"% {table.title}. {LEGEND}",
+                    f"% {one_line(table.title)}. {LEGEND}",
                     rf"\begin{{tabular}}{{{spec}}}",
                     r"\toprule",
                     " & ".join(headings) + r" \\",
@@ -77,7 +79,8 @@ def comma_separated(tables: Sequence[Table]) -> str:
     writer.writerow(["table", "row", "source", *figures, *ABOUT])
     for table in tables:
         for line in table.lines:
-            writer.writerow([table.title, line.row, line.source, *_numbers(line.cells, columns), *_about(line)])
+            cells = [table.title, line.row, line.source, *_numbers(line.cells, columns), *_about(line)]
+            writer.writerow(map(csv_cell, cells))
     return out.getvalue()
 
 
@@ -106,15 +109,6 @@ def _percent(cell: Cell, plus_minus: str) -> str:
 def _about(line: Line) -> list[str]:
     numbers = (line.queries, line.dropped_queries, line.seeds or None, line.epochs)
     return [line.protocol, line.sampling, *("" if number is None else str(number) for number in numbers), line.note]
-
-
-def _of_markdown(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
-def _of_latex(text: str) -> str:
-    escaped = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(escaped.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Table]], str]] = {

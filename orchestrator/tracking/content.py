@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from orchestrator.escaping import markdown_code, markdown_text
 from orchestrator.history.description import SearchDescription
 from orchestrator.history.load import NodeLoad
 from orchestrator.history.study import Study
@@ -231,18 +232,22 @@ def trial_rows(study: Study, objective: Objective) -> list[dict[str, Any]]:
 def note(description: SearchDescription, objective: Objective, study: Study, rows: list[dict[str, Any]]) -> str:
     """A few paragraphs of Markdown."""
     counts = ", ".join(f"{many} {status}" for status, many in study.counts().items() if many) or "no trials yet"
-    paragraphs = [f"**{description.search}**: space `{description.space.name}`, {counts}."]
+    paragraphs = [f"**{markdown_text(description.search)}**: space {markdown_code(description.space.name)}, {counts}."]
     if description.synthetic:
         paragraphs.append("**SYNTHETIC data: these figures say nothing about published ones.**")
     best = best_configuration(study, objective)
     if best is not None:
         paragraphs.append(_best_line(best, objective))
-        paragraphs.append("\n".join(f"- `{path}` = {number(value)}" for path, value in best.trial.params.items()))
+        paragraphs.append(
+            "\n".join(
+                f"- {markdown_code(path)} = {markdown_text(number(value))}" for path, value in best.trial.params.items()
+            )
+        )
     return "\n\n".join([*paragraphs, f"All {len(rows)} trials: artifact `{TABLE}`."])
 
 
 def _best_line(best: Best, objective: Objective) -> str:
-    head, metric, confirmation = f"Best: `{best.trial.key}`", objective.first.metric, best.confirmation
+    head, metric, confirmation = f"Best: {markdown_code(best.trial.key)}", objective.first.metric, best.confirmation
     if confirmation is None:
         return f"{head}, {metric} {best.score.value:.3f} with one seed, not confirmed."
     deviation = confirmation.standard_deviation

@@ -17,6 +17,7 @@ from orchestrator.cluster.connection import Connection
 from orchestrator.cluster.placement import Share
 from orchestrator.engine.session import Ending, Watch
 from orchestrator.errors import UNWRITABLE
+from orchestrator.escaping import harmless
 from orchestrator.hints import hint, installed
 from orchestrator.history.description import SearchDescription
 from orchestrator.history.folder import SearchFolder
@@ -44,7 +45,9 @@ PIPED_WIDTH = 120
 def output() -> Console:
     """Standard output for tables; brackets and colons in texts are no markup."""
     console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
+    return harmless(console)
 
 
 def pages_command(uri: str, folder: SearchFolder) -> str:
@@ -110,7 +113,7 @@ class Display:
 
     def __init__(self, folder: SearchFolder) -> None:
         self._folder = folder
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._console = harmless(Console(stderr=True, highlight=False, markup=False, emoji=False))
         self._redraws = self._console.is_terminal and "NO_COLOR" not in os.environ
         self._ledger: Ledger | None = None
         self._description: SearchDescription | None = None

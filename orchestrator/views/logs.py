@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.engine.attempt import ERROR_FILE, HANG_FILE, LOG_FILE
 from orchestrator.errors import SearchError
+from orchestrator.escaping import terminal_text
 from orchestrator.hints import hint
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Record, read_journal
@@ -48,7 +49,7 @@ def log_lines(folder: SearchFolder, trial: str | None, *, follow: bool) -> Itera
         yield from _lines(records[shown:], trial)
         shown = len(records)
         for file in files:
-            yield from file.new_lines()
+            yield from map(terminal_text, file.new_lines())
         if not follow or not driven:
             return
         time.sleep(FOLLOW_PERIOD_S)
