@@ -19,7 +19,7 @@ MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~$]")
 # Readers that know less of Markdown would take a tag after a backslash for one.
 ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 # At the beginning of a line: headings, lists, quotes, rules, underlines of headings.
-MARKDOWN_BEGINNING = re.compile(r"^[#+=:-]|^\d+(?=[.)])")
+MARKDOWN_BEGINNING = re.compile(r"^(=|#(?=#*(\s|$))|[+-](?=\s)|[-:](?=-)|\d+(?=[.)](\s|$)))")
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 # A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")

@@ -86,7 +86,7 @@ def test_markdown_sees_no_markup_and_no_column(text: str) -> None:
     assert all_visible(line)
     bare = re.sub(r"\\[!-/:-@\[-`{-~]|&(lt|gt|amp);", "", line)
     assert not set(bare) & set("`*_[]<>|&~$\\"), "each is escaped"
-    assert not re.match(r"\s*([#>+=:-]|\d+[.)])", line), "nothing begins a block"
+    assert not re.match(r"#{1,6}(\s|$)|=|>|[+-]\s|--|:-|\d+[.)](\s|$)", line), "nothing begins a block"
     if text.isprintable():
         assert shown_by_markdown(line) == " ".join(text.split())
 
