@@ -293,11 +293,10 @@ def test_an_experiment_that_was_deleted_in_mlflows_pages_is_restored_with_all_th
 def test_sync_does_not_wait_for_a_file_that_cannot_become_a_database(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "mlflow.db"
     path.mkdir() if content is None else path.write_bytes(content)
-    began = time.monotonic()
-    unsent, tracker = tracked(SearchFolder(tmp_path / "s"), EVENTS, resend=True)
+    # Longer than this test may take.
+    unsent, tracker = tracked(SearchFolder(tmp_path / "s"), EVENTS, patience=3600, resend=True)
     assert unsent == len(EVENTS)
     assert tracker.problem is not None
-    assert time.monotonic() - began < 30
 
 
 def test_a_figure_that_mlflow_refuses_holds_up_nothing_but_its_own_trials_figures(folder: SearchFolder) -> None:
