@@ -368,7 +368,7 @@ def test_no_folder_begins_like_a_uri(scheme: str, rest: str) -> None:
             with pytest.raises(SearchError, match=f"write {scheme.lower()}://"):
                 is_uri(text)
     assert not is_uri(f"./{scheme}:{rest}")
-    assert not is_uri(f"{scheme}-{rest}")
+    assert not is_uri(f"{scheme}_{rest}"), "no scheme holds an underscore"
 
 
 @pytest.mark.parametrize("failed", [False, True])
