@@ -27,6 +27,13 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Commands that train let their process flush denormal numbers to 0; tests run in the same process."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def mini_mars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny generated data set."""
