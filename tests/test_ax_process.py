@@ -174,7 +174,7 @@ def test_ax_searches_the_front_of_two_objectives_and_keeps_what_the_baseline_rea
             point = {"clips.flip": 0.5, "clips.erase": 0.5} if index == 0 else sobol_point(space, 0, index)
             share, lost = float(point["clips.flip"]), 0.3 * float(point["clips.erase"])
             first = suggested(index, **point).model_copy(update={"source": "sobol" if index else "start"})
-            events += [first, *two_figures(index, 0.9 * share - lost + 0.3, mean_inp=1 - share - lost)]
+            events += [first, *two_figures(index, 0.6 * share - lost / 1.5 + 0.3, mean_inp=1 - share - lost)]
         asked = model_question(space, 0, fold(events))
         assert ("mINP >= 0.35" in asked["outcome_constraints"]) == ("constraints" in objective)
         return point_from_answer(space, answer(ax, asked))
