@@ -45,6 +45,8 @@ def failure_kind(error: BaseException) -> FailureKind:
             return "out_of_memory"
         case OSError() if error.errno in NO_SPACE:
             return "disk_full"
+        case ConnectionError() | EOFError():
+            return "worker_lost"  # a loader's process that died while it handed over a batch
         case RuntimeError():
             return _of_text(str(error), is_devices=isinstance(error, torch.AcceleratorError))
     return "error"
