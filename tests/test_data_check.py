@@ -140,6 +140,17 @@ def test_each_missing_frame_is_a_problem_that_names_it(fresh: Path) -> None:
     assert "no manifest is written" in found.notes[-1]
 
 
+def test_frames_of_another_ending_are_a_line_for_each_part_that_shows_both_names(fresh: Path) -> None:
+    frames = sorted((fresh / "bbox_train").glob("*/*.jpg"))
+    for frame in frames:
+        frame.rename(frame.with_suffix(".JPG"))
+    found = checked(fresh)
+    (line,) = found.problems
+    assert f"none named like {frames[0].name}; the first is {frames[0].stem}.JPG; " in line
+    assert f" folders beside it are alike; the lists name {len(frames)} frames there: rename the files" in line
+    assert found.frames.missing == len(frames)
+
+
 def test_a_folder_in_place_of_a_frame_is_a_missing_frame(fresh: Path) -> None:
     frame = a_frame(fresh)
     frame.unlink()

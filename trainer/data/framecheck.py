@@ -84,6 +84,7 @@ def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progres
         by_folder[frame.rpartition(os.sep)[0]].append(frame)
     sizes: dict[str, int] = {}
     missing: dict[str, str] = {}
+    other: dict[str, str] = {}
     unlisted = 0
     with closing(_in_threads(_sizes_in, by_folder, FOLDER_THREADS)) as looks:
         for done, ((folder, named), look) in enumerate(zip(by_folder.items(), looks, strict=True), start=1):
@@ -91,11 +92,15 @@ def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progres
                 found = {frame: look.sizes.pop(frame[len(folder) + 1 :], None) for frame in named}
                 sizes |= {frame: size for frame, size in found.items() if size is not None}
                 unlisted += len(look.sizes)
-                _report(found, findings)
+                if look.sizes and all(size is None for size in found.values()):
+                    other[folder] = contents(Path(folder), os.path.basename(named[0]))  # noqa: PTH119
+                else:
+                    _report(found, findings)
             else:
                 missing[folder] = look.trouble
             progress("looking for frames", done, len(by_folder))
     _report_folders(missing, by_folder, findings)
+    _report_other_names(other, by_folder, findings)
     return FrameFiles(sizes, unlisted)
 
 
@@ -116,6 +121,20 @@ def _report_folders(missing: Mapping[str, str], by_folder: Mapping[str, Sequence
             if folder in missing:
                 listed = len(by_folder[folder])
                 findings.problem(f"{folder}: {missing[folder]}, but the lists name {listed:,} frames in it")
+
+
+def _report_other_names(other: Mapping[str, str], by_folder: Mapping[str, Sequence[str]], findings: Findings) -> None:
+    """A line for each data set's part in whose folders files lie, but none under the names of the lists."""
+    beside: defaultdict[str, list[str]] = defaultdict(list)
+    for folder in other:
+        beside[os.path.dirname(folder)].append(folder)  # noqa: PTH120 - as everywhere here
+    for folders in beside.values():
+        more = f"; {len(folders) - 1:,} folders beside it are alike" if len(folders) > 1 else ""
+        frames = sum(len(by_folder[folder]) for folder in folders)
+        findings.problem(
+            f"{folders[0]}: {other[folders[0]]}{more}; the lists name {frames:,} frames there: rename the files, or "
+            "copy the data set again"
+        )
 
 
 def _sight(folder: Path) -> str:
