@@ -138,6 +138,20 @@ class Payload:
     """Something that only unsafe unpickling would make."""
 
 
+def test_a_file_that_torch_did_not_write_is_said_to_be_one(tmp_path: Path) -> None:
+    for content in (b"", b"hello" * 100, b"<!DOCTYPE html><html>log in</html>"):
+        path = tmp_path / "page.pt"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"page\.pt: .* \(damaged, or not written by torch\.save\)$"):
+            network(TINY.model_copy(update={"weights": str(path)}))
+
+
+def test_a_checkpoint_with_another_key_is_refused_with_those_that_it_has(tmp_path: Path) -> None:
+    path = saved({"epoch": 3, "net": network().state_dict()}, tmp_path / "other.pt")
+    with pytest.raises(ConfigError, match=r"or model_state_dict; the file begins with epoch, net$"):
+        network(TINY.model_copy(update={"weights": path}))
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"model": 3}, {"epoch": 3}])
 def test_file_without_a_state_dict_is_named(tmp_path: Path, content: object) -> None:
     path = saved(content, tmp_path / "other.pt")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
@@ -175,13 +176,20 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise ConfigError(f"model.weights: {path}: no such file (and neither imagenet nor none)") from error
     except UNREADABLE as error:
         raise ConfigError(f"model.weights: {path}: {_why_unreadable(error)}") from error
+    outermost = content
     for _ in range(MAX_NESTING):
         if not isinstance(content, Mapping):
             break
         if content and all(isinstance(name, str) and isinstance(each, Tensor) for name, each in content.items()):
             return content
         content = next((content[key] for key in STATE_KEYS if key in content), None)
-    raise ConfigError(f"model.weights: {path}: holds neither a state dict nor a checkpoint with {listed(STATE_KEYS)}")
+    held = ""
+    if isinstance(outermost, Mapping):
+        names = [one_line(shortened(str(name))) for name in islice(outermost, NAMED_TO_COMPARE)]
+        held = f"; the file begins with {', '.join(names) or 'nothing'}"
+    raise ConfigError(
+        f"model.weights: {path}: holds neither a state dict nor a checkpoint with {listed(STATE_KEYS)}{held}"
+    )
 
 
 def _why_unreadable(error: Exception) -> str:
@@ -194,5 +202,7 @@ def _why_unreadable(error: Exception) -> str:
             f"holds objects other than tensors ({what}); save the state dict alone, where the file was made: "
             "torch.save(model.state_dict(), FILE)"
         )
+    if isinstance(error, EOFError | KeyError | UnpicklingError):
+        return "not a readable weights file (damaged, or not written by torch.save)"
     reason = type(error).__name__ if "weights_only" in text else first_line(error)
     return f"not a readable weights file ({reason})"
