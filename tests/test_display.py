@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from events import completed, reported, started, suggested
 from rich.console import Console
 from searches import write_search
 
-from orchestrator.errors import SearchError
+from orchestrator.errors import EnvironmentProblem, JournalError, SearchError
 from orchestrator.history.description import Options, SearchDescription, read_description, write_description
 from orchestrator.history.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed
 from orchestrator.history.folder import SearchFolder
@@ -25,7 +26,7 @@ from orchestrator.views.display import HINT, output, pages_command, summary_line
 from orchestrator.views.eventline import event_line
 from orchestrator.views.finalview import finals_table
 from orchestrator.views.status import status_document
-from orchestrator.views.statusview import show_searches
+from orchestrator.views.statusview import show_search, show_searches
 from orchestrator.views.trialsview import LiveView, trials_table
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
@@ -205,6 +206,30 @@ def test_a_long_name_of_a_search_is_folded_and_squeezes_no_column(
     assert lines[0].split() == ["search", "state", "completed", "failed", "best", "mAP", "seeds", "trial", "data"]
     assert "".join(line.split(" ")[0] for line in lines[1:]) == name
     assert all(len(line) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_search_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    for name in ("mine", "damaged", "pipe"):
+        write_search(tmp_path / name, SearchSpace.from_yaml("smoke.yaml"), [])
+    (tmp_path / "damaged/journal.jsonl").write_text('{"bad\n', encoding="utf-8")
+    (tmp_path / "pipe/journal.jsonl").unlink()
+    os.mkfifo(tmp_path / "pipe/journal.jsonl")
+    with pytest.raises(EnvironmentProblem) as caught:
+        show_searches(tmp_path, as_json=as_json)
+    assert "mine" in capsys.readouterr().out
+    named = sorted(line.split(":")[0] for line in str(caught.value).splitlines())
+    assert named == [str(tmp_path / name / "journal.jsonl") for name in ("damaged", "pipe")]
+
+
+def test_a_search_whose_journal_is_no_file_is_named_with_that_journal(tmp_path: Path) -> None:
+    write_search(tmp_path / "pipe", SearchSpace.from_yaml("smoke.yaml"), [])
+    (tmp_path / "pipe/journal.jsonl").unlink()
+    os.mkfifo(tmp_path / "pipe/journal.jsonl")
+    with pytest.raises(JournalError, match=r"pipe/journal\.jsonl: cannot be read"):
+        show_search(tmp_path, "pipe", as_json=False, watch=False)
 
 
 def test_brackets_in_a_text_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

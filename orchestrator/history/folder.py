@@ -122,7 +122,7 @@ def existing_search(storage: Path, name: str) -> SearchFolder:
         )
     folder = search_folder(storage, name.removesuffix("/"))
     bring_search(folder)
-    if not folder.journal.is_file():
+    if not folder.journal.exists():
         names = [found.name for found in searches(storage)]
         there, near = _some(names), did_you_mean(name, names)
         where = storage_name(storage)

@@ -10,8 +10,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.hints import hint
 from orchestrator.history.folder import SearchFolder, existing_search, searches
+from orchestrator.language.problems import SpaceError
 from orchestrator.shortform import percent
 from orchestrator.storage.mirror import storage_name
 from orchestrator.views.bestline import confirmation_lines
@@ -45,8 +47,27 @@ def show_search(storage: Path, name: str, *, as_json: bool, watch: bool) -> None
 
 
 def show_searches(storage: Path, *, as_json: bool) -> None:
-    """Prints one line per search, the latest first."""
-    documents = [read_status(folder) for folder in searches(storage)]
+    """Prints one line per search, the latest first.
+
+    Raises:
+        EnvironmentProblem: searches that cannot be read, a line each, after all others are shown.
+    """
+    documents: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    for folder in searches(storage):
+        try:
+            documents.append(read_status(folder))
+        except (OrchestratorError, SpaceError) as error:
+            unreadable.append(str(error))
+        except OSError as error:
+            unreadable.append(f"{error.filename or folder.path}: {error.strerror}")
+    if documents or not unreadable:
+        _print_searches(storage, documents, as_json=as_json)
+    if unreadable:
+        raise EnvironmentProblem("\n".join(unreadable))
+
+
+def _print_searches(storage: Path, documents: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(documents, indent=2, allow_nan=False))
         return
