@@ -44,7 +44,10 @@ def is_uri(storage: str) -> bool:
     """
     if (misspelt := MISSPELT.fullmatch(storage)) is not None:
         scheme, rest = misspelt["scheme"].lower(), misspelt["rest"].lstrip("/")
-        meant = f"file:///{rest}" if scheme == "file" else f"{scheme}://{rest or 'BUCKET'}"
+        if scheme != "file":
+            meant = f"{scheme}://{rest or 'BUCKET'}"
+        else:
+            meant = f"file:///{rest}" if "/" in misspelt[2] else f"the path {rest or 'alone'}"
         raise SearchError(f"{storage}: no URI; write {meant}, or ./{storage} for a folder of that name")
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", storage) is not None
 
