@@ -108,6 +108,8 @@ def test_an_attempt_that_is_told_to_stop_loses_no_step(assignment: Assignment) -
     assert told[-1].outcome is not None
     assert told[-1].outcome.state == "stopped"
     assert "2 epochs and 1 of" in told[-1].outcome.reason
+    log = (assignment.search / "trials/t0000" / LOG_FILE).read_text(encoding="utf-8")
+    assert "attempt 1 stopped after 2 epochs" in log
     stop.unlink()
     assert [message.epoch_result.epoch for message in messages(assignment)[:-1] if message.epoch_result] == [1, 2, 3, 4]
 

@@ -129,7 +129,8 @@ def run_attempt(
             log.info("attempt %d", assignment.attempt)
             run = _train if assignment.storage is None else _train_and_send
             outcome = run(assignment, out, send, alive)
-            log.info("attempt %d %s %s", assignment.attempt, outcome.state, outcome.reason)
+            ended = outcome.reason if outcome.reason.startswith(outcome.state) else f"{outcome.state} {outcome.reason}"
+            log.info("attempt %d %s", assignment.attempt, ended)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
