@@ -21,6 +21,11 @@ def installed(command: str) -> str:
     return shlex.quote(os.path.relpath(own)) if own.is_file() else command
 
 
+def command_line(*arguments: Path | str) -> str:
+    """`reidsearch ARGUMENTS`, quoted for a shell, of commands that take no `--storage`; others are for `hint`."""
+    return f"{installed('reidsearch')} {shlex.join(map(str, arguments))}"
+
+
 def hint(verb: str, *arguments: str, storage: Path | str) -> str:
     """`reidsearch VERB ARGUMENTS --storage STORAGE`, quoted for a shell.
 
@@ -34,4 +39,4 @@ def hint(verb: str, *arguments: str, storage: Path | str) -> str:
 
     named = storage if isinstance(storage, str) else storage_name(storage)
     given = [] if storage == DEFAULT_STORAGE else ["--storage", named]
-    return f"{installed('reidsearch')} {shlex.join([verb, *arguments, *given])}"
+    return command_line(verb, *arguments, *given)

@@ -17,6 +17,7 @@ from searches import a_search, completed, write_search
 from orchestrator.__main__ import cli, run
 from orchestrator.engine.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
 from orchestrator.errors import SearchError
+from orchestrator.hints import command_line
 from orchestrator.history.events import SessionEnded, TrialFailed
 from orchestrator.history.folder import SearchFolder
 from orchestrator.language.layers import builtin_files
@@ -214,7 +215,8 @@ def test_frames_that_are_not_there_stop_a_launch_with_the_first_and_no_search_is
     (line,) = capsys.readouterr().err.splitlines()
     root = elsewhere / "data"
     assert line.startswith(f"{root / 'bbox_train'}/0")
-    assert line.endswith(f"(No such file or directory); `reidsearch data check {root}` tells what is missing")
+    hint = command_line("data", "check", root)
+    assert line.endswith(f"(No such file or directory); `{hint}` tells what is missing")
     assert not Path("runs/x").exists()
 
 
@@ -359,13 +361,20 @@ def test_a_storage_that_was_meant_to_be_a_uri_is_refused_with_what_was_meant(
     assert run(["status", "--storage", f"./{storage}"]) == 0
 
 
+def test_a_relative_path_after_file_is_not_taken_for_one_below_the_root() -> None:
+    with pytest.raises(SearchError, match="write the path runs, or"):
+        is_uri("file:runs")
+    with pytest.raises(SearchError, match="write file:///tmp/runs, or"):
+        is_uri("file:/tmp/runs")
+
+
 @given(st.sampled_from(["s3", "gs", "gcs", "file", "GS"]), st.text("abc/:-._ ", max_size=12))
 def test_no_folder_begins_like_a_uri(scheme: str, rest: str) -> None:
     for text in (f"{scheme}:{rest}", f"{scheme}//{rest}"):
         if text.startswith(f"{scheme}://"):
             assert is_uri(text)
         else:
-            with pytest.raises(SearchError, match=f"write {scheme.lower()}://"):
+            with pytest.raises(SearchError, match=f"write ({scheme.lower()}://|the path )"):
                 is_uri(text)
     assert not is_uri(f"./{scheme}:{rest}")
     assert not is_uri(f"{scheme}_{rest}"), "no scheme holds an underscore"

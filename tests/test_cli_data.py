@@ -11,6 +11,7 @@ from miniatures import write_miniature
 from PIL import Image
 
 from orchestrator.__main__ import run
+from orchestrator.hints import command_line
 from trainer.data.manifest import MANIFEST
 
 
@@ -176,7 +177,7 @@ def test_a_packed_data_set_is_checked_counted_and_shown_like_any_other(synthetic
     printed = capsys.readouterr()
     assert printed.out.startswith("packed: MARS, ")
     assert "SYNTHETIC" in printed.out
-    assert printed.err == "next: reidsearch data check packed\n"
+    assert printed.err == f"next: {command_line('data', 'check', 'packed')}\n"
     assert run(["data", "check", "packed", "--all"]) == 0
     assert capsys.readouterr().out.startswith("ok   packed: MARS, packed  SYNTHETIC\n")
     assert run(["data", "stats", "packed"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -149,6 +150,16 @@ def test_other_data_protocols_and_queries_are_refused(storage: Path) -> None:
     events[2] = TrialReported(trial="t0000", result=result.model_copy(update={"validation": official}))
     search(storage, "four", events)
     assert "under protocol mars_official, one/t0001 under mars" in refusal(storage, "one", "four")
+
+
+def test_the_command_for_a_missing_evaluation_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    storage = tmp_path / "my runs; date"
+    search(storage, "one", [*completed(0, 0.4), *completed(1, 0.5)], evaluated=False)
+    note = next(note for note in compare(storage, ["one/t0000", "one/t0001"]).remarks if "make them with" in note)
+    program, *arguments = shlex.split(note.split("make them with: ")[1])
+    trial = storage.absolute() / "one/trials/t0000"
+    assert program.endswith("reidsearch") and arguments[:2] == ["evaluate", str(trial / "config.json")]
+    assert arguments[-1] == str(trial / "evaluation")
 
 
 def test_a_trial_without_figures_and_one_named_twice_are_refused(storage: Path) -> None:

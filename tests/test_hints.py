@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import orchestrator
 from orchestrator.__main__ import cli
-from orchestrator.hints import DEFAULT_STORAGE, hint
+from orchestrator.hints import DEFAULT_STORAGE, command_line, hint
 
 SOURCE = Path(orchestrator.__file__).parent
 WITH_STORAGE = sorted(
@@ -27,7 +27,7 @@ WITH_STORAGE = sorted(
 WHO_ASKED = ("reidsearch stop", "asked for by `reidsearch stop`")
 
 # Documents that are read elsewhere, where a storage of this machine means nothing.
-DOCUMENTS = ("report/page.py", "results/card.py")
+DOCUMENTS = ("report/page.py", "results/card.py", "handbook.py")
 
 
 @given(storage=st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=20))
@@ -35,6 +35,13 @@ def test_a_hint_is_a_command_line_that_a_shell_takes_apart_again(storage: str) -
     program, *arguments = shlex.split(hint("resume", "first", "--errored", "retry", storage=Path("/", storage)))
     assert program.endswith("reidsearch")
     assert arguments == ["resume", "first", "--errored", "retry", "--storage", str(Path("/", storage))]
+
+
+@given(path=st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=20))
+def test_a_hint_at_a_file_is_a_command_line_that_a_shell_takes_apart_again(path: str) -> None:
+    program, *arguments = shlex.split(command_line("data", "check", Path("/", path)))
+    assert program.endswith("reidsearch")
+    assert arguments == ["data", "check", str(Path("/", path))]
 
 
 def test_a_uri_is_named_and_so_is_the_one_that_a_folder_mirrors(
@@ -52,9 +59,8 @@ def test_the_storage_that_a_command_takes_by_itself_is_left_out() -> None:
     assert hint("status", "first", storage=DEFAULT_STORAGE).endswith("reidsearch status first")
 
 
-def test_every_hint_at_a_command_that_takes_a_storage_is_written_by_that_function() -> None:
-    assert {"resume", "status", "stop", "finalize", "sync", "logs", "tables", "launch"} <= set(WITH_STORAGE)
-    command = re.compile(rf"reidsearch ({'|'.join(WITH_STORAGE)})\b")
+def test_every_hint_is_written_by_these_functions() -> None:
+    command = re.compile(rf"reidsearch ({'|'.join(cli.commands)})\b")
     found = [
         f"{name}:{line}: {text}"
         for path in sorted(SOURCE.rglob("*.py"))
@@ -62,7 +68,7 @@ def test_every_hint_at_a_command_that_takes_a_storage_is_written_by_that_functio
         for line, text in _texts(ast.parse(path.read_text(encoding="utf-8")))
         if command.search(text) and text not in WHO_ASKED
     ]
-    assert found == [], "hints go through orchestrator.hints.hint, so that they name the storage"
+    assert found == [], "hints go through orchestrator.hints, so that they name the storage and can be pasted"
 
 
 def test_every_hint_names_a_command_that_takes_a_storage() -> None:

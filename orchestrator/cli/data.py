@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.errors import Exit, OrchestratorError
+from orchestrator.hints import command_line
 
 if TYPE_CHECKING:
     from trainer.data import Splits, Tracklet
@@ -47,7 +48,7 @@ def synth(folder: Path, size: str, seed: int) -> int:
         f"{made.frames} frames, {made.bytes / 1e6:.1f} MB, {made.seconds:.1f} s; "
         "SYNTHETIC, never to be compared with published figures"
     )
-    click.echo(f"next: reidsearch data check {folder}", err=True)
+    click.echo(f"next: {command_line('data', 'check', folder)}", err=True)
     return Exit.OK
 
 
@@ -173,5 +174,5 @@ def pack(folder: Path, out: Path, name: str | None, size: tuple[int, int] | None
         + (f"; damaged frames: {made.damaged}" if made.damaged else "")
         + ("  SYNTHETIC" if found.synthetic else "")
     )
-    click.echo(f"next: reidsearch data check {out}", err=True)
+    click.echo(f"next: {command_line('data', 'check', out)}", err=True)
     return Exit.OK

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from orchestrator.errors import Exit
-from orchestrator.hints import hint
+from orchestrator.hints import command_line, hint
 
 if TYPE_CHECKING:
     from orchestrator.cluster.submission import Job
@@ -40,7 +40,9 @@ def launch_there(context: click.Context, given_space: str) -> int:
     given = context.params
     storage = _storage(context)
     if given["dry_run"]:
-        raise click.UsageError("--dry-run looks at this machine; `reidsearch cluster plan` looks at a cluster")
+        raise click.UsageError(
+            f"--dry-run looks at this machine; `{command_line('cluster', 'plan')}` looks at a cluster"
+        )
     space = SearchSpace.from_yaml(given_space, overrides=given["overrides"])
     name = given["name"] or f"{space.name}-{secrets.token_hex(2)}"
     search_folder(Path(), name)

@@ -9,7 +9,7 @@ import click
 
 from orchestrator.cli import options
 from orchestrator.errors import Exit
-from orchestrator.hints import hint
+from orchestrator.hints import command_line, hint
 
 if TYPE_CHECKING:
     from trainer.testset_record import Use
@@ -44,7 +44,8 @@ def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_
             progress=progress,
         )
     if code == Exit.OK:
-        click.echo(f"next: reidsearch evaluate {config} --checkpoint {out / 'checkpoint/best.pt'}", err=True)
+        line = command_line("evaluate", config, "--checkpoint", out / "checkpoint/best.pt")
+        click.echo(f"next: {line}", err=True)
     return code
 
 

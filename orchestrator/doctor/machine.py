@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from orchestrator.cluster.connection import OBJECT_STORE_BYTES, temporary_folder_problem
 from orchestrator.doctor.findings import Finding
+from orchestrator.hints import command_line
 from orchestrator.history.lease import STALE_AFTER_S
 
 GIB = 2**30
@@ -167,10 +168,10 @@ def data_set(root: Path) -> Iterator[Finding]:
     text = f"{root}: {name}" + (" (SYNTHETIC)" if is_synthetic(root) else "")
     mount = mount_of(root.resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
     if mount.kind.startswith(NETWORK):
-        advice = f"reidsearch data pack {root} DIR makes a few large files of it for a disk of this machine"
+        advice = f"{command_line('data', 'pack', root, 'DIR')} makes a few large files of it for a disk of this machine"
         yield Finding("warn", "data", f"{text}, over a network ({mount.kind})", advice)
     elif manifest_digest(root) is None and not is_synthetic(root):
-        yield Finding("warn", "data", f"{text}, never checked", f"reidsearch data check {root}")
+        yield Finding("warn", "data", f"{text}, never checked", command_line("data", "check", root))
     else:
         yield Finding("ok", "data", text)
 

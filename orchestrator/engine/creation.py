@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from orchestrator.engine.preparation import any_config, check_weights
 from orchestrator.engine.splits import Splits as CutSplits
 from orchestrator.engine.splits import cut_splits, write_splits
 from orchestrator.errors import OrchestratorError, SearchError
+from orchestrator.hints import command_line
 from orchestrator.history.description import Options, SearchDescription, write_description
 from orchestrator.history.events import ObservationsAttached, SearchCreated
 from orchestrator.history.folder import SearchFolder, new_search
@@ -92,7 +92,7 @@ def _check_first_frame(root: Path, splits: Splits) -> None:
         for tracklet in splits.train[:1]:
             stored_bytes(tracklet.frames[0])
     except DataError as error:
-        raise DataError(f"{error}; `reidsearch data check {shlex.quote(str(root))}` tells what is missing") from error
+        raise DataError(f"{error}; `{command_line('data', 'check', root)}` tells what is missing") from error
 
 
 def create_search(

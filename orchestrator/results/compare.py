@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import JsonValue
 
 from orchestrator.errors import SearchError
+from orchestrator.hints import command_line
 from orchestrator.history.folder import existing_search
 from orchestrator.history.loading import BEST, LoadedSearch, load_search
 from orchestrator.history.study import Trial
@@ -207,7 +208,7 @@ def _check_comparable(first: Side, other: Side) -> None:
     if protocols[0] != protocols[1]:
         raise SearchError(
             f"{other.name} was judged under protocol {protocols[1]}, {first.name} under {protocols[0]}; their figures "
-            "must not be compared, evaluate both under one (reidsearch evaluate --set evaluation.protocol=...)"
+            "must not be compared, evaluate both under one (`evaluate` with --set evaluation.protocol=...)"
         )
     if _persons(first) != _persons(other):
         raise SearchError(
@@ -268,9 +269,10 @@ def _remarks(sides: Sequence[Side]) -> list[str]:
 
 def evaluation_command(side: Side) -> str:
     """The command that makes the evaluation which a trial did not leave."""
-    return (
-        f"reidsearch evaluate {side.folder / 'config.json'} --checkpoint {side.folder / 'checkpoint/best.pt'} "
-        f"--part validation --split {side.split} --out {side.folder / 'evaluation'}"
+    trial, checkpoint = side.folder, side.folder / "checkpoint/best.pt"
+    return command_line(
+        *("evaluate", trial / "config.json", "--checkpoint", checkpoint, "--part", "validation"),
+        *("--split", side.split, "--out", trial / "evaluation"),
     )
 
 
