@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from events import completed, reported, started, suggested
+from events import completed, epoch_result, reported, started, suggested
 from rich.console import Console
 from searches import write_search
 
 from orchestrator.errors import EnvironmentProblem, JournalError, SearchError
 from orchestrator.history.description import Options, SearchDescription, read_description, write_description
-from orchestrator.history.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed
+from orchestrator.history.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed, TrialReported
 from orchestrator.history.folder import SearchFolder
 from orchestrator.history.journal import Record
 from orchestrator.history.loading import LoadedSearch
@@ -281,6 +281,12 @@ def test_what_a_terminal_would_obey_is_shown_and_not_obeyed(description: SearchD
     shown = "".join([*lines, summary_line(found), drawn(trials_table(found, width=200)).replace("\n", "")])
     assert shown.isprintable()
     assert shown.count("two\\nlines") == 4
+
+
+def test_an_epoch_whose_journal_names_no_total_loss_has_a_line_without_it() -> None:
+    result = epoch_result(1, 0.5).model_copy(update={"losses": {}})
+    line = event_line(Record(1, 0.0, TrialReported(trial="t0000", result=result)))
+    assert line is not None and "epoch=1 mAP=50.0" in line
 
 
 def test_numbers_are_short_and_missing_shares_are_a_dash() -> None:

@@ -12,6 +12,7 @@ FOLDERS = ("trainer", "orchestrator", "benchmarks", "search_spaces", "cluster", 
 # What is used all the same: file and rule, and why.
 EXCEPTIONS = {
     ("trainer/checkpoint.py", "pickle"): "names the error that torch.load(weights_only=True) raises",
+    ("trainer/weights.py", "pickle"): "names the error that torch.load(weights_only=True) raises",
     ("trainer/data/hdf5_child.py", "native reader"): "the child process, with limits, that nothing depends on",
     ("trainer/child_process.py", "child"): "where children are started, with nothing of the current folder",
     ("orchestrator/provenance.py", "child"): "git, which is no Python",

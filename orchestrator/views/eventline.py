@@ -42,8 +42,9 @@ def _of_trial(record: Record) -> str | None:
             return f"trial={event.trial} started attempt={event.attempt}"
         case TrialReported(result=result) as event if result.validation is not None:
             figures = result.metrics()
+            loss = f" loss={figures['loss/total']:.3f}" if "loss/total" in figures else ""
             return (
-                f"trial={event.trial} epoch={result.epoch} loss={figures['loss/total']:.3f} "
+                f"trial={event.trial} epoch={result.epoch}{loss} "
                 f"mAP={percent(figures, 'mAP')} rank1={percent(figures, 'rank1')}"
             )
         case TrialTested(evaluation=evaluation) as event:
