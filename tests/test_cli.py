@@ -361,6 +361,18 @@ def test_a_storage_that_was_meant_to_be_a_uri_is_refused_with_what_was_meant(
     assert run(["status", "--storage", f"./{storage}"]) == 0
 
 
+@pytest.mark.parametrize(
+    "uri", ["ftp://host/x", "s3:/bucket", "mlruns", "file:///tmp/mlruns", "localhost:5000", "http://"]
+)
+def test_a_place_where_mlflow_keeps_no_runs_is_refused_before_anything_starts(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    for arguments in (["launch", "smoke.yaml"], ["sync", "first"], ["purge", "first", "--yes"]):
+        assert run([*arguments, "--tracking-uri", uri]) == 2
+        assert f"MLflow keeps no runs in '{uri}'; name a server, such as http://" in capsys.readouterr().err
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_a_relative_path_after_file_is_not_taken_for_one_below_the_root() -> None:
     with pytest.raises(SearchError, match="write the path runs, or"):
         is_uri("file:runs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ import click
 from orchestrator.cli import completing
 from orchestrator.hints import DEFAULT_STORAGE
 from trainer.wording import plain_words
+
+# Where MLflow keeps runs: its servers and databases. Folders, of which it takes no new ones, are not among them.
+TRACKED = re.compile(
+    r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://.+|(databricks|databricks-uc|uc)(://.*)?", re.IGNORECASE
+)
 
 
 class _Storage(click.Path):
@@ -60,6 +66,11 @@ def _tracking_uri(context: click.Context, parameter: click.Parameter, value: str
         raise click.BadParameter(
             "a password on the command line is seen by all users of this machine; give it in MLFLOW_TRACKING_USERNAME "
             "and MLFLOW_TRACKING_PASSWORD, a database's in PGPASSWORD or ~/.pgpass"
+        )
+    if not TRACKED.fullmatch(value):
+        raise click.BadParameter(
+            f"MLflow keeps no runs in {value!r}; name a server, such as http://HOST:5000, or a database, such as "
+            "sqlite:///FILE or postgresql://HOST/NAME"
         )
     return absolute_database(value)
 
