@@ -629,7 +629,19 @@ def test_epochs_are_as_they_were_after_the_way_through_the_storage(uri: str, mac
     assert fresh(uri).study.trials["t0001"].results[0] == epoch_result(3, 0.6)
 
 
-def test_a_folder_that_is_no_mirror_reaches_nothing_whatever_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "storage-uri.txt").write_text("s3://bucket/runs?endpoint_override=http://elsewhere.example\n")
-    assert storage_uri(tmp_path) is None
-    assert searches(tmp_path) == []
+@pytest.mark.parametrize("below", ["", "reidsearch/storage/runs", ".cache/reidsearch/storage/runs"])
+def test_a_folder_that_is_no_mirror_reaches_nothing_whatever_it_holds(tmp_path: Path, below: str) -> None:
+    folder = tmp_path / below
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "storage-uri.txt").write_text("s3://bucket/runs?endpoint_override=http://elsewhere.example\n")
+    assert storage_uri(folder) is None
+    assert searches(folder) == []
+
+
+def test_purge_of_a_folder_that_is_called_like_a_mirror_deletes_nothing_elsewhere(tmp_path: Path) -> None:
+    theirs = a_search(tmp_path / "victim" / NAME)
+    received = tmp_path / "received/reidsearch/storage/runs"
+    a_search(received / NAME)
+    (received / "storage-uri.txt").write_text((tmp_path / "victim").as_uri() + "\n")
+    assert run(["purge", NAME, "--yes", "--storage", str(received)]) == 0
+    assert theirs.journal.is_file() and not (received / NAME).exists()

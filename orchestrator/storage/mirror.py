@@ -16,10 +16,13 @@ from trainer.atomic import write_atomically
 MARKER = "storage-uri.txt"
 """File in a mirror that holds the URI; a folder of the cache with this file is a mirror, and any other one is not."""
 
+_made: set[Path] = set()  # mirrors, by this process
+
 
 def cache_folder() -> Path:
     """Where this user's machine keeps what can be fetched again: `$XDG_CACHE_HOME/reidsearch`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "reidsearch"
+    above = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return Path(os.path.abspath(above)) / "reidsearch"  # noqa: PTH100 - without a look at links
 
 
 def mirror_of(uri: str) -> Path:
@@ -42,6 +45,7 @@ def mirror_of(uri: str) -> Path:
             write_atomically(folder / MARKER, address.uri + "\n")
     except OSError as error:
         raise EnvironmentProblem(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
+    _made.add(folder)
     return folder
 
 
@@ -83,8 +87,10 @@ def remote(uri: str) -> Remote:
 
 
 def _uri_in(folder: Path) -> str | None:
-    # A folder received from somebody else may hold such a file, too; only one of a cache is believed.
-    if folder.absolute().parent.parts[-2:] != (cache_folder() / "storage").parts[-2:]:
+    # A folder received from somebody else may hold such a file, too, and lie in folders called like those of a cache;
+    # only one of this user's own cache is believed, or one that this process made for a URI.
+    here = Path(os.path.abspath(folder))  # noqa: PTH100 - without a look at links
+    if here.parent != cache_folder() / "storage" and here not in _made:
         return None
     try:
         return (folder / MARKER).read_text(encoding="utf-8").strip()
