@@ -373,6 +373,15 @@ def test_a_place_where_mlflow_keeps_no_runs_is_refused_before_anything_starts(
     assert list(elsewhere.iterdir()) == []
 
 
+def test_a_report_for_mlflow_without_a_file_is_refused_before_it_is_made(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_search(Path("runs/first"))
+    monkeypatch.setattr("orchestrator.report.writing.write_report", None)
+    assert run(["report", "first", "--format", "md", "--to-mlflow"]) == 2
+    assert "--to-mlflow needs a file: name one with --out" in capsys.readouterr().err
+
+
 def test_a_relative_path_after_file_is_not_taken_for_one_below_the_root() -> None:
     with pytest.raises(SearchError, match="write the path runs, or"):
         is_uri("file:runs")

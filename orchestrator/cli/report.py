@@ -47,13 +47,14 @@ def report(
     from orchestrator.history.folder import existing_search
     from orchestrator.report.writing import write_report
 
+    if to_mlflow and out is None and kind != "html":
+        raise click.UsageError("--to-mlflow needs a file: name one with --out")
     folder = existing_search(storage, name)
     written = write_report(folder, kind, out, model=not without_model and kind != "csv", images=images)
     click.echo(written.text, err=written.path is not None and kind != "html", nl=written.path is not None)
     if to_mlflow:
         from orchestrator.report.filing import file_report
 
-        if written.path is None:
-            raise click.UsageError("--to-mlflow needs a file: name one with --out")
+        assert written.path is not None
         click.echo(file_report(folder, written.path, tracking=tracking_uri), err=True)
     return Exit.OK
