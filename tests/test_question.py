@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from small_spaces import MARGIN, space_of
 from strategies import quick
 
-from orchestrator.history.study import Study
+from orchestrator.history.study import Study, Trial
 from orchestrator.language.expressions import parse_bound
 from orchestrator.language.parameters import MAX_WHOLE, Choice, FloatRange, IntRange, parse_parameter
+from orchestrator.language.problems import SpaceError
 from orchestrator.search.question import MAX_COUNTED, MAX_LISTED, coded, decoded, model_question
 
 # What the least figure of a float leaves of a value that goes through logarithms of up to 700 and back.
@@ -123,6 +124,14 @@ def test_an_ordered_choice_is_counted_in_the_order_of_its_list() -> None:
     sizes = Choice(type="choice", values=(8, 2, 4), ordered=True)
     assert asked(sizes) == {"type": "int", "low": 0, "high": 2}
     assert [decoded(sizes, code) for code in range(3)] == [8, 2, 4]
+
+
+def test_a_trial_with_a_value_that_its_parameter_does_not_have_is_named() -> None:
+    """As in a journal that was received from somebody else."""
+    space = space_of({"model.attention_gate": {"type": "choice", "values": ["softmax", "sigmoid"]}})
+    trial = Trial("t0000", 0, {"model.attention_gate": "neither"}, "start", 0)
+    with pytest.raises(SpaceError, match=r"model\.attention_gate: 'neither' of a trial is no value of it"):
+        model_question(space, 0, Study(trials={"t0000": trial}))
 
 
 def bounds_of(parameters: dict[str, Any], *constraints: str) -> list[str]:

@@ -131,8 +131,19 @@ def _highest(parameter: Parameter) -> int:
 
 
 def _encoded(space: SearchSpace, params: Mapping[str, Value]) -> dict[str, Value]:
-    """A point for Ax: a code for every parameter, the middle of its range for those that the point leaves out."""
-    return {path: coded(parameter, params.get(path, parameter.at(0.5))) for path, parameter in space.parameters.items()}
+    """A point for Ax: a code for every parameter, the middle of its range for those that the point leaves out.
+
+    Raises:
+        SpaceError: a value is none of its parameter's, as in a journal that was not written for this space.
+    """
+    codes: dict[str, Value] = {}
+    for path, parameter in space.parameters.items():
+        value = params.get(path, parameter.at(0.5))
+        try:
+            codes[path] = coded(parameter, value)
+        except (TypeError, ValueError) as error:
+            raise SpaceError(f"{path}: {shown(value)} of a trial is no value of it") from error
+    return codes
 
 
 def coded(parameter: Parameter, value: Value) -> float:
