@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import say
-from orchestrator.space import SearchSpace
-from trainer.data.synthetic import write_synthetic
+from orchestrator.space.search_space import SearchSpace
+from trainer.data.synthetic.dataset import write_synthetic
 from trainer.result import EpochResult, read_results
 
 # The demo's network with identity and triplet loss alone: what the first group varies. Everything that the demo's space

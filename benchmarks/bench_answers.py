@@ -3,8 +3,8 @@
     python -m benchmarks.bench_answers [--counts 1 4 8] [--running 64 256] [--seeds 5]
 
 A search asks for several points at once where places for trials stand idle; the model is fitted once for all of them,
-and each is optimised with less effort (`orchestrator.search.ax_worker`). On 11 numbers, as many as the paper's space
-has, of which six enter Hartmann's function, with noise (`benchmarks.search_problems`), for each number of points:
+and each is optimised with less effort (`orchestrator.algorithms.ax_worker`). On 11 numbers, as many as the paper's
+space has, of which six enter Hartmann's function, with noise (`benchmarks.search_problems`), for each number of points:
 
 - seconds: processor time a point, with 200 finished trials and so many running ones; all points of an answer, its fit
   included. One answer each.
@@ -30,7 +30,7 @@ from scipy.stats import qmc
 
 from benchmarks.measuring import say
 from benchmarks.search_problems import NOISE, PROBLEMS
-from orchestrator.search.ax_worker import answers
+from orchestrator.algorithms.ax_worker import answers
 
 NAMES = [f"x{index}" for index in range(11)]
 FINISHED = 200

@@ -137,7 +137,7 @@ def _sleeping(seconds: float, slots: int, busy: Path) -> Any:
     equal length that began together would all end together. Workers load it by value, and with it nothing of ours: 64
     of them that load torch as well do not fit into 24 GiB.
     """
-    from orchestrator.engine.attempt import Message, Outcome
+    from orchestrator.runner.attempt import Message, Outcome
 
     epochs = [Message(epoch_result=_result(epoch)).model_dump(mode="json") for epoch in range(1, EPOCHS + 1)]
     outcome = Message(outcome=Outcome(state="completed")).model_dump_json()
@@ -201,12 +201,12 @@ def _result(epoch: int) -> Any:
 
 def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, seconds: float) -> None:
     """One search; notes the driver's processor time whenever a trial ends."""
-    from orchestrator.engine import session
-    from orchestrator.engine.creation import create_search
-    from orchestrator.engine.preparation import prepare_space
-    from orchestrator.history.description import Options
-    from orchestrator.history.events import TrialCompleted, TrialSuggested
-    from orchestrator.history.ledger import Ledger
+    from orchestrator.runner import session
+    from orchestrator.runner.creation import create_search
+    from orchestrator.runner.preparation import prepare_space
+    from orchestrator.study.description import Options
+    from orchestrator.study.events import TrialCompleted, TrialSuggested
+    from orchestrator.study.recorder import Ledger
 
     overrides = [f"algorithm.name={algorithm}", f"budget={{trials: {trials}}}", "replicates=0"]
     space = prepare_space("attn_cl.yaml", data="mini-mars", overrides=overrides, storage=folder, dry_run=False)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import say
-from trainer.assess import assess
 from trainer.compute import prepare_process
 from trainer.config import TrialConfig
 from trainer.data.pack import pack_data_set
-from trainer.data.synthetic import write_synthetic
+from trainer.data.synthetic.dataset import write_synthetic
+from trainer.evaluation.evaluate import assess
 
 SIZES = {"tiny": (64, 32), "resnet18": (224, 112), "resnet50": (224, 112)}
 

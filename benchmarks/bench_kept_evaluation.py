@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.measuring import LEAST_RUNS, measure, say
-from trainer.assess import assess
-from trainer.configfile import read_trial_config
-from trainer.kept_evaluation import leave_evaluation
-from trainer.ranking import RankedTracklets
+from trainer.config_file import read_trial_config
+from trainer.evaluation.best_checkpoint_metrics import leave_evaluation
+from trainer.evaluation.evaluate import assess
+from trainer.evaluation.ranking import RankedTracklets
 from trainer.result import read_results
 
 

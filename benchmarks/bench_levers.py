@@ -27,11 +27,11 @@ from torch.nn import functional
 
 from benchmarks.bench_step import in_memory_batch, whole_step
 from benchmarks.measuring import LEAST_RUNS, measure, say
-from trainer.attention import TemporalAttention
 from trainer.compute import ComputeConfig, prepare_process
 from trainer.config import TrialConfig
-from trainer.inference import inference_copy
-from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.model.attention import TemporalAttention
+from trainer.model.inference import inference_copy
+from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
 CPU = torch.device("cpu")
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}

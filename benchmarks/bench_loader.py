@@ -26,14 +26,14 @@ from scipy.ndimage import gaussian_filter
 from torchvision import transforms
 
 from benchmarks.measuring import measure, say
-from trainer.augment import ENLARGEMENT, IMAGENET_MEAN, IMAGENET_STD, normalised
-from trainer.batches import EvaluationClips, IdentityBatches, TrainingClips, Window, to_device, training_loader
-from trainer.clips import ClipConfig
 from trainer.compute import prepare_process
 from trainer.data import Tracklet
 from trainer.data.damage import DamageTally
 from trainer.data.frames import bytes_address, pixels_address, read_clip
 from trainer.data.packing import PackWriter, payloads_of
+from trainer.input.augment import ENLARGEMENT, IMAGENET_MEAN, IMAGENET_STD, normalised
+from trainer.input.batches import EvaluationClips, IdentityBatches, TrainingClips, Window, to_device, training_loader
+from trainer.input.clips import ClipConfig
 
 FILE_SIZE = (256, 128)
 SIZES = {"256x128": (256, 128), "224x112": (224, 112)}

@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from benchmarks.measuring import Measurement, measure, say
 from trainer.compute import prepare_process
-from trainer.model import ModelOutput
-from trainer.reid_loss import LossConfig, ReidLoss
+from trainer.losses.reid_loss import LossConfig, ReidLoss
+from trainer.model.network import ModelOutput
 
 BATCHES = (32, 64, 128, 256)
 EMBEDDING, PERSONS, FRAMES, CLIPS_PER_PERSON = 2048, 625, 4, 4  # ResNet-50 on MARS, P x 4

@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks.measuring import say
+from orchestrator.algorithms.points import random_points
 from orchestrator.cluster.connection import connect, disconnect
-from orchestrator.search.points import random_points
-from orchestrator.space import SearchSpace
+from orchestrator.space.search_space import SearchSpace
 from trainer.result import EpochResult, read_results
 
 SLOTS = 2
@@ -160,7 +160,7 @@ def _trainable(settings: dict[str, Any]) -> None:
 
     from trainer.compute import prepare_process
     from trainer.config import TrialConfig
-    from trainer.training import fit
+    from trainer.training.loop import fit
 
     os.environ["OMP_NUM_THREADS"] = "1"
     prepare_process()
@@ -173,7 +173,7 @@ def _trainable(settings: dict[str, Any]) -> None:
 
 
 def _data(out: Path) -> Path:
-    from trainer.data.synthetic import write_synthetic
+    from trainer.data.synthetic.dataset import write_synthetic
 
     write_synthetic(out / "data", size="tiny", seed=0)
     return out / "data"

@@ -19,7 +19,7 @@ import torch
 from benchmarks import peers
 from benchmarks.measuring import extra_memory, measure, measure_once, say
 from trainer.compute import prepare_process
-from trainer.metrics import Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
+from trainer.evaluation.metrics import Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
 
 PERSONS = 1252  # about 9 matches a query, as MARS has
 RUNS = 7

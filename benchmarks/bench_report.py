@@ -22,8 +22,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.measuring import say
-from orchestrator.history.description import Options, SearchDescription, write_description
-from orchestrator.history.events import (
+from orchestrator.space.parameters import Value
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options, SearchDescription, write_description
+from orchestrator.study.events import (
     AttemptFailed,
     Event,
     SearchCreated,
@@ -36,10 +38,8 @@ from orchestrator.history.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Record, encode
-from orchestrator.language.parameters import Value
-from orchestrator.space import SearchSpace
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Record, encode
 from trainer.result import EpochResult, Evaluation
 
 EPOCH_S = 60.0
@@ -153,7 +153,7 @@ def _events(space: SearchSpace, trials: int, epochs: int, source: random.Random)
 
 def _value(space: SearchSpace, point: Mapping[str, Value]) -> float:
     """A share with one optimum, on which the first settings of the space act most."""
-    from orchestrator.report.trust import place_in_range
+    from orchestrator.show.report.confidence import place_in_range
 
     total = 0.0
     for place, (path, parameter) in enumerate(space.parameters.items()):

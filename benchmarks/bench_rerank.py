@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.measuring import LEAST_RUNS, extra_memory, measure, measure_once, say
 from trainer.compute import prepare_process
-from trainer.rerank import k_reciprocal_distance
+from trainer.evaluation.rerank import k_reciprocal_distance
 
 DIMENSIONS = 2048
 QUERIES = 1980 / 13290

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import measure, say
-from trainer.augment import normalised
-from trainer.batches import Batch
 from trainer.compute import autocast, prepare_process
 from trainer.config import TrialConfig
-from trainer.learner import Learner
+from trainer.input.augment import normalised
+from trainer.input.batches import Batch
+from trainer.training.learner import Learner
 
 PERSONS = 625  # MARS
 FRAMES = 4

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks.measuring import LEAST_RUNS, say
-from orchestrator.history.events import (
+from orchestrator.study.events import (
     Event,
     SearchCreated,
     SessionEnded,
@@ -39,8 +39,8 @@ from orchestrator.history.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Record
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Record
 from orchestrator.tracking.content import About, Artifact, Content
 from orchestrator.tracking.tracker import Tracker
 from trainer.result import EpochResult, Evaluation

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.language.parameters import Value
-from orchestrator.search.points import sobol_points
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.points import sobol_points
+from orchestrator.space.parameters import Value
+from orchestrator.space.search_space import SearchSpace
 
 RECORDED = Path(__file__).parent / "recorded_search.csv"
 SPACE = "demo.yaml"
@@ -76,7 +76,7 @@ def main() -> int:
     import torch
 
     from trainer import prepare_process
-    from trainer.data.synthetic import write_synthetic
+    from trainer.data.synthetic.dataset import write_synthetic
 
     torch.set_num_threads(1)
     prepare_process()

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol, cast
 import yaml
 
 from benchmarks.search_problems import Problem
-from orchestrator.history.events import TrialCompleted, TrialReported, TrialStarted, TrialStopped, TrialSuggested
-from orchestrator.history.study import Study
-from orchestrator.search.ahead import Ahead
-from orchestrator.search.algorithms import ALGORITHMS
-from orchestrator.search.ax_process import AxFailed, AxProcess
-from orchestrator.search.early_stopping import decide
-from orchestrator.search.suggest import Question, Suggestion
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.async_suggester import Ahead
+from orchestrator.algorithms.ax_process import AxFailed, AxProcess
+from orchestrator.algorithms.registry import ALGORITHMS
+from orchestrator.algorithms.stopping import decide
+from orchestrator.algorithms.suggest import Question, Suggestion
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import TrialCompleted, TrialReported, TrialStarted, TrialStopped, TrialSuggested
+from orchestrator.study.study import Study
 from trainer.result import EpochResult, Evaluation
 
 
@@ -65,7 +65,7 @@ class _AxHere:
         Raises:
             AxFailed: as in a search, which goes on without the model then.
         """
-        from orchestrator.search.ax_worker import answers
+        from orchestrator.algorithms.ax_worker import answers
 
         question, self._question = self._question, None
         assert question is not None

@@ -28,8 +28,8 @@ import numpy as np
 
 from benchmarks import recorded_search
 from benchmarks.recorded_search import Recorded, read_recorded
-from orchestrator.language.parameters import Choice, FloatRange, IntRange
-from orchestrator.space import SearchSpace
+from orchestrator.space.parameters import Choice, FloatRange, IntRange
+from orchestrator.space.search_space import SearchSpace
 
 Vector = np.ndarray[Any, Any]
 

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 import click
 
+from orchestrator.base.errors import PROBLEMS_FILE, UNWRITABLE, Exit, OrchestratorError
 from orchestrator.cli.cluster import cluster
 from orchestrator.cli.compare import compare
 from orchestrator.cli.completion import completion
@@ -35,11 +36,10 @@ from orchestrator.cli.simulate import simulate
 from orchestrator.cli.space import space
 from orchestrator.cli.train import evaluate, train
 from orchestrator.cli.ui import ui
-from orchestrator.errors import PROBLEMS_FILE, UNWRITABLE, Exit, OrchestratorError
-from orchestrator.language.problems import SpaceError
+from orchestrator.space.problems import SpaceError
 from trainer.child_process import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
-from trainer.wording import one_line
+from trainer.formatting import one_line
 
 
 class ReaderGoneError(Exception):

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
-from orchestrator.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
-from orchestrator.history.folder import existing_search
-from orchestrator.history.loading import LoadedSearch, load_search
-from orchestrator.language.problems import SpaceError
-from orchestrator.process import die_with_parent
-from orchestrator.space import SearchSpace
-from orchestrator.storage.mirror import local_storage
-from orchestrator.views.status import status_document
+from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
+from orchestrator.base.process import die_with_parent
+from orchestrator.show.status import status_document
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.cache import local_storage
+from orchestrator.study.folder import existing_search
+from orchestrator.study.loading import LoadedSearch, load_search
 from trainer.child_process import python_command, start_child
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Search(LoadedSearch):
         return pandas.DataFrame(found).sort_index().rename_axis(index="epoch", columns="trial")
 
     def __repr__(self) -> str:
-        from orchestrator.views.display import summary_line
+        from orchestrator.show.terminal import summary_line
 
         return summary_line(self.status)
 
@@ -106,7 +106,7 @@ class Search(LoadedSearch):
         """For notebooks: the summary and the table."""
         from html import escape
 
-        from orchestrator.views.display import SYNTHETIC_MARK
+        from orchestrator.show.terminal import SYNTHETIC_MARK
 
         mark = f"<p><b>{SYNTHETIC_MARK}</b></p>" if self.description.synthetic else ""
         frame = self.frame()

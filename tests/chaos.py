@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.history.events import AttemptFailed
-from orchestrator.history.journal import Journal, read_journal
+from orchestrator.study.events import AttemptFailed
+from orchestrator.study.journal import Journal, read_journal
 
 # A journal longer than this is put aside for a new one, or reading it would take most of the time.
 LONG_JOURNAL_BYTES = 1 << 20

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from object_store import CREDENTIALS, Machines, ObjectStore, object_store
 
 from trainer.config import TrialConfig
-from trainer.data.synthetic import write_synthetic
+from trainer.data.synthetic.dataset import write_synthetic
 
 # Neither how long an example takes nor how long it takes to find is a property of the code on a busy machine.
 settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.history.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.study.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from trainer.result import EpochResult, Evaluation
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from waiting import PATIENCE_S
 
+from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.authentication import ask_gcs
-from orchestrator.errors import EnvironmentProblem
 
 
 @contextmanager

@@ -25,19 +25,19 @@ from events import epoch_result
 from PIL import Image
 from searches import completed, write_search
 
-from orchestrator.errors import OrchestratorError
-from orchestrator.history.description import read_description
-from orchestrator.history.events import SearchCreated, SessionEnded, SessionStarted
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Record, encode
-from orchestrator.language.problems import SpaceError
-from orchestrator.space import SearchSpace, builtin_spaces
+from orchestrator.base.errors import OrchestratorError
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace, builtin_spaces
+from orchestrator.study.description import read_description
+from orchestrator.study.events import SearchCreated, SessionEnded, SessionStarted
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Record, encode
 from trainer.data.frames import read_frame
-from trainer.data.matfile import read_matrix
 from trainer.data.pack import check_pack, pack_data_set, packed_data_set, read_packed
-from trainer.data.synthetic import write_synthetic
+from trainer.data.readers.mat_file import read_matrix
+from trainer.data.splits import ValidationConfig, cut_validation, read_validation, write_validation
+from trainer.data.synthetic.dataset import write_synthetic
 from trainer.data.tracklets import Splits
-from trainer.data.validation import ValidationConfig, cut_validation, read_validation, write_validation
 from trainer.errors import CheckpointError, ConfigError, DataError
 
 EXPECTED = (OrchestratorError, SpaceError, DataError, ConfigError, CheckpointError)
@@ -153,8 +153,8 @@ def _journals(folder: Path) -> list[bytes]:
 
 def _read_journal(data: bytes, folder: Path) -> None:
     """The bytes with checksums that are right, as who forges a journal would compute them."""
-    from orchestrator.views.logs import log_lines
-    from orchestrator.views.status import read_status
+    from orchestrator.show.logs import log_lines
+    from orchestrator.show.status import read_status
 
     honest = _search(folder.parent / "searches")
     place = SearchFolder(folder / "forged")
@@ -317,7 +317,7 @@ def _hdf5(folder: Path) -> list[bytes]:
 
 
 def _read_hdf5(data: bytes, folder: Path) -> None:
-    from trainer.data.hdf5file import read_hdf5_matrix
+    from trainer.data.readers.hdf5_file import read_hdf5_matrix
 
     path = folder / "tables.mat"
     path.write_bytes(data)
@@ -342,9 +342,9 @@ def _checkpoints(folder: Path) -> list[bytes]:
 
 def _read_checkpoint(data: bytes, folder: Path) -> None:
     """With a digest that is right: it tells of accidents, not of who wrote the file."""
-    from trainer.assess import trained_network
     from trainer.checkpoint import load_checkpoint
     from trainer.config import TrialConfig
+    from trainer.evaluation.evaluate import trained_network
 
     path = folder / "best.pt"
     path.write_bytes(data)
@@ -371,7 +371,7 @@ def _per_query(folder: Path) -> list[bytes]:
 
 
 def _read_per_query(data: bytes, folder: Path) -> None:
-    from trainer.per_query import read_per_query
+    from trainer.evaluation.query_metrics import read_per_query
 
     (folder / "per_query.npz").write_bytes(data)
     read_per_query(folder)
@@ -385,7 +385,7 @@ def _embeddings(folder: Path) -> list[bytes]:
 
 def _read_embeddings(data: bytes, folder: Path) -> None:
     """Damage is no error there: they are made again."""
-    from trainer.embedding_cache import _read
+    from trainer.evaluation.embedding_cache import _read
 
     (folder / "kept.npz").write_bytes(data)
     with _without_warnings():
@@ -398,7 +398,7 @@ def _results(folder: Path) -> list[bytes]:
 
 def _read_results(data: bytes, folder: Path) -> None:
     """The same bytes as a trial's results, as its evaluation, and as the lease of its search."""
-    from orchestrator.history.lease import current_holder
+    from orchestrator.study.lease import current_holder
     from trainer.result import read_evaluation, read_results
 
     for name in ("results.jsonl", "evaluation.json", "lease"):

@@ -15,8 +15,8 @@ import psutil
 from running import Search, is_attempt, is_attempt_server, metric_points, mlflow_runs
 from waiting import PATIENCE_S
 
-from orchestrator.history.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.history.journal import Record, read_journal
+from orchestrator.study.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.study.journal import Record, read_journal
 
 VICTIMS = ("driver", "attempt", "raylet", "GCS")
 
@@ -34,7 +34,7 @@ KINDS: Mapping[str, Callable[[psutil.Process], bool]] = {
     "attempt": is_attempt,
     "attempt server": lambda process: is_attempt_server(process) and not is_attempt_server(process.parent()),
     "worker": _is_worker,
-    "Ax": _runs("orchestrator.search.ax_worker"),
+    "Ax": _runs("orchestrator.algorithms.ax_worker"),
     "raylet": lambda process: process.name() == "raylet",
     "GCS": lambda process: process.name() == "gcs_server",
     "dashboard": _runs("ray/dashboard/dashboard.py"),

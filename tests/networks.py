@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
 TINY = ModelConfig(backbone="tiny", weights="none", height=64, width=32)
 

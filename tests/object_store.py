@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE_S
 
-from orchestrator.storage import bringing
+from orchestrator.stores import pull
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -83,4 +83,4 @@ class Machines:
     def become(self, name: str) -> None:
         """From here on this process runs on that machine."""
         self._monkeypatch.setenv("XDG_CACHE_HOME", str(self._folder / name))
-        bringing.forget_when()
+        pull.forget_when()

@@ -18,10 +18,10 @@ from events import reported, started, suggested
 from proxy import Mode, Proxy
 from waiting import PATIENCE_S
 
-from orchestrator.history.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialCompleted
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal
-from orchestrator.history.ledger import Ledger
+from orchestrator.study.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialCompleted
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal
+from orchestrator.study.recorder import Ledger
 from orchestrator.tracking.tracker import Tracker
 
 # `OUTAGE_S=60 pytest ...` for the long version.

@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "orchestrator"]
 def is_attempt_server(process: psutil.Process) -> bool:
     """Whether the process forks attempts."""
     # Where titles can be set its arguments are one string, which may have lost its end.
-    return "-m orchestrator.engine.attempt_serv" in " ".join(process.cmdline())
+    return "-m orchestrator.runner.attempt_serv" in " ".join(process.cmdline())
 
 
 def is_attempt(process: psutil.Process) -> bool:
@@ -96,7 +96,7 @@ class Search:
         assert self.process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.process.pid).children(recursive=True):
-                proposes = process.cmdline()[-1:] == ["orchestrator.search.ax_worker"]
+                proposes = process.cmdline()[-1:] == ["orchestrator.algorithms.ax_worker"]
                 if proposes or is_attempt_server(process) or is_attempt(process):
                     self.family.add(process)
 
@@ -124,8 +124,8 @@ class Search:
 
     def status(self) -> dict[str, Any]:
         """What `status --json` would print, read by the same function."""
-        from orchestrator.history.folder import existing_search
-        from orchestrator.views.status import read_status
+        from orchestrator.show.status import read_status
+        from orchestrator.study.folder import existing_search
 
         return read_status(existing_search(self.storage, self.name))
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from events import epoch_result
 
-from orchestrator.history.description import Options, SearchDescription, write_description
-from orchestrator.history.events import (
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options, SearchDescription, write_description
+from orchestrator.study.events import (
     Event,
     SearchCreated,
     SessionEnded,
@@ -17,9 +18,8 @@ from orchestrator.history.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal
-from orchestrator.space import SearchSpace
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal
 
 POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
 """Of the space `smoke`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.space import SearchSpace
+from orchestrator.space.search_space import SearchSpace
 
 RATE = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
 MARGIN = {"type": "float", "low": 0.0, "high": 1.0}

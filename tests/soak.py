@@ -17,16 +17,16 @@ import psutil
 from events import epoch_result
 from ray.tune.search import Searcher
 
-from orchestrator.engine.attempt import Message, Outcome
-from orchestrator.engine.searcher import AxSearcher
-from orchestrator.engine.stopping import StopRequest
-from orchestrator.history.events import SearchCreated, SessionStarted
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal
-from orchestrator.history.ledger import Ledger
-from orchestrator.search.ax_process import AxProcess
-from orchestrator.search.scores import score
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.ax_process import AxProcess
+from orchestrator.algorithms.scoring import score
+from orchestrator.runner.attempt import Message, Outcome
+from orchestrator.runner.searcher import AxSearcher
+from orchestrator.runner.stop_request import StopRequest
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import SearchCreated, SessionStarted
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal
+from orchestrator.study.recorder import Ledger
 from orchestrator.tracking.tracker import Tracker
 
 # Once so many trials are over, everything has been imported and every cache has been filled.

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 from events import epoch_result, evaluation
 
-from orchestrator.engine.ablation import TABLE_1, Ablation, Row, rows_under_way
-from orchestrator.errors import SearchError
-from orchestrator.history.description import Options
-from orchestrator.history.events import (
+from orchestrator.algorithms.finalization import finals_left
+from orchestrator.base.errors import SearchError
+from orchestrator.runner.ablation import TABLE_1, Ablation, Row, rows_under_way
+from orchestrator.show.tables import tables
+from orchestrator.space.layers import builtin_files
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options
+from orchestrator.study.events import (
     SessionEnded,
     TrialCompleted,
     TrialReported,
@@ -18,13 +22,9 @@ from orchestrator.history.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.history.folder import existing_search
-from orchestrator.history.journal import Journal
-from orchestrator.history.loading import load_search
-from orchestrator.language.layers import builtin_files
-from orchestrator.results.tables import tables
-from orchestrator.search.finalization import finals_left
-from orchestrator.space import SearchSpace
+from orchestrator.study.folder import existing_search
+from orchestrator.study.journal import Journal
+from orchestrator.study.loading import load_search
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from small_spaces import finite, mixed
 from strategies import quick
 
-from orchestrator.history.events import Event, TrialReported
-from orchestrator.history.study import Study, fold
-from orchestrator.search.ahead import REPEATS, Ahead
-from orchestrator.search.ax_process import AxFailed
-from orchestrator.search.points import point_key, random_point
-from orchestrator.search.question import model_question
-from orchestrator.search.suggest import Exhausted, Question, Suggestion
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.async_suggester import REPEATS, Ahead
+from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.ax_process import AxFailed
+from orchestrator.algorithms.points import point_key, random_point
+from orchestrator.algorithms.suggest import Exhausted, Question, Suggestion
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event, TrialReported
+from orchestrator.study.study import Study, fold
 
 
 class FakeModel:

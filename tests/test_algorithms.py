@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from small_spaces import FLAG, GATE, MARGIN, PERSONS, RATE, finite, mixed, space_of
 from strategies import quick, seeds
 
-from orchestrator.history.events import (
+from orchestrator.algorithms.points import grid_points, point_key, random_point
+from orchestrator.algorithms.registry import ALGORITHMS
+from orchestrator.algorithms.suggest import Exhausted, Question, Step, Suggestion, new_random_suggestion
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import (
     Event,
     Observation,
     ObservationsAttached,
@@ -19,11 +23,7 @@ from orchestrator.history.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.history.study import Study, fold
-from orchestrator.search.algorithms import ALGORITHMS
-from orchestrator.search.points import grid_points, point_key, random_point
-from orchestrator.search.suggest import Exhausted, Question, Step, Suggestion, new_random_suggestion
-from orchestrator.space import SearchSpace
+from orchestrator.study.study import Study, fold
 
 NAMES = sorted(ALGORITHMS)
 

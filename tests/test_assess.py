@@ -11,16 +11,16 @@ import pytest
 import torch
 from miniatures import write_miniature
 
-from trainer import assess as module
 from trainer.__main__ import run
-from trainer.assess import assess, evaluate
 from trainer.checkpoint import save_checkpoint
 from trainer.config import TrialConfig
 from trainer.data import READERS
 from trainer.errors import CheckpointError, ConfigError
-from trainer.evaluation_folder import write_evaluation
-from trainer.model import TemporalAttentionResNet
-from trainer.partitions import evaluate_partitions
+from trainer.evaluation import evaluate as module
+from trainer.evaluation.evaluate import assess, evaluate
+from trainer.evaluation.folder import write_evaluation
+from trainer.evaluation.partitions import evaluate_partitions
+from trainer.model.network import TemporalAttentionResNet
 
 PICTURES = {"cmc.png", "distances.png", "cameras.png"}
 PERSONS = {"ranking.png", "attention.png"}
@@ -211,7 +211,7 @@ def test_an_evaluation_of_generated_data_leaves_figures_and_every_picture(
 def test_real_people_are_shown_only_where_images_are_asked_for(
     tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: bool
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation_folder.is_synthetic", lambda root: False)
+    monkeypatch.setattr("trainer.evaluation.folder.is_synthetic", lambda root: False)
     found = assess(tiny_config, None, part="validation")
     write_evaluation(tmp_path, found, tiny_config, "validation", images=images)
     assert ({path.name for path in tmp_path.iterdir()} >= PERSONS) == images

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.engine.attempt import (
+from orchestrator.runner.attempt import (
     ERROR_FILE,
     LOG_FILE,
     STOP_FILE,
@@ -22,10 +22,10 @@ from orchestrator.engine.attempt import (
     attempt_environment,
     run_attempt,
 )
-from orchestrator.engine.hang import HangWatch, hung
+from orchestrator.runner.watchdog import HangWatch, hung
 from trainer import DataError, DivergedError, TrialConfig
 from trainer.data import read_splits
-from trainer.data.validation import cut_validation, write_validation
+from trainer.data.splits import cut_validation, write_validation
 from trainer.result import read_results
 
 
@@ -123,7 +123,7 @@ def test_what_an_attempt_does_is_in_the_log_of_its_trial(assignment: Assignment)
 
 def test_a_training_that_stands_still_ends_itself_and_leaves_its_stack(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from orchestrator.engine.hang import HangWatch\n"
+        "import sys, time; from pathlib import Path; from orchestrator.runner.watchdog import HangWatch\n"
         "def stands_still(): time.sleep(3600)\n"
         "with HangWatch(Path(sys.argv[1]), 0.2): stands_still()\n"
     )
@@ -136,9 +136,9 @@ def test_a_training_that_stands_still_ends_itself_and_leaves_its_stack(tmp_path:
 
 def test_progress_puts_the_end_off_by_the_whole_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, armed = [100.0], []
-    monkeypatch.setattr("orchestrator.engine.hang.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("orchestrator.runner.watchdog.time.monotonic", lambda: now[0])
     monkeypatch.setattr(
-        "orchestrator.engine.hang.faulthandler.dump_traceback_later",
+        "orchestrator.runner.watchdog.faulthandler.dump_traceback_later",
         lambda seconds, **_: armed.append((now[0], seconds)),
     )
     with HangWatch(tmp_path / "hang.txt", 60) as watch:
@@ -185,7 +185,7 @@ def test_every_failure_has_its_name_its_reason_and_its_traceback(
     def failing(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("trainer.training.rank_tracklets", failing)
+    monkeypatch.setattr("trainer.training.loop.rank_tracklets", failing)
     (message,) = messages(assignment)
     assert message.outcome is not None
     assert (message.outcome.state, message.outcome.failure) == ("failed", failure)
@@ -219,7 +219,7 @@ def test_a_failure_is_told_even_where_its_traceback_cannot_be_written(
     assignment: Assignment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (assignment.search / "trials/t0000" / ERROR_FILE).mkdir()
-    monkeypatch.setattr("trainer.training.rank_tracklets", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("trainer.training.loop.rank_tracklets", lambda *_, **__: 1 / 0)
     (message,) = messages(assignment)
     assert message.outcome is not None and message.outcome.failure == "error"
 

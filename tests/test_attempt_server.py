@@ -13,18 +13,18 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from orchestrator.engine import trial
-from orchestrator.engine.attempt import Assignment, Message
-from orchestrator.engine.attempt_server import STOP_ORDER, Orders
-from orchestrator.engine.hang import Patience, hung
-from orchestrator.engine.trial import AttemptServer
+from orchestrator.runner import worker
+from orchestrator.runner.attempt import Assignment, Message
+from orchestrator.runner.attempt_server import STOP_ORDER, Orders
+from orchestrator.runner.watchdog import Patience, hung
+from orchestrator.runner.worker import AttemptServer
 
 # A server like the real one, whose attempts do what their trial's name says and leave their process id behind.
 FAKE = """
 import os, pathlib, signal, sys, time
 import trainer
-from orchestrator.engine import attempt_server
-from orchestrator.engine.attempt import Message, Outcome
+from orchestrator.runner import attempt_server
+from orchestrator.runner.attempt import Message, Outcome
 
 trainer.prepare_process = lambda: None
 
@@ -285,16 +285,16 @@ def test_a_worker_tells_the_search_why_its_attempt_died_and_where_to_read_on(
 ) -> None:
     reports: list[dict[str, str]] = []
     monkeypatch.setattr("ray.tune.report", reports.append)
-    monkeypatch.setattr(trial, "_announce", lambda assignment: None)
-    monkeypatch.setattr(trial, "_server", None)
-    monkeypatch.setattr(trial, "SERVER", [sys.executable, "-c", "raise SystemExit('no torch here')"])
-    monkeypatch.setattr(trial.AttemptServer.__init__, "__defaults__", (trial.SERVER,))
-    trial.trainable(assignment("plain").model_dump(mode="json"))
+    monkeypatch.setattr(worker, "_announce", lambda assignment: None)
+    monkeypatch.setattr(worker, "_server", None)
+    monkeypatch.setattr(worker, "SERVER", [sys.executable, "-c", "raise SystemExit('no torch here')"])
+    monkeypatch.setattr(worker.AttemptServer.__init__, "__defaults__", (worker.SERVER,))
+    worker.trainable(assignment("plain").model_dump(mode="json"))
     (report,) = reports
-    outcome = trial.read_message(report).outcome  # type: ignore[union-attr]
+    outcome = worker.read_message(report).outcome  # type: ignore[union-attr]
     assert outcome is not None and outcome.failure is None
     assert outcome.reason == (
         "the process that runs attempts ended with exit code 1: no torch here; see logs/attempts.log"
     )
     assert (tmp_path / "logs/attempts.log").read_text() == "no torch here\n"
-    trial._server.close()  # type: ignore[union-attr]
+    worker._server.close()  # type: ignore[union-attr]

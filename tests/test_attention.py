@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import quick
 from torch import Tensor, nn
 
-from trainer.attention import (
+from trainer.model.attention import (
     POOLINGS,
     Gate,
     TemporalAttention,

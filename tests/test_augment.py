@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 from scipy.stats import ks_2samp
 
-from trainer.augment import FILLS, IMAGENET_MEAN, FramePlan, augmented, draw_plan, enlarged, normalised
-from trainer.clips import ClipConfig
-from trainer.erasing import ERASED_AREA, ERASED_ASPECT, Erasure, draw_erasures, erased_rectangle
+from trainer.input.augment import FILLS, IMAGENET_MEAN, FramePlan, augmented, draw_plan, enlarged, normalised
+from trainer.input.clips import ClipConfig
+from trainer.input.erasing import ERASED_AREA, ERASED_ASPECT, Erasure, draw_erasures, erased_rectangle
 
 SIZE = (32, 16)
 PAPER_SIZE = (224, 112)

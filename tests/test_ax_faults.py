@@ -14,9 +14,9 @@ from small_spaces import mixed
 from test_ahead import ANSWER, history, question_of
 from test_searcher import Bench
 
-from orchestrator.search.ahead import Ahead
-from orchestrator.search.ax_process import AxFailed, AxProcess, deadline_for
-from orchestrator.search.suggest import Suggestion
+from orchestrator.algorithms.async_suggester import Ahead
+from orchestrator.algorithms.ax_process import AxFailed, AxProcess, deadline_for
+from orchestrator.algorithms.suggest import Suggestion
 
 LOOP = "import sys, os, time, json\nfor line in sys.stdin:\n    "
 REPLIES = {

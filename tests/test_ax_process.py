@@ -13,12 +13,12 @@ import pytest
 from events import completed, epoch_result, suggested
 from small_spaces import FLAG, MARGIN, PERSONS, WIDTH, mixed, space_of
 
-from orchestrator.history.events import Event, TrialReported
-from orchestrator.history.study import fold
-from orchestrator.search.ax_process import AxFailed, AxProcess
-from orchestrator.search.points import Point, point_key, random_point, sobol_point, tried_points
-from orchestrator.search.question import made_up_question, model_question, point_from_answer
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.ax_experiment import made_up_question, model_question, point_from_answer
+from orchestrator.algorithms.ax_process import AxFailed, AxProcess
+from orchestrator.algorithms.points import Point, point_key, random_point, sobol_point, tried_points
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event, TrialReported
+from orchestrator.study.study import fold
 
 pytestmark = pytest.mark.e2e
 
@@ -49,7 +49,7 @@ def answer(ax: AxProcess, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "orchestrator.search.ax_worker" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "orchestrator.algorithms.ax_worker" in child.cmdline()]
 
 
 def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question(ax: AxProcess) -> None:
@@ -197,7 +197,7 @@ def two_figures(index: int, mean_ap: float, mean_inp: float) -> list[Event]:
 
 RAISING = """
 import ax.exceptions, importlib, inspect, pkgutil
-import orchestrator.search.ax_worker as worker
+import orchestrator.algorithms.ax_worker as worker
 
 modules = [importlib.import_module("ax.exceptions." + each.name) for each in pkgutil.iter_modules(ax.exceptions.__path__)]
 kinds = [RuntimeError, StopIteration, MemoryError, RecursionError, KeyError]
@@ -237,7 +237,7 @@ def test_every_exception_of_ax_is_an_answer_and_leaves_the_child_alive(tmp_path:
 
 
 ONE_BY_ONE = """
-import orchestrator.search.ax_worker as worker
+import orchestrator.algorithms.ax_worker as worker
 
 tell = worker._tell
 

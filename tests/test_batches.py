@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.batches import (
+from trainer.data import Tracklet
+from trainer.errors import ConfigError
+from trainer.input.batches import (
     Batch,
     ClipRequest,
     EvaluationClips,
@@ -27,9 +29,7 @@ from trainer.batches import (
     to_device,
     training_loader,
 )
-from trainer.clips import ClipConfig
-from trainer.data import Tracklet
-from trainer.errors import ConfigError
+from trainer.input.clips import ClipConfig
 
 P, K = 4, 3
 CPU = torch.device("cpu")

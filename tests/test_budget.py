@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from events import completed, reported, started, suggested
 
-from orchestrator.history.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Record
-from orchestrator.history.spending import Spending
-from orchestrator.history.study import Study, fold, fold_records
-from orchestrator.search.budget import spent, without_improvement
-from orchestrator.search.failures import broken_circuit
-from orchestrator.search.scores import ranked
-from orchestrator.space import Objective, SearchSpace
+from orchestrator.algorithms.budget import spent, without_improvement
+from orchestrator.algorithms.failures import broken_circuit
+from orchestrator.algorithms.scoring import ranked
+from orchestrator.space.search_space import Objective, SearchSpace
+from orchestrator.study.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.gpu_hours import Spending
+from orchestrator.study.journal import Record
+from orchestrator.study.study import Study, fold, fold_records
 
 SESSION = SessionStarted(session=1, host="h", pid=1)
 ENDED = SessionEnded(state="interrupted", reason="")

@@ -13,8 +13,8 @@ from kills import KINDS, SLOW, processes_of
 from running import Search
 from waiting import wait_until
 
-from orchestrator.history.events import SessionEnded, TrialReported
-from orchestrator.history.journal import read_journal
+from orchestrator.study.events import SessionEnded, TrialReported
+from orchestrator.study.journal import read_journal
 
 # `make chaos` does thirty of them; in `make test` test_search.py kills its driver and a trial.
 pytestmark = [pytest.mark.e2e, pytest.mark.long]

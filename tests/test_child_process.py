@@ -14,10 +14,10 @@ from current_folder import EVERY_NAME, plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.engine import rehearsal, trial
-from orchestrator.report import model
-from orchestrator.results import mlflowserver
-from orchestrator.search import ax_process
+from orchestrator.algorithms import ax_process
+from orchestrator.runner import smoke_test, worker
+from orchestrator.show.report import model
+from orchestrator.tracking import server
 from trainer import child_process
 from trainer.child_process import checkout, python_command, python_environment, start_child
 
@@ -69,11 +69,11 @@ def test_neither_does_a_child_of_a_child_that_somebody_else_starts(tmp_path: Pat
 @pytest.mark.parametrize(
     "command",
     [
-        rehearsal.CHILD,
-        trial.SERVER,
+        smoke_test.CHILD,
+        worker.SERVER,
         model.WORKER,
         ax_process.WORKER,
-        mlflowserver.server_command(1, Path("files"))[: len(python_command())],
+        server.server_command(1, Path("files"))[: len(python_command())],
     ],
     ids=lambda command: command[-1],
 )
@@ -85,7 +85,7 @@ def test_every_command_of_a_child_is_made_in_one_place(command: list[str]) -> No
 def test_a_real_child_answers_in_a_folder_full_of_modules(tmp_path: Path) -> None:
     names = EVERY_NAME
     mark = plant(tmp_path, names)
-    child = start_child(rehearsal.CHILD, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = start_child(smoke_test.CHILD, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _, errors = child.communicate("no order")
     assert "JSONDecodeError" in errors
     assert not mark.exists()

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import cli, run
-from orchestrator.engine.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
-from orchestrator.errors import SearchError
-from orchestrator.hints import command_line
-from orchestrator.history.events import SessionEnded, TrialFailed
-from orchestrator.history.folder import SearchFolder
-from orchestrator.language.layers import builtin_files
-from orchestrator.report.writing import write_report
-from orchestrator.space import SearchSpace
-from orchestrator.storage.address import is_uri
+from orchestrator.base.errors import SearchError
+from orchestrator.base.hints import command_line
+from orchestrator.runner.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
+from orchestrator.show.report.writing import write_report
+from orchestrator.space.layers import builtin_files
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.address import is_uri
+from orchestrator.study.events import SessionEnded, TrialFailed
+from orchestrator.study.folder import SearchFolder
 from trainer.config import TrialConfig
 from trainer.data import read_splits
 from trainer.errors import DataError
@@ -131,7 +131,7 @@ def test_any_space_can_be_tried_on_generated_data(
         tried.append(read_splits(config.data))
         raise DataError("stop here")
 
-    monkeypatch.setattr("orchestrator.engine.dryrun.rehearse", rehearsed)
+    monkeypatch.setattr("orchestrator.show.dry_run.rehearse", rehearsed)
     assert run(["launch", "--space", "attn_cl.yaml", "--data", "mini-mars", "--dry-run"]) == 3
     printed = capsys.readouterr().out
     assert "SYNTHETIC" in printed
@@ -144,7 +144,7 @@ def test_any_space_can_be_tried_on_generated_data(
 def test_a_dry_run_checks_the_storage_and_the_name_before_it_tries_anything(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.engine.dryrun.rehearse", lambda *_, **__: pytest.fail("not reached"))
+    monkeypatch.setattr("orchestrator.show.dry_run.rehearse", lambda *_, **__: pytest.fail("not reached"))
     (elsewhere / "file").touch()
     dry_run = ["launch", "--space", "smoke.yaml", "--dry-run"]
     assert run([*dry_run, "--storage", "file/runs"]) == 3
@@ -236,7 +236,7 @@ def weights_file(name: str, backbone: str = "tiny") -> str:
     """A checkpoint of a network as DataParallel would write it."""
     import torch
 
-    from trainer.model import ModelConfig, TemporalAttentionResNet
+    from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
     config = ModelConfig(backbone=backbone, weights="none", height=32, width=16)  # type: ignore[arg-type]
     state = TemporalAttentionResNet(config, num_classes=3).state_dict()
@@ -276,7 +276,7 @@ def test_weights_that_fit_are_let_through(elsewhere: Path, mini_mars: Path, monk
         tried.append(config)
         raise DataError("stop here")
 
-    monkeypatch.setattr("orchestrator.engine.dryrun.rehearse", rehearsed)
+    monkeypatch.setattr("orchestrator.show.dry_run.rehearse", rehearsed)
     launch = ["launch", "--space", "smoke.yaml", "--data", str(mini_mars), "--dry-run"]
     assert run([*launch, "--set", f"model.weights={weights_file('tiny.pt')}"]) == 3
     assert [config.model.weights for config in tried] == [str(elsewhere / "tiny.pt")]
@@ -377,7 +377,7 @@ def test_a_report_for_mlflow_without_a_file_is_refused_before_it_is_made(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_search(Path("runs/first"))
-    monkeypatch.setattr("orchestrator.report.writing.write_report", None)
+    monkeypatch.setattr("orchestrator.show.report.writing.write_report", None)
     assert run(["report", "first", "--format", "md", "--to-mlflow"]) == 2
     assert "--to-mlflow needs a file: name one with --out" in capsys.readouterr().err
 
@@ -569,7 +569,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
 ) -> None:
     a_search(Path("runs/first"))
     write("file", "")
-    monkeypatch.setattr("orchestrator.history.folder.existing_search", lambda *_: pytest.fail("work"))
+    monkeypatch.setattr("orchestrator.study.folder.existing_search", lambda *_: pytest.fail("work"))
     assert run([*command.split(), "file/below/out"]) == 5
     assert capsys.readouterr().err == f"{elsewhere / 'file'}: cannot be written (Not a directory)\n"
 
@@ -577,7 +577,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
 def test_a_report_into_a_folder_that_cannot_be_written_fails_before_the_model_is_asked(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.report.writing.gather", lambda *_, **__: pytest.fail("work"))
+    monkeypatch.setattr("orchestrator.show.report.writing.gather", lambda *_, **__: pytest.fail("work"))
     write("file", "")
     with pytest.raises(OSError, match="cannot be written"):
         write_report(SearchFolder(elsewhere / "file"), "html", None, model=True, images=False)

@@ -11,7 +11,7 @@ from miniatures import write_miniature
 from PIL import Image
 
 from orchestrator.__main__ import run
-from orchestrator.hints import command_line
+from orchestrator.base.hints import command_line
 from trainer.data.manifest import MANIFEST
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.clips import frame_windows
+from trainer.input.clips import frame_windows
 
 lengths = st.integers(1, 8)
 counts = st.integers(1, 300)

@@ -22,6 +22,7 @@ import pytest
 from heads import head
 
 from orchestrator.__main__ import run
+from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster import authentication, connection
 from orchestrator.cluster.authentication import (
     admit,
@@ -31,7 +32,6 @@ from orchestrator.cluster.authentication import (
 )
 from orchestrator.cluster.token import existing_token, own_token
 from orchestrator.doctor import machine, network
-from orchestrator.errors import EnvironmentProblem
 
 OPEN = "demands no token: everybody who reaches it can run code there"
 
@@ -220,7 +220,7 @@ def test_nothing_of_a_search_is_written_before_its_cluster_lets_us_in(
     if verb == "finalize":
         from searches import write_search
 
-        from orchestrator.space import SearchSpace
+        from orchestrator.space.search_space import SearchSpace
 
         write_search(storage / "done", SearchSpace.from_yaml("smoke.yaml"), [])
     arguments = {"launch": ["--space", "smoke.yaml"], "finalize": ["done"], "ablate": ["--data", "mini-mars"]}[verb]

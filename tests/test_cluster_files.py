@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from ray.autoscaler._private import util as autoscaler
 
 from orchestrator.__main__ import run
-from orchestrator.cluster import files
+from orchestrator.base.errors import OrchestratorError
+from orchestrator.cluster import manifests
 from orchestrator.cluster.connection import ENVIRONMENT
 from orchestrator.cluster.rendering import UnusableValue, template
-from orchestrator.errors import OrchestratorError
-from orchestrator.space import SearchSpace
+from orchestrator.space.search_space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "cluster"
@@ -38,41 +38,41 @@ SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 KUBERNETES = "1.31"
 """The oldest of the versions that Kubernetes still mended when KubeRay 1.6 came."""
 
-MACHINES = files.Machines(3, 8, 2)
-CLUSTER = files.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0", storage_class="nfs")
-OWN = files.OwnMachines("head.lab", ["a.lab", "10.0.0.7"], "reid", "/shared/env")
+MACHINES = manifests.Machines(3, 8, 2)
+CLUSTER = manifests.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0", storage_class="nfs")
+OWN = manifests.OwnMachines("head.lab", ["a.lab", "10.0.0.7"], "reid", "/shared/env")
 SPACE = SearchSpace.from_yaml("attn_cl.yaml")
 
 
-def work(**changed: Any) -> files.Work:
-    return files.Work(SPACE, "attn_cl-1", "/shared/runs", ["--data", "/shared/mars"])._replace(**changed)
+def work(**changed: Any) -> manifests.Work:
+    return manifests.Work(SPACE, "attn_cl-1", "/shared/runs", ["--data", "/shared/mars"])._replace(**changed)
 
 
-def job(**changed: Any) -> files.SlurmJob:
-    return files.SlurmJob(MACHINES, "08:00:00", "/shared/env", "attn_cl.yaml")._replace(**changed)
+def job(**changed: Any) -> manifests.SlurmJob:
+    return manifests.SlurmJob(MACHINES, "08:00:00", "/shared/env", "attn_cl.yaml")._replace(**changed)
 
 
-def cloud(provider: str) -> files.CloudMachines:
+def cloud(provider: str) -> manifests.CloudMachines:
     more = {"project": "lab-1", "zone": "europe-west4-a"} if provider == "gcp" else {}
     image = "registry.example.org/reidsearch:0.1.0"
-    return files.CloudMachines(provider, "eu-central-1", "g6.4xlarge", "m7i.xlarge", image, "ubuntu", **more)
+    return manifests.CloudMachines(provider, "eu-central-1", "g6.4xlarge", "m7i.xlarge", image, "ubuntu", **more)
 
 
 FILLED = {
-    "slurm.sbatch": files.slurm_script(work(), job()),
-    "rayjob.yaml": files.kubernetes_job(work(), CLUSTER),
-    "raycluster.yaml": files.kubernetes_cluster(work(), CLUSTER),
-    "ray-up-onprem.yaml": files.ray_up_own(work(), MACHINES, OWN),
-    "ray-up-aws.yaml": files.ray_up_cloud(work(), MACHINES, cloud("aws")),
-    "ray-up-gcp.yaml": files.ray_up_cloud(work(), MACHINES, cloud("gcp")),
+    "slurm.sbatch": manifests.slurm_script(work(), job()),
+    "rayjob.yaml": manifests.kubernetes_job(work(), CLUSTER),
+    "raycluster.yaml": manifests.kubernetes_cluster(work(), CLUSTER),
+    "ray-up-onprem.yaml": manifests.ray_up_own(work(), MACHINES, OWN),
+    "ray-up-aws.yaml": manifests.ray_up_cloud(work(), MACHINES, cloud("aws")),
+    "ray-up-gcp.yaml": manifests.ray_up_cloud(work(), MACHINES, cloud("gcp")),
 }
 TEXTS = {
     **{f"{name} as shipped": template(name) for name in (*FILLED, "mlflow.yaml")},
     **{f"{name} filled in": text for name, text in FILLED.items()},
-    "rayjob.yaml without GPUs": files.kubernetes_job(
-        work(), CLUSTER._replace(machines=files.Machines(1, 4, 0), storage_class=None)
+    "rayjob.yaml without GPUs": manifests.kubernetes_job(
+        work(), CLUSTER._replace(machines=manifests.Machines(1, 4, 0), storage_class=None)
     ),
-    "slurm.sbatch with all options": files.slurm_script(
+    "slurm.sbatch with all options": manifests.slurm_script(
         work(storage="/a 'b'/$(date)/`id`"),
         job(partition="gpu", account="reid", qos="long", memory="64G", time="2-00:00:00"),
     ),
@@ -343,12 +343,12 @@ ASSIGNMENTS = ("name", "storage", "launch", "environment", "cpus", "gpus")
 @given(storage=HOSTILE, data=HOSTILE, environment=HOSTILE, name=HOSTILE)
 def test_no_text_changes_what_the_job_script_runs(storage: str, data: str, environment: str, name: str) -> None:
     try:
-        text = files.slurm_script(
+        text = manifests.slurm_script(
             work(storage=storage, launch=["--data", data], name=name or "n"), job(environment=environment)
         )
     except OrchestratorError as error:
         assert len(str(error).splitlines()) == 1
-        text = files.slurm_script(work(storage=_usable(storage), launch=["--data", _usable(data)]), job())
+        text = manifests.slurm_script(work(storage=_usable(storage), launch=["--data", _usable(data)]), job())
         storage, data, environment, name = _usable(storage), _usable(data), "/shared/env", "attn_cl-1"
     ours, plain = text.split("\n"), FILLED["slurm.sbatch"].split("\n")
     changed = [index for index, (a, b) in enumerate(zip(ours, plain, strict=True)) if a != b]
@@ -375,16 +375,16 @@ def test_no_text_changes_the_structure_of_a_manifest(**texts: str) -> None:
 
     plain = work(launch=["--data", "d"])
     attempts = {
-        "rayjob.yaml": lambda: files.kubernetes_job(
+        "rayjob.yaml": lambda: manifests.kubernetes_job(
             work(storage=f"/shared/{texts['storage']}", launch=["--data", texts["data"]]), CLUSTER
         ),
-        "raycluster.yaml": lambda: files.kubernetes_cluster(
+        "raycluster.yaml": lambda: manifests.kubernetes_cluster(
             work(name=texts["name"]), CLUSTER._replace(image=texts["image"])
         ),
-        "ray-up-onprem.yaml": lambda: files.ray_up_own(
+        "ray-up-onprem.yaml": lambda: manifests.ray_up_own(
             plain, MACHINES, OWN._replace(environment=texts["environment"], user=texts["user"] or "reid")
         ),
-        "ray-up-aws.yaml": lambda: files.ray_up_cloud(plain, MACHINES, cloud("aws")._replace(image=texts["image"])),
+        "ray-up-aws.yaml": lambda: manifests.ray_up_cloud(plain, MACHINES, cloud("aws")._replace(image=texts["image"])),
     }
     for name, attempt in attempts.items():
         try:
@@ -501,7 +501,7 @@ def test_the_commands_that_are_documented_write_what_is_shown(page: str, capsys:
 
 def test_texts_that_do_not_print_are_refused() -> None:
     with pytest.raises(UnusableValue, match="do not print"):
-        files.slurm_script(work(storage="/a\u2028b"), job())
+        manifests.slurm_script(work(storage="/a\u2028b"), job())
 
 
 def test_no_secret_of_the_environment_is_in_a_file_that_is_written(

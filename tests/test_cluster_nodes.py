@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import provenance
-from orchestrator.cluster import nodecheck
+from orchestrator.cluster import node_check
 from orchestrator.cluster.capacity import WAITING_AFTER_S, Capacity, unplaced
-from orchestrator.cluster.headwatch import LOOK_PERIOD_S, LOST_AFTER_S, HeadWatch
-from orchestrator.cluster.nodecheck import Difference, Expected, Facts, clock_offset, code_hash, differences, table
+from orchestrator.cluster.head_health import LOOK_PERIOD_S, LOST_AFTER_S, HeadWatch
+from orchestrator.cluster.node_check import Difference, Expected, Facts, clock_offset, code_hash, differences, table
 from orchestrator.cluster.nodes import LiveNode, read_nodes
 from orchestrator.cluster.placement import Node, Share
 
@@ -189,11 +188,11 @@ def test_the_code_hash_is_that_of_names_and_contents_wherever_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def installed(name: str, **files: str) -> str:
-        for package in nodecheck.CODE:
+        for package in node_check.CODE:
             (tmp_path / name / package).mkdir(parents=True)
         for file, text in files.items():
             (tmp_path / name / "trainer" / f"{file}.py").write_text(text)
-        monkeypatch.setattr(provenance, "__file__", str(tmp_path / name / "orchestrator" / "provenance.py"))
+        monkeypatch.setattr(node_check, "HOME", tmp_path / name)
         return code_hash()
 
     first = installed("first", model="1", losses="2")

@@ -20,17 +20,17 @@ from test_assess import checkpoint
 from test_comparison import evaluation, queries
 
 from orchestrator.__main__ import run
-from orchestrator.errors import SearchError
-from orchestrator.history.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.results.compare import compare
-from orchestrator.results.comparesheet import draw_sheet
-from orchestrator.results.mlflowlink import comparison_page, experiment_of
-from orchestrator.results.noise import seed_difference
-from orchestrator.space import SearchSpace
-from trainer.comparison_sheet import Network, draw_comparison
+from orchestrator.base.errors import SearchError
+from orchestrator.show.compare import compare
+from orchestrator.show.compare_sheet import draw_sheet
+from orchestrator.show.noise import seed_difference
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.tracking.links import comparison_page, experiment_of
 from trainer.config import TrialConfig
 from trainer.data import read_splits
-from trainer.data.validation import cut_validation, write_validation
+from trainer.data.splits import cut_validation, write_validation
+from trainer.evaluation.compare_sheet import Network, draw_comparison
 
 BETTER = [0.2, 0.5, 0.9, 0.4, 0.7, 0.8]
 WORSE = [0.1, 0.5, 0.8, 0.3, 0.5, 0.9]

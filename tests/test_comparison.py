@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import quick, seeds
 
-from trainer.comparison import compare_evaluations, paired_bootstrap
 from trainer.data.tracklets import Tracklet
 from trainer.errors import DataError
-from trainer.metrics import evaluate_ranking, pairwise_distance
-from trainer.per_query import FILE, PerQuery, per_query, read_per_query, write_per_query
+from trainer.evaluation.compare import compare_evaluations, paired_bootstrap
+from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
+from trainer.evaluation.query_metrics import FILE, PerQuery, per_query, read_per_query, write_per_query
+from trainer.evaluation.retrieval import precision_by_camera
 from trainer.reporting import comparison_text
-from trainer.retrieval import precision_by_camera
 
 QUERIES = 6
 
@@ -107,7 +107,7 @@ def test_exchanging_before_and_after_turns_everything_around(seed: int) -> None:
 def test_the_seed_decides_and_the_size_of_blocks_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = np.random.default_rng(0).random((2, 50))
     first = paired_bootstrap(before, after, draws=300, seed=3)
-    monkeypatch.setattr("trainer.comparison.DRAWN_AT_ONCE", 700)
+    monkeypatch.setattr("trainer.evaluation.compare.DRAWN_AT_ONCE", 700)
     assert paired_bootstrap(before, after, draws=300, seed=3) == first
     assert paired_bootstrap(before, after, draws=300, seed=4) != first
 
@@ -266,7 +266,7 @@ def test_arrays_of_another_kind_size_or_value_are_refused(
 
 def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_per_query(tmp_path, queries([0.5] * QUERIES))
-    monkeypatch.setattr("trainer.per_query.MAX_BYTES", 100)
+    monkeypatch.setattr("trainer.evaluation.query_metrics.MAX_BYTES", 100)
     with pytest.raises(DataError, match="more than 100 bytes"):
         read_per_query(tmp_path)
 

@@ -14,10 +14,10 @@ from click.shell_completion import ShellComplete
 from searches import a_search
 
 from orchestrator.__main__ import cli, run
-from orchestrator.cli import completing
+from orchestrator.cli import shell_complete
 from orchestrator.cli.completion import script
-from orchestrator.language.settings import trainer_settings
-from orchestrator.space import SearchSpace, SpaceError
+from orchestrator.space.search_space import SearchSpace, SpaceError
+from orchestrator.space.settings import trainer_settings
 
 # A completion that takes longer is felt as a pause.
 HEAVY = ("ray", "ax", "mlflow", "torch", "numpy", "yaml", "pandas", "rich")
@@ -145,4 +145,4 @@ echo "${COMPREPLY[@]}"
 
 
 def test_trials_of_a_search_without_any_are_none(tmp_path: Path) -> None:
-    assert completing.trial_names(a_search(tmp_path / "empty")) == []
+    assert shell_complete.trial_names(a_search(tmp_path / "empty")) == []

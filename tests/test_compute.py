@@ -30,9 +30,9 @@ from trainer.compute import (
     require_precision,
 )
 from trainer.errors import ConfigError
-from trainer.metrics import pairwise_distance, rank_embeddings
-from trainer.model import ModelConfig, TemporalAttentionResNet
-from trainer.rerank import k_reciprocal_distance
+from trainer.evaluation.metrics import pairwise_distance, rank_embeddings
+from trainer.evaluation.rerank import k_reciprocal_distance
+from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -311,8 +311,8 @@ def test_errors_of_the_network_itself_are_not_taken_for_the_compilers(monkeypatc
 REAL_COMPILER = """
 import logging, torch
 from trainer.compute import ComputeConfig, compiled
-from trainer.metrics import pairwise_distance, rank_embeddings
-from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.evaluation.metrics import pairwise_distance, rank_embeddings
+from trainer.model.network import ModelConfig, TemporalAttentionResNet
 logging.basicConfig(format="%(message)s")
 torch.set_num_threads(1)
 config = ModelConfig(backbone="tiny", weights="none", height=32, width=16)

@@ -15,15 +15,22 @@ from test_compare import search
 from test_exporting import save_network
 
 from orchestrator.__main__ import run
-from orchestrator.confirmation import ADDRESS, TRACKING, confirm, is_confirmed, is_own, require_confirmed, state_folder
-from orchestrator.errors import SearchError
-from orchestrator.history.description import Options, read_description, write_description
-from orchestrator.history.events import TrialTracked
-from orchestrator.history.folder import SearchFolder
-from orchestrator.results import registry
-from orchestrator.space import SearchSpace
-from orchestrator.tracking.content import has_password, without_passwords
-from orchestrator.uris import database_uri
+from orchestrator.base.errors import SearchError
+from orchestrator.base.uris import database_uri, has_password, without_passwords
+from orchestrator.cluster.confirmation import (
+    ADDRESS,
+    TRACKING,
+    confirm,
+    is_confirmed,
+    is_own,
+    require_confirmed,
+    state_folder,
+)
+from orchestrator.show import registry
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options, read_description, write_description
+from orchestrator.study.events import TrialTracked
+from orchestrator.study.folder import SearchFolder
 
 TRACKER, HEAD = "http://tracker.example:5000", "head.example:6379"
 

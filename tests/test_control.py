@@ -10,19 +10,19 @@ import pytest
 from events import completed, suggested
 from waiting import PATIENCE_S
 
-from orchestrator.engine import control
-from orchestrator.engine.attempt import STOP_FILE
-from orchestrator.engine.control import Requests
-from orchestrator.engine.stopping import StopRequest
-from orchestrator.engine.supervision import Supervisor
-from orchestrator.errors import SearchError
-from orchestrator.history.events import Event
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal, read_journal
-from orchestrator.history.lease import Lease
-from orchestrator.history.ledger import Ledger
-from orchestrator.history.study import fold_records
-from orchestrator.space import SearchSpace
+from orchestrator.base.errors import SearchError
+from orchestrator.runner import control
+from orchestrator.runner.attempt import STOP_FILE
+from orchestrator.runner.control import Requests
+from orchestrator.runner.stop_request import StopRequest
+from orchestrator.runner.supervision import Supervisor
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal, read_journal
+from orchestrator.study.lease import Lease
+from orchestrator.study.recorder import Ledger
+from orchestrator.study.study import fold_records
 
 EVENTS: list[Event] = [*completed(0, 0.5), suggested(1), suggested(2)]
 

@@ -17,8 +17,8 @@ from miniatures import MINIATURES, write_miniature
 from PIL import Image
 from strategies import quick
 
-from trainer.data import READERS, Splits, Tracklet, framecheck
-from trainer.data.checking import DataCheck, check_data
+from trainer.data import READERS, Splits, Tracklet, frame_checks
+from trainer.data.checks import DataCheck, check_data
 from trainer.data.folder import find_data
 from trainer.data.manifest import MANIFEST, manifest_digest
 from trainer.data.pack import pack_data_set
@@ -243,10 +243,10 @@ def test_files_that_no_list_names_are_counted_and_are_no_problem(fresh: Path) ->
 def test_a_sample_is_decoded_the_same_one_every_time_unless_all_are_asked_for(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(framecheck, "SAMPLE", 5)
+    monkeypatch.setattr(frame_checks, "SAMPLE", 5)
     seen: list[str] = []
-    read_frame = framecheck.read_frame
-    monkeypatch.setattr(framecheck, "read_frame", lambda path, *size: seen.append(path) or read_frame(path, *size))
+    read_frame = frame_checks.read_frame
+    monkeypatch.setattr(frame_checks, "read_frame", lambda path, *size: seen.append(path) or read_frame(path, *size))
     assert checked(fresh).frames.decoded == 5
     first = set(seen)
     seen.clear()
@@ -259,9 +259,9 @@ def test_a_sample_is_decoded_the_same_one_every_time_unless_all_are_asked_for(
 def test_a_damaged_frame_in_a_sample_does_not_tell_whether_a_run_goes_on(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trainer.data.checking as checking
+    import trainer.data.checks as checking
 
-    monkeypatch.setattr(framecheck, "SAMPLE", 5)
+    monkeypatch.setattr(frame_checks, "SAMPLE", 5)
     monkeypatch.setattr(checking, "ALLOWED_SHARE", 0.9)
     for frame in fresh.glob("bbox_train/*/*.jpg"):
         frame.write_bytes(b"garbage")
@@ -270,7 +270,7 @@ def test_a_damaged_frame_in_a_sample_does_not_tell_whether_a_run_goes_on(
 
 
 def test_all_problems_are_counted_but_only_the_first_are_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framecheck, "KEPT", 3)
+    monkeypatch.setattr(frame_checks, "KEPT", 3)
     frames = list(fresh.glob("bbox_train/*/*.jpg"))
     for frame in frames:
         frame.unlink()

@@ -16,9 +16,9 @@ from miniatures import write_frames, write_hdf5, write_ls_vid
 from strategies import quick
 from test_data_readers import mutated, mutations
 
-from trainer.data import hdf5_child, hdf5file, ls_vid
-from trainer.data.hdf5file import read_hdf5_matrix
-from trainer.data.ls_vid import QUERY_FILE, TEST_LIST, TRAIN_LIST, read_ls_vid
+from trainer.data.readers import hdf5_child, hdf5_file, ls_vid
+from trainer.data.readers.hdf5_file import read_hdf5_matrix
+from trainer.data.readers.ls_vid import QUERY_FILE, TEST_LIST, TRAIN_LIST, read_ls_vid
 from trainer.errors import DataError
 
 
@@ -276,15 +276,15 @@ def test_a_process_that_dies_hangs_or_lies_becomes_one_line(
 ) -> None:
     (tmp_path / "hdf5_child.py").write_text(script)
     write_hdf5(tmp_path / "a.mat", {"x": np.zeros((1, 1))})
-    monkeypatch.setattr(hdf5file, "__file__", str(tmp_path / "hdf5file.py"))
-    monkeypatch.setattr(hdf5file, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(hdf5_file, "__file__", str(tmp_path / "hdf5file.py"))
+    monkeypatch.setattr(hdf5_file, "MAX_SECONDS", 0.5)
     with pytest.raises(DataError, match=said) as failure:
         read_hdf5_matrix(tmp_path / "a.mat", "x")
     assert str(failure.value).isprintable()
 
 
 def test_the_process_limits_its_memory_and_imports_no_torch(tmp_path: Path) -> None:
-    child = Path(hdf5file.__file__).with_name("hdf5_child.py")
+    child = Path(hdf5_file.__file__).with_name("hdf5_child.py")
     script = (
         "import sys, resource, runpy\n"
         f"child = runpy.run_path({os.fspath(child)!r})\n"

@@ -17,11 +17,11 @@ from scipy.io import loadmat, savemat
 
 from trainer.data import READERS, DataConfig, Splits, Tracklet, read_splits
 from trainer.data.folder import find_data
-from trainer.data.mars import read_mars
-from trainer.data.matfile import read_matrix
-from trainer.data.synthetic import write_synthetic
+from trainer.data.protocols import PROTOCOLS, ProtocolName
+from trainer.data.readers.mars import read_mars
+from trainer.data.readers.mat_file import read_matrix
+from trainer.data.synthetic.dataset import write_synthetic
 from trainer.errors import DataError
-from trainer.protocols import PROTOCOLS, ProtocolName
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "mars" / "info"
 VARIABLES = {

@@ -22,7 +22,7 @@ from trainer.data import READERS, DataConfig, Splits, Tracklet, pack, packing
 from trainer.data.frames import frame_bytes, read_clip
 from trainer.data.pack import check_pack, pack_data_set, packed_data_set, read_packed
 from trainer.data.pack_index import HEADER, TABLE
-from trainer.data.synthetic import is_synthetic
+from trainer.data.synthetic.dataset import is_synthetic
 from trainer.data.tracklets import dataset_fingerprint
 from trainer.errors import ConfigError, DataError
 
@@ -148,8 +148,8 @@ def test_a_folder_of_files_is_no_pack(mars: Path, tmp_path: Path) -> None:
 def test_a_training_gives_the_same_figures_from_a_pack_as_from_files(
     tiny_config: Any, mini_mars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None
 ) -> None:
-    from trainer import training_data
-    from trainer.training import fit
+    from trainer.data import training
+    from trainer.training.loop import fit
 
     def packed_splits(config: DataConfig) -> Splits:
         return read_packed(config.root, config.name, config.fold)
@@ -158,7 +158,7 @@ def test_a_training_gives_the_same_figures_from_a_pack_as_from_files(
     optim = tiny_config.optim.model_copy(update={"epochs": 2})
     config = tiny_config.model_copy(update={"optim": optim})
     from_files = fit(config, out=tmp_path / "files-run", device="cpu")
-    monkeypatch.setattr(training_data, "read_splits", packed_splits)
+    monkeypatch.setattr(training, "read_splits", packed_splits)
     data = config.data.model_copy(update={"root": tmp_path / "pack"})
     from_pack = fit(config.model_copy(update={"data": data}), out=tmp_path / "pack-run", device="cpu")
     for one, other in zip(from_files.history, from_pack.history, strict=True):

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from trainer.data import DataConfig, read_splits
 from trainer.data.frames import read_frame
-from trainer.data.prid2011 import FOLDS, LAYOUT, SPLITS_FILE, read_prid2011
+from trainer.data.readers.prid2011 import FOLDS, LAYOUT, SPLITS_FILE, read_prid2011
+from trainer.data.splits import ValidationConfig, cut_validation
 from trainer.data.tracklets import fingerprint
-from trainer.data.validation import ValidationConfig, cut_validation
 from trainer.errors import DataError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "prid2011" / SPLITS_FILE
@@ -190,7 +190,7 @@ def test_drawn_partitions_say_once_that_they_are_not_the_published_ones(
     for fold in range(FOLDS):
         read_prid2011(without_file, fold)
     (record,) = caplog.records  # one for all partitions
-    assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.two_cameras")
+    assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.readers.two_cameras")
     assert record.getMessage().startswith(f"{without_file / SPLITS_FILE}: no such file; splits are drawn here from 10")
     assert "NOT the published ones" in record.getMessage()
 

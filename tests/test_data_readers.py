@@ -17,11 +17,11 @@ from scipy.io import loadmat, savemat
 from strategies import quick
 
 from trainer.data import READERS, DataConfig, read_splits, recognised
+from trainer.data.banned_datasets import refuse_withdrawn
 from trainer.data.folder import find_data
 from trainer.data.frames import read_frame
 from trainer.data.pack import pack_data_set
 from trainer.data.tracklets import JUNK, dataset_fingerprint
-from trainer.data.withdrawn import refuse_withdrawn
 from trainer.errors import DataError
 
 NAMES = tuple(READERS)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from trainer.data import Splits, ValidationConfig
-from trainer.data.crowd import LOOK_ALIKES, SIZES, SizeName, plan
-from trainer.data.figures import draw_walk
 from trainer.data.frames import read_frame
-from trainer.data.mars import read_mars
-from trainer.data.synthetic import SyntheticSummary, is_synthetic, occluded_frames, write_synthetic
-from trainer.data.validation import cut_validation
+from trainer.data.readers.mars import read_mars
+from trainer.data.splits import cut_validation
+from trainer.data.synthetic.dataset import SyntheticSummary, is_synthetic, occluded_frames, write_synthetic
+from trainer.data.synthetic.render import draw_walk
+from trainer.data.synthetic.scene import LOOK_ALIKES, SIZES, SizeName, plan
 from trainer.errors import DataError
 
 
@@ -158,7 +158,7 @@ def test_tiny_set_can_be_cut_for_validation(splits: Splits) -> None:
 def test_same_seed_gives_same_bytes_whatever_the_workers(
     drawn: tuple[Path, SyntheticSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.data.synthetic.FRAMES_PER_WORKER", 1)
+    monkeypatch.setattr("trainer.data.synthetic.dataset.FRAMES_PER_WORKER", 1)
     again = write_synthetic(tmp_path / "again", size="tiny", seed=3, workers=3)
     assert again._replace(seconds=0) == drawn[1]._replace(seconds=0)
     assert digests(tmp_path / "again") == digests(drawn[0])
@@ -210,7 +210,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
-    monkeypatch.setattr("trainer.data.synthetic.FRAMES_PER_WORKER", 1)
+    monkeypatch.setattr("trainer.data.synthetic.dataset.FRAMES_PER_WORKER", 1)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -221,8 +221,10 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_failing_drawing_process_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.data.synthetic.FRAMES_PER_WORKER", 1)
-    monkeypatch.setattr("trainer.data.synthetic._make_folders", lambda root, _: (root / "info").mkdir(parents=True))
+    monkeypatch.setattr("trainer.data.synthetic.dataset.FRAMES_PER_WORKER", 1)
+    monkeypatch.setattr(
+        "trainer.data.synthetic.dataset._make_folders", lambda root, _: (root / "info").mkdir(parents=True)
+    )
     with pytest.raises(DataError, match="FileNotFoundError"):
         write_synthetic(tmp_path / "set", size="tiny", seed=0, workers=2)
     assert list(tmp_path.iterdir()) == []
@@ -232,7 +234,7 @@ def test_a_full_disk_is_a_data_error_and_leaves_nothing(tmp_path: Path, monkeypa
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.data.synthetic.write_walk", full)
+    monkeypatch.setattr("trainer.data.synthetic.dataset.write_walk", full)
     with pytest.raises(DataError, match=r"set: cannot be written \(No space"):
         write_synthetic(tmp_path / "set", size="tiny", seed=0, workers=1)
     assert list(tmp_path.iterdir()) == []
@@ -253,10 +255,10 @@ def test_damaged_truth_is_named(drawn: tuple[Path, SyntheticSummary], tmp_path: 
 
 
 def test_drawing_processes_never_load_torch() -> None:
-    script = Path(__file__).parents[1] / "trainer" / "data" / "drawing_child.py"
+    script = Path(__file__).parents[1] / "trainer" / "data" / "synthetic" / "drawing_child.py"
     code = (
         "import runpy, sys; runpy.run_path(sys.argv[1])['_leave_out_torch']()\n"
-        "import trainer.data.crowd\n"
+        "import trainer.data.synthetic.scene\n"
         "assert not {'torch', 'pydantic', 'trainer.frozen'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-P", "-c", code, str(script)], check=True)

@@ -13,21 +13,21 @@ from events import completed, epoch_result, reported, started, suggested
 from rich.console import Console
 from searches import write_search
 
-from orchestrator.errors import EnvironmentProblem, JournalError, SearchError
-from orchestrator.history.description import Options, SearchDescription, read_description, write_description
-from orchestrator.history.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed, TrialReported
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Record
-from orchestrator.history.loading import LoadedSearch
-from orchestrator.history.study import fold
-from orchestrator.shortform import number, percent
-from orchestrator.space import SearchSpace
-from orchestrator.views.display import HINT, output, pages_command, summary_line, uniform_attention
-from orchestrator.views.eventline import event_line
-from orchestrator.views.finalview import finals_table
-from orchestrator.views.status import status_document
-from orchestrator.views.statusview import show_search, show_searches
-from orchestrator.views.trialsview import LiveView, trials_table
+from orchestrator.base.errors import EnvironmentProblem, JournalError, SearchError
+from orchestrator.base.formatting import number, percent
+from orchestrator.show.event_line import event_line
+from orchestrator.show.final_view import finals_table
+from orchestrator.show.status import status_document
+from orchestrator.show.status_view import show_search, show_searches
+from orchestrator.show.terminal import HINT, output, pages_command, summary_line, uniform_attention
+from orchestrator.show.trials_view import LiveView, trials_table
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options, SearchDescription, read_description, write_description
+from orchestrator.study.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed, TrialReported
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Record
+from orchestrator.study.loading import LoadedSearch
+from orchestrator.study.study import fold
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
 EVENTS: list[Event] = [
@@ -200,7 +200,7 @@ def test_a_long_name_of_a_search_is_folded_and_squeezes_no_column(
 ) -> None:
     name = "a-name-of-64-characters-" + "x" * 40
     write_search(tmp_path / name, SearchSpace.from_yaml("smoke.yaml"), [])
-    monkeypatch.setattr("orchestrator.views.display.PIPED_WIDTH", 80)
+    monkeypatch.setattr("orchestrator.show.terminal.PIPED_WIDTH", 80)
     show_searches(tmp_path, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["search", "state", "completed", "failed", "best", "mAP", "seeds", "trial", "data"]
@@ -314,9 +314,9 @@ def test_a_description_is_read_back_equal_and_damage_is_named(description: Searc
 
 def test_a_search_whose_output_nobody_reads_any_more_goes_on() -> None:
     program = (
-        "import sys; from pathlib import Path; from orchestrator.views.display import Display; "
-        "from orchestrator.history.events import TrialStarted; from orchestrator.history.folder import SearchFolder; "
-        "from orchestrator.history.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
+        "import sys; from pathlib import Path; from orchestrator.show.terminal import Display; "
+        "from orchestrator.study.events import TrialStarted; from orchestrator.study.folder import SearchFolder; "
+        "from orchestrator.study.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
         "sys.stdin.readline(); "
         "event = TrialStarted(trial='t0000', attempt=1); "
         "[display._print_event(Record(1, 1e9, event)) for _ in range(3)]; display.line('a', 'b'); print('went on')"

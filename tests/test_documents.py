@@ -18,12 +18,12 @@ from miniatures import write_miniature
 from nbclient import NotebookClient
 from searches import a_search
 
-from orchestrator import Search, handbook, load
+from orchestrator import Search, load, reference
 from orchestrator.__main__ import cli, run
-from orchestrator.history.folder import SearchFolder
+from orchestrator.study.folder import SearchFolder
 from trainer.__main__ import parser as trainer_parser
 from trainer.__main__ import run as run_trainer
-from trainer.data.synthetic import write_synthetic
+from trainer.data.synthetic.dataset import write_synthetic
 
 NOTEBOOK = ROOT / "docs/tutorial.ipynb"
 DATA = "runs/mini-mars-tiny"
@@ -42,7 +42,7 @@ WAYS = {
         r"reidsearch (status|report|compare|tables|simulate|logs|export|reproduce|completion|doctor|evaluate|train)\b",
         r"reidsearch (config show|data (check|stats|preview|pack)|space (check|show|sample|diff|schema)|purge)\b",
         r"python -m trainer (fit|evaluate|compare|embed) ",
-        r"python -m orchestrator\.handbook\b",
+        r"python -m orchestrator\.reference\b",
         r"eval \$\(reidsearch completion ",
     ),
     UNDRIVEN: (r"reidsearch (launch(?! --submit)|finalize)\b",),
@@ -207,25 +207,25 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_reference_is_that_of_the_code() -> None:
-    assert handbook.stale(ROOT / "docs/reference") == [], "run: python -m orchestrator.handbook --write"
+    assert reference.stale(ROOT / "docs/reference") == [], "run: python -m orchestrator.reference --write"
 
 
 def test_the_reference_holds_every_command_option_and_setting() -> None:
-    from orchestrator.language.settings import trainer_settings
+    from orchestrator.space.settings import trainer_settings
 
-    written = handbook.pages()
-    for name, command in handbook.all_commands(cli):
+    written = reference.pages()
+    for name, command in reference.all_commands(cli):
         assert f"\n## {name}\n" in written["cli.md"]
         assert all(option.opts[0] in written["cli.md"] for option in command.params if isinstance(option, click.Option))
     assert all(f"| `{path}` |" in written["settings.md"] for path in trainer_settings())
 
 
 def test_a_page_of_the_reference_that_was_changed_by_hand_is_found(tmp_path: Path) -> None:
-    for name, text in handbook.pages().items():
+    for name, text in reference.pages().items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert handbook.stale(tmp_path) == []
+    assert reference.stale(tmp_path) == []
     (tmp_path / "cli.md").write_text("changed", encoding="utf-8")
-    assert handbook.stale(tmp_path) == ["cli.md"]
+    assert reference.stale(tmp_path) == ["cli.md"]
 
 
 # The notebook, and the commands on the search that it leaves
@@ -370,7 +370,7 @@ def home(notebook: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("orchestrator.cli.search.drive_and_show", finished)
     monkeypatch.setattr("orchestrator.cli.final.drive_and_show", finished)
-    monkeypatch.setattr("orchestrator.engine.dryrun.dry_run_of", lambda *_, **__: None)
+    monkeypatch.setattr("orchestrator.show.dry_run.dry_run_of", lambda *_, **__: None)
     return made
 
 

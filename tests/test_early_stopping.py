@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
 
-from orchestrator.history.events import Event, TrialFailed
-from orchestrator.history.study import Study, fold
-from orchestrator.search.early_stopping import StoppingConfig, decide, is_rung, merits, verdict
-from orchestrator.space import Objective, SearchSpace
+from orchestrator.algorithms.stopping import decide, is_rung, merits, verdict
+from orchestrator.space.options import StoppingConfig
+from orchestrator.space.search_space import Objective, SearchSpace
+from orchestrator.study.events import Event, TrialFailed
+from orchestrator.study.study import Study, fold
 
 ASHA = StoppingConfig(rule="asha", grace=1, reduction=3)
 MEDIAN = StoppingConfig(rule="percentile", grace=1, curves=2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from orchestrator.escaping import (
+from orchestrator.base.escaping import (
     csv_cell,
     harmless,
     html_text,
@@ -23,8 +23,8 @@ from orchestrator.escaping import (
     markdown_text,
     terminal_text,
 )
-from orchestrator.results.tables import Line, Table
-from orchestrator.results.tableview import FORMATS
+from orchestrator.show.tables import Line, Table
+from orchestrator.show.tables_view import FORMATS
 
 NASTY = [
     *("<script>alert(1)</script>", "\x1b[31mred\x1b]0;title\x07", "a\0b", "abc\u202edcba", "\u2066x\u2069", "a\u2028b"),

@@ -10,12 +10,12 @@ from events import completed, epoch_result, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.history.events import Event, TrialReported, TrialStopped
-from orchestrator.history.study import fold
-from orchestrator.language.problems import SpaceError
-from orchestrator.search.estimates import CURVES, estimate
-from orchestrator.search.question import model_question
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.predictions import CURVES, estimate
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event, TrialReported, TrialStopped
+from orchestrator.study.study import fold
 
 ESTIMATED = "algorithm={noise: queries, stopped: estimated}"
 POINT = {"optim.learning_rate": 1e-3, "clips.persons": 3, "model.attention_gate": "softmax"}

@@ -11,16 +11,16 @@ import pytest
 import torch
 from pretend_gpu import PretendGpu, PretendTensor
 
-from trainer.augment import _scale_and_offset, normalised
-from trainer.clips import frame_windows
 from trainer.config import TrialConfig
 from trainer.data import READERS, Tracklet
 from trainer.data.damage import DamageTally
 from trainer.data.frames import read_clip
 from trainer.errors import DataError
-from trainer.evaluation import EvaluationConfig, Viewing, attention_over_frames, embed
-from trainer.inference import inference_copy
-from trainer.model import ModelOutput, TemporalAttentionResNet
+from trainer.evaluation.embed import EvaluationConfig, Viewing, attention_over_frames, embed
+from trainer.input.augment import _scale_and_offset, normalised
+from trainer.input.clips import frame_windows
+from trainer.model.inference import inference_copy
+from trainer.model.network import ModelOutput, TemporalAttentionResNet
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_an_evaluation_copies_frames_without_waiting_and_waits_for_the_gpu_at_it
 ) -> None:
     config = EvaluationConfig.model_validate({"pooling": pooling, "batch": 3})
     expected = embed(model, tracklets, config, tiny_config.viewing)
-    monkeypatch.setattr("trainer.evaluation.inference_copy", lambda network, compute: network)
+    monkeypatch.setattr("trainer.evaluation.embed.inference_copy", lambda network, compute: network)
     monkeypatch.setattr(torch.cuda, "Event", _Event)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     network = cast(TemporalAttentionResNet, _OnTheGpu(model, tiny_config.viewing))

@@ -13,14 +13,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from trainer.augment import normalised
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, read_splits
 from trainer.data.frames import read_clip
 from trainer.errors import CheckpointError
 from trainer.export import FORMATS, TOLERATED_DIFFERENCE, export_network, missing_packages
-from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.input.augment import normalised
+from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
 PERSONS = 5
 CANARY = "canary-of-a-folder"

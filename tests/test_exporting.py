@@ -10,8 +10,10 @@ from events import epoch_result, evaluation
 from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import run
-from orchestrator.errors import SearchError
-from orchestrator.history.events import (
+from orchestrator.base.errors import SearchError
+from orchestrator.show.export import export_trial
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import (
     FinalizationStarted,
     SessionEnded,
     TrialCompleted,
@@ -20,13 +22,11 @@ from orchestrator.history.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.loading import load_search
-from orchestrator.results.exporting import export_trial
-from orchestrator.space import SearchSpace
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.loading import load_search
 from trainer.checkpoint import save_checkpoint
 from trainer.config import TrialConfig
-from trainer.model import TemporalAttentionResNet
+from trainer.model.network import TemporalAttentionResNet
 
 
 def save_network(folder: SearchFolder, key: str, epoch: int = 3) -> TrialConfig:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import quick
 
-from orchestrator.language.expressions import MAX_DEPTH, ExpressionError, parse_bound, parse_expression
+from orchestrator.space.expressions import MAX_DEPTH, ExpressionError, parse_bound, parse_expression
 
 VALUES = {"loss.a": 0.5, "loss.b": 3.0, "clips.n": 8}
 

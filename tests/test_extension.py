@@ -7,30 +7,30 @@ from pathlib import Path
 import pytest
 from searches import POINT, a_search
 
-from orchestrator.engine.splits import cut_splits, write_splits
-from orchestrator.errors import LeaseError, SearchError
-from orchestrator.history.description import SearchDescription, read_description
-from orchestrator.history.events import (
+from orchestrator.algorithms.budget import spent
+from orchestrator.algorithms.replicates import repeats_left
+from orchestrator.algorithms.warm_start import WarmStart, observations
+from orchestrator.base.errors import LeaseError, SearchError
+from orchestrator.runner.splits import cut_splits, write_splits
+from orchestrator.show.status import read_status
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import SearchDescription, read_description
+from orchestrator.study.events import (
     ObservationsAttached,
     SearchCreated,
     SearchExtended,
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.history.extension import current_space, extend
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal, read_journal
-from orchestrator.history.lease import Lease
-from orchestrator.history.ledger import Ledger
-from orchestrator.history.study import fold, fold_records, unfinished
-from orchestrator.language.problems import SpaceError
-from orchestrator.search.budget import spent
-from orchestrator.search.replication import repeats_left
-from orchestrator.search.warmstart import WarmStart, observations
-from orchestrator.space import SearchSpace
-from orchestrator.views.status import read_status
+from orchestrator.study.extension import current_space, extend
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal, read_journal
+from orchestrator.study.lease import Lease
+from orchestrator.study.recorder import Ledger
+from orchestrator.study.study import fold, fold_records, unfinished
 from trainer.data import read_splits
-from trainer.data.validation import read_validation
+from trainer.data.splits import read_validation
 
 RATE = "parameters.optim.learning_rate"
 

@@ -11,12 +11,12 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from orchestrator.engine.failure_kind import failure_kind
-from orchestrator.history.events import FailureKind
-from orchestrator.history.study import ATTEMPTS
+from orchestrator.runner.failure_kind import failure_kind
+from orchestrator.study.events import FailureKind
+from orchestrator.study.study import ATTEMPTS
 from trainer import ConfigError, DataError, DivergedError, TrialConfig
-from trainer.batches import EvaluationClips, Window, evaluation_loader
 from trainer.data import read_splits
+from trainer.input.batches import EvaluationClips, Window, evaluation_loader
 
 ADVICE = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "

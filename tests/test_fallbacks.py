@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from searches import write_search
 from strategies import quick
 
-from orchestrator.cli.driving import exit_code
-from orchestrator.errors import Exit
-from orchestrator.history.events import Event, FinalizationStarted, SessionEnded
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.study import Study, fold
-from orchestrator.report.formats import html_text, markdown_text
-from orchestrator.report.gathered import gather
-from orchestrator.search.fallbacks import proposals
-from orchestrator.space import SearchSpace
-from orchestrator.views.status import read_status
-from orchestrator.views.statusview import show_search
+from orchestrator.algorithms.fallbacks import proposals
+from orchestrator.base.errors import Exit
+from orchestrator.cli.run_search import exit_code
+from orchestrator.show.report.formats import html_text, markdown_text
+from orchestrator.show.report.report_data import gather
+from orchestrator.show.status import read_status
+from orchestrator.show.status_view import show_search
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event, FinalizationStarted, SessionEnded
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.study import Study, fold
 
 DESIGN = [("start", ""), ("sobol", ""), ("sobol", "")]
 MODEL, DEAD, SLOW = ("ax", ""), ("random", "Ax: Ax's process ended [/b]"), ("random", "Ax: no answer within 180 s")

@@ -9,12 +9,21 @@ import pytest
 from events import epoch_result, evaluation
 from searches import a_search, completed
 
-from orchestrator.engine import opening
-from orchestrator.engine.adoption import adopt_finished_epochs
-from orchestrator.engine.opening import FinalizationOptions, open_test_set, record_test_set_use
-from orchestrator.errors import SearchError
-from orchestrator.history.description import read_description
-from orchestrator.history.events import (
+from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.budget import spent
+from orchestrator.algorithms.finalization import Final, best_leaders, finals_left, next_final, open_finalization
+from orchestrator.algorithms.registry import ALGORITHMS
+from orchestrator.algorithms.stopping import decide
+from orchestrator.algorithms.trial_configs import configured
+from orchestrator.base.errors import SearchError
+from orchestrator.runner import unseal_test_set
+from orchestrator.runner.recover_epochs import adopt_finished_epochs
+from orchestrator.runner.unseal_test_set import FinalizationOptions, open_test_set, record_test_set_use
+from orchestrator.show.final_view import finals_lines
+from orchestrator.show.status import status_document
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import read_description
+from orchestrator.study.events import (
     Event,
     FinalizationStarted,
     SearchCreated,
@@ -26,21 +35,12 @@ from orchestrator.history.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal, read_journal
-from orchestrator.history.lease import Lease
-from orchestrator.history.ledger import owned_ledger
-from orchestrator.history.loading import load_search
-from orchestrator.history.study import Study, fold, fold_records, unfinished
-from orchestrator.search.algorithms import ALGORITHMS
-from orchestrator.search.budget import spent
-from orchestrator.search.configured import configured
-from orchestrator.search.early_stopping import decide
-from orchestrator.search.finalization import Final, best_leaders, finals_left, next_final, open_finalization
-from orchestrator.search.question import model_question
-from orchestrator.space import SearchSpace
-from orchestrator.views.finalview import finals_lines
-from orchestrator.views.status import status_document
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal, read_journal
+from orchestrator.study.lease import Lease
+from orchestrator.study.loading import load_search
+from orchestrator.study.recorder import owned_ledger
+from orchestrator.study.study import Study, fold, fold_records, unfinished
 from trainer.errors import ConfigError
 from trainer.result import write_results
 
@@ -50,7 +50,7 @@ FINGERPRINT = "0"
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchFolder:
     """A finished search of two trials, t0001 the better one, on a data set that is there."""
-    monkeypatch.setattr("trainer.testset.check_test_set", lambda config: FINGERPRINT)
+    monkeypatch.setattr("trainer.evaluation.test_split.check_test_set", lambda config: FINGERPRINT)
     return a_search(tmp_path / "first", fingerprint=FINGERPRINT)
 
 
@@ -200,7 +200,7 @@ def test_all_frames_are_judged_as_in_the_paper_unless_settings_say_otherwise(sea
 def test_a_configuration_that_looks_at_all_frames_anyway_is_judged_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.testset.check_test_set", lambda config: FINGERPRINT)
+    monkeypatch.setattr("trainer.evaluation.test_split.check_test_set", lambda config: FINGERPRINT)
     dense = a_search(tmp_path / "dense", "evaluation.sampling=dense", "evaluation.max_clips=100")
     study = opened(dense, top=1, seeds=1)
     assert study.finalizations[0].asked.evaluation == []
@@ -242,7 +242,7 @@ def test_a_search_that_is_not_finished_is_refused(search: SearchFolder) -> None:
 def test_another_data_set_than_that_of_the_search_is_refused(
     search: SearchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.testset.check_test_set", lambda config: "another")
+    monkeypatch.setattr("trainer.evaluation.test_split.check_test_set", lambda config: "another")
     with pytest.raises(SearchError, match="is not the data set that first was launched on"):
         opened(search)
     assert not fold_records(read_journal(search.journal)).finalizations
@@ -253,7 +253,7 @@ def test_a_search_without_a_feasible_trial_has_no_winner(search: SearchFolder) -
     space = SearchSpace.from_yaml("smoke.yaml", overrides=["objective.constraints=[rank1 >= 0.99]"])
     assert best_leaders(study, space.objective, 3) == []
     with pytest.raises(SearchError, match="no completed trial keeps"):
-        opening._chosen(search, study, space, 3, again=False)
+        unseal_test_set._chosen(search, study, space, 3, again=False)
 
 
 def test_confirmed_configurations_lead_before_those_with_one_lucky_seed() -> None:
@@ -349,7 +349,7 @@ def test_one_that_failed_for_good_does_not_keep_the_test_set_open(search: Search
 
 
 def test_a_search_that_is_driven_is_not_opened_under_its_driver(search: SearchFolder) -> None:
-    from orchestrator.errors import LeaseError
+    from orchestrator.base.errors import LeaseError
 
     with Lease(search.lease), pytest.raises(LeaseError):
         opened(search)

@@ -13,13 +13,13 @@ from strategies import quick
 from torch import Tensor, nn
 
 from orchestrator.cluster.placement import Share
-from orchestrator.language.largest import MAX_CORNERS, Largest, corners, largest
-from orchestrator.space import SearchSpace, SpaceError
-from orchestrator.views.forecast import GIB, Forecast, duration, forecast, forecast_text, size
+from orchestrator.show.forecast import GIB, Forecast, duration, forecast, forecast_text, size
+from orchestrator.space.search_space import SearchSpace, SpaceError
+from orchestrator.space.worst_case import MAX_CORNERS, Largest, corners, largest
 from trainer import StepCost, multiplications_per_batch
 from trainer.config import TrialConfig
-from trainer.model import ModelConfig, TemporalAttentionResNet
-from trainer.workload import BACKBONE_WORK
+from trainer.model.network import ModelConfig, TemporalAttentionResNet
+from trainer.training.workload import BACKBONE_WORK
 
 COST = StepCost(
     device="cpu",

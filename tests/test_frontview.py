@@ -8,14 +8,14 @@ from typing import Any
 from events import completed
 from rich.console import Console
 
-from orchestrator.history.description import Options, SearchDescription
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.loading import LoadedSearch
-from orchestrator.history.study import fold
-from orchestrator.space import SearchSpace
-from orchestrator.views.bestline import best_value
-from orchestrator.views.frontview import front_table
-from orchestrator.views.status import status_document
+from orchestrator.show.best_line import best_value
+from orchestrator.show.front_view import front_table
+from orchestrator.show.status import status_document
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options, SearchDescription
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.loading import LoadedSearch
+from orchestrator.study.study import fold
 
 
 def document(*overrides: str) -> dict[str, Any]:

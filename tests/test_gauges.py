@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from events import completed, epoch_result, reported, started, suggested
 
-from orchestrator.cluster.gauges import (
+from orchestrator.cluster.metrics import (
     KINDS,
     LINGER_S,
     LONGEST_LABEL,
@@ -28,12 +28,12 @@ from orchestrator.cluster.gauges import (
     trial_readings,
 )
 from orchestrator.cluster.names import marked
-from orchestrator.history.events import AttemptFailed, Event, SearchCreated, SessionStarted, TrialReported, TrialStarted
-from orchestrator.history.journal import Journal
-from orchestrator.history.ledger import Ledger
-from orchestrator.history.load import NodeLoad
-from orchestrator.history.study import fold
-from orchestrator.search.objective import Objective
+from orchestrator.space.objective import Objective
+from orchestrator.study.events import AttemptFailed, Event, SearchCreated, SessionStarted, TrialReported, TrialStarted
+from orchestrator.study.journal import Journal
+from orchestrator.study.node_load import NodeLoad
+from orchestrator.study.recorder import Ledger
+from orchestrator.study.study import fold
 
 LABELS = search_labels("demo", "mars")
 BEGINNING: list[Event] = [SearchCreated(search="demo", space="0", seed=0), SessionStarted(session=1, host="h", pid=1)]
@@ -227,7 +227,7 @@ def test_a_ray_that_fails_costs_the_search_nothing(
     def broken() -> dict[str, object]:
         raise RuntimeError("no Ray here")
 
-    monkeypatch.setattr("orchestrator.cluster.gauges._ray_gauges", broken)
+    monkeypatch.setattr("orchestrator.cluster.metrics._ray_gauges", broken)
     exporter = exporter_of(ledger)
     exporter.start()
     ledger.record(suggested(0))
@@ -248,7 +248,7 @@ def test_every_value_is_set_with_its_labels(ledger: Ledger, monkeypatch: pytest.
             first.set()
 
     monkeypatch.setattr(
-        "orchestrator.cluster.gauges._ray_gauges", lambda: {kind.name: Gauge(kind.name) for kind in KINDS}
+        "orchestrator.cluster.metrics._ray_gauges", lambda: {kind.name: Gauge(kind.name) for kind in KINDS}
     )
     exporter = exporter_of(ledger)
     exporter.start()

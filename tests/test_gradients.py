@@ -9,7 +9,7 @@ from strategies import Batch, batches, quick
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.gradients import Geometry, cosines, geometry
+from trainer.losses.gradients import Geometry, cosines, geometry
 
 
 def plain(embeddings: Tensor, class_vectors: Tensor, labels: Tensor) -> Geometry:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import orchestrator
 from orchestrator.__main__ import cli
-from orchestrator.hints import DEFAULT_STORAGE, command_line, hint
+from orchestrator.base.hints import DEFAULT_STORAGE, command_line, hint
 
 SOURCE = Path(orchestrator.__file__).parent
 WITH_STORAGE = sorted(
@@ -27,7 +27,7 @@ WITH_STORAGE = sorted(
 WHO_ASKED = ("reidsearch stop", "asked for by `reidsearch stop`")
 
 # Documents that are read elsewhere, where a storage of this machine means nothing.
-DOCUMENTS = ("report/page.py", "results/card.py", "handbook.py")
+DOCUMENTS = ("show/report/page.py", "show/card.py", "reference.py")
 
 
 @given(storage=st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=20))
@@ -47,7 +47,7 @@ def test_a_hint_at_a_file_is_a_command_line_that_a_shell_takes_apart_again(path:
 def test_a_uri_is_named_and_so_is_the_one_that_a_folder_mirrors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.storage.mirror import mirror_of
+    from orchestrator.stores.cache import mirror_of
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     uri = "s3://bucket/some runs"
@@ -68,7 +68,7 @@ def test_every_hint_is_written_by_these_functions() -> None:
         for line, text in _texts(ast.parse(path.read_text(encoding="utf-8")))
         if command.search(text) and text not in WHO_ASKED
     ]
-    assert found == [], "hints go through orchestrator.hints, so that they name the storage and can be pasted"
+    assert found == [], "hints go through orchestrator.base.hints, so that they name the storage and can be pasted"
 
 
 def test_every_hint_names_a_command_that_takes_a_storage() -> None:

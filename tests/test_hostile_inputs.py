@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 from searches import a_search, write_search
 
 from orchestrator.__main__ import run
-from orchestrator.engine.preparation import MINI_MARS
-from orchestrator.errors import JournalError, SearchError
-from orchestrator.history.description import read_description
-from orchestrator.history.events import TrialCompleted, TrialSuggested
-from orchestrator.history.folder import SearchFolder, search_folder, searches
-from orchestrator.history.journal import LATEST, Record, decode, encode, read_journal
-from orchestrator.history.study import fold_records
-from orchestrator.results.ui import LOG
-from orchestrator.space import SearchSpace
-from orchestrator.storage.mirror import MARKER
+from orchestrator.base.errors import JournalError, SearchError
+from orchestrator.runner.preparation import MINI_MARS
+from orchestrator.show.status import read_status
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.cache import MARKER
+from orchestrator.study.description import read_description
+from orchestrator.study.events import TrialCompleted, TrialSuggested
+from orchestrator.study.folder import SearchFolder, search_folder, searches
+from orchestrator.study.journal import LATEST, Record, decode, encode, read_journal
+from orchestrator.study.study import fold_records
 from orchestrator.tracking.database import ARTIFACTS, DATABASE
-from orchestrator.views.status import read_status
+from orchestrator.tracking.ui import LOG
 from trainer.errors import DataError
 
 REGRESSIONS = sorted(path for path in Path(__file__).with_name("regressions").glob("*-*"))
@@ -169,7 +169,7 @@ def test_a_line_with_a_right_checksum_and_wrong_content_is_refused(before: bytes
 
 
 def test_every_moment_that_a_journal_may_hold_can_be_shown(tmp_path: Path) -> None:
-    from orchestrator.views.eventline import event_line
+    from orchestrator.show.event_line import event_line
 
     for moment in (0.0, LATEST - 1):
         assert event_line(Record(1, moment, TrialCompleted(trial="t0000")))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from trainer.compute import ComputeConfig
 from trainer.errors import ConfigError
-from trainer.inference import inference_copy
-from trainer.model import ModelConfig, TemporalAttentionResNet
+from trainer.model.inference import inference_copy
+from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
 SIZES = {"tiny": (64, 32), "resnet18": (64, 32), "resnet50": (64, 32)}
 every_backbone = pytest.mark.parametrize("backbone", SIZES)

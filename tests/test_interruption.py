@@ -15,9 +15,9 @@ import torch
 from test_training import changed, figures
 
 from trainer import EpochResult, StoppedError, TrialConfig, fit
-from trainer.interruption import stop_on_signals
-from trainer.learner import Learner
 from trainer.result import read_results
+from trainer.training.interruption import stop_on_signals
+from trainer.training.learner import Learner
 
 
 class StopAt:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import JournalError
-from orchestrator.history.events import AttemptFailed, Event, SearchCreated, SessionEnded, TrialStarted, TrialSuggested
-from orchestrator.history.journal import RESERVE_BYTES, Journal, Record, decode, encode, read_journal
+from orchestrator.base.errors import JournalError
+from orchestrator.study.events import AttemptFailed, Event, SearchCreated, SessionEnded, TrialStarted, TrialSuggested
+from orchestrator.study.journal import RESERVE_BYTES, Journal, Record, decode, encode, read_journal
 
 EVENTS: list[Event] = [
     SearchCreated(search="s", space="0" * 64, seed=1),
@@ -237,9 +237,9 @@ def test_a_writer_that_slept_while_another_took_over_writes_nothing_more(journal
 FILL_UP = """
 import itertools, sys
 from pathlib import Path
-from orchestrator.errors import JournalError
-from orchestrator.history.events import AttemptFailed, SessionEnded
-from orchestrator.history.journal import Journal
+from orchestrator.base.errors import JournalError
+from orchestrator.study.events import AttemptFailed, SessionEnded
+from orchestrator.study.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 try:
     for attempt in itertools.count(1):

@@ -11,7 +11,7 @@ import pytest
 
 from trainer import EpochResult, StoppedError, TrialConfig, fit
 from trainer.data.tracklets import Tracklet
-from trainer.retrieval import probe_queries
+from trainer.evaluation.retrieval import probe_queries
 
 FILES = {
     *("evaluation.json", "per_query.npz", "cmc.png", "distances.png", "cameras.png"),

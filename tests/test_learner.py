@@ -17,13 +17,13 @@ from torch._dynamo.utils import counters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer.batches import Batch, IdentityBatches, TrainingClips, blank_batch, training_loader
-from trainer.clips import ClipConfig
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, read_splits
-from trainer.learner import Learner, in_groups
-from trainer.reid_loss import ReidLoss
-from trainer.tally import EpochTally
+from trainer.input.batches import Batch, IdentityBatches, TrainingClips, blank_batch, training_loader
+from trainer.input.clips import ClipConfig
+from trainer.losses.reid_loss import ReidLoss
+from trainer.training.learner import Learner, in_groups
+from trainer.training.meters import EpochTally
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.space import SearchSpace
+from orchestrator.space.search_space import SearchSpace
 from trainer import evaluate, fit
-from trainer.data.synthetic import write_synthetic
+from trainer.data.synthetic.dataset import write_synthetic
 
 pytestmark = pytest.mark.e2e
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from running import command
 
-from orchestrator.errors import LeaseError
-from orchestrator.history.lease import STALE_AFTER_S, Lease, current_holder
+from orchestrator.base.errors import LeaseError
+from orchestrator.study.lease import STALE_AFTER_S, Lease, current_holder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from orchestrator.errors import LeaseError
-from orchestrator.history.lease import Lease
+from orchestrator.base.errors import LeaseError
+from orchestrator.study.lease import Lease
 try:
     with Lease(Path(sys.argv[1])):
         print("won", flush=True)
@@ -33,12 +33,12 @@ except LeaseError:
 AT_ONCE = """
 import os, sys, time
 from pathlib import Path
-from orchestrator.engine.creation import create_search
-from orchestrator.history.description import Options
-from orchestrator.errors import OrchestratorError
-from orchestrator.history.folder import search_folder
-from orchestrator.history.lease import Lease
-from orchestrator.engine.preparation import prepare_space
+from orchestrator.runner.creation import create_search
+from orchestrator.study.description import Options
+from orchestrator.base.errors import OrchestratorError
+from orchestrator.study.folder import search_folder
+from orchestrator.study.lease import Lease
+from orchestrator.runner.preparation import prepare_space
 what, storage, data = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 space = prepare_space("smoke.yaml", data=data, overrides=(), storage=storage, dry_run=False)
 create = lambda: create_search(space, storage=storage, name="one", seed=0, options=Options())
@@ -126,7 +126,7 @@ def test_a_lease_cut_short_counts_until_it_is_old(path: Path) -> None:
 def test_a_lease_that_was_taken_over_is_neither_kept_alive_nor_removed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.history.lease.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("orchestrator.study.lease.HEARTBEAT_S", 0.01)
     other = json.dumps({"host": "elsewhere", "boot": "x", "pid": 1, "started": 1})
     with Lease(path):
         path.write_text(other)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from searches import a_search
 
-from orchestrator.errors import SearchError
-from orchestrator.history.events import SessionStarted
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal
-from orchestrator.history.lease import Lease
-from orchestrator.history.loading import load_search
+from orchestrator.base.errors import SearchError
+from orchestrator.study.events import SessionStarted
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal
+from orchestrator.study.lease import Lease
+from orchestrator.study.loading import load_search
 
 
 @pytest.fixture

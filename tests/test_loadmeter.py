@@ -12,15 +12,22 @@ import pytest
 from events import epoch_result, evaluation, started, suggested
 from test_gauges import node_load
 
-from orchestrator.engine.attempt import Message
-from orchestrator.engine.loadmeter import SAMPLE_PERIOD_S, Gpus, GpuSample, LoadMeter, _sample, gpus_of_this_process
-from orchestrator.history.events import EVENT, TrialReported
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal
-from orchestrator.history.ledger import Ledger, record_epoch
-from orchestrator.history.load import GpuLoad, NodeLoad
-from orchestrator.space import SearchSpace
-from orchestrator.tracking.plan import Plan
+from orchestrator.runner.attempt import Message
+from orchestrator.runner.system_metrics import (
+    SAMPLE_PERIOD_S,
+    Gpus,
+    GpuSample,
+    LoadMeter,
+    _sample,
+    gpus_of_this_process,
+)
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import EVENT, TrialReported
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal
+from orchestrator.study.node_load import GpuLoad, NodeLoad
+from orchestrator.study.recorder import Ledger, record_epoch
+from orchestrator.tracking.projection import Plan
 
 
 class Clock:

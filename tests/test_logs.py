@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from searches import completed, write_search
 
-from orchestrator.engine.attempt import LOG_FILE, _logging_to
-from orchestrator.shortform import utc, with_utc
-from orchestrator.space import SearchSpace
-from orchestrator.views.logs import log_lines
+from orchestrator.base.formatting import utc, with_utc
+from orchestrator.runner.attempt import LOG_FILE, _logging_to
+from orchestrator.show.logs import log_lines
+from orchestrator.space.search_space import SearchSpace
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
 

@@ -15,7 +15,7 @@ from strategies import Batch, batches, quick, seeds
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from trainer.losses import (
+from trainer.losses.functional import (
     batch_hard_triplet,
     center_loss,
     erased_frame_attention,

@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score
 from strategies import EmbeddingsCase, RankingCase, embeddings_cases, quick, ranking_cases, seeds
 from torch import Tensor
 
-from trainer import metrics
-from trainer.metrics import Metric, Protocol, Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
+from trainer.evaluation import metrics
+from trainer.evaluation.metrics import Metric, Protocol, Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 METRICS: tuple[Metric, ...] = get_args(Metric)

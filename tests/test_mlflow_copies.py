@@ -16,13 +16,13 @@ from test_exporting import save_network
 from waiting import PATIENCE_S
 
 from orchestrator.__main__ import run
+from orchestrator.base.uris import database_uri
 from orchestrator.doctor import network
-from orchestrator.history.description import read_description, write_description
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.lease import Lease
-from orchestrator.results.mlflow_copies import MlflowCopies, find_copies
+from orchestrator.study.description import read_description, write_description
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.lease import Lease
+from orchestrator.tracking.copies import MlflowCopies, find_copies
 from orchestrator.tracking.syncing import sync
-from orchestrator.uris import database_uri
 
 CANARY = "canary-of-the-purged-search"
 

@@ -8,9 +8,9 @@ from networks import network, tiny
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-import trainer.attention
-import trainer.model
-from trainer.model import ModelConfig, TemporalAttentionResNet, feature_map_size
+import trainer.model.attention
+import trainer.model.network
+from trainer.model.network import ModelConfig, TemporalAttentionResNet, feature_map_size
 
 
 def clips(count: int = 2, frames: int = 3, height: int = 64, width: int = 32) -> Tensor:
@@ -131,8 +131,8 @@ def test_tiny_network_learns_colours_and_layout_quickly() -> None:
 
 
 def test_attention_is_importable_from_here() -> None:
-    assert trainer.model.TemporalAttention is trainer.attention.TemporalAttention
-    assert trainer.model.AttentionOutput is trainer.attention.AttentionOutput
+    assert trainer.model.network.TemporalAttention is trainer.model.attention.TemporalAttention
+    assert trainer.model.network.AttentionOutput is trainer.model.attention.AttentionOutput
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import pytest
 from events import suggested
 from test_ax_faults import LOOP, child
 
-from orchestrator.engine.modelcheck import ModelCheck
-from orchestrator.errors import EnvironmentProblem, Exit
-from orchestrator.history.study import fold
-from orchestrator.search.ax_process import AxProcess
-from orchestrator.search.points import random_point
-from orchestrator.search.question import made_up_question, point_from_answer
-from orchestrator.search.suggest import asks_model, initial_trials
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.ax_experiment import made_up_question, point_from_answer
+from orchestrator.algorithms.ax_process import AxProcess
+from orchestrator.algorithms.points import random_point
+from orchestrator.algorithms.suggest import asks_model, initial_trials
+from orchestrator.base.errors import EnvironmentProblem, Exit
+from orchestrator.runner.model_check import ModelCheck
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.study import fold
 
 ANSWERS = LOOP + "print(json.dumps({'params': {}}), flush=True)"
 Make: TypeAlias = Callable[..., tuple[ModelCheck, list[str]]]

@@ -22,7 +22,7 @@ from prometheus import PROMETHEUS, PROMTOOL, Prometheus, prometheus
 from running import Search, is_attempt, metric_points, mlflow_runs
 from waiting import wait_until
 
-from orchestrator.cluster.gauges import KINDS
+from orchestrator.cluster.metrics import KINDS
 from orchestrator.cluster.token import own_token
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,9 @@ import pytest
 from mlflow import MlflowClient
 from running import Search, metric_points, mlflow_runs, results_of
 
+from orchestrator.base.uris import database_uri
 from orchestrator.tracking.database import EXPERIMENT, prepare_database
 from orchestrator.tracking.moved import follow_move
-from orchestrator.uris import database_uri
 
 EPOCHS = 20
 

@@ -20,8 +20,8 @@ from orchestrator.cluster.names import (
     trial_title,
     tune_name,
 )
-from orchestrator.engine import attempt_server
-from orchestrator.engine.attempt import Assignment
+from orchestrator.runner import attempt_server
+from orchestrator.runner.attempt import Assignment
 
 
 def test_a_title_says_search_trial_and_the_first_parameters() -> None:

@@ -14,9 +14,9 @@ from searches import POINT, a_search, completed, write_search
 
 import orchestrator
 from orchestrator import Search, launch, load, notebook, resume
-from orchestrator.errors import EnvironmentProblem, SearchError
-from orchestrator.language.problems import SpaceError
-from orchestrator.space import SearchSpace
+from orchestrator.base.errors import EnvironmentProblem, SearchError
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
 
 STAND_IN = """\
 import signal, sys, time
@@ -51,7 +51,7 @@ def test_the_package_imports_nothing_heavy_and_its_functions_hide_no_module() ->
     program = (
         "import sys, orchestrator; light = not {'ray', 'torch', 'ax', 'mlflow', 'pandas'} & set(sys.modules); "
         "from orchestrator import launch, load; light &= not {'ray', 'torch', 'pandas'} & set(sys.modules); "
-        "import orchestrator.engine.session; from orchestrator import launch as again; print(light, launch is again)"
+        "import orchestrator.runner.session; from orchestrator import launch as again; print(light, launch is again)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]

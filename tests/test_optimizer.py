@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.optimizer import OPTIMIZERS, make_optimizer
-from trainer.schedule import OptimConfig, learning_rate
+from trainer.training.optimizer import OPTIMIZERS, make_optimizer
+from trainer.training.schedule import OptimConfig, learning_rate
 
 
 def test_optimizer_leaves_out_frozen_parameters() -> None:

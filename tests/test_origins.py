@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.__main__ import run
-from orchestrator.engine.origins import Setting, settings_of
-from orchestrator.language.settings import trainer_settings
+from orchestrator.runner.config_provenance import Setting, settings_of
+from orchestrator.space.settings import trainer_settings
 
 PARENT = """\
 version: 1

@@ -17,9 +17,9 @@ from trainer.data import DataConfig, read_splits
 from trainer.data.frames import pixels_address, read_frame
 from trainer.data.tracklets import Splits, Tracklet
 from trainer.errors import DataError
-from trainer.pictures import canvas, charts
-from trainer.pictures.sheets import AttendedClip, attention_strip, contact_sheet, ranking_sheet
-from trainer.retrieval import RankedItem, RankedQuery, Verdict
+from trainer.evaluation.retrieval import RankedItem, RankedQuery, Verdict
+from trainer.plots import canvas, charts
+from trainer.plots.sheets import AttendedClip, attention_strip, contact_sheet, ranking_sheet
 
 Draw = Callable[..., None]
 
@@ -112,7 +112,7 @@ def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(
 
 def test_drawing_needs_neither_a_display_nor_the_global_state_of_matplotlib(tmp_path: Path) -> None:
     code = (
-        "import sys, trainer.pictures.charts as charts, trainer.pictures.sheets, pathlib\n"
+        "import sys, trainer.plots.charts as charts, trainer.plots.sheets, pathlib\n"
         "assert 'matplotlib' not in sys.modules\n"
         f"charts.cmc_curve({{'a': [1.0]}}, pathlib.Path({str(tmp_path / 'a.png')!r}), synthetic=False)\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.cluster.placement import GIB, Node, capacity, share_out, why_waiting
-from orchestrator.errors import EnvironmentProblem, SearchError
-from orchestrator.history.description import Options
-from orchestrator.language.resources import Resources, memory_bytes
-from orchestrator.space import SearchSpace
+from orchestrator.space.options import Resources, memory_bytes
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options
 
 BIG, SMALL = Node("big", 16, 4.0, 64 * GIB), Node("small", 4, 0.0, 8 * GIB)
 

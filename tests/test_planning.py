@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.placement import Node
 from orchestrator.cluster.planning import plan_document, plan_lines, planned, read_dashboard
-from orchestrator.errors import EnvironmentProblem
-from orchestrator.history.description import Options
-from orchestrator.space import SearchSpace
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options
 
 HEAD, BIG, SMALL = Node("head", 0), Node("gpu01", 16, 4.0, 64 * 2**30), Node("cpu01", 8, 0.0, 16 * 2**30)
 

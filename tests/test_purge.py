@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import cli, run
-from orchestrator.history.events import Observation, ObservationsAttached
-from orchestrator.results import mlflow_copies, purging
-from orchestrator.space import SearchSpace
+from orchestrator.show import purge
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Observation, ObservationsAttached
+from orchestrator.tracking import copies
 
 
 def test_the_folder_and_the_drafts_of_killed_launches_go_and_other_searches_stay(tmp_path: Path) -> None:
@@ -30,10 +31,10 @@ def test_the_folder_and_the_drafts_of_killed_launches_go_and_other_searches_stay
     other = a_search(tmp_path / "first-2")
     (tmp_path / ".first.4711").mkdir()
     (tmp_path / ".first-2.4711").mkdir()
-    copies = purging.find(folder)
+    copies = purge.find(folder)
     assert copies.files == 4  # search.yaml, journal, its reserve, weights
     assert copies.bytes > 7
-    purging.purge(copies)
+    purge.purge(copies)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".first-2.4711", "first-2", "link"]
     assert other.journal.is_file()
 
@@ -46,14 +47,14 @@ def test_what_a_link_in_the_folder_points_to_stays(tmp_path: Path) -> None:
     folder.trial("t0000").parent.mkdir()
     folder.trial("t0000").symlink_to(precious)
     (folder.path / "data").symlink_to(precious)
-    purging.purge(purging.find(folder))
+    purge.purge(purge.find(folder))
     assert (precious / "file").is_file()
 
 
 def test_a_purge_that_was_cut_short_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = a_search(tmp_path / "first")
     (folder.path / "trials").mkdir()
-    copies = purging.find(folder)
+    copies = purge.find(folder)
 
     def cut_short(path: Path) -> None:
         raise KeyboardInterrupt
@@ -61,8 +62,8 @@ def test_a_purge_that_was_cut_short_can_be_repeated(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", cut_short)
         with pytest.raises(KeyboardInterrupt):
-            purging.purge(copies)
-    purging.purge(purging.find(folder))
+            purge.purge(copies)
+    purge.purge(purge.find(folder))
     assert not folder.path.exists()
 
 
@@ -78,7 +79,7 @@ def test_searches_that_have_learned_from_it_are_named(tmp_path: Path) -> None:
     started = write_search(tmp_path / "started", weights, completed(0, 0.5))
     damaged = a_search(tmp_path / "damaged")
     damaged.journal.write_text("garbage\n" + damaged.journal.read_text())
-    remains = purging.purge(purging.find(folder)).remains
+    remains = purge.purge(purge.find(folder)).remains
     assert f"{warm.path}: settings and scores of 2 of its trials, from a warm start" in remains
     assert f"{started.path}: its networks were started from weights of this search" in remains
     assert f"{damaged.path}: cannot be read; it may have been started from this search" in remains
@@ -200,7 +201,7 @@ def test_nothing_outside_the_storage_changes_whatever_links_and_addresses_a_sear
             **{"_runs": lambda *_: found, "_client": lambda uri: client, "_versions": lambda *_: ()},
             **{"_delete_rows": lambda copies: [], "prepare_database": lambda *_: None},
         }.items():
-            monkeypatch.setattr(mlflow_copies, function, stands_in)
+            monkeypatch.setattr(copies, function, stands_in)
         before = tree(outside)
         run(["purge", "first", "--yes", "--storage", str(storage)])
         assert tree(outside) == before

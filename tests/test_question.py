@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from small_spaces import MARGIN, space_of
 from strategies import quick
 
-from orchestrator.history.study import Study, Trial
-from orchestrator.language.expressions import parse_bound
-from orchestrator.language.parameters import MAX_WHOLE, Choice, FloatRange, IntRange, parse_parameter
-from orchestrator.language.problems import SpaceError
-from orchestrator.search.question import MAX_COUNTED, MAX_LISTED, coded, decoded, model_question
+from orchestrator.algorithms.ax_experiment import MAX_COUNTED, MAX_LISTED, coded, decoded, model_question
+from orchestrator.space.expressions import parse_bound
+from orchestrator.space.parameters import MAX_WHOLE, Choice, FloatRange, IntRange, parse_parameter
+from orchestrator.space.problems import SpaceError
+from orchestrator.study.study import Study, Trial
 
 # What the least figure of a float leaves of a value that goes through logarithms of up to 700 and back.
 NEARLY = 1e-12

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.data import Tracklet
+from trainer.data.protocols import PROTOCOLS, ProtocolName
 from trainer.errors import ConfigError, DataError
-from trainer.evaluation import EvaluationConfig
-from trainer.metrics import evaluate_ranking, pairwise_distance
-from trainer.protocols import PROTOCOLS, ProtocolName
-from trainer.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
-from trainer.rerank import k_reciprocal_distance
+from trainer.evaluation.embed import EvaluationConfig
+from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
+from trainer.evaluation.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
+from trainer.evaluation.rerank import k_reciprocal_distance
 
 
 def tracklets(*seen: tuple[int, int]) -> list[Tracklet]:

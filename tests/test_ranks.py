@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from strategies import quick, seeds
 from torch import Tensor
 
-from trainer import ranks as ranking
-from trainer.ranks import ranks
+from trainer.evaluation import rank_counts as ranking
+from trainer.evaluation.rank_counts import ranks
 
 
 def table(seed: int, queries: int, gallery: int, levels: int) -> Tensor:

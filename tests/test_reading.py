@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from searches import a_search
 
 from orchestrator.__main__ import run
-from orchestrator.errors import JournalError
-from orchestrator.history import journal as journals
-from orchestrator.history.events import TrialReported
-from orchestrator.history.journal import Record, decode, encode, read_journal
+from orchestrator.base.errors import JournalError
+from orchestrator.study import journal as journals
+from orchestrator.study.events import TrialReported
+from orchestrator.study.journal import Record, decode, encode, read_journal
 from trainer.errors import DataError
 from trainer.reading import LARGEST_FLOAT, loads_checked, read_regular
 from trainer.result import read_results

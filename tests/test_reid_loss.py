@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from trainer.errors import ConfigError
-from trainer.losses import batch_hard_triplet, center_loss, erased_frame_attention, osm_caa, wen_step
-from trainer.model import ModelOutput
-from trainer.reid_loss import LossConfig, ReidLoss
+from trainer.losses.functional import batch_hard_triplet, center_loss, erased_frame_attention, osm_caa, wen_step
+from trainer.losses.reid_loss import LossConfig, ReidLoss
+from trainer.model.network import ModelOutput
 
 PERSONS, DIMENSIONS = 3, 4
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])

@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from trainer.config import TrialConfig
-from trainer.remarks import evaluation_share, remark
 from trainer.result import EpochResult
+from trainer.training.diagnostics import evaluation_share, remark
 
 
 def epoch(number: int, seconds: float, evaluation: float = 0.0) -> EpochResult:

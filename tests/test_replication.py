@@ -13,26 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.engine.datafit import misfits
-from orchestrator.history.events import (
-    EVENT,
-    Event,
-    TrialCompleted,
-    TrialFailed,
-    TrialReported,
-    TrialStarted,
-    TrialSuggested,
-)
-from orchestrator.history.study import Study, fold, unfinished
-from orchestrator.language.problems import SpaceError
-from orchestrator.search.algorithms import ALGORITHMS
-from orchestrator.search.budget import spent, without_improvement
-from orchestrator.search.configured import configured
-from orchestrator.search.early_stopping import decide
-from orchestrator.search.objective import Objective
-from orchestrator.search.question import model_question
-from orchestrator.search.replication import (
-    CONFIRMING_SEEDS,
+from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.budget import spent, without_improvement
+from orchestrator.algorithms.registry import ALGORITHMS
+from orchestrator.algorithms.replicates import (
     Repeat,
     best_configuration,
     confirmations,
@@ -42,10 +26,26 @@ from orchestrator.search.replication import (
     repeat_folds,
     repeats_left,
 )
-from orchestrator.search.simulation import candidates
-from orchestrator.search.suggest import Suggestion
-from orchestrator.space import SearchSpace
-from orchestrator.views.bestline import best_lines, best_mark, best_value, confirmation_lines
+from orchestrator.algorithms.simulate import candidates
+from orchestrator.algorithms.stopping import decide
+from orchestrator.algorithms.suggest import Suggestion
+from orchestrator.algorithms.trial_configs import configured
+from orchestrator.runner.data_checks import misfits
+from orchestrator.show.best_line import best_lines, best_mark, best_value, confirmation_lines
+from orchestrator.space.objective import Objective
+from orchestrator.space.options import CONFIRMING_SEEDS
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import (
+    EVENT,
+    Event,
+    TrialCompleted,
+    TrialFailed,
+    TrialReported,
+    TrialStarted,
+    TrialSuggested,
+)
+from orchestrator.study.study import Study, fold, unfinished
 
 MEAN_AP = Objective()
 SEARCHES = 120  # simulated ones
@@ -415,7 +415,7 @@ def test_replicates_that_mean_nothing_are_refused(wrong: str, said: str) -> None
 
 
 def words(study: Study) -> dict[str, object]:
-    from orchestrator.views.status import _best_document, _confirmation_document
+    from orchestrator.show.status import _best_document, _confirmation_document
 
     return {
         "best": _best_document(study, MEAN_AP),

@@ -17,8 +17,14 @@ from plotly.offline import get_plotlyjs
 from searches import POINT, a_search, completed, write_search
 
 from orchestrator.__main__ import run
-from orchestrator.history.description import read_description, write_description
-from orchestrator.history.events import (
+from orchestrator.show.report.curves import learning_curves, thinned
+from orchestrator.show.report.formats import FORMATS, html_text, json_text, markdown_text
+from orchestrator.show.report.model import Card, ModelView
+from orchestrator.show.report.report_data import SearchReport, gather
+from orchestrator.show.report.trace import optimisation_trace
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import read_description, write_description
+from orchestrator.study.events import (
     AttemptFailed,
     Event,
     FinalizationStarted,
@@ -32,15 +38,9 @@ from orchestrator.history.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.lease import Lease
-from orchestrator.history.study import fold
-from orchestrator.report.curves import learning_curves, thinned
-from orchestrator.report.formats import FORMATS, html_text, json_text, markdown_text
-from orchestrator.report.gathered import SearchReport, gather
-from orchestrator.report.model import Card, ModelView
-from orchestrator.report.trace import optimisation_trace
-from orchestrator.space import SearchSpace
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.lease import Lease
+from orchestrator.study.study import fold
 
 HOSTILE = "<script>alert(1)</script> \"'&</script><b>|`x`"
 ENDING = SessionEnded(state="finished", reason="enough")

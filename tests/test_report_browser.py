@@ -14,10 +14,10 @@ import pytest
 from searches import completed, write_search
 
 from orchestrator.__main__ import run
-from orchestrator.history.events import SessionEnded
-from orchestrator.report.markup import element
-from orchestrator.report.page import POLICY
-from orchestrator.space import SearchSpace
+from orchestrator.show.report.markup import element
+from orchestrator.show.report.page import POLICY
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import SessionEnded
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -9,9 +9,9 @@ from mlflow import MlflowClient
 from searches import a_search
 from waiting import PATIENCE_S
 
-from orchestrator.errors import EnvironmentProblem, SearchError
-from orchestrator.history.folder import SearchFolder
-from orchestrator.report.filing import file_report
+from orchestrator.base.errors import EnvironmentProblem, SearchError
+from orchestrator.show.report.log_artifact import file_report
+from orchestrator.study.folder import SearchFolder
 from orchestrator.tracking.database import prepare_database
 from orchestrator.tracking.syncing import sync
 

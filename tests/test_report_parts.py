@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 from searches import a_search, completed, write_search
 
-from orchestrator.history.loading import LoadedSearch, load_search
-from orchestrator.report.evaluations import histogram, read_evaluation
-from orchestrator.report.gathered import gather
-from orchestrator.report.markup import element, number, raw, script_json, table
-from orchestrator.report.model import ModelProcess, ModelView, grid, model_request
-from orchestrator.report.reid import leading_curves
-from orchestrator.space import SearchSpace
-from trainer.per_query import PerQuery, write_per_query
+from orchestrator.show.report.evaluations import histogram, read_evaluation
+from orchestrator.show.report.markup import element, number, raw, script_json, table
+from orchestrator.show.report.model import ModelProcess, ModelView, grid, model_request
+from orchestrator.show.report.reid import leading_curves
+from orchestrator.show.report.report_data import gather
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.loading import LoadedSearch, load_search
+from trainer.evaluation.query_metrics import PerQuery, write_per_query
 
 
 @pytest.fixture

@@ -11,7 +11,11 @@ from scipy.stats import ttest_ind
 from searches import POINT, completed, write_search
 from small_spaces import FLAG, GATE, MARGIN, PERSONS, RATE, space_of
 
-from orchestrator.history.events import (
+from orchestrator.show.report.confidence import Remark, on_bounds, place_in_range, remarks, welch_interval
+from orchestrator.show.report.cost import search_costs
+from orchestrator.show.status import status_document
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import (
     Event,
     SessionEnded,
     SessionStarted,
@@ -21,12 +25,8 @@ from orchestrator.history.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.history.loading import load_search
-from orchestrator.history.study import fold
-from orchestrator.report.cost import search_costs
-from orchestrator.report.trust import Remark, on_bounds, place_in_range, remarks, welch_interval
-from orchestrator.space import SearchSpace
-from orchestrator.views.status import status_document
+from orchestrator.study.loading import load_search
+from orchestrator.study.study import fold
 
 SMOKE = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=9"])
 ENDING = SessionEnded(state="finished", reason="enough")

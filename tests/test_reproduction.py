@@ -13,18 +13,18 @@ from events import epoch_result
 from searches import completed, write_search
 
 from orchestrator.__main__ import run
-from orchestrator.engine.attempt import Assignment, Message, Outcome
-from orchestrator.engine.splits import cut_splits, write_splits
-from orchestrator.errors import SearchError
-from orchestrator.history.description import read_description, write_description
-from orchestrator.history.events import SessionEnded, TrialReported, TrialStarted
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.loading import load_search
-from orchestrator.results.agreement import agreement, figures_of
-from orchestrator.results.circumstances import Circumstance, rebuilding
-from orchestrator.results.reproduction import Reproduction, fresh_folder, rehearse_reproduction, reproduce
-from orchestrator.results.reproductionview import verdict
-from orchestrator.space import SearchSpace
+from orchestrator.base.errors import SearchError
+from orchestrator.runner.attempt import Assignment, Message, Outcome
+from orchestrator.runner.splits import cut_splits, write_splits
+from orchestrator.show.environment_diff import Circumstance, rebuilding
+from orchestrator.show.metrics_diff import agreement, figures_of
+from orchestrator.show.reproduce import Reproduction, fresh_folder, rehearse_reproduction, reproduce
+from orchestrator.show.reproduce_view import verdict
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import read_description, write_description
+from orchestrator.study.events import SessionEnded, TrialReported, TrialStarted
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.loading import load_search
 from trainer import fit
 from trainer.atomic import write_atomically
 from trainer.data import read_splits
@@ -146,7 +146,7 @@ class Server:
 def compared(storage: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> tuple[Reproduction, str]:
     loaded = load_search(SearchFolder(storage / "first"))
     planned = rehearse_reproduction(loaded, "t0000", data=None, threads=None, tolerance=None)
-    monkeypatch.setattr("orchestrator.results.reproduction.AttemptServer", lambda *_: server)
+    monkeypatch.setattr("orchestrator.show.reproduce.AttemptServer", lambda *_: server)
     done = reproduce(loaded, planned, storage / "out", lambda *_: None)
     return done, verdict(loaded, planned, done)
 

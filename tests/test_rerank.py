@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from strategies import quick, seeds
 from torch import Tensor
 
-from trainer.metrics import pairwise_distance
-from trainer.rerank import RerankConfig, k_reciprocal_distance
+from trainer.evaluation.metrics import pairwise_distance
+from trainer.evaluation.rerank import RerankConfig, k_reciprocal_distance
 
 
 def persons(
@@ -107,8 +107,8 @@ def test_the_order_of_the_gallery_only_orders_the_columns(seed: int) -> None:
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, searched = persons(1, 7, 60)
     whole = k_reciprocal_distance(asked, searched)
-    monkeypatch.setattr("trainer.rerank.BLOCK_BYTES", 1024)
-    monkeypatch.setattr("trainer.rerank.CACHE_BYTES", 1024)
+    monkeypatch.setattr("trainer.evaluation.rerank.BLOCK_BYTES", 1024)
+    monkeypatch.setattr("trainer.evaluation.rerank.CACHE_BYTES", 1024)
     torch.testing.assert_close(k_reciprocal_distance(asked, searched), whole)
 
 
@@ -116,14 +116,14 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_how_many_candidates_wait_does_not_show(waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, searched = persons(1, 7, 60)
     whole = k_reciprocal_distance(asked, searched)
-    monkeypatch.setattr("trainer.rerank.WAITING", waiting)
-    monkeypatch.setattr("trainer.rerank.BLOCK_BYTES", 2048)
+    monkeypatch.setattr("trainer.evaluation.rerank.WAITING", waiting)
+    monkeypatch.setattr("trainer.evaluation.rerank.BLOCK_BYTES", 2048)
     torch.testing.assert_close(k_reciprocal_distance(asked, searched), whole)
 
 
 def test_candidates_that_come_ever_nearer_are_all_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.rerank.WAITING", 3)
-    monkeypatch.setattr("trainer.rerank.BLOCK_BYTES", 1024)
+    monkeypatch.setattr("trainer.evaluation.rerank.WAITING", 3)
+    monkeypatch.setattr("trainer.evaluation.rerank.BLOCK_BYTES", 1024)
     line = torch.arange(60.0)[:, None] ** 1.1
     ours = k_reciprocal_distance(line[:2], line[2:], k1=4, k2=2)
     slow = reference.k_reciprocal(line[:2].double().numpy(), line[2:].double().numpy(), 4, 2, 0.3)

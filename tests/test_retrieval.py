@@ -14,8 +14,8 @@ from strategies import RankingCase, quick, ranking_cases, seeds
 from torch import Tensor
 
 from trainer.data.tracklets import Tracklet
-from trainer.metrics import evaluate_ranking, pairwise_distance
-from trainer.retrieval import (
+from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
+from trainer.evaluation.retrieval import (
     CameraPrecision,
     camera_matrix,
     choose_queries,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
 
-from trainer.schedule import OptimConfig, cosine_factor, learning_rate, milestone_factor
+from trainer.training.schedule import OptimConfig, cosine_factor, learning_rate, milestone_factor
 
 
 def factor(epoch: int) -> float:

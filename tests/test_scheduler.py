@@ -12,8 +12,8 @@ from canaries import SECRETS, told
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.engine.scheduler import JournalScheduler
-from orchestrator.engine.tuning import keep_secrets
+from orchestrator.runner.scheduler import JournalScheduler
+from orchestrator.runner.tuning import keep_secrets
 
 
 class Listener:

@@ -10,15 +10,15 @@ from events import epoch_result, suggested
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import EnvironmentProblem
-from orchestrator.history.events import Event, TrialCompleted, TrialFailed, TrialReported, TrialStarted
-from orchestrator.history.study import Study, Trial, fold
-from orchestrator.search.budget import spent, without_improvement
-from orchestrator.search.early_stopping import decide
-from orchestrator.search.objective import Objective, OutcomeBound, RelativeBound, check_costs, parse_aims, parse_outcome
-from orchestrator.search.replication import leaders
-from orchestrator.search.scores import costs, is_feasible, limits, lost_baseline, pareto_front, ranked, score
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.budget import spent, without_improvement
+from orchestrator.algorithms.replicates import leaders
+from orchestrator.algorithms.scoring import costs, is_feasible, limits, lost_baseline, pareto_front, ranked, score
+from orchestrator.algorithms.stopping import decide
+from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.space.objective import Objective, OutcomeBound, RelativeBound, check_costs, parse_aims, parse_outcome
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event, TrialCompleted, TrialFailed, TrialReported, TrialStarted
+from orchestrator.study.study import Study, Trial, fold
 
 BOTH = Objective(metric="mAP, -hours")
 RELATIVE = Objective(metric="mAP", constraints=("rank1 >= 0.9 * baseline",))

@@ -14,17 +14,17 @@ import pytest
 from events import completed, epoch_result, suggested
 from ray.tune.search import Searcher
 
-from orchestrator.engine.attempt import Message, Outcome
-from orchestrator.engine.searcher import AxSearcher, StopWith
-from orchestrator.engine.stopping import StopRequest
-from orchestrator.errors import JournalError
-from orchestrator.history.events import AttemptFailed, SearchCreated, SessionStarted, TrialStarted, TrialSuggested
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal, read_journal
-from orchestrator.history.ledger import Ledger
-from orchestrator.search.ax_process import AxFailed
-from orchestrator.search.failures import CircuitBroken, DiskFull
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.ax_process import AxFailed
+from orchestrator.algorithms.failures import CircuitBroken, DiskFull
+from orchestrator.base.errors import JournalError
+from orchestrator.runner.attempt import Message, Outcome
+from orchestrator.runner.searcher import AxSearcher, StopWith
+from orchestrator.runner.stop_request import StopRequest
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import AttemptFailed, SearchCreated, SessionStarted, TrialStarted, TrialSuggested
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal, read_journal
+from orchestrator.study.recorder import Ledger
 from trainer.errors import DataError
 
 

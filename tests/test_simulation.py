@@ -14,22 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import quick
 
+from orchestrator.algorithms.ax_process import AxProcess
+from orchestrator.algorithms.registry import ALGORITHMS
+from orchestrator.algorithms.replay_order import nearest, order_of
+from orchestrator.algorithms.simulate import Candidate, Pick, Replay, candidates, replay
+from orchestrator.algorithms.stopping import decide
+from orchestrator.base.errors import SearchError
 from orchestrator.cli.simulate import ALGORITHMS as OFFERED
 from orchestrator.cli.simulate import RULES, simulate
-from orchestrator.errors import SearchError
-from orchestrator.history.events import Event, SearchCreated
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Journal
-from orchestrator.history.study import Study, fold
-from orchestrator.language.problems import SpaceError
-from orchestrator.search.algorithms import ALGORITHMS
-from orchestrator.search.ax_process import AxProcess
-from orchestrator.search.early_stopping import StoppingConfig, decide
-from orchestrator.search.replay_order import nearest, order_of
-from orchestrator.search.simulation import Candidate, Pick, Replay, candidates, replay
-from orchestrator.space import SearchSpace
-from orchestrator.views import simulationview
-from orchestrator.views.simulationview import Asked, simulation_document, stopping_config
+from orchestrator.show import simulate_view
+from orchestrator.show.simulate_view import Asked, simulation_document, stopping_config
+from orchestrator.space.options import StoppingConfig
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event, SearchCreated
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal
+from orchestrator.study.study import Study, fold
 
 EPOCHS = 9
 SPACE = SearchSpace.from_yaml("smoke.yaml", overrides=[f"optim.epochs={EPOCHS}"])
@@ -185,7 +186,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchFolder:
     class Description:
         search, synthetic, space = "s", True, SPACE
 
-    monkeypatch.setattr(simulationview, "read_description", lambda path: Description)
+    monkeypatch.setattr(simulate_view, "read_description", lambda path: Description)
     return folder
 
 

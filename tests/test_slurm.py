@@ -14,10 +14,10 @@ import pytest
 from running import command, mlflow_runs
 from slurm import Slurm, missing, slurm
 
-from orchestrator.engine.stopping import StopRequest
-from orchestrator.history.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import read_journal
+from orchestrator.runner.stop_request import StopRequest
+from orchestrator.study.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import read_journal
 
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 TRIALS = 4

@@ -14,11 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.language.layers import builtin_files
-from orchestrator.language.parameters import parse_parameter
-from orchestrator.language.settings import number_kind, setting_kinds, setting_schemas, trainer_settings
-from orchestrator.language.vocabulary import hint, in_our_words
-from orchestrator.space import (
+from orchestrator.space.layers import builtin_files
+from orchestrator.space.parameters import parse_parameter
+from orchestrator.space.search_space import (
     Budget,
     Objective,
     Replicates,
@@ -28,7 +26,9 @@ from orchestrator.space import (
     Value,
     builtin_spaces,
 )
-from trainer.yamlfile import dump_yaml, parse_yaml
+from orchestrator.space.settings import number_kind, setting_kinds, setting_schemas, trainer_settings
+from orchestrator.space.vocabulary import hint, in_our_words
+from trainer.yaml_file import dump_yaml, parse_yaml
 
 BUILTIN = sorted(builtin_files())
 SPACE = """\
@@ -106,7 +106,7 @@ def test_every_builtin_space_has_its_own_line_of_description() -> None:
 
 def test_importing_spaces_loads_no_heavy_library() -> None:
     heavy = "{'ray', 'ax', 'mlflow', 'torch', 'click'}"
-    code = f"import sys, orchestrator.space; sys.exit(bool({heavy} & set(sys.modules)))"
+    code = f"import sys, orchestrator.space.search_space; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

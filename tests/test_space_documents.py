@@ -8,10 +8,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from orchestrator.language.layers import builtin_files
-from orchestrator.language.schema import json_schema, schema_text
-from orchestrator.space import SearchSpace
-from trainer.yamlfile import parse_yaml, read_yaml
+from orchestrator.space.layers import builtin_files
+from orchestrator.space.schema import json_schema, schema_text
+from orchestrator.space.search_space import SearchSpace
+from trainer.yaml_file import parse_yaml, read_yaml
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/spaces.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)

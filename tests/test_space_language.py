@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from strategies import quick
 
 from orchestrator.__main__ import run
-from orchestrator.language.crosscheck import remarks
-from orchestrator.language.layers import builtin_files
-from orchestrator.language.parameters import FloatRange, IntRange
-from orchestrator.space import SearchSpace, SpaceError
+from orchestrator.space.cross_checks import remarks
+from orchestrator.space.layers import builtin_files
+from orchestrator.space.parameters import FloatRange, IntRange
+from orchestrator.space.search_space import SearchSpace, SpaceError
 from trainer.config import TrialConfig
 
 BUILTIN = sorted(builtin_files())

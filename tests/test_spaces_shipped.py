@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.language.layers import builtin_files
-from orchestrator.language.settings import flattened
-from orchestrator.space import SearchSpace, Value
+from orchestrator.space.layers import builtin_files
+from orchestrator.space.search_space import SearchSpace, Value
+from orchestrator.space.settings import flattened
 from trainer import fit
 from trainer.config import TrialConfig
 

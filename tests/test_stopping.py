@@ -17,14 +17,14 @@ from rich.console import Console
 from searches import completed, write_search
 from waiting import PATIENCE_S
 
-from orchestrator.cli.driving import drive_and_show
-from orchestrator.engine.stopping import HANDLED, StopRequest
-from orchestrator.history.description import Options, read_description
-from orchestrator.history.events import SessionEnded
-from orchestrator.history.journal import Journal, read_journal
-from orchestrator.history.ledger import Ledger
-from orchestrator.space import SearchSpace
-from orchestrator.views.display import Display, stopping_line
+from orchestrator.cli.run_search import drive_and_show
+from orchestrator.runner.stop_request import HANDLED, StopRequest
+from orchestrator.show.terminal import Display, stopping_line
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options, read_description
+from orchestrator.study.events import SessionEnded
+from orchestrator.study.journal import Journal, read_journal
+from orchestrator.study.recorder import Ledger
 
 # A main thread that is in C for ever, where no handler of Python's runs: it waits for a mutex that it holds already.
 LOCKED = (
@@ -32,7 +32,7 @@ LOCKED = (
 )
 BLOCKED = f"""
 import ctypes
-from orchestrator.engine.stopping import StopRequest
+from orchestrator.runner.stop_request import StopRequest
 with StopRequest(lambda wish: print(wish, flush=True)):
     print("listening", flush=True)
     {LOCKED}
@@ -120,10 +120,10 @@ STARTING = f"""
 import ctypes, sys
 from pathlib import Path
 from types import SimpleNamespace
-from orchestrator.cli.driving import drive_and_show
-from orchestrator.engine import session
-from orchestrator.history.description import Options
-from orchestrator.history.folder import SearchFolder
+from orchestrator.cli.run_search import drive_and_show
+from orchestrator.runner import session
+from orchestrator.study.description import Options
+from orchestrator.study.folder import SearchFolder
 
 def connect(address, **others):
     print("connecting", flush=True)
@@ -239,6 +239,6 @@ def test_an_interruption_before_the_session_listens_names_the_way_on(
         raise KeyboardInterrupt
 
     folder = write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), [])
-    monkeypatch.setattr("orchestrator.engine.session.drive", interrupted)
+    monkeypatch.setattr("orchestrator.runner.session.drive", interrupted)
     assert drive_and_show(folder, Options(), strict=False) == 130
     assert capfd.readouterr().err.endswith(f"reidsearch resume first --storage {tmp_path}` continues it\n")

@@ -15,23 +15,23 @@ from searches import a_search, completed
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.__main__ import run
-from orchestrator.engine import control
-from orchestrator.engine.opening import record_test_set_use
-from orchestrator.errors import EnvironmentProblem, JournalError, LeaseError, SearchError
-from orchestrator.history.events import Event, TrialStarted
-from orchestrator.history.folder import SearchFolder, existing_search, searches
-from orchestrator.history.journal import Record, encode, read_journal
-from orchestrator.history.ledger import owned_ledger
-from orchestrator.history.loading import load_search
-from orchestrator.storage import pieces, remote_lease, uplink
-from orchestrator.storage.address import is_uri, parsed
-from orchestrator.storage.bringing import bring_search, forget_when
-from orchestrator.storage.mirror import local_storage, mirror_of, remote, storage_name, storage_uri
-from orchestrator.storage.reach import check_token, leave_token, remove_token
-from orchestrator.storage.remote import Remote, StorageProblem
-from orchestrator.storage.remote_lease import LeaseLost, RemoteLease, driver_of
-from orchestrator.storage.uplink import publish
-from trainer.testset_record import place_in_search
+from orchestrator.base.errors import EnvironmentProblem, JournalError, LeaseError, SearchError
+from orchestrator.runner import control
+from orchestrator.runner.unseal_test_set import record_test_set_use
+from orchestrator.stores import push, remote_lease, segments
+from orchestrator.stores.address import is_uri, parsed
+from orchestrator.stores.cache import local_storage, mirror_of, remote, storage_name, storage_uri
+from orchestrator.stores.pull import bring_search, forget_when
+from orchestrator.stores.push import publish
+from orchestrator.stores.remote import Remote, StorageProblem
+from orchestrator.stores.remote_lease import LeaseLost, RemoteLease, driver_of
+from orchestrator.stores.storage_probe import check_token, leave_token, remove_token
+from orchestrator.study.events import Event, TrialStarted
+from orchestrator.study.folder import SearchFolder, existing_search, searches
+from orchestrator.study.journal import Record, encode, read_journal
+from orchestrator.study.loading import load_search
+from orchestrator.study.recorder import owned_ledger
+from trainer.evaluation.test_set_record import place_in_search
 
 NAME = "first"
 
@@ -40,8 +40,8 @@ NAME = "first"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds in earnest takes hundredths here."""
     monkeypatch.setattr(remote_lease, "PAUSE_S", 0.1)
-    monkeypatch.setattr(uplink, "INTERVAL_S", 0.02)
-    monkeypatch.setattr(uplink, "REQUESTS_PERIOD_S", 0.05)
+    monkeypatch.setattr(push, "INTERVAL_S", 0.02)
+    monkeypatch.setattr(push, "REQUESTS_PERIOD_S", 0.05)
 
 
 def published(uri: str, *, name: str = NAME, far_ahead: int = 0) -> SearchFolder:
@@ -158,25 +158,25 @@ def test_parts_are_whole_lines_and_together_the_journal() -> None:
     lines = b"".join(encode(Record(number, 1e9, suggested(number))) for number in range(1, 3001))
     parts, rest = [], lines
     while rest:
-        parts.append(pieces.first_part(rest))
+        parts.append(segments.first_part(rest))
         rest = rest[len(parts[-1]) :]
     assert b"".join(parts) == lines
     assert len(parts) > 1
-    assert all(part.endswith(b"\n") and len(part) >= pieces.PART_BYTES for part in parts[:-1])
+    assert all(part.endswith(b"\n") and len(part) >= segments.PART_BYTES for part in parts[:-1])
     number = 1
     for part in parts:
-        number = pieces.check_part(part, number)
+        number = segments.check_part(part, number)
     assert number == 3001
 
 
 def test_a_part_with_a_damaged_missing_or_cut_line_is_refused() -> None:
     lines = [encode(Record(number, 1e9, suggested(number))) for number in range(1, 5)]
     with pytest.raises(ValueError, match="line 2 of the journal: its checksum"):
-        pieces.check_part(b"".join([lines[0], lines[1].replace(b"t0002", b"t0009"), lines[2]]), 1)
+        segments.check_part(b"".join([lines[0], lines[1].replace(b"t0002", b"t0009"), lines[2]]), 1)
     with pytest.raises(ValueError, match="line 2 of the journal is not there"):
-        pieces.check_part(lines[0] + lines[2], 1)
+        segments.check_part(lines[0] + lines[2], 1)
     with pytest.raises(ValueError, match="line 2"):
-        pieces.check_part(lines[0] + lines[1][:-9], 1)
+        segments.check_part(lines[0] + lines[1][:-9], 1)
 
 
 # A search that another machine looks at
@@ -244,8 +244,8 @@ def test_a_running_search_is_sent_while_it_runs(uri: str, machines: Machines) ->
 def test_a_long_journal_is_sent_in_parts_and_only_new_ones_are_fetched(
     uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "PART_BYTES", 2000)
-    monkeypatch.setattr(uplink, "PART_BYTES", 2000)
+    monkeypatch.setattr(segments, "PART_BYTES", 2000)
+    monkeypatch.setattr(push, "PART_BYTES", 2000)
     folder = published(uri, far_ahead=60)
     files = Remote(uri)
     parts = files.entries(f"{NAME}/journal")
@@ -279,7 +279,7 @@ def fresh(uri: str):  # type: ignore[no-untyped-def]
 
 
 def test_a_damaged_and_a_missing_part_are_named(uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PART_BYTES", 2000)
+    monkeypatch.setattr(segments, "PART_BYTES", 2000)
     published(uri, far_ahead=60)
     files = Remote(uri)
     part = f"{NAME}/journal/000002.jsonl"
@@ -327,7 +327,7 @@ def test_a_search_that_was_deleted_elsewhere_is_not_there_any_more(uri: str, mac
     machines.become("other")
     fresh(uri)
     machines.become("here")
-    uplink.forget(SearchFolder(mirror_of(uri) / NAME))
+    push.forget(SearchFolder(mirror_of(uri) / NAME))
     assert not [entry for entry in Remote(uri).entries(recursive=True) if not entry.is_folder]
     machines.become("other")
     with pytest.raises(SearchError, match="no search 'first'"):
@@ -351,8 +351,8 @@ def append(folder: SearchFolder, event: Event) -> None:
 def test_the_search_does_not_wait_for_a_storage_that_is_gone_and_sends_all_when_it_is_back(
     store: ObjectStore, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.storage.address.ATTEMPTS", 1)
-    monkeypatch.setattr(uplink, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("orchestrator.stores.address.ATTEMPTS", 1)
+    monkeypatch.setattr(push, "LONGEST_PAUSE_S", 0.1)
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
         folder = published(uri)
@@ -374,8 +374,8 @@ def test_the_search_does_not_wait_for_a_storage_that_is_gone_and_sends_all_when_
 def test_what_could_not_be_sent_is_told_at_the_end_and_sent_by_the_next_session(
     store: ObjectStore, machines: Machines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("orchestrator.storage.address.ATTEMPTS", 1)
-    monkeypatch.setattr(uplink, "CLOSE_PATIENCE_S", 0.1)
+    monkeypatch.setattr("orchestrator.stores.address.ATTEMPTS", 1)
+    monkeypatch.setattr(push, "CLOSE_PATIENCE_S", 0.1)
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
         folder = published(uri)
@@ -385,7 +385,7 @@ def test_what_could_not_be_sent_is_told_at_the_end_and_sent_by_the_next_session(
         assert "lacks" in (told := capsys.readouterr().err)
         assert "cannot be reached" in told and "resume" in told
         proxy.become("pass")
-        monkeypatch.setattr(uplink, "CLOSE_PATIENCE_S", PATIENCE_S)
+        monkeypatch.setattr(push, "CLOSE_PATIENCE_S", PATIENCE_S)
         Remote(uri).delete_folder(f"{NAME}/lease")  # as if that process had ended, which was this one
         with owned_ledger(folder):
             pass
@@ -396,7 +396,7 @@ def test_what_could_not_be_sent_is_told_at_the_end_and_sent_by_the_next_session(
 def test_an_upload_that_fails_some_times_is_tried_again(
     uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uplink, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(push, "LONGEST_PAUSE_S", 0.05)
     folder = published(uri)
     left = [4]
     write = Remote.write

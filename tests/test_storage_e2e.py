@@ -18,13 +18,13 @@ from running import COMMAND
 from several_nodes import several_nodes
 from waiting import PATIENCE_S
 
-from orchestrator.history.events import TrialReported
-from orchestrator.history.folder import existing_search
-from orchestrator.history.journal import read_journal
-from orchestrator.locking import exclusive
-from orchestrator.storage.bringing import forget_when
-from orchestrator.storage.mirror import mirror_of, remote
-from orchestrator.views.status import read_status
+from orchestrator.base.locking import exclusive
+from orchestrator.show.status import read_status
+from orchestrator.stores.cache import mirror_of, remote
+from orchestrator.stores.pull import forget_when
+from orchestrator.study.events import TrialReported
+from orchestrator.study.folder import existing_search
+from orchestrator.study.journal import read_journal
 
 NAME = "moved"
 EPOCHS = 12

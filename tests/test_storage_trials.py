@@ -17,19 +17,19 @@ from proxy import Proxy
 from searches import a_search
 from waiting import PATIENCE_S, wait_until
 
-from orchestrator.engine import attempt as attempts
-from orchestrator.engine.attempt import ERROR_FILE, RESULTS_FILE, Assignment, Message, run_attempt
-from orchestrator.history.folder import SearchFolder
-from orchestrator.storage import trial_files
-from orchestrator.storage.mirror import mirror_of, remote
-from orchestrator.storage.remote import Remote, StorageProblem
-from orchestrator.storage.staging import DataSource, data_here, index_digest, staged
-from orchestrator.storage.trial_files import Note, TrialUpload, bring_trial, note_here, read_note, stop_name
-from orchestrator.storage.uplink import publish
+from orchestrator.runner import attempt as attempts
+from orchestrator.runner.attempt import ERROR_FILE, RESULTS_FILE, Assignment, Message, run_attempt
+from orchestrator.stores import trial_files
+from orchestrator.stores.cache import mirror_of, remote
+from orchestrator.stores.push import publish
+from orchestrator.stores.remote import Remote, StorageProblem
+from orchestrator.stores.staging import DataSource, data_here, index_digest, staged
+from orchestrator.stores.trial_files import Note, TrialUpload, bring_trial, note_here, read_note, stop_name
+from orchestrator.study.folder import SearchFolder
 from trainer import TrialConfig
 from trainer.data import read_splits
 from trainer.data.pack import pack_data_set
-from trainer.data.validation import cut_validation, write_validation
+from trainer.data.splits import cut_validation, write_validation
 from trainer.errors import DataError
 
 NAME = "first"
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_in_the_storage_is_not_used_and_that_is_told(
 def test_a_trial_is_completed_only_when_everything_is_sent(
     store: ObjectStore, machines: Machines, tiny_config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.storage.address.ATTEMPTS", 1)
+    monkeypatch.setattr("orchestrator.stores.address.ATTEMPTS", 1)
     monkeypatch.setattr(attempts, "SEND_PATIENCE_S", 0.5)
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
@@ -316,7 +316,7 @@ def test_what_is_later_here_is_kept_and_what_is_later_there_is_fetched(uri: str,
 def test_nothing_is_fetched_over_an_attempt_that_runs_here(uri: str, machines: Machines) -> None:
     uploaded(uri, log_txt=b"there\n")
     machines.become("other")
-    from orchestrator.locking import exclusive
+    from orchestrator.base.locking import exclusive
 
     out_of(uri).mkdir(parents=True)
     with exclusive(out_of(uri) / "lock", 1):
@@ -389,7 +389,7 @@ def test_of_several_trials_one_fetches_and_later_ones_find_it(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest, fetched = index_digest(source), []
-    from orchestrator.storage import staging
+    from orchestrator.stores import staging
 
     fetch = staging._fetch
     monkeypatch.setattr(staging, "_fetch", lambda *given: (fetched.append(1), fetch(*given))[1])
@@ -409,7 +409,7 @@ def test_of_several_trials_one_fetches_and_later_ones_find_it(
 def test_a_file_that_arrives_damaged_is_fetched_once_more(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.storage import staging
+    from orchestrator.stores import staging
 
     opened, hurt = staging._opened(source), []
 
@@ -481,6 +481,6 @@ def test_generated_data_are_drawn_on_the_node_that_lacks_them(
 
 
 def test_the_server_that_forks_attempts_has_no_client_of_a_storage() -> None:
-    program = "import sys; import orchestrator.engine.attempt_server; print('pyarrow._s3fs' in sys.modules)"
+    program = "import sys; import orchestrator.runner.attempt_server; print('pyarrow._s3fs' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

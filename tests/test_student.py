@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.special import stdtr, stdtrit
 
-from orchestrator.search.student import student_distribution, student_quantile
+from orchestrator.algorithms.t_interval import student_distribution, student_quantile
 
 
 @pytest.mark.parametrize("freedom", [0.7, 1, 2, 2.13, 5, 20.7, 99, 500])

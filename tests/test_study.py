@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from events import completed, reported, started, suggested
 
-from orchestrator.history.events import AttemptFailed, SearchCreated, SessionEnded, SessionStarted, TrialFailed
-from orchestrator.history.study import fold, may_retry, unfinished
-from orchestrator.search.scores import ranked, score
-from orchestrator.space import Objective
+from orchestrator.algorithms.scoring import ranked, score
+from orchestrator.space.search_space import Objective
+from orchestrator.study.events import AttemptFailed, SearchCreated, SessionEnded, SessionStarted, TrialFailed
+from orchestrator.study.study import fold, may_retry, unfinished
 
 
 def failed(index: int, failure: str = "worker_lost", attempt: int = 1) -> AttemptFailed:

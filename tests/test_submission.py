@@ -16,7 +16,7 @@ from running import COMMAND, Search
 from several_nodes import several_nodes
 
 from orchestrator.__main__ import run
-from orchestrator.cli.submitting import given_arguments
+from orchestrator.cli.submit_search import given_arguments
 from orchestrator.cluster import submission
 from orchestrator.cluster.submission import SHIPPED, SPACE_FILE, shipment
 

@@ -7,10 +7,16 @@ import json
 import pytest
 from events import completed, suggested
 
-from orchestrator.history.events import AttemptFailed, Observation, ObservationsAttached, TrialFailed
-from orchestrator.history.study import fold
-from orchestrator.search.suggest import initial_suggestion, initial_trials, model_question, random_point, sobol_point
-from orchestrator.space import SearchSpace
+from orchestrator.algorithms.suggest import (
+    initial_suggestion,
+    initial_trials,
+    model_question,
+    random_point,
+    sobol_point,
+)
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import AttemptFailed, Observation, ObservationsAttached, TrialFailed
+from orchestrator.study.study import fold
 
 
 @pytest.fixture(scope="module")

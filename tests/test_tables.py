@@ -12,7 +12,11 @@ import pytest
 from events import epoch_result, evaluation
 from searches import completed, write_search
 
-from orchestrator.history.events import (
+from orchestrator.show.published import TABLES, PublishedTable
+from orchestrator.show.tables import Line, tables
+from orchestrator.show.tables_view import FORMATS
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import (
     Event,
     FinalizationStarted,
     SessionEnded,
@@ -22,11 +26,7 @@ from orchestrator.history.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.history.loading import LoadedSearch, load_search
-from orchestrator.results.published import TABLES, PublishedTable
-from orchestrator.results.tables import Line, tables
-from orchestrator.results.tableview import FORMATS
-from orchestrator.space import SearchSpace
+from orchestrator.study.loading import LoadedSearch, load_search
 
 TEST = [0.80, 0.82, 0.84]
 MARS = {"train": 8298, "query": 1980, "gallery": 9330}

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.batches import Batch
 from trainer.errors import DivergedError
-from trainer.model import ModelOutput
-from trainer.tally import EpochTally
+from trainer.input.batches import Batch
+from trainer.model.network import ModelOutput
+from trainer.training.meters import EpochTally
 
 UNIFORM = torch.full((2, 4), 0.25)
 NARROW = torch.tensor([[1.0, 0, 0, 0]] * 2)

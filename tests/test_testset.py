@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_training import changed
 
-import trainer.testset
+import trainer.evaluation.test_split
 from trainer import ConfigError, DataError, TrialConfig, check_test_set, evaluate, figures_on_test_set, fit
 from trainer.checkpoint import load_checkpoint
 from trainer.data import read_splits
@@ -45,7 +45,7 @@ def test_figures_that_are_there_are_read_and_the_test_set_is_not_asked_again(
 ) -> None:
     fit(on_all, out=tmp_path)
     first = figures_on_test_set(on_all, tmp_path / BEST, tmp_path / "test")
-    monkeypatch.setattr(trainer.testset, "assess", None)
+    monkeypatch.setattr(trainer.evaluation.test_split, "assess", None)
     assert figures_on_test_set(on_all, tmp_path / BEST, tmp_path / "test") == first
 
 

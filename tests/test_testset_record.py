@@ -17,23 +17,23 @@ from test_training import changed
 
 import trainer
 from orchestrator.__main__ import run
-from orchestrator.engine.opening import record_test_set_use
-from orchestrator.errors import LeaseError, SearchError
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.lease import Lease
-from orchestrator.history.loading import load_search
-from orchestrator.results.exporting import export_trial
-from orchestrator.results.tables import tables
-from orchestrator.views.finalview import finals_lines
-from orchestrator.views.status import status_document
+from orchestrator.base.errors import LeaseError, SearchError
+from orchestrator.runner.unseal_test_set import record_test_set_use
+from orchestrator.show.export import export_trial
+from orchestrator.show.final_view import finals_lines
+from orchestrator.show.status import status_document
+from orchestrator.show.tables import tables
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.lease import Lease
+from orchestrator.study.loading import load_search
 from trainer import ConfigError, TrialConfig, evaluate, figures_on_test_set, fit
 from trainer.__main__ import run as run_trainer
-from trainer.assess import assess, write_embeddings
 from trainer.checkpoint import save_checkpoint
-from trainer.comparison_sheet import Network, draw_comparison
-from trainer.model import TemporalAttentionResNet
-from trainer.partitions import evaluate_partitions
-from trainer.testset_record import RECORD_FILE, RecordedUse, place_in_search
+from trainer.evaluation.compare_sheet import Network, draw_comparison
+from trainer.evaluation.evaluate import assess, write_embeddings
+from trainer.evaluation.partitions import evaluate_partitions
+from trainer.evaluation.test_set_record import RECORD_FILE, RecordedUse, place_in_search
+from trainer.model.network import TemporalAttentionResNet
 
 Way = Callable[[TrialConfig, Path, Path], object]
 """Judges the weights in a file on the test set and may write into a folder; a command's result is its exit code."""
@@ -336,8 +336,8 @@ def test_only_known_places_ask_for_the_test_part_or_choose_how_it_is_recorded() 
                 asking.add(name)
             if node.arg == "record" and not (isinstance(node.value, ast.Name) and node.value.id == "record"):
                 recording.add(name)
-    assert asking == {"trainer/testset.py", "trainer/partitions.py"}
-    assert recording == {"orchestrator/cli/train.py", "orchestrator/engine/attempt.py"}
+    assert asking == {"trainer/evaluation/test_split.py", "trainer/evaluation/partitions.py"}
+    assert recording == {"orchestrator/cli/train.py", "orchestrator/runner/attempt.py"}
 
 
 @pytest.mark.parametrize("other", [{"share": 0.0}, {"share": 0.4, "seed": 1}, {"folds": 3}], ids=str)

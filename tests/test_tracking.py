@@ -18,10 +18,10 @@ from PIL import Image
 from running import metric_points, mlflow_runs
 from waiting import PATIENCE_S, wait_until
 
-from orchestrator.history.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed, TrialReported
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Record
-from orchestrator.tracking import plan, tracker
+from orchestrator.study.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed, TrialReported
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Record
+from orchestrator.tracking import projection, tracker
 from orchestrator.tracking.content import About, Artifact, Content, Point
 from orchestrator.tracking.database import prepare_database
 from orchestrator.tracking.tracker import Tracker
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, empty_database: Path) -> SearchFolder:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(plan, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(projection, "FIRST_DELAY_S", 0.01)
 
 
 def tracker_of(folder: SearchFolder, uri: str | None = None, about: About | None = None) -> Tracker:

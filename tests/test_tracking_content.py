@@ -10,20 +10,15 @@ from events import completed, epoch_result, reported, suggested
 from PIL import Image
 from searches import POINT
 
-from orchestrator.history.description import Options, SearchDescription
-from orchestrator.history.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.study import Study, fold
-from orchestrator.space import SearchSpace
-from orchestrator.tracking.content import (
-    Artifact,
-    about,
-    evaluation_content,
-    search_content,
-    without_passwords,
-)
+from orchestrator.base.uris import without_passwords
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options, SearchDescription
+from orchestrator.study.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.study import Study, fold
+from orchestrator.tracking.content import Artifact, about, evaluation_content, search_content
 from orchestrator.tracking.files import staged
-from orchestrator.tracking.plan import Plan, Writes
+from orchestrator.tracking.projection import Plan, Writes
 from trainer.result import kept_epoch
 
 SPACE = SearchSpace.from_yaml("smoke.yaml")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.base.uris import database_uri
 from orchestrator.tracking.database import prepare_database
-from orchestrator.uris import database_uri
 
 PREPARE = "import sys; from pathlib import Path; from orchestrator.tracking.database import *; "
 PREPARE += "prepare_database(sys.argv[1], Path(sys.argv[2]))"

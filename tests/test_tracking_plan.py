@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from events import completed, reported, started, suggested
 
-from orchestrator.history.events import (
+from orchestrator.study.events import (
     AttemptFailed,
     Event,
     SearchCreated,
@@ -19,8 +19,8 @@ from orchestrator.history.events import (
     TrialStopped,
     TrialTracked,
 )
-from orchestrator.history.folder import SearchFolder
-from orchestrator.tracking.plan import (
+from orchestrator.study.folder import SearchFolder
+from orchestrator.tracking.projection import (
     ATTEMPTS_TO_WAIT_FOR,
     LONGEST_DELAY_S,
     SEARCH_RUN,

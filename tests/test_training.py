@@ -157,7 +157,9 @@ def test_the_test_part_is_evaluated_on_its_own_query_and_gallery(tiny_config: Tr
 def test_a_loss_that_is_not_finite_raises_with_its_name(
     tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.reid_loss.batch_hard", lambda distances, *_, **__: distances.sum() * float("nan"))
+    monkeypatch.setattr(
+        "trainer.losses.reid_loss.batch_hard", lambda distances, *_, **__: distances.sum() * float("nan")
+    )
     with pytest.raises(DivergedError, match=r"loss/triplet is nan in epoch 1, batch 1"):
         fit(tiny_config, out=tmp_path)
     assert read_results(tmp_path / "results.jsonl") == []
@@ -267,7 +269,7 @@ def test_every_option_trains_and_resumes_bit_identically(
 def test_the_clock_of_an_epoch_runs_until_the_device_is_done(
     tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.training.synchronize", lambda device: time.sleep(0.5))
+    monkeypatch.setattr("trainer.training.loop.synchronize", lambda device: time.sleep(0.5))
     result = fit(changed(tiny_config, optim__epochs=1), out=tmp_path).best
     assert result.seconds - result.evaluation_seconds >= 0.5
     assert 0 <= result.data_wait_share < 1
@@ -284,9 +286,9 @@ def test_what_is_compiled_is_compiled_under_the_precision_that_trains(
         yield
         entered.append("out")
 
-    for module in ("training", "trial_step"):
+    for module in ("training.loop", "training.step_cost"):
         monkeypatch.setattr(f"trainer.{module}.float32_products", products)
-    monkeypatch.setattr("trainer.learner.compiled", lambda *_: entered.append("compiled"))
+    monkeypatch.setattr("trainer.training.learner.compiled", lambda *_: entered.append("compiled"))
     config = changed(tiny_config, optim__epochs=1)
     fit(config, out=tmp_path)
     measure_step(config)

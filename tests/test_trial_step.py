@@ -21,18 +21,18 @@ from hypothesis import strategies as st
 from test_training import changed
 from waiting import wait_until
 
-from orchestrator.engine.rehearsal import rehearse
-from orchestrator.errors import EnvironmentProblem
+from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.runner.smoke_test import rehearse
 from trainer import ConfigError, DataError, TrialConfig, fit, measure_step
-from trainer.batches import Batch, EvaluationBatch, IdentityBatches
 from trainer.checkpoint import load_checkpoint
 from trainer.data import Tracklet, read_splits
-from trainer.data.synthetic import write_outline, write_synthetic
-from trainer.data.validation import cut_validation
-from trainer.learner import Learner, in_groups
+from trainer.data.splits import cut_validation
+from trainer.data.synthetic.dataset import write_outline, write_synthetic
+from trainer.data.training import applied_split
+from trainer.input.batches import Batch, EvaluationBatch, IdentityBatches
 from trainer.progress import Progress, no_progress
-from trainer.training_data import applied_split
-from trainer.trial_step import MAX_STEPS, _seconds_per_frame, _seconds_per_step, saved_bytes
+from trainer.training.learner import Learner, in_groups
+from trainer.training.step_cost import MAX_STEPS, _seconds_per_frame, _seconds_per_step, saved_bytes
 
 
 @pytest.mark.parametrize("settings", [{}, {"optim__ema_decay": 0.9, "optim__accumulate": 2, "clips__persons": 2}])
@@ -139,8 +139,8 @@ def test_frames_of_an_evaluation_are_timed_at_the_pace_at_which_they_come(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: decoding.now)
-        patch.setattr("trainer.trial_step.embed", embed)
-        patch.setattr("trainer.trial_step.evaluation_loader", loader)
+        patch.setattr("trainer.training.step_cost.embed", embed)
+        patch.setattr("trainer.training.step_cost.evaluation_loader", loader)
         learner = cast(Learner, SimpleNamespace(evaluated=None))
         seconds, frames = _seconds_per_frame(learner, tracklets, config, torch.device("cpu"), no_progress)
     assert 8 * seconds == pytest.approx(decoding.pace(work_s), rel=0.02)
@@ -207,7 +207,7 @@ def test_the_child_ends_with_its_parent(tiny_config: TrialConfig, tmp_path: Path
     order = json.dumps({"threads": 1, "config": tiny_config.model_dump(mode="json")})
     program = (
         "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'orchestrator.engine.rehearsal'], stdin=subprocess.PIPE)\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'orchestrator.runner.smoke_test'], stdin=subprocess.PIPE)\n"
         "print(child.pid, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program]

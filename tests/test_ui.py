@@ -21,12 +21,12 @@ from searches import write_search
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.__main__ import run
-from orchestrator.errors import EnvironmentProblem
-from orchestrator.history.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.history.folder import SearchFolder
-from orchestrator.results.mlflowserver import mlflow_server, server_command, server_environment
-from orchestrator.results.mlflowview import view_of
-from orchestrator.space import SearchSpace
+from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.study.folder import SearchFolder
+from orchestrator.tracking.comparison_view import view_of
+from orchestrator.tracking.server import mlflow_server, server_command, server_environment
 from orchestrator.tracking.syncing import sync
 from trainer import TrialConfig, fit
 

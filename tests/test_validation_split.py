@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
 
-from trainer.data.tracklets import Tracklet, fingerprint
-from trainer.data.validation import (
+from trainer.data.splits import (
     FEW_QUERIES,
     ValidationConfig,
     ValidationSplit,
@@ -22,6 +21,7 @@ from trainer.data.validation import (
     read_validation,
     write_validation,
 )
+from trainer.data.tracklets import Tracklet, fingerprint
 from trainer.errors import DataError
 
 
@@ -219,7 +219,7 @@ def test_more_folds_than_pairs_of_persons_are_refused_with_both_numbers() -> Non
 def test_few_queries_are_warned_of_once_with_what_one_is_worth(caplog: pytest.LogCaptureFixture) -> None:
     cut_validation(crowd(persons=89, cameras=2), ValidationConfig())
     (record,) = caplog.records
-    assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.validation")
+    assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.splits")
     assert "9 queries only" in record.getMessage()
     assert "one query is worth 11.1 points of rank-1; data.validation.folds" in record.getMessage()
 

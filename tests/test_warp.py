@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from trainer.augment import augmented, draw_plan
-from trainer.clips import ClipConfig
-from trainer.warp import augmented_batch, plan_tensor, triangle_taps
+from trainer.input.augment import augmented, draw_plan
+from trainer.input.clips import ClipConfig
+from trainer.input.warp import augmented_batch, plan_tensor, triangle_taps
 
 sizes = st.tuples(st.integers(8, 70), st.integers(8, 50))
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
 from trainer.errors import ConfigError
-from trainer.model import ModelConfig, require_weights
-from trainer.weights import LoadedWeights
+from trainer.model.network import ModelConfig, require_weights
+from trainer.model.weights import LoadedWeights
 
 
 def resnet18(**changes: Any) -> ModelConfig:

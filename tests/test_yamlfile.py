@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from trainer.yamlfile import MAX_BYTES, MAX_NODES, YamlError, dump_yaml, parse_yaml, read_yaml
+from trainer.yaml_file import MAX_BYTES, MAX_NODES, YamlError, dump_yaml, parse_yaml, read_yaml
 
 SCALARS = (
     st.none()

@@ -10,17 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.assess import evaluate
     from trainer.compute import prepare_process
     from trainer.config import TrialConfig
     from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
+    from trainer.evaluation.evaluate import evaluate
+    from trainer.evaluation.test_split import check_test_set, figures_on_test_set
     from trainer.export import ExportedNetwork, export_network, missing_packages
-    from trainer.model import require_weights
+    from trainer.model.network import require_weights
     from trainer.result import EpochResult, Evaluation, Report, ignore_report
-    from trainer.testset import check_test_set, figures_on_test_set
-    from trainer.training import FitResult, fit, last_checkpoint
-    from trainer.trial_step import StepCost, measure_step
-    from trainer.workload import multiplications_per_batch
+    from trainer.training.loop import FitResult, fit, last_checkpoint
+    from trainer.training.step_cost import StepCost, measure_step
+    from trainer.training.workload import multiplications_per_batch
 
 _HOME = {
     "CheckpointError": "trainer.errors",
@@ -30,23 +30,23 @@ _HOME = {
     "EpochResult": "trainer.result",
     "Evaluation": "trainer.result",
     "ExportedNetwork": "trainer.export",
-    "FitResult": "trainer.training",
+    "FitResult": "trainer.training.loop",
     "Report": "trainer.result",
-    "StepCost": "trainer.trial_step",
+    "StepCost": "trainer.training.step_cost",
     "StoppedError": "trainer.errors",
     "TrialConfig": "trainer.config",
-    "check_test_set": "trainer.testset",
-    "evaluate": "trainer.assess",
-    "figures_on_test_set": "trainer.testset",
+    "check_test_set": "trainer.evaluation.test_split",
+    "evaluate": "trainer.evaluation.evaluate",
+    "figures_on_test_set": "trainer.evaluation.test_split",
     "export_network": "trainer.export",
-    "fit": "trainer.training",
+    "fit": "trainer.training.loop",
     "ignore_report": "trainer.result",
-    "last_checkpoint": "trainer.training",
-    "measure_step": "trainer.trial_step",
+    "last_checkpoint": "trainer.training.loop",
+    "measure_step": "trainer.training.step_cost",
     "missing_packages": "trainer.export",
-    "multiplications_per_batch": "trainer.workload",
+    "multiplications_per_batch": "trainer.training.workload",
     "prepare_process": "trainer.compute",
-    "require_weights": "trainer.model",
+    "require_weights": "trainer.model.network",
 }
 
 

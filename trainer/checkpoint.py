@@ -17,9 +17,9 @@ from pydantic import Field
 
 from trainer.atomic import replacing, write_atomically
 from trainer.errors import CheckpointError
+from trainer.formatting import first_line, one_line, shortened
 from trainer.frozen import FrozenConfig
 from trainer.reading import open_regular, read_regular
-from trainer.wording import first_line, one_line, shortened
 
 # What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
 UNREADABLE = (

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.assess import Part, assess, write_embeddings
-from trainer.comparison import compare_evaluations
 from trainer.config import TrialConfig
-from trainer.configfile import read_trial_config
+from trainer.config_file import read_trial_config
 from trainer.errors import ConfigError, StoppedError
-from trainer.evaluation_folder import write_evaluation
-from trainer.interruption import stop_on_signals
-from trainer.partitions import evaluate_partitions
-from trainer.pictures.charts import average_precision_deltas
+from trainer.evaluation.compare import compare_evaluations
+from trainer.evaluation.evaluate import Part, assess, write_embeddings
+from trainer.evaluation.folder import write_evaluation
+from trainer.evaluation.partitions import evaluate_partitions
+from trainer.evaluation.test_set_record import RecordUse, record_use
+from trainer.plots.charts import average_precision_deltas
 from trainer.progress import Progress
 from trainer.reporting import (
     comparison_document,
@@ -29,8 +29,8 @@ from trainer.reporting import (
     spread_line,
     stages_line,
 )
-from trainer.testset_record import RecordUse, record_use
-from trainer.training import fit, last_checkpoint
+from trainer.training.interruption import stop_on_signals
+from trainer.training.loop import fit, last_checkpoint
 
 Print = Callable[[str], None]
 

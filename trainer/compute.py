@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.errors import ConfigError
+from trainer.formatting import first_line
 from trainer.frozen import FrozenConfig
-from trainer.wording import first_line
 
 logger = logging.getLogger(__name__)
 

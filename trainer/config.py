@@ -9,16 +9,16 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from trainer.checkpoint import CheckpointConfig
-from trainer.clips import ClipConfig
 from trainer.compute import ComputeConfig
 from trainer.data import READERS, DataConfig
-from trainer.evaluation import EvaluationConfig, Viewing
+from trainer.evaluation.embed import EvaluationConfig, Viewing
+from trainer.formatting import KeyPath
 from trainer.frozen import FrozenConfig
-from trainer.model import ModelConfig
+from trainer.input.clips import ClipConfig
+from trainer.losses.reid_loss import LossConfig
+from trainer.model.network import ModelConfig
 from trainer.recipe import Recipe, filled_in
-from trainer.reid_loss import LossConfig
-from trainer.schedule import OptimConfig
-from trainer.wording import KeyPath
+from trainer.training.schedule import OptimConfig
 
 # Normal numbers of IEEE 754's binary32: below, precision and speed are lost; above is infinity.
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127

@@ -16,14 +16,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.atomic import replacing, write_atomically
-from trainer.augment import IMAGENET_MEAN, IMAGENET_STD
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compute import ComputeConfig
 from trainer.config import TrialConfig
 from trainer.data import DataConfig
 from trainer.errors import CheckpointError, ConfigError
-from trainer.inference import inference_copy
-from trainer.model import Feature, TemporalAttentionResNet
+from trainer.input.augment import IMAGENET_MEAN, IMAGENET_STD
+from trainer.model.inference import inference_copy
+from trainer.model.network import Feature, TemporalAttentionResNet
 
 ExportFormat = Literal["checkpoint", "safetensors", "onnx"]
 FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)

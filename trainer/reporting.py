@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.comparison import EvaluationComparison, QueryChange
-from trainer.partitions import Spread
+from trainer.evaluation.compare import EvaluationComparison, QueryChange
+from trainer.evaluation.partitions import Spread
+from trainer.formatting import counted
 from trainer.result import EpochResult, Evaluation, Figures
-from trainer.wording import counted
 
 SHOWN_CHANGES = 5  # queries, and pairs of cameras, on either side of a comparison
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
 from orchestrator.cli.plan import plan
-from orchestrator.errors import Exit
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.files import Machines, Work
+    from orchestrator.cluster.manifests import Machines, Work
 
 MINI_MARS = "mini-mars"
 
@@ -76,7 +76,7 @@ cluster.add_command(plan)
 @options.memory_per_trial
 def slurm(file: str, time: str, memory: str, environment: str, save_before: int, **given: Any) -> int:
     """Write a job script for Slurm, which runs a search on whole nodes and queues itself again until it is done."""
-    from orchestrator.cluster.files import SlurmJob, slurm_script
+    from orchestrator.cluster.manifests import SlurmJob, slurm_script
 
     job = SlurmJob(
         _machines(given),
@@ -127,15 +127,15 @@ def slurm(file: str, time: str, memory: str, environment: str, save_before: int,
 @options.memory_per_trial
 def k8s(file: str, kind: str, memory_per_node: str, image: str | None, **given: Any) -> int:
     """Write manifests for KubeRay: a search as a RayJob with its volume claim, or a RayCluster for several."""
-    from orchestrator.cluster import files
+    from orchestrator.cluster import manifests
 
     if image is None:
         raise click.UsageError("Missing option '--image'.")
-    asked = files.KubernetesCluster(
+    asked = manifests.KubernetesCluster(
         _machines(given), image, memory_per_node, given["claim"], given["storage_class"], given["storage_size"]
     )
     work = _work(file, given)
-    write = files.kubernetes_job if kind == "job" else files.kubernetes_cluster
+    write = manifests.kubernetes_job if kind == "job" else manifests.kubernetes_cluster
     click.echo(write(work, asked), nl=False)
     return Exit.OK
 
@@ -170,17 +170,17 @@ def k8s(file: str, kind: str, memory_per_node: str, image: str | None, **given: 
 @options.memory_per_trial
 def ray_up(file: str, provider: str, **given: Any) -> int:
     """Write the file that `ray up` starts a cluster from, on machines of your own or on rented ones."""
-    from orchestrator.cluster import files
+    from orchestrator.cluster import manifests
 
     needed = {"onprem": ("head", "workers", "user"), "gcp": (*RENTED, "zone", "project"), "aws": RENTED}[provider]
     _exactly(provider, given, needed, optional=("environment",) if provider == "onprem" else ("user",))
     if provider == "onprem":
-        own = files.OwnMachines(given["head"], given["workers"], given["user"], given["environment"] or sys.prefix)
-        text = files.ray_up_own(_work(file, given), _machines(given | {"nodes": len(own.workers)}), own)
+        own = manifests.OwnMachines(given["head"], given["workers"], given["user"], given["environment"] or sys.prefix)
+        text = manifests.ray_up_own(_work(file, given), _machines(given | {"nodes": len(own.workers)}), own)
     else:
         rented = {key: given[key] for key in ("region", "machine", "head_machine", "image", "project", "zone")}
-        machines = files.CloudMachines(provider=provider, user=given["user"] or "ubuntu", **rented)
-        text = files.ray_up_cloud(_work(file, given), _machines(given), machines)
+        machines = manifests.CloudMachines(provider=provider, user=given["user"] or "ubuntu", **rented)
+        text = manifests.ray_up_cloud(_work(file, given), _machines(given), machines)
     click.echo(text, nl=False)
     return Exit.OK
 
@@ -200,7 +200,7 @@ def _exactly(provider: str, given: dict[str, Any], needed: tuple[str, ...], *, o
 
 
 def _machines(given: dict[str, Any]) -> Machines:
-    from orchestrator.cluster.files import Machines
+    from orchestrator.cluster.manifests import Machines
 
     return Machines(given["nodes"], given["cpus_per_node"], given["gpus_per_node"])
 
@@ -213,9 +213,9 @@ def _work(file: str, given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> 
         given: the command's options.
         beside: `("overrides",)` where the space is read from its file again, without what `--set` changes.
     """
-    from orchestrator.cluster.files import Work
-    from orchestrator.language.resources import Resources
-    from orchestrator.space import SearchSpace
+    from orchestrator.cluster.manifests import Work
+    from orchestrator.space.options import Resources
+    from orchestrator.space.search_space import SearchSpace
 
     space = SearchSpace.from_yaml(file, overrides=given["overrides"])
     of_a_trial = {key: given[key] for key in ("cpus_per_trial", "gpus_per_trial", "memory_per_trial")}
@@ -236,6 +236,6 @@ def _option(key: str, value: Any) -> tuple[str, str]:
 
 def _absolute(place: str | None) -> str | None:
     """A folder as it is called from anywhere; a URI, and the word for generated data, as they are."""
-    from orchestrator.storage.address import is_uri
+    from orchestrator.stores.address import is_uri
 
     return place if place is None or is_uri(place) or place == MINI_MARS else str(Path(place).absolute())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.errors import Exit
+from orchestrator.base.errors import Exit
 
 PROGRAM = "reidsearch"
 VARIABLE = "_REIDSEARCH_COMPLETE"

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from orchestrator.cli import completing, options
-from orchestrator.errors import Exit
+from orchestrator.base.errors import Exit
+from orchestrator.cli import options, shell_complete
 
 
 @click.group()
@@ -16,13 +16,13 @@ def config() -> None:
 
 
 @config.command(epilog="Example: reidsearch config show attn_cl.yaml --set optim.epochs=60 --origin")
-@click.argument("space", shell_complete=completing.space_names)
+@click.argument("space", shell_complete=shell_complete.space_names)
 @options.overrides
 @click.option("--origin", is_flag=True, help="Say of each value which file, --set or default it comes from.")
 @options.as_json
 def show(space: str, overrides: tuple[str, ...], origin: bool, as_json: bool) -> int:
     """Print every setting of a search space, those of the trainer included; SPACE is a file or a built-in name."""
-    from orchestrator.engine.origins import settings_of
+    from orchestrator.runner.config_provenance import settings_of
 
     found = settings_of(space, overrides)
     if as_json:

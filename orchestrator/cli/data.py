@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.base.errors import Exit, OrchestratorError
+from orchestrator.base.hints import command_line
 from orchestrator.cli import options
-from orchestrator.errors import Exit, OrchestratorError
-from orchestrator.hints import command_line
 
 if TYPE_CHECKING:
     from trainer.data import Splits, Tracklet
@@ -33,8 +33,8 @@ def data() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same bytes.")
 def synth(folder: Path, size: str, seed: int) -> int:
     """Write a synthetic data set in the layout of MARS."""
-    from orchestrator.progress import step_progress
-    from trainer.data.synthetic import write_synthetic
+    from orchestrator.base.progress import step_progress
+    from trainer.data.synthetic.dataset import write_synthetic
 
     with step_progress() as progress:
         made = write_synthetic(
@@ -65,9 +65,9 @@ def check(
     """Check lists, counts and frames of a data set, and compare it with what an earlier check saw."""
     import json
 
-    from orchestrator.progress import step_progress
-    from orchestrator.views.datacheck import check_document, check_text, problem_text
-    from trainer.data.checking import check_data
+    from orchestrator.base.progress import step_progress
+    from orchestrator.show.data_check import check_document, check_text, problem_text
+    from trainer.data.checks import check_data
 
     with step_progress() as progress:
         found = check_data(
@@ -89,7 +89,7 @@ def stats(folder: Path, name: str | None, as_json: bool) -> int:
     """Show how many persons, tracklets, cameras and frames there are, and how they are distributed."""
     import json
 
-    from orchestrator.views.datacheck import statistics_document, statistics_text
+    from orchestrator.show.data_check import statistics_document, statistics_text
     from trainer.data.folder import find_data
     from trainer.data.statistics import statistics
 
@@ -119,7 +119,7 @@ def preview(folder: Path, name: str | None, out: Path, count: int, seed: int, im
     from trainer.data.folder import find_data
 
     found = find_data(folder, name)
-    from trainer.pictures.sheets import contact_sheet  # imports torch
+    from trainer.plots.sheets import contact_sheet  # imports torch
 
     if not (found.synthetic or images):
         raise OrchestratorError(f"{folder}: shows real people; pictures of them are written with --images only")
@@ -159,7 +159,7 @@ def _pixels(context: click.Context, option: click.Parameter, value: str | None) 
 )
 def pack(folder: Path, out: Path, name: str | None, size: tuple[int, int] | None) -> int:
     """Write all frames of a data set into a few large files, which are read faster."""
-    from orchestrator.progress import step_progress
+    from orchestrator.base.progress import step_progress
     from trainer.data.folder import find_data
     from trainer.data.pack import pack_data_set
 

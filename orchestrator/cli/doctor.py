@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
-from orchestrator.errors import Exit
 
 
 @click.command(epilog="Example: reidsearch doctor --data /data/mars --address head:6379")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
-from orchestrator.errors import Exit
 
 if TYPE_CHECKING:
     from trainer.export import ExportFormat
@@ -42,10 +42,10 @@ def export(
     tracking_uri: str | None,
 ) -> int:
     """Write the network of a trial, its configuration and a model card; without TRIAL that of the best one."""
-    from orchestrator.history.folder import existing_search
-    from orchestrator.history.loading import BEST, load_search
-    from orchestrator.results.exporting import export_trial
-    from orchestrator.results.registry import register as register_model
+    from orchestrator.show.export import export_trial
+    from orchestrator.show.registry import register as register_model
+    from orchestrator.study.folder import existing_search
+    from orchestrator.study.loading import BEST, load_search
 
     search, _, trial = name.partition("/")
     loaded = load_search(existing_search(storage, search))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
-from orchestrator.cli.driving import drive_and_show, options_as_before
-from orchestrator.errors import Exit
+from orchestrator.cli.run_search import drive_and_show, options_as_before
 
 
 @click.command(epilog="Example: reidsearch finalize attn_cl-7f3a --top 1 --seeds 5 --epochs 400")
@@ -53,8 +53,8 @@ def finalize(
     differ from those of the one under way are refused.
     """
     from orchestrator.cluster.connection import require_admission
-    from orchestrator.engine.opening import FinalizationOptions, open_test_set
-    from orchestrator.history.folder import existing_search
+    from orchestrator.runner.unseal_test_set import FinalizationOptions, open_test_set
+    from orchestrator.study.folder import existing_search
 
     folder = existing_search(storage, name)
     asked = options_as_before(
@@ -94,10 +94,10 @@ def tables(names: tuple[str, ...], form: str, out: Path | None, storage: Path) -
 
 
 def _tables(names: Iterable[str], form: str, storage: Path) -> str:
-    from orchestrator.history.folder import existing_search
-    from orchestrator.history.loading import load_search
-    from orchestrator.results import tables as made
-    from orchestrator.results.tableview import FORMATS
+    from orchestrator.show import tables as made
+    from orchestrator.show.tables_view import FORMATS
+    from orchestrator.study.folder import existing_search
+    from orchestrator.study.loading import load_search
 
     return FORMATS[form](made.tables([load_search(existing_search(storage, name)) for name in names]))
 
@@ -131,8 +131,8 @@ def ablate(
     those of `reidsearch tables`.
     """
     from orchestrator.cluster.connection import require_admission
-    from orchestrator.engine.ablation import TABLE_1, Ablation, rows_under_way
-    from orchestrator.history.description import Options
+    from orchestrator.runner.ablation import TABLE_1, Ablation, rows_under_way
+    from orchestrator.study.description import Options
 
     require_admission(address, insecure=insecure)
     asked = Options(concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address, insecure=insecure)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli import completing, options
-from orchestrator.errors import Exit
-from orchestrator.hints import hint
+from orchestrator.base.errors import Exit
+from orchestrator.base.hints import hint
+from orchestrator.cli import options, shell_complete
 
 if TYPE_CHECKING:
-    from orchestrator.history.folder import SearchFolder
+    from orchestrator.study.folder import SearchFolder
 
 SYNC_PATIENCE_S = 300.0
 
@@ -26,8 +26,8 @@ def stop(name: str, storage: Path) -> int:
     A search can be resumed; its trials end after their next step with their state saved. A trial that was given up
     stays so.
     """
-    from orchestrator.engine import control
-    from orchestrator.history.folder import existing_search
+    from orchestrator.runner import control
+    from orchestrator.study.folder import existing_search
 
     search, _, trial = name.partition("/")
     folder = existing_search(storage, search)
@@ -42,8 +42,8 @@ def stop(name: str, storage: Path) -> int:
 @options.storage
 def logs(name: str, follow: bool, storage: Path) -> int:
     """Print what happened in a search, or in one of its trials with what its training logged."""
-    from orchestrator.history.folder import existing_search
-    from orchestrator.views.logs import log_lines
+    from orchestrator.show.logs import log_lines
+    from orchestrator.study.folder import existing_search
 
     search, _, trial = name.partition("/")
     folder = existing_search(storage, search)
@@ -54,7 +54,7 @@ def logs(name: str, follow: bool, storage: Path) -> int:
 
 def _key(folder: SearchFolder, trial: str) -> str | None:
     """The key of the trial that was named, for `best` that of the best one; None where none was named."""
-    from orchestrator.history.loading import BEST, load_search
+    from orchestrator.study.loading import BEST, load_search
 
     return load_search(folder).trial(BEST).key if trial == BEST else trial or None
 
@@ -67,14 +67,14 @@ def _key(folder: SearchFolder, trial: str) -> str | None:
     "overrides",
     multiple=True,
     metavar="PATH=VALUE",
-    shell_complete=completing.setting_paths,
+    shell_complete=shell_complete.setting_paths,
     help="Budget, bounds, stopping or algorithm; repeatable.",
 )
 @options.storage
 def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: Path) -> int:
     """Give a search more budget or wider bounds; `resume` then goes on with it."""
-    from orchestrator.history import extension
-    from orchestrator.history.folder import existing_search
+    from orchestrator.study import extension
+    from orchestrator.study.folder import existing_search
 
     for change in extension.extend(existing_search(storage, name), trials=trials, overrides=overrides):
         click.echo(change)
@@ -88,9 +88,9 @@ def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: P
 @options.tracking_uri
 def sync(name: str, storage: Path, tracking_uri: str | None) -> int:
     """Send a search's journal to MLflow again; what is there already stays, what is missing is made anew."""
-    from orchestrator.history.folder import existing_search
+    from orchestrator.base.uris import without_passwords
+    from orchestrator.study.folder import existing_search
     from orchestrator.tracking import syncing
-    from orchestrator.tracking.content import without_passwords
 
     synced = syncing.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
     where = without_passwords(synced.uri)

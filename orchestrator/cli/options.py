@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from orchestrator.cli import completing
-from orchestrator.hints import DEFAULT_STORAGE
-from trainer.wording import plain_words
+from orchestrator.base.hints import DEFAULT_STORAGE
+from orchestrator.cli import shell_complete
+from trainer.formatting import plain_words
 
 # Where MLflow keeps runs: its servers and databases. Folders, of which it takes no new ones, are not among them.
 TRACKED = re.compile(
@@ -24,7 +24,7 @@ class _Storage(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         """The folder; nothing is asked of a network."""
-        from orchestrator.storage.mirror import local_storage  # most storages are folders
+        from orchestrator.stores.cache import local_storage  # most storages are folders
 
         return super().convert(local_storage(value), parameter, context)
 
@@ -45,7 +45,7 @@ def _of_one_trial(context: click.Context, parameter: click.Parameter, value: flo
     """What a trial is given, checked as in a space file."""
     from pydantic import ValidationError
 
-    from orchestrator.language.resources import Resources
+    from orchestrator.space.options import Resources
 
     assert parameter.name is not None
     try:
@@ -59,8 +59,7 @@ def _tracking_uri(context: click.Context, parameter: click.Parameter, value: str
     """The URI, a relative path of a database made absolute: the search may be resumed from another folder."""
     if value is None:
         return None
-    from orchestrator.tracking.content import has_password
-    from orchestrator.uris import absolute_database
+    from orchestrator.base.uris import absolute_database, has_password
 
     if has_password(value):
         raise click.BadParameter(
@@ -75,10 +74,12 @@ def _tracking_uri(context: click.Context, parameter: click.Parameter, value: str
     return absolute_database(value)
 
 
-search = click.argument("name", shell_complete=completing.search_names)
-search_or_trial = click.argument("name", metavar="NAME[/TRIAL]", shell_complete=completing.search_or_trial_names)
-searches = click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.search_names)
-space_file = click.argument("file", shell_complete=completing.space_names)
+search = click.argument("name", shell_complete=shell_complete.search_names)
+search_or_trial = click.argument("name", metavar="NAME[/TRIAL]", shell_complete=shell_complete.search_or_trial_names)
+searches = click.argument(
+    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=shell_complete.search_names
+)
+space_file = click.argument("file", shell_complete=shell_complete.space_names)
 storage = click.option(
     "--storage",
     type=_Storage(path_type=Path, file_okay=False),
@@ -97,7 +98,7 @@ overrides = click.option(
     "overrides",
     multiple=True,
     metavar="PATH=VALUE",
-    shell_complete=completing.setting_paths,
+    shell_complete=shell_complete.setting_paths,
     help="Change any setting; may be repeated.",
 )
 concurrent = click.option("--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: all that fit]")

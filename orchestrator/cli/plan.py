@@ -6,8 +6,8 @@ import json
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
-from orchestrator.errors import Exit
 
 
 @click.command(epilog="Example: reidsearch cluster plan attn_cl.yaml --address http://head:8265")
@@ -35,8 +35,8 @@ def plan(
 ) -> int:
     """Say what of a search fits on a cluster, and what never can; starts nothing."""
     from orchestrator.cluster.planning import plan_document, plan_lines, plan_on
-    from orchestrator.history.description import Options
-    from orchestrator.space import SearchSpace
+    from orchestrator.space.search_space import SearchSpace
+    from orchestrator.study.description import Options
 
     asked = Options(
         concurrent=concurrent,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
-from orchestrator.errors import Exit
 
 
 @click.command(epilog="Example: reidsearch purge attn_cl-7f3a")
@@ -18,14 +18,14 @@ from orchestrator.errors import Exit
 @options.tracking_uri
 def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: str | None) -> int:
     """Delete every copy of a search's data, checkpoints included, and say what remains elsewhere."""
-    from orchestrator.escaping import terminal_text
-    from orchestrator.history.folder import existing_search
-    from orchestrator.history.lease import refuse_if_driven
-    from orchestrator.results import purging
+    from orchestrator.base.escaping import terminal_text
+    from orchestrator.show import purge
+    from orchestrator.study.folder import existing_search
+    from orchestrator.study.lease import refuse_if_driven
 
     folder = existing_search(storage, name)
     refuse_if_driven(folder.lease)
-    copies = purging.find(folder, keep_mlflow=keep_mlflow, tracking=tracking_uri)
+    copies = purge.find(folder, keep_mlflow=keep_mlflow, tracking=tracking_uri)
     click.echo(f"folder    {folder.path}  ({copies.files} files, {copies.bytes / 1e6:.1f} MB)")
     if copies.mlflow is not None:
         click.echo(f"MLflow    {len(copies.mlflow.runs)} runs in {copies.mlflow.shown_uri}")
@@ -34,7 +34,7 @@ def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: 
     if not yes and _typed() != name:
         click.echo("not the name of the search; nothing was deleted", err=True)
         return Exit.USAGE
-    done = purging.purge(copies)
+    done = purge.purge(copies)
     click.echo(f"deleted   {name}")
     for line in done.remains:
         click.echo(f"remains   {terminal_text(line)}")

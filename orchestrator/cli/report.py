@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
-from orchestrator.errors import Exit
 
 
 @click.command(epilog="Example: reidsearch report attn_cl-7f3a --out attn_cl.html")
@@ -44,8 +44,8 @@ def report(
 
     The HTML file holds everything that it needs and opens without a network.
     """
-    from orchestrator.history.folder import existing_search
-    from orchestrator.report.writing import write_report
+    from orchestrator.show.report.writing import write_report
+    from orchestrator.study.folder import existing_search
 
     if to_mlflow and out is None and kind != "html":
         raise click.UsageError("--to-mlflow needs a file: name one with --out")
@@ -53,7 +53,7 @@ def report(
     written = write_report(folder, kind, out, model=not without_model and kind != "csv", images=images)
     click.echo(written.text, err=written.path is not None and kind != "html", nl=written.path is not None)
     if to_mlflow:
-        from orchestrator.report.filing import file_report
+        from orchestrator.show.report.log_artifact import file_report
 
         assert written.path is not None
         click.echo(file_report(folder, written.path, tracking=tracking_uri), err=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
-from orchestrator.errors import Exit
 
 
 @click.command(epilog="Example: reidsearch reproduce attn_cl-7f3a/t0003 --data /data/mars")
@@ -39,21 +39,21 @@ def reproduce(
     On CPU cores figures are equal to the last bit, with the versions, the kind of processor and the number of threads
     of then. Without TRIAL the best one is trained.
     """
-    from orchestrator.history.folder import existing_search
-    from orchestrator.history.loading import BEST, load_search
-    from orchestrator.results import reproduction, reproductionview
+    from orchestrator.show import reproduce, reproduce_view
+    from orchestrator.study.folder import existing_search
+    from orchestrator.study.loading import BEST, load_search
 
     search, _, key = name.partition("/")
     loaded = load_search(existing_search(storage, search))
-    planned = reproduction.rehearse_reproduction(loaded, key or BEST, data=data, threads=threads, tolerance=tolerance)
-    click.echo(reproductionview.circumstances_table(planned.found), err=as_json)
-    if text := reproductionview.rebuilding_text(loaded, planned.found):
+    planned = reproduce.rehearse_reproduction(loaded, key or BEST, data=data, threads=threads, tolerance=tolerance)
+    click.echo(reproduce_view.circumstances_table(planned.found), err=as_json)
+    if text := reproduce_view.rebuilding_text(loaded, planned.found):
         click.echo(text, err=True)
-    folder = out or reproduction.fresh_folder(loaded, planned.trial)
-    done = reproduction.reproduce(
+    folder = out or reproduce.fresh_folder(loaded, planned.trial)
+    done = reproduce.reproduce(
         loaded, planned, folder, lambda epoch, found: click.echo(f"epoch {epoch}: {found.figures} figures", err=True)
     )
     if as_json:
-        click.echo(json.dumps(reproductionview.document(loaded, planned, done)))
-    click.echo(reproductionview.verdict(loaded, planned, done), err=as_json)
+        click.echo(json.dumps(reproduce_view.document(loaded, planned, done)))
+    click.echo(reproduce_view.verdict(loaded, planned, done), err=as_json)
     return Exit.OK if done.is_equal else Exit.SEARCH_FAILED

@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli import completing, options
-from orchestrator.cli.driving import (
+from orchestrator.base.errors import Exit
+from orchestrator.base.hints import DEFAULT_STORAGE, hint
+from orchestrator.cli import options, shell_complete
+from orchestrator.cli.run_search import (
     drive_and_show,
     exit_code,
     options_as_before,
     say_where_runs_are,
 )
-from orchestrator.cli.submitting import handed_over, launch_there, resume_there
-from orchestrator.errors import Exit
-from orchestrator.hints import DEFAULT_STORAGE, hint
+from orchestrator.cli.submit_search import handed_over, launch_there, resume_there
 
 if TYPE_CHECKING:
-    from orchestrator.history.folder import SearchFolder
-    from orchestrator.history.study import Study
+    from orchestrator.study.folder import SearchFolder
+    from orchestrator.study.study import Study
 
 
 @click.command(epilog="Example: reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
-@click.argument("file", required=False, shell_complete=completing.space_names)
+@click.argument("file", required=False, shell_complete=shell_complete.space_names)
 @click.option(
     "--space",
     "space_name",
     metavar="FILE|NAME",
-    shell_complete=completing.space_names,
+    shell_complete=shell_complete.space_names,
     help="Search space, as FILE is.",
 )
 @click.option("--name", help="Name of the search.  [default: the space's name and four digits]")
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--warm-start",
     metavar="NAME",
-    shell_complete=completing.search_names,
+    shell_complete=shell_complete.search_names,
     help="Earlier search of this storage whose finished trials the model knows.",
 )
 @click.option("--warm-start-anyway", is_flag=True, help="Also where that search measured something else.")
@@ -87,13 +87,12 @@ def launch(
     given = _one_space(file, space_name)
     if handed_over(submit, follow):
         return launch_there(click.get_current_context(), given)
+    from orchestrator.algorithms.warm_start import WarmStart
     from orchestrator.cluster.connection import require_admission
-    from orchestrator.engine.datastaging import named_pack
-    from orchestrator.engine.hang import HANG_AFTER_S
-    from orchestrator.engine.preparation import prepare_space
-    from orchestrator.history.description import Options
-    from orchestrator.history.folder import existing_search, new_search
-    from orchestrator.search.warmstart import WarmStart
+    from orchestrator.runner.data_staging import named_pack
+    from orchestrator.runner.preparation import prepare_space
+    from orchestrator.study.description import HANG_AFTER_S, Options
+    from orchestrator.study.folder import existing_search, new_search
 
     if name is not None:
         new_search(storage, name)
@@ -117,11 +116,11 @@ def launch(
     space = prepare_space(given, data=data, overrides=overrides, storage=storage, dry_run=dry_run)
     # Modules that import torch come last: a mistake is answered before that.
     if dry_run:
-        from orchestrator.engine.dryrun import dry_run_of
+        from orchestrator.show.dry_run import dry_run_of
 
         dry_run_of(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
         return Exit.OK
-    from orchestrator.engine.creation import create_search
+    from orchestrator.runner.creation import create_search
 
     folder = create_search(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
     return drive_and_show(folder, asked, strict)
@@ -181,15 +180,15 @@ def resume(
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
     if handed_over(submit, follow):
         return resume_there(click.get_current_context())
-    from orchestrator.history.folder import existing_search
-    from orchestrator.history.loading import load_search
+    from orchestrator.study.folder import existing_search
+    from orchestrator.study.loading import load_search
 
     folder = existing_search(storage, name)
     study = load_search(folder).study
     if study.ended == "finished" and not (study.counts()["failed"] and errored == "retry"):
         return _nothing_to_resume(folder, study, strict)
     from orchestrator.cluster.connection import require_admission
-    from orchestrator.engine.datastaging import moved_data, pack_of
+    from orchestrator.runner.data_staging import moved_data, pack_of
 
     asked = options_as_before(
         folder,
@@ -219,13 +218,13 @@ def _nothing_to_resume(folder: SearchFolder, study: Study, strict: bool) -> int:
 
 
 @click.command(epilog="Example: reidsearch status attn_cl-7f3a --json | jq .best")
-@click.argument("name", required=False, shell_complete=completing.search_names)
+@click.argument("name", required=False, shell_complete=shell_complete.search_names)
 @options.storage
 @options.as_json
 @click.option("--watch", is_flag=True, help="Show it again every two seconds until it ends.")
 def status(name: str | None, storage: Path, as_json: bool, watch: bool) -> int:
     """Show how far a search is, or all searches of a storage."""
-    from orchestrator.views.statusview import show_search, show_searches
+    from orchestrator.show.status_view import show_search, show_searches
 
     if name is None:
         show_searches(storage, as_json=as_json)

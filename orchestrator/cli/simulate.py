@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from orchestrator.base.errors import Exit
 from orchestrator.cli import options
-from orchestrator.errors import Exit
 
 RULES = ("none", "asha", "percentile")
 ALGORITHMS = ("journaled", "random", "sobol", "grid", "ax")
@@ -43,10 +43,10 @@ def simulate(
     as_json: bool,
 ) -> int:
     """Replay a finished search's curves under other stopping rules and orders; nothing is trained."""
-    from orchestrator.history.folder import existing_search
+    from orchestrator.study.folder import existing_search
 
     existing_search(storage, name)  # before the import of torch
-    from orchestrator.views.simulationview import Asked, show_simulation
+    from orchestrator.show.simulate_view import Asked, show_simulation
 
     asked = Asked(rules or RULES, algorithms or ("journaled",), overrides, slots, seeds)
     show_simulation(storage, name, asked, as_json=as_json)

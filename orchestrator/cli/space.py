@@ -8,8 +8,8 @@ from itertools import islice
 import click
 from pydantic import JsonValue
 
-from orchestrator.cli import completing, options
-from orchestrator.errors import Exit
+from orchestrator.base.errors import Exit
+from orchestrator.cli import options, shell_complete
 
 
 @click.group()
@@ -22,9 +22,9 @@ def space() -> None:
 @options.overrides
 def check(file: str, overrides: tuple[str, ...]) -> int:
     """Check a search space against the trainer, and against its data if they are there; nothing is started."""
-    from orchestrator.engine.datafit import misfits
-    from orchestrator.language.crosscheck import remarks
-    from orchestrator.space import SearchSpace, SpaceError
+    from orchestrator.runner.data_checks import misfits
+    from orchestrator.space.cross_checks import remarks
+    from orchestrator.space.search_space import SearchSpace, SpaceError
 
     found = SearchSpace.from_yaml(file, overrides=overrides)
     wrong, notes = misfits(found)
@@ -40,11 +40,11 @@ def check(file: str, overrides: tuple[str, ...]) -> int:
 
 
 @space.command(epilog="Example: reidsearch space show attn_cl.yaml --set budget.trials=20")
-@click.argument("file", required=False, shell_complete=completing.space_names)
+@click.argument("file", required=False, shell_complete=shell_complete.space_names)
 @options.overrides
 def show(file: str | None, overrides: tuple[str, ...]) -> int:
     """Print a search space with nothing left to extend, or list the built-in ones."""
-    from orchestrator.space import SearchSpace, builtin_spaces
+    from orchestrator.space.search_space import SearchSpace, builtin_spaces
 
     if file is None:
         spaces = builtin_spaces()
@@ -64,8 +64,8 @@ def show(file: str | None, overrides: tuple[str, ...]) -> int:
 @options.overrides
 def sample(file: str, number: int, seed: int, as_json: bool, overrides: tuple[str, ...]) -> int:
     """Print random points of a search space, as YAML that fits under its 'start', or as one JSON list."""
-    from orchestrator.space import SearchSpace
-    from trainer.yamlfile import dump_yaml
+    from orchestrator.space.search_space import SearchSpace
+    from trainer.yaml_file import dump_yaml
 
     found = SearchSpace.from_yaml(file, overrides=overrides)
     points: list[JsonValue] = [dict(point) for point in islice(found.samples(seed), number)]
@@ -74,11 +74,11 @@ def sample(file: str, number: int, seed: int, as_json: bool, overrides: tuple[st
 
 
 @space.command(epilog="Example: reidsearch space diff b_bot.yaml b_bot_osm.yaml")
-@click.argument("one", shell_complete=completing.space_names)
-@click.argument("other", shell_complete=completing.space_names)
+@click.argument("one", shell_complete=shell_complete.space_names)
+@click.argument("other", shell_complete=shell_complete.space_names)
 def diff(one: str, other: str) -> int:
     """Print in what two search spaces differ, with nothing left to extend; nothing where they are the same."""
-    from orchestrator.space import SearchSpace
+    from orchestrator.space.search_space import SearchSpace
 
     for line in SearchSpace.from_yaml(one).differences(SearchSpace.from_yaml(other)):
         click.echo(line)
@@ -88,7 +88,7 @@ def diff(one: str, other: str) -> int:
 @space.command(epilog="Example: reidsearch space schema > schema.json")
 def schema() -> int:
     """Print the JSON Schema of space files, with which editors complete and check them."""
-    from orchestrator.language.schema import schema_text
+    from orchestrator.space.schema import schema_text
 
     click.echo(schema_text(), nl=False)
     return Exit.OK

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from orchestrator.base.errors import Exit
+from orchestrator.base.hints import command_line, hint
 from orchestrator.cli import options
-from orchestrator.errors import Exit
-from orchestrator.hints import command_line, hint
 
 if TYPE_CHECKING:
-    from trainer.testset_record import Use
+    from trainer.evaluation.test_set_record import Use
 
 _config_file = click.argument("config", type=click.Path(path_type=Path))
 
@@ -25,10 +25,10 @@ _config_file = click.argument("config", type=click.Path(path_type=Path))
 @options.as_json
 def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_json: bool) -> int:
     """Train one network without any search; CONFIG is a trial's YAML or JSON file."""
-    from trainer.configfile import read_tree
+    from trainer.config_file import read_tree
 
     read_tree(config, overrides)  # before the import of torch
-    from orchestrator.progress import step_progress
+    from orchestrator.base.progress import step_progress
     from trainer import prepare_process
     from trainer.commands import train_command
 
@@ -93,10 +93,10 @@ def evaluate(
     """
     if open_test_set and part != "test":
         raise click.UsageError("--open-test-set has no effect without --part test")
-    from trainer.configfile import read_tree
+    from trainer.config_file import read_tree
 
     read_tree(config, overrides)  # before the import of torch
-    from orchestrator.progress import step_progress
+    from orchestrator.base.progress import step_progress
     from trainer import prepare_process
     from trainer.commands import Outputs, evaluate_command
 
@@ -120,9 +120,9 @@ def evaluate(
 
 def _record_in_journal(weights: Path, use: Use) -> None:
     """Records that a trial's weights are used on the test set; those of no search are recorded beside them."""
-    from orchestrator.engine.opening import record_test_set_use
-    from orchestrator.history.folder import SearchFolder
-    from trainer.testset_record import place_in_search, record_use
+    from orchestrator.runner.unseal_test_set import record_test_set_use
+    from orchestrator.study.folder import SearchFolder
+    from trainer.evaluation.test_set_record import place_in_search, record_use
 
     place = place_in_search(weights)
     if place is None:
@@ -135,7 +135,7 @@ def _record_in_journal(weights: Path, use: Use) -> None:
 def _record_beside(weights: Path, use: Use) -> None:
     """Records the use beside the weights; trials of a search are refused."""
     from trainer.errors import ConfigError
-    from trainer.testset_record import place_in_search, record_use
+    from trainer.evaluation.test_set_record import place_in_search, record_use
 
     place = place_in_search(weights)
     if place is not None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli import completing, options
-from orchestrator.errors import Exit
+from orchestrator.base.errors import Exit
+from orchestrator.cli import options, shell_complete
 
 
 @click.command(epilog="Example: reidsearch ui attn_cl-7f3a --port 5050")
-@click.argument("name", required=False, shell_complete=completing.search_names)
+@click.argument("name", required=False, shell_complete=shell_complete.search_names)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -27,7 +27,7 @@ def ui(name: str | None, port: int, storage: Path, tracking_uri: str | None) -> 
     The server is for this machine only. The address that is printed compares the trials of the search NAME, or all
     searches of the storage: charts, CMC curves and, for generated data, the same queries side by side.
     """
-    from orchestrator.results.ui import serve
+    from orchestrator.tracking.ui import serve
 
     serve(storage, name, port, click.echo, tracking=tracking_uri)
     return Exit.OK

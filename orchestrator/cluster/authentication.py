@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.token import TOKEN_FILE, TOKEN_PATH, existing_token, token_source
-from orchestrator.errors import EnvironmentProblem
-from trainer.wording import first_line, one_line
+from trainer.formatting import first_line, one_line
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.base.process import Process, children, children_named
 from orchestrator.cluster.authentication import MODE, admit
 from orchestrator.cluster.token import own_token
-from orchestrator.errors import EnvironmentProblem
-from orchestrator.process import Process, children, children_named
 from trainer.child_process import checkout
-from trainer.wording import first_line
+from trainer.formatting import first_line
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.shortform import number
+from orchestrator.base.formatting import number
 
 LEADING = 3
 """Parameters that a title names: the first ones of the space."""

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from orchestrator.errors import EnvironmentProblem
-from orchestrator.language.resources import Resources, memory_bytes
+from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.space.options import Resources, memory_bytes
 
 # What Ray allots is rounded to 1/10,000 of a GPU.
 GPU_ROUNDING = 1e-4

@@ -9,15 +9,15 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.authentication import MODE, admit_dashboard
 from orchestrator.cluster.connection import ENVIRONMENT, connect, disconnect
 from orchestrator.cluster.nodes import live_nodes
 from orchestrator.cluster.placement import Node, Share, capacity, in_words, share_out, why_waiting
 from orchestrator.cluster.token import existing_token
-from orchestrator.errors import EnvironmentProblem
-from orchestrator.history.description import Options
-from orchestrator.space import SearchSpace
-from trainer.wording import first_line
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import Options
+from trainer.formatting import first_line
 
 NODES = "/api/v0/nodes?limit=10000"
 PATIENCE_S = 10.0

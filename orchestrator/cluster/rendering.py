@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.base.errors import OrchestratorError
 
 Value = str | int | Sequence[str] | None
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from orchestrator import provenance
+from orchestrator.base.errors import EnvironmentProblem, Exit
 from orchestrator.cluster.authentication import MODE, admit_dashboard
 from orchestrator.cluster.connection import ENVIRONMENT
-from orchestrator.errors import EnvironmentProblem, Exit
-from trainer.wording import first_line
+from trainer.child_process import HOME
+from trainer.formatting import first_line
 
 # What runs a search, beside the packages that Ray's own environment there must have (constraints.txt).
 SHIPPED = ("trainer", "orchestrator", "search_spaces")
@@ -102,7 +102,7 @@ def submit(
 @contextmanager
 def shipment(space: str | None) -> Iterator[Path]:
     """A folder that holds the code that runs here, and the space."""
-    above = Path(provenance.__file__).resolve().parents[1]
+    above = HOME
     with tempfile.TemporaryDirectory(prefix="reidsearch-") as temporary:
         folder = Path(temporary) / "reidsearch"
         for package in SHIPPED:

@@ -10,8 +10,8 @@ import stat
 import uuid
 from pathlib import Path
 
-from orchestrator.errors import EnvironmentProblem
-from trainer.wording import one_line
+from orchestrator.base.errors import EnvironmentProblem
+from trainer.formatting import one_line
 
 log = logging.getLogger(__name__)
 

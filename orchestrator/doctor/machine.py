@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from orchestrator.base.hints import command_line
 from orchestrator.cluster.connection import OBJECT_STORE_BYTES, temporary_folder_problem
 from orchestrator.doctor.findings import Finding
-from orchestrator.hints import command_line
-from orchestrator.history.lease import STALE_AFTER_S
+from orchestrator.study.lease import STALE_AFTER_S
 
 GIB = 2**30
 LITTLE_MEMORY = 4 * GIB
@@ -158,7 +158,7 @@ def data_set(root: Path) -> Iterator[Finding]:
     from trainer.data import instead, recognised
     from trainer.data.manifest import manifest_digest
     from trainer.data.pack import packed_data_set
-    from trainer.data.synthetic import is_synthetic
+    from trainer.data.synthetic.dataset import is_synthetic
 
     name = packed_data_set(root) or recognised(root)
     if name is None:

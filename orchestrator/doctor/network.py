@@ -14,13 +14,13 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
+from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.base.hints import hint
+from orchestrator.base.uris import database_uri, file_uri
 from orchestrator.cluster.authentication import Admission, admit, admit_dashboard
 from orchestrator.cluster.token import existing_token
 from orchestrator.doctor.findings import Finding
-from orchestrator.errors import EnvironmentProblem
-from orchestrator.hints import hint
-from orchestrator.uris import database_uri, file_uri
-from trainer.wording import first_line
+from trainer.formatting import first_line
 
 PATIENCE_S = 3.0
 PORTS = {

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from orchestrator import provenance
+from orchestrator.base import provenance
 from orchestrator.doctor.findings import Finding
-from trainer.wording import first_line
+from trainer.formatting import first_line
 
 PROJECT = "reidsearch"
 SMALLEST_PYTHON = (3, 11)

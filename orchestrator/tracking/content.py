@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from orchestrator.escaping import markdown_code, markdown_text
-from orchestrator.history.description import SearchDescription
-from orchestrator.history.load import NodeLoad
-from orchestrator.history.study import Study
-from orchestrator.search.objective import Objective
-from orchestrator.search.replication import Best, best_configuration
-from orchestrator.search.scores import score
-from orchestrator.shortform import number
+from orchestrator.algorithms.replicates import Best, best_configuration
+from orchestrator.algorithms.scoring import score
+from orchestrator.base.escaping import markdown_code, markdown_text
+from orchestrator.base.formatting import number
+from orchestrator.space.objective import Objective
+from orchestrator.study.description import SearchDescription
+from orchestrator.study.node_load import NodeLoad
+from orchestrator.study.study import Study
 from trainer.reading import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation
 
@@ -40,9 +39,6 @@ CHARTS = ("evaluation.json", "cmc.png", "distances.png", "cameras.png")
 SHEETS = ("ranking", "attention")
 """Pictures that show persons, of the same queries for every trial: keys of MLflow's image grid."""
 NAMED_RANKS = (1, 5, 20)
-PASSWORD = re.compile(r"""(?<=://)[^/\s"'<>]*@|(?<=[?&]password=)[^&\s"'<>]+""")
-# What SQLAlchemy takes for one may hold a slash.
-DATABASE_PASSWORD = re.compile(r"://[^/@]*:[^@]*@")
 
 
 class Point(NamedTuple):
@@ -145,7 +141,7 @@ def evaluation_content(folder: Path, identity: str, moment: int, *, persons: boo
     """What an evaluation folder says of a trial: the CMC, a point per rank (shares, as all figures), and its pictures.
 
     Args:
-        folder: as `trainer.evaluation_folder` writes it; nothing comes of one that is not there.
+        folder: as `trainer.evaluation.folder` writes it; nothing comes of one that is not there.
         identity: of the trial, unlike any other's.
         moment: when the trial ended, in milliseconds since 1970 UTC.
         persons: whether sheets that show persons are sent.
@@ -282,18 +278,6 @@ def _best_of_all(study: Study, objective: Objective, moment: int) -> Iterator[Po
 
 
 # --- files
-
-
-def without_passwords(text: str) -> str:
-    """The text with the user and the password of every address in it taken out."""
-    return PASSWORD.sub(lambda found: "***@" if found[0].endswith("@") else "***", text)
-
-
-def has_password(uri: str) -> bool:
-    """Whether a URI holds a password, or the user of a web server, which may be a token."""
-    if uri.startswith(("http:", "https:")):
-        return without_passwords(uri) != uri
-    return DATABASE_PASSWORD.search(uri) is not None or re.search("[?&]password=", uri) is not None
 
 
 def digest_of(path: Path) -> str | None:

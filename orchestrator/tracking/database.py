@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.locking import exclusive
+from orchestrator.base.locking import exclusive
+from orchestrator.base.uris import database_path, database_uri, file_uri
 from orchestrator.tracking.moved import follow_move
-from orchestrator.uris import database_path, database_uri, file_uri
 from trainer.atomic import sync_folder
 
 EXPERIMENT = "reidsearch"

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.tracking.content import Artifact, without_passwords
+from orchestrator.base.uris import without_passwords
+from orchestrator.tracking.content import Artifact
 from trainer.reading import read_regular
 
 # MLflow's own small copies have 256 pixels, of which a sheet of many frames shows nothing.

@@ -7,8 +7,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from orchestrator.uris import file_uri
-from trainer.wording import first_line
+from orchestrator.base.uris import file_uri
+from trainer.formatting import first_line
 
 log = logging.getLogger(__name__)
 

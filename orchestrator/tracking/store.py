@@ -14,23 +14,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.history.folder import SearchFolder
-from orchestrator.storage.remote import StorageProblem
-from orchestrator.storage.trial_files import bring_trial
-from orchestrator.tracking.content import (
-    BEST_PREFIX,
-    About,
-    Content,
-    digest_of,
-    evaluation_content,
-    may_show_persons,
-    without_passwords,
-)
+from orchestrator.base.uris import database_path, file_uri, without_passwords
+from orchestrator.stores.remote import StorageProblem
+from orchestrator.stores.trial_files import bring_trial
+from orchestrator.study.folder import SearchFolder
+from orchestrator.tracking.content import BEST_PREFIX, About, Content, digest_of, evaluation_content, may_show_persons
 from orchestrator.tracking.database import EXPERIMENT, is_database, prepare_database
 from orchestrator.tracking.files import staged, without_secrets
-from orchestrator.tracking.plan import RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
-from orchestrator.uris import database_path, file_uri
-from trainer.wording import first_line
+from orchestrator.tracking.projection import RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
+from trainer.formatting import first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from orchestrator.history.description import read_description
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.ledger import owned_ledger
+from orchestrator.study.description import read_description
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.recorder import owned_ledger
 from orchestrator.tracking.tracked import tracker_of, trusted_tracking_uri
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from orchestrator.confirmation import TRACKING, confirm, require_confirmed
-from orchestrator.history.description import Options, SearchDescription
-from orchestrator.history.events import TrialTracked
-from orchestrator.history.extension import current_space
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.ledger import Ledger
+from orchestrator.base.uris import database_uri
+from orchestrator.cluster.confirmation import TRACKING, confirm, require_confirmed
+from orchestrator.study.description import Options, SearchDescription
+from orchestrator.study.events import TrialTracked
+from orchestrator.study.extension import current_space
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.recorder import Ledger
 from orchestrator.tracking.content import Content, about, search_content
 from orchestrator.tracking.database import ARTIFACTS, DATABASE
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.uris import database_uri
 
 
 def tracking_uri(folder: SearchFolder, options: Options) -> str:

@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.history.events import TrialSuggested
-from orchestrator.history.folder import SearchFolder
-from orchestrator.history.journal import Record
-from orchestrator.tracking.content import About, without_passwords
-from orchestrator.tracking.plan import SEARCH_RUN, Plan, Writes
+from orchestrator.base.uris import without_passwords
+from orchestrator.study.events import TrialSuggested
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Record
+from orchestrator.tracking.content import About
+from orchestrator.tracking.projection import SEARCH_RUN, Plan, Writes
 from orchestrator.tracking.store import RefusedError, RunStore
-from trainer.wording import first_line
+from trainer.formatting import first_line
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

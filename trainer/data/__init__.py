@@ -8,18 +8,18 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from trainer.data.banned_datasets import refuse_withdrawn
 from trainer.data.data_set import Counts, DataSet
-from trainer.data.ilids_vid import ILIDS_VID
-from trainer.data.ls_vid import LS_VID
-from trainer.data.mars import MARS
 from trainer.data.pack import packed_data_set, read_packed
-from trainer.data.prid2011 import PRID2011
+from trainer.data.readers.ilids_vid import ILIDS_VID
+from trainer.data.readers.ls_vid import LS_VID
+from trainer.data.readers.mars import MARS
+from trainer.data.readers.prid2011 import PRID2011
+from trainer.data.splits import ValidationConfig
 from trainer.data.tracklets import Splits, Tracklet
-from trainer.data.validation import ValidationConfig
-from trainer.data.withdrawn import refuse_withdrawn
 from trainer.errors import DataError
+from trainer.formatting import did_you_mean, one_line
 from trainer.frozen import FrozenConfig
-from trainer.wording import did_you_mean, one_line
 
 READERS: dict[str, DataSet] = {"mars": MARS, "prid2011": PRID2011, "ilids_vid": ILIDS_VID, "ls_vid": LS_VID}
 """Reads the data set below a folder; `DataError` names the file that is missing or wrong."""

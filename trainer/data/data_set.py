@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.data.protocols import ProtocolName
 from trainer.data.tracklets import Splits
-from trainer.protocols import ProtocolName
-from trainer.wording import one_line, shortened
+from trainer.formatting import one_line, shortened
 
 LOOKED_AT = 100  # entries of a folder that are told apart
 

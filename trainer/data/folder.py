@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data import READERS, instead, read_files, recognised
+from trainer.data.banned_datasets import refuse_withdrawn
 from trainer.data.data_set import DataSet
 from trainer.data.pack import packed_data_set, read_packed
-from trainer.data.synthetic import is_synthetic
+from trainer.data.synthetic.dataset import is_synthetic
 from trainer.data.tracklets import Splits
-from trainer.data.withdrawn import refuse_withdrawn
 from trainer.errors import DataError
-from trainer.wording import did_you_mean
+from trainer.formatting import did_you_mean
 
 
 class DataFolder(NamedTuple):

@@ -21,8 +21,8 @@ from trainer.data.pack_index import HEADER
 from trainer.data.statistics import PartCounts, part_counts
 from trainer.data.tracklets import Splits, Tracklet, dataset_fingerprint
 from trainer.errors import DataError
+from trainer.formatting import one_line, shortened
 from trainer.frozen import FrozenConfig
-from trainer.wording import one_line, shortened
 
 VERSION = 1  # of the layout of the file
 MANIFEST = "reidsearch_manifest.jsonl"

@@ -267,7 +267,7 @@ def _packed_folds(folds: Sequence[Splits], tracklets: Sequence[Tracklet]) -> tup
 
 def _copy_truth(root: Path, out: Path) -> None:
     """What marks generated data as such goes with it."""
-    from trainer.data.synthetic import TRUTH  # comes with scipy, which reading a pack needs not wait for
+    from trainer.data.synthetic.dataset import TRUTH  # comes with scipy, which reading a pack needs not wait for
 
     truth = root / "info" / TRUTH
     if truth.is_file():

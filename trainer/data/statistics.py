@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.data.protocols import PROTOCOLS, ProtocolName
 from trainer.data.tracklets import DISTRACTOR, Splits, Tracklet
-from trainer.protocols import PROTOCOLS, ProtocolName
 
 SHORT = 4  # frames; the paper's clips are as long, a shorter tracklet repeats some
 

@@ -1,0 +1,250 @@
+"""What Ax is asked and what its answer means: the space and the history in the words of Ax, and back.
+
+Ax gets codes in place of values, whatever the size of these: where a number lies in its range, from 0 to 1, on the
+range's own scale, or which of its values a parameter has, counted from 0. Ax itself refuses narrow ranges, lists every
+whole number of a range, and optimises in the units that it is given.
+
+The space is flat: conditional parameters are as if they were always searched, at the middle of their range in the
+trials that did not have them. Ax's own hierarchical spaces would impute them too, and know no constraints.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from itertools import islice
+from typing import Any, TypeAlias
+
+from orchestrator.algorithms.points import Point
+from orchestrator.algorithms.predictions import estimate
+from orchestrator.algorithms.scoring import limits, score, told_figures
+from orchestrator.algorithms.stopping import merits
+from orchestrator.space.expressions import Bound
+from orchestrator.space.parameters import MAX_STEPS, Choice, FloatRange, IntRange, Value
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.study import Study, Trial
+from trainer.formatting import shown
+from trainer.seeds import derived_seed
+
+# Share of a range by which an answer may lie outside of it: Ax goes through unit cubes and back.
+ROUNDING = 1e-6
+DIGITS = 15  # of a place in a range, after the point
+# Ax lists all whole numbers of a range; of those with more values it is told the place of a value, as of a fraction.
+MAX_COUNTED = MAX_STEPS + 1
+# Ax refuses choices of more values.
+MAX_LISTED = 1000
+MADE_UP = 3  # trials of a question that nobody needs an answer to
+
+Parameter: TypeAlias = FloatRange | IntRange | Choice
+
+
+def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]:
+    """All that Ax needs to answer, as plain JSON: parameters, goal, seed and every trial in the order of its index.
+
+    Only finite values of completed trials enter as observations, with their standard error if the space says so;
+    unfinished trials are pending points; failed and stopped ones are abandoned, so that Ax neither learns from them nor
+    proposes them again. Where the space says so, stopped ones enter with what they might have come to. Finished trials
+    of an earlier search come before ours, if they have all objectives.
+    """
+    in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
+    estimates = _estimates(space, in_order)
+    ours = [estimates.get(trial.key) or _observation(space, trial) for trial in in_order]
+    others = [aim.metric for aim in space.objective.aims[1:]]
+    earlier = [
+        _completed(space, known.params, known.value, known.standard_error, known.figures)
+        for known in study.attached
+        if all(metric in known.figures for metric in others)
+    ]
+    completed = [trial for trial in earlier + ours if trial["state"] == "completed"]
+    return {
+        "parameters": {path: _parameter(parameter) for path, parameter in space.parameters.items()},
+        "constraints": [bound.standard_form() for bound in _coded_bounds(space)],
+        "metric": space.objective.first.metric,
+        "objective": ", ".join("-" * (aim.goal == "minimize") + aim.metric for aim in space.objective.aims),
+        "outcome_constraints": _outcome_constraints(space, study, completed),
+        "method": space.algorithm.method,
+        "seed": derived_seed(seed, "model", len(ours)) % 2**31,
+        "trials": earlier + ours,
+    }
+
+
+def made_up_question(space: SearchSpace, seed: int) -> dict[str, Any]:
+    """A question about results that nobody has measured, to find out whether the model answers at all."""
+    others = space.objective.metrics()[1:]
+    trials = [
+        _completed(space, point, place / MADE_UP, 1 / MADE_UP, {other: 1 - place / MADE_UP for other in others})
+        for place, point in enumerate(islice(space.samples(seed), MADE_UP))
+    ]
+    question = model_question(space, seed, Study())
+    return {**question, "outcome_constraints": _outcome_constraints(space, Study(), trials), "trials": trials}
+
+
+def asked_again(question: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """The question with another seed, for when the answer was of no use."""
+    return {**question, "seed": derived_seed(question["seed"], "asked again", times) % 2**31}
+
+
+def point_from_answer(space: SearchSpace, answer: object) -> Point:
+    """The point that an answer means, without the parameters that are not active there.
+
+    Raises:
+        SpaceError: the answer is no point of the space.
+    """
+    if not isinstance(answer, dict) or set(answer) != set(space.parameters):
+        raise SpaceError("the answer does not give each parameter a value")
+    values: Point = {}
+    for path, parameter in space.parameters.items():
+        value = decoded(parameter, answer[path])
+        if value is None:
+            raise SpaceError(f"{path}: {shown(answer[path])} is no value of it")
+        values[path] = value
+    for bound in space.bounds():
+        if not bound.holds({path: float(values[path]) for path in bound.weights}):
+            raise SpaceError(f"the answer breaks {bound.text}")
+    return space.active(values)
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    """A parameter for Ax. Steps and ordered choices are counted: Ax would take every step for a category."""
+    if isinstance(parameter, Choice) and not parameter.ordered:
+        return {"type": "choice", "values": list(range(parameter.count())), "ordered": False}
+    if _is_counted(parameter):
+        return {"type": "int", "low": 0, "high": _highest(parameter)}
+    if isinstance(parameter, IntRange) and parameter.log and parameter.count() <= MAX_LISTED:
+        # Their logarithms are not evenly spaced, and between them is nothing that could be tried.
+        return {"type": "choice", "values": [parameter.place(value) for value in parameter.points()], "ordered": True}
+    return {"type": "float", "low": 0.0, "high": 1.0}
+
+
+def _is_counted(parameter: Parameter) -> bool:
+    """Whether the code of a value is its number among all values, rather than its place in the range."""
+    count = parameter.count()
+    return isinstance(parameter, Choice) or (count is not None and count <= MAX_COUNTED and not parameter.log)
+
+
+def _highest(parameter: Parameter) -> int:
+    """The largest code; the smallest is 0."""
+    return (parameter.count() or 0) - 1 if _is_counted(parameter) else 1
+
+
+def _encoded(space: SearchSpace, params: Mapping[str, Value]) -> dict[str, Value]:
+    """A point for Ax: a code for every parameter, the middle of its range for those that the point leaves out.
+
+    Raises:
+        SpaceError: a value is none of its parameter's, as in a journal that was not written for this space.
+    """
+    codes: dict[str, Value] = {}
+    for path, parameter in space.parameters.items():
+        value = params.get(path, parameter.at(0.5))
+        try:
+            codes[path] = coded(parameter, value)
+        except (TypeError, ValueError) as error:
+            raise SpaceError(f"{path}: {shown(value)} of a trial is no value of it") from error
+    return codes
+
+
+def coded(parameter: Parameter, value: Value) -> float:
+    """Ax's code for a value of the parameter."""
+    if not _is_counted(parameter):
+        return parameter.place(value)
+    if isinstance(parameter, Choice):
+        return parameter.values.index(value)
+    return round((float(value) - parameter.low) / (parameter.step or 1))
+
+
+def decoded(parameter: Parameter, code: object) -> Value | None:
+    """The value that Ax's code for it means, or None where it means none."""
+    if isinstance(code, bool) or not isinstance(code, int | float) or not abs(code) < math.inf:
+        return None
+    highest = _highest(parameter)
+    if _is_counted(parameter):
+        return parameter.at((round(code) + 0.5) / (highest + 1)) if 0 <= round(code) <= highest else None
+    # Rounded, because a place of 1e-200 is an end of the range that was missed, and no value that training could use.
+    return parameter.at(min(max(round(code, DIGITS), 0.0), 1.0)) if -ROUNDING <= code <= 1 + ROUNDING else None
+
+
+def _coded_bounds(space: SearchSpace) -> list[Bound]:
+    """The linear constraints on Ax's codes, without those that all codes satisfy.
+
+    Exact but for the last rounding, and with weights of 1 at most: Ax checks them with an absolute tolerance.
+    """
+    coded_bounds = (_coded_bound(space, bound) for bound in space.bounds())
+    return [bound for bound in coded_bounds if bound is not None]
+
+
+def _coded_bound(space: SearchSpace, bound: Bound) -> Bound | None:
+    limit, weights, most = Fraction(bound.limit), {}, Fraction(0)
+    for path, written in bound.weights.items():
+        parameter, weight = space.parameters[path], Fraction(written)
+        assert not isinstance(parameter, Choice) and not parameter.log, "the check of a space refuses these"
+        step = Fraction(parameter.step or 1)
+        is_counted = _is_counted(parameter)
+        weights[path] = weight * (step if is_counted else Fraction(parameter.high) - Fraction(parameter.low))
+        limit -= weight * Fraction(parameter.low)
+        if isinstance(parameter, IntRange) and not is_counted:
+            limit -= abs(weight) * step  # by which the value may differ from the place that Ax checks
+        most += max(weights[path], Fraction(0)) * _highest(parameter)
+    if most <= limit:
+        return None
+    scale = max(map(abs, weights.values()))
+    scaled = {path: float(weight / scale) for path, weight in weights.items()}
+    return Bound(bound.text, {path: weight for path, weight in scaled.items() if weight}, float(limit / scale))
+
+
+def _outcome_constraints(space: SearchSpace, study: Study, completed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Constraints on figures of which every finished trial has a value; Ax could not use the others yet.
+
+    Those relative to the baseline in numbers, and not before it is completed.
+    """
+    first = space.objective.first.metric
+    return [
+        f"{bound.metric} {bound.sign} {bound.limit!r}"
+        for bound in limits(study, space.objective)
+        if bound is not None and all(bound.metric in (first, *trial["figures"]) for trial in completed)
+    ]
+
+
+def _observation(space: SearchSpace, trial: Trial) -> dict[str, Any]:
+    found = score(trial, space.objective) if trial.status == "completed" else None
+    if found is None or not all(math.isfinite(value) for value in found.values):
+        return {"params": _encoded(space, trial.params), "state": "abandoned" if trial.is_over else "pending"}
+    figures = told_figures(found, space.objective)
+    return _completed(space, trial.params, found.value, found.standard_error, figures)
+
+
+def _estimates(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Observations of stopped trials, by their keys, where the space wants any and there is something to go by."""
+    objective = space.objective
+    if space.algorithm.stopped == "ignored" or len(objective.metrics()) > 1:
+        return {}
+    done = [(merits(trial, objective), score(trial, objective)) for trial in trials if trial.status == "completed"]
+    curves = [curve for curve, _ in done]
+    errors = [found.standard_error for _, found in done if found is not None and found.standard_error is not None]
+    found = {}
+    for trial in trials:
+        if trial.status == "stopped" and errors:
+            guess = estimate(merits(trial, objective), curves, statistics.median(errors))
+            if guess is not None:
+                value = objective.first.sign * guess.value
+                found[trial.key] = _completed(space, trial.params, value, guess.standard_error, {})
+    return found
+
+
+def _completed(
+    space: SearchSpace,
+    params: Mapping[str, Value],
+    value: float,
+    error: float | None,
+    figures: Mapping[str, float],
+) -> dict[str, Any]:
+    tells_error = space.algorithm.noise == "queries" and error is not None and math.isfinite(error)
+    return {
+        "params": _encoded(space, params),
+        "state": "completed",
+        "value": value,
+        "standard_error": error if tells_error else None,
+        "figures": dict(figures),
+    }

@@ -1,0 +1,167 @@
+"""A child process that answers questions: given these trials, what should be tried next? The only importer of Ax.
+
+It holds no state between questions: Ax's client is rebuilt from the trials in the question, which takes hundredths of a
+second and makes the answer a function of the question alone. As a process of its own it imports Ax (ten seconds or
+more) while the first trials train, can be given a deadline, and can fail without harming the search. Questions and
+answers are JSON, one per line, on standard input and output.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import pandas
+import torch
+from ax.api.client import Client
+from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
+from ax.core.data import Data
+from botorch.optim.optimize_mixed import ALTERNATING_OPTIMIZER_THRESHOLD
+
+from orchestrator.base.process import die_with_parent
+from trainer.formatting import first_line
+
+# BoTorch's defaults, as Ax 1.3 passes them on.
+RESTARTS, RAW_SAMPLES = 20, 1024
+# Steps of L-BFGS for each of several points of one answer. It takes some 160 if nothing ends it; what the rest of them
+# is worth to a search was tried together with the number of random points only (docs/experiments.md).
+STEPS = 40
+
+
+def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The parameters that Ax's model proposes for `orchestrator.algorithms.ax_experiment.model_question`.
+
+    As many points as the question's `count` says, one if it says nothing, each as if those before it were running. The
+    model is fitted once for all of them.
+    """
+    client = told_client(question)
+    torch.manual_seed(question["seed"])
+    for _ in range(question.get("count", 1)):
+        (params,) = client.get_next_trials(max_trials=1).values()
+        yield dict(params)
+
+
+def told_client(question: dict[str, Any]) -> Client:
+    """A client that knows the space and every trial of a question, and has fitted no model yet."""
+    client = Client(random_seed=question["seed"])
+    client.configure_experiment(
+        [_parameter(path, spec) for path, spec in question["parameters"].items()],
+        parameter_constraints=question["constraints"],
+    )
+    client.configure_optimization(question["objective"], outcome_constraints=question["outcome_constraints"])
+    _tell(client, question["trials"], question["metric"])
+    # The initial design is ours; Ax's strategy begins with its model.
+    client.configure_generation_strategy(
+        method=question["method"],
+        initialization_budget=0,
+        initialize_with_center=False,
+        use_existing_trials_for_initialization=True,
+        min_observed_initialization_trials=1,
+        torch_device="cpu",
+    )
+    _share_effort(client, question["parameters"], question.get("count", 1))
+    return client
+
+
+def _parameter(path: str, spec: dict[str, Any]) -> RangeParameterConfig | ChoiceParameterConfig:
+    if spec["type"] == "choice":
+        values: list[Any] = spec["values"]
+        kind: Literal["float", "int"] = "float" if spec["ordered"] else "int"
+        return ChoiceParameterConfig(name=path, values=values, parameter_type=kind, is_ordered=spec["ordered"])
+    return RangeParameterConfig(name=path, bounds=(spec["low"], spec["high"]), parameter_type=spec["type"])
+
+
+def _tell(client: Client, trials: Sequence[Mapping[str, Any]], metric: str) -> None:
+    """Makes every trial known in one go: the client's own calls, one per trial, take longer with each trial told.
+
+    At 150 trials that is 0.02 s instead of 2.1 s, for the same answers.
+    """
+    experiment = client._experiment  # the client has no call for many trials
+    rows: list[dict[str, Any]] = []
+    completed: list[int] = []
+    for trial in trials:
+        index = client.attach_trial(trial["params"])
+        if trial["state"] == "abandoned":
+            client.mark_trial_abandoned(index)
+        elif trial["state"] == "completed":
+            completed.append(index)
+            arm = experiment.trials[index].arms[0].name
+            errors = {metric: trial["standard_error"]}
+            for name, value in {**trial["figures"], metric: trial["value"]}.items():
+                row = {"trial_index": index, "arm_name": arm, "metric_name": name, "metric_signature": name}
+                rows.append({**row, "mean": value, "sem": errors.get(name)})
+    if not completed:
+        return
+    client.configure_tracking_metrics(sorted({row["metric_name"] for row in rows} - set(experiment.metrics)))
+    experiment.attach_data(Data(df=pandas.DataFrame(rows).astype({"mean": float, "sem": float})))
+    for index in completed:
+        experiment.trials[index].mark_completed()
+
+
+def _share_effort(client: Client, parameters: Mapping[str, Mapping[str, Any]], count: int) -> None:
+    """Lets an answer cost the same with and without discrete parameters, and less a point where it holds several.
+
+    BoTorch repeats the optimisation of the acquisition function for each combination of discrete values, as long as
+    these are few. Its 20 starting points, and the 1,024 random ones that they are chosen from, are dealt among the
+    combinations: at 300 trials of a space with 6 of them a suggestion takes 2.6 s of processor time instead of 11.8 s
+    and agrees to six digits. Several points of one answer, which are asked for when slots stand idle, share the 20 and
+    are optimised less far; with fewer random points than half of them searches got stuck (docs/experiments.md).
+    """
+    discrete = [number for spec in parameters.values() if (number := _number_of_values(spec)) is not None]
+    combinations = math.prod(discrete)
+    is_repeated = len(discrete) < len(parameters) and combinations <= ALTERNATING_OPTIMIZER_THRESHOLD
+    shares = combinations if is_repeated else 1
+    if shares * count == 1:
+        return
+    options: dict[str, Any] = {
+        "num_restarts": max(4, RESTARTS // (shares * count)),
+        "raw_samples": max(64, RAW_SAMPLES // (shares * min(count, 2))),
+    }
+    if is_repeated:  # BoTorch's other optimisers do not know these
+        # One start that stalls among all these is no reason to do them all again.
+        options["retry_on_optimization_warning"] = False
+        if count > 1:
+            options["options"] = {"maxiter": STEPS}
+    (spec,) = client._generation_strategy.nodes_by_name["MBM"].generator_specs  # it has no option for it
+    spec.generator_gen_kwargs = {"model_gen_options": {"optimizer_kwargs": options}}
+
+
+def _number_of_values(spec: Mapping[str, Any]) -> int | None:
+    """Of a parameter; None where it is continuous, as choices without an order are for Ax: a share for each of them."""
+    if spec["type"] == "choice":
+        number = len(spec["values"])
+        return number if spec["ordered"] or number == 2 else None
+    return spec["high"] - spec["low"] + 1 if spec["type"] == "int" else None
+
+
+def _described(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {first_line(error)}"
+    except Exception:  # noqa: BLE001  # some of Ax's errors cannot be put into words
+        return type(error).__name__
+
+
+def main() -> None:
+    """Answers until standard input ends."""
+    die_with_parent()
+    torch.set_num_threads(1)
+    # Whatever libraries print belongs into the log; standard output carries answers only.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    print(json.dumps({"ready": True}), file=out, flush=True)
+    for line in sys.stdin:
+        try:
+            for params in answers(json.loads(line)):
+                print(json.dumps({"params": params}, allow_nan=False), file=out, flush=True)
+        except Exception as error:  # noqa: BLE001  # any failure of Ax is an answer; the searcher falls back
+            traceback.print_exc()
+            print(json.dumps({"error": _described(error)}), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""When a search has spent its budget, as a pure function of its history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.algorithms.finalization import open_finalization
+from orchestrator.algorithms.scoring import is_feasible, lost_baseline, ranked, trials_since_improvement
+from orchestrator.study.study import Study
+from trainer.formatting import counted
+
+if TYPE_CHECKING:
+    from orchestrator.space.search_space import Budget, Objective, SearchSpace
+
+HOUR_S = 3600.0
+
+
+class Spent(NamedTuple):
+    """Why no more trials are suggested."""
+
+    reason: str
+    at_once: bool
+    """Whether the running trials are given up too, rather than trained to their end."""
+    ends_repeats: bool = False
+    """Whether that holds for the repeats of the leading configurations as well; otherwise they begin now."""
+
+
+def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spent | None:
+    """Why no more configurations are suggested, or None where they may be.
+
+    Budgets of time and epochs and a target that is reached end running trials too: they have nothing left to gain. A
+    search without improvement waits for its running trials, which may yet improve it. The repeats that confirm the
+    best configurations cost time and epochs like all trials, but count neither as trials nor for the patience, and a
+    target that one seed has reached is what they are to confirm. While the test set is open only that is seen to, and
+    no budget holds.
+
+    Args:
+        study: the history.
+        space: its budget and objective.
+        moment: what is the time, in seconds since 1970; None asks as of the last event.
+    """
+    budget = space.budget
+    if open_finalization(study) is not None:
+        return Spent("the test set is open", at_once=False, ends_repeats=True)
+    if (reason := _resources(study, budget, moment)) is not None:
+        return Spent(reason, at_once=True, ends_repeats=True)
+    if (reason := lost_baseline(study, space.objective)) is not None:
+        return Spent(reason, at_once=False, ends_repeats=True)
+    if (reason := _target(study, space)) is not None:
+        return Spent(reason, at_once=True)
+    if budget.patience is not None and without_improvement(study, space.objective) >= budget.patience:
+        return Spent(f"{budget.patience} completed trials in a row improved nothing", at_once=False)
+    if len(study.trials) >= budget.trials:
+        return Spent(counted(budget.trials, "trial", "trials"), at_once=False)
+    return None
+
+
+def without_improvement(study: Study, objective: Objective) -> int:
+    """Completed trials since the best one, or of several objectives since their Pareto front last changed."""
+    return trials_since_improvement(study, objective)
+
+
+def _resources(study: Study, budget: Budget, moment: float | None) -> str | None:
+    spending = study.spending
+    seconds, gpu_seconds = (spending.seconds, spending.gpu_seconds) if moment is None else spending.until(moment)
+    if budget.epochs is not None and _epochs(study) >= budget.epochs:
+        return counted(budget.epochs, "epoch", "epochs")
+    if budget.hours is not None and seconds >= budget.hours * HOUR_S:
+        return f"{budget.hours:g} hours"
+    if budget.gpu_hours is not None and gpu_seconds >= budget.gpu_hours * HOUR_S:
+        return f"{budget.gpu_hours:g} GPU hours"
+    return None
+
+
+def _epochs(study: Study) -> int:
+    """Trained so far by configurations and repeats; finalizations have no budget."""
+    return sum(trial.epoch for trial in (*study.trials.values(), *study.repeats.values()))
+
+
+def _target(study: Study, space: SearchSpace) -> str | None:
+    target, objective = space.budget.target, space.objective
+    best = ranked(study, objective)
+    if target is None or not best or not is_feasible(best[0][1], study, objective):
+        return None
+    trial, found = best[0]
+    first = objective.first
+    reached = found.value >= target if first.goal == "maximize" else found.value <= target
+    return f"{first.metric} {found.value:.4g} of {trial.key} reaches the target {target:g}" if reached else None

@@ -1,0 +1,208 @@
+"""The leading configurations run again with other seeds, and what that says of them, as pure functions of the history.
+
+The value by which a configuration was chosen is the largest of many noisy ones, and so too good on average (the
+winner's curse; Cawley and Talbot 2010, JMLR 11, 2079-2107). Means and intervals are therefore of the fresh seeds only.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.algorithms.scoring import Score, is_feasible, keeps, limits, ranked, score
+from orchestrator.algorithms.t_interval import student_quantile
+from orchestrator.space.options import CONFIRMING_SEEDS
+from orchestrator.study.study import Study, Trial
+
+if TYPE_CHECKING:
+    from orchestrator.space.objective import Objective
+    from orchestrator.space.search_space import SearchSpace
+    from trainer.config import TrialConfig
+
+CONFIDENCE = 0.95
+
+
+class Repeat(NamedTuple):
+    """A configuration that is to be trained again."""
+
+    key: str
+    """Of the new trial."""
+    original: Trial
+    seed: int
+    fold: int | None
+    """The validation fold, where the search's persons are dealt into folds."""
+
+
+class Confirmation(NamedTuple):
+    """What the fresh seeds of a configuration say of it."""
+
+    trial: str
+    """Key of the configuration's first trial."""
+    values: tuple[float, ...]
+    """The objective's value with each fresh seed that was completed, in the order of the seeds; one at least."""
+    mean: float
+    standard_deviation: float | None
+    """Of the values, by n - 1; None with one value."""
+    interval: tuple[float, float] | None
+    """See `interval_of_mean`; None with one value."""
+    figures: Mapping[str, float]
+    """Mean of every figure of the validation split."""
+    lost: int
+    """Fresh seeds that failed for good or were given up: those that are left may be the lucky ones."""
+    feasible: bool
+    """Whether the mean figures keep the constraints of the objective."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the configuration may be called the best."""
+        return len(self.values) >= CONFIRMING_SEEDS and self.feasible
+
+
+class Best(NamedTuple):
+    """The configuration that is best so far, and how sure that is."""
+
+    trial: Trial
+    score: Score
+    """Of its first seed, by which it was chosen."""
+    confirmation: Confirmation | None
+    """Of its fresh seeds; None before one of them is completed."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether enough fresh seeds say so."""
+        return self.confirmation is not None and self.confirmation.confirmed
+
+
+def best_configuration(study: Study, objective: Objective) -> Best | None:
+    """The confirmed configuration with the best mean over its fresh seeds, or the best by one seed where none is.
+
+    None before the first completed trial. The earlier suggested of equals is the better one.
+    """
+    first_seeds = {trial.key: (trial, found) for trial, found in ranked(study, objective)}
+    known = {each.trial: each for each in confirmations(study, objective)}
+    confirmed = next((each.trial for each in known.values() if each.confirmed), None)
+    key = confirmed or next(iter(first_seeds), None)
+    return None if key is None else Best(*first_seeds[key], known.get(key))
+
+
+def confirmations(study: Study, objective: Objective) -> list[Confirmation]:
+    """What is known of all configurations with a fresh seed completed: those confirmed first, each by the best mean."""
+    sign = objective.first.sign
+    known = [found for trial, _ in ranked(study, objective) if (found := confirmation(study, trial.key, objective))]
+    return sorted(known, key=lambda each: (not each.confirmed, -sign * each.mean, study.trials[each.trial].index))
+
+
+def confirmation(study: Study, original: str, objective: Objective) -> Confirmation | None:
+    """What the fresh seeds of a configuration say; None before the first of them is completed.
+
+    The seed by which it was chosen does not count: see the module's first lines.
+    """
+    repeats = [trial for trial in study.repeats.values() if trial.repeats == original]
+    scores = [found for trial in repeats if trial.status == "completed" and (found := score(trial, objective))]
+    if not scores:
+        return None
+    values = tuple(found.value for found in scores)
+    figures = _means([found.figures for found in scores])
+    return Confirmation(
+        trial=original,
+        values=values,
+        mean=statistics.fmean(values),
+        standard_deviation=statistics.stdev(values) if len(values) > 1 else None,
+        interval=interval_of_mean(values),
+        figures=figures,
+        lost=sum(trial.status in ("failed", "stopped") for trial in repeats),
+        feasible=keeps(figures, limits(study, objective)),
+    )
+
+
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % confidence interval of the mean of independent values (Student 1908); None for fewer than two.
+
+    It covers what differs between the values: the seed and, where the repeats were judged on several folds, the choice
+    of the validation persons (folds share training persons, so that the interval is somewhat too narrow for that). It
+    does not cover the error of a figure over the queries of one split, which is `mAP_standard_error`. Three values of
+    shares may well give an interval that ends beyond 0 or 1.
+    """
+    if len(values) < 2:
+        return None
+    mean = statistics.fmean(values)
+    quantile = student_quantile((1 + CONFIDENCE) / 2, len(values) - 1)
+    margin = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - margin, mean + margin
+
+
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each figure that all have; standard errors have no meaningful one."""
+    return {
+        name: statistics.fmean(each[name] for each in figures)
+        for name in figures[0]
+        if not name.endswith("_standard_error") and all(name in each for each in figures)
+    }
+
+
+def next_repeat(study: Study, space: SearchSpace) -> Repeat | None:
+    """What is trained again next when no new configuration will be suggested; None where nothing is, or not yet.
+
+    Only when every configuration is over is it known which of them lead.
+    """
+    if any(not trial.is_over for trial in study.trials.values()):
+        return None
+    return next(repeats_left(study, space), None)
+
+
+def repeats_left(study: Study, space: SearchSpace) -> Iterator[Repeat]:
+    """All that would be trained again if those that lead now still did in the end.
+
+    One leader after the other, the best first: a search that has to end early has confirmed one rather than none.
+    Every leader gets the same seeds and folds, so that their means differ by the configuration alone. A repeat that
+    failed for good is not made up for.
+    """
+    for leader in leaders(study, space):
+        for number in range(1, space.replicates.seeds + 1):
+            key = f"{leader.key}-r{number}"
+            if key not in study.repeats:
+                fold = fresh_fold(space.trial_config(leader.params), number)
+                yield Repeat(key, leader, fresh_seed(study.seed, number), fold)
+
+
+def cut_short(study: Study) -> list[Trial]:
+    """Repeats that were given up because a budget was used up; with more of it they go on."""
+    return [trial for trial in study.repeats.values() if trial.status == "stopped" and trial.stopped_by == "budget"]
+
+
+def leaders(study: Study, space: SearchSpace) -> list[Trial]:
+    """The completed configurations that are best by their first seed and keep the objective's constraints."""
+    objective = space.objective
+    best = [trial for trial, found in ranked(study, objective) if is_feasible(found, study, objective)]
+    return best[: space.replicates.leaders]
+
+
+def fresh_seed(seed: int, number: int) -> int:
+    """The trainer's seed of repeat `number`, counted from 1, in a search whose trials all have the seed `seed`."""
+    from trainer.seeds import derived_seed  # imports torch
+
+    return derived_seed(seed, "repeat", number) % 2**31
+
+
+def fresh_fold(config: TrialConfig, number: int) -> int | None:
+    """The validation fold of repeat `number`, counted from 1: the other folds in turn, None where there are no folds.
+
+    Never that of the search, whose persons have had their say in the choice of the configuration.
+    """
+    validation = config.data.validation
+    if validation.folds is None:
+        return None
+    others = validation.folds - 1
+    return (validation.fold + 1 + (number - 1) % others) % validation.folds
+
+
+def repeat_folds(space: SearchSpace) -> list[int]:
+    """The validation folds, besides that of the search, on which repeats are judged."""
+    config = space.trial_config(space.any_sample())
+    return _distinct(fresh_fold(config, number) for number in range(1, space.replicates.seeds + 1))
+
+
+def _distinct(folds: Iterable[int | None]) -> list[int]:
+    return [fold for fold in dict.fromkeys(folds) if fold is not None]

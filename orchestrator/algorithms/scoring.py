@@ -1,0 +1,172 @@
+"""What the objective makes of trials, and their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from orchestrator.space.objective import COSTS, Aim, Objective, OutcomeBound, RelativeBound
+from orchestrator.study.study import Study, Trial
+from trainer.result import EpochResult
+
+HOUR_S = 3600.0
+
+
+class Score(NamedTuple):
+    """What the objective makes of a trial."""
+
+    value: float
+    """Of the objective, of the first one where there are several."""
+    standard_error: float | None
+    """Standard error over queries where the metric has one."""
+    result: EpochResult
+    """The epoch that the value was taken from."""
+    values: tuple[float, ...]
+    """Of all objectives, in their order."""
+    figures: Mapping[str, float]
+    """All figures of that epoch, and the trial's costs."""
+
+
+def score(trial: Trial, objective: Objective) -> Score | None:
+    """The objective's value of a trial so far: of its last evaluated epoch, or of its best one if the space says so.
+
+    None before the first evaluation. Of several objectives the first one says which epoch is the best.
+    """
+    first = objective.first
+    chosen = _last(trial, first) if objective.epoch == "last" else _best(trial, first)
+    if chosen is None:
+        return None
+    figures = chosen.metrics() | costs(trial)
+    values = tuple(figures[aim.metric] for aim in objective.aims)
+    return Score(values[0], figures.get(f"{first.metric}_standard_error"), chosen, values, figures)
+
+
+def _last(trial: Trial, aim: Aim) -> EpochResult | None:
+    return next((result for result in reversed(trial.results) if aim.metric in result.metrics()), None)
+
+
+def _best(trial: Trial, aim: Aim) -> EpochResult | None:
+    """The earliest of equals."""
+    evaluated = [
+        (figures[aim.metric], result) for result in trial.results if aim.metric in (figures := result.metrics())
+    ]
+    return max(evaluated, key=lambda pair: aim.sign * pair[0])[1] if evaluated else None
+
+
+def costs(trial: Trial) -> dict[str, float]:
+    """What the trial's epochs took, in hours and in hours times the GPUs held; lost work and waiting cost nothing."""
+    seconds = sum(result.seconds for result in trial.results)
+    return dict(zip(COSTS, (seconds / HOUR_S, trial.gpu_seconds / HOUR_S), strict=True))
+
+
+def ranked(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
+    """Completed trials, best first; the earlier suggested of equals first.
+
+    Those that break a constraint of the objective come after all that keep them. Several objectives rank by the first.
+    """
+    bounds, sign = limits(study, objective), objective.first.sign
+    scored = [
+        (trial, found)
+        for trial in study.trials.values()
+        if trial.status == "completed" and (found := score(trial, objective)) is not None
+    ]
+    return sorted(scored, key=lambda pair: (not keeps(pair[1].figures, bounds), -sign * pair[1].value, pair[0].index))
+
+
+def baseline(study: Study) -> Trial | None:
+    """The trial of the first point that the space names to be tried first, once it was suggested."""
+    return next((trial for trial in study.trials.values() if is_baseline(trial)), None)
+
+
+def is_baseline(trial: Trial) -> bool:
+    """Whether relative constraints compare with this trial."""
+    return trial.index == 0 and trial.source == "start"
+
+
+def limits(study: Study, objective: Objective) -> list[OutcomeBound | None]:
+    """The objective's constraints in numbers; None for one that waits for the baseline to be completed."""
+    known = baseline(study) if objective.is_relative else None
+    found = score(known, objective) if known is not None and known.status == "completed" else None
+    figures = {} if found is None else found.figures
+    return [_in_numbers(bound, figures) for bound in objective.outcome_bounds()]
+
+
+def _in_numbers(bound: OutcomeBound | RelativeBound, baseline: Mapping[str, float]) -> OutcomeBound | None:
+    if isinstance(bound, OutcomeBound):
+        return bound
+    return bound.against(baseline[bound.metric]) if bound.metric in baseline else None
+
+
+def keeps(figures: Mapping[str, float], bounds: Sequence[OutcomeBound | None]) -> bool:
+    """Whether figures are known to keep all bounds: one that is not known yet is not kept."""
+    return all(bound is not None and bound.holds(figures[bound.metric]) for bound in bounds)
+
+
+def is_feasible(found: Score, study: Study, objective: Objective) -> bool:
+    """Whether the figures of the epoch that counts keep the objective's constraints.
+
+    False for all trials as long as a constraint waits for the baseline: nothing is called good before it is known.
+    """
+    return keeps(found.figures, limits(study, objective))
+
+
+def lost_baseline(study: Study, objective: Objective) -> str | None:
+    """Why the constraints cannot be decided any more, or None where they can, or may yet."""
+    known = baseline(study) if objective.is_relative else None
+    if known is None or not known.is_over or known.status == "completed":
+        return None
+    return f"the baseline {known.key} {known.status}, with which objective.constraints compare"
+
+
+def pareto_front(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
+    """The completed trials that keep the constraints and that no other such trial dominates, in the order of the rank.
+
+    A trial dominates another if it is as good in all objectives and better in one; trials that are equal in all of them
+    do not dominate each other. With one objective these are the best trials.
+    """
+    bounds = limits(study, objective)
+    feasible = [pair for pair in ranked(study, objective) if keeps(pair[1].figures, bounds)]
+    front: set[tuple[float, ...]] = set()
+    # Only what comes before a trial in this order can dominate it.
+    for merits in sorted({merits_of(found, objective) for _, found in feasible}, reverse=True):
+        if not _is_covered(merits, front):
+            front.add(merits)
+    return [pair for pair in feasible if merits_of(pair[1], objective) in front]
+
+
+def merits_of(found: Score, objective: Objective) -> tuple[float, ...]:
+    """The values of all objectives, so that more is better."""
+    return tuple(aim.sign * value for aim, value in zip(objective.aims, found.values, strict=True))
+
+
+def _is_covered(merits: tuple[float, ...], others: Iterable[tuple[float, ...]]) -> bool:
+    """Whether one of the others is as good in everything."""
+    return any(all(theirs >= ours for theirs, ours in zip(other, merits, strict=True)) for other in others)
+
+
+def told_figures(found: Score, objective: Objective) -> dict[str, float]:
+    """What the model hears of a trial besides the value of the first objective."""
+    told = [metric for metric in objective.metrics() if metric != objective.first.metric]
+    return {metric: found.figures[metric] for metric in told if math.isfinite(found.figures[metric])}
+
+
+def trials_since_improvement(study: Study, objective: Objective) -> int:
+    """Completed trials since the Pareto front last changed, which with one objective is since the best one.
+
+    A trial that merely equals another changes nothing. 0 as long as a constraint waits for the baseline.
+    """
+    bounds = limits(study, objective)
+    if None in bounds:
+        return 0
+    front: list[tuple[float, ...]] = []
+    since = 0
+    for key in study.completed:
+        found = score(study.trials[key], objective)
+        since += 1
+        if found is not None and keeps(found.figures, bounds):
+            merits = merits_of(found, objective)
+            if not _is_covered(merits, front):
+                front = [other for other in front if not _is_covered(other, [merits])] + [merits]
+                since = 0
+    return since

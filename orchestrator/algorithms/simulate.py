@@ -1,0 +1,192 @@
+"""A finished search replayed from its recorded curves: what another stopping rule or order would have made of it.
+
+Only trials that were trained to their end take part, because of the others nobody knows how they would have gone on. A
+replayed trial reports its recorded epochs, each of which takes as long as it took then, and stands where it stood.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from orchestrator.algorithms.scoring import ranked
+from orchestrator.algorithms.stopping import merits, verdict
+from orchestrator.base.errors import SearchError
+from orchestrator.space.options import StoppingConfig
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import (
+    Source,
+    TrialCompleted,
+    TrialReported,
+    TrialStarted,
+    TrialStopped,
+    TrialSuggested,
+)
+from orchestrator.study.study import Study, Trial
+
+
+class Candidate(NamedTuple):
+    """A recorded trial that may be tried again."""
+
+    trial: Trial
+    merits: Sequence[float]
+    """What the objective made of it at each evaluation; larger is better."""
+    rank: int
+    """0 is the best of all."""
+    value: float
+    """The objective's value."""
+
+
+class Pick(NamedTuple):
+    """A candidate and who picked it."""
+
+    candidate: Candidate
+    source: Source
+
+
+Order = Callable[[Study, Sequence[Candidate]], Pick]
+"""Picks the next trial from those left, of which there is one at least, in the order of their suggestion."""
+
+
+class Found(NamedTuple):
+    """A new best value, and what it took to find it."""
+
+    epochs: int
+    hours: float
+    value: float
+
+
+class Replay(NamedTuple):
+    """What a replayed search came to when all candidates had been tried."""
+
+    epochs: int
+    """Epochs trained, over all trials."""
+    hours: float
+    """Wall time, if a slot goes to the next trial at once."""
+    stopped: int
+    """Trials stopped early."""
+    best_stopped: bool
+    """Whether the trial that is truly the best was among them."""
+    found: tuple[Found, ...]
+    """The best value so far, each time a trial that was trained to its end improved it."""
+
+
+def candidates(study: Study, space: SearchSpace) -> list[Candidate]:
+    """The trials that can be replayed, in the order in which they were suggested.
+
+    Raises:
+        SearchError: there are fewer than two.
+    """
+    places = [
+        Candidate(trial, merits(trial, space.objective), rank, found.value)
+        for rank, (trial, found) in enumerate(ranked(study, space.objective))
+    ]
+    if len(places) < 2:
+        raise SearchError(f"{study.name}: {len(places)} trials were trained to their end; a replay needs at least 2")
+    return sorted(places, key=lambda candidate: candidate.trial.index)
+
+
+def replay(
+    pool: Sequence[Candidate], space: SearchSpace, order: Order, *, stopping: StoppingConfig, slots: int
+) -> Replay:
+    """Tries all candidates in an order under a stopping rule, `slots` of them at a time."""
+    return _Replaying(pool, space, order, stopping).run(slots)
+
+
+class _Running:
+    """A candidate in a slot."""
+
+    def __init__(self, key: str, candidate: Candidate, metric: str) -> None:
+        self.key = key
+        self.candidate = candidate
+        self.epochs = iter(candidate.trial.results)
+        self.left = len(candidate.trial.results)
+        self.seen: list[float] = []
+        self._metric = metric
+
+    def seconds(self) -> float:
+        """How long the next epoch takes."""
+        return self.candidate.trial.results[-self.left].seconds
+
+    def advance(self) -> TrialReported:
+        """The next epoch."""
+        result = next(self.epochs)
+        self.left -= 1
+        self.evaluated = self._metric in result.metrics()
+        if self.evaluated:
+            self.seen.append(self.candidate.merits[len(self.seen)])
+        return TrialReported(trial=self.key, result=result)
+
+
+class _Replaying:
+    """A replay under way: a clock, the slots and the study that the order and the rule see."""
+
+    def __init__(self, pool: Sequence[Candidate], space: SearchSpace, order: Order, stopping: StoppingConfig) -> None:
+        self._untried = list(pool)
+        self._space = space
+        self._order = order
+        self._stopping = stopping
+        self._study = Study()
+        self._events: list[tuple[float, int]] = []
+        self._slots: dict[int, _Running] = {}
+        self._all: list[_Running] = []
+        self._epochs, self._now = 0, 0.0
+        self._stopped: list[Candidate] = []
+        self._found: list[Found] = []
+        self._best = len(pool)
+
+    def run(self, slots: int) -> Replay:
+        for slot in range(slots):
+            self._start(slot)
+        while self._events:
+            self._now, slot = heapq.heappop(self._events)
+            self._advance(slot, self._slots[slot])
+        best_stopped = any(candidate.rank == 0 for candidate in self._stopped)
+        return Replay(self._epochs, self._now / 3600, len(self._stopped), best_stopped, tuple(self._found))
+
+    def _start(self, slot: int) -> None:
+        if not self._untried:
+            return
+        candidate, source = self._order(self._study, self._untried)
+        self._untried.remove(candidate)
+        index = len(self._all)
+        running = _Running(f"t{index:04d}", candidate, self._space.objective.first.metric)
+        params, seed = candidate.trial.params, candidate.trial.seed
+        self._study.apply(TrialSuggested(trial=running.key, index=index, params=params, source=source, seed=seed))
+        self._study.apply(TrialStarted(trial=running.key, attempt=1, gpus=candidate.trial.gpus))
+        self._all.append(running)
+        self._slots[slot] = running
+        self._schedule(slot, running)
+
+    def _schedule(self, slot: int, running: _Running) -> None:
+        heapq.heappush(self._events, (self._now + running.seconds(), slot))
+
+    def _advance(self, slot: int, running: _Running) -> None:
+        self._study.apply(running.advance())
+        self._epochs += 1
+        if running.left == 0:
+            self._complete(running)
+        elif running.evaluated and (reason := self._reason(running)) is not None:
+            self._stop(running, reason)
+        else:
+            self._schedule(slot, running)
+            return
+        self._start(slot)
+
+    def _reason(self, running: _Running) -> str | None:
+        others = (other.seen for other in self._all if other is not running)
+        return verdict(running.seen, others, self._stopping)
+
+    def _complete(self, running: _Running) -> None:
+        self._study.apply(TrialCompleted(trial=running.key))
+        if running.candidate.rank < self._best:
+            self._best = running.candidate.rank
+            self._found.append(Found(self._epochs, self._now / 3600, running.candidate.value))
+
+    def _stop(self, running: _Running, reason: str) -> None:
+        assert self._stopping.rule != "none"
+        epoch = self._study.trials[running.key].epoch
+        event = TrialStopped(trial=running.key, rule=self._stopping.rule, epoch=epoch, reason=reason)
+        self._study.apply(event)
+        self._stopped.append(running.candidate)

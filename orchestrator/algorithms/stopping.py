@@ -1,0 +1,112 @@
+"""Which trials are stopped early, as a pure function of the curves in the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.algorithms.scoring import is_baseline
+from orchestrator.space.options import StoppingConfig
+
+if TYPE_CHECKING:
+    from orchestrator.space.search_space import Objective, SearchSpace
+    from orchestrator.study.study import Study, Trial
+
+
+class Standing(NamedTuple):
+    """Where a trial stands among those that came as far as it did."""
+
+    evaluations: int
+    """How far it came."""
+    better: int
+    """Other trials that were better then."""
+    others: int
+    """Other trials that came as far."""
+
+
+def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
+    """The reason to stop the trial after its latest epoch, or None where it goes on.
+
+    Asked right after each epoch is recorded, it sees what the journal held at that moment, so that the order of the
+    events decides. The trial that is best so far always goes on, and so does the first to come to any point, so that
+    stopping never leaves a search without a finished trial, unless all that led fail. Trials that failed are not
+    compared with: what they promised cannot be had. Repeats are neither stopped nor compared with: a mean over the
+    seeds that went well would be too good. Of several objectives the first one decides; a baseline with which
+    constraints compare always goes on.
+    """
+    stopping, objective = space.stopping, space.objective
+    if trial.repeats or (objective.is_relative and is_baseline(trial)):
+        return None
+    if stopping.rule == "none" or not trial.results or objective.first.metric not in trial.results[-1].metrics():
+        return None
+    if trial.epoch >= space.trial_config(trial.params).optim.epochs:
+        return None
+    others = (
+        merits(other, objective)
+        for other in study.trials.values()
+        if other.key != trial.key and other.status != "failed"
+    )
+    return verdict(merits(trial, objective), others, stopping)
+
+
+def merits(trial: Trial, objective: Objective) -> list[float]:
+    """What the objective made of the trial at each of its evaluations; larger is better."""
+    first = objective.first
+    figures = (result.metrics() for result in trial.results)
+    values = [first.sign * figure[first.metric] for figure in figures if first.metric in figure]
+    return list(_best_so_far(values)) if objective.epoch == "best" else values
+
+
+def _best_so_far(values: Iterable[float]) -> Iterator[float]:
+    best = -float("inf")
+    for value in values:
+        best = max(best, value)
+        yield best
+
+
+def verdict(own: Sequence[float], others: Iterable[Sequence[float]], stopping: StoppingConfig) -> str | None:
+    """The reason to stop a curve at its end, or None; larger is better in all curves, which may be of any length."""
+    if stopping.rule == "none" or len(own) < stopping.grace:
+        return None
+    if stopping.rule == "asha" and not is_rung(len(own), stopping):
+        return None
+    standing = _standing(own, others)
+    return _behind_rung(standing, stopping) if stopping.rule == "asha" else _below_percentile(standing, stopping)
+
+
+def is_rung(evaluations: int, stopping: StoppingConfig) -> bool:
+    """Whether successive halving judges after so many evaluations: `grace` times a power of `reduction`."""
+    rung = stopping.grace
+    while rung < evaluations:
+        rung *= stopping.reduction
+    return rung == evaluations
+
+
+def _standing(own: Sequence[float], others: Iterable[Sequence[float]]) -> Standing:
+    reached = [other[len(own) - 1] for other in others if len(other) >= len(own)]
+    return Standing(len(own), sum(value > own[-1] for value in reached), len(reached))
+
+
+def _behind_rung(standing: Standing, stopping: StoppingConfig) -> str | None:
+    # A rung of fewer than `reduction` trials keeps its best one: waiting for more would leave the slot idle.
+    kept = max(1, (standing.others + 1) // stopping.reduction)
+    if standing.better < kept:
+        return None
+    return (
+        f"number {standing.better + 1} of {standing.others + 1} after {_evaluations(standing)}, "
+        f"and the best {kept} of them {'goes' if kept == 1 else 'go'} on"
+    )
+
+
+def _below_percentile(standing: Standing, stopping: StoppingConfig) -> str | None:
+    not_better = standing.others - standing.better
+    if standing.others < stopping.curves or 100 * not_better >= stopping.percentile * standing.others:
+        return None
+    return (
+        f"no worse than {not_better} of {standing.others} other trials after {_evaluations(standing)}, "
+        f"below percentile {stopping.percentile:g}"
+    )
+
+
+def _evaluations(standing: Standing) -> str:
+    return f"{standing.evaluations} evaluation{'s' * (standing.evaluations > 1)}"

@@ -1,0 +1,137 @@
+"""What to try next, as a pure function of the space, the seed and the history.
+
+The same history always gives the same step. Points come from the space's own list first, or from its middle where that
+is empty, then from a scrambled Sobol sequence, then from Ax's model (`orchestrator.algorithms.ax_worker`), which is
+rebuilt from the history for every question. A restart therefore cannot change what a search proposes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.points import (
+    MAX_DRAWS,
+    all_points,
+    first_untried,
+    random_point,
+    random_points,
+    sobol_point,
+    sobol_points,
+    tried_points,
+)
+from orchestrator.space.parameters import Value
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Source
+from orchestrator.study.study import Study
+
+# Fewer finished trials than this say too little for a model to be worth its time.
+OBSERVATIONS_FOR_A_MODEL = 2
+
+
+class Suggestion(NamedTuple):
+    """A point of the space and who proposed it."""
+
+    params: dict[str, Value]
+    source: Source
+    note: str = ""
+    """Why this and not what the search's algorithm would have proposed; empty where it did."""
+
+
+class Question(NamedTuple):
+    """The model is to be asked; see `orchestrator.algorithms.async_suggester`."""
+
+    asked: dict[str, Any]
+    """What `model_question` returned."""
+
+
+class Exhausted(NamedTuple):
+    """There is nothing more to try."""
+
+    reason: str
+
+
+Step: TypeAlias = Suggestion | Question | Exhausted
+"""What an algorithm says is to be done next."""
+
+
+def initial_trials(space: SearchSpace) -> int:
+    """Trials before the model is asked: a third of the budget, at least 4 and at most two per parameter."""
+    return max(len(space.start), min(2 * len(space.parameters), max(4, space.budget.trials // 3)))
+
+
+def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
+    """The next point of the initial design, or None when the model should be asked or the design has no new point.
+
+    As long as too few trials have finished the design goes on, so that a search never waits for a first result.
+    Finished trials of an earlier search (warm start) count, and take the place of the design.
+    """
+    if (start := start_suggestion(space, study) or center_suggestion(space, study)) is not None:
+        return start
+    known = len(study.attached)
+    finished = known + sum(trial.status == "completed" for trial in study.trials.values())
+    if len(study.trials) + known < initial_trials(space) or finished < OBSERVATIONS_FOR_A_MODEL:
+        return sobol_suggestion(space, seed, study)
+    return None
+
+
+def asks_model(space: SearchSpace, study: Study) -> bool:
+    """Whether the model will be asked before the budget of trials is spent."""
+    first = initial_trials(space) - len(study.attached)
+    return space.algorithm.name == "ax" and max(first, len(study.trials)) < space.budget.trials
+
+
+def start_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
+    """The next of the points that the space names to be tried first, or None after the last."""
+    index = len(study.trials)
+    return Suggestion(dict(space.start[index]), "start") if index < len(space.start) else None
+
+
+def center_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
+    """The middle of all ranges, on their scales, as the very first point of a space that names none; else None.
+
+    Whoever writes a range writes it around what they believe in. None too where a constraint forbids the middle.
+    """
+    if study.trials or study.attached or space.start:
+        return None
+    middle = space.sample([0.5] * len(space.parameters))
+    return None if middle is None else Suggestion(middle, "center")
+
+
+def sobol_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
+    """The first untried point of the Sobol sequence; None where the sequence brings none."""
+    # Each trial from the sequence used up at least one draw, so that nothing new lies before this one.
+    start = sum(trial.source == "sobol" for trial in study.trials.values())
+    point = first_untried(sobol_points(space, seed, start), tried_points(study))
+    return None if point is None else Suggestion(point, "sobol")
+
+
+def new_random_suggestion(space: SearchSpace, seed: int, study: Study, note: str = "") -> Suggestion | Exhausted:
+    """A random point that was not tried before, or the news that there is none left."""
+    tried = tried_points(study)
+    point = first_untried(random_points(space, seed, len(study.trials)), tried)
+    if point is not None:
+        return Suggestion(point, "random", note)
+    if space.is_finite() is None:
+        return Exhausted(f"{MAX_DRAWS:,} random points all broke a constraint or had been tried; widen the space")
+    point = first_untried(all_points(space), tried)
+    return Exhausted("every point of the space was tried") if point is None else Suggestion(point, "random", note)
+
+
+__all__ = [
+    "OBSERVATIONS_FOR_A_MODEL",
+    "Exhausted",
+    "Question",
+    "Step",
+    "Suggestion",
+    "asks_model",
+    "center_suggestion",
+    "initial_suggestion",
+    "initial_trials",
+    "model_question",
+    "new_random_suggestion",
+    "random_point",
+    "sobol_point",
+    "sobol_suggestion",
+    "start_suggestion",
+]

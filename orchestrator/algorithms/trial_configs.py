@@ -1,0 +1,46 @@
+"""The trainer's configuration of each trial of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.study.study import Trial
+
+if TYPE_CHECKING:
+    from orchestrator.space.search_space import SearchSpace
+    from trainer.config import TrialConfig
+
+
+def configured(space: SearchSpace, trial: Trial) -> TrialConfig:
+    """The trainer's configuration of a trial, with its seed, its validation persons and its number of epochs."""
+    config = space.trial_config(trial.params, seed=trial.seed)
+    if trial.finalization:
+        return on_all_persons(config, trial.epochs, trial.evaluation)
+    return config if trial.fold is None else on_fold(config, trial.fold)
+
+
+def on_fold(config: TrialConfig, fold: int) -> TrialConfig:
+    """The configuration with another validation fold."""
+    validation = config.data.validation.model_copy(update={"fold": fold})
+    return config.model_copy(update={"data": config.data.model_copy(update={"validation": validation})})
+
+
+def on_all_persons(config: TrialConfig, epochs: int | None, evaluation: Sequence[str]) -> TrialConfig:
+    """The configuration as it is trained for the test set: without a validation split.
+
+    Args:
+        config: the configuration that the validation split chose.
+        epochs: of the training, where not the configuration's; the schedule of the learning rate, which is in shares of
+            the epochs, stretches with them.
+        evaluation: settings of the evaluation laid over the configuration's, as `path=value`.
+
+    Raises:
+        ConfigError: the settings cannot be.
+    """
+    from trainer.config_file import overridden  # imports torch
+
+    validation = config.data.validation.model_copy(update={"share": 0.0, "folds": None, "fold": 0})
+    data = config.data.model_copy(update={"validation": validation})
+    optim = config.optim.model_copy(update={} if epochs is None else {"epochs": epochs})
+    return overridden(config.model_copy(update={"data": data, "optim": optim}), evaluation)

@@ -1,0 +1,74 @@
+"""What all commands that drive a search have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.base.errors import Exit
+from orchestrator.base.hints import hint
+from orchestrator.stores.cache import storage_uri
+
+if TYPE_CHECKING:
+    from orchestrator.study.description import Options
+    from orchestrator.study.folder import SearchFolder
+    from orchestrator.study.study import Study
+
+
+def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
+    """The options that a search was launched with, apart from those that are given and not None.
+
+    Raises:
+        SearchError: they name a server that the user has neither given nor confirmed.
+    """
+    from orchestrator.cluster.confirmation import ADDRESS, TRACKING, confirm, require_confirmed
+    from orchestrator.study.description import Options, read_description
+
+    before = read_description(folder.description).options
+    given = {name: value for name, value in changed.items() if value is not None}
+    for option, field in ((ADDRESS, "address"), (TRACKING, "tracking_uri")):
+        if field in given:
+            confirm(folder.path.parent, option, given[field])
+        else:
+            require_confirmed(folder.path.parent, folder.name, option, getattr(before, field))
+    return Options.model_validate(before.model_dump() | given)
+
+
+def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
+    """Drives the search to its end before people's eyes and returns the exit code."""
+    try:
+        from orchestrator.cluster.messages import RAY_LOG, stderr_kept
+        from orchestrator.runner.session import drive
+        from orchestrator.show.terminal import Display
+
+        display = Display(folder)
+        with stderr_kept(folder.logs / RAY_LOG), display.showing():
+            ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
+    except KeyboardInterrupt:  # outside the session, which listens to Ctrl-C itself
+        command = hint("resume", folder.name, storage=folder.path.parent)
+        click.echo(f"{folder.name}: stopped; `{command}` continues it", err=True)
+        return Exit.INTERRUPTED
+    display.ending(ending)
+    return exit_code(ending.exit_code, ending.study, strict=strict)
+
+
+def exit_code(code: Exit, study: Study, *, strict: bool) -> Exit:
+    """The exit code; with `strict` 1 where trials failed, or the model did while the search chose its trials."""
+    from orchestrator.algorithms.fallbacks import proposals
+
+    is_choosing = not study.finalizations
+    fails = code == Exit.SOME_TRIALS_FAILED or (code == Exit.OK and is_choosing and proposals(study).fails)
+    return Exit.SEARCH_FAILED if strict and fails else code
+
+
+def say_where_runs_are(storage: Path, asked: Options) -> None:
+    """Says once, for a storage with a URI, that MLflow's runs do not go there."""
+    uri = storage_uri(storage)
+    if uri is not None and asked.tracking_uri is None:
+        click.echo(
+            f"MLflow keeps its runs in {storage / 'mlflow.db'}, on this machine only: a database cannot lie in {uri}; "
+            "--tracking-uri names a server that all machines reach",
+            err=True,
+        )

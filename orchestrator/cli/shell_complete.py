@@ -1,0 +1,80 @@
+"""What a shell is told when it completes a command line: names of searches, trials, spaces and settings.
+
+A shell asks with every press of the key, so that nothing heavy is imported here and no journal is read: names are those
+of folders, settings come from the JSON Schema of space files.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from orchestrator.base.hints import DEFAULT_STORAGE
+from orchestrator.space.settings import schema_leaves, setting_kinds, space_schema
+from orchestrator.study.folder import SearchFolder, searches_here
+
+BEST = "best"
+SPACES = "search_spaces"
+OF_A_PARAMETER = ("low", "high", "log", "step", "values")
+
+
+def search_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Searches of the storage that the command line names so far, the latest first."""
+    return [folder.name for folder in _searches(context) if folder.name.startswith(incomplete)]
+
+
+def search_or_trial_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Searches and, after a slash, the trials of the one before it."""
+    search, slash, _ = incomplete.partition("/")
+    if not slash:
+        return search_names(context, parameter, incomplete)
+    found = next((folder for folder in _searches(context) if folder.name == search), None)
+    if found is None:
+        return []
+    names = [f"{search}/{name}" for name in (BEST, *trial_names(found))]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def trial_names(search: SearchFolder) -> list[str]:
+    """Keys of the trials of a search that were started."""
+    trials = search.trial("any").parent
+    return sorted(path.name for path in trials.iterdir() if path.is_dir()) if trials.is_dir() else []
+
+
+def space_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Space files below the folder that is typed, and built-in spaces."""
+    folder = incomplete[: incomplete.rfind("/") + 1]
+    below = Path(folder or ".")
+    entries = sorted(below.iterdir()) if below.is_dir() else []
+    files = [f"{folder}{path.name}" for path in entries if path.suffix == ".yaml" and path.is_file()]
+    folders = [f"{folder}{path.name}/" for path in entries if path.is_dir()]
+    builtin = sorted(path.name for path in _spaces().glob("*.yaml"))
+    return [name for name in dict.fromkeys([*files, *builtin, *folders]) if name.startswith(incomplete)]
+
+
+def setting_paths(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Paths that `--set` takes, each with the `=` that follows it."""
+    if "=" in incomplete:
+        return []
+    return [f"{path}=" for path in _settable() if path.startswith(incomplete)]
+
+
+def _searches(context: click.Context) -> list[SearchFolder]:
+    storage = context.params.get("storage") or DEFAULT_STORAGE
+    return searches_here(Path(storage))
+
+
+def _spaces() -> Path:
+    return Path(str(importlib.resources.files(SPACES)))
+
+
+def _settable() -> Iterator[str]:
+    yield from setting_kinds()
+    properties = space_schema()["properties"]
+    own = {name: below for name, below in properties.items() if name not in ("trainer", "parameters", "extends")}
+    yield from (path for path, _ in schema_leaves({"properties": own}, space_schema()))
+    for path in properties["parameters"]["propertyNames"]["enum"]:
+        yield from (f"parameters.{path}.{key}" for key in OF_A_PARAMETER)

@@ -1,0 +1,1 @@
+"""Runs a search on Ray Tune: the session, the searcher, attempts and their supervision."""

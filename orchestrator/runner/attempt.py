@@ -1,0 +1,317 @@
+"""One attempt of one trial, in a process of its own, and the messages it sends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.base.formatting import with_utc
+from orchestrator.base.locking import exclusive
+from orchestrator.runner.failure_kind import failure_kind
+from orchestrator.runner.system_metrics import LoadMeter, gpus_of_this_process
+from orchestrator.runner.watchdog import HangWatch
+from orchestrator.stores import trial_files
+from orchestrator.stores.cache import mirror_of, remote
+from orchestrator.stores.remote import StorageProblem
+from orchestrator.stores.staging import DataSource, data_here
+from orchestrator.study.description import HANG_AFTER_S
+from orchestrator.study.events import FailureKind
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import NO_SPACE
+from orchestrator.study.node_load import NodeLoad
+from trainer.atomic import write_atomically
+from trainer.formatting import first_line
+from trainer.frozen import FrozenConfig
+from trainer.result import EpochResult, Evaluation
+from trainer.training.interruption import stop_on_signals
+
+if TYPE_CHECKING:
+    from trainer import TrialConfig
+    from trainer.progress import Progress
+
+log = logging.getLogger(__name__)
+
+# Files in the folder of a trial.
+CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.jsonl"
+ERROR_FILE = "error.txt"
+HANG_FILE = "hang.txt"
+LOG_FILE = "log.txt"
+BEST_CHECKPOINT = "checkpoint/best.pt"
+TEST_FOLDER = "test"
+TEST_RESULT = "result.json"
+# Its presence asks the running attempt to save its state after the next step and to end; the search puts it there, on
+# whichever machine it runs.
+STOP_FILE = trial_files.STOP_FILE
+LOCK_PATIENCE_S = 120.0
+# What an attempt that has trained to its end waits for its storage, and one that has to go: its server kills it soon.
+SEND_PATIENCE_S = 900.0
+LAST_PATIENCE_S = 8.0
+
+
+class Assignment(FrozenConfig):
+    """What the searcher hands to a worker."""
+
+    search: Path
+    """Folder of the search."""
+    trial: str
+    attempt: int
+    threads: int
+    """CPU threads that the attempt may use."""
+    gpus: float | None = None
+    """GPUs that it may use; 0 hides those of the machine, None takes what it sees."""
+    hang_after: float = HANG_AFTER_S
+    """Seconds without a step after which the attempt ends itself."""
+    fold: int | None = None
+    """The validation fold, where it is not that of the search."""
+    tests: bool = False
+    """Whether all persons are trained on, and the network is judged on the test set in the end."""
+    storage: str | None = None
+    """URI of the storage that holds the search; the attempt then works in its node's mirror. None is a folder that
+    all nodes see."""
+    config: str | None = None
+    """What is in the trial's config.json, for nodes that do not see it."""
+    start: int = 0
+    """Number of the journal's event that began the attempt."""
+    data: DataSource = DataSource()
+    """Where the node gets the data set from, unless it lies where the configuration says."""
+    title: str = ""
+    """What logs and process lists call it, see `orchestrator.cluster.names.trial_title`."""
+
+    @property
+    def name(self) -> str:
+        """Search and trial, as commands take them."""
+        return f"{self.search.name}/{self.trial}"
+
+
+class Outcome(FrozenConfig):
+    """How an attempt ended, as told by the attempt itself; one that cannot tell was lost.
+
+    `stopped` is one that was asked to, by a signal or by the search, and has saved its state after its last step.
+    """
+
+    state: Literal["completed", "failed", "stopped"]
+    failure: FailureKind | None = None
+    reason: str = ""
+
+
+class Message(FrozenConfig):
+    """What an attempt says: an epoch, what the test set says of the trained network, or its outcome at the end."""
+
+    epoch_result: EpochResult | None = None
+    load: NodeLoad | None = None
+    """Of the machine during that epoch."""
+    test: Evaluation | None = None
+    outcome: Outcome | None = None
+
+
+def run_attempt(
+    assignment: Assignment, send: Callable[[Message], None], alive: Callable[[], None] = lambda: None
+) -> None:
+    """Trains the assigned trial from its last checkpoint; sends each epoch, then the outcome; says that it is `alive`.
+
+    SIGTERM, SIGINT and the stop file let it end after the next step, which is why it is to be called from the main
+    thread. A failure of training is an outcome, not an exception: what to do about it depends on its kind and is
+    decided from the journal.
+
+    Raises:
+        TimeoutError: another attempt of the same trial lives on.
+    """
+    out = folder_here(assignment).trial(assignment.trial)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
+        with exclusive(out / trial_files.LOCK_FILE, LOCK_PATIENCE_S), _logging_to(out / LOG_FILE):
+            log.info("attempt %d", assignment.attempt)
+            run = _train if assignment.storage is None else _train_and_send
+            outcome = run(assignment, out, send, alive)
+            ended = outcome.reason if outcome.reason.startswith(outcome.state) else f"{outcome.state} {outcome.reason}"
+            log.info("attempt %d %s", assignment.attempt, ended)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        outcome = _out_of_space(error, out)  # before or after the training: not even a lock or a log fits any more
+    send(Message(outcome=outcome))
+
+
+def folder_here(assignment: Assignment) -> SearchFolder:
+    """The search's folder on this machine: the one that all see or, for a storage with a URI, the machine's own.
+
+    Raises:
+        SearchError, EnvironmentProblem: the machine cannot have one.
+    """
+    if assignment.storage is None:
+        return SearchFolder(assignment.search)
+    return SearchFolder(mirror_of(assignment.storage) / assignment.search.name)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Adds what we and the trainer log to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(with_utc("%(asctime)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("trainer", "orchestrator")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+def _train_and_send(
+    assignment: Assignment, out: Path, send: Callable[[Message], None], alive: Callable[[], None]
+) -> Outcome:
+    """Trains with what the storage has of the trial, and sends there what comes of it.
+
+    An epoch is told before it is sent; a node that is lost in between costs training it again. `completed` is told
+    after everything is sent.
+    """
+    from orchestrator.stores.pull import bring_search
+
+    assert assignment.storage is not None and assignment.config is not None
+    store, folder = remote(assignment.storage), folder_here(assignment)
+    upload = trial_files.TrialUpload(store, folder, assignment.trial, assignment.start)
+    try:
+        for left_behind in (HANG_FILE, STOP_FILE):
+            (out / left_behind).unlink(missing_ok=True)
+        bring_search(folder, journal=False)
+        damaged = upload.bring(trial_files.read_note(store, folder.name, assignment.trial))
+        if damaged:
+            text = f"{store.uri}: {', '.join(damaged)} of {assignment.trial}: damaged; not used"
+            log.warning(text)
+            (out / ERROR_FILE).write_text(text + "\n", encoding="utf-8")
+        write_atomically(out / CONFIG_FILE, assignment.config)
+    except StorageProblem as error:
+        return _failed("error", error, out)
+    upload.begin()
+
+    def tell(message: Message) -> None:
+        send(message)
+        upload.changed()
+
+    outcome = _train(assignment, out, tell, alive)
+    try:
+        with stop_on_signals():  # who sends one kills us soon enough
+            upload.finish(SEND_PATIENCE_S if outcome.state == "completed" else LAST_PATIENCE_S, alive)
+    except StorageProblem as error:
+        if outcome.state == "completed":
+            return _failed("error", error, out)
+        log.warning("%s", error)
+    return outcome
+
+
+def _train(assignment: Assignment, out: Path, send: Callable[[Message], None], alive: Callable[[], None]) -> Outcome:
+    import torch
+
+    from trainer import StoppedError
+
+    torch.set_num_threads(assignment.threads)
+    try:
+        config = _config(assignment, out, alive)
+        with HangWatch(out / HANG_FILE, assignment.hang_after, alive) as watch, stop_on_signals() as stop:
+            _fit(assignment, config, out, send, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
+            if assignment.tests:
+                _test(config, out, send, watch.progress)
+        return Outcome(state="completed")
+    except StoppedError as error:
+        return Outcome(state="stopped", reason=first_line(error))
+    except Exception as error:  # noqa: BLE001  # an unforeseen error ends this trial, and says so, but not the search
+        kind = failure_kind(error)
+        return _out_of_space(error, out) if kind == "disk_full" else _failed(kind, error, out)
+
+
+def _fit(
+    assignment: Assignment,
+    config: TrialConfig,
+    out: Path,
+    send: Callable[[Message], None],
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> None:
+    from trainer import CheckpointError, fit, last_checkpoint
+
+    meter = LoadMeter(out, gpus_of_this_process())
+
+    def report(result: EpochResult) -> None:
+        send(Message(epoch_result=result, load=meter.epoch(result.time)))
+
+    def measured(what: str, done: int, total: int, note: str = "") -> None:
+        meter.step()
+        progress(what, done, total, note)
+
+    # Without a validation split there is nothing that the trials of a search would have to share.
+    split = None if assignment.tests else folder_here(assignment).split_of(assignment.fold)
+    checkpoint = last_checkpoint(out)
+    recorded = (out / CONFIG_FILE).read_text(encoding="utf-8")
+    try:
+        fit(config, report, checkpoint, out=out, split=split, progress=measured, stop=stop)
+    except CheckpointError as error:
+        if checkpoint is None:
+            raise
+        # Damaged on its way to disk: train again from the start rather than lose the trial, and keep the evidence.
+        checkpoint.rename(checkpoint.with_suffix(".damaged"))
+        (out / ERROR_FILE).write_text(f"{error}\n", encoding="utf-8")
+        fit(config, report, None, out=out, split=split, progress=measured, stop=stop)
+    finally:
+        # The trainer notes where the data are on this node, which is no part of the trial.
+        if (out / CONFIG_FILE).read_text(encoding="utf-8") != recorded:
+            write_atomically(out / CONFIG_FILE, recorded)
+
+
+def _test(config: TrialConfig, out: Path, send: Callable[[Message], None], progress: Progress) -> None:
+    """Judges the trained network on the test set, unless an earlier attempt has."""
+    from trainer import figures_on_test_set
+
+    found = figures_on_test_set(
+        config, out / BEST_CHECKPOINT, out / TEST_FOLDER, progress=progress, record=_recorded_before
+    )
+    send(Message(test=found))
+
+
+def _recorded_before(weights: Path, use: str) -> None:
+    """Does nothing: the journal holds the finalization that asks for this."""
+
+
+def _config(assignment: Assignment, out: Path, alive: Callable[[], None]) -> TrialConfig:
+    """The trial's configuration, with the data set where this node has it."""
+    from trainer import TrialConfig
+
+    config = TrialConfig.model_validate_json((out / CONFIG_FILE).read_text(encoding="utf-8"))
+    root = data_here(assignment.data, config.data.root, out.parents[2], alive)
+    if root == config.data.root:
+        return config
+    log.info("the data set is read from %s", root)
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+
+
+def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:
+    try:
+        (out / ERROR_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError as refused:
+        # What failed is told all the same; only the evidence is lost.
+        log.warning("%s: cannot be written (%s)", out / ERROR_FILE, refused.strerror)
+    return Outcome(state="failed", failure=failure, reason=f"{type(error).__name__}: {first_line(error)}")
+
+
+def _out_of_space(error: Exception, out: Path) -> Outcome:
+    assert isinstance(error, OSError)
+    where = error.filename or out
+    return _failed("disk_full", error, out).model_copy(update={"reason": f"{where}: {error.strerror}"})
+
+
+def attempt_environment(threads: int, gpus: float | None) -> dict[str, str]:
+    """Environment in which numeric libraries use no more threads, and no GPU where none, was given to an attempt.
+
+    Of GPUs that were given, Ray has set which are seen; None leaves it at that.
+    """
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus == 0 else {}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **hidden}

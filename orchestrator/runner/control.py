@@ -1,0 +1,121 @@
+"""Requests to the process that drives a search, left as files in its folder by other processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from orchestrator.base.errors import SearchError
+from orchestrator.base.hints import hint
+from orchestrator.stores import requests
+from orchestrator.stores.pull import bring_search
+from orchestrator.stores.remote_lease import driver_of
+from orchestrator.stores.requests import Request
+from orchestrator.study.events import TrialStopped
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import read_journal
+from orchestrator.study.recorder import owned_ledger
+from orchestrator.study.study import Study, fold_records
+
+# The folder of the requests; the name of a file is the trial to stop, or this for the whole search.
+REQUESTS = requests.REQUESTS
+WHOLE_SEARCH = "search"
+POLL_S = 0.2
+# A driver looks for requests several times a second, unless it is just reaching its cluster.
+PATIENCE_S = 60.0
+STOPPED_BY_USER = "asked for by `reidsearch stop`"
+
+
+class Requests:
+    """The driver's end."""
+
+    def __init__(self, folder: SearchFolder) -> None:
+        self._folder = folder.path / REQUESTS
+
+    def clear(self) -> None:
+        """Forgets what was asked of an earlier driver."""
+        for request in self.pending():
+            self.done(request)
+
+    def pending(self) -> list[str]:
+        """What is asked for: keys of trials, or `WHOLE_SEARCH`."""
+        try:
+            return sorted(path.name for path in self._folder.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def done(self, request: str) -> None:
+        """Tells the one who asked that it was acted upon."""
+        (self._folder / request).unlink(missing_ok=True)
+
+
+class Answer(NamedTuple):
+    """What became of a request."""
+
+    done: bool
+    text: str
+    """One line for people."""
+
+
+def stop(folder: SearchFolder, trial: str | None, patience: float = PATIENCE_S) -> Answer:
+    """Asks the driver to end the search, or to give up one trial, and waits until it has.
+
+    A trial of a search that nothing drives is given up here and now.
+
+    Raises:
+        SearchError: there is no such trial, or it is over.
+        LeaseError: another process took over the search meanwhile.
+    """
+    if trial is not None:
+        _check_trial(folder, trial)
+    if driver_of(folder) is None:
+        return _stop_undriven(folder, trial)
+    request = Request(folder, trial or WHOLE_SEARCH)
+    request.leave()
+    if trial is not None:
+        answered = _wait(lambda: not request.is_left(), patience)
+        return Answer(answered, f"{folder.name}/{trial}: stopped" if answered else _unanswered(folder))
+    answered = _wait(lambda: driver_of(folder) is None, patience)
+    text = f"{folder.name}: stopped; `{hint('resume', folder.name, storage=folder.path.parent)}` continues it"
+    return Answer(answered, text if answered else _unanswered(folder))
+
+
+def _check_trial(folder: SearchFolder, trial: str) -> None:
+    bring_search(folder)
+    study = fold_records(read_journal(folder.journal), folder.journal)
+    known = study.all_trials.get(trial)
+    if known is None:
+        raise SearchError(f"{folder.name}: no trial {trial!r} ({_trials_of(study)})")
+    if known.is_over:
+        raise SearchError(f"{folder.name}/{trial}: is over already ({known.status})")
+
+
+def _trials_of(study: Study) -> str:
+    keys = list(study.all_trials)
+    return f"there: {keys[0]} to {keys[-1]}" if keys else "it has none yet"
+
+
+def _stop_undriven(folder: SearchFolder, trial: str | None) -> Answer:
+    if trial is None:
+        return Answer(True, f"{folder.name}: no process drives it, so there is nothing to stop")
+    with owned_ledger(folder) as ledger:
+        epoch = ledger.study.all_trials[trial].epoch
+        ledger.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
+    return Answer(True, f"{folder.name}/{trial}: given up; no process drives the search")
+
+
+def _unanswered(folder: SearchFolder) -> str:
+    holder = driver_of(folder)
+    if holder is None:
+        return f"{folder.name}: the process that drove it died before it could answer"
+    return f"{folder.name}: asked process {holder.pid} on {holder.host}, which drives it and has not answered yet"
+
+
+def _wait(condition: Callable[[], bool], patience: float) -> bool:
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -1,0 +1,169 @@
+"""A new search: its data is found or made, its splits cut, its folder written, all before anything trains."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.algorithms.warm_start import WarmStart, observations
+from orchestrator.base import provenance
+from orchestrator.base.errors import OrchestratorError, SearchError
+from orchestrator.base.hints import command_line
+from orchestrator.cluster.confirmation import ADDRESS, TRACKING, confirm
+from orchestrator.runner.data_staging import check_pack
+from orchestrator.runner.preparation import any_config, check_weights
+from orchestrator.runner.splits import Splits as CutSplits
+from orchestrator.runner.splits import cut_splits, write_splits
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.push import publish
+from orchestrator.study.description import Options, SearchDescription, write_description
+from orchestrator.study.events import ObservationsAttached, SearchCreated
+from orchestrator.study.folder import SearchFolder, new_search
+from orchestrator.study.journal import Journal
+from trainer.atomic import write_atomically
+from trainer.data import Splits, Tracklet, read_splits
+from trainer.data.frames import stored_bytes
+from trainer.data.manifest import manifest_digest
+from trainer.data.synthetic.dataset import is_synthetic
+from trainer.data.tracklets import dataset_fingerprint
+from trainer.errors import DataError
+
+
+class CheckedSearch(NamedTuple):
+    """All that a new search consists of before anything of it is written."""
+
+    folder: SearchFolder
+    description: SearchDescription
+    train: Sequence[Tracklet]
+    cut: CutSplits
+    attached: ObservationsAttached | None
+
+
+def check_search(
+    space: SearchSpace,
+    *,
+    storage: Path,
+    name: str | None,
+    seed: int,
+    options: Options,
+    warm_start: WarmStart | None = None,
+) -> CheckedSearch:
+    """Everything that can be wrong with a new search but for the storage; writes nothing.
+
+    Raises:
+        SearchError: the name is taken, or the earlier search does not fit.
+        DataError: the data set is damaged or too small.
+        ConfigError: the network's weights are not to be had or do not fit.
+    """
+    _require_utf8(storage)
+    folder = new_search(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
+    config = any_config(space)
+    splits = read_splits(config.data)
+    if options.stage_data is None:  # otherwise the frames may be elsewhere
+        _check_first_frame(config.data.root, splits)
+    cut = cut_splits(space, splits.train)
+    description = _described(folder.name, space, config.data.root, splits, seed=seed, options=options)
+    check_pack(options, config.data, description.data_fingerprint)
+    if space.synthetic is None:  # `prepare_space` checks them before it draws data
+        check_weights(space)
+    attached = None if warm_start is None else observations(warm_start, description)
+    return CheckedSearch(folder, description, splits.train, cut, attached)
+
+
+def _require_utf8(storage: Path) -> None:
+    """Whether URIs can name the storage: MLflow, SQLAlchemy and Arrow read what is escaped in them as UTF-8."""
+    try:
+        str(storage.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise SearchError(
+            f"{storage.absolute()}: the path is not UTF-8, as MLflow's addresses must be; choose another --storage"
+        ) from error
+
+
+def _check_first_frame(root: Path, splits: Splits) -> None:
+    """The lists were read without a look at the frames, which may not be there, or in a folder of another name."""
+    try:
+        for tracklet in splits.train[:1]:
+            stored_bytes(tracklet.frames[0])
+    except DataError as error:
+        raise DataError(f"{error}; `{command_line('data', 'check', root)}` tells what is missing") from error
+
+
+def create_search(
+    space: SearchSpace,
+    *,
+    storage: Path,
+    name: str | None,
+    seed: int,
+    options: Options,
+    warm_start: WarmStart | None = None,
+) -> SearchFolder:
+    """Writes the folder of a new search: description, validation splits, journal with its first event.
+
+    The folder appears whole or not at all; of two processes that create the same name one wins.
+
+    Raises:
+        SearchError: the name is taken, the storage cannot be written, or the earlier search does not fit.
+        DataError: the data set is damaged or too small.
+        ConfigError: the network's weights are not to be had or do not fit.
+    """
+    checked = check_search(space, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
+    confirm(storage, TRACKING, options.tracking_uri)
+    confirm(storage, ADDRESS, options.address)
+    folder = checked.folder
+    draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
+    try:
+        storage.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft.path.mkdir(mode=0o700)
+        write_description(draft.description, checked.description)
+        write_splits(draft, checked.cut, checked.train)
+        write_atomically(draft.path / "code.diff", provenance.uncommitted_changes())
+        journal = Journal(draft.journal)
+        journal.append(SearchCreated(search=folder.name, space=space.fingerprint(), seed=seed))
+        if checked.attached is not None:
+            journal.append(checked.attached)
+        journal.close()
+        draft.path.rename(folder.path)
+        _publish(folder)
+    except OSError as error:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        if folder.path.exists():
+            raise SearchError(f"{folder.name}: another process has just created this search") from error
+        raise SearchError(f"{storage}: cannot hold a search ({error.strerror}); choose another --storage") from error
+    return folder
+
+
+def _publish(folder: SearchFolder) -> None:
+    try:
+        publish(folder)
+    except OrchestratorError:
+        shutil.rmtree(folder.path)
+        raise
+
+
+def _described(
+    name: str, space: SearchSpace, root: Path, splits: Splits, *, seed: int, options: Options
+) -> SearchDescription:
+    """What is launched, on which data and from which code."""
+    return SearchDescription(
+        search=name,
+        uid=f"{name}-{secrets.token_hex(8)}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        synthetic=is_synthetic(root),
+        data_fingerprint=dataset_fingerprint(splits),
+        tracklets={"train": len(splits.train), "query": len(splits.query), "gallery": len(splits.gallery)},
+        data_manifest=manifest_digest(root),
+        options=options,
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        host=provenance.host(),
+        commit=provenance.commit(),
+        versions=provenance.versions(),
+        space=space,
+    )

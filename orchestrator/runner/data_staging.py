@@ -1,0 +1,119 @@
+"""Where the nodes of a cluster get the data set of a search from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.base.errors import SearchError
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.address import is_uri, parsed
+from orchestrator.stores.cache import storage_uri
+from orchestrator.stores.staging import DataSource, check_pack_of, data_here, index_digest
+from orchestrator.study.description import Options, read_description
+from orchestrator.study.folder import SearchFolder
+from trainer.errors import DataError
+
+# Who looks at a search does not wait for torch and scipy.
+if TYPE_CHECKING:
+    from trainer import TrialConfig
+    from trainer.data import DataConfig
+
+
+def named_pack(given: str | None) -> dict[str, str]:
+    """The options that say which pack is staged: where it is, in full, and which one it is; none where None is given.
+
+    Raises:
+        SearchError: the URI is not valid.
+        DataError: there is no packed data set.
+        StorageProblem: its storage cannot be reached.
+    """
+    if given is None:
+        return {}
+    source = parsed(given).uri if is_uri(given) else str(Path(given).absolute())
+    return {"stage_data": source, "stage_sha256": index_digest(source)}
+
+
+def pack_of(folder: SearchFolder, given: str | None) -> dict[str, str]:
+    """The same for a search that is there, of whose data set the pack has to be.
+
+    Raises:
+        SearchError: the URI is not valid, or `search.yaml` is damaged.
+        DataError: there is no packed data set, or another one.
+        StorageProblem: its storage cannot be reached.
+    """
+    named = named_pack(given)
+    if named:
+        description = read_description(folder.description)
+        data = _data_of(description.space)
+        check_pack_of(named["stage_data"], named["stage_sha256"], data.name, data.fold, description.data_fingerprint)
+    return named
+
+
+def moved_data(folder: SearchFolder, given: str | None) -> str | None:
+    """The folder of the data set of a search that is there, where it is now; None where None is given.
+
+    Raises:
+        DataError: there is no data set, or another one.
+        SearchError: `search.yaml` is damaged.
+    """
+    if given is None:
+        return None
+    from trainer.data import read_splits
+    from trainer.data.tracklets import dataset_fingerprint
+
+    description = read_description(folder.description)
+    data = _data_of(description.space).model_copy(update={"root": Path(given).absolute()})
+    if not data.root.is_dir():
+        raise DataError(f"no data set at {data.root}; say where it is with --data DIR")
+    if dataset_fingerprint(read_splits(data)) != description.data_fingerprint:
+        raise DataError(f"{data.root}: is not the data set of {folder.name}; --data DIR names another")
+    return str(data.root)
+
+
+def check_pack(options: Options, data: DataConfig, fingerprint: str) -> None:
+    """Whether what nodes would stage is the data set of the search.
+
+    Raises:
+        DataError: it is another one, or damaged.
+        StorageProblem: its storage cannot be reached.
+    """
+    if options.stage_data is not None:
+        if options.stage_sha256 is None:
+            raise SearchError("stage_data: stage_sha256 is missing; give --stage-data again")
+        check_pack_of(options.stage_data, options.stage_sha256, data.name, data.fold, fingerprint)
+
+
+def with_data_here(config: TrialConfig, folder: SearchFolder) -> TrialConfig:
+    """The configuration of a trial, its data set where this machine has it.
+
+    Raises:
+        SearchError: `search.yaml` is damaged.
+        DataError: the data set cannot be fetched.
+        StorageProblem: its storage cannot be reached.
+    """
+    description = read_description(folder.description)
+    source = data_source(description.options, description.space, folder)
+    root = data_here(source, config.data.root, folder.path.parent)
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+
+
+def data_source(options: Options, space: SearchSpace, folder: SearchFolder) -> DataSource:
+    """Where a node gets the data from: a pack; for generated data in a storage that is no folder, its own drawing;
+    where a resume said they are now. Generated data have moved with the storage that they lie in."""
+    if options.stage_data is not None:
+        return DataSource(pack=options.stage_data, sha256=options.stage_sha256)
+    if options.data is not None:
+        return DataSource(root=options.data)
+    if space.synthetic is not None and storage_uri(folder.path.parent) is not None:
+        return DataSource(generated=space.synthetic)
+    from trainer.data.synthetic.dataset import is_synthetic
+
+    root = _data_of(space).root
+    if not root.is_dir() and is_synthetic(folder.path.parent / root.name):
+        return DataSource(root=str(folder.path.parent / root.name))
+    return DataSource()
+
+
+def _data_of(space: SearchSpace) -> DataConfig:
+    return space.trial_config(space.any_sample()).data

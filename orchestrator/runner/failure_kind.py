@@ -1,0 +1,64 @@
+"""What an exception that ended a training says about the trial: the kind of its failure, which decides on a retry."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from orchestrator.study.events import FailureKind
+from orchestrator.study.journal import NO_SPACE
+
+# torch has a class of its own for what its allocator for GPUs could not give, and for nothing else: CUDA, its libraries
+# and the allocator for CPUs raise AcceleratorError or RuntimeError, told apart by their texts alone.
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|_ALLOC_FAILED|ALLOCATION_FAILED|DefaultCPUAllocator|[Cc]annot allocate memory|bad_alloc"
+)
+LOADER_LOST = re.compile(r"DataLoader worker \(pid|DataLoader timed out after|Pin memory thread exited")
+DEVICE = re.compile(r"\b(CUDA|HIP|cuDNN|MIOpen|cuFFT|cusolver|cusparse)\b[^:]*error", re.IGNORECASE)
+# Of errors that a device reports those that the same step would meet again on every device.
+OF_THE_PROGRAM = re.compile(
+    r"device-side assert|kernel image|invalid|not supported|insufficient|NOT_SUPPORTED|BAD_PARAM|INVALID|MISMATCH"
+)
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """The kind of failure that an exception raised by a training stands for.
+
+    Memory that could not be had is `out_of_memory`, whether of the GPU or not and whoever asked for it. A process that
+    decodes frames and died or stands still, and a GPU that failed (an uncorrectable ECC error, an unspecified launch
+    failure, a device that is gone), say nothing about the configuration: `worker_lost`, which is tried again.
+    """
+    import torch
+
+    from trainer import ConfigError, DataError, DivergedError
+
+    match error:
+        case DivergedError():
+            return "diverged"
+        case DataError():
+            return "bad_data"
+        case ConfigError():
+            return "bad_config"
+        case torch.OutOfMemoryError() | MemoryError():
+            return "out_of_memory"
+        case OSError(errno=errno.ENOMEM):
+            return "out_of_memory"
+        case OSError() if error.errno in NO_SPACE:
+            return "disk_full"
+        case ConnectionError() | EOFError():
+            return "worker_lost"  # a loader's process that died while it handed over a batch
+        case RuntimeError():
+            return _of_text(str(error), is_devices=isinstance(error, torch.AcceleratorError))
+    return "error"
+
+
+def _of_text(text: str, *, is_devices: bool) -> FailureKind:
+    """The kind of one of torch's RuntimeErrors; what follows its first line is advice."""
+    first = text.partition("\n")[0]
+    if OUT_OF_MEMORY.search(first):
+        return "out_of_memory"
+    if LOADER_LOST.match(first):
+        return "worker_lost"
+    if (is_devices or DEVICE.match(first)) and not OF_THE_PROGRAM.search(first):
+        return "worker_lost"
+    return "error"

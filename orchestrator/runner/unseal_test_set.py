@@ -1,0 +1,222 @@
+"""Opens the test set, which is recorded before anything is trained for it or judged on it.
+
+For the best configurations of a finished search by `open_test_set`; for one trial's network by `record_test_set_use`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.algorithms.finalization import best_leaders, open_finalization
+from orchestrator.algorithms.trial_configs import on_all_persons
+from orchestrator.base import provenance
+from orchestrator.base.errors import SearchError
+from orchestrator.base.hints import hint
+from orchestrator.runner.data_staging import with_data_here
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import SearchDescription, read_description
+from orchestrator.study.events import FinalizationStarted, TrialOpenedTestSet
+from orchestrator.study.extension import current_space
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.recorder import owned_ledger
+from orchestrator.study.study import Finalization, Study, Trial, UseOfTestSet
+
+if TYPE_CHECKING:
+    from trainer import TrialConfig
+    from trainer.evaluation.test_set_record import Use
+
+TOP, SEEDS = 3, 3
+# All frames, but no more than 41 clips, as the paper's code: figures are then like for like with published ones.
+FINAL_EVALUATION = ("evaluation.sampling=dense", "evaluation.max_clips=41")
+# What of `evaluation` a training on all persons, judged once and with re-ranking, does not look at.
+WITHOUT_EFFECT = ("every", "reranking", "folder", "images")
+
+
+class FinalizationOptions(NamedTuple):
+    """What a finalization is asked for; what is None is left to the one under way, or to the defaults."""
+
+    top: int | None = None
+    """Configurations, the best by the validation split."""
+    seeds: int | None = None
+    """Networks that each of them is trained as."""
+    epochs: int | None = None
+    """Of each training; the configuration's by default."""
+    evaluation: Sequence[str] = ()
+    """Settings of `evaluation` as `path=value`, laid over all frames of a tracklet and those of the configuration."""
+    again: bool = False
+    """Whether a test set that was opened before may be opened once more."""
+
+
+def open_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalization:
+    """Journals that the test set is opened; nothing is run. One that was opened and is not done yet goes on.
+
+    Args:
+        folder: a finished search that no process drives.
+        asked: which configurations are trained how; must agree with a finalization that is under way.
+
+    Raises:
+        SearchError: the search is not finished, has no best configuration, its test set was opened before, or the
+            finalization under way was asked for otherwise.
+        DataError, ConfigError: the data set is not that of the search, or cannot be evaluated on.
+        LeaseError: a process drives the search.
+    """
+    _check_settings(asked.evaluation)
+    description = read_description(folder.description)
+    with owned_ledger(folder) as ledger:
+        study = ledger.study
+        space = current_space(description, study)
+        if (known := open_finalization(study)) is not None:
+            _check_agreement(known, asked, study, space)
+            return known
+        leaders = _chosen(folder, study, space, asked.top or TOP, again=asked.again)
+        configs = [space.trial_config(leader.params) for leader in leaders]
+        evaluation = _evaluation(configs, asked.evaluation)
+        _check_data(folder, description, [on_all_persons(each, asked.epochs, evaluation) for each in configs])
+        ledger.record(
+            FinalizationStarted(
+                finalization=len(study.finalizations) + 1,
+                leaders=[leader.key for leader in leaders],
+                seeds=asked.seeds or SEEDS,
+                epochs=asked.epochs,
+                evaluation=evaluation,
+                by=_user(),
+            )
+        )
+        return study.finalizations[-1]
+
+
+def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Use) -> None:
+    """Journals that a trial's network is used on the test set.
+
+    Args:
+        folder: a search that no process drives.
+        trial: key of the trial.
+        weights: file of the network, below the folder of the search.
+        use: for figures or for embeddings.
+
+    Raises:
+        SearchError: the search has no such trial, or the folder is the inside of a storage with a URI.
+        LeaseError: a process drives the search.
+    """
+    if not folder.journal.is_file():
+        raise SearchError(
+            f"{weights}: lies inside a storage whose journal is written through its URI; judge the copy that "
+            f"`{hint('export', f'{folder.name}/{trial}', storage='URI')}` writes"
+        )
+    with owned_ledger(folder) as ledger:
+        if trial not in ledger.study.all_trials:
+            raise SearchError(f"{weights}: {folder.name} has no trial {trial!r} that its journal could record this for")
+        inner = weights.resolve().relative_to(folder.path.resolve())
+        ledger.record(TrialOpenedTestSet(trial=trial, use=use, weights=str(inner), by=_user()))
+
+
+def _user() -> str:
+    return f"{getpass.getuser()}@{provenance.host()}"
+
+
+def _check_settings(overrides: Sequence[str]) -> None:
+    """Only the evaluation can be set: everything else is the configuration that was chosen."""
+    for override in overrides:
+        group, _, name = override.partition("=")[0].strip().partition(".")
+        if group != "evaluation" or not name:
+            raise SearchError(
+                f"--set {override}: only evaluation.* can be set for the test set; all else is the configuration that "
+                "the validation split chose"
+            )
+        if name in WITHOUT_EFFECT:
+            raise SearchError(f"--set {override}: has no effect on the test set, which is judged once, with re-ranking")
+
+
+def _evaluation(configs: Sequence[TrialConfig], overrides: Sequence[str]) -> list[str]:
+    """All frames of every tracklet, unless the configurations look at all of them anyway, and what was asked for."""
+    is_dense = all(config.evaluation.sampling == "dense" for config in configs)
+    return [*(() if is_dense else FINAL_EVALUATION), *overrides]
+
+
+def _check_agreement(known: Finalization, asked: FinalizationOptions, study: Study, space: SearchSpace) -> None:
+    """What is asked for is what the finalization under way does.
+
+    Raises:
+        SearchError: names every option that differs.
+    """
+    under_way, leaders = known.asked, len(known.asked.leaders)
+    differing = []
+    # Fewer configurations than asked for are all that there were.
+    if (
+        asked.top is not None
+        and asked.top != leaders
+        and len(best_leaders(study, space.objective, asked.top)) != leaders
+    ):
+        differing.append(f"--top {asked.top} (it has {leaders})")
+    if asked.seeds is not None and asked.seeds != under_way.seeds:
+        differing.append(f"--seeds {asked.seeds} (it has {under_way.seeds})")
+    if asked.epochs is not None and asked.epochs != under_way.epochs:
+        epochs = "those of the configuration" if under_way.epochs is None else under_way.epochs
+        differing.append(f"--epochs {asked.epochs} (it has {epochs})")
+    if asked.evaluation:
+        configs = [space.trial_config(study.trials[key].params) for key in under_way.leaders]
+        settings = _evaluation(configs, asked.evaluation)
+        now, then = (
+            [on_all_persons(each, None, laid) for each in configs] for laid in (settings, under_way.evaluation)
+        )
+        if now != then:
+            given = " ".join(f"--set {override}" for override in asked.evaluation)
+            differing.append(
+                f"{given} (it has {', '.join(under_way.evaluation) or 'the settings of the configuration'})"
+            )
+    if asked.again and len(study.finalizations) == 1 and not study.test_set_uses:
+        differing.append("--again (it is the first)")
+    if differing:
+        raise SearchError(
+            f"{study.name}: a finalization by {under_way.by} is under way, which differs in {', '.join(differing)}; "
+            "leave that out to go on with it, or ask for another one with --again when it is done"
+        )
+
+
+def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *, again: bool) -> list[Trial]:
+    storage = folder.path.parent
+    if study.ended != "finished":
+        raise SearchError(
+            f"{study.name} is not finished, and the test set must not be seen before that; "
+            f"`{hint('resume', folder.name, storage=storage)}` goes on, with fewer trials after "
+            f"`{hint('extend', folder.name, '--trials', str(len(study.trials)), storage=storage)}`"
+        )
+    if study.finalizations and not again:
+        last = study.finalizations[-1]
+        raise SearchError(
+            f"{study.name}: the test set was opened {_when(last)} by {last.asked.by} for "
+            f"{', '.join(last.asked.leaders)}; whoever has seen those figures "
+            f"(`{hint('tables', folder.name, storage=storage)}`) "
+            "no longer chooses blindly. --again opens it once more, which is recorded"
+        )
+    if study.test_set_uses and not again:
+        use = study.test_set_uses[-1]
+        raise SearchError(
+            f"{study.name}: the test set was opened {_when(use)} by {use.asked.by} for {use.asked.trial} "
+            f"(`{use.asked.use} --part test`), so that nobody who has seen that chooses blindly. --again opens it "
+            "once more, which is recorded"
+        )
+    leaders = best_leaders(study, space.objective, top)
+    if not leaders:
+        raise SearchError(f"{study.name}: no completed trial keeps the objective's constraints, so that none is best")
+    return leaders
+
+
+def _when(opened: Finalization | UseOfTestSet) -> str:
+    moment = opened.moment
+    return "earlier" if moment is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+
+
+def _check_data(folder: SearchFolder, description: SearchDescription, configs: Sequence[TrialConfig]) -> None:
+    from trainer import check_test_set
+
+    for each in configs:
+        config = with_data_here(each, folder)
+        if check_test_set(config) != description.data_fingerprint:
+            raise SearchError(
+                f"{config.data.root}: is not the data set that {description.search} was launched on; restore that one"
+            )

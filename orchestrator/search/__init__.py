@@ -1,1 +1,0 @@
-"""What is tried next, what stops and what counts: pure functions of the history, and the process that asks Ax."""

@@ -1,0 +1,229 @@
+"""The model card of an exported network: what it is, what its figures are worth, and what it must not be used for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.algorithms.replicates import Confirmation, confirmation
+from orchestrator.base.escaping import markdown_code, markdown_text
+from orchestrator.study.loading import LoadedSearch
+from orchestrator.study.study import Trial
+from trainer.result import Evaluation, Figures
+
+if TYPE_CHECKING:
+    from trainer import ExportedNetwork
+
+CARD = "README.md"
+SYNTHETIC_NOTE = (
+    "> **SYNTHETIC**: trained and judged on drawn figures. Its figures say nothing about real people or published ones."
+)
+RANKS = ("mAP", "mINP", "rank1", "rank5", "rank10", "rank20")
+NO_LICENCE_READ = (
+    "This project has not found the text of its licence. Until you have read its authors' terms, take it as for "
+    "research only and as not to be passed on, and ask them whether weights trained on it may be."
+)
+DATA_NOTES: Mapping[str, str] = {
+    "mars": "MARS (Zheng et al. 2016) shows real people filmed on a campus. " + NO_LICENCE_READ,
+    "prid2011": "PRID 2011 (Hirzer et al. 2011) shows real people filmed in streets. " + NO_LICENCE_READ,
+    "ilids_vid": "iLIDS-VID (Wang et al. 2014) shows real people filmed in an airport. " + NO_LICENCE_READ,
+    "ls_vid": "LS-VID (Li et al. 2019) shows real people and is given out on a signed agreement: its terms hold for "
+    "what is made of it. " + NO_LICENCE_READ,
+}
+SYNTHETIC_DATA = "Figures drawn by this program (`reidsearch data synth`); no person was filmed. No licence is needed."
+INTENDED_USE = """\
+- Research on video person re-identification: comparing methods, studying errors, a start for further training.
+- Ranking a gallery of tracklets that were cut already, by likeness to a query, for people who know that most of what
+  ranks high may be wrong: the figures above say how often it is."""
+OUT_OF_SCOPE = """\
+- Finding, following or identifying people without a legal ground and their knowledge; remote biometric identification,
+  which the EU's AI Act forbids or counts as high-risk.
+- Any decision about a person: it gives likenesses, not identities, and nothing here measures a threshold.
+- Other cameras, places, seasons or crops than those it was trained on: that was not measured, and such networks lose
+  much of their accuracy there.
+- Groups of people: no figure was broken down by age, sex, skin or disability."""
+PRIVACY = """\
+Weights and embeddings of real people are personal data: embeddings of one person are alike, which is what they are
+for, and classifier rows stand for the people it was trained on. Keep them as safe as the pictures, delete them with
+these, and do not publish them without asking the data set's authors. Files written by an export are not deleted by
+`reidsearch purge`."""
+
+
+class CardFigures(NamedTuple):
+    """What was measured of the exported weights, and of their configuration."""
+
+    validation: Evaluation | None
+    """On the search's validation split after the epoch of the weights; None where that epoch was not evaluated."""
+    test: Evaluation | None
+    """On the test set, of these weights; None where it was not opened for them."""
+    confirmation: Confirmation | None
+    """Of the configuration with fresh seeds."""
+
+
+def card_figures(loaded: LoadedSearch, trial: Trial, epoch: int) -> CardFigures:
+    """Figures of a trial's weights as they were after an epoch, counted from 1."""
+    found = next((result.validation for result in trial.results if result.epoch == epoch), None)
+    original = trial.repeats or trial.key
+    return CardFigures(found, trial.test, confirmation(loaded.study, original, loaded.space.objective))
+
+
+def write_card(folder: Path, loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNetwork]) -> Path:
+    """Writes the card of all files that were exported of a trial; returns its path."""
+    from trainer.atomic import write_atomically
+
+    path = folder / CARD
+    write_atomically(path, card_text(loaded, trial, exported))
+    return path
+
+
+def card_text(loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNetwork]) -> str:
+    """The card as Markdown."""
+    description, first = loaded.description, exported[0]
+    figures = card_figures(loaded, trial, first.epoch)
+    parts = [
+        f"# {markdown_text(loaded.name)}/{trial.key}",
+        *([SYNTHETIC_NOTE] if description.synthetic else []),
+        "\n".join(_what(loaded, trial, first)),
+        "## Files\n\n" + "\n".join(_files(exported)),
+        "## Data\n\n" + _data(loaded, first),
+        "## Figures\n\n" + "\n".join(_figures(loaded, trial, figures)),
+        "## Input and output\n\n" + "\n".join(_interface(first)),
+        f"## Intended use\n\n{INTENDED_USE}",
+        f"## Out of scope\n\n{OUT_OF_SCOPE}",
+        f"## Privacy\n\n{PRIVACY}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(loaded: LoadedSearch, trial: Trial, exported: ExportedNetwork) -> Iterator[str]:
+    description, model = loaded.description, exported.config.model
+    yield (
+        f"A {markdown_code(model.backbone)} at {model.height} x {model.width} with {model.pooling} pooling over time, "
+        f"{exported.parameters:,} learned numbers, for video person re-identification."
+    )
+    yield ""
+    again = f", the configuration of {trial.repeats} again" if trial.repeats else ""
+    yield f"- trial {markdown_code(trial.key)} of search {markdown_code(loaded.name)} ({trial.status}{again})"
+    yield f"- weights after epoch {exported.epoch} of {exported.config.optim.epochs}"
+    yield (
+        f"- seed {trial.seed}; started from weights {markdown_code(model.weights)}; "
+        f"recipe {markdown_code(exported.config.recipe)}"
+    )
+    yield f"- launched {markdown_text(description.created)}, commit {markdown_text(description.commit or 'unknown')}"
+    yield "- " + ", ".join(markdown_text(f"{name} {version}") for name, version in description.versions.items())
+    settings = (f"{markdown_code(path)} {markdown_text(_number(value))}" for path, value in trial.params.items())
+    yield f"- searched settings: {', '.join(settings)}"
+
+
+def _files(exported: Sequence[ExportedNetwork]) -> Iterator[str]:
+    for each in exported:
+        proof = (
+            ""
+            if each.difference is None
+            else f"; run with ONNX Runtime, its embeddings differ by {each.difference:.1e} of their largest component"
+        )
+        yield f"- {markdown_code(each.file.name)}{proof}"
+    yield "- `config.json`: every setting of the training; `data.root` is to be set to your data set"
+
+
+def _data(loaded: LoadedSearch, exported: ExportedNetwork) -> str:
+    description, data = loaded.description, exported.config.data
+    note = SYNTHETIC_DATA if description.synthetic else DATA_NOTES[data.name]
+    return (
+        f"{note}\n\n- layout `{data.name}`, partition {data.fold}, {exported.persons} persons trained on\n"
+        f"- fingerprint of its lists {markdown_code(description.data_fingerprint)}, of its files "
+        f"{markdown_code(description.data_manifest or 'none')}"
+    )
+
+
+def _figures(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterator[str]:
+    mark = " (SYNTHETIC)" if loaded.description.synthetic else ""
+    yield f"Per cent{mark}; ± is the standard error over queries, or the standard deviation over seeds.\n"
+    yield "| measured on | " + " | ".join(RANKS) + " | protocol | sampling | queries | dropped |"
+    yield "|---|" + "---|" * (len(RANKS) + 4)
+    for name, found in (("validation split", figures.validation), ("test set", figures.test)):
+        if found is not None:
+            yield _row(name, found, found)
+            if found.reranked is not None:
+                yield _row(f"{name}, re-ranked", found.reranked, found)
+    if figures.validation is None and figures.test is None:
+        yield "| nothing: these weights were not evaluated |" + " |" * (len(RANKS) + 4)
+    yield ""
+    yield from _remarks(loaded, trial, figures)
+
+
+def _row(name: str, figures: Figures, of: Evaluation) -> str:
+    shown = [f"{100 * getattr(figures, rank):.1f}" for rank in RANKS]
+    shown[0] += f" ± {100 * figures.mAP_standard_error:.1f}"
+    about = (markdown_text(of.protocol), markdown_text(of.sampling), str(of.queries), str(of.dropped_queries))
+    return f"| {name} | {' | '.join([*shown, *about])} |"
+
+
+def _remarks(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterator[str]:
+    completed = len(loaded.study.completed)
+    if figures.validation is not None:
+        yield (
+            f"The validation split shares no person with the training part. The configuration is one of {completed} "
+            "completed ones that were compared on it, and the epoch was chosen on it: its figures are too good."
+        )
+    found = figures.confirmation
+    if found is None:
+        yield "No other seed was tried, so that nothing is known of the spread over seeds."
+    else:
+        spread = "" if found.standard_deviation is None else f" ± {100 * found.standard_deviation:.1f}"
+        metric = loaded.space.objective.first.metric
+        interval = found.interval
+        sure = "" if interval is None else f", 95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+        yield (
+            f"The same configuration over {len(found.values)} fresh seeds, which had no say in its choice: {metric} "
+            f"{100 * found.mean:.1f}{spread}{sure}."
+        )
+    yield _openings(loaded, trial, is_tested=figures.test is not None)
+
+
+def _openings(loaded: LoadedSearch, trial: Trial, *, is_tested: bool) -> str:
+    """How often the test set was opened for these weights and for others."""
+    uses = [use.asked for use in loaded.study.test_set_uses]
+    own = [use for use in uses if use.trial == trial.key]
+    opened = len(loaded.study.finalizations) + len(uses)
+    if is_tested:
+        return f"The search has opened the test set {_times(opened)}."
+    if own:
+        by = ", ".join(dict.fromkeys(f"{markdown_text(use.by)} ({markdown_code(use.weights)})" for use in own))
+        return (
+            f"The test set was opened for this trial {_times(len(own))} by {by}, with figures that the search does not "
+            f"keep; in all the search's journal holds that it was opened {_times(opened)}."
+        )
+    return "The test set was not opened for these weights" + (
+        f" (the search opened it {_times(opened)} for others)." if opened else ", nor by this search."
+    )
+
+
+def _interface(exported: ExportedNetwork) -> Iterator[str]:
+    config = exported.config
+    clip = f"[B, {config.clips.frames}, 3, {config.model.height}, {config.model.width}]"
+    neck = "after" if config.evaluation.feature == "after_neck" else "before"
+    yield f"- `clips` float32 {clip}: any number of clips B; {config.clips.frames} frames each, in order, fixed."
+    yield (
+        "- A frame is RGB, resized (bicubic, antialiased), divided by 255, then normalised with mean (0.485, 0.456, "
+        "0.406) and standard deviation (0.229, 0.224, 0.225)."
+    )
+    yield f"- `embedding` float32 [B, {exported.embedding}]: the feature {neck} the neck, not normalised."
+    yield f"- `weights` float32 [B, {config.clips.frames}]: weights of the frames, which sum to 1."
+    yield (
+        f"- A tracklet's embedding was the {config.evaluation.pooling} over its clips' ({config.evaluation.sampling} "
+        f"sampling), compared by {config.evaluation.distance} distance."
+    )
+    yield (
+        "- With this program: `reidsearch evaluate config.json --checkpoint model.pt --set data.root=DIR`; "
+        "`model.weights: .../model.pt` starts a training from it."
+    )
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -1,0 +1,283 @@
+"""Searches or trials side by side: what differs, by how much, and whether that is more than noise.
+
+Figures are those of the network that a trial keeps, which is the one of the epoch with the highest validation mAP. The
+first of those compared is what the others are measured against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import JsonValue
+
+from orchestrator.base.errors import SearchError
+from orchestrator.base.hints import command_line
+from orchestrator.show.noise import Runs, SeedDifference, seed_difference
+from orchestrator.space.settings import flattened
+from orchestrator.stores.trial_files import bring_trial
+from orchestrator.study.folder import existing_search
+from orchestrator.study.loading import BEST, LoadedSearch, load_search
+from orchestrator.study.study import Trial
+from orchestrator.tracking.tracked import tracking_uri
+from trainer.reading import loads_checked, read_regular
+from trainer.result import EpochResult, Evaluation, kept_epoch
+
+if TYPE_CHECKING:
+    from trainer.evaluation.compare import EvaluationComparison
+
+METRIC = "mAP"
+"""The figure whose noise is told."""
+# Where and how fast a trial runs, and what it keeps; no figure depends on it.
+NEUTRAL = ("data.root", "clips.workers", "clips.augment_on", "checkpoint.", "evaluation.folder", "evaluation.images")
+SPLIT = "data.validation."
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those compared."""
+
+    search: LoadedSearch
+    trial: Trial
+    epoch: EpochResult
+    """Of the network that it keeps."""
+    validation: Evaluation
+    """Figures of that epoch."""
+
+    @property
+    def name(self) -> str:
+        """As it can be asked for."""
+        return f"{self.search.name}/{self.trial.key}"
+
+    @property
+    def folder(self) -> Path:
+        """Of the trial."""
+        return self.search.folder.trial(self.trial.key)
+
+    @property
+    def split(self) -> Path:
+        """The validation split that it is judged on."""
+        return self.search.folder.split_of(self.trial.fold)
+
+    @property
+    def evaluation(self) -> Path | None:
+        """Folder with every query's figures; None where it left none."""
+        found = self.folder / "evaluation"
+        return found if (found / "evaluation.json").is_file() and (found / "per_query.npz").is_file() else None
+
+    @cached_property
+    def config(self) -> dict[str, JsonValue]:
+        """The trainer's configuration, nested.
+
+        Raises:
+            SearchError: the file is missing or damaged.
+        """
+        path = self.folder / "config.json"
+        try:
+            found = loads_checked(read_regular(path))
+        except OSError as error:
+            raise SearchError(f"{path}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise SearchError(f"{path}: damaged, no JSON") from error
+        if not isinstance(found, dict):
+            raise SearchError(f"{path}: damaged, no configuration of a trial")
+        return found
+
+    @cached_property
+    def settings(self) -> dict[str, JsonValue]:
+        """The configuration by dotted paths, without what no figure depends on."""
+        found = {".".join(keys): value for keys, value in flattened(self.config)}
+        return {path: value for path, value in found.items() if not path.startswith(NEUTRAL)}
+
+    @property
+    def runs(self) -> Runs:
+        """mAP of this configuration: of its fresh seeds or, where there are none, of this trial.
+
+        The seed by which a configuration was chosen is too good on average, see `orchestrator.algorithms.replicates`.
+        """
+        return fresh_runs(self.search, self.original) or {(self.trial.seed, self.trial.fold): self.validation.mAP}
+
+    @property
+    def original(self) -> str:
+        """Key of the configuration's first trial."""
+        return self.trial.repeats or self.trial.key
+
+
+class Change(NamedTuple):
+    """One figure of two networks."""
+
+    before: float
+    after: float
+
+    @property
+    def delta(self) -> float:
+        """After less before."""
+        return self.after - self.before
+
+
+class Pair(NamedTuple):
+    """A side measured against the first."""
+
+    before: Side
+    after: Side
+    figures: dict[str, Change]
+    queries: EvaluationComparison | None
+    """Query by query; None where one of them left no evaluation."""
+    seeds: SeedDifference | None
+    """Over seeds; None where nothing was repeated."""
+
+
+class Comparison(NamedTuple):
+    """All that is said of those compared."""
+
+    sides: list[Side]
+    pairs: list[Pair]
+    settings: dict[str, list[JsonValue]]
+    """Settings that differ, each with the value on every side; None where it has none."""
+    remarks: list[str]
+    """What to know before anything is concluded."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data is generated."""
+        return any(side.search.description.synthetic for side in self.sides)
+
+
+def compare(storage: Path, names: Sequence[str]) -> Comparison:
+    """Compares searches or trials, named `SEARCH`, which is its best trial, `SEARCH/TRIAL` or `SEARCH/best`.
+
+    Raises:
+        SearchError: one is not there or has no figures, or they have other data, protocols or queries.
+        JournalError: a journal is damaged.
+    """
+    loaded: dict[str, LoadedSearch] = {}
+    sides = [_side(storage, name, loaded) for name in names]
+    if len({side.name for side in sides}) < len(sides):
+        raise SearchError(f"{', '.join(side.name for side in sides)}: name each trial once")
+    for side in sides[1:]:
+        _check_comparable(sides[0], side)
+    repeated = _repeated(loaded.values())
+    pairs = [_pair(sides[0], side, repeated) for side in sides[1:]]
+    return Comparison(sides, pairs, differing(sides), _remarks(sides))
+
+
+def fresh_runs(search: LoadedSearch, original: str) -> dict[tuple[int, int | None], float]:
+    """mAP of the completed repeats of a configuration."""
+    repeats = (trial for trial in search.study.repeats.values() if trial.repeats == original)
+    found = [(trial, kept_epoch(trial.results)) for trial in repeats if trial.status == "completed"]
+    return {
+        (trial.seed, trial.fold): epoch.validation.mAP
+        for trial, epoch in found
+        if epoch is not None and epoch.validation is not None
+    }
+
+
+def differing(sides: Sequence[Side]) -> dict[str, list[JsonValue]]:
+    """The settings that differ, in alphabetical order."""
+    paths = sorted({path for side in sides for path in side.settings})
+    rows = {path: [side.settings.get(path) for side in sides] for path in paths}
+    return {path: values for path, values in rows.items() if any(value != values[0] for value in values)}
+
+
+def _side(storage: Path, name: str, loaded: dict[str, LoadedSearch]) -> Side:
+    search, _, key = name.partition("/")
+    if search not in loaded:
+        loaded[search] = load_search(existing_search(storage, search))
+    trial = loaded[search].trial(key or BEST)
+    bring_trial(loaded[search].folder, trial.key, "config.json", "evaluation/*")
+    epoch = kept_epoch(trial.results)
+    if epoch is None or epoch.validation is None:
+        raise SearchError(
+            f"{search}/{trial.key}: no epoch of it was evaluated on the validation split ({trial.status})"
+        )
+    return Side(loaded[search], trial, epoch, epoch.validation)
+
+
+def _check_comparable(first: Side, other: Side) -> None:
+    """Figures on other data, of other queries or under other protocols say nothing of each other."""
+    data = [side.search.description.data_fingerprint for side in (first, other)]
+    if data[0] != data[1]:
+        raise SearchError(
+            f"{other.name} learned from other data than {first.name} (fingerprints {data[1][:12]} and {data[0][:12]}); "
+            "their figures must not be compared"
+        )
+    protocols = [side.validation.protocol for side in (first, other)]
+    if protocols[0] != protocols[1]:
+        raise SearchError(
+            f"{other.name} was judged under protocol {protocols[1]}, {first.name} under {protocols[0]}; their figures "
+            "must not be compared, evaluate both under one (`evaluate` with --set evaluation.protocol=...)"
+        )
+    if _persons(first) != _persons(other):
+        raise SearchError(
+            f"{other.name} was judged on other persons than {first.name} (another validation split or fold); their "
+            "figures must not be compared"
+        )
+
+
+def _persons(side: Side) -> JsonValue:
+    """What tells one validation split from another."""
+    try:
+        found: JsonValue = loads_checked(read_regular(side.split))
+        return found
+    except OSError:
+        known = {path: value for path, value in side.settings.items() if path.startswith(SPLIT)}
+        return {**known, "queries": side.validation.queries}
+    except ValueError as error:
+        raise SearchError(f"{side.split}: damaged, no JSON") from error
+
+
+def _pair(before: Side, after: Side, repeated: Mapping[tuple[str, str], list[float]]) -> Pair:
+    queries = None
+    if before.evaluation is not None and after.evaluation is not None:
+        from trainer.evaluation.compare import compare_evaluations  # imports torch
+
+        queries = compare_evaluations(before.evaluation, after.evaluation)
+    left, right = (side.validation.metrics() for side in (before, after))
+    figures = {name: Change(value, right[name]) for name, value in left.items() if name in right}
+    named = {(side.search.name, side.original) for side in (before, after)}
+    others = [runs for configuration, runs in repeated.items() if configuration not in named]
+    return Pair(before, after, figures, queries, seed_difference(before.runs, after.runs, others))
+
+
+def _repeated(searches: Iterable[LoadedSearch]) -> dict[tuple[str, str], list[float]]:
+    """Figures of the fresh seeds of all configurations of the searches, which tell of the noise of seeds."""
+    return {
+        (search.name, key): list(runs.values())
+        for search in searches
+        for key in search.study.trials
+        if len(runs := fresh_runs(search, key)) > 1
+    }
+
+
+def _remarks(sides: Sequence[Side]) -> list[str]:
+    remarks = []
+    for side in sides:
+        if side.trial.status != "completed":
+            remarks.append(f"{side.name} is {side.trial.status}: figures of its best epoch so far, {side.epoch.epoch}")
+        if side.evaluation is None:
+            remarks.append(
+                f"{side.name} left no figures of every query, so that the noise of the choice of queries is not known; "
+                f"make them with: {evaluation_command(side)}"
+            )
+        if not fresh_runs(side.search, side.original):
+            remarks.append(f"{side.name} was trained with one seed, and is better than it should be if chosen for it")
+    return remarks
+
+
+def evaluation_command(side: Side) -> str:
+    """The command that makes the evaluation which a trial did not leave."""
+    trial, checkpoint = side.folder, side.folder / "checkpoint/best.pt"
+    return command_line(
+        *("evaluate", trial / "config.json", "--checkpoint", checkpoint, "--part", "validation"),
+        *("--split", side.split, "--out", trial / "evaluation"),
+    )
+
+
+def tracking_of(comparison: Comparison) -> str | None:
+    """The MLflow server that holds the runs of all sides; None where they are elsewhere."""
+    uris = {tracking_uri(side.search.folder, side.search.description.options) for side in comparison.sides}
+    is_server = len(uris) == 1 and next(iter(uris)).startswith(("http://", "https://"))
+    return next(iter(uris)) if is_server else None

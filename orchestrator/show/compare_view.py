@@ -1,0 +1,213 @@
+"""How `reidsearch compare` says what it found: a document for programs, tables and sentences for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import JsonValue
+from rich.table import Table
+
+from orchestrator.base.errors import SearchError
+from orchestrator.base.formatting import number
+from orchestrator.base.hints import hint
+from orchestrator.show.compare import METRIC, Change, Comparison, Pair, Side, tracking_of
+from orchestrator.show.noise import SeedDifference
+from orchestrator.show.terminal import SYNTHETIC_MARK, output
+from orchestrator.tracking.links import comparison_page, experiment_of
+from orchestrator.tracking.tracked import trusted_tracking_uri
+from trainer.formatting import counted
+
+if TYPE_CHECKING:
+    from trainer.evaluation.compare import CameraPairChange, EvaluationComparison, QueryChange
+
+SHOWN = 3  # queries, and pairs of cameras, on either side
+NOT_SHARES = ("attention_entropy",)
+
+
+def comparison_document(comparison: Comparison, link: str | None) -> dict[str, Any]:
+    """The comparison for programs; shares are in [0, 1]."""
+    return {
+        "synthetic": comparison.synthetic,
+        "sides": [_side_document(side) for side in comparison.sides],
+        "settings": comparison.settings,
+        "pairs": [_pair_document(pair) for pair in comparison.pairs],
+        "remarks": comparison.remarks,
+        "mlflow": link,
+    }
+
+
+def _side_document(side: Side) -> dict[str, Any]:
+    return {
+        "name": side.name,
+        "search": side.search.name,
+        "trial": side.trial.key,
+        "status": side.trial.status,
+        "seed": side.trial.seed,
+        "epoch": side.epoch.epoch,
+        "protocol": side.validation.protocol,
+        "queries": side.validation.queries,
+        "metrics": side.validation.metrics(),
+        "runs": [{"seed": seed, "fold": fold, METRIC: value} for (seed, fold), value in side.runs.items()],
+        "evaluation": None if side.evaluation is None else str(side.evaluation),
+        "mlflow_run_id": side.trial.mlflow_run_id,
+    }
+
+
+def _pair_document(pair: Pair) -> dict[str, Any]:
+    return {
+        "before": pair.before.name,
+        "after": pair.after.name,
+        "metrics": {name: {**change._asdict(), "delta": change.delta} for name, change in pair.figures.items()},
+        "query_noise": None if pair.queries is None else _queries_document(pair.queries),
+        "seed_noise": None if pair.seeds is None else {**pair.seeds._asdict(), "exceeds": pair.seeds.exceeds},
+    }
+
+
+def _queries_document(found: EvaluationComparison) -> dict[str, Any]:
+    from trainer.reporting import comparison_document as queries_document
+
+    result = found.comparison
+    return {**queries_document(found), "exceeds": result.low > 0 or result.high < 0}
+
+
+def show(comparison: Comparison, *, as_json: bool) -> None:
+    """Prints the comparison."""
+    link = _link(comparison)
+    if as_json:
+        print(json.dumps(comparison_document(comparison, link), indent=2, allow_nan=False))
+    else:
+        _show_to_people(comparison, link)
+
+
+def _link(comparison: Comparison) -> str | None:
+    """The page of MLflow's server that compares the runs, if there is a server and it answers."""
+    uri, runs = tracking_of(comparison), [side.trial.mlflow_run_id for side in comparison.sides]
+    known = [run for run in runs if run is not None]
+    if uri is not None and known:
+        try:
+            for side in comparison.sides:
+                trusted_tracking_uri(side.search.folder, side.search.description)
+        except SearchError as error:
+            command = hint("ui", side.search.name, storage=side.search.folder.path.parent)
+            click.echo(f"no link to MLflow's pages: {error}, to `{command}`", err=True)
+            return None
+    experiment = experiment_of(uri, known[0]) if uri is not None and known else None
+    return None if uri is None or experiment is None else comparison_page(uri, known, experiment)
+
+
+def _show_to_people(comparison: Comparison, link: str | None) -> None:
+    console = output()
+    console.print(_figures_table(comparison))
+    for pair in comparison.pairs:
+        console.print()
+        for line in pair_lines(pair):
+            console.print(line, soft_wrap=True, highlight=False)
+    console.print()
+    if comparison.settings:
+        console.print(_settings_table(comparison))
+    else:
+        console.print("no setting differs but the seed")
+    for remark in comparison.remarks:
+        console.print(f"note      {remark}", soft_wrap=True, highlight=False)
+    if comparison.synthetic:
+        console.print(SYNTHETIC_MARK)
+    if link is not None:
+        console.print(f"MLflow    {link}", soft_wrap=True, highlight=False)
+
+
+def _figures_table(comparison: Comparison) -> Table:
+    """Figures in per cent, those of others with the difference to the first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("validation, %")
+    for side in comparison.sides:
+        table.add_column(side.name, justify="right")
+    first = comparison.sides[0].validation.metrics()
+    for name, value in first.items():
+        if name.endswith("_standard_error"):
+            continue
+        changes = [pair.figures.get(name) for pair in comparison.pairs]
+        if any(change is not None for change in changes) or not comparison.pairs:
+            table.add_row(name, _figure(name, value), *(_changed(name, change) for change in changes))
+    table.add_row("epoch", *(str(side.epoch.epoch) for side in comparison.sides), style="dim")
+    return table
+
+
+def _changed(name: str, change: Change | None) -> str:
+    return "-" if change is None else f"{_figure(name, change.after)} ({_figure(name, change.delta, sign='+')})"
+
+
+def _figure(name: str, value: float, *, sign: str = "") -> str:
+    return f"{value:{sign}.2f}" if name in NOT_SHARES else f"{100 * value:{sign}.1f}"
+
+
+def _settings_table(comparison: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("differs")
+    for side in comparison.sides:
+        table.add_column(side.name, justify="right")
+    for path, values in comparison.settings.items():
+        table.add_row(path, *("-" if value is None else number(_plain(value)) for value in values))
+    return table
+
+
+def _plain(value: JsonValue) -> JsonValue:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def pair_lines(pair: Pair) -> Iterator[str]:
+    """What a difference is worth, and where it comes from."""
+    change = pair.figures[METRIC]
+    yield f"{pair.after.name} against {pair.before.name}: {METRIC} {100 * change.delta:+.1f}"
+    yield f"  queries   {_query_verdict(pair.queries)}"
+    yield f"  seeds     {_seed_verdict(pair.seeds)}"
+    if pair.queries is not None:
+        yield from _where(pair.queries)
+
+
+def _query_verdict(found: EvaluationComparison | None) -> str:
+    if found is None:
+        return "the noise of their choice is not known"
+    result = found.comparison
+    return (
+        f"{_verdict(result.low, result.high)} (95 % interval of {100 * result.delta:+.1f}: {100 * result.low:+.1f} to "
+        f"{100 * result.high:+.1f}, persons resampled, p {result.p_value:.2g}); {result.better} better, "
+        f"{result.worse} worse, {result.equal} equal of {found.queries}"
+    )
+
+
+def _seed_verdict(found: SeedDifference | None) -> str:
+    if found is None:
+        return "their noise is not known: no configuration was trained with more than one fresh seed"
+    how = "in pairs of seed and fold" if found.paired else f"{found.freedom} degrees of freedom"
+    return (
+        f"{_verdict(found.low, found.high)} (95 % interval of {100 * found.delta:+.1f}: {100 * found.low:+.1f} to "
+        f"{100 * found.high:+.1f}; {found.runs[1]} trainings against {found.runs[0]}, {how})"
+    )
+
+
+def _verdict(low: float, high: float) -> str:
+    if low > 0:
+        return "better than noise explains"
+    return "worse than noise explains" if high < 0 else "within noise"
+
+
+def _where(found: EvaluationComparison) -> Iterator[str]:
+    moved = [change for change in found.cameras if change.delta]
+    for change in _ends(moved):
+        pair = f"{change.query_camera} -> {change.gallery_camera}"
+        yield f"  cameras   {pair}  {_points(change)}, {counted(change.queries, 'query', 'queries')}"
+    for title, changes in (("gains", found.gains), ("losses", found.losses)):
+        for each in changes[:SHOWN]:
+            yield f"  {title:<9} {each.first_frame} (person {each.person}, camera {each.camera})  {_points(each)}"
+
+
+def _ends(moved: list[CameraPairChange]) -> list[CameraPairChange]:
+    """The largest gains and the largest losses."""
+    return moved if len(moved) <= 2 * SHOWN else [*moved[:SHOWN], *moved[-SHOWN:]]
+
+
+def _points(change: CameraPairChange | QueryChange) -> str:
+    return f"{100 * change.before:.1f} -> {100 * change.after:.1f} ({100 * change.delta:+.1f})"

@@ -1,0 +1,69 @@
+"""What of a difference between two configurations is the choice of the seed; pure functions."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from orchestrator.algorithms.t_interval import student_quantile
+
+CONFIDENCE = 0.95
+
+Runs = Mapping[tuple[int, int | None], float]
+"""A figure of trainings of one configuration, by their seed and the validation fold (None where there are no folds)."""
+
+
+class SeedDifference(NamedTuple):
+    """By how much the second of two configurations is better, over seeds."""
+
+    delta: float
+    """Mean of the second less mean of the first."""
+    low: float
+    """Lower end of the 95 % confidence interval of `delta`."""
+    high: float
+    """Upper end."""
+    runs: tuple[int, int]
+    """Trainings of either configuration that went into it."""
+    freedom: int
+    """Degrees of freedom of the estimate of the noise."""
+    paired: bool
+    """Whether trainings of the same seed and fold were compared with each other."""
+
+    @property
+    def exceeds(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+def seed_difference(before: Runs, after: Runs, others: Sequence[Sequence[float]] = ()) -> SeedDifference | None:
+    """The difference of two configurations' means with its confidence interval (Student 1908), None without repeats.
+
+    On several folds, which differ by more than seeds do, trainings of the same seed and fold are compared in pairs.
+    Otherwise the noise is the pooled standard deviation of both configurations and of `others`, figures of repeated
+    trainings of further configurations: as in an analysis of variance, the noise is taken to be that of all. A
+    configuration that was trained once may then be compared, too.
+
+    Raises:
+        ValueError: a configuration has no figure.
+    """
+    if not before or not after:
+        raise ValueError("each configuration needs a figure")
+    common = sorted(before.keys() & after.keys(), key=str)
+    if any(fold is not None for _, fold in common) and len(common) > 1:
+        return _paired([after[run] - before[run] for run in common])
+    delta = statistics.fmean(after.values()) - statistics.fmean(before.values())
+    repeated = [list(group) for group in (before.values(), after.values(), *others) if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in repeated)
+    if freedom == 0:
+        return None
+    variance = sum(statistics.variance(group) * (len(group) - 1) for group in repeated) / freedom
+    margin = student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance * (1 / len(before) + 1 / len(after)))
+    return SeedDifference(delta, delta - margin, delta + margin, (len(before), len(after)), freedom, paired=False)
+
+
+def _paired(differences: Sequence[float]) -> SeedDifference:
+    count, delta = len(differences), statistics.fmean(differences)
+    margin = student_quantile((1 + CONFIDENCE) / 2, count - 1) * statistics.stdev(differences) / math.sqrt(count)
+    return SeedDifference(delta, delta - margin, delta + margin, (count, count), count - 1, paired=True)

@@ -1,0 +1,197 @@
+"""Whether a search's result can be trusted: what speaks against it, as pure functions of the history."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from orchestrator.algorithms.replicates import CONFIDENCE, Best, Confirmation, best_configuration, confirmations
+from orchestrator.algorithms.scoring import ranked
+from orchestrator.algorithms.t_interval import student_quantile
+from orchestrator.base.formatting import number
+from orchestrator.space.objective import FIGURES
+from orchestrator.space.options import CONFIRMING_SEEDS
+from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.loading import LoadedSearch
+from trainer.result import UNIFORM_ENTROPY
+
+NEAR_BOUND = 0.01  # share of a range, on its own scale
+GOOD_FIT = 0.3  # R2 of held-out trials below which Ax's authors would not read a sensitivity
+FEW_TRIALS = 2  # per searched parameter; Ax's own initial design is of that order
+MANY_FAILED = 0.2  # share of the trials
+
+Level = Literal["warning", "note"]
+
+
+class Remark(NamedTuple):
+    """One thing to know before the result is used."""
+
+    kind: str
+    """A short name that programs can look for."""
+    level: Level
+    text: str
+
+
+def remarks(search: LoadedSearch, document: Mapping[str, Any], fits: Mapping[str, float | None]) -> list[Remark]:
+    """All that speaks against the result, what matters most first.
+
+    Args:
+        search: the search.
+        document: its status document.
+        fits: R2 of the model's cross-validation by metric, as far as it is known.
+    """
+    best = best_configuration(search.study, search.space.objective)
+    found = [
+        *_of_the_search(search, document),
+        *([] if best is None else _of_the_best(search, best)),
+        *_of_the_seeds(search),
+        *_of_the_trials(search, document),
+        *_of_the_model(search, fits),
+    ]
+    return sorted(found, key=lambda remark: remark.level != "warning")
+
+
+def _of_the_search(search: LoadedSearch, document: Mapping[str, Any]) -> Iterator[Remark]:
+    if search.description.synthetic:
+        text = "SYNTHETIC data: these figures say nothing about published ones, nor about real persons."
+        yield Remark("synthetic", "warning", text)
+    if search.state == "running":
+        yield Remark("running", "note", "The search is still running; everything here may change.")
+    if search.state in ("interrupted", "failed"):
+        reason = f" ({search.study.reason})" if search.study.reason else ""
+        yield Remark("unfinished", "warning", f"The search did not finish: it is {search.state}{reason}.")
+    if document["proposals"]["fails"]:
+        text = f"The model failed: {document['proposals']['text']}."
+        yield Remark("model_failed", "warning", text)
+    if document["best"] is None:
+        yield Remark("none_completed", "warning", "No trial is completed yet, so that none is best.")
+
+
+def _of_the_best(search: LoadedSearch, best: Best) -> Iterator[Remark]:
+    key, result = best.trial.key, best.score.result
+    if not best.confirmed:
+        yield Remark("not_confirmed", "warning", _unconfirmed(best))
+    for path, end in on_bounds(search.space, best.trial.params):
+        value = number(best.trial.params[path])
+        text = f"{path} of the best configuration ({value}) sits on the {end} bound of its range"
+        yield Remark("on_bound", "warning", f"{text}: a better value may lie beyond it (`extend` widens it).")
+    if result.attention.get("entropy", 0.0) >= UNIFORM_ENTROPY:
+        text = f"Attention is uniform in the best trial {key} (entropy 1.00): no frame weighs more than another."
+        yield Remark("uniform_attention", "warning", text)
+    if result.validation is not None and result.validation.dropped_queries:
+        dropped = result.validation.dropped_queries
+        asked = dropped + result.validation.queries
+        text = f"{dropped} of {asked} queries have no match in the gallery and are left out of every figure."
+        yield Remark("dropped_queries", "note", text)
+    error = best.score.standard_error
+    metric = search.space.objective.first.metric
+    if error is not None and metric in FIGURES:
+        text = (
+            f"Over the queries alone, {metric} of {key} has a standard error of {100 * error:.1f} points: smaller "
+            "differences say little about other queries, even where the seeds agree."
+        )
+        yield Remark("query_noise", "note", text)
+
+
+def _unconfirmed(best: Best) -> str:
+    key, known = best.trial.key, best.confirmation
+    reason = "it was trained with one seed only, by which it was also chosen"
+    if known is not None:
+        seeds = len(known.values)
+        reason = f"only {seeds} of {CONFIRMING_SEEDS} fresh seeds are completed"
+        if seeds >= CONFIRMING_SEEDS:
+            reason = "the means over its fresh seeds break a constraint of the objective"
+    return f"The best configuration {key} is not confirmed: {reason}. Its value is too good on average."
+
+
+def on_bounds(space: SearchSpace, params: Mapping[str, Value]) -> list[tuple[str, Literal["lower", "upper"]]]:
+    """The searched numbers, and ordered choices, of a point that lie at an end of their range."""
+    found: list[tuple[str, Literal["lower", "upper"]]] = []
+    for path, value in params.items():
+        share = None if path not in space.parameters else place_in_range(space.parameters[path], value)
+        if share is not None and (share <= NEAR_BOUND or share >= 1 - NEAR_BOUND):
+            found.append((path, "lower" if share <= NEAR_BOUND else "upper"))
+    return found
+
+
+def place_in_range(parameter: FloatRange | IntRange | Choice, value: Value) -> float | None:
+    """Where in its range a value lies, on the range's own scale: 0 the low end, 1 the high; None without an order."""
+    if isinstance(parameter, Choice) and (not parameter.ordered or value not in parameter.values):
+        return None
+    return parameter.place(value)
+
+
+def _of_the_seeds(search: LoadedSearch) -> Iterator[Remark]:
+    objective = search.space.objective
+    known = [each for each in confirmations(search.study, objective) if each.confirmed]
+    if len(known) > 1 and _overlap(known[0], known[1]):
+        text = (
+            f"{known[0].trial} and {known[1].trial} cannot be told apart: the difference of their means over fresh "
+            "seeds is smaller than its uncertainty."
+        )
+        yield Remark("leaders_alike", "warning", text)
+    for each in known:
+        if each.lost:
+            lost = f"{each.lost} fresh seed{'s' * (each.lost > 1)} of {each.trial} failed or was given up"
+            yield Remark("seeds_lost", "warning", f"{lost}: those that are left may be the lucky ones.")
+
+
+def _overlap(first: Confirmation, second: Confirmation) -> bool:
+    """Whether the 95 % interval of the difference of two means holds 0 (Welch 1947)."""
+    low, high = welch_interval(first.values, second.values)
+    return low <= 0 <= high
+
+
+def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the difference of the means of two samples of two values at least (Welch 1947).
+
+    The difference itself at both ends where neither sample varies.
+    """
+    parts = [(statistics.variance(sample) / len(sample), len(sample) - 1) for sample in (first, second)]
+    total = sum(part for part, _ in parts)
+    difference = statistics.fmean(first) - statistics.fmean(second)
+    if total == 0:
+        return difference, difference
+    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
+    margin = student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(total)
+    return difference - margin, difference + margin
+
+
+def _of_the_trials(search: LoadedSearch, document: Mapping[str, Any]) -> Iterator[Remark]:
+    study, space = search.study, search.space
+    values = [found.value for _, found in ranked(study, space.objective)]
+    if len(values) > 2 and len(set(values)) == 1:
+        text = "All completed trials have exactly the same value: the searched settings seem to have no effect."
+        yield Remark("all_alike", "warning", text)
+    if 0 < len(values) < FEW_TRIALS * len(space.parameters):
+        text = f"{len(values)} completed trials for {len(space.parameters)} searched parameters are few."
+        yield Remark("few_trials", "note", text)
+    uniform = [
+        trial["trial"]
+        for trial in document["trials"]
+        if trial["metrics"].get("attention/entropy", 0.0) >= UNIFORM_ENTROPY
+    ]
+    if uniform:
+        few = ", ".join(uniform[:3]) + (f" and {len(uniform) - 3} more" if len(uniform) > 3 else "")
+        yield Remark("uniform_attention_somewhere", "note", f"Attention is uniform (entropy 1.00) in {few}.")
+    failed = [trial for trial in study.all_trials.values() if trial.status == "failed"]
+    if failed and len(failed) >= MANY_FAILED * len(study.all_trials):
+        kinds = Counter(kind for trial in failed for kind in trial.failures)
+        why = f", most often: {kinds.most_common(1)[0][0]}" if kinds else ""
+        text = f"{len(failed)} of {len(study.all_trials)} trials failed{why}."
+        yield Remark("many_failed", "warning", text)
+
+
+def _of_the_model(search: LoadedSearch, fits: Mapping[str, float | None]) -> Iterator[Remark]:
+    metric = search.space.objective.first.metric
+    fit = fits.get(metric)
+    if fit is not None and fit < GOOD_FIT:
+        text = (
+            f"The model predicts {metric} of held-out trials poorly (R² {fit:.2f}): importance, slices and contours "
+            "are guesses."
+        )
+        yield Remark("poor_fit", "warning", text)

@@ -1,0 +1,75 @@
+"""What each trial took, and what stopping trials early saved."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from orchestrator.algorithms.budget import HOUR_S
+from orchestrator.algorithms.scoring import costs
+from orchestrator.algorithms.trial_configs import configured
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.study import Study, Trial, TrialStatus
+
+EARLY = ("asha", "percentile")
+"""Rules that stop a trial for what its curve looks like; a user or a used-up budget saves nothing by intent."""
+
+
+class TrialCost(NamedTuple):
+    """What one trial took; lost work and waiting are not in it."""
+
+    trial: str
+    status: TrialStatus
+    epochs: int
+    planned: int
+    """Epochs of a whole run."""
+    hours: float
+    gpu_hours: float
+    saved_hours: float
+    """What the epochs would have taken that early stopping left out, at the mean duration of those that were run; an
+    estimate, and 0 for a trial that was not stopped early."""
+    saved_gpu_hours: float
+
+
+class Costs(NamedTuple):
+    """Sums over all trials and repeats."""
+
+    trials: list[TrialCost]
+    hours: float
+    """Of training and evaluation, added up over trials that may have run side by side."""
+    gpu_hours: float
+    saved_hours: float
+    saved_gpu_hours: float
+    stopped_early: int
+    wall_hours: float
+    """Of all sessions of the search."""
+
+
+def search_costs(study: Study, space: SearchSpace) -> Costs:
+    """What the search took so far."""
+    each = [trial_cost(trial, space) for trial in study.all_trials.values()]
+    return Costs(
+        trials=sorted(each, key=lambda cost: cost.trial),
+        hours=sum(cost.hours for cost in each),
+        gpu_hours=sum(cost.gpu_hours for cost in each),
+        saved_hours=sum(cost.saved_hours for cost in each),
+        saved_gpu_hours=sum(cost.saved_gpu_hours for cost in each),
+        stopped_early=sum(cost.saved_hours > 0 for cost in each),
+        wall_hours=study.spending.seconds / HOUR_S,
+    )
+
+
+def trial_cost(trial: Trial, space: SearchSpace) -> TrialCost:
+    """What one trial took."""
+    spent, planned = costs(trial), configured(space, trial).optim.epochs
+    left = max(0, planned - trial.epoch) if trial.status == "stopped" and trial.stopped_by in EARLY else 0
+    share = left / trial.epoch if trial.epoch else 0.0
+    return TrialCost(
+        trial=trial.key,
+        status=trial.status,
+        epochs=trial.epoch,
+        planned=planned,
+        hours=spent["hours"],
+        gpu_hours=spent["gpu_hours"],
+        saved_hours=share * spent["hours"],
+        saved_gpu_hours=share * spent["gpu_hours"],
+    )

@@ -1,0 +1,157 @@
+"""What the evaluation of a trial's best epoch left in its folder, as far as it is there."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from orchestrator.stores.trial_files import bring_trial
+from orchestrator.study.folder import SearchFolder
+from trainer.errors import DataError
+from trainer.formatting import first_line
+from trainer.reading import loads_checked, read_regular
+
+FOLDER = "evaluation"
+PICTURES = {"ranking": "ranking.png", "attention": "attention.png"}
+"""Pictures of persons."""
+MAX_BYTES = 64 * 2**20  # of a file that is read; those of this program take a few MB
+WIDTH = 1400  # pixels of a picture in the page
+QUALITY = 82
+
+
+class CameraTable(NamedTuple):
+    """mAP of the queries of each camera in the gallery of each camera."""
+
+    cameras: list[int]
+    mean_ap: list[list[float | None]]
+    """Rows are cameras of queries; None where no query has a match."""
+    queries: list[list[int]]
+
+
+class EvaluationView(NamedTuple):
+    """What a page shows of an evaluation."""
+
+    trial: str
+    figures: dict[str, Any]
+    """As `evaluation.json` has them."""
+    cmc: list[float]
+    """Shares at ranks 1, 2, ...; empty where the file does not hold the curve."""
+    precisions: list[float]
+    """Average precision of each valid query."""
+    cameras: CameraTable | None
+    pictures: dict[str, str]
+    """Data URIs by name; empty where pictures of persons are not to be shown."""
+    problems: list[str]
+    """What could not be read."""
+
+
+def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> EvaluationView | None:
+    """What is known of the trial's evaluation, or None where it left nothing.
+
+    Damage is no reason to show nothing of a search: it is listed among the problems.
+    """
+    bring_trial(folder, trial, f"{FOLDER}/*")
+    place = folder.trial(trial) / FOLDER
+    if not place.is_dir():
+        return None
+    problems: list[str] = []
+    figures = _figures(place / "evaluation.json", problems)
+    precisions, cameras = _queries(place, problems)
+    files = PICTURES if pictures else {}
+    shown = {name: uri for name, file in files.items() if (uri := _picture(place / file, problems))}
+    return EvaluationView(trial, figures, _curve(figures), precisions, cameras, shown, problems)
+
+
+def full_curve(folder: SearchFolder, trial: str) -> list[float]:
+    """The CMC curve at ranks 1, 2, ... of the network that a trial keeps; empty where its folder does not hold it."""
+    bring_trial(folder, trial, f"{FOLDER}/*")
+    return _curve(_figures(folder.trial(trial) / FOLDER / "evaluation.json", []))
+
+
+def _figures(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        data = loads_checked(read_regular(path, MAX_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(f"{path.name}: {_described(error)}")
+        return {}
+    if not isinstance(data, dict):
+        problems.append(f"{path.name}: is no object")
+        return {}
+    return data
+
+
+def _curve(figures: dict[str, Any]) -> list[float]:
+    """The CMC curve of the embeddings, without re-ranking."""
+    curves = figures.get("cmc")
+    values = curves.get("embeddings") if isinstance(curves, dict) else None
+    if not isinstance(values, list) or not all(_is_share(value) for value in values):
+        return []
+    return [float(value) for value in values]
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _queries(place: Path, problems: list[str]) -> tuple[list[float], CameraTable | None]:
+    # Both import torch, which takes seconds, and are needed only where there is something to read.
+    from trainer.evaluation.query_metrics import FILE, read_per_query
+    from trainer.evaluation.retrieval import CameraPrecision, camera_matrix
+
+    if not (place / FILE).is_file():
+        return [], None
+    try:
+        found = read_per_query(place)
+    except DataError as error:
+        problems.append(f"{FILE}: {_described(error)}")
+        return [], None
+    seen = CameraPrecision(tuple(found.gallery_cameras.tolist()), found.by_camera)
+    matrix = camera_matrix(seen, found.camera.tolist())
+    table = CameraTable(list(matrix.cameras), _without_nan(matrix.mean_ap), matrix.queries.tolist())
+    return found.average_precision[found.valid].tolist(), table if matrix.queries.any() else None
+
+
+def _without_nan(values: np.ndarray) -> list[list[float | None]]:
+    return [[None if math.isnan(value) else value for value in row] for row in values.tolist()]
+
+
+def _picture(path: Path, problems: list[str]) -> str | None:
+    """The picture, made narrower and compressed, as a data URI; None where there is none."""
+    if not path.is_file():
+        return None
+    from PIL import Image
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError("too large")
+        with Image.open(path, formats=["PNG"]) as opened:
+            picture = opened.convert("RGB")
+        if picture.width > WIDTH:
+            picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=QUALITY)
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+        problems.append(f"{path.name}: {_described(error)}")
+        return None
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _described(error: Exception) -> str:
+    """The error without the folder, which may say whose machine this is."""
+    if isinstance(error, OSError):
+        return error.strerror or "cannot be read"
+    return first_line(error).rpartition(f"{FOLDER}/")[2]
+
+
+def histogram(values: Sequence[float], bins: int = 20) -> list[int]:
+    """How many shares fall into each of so many equal parts of [0, 1]; 1 falls into the last."""
+    counts = [0] * bins
+    for value in values:
+        counts[min(int(value * bins), bins - 1)] += 1
+    return counts

@@ -1,0 +1,47 @@
+"""A report beside the runs that it is about: in MLflow, under the search's own run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.base.errors import EnvironmentProblem, SearchError
+from orchestrator.base.hints import hint
+from orchestrator.base.uris import without_passwords
+from orchestrator.study.description import read_description
+from orchestrator.study.folder import SearchFolder
+from orchestrator.tracking.database import EXPERIMENT, missing_database
+from orchestrator.tracking.projection import SEARCH_RUN
+from orchestrator.tracking.store import CLIENT_ENVIRONMENT, SEARCH_TAG, TRIAL_TAG
+from orchestrator.tracking.tracked import trusted_tracking_uri
+from trainer.formatting import first_line
+
+
+def file_report(folder: SearchFolder, report: Path, *, tracking: str | None = None) -> str:
+    """Puts the file among those of the search's run, in place of an earlier one of its name; says where that is.
+
+    Raises:
+        SearchError: MLflow has no run of the search, or only the search's own files say where it is.
+        EnvironmentProblem: MLflow is not there or refuses.
+    """
+    description = read_description(folder.description)
+    uri = trusted_tracking_uri(folder, description, tracking)
+    shown = without_passwords(uri)
+    sync = hint("sync", folder.name, storage=folder.path.parent)
+    if missing_database(uri) is not None:
+        raise EnvironmentProblem(f"{shown}: no such database; `{sync}` makes it")
+    os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        ours = f"tags.`{SEARCH_TAG}` = '{description.uid}' and tags.`{TRIAL_TAG}` = '{SEARCH_RUN}'"
+        runs = [] if experiment is None else client.search_runs([experiment.experiment_id], ours)
+        if not runs:
+            raise SearchError(f"{shown}: has no run of {folder.name}; `{sync}` makes it")
+        client.log_artifact(runs[0].info.run_id, str(report))
+    except MlflowException as error:
+        raise EnvironmentProblem(f"{shown}: did not take the report ({first_line(error)})") from error
+    return f"{shown}: {report.name} of run {folder.name}"

@@ -1,0 +1,128 @@
+"""Everything that a report tells, read and worked out once, for every format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from orchestrator.algorithms.replicates import Best, best_configuration
+from orchestrator.show.report.confidence import Remark, remarks
+from orchestrator.show.report.cost import Costs, search_costs
+from orchestrator.show.report.evaluations import EvaluationView, read_evaluation
+from orchestrator.show.report.model import ModelProcess, ModelView
+from orchestrator.show.report.trace import TracePoint, optimisation_trace
+from orchestrator.show.status import status_document
+from orchestrator.space.objective import Aim
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.loading import LoadedSearch, load_search
+from trainer.result import Evaluation
+
+WITHOUT_MODEL = ModelView([], "the model was not asked (--without-model)")
+
+
+@dataclass
+class SearchReport:
+    """A search and what follows from it, at one moment."""
+
+    search: LoadedSearch
+    evaluation: EvaluationView | None
+    """Of the best configuration's first seed."""
+    written: str
+    """When, ISO 8601, UTC."""
+    model: ModelView = WITHOUT_MODEL
+    """What Ax's model says; the remarks depend on it."""
+
+    def work_out(self) -> None:
+        """Works out what does not depend on the model, so that it need not wait for it."""
+        _ = self.status, self.best, self.trace, self.costs, self.judged, self.data_set
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """The document of `reidsearch status --json`."""
+        return status_document(self.search)
+
+    @cached_property
+    def best(self) -> Best | None:
+        """The best configuration so far."""
+        return best_configuration(self.search.study, self.search.space.objective)
+
+    @property
+    def best_key(self) -> str | None:
+        """Key of its first trial."""
+        return None if self.best is None else self.best.trial.key
+
+    @property
+    def aim(self) -> Aim:
+        """The first objective."""
+        return self.search.space.objective.first
+
+    @property
+    def metric(self) -> str:
+        """Of the first objective."""
+        return self.aim.metric
+
+    @cached_property
+    def trace(self) -> list[TracePoint]:
+        """Value by trial."""
+        return optimisation_trace(self.search.study, self.search.space.objective)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What the trials took."""
+        return search_costs(self.search.study, self.search.space)
+
+    @cached_property
+    def remarks(self) -> list[Remark]:
+        """What speaks against the result."""
+        return remarks(self.search, self.status, self.model.fits())
+
+    @cached_property
+    def judged(self) -> Evaluation | None:
+        """The validation figures of the best trial, or of any that has some: protocol and queries are those of all."""
+        if self.best is not None and self.best.score.result.validation is not None:
+            return self.best.score.result.validation
+        results = (result for trial in self.search.study.all_trials.values() for result in reversed(trial.results))
+        return next((result.validation for result in results if result.validation is not None), None)
+
+    @cached_property
+    def data_set(self) -> str:
+        """Name of the data set's layout."""
+        space = self.search.space
+        return space.trial_config(space.any_sample()).data.name
+
+
+def gather(folder: SearchFolder, *, model: bool, images: bool) -> SearchReport:
+    """Reads a search, which may be running.
+
+    Args:
+        folder: of the search.
+        model: whether Ax's model is asked, which takes 10 seconds and more.
+        images: whether pictures of real persons are wanted; those of generated ones always are.
+
+    Raises:
+        JournalError: the journal is damaged.
+        SearchError: `search.yaml` is damaged.
+    """
+    if not model:
+        return _gathered(folder, load_search(folder), images=images)
+    log = folder.logs / "report.log" if folder.logs.is_dir() else None
+    with ModelProcess(log) as process:
+        search = load_search(folder)
+        process.ask(search)
+        report = _gathered(folder, search, images=images)
+        report.work_out()
+        report.model = process.answer(search)
+        return report
+
+
+def _gathered(folder: SearchFolder, search: LoadedSearch, *, images: bool) -> SearchReport:
+    # A trial that was running when its driver was killed waits for a resume.
+    for trial in search.study.all_trials.values():
+        if trial.status == "running" and search.state != "running":
+            trial.status = "pending"
+    best = best_configuration(search.study, search.space.objective)
+    pictures = images or search.description.synthetic
+    evaluation = None if best is None else read_evaluation(folder, best.trial.key, pictures=pictures)
+    return SearchReport(search, evaluation, datetime.now(UTC).isoformat(timespec="seconds"))

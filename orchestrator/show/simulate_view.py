@@ -1,0 +1,186 @@
+"""How `reidsearch simulate` compares stopping rules on a search's recorded curves."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from rich.table import Table
+
+from orchestrator.algorithms.ax_process import AxProcess
+from orchestrator.algorithms.replay_order import order_of
+from orchestrator.algorithms.simulate import Candidate, Replay, candidates, replay
+from orchestrator.show.forecast import duration
+from orchestrator.show.front_view import figure_text
+from orchestrator.show.terminal import SYNTHETIC_MARK, output
+from orchestrator.space.objective import first_metric
+from orchestrator.space.options import StoppingConfig
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.description import read_description
+from orchestrator.study.folder import SearchFolder, existing_search
+from orchestrator.study.journal import read_journal
+from orchestrator.study.study import Study, fold_records
+from trainer.formatting import counted, plain_words, spelled
+from trainer.yaml_file import YamlError, parse_yaml
+
+
+class Asked(NamedTuple):
+    """What is to be compared."""
+
+    rules: Sequence[str]
+    algorithms: Sequence[str]
+    overrides: Sequence[str]
+    """`stopping.KEY=VALUE`, laid over the search's own settings."""
+    slots: int
+    seeds: int
+    """Replays of each algorithm that draws; the order of the journal is replayed once."""
+
+
+def show_simulation(storage: Path, name: str, asked: Asked, *, as_json: bool) -> None:
+    """Replays a search and prints what came of it.
+
+    Raises:
+        SearchError: there is no such search, or too little of it is finished.
+        SpaceError: an override is no setting of the stopping rule.
+    """
+    folder = existing_search(storage, name)
+    document = simulation_document(folder, asked)
+    if as_json:
+        print(json.dumps(document, indent=2, allow_nan=False))
+        return
+    console = output()
+    best, metric = document["best"], first_metric(document["objective"]["metric"])
+    console.print(
+        f"{document['search']}: {counted(document['candidates'], 'trial', 'trials')} with whole curves, "
+        f"{document['epochs']} epochs in all, "
+        f"best {metric} {figure_text(metric, best['value'])} ({best['trial']})"
+    )
+    console.print(_table(document))
+    if document["left_out"]:
+        console.print(f"left out: {document['left_out']} without a whole curve")
+    if document["synthetic"]:
+        console.print(SYNTHETIC_MARK)
+
+
+def simulation_document(folder: SearchFolder, asked: Asked) -> dict[str, Any]:
+    """All replays as one document."""
+    description = read_description(folder.description)
+    study = fold_records(read_journal(folder.journal), folder.journal)
+    space = current_space(study, description.space)
+    pool = candidates(study, space)
+    best = min(pool, key=lambda candidate: candidate.rank)
+    model = AxProcess(folder.logs / "simulate.log")
+    try:
+        replays = [found for rule in asked.rules for found in _replays(rule, pool, space, asked, model)]
+    finally:
+        model.close()
+    return {
+        "search": description.search,
+        "synthetic": description.synthetic,
+        "objective": space.objective.model_dump(mode="json"),
+        "candidates": len(pool),
+        "left_out": len(study.trials) - len(pool),
+        "epochs": sum(len(candidate.trial.results) for candidate in pool),
+        "best": {"trial": best.trial.key, "value": best.value},
+        "slots": asked.slots,
+        "replays": replays,
+    }
+
+
+def current_space(study: Study, launched: SearchSpace) -> SearchSpace:
+    """The space of the launch, or what the latest extension made of it."""
+    return launched if study.extended is None else SearchSpace.model_validate(study.extended)
+
+
+def _replays(
+    rule: str, pool: Sequence[Candidate], space: SearchSpace, asked: Asked, model: AxProcess
+) -> list[dict[str, Any]]:
+    stopping = stopping_config(space, rule, asked.overrides)
+    found = []
+    for algorithm in asked.algorithms:
+        for seed in range(1 if algorithm == "journaled" else asked.seeds):
+            order = order_of(algorithm, space, seed, model)
+            made = replay(pool, space, order, stopping=stopping, slots=asked.slots)
+            found.append({"rule": rule, "algorithm": algorithm, "seed": seed, **_document(made)})
+    return found
+
+
+def stopping_config(space: SearchSpace, rule: str, overrides: Sequence[str]) -> StoppingConfig:
+    """The space's stopping rule with another name and some other settings.
+
+    Raises:
+        SpaceError: an override names no setting of it, or has no such value.
+    """
+    data: dict[str, Any] = space.stopping.model_dump() | {"rule": rule}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path.startswith("stopping."):
+            raise SpaceError(
+                f"--set {override}: only settings of the rule can be replayed, as in --set stopping.grace=2"
+            )
+        try:
+            data[path.removeprefix("stopping.")] = parse_yaml(text, name=f"--set {override}")[0]
+        except YamlError as error:
+            raise SpaceError(f"--set {override}: {error.what}") from error
+    try:
+        return StoppingConfig.model_validate(data)
+    except ValidationError as error:
+        raise SpaceError(*(f"stopping.{spelled(one['loc'])}: {plain_words(one)}" for one in error.errors())) from error
+
+
+def _document(made: Replay) -> dict[str, Any]:
+    last = made.found[-1]
+    return {
+        "epochs": made.epochs,
+        "hours": made.hours,
+        "stopped": made.stopped,
+        "best": last.value,
+        "epochs_to_best": last.epochs,
+        "best_stopped": made.best_stopped,
+        "found": [found._asdict() for found in made.found],
+    }
+
+
+def _table(document: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in (
+        "rule",
+        "order",
+        "epochs",
+        "saved",
+        "time",
+        "stopped",
+        "best found",
+        "after epochs",
+        "best stopped",
+    ):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("rule", "order") else "right")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for made in document["replays"]:
+        groups.setdefault((made["rule"], made["algorithm"]), []).append(made)
+    for (rule, algorithm), replays in groups.items():
+        metric = first_metric(document["objective"]["metric"])
+        table.add_row(rule, algorithm, *_cells(replays, document["epochs"], metric))
+    return table
+
+
+def _cells(replays: Sequence[dict[str, Any]], all_epochs: int, metric: str) -> list[str]:
+    """Means over the replays; how often the best trial was stopped is counted."""
+
+    def mean(key: str) -> float:
+        return statistics.mean(float(made[key]) for made in replays)
+
+    return [
+        f"{mean('epochs'):.0f}",
+        f"{1 - mean('epochs') / all_epochs:.0%}",
+        duration(3600 * mean("hours")),
+        f"{mean('stopped'):.1f}",
+        figure_text(metric, mean("best")),
+        f"{mean('epochs_to_best'):.0f}",
+        f"{sum(made['best_stopped'] for made in replays)} of {len(replays)}",
+    ]

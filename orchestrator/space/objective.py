@@ -1,0 +1,234 @@
+"""What a search improves, and which figures it must keep."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, cast, get_args
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+)
+
+from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.space.parameters import StrictConfig
+from trainer.formatting import did_you_mean, listed, shown
+
+MAX_CONSTRAINTS = 50  # of one kind; more would hardly leave a point
+MAX_AIMS = 3  # each one more makes a suggestion two to three times as long
+
+Figure = Literal["mAP", "mINP", "rank1", "rank5", "rank10", "rank20"]
+Cost = Literal["hours", "gpu_hours"]
+Metric: TypeAlias = Figure | Cost
+"""Figures of the validation split, shares between 0 and 1, and what a trial cost to train."""
+Sign = Literal["<=", ">="]
+
+FIGURES: tuple[str, ...] = get_args(Figure)
+COSTS: tuple[str, ...] = get_args(Cost)
+METRICS = (*FIGURES, *COSTS)
+
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+OUTCOME = re.compile(
+    rf"\s*(?P<metric>\w+)\s*(?P<sign><=|>=)\s*"
+    rf"(?:(?P<limit>{_NUMBER})|(?:(?P<share>{_NUMBER})\s*\*\s*)?baseline(?:\s*(?P<shift>[-+]\s*{_NUMBER}))?)\s*",
+    re.ASCII,
+)
+
+
+class Aim(NamedTuple):
+    """One of the things that a search improves."""
+
+    metric: Metric
+    goal: Literal["maximize", "minimize"]
+
+    @property
+    def sign(self) -> int:
+        """What a value is multiplied with so that more is better."""
+        return 1 if self.goal == "maximize" else -1
+
+
+class OutcomeBound(NamedTuple):
+    """What a figure of a trial has to reach, or must not exceed."""
+
+    metric: Metric
+    sign: Sign
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a figure satisfies it."""
+        return value >= self.limit if self.sign == ">=" else value <= self.limit
+
+
+class RelativeBound(NamedTuple):
+    """The same as compared with the baseline trial: `share * baseline + shift`."""
+
+    metric: Metric
+    sign: Sign
+    share: float
+    shift: float
+
+    def against(self, baseline: float) -> OutcomeBound:
+        """The bound in numbers, where the baseline's figure is known."""
+        return OutcomeBound(self.metric, self.sign, self.share * baseline + self.shift)
+
+
+def parse_outcome(text: str) -> OutcomeBound | RelativeBound:
+    """The bound in a text such as `rank1 >= 0.8`, `rank1 >= 0.95 * baseline` or `rank1 >= baseline - 0.02`.
+
+    Raises:
+        ValueError: the text bounds no figure.
+    """
+    found = OUTCOME.fullmatch(text)
+    if found is None:
+        what = "must compare a figure with a number or the baseline, such as 'rank1 >= 0.8', "
+        raise ValueError(f"{what}'rank1 >= 0.95 * baseline' or 'rank1 >= baseline - 0.02' (is {shown(text)})")
+    name, sign = found["metric"], cast("Sign", found["sign"])
+    if name not in METRICS:
+        raise ValueError(f"{shown(name)} is no figure, not one of {listed(list(METRICS))}{did_you_mean(name, METRICS)}")
+    metric = cast("Metric", name)
+    if found["limit"] is not None:
+        _check_number(metric, found["limit"], "80 % is 0.8")
+        return OutcomeBound(metric, sign, float(found["limit"]))
+    share, shift = float(found["share"] or 1), (found["shift"] or "0").replace(" ", "")
+    if share == 0:
+        raise ValueError(f"0 times the baseline is 0 whatever the baseline is (is {shown(text)})")
+    _check_number(metric, shift, "2 points are 0.02")
+    return RelativeBound(metric, sign, share, float(shift))
+
+
+def _check_number(metric: str, number: str, example: str) -> None:
+    if metric in FIGURES and not abs(float(number)) <= 1:
+        raise ValueError(f"figures are shares between 0 and 1; {example} (is {number})")
+
+
+@functools.cache
+def parse_aims(text: str) -> tuple[Aim, ...]:
+    """What a text such as `mAP, -gpu_hours` names: figures to be raised and, with a minus, values to be lowered.
+
+    Raises:
+        ValueError: the text names nothing that can be improved.
+    """
+    aims = [_aim(term.strip(), whole=text) for term in text.split(",")]
+    names = [aim.metric for aim in aims]
+    for aim in aims[1:]:
+        if aim.metric in COSTS and aim.goal == "maximize":
+            raise ValueError(f"{aim.metric} is a cost, which a minus lowers; write -{aim.metric} (is {shown(text)})")
+    for aim in aims:
+        if names.count(aim.metric) > 1:
+            raise ValueError(f"names {aim.metric} twice (is {shown(text)})")
+    if len(aims) > MAX_AIMS:
+        raise ValueError(f"must name at most {MAX_AIMS} (names {len(aims)})")
+    if names[0] in COSTS:
+        what = f"{names[0]} is a cost; name a figure of the validation split first, such as 'mAP, -{names[0]}'"
+        raise ValueError(f"{what}: trials are ranked and stopped early by it")
+    return tuple(aims)
+
+
+def _aim(term: str, *, whole: str) -> Aim:
+    name = term.removeprefix("-").strip()
+    if not name:
+        raise ValueError(f"names nothing beside a comma or a minus (is {shown(whole)})")
+    if name not in METRICS:
+        raise ValueError(
+            f"must be {listed([shown(each) for each in METRICS])} (is {shown(name)})" + did_you_mean(name, METRICS)
+        )
+    return Aim(cast("Metric", name), "minimize" if term.startswith("-") else "maximize")
+
+
+def _readable_aims(text: str) -> str:
+    parse_aims(text)
+    return text
+
+
+def _readable_outcome(text: str) -> str:
+    parse_outcome(text)
+    return text
+
+
+OutcomeText = Annotated[str, AfterValidator(_readable_outcome)]
+_TERM = f"-?({'|'.join(METRICS)})"
+AimsText = Annotated[
+    str,
+    AfterValidator(_readable_aims),
+    # Editors complete the names, and accept lists of them.
+    WithJsonSchema({"anyOf": [{"enum": [*FIGURES]}, {"type": "string", "pattern": rf"^ *{_TERM}( *, *{_TERM})* *$"}]}),
+]
+
+
+class Objective(StrictConfig):
+    """What the search improves: a figure of the validation split, or several values at once."""
+
+    metric: AimsText = "mAP"
+    """The figure; of several, such as `mAP, -gpu_hours`, a minus lowers one and the first one ranks trials."""
+    goal: Literal["maximize", "minimize"] = "maximize"
+    """The better direction of a single figure without a minus."""
+    epoch: Literal["last", "best"] = "last"
+    """Which evaluation of a trial counts; `best` favours noisy curves."""
+    constraints: Annotated[tuple[OutcomeText, ...], Field(strict=False, max_length=MAX_CONSTRAINTS)] = ()
+    """Bounds on figures, such as `rank1 >= 0.8`, or `rank1 >= 0.95 * baseline` for the first point under `start`; the
+    model avoids what is likely to break them."""
+
+    @field_validator("goal")
+    @classmethod
+    def _said_once(cls, goal: str, info: ValidationInfo) -> str:
+        if _says_goals(info.data.get("metric", "")):
+            raise ValueError("drop it; where metric holds a comma or a minus, a minus says what is lowered")
+        return goal
+
+    @model_serializer(mode="wrap")
+    def _without_idle_goal(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is read back equal."""
+        fields: dict[str, Any] = dump(self)
+        return {key: value for key, value in fields.items() if key != "goal" or not _says_goals(self.metric)}
+
+    @property
+    def aims(self) -> tuple[Aim, ...]:
+        """Everything that is improved."""
+        aims = parse_aims(self.metric)
+        return aims if _says_goals(self.metric) else (Aim(aims[0].metric, self.goal),)
+
+    @property
+    def first(self) -> Aim:
+        """The figure by which trials are ranked and stopped early, and of which budgets name a target."""
+        return self.aims[0]
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a constraint compares with the baseline."""
+        return any(isinstance(bound, RelativeBound) for bound in self.outcome_bounds())
+
+    def outcome_bounds(self) -> list[OutcomeBound | RelativeBound]:
+        """The constraints, read."""
+        return [_read_outcome(text) for text in self.constraints]
+
+    def metrics(self) -> list[Metric]:
+        """All that is improved or bounded, once each."""
+        return list(dict.fromkeys(each.metric for each in (*self.aims, *self.outcome_bounds())))
+
+
+_read_outcome = functools.cache(parse_outcome)
+
+
+def first_metric(metric: str) -> str:
+    """The figure by which trials are ranked, of an objective's `metric` as it is written."""
+    return parse_aims(metric)[0].metric
+
+
+def _says_goals(metric: str) -> bool:
+    return "," in metric or "-" in metric
+
+
+def check_costs(objective: Objective, gpus: float) -> None:
+    """Refuses a search whose trials cost no GPU time although that is to be lowered or bounded.
+
+    Raises:
+        EnvironmentProblem: trials hold `gpus` GPUs, which is none, and the objective names `gpu_hours`.
+    """
+    if not gpus and "gpu_hours" in objective.metrics():
+        raise EnvironmentProblem("objective: no GPU for the trials here, so that gpu_hours are always 0; use hours")

@@ -1,0 +1,100 @@
+"""What a space says beside its parameters: the algorithm, when trials stop, the budget, repeats, resources."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from typing import Literal, Self
+
+from pydantic import Field, field_validator
+
+from orchestrator.space.parameters import StrictConfig
+
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+MEMORY = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})")
+
+
+class Resources(StrictConfig):
+    """What one trial is given, wherever it runs; what is null follows from the machines."""
+
+    cpus_per_trial: int | None = Field(None, ge=1)
+    """CPU cores; where null, those of a machine are divided among its trials."""
+    gpus_per_trial: float | None = Field(None, ge=0, json_schema_extra={"maximum": 1})
+    """GPUs: one, a share of one, or 0; where null, one if there are any. A trial trains on one GPU."""
+    memory_per_trial: str | None = None
+    """Memory such as `16 GiB` that a machine must have left; where null, it is not counted."""
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _one_or_part_of_one(cls, value: float | None) -> float | None:
+        if value is not None and not value <= 1:
+            raise ValueError(f"must be at most 1, for a trial trains on one GPU; 0.5 lets two share one (is {value:g})")
+        return value
+
+    @field_validator("memory_per_trial")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            memory_bytes(value)
+        return value
+
+    def overridden(self, other: Self) -> Self:
+        """These, but for what the other ones say."""
+        return self.model_copy(update=other.model_dump(exclude_none=True))
+
+
+def memory_bytes(text: str) -> int:
+    """Bytes that a text such as `16 GiB` or `500MB` means.
+
+    Raises:
+        ValueError: it means none.
+    """
+    found = MEMORY.fullmatch(text)
+    number = int(float(found[1]) * UNITS[found[2]]) if found else 0
+    if number == 0:
+        raise ValueError(f"must be a number and one of {', '.join(UNITS)}, such as 16 GiB (is {text!r})")
+    return number
+
+
+class StoppingConfig(StrictConfig):
+    """When a trial that falls behind the others is given up; time is counted in evaluations of the objective."""
+
+    rule: Literal["none", "asha", "percentile"] = "none"
+    """`asha`: asynchronous successive halving (Li et al. 2020, arXiv:1810.05934); `percentile`: compare with the other
+    curves at every evaluation, as the median rule does (Golovin et al. 2017); `none`: train every trial to its end."""
+    grace: int = Field(1, ge=1)
+    """Evaluations that every trial gets; with `asha` the first rung."""
+    reduction: int = Field(3, ge=2)
+    """`asha`: each rung is this many times longer than the one before, and keeps this share of its trials."""
+    percentile: float = Field(50.0, gt=0, lt=100)
+    """`percentile`: a trial below this percentile of the others is stopped; 50 is the median rule."""
+    curves: int = Field(5, ge=1)
+    """`percentile`: other trials that must have come as far before any is stopped."""
+
+
+# Fresh seeds that a configuration has to complete before it is called the best.
+CONFIRMING_SEEDS = 3
+MAX_SEEDS = 100
+
+
+class Replicates(StrictConfig):
+    """How the leading configurations are confirmed once no new ones are tried."""
+
+    seeds: int = Field(ge=0, le=MAX_SEEDS)
+    """How often each leader is trained again, each time with another seed; 3 at least confirm it, 0 leaves it at one
+    seed, unconfirmed."""
+    leaders: int = Field(2, ge=1, le=MAX_SEEDS)
+    """Configurations, the best by their first seed, that are trained again."""
+
+
+# What Ax's fully Bayesian models are drawn with; it imports them when it first needs them.
+QUALITY_NEEDS = {"jax": "JAX", "numpyro": "NumPyro"}
+
+
+def missing_for(method: str) -> str | None:
+    """What to install before the model's method can be used here, or None where nothing is missing."""
+    needed = QUALITY_NEEDS if method == "quality" else {}
+    missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
+    if not missing:
+        return None
+    return f"{method} needs {' and '.join(missing)}: pip install 'reidsearch[quality]', or use method: fast"

@@ -1,0 +1,324 @@
+"""The kinds of searched parameter: a range of numbers, a range of whole numbers, a choice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from trainer.formatting import KeyPath, exactly, shown
+
+MAX_VALUES = 100  # of a choice; the trainer is asked about each
+MAX_STEPS = 10_000  # of a range; beyond that steps change nothing
+NEAR_STEP = 1e-6  # share of a step by which a value may miss it: Ax adds steps up in floating point
+MAX_WHOLE = 10**12  # of either sign; points that differ in the 13th digit only count as the same
+
+Value: TypeAlias = bool | int | float | str
+"""What one searched setting can be."""
+
+
+Kind = TypeVar("Kind")
+
+
+class StrictConfig(BaseModel):
+    """A frozen part of a space file: unknown keys, NaN, infinity and values of another type are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+Condition = Annotated[tuple[Value, ...], Field(strict=False, min_length=1, max_length=MAX_VALUES)]
+"""Values of a searched choice, one of which it must have."""
+
+
+def _none_as_empty(conditions: object) -> object:
+    return {} if conditions is None else conditions
+
+
+Conditions = Annotated[
+    dict[str, Condition], BeforeValidator(_none_as_empty, json_schema_input_type=dict[str, Condition] | None)
+]
+"""By searched choice; null says that there are none, which in a child removes those of its parent."""
+
+
+class FloatRange(StrictConfig):
+    """Any number between two bounds, both included."""
+
+    type: Literal["float"]
+    low: float
+    """Smallest value."""
+    high: float
+    """Largest value."""
+    log: bool = False
+    """Whether the search sees the logarithm; for settings that act by their order of magnitude."""
+    step: float | None = Field(None, gt=0)
+    """Distance between neighbouring values, counted from `low`; any number in between where null."""
+    when: Conditions = {}
+    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
+
+    @field_validator("high")
+    @classmethod
+    def _above_low(cls, high: float, info: ValidationInfo) -> float:
+        return _checked_high(high, info)
+
+    @field_validator("log")
+    @classmethod
+    def _log_of_positive(cls, log: bool, info: ValidationInfo) -> bool:
+        return _checked_log(log, info)
+
+    @field_validator("step")
+    @classmethod
+    def _step_fits(cls, step: float | None, info: ValidationInfo) -> float | None:
+        if step is not None:
+            _check_step(step, info)
+        return step
+
+    def ends(self) -> Mapping[KeyPath, Value]:
+        """The extreme values, by the key that states each."""
+        return {("low",): self.low, ("high",): self.high}
+
+    def at(self, share: float) -> float:
+        """The value at a share in [0, 1] of the range, on the range's own scale."""
+        if self.step is not None:
+            return self._nth(min(int(share * self._count()), self._count() - 1), self.step)
+        return min(max(_between(self.low, self.high, share, log=self.log), self.low), self.high)
+
+    def place(self, value: Value) -> float:
+        """Where a value of the range lies between its ends, 0 and 1, on the range's own scale."""
+        return _place(self.low, self.high, float(value), log=self.log)
+
+    def count(self) -> int | None:
+        """Number of values; None where the range has no steps."""
+        return None if self.step is None else self._count()
+
+    def points(self) -> Sequence[float] | None:
+        """All values, ascending; None where the range has no steps."""
+        return None if self.step is None else [self._nth(index, self.step) for index in range(self._count())]
+
+    def nearest(self, value: float) -> float:
+        """The value of the range nearest to a number."""
+        inside = min(max(float(value), self.low), self.high)
+        return inside if self.step is None else self._nth(round((inside - self.low) / self.step), self.step)
+
+    def refusal(self, value: object) -> str | None:
+        """Why the value lies outside or between steps, or None where it is one of the range."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"must be a number (is {shown(value)})"
+        return _outside(value, self.low, self.high, self.step)
+
+    def _count(self) -> int:
+        return _steps(self.low, self.high, self.step or 1.0) + 1
+
+    def _nth(self, index: int, step: float) -> float:
+        # In decimals, so that two steps of 0.1 from 0.1 are 0.3.
+        return min(float(Decimal(repr(self.low)) + index * Decimal(repr(step))), self.high)
+
+
+class IntRange(StrictConfig):
+    """Any whole number between two bounds, both included."""
+
+    type: Literal["int"]
+    low: int = Field(ge=-MAX_WHOLE, le=MAX_WHOLE)
+    """Smallest value."""
+    high: int = Field(ge=-MAX_WHOLE, le=MAX_WHOLE)
+    """Largest value."""
+    log: bool = False
+    """Whether the search sees the logarithm."""
+    step: int | None = Field(None, ge=1)
+    """Distance between neighbouring values, counted from `low`; every whole number where null."""
+    when: Conditions = {}
+    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
+
+    @field_validator("high")
+    @classmethod
+    def _above_low(cls, high: int, info: ValidationInfo) -> int:
+        return int(_checked_high(high, info))
+
+    @field_validator("log")
+    @classmethod
+    def _log_of_positive(cls, log: bool, info: ValidationInfo) -> bool:
+        return _checked_log(log, info)
+
+    @field_validator("step")
+    @classmethod
+    def _step_fits(cls, step: int | None, info: ValidationInfo) -> int | None:
+        if step is not None:
+            _check_step(step, info)
+        return step
+
+    def ends(self) -> Mapping[KeyPath, Value]:
+        """The extreme values, by the key that states each."""
+        return {("low",): self.low, ("high",): self.high}
+
+    def at(self, share: float) -> int:
+        """The whole number at a share in [0, 1] of the range, on the range's own scale."""
+        if self.log:
+            return min(max(round(_between(self.low, self.high, share, log=True)), self.low), self.high)
+        return _at(self.points(), share)
+
+    def place(self, value: Value) -> float:
+        """Where a value of the range lies between its ends, 0 and 1, on the range's own scale."""
+        return _place(self.low, self.high, float(value), log=self.log)
+
+    def count(self) -> int:
+        """Number of values."""
+        return len(self.points())
+
+    def points(self) -> Sequence[int]:
+        """All values, ascending."""
+        return range(self.low, self.high + 1, self.step or 1)
+
+    def nearest(self, value: float) -> int:
+        """The value of the range nearest to a number."""
+        return self.points()[round((min(max(value, self.low), self.high) - self.low) / (self.step or 1))]
+
+    def refusal(self, value: object) -> str | None:
+        """Why the value lies outside or between steps, or None where it is one of the range."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            return f"must be a whole number (is {exactly(value)})"
+        return _outside(value, self.low, self.high, self.step)
+
+
+class Choice(StrictConfig):
+    """One of a list of values."""
+
+    type: Literal["choice"]
+    values: Annotated[tuple[Value, ...], Field(strict=False, min_length=2, max_length=MAX_VALUES)]
+    """The values: all text, all numbers, or false and true."""
+    ordered: bool = False
+    """Whether neighbours in the list are alike, as sizes are."""
+    when: Conditions = {}
+    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
+
+    @field_validator("values")
+    @classmethod
+    def _distinct_and_alike(cls, values: tuple[Value, ...]) -> tuple[Value, ...]:
+        kinds = {float if type(value) is int else type(value) for value in values}
+        if len(kinds) > 1:
+            raise ValueError("must be of one kind: all text, all numbers, or false and true")
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                raise ValueError(f"must be distinct ({shown(value)} is there twice)")
+        whole = all(isinstance(value, int) for value in values)
+        return values if whole or kinds == {str} else tuple(float(value) for value in values)
+
+    def ends(self) -> Mapping[KeyPath, Value]:
+        """Every value, by the keys that state it."""
+        return {("values", index): value for index, value in enumerate(self.values)}
+
+    def at(self, share: float) -> Value:
+        """The value at a share in [0, 1] of the list."""
+        return _at(self.values, share)
+
+    def place(self, value: Value) -> float:
+        """Where one of the values stands in the list, 0 the first and 1 the last."""
+        return self.values.index(value) / (len(self.values) - 1)
+
+    def count(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
+    def points(self) -> Sequence[Value]:
+        """All values, in the order of the list."""
+        return self.values
+
+    def refusal(self, value: object) -> str | None:
+        """Why the value is none of the choices, or None where it is one."""
+        if any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values):
+            return None
+        return f"must be one of {', '.join(map(shown, self.values))} (is {shown(value)})"
+
+
+Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+KINDS: dict[str, type[StrictConfig]] = {"float": FloatRange, "int": IntRange, "choice": Choice}
+
+_PARAMETER: TypeAdapter[FloatRange | IntRange | Choice] = TypeAdapter(Parameter)
+
+
+def parse_parameter(data: object) -> FloatRange | IntRange | Choice | None:
+    """The parameter that plain data describes, or None where it describes none."""
+    try:
+        return _PARAMETER.validate_python(data)
+    except ValidationError:
+        return None
+
+
+def _checked_high(high: float, info: ValidationInfo) -> float:
+    low = info.data.get("low")
+    if low is not None and not low < high:
+        raise ValueError(f"must be greater than low ({shown(high)} <= {shown(low)})")
+    return high
+
+
+def _checked_log(log: bool, info: ValidationInfo) -> bool:
+    low = info.data.get("low")
+    if log and low is not None and low <= 0:
+        raise ValueError(f"needs low > 0 (low is {shown(low)})")
+    return log
+
+
+def _between(low: float, high: float, share: float, *, log: bool) -> float:
+    if not log:
+        return low * (1 - share) + high * share
+    if share in (0, 1):
+        return high if share else low
+    if high < 2 * low:  # the difference of two logarithms that are nearly equal would be all rounding
+        return low + low * math.expm1(share * math.log1p((high - low) / low))
+    return math.exp(math.log(low) * (1 - share) + math.log(high) * share)
+
+
+def _place(low: float, high: float, value: float, *, log: bool) -> float:
+    """The inverse of `_between`."""
+    if not log:
+        return (value - low) / (high - low)
+    if high < 2 * low:
+        return math.log1p((value - low) / low) / math.log1p((high - low) / low)
+    return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
+
+
+def _at(points: Sequence[Kind], share: float) -> Kind:
+    return points[min(int(share * len(points)), len(points) - 1)]
+
+
+def _check_step(step: float, info: ValidationInfo) -> None:
+    low, high = info.data.get("low"), info.data.get("high")
+    if info.data.get("log"):
+        raise ValueError("has no meaning on a log scale, and Ax cannot express it; leave it out, or list a choice")
+    if low is None or high is None:
+        return
+    if (high - low) / step < 1 - NEAR_STEP:
+        raise ValueError(f"is longer than the range from {shown(low)} to {shown(high)}")
+    if (high - low) / step > MAX_STEPS:
+        raise ValueError(f"makes more than {MAX_STEPS:,} values; leave it out")
+    steps = _steps(low, high, step)
+    if abs((high - low) / step - steps) > NEAR_STEP:
+        below = low + math.floor((high - low) / step) * step
+        raise ValueError(
+            f"does not lead from low to high; end the range at {shown(below)} or {shown(below + step)}, Ax needs whole "
+            "steps"
+        )
+
+
+def _steps(low: float, high: float, step: float) -> int:
+    return round((high - low) / step)
+
+
+def _outside(value: float, low: float, high: float, step: float | None) -> str | None:
+    if not low <= value <= high:
+        return f"must lie in [{shown(low)}, {shown(high)}] (is {shown(value)})"
+    if step is None or abs((value - low) / step - round((value - low) / step)) <= NEAR_STEP:
+        return None
+    return f"must be a step of {shown(step)} from {shown(low)} (is {shown(value)})"

@@ -1,0 +1,173 @@
+"""Checks of the names in a space: conditions, constraints and derived settings speak of what is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from pydantic import JsonValue
+
+from orchestrator.space.expressions import Bound, Expression, ExpressionError, parse_bound, parse_expression
+from orchestrator.space.parameters import Choice
+from orchestrator.space.problems import Problems
+from orchestrator.space.sampling import AnyParameter, Parameters
+from orchestrator.space.settings import setting_kinds, settings_below
+from trainer.formatting import KeyPath, did_you_mean, shown
+
+SAME_FOR_ALL = ("seed", "data.")  # else trials would be scored on different persons, or by luck
+
+
+def note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: Problems) -> None:
+    """Notes that the trainer has no such setting, with the nearest one of those known."""
+    members = settings_below(setting)
+    if members:
+        problems.add(path, f"is a group of settings; name one of {', '.join(members)}")
+    else:
+        beside = settings_below(setting.rpartition(".")[0])  # optim.epoch means optim.epochs rather than clips.epoch
+        near = beside if did_you_mean(setting, beside) else known
+        problems.add(path, "unknown trainer setting", wrong=setting, known=near)
+
+
+def check_conditions(
+    written: Mapping[str, JsonValue], searched: Parameters, problems: Problems
+) -> dict[str, AnyParameter]:
+    """The parameters whose conditions can be decided; notes what is wrong with those of the others."""
+    for path, parameter in searched.items():
+        for choice, allowed in parameter.when.items():
+            place = ("parameters", path, "when", choice)
+            condition = searched.get(choice)
+            if choice not in written:
+                what = f"is not searched; drop this condition, or fix {path} too, such as by --set {path}=…"
+                problems.add(place, what, wrong=choice, known=written)
+            elif condition is not None and not isinstance(condition, Choice):
+                problems.add(place, "is a range; a condition needs a parameter of type choice")
+            elif condition is not None:
+                for index, value in enumerate(allowed):
+                    if refusal := condition.refusal(value):
+                        problems.add((*place, index), refusal)
+            if choice == path or _depends(choice, path, searched):
+                problems.add(place, f"the conditions go in a circle: {path} is a condition of this, too")
+    return _settled({path: each for path, each in searched.items() if not problems.below(("parameters", path, "when"))})
+
+
+def check_constraints(
+    data: JsonValue, written: Mapping[str, JsonValue], searched: Parameters, problems: Problems
+) -> list[Bound]:
+    """The constraints that hold somewhere; notes those that Ax cannot express, or that no point satisfies."""
+    sound = []
+    for index, text in enumerate(data if isinstance(data, list) else []):
+        bound = _read_bound(text)
+        for path in bound.weights if bound else ():
+            if path not in written:
+                problems.add(("constraints", index), _unsearched(path, written))
+            elif path in searched and (why := _why_unbounded(searched[path])):
+                problems.add(("constraints", index), f"{path} {why}")
+        if bound and all(path in searched for path in bound.weights) and not problems.below(("constraints", index)):
+            _check_satisfiable(("constraints", index), bound, searched, problems)
+            sound.append(bound)
+    return sound
+
+
+def check_derived(
+    derived: Mapping[str, JsonValue],
+    written: Mapping[str, JsonValue],
+    fixed: Mapping[str, JsonValue],
+    searched: Parameters,
+    problems: Problems,
+) -> dict[str, Expression]:
+    """The derived settings that can be computed; notes what is wrong with the others."""
+    sound = {}
+    for path, text in derived.items():
+        place = ("derived", path)
+        for elsewhere in _elsewhere(path, written, fixed):
+            problems.add(place, f"is given too, at {problems.place(elsewhere)}; keep one of the two")
+        _check_derived_setting(place, path, problems)
+        expression = _read_expression(text)
+        for name in expression.paths() if expression else ():
+            if name not in written:
+                problems.add(place, _unsearched(name, written))
+            elif name in searched and not _is_number(searched[name]):
+                problems.add(place, f"{name} is no number; nothing can be computed from it")
+        if expression and not expression.paths():
+            problems.add(place, "names no searched setting; set it in 'trainer'")
+        if expression and not problems.below(place) and all(name in searched for name in expression.paths()):
+            sound[path] = expression
+    return sound
+
+
+def _depends(path: str, on: str, searched: Parameters, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether the conditions of a parameter lead, through those of others, to a parameter."""
+    if path not in searched or path in seen:
+        return False
+    choices = searched[path].when
+    return on in choices or any(_depends(choice, on, searched, seen | {path}) for choice in choices)
+
+
+def _settled(searched: Parameters) -> dict[str, AnyParameter]:
+    """The parameters whose choices are all there, and those of their choices, too."""
+    kept = dict(searched)
+    while broken := [path for path, each in kept.items() if any(choice not in kept for choice in each.when)]:
+        for path in broken:
+            del kept[path]
+    return kept
+
+
+def _why_unbounded(parameter: AnyParameter) -> str | None:
+    """Why a parameter cannot be in a constraint."""
+    if isinstance(parameter, Choice):
+        return "is a choice, which Ax cannot bound; make it a range, with a step if need be"
+    if parameter.log:
+        return "is searched on a log scale, which Ax cannot bound; drop the constraint, or 'log'"
+    if parameter.when:
+        return "is conditional; a constraint needs parameters that are searched everywhere"
+    return None
+
+
+def _check_satisfiable(place: KeyPath, bound: Bound, searched: Parameters, problems: Problems) -> None:
+    """Notes a bound that the best corner of the space breaks."""
+    corner = {}
+    for path, weight in bound.weights.items():
+        low, high = (float(value) for value in searched[path].ends().values())
+        corner[path] = low if weight > 0 else high
+    if not bound.holds(corner):
+        at_corner = ", ".join(f"{path} {shown(value)}" for path, value in corner.items())
+        problems.add(place, f"no point of the space satisfies it, not even {at_corner}; loosen it")
+
+
+def _elsewhere(path: str, written: Mapping[str, JsonValue], fixed: Mapping[str, JsonValue]) -> Iterator[KeyPath]:
+    """Where else a setting is given."""
+    if path in written:
+        yield "parameters", path
+    if path in fixed:
+        yield "trainer", *path.split(".")
+
+
+def _check_derived_setting(place: KeyPath, path: str, problems: Problems) -> None:
+    if path not in setting_kinds():
+        note_unknown(place, path, setting_kinds(), problems)
+    elif path.startswith(SAME_FOR_ALL):
+        problems.add(place, "is the same for all trials of a search; set it in 'trainer'")
+    elif setting_kinds()[path] is None:
+        problems.add(place, "the setting takes no number; search it as a choice")
+
+
+def _is_number(parameter: AnyParameter) -> bool:
+    return not isinstance(parameter, Choice) or not isinstance(parameter.values[0], bool | str)
+
+
+def _unsearched(path: str, written: Mapping[str, JsonValue]) -> str:
+    return f"{shown(path)} is not searched{did_you_mean(path, written)}"
+
+
+def _read_bound(text: JsonValue) -> Bound | None:
+    """The bound in a text, or None where there is none, which the check of the shape notes."""
+    try:
+        return parse_bound(text) if isinstance(text, str) else None
+    except ExpressionError:
+        return None
+
+
+def _read_expression(text: JsonValue) -> Expression | None:
+    try:
+        return parse_expression(text) if isinstance(text, str) else None
+    except ExpressionError:
+        return None

@@ -1,0 +1,247 @@
+"""What can happen in a search, as immutable events; the vocabulary of the journal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from orchestrator.space.parameters import Value
+from orchestrator.study.node_load import NodeLoad
+from trainer.frozen import FrozenConfig
+from trainer.result import EpochResult, Evaluation
+
+FailureKind = Literal[
+    "diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "disk_full", "error"
+]
+Source = Literal["start", "center", "sobol", "ax", "random", "grid", "repeat", "finalize"]
+"""Who proposed a trial: the space's known-good points, its middle, a sequence, the model, chance, the grid, or a
+leading configuration that is run again with another seed, to confirm it or for the test set."""
+StopRule = Literal["asha", "percentile", "user", "budget"]
+"""Who stopped a trial before its last epoch."""
+
+
+TrialKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Names a folder below that of the search, whoever wrote the journal."""
+
+
+class SearchCreated(FrozenConfig):
+    """First event of every journal."""
+
+    kind: Literal["search_created"] = "search_created"
+    format: Literal[1] = 1
+    """Version of the journal's vocabulary."""
+    search: str
+    space: str
+    """Fingerprint of the resolved search space."""
+    seed: int
+
+
+class SessionStarted(FrozenConfig):
+    """A process took the lease and drives the search from here on."""
+
+    kind: Literal["session_started"] = "session_started"
+    session: int
+    """1 for the launch, one more for each resume."""
+    host: str
+    pid: int
+
+
+class TrialSuggested(FrozenConfig):
+    """A trial exists from here on, whether or not it ever starts."""
+
+    kind: Literal["trial_suggested"] = "trial_suggested"
+    trial: TrialKey
+    index: int
+    """Index of the trial in Ax, counted from 0; of a repeat that of the trial that it repeats."""
+    params: dict[str, Value]
+    source: Source
+    seed: int
+    note: str = ""
+    """Why this and not what the search's algorithm would have proposed; empty where it did."""
+    repeats: str = ""
+    """Key of the trial whose configuration is run again with another seed; empty for a new configuration."""
+    fold: int | None = None
+    """The validation fold, where it is not that of the search."""
+    finalization: int = 0
+    """Number of the finalization that trains it on all persons for the test set, from 1; 0 for all other trials."""
+    epochs: int | None = None
+    """Epochs, where not those of the configuration."""
+
+
+class TrialTracked(FrozenConfig):
+    """MLflow has a run for the trial."""
+
+    kind: Literal["trial_tracked"] = "trial_tracked"
+    trial: TrialKey
+    mlflow_run_id: str
+
+
+class TrialStarted(FrozenConfig):
+    """An attempt of the trial was handed to Ray."""
+
+    kind: Literal["trial_started"] = "trial_started"
+    trial: TrialKey
+    attempt: int
+    """1 for the first."""
+    gpus: float = 0.0
+    """GPUs that it holds."""
+    threads: int | None = None
+    """CPU threads that it may use, on which the last bits of its figures depend; None in journals of before."""
+
+
+class TrialReported(FrozenConfig):
+    """The trial finished an epoch."""
+
+    kind: Literal["trial_reported"] = "trial_reported"
+    trial: TrialKey
+    result: EpochResult
+    load: NodeLoad | None = None
+    """Of the machine that trained it; None where nobody measured, and in journals of before."""
+
+
+class TrialCompleted(FrozenConfig):
+    """The trial finished its last epoch."""
+
+    kind: Literal["trial_completed"] = "trial_completed"
+    trial: TrialKey
+
+
+class TrialTested(FrozenConfig):
+    """The network that a finalization trained was judged on the test set."""
+
+    kind: Literal["trial_tested"] = "trial_tested"
+    trial: TrialKey
+    evaluation: Evaluation
+
+
+class TrialStopped(FrozenConfig):
+    """The trial is given up before its last epoch, and nothing is wrong with it."""
+
+    kind: Literal["trial_stopped"] = "trial_stopped"
+    trial: TrialKey
+    rule: StopRule
+    epoch: int
+    """Epochs that it had finished."""
+    reason: str
+
+
+class AttemptFailed(FrozenConfig):
+    """An attempt ended without a result; the trial may be tried again."""
+
+    kind: Literal["attempt_failed"] = "attempt_failed"
+    trial: TrialKey
+    attempt: int
+    failure: FailureKind
+    reason: str
+
+
+class TrialFailed(FrozenConfig):
+    """The trial will not be tried again."""
+
+    kind: Literal["trial_failed"] = "trial_failed"
+    trial: TrialKey
+    failure: FailureKind
+    reason: str
+
+
+class TrialReopened(FrozenConfig):
+    """A failed trial, or a repeat that a used-up budget ended, is tried again, its attempts counted anew."""
+
+    kind: Literal["trial_reopened"] = "trial_reopened"
+    trial: TrialKey
+
+
+class Observation(FrozenConfig):
+    """A finished trial of an earlier search, as the model gets it."""
+
+    trial: TrialKey
+    params: dict[str, Value]
+    value: float
+    standard_error: float | None
+    figures: dict[str, float] = Field(default_factory=dict)
+    """Its other objectives, and the figures that constraints bound."""
+
+
+class ObservationsAttached(FrozenConfig):
+    """The model knows finished trials of an earlier search from here on; they are no trials of this one."""
+
+    kind: Literal["observations_attached"] = "observations_attached"
+    search: str
+    """Name of the earlier search."""
+    observations: list[Observation]
+    note: str = ""
+    """In what the two searches differ, where that was accepted."""
+
+
+class SearchExtended(FrozenConfig):
+    """The search goes on in another space, or with another budget."""
+
+    kind: Literal["search_extended"] = "search_extended"
+    changes: list[str]
+    """Each as `path before -> after`."""
+    space: dict[str, JsonValue]
+    """The resolved space that holds from here on."""
+
+
+class FinalizationStarted(FrozenConfig):
+    """The test set is opened: the best configurations are trained on all persons and judged on it."""
+
+    kind: Literal["finalization_started"] = "finalization_started"
+    finalization: int
+    """1 for the first time, one more for each time that it is opened again."""
+    leaders: list[str]
+    """Keys of the configurations, the best first."""
+    seeds: int
+    """Networks that each of them is trained as."""
+    epochs: int | None
+    """Of each training; None leaves those of the configuration."""
+    evaluation: list[str] = Field(default_factory=list)
+    """Settings of the evaluation that are laid over the configurations', as `evaluation.sampling=dense`; empty in
+    journals of before."""
+    by: str
+    """Who asked for it: user and host."""
+
+
+class TrialOpenedTestSet(FrozenConfig):
+    """Somebody looked at the test set with a trial's network, outside of any finalization."""
+
+    kind: Literal["trial_opened_test_set"] = "trial_opened_test_set"
+    trial: TrialKey
+    use: Literal["evaluate", "embed"]
+    """Whether figures were made or embeddings."""
+    weights: str
+    """File of the network, relative to the folder of the search."""
+    by: str
+    """Who asked for it: user and host."""
+
+
+class SessionEnded(FrozenConfig):
+    """The process that drove the search let go of it in good order."""
+
+    kind: Literal["session_ended"] = "session_ended"
+    state: Literal["finished", "interrupted", "failed"]
+    reason: str
+
+
+Event = (
+    SearchCreated
+    | SessionStarted
+    | TrialSuggested
+    | TrialTracked
+    | TrialStarted
+    | TrialReported
+    | TrialCompleted
+    | TrialTested
+    | TrialStopped
+    | AttemptFailed
+    | TrialFailed
+    | TrialReopened
+    | ObservationsAttached
+    | SearchExtended
+    | FinalizationStarted
+    | TrialOpenedTestSet
+    | SessionEnded
+)
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -1,0 +1,310 @@
+"""The state of a search, folded from its events. Every decision about trials is a function of it."""
+
+from __future__ import annotations
+
+import math
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from orchestrator.base.errors import JournalError
+from orchestrator.space.parameters import Value
+from orchestrator.study.events import (
+    AttemptFailed,
+    Event,
+    FailureKind,
+    FinalizationStarted,
+    Observation,
+    ObservationsAttached,
+    SearchCreated,
+    SearchExtended,
+    SessionEnded,
+    SessionStarted,
+    StopRule,
+    TrialCompleted,
+    TrialFailed,
+    TrialOpenedTestSet,
+    TrialReopened,
+    TrialReported,
+    TrialStarted,
+    TrialStopped,
+    TrialSuggested,
+    TrialTested,
+    TrialTracked,
+)
+from orchestrator.study.gpu_hours import Spending
+from orchestrator.study.journal import Record
+from orchestrator.study.node_load import NodeLoad
+from trainer.result import EpochResult, Evaluation
+
+TrialStatus = Literal["pending", "running", "completed", "stopped", "failed"]
+SearchState = Literal["running", "finished", "interrupted", "failed"]
+
+# Attempts after which a trial is given up. A lost worker says nothing about the configuration; running out of memory
+# may be a neighbour's doing once, and so may standing still; a full disk ends the search and no trial; the others would
+# only fail again.
+ATTEMPTS: Mapping[FailureKind, float] = {
+    "worker_lost": 4,
+    "out_of_memory": 2,
+    "hang": 2,
+    "disk_full": math.inf,
+    "diverged": 1,
+    "bad_data": 1,
+    "bad_config": 1,
+    "error": 1,
+}
+
+
+@dataclass
+class Trial:
+    """One configuration with one seed, and what is known of it."""
+
+    key: str
+    index: int
+    params: dict[str, Value]
+    source: str
+    seed: int
+    note: str = ""
+    status: TrialStatus = "pending"
+    attempts: int = 0
+    results: list[EpochResult] = field(default_factory=list)
+    load: NodeLoad | None = None
+    """Of the machine during the latest epoch; None where nobody measured."""
+    failures: Counter[FailureKind] = field(default_factory=Counter)
+    reason: str | None = None
+    stopped_by: StopRule | None = None
+    """Who gave it up; None unless it is stopped."""
+    mlflow_run_id: str | None = None
+    repeats: str = ""
+    """Key of the trial whose configuration this one runs again with another seed; empty for a new configuration."""
+    fold: int | None = None
+    """The validation fold, where it is not that of the search."""
+    finalization: int = 0
+    """Number of the finalization that trains it for the test set; 0 for all other trials."""
+    epochs: int | None = None
+    """Epochs, where not those of the configuration."""
+    evaluation: list[str] = field(default_factory=list)
+    """Settings of the evaluation on the test set that are laid over the configuration's, as `path=value`."""
+    test: Evaluation | None = None
+    """What the test set said of its network."""
+    gpus: float = 0.0
+    """That its latest attempt holds or held."""
+    threads: int | None = None
+    """CPU threads of its latest attempt; None where the journal does not say."""
+    gpu_seconds: float = 0.0
+    """Duration of its epochs, each times the GPUs held."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return self.results[-1].epoch if self.results else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status in ("completed", "stopped", "failed")
+
+
+TrialEvent = (
+    TrialTracked
+    | TrialStarted
+    | TrialReported
+    | TrialTested
+    | TrialCompleted
+    | TrialStopped
+    | AttemptFailed
+    | TrialFailed
+    | TrialReopened
+)
+
+
+@dataclass(frozen=True)
+class Finalization:
+    """That the test set was opened, and for what."""
+
+    asked: FinalizationStarted
+    moment: float | None
+    """When, in seconds since 1970 UTC; None where the events were folded without their times."""
+
+
+@dataclass(frozen=True)
+class UseOfTestSet:
+    """That the test set was looked at with a trial's network, outside of any finalization."""
+
+    asked: TrialOpenedTestSet
+    moment: float | None
+    """When, in seconds since 1970 UTC; None where the events were folded without their times."""
+
+
+@dataclass
+class Study:
+    """A search as its events tell it."""
+
+    name: str = ""
+    space: str = ""
+    seed: int = 0
+    sessions: int = 0
+    ended: Literal["finished", "interrupted", "failed"] | None = None
+    reason: str | None = None
+    trials: dict[str, Trial] = field(default_factory=dict)
+    """The configurations that were tried, each with the search's own seed: all that the choice of the next one, the
+    budget of trials and the stopping rules know of."""
+    repeats: dict[str, Trial] = field(default_factory=dict)
+    """Trials that run one of those configurations again with another seed; see `orchestrator.algorithms.replicates`."""
+    finals: dict[str, Trial] = field(default_factory=dict)
+    """Trials that run leading configurations on all training persons for the test set; see
+    `orchestrator.algorithms.finalization`."""
+    finalizations: list[Finalization] = field(default_factory=list)
+    """Each time that the test set was opened for the best configurations."""
+    test_set_uses: list[UseOfTestSet] = field(default_factory=list)
+    """Each time that it was opened for the network of one trial."""
+    completed: list[str] = field(default_factory=list)
+    """Keys of the completed configurations in the order in which they were."""
+    failed: list[TrialFailed] = field(default_factory=list)
+    """Trials that failed for good in this session since one last completed."""
+    attached: list[Observation] = field(default_factory=list)
+    """Finished trials of earlier searches, for the model."""
+    extended: dict[str, JsonValue] | None = None
+    """The resolved space where it is no longer that of the launch."""
+    spending: Spending = field(default_factory=Spending)
+
+    def apply(self, event: Event, moment: float | None = None) -> None:
+        """Takes one event in; `moment` is when it was written, in seconds since 1970.
+
+        An epoch that is reported again is known already and changes nothing.
+        """
+        if moment is not None and not isinstance(event, SessionStarted):
+            self.spending.advance(moment)
+        match event:
+            case SearchCreated():
+                self.name, self.space, self.seed = event.search, event.space, event.seed
+            case SessionStarted():
+                self._start_session(event, moment)
+            case SessionEnded():
+                self.ended, self.reason = event.state, event.reason
+                self._interrupt_running()
+                self.spending.end()
+            case TrialSuggested():
+                self._add(event)
+            case ObservationsAttached():
+                self.attached += event.observations
+            case SearchExtended():
+                self.extended = event.space
+                self.ended = "interrupted" if self.ended == "finished" else self.ended
+            case FinalizationStarted():
+                self.finalizations.append(Finalization(event, moment))
+                self.ended = "interrupted" if self.ended == "finished" else self.ended
+            case TrialOpenedTestSet():
+                self.test_set_uses.append(UseOfTestSet(event, moment))
+            case _:
+                self._apply_to_trial(event, self.all_trials[event.trial])
+
+    @property
+    def all_trials(self) -> Mapping[str, Trial]:
+        """Configurations, then repeats, then those for the test set, by their keys."""
+        return ChainMap(self.finals, self.repeats, self.trials)
+
+    def _add(self, event: TrialSuggested) -> None:
+        trial = Trial(event.trial, event.index, event.params, event.source, event.seed, event.note)
+        trial.repeats, trial.fold = event.repeats, event.fold
+        trial.finalization, trial.epochs = event.finalization, event.epochs
+        asked = [each.asked for each in self.finalizations if each.asked.finalization == event.finalization]
+        trial.evaluation = asked[0].evaluation if asked else []
+        kind = self.finals if event.finalization else self.repeats if event.repeats else self.trials
+        kind[trial.key] = trial
+
+    def _apply_to_trial(self, event: TrialEvent, trial: Trial) -> None:
+        match event:
+            case TrialTracked():
+                trial.mlflow_run_id = event.mlflow_run_id
+            case TrialStarted():
+                trial.status, trial.attempts, trial.gpus = "running", event.attempt, event.gpus
+                trial.threads = event.threads
+                self.spending.held[trial.key] = event.gpus
+                return
+            case TrialReported():
+                if event.result.epoch > trial.epoch:
+                    trial.results.append(event.result)
+                    trial.load = event.load
+                    trial.gpu_seconds += event.result.seconds * trial.gpus
+                return
+            case TrialTested():
+                trial.test = event.evaluation
+                return
+            case TrialCompleted():
+                trial.status, trial.reason = "completed", None
+                self.completed += [] if trial.repeats else [trial.key]
+                self.failed.clear()
+            case TrialStopped():
+                trial.status, trial.reason, trial.stopped_by = "stopped", f"{event.rule}: {event.reason}", event.rule
+            case AttemptFailed():
+                trial.status, trial.reason = "pending", event.reason
+                trial.failures[event.failure] += 1
+            case TrialFailed():
+                trial.status, trial.reason = "failed", event.reason
+                self.failed.append(event)
+            case TrialReopened():
+                trial.status, trial.stopped_by = "pending", None
+                trial.failures.clear()
+                self.ended = "interrupted" if self.ended == "finished" else self.ended
+        if trial.status != "running":
+            self.spending.held.pop(trial.key, None)
+
+    def _start_session(self, event: SessionStarted, moment: float | None) -> None:
+        self.sessions, self.ended, self.reason = event.session, None, None
+        self.failed.clear()
+        self._interrupt_running()
+        if moment is not None:
+            self.spending.begin(moment)
+
+    def _interrupt_running(self) -> None:
+        for trial in self.all_trials.values():
+            if trial.status == "running":
+                trial.status = "pending"
+
+    def counts(self) -> dict[TrialStatus, int]:
+        """Number of trials in each status, those that run a configuration again among them, all statuses named."""
+        found = Counter(trial.status for trial in self.all_trials.values())
+        return {status: found[status] for status in ("pending", "running", "completed", "stopped", "failed")}
+
+
+def fold(events: Iterable[Event]) -> Study:
+    """The state after the events, without their times."""
+    study = Study()
+    for event in events:
+        study.apply(event)
+    return study
+
+
+def fold_records(records: Iterable[Record], journal: Path | None = None) -> Study:
+    """The state after the events of a journal.
+
+    Raises:
+        JournalError: an event is about a trial that no event before it suggested; names the journal and the line.
+    """
+    study = Study()
+    for record in records:
+        try:
+            study.apply(record.event, record.time)
+        except KeyError as error:
+            raise JournalError(
+                f"{journal or 'the journal'}:{record.number}: about trial {error.args[0]!r}, which no line before "
+                "suggests; restore the file from a copy"
+            ) from error
+    return study
+
+
+def may_retry(trial: Trial, failure: FailureKind) -> bool:
+    """Whether a trial whose attempt just failed this way is tried again."""
+    return trial.failures[failure] < ATTEMPTS[failure]
+
+
+def unfinished(study: Study) -> list[Trial]:
+    """Trials that were suggested and are not over, in the order of their suggestion, repeats after configurations."""
+    configurations = sorted(study.trials.values(), key=lambda trial: trial.index)
+    others = (*study.repeats.values(), *study.finals.values())
+    return [trial for trial in (*configurations, *others) if not trial.is_over]

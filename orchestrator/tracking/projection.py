@@ -1,0 +1,267 @@
+"""What the events of a search ask of its runs in MLflow, merged run by run; MLflow itself is not needed for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from orchestrator.study.events import (
+    Event,
+    SearchCreated,
+    SessionEnded,
+    SessionStarted,
+    TrialCompleted,
+    TrialFailed,
+    TrialOpenedTestSet,
+    TrialReopened,
+    TrialReported,
+    TrialStarted,
+    TrialStopped,
+    TrialSuggested,
+    TrialTested,
+)
+from orchestrator.study.folder import SearchFolder
+from orchestrator.tracking.content import (
+    About,
+    Artifact,
+    DataSet,
+    Point,
+    best_points,
+    epoch_points,
+    load_points,
+    milliseconds,
+    test_points,
+)
+from trainer.result import EpochResult, better_epoch
+
+SEARCH_RUN: Final = "-"
+"""Stands for the search's own run where the others have the key of their trial."""
+LONGEST_TAG = 5000
+NODE_TAG = "node"
+RUNNING = "RUNNING"
+END_OF_SESSION = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+# What MLflow does not take is tried again after 1, 2, 4 ... seconds, and holds up the end of a session only so often.
+FIRST_DELAY_S = 1.0
+LONGEST_DELAY_S = 300.0
+ATTEMPTS_TO_WAIT_FOR = 3
+
+
+class Creation(NamedTuple):
+    """How a run begins."""
+
+    name: str
+    start: int
+    """Milliseconds since 1970 UTC."""
+    tags: dict[str, str]
+
+
+@dataclass
+class Writes:
+    """What one run is still to get, merged from all events that ask for it; the last one decides about its status."""
+
+    key: str
+    """The trial, or `SEARCH_RUN`."""
+    creation: Creation | None = None
+    """None once the run is known to be there."""
+    files: list[Path] = field(default_factory=list)
+    data_sets: list[DataSet] = field(default_factory=list)
+    evaluation: int | None = None
+    """When the trial was completed, in milliseconds since 1970 UTC, where its evaluation folder is to be sent."""
+    summary: int | None = None
+    """When the session ended, where what it came to is to be sent."""
+    artifacts: list[Artifact] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    status: str | None = None
+    end: int | None = None
+    """Milliseconds since 1970 UTC; None while it runs."""
+    events: int = 0
+    """How many ask for all this."""
+    attempts: int = 0
+    """How often MLflow was there and did not take it."""
+    due: float = 0.0
+    """When to try again, on the monotonic clock."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nobody should wait for it."""
+        return self.attempts >= ATTEMPTS_TO_WAIT_FOR
+
+
+class Plan:
+    """Writes that are still to be done, in the order in which the runs were first heard of."""
+
+    def __init__(self, folder: SearchFolder, about: About | None = None) -> None:
+        """Nothing to do yet; without `about` runs get what their events say, and no more."""
+        self._folder = folder
+        self._about = about
+        self._best: dict[str, EpochResult] = {}
+        self._nodes: dict[str, list[str]] = {}
+        self._writes: dict[str, Writes] = {}
+        self._unmade: dict[str, Writes] = {}
+        self._has_refused = False
+
+    def add(self, event: Event, time: float) -> bool:
+        """Merges an event of a time in seconds since 1970 UTC; False where MLflow need not know of it."""
+        moment = milliseconds(time)
+        match event:
+            case SearchCreated():
+                writes = self._begin(SEARCH_RUN, Creation(self._folder.name, moment, {}))
+                writes.files.append(self._folder.description)
+                if self._about is not None:
+                    writes.artifacts += self._about.artifacts
+            case SessionStarted():
+                writes = self._of(SEARCH_RUN)
+                writes.status, writes.end, writes.summary = RUNNING, None, None
+            case TrialSuggested():
+                tags = {"trial": event.trial, "source": event.source, "seed": str(event.seed)}
+                tags |= {"repeats": event.repeats} if event.repeats else {}
+                tags |= {} if event.fold is None else {"fold": str(event.fold)}
+                tags |= {"finalization": str(event.finalization)} if event.finalization else {}
+                creation = Creation(f"{self._folder.name}/{event.trial}", moment, tags)
+                writes = self._begin(event.trial, creation)
+                writes.params |= {name: str(value) for name, value in event.params.items()}
+                if self._about is not None:
+                    split = None if event.finalization else self._folder.split_of(event.fold)
+                    writes.data_sets = self._about.data_sets(split)
+            case TrialStarted(attempt=1):
+                writes = self._of(event.trial)
+                writes.files.append(self._folder.trial(event.trial) / "config.json")
+            case TrialReported():
+                writes = self._of(event.trial)
+                writes.points += epoch_points(event.result)
+                if event.load is not None:
+                    writes.points += load_points(event.load, event.result)
+                    writes.tags[NODE_TAG] = self._nodes_of(event.trial, event.load.node)
+                best = better_epoch(self._best.get(event.trial), event.result)
+                if best is not None:
+                    self._best[event.trial] = best
+            case TrialTested():
+                writes = self._of(event.trial)
+                writes.points += test_points(event.evaluation, moment)
+            case TrialOpenedTestSet():
+                writes = self._of(event.trial)
+                writes.tags["test_set_opened"] = event.by
+            case TrialCompleted():
+                writes = self._ended(event.trial)
+                writes.evaluation = moment
+                writes.status, writes.end = "FINISHED", moment
+            case TrialStopped():
+                writes = self._ended(event.trial)
+                writes.tags |= {"stopped": event.rule, "reason": event.reason[:LONGEST_TAG]}
+                writes.status, writes.end = "KILLED", moment
+            case TrialFailed():
+                writes = self._ended(event.trial)
+                writes.tags |= {"failure": event.failure, "reason": event.reason[:LONGEST_TAG]}
+                writes.status, writes.end = "FAILED", moment
+            case TrialReopened():
+                writes = self._of(event.trial)
+                writes.status, writes.end = RUNNING, None
+            case SessionEnded():
+                writes = self._of(SEARCH_RUN)
+                writes.status, writes.end = END_OF_SESSION[event.state], moment
+                writes.summary = None if self._about is None else moment
+            case _:
+                return False
+        writes.events += 1
+        return True
+
+    def creations(self, now: float, limit: int) -> list[Writes]:
+        """Runs to make, which goes before anything else, because their trials wait; the search's own is the first."""
+        due = list(islice((writes for writes in self._unmade.values() if writes.due <= now), limit))
+        return due[:1] if due and due[0].key == SEARCH_RUN else due
+
+    def next(self, now: float, limit: int) -> list[Writes]:
+        """Runs to write to; the search's own comes last, because it ends after its trials."""
+        due = (writes for writes in self._writes.values() if writes.due <= now and writes.key != SEARCH_RUN)
+        own = self._writes.get(SEARCH_RUN)
+        return list(islice(due, limit)) or [writes for writes in (own,) if writes is not None and writes.due <= now]
+
+    def pause(self, now: float) -> float | None:
+        """Seconds until there is something to do; None where there is nothing."""
+        if self.next(now, limit=1):
+            return 0.0
+        return min((writes.due - now for writes in self._writes.values()), default=None)
+
+    def made(self, writes: Writes) -> None:
+        """The run is there."""
+        writes.creation = None
+        del self._unmade[writes.key]
+
+    def done(self, writes: Writes) -> None:
+        """Everything is there."""
+        del self._writes[writes.key]
+
+    def refused(self, writes: Writes, now: float) -> None:
+        """MLflow did not take all of it: others go first."""
+        writes.due = now + min(FIRST_DELAY_S * 2.0**writes.attempts, LONGEST_DELAY_S)
+        writes.attempts += 1
+        self._has_refused = True
+
+    @property
+    def stuck(self) -> int:
+        """Events whose writes were refused so often that nobody should wait for them."""
+        if not self._has_refused:
+            return 0
+        return sum(writes.events for writes in self._writes.values() if writes.attempts >= ATTEMPTS_TO_WAIT_FOR)
+
+    def _begin(self, key: str, creation: Creation) -> Writes:
+        writes = self._of(key)
+        writes.creation = creation
+        self._unmade[key] = writes
+        return writes
+
+    def _ended(self, key: str) -> Writes:
+        writes = self._of(key)
+        if key in self._best:
+            writes.points += best_points(self._best[key])
+        return writes
+
+    def _nodes_of(self, trial: str, node: str) -> str:
+        """The machines that have trained the trial, in the order in which they first did."""
+        known = self._nodes.setdefault(trial, [])
+        if node not in known:
+            known.append(node)
+        return ", ".join(known)[:LONGEST_TAG]
+
+    def _of(self, key: str) -> Writes:
+        return self._writes.setdefault(key, Writes(key))
+
+
+@dataclass
+class Run:
+    """A run as it was found in MLflow."""
+
+    id: str
+    artifacts: str
+    """Where its files are kept."""
+    status: str | None = None
+    end: int | None = None
+    params: frozenset[str] = frozenset()
+    tags: dict[str, str] = field(default_factory=dict)
+    last: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Step and time of the newest point of each metric."""
+    has_data_sets: bool = False
+
+
+def leave_out(writes: Writes, run: Run) -> None:
+    """Takes out of the writes what the run has, which has no gaps if only we write to it.
+
+    Points are sent in order, a batch of them is taken whole or not at all, the files go before the first of them, and
+    the status goes last.
+    """
+    writes.params = {name: value for name, value in writes.params.items() if name not in run.params}
+    writes.tags = {name: value for name, value in writes.tags.items() if run.tags.get(name) != value}
+    writes.points = [point for point in writes.points if (point.step, point.time) > run.last.get(point.metric, (-1, 0))]
+    if run.last:
+        writes.files.clear()
+    if run.has_data_sets:
+        writes.data_sets.clear()
+    if (writes.status, writes.end) == (run.status, run.end):
+        if writes.end is not None:  # a run that was only made has the status of one that runs, and nothing else
+            writes.evaluation = writes.summary = None
+            writes.artifacts.clear()
+        writes.status = writes.end = None

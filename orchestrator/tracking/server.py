@@ -1,0 +1,122 @@
+"""MLflow's server for one person on this machine, with what it needs not do for us switched off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.base.process import die_with_parent
+from orchestrator.base.uris import file_uri
+from trainer.atomic import in_place
+from trainer.child_process import python_command, start_child
+
+HOST = "127.0.0.1"
+PORT = 5000
+START_S = 120.0
+STOP_S = 10.0
+POLL_S = 0.2
+# Everybody on the machine reaches the loopback: the server takes no jobs, and its assistant runs nothing outside a
+# container of its own. Addresses, which may hold passwords, go by the environment: others can read arguments.
+SAFE_ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    "MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+# What would undo one of them, or open the server to other machines.
+UNSAFE_ENVIRONMENT = (
+    *("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "MLFLOW_ENABLE_REMOTE_ASSISTANT"),
+    *("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_HOST", "MLFLOW_PORT"),
+)
+
+
+def server_command(port: int, artifacts: Path) -> list[str]:
+    """The command that starts the server."""
+    return [
+        *python_command("-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+        *("--allowed-hosts", f"localhost:*,{HOST}:*", "--x-frame-options", "DENY"),
+        *("--artifacts-destination", file_uri(artifacts)),
+    ]
+
+
+def server_environment(uri: str, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The server's environment; `uri` is where runs are kept."""
+    kept = {name: value for name, value in inherited.items() if name not in UNSAFE_ENVIRONMENT}
+    return {**kept, **SAFE_ENVIRONMENT, "MLFLOW_BACKEND_STORE_URI": uri}
+
+
+@contextmanager
+def mlflow_server(uri: str, artifacts: Path, port: int, log: Path) -> Iterator[str]:
+    """A server on this machine's loopback; its address. It ends with the block, and with this process.
+
+    Args:
+        uri: where runs are kept.
+        artifacts: folder of their files.
+        port: 0 takes a free one.
+        log: file that gets what the server prints.
+
+    Raises:
+        EnvironmentProblem: the port is taken, or the server does not start.
+    """
+    port = _free_port(port)
+    address = f"http://{HOST}:{port}"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb", opener=in_place) as output:
+        process = start_child(
+            server_command(port, artifacts),
+            server_environment(uri, os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for us; the server and its workers are ended below
+            preexec_fn=die_with_parent,
+        )
+    try:
+        _await_health(address, process, log)
+        yield address
+    finally:
+        _end(process)
+
+
+def _free_port(port: int) -> int:
+    try:
+        with socket.create_server((HOST, port)) as found:
+            return int(found.getsockname()[1])
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"port {port} of {HOST} is taken ({error.strerror}), perhaps by another `ui`; choose another "
+            "with --port, or any free one with --port 0"
+        ) from error
+
+
+def _await_health(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(POLL_S)
+    raise EnvironmentProblem(f"MLflow's server did not start; what it said is in {log}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the server and its workers, which are its process group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()

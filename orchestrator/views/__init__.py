@@ -1,1 +1,0 @@
-"""How searches are shown to people and to programs on the command line."""

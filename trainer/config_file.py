@@ -1,0 +1,110 @@
+"""One trial's configuration from a YAML or JSON file and `path=value` settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from trainer.errors import ConfigError
+from trainer.formatting import KeyPath, did_you_mean, plain_words, spelled
+from trainer.yaml_file import Document, YamlError, parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from trainer.config import TrialConfig
+
+
+def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
+    """The configuration in the file with the overrides laid over it.
+
+    Raises:
+        ConfigError: one line per problem, with file, line and setting.
+    """
+    from trainer.config import TrialConfig
+
+    document, tree = read_tree(path, overrides)
+    try:
+        # As JSON text, numbers stay numbers and text becomes no number, but a list may be a tuple.
+        return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            keys = tuple(problem["loc"])
+            place = document.places.get(keys)
+            where = f"{path}:{place[0]}:{place[1]}" if place else f"{path}"
+            lines.append(f"{where}: {_problem(problem)}")
+        raise ConfigError("\n".join(lines)) from error
+
+
+def read_tree(path: Path, overrides: Sequence[str] = ()) -> tuple[Document, Any]:
+    """What the file holds, and the same with the overrides laid over it, not checked against any setting.
+
+    Does not import torch, so that a mistyped path is answered at once.
+
+    Raises:
+        ConfigError: the file or an override cannot be read.
+    """
+    try:
+        document = read_yaml(path)
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
+    for override in overrides:
+        _lay_over(document.data, override)
+    return document, document.data
+
+
+def overridden(config: TrialConfig, overrides: Sequence[str]) -> TrialConfig:
+    """The configuration with `path=value` settings laid over it.
+
+    Raises:
+        ConfigError: one line per problem, with the setting.
+    """
+    from trainer.config import TrialConfig
+
+    tree = config.model_dump(mode="json")
+    for override in overrides:
+        _lay_over(tree, override)
+    try:
+        return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"--set {_problem(problem)}" for problem in error.errors())) from error
+
+
+def _problem(problem: ErrorDetails) -> str:
+    """One of pydantic's errors: the setting and what is wrong with it."""
+    keys = tuple(problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{spelled(keys)}: unknown setting{did_you_mean(str(keys[-1]), _siblings(keys))}"
+    return f"{spelled(keys)}: {plain_words(problem)}"
+
+
+def _siblings(keys: KeyPath) -> list[str]:
+    """Settings that stand where the last key stands."""
+    from trainer.config import TrialConfig
+
+    model: Any = TrialConfig
+    for key in keys[:-1]:
+        model = model.model_fields[key].annotation
+    return list(model.model_fields)
+
+
+def _lay_over(tree: Any, override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: write PATH=VALUE")
+    try:
+        value = parse_yaml(text, name=f"--set {override}").data
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
+    *groups, last = path.split(".")
+    branch = tree
+    for group in groups:
+        branch = branch.setdefault(group, {})
+        if not isinstance(branch, dict):
+            raise ConfigError(f"--set {override}: {group} is a value, not a group of settings")
+    branch[last] = value

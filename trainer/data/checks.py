@@ -1,0 +1,261 @@
+"""What can be found wrong with a data set before anything is trained on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.data.damage import ALLOWED_SHARE
+from trainer.data.folder import DataFolder, find_data
+from trainer.data.frame_checks import Decoded, Findings, decode_frames, look_for_frames
+from trainer.data.manifest import (
+    MANIFEST,
+    Filed,
+    Manifest,
+    differences,
+    filed_tracklets,
+    make_manifest,
+    manifest_digest,
+    write_manifest,
+)
+from trainer.data.pack import check_pack
+from trainer.data.pack_index import HEADER
+from trainer.data.protocols import ProtocolName
+from trainer.data.statistics import PartCounts, matches_of_queries, part_counts, usual_protocols
+from trainer.data.tracklets import ALL_CAMERAS, Splits, dataset_fingerprint, seen_by_one_camera
+from trainer.errors import DataError
+from trainer.progress import Progress, no_progress
+
+
+class FrameCheck(NamedTuple):
+    """What was found out about the frames that the lists of all partitions name."""
+
+    listed: int
+    missing: int
+    """Those that are not there."""
+    empty: int
+    """Those without a byte."""
+    bytes: int
+    """Of all together."""
+    unlisted: int
+    """Files beside them that no list names."""
+    decoded: int
+    """Those that were decoded to see whether they can be."""
+    damaged: int
+    """Those of the decoded that cannot be."""
+    single_colour: int
+    """Those of the decoded whose pixels are all alike."""
+    bearable: bool | None
+    """Whether a run goes on in spite of the empty and damaged ones; None where only decoding all of them can tell."""
+
+
+class DataCheck(NamedTuple):
+    """What was found out about a data set."""
+
+    folder: str
+    name: str
+    """Key of `READERS`."""
+    title: str
+    packed: bool
+    synthetic: bool
+    partitions: int
+    train: PartCounts
+    """Of partition 0, as the other parts."""
+    query: PartCounts
+    gallery: PartCounts
+    counts_as_published: bool | None
+    """None where nobody asked, or the people are drawn."""
+    queries_without_match: Mapping[ProtocolName, int]
+    """Queries that a protocol leaves out: no tracklet of the person by another camera in the gallery."""
+    frames: FrameCheck
+    fingerprint: str
+    """`dataset_fingerprint` of partition 0."""
+    manifest: str | None
+    """The file, where there is one after the check; the index of a packed data set."""
+    manifest_digest: str | None
+    """As `trainer.data.manifest.manifest_digest`, if the manifest is where that looks."""
+    notes: tuple[str, ...]
+    """What else is worth a line."""
+    problem_count: int
+    problems: tuple[str, ...]
+    """The first of them, a line each that names a file."""
+    seconds: float
+
+
+def check_data(
+    root: Path,
+    *,
+    name: str | None = None,
+    all_frames: bool = False,
+    any_counts: bool = False,
+    manifest: Path | None = None,
+    progress: Progress = no_progress,
+) -> DataCheck:
+    """Looks for everything that would disturb a training on the data set in the folder.
+
+    Layout and lists, counts against the published ones, every frame that a list names, a seeded sample of `SAMPLE`
+    frames decoded (or all), and what an earlier check left in the manifest. Where nothing is wrong and there is no
+    manifest yet, it is written: to the given file, or into the folder. Of a packed data set all SHA-256 digests are
+    computed instead, and its index is the manifest.
+
+    Raises:
+        DataError: the lists cannot be read or disagree, or a packed file is damaged: nothing else can be told then.
+    """
+    began = time.monotonic()
+    folder, findings = find_data(root, name), Findings()
+    if folder.packed and manifest is not None:
+        raise DataError(f"{root}: packed; {root / HEADER} is its manifest, leave --manifest out")
+    partitions = [folder.read(fold) for fold in range(folder.data_set.folds)]
+    first = partitions[0]
+    as_published = None if any_counts or folder.synthetic else _check_counts(folder, partitions, findings)
+    _check_cameras(folder, partitions, findings)
+    if folder.packed:
+        path = root / HEADER
+        frames = _check_packed(root, partitions, findings, all_frames, progress)
+    else:
+        path = manifest or root / MANIFEST
+        frames = _check_files(folder, partitions, path, findings, all_frames, progress)
+        if findings.count and not path.exists():
+            findings.notes.append("no manifest is written while there are problems")
+    return DataCheck(
+        folder=str(root),
+        name=folder.name,
+        title=folder.data_set.title,
+        packed=folder.packed,
+        synthetic=folder.synthetic,
+        partitions=len(partitions),
+        train=part_counts(first.train),
+        query=part_counts(first.query),
+        gallery=part_counts(first.gallery),
+        counts_as_published=as_published,
+        queries_without_match={
+            usual: matches_of_queries(first, usual).count(0) for usual in usual_protocols(folder.data_set.protocol)
+        },
+        frames=frames,
+        fingerprint=dataset_fingerprint(first),
+        manifest=str(path) if path.is_file() else None,
+        manifest_digest=manifest_digest(root),
+        notes=tuple(findings.notes),
+        problem_count=findings.count,
+        problems=tuple(findings.problems),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Findings) -> bool:
+    """Whether every part holds what was published."""
+    before = findings.count
+    for fold, splits in enumerate(partitions):
+        where = f"partition {fold}: " * (len(partitions) > 1)
+        for part, published in folder.data_set.published.items():
+            found = part_counts(splits._asdict()[part])
+            wrong = [
+                f"{held:,} {what} ({right:,} published)"
+                for what, held, right in zip(PartCounts._fields, found, published, strict=True)
+                if right not in (None, held)
+            ]
+            if wrong:
+                findings.problem(
+                    f"{folder.root}: {where}{part} holds {', '.join(wrong)}; copy {folder.data_set.title} again, or "
+                    "let other counts pass with --any-counts"
+                )
+    return findings.count == before
+
+
+def _check_cameras(folder: DataFolder, partitions: Sequence[Splits], findings: Findings) -> None:
+    """Somebody to train on, and somebody to test on, is seen by two cameras in every partition."""
+    for fold, splits in enumerate(partitions):
+        where = f"{folder.root}: " + f"partition {fold}: " * (len(partitions) > 1)
+        tested = (*splits.query, *splits.gallery)
+        for part, tracklets, lost in (
+            ("training", splits.train, "nobody can be held out for validation"),
+            ("test", tested, "no query has a match by another camera, and nothing can be evaluated"),
+        ):
+            if (why := seen_by_one_camera(tracklets)) is not None:
+                findings.problem(f"{where}in the {part} tracklets {why}: {lost}; {ALL_CAMERAS}")
+
+
+def _check_packed(
+    root: Path, partitions: Sequence[Splits], findings: Findings, all_frames: bool, progress: Progress
+) -> FrameCheck:
+    check_pack(root, lambda done, total: progress("reading bytes", done, total))
+    frames = _frames(filed_tracklets(partitions))
+    decoded = decode_frames(frames, all_frames, findings, progress)
+    return FrameCheck(
+        listed=len(frames),
+        missing=0,
+        empty=0,
+        bytes=sum(file.stat().st_size for file in root.glob("*.pack")),
+        unlisted=0,
+        decoded=decoded.frames,
+        damaged=decoded.damaged,
+        single_colour=decoded.single_colour,
+        bearable=_bearable(len(frames), 0, decoded),
+    )
+
+
+def _check_files(
+    folder: DataFolder,
+    partitions: Sequence[Splits],
+    path: Path,
+    findings: Findings,
+    all_frames: bool,
+    progress: Progress,
+) -> FrameCheck:
+    """Frames and manifest, which is written to the path if nothing is wrong and none is there."""
+    filed = filed_tracklets(partitions)
+    frames = _frames(filed)
+    files = look_for_frames(frames, findings, progress)
+    manifest = make_manifest(folder.root, folder.name, partitions, filed, files.sizes)
+    _compare(folder.root, path, manifest, filed, findings)
+    whole = [frame for frame in frames if files.sizes.get(frame)]
+    decoded = decode_frames(whole, all_frames, findings, progress)
+    if not findings.count and not path.exists():
+        _write(path, manifest, findings, asked=path != folder.root / MANIFEST)
+    empty = len(files.sizes) - len(whole)
+    return FrameCheck(
+        listed=len(frames),
+        missing=len(frames) - len(files.sizes),
+        empty=empty,
+        bytes=sum(files.sizes.values()),
+        unlisted=files.unlisted,
+        decoded=decoded.frames,
+        damaged=decoded.damaged,
+        single_colour=decoded.single_colour,
+        bearable=_bearable(len(whole), empty, decoded),
+    )
+
+
+def _frames(filed: Sequence[Filed]) -> list[str]:
+    return [frame for each in filed for frame in each.tracklet.frames]
+
+
+def _bearable(whole: int, empty: int, decoded: Decoded) -> bool | None:
+    """See `FrameCheck`; `whole` are the frames that could have been decoded."""
+    if empty + decoded.damaged > ALLOWED_SHARE * (whole + empty):
+        return False
+    return True if not decoded.damaged or decoded.frames == whole else None
+
+
+def _compare(root: Path, path: Path, now: Manifest, filed: Sequence[Filed], findings: Findings) -> None:
+    """With the manifest in the file, where there is one."""
+    before = findings.count
+    try:
+        for difference in differences(root, path, now, filed):
+            findings.problem(difference)
+    except DataError as error:
+        findings.problem(str(error))
+    if findings.count > before:
+        findings.notes.append(f"if that is as it should be, remove {path} and check again")
+
+
+def _write(path: Path, manifest: Manifest, findings: Findings, *, asked: bool) -> None:
+    try:
+        write_manifest(path, manifest)
+    except OSError as error:
+        if asked:
+            findings.problem(f"{path}: cannot be written ({error.strerror})")
+        else:
+            findings.notes.append(f"no manifest: {path} cannot be written ({error.strerror}); --manifest FILE can be")

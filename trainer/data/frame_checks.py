@@ -1,0 +1,224 @@
+"""Which frames of a data set are there, and which of them can be decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from trainer.data.data_set import contents
+from trainer.data.frames import DamagedFrameError, read_frame
+from trainer.errors import DataError
+from trainer.formatting import one_line
+from trainer.progress import Progress
+
+SAMPLE = 500  # frames decoded unless all are
+SAMPLE_SEED = 0
+KEPT = 1_000  # problems whose text is kept; all are counted
+FOLDER_THREADS = 16  # looking into a folder of a network file system is waiting, not work
+FRAMES_AT_ONCE = 64
+MARS_SIZE = (256, 128)  # frames are asked for as MARS has them, so that no time goes into resizing
+PIXELS = re.compile(r"\.pack@[0-9]+\+([0-9]+)x([0-9]+)/")  # in the address of a packed frame that is decoded already
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+class Findings:
+    """Problems and notes so far: all problems are counted, the first are kept."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.count = 0
+
+    def problem(self, text: str) -> None:
+        """Adds a line that names a file."""
+        self.count += 1
+        if len(self.problems) < KEPT:
+            self.problems.append(text)
+
+
+class FrameFiles(NamedTuple):
+    """What lies in the folders of the frames."""
+
+    sizes: Mapping[str, int]
+    """Bytes of each frame that is there, by path."""
+    unlisted: int
+    """Files that are no frames."""
+
+
+class Decoded(NamedTuple):
+    """What came of decoding."""
+
+    frames: int
+    damaged: int
+    single_colour: int
+
+
+class _Tried(NamedTuple):
+    """What came of decoding a few frames."""
+
+    failures: list[DataError]
+    single_colour: list[str]
+
+
+class _Look(NamedTuple):
+    """What one look into a folder showed."""
+
+    sizes: dict[str, int]
+    trouble: str | None = None
+
+
+def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progress) -> FrameFiles:
+    """The frames that are there, each folder listed once; the others are problems."""
+    by_folder: defaultdict[str, list[str]] = defaultdict(list)
+    for frame in frames:
+        by_folder[frame.rpartition(os.sep)[0]].append(frame)
+    sizes: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    other: dict[str, str] = {}
+    unlisted = 0
+    with closing(_in_threads(_sizes_in, by_folder, FOLDER_THREADS)) as looks:
+        for done, ((folder, named), look) in enumerate(zip(by_folder.items(), looks, strict=True), start=1):
+            if look.trouble is None:
+                found = {frame: look.sizes.pop(frame[len(folder) + 1 :], None) for frame in named}
+                sizes |= {frame: size for frame, size in found.items() if size is not None}
+                unlisted += len(look.sizes)
+                if look.sizes and all(size is None for size in found.values()):
+                    other[folder] = contents(Path(folder), os.path.basename(named[0]))  # noqa: PTH119
+                else:
+                    _report(found, findings)
+            else:
+                missing[folder] = look.trouble
+            progress("looking for frames", done, len(by_folder))
+    _report_folders(missing, by_folder, findings)
+    _report_other_names(other, by_folder, findings)
+    return FrameFiles(sizes, unlisted)
+
+
+def _report_folders(missing: Mapping[str, str], by_folder: Mapping[str, Sequence[str]], findings: Findings) -> None:
+    """A line for each folder that cannot be read, or a single one where all folders beside it cannot be either."""
+    beside: defaultdict[str, list[str]] = defaultdict(list)
+    for folder in by_folder:
+        beside[os.path.dirname(folder)].append(folder)  # noqa: PTH120 - as everywhere here
+    for above, folders in beside.items():
+        if len(folders) > 1 and all(folder in missing for folder in folders):
+            frames = sum(len(by_folder[folder]) for folder in folders)
+            findings.problem(
+                f"{above}: {_sight(Path(above))}; the lists name {frames:,} frames in {len(folders):,} folders there, "
+                f"the first of them {os.path.basename(folders[0])}"  # noqa: PTH119
+            )
+            continue
+        for folder in folders:
+            if folder in missing:
+                listed = len(by_folder[folder])
+                findings.problem(f"{folder}: {missing[folder]}, but the lists name {listed:,} frames in it")
+
+
+def _report_other_names(other: Mapping[str, str], by_folder: Mapping[str, Sequence[str]], findings: Findings) -> None:
+    """A line for each data set's part in whose folders files lie, but none under the names of the lists."""
+    beside: defaultdict[str, list[str]] = defaultdict(list)
+    for folder in other:
+        beside[os.path.dirname(folder)].append(folder)  # noqa: PTH120 - as everywhere here
+    for folders in beside.values():
+        more = f"; {len(folders) - 1:,} folders beside it are alike" if len(folders) > 1 else ""
+        frames = sum(len(by_folder[folder]) for folder in folders)
+        findings.problem(
+            f"{folders[0]}: {other[folders[0]]}{more}; the lists name {frames:,} frames there: rename the files, or "
+            "copy the data set again"
+        )
+
+
+def _sight(folder: Path) -> str:
+    """What a folder holds instead of what lists name; what is nearly called so where there is none."""
+    if folder.is_dir():
+        return contents(folder)
+    with contextlib.suppress(OSError):
+        for other in sorted(folder.parent.iterdir()):
+            if other.is_dir() and other.name.casefold() == folder.name.casefold():
+                return f"no such folder, but {one_line(other.name)}: rename it"
+    return "no such folder"
+
+
+def _sizes_in(folder: str) -> _Look:
+    try:
+        with os.scandir(folder) as entries:
+            return _Look({entry.name: entry.stat().st_size for entry in entries if entry.is_file()})
+    except OSError as error:
+        return _Look({}, error.strerror or type(error).__name__)
+
+
+def _report(found: Mapping[str, int | None], findings: Findings) -> None:
+    for frame, size in found.items():
+        if size is None:
+            findings.problem(f"{frame}: no such file, but a list names it; copy the data set again")
+        elif size == 0:
+            findings.problem(f"{frame}: empty file; copy the data set again")
+
+
+def decode_frames(frames: Sequence[str], everything: bool, findings: Findings, progress: Progress) -> Decoded:
+    """Decodes `SAMPLE` of the frames, the same ones every time, or all; those that cannot be are problems.
+
+    Frames of one single colour are worth a note: they can be meant so, but nobody is seen in them.
+    """
+    frames = frames if everything else _sample(frames)
+    batches = [frames[at : at + FRAMES_AT_ONCE] for at in range(0, len(frames), FRAMES_AT_ONCE)]
+    damaged = done = 0
+    single_colour: list[str] = []
+    with closing(_in_threads(_tried, batches, os.cpu_count() or 1)) as results:
+        for batch, tried in zip(batches, results, strict=True):
+            for failure in tried.failures:
+                findings.problem(str(failure))
+                damaged += isinstance(failure, DamagedFrameError)
+            single_colour += tried.single_colour
+            done += len(batch)
+            progress("decoding frames", done, len(frames))
+    if single_colour:
+        findings.notes.append(
+            f"{len(single_colour):,} of {len(frames):,} decoded frames show one single colour and nobody; the first is "
+            f"{single_colour[0]}"
+        )
+    return Decoded(len(frames), damaged, len(single_colour))
+
+
+def _sample(frames: Sequence[str]) -> Sequence[str]:
+    if len(frames) <= SAMPLE:
+        return frames
+    indices = random.Random(SAMPLE_SEED).sample(range(len(frames)), SAMPLE)
+    return [frames[index] for index in sorted(indices)]
+
+
+def _tried(frames: Sequence[str]) -> _Tried:
+    tried = _Tried([], [])
+    for frame in frames:
+        try:
+            pixels = read_frame(frame, *_packed_size(frame))
+        except DataError as error:
+            tried.failures.append(error)
+        else:
+            if (pixels == pixels[0, 0]).all():
+                tried.single_colour.append(frame)
+    return tried
+
+
+def _packed_size(frame: str) -> tuple[int, int]:
+    """Height and width that a frame is packed at, the only ones that it is given at; for others MARS's."""
+    pixels = PIXELS.search(frame)
+    return (int(pixels[1]), int(pixels[2])) if pixels else MARS_SIZE
+
+
+def _in_threads(work: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Generator[Found, None, None]:
+    """The results in the order of the items; closing it, as Ctrl-C does, drops what has not begun."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,118 @@
+"""iLIDS-VID (Wang et al. 2014, ECCV): two cameras, 300 persons by folder, ten published partitions.
+
+Layout: ROOT/i-LIDS-VID/sequences/cam{1,2}/personNNN/cam1_personNNN_FFFFF.png and
+ROOT/train-test people splits/train_test_splits_ilidsvid.mat with the matrix ls_set [10 partitions, 300 persons].
+Its entries count, from 1, into the sorted list of persons' folders (their numbers have gaps); the first half of a
+row is tested on, the rest trained on. ROOT may also be the folder i-LIDS-VID itself, or hold iLIDS-VID/.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from trainer.data.data_set import Counts, DataSet
+from trainer.data.readers.mat_file import read_matrix
+from trainer.data.readers.two_cameras import (
+    Partition,
+    TwoCameras,
+    drawn_partition,
+    images_folder,
+    looks_like,
+    persons_under,
+    tracklets_of,
+)
+from trainer.data.tracklets import Splits
+from trainer.errors import DataError
+
+SPLITS_FOLDER = "train-test people splits"
+SPLITS_FILE = "train_test_splits_ilidsvid.mat"
+VARIABLE = "ls_set"
+FOLDS = 10
+LAYOUT = TwoCameras(
+    title="iLIDS-VID",
+    folders=("i-LIDS-VID/sequences", "sequences", "iLIDS-VID/i-LIDS-VID/sequences"),
+    cameras=("cam1", "cam2"),
+    person=re.compile(r"person([0-9]{3})"),
+    frame=re.compile(r"cam[12]_person[0-9]{3}_[0-9]+\.png"),
+    example="cam1_person001_00317.png",
+    splits_file=SPLITS_FILE,
+    published_persons=300,
+)
+
+
+def read_ilids_vid(root: Path, fold: int = 0) -> Splits:
+    """Training, query (camera 1) and gallery (camera 2) tracklets of one of the ten partitions.
+
+    A tracklet is all frames of a person under a camera, in the order of their names. Persons are numbered by their
+    folders (person001 is 1), which public loaders do by their place in the list. Where the published file is absent,
+    the partition is drawn here and a warning says so: figures on it cannot be compared with published ones. Frames
+    are not opened.
+
+    Raises:
+        DataError: a file or folder is missing or holds something else.
+    """
+    assert 0 <= fold < FOLDS, fold
+    images = images_folder(root, LAYOUT)
+    file = _splits_file(root, images)
+    partition = _read_partition(file, images, fold) if file.exists() else drawn_partition(images, file, fold, LAYOUT)
+    return tracklets_of(partition, images, LAYOUT)
+
+
+def _splits_file(root: Path, images: Path) -> Path:
+    """Beside the folder i-LIDS-VID, or in the folder of the data set; where it should be if it is in neither."""
+    beside = images.absolute().parents[1] / SPLITS_FOLDER / SPLITS_FILE
+    inside = root / SPLITS_FOLDER / SPLITS_FILE
+    return beside if beside.exists() and not inside.exists() else inside
+
+
+def _read_partition(file: Path, images: Path, fold: int) -> Partition:
+    persons = _persons_of_both(images)
+    table = read_matrix(file, VARIABLE)
+    if table.shape != (FOLDS, len(persons)):
+        raise DataError(
+            f"{file}: {VARIABLE} has shape {table.shape}; [{FOLDS} {len(persons)}] is expected, a column for each of "
+            f"the {len(persons)} persons in {images}; unpack {LAYOUT.title} again"
+        )
+    _check_rows(file, table)
+    drawn = [persons[place - 1] for place in table[fold].tolist()]
+    return Partition(test=drawn[: len(drawn) // 2], train=drawn[len(drawn) // 2 :])
+
+
+def _persons_of_both(images: Path) -> list[str]:
+    """The sorted folders of persons, which are those of both cameras; at least two."""
+    seen = [persons_under(images / camera, LAYOUT) for camera in LAYOUT.cameras]
+    if only := sorted(set(seen[0]) ^ set(seen[1])):
+        camera = LAYOUT.cameras[only[0] in seen[0]]
+        raise DataError(
+            f"{images / camera / only[0]}: no such folder, but the other camera's; unpack {LAYOUT.title} again"
+        )
+    if len(seen[0]) < 2:
+        raise DataError(f"{images}: {len(seen[0])} persons, two are needed; unpack {LAYOUT.title} again")
+    return seen[0]
+
+
+def _check_rows(file: Path, table: Int64[np.ndarray, "folds persons"]) -> None:
+    """Every row names every person once."""
+    persons = table.shape[1]
+    for number, row in enumerate(table, start=1):
+        outside = (row < 1) | (row > persons)
+        if outside.any():
+            column = int(outside.argmax())
+            raise DataError(f"{file}: row {number}, column {column + 1}: {row[column]}; persons are 1 to {persons}")
+        values, counts = np.unique(row, return_counts=True)
+        if len(values) < persons:
+            raise DataError(f"{file}: row {number}: person {values[counts.argmax()]} is listed twice; copy it again")
+
+
+ILIDS_VID = DataSet(
+    title=LAYOUT.title,
+    read=read_ilids_vid,
+    recognises=looks_like(LAYOUT),
+    protocol="prid",
+    published={"train": Counts(150, 300, None), "query": Counts(150, 150, None), "gallery": Counts(150, 150, None)},
+    folds=FOLDS,
+)

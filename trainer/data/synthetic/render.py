@@ -1,0 +1,183 @@
+"""Tracklets, drawn: a figure walking before clutter, hidden at times, seen by a camera with its own colours.
+
+Every pixel derives from the walk alone. Frames are 256 x 128 pixels. Runs in drawing processes
+(`trainer.data.synthetic.drawing_child`) that must start fast, so torch is never imported from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from trainer.data.synthetic.person import Colour, Look, Pose, draw_person, greyish, random_look, shaded
+
+HEIGHT, WIDTH = 256, 128
+MARGIN = 16  # the background is larger than the frame on each side, so that the crop can follow the walk
+QUALITY = 88
+NOISE = 9  # grey levels, the largest error of the sensor; evenly distributed
+PILLAR, LOW, PERSON = range(3)
+
+
+class Camera(NamedTuple):
+    """How a camera changes what it sees."""
+
+    gain: tuple[float, float, float]
+    offset: tuple[float, float, float]
+    blur: float
+    """Radius in pixels."""
+    ground: Colour
+    wall: Colour
+
+
+class Walk(NamedTuple):
+    """One tracklet to draw: who, seen by which camera, when hidden."""
+
+    stem: str
+    """Path of the frames up to the number, e.g. bbox_train/0001/0001C1T0001F."""
+    look: Look | None
+    """None draws the background only, as a false detection."""
+    camera: Camera
+    hidden: tuple[bool, ...]
+    """For each frame: is a large part of the body covered?"""
+    fragment: bool
+    """Off centre and cut by the frame, as a failed detection."""
+    seed: tuple[int, ...]
+
+
+def write_walk(root: Path, walk: Walk) -> int:
+    """Draw and write all frames of the walk; returns their size in bytes."""
+    total = 0
+    for number, frame in enumerate(draw_walk(walk), start=1):
+        data = simplejpeg.encode_jpeg(np.asarray(frame), QUALITY, "RGB", "420")
+        (root / f"{walk.stem}{number:03d}.jpg").write_bytes(data)
+        total += len(data)
+    return total
+
+
+def draw_walk(walk: Walk) -> Iterator[Image.Image]:
+    """The frames of a walk in temporal order, RGB."""
+    generator = np.random.default_rng(walk.seed)
+    background = _background(walk.camera, generator)
+    noise = _noise(generator)
+    levels = _levels(walk.camera, light=float(generator.uniform(0.93, 1.07)))
+    motion = _Motion.draw(walk.fragment, generator)
+    occluder = _Occluder.draw(generator)
+    for time, hidden in enumerate(walk.hidden):
+        x, y = (int(value) for value in generator.integers(0, 2 * MARGIN, 2))
+        frame = background.crop((x, y, x + WIDTH, y + HEIGHT))
+        pose = motion.pose(time, generator)
+        canvas = ImageDraw.Draw(frame)
+        if walk.look is not None:
+            draw_person(canvas, walk.look, pose)
+        if hidden:
+            occluder.cover(canvas, pose, time)
+        frame = frame.filter(ImageFilter.BoxBlur(walk.camera.blur)).point(levels)
+        x, y = (int(value) for value in generator.integers(0, 2 * MARGIN, 2))
+        yield ImageChops.add(frame, noise.crop((x, y, x + WIDTH, y + HEIGHT)), 1, -128)
+
+
+def _background(camera: Camera, generator: np.random.Generator) -> Image.Image:
+    """Wall, ground and clutter, new for each tracklet, so that they tell nothing about the person."""
+    width, height = WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN
+    image = Image.new("RGB", (width, height), camera.wall)
+    canvas = ImageDraw.Draw(image)
+    horizon = int(generator.integers(height * 45 // 100, height * 7 // 10))
+    canvas.rectangle((0, horizon, width, height), fill=camera.ground)
+    for _ in range(int(generator.integers(4, 10))):
+        x, y = int(generator.integers(-20, width)), int(generator.integers(0, height))
+        w, h = int(generator.integers(8, 60)), int(generator.integers(8, 110))
+        colour = greyish(generator, (50, 200), tint=22)
+        shape = canvas.ellipse if generator.random() < 0.3 else canvas.rectangle
+        shape((x, y, x + w, y + h), fill=colour)
+    return image
+
+
+def _noise(generator: np.random.Generator) -> Image.Image:
+    """Noise around grey level 128, larger than a frame, so that each frame cuts out another part."""
+    size = (HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN, 3)
+    return Image.fromarray(generator.integers(128 - NOISE, 128 + NOISE, size, dtype=np.uint8, endpoint=True))
+
+
+def _levels(camera: Camera, light: float) -> list[int]:
+    """What each level of the three channels becomes, as `Image.point` takes it."""
+    return [
+        round(min(max(level * gain * light + offset, 0), 255))
+        for gain, offset in zip(camera.gain, camera.offset, strict=True)
+        for level in range(256)
+    ]
+
+
+class _Motion(NamedTuple):
+    """How a person moves through a tracklet; the detector follows with jitter."""
+
+    start: Pose
+    pace: float
+    """Radians of gait per frame."""
+
+    @staticmethod
+    def draw(fragment: bool, generator: np.random.Generator) -> _Motion:
+        height = float(generator.uniform(205, 228))
+        x, top = WIDTH / 2, HEIGHT - 8 - height
+        if fragment:
+            height *= float(generator.uniform(1.2, 1.8))
+            x += float(generator.choice([-1, 1]) * generator.uniform(38, 60))
+            top += float(generator.uniform(-110, 130))
+        facing = int(generator.integers(4))
+        phase = float(generator.uniform(0, 2 * math.pi))
+        return _Motion(Pose(x, top, height, facing, phase), pace=float(generator.uniform(0.4, 0.8)))
+
+    def pose(self, time: int, generator: np.random.Generator) -> Pose:
+        across, down, scale = generator.uniform(-1, 1, 3).tolist()
+        return self.start._replace(
+            x=self.start.x + 5 * across,
+            top=self.start.top + 5 * down,
+            height=self.start.height * (1 + 0.03 * scale),
+            phase=self.start.phase + self.pace * time,
+        )
+
+
+class _Occluder(NamedTuple):
+    """What passes between camera and person: a pillar, something low and wide, or another person."""
+
+    kind: int
+    """`PILLAR`, `LOW` or `PERSON`."""
+    colours: tuple[Colour, Colour]
+    look: Look
+    size: float
+    """In [0, 1]; even the smallest hides a large part of the body."""
+    drift: float
+    """Pixels per frame."""
+    side: int
+
+    @staticmethod
+    def draw(generator: np.random.Generator) -> _Occluder:
+        return _Occluder(
+            kind=int(generator.integers(3)),
+            colours=(greyish(generator, (50, 200), tint=45), greyish(generator, (50, 200), tint=45)),
+            look=random_look(generator),
+            size=float(generator.random()),
+            drift=float(generator.uniform(-1.5, 1.5)),
+            side=int(generator.choice([-1, 1])),
+        )
+
+    def cover(self, canvas: ImageDraw.ImageDraw, pose: Pose, time: int) -> None:
+        x = pose.x + self.drift * (time % 8 - 4)
+        first, second = self.colours
+        if self.kind == PILLAR:
+            half = 20 + 14 * self.size
+            centre = x + self.side * 8
+            canvas.rectangle((centre - half, 0, centre + half, HEIGHT), fill=first)
+            canvas.rectangle((centre + 0.6 * half, 0, centre + half, HEIGHT), fill=shaded(first, 0.7))
+        elif self.kind == LOW:
+            top = min(pose.top + pose.height * (0.48 - 0.2 * self.size), HEIGHT)
+            canvas.rectangle((0, top, WIDTH, HEIGHT), fill=first)
+            canvas.rectangle((0, (top + HEIGHT) / 2, WIDTH, HEIGHT), fill=second)
+        else:
+            other = pose._replace(x=x + self.side * 14, top=pose.top + 6, phase=pose.phase + 1)
+            draw_person(canvas, self.look, other)

@@ -1,0 +1,1 @@
+"""Embedding, ranking and its metrics, protocols, comparisons."""

@@ -1,0 +1,1 @@
+"""From tracklets to batches: identity sampling, frame windows, augmentation, loading."""

@@ -1,0 +1,290 @@
+"""Batches of P persons with K tracklets each, planned before an epoch starts and decoded by workers.
+
+P persons, K tracklets per person, B = P x K clips, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from trainer.data import Tracklet
+from trainer.data.frames import read_window
+from trainer.errors import ConfigError
+from trainer.input.augment import FramePlan, augmented, draw_plan
+from trainer.input.clips import ClipConfig, frame_windows
+from trainer.input.sampler import EPOCHS, Batches, tracklets_by_person
+from trainer.input.warp import augmented_batch, plan_tensor
+from trainer.seeds import generator
+
+# A worker that says nothing for this long hangs; without a limit the loader would wait for ever.
+WORKER_TIMEOUT_S = 120
+# Forked workers have everything loaded; the default of Python 3.14 starts them afresh, each of which imports torch and
+# the trainer again, for the training and for every evaluation. They decode frames and never touch a GPU.
+WORKER_START = "fork"
+
+
+# Batches that each worker has ready; DataLoader's own default.
+PREFETCHED = 2
+
+
+class ClipRequest(NamedTuple):
+    """One clip of a batch before any frame is read."""
+
+    tracklet: int
+    """Index of the tracklet."""
+    epoch: int
+    """Epoch, counted from 0."""
+    position: int
+    """Place of the clip in its epoch; the seed of its draws together with the epoch."""
+
+
+class Batch(NamedTuple):
+    """P x K clips, clips of one person side by side."""
+
+    frames: UInt8[Tensor, "B T 3 H W"]
+    """8-bit pixels, as decoders leave them in memory: channels last. A network that wants another order converts."""
+    labels: Int[Tensor, " B"]
+    erased: Bool[Tensor, "B T"]
+    """Frames that count as erased in the attention loss."""
+    pending: Int[Tensor, "B T 12"] | None
+    """What is still to be done to the frames on the device (see `to_device`); None where a worker has done it."""
+    damaged: tuple[str, ...] = ()
+    """Frames that could not be decoded, in whose place others stand (`read_window`); for a `DamageTally`."""
+
+
+def to_device(batch: Batch, device: torch.device, config: ClipConfig) -> Batch:
+    """The batch on `device`, with its frames augmented there if no worker has done it; nothing waits for a GPU."""
+    frames, labels, erased = (tensor.to(device, non_blocking=True) for tensor in batch[:3])
+    if batch.pending is not None:
+        frames = augmented_batch(frames, batch.pending.to(device, non_blocking=True), config)
+    return Batch(frames, labels, erased, None, batch.damaged)
+
+
+class IdentityBatches:
+    """The order in which epochs show the training tracklets; a batch sampler for `DataLoader`.
+
+    What an epoch shows is a function of (seed, epoch); see `ClipConfig.epoch`.
+    """
+
+    epoch: int = 0
+    """The epoch that the next iteration shows, counted from 0; set it before iterating."""
+    first_step: int = 0
+    """Batches of the epoch that the next iteration leaves out, because a resumed run has seen them. The others are what
+    they are in the whole epoch."""
+
+    def __init__(self, labels: Sequence[int], config: ClipConfig, seed: int) -> None:
+        """Plans batches over tracklets with the given labels.
+
+        Raises:
+            ConfigError: fewer training persons than `clips.persons`.
+        """
+        self._tracklets_of = tracklets_by_person(labels)
+        if len(self._tracklets_of) < config.persons:
+            raise ConfigError(
+                f"clips.persons: {config.persons} persons per batch, but only {len(self._tracklets_of)} persons to "
+                "train on; lower clips.persons or data.validation.share"
+            )
+        self._config = config
+        self._seed = seed
+        self._planned: tuple[int, Batches] | None = None
+
+    def __len__(self) -> int:
+        """Batches in the whole epoch; under `epoch: tracklets` their number varies a little from epoch to epoch."""
+        return len(self._plan())
+
+    def __iter__(self) -> Iterator[list[ClipRequest]]:
+        # No generator function: epoch and first step are those of the moment at which iteration starts, not those of
+        # the first batch, which a loader may ask for later.
+        size = self._config.persons * self._config.tracklets
+        epoch, first = self.epoch, self.first_step
+        return (
+            [ClipRequest(tracklet, epoch, step * size + place) for place, tracklet in enumerate(batch)]
+            for step, batch in enumerate(self._plan()[first:], first)
+        )
+
+    def _plan(self) -> Batches:
+        """The batches of `epoch`; kept, because loops ask for the length at every step."""
+        if self._planned is None or self._planned[0] != self.epoch:
+            draws = generator(self._seed, "batches", self.epoch)
+            self._planned = self.epoch, EPOCHS[self._config.epoch](self._tracklets_of, self._config, draws)
+        return self._planned[1]
+
+
+class TrainingClip(NamedTuple):
+    """One clip of a batch."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    """Augmented, unless a device is to do it."""
+    label: int
+    plan: list[FramePlan]
+    damaged: tuple[str, ...]
+
+
+class TrainingClips(Dataset[TrainingClip]):
+    """Decodes the clip that a request names, and augments it unless the device is to."""
+
+    def __init__(
+        self,
+        tracklets: Sequence[Tracklet],
+        labels: Sequence[int],
+        config: ClipConfig,
+        *,
+        size: tuple[int, int],
+        seed: int,
+    ) -> None:
+        """Keeps what is needed to answer requests; `size` is (height, width) in pixels."""
+        self._tracklets = tracklets
+        self._labels = labels
+        self.config = config
+        self._size = size
+        self._seed = seed
+
+    def __getitem__(self, request: ClipRequest) -> TrainingClip:
+        """Frames, label and plan of a clip, drawn from (seed, epoch, position) alone.
+
+        Raises:
+            DataError: a frame is missing, or all frames of the tracklet are damaged.
+        """
+        return self._decoded(request, *self._drawn(request))
+
+    def __getitems__(self, requests: Sequence[ClipRequest]) -> list[TrainingClip]:
+        """The clips of a batch; `DataLoader` asks here.
+
+        All is drawn before anything is decoded: between two clips' pixels torch's code leaves the processor's caches,
+        and drawing clip by clip costs more.
+        """
+        drawn = [self._drawn(request) for request in requests]
+        return [self._decoded(request, *draws) for request, draws in zip(requests, drawn, strict=True)]
+
+    def _drawn(self, request: ClipRequest) -> tuple[list[int], list[FramePlan]]:
+        draws = generator(self._seed, "clip", request.epoch, request.position)
+        frames = len(self._tracklets[request.tracklet].frames)
+        (window,) = frame_windows(self.config.sampling, frames, self.config.frames, draws).tolist()
+        return window, draw_plan(self.config, self._size, draws)
+
+    def _decoded(self, request: ClipRequest, window: list[int], plan: list[FramePlan]) -> TrainingClip:
+        frames, damaged = read_window(self._tracklets[request.tracklet].frames, window, *self._size)
+        if self.config.augment_on == "worker":
+            frames = augmented(frames, plan, self.config)
+        return TrainingClip(frames, self._labels[request.tracklet], plan, damaged)
+
+
+class Window(NamedTuple):
+    """One clip of an evaluated tracklet."""
+
+    tracklet: int
+    frames: tuple[int, ...]
+
+
+class EvaluationClip(NamedTuple):
+    """One clip of an evaluated tracklet."""
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    damaged: tuple[str, ...]
+
+
+class EvaluationBatch(NamedTuple):
+    """B clips of evaluated tracklets."""
+
+    frames: UInt8[Tensor, "B T 3 H W"]
+    """8-bit pixels, in memory channels last."""
+    damaged: tuple[str, ...]
+    """As in `Batch`."""
+
+
+class EvaluationClips(Dataset[EvaluationClip]):
+    """Decodes the clips that an evaluation looks at, without augmentation."""
+
+    def __init__(self, tracklets: Sequence[Tracklet], windows: Sequence[Window], *, size: tuple[int, int]) -> None:
+        """Keeps what is needed to decode `windows`; `size` is (height, width) in pixels."""
+        self._tracklets = tracklets
+        self._windows = windows
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: int) -> EvaluationClip:
+        """The clip of the window with this index; errors as in `TrainingClips`."""
+        window = self._windows[index]
+        pixels, damaged = read_window(self._tracklets[window.tracklet].frames, window.frames, *self._size)
+        return EvaluationClip(pixels, damaged)
+
+
+def training_loader(
+    clips: TrainingClips, batches: IdentityBatches, *, workers: int, device: torch.device
+) -> Iterable[Batch]:
+    """Batches of the epoch that `batches` says, decoded `workers` at a time; the workers live on.
+
+    They need not know of the epoch: requests name it.
+    """
+    augmenting = clips.config.augment_on == "worker"
+    loader: DataLoader[TrainingClip] = DataLoader(
+        clips,
+        batch_sampler=batches,
+        collate_fn=_collate_augmented if augmenting else _collate_pending,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        multiprocessing_context=WORKER_START if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
+        timeout=WORKER_TIMEOUT_S if workers else 0,
+    )
+    return loader
+
+
+def _collate_augmented(clips: Sequence[TrainingClip]) -> Batch:
+    frames = _stacked([clip.frames for clip in clips])
+    erased = torch.tensor([[frame.erasure.erased for frame in clip.plan] for clip in clips])
+    return Batch(frames, torch.tensor([clip.label for clip in clips]), erased, None, _damaged(clips))
+
+
+def _collate_pending(clips: Sequence[TrainingClip]) -> Batch:
+    return _collate_augmented(clips)._replace(pending=plan_tensor([clip.plan for clip in clips]))
+
+
+def blank_batch(config: ClipConfig, size: tuple[int, int]) -> Batch:
+    """A batch of black clips, in type, shape and memory as those of `training_loader`; `size` is (height, width)."""
+    plan = draw_plan(config, size, generator(0, "blank batch"))
+    clip = TrainingClip(np.zeros((config.frames, *size, 3), dtype=np.uint8), 0, plan, ())
+    collate = _collate_augmented if config.augment_on == "worker" else _collate_pending
+    return collate([clip] * (config.persons * config.tracklets))
+
+
+def evaluation_loader(
+    clips: EvaluationClips, *, batch: int, workers: int, device: torch.device
+) -> Iterable[EvaluationBatch]:
+    """Batches of the clips, in order."""
+    loader: DataLoader[EvaluationClip] = DataLoader(
+        clips,
+        batch_size=batch,
+        collate_fn=_collate_evaluated,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=WORKER_START if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
+        timeout=WORKER_TIMEOUT_S if workers else 0,
+    )
+    return loader
+
+
+def _collate_evaluated(clips: Sequence[EvaluationClip]) -> EvaluationBatch:
+    return EvaluationBatch(_stacked([clip.frames for clip in clips]), _damaged(clips))
+
+
+def _damaged(clips: Sequence[TrainingClip] | Sequence[EvaluationClip]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(path for clip in clips for path in clip.damaged))
+
+
+def _stacked(clips: Sequence[UInt8[np.ndarray, "T H W 3"]]) -> UInt8[Tensor, "B T 3 H W"]:
+    # default_collate stacks straight into the memory that a worker shares with the training process. To permute instead
+    # of to copy saves a pass over the pixels, and channels last is what convolutions are fastest on.
+    stacked: Tensor = default_collate(list(clips))
+    return stacked.permute(0, 1, 4, 2, 3)

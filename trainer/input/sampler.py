@@ -1,0 +1,75 @@
+"""Which tracklets one epoch shows, and which of them stand in a batch together.
+
+P persons per batch, K tracklets per person; a batch is a list of P x K tracklets, those of a person side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import torch
+
+from trainer.input.clips import ClipConfig
+
+Batches = list[list[int]]
+"""Tracklet indices, batch by batch."""
+
+
+def tracklets_by_person(labels: Sequence[int]) -> list[list[int]]:
+    """Indices of each person's tracklets, in the order of the labels' values."""
+    tracklets_of: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        tracklets_of.setdefault(label, []).append(index)
+    return [tracklets for _, tracklets in sorted(tracklets_of.items())]
+
+
+def persons_once(tracklets_of: Sequence[list[int]], config: ClipConfig, draws: torch.Generator) -> Batches:
+    """Each person once, in random order, with K tracklets; persons left over wait for another epoch (the paper's code).
+
+    Tracklets are drawn without replacement, or with replacement where a person has fewer than K.
+    """
+    persons = config.persons
+    order = torch.randperm(len(tracklets_of), generator=draws).tolist()
+    return [
+        list(chain.from_iterable(_drawn(tracklets_of[person], config.tracklets, draws) for person in chosen))
+        for chosen in (order[start : start + persons] for start in range(0, len(order) - persons + 1, persons))
+    ]
+
+
+def tracklets_once(tracklets_of: Sequence[list[int]], config: ClipConfig, draws: torch.Generator) -> Batches:
+    """No tracklet twice: each person's are shuffled and dealt out in groups of K, until fewer than P persons have any.
+
+    What is left of a person after the last full group waits for another epoch. A person with fewer than K tracklets in
+    all gives one group, drawn with replacement. A batch draws its persons in proportion to the groups they have left:
+    every group is then about equally likely at every place of the epoch, and few are left over at its end.
+    """
+    groups_of = [_groups(tracklets, config.tracklets, draws) for tracklets in tracklets_of]
+    left = torch.tensor([len(groups) for groups in groups_of], dtype=torch.float64)
+    batches = []
+    while int(left.count_nonzero()) >= config.persons:
+        chosen = torch.multinomial(left, config.persons, generator=draws)
+        left[chosen] -= 1
+        batches.append(list(chain.from_iterable(groups_of[person].pop() for person in chosen.tolist())))
+    return batches
+
+
+EPOCHS: dict[str, Callable[[Sequence[list[int]], ClipConfig, torch.Generator], Batches]] = {
+    "persons": persons_once,
+    "tracklets": tracklets_once,
+}
+
+
+def _groups(tracklets: list[int], size: int, draws: torch.Generator) -> Batches:
+    if len(tracklets) < size:
+        return [_drawn(tracklets, size, draws)]
+    shuffled = _drawn(tracklets, len(tracklets), draws)
+    return [shuffled[start : start + size] for start in range(0, len(shuffled) - size + 1, size)]
+
+
+def _drawn(tracklets: list[int], count: int, draws: torch.Generator) -> list[int]:
+    if len(tracklets) >= count:
+        picked = torch.randperm(len(tracklets), generator=draws)[:count]
+    else:
+        picked = torch.randint(len(tracklets), (count,), generator=draws)
+    return [tracklets[index] for index in picked.tolist()]

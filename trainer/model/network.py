@@ -1,0 +1,208 @@
+"""The network: a ResNet over frames, attention over time, and the neck that feeds classifier and ranking.
+
+B clips, T frames, C channels (= embedding), h x w feature map, N persons (classes).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from trainer.errors import ConfigError
+from trainer.frozen import FrozenConfig
+from trainer.model.attention import POOLINGS, AttentionOutput, Gate, TemporalAttention
+from trainer.model.weights import load_weights
+
+__all__ = [
+    "AttentionOutput",
+    "Feature",
+    "Gate",
+    "ModelConfig",
+    "ModelOutput",
+    "TemporalAttention",
+    "TemporalAttentionResNet",
+]
+
+Feature = Literal["after_neck", "before_neck"]
+
+RESNET_CHANNELS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
+RESNET_STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+TINY_CHANNELS = (16, 32, 64, 64)
+CLASSIFIER_STD = 1e-3  # Luo et al. 2019: the classifier starts near zero, so the neck's scale settles first
+
+
+class ModelConfig(FrozenConfig):
+    """Architecture of the network and where its weights come from."""
+
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "tiny"] = "resnet50"
+    """torchvision's ResNets, or `tiny`: four convolutions, for tests and for laptops."""
+    weights: str = "imagenet"
+    """`imagenet` (torchvision's IMAGENET1K_V1), `none` (random), or the path of a file or checkpoint."""
+    height: int = Field(256, ge=16, le=1024)
+    """Height of the input frames, in pixels."""
+    width: int = Field(128, ge=8, le=1024)
+    """Width of the input frames, in pixels."""
+    last_stride: Literal[1, 2] = 1
+    """Stride of the last stage; 1 doubles the feature map (Luo et al. 2019)."""
+    pooling: Literal["attention", "mean", "max"] = "attention"
+    """How a clip's frames become one feature; without attention none of its parameters exist."""
+    attention_hidden: int = Field(256, ge=1)
+    """Channels between the spatial and the temporal convolution of the attention head."""
+    attention_gate: Gate = "softmax"
+    """How scores become weights over frames: softmax, or sigmoid followed by L1 normalisation."""
+    attention_factorised: bool = False
+    """Average the maps over space before the attention's spatial convolution, which then is 1 x 1."""
+    attention_score_relu: bool = True
+    """The second ReLU of the paper's attention; without it scores may be negative, and none is dead."""
+    neck: Literal["bnneck", "none"] = "bnneck"
+    """`none`: no batch norm, and a classifier with bias and torch's initial values (the paper's resnet50ta)."""
+
+    @model_validator(mode="after")
+    def _frames_hold_a_cell(self) -> ModelConfig:
+        feature_map_size(self)
+        return self
+
+
+class ModelOutput(NamedTuple):
+    """What the network says about a batch of clips, in training and in evaluation alike; at least float32."""
+
+    logits: Float[Tensor, "B N"]
+    """Scores of the training persons."""
+    embedding: Float[Tensor, "B C"]
+    """The feature after the neck: ranking uses it and, as in the paper, the metric losses; `pooled` without a neck."""
+    scores: Float[Tensor, "B T"]
+    """Attention scores before the gate; 0 where there is no attention."""
+    weights: Float[Tensor, "B T"]
+    """Weights of the frames; they sum to 1 over T."""
+    pooled: Float[Tensor, "B C"]
+    """The feature before the neck."""
+
+    def feature(self, which: Feature) -> Float[Tensor, "B C"]:
+        """The feature on one side of the neck."""
+        return self.embedding if which == "after_neck" else self.pooled
+
+
+class TemporalAttentionResNet(nn.Module):
+    """A ResNet over frames, attention over time, a batch-norm neck and a classifier (the paper's Fig. 2).
+
+    The neck is Luo et al. 2019's (arXiv:1903.07071) with the bias frozen at 0, but, as in the paper, the
+    feature after it serves every loss and the ranking; Luo takes triplet and center loss before it.
+
+    `loaded_weights` tells what `config.weights` filled. A network about to be restored from a checkpoint
+    needs no weights of its own: build it from `config.model_copy(update={"weights": "none"})`.
+
+    Raises ConfigError when the weights cannot be had. The caller seeds torch's generator.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        self.input_size = (config.height, config.width)
+        map_size = feature_map_size(config)
+        self.backbone = _backbone(config)
+        self.embedding_dim = RESNET_CHANNELS.get(config.backbone, TINY_CHANNELS[-1])
+        self.attention = _pooling(config, self.embedding_dim, map_size)
+        self.neck, self.classifier = _neck_and_classifier(config.neck, self.embedding_dim, num_classes)
+        self.loaded_weights = load_weights(self, config.weights, config.backbone)
+
+    def forward(self, clips: Float[Tensor, "B T 3 H W"]) -> ModelOutput:
+        """Logits, embedding and attention of normalised clips; frames of another size raise ValueError.
+
+        Frames are taken in the precision of the backbone's weights, or in autocast's; neck and classifier compute in
+        float32 even then.
+        """
+        if clips.shape[-2:] != self.input_size:
+            sizes = f"{self.input_size}, got {tuple(clips.shape[-2:])}"
+            raise ValueError(f"the network was built for frames of {sizes}")
+        frames = clips.flatten(0, 1).to(next(self.backbone.parameters()).dtype)
+        maps = self.backbone(frames).unflatten(0, clips.shape[:2])
+        pooled, scores, weights = self.attention(maps)
+        with torch.autocast(clips.device.type, enabled=False):
+            embedding = self.neck(pooled)
+            return ModelOutput(self.classifier(embedding), embedding, scores, weights, pooled)
+
+
+def require_weights(config: ModelConfig) -> None:
+    """Makes sure, before anything trains, that the network's weights are there and fit; downloads them if need be.
+
+    Raises ConfigError as `TemporalAttentionResNet` does.
+    """
+    if config.weights == "none":
+        return
+    with torch.device("meta"):  # shapes without memory
+        network = TemporalAttentionResNet(config.model_copy(update={"weights": "none"}), num_classes=1)
+    load_weights(network, config.weights, config.backbone)
+
+
+def feature_map_size(config: ModelConfig) -> tuple[int, int]:
+    """Height and width of the backbone's last feature map, each at least 1.
+
+    Every stride-2 layer is padded so that it halves and rounds up. Frames smaller than the total stride raise
+    ConfigError: their map would hold less than one whole cell.
+    """
+    stride = (8 if config.backbone == "tiny" else 16) * config.last_stride
+    if config.height < stride or config.width < stride:
+        raise ConfigError(
+            f"height, width: {config.height} x {config.width} is too small for {config.backbone} with last_stride "
+            f"{config.last_stride}; give at least {stride} x {stride}"
+        )
+    return -(-config.height // stride), -(-config.width // stride)
+
+
+def _pooling(
+    config: ModelConfig, channels: int, map_size: tuple[int, int]
+) -> Callable[[Float[Tensor, "B T C h w"]], AttentionOutput]:
+    if config.pooling != "attention":
+        return POOLINGS[config.pooling]
+    return TemporalAttention(
+        channels,
+        map_size,
+        config.attention_hidden,
+        config.attention_gate,
+        factorised=config.attention_factorised,
+        score_relu=config.attention_score_relu,
+    )
+
+
+def _neck_and_classifier(neck: str, channels: int, num_classes: int) -> tuple[nn.Module, nn.Linear]:
+    if neck == "none":
+        return nn.Identity(), nn.Linear(channels, num_classes)
+    norm = nn.BatchNorm1d(channels)
+    norm.bias.requires_grad_(False)
+    classifier = nn.Linear(channels, num_classes, bias=False)
+    nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
+    return norm, classifier
+
+
+def _backbone(config: ModelConfig) -> nn.Sequential:
+    if config.backbone == "tiny":
+        return _tiny(config.last_stride)
+    from torchvision.models import get_model  # takes seconds to import, and a tiny network does without
+
+    resnet = get_model(config.backbone, weights=None)
+    if config.last_stride == 1:
+        _keep_resolution(resnet.layer4[0])
+    return nn.Sequential(OrderedDict((stage, getattr(resnet, stage)) for stage in RESNET_STAGES))
+
+
+def _keep_resolution(block: nn.Module) -> None:
+    """Undo the stride of a stage's first block, which has it in one 3 x 3 convolution and in the shortcut."""
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+
+
+def _tiny(last_stride: int) -> nn.Sequential:
+    """Four convolutions with batch norm and ReLU; 2.6 million multiplications for a frame of 64 x 32."""
+    stages = []
+    channels = 3
+    for width, stride in zip(TINY_CHANNELS, (2, 2, 2, last_stride), strict=True):
+        convolution = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+        stages.append(nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)))
+        channels = width
+    return nn.Sequential(*stages)

@@ -1,0 +1,160 @@
+"""Everything that changes while a network learns, and the one step that changes it.
+
+B clips, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from trainer.compute import autocast, compiled, laid_out, placed
+from trainer.config import TrialConfig
+from trainer.input.augment import normalised
+from trainer.input.batches import Batch, blank_batch, to_device
+from trainer.losses.reid_loss import ReidLoss
+from trainer.model.averaging import WeightAverage
+from trainer.model.network import ModelOutput, TemporalAttentionResNet
+from trainer.seeds import derived_seed
+from trainer.training.optimizer import make_optimizer
+from trainer.training.schedule import learning_rate
+
+log = logging.getLogger(__name__)
+
+Observe = Callable[[Batch, ModelOutput, Mapping[str, Tensor]], None]
+"""Hears each batch with what the network and the losses made of it."""
+
+
+class Learner:
+    """A network, its losses with their centers, its optimizer, and the average of its weights where asked for."""
+
+    def __init__(self, config: TrialConfig, num_classes: int, device: torch.device, *, own_weights: bool) -> None:
+        """Builds everything from the trial's seed; with `own_weights` the network loads its configured weights,
+        without it a checkpoint is going to fill it.
+
+        Raises:
+            ConfigError: weights that cannot be had.
+        """
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        self.config, self.device = config, device
+        architecture = config.model if own_weights else config.model.model_copy(update={"weights": "none"})
+        self.model = TemporalAttentionResNet(architecture, num_classes)
+        placed(self.model, config.compute, device)
+        if own_weights and config.model.weights != "none":
+            log.info("model.weights: %s", self.model.loaded_weights.summary())
+        self.loss = ReidLoss(config.loss, num_classes, self.model.embedding_dim).to(device)
+        self.optimizer = make_optimizer(self.model.parameters(), config.optim)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
+        decay = config.optim.ema_decay
+        self._average = None if decay is None else WeightAverage(self.model, decay)
+
+    @property
+    def evaluated(self) -> TemporalAttentionResNet:
+        """The network to evaluate: the average of the weights where there is one."""
+        return self.model if self._average is None else self._average.module
+
+    def compile(self) -> None:
+        """Compiles the network if the configuration says so, with a batch as all are; restore comes first.
+
+        To be called where it trains, under the same `float32_products`: what is compiled for other settings of the
+        process, or for another layout of the frames, is compiled again in the first step.
+        """
+        blank = blank_batch(self.config.clips, (self.config.model.height, self.config.model.width))
+        frames = to_device(blank, self.device, self.config.clips).frames
+        compiled(self.model, self._seen(frames), self.config.compute)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the learning rate of the epoch, counted from 0, and the network to training."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optim, epoch)
+        self.model.train()
+
+    def step(self, batches: Sequence[Batch], observe: Observe) -> None:
+        """One step of the optimizer and of the centers on the mean loss of the batches.
+
+        The host never waits for a GPU, in any precision and with an average of the weights too: whether a step under
+        fp16 is left out is decided on the device.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss.zero_grad(set_to_none=True)
+        for batch in batches:
+            output, terms = self._forward(batch)
+            self._scaler.scale(terms["total"] / len(batches)).backward()  # type: ignore[no-untyped-call]
+            observe(batch, output, terms)
+        self._update()
+
+    def _forward(self, batch: Batch) -> tuple[ModelOutput, dict[str, Tensor]]:
+        frames, labels, erased = to_device(batch, self.device, self.config.clips)[:3]
+        with autocast(self.config.compute, self.device):
+            output: ModelOutput = self.model(self._seen(frames))
+            return output, self.loss(output, labels, erased, self.model.classifier.weight)
+
+    def _seen(self, frames: UInt8[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T 3 H W"]:
+        """The frames as the network takes them."""
+        return laid_out(normalised(frames), self.config.compute)
+
+    def _update(self) -> None:
+        """The optimizer's step, the centers' own, and the average's.
+
+        Under fp16 the loss was scaled: gradients are scaled back first, and a step whose gradients overflowed
+        is left out altogether.
+        """
+        self._scaler.unscale_(self.optimizer)
+        if self.config.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self._scaler.step(self.optimizer)
+        if not self._scaler.is_enabled():
+            self._follow(1.0, None)
+            return
+        # `get_scale` would read the scale back; scaling a one gives it on the device.
+        one = torch.ones((), device=self.device)
+        scale = self._scaler.scale(one)
+        self._scaler.update()
+        self._follow(scale, self._scaler.scale(one) >= scale)
+
+    def _follow(self, gradient_scale: float | Tensor, taken: Tensor | None) -> None:
+        """The steps of centers and average after the optimizer's, where it was `taken`; None is always."""
+        self.loss.step_centers(gradient_scale=gradient_scale, taken=taken)
+        if self._average is not None:
+            self._average.update(self.model, taken)
+
+    def weights(self) -> dict[str, Any]:
+        """State of the network to evaluate: all that an evaluation needs."""
+        return self.evaluated.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """State of everything, for a checkpoint that a resume continues from."""
+        average = {} if self._average is None else {"average": self._average.state_dict()}
+        return {
+            "learning": self.model.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            **average,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned."""
+        self.model.load_state_dict(state["learning"])
+        self.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+
+
+def in_groups(batches: Iterable[Batch], size: int) -> Iterable[list[Batch]]:
+    """The batches in lists of `size`; the last list may be shorter."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

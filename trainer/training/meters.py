@@ -1,0 +1,98 @@
+"""What an epoch of training adds up: losses, attention, images and time.
+
+Figures of the steps stay on the device until the epoch ends, so that no step waits for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.errors import DivergedError
+from trainer.input.batches import Batch
+from trainer.model.attention import attention_entropy, dead_score_share, erased_weight
+from trainer.model.network import ModelOutput
+
+
+class EpochTally:
+    """The running figures of one epoch; `state` and `restored` carry them over an interruption."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        """Batches learned from."""
+        self.images = 0
+        self.seconds = 0.0
+        """Time spent learning, waiting included."""
+        self.waited = 0.0
+        """Time that the device spent waiting for frames."""
+        self._names: list[str] = []
+        self._terms: list[Tensor] = []  # [terms] per batch, so that the first bad one can be told
+        self._attention: Tensor | None = None  # sums: entropy, dead share, erased weight, erased frames
+
+    def add(self, batch: Batch, output: ModelOutput, terms: Mapping[str, Tensor], *, attention: bool) -> None:
+        """Counts a batch, its losses and, where the network has it, its attention; waits for nothing."""
+        self.batches += 1
+        self.images += batch.frames.shape[0] * batch.frames.shape[1]
+        self._names = list(terms)
+        self._terms.append(torch.stack([term.detach() for term in terms.values()]))
+        if attention:
+            with torch.no_grad():
+                seen = _attention_sums(output, batch.erased.to(output.weights.device, non_blocking=True))
+            self._attention = seen if self._attention is None else self._attention + seen
+
+    def losses(self, epoch: int) -> dict[str, float]:
+        """Means over the batches, by term.
+
+        Raises:
+            DivergedError: a term was NaN or infinite; names the one that was so first.
+        """
+        table = torch.stack(self._terms).cpu()
+        bad = ~table.isfinite()
+        if bool(bad.any()):
+            row = int(bad.any(dim=1).int().argmax())
+            culprits = [column for column in range(len(self._names)) if bad[row, column]]
+            name = min(culprits, key=lambda column: self._names[column] == "total")  # the total only follows
+            value = float(table[row, name])
+            raise DivergedError(f"loss/{self._names[name]} is {value} in epoch {epoch + 1}, batch {row + 1}")
+        return dict(zip(self._names, table.mean(dim=0).tolist(), strict=True))
+
+    def attention(self) -> dict[str, float]:
+        """Means over clips, scores and erased frames, as `EpochResult.attention` has them."""
+        if self._attention is None:
+            return {}
+        entropy, dead, weight, frames = self._attention.tolist()
+        means = {"entropy": entropy / self.batches, "dead_scores": dead / self.batches}
+        return means | ({"erased_weight": weight / frames} if frames else {})
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as tensors and plain values."""
+        return {
+            "batches": self.batches,
+            "images": self.images,
+            "seconds": self.seconds,
+            "waited": self.waited,
+            "names": self._names,
+            "terms": self._terms,
+            "attention": self._attention,
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], device: torch.device) -> EpochTally:
+        """The tally that `state` was taken of, on a device."""
+        tally = cls()
+        tally.batches, tally.images = state["batches"], state["images"]
+        tally.seconds, tally.waited = state["seconds"], state["waited"]
+        tally._names = list(state["names"])
+        tally._terms = [terms.to(device) for terms in state["terms"]]
+        tally._attention = None if state["attention"] is None else state["attention"].to(device)
+        return tally
+
+
+def _attention_sums(output: ModelOutput, erased: Tensor) -> Tensor:
+    weights = output.weights.float()
+    weight, frames = erased_weight(weights, erased)
+    entropy, dead = attention_entropy(weights).mean(), dead_score_share(output.scores)
+    return torch.stack([entropy, dead, weight, frames.to(weight)])
