@@ -54,12 +54,12 @@ check: $(READY)
 	$(VENV)/bin/python -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
 
 chaos: $(READY)
-	$(VENV)/bin/python tests/chaos.py journal --kills $(WRITER_KILLS) --seed $(SEED)
-	$(VENV)/bin/python tests/chaos.py search --kills $(KILLS) --seed $(SEED)
+	$(VENV)/bin/python tests/helpers/chaos.py journal --kills $(WRITER_KILLS) --seed $(SEED)
+	$(VENV)/bin/python tests/helpers/chaos.py search --kills $(KILLS) --seed $(SEED)
 	$(RUN) pytest -m long
 
 soak: $(READY)
-	$(VENV)/bin/python tests/soak.py --trials $(TRIALS)
+	$(VENV)/bin/python tests/helpers/soak.py --trials $(TRIALS)
 
 format: $(READY)
 	$(RUN) ruff format .

@@ -1,0 +1,219 @@
+"""Searches from a notebook or a program; the notebook of the documentation runs in tests/project/test_documents.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from searches import POINT, a_search, completed, write_search
+
+import orchestrator
+from orchestrator import Search, launch, load, notebook, resume
+from orchestrator.base.errors import EnvironmentProblem, SearchError
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
+
+STAND_IN = """\
+import signal, sys, time
+if "slow" in sys.argv:
+    signal.signal(signal.SIGINT, lambda *_: sys.exit("demo: stopped"))
+    print("working", flush=True)
+    time.sleep(30)
+print(" ".join(sys.argv[1:]))
+code = [part.removeprefix("--data=code") for part in sys.argv if part.startswith("--data=code")]
+sys.exit(int(code[0]) if code else 0)
+"""
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Search:
+    a_search(tmp_path / "demo")
+    return load("demo", tmp_path)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In place of `python -m orchestrator`: says its arguments and ends as they ask."""
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program/orchestrator.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "program"))
+    monkeypatch.chdir(tmp_path / "program")
+    a_search(tmp_path / "runs/demo")
+    return tmp_path / "runs"
+
+
+def test_the_package_imports_nothing_heavy_and_its_functions_hide_no_module() -> None:
+    program = (
+        "import sys, orchestrator; light = not {'ray', 'torch', 'ax', 'mlflow', 'pandas'} & set(sys.modules); "
+        "from orchestrator import launch, load; light &= not {'ray', 'torch', 'pandas'} & set(sys.modules); "
+        "import orchestrator.runner.session; from orchestrator import launch as again; print(light, launch is again)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_a_package_without_such_a_name_says_so() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'lunch'"):
+        orchestrator.lunch  # noqa: B018
+
+
+def test_a_loaded_search_tells_what_status_tells(search: Search) -> None:
+    assert search.best is not None
+    assert (search.best["trial"], search.best["value"]) == ("t0001", 0.6)
+    assert [trial["trial"] for trial in search.trials] == ["t0000", "t0001"]
+    assert search.trials[0]["params"] == POINT
+    assert search.trial("best").key == "t0001"
+    assert repr(search) == "demo: finished; 2/2 trials completed, best mAP 60.0 (t0001, one seed, not confirmed)"
+
+
+def test_the_frame_has_a_row_per_trial_with_figures_and_settings(search: Search) -> None:
+    frame = search.frame()
+    assert list(frame.index) == ["t0000", "t0001"]
+    assert list(frame["mAP"]) == [0.4, 0.6]
+    assert list(frame["clips.persons"]) == [3, 4]
+    assert list(frame["status"]) == ["completed"] * 2
+
+
+def test_curves_have_a_column_per_trial_and_a_row_per_epoch(search: Search) -> None:
+    curves = search.curves()
+    assert curves.index.name == "epoch"
+    assert {key: curves[key].iloc[-1] for key in curves} == {"t0000": 0.4, "t0001": 0.6}
+
+
+def test_a_figure_that_no_trial_has_is_refused_with_those_that_there_are(search: Search) -> None:
+    with pytest.raises(SearchError, match=r"demo has no figure 'map' \(there: .*mAP"):
+        search.curves("map")
+
+
+def test_a_search_without_trials_is_empty_and_has_no_best(tmp_path: Path) -> None:
+    write_search(tmp_path / "new", SearchSpace.from_yaml("smoke.yaml"), [])
+    search = load("new", tmp_path)
+    assert search.best is None
+    assert search.trials == []
+    assert search.frame().empty
+    with pytest.raises(SearchError, match="none yet"):
+        search.curves()
+
+
+def test_a_notebook_shows_the_table_with_its_synthetic_mark_and_no_markup_of_others(tmp_path: Path) -> None:
+    events = completed(0, 0.4, **{"model.attention_gate": "<script>"})
+    write_search(tmp_path / "demo", SearchSpace.from_yaml("smoke.yaml"), events)
+    shown = load("demo", tmp_path)._repr_html_()
+    assert "SYNTHETIC" in shown
+    assert "t0000" in shown
+    assert "<script>" not in shown
+
+
+def test_a_search_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="nothing"):
+        load("nothing", tmp_path)
+
+
+def test_launch_gives_the_command_all_that_it_was_told(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = launch(
+        "smoke.yaml", data="mini-mars", name="demo", storage=stand_in, trials=3, overrides=["optim.epochs=2"], seed=1
+    )
+    assert found.name == "demo"
+    assert capfd.readouterr().out.split() == [
+        *("launch", "--space", "smoke.yaml", "--name", "demo", "--data", "mini-mars", "--trials", "3", "--seed", "1"),
+        *("--set=optim.epochs=2", "--storage", str(stand_in)),
+    ]
+
+
+def test_resume_gives_the_command_all_that_it_was_told(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    resume("demo", stand_in, retry_failed=True)
+    assert capfd.readouterr().out.split() == ["resume", "demo", "--errored", "retry", "--storage", str(stand_in)]
+    resume("demo", stand_in, show=False)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_space_may_be_a_mapping_and_gives_the_search_its_name(
+    stand_in: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(notebook.secrets, "token_hex", lambda size: "00" * size)
+    a_search(stand_in / "mine-0000")
+    assert launch({"extends": "smoke.yaml", "name": "mine"}, storage=stand_in).name == "mine-0000"
+    arguments = capfd.readouterr().out.split()
+    assert arguments[arguments.index("--name") + 1] == "mine-0000"
+    assert not Path(arguments[arguments.index("--space") + 1]).exists()
+
+
+def test_a_wrong_space_is_refused_before_anything_starts(stand_in: Path) -> None:
+    with pytest.raises(SpaceError, match=r"optim\.epoch"):
+        launch("smoke.yaml", storage=stand_in, overrides=["optim.epoch=2"])
+
+
+def test_what_the_command_finds_wrong_with_a_space_is_all_in_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpaceError, match=r"dmeo\.yaml: no such file, .* did you mean 'demo'\?$"):
+        launch("dmeo.yaml", name="x", show=False)
+    wrong = {"extends": "smoke.yaml", "budget": {"trial": 3}, "trainer": {"optim": {"epoch": 3}}}
+    with pytest.raises(SpaceError) as caught:
+        launch(wrong, name="x", show=False)
+    assert [problem.partition(": ")[2].split(": ")[0] for problem in caught.value.problems] == [
+        *("budget.trial", "trainer.optim.epoch")
+    ]
+    with pytest.raises(SearchError, match=r"^Invalid value for '--concurrent'"):
+        launch("smoke.yaml", name="x", concurrent=0, show=False)
+    with pytest.raises(SearchError, match=r"^no search 'x' in runs"):
+        resume("x", show=False)
+
+
+def test_overrides_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    given = {
+        "optim.epochs": 2,
+        "optim.learning_rate": np.float64(1e-5),
+        "clips.persons": np.int64(4),
+        "data.root": Path("/a b"),
+        "replicates": {"seeds": 3},
+        "start": [],
+        "synthetic": None,
+    }
+    launch("smoke.yaml", name="demo", storage=stand_in, overrides=given)
+    settings = [line for line in capfd.readouterr().out.split("--") if line.startswith("set=")]
+    assert [setting.strip().removeprefix("set=") for setting in settings] == [
+        *("optim.epochs=2", "optim.learning_rate=1e-05", "clips.persons=4", 'data.root="/a b"'),
+        *('replicates={"seeds": 3}', "start=[]", "synthetic=null"),
+    ]
+    launch("smoke.yaml", name="demo", storage=stand_in, overrides=("optim.epochs=2",))
+    assert "--set=optim.epochs=2" in capfd.readouterr().out
+    for wrong in ("optim.epochs=2", [("optim.epochs", 2)]):
+        with pytest.raises(TypeError, match=r"overrides: .* a mapping such as {'optim.epochs': 10} nor a list"):
+            launch("smoke.yaml", name="demo", storage=stand_in, overrides=wrong)  # type: ignore[arg-type]
+
+
+def test_a_space_of_objects_is_refused_with_the_object(stand_in: Path) -> None:
+    with pytest.raises(SpaceError, match=r"space: PosixPath\('/x'\) is no text"):
+        launch({"extends": "smoke.yaml", "trainer": {"data": {"root": Path("/x")}}}, storage=stand_in)
+
+
+@pytest.mark.parametrize(("code", "error"), [(1, SearchError), (3, SearchError), (5, EnvironmentProblem)])
+def test_a_command_that_fails_raises_its_last_line(stand_in: Path, code: int, error: type[Exception]) -> None:
+    with pytest.raises(error, match="--storage"):
+        notebook._drive("launch", f"--data=code{code}", storage=stand_in, show=False)
+
+
+@pytest.mark.parametrize("code", [4, 75, 130])
+def test_a_search_that_can_be_looked_at_is_given_back_all_the_same(stand_in: Path, code: int) -> None:
+    notebook._drive("launch", f"--data=code{code}", storage=stand_in, show=False)
+
+
+def test_an_interrupted_call_stops_the_command_and_then_says_so(
+    stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The stand-in prints its first line when it listens to signals.
+    monkeypatch.setattr(notebook, "print", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT), raising=False)
+    # As in a kernel; where the tests were started in the background the shell has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="demo: stopped"):
+            notebook._drive("slow", storage=stand_in, show=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

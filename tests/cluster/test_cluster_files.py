@@ -1,0 +1,532 @@
+"""The files that start clusters, as shipped and as filled in: what their readers demand; no value breaks them."""
+
+from __future__ import annotations
+
+import configparser
+import copy
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import kuberay
+import kubernetes_validate
+import pytest
+import yaml
+from canaries import SECRETS, told
+from checkout import ROOT
+from documented import block_commands
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.autoscaler._private import util as autoscaler
+
+from orchestrator.__main__ import run
+from orchestrator.base.errors import OrchestratorError
+from orchestrator.cluster import manifests
+from orchestrator.cluster.connection import ENVIRONMENT
+from orchestrator.cluster.rendering import UnusableValue, template
+from orchestrator.space.search_space import SearchSpace
+
+FOLDER = ROOT / "cluster"
+MANIFESTS = ("rayjob.yaml", "raycluster.yaml", "mlflow.yaml")
+RAY_UP = ("ray-up-onprem.yaml", "ray-up-aws.yaml", "ray-up-gcp.yaml")
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
+KUBERNETES = "1.31"
+"""The oldest of the versions that Kubernetes still mended when KubeRay 1.6 came."""
+
+MACHINES = manifests.Machines(3, 8, 2)
+CLUSTER = manifests.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0", storage_class="nfs")
+OWN = manifests.OwnMachines("head.lab", ["a.lab", "10.0.0.7"], "reid", "/shared/env")
+SPACE = SearchSpace.from_yaml("attn_cl.yaml")
+
+
+def work(**changed: Any) -> manifests.Work:
+    return manifests.Work(SPACE, "attn_cl-1", "/shared/runs", ["--data", "/shared/mars"])._replace(**changed)
+
+
+def job(**changed: Any) -> manifests.SlurmJob:
+    return manifests.SlurmJob(MACHINES, "08:00:00", "/shared/env", "attn_cl.yaml")._replace(**changed)
+
+
+def cloud(provider: str) -> manifests.CloudMachines:
+    more = {"project": "lab-1", "zone": "europe-west4-a"} if provider == "gcp" else {}
+    image = "registry.example.org/reidsearch:0.1.0"
+    return manifests.CloudMachines(provider, "eu-central-1", "g6.4xlarge", "m7i.xlarge", image, "ubuntu", **more)
+
+
+FILLED = {
+    "slurm.sbatch": manifests.slurm_script(work(), job()),
+    "rayjob.yaml": manifests.kubernetes_job(work(), CLUSTER),
+    "raycluster.yaml": manifests.kubernetes_cluster(work(), CLUSTER),
+    "ray-up-onprem.yaml": manifests.ray_up_own(work(), MACHINES, OWN),
+    "ray-up-aws.yaml": manifests.ray_up_cloud(work(), MACHINES, cloud("aws")),
+    "ray-up-gcp.yaml": manifests.ray_up_cloud(work(), MACHINES, cloud("gcp")),
+}
+TEXTS = {
+    **{f"{name} as shipped": template(name) for name in (*FILLED, "mlflow.yaml")},
+    **{f"{name} filled in": text for name, text in FILLED.items()},
+    "rayjob.yaml without GPUs": manifests.kubernetes_job(
+        work(), CLUSTER._replace(machines=manifests.Machines(1, 4, 0), storage_class=None)
+    ),
+    "slurm.sbatch with all options": manifests.slurm_script(
+        work(storage="/a 'b'/$(date)/`id`"),
+        job(partition="gpu", account="reid", qos="long", memory="64G", time="2-00:00:00"),
+    ),
+}
+
+
+def of(*names: str) -> list[str]:
+    return [title for title in TEXTS if title.startswith(names)]
+
+
+def documents(title: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(TEXTS[title]))
+
+
+def pods(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if document["kind"] in kuberay.OBJECTS:
+        yield from kuberay.pod_templates(document)
+    elif document["kind"] in ("Deployment", "StatefulSet"):
+        yield document["spec"]["template"]
+
+
+# What ships
+
+
+def test_all_files_of_the_folder_ship() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = [pattern.strip() for pattern in setup["options.package_data"]["cluster"].split(",")]
+    there = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert {name for name in there if not any(fnmatch(name, pattern) for pattern in patterns)} == {"__init__.py"}
+    assert "cluster" in setup["options"]["packages"].split()
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_filling_in_replaces_every_mark_and_nothing_else(name: str) -> None:
+    assert "# <- " in template(name)
+    assert "# <- " not in FILLED[name]
+    written = iter(FILLED[name].splitlines())
+    assert [line for line in unmarked(template(name)) if line not in written] == []
+
+
+def unmarked(text: str) -> Iterator[str]:
+    """The lines of a shipped file that stay as they are, in their order."""
+    inside = None
+    for line in text.splitlines():
+        depth = len(line) - len(line.lstrip())
+        if inside is not None and depth > inside:
+            continue
+        inside = depth if "|  # <- " in line else None
+        if "# <- " not in line and not line.startswith(("#SBATCH", "##SBATCH")):
+            yield line
+
+
+def test_the_versions_named_are_those_in_use() -> None:
+    pinned = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned is not None
+    for name in ("rayjob.yaml", "raycluster.yaml"):
+        assert f'rayVersion: "{pinned[1]}"' in template(name)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for path in FOLDER.glob("*.yaml"):
+        images = re.findall(r"registry\.example\.org/reidsearch:(\S+)", path.read_text())
+        assert set(images) <= {setup["metadata"]["version"]}, path
+
+
+# Shell
+
+
+@pytest.mark.parametrize("title", of("slurm.sbatch"))
+def test_the_job_script_is_shell_without_a_fault(title: str, tmp_path: Path) -> None:
+    script = tmp_path / "job.sbatch"
+    script.write_text(TEXTS[title])
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    # Of values in quotes it remarks that nothing in them is expanded, which is what the quotes are for.
+    severity = "style" if title.endswith("shipped") else "warning"
+    arguments = [SHELLCHECK, f"--severity={severity}", str(script)]
+    checked = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_drivers_script_in_kubernetes_is_shell_without_a_fault(tmp_path: Path) -> None:
+    script = tmp_path / "search.sh"
+    for title in of("rayjob.yaml"):
+        script.write_text("#!/bin/bash\n" + documents(title)[0]["data"]["search.sh"])
+        checked = subprocess.run([SHELLCHECK, str(script)], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_the_job_script_asks_slurm_for_what_was_said() -> None:
+    asked = set(re.findall(r"^#SBATCH --(.*)$", TEXTS["slurm.sbatch with all options"], re.MULTILINE))
+    assert {"nodes=3", "cpus-per-task=8", "gpus-per-node=2", "mem=64G", "time=2-00:00:00", "requeue"} <= asked
+    assert {
+        "partition=gpu",
+        "account=reid",
+        "qos=long",
+        "signal=B:USR1@120",
+        "exclusive",
+        "job-name=attn_cl-1",
+    } <= asked
+    usual = set(re.findall(r"^#SBATCH --(.*)$", TEXTS["slurm.sbatch filled in"], re.MULTILINE))
+    assert {option.partition("=")[0] for option in asked - usual} == {"partition", "account", "qos", "mem", "time"}
+
+
+def test_what_the_job_script_tells_ray_is_what_the_driver_tells_it() -> None:
+    told = dict(re.findall(r"(RAY_[A-Z_]+)=(\w+)", re.sub(r'"[^"]*"', "", template("slurm.sbatch"))))
+    shared = told.keys() & ENVIRONMENT.keys()
+    assert {"RAY_AUTH_MODE", "RAY_CHDIR_TO_TRIAL_DIR", "RAY_USAGE_STATS_ENABLED"} <= shared
+    assert {name: told[name] for name in shared} == {name: ENVIRONMENT[name] for name in shared}
+
+
+# Kubernetes
+
+
+@pytest.mark.parametrize("title", of(*MANIFESTS))
+@pytest.mark.parametrize("version", [KUBERNETES, kubernetes_validate.latest_version()])
+def test_every_object_is_one_that_kubernetes_and_kuberay_take(title: str, version: str) -> None:
+    for document in documents(title):
+        if document["kind"] in kuberay.OBJECTS:
+            assert kuberay.problems(document) == []
+        else:
+            kubernetes_validate.validate(document, version, strict=True)
+        for pod in pods(document):
+            whole = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "pod", **pod["metadata"]},
+                "spec": pod["spec"],
+            }
+            kubernetes_validate.validate(whole, version, strict=True)
+
+
+def test_a_field_that_kuberay_lacks_is_found() -> None:
+    broken = copy.deepcopy(documents("rayjob.yaml as shipped")[-1])
+    assert broken["kind"] == "RayJob"
+    cluster = broken["spec"]["rayClusterSpec"]
+    cluster["workerGroupSpecs"][0]["replicas"] = "2"
+    cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0
+    cluster["authOptions"]["mode"] = "none"
+    broken["spec"]["backOffLimit"] = 3
+    assert len(kuberay.problems(broken)) == 4
+
+
+@pytest.mark.parametrize("title", of(*MANIFESTS))
+def test_no_container_runs_as_root_or_without_limits(title: str) -> None:
+    for document in documents(title):
+        for pod in pods(document):
+            assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+            assert pod["spec"]["automountServiceAccountToken"] is False
+            for container in pod["spec"]["containers"]:
+                assert container["securityContext"]["allowPrivilegeEscalation"] is False
+                assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+                for kind in ("requests", "limits"):
+                    assert {"cpu", "memory"} <= container["resources"][kind].keys()
+
+
+@pytest.mark.parametrize("title", of(*MANIFESTS))
+def test_secrets_are_referred_to_and_nothing_can_be_reached_from_outside(title: str) -> None:
+    kinds = {document["kind"] for document in documents(title)}
+    assert "NetworkPolicy" in kinds
+    assert not kinds & {"Secret", "Ingress"}
+    for document in documents(title):
+        assert document["spec"].get("type") in (None, "ClusterIP") if "spec" in document else True
+        if document["kind"] in kuberay.OBJECTS:
+            cluster = document["spec"].get("rayClusterSpec", document["spec"])
+            assert cluster["authOptions"] == {"mode": "token", "secretName": "reidsearch-token"}
+            assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+        for pod in pods(document):
+            for variable in (each for container in pod["spec"]["containers"] for each in container.get("env", [])):
+                is_secret = re.search("TOKEN|PASSWORD$", variable["name"]) is not None
+                assert not is_secret or "secretKeyRef" in variable["valueFrom"]
+
+
+@pytest.mark.parametrize("title", of("rayjob.yaml", "raycluster.yaml"))
+def test_no_trial_is_placed_on_the_head(title: str) -> None:
+    ray = documents(title)[-1]
+    cluster = ray["spec"].get("rayClusterSpec", ray["spec"])
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_a_ray_job_has_the_numbers_of_the_search() -> None:
+    config, claim, _, ray = documents("rayjob.yaml filled in")
+    assert SearchSpace.model_validate(yaml.safe_load(config["data"]["space.yaml"])) == SPACE
+    workers = ray["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (3, 3, 3)
+    (container,) = workers["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    assert container["image"] == CLUSTER.image
+    assert claim["spec"]["storageClassName"] == "nfs"
+    assert ray["metadata"]["name"] == config["metadata"]["name"] == "attn-cl-1"
+    assert "reidsearch resume attn_cl-1 " in config["data"]["search.sh"]
+    without = documents("rayjob.yaml without GPUs")
+    assert "nvidia" not in TEXTS["rayjob.yaml without GPUs"]
+    assert "storageClassName" not in without[1]["spec"]
+
+
+# ray up
+
+
+@pytest.mark.parametrize("title", of(*RAY_UP))
+def test_every_file_for_ray_up_is_one_to_ray(title: str) -> None:
+    config = autoscaler.prepare_config(copy.deepcopy(yaml.safe_load(TEXTS[title])))
+    autoscaler.validate_config(config)
+
+
+@pytest.mark.parametrize("title", of(*RAY_UP))
+def test_every_ray_of_ray_up_demands_the_token_and_shows_its_dashboard_to_its_machine_only(title: str) -> None:
+    config = yaml.safe_load(TEXTS[title])
+    starts = [line for key in ("head", "worker") for line in config[f"{key}_start_ray_commands"] if "ray start" in line]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token " in line for line in starts)
+    assert "--dashboard-host=127.0.0.1 --num-cpus=0 " in starts[0]
+    assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert config["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
+
+
+def test_a_file_for_ray_up_has_the_numbers_of_the_search() -> None:
+    own, aws = (yaml.safe_load(FILLED[f"ray-up-{provider}.yaml"]) for provider in ("onprem", "aws"))
+    assert own["provider"] == {"type": "local", "head_ip": "head.lab", "worker_ips": ["a.lab", "10.0.0.7"]}
+    assert "--num-cpus=8 --num-gpus=2 " in own["worker_start_ray_commands"][1]
+    assert aws["available_node_types"]["worker"]["resources"] == {"CPU": 8, "GPU": 2}
+    assert aws["max_workers"] == aws["available_node_types"]["worker"]["max_workers"] == 3
+
+
+# Containers
+
+
+def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
+    lines = (FOLDER / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    instructions = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    bases = [value for word, value in instructions if word == "FROM"]
+    assert all(re.fullmatch(r"[\w./-]+:\d[\w.-]+", base) for base in bases)
+    users = [value for word, value in instructions if word == "USER"]
+    assert users == ["1000:1000"]
+    copied = {word for kind, value in instructions if kind == "COPY" for word in value.split()[:-1]}
+    ignore = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    assert {line[1:] for line in ignore if line.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+    assert not [value for word, value in instructions if word in ("ARG", "ENV") and re.search("PASSWORD|TOKEN=", value)]
+
+
+def test_the_servers_of_mlflow_are_pinned_keep_their_password_elsewhere_and_listen_to_this_machine() -> None:
+    text = template("mlflow-compose.yaml")
+    services = yaml.safe_load(text)["services"]
+    assert services.keys() == {"database", "mlflow"}
+    for service in services.values():
+        assert re.fullmatch(r"[\w./-]+:\d[\w.-]+", service["image"])
+        assert {"cpus", "memory"} <= service["deploy"]["resources"]["limits"].keys()
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        passwords = [value for key, value in service["environment"].items() if "PASSWORD" in key]
+        assert passwords == ["${MLFLOW_DB_PASSWORD:?write it into .env}"]
+        assert set(service["networks"]) <= yaml.safe_load(text)["networks"].keys()
+    assert services["mlflow"]["user"] == "1000:1000"
+    for name in ("mlflow-compose.yaml", "mlflow.yaml"):
+        assert re.findall(r"postgresql\+psycopg://(\S+)@", template(name)) == ["mlflow"]  # a user, no password
+
+
+# Values
+
+
+HOSTILE = st.text(
+    st.one_of(st.sampled_from(list("'\"`$\\;&|<>(){}[]*?!#%:~ =-\n\r\t\0\u2028\x85,")), st.characters()), max_size=30
+)
+ASSIGNMENTS = ("name", "storage", "launch", "environment", "cpus", "gpus")
+
+
+@settings(max_examples=40, deadline=None)
+@given(storage=HOSTILE, data=HOSTILE, environment=HOSTILE, name=HOSTILE)
+def test_no_text_changes_what_the_job_script_runs(storage: str, data: str, environment: str, name: str) -> None:
+    try:
+        text = manifests.slurm_script(
+            work(storage=storage, launch=["--data", data], name=name or "n"), job(environment=environment)
+        )
+    except OrchestratorError as error:
+        assert len(str(error).splitlines()) == 1
+        text = manifests.slurm_script(work(storage=_usable(storage), launch=["--data", _usable(data)]), job())
+        storage, data, environment, name = _usable(storage), _usable(data), "/shared/env", "attn_cl-1"
+    ours, plain = text.split("\n"), FILLED["slurm.sbatch"].split("\n")
+    changed = [index for index, (a, b) in enumerate(zip(ours, plain, strict=True)) if a != b]
+    assert all(
+        ours[index].startswith(("# ", "#SBATCH --job-name=", *(f"{n}=" for n in ASSIGNMENTS))) for index in changed
+    )
+    assignments = [line for line in ours if line.split("=")[0] in ASSIGNMENTS][: len(ASSIGNMENTS)]
+    show = 'printf "%s\\0" "$storage" "$environment" "$name" "${launch[@]}"'
+    shown = subprocess.run(["bash", "-c", "\n".join([*assignments, show])], capture_output=True, check=True)
+    values = [storage, environment, name or "n", "--space", "attn_cl.yaml", "--data", data]
+    assert shown.stdout.decode().split("\0")[:-1] == values
+    assert shown.stderr == b""
+
+
+def _usable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())
+
+
+@settings(max_examples=40, deadline=None)
+@given(storage=HOSTILE, data=HOSTILE, name=HOSTILE, image=HOSTILE, environment=HOSTILE, user=HOSTILE)
+def test_no_text_changes_the_structure_of_a_manifest(**texts: str) -> None:
+    def structure(text: str) -> list[Any]:
+        return [sorted(_paths(document)) for document in yaml.safe_load_all(text)]
+
+    plain = work(launch=["--data", "d"])
+    attempts = {
+        "rayjob.yaml": lambda: manifests.kubernetes_job(
+            work(storage=f"/shared/{texts['storage']}", launch=["--data", texts["data"]]), CLUSTER
+        ),
+        "raycluster.yaml": lambda: manifests.kubernetes_cluster(
+            work(name=texts["name"]), CLUSTER._replace(image=texts["image"])
+        ),
+        "ray-up-onprem.yaml": lambda: manifests.ray_up_own(
+            plain, MACHINES, OWN._replace(environment=texts["environment"], user=texts["user"] or "reid")
+        ),
+        "ray-up-aws.yaml": lambda: manifests.ray_up_cloud(plain, MACHINES, cloud("aws")._replace(image=texts["image"])),
+    }
+    for name, attempt in attempts.items():
+        try:
+            text = attempt()
+        except OrchestratorError as error:
+            assert len(str(error).splitlines()) == 1
+            continue
+        assert structure(text) == structure(FILLED[name])
+        if name == "rayjob.yaml":
+            script = next(yaml.safe_load_all(text))["data"]["search.sh"].split("\n")
+            plain_script = next(yaml.safe_load_all(FILLED[name]))["data"]["search.sh"].split("\n")
+            assert len(script) == len(plain_script)
+            words = shlex.split(next(line for line in script if "reidsearch launch" in line))
+            assert words[:4] == ["reidsearch", "launch", "--space", "/etc/reidsearch/space.yaml"]
+            assert words[4:6] == ["--data", texts["data"]]
+            assert words[-4:] == ["--storage", f"/shared/{texts['storage']}", "--address", "auto"]
+
+
+def _paths(value: Any, place: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, f"{place}.{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _paths(inner, f"{place}[{index}]")
+    else:
+        yield f"{place}: {type(value).__name__}"
+
+
+SLURM = [
+    "cluster",
+    "slurm",
+    "attn_cl",
+    "--nodes",
+    "2",
+    "--gpus-per-node",
+    "4",
+    "--cpus-per-node",
+    "8",
+    "--time",
+    "8:0:0",
+]
+K8S = ["cluster", "k8s", "attn_cl", "--nodes", "2", "--gpus-per-node", "1", "--cpus-per-node", "8"]
+UP = ["cluster", "ray-up", "attn_cl", "--cpus-per-node", "8"]
+IMAGE = ["--image", "r.example.org/x:1"]
+REFUSED = {
+    "a partition with a space": ([*SLURM, "--storage", "/s", "--partition", "a b"], 3, "--partition: must be one word"),
+    "a partition with a newline": ([*SLURM, "--storage", "/s", "--partition", "a\n#SBATCH --uid=0"], 3, "--partition"),
+    "no time": ([*SLURM[:-2], "--storage", "/s", "--time", "soon"], 3, "--time: must be a time limit"),
+    "too little time": ([*SLURM[:-2], "--storage", "/s", "--time", "00:02:00"], 3, "ask for more"),
+    "a line's end in a path": ([*SLURM, "--storage", "/s\n/t"], 3, "do not print"),
+    "a name that is a path": ([*SLURM, "--storage", "/s", "--name", "../x"], 3, "cannot name a search"),
+    "a trial too large": ([*SLURM, "--storage", "/s", "--cpus-per-trial", "99"], 5, "no node can hold a trial"),
+    "two GPUs for a trial": ([*SLURM, "--storage", "/s", "--gpus-per-trial", "2"], 2, "at most 1, for a trial trains"),
+    "an odd memory": ([*SLURM, "--storage", "/s", "--memory", "lots"], 3, "--memory: must be a memory"),
+    "no image": ([*K8S, "--storage", "/shared/runs"], 2, "--image"),
+    "the latest image": ([*K8S, "--storage", "/shared/runs", "--image", "x:latest"], 3, "other than latest"),
+    "an image without a tag": ([*K8S, "--storage", "/shared/runs", "--image", "x"], 3, "--image"),
+    "storage that ends with its pod": ([*K8S, *IMAGE, "--storage", "/tmp/runs"], 3, "below /shared"),
+    "storage that leaves": ([*K8S, *IMAGE, "--storage", "/shared/../tmp"], 3, "below /shared"),
+    "a machine too small": ([*K8S, *IMAGE, "--storage", "s3://b/r", "--memory-per-trial", "65 GiB",
+                             "--memory-per-node", "64Gi"], 5, "no node can hold a trial"),
+    "no head": ([*UP, "--provider", "onprem"], 2, "--provider onprem needs --head"),
+    "a host that is a command": (
+        [*UP, "--provider", "onprem", "--head", "a;id", "--worker", "b", "--user", "u"], 3, "--head: must be"
+    ),
+    "an option of another provider": (
+        [*UP, "--provider", "onprem", "--head", "a", "--worker", "b", "--user", "u", "--region", "x"], 2, "means"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_written_is_refused_in_one_line(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, code, expected = REFUSED[case]
+    assert run(arguments) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if line and not line.startswith(("Usage:", "Try "))]
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+def test_a_file_of_a_space_is_named_by_its_whole_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my space.yaml").write_text("version: 1\nextends: attn_cl.yaml\nname: mine\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--set", "budget.trials=7", "--storage", "runs", "--concurrent", "2"]
+    assert run([*SLURM[:2], "my space.yaml", *SLURM[3:], *arguments]) == 0
+    text = capsys.readouterr().out
+    assert f"storage={tmp_path}/runs\n" in text
+    assert f"launch=(--space '{tmp_path}/my space.yaml' --concurrent 2 --set budget.trials=7)\n" in text
+    assert "\n# mine: 7 trials, 2 at once on 2 nodes, 1 of 8 GPUs and 8 CPU cores each\n" in text
+
+
+@pytest.mark.parametrize("page", ["howto-cluster.md"])
+def test_the_commands_that_are_documented_write_what_is_shown(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    writing = [
+        words
+        for words in (list(command.words) for command in block_commands(ROOT / "docs" / page))
+        if words[:2] == ["reidsearch", "cluster"] and words[2] != "plan"
+    ]
+    assert len(writing) == 5
+    said = []
+    for words in writing:
+        assert run(words[1 : words.index(">")]) == 0
+        said += capsys.readouterr().out.splitlines()
+    text = (ROOT / "docs" / page).read_text()
+    shown = [line for line in text.splitlines() if line.startswith("# first:")]
+    assert shown
+    assert set(shown) <= set(said)
+
+
+def test_texts_that_do_not_print_are_refused() -> None:
+    with pytest.raises(UnusableValue, match="do not print"):
+        manifests.slurm_script(work(storage="/a\u2028b"), job())
+
+
+def test_no_secret_of_the_environment_is_in_a_file_that_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    hosts = ["--provider", "onprem", "--head", "a", "--worker", "b", "--user", "u"]
+    shared = ["--storage", "/shared/runs", "--data", "mini-mars"]
+    for arguments in ([*SLURM, *shared], [*K8S, *IMAGE, *shared], [*UP, *hosts]):
+        assert run(arguments) == 0, capsys.readouterr().err
+        printed = capsys.readouterr()
+        assert len(printed.out) > 1000
+        assert told(printed.out + printed.err) == []
+
+
+def test_no_python_of_the_job_script_imports_from_the_folder_that_it_was_submitted_in() -> None:
+    text = template("slurm.sbatch")
+    assert text.index("export PYTHONSAFEPATH=1") < text.index("(python - ")
+
+
+def test_a_start_after_the_first_names_the_mlflow_server_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be in a new container, where nobody has confirmed a server that only search.yaml names."""
+    server = ["--storage", "/shared/runs", "--tracking-uri", "http://tracker:5000"]
+    for command in (SLURM, [*K8S, *IMAGE]):
+        assert run([*command, *server]) == 0
+        text = capsys.readouterr().out
+        assert [line for line in text.splitlines() if "resume" in line and "http://tracker:5000" in line], text

@@ -1,0 +1,118 @@
+"""A searcher on a journal of its own, and an Ax that answers what it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from events import epoch_result
+
+from orchestrator.runner.attempt import Message, Outcome
+from orchestrator.runner.searcher import AxSearcher
+from orchestrator.runner.stop_request import StopRequest
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import SearchCreated, SessionStarted
+from orchestrator.study.folder import SearchFolder
+from orchestrator.study.journal import Journal
+from orchestrator.study.recorder import Ledger
+
+
+class FakeAx:
+    """Answers what it is told to, after being asked a given number of times."""
+
+    def __init__(self, *answers: dict[str, Any] | Exception, delay: int = 1) -> None:
+        self.answers = list(answers)
+        self.questions: list[dict[str, Any]] = []
+        self.awaited = 0
+        self._delay = delay
+        self._polls = 0
+
+    def start(self) -> None:
+        pass
+
+    def ask(self, question: dict[str, Any]) -> None:
+        assert not self.awaited
+        self.questions.append(question)
+        self.awaited, self._polls = 1, 0
+
+    def poll(self) -> dict[str, Any] | None:
+        self._polls += 1
+        if self._polls <= self._delay:
+            return None
+        self.awaited = 0
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+TWO_POINTS = ["optim.learning_rate=1e-3", "clips.persons=4"]
+
+
+# In Ax's codes: a place in a range, and numbers of values.
+ANSWER = {"optim.learning_rate": 0.6, "clips.persons": 1, "model.attention_gate": 1}
+
+
+ANOTHER = {"optim.learning_rate": 0.4, "clips.persons": 1, "model.attention_gate": 0}
+
+
+class Bench:
+    """A searcher on a journal of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        ax: FakeAx | None = None,
+        *,
+        trials: int = 6,
+        concurrent: int = 2,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = SearchFolder(folder)
+        fresh = not self.folder.journal.exists()
+        self.journal = Journal(self.folder.journal)
+        self.ledger = Ledger(self.journal)
+        if fresh:
+            self.ledger.record(SearchCreated(search="s", space="0", seed=0))
+        self.ledger.record(SessionStarted(session=self.ledger.study.sessions + 1, host="h", pid=1))
+        self.stop = StopRequest()
+        self.ax = ax or FakeAx()
+        space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.trials={trials}", *overrides])
+        self.searcher = AxSearcher(
+            self.ledger,
+            space,
+            self.folder,
+            self.ax,
+            self.stop,
+            concurrent=concurrent,
+            threads=1,  # type: ignore[arg-type]
+        )
+
+    def epoch(self, trial_id: str, epoch: int, mean_ap: float) -> bool:
+        """As Tune does: the scheduler is asked first."""
+        message = {"message": Message(epoch_result=epoch_result(epoch, mean_ap)).model_dump_json()}
+        stops = self.searcher.on_epoch(trial_id, message)
+        if not stops:
+            self.searcher.on_trial_result(trial_id, message)
+        return stops
+
+    def end(self, trial_id: str, outcome: Outcome | None, *, error: bool = False) -> None:
+        result = None if outcome is None else {"message": Message(outcome=outcome).model_dump_json()}
+        self.searcher.on_trial_complete(trial_id, result, error)
+
+    def complete(self, trial_id: str, mean_ap: float) -> None:
+        self.epoch(trial_id, 3, mean_ap)
+        self.end(trial_id, Outcome(state="completed"))
+
+    def next(self, trial_id: str) -> Any:
+        """What is suggested once the model has thought."""
+        for _ in range(100):
+            assert self.searcher.failure is None
+            if (assignment := self.searcher.suggest(trial_id)) is not None:
+                return assignment
+        raise AssertionError("nothing was suggested")
+
+    def status(self) -> dict[str, str]:
+        return {key: trial.status for key, trial in self.ledger.study.trials.items()}

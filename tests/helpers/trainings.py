@@ -1,0 +1,26 @@
+"""Results of trainings, made comparable."""
+
+from __future__ import annotations
+
+from trainer import EpochResult, TrialConfig
+from trainer.config import TrialConfig as Config
+
+
+def changed(config: TrialConfig, **settings: object) -> TrialConfig:
+    """The configuration with dotted settings replaced, dots written as two underscores."""
+    tree = config.model_dump(mode="json")
+    for path, value in settings.items():
+        *groups, last = path.split("__")
+        branch = tree
+        for group in groups:
+            branch = branch[group]
+        branch[last] = value
+    return Config.model_validate(tree)
+
+
+def figures(results: tuple[EpochResult, ...] | list[EpochResult]) -> list[dict[str, object]]:
+    """All that must repeat: everything but times."""
+    return [
+        result.model_dump(exclude={"images_per_second", "data_wait_share", "seconds", "evaluation_seconds", "time"})
+        for result in results
+    ]

@@ -1,0 +1,396 @@
+"""MARS: the published counts, and one clear error for each way in which its files can be wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkout import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from jaxtyping import Int
+from scipy.io import loadmat, savemat
+
+from trainer.data import READERS, DataConfig, Splits, Tracklet, read_splits
+from trainer.data.folder import find_data
+from trainer.data.protocols import PROTOCOLS, ProtocolName
+from trainer.data.readers.mars import read_mars
+from trainer.data.readers.mat_file import read_matrix
+from trainer.data.synthetic.dataset import write_synthetic
+from trainer.errors import DataError
+
+PUBLISHED = ROOT.parent / "shared" / "data" / "mars" / "info"
+VARIABLES = {
+    "tracks_train_info.mat": "track_train_info",
+    "tracks_test_info.mat": "track_test_info",
+    "query_IDX.mat": "query_IDX",
+}
+
+
+@pytest.fixture(scope="session")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("mars") / "intact"
+    write_synthetic(root, size="tiny", seed=0, workers=1)
+    return root
+
+
+@pytest.fixture
+def root(intact: Path, tmp_path: Path) -> Path:
+    """A copy to damage; frames are not read, so they are not there."""
+    shutil.copytree(intact / "info", tmp_path / "mars" / "info")
+    return tmp_path / "mars"
+
+
+def load(root: Path, file: str) -> Int[np.ndarray, "rows columns"]:
+    matrix: Int[np.ndarray, "rows columns"] = loadmat(root / "info" / file)[VARIABLES[file]]
+    return matrix
+
+
+def refused(root: Path, file: str, *said: str) -> None:
+    """Reading fails with one line that names the file and says what is wrong."""
+    with pytest.raises(DataError) as failure:
+        read_mars(root)
+    message = str(failure.value)
+    assert message.startswith(str(root / "info" / file) if file else str(root))
+    assert "\n" not in message
+    for part in said:
+        assert part in message
+
+
+def test_gallery_is_what_is_neither_query_nor_junk(root: Path) -> None:
+    test, queries = load(root, "tracks_test_info.mat"), load(root, "query_IDX.mat").ravel() - 1
+    splits = read_mars(root)
+    assert [item[1:] for item in splits.query] == [tuple(row) for row in test[queries, 2:].tolist()]
+    rest = np.delete(test, queries, axis=0)
+    rest = rest[rest[:, 2] != -1]
+    assert [item[1:] for item in splits.gallery] == [tuple(row) for row in rest[:, 2:].tolist()]
+    assert any(item.person == 0 for item in splits.gallery)
+
+
+def test_frames_are_the_lines_of_both_ends_of_the_range(root: Path) -> None:
+    lines = (root / "info" / "train_name.txt").read_text().splitlines()
+    frames = [frame for tracklet in read_mars(root).train for frame in tracklet.frames]
+    assert frames == [str(root / "bbox_train" / line[:4] / line) for line in lines]
+
+
+def test_windows_line_ends_make_no_difference(root: Path) -> None:
+    unix = read_mars(root)
+    for part in ("train", "test"):
+        path = root / "info" / f"{part}_name.txt"
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_mars(root) == unix
+
+
+def test_a_missing_last_line_end_makes_no_difference(root: Path) -> None:
+    whole = read_mars(root)
+    path = root / "info" / "test_name.txt"
+    path.write_bytes(path.read_bytes().rstrip())
+    assert read_mars(root) == whole
+
+
+def test_rows_may_stand_in_any_order(root: Path) -> None:
+    before = read_mars(root).train
+    table = load(root, "tracks_train_info.mat")[::-1]
+    savemat(root / "info" / "tracks_train_info.mat", {"track_train_info": table})
+    assert read_mars(root).train == before[::-1]
+
+
+def test_matrices_of_doubles_are_read_as_matlab_writes_them(root: Path) -> None:
+    before = read_mars(root)
+    for file, name in VARIABLES.items():
+        matrix = load(root, file).astype(float)
+        savemat(root / "info" / file, {name: matrix}, do_compression=True)
+    assert read_mars(root) == before
+
+
+def test_configured_data_set_is_read_by_its_reader(root: Path) -> None:
+    assert read_splits(DataConfig(name="mars", root=root)) == READERS["mars"](root)
+
+
+def test_missing_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="absent: no such folder"):
+        read_mars(tmp_path / "absent")
+    with pytest.raises(DataError, match="info: no such folder"):
+        read_mars(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["bbox_train", "bbox_test"])
+def test_where_the_frames_are_without_their_lists_it_is_said_that_these_are_published_apart(
+    tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    for read in (read_mars, lambda root: find_data(root).read()):
+        with pytest.raises(DataError, match="info: no such folder; the lists of MARS, info/, are published apart"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("file", [*VARIABLES, "train_name.txt", "test_name.txt"])
+def test_missing_files_are_named(root: Path, file: str) -> None:
+    (root / "info" / file).unlink()
+    refused(root, file, "no such file")
+
+
+@pytest.mark.parametrize("file", [*VARIABLES, "train_name.txt", "test_name.txt"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00\xff\x80" * 999, b"<html>not found</html>"])
+def test_files_that_hold_something_else_are_named(root: Path, file: str, content: bytes) -> None:
+    (root / "info" / file).write_bytes(content)
+    refused(root, file)
+
+
+@pytest.mark.parametrize("file", VARIABLES)
+@pytest.mark.parametrize("kept", [60, 127, 140, 0.5, -10])
+def test_truncated_tables_are_named(root: Path, file: str, kept: float) -> None:
+    path = root / "info" / file
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data)) if kept == 0.5 else int(kept)])
+    refused(root, file)
+
+
+def test_first_wrong_line_of_a_name_list_is_numbered(root: Path) -> None:
+    path = root / "info" / "train_name.txt"
+    lines = path.read_text().splitlines()
+    for line in (lines[4][:-1], lines[4] + " ", "", lines[4].replace("C", "c", 1), "00-2" + lines[4][4:]):
+        path.write_text("\n".join([*lines[:4], line, *lines[5:]]))
+        refused(root, "train_name.txt", "line 5:")
+
+
+def test_a_frame_listed_twice_is_numbered(root: Path) -> None:
+    path = root / "info" / "test_name.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[2]]))
+    refused(root, "test_name.txt", f"line {len(lines) + 1}:", "in line 3")
+
+
+def test_a_name_list_that_is_too_short_is_noticed(root: Path) -> None:
+    path = root / "info" / "train_name.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]))
+    refused(root, "tracks_train_info.mat", "row 30", f"train_name.txt has {len(lines) - 1} lines only")
+
+
+Damage = Callable[[Int[np.ndarray, "rows columns"]], object]
+
+
+def put(row: int, column: int, value: int) -> Damage:
+    """Overwrite one value; the row is counted from 1."""
+
+    def damage(matrix: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "rows columns"]:
+        matrix = matrix.astype(np.int32)
+        matrix[row - 1, column] = value
+        return matrix
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (put(1, 0, 0), "row 1 [0,"),
+        (put(3, 0, -5), "row 3"),
+        (put(2, 1, 1), "row 2"),
+        (put(2, 1, 10**6), "row 2"),
+        (put(2, 0, 1), "row 2"),
+        (put(4, 2, 9), "row 4"),
+        (put(4, 3, 7), "row 4"),
+        (put(4, 3, 0), "row 4"),
+        (lambda matrix: matrix[:, :3], "shape"),
+        (lambda matrix: matrix[:0], "shape"),
+        (lambda matrix: matrix.astype(float) + 0.5, "not integers"),
+        (lambda matrix: np.where(matrix == 1, np.nan, matrix), "not integers"),
+        (lambda matrix: np.where(matrix == 1, np.inf, matrix), "not integers"),
+        (lambda matrix: matrix.astype(complex), "not a matrix of numbers"),
+        (lambda matrix: np.array(["a", "b"]), "not a matrix of numbers"),
+        (lambda matrix: np.array([[{}]], dtype=object), "not a matrix of numbers"),
+        (lambda matrix: matrix[None], "shape"),
+    ],
+)
+@pytest.mark.parametrize("file", ["tracks_train_info.mat", "tracks_test_info.mat"])
+def test_wrong_tables_are_named_with_the_row(root: Path, file: str, damage: Damage, said: str) -> None:
+    savemat(root / "info" / file, {VARIABLES[file]: damage(load(root, file))})
+    refused(root, file, said)
+
+
+def test_person_that_disagrees_with_the_names_is_shown_with_both(root: Path) -> None:
+    table = load(root, "tracks_train_info.mat")
+    savemat(root / "info" / "tracks_train_info.mat", {"track_train_info": put(4, 2, 999)(table)})
+    line = (root / "info" / "train_name.txt").read_text().splitlines()[table[3, 0] - 1]
+    refused(root, "tracks_train_info.mat", "person 999", f"line {table[3, 0]} of train_name.txt is {line}")
+
+
+def test_another_variable_name_is_named(root: Path) -> None:
+    savemat(root / "info" / "query_IDX.mat", {"query": load(root, "query_IDX.mat")})
+    refused(root, "query_IDX.mat", "has no variable query_IDX")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (lambda queries, test: 0, "rows of tracks_test_info.mat are 1 to"),
+        (lambda queries, test: len(test) + 1, "rows of tracks_test_info.mat are 1 to"),
+        (lambda queries, test: queries[0], "listed before"),
+        (lambda queries, test: np.flatnonzero(test[:, 2] == -1)[0] + 1, "junk"),
+        (lambda queries, test: np.flatnonzero(test[:, 2] == 0)[0] + 1, "distractor"),
+    ],
+)
+def test_wrong_queries_are_named_with_the_entry(root: Path, entry: Callable[..., int], said: str) -> None:
+    queries = load(root, "query_IDX.mat").astype(np.int32)
+    queries[0, 1] = entry(queries[0], load(root, "tracks_test_info.mat"))
+    savemat(root / "info" / "query_IDX.mat", {"query_IDX": queries})
+    refused(root, "query_IDX.mat", "entry 2", said)
+
+
+def test_persons_in_training_and_test_are_refused(root: Path) -> None:
+    for kind in ("name.txt", "info.mat"):
+        prefix = "tracks_" if kind == "info.mat" else ""
+        shutil.copy(root / "info" / f"{prefix}test_{kind}", root / "info" / f"{prefix}train_{kind}")
+    table = load_as(root, "tracks_train_info.mat", "track_test_info")
+    savemat(root / "info" / "tracks_train_info.mat", {"track_train_info": table[table[:, 2] > 0]})
+    refused(root, "tracks_train_info.mat", "test person")
+    savemat(root / "info" / "tracks_train_info.mat", {"track_train_info": table})
+    refused(root, "tracks_train_info.mat", "distractors and junk")
+
+
+def load_as(root: Path, file: str, name: str) -> Int[np.ndarray, "rows columns"]:
+    matrix: Int[np.ndarray, "rows columns"] = loadmat(root / "info" / file)[name]
+    return matrix
+
+
+def test_huge_files_are_not_parsed(root: Path) -> None:
+    with (root / "info" / "query_IDX.mat").open("r+b") as file:
+        file.truncate(65 * 2**20)
+    refused(root, "query_IDX.mat", "bytes")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("file", VARIABLES)
+def test_mutated_tables_are_read_or_named(intact: Path, tmp_path: Path, file: str, compressed: bool) -> None:
+    """scipy's reader crashes the process on some of such files."""
+    generator = np.random.default_rng(0)
+    path = tmp_path / file
+    savemat(path, {VARIABLES[file]: load(intact, file)}, do_compression=compressed)
+    data = path.read_bytes()
+    outcomes = set()
+    for number in range(500):
+        mutated = bytearray(data)
+        span = len(data) if number % 2 else 200  # half of the changes hit the headers
+        for place in generator.integers(124, span, int(generator.integers(1, 6))):
+            mutated[place] = generator.integers(256)
+        path.write_bytes(mutated)
+        try:
+            outcomes.add(read_matrix(path, VARIABLES[file]).ndim)
+        except DataError as error:
+            assert str(error).startswith(f"{path}: ")
+            outcomes.add(0)
+    assert 0 in outcomes
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    matrix=arrays(
+        st.sampled_from(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8"]),
+        st.tuples(st.integers(0, 5), st.integers(0, 5)),
+        elements=st.integers(0, 100),
+    ),
+    name=st.from_regex(r"[a-zA-Z][a-zA-Z0-9_]{0,29}", fullmatch=True),
+    compressed=st.booleans(),
+)
+def test_matrices_are_read_as_scipy_writes_them(
+    tmp_path_factory: pytest.TempPathFactory,
+    matrix: Int[np.ndarray, "rows columns"],
+    name: str,
+    compressed: bool,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.mat"
+    savemat(path, {"a_text": "before", name: matrix}, do_compression=compressed)
+    np.testing.assert_array_equal(read_matrix(path, name), matrix)
+
+
+def test_expanding_bombs_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.mat"
+    savemat(path, {"x": np.zeros((1, 9 * 2**20))}, do_compression=True)
+    with pytest.raises(DataError, match="more than"):
+        read_matrix(path, "x")
+
+
+@pytest.mark.parametrize("file", VARIABLES)
+def test_published_tables_are_read_as_scipy_reads_them(file: str) -> None:
+    if not PUBLISHED.is_dir():
+        pytest.skip("the published tables of MARS are not here")
+    ours = read_matrix(PUBLISHED / file, VARIABLES[file])
+    np.testing.assert_array_equal(ours, loadmat(PUBLISHED / file)[VARIABLES[file]])
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    """The real tables, with name lists generated to fit them."""
+    if not PUBLISHED.is_dir():
+        pytest.skip("the published tables of MARS are not here")
+    root = tmp_path_factory.mktemp("published")
+    (root / "info").mkdir()
+    for file in VARIABLES:
+        shutil.copy(PUBLISHED / file, root / "info" / file)
+    for part in ("train", "test"):
+        names = []
+        counts: Counter[tuple[int, int]] = Counter()
+        for first, last, person, camera in load(root, f"tracks_{part}_info.mat").astype(int).tolist():
+            counts[person, camera] += 1
+            head = "00-1" if person < 0 else f"{person:04d}"
+            stem = f"{head}C{camera}T{counts[person, camera]:04d}F"
+            names += [f"{stem}{number:03d}.jpg\r\n" for number in range(1, last - first + 2)]
+        (root / "info" / f"{part}_name.txt").write_bytes("".join(names).encode())
+    return read_mars(root)
+
+
+def images(tracklets: tuple[Tracklet, ...]) -> int:
+    return sum(len(tracklet.frames) for tracklet in tracklets)
+
+
+def test_published_training_part_has_the_published_counts(published: Splits) -> None:
+    train = published.train
+    assert (len(train), images(train), len({item.person for item in train})) == (8298, 509_914, 625)
+    cameras = Counter(item.camera for item in train)
+    assert [cameras[camera] for camera in range(1, 7)] == [1816, 1957, 1321, 750, 1880, 574]
+    assert (min(len(item.frames) for item in train), max(len(item.frames) for item in train)) == (5, 900)
+
+
+def test_published_queries_have_the_published_counts(published: Splits) -> None:
+    query = published.query
+    assert (len(query), images(query), len({item.person for item in query})) == (1980, 114_493, 626)
+    assert len({item[1:] for item in query}) == 1980
+    cameras = Counter(item.camera for item in query)
+    assert [cameras[camera] for camera in range(1, 7)] == [524, 456, 319, 191, 384, 106]
+
+
+def test_published_gallery_has_the_published_counts(published: Splits) -> None:
+    gallery = published.gallery
+    assert (len(gallery), images(gallery)) == (9330, 543_216)
+    persons = {item.person for item in gallery}
+    assert len(persons) == 621
+    assert sum(item.person == 0 for item in gallery) == 3248
+    absent = {item.person for item in published.query} - persons
+    assert absent == {6, 152, 436, 454, 640, 782, 944, 1062, 1138, 1140, 1146, 1172, 1252, 1444}
+
+
+@pytest.mark.parametrize(("protocol", "dropped"), [("mars", 140), ("mars_query_in_gallery", 0), ("mars_official", 0)])
+def test_140_published_queries_have_a_match_under_another_camera_among_the_queries_only(
+    published: Splits, protocol: ProtocolName, dropped: int
+) -> None:
+    queries_in_gallery = PROTOCOLS[protocol].queries_in_gallery
+    seen = {item[1:] for item in (*published.gallery, *(published.query if queries_in_gallery else ()))}
+    matched = [
+        any((query.person, camera) in seen for camera in range(1, 7) if camera != query.camera)
+        for query in published.query
+    ]
+    assert matched.count(False) == dropped
+
+
+def test_published_counts_are_those_that_are_declared(published: Splits) -> None:
+    for part, counts in READERS["mars"].published.items():
+        tracklets = getattr(published, part)
+        persons = {item.person for item in tracklets} - {0}
+        assert counts == (len(persons), len(tracklets), images(tracklets))
