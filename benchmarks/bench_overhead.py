@@ -33,7 +33,7 @@ import psutil
 
 from benchmarks.measuring import say
 from orchestrator.algorithms.points import random_points
-from orchestrator.cluster.connection import connect, disconnect
+from orchestrator.cluster.ray import connect, disconnect
 from orchestrator.space.search_space import SearchSpace
 from trainer.result import EpochResult, read_results
 

@@ -20,22 +20,15 @@ import click
 
 from orchestrator.base.errors import PROBLEMS_FILE, UNWRITABLE, Exit, OrchestratorError
 from orchestrator.cli.cluster import cluster
-from orchestrator.cli.compare import compare
-from orchestrator.cli.completion import completion
-from orchestrator.cli.config import config
 from orchestrator.cli.data import data
 from orchestrator.cli.doctor import doctor
-from orchestrator.cli.export import export
-from orchestrator.cli.final import ablate, finalize, tables
-from orchestrator.cli.manage import extend, logs, stop, sync
-from orchestrator.cli.purge import purge
-from orchestrator.cli.report import report
-from orchestrator.cli.reproduce import reproduce
-from orchestrator.cli.search import launch, resume, status
-from orchestrator.cli.simulate import simulate
-from orchestrator.cli.space import space
+from orchestrator.cli.finalize import ablate, finalize, tables
+from orchestrator.cli.launch import launch, resume, status
+from orchestrator.cli.manage import extend, logs, purge, stop, sync
+from orchestrator.cli.results import compare, export, report, reproduce, simulate, ui
+from orchestrator.cli.shell_complete import completion
+from orchestrator.cli.space import config, space
 from orchestrator.cli.train import evaluate, train
-from orchestrator.cli.ui import ui
 from orchestrator.space.problems import SpaceError
 from trainer.child_process import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError

@@ -23,7 +23,7 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
     Raises:
         SearchError: they name a server that the user has neither given nor confirmed.
     """
-    from orchestrator.cluster.confirmation import ADDRESS, TRACKING, confirm, require_confirmed
+    from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, confirm, require_confirmed
     from orchestrator.study.description import Options, read_description
 
     before = read_description(folder.description).options
@@ -39,7 +39,7 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
 def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
     """Drives the search to its end before people's eyes and returns the exit code."""
     try:
-        from orchestrator.cluster.messages import RAY_LOG, stderr_kept
+        from orchestrator.cluster.ray import RAY_LOG, stderr_kept
         from orchestrator.runner.session import drive
         from orchestrator.show.terminal import Display
 

@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from orchestrator.cluster.nodes import LiveNode, live_nodes
-from orchestrator.cluster.placement import Share, capacity, why_waiting
+from orchestrator.cluster.ray import LiveNode, live_nodes
+from orchestrator.cluster.resources import Allocation, capacity, why_waiting
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Capacity:
 
     def __init__(
         self,
-        share: Share,
+        share: Allocation,
         concurrent: int | None,
         nodes: Sequence[LiveNode],
         say: Say,

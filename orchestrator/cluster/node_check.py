@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.base import provenance
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.cluster.nodes import LiveNode
+from orchestrator.cluster.ray import LiveNode
 from orchestrator.stores.address import is_uri
 from orchestrator.stores.cache import storage_name
 from orchestrator.stores.storage_probe import check_token, leave_token

@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.cluster.authentication import MODE, admit_dashboard
-from orchestrator.cluster.connection import ENVIRONMENT, connect, disconnect
-from orchestrator.cluster.nodes import live_nodes
-from orchestrator.cluster.placement import Node, Share, capacity, in_words, share_out, why_waiting
-from orchestrator.cluster.token import existing_token
+from orchestrator.cluster.authentication import MODE, admit_dashboard, existing_token
+from orchestrator.cluster.ray import ENVIRONMENT, connect, disconnect, live_nodes
+from orchestrator.cluster.resources import Allocation, Node, allocate, capacity, in_words, why_waiting
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.description import Options
 from trainer.formatting import first_line
@@ -31,7 +29,7 @@ class Plan(NamedTuple):
     """In all."""
     free: Sequence[Node] | None
     """What is left of them now; None where only the dashboard was asked, which does not tell."""
-    share: Share
+    share: Allocation
     """What a trial gets, and how many would run at once."""
     most: int
     """Trials that the whole cluster could hold at once, were as many asked for."""
@@ -69,8 +67,8 @@ def planned(space: SearchSpace, options: Options, nodes: Sequence[Node], free: S
     """
     asked = options.concurrent or space.budget.concurrent
     trials = space.budget.trials
-    share = share_out(nodes, options.resources(space), concurrent=asked, trials=trials)
-    most = share_out(nodes, options.resources(space), concurrent=None, trials=MANY).concurrent
+    share = allocate(nodes, options.resources(space), concurrent=asked, trials=trials)
+    most = allocate(nodes, options.resources(space), concurrent=None, trials=MANY).concurrent
     now = None if free is None else capacity(free, share)
     return Plan(nodes, free, share, most, now, asked, trials)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.base.hints import command_line
-from orchestrator.cluster.connection import OBJECT_STORE_BYTES, temporary_folder_problem
+from orchestrator.cluster.ray import OBJECT_STORE_BYTES, temporary_folder_problem
 from orchestrator.doctor.findings import Finding
 from orchestrator.study.lease import STALE_AFTER_S
 

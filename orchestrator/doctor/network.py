@@ -17,8 +17,7 @@ from pathlib import Path
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.hints import hint
 from orchestrator.base.uris import database_uri, file_uri
-from orchestrator.cluster.authentication import Admission, admit, admit_dashboard
-from orchestrator.cluster.token import existing_token
+from orchestrator.cluster.authentication import Admission, admit, admit_dashboard, existing_token
 from orchestrator.doctor.findings import Finding
 from trainer.formatting import first_line
 

@@ -15,7 +15,7 @@ from orchestrator.algorithms.warm_start import WarmStart, observations
 from orchestrator.base import provenance
 from orchestrator.base.errors import OrchestratorError, SearchError
 from orchestrator.base.hints import command_line
-from orchestrator.cluster.confirmation import ADDRESS, TRACKING, confirm
+from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, confirm
 from orchestrator.runner.data_staging import check_pack
 from orchestrator.runner.preparation import any_config, check_weights
 from orchestrator.runner.splits import Splits as CutSplits

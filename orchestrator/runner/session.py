@@ -19,14 +19,20 @@ from orchestrator.base.hints import hint
 from orchestrator.base.process import Process, children
 from orchestrator.base.uris import without_passwords
 from orchestrator.cluster.capacity import Capacity, unplaced
-from orchestrator.cluster.connection import Connection, connect, disconnect
-from orchestrator.cluster.head_health import HeadWatch
-from orchestrator.cluster.messages import RAY_LOG, keep_messages
 from orchestrator.cluster.metrics import Exporter, exported, search_labels
 from orchestrator.cluster.names import job_metadata, marked
 from orchestrator.cluster.node_check import Expected, check_nodes, expected_here, why_unfit
-from orchestrator.cluster.nodes import LiveNode, live_nodes
-from orchestrator.cluster.placement import Share, share_out
+from orchestrator.cluster.ray import (
+    RAY_LOG,
+    Connection,
+    HeadHealth,
+    LiveNode,
+    connect,
+    disconnect,
+    keep_messages,
+    live_nodes,
+)
+from orchestrator.cluster.resources import Allocation, allocate
 from orchestrator.runner.budget_left import nothing_new, trials_again_left, trials_left
 from orchestrator.runner.control import Requests
 from orchestrator.runner.data_staging import data_source
@@ -71,7 +77,7 @@ class Watch(NamedTuple):
 
     started: Callable[[Ledger, SearchDescription], None]
     """The ledger is open; subscribe to it to hear every event."""
-    connected: Callable[[Connection, Share, str], None]
+    connected: Callable[[Connection, Allocation, str], None]
     """The cluster is there; the last argument is MLflow's address."""
     noticed: Callable[[str, str], None] = lambda label, text: None
     """Something about the cluster that people should know: a label and a line."""
@@ -155,7 +161,7 @@ class _Session:
         self._over = threading.Event()
         self._is_connecting = False
         self._node: tuple[Process, ...] = ()
-        self._head: HeadWatch | None = None
+        self._head: HeadHealth | None = None
 
     def run(self) -> Ending:
         """From SessionStarted to SessionEnded."""
@@ -198,7 +204,7 @@ class _Session:
             self._is_connecting = False
         keep_messages(self._folder.logs / RAY_LOG)
         self._node = connection.node
-        self._head = None if connection.head is None else HeadWatch(connection.head)
+        self._head = None if connection.head is None else HeadHealth(connection.head)
         try:
             self._stop.listen_again()
             self._model_check.wait(lambda: self._stop.requested)
@@ -305,8 +311,8 @@ class _Session:
         if searcher.failure is not None:
             raise searcher.failure
 
-    def _share(self, nodes: Sequence[LiveNode]) -> Share:
-        return share_out(
+    def _share(self, nodes: Sequence[LiveNode]) -> Allocation:
+        return allocate(
             [node.all for node in nodes],
             self._options.resources(self._space),
             concurrent=self._concurrent(),

@@ -10,12 +10,12 @@ from ray import tune
 from ray.tune.execution import class_cache
 
 from orchestrator.cluster.names import named_after, tune_name
-from orchestrator.cluster.placement import Share
+from orchestrator.cluster.resources import Allocation
 from orchestrator.runner.scheduler import JournalScheduler
 from orchestrator.runner.searcher import AxSearcher, StopWith
 
 
-def tuner_of(searcher: AxSearcher, trainable: Any, share: Share, *, search: str, session: int, state: Path) -> Any:
+def tuner_of(searcher: AxSearcher, trainable: Any, share: Allocation, *, search: str, session: int, state: Path) -> Any:
     """The `tune.Tuner` of one session.
 
     Args:

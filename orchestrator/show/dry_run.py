@@ -9,7 +9,7 @@ import click
 
 from orchestrator.algorithms.warm_start import WarmStart
 from orchestrator.base.progress import step_progress
-from orchestrator.cluster.placement import Share, share_out, this_machine
+from orchestrator.cluster.resources import Allocation, allocate, this_machine
 from orchestrator.runner.creation import check_search
 from orchestrator.runner.preparation import check_storage, plan, rehearsal_space
 from orchestrator.runner.smoke_test import rehearse
@@ -54,7 +54,7 @@ def dry_run_of(
     click.echo(f"nothing was started or written; checked in {duration(time.monotonic() - began)}")
 
 
-def share_of_this_machine(space: SearchSpace, options: Options) -> Share:
+def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:
     """How trials would share this machine, were it all there is.
 
     Raises:
@@ -64,7 +64,7 @@ def share_of_this_machine(space: SearchSpace, options: Options) -> Share:
 
     # A cluster may have what this machine lacks.
     resources = Resources() if options.address is not None else options.resources(space)
-    return share_out(
+    return allocate(
         [this_machine(gpus=torch.cuda.device_count())],
         resources,
         concurrent=options.concurrent or space.budget.concurrent,

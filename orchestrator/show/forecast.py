@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.base.formatting import number
-from orchestrator.cluster.placement import GPU_ROUNDING
+from orchestrator.cluster.resources import GPU_ROUNDING
 from orchestrator.space.parameters import Value
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.placement import Share
+    from orchestrator.cluster.resources import Allocation
     from orchestrator.space.search_space import SearchSpace
     from orchestrator.space.worst_case import Largest
     from trainer import StepCost
@@ -56,7 +56,7 @@ class Forecast(NamedTuple):
     """Of all trials, at the end, and of what those that run at once hold twice while they save."""
 
 
-def forecast(space: SearchSpace, cost: StepCost, largest: Largest, share: Share) -> Forecast:
+def forecast(space: SearchSpace, cost: StepCost, largest: Largest, share: Allocation) -> Forecast:
     """Reckons with every trial as large as the largest configuration and as long as the longest.
 
     An epoch takes the time of a batch x its batches; every `evaluation.every` epochs, and after the last one, the time
@@ -103,12 +103,12 @@ def _saves(epochs: int, evaluated_every: int, saved_every: int) -> int:
     return len({*due, epochs})
 
 
-def _trials_per_gpu(share: Share) -> int:
+def _trials_per_gpu(share: Allocation) -> int:
     """Trials that are on one GPU at once, at most."""
     return max(1, min(share.concurrent, math.floor(1 / share.gpus + GPU_ROUNDING))) if share.gpus else 1
 
 
-def forecast_text(found: Forecast, cost: StepCost, largest: Largest, space: SearchSpace, share: Share) -> str:
+def forecast_text(found: Forecast, cost: StepCost, largest: Largest, space: SearchSpace, share: Allocation) -> str:
     """The forecast with how each figure was reckoned; lines as in the plan of a launch."""
     lines = [
         *_measured(cost, largest),
@@ -165,7 +165,7 @@ def _of_size(point: Mapping[str, Value]) -> dict[str, Value]:
     return {path: value for path, value in point.items() if path.startswith(OF_SIZE)}
 
 
-def _time(found: Forecast, cost: StepCost, space: SearchSpace, share: Share) -> list[tuple[str, str]]:
+def _time(found: Forecast, cost: StepCost, space: SearchSpace, share: Allocation) -> list[tuple[str, str]]:
     what = f"{found.trials} trials" + (f" and {found.repeats} repeats" if found.repeats else "")
     lines = [
         ("time", f"about {duration(found.wall_s)}: {what} of {duration(found.trial_s)}, {found.slots} at once"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.base.errors import SearchError
-from orchestrator.cluster.placement import share_out, this_machine
+from orchestrator.cluster.resources import allocate, this_machine
 from orchestrator.runner.attempt import Assignment, Message, attempt_environment
 from orchestrator.runner.worker import ATTEMPTS_LOG, AttemptServer
 from orchestrator.show.environment_diff import Circumstance, circumstances, recorded_config
@@ -104,7 +104,7 @@ def threads_here(loaded: LoadedSearch) -> int:
     options, space = loaded.description.options, loaded.space
     if (asked := options.resources(space).cpus_per_trial) is not None:
         return asked
-    share = share_out(
+    share = allocate(
         [this_machine()],
         Resources(),
         concurrent=options.concurrent or space.budget.concurrent,

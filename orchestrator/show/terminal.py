@@ -17,8 +17,8 @@ from orchestrator.base.errors import UNWRITABLE
 from orchestrator.base.escaping import harmless
 from orchestrator.base.hints import hint, installed
 from orchestrator.base.uris import without_passwords
-from orchestrator.cluster.connection import Connection
-from orchestrator.cluster.placement import Share
+from orchestrator.cluster.ray import Connection
+from orchestrator.cluster.resources import Allocation
 from orchestrator.runner.session import Ending, Watch
 from orchestrator.show.best_line import best_lines, best_value
 from orchestrator.show.event_line import event_line
@@ -188,7 +188,7 @@ class Display:
             over = sum(trial.is_over for trial in study.all_trials.values())
             self.line("resume", f"{over} trials are over, {len(study.all_trials) - over} continue where they stopped")
 
-    def _on_connection(self, connection: Connection, share: Share, tracking_uri: str) -> None:
+    def _on_connection(self, connection: Connection, share: Allocation, tracking_uri: str) -> None:
         self.line("trials", share.reason)
         if connection.dashboard:
             self.line("watch", f"Ray dashboard {connection.dashboard} (token: {installed('ray')} get-auth-token)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.base.uris import database_uri
-from orchestrator.cluster.confirmation import TRACKING, confirm, require_confirmed
+from orchestrator.cluster.trusted_servers import TRACKING, confirm, require_confirmed
 from orchestrator.study.description import Options, SearchDescription
 from orchestrator.study.events import TrialTracked
 from orchestrator.study.extension import current_space

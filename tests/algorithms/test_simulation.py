@@ -20,8 +20,8 @@ from orchestrator.algorithms.replay_order import nearest, order_of
 from orchestrator.algorithms.simulate import Candidate, Pick, Replay, candidates, replay
 from orchestrator.algorithms.stopping import decide
 from orchestrator.base.errors import SearchError
-from orchestrator.cli.simulate import ALGORITHMS as OFFERED
-from orchestrator.cli.simulate import RULES, simulate
+from orchestrator.cli.results import ALGORITHMS as OFFERED
+from orchestrator.cli.results import RULES, simulate
 from orchestrator.show import simulate_view
 from orchestrator.show.simulate_view import Asked, simulation_document, stopping_config
 from orchestrator.space.options import StoppingConfig

@@ -79,8 +79,8 @@ COMMANDS = [
 def test_no_command_waits_for_a_pipe_or_a_device_in_place_of_a_file(
     file: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("orchestrator.cli.search.drive_and_show", lambda *_, **__: 0)
-    monkeypatch.setattr("orchestrator.cli.final.drive_and_show", lambda *_, **__: 0)
+    monkeypatch.setattr("orchestrator.cli.launch.drive_and_show", lambda *_, **__: 0)
+    monkeypatch.setattr("orchestrator.cli.finalize.drive_and_show", lambda *_, **__: 0)
     for number, command in enumerate(COMMANDS):
         folder = a_search(tmp_path / str(number) / "first")
         path = folder.path / file

@@ -108,7 +108,7 @@ def test_where_mars_is_not_found_the_answer_names_the_place_and_both_ways_on(
 def test_a_dry_run_measures_a_step_forecasts_the_search_and_writes_nothing(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.cluster.connection.connect", lambda _: pytest.fail("a dry run needs no Ray"))
+    monkeypatch.setattr("orchestrator.cluster.ray.connect", lambda _: pytest.fail("a dry run needs no Ray"))
     assert run(["launch", "--space", "smoke.yaml", "--set", "replicates=3", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line[:9].strip() for line in lines if not line.startswith("   ")]

@@ -15,7 +15,7 @@ from searches import a_search
 
 from orchestrator.__main__ import cli, run
 from orchestrator.cli import shell_complete
-from orchestrator.cli.completion import script
+from orchestrator.cli.shell_complete import script
 from orchestrator.space.search_space import SearchSpace, SpaceError
 from orchestrator.space.settings import trainer_settings
 

@@ -23,14 +23,16 @@ from heads import head
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.cluster import authentication, connection
+from orchestrator.cluster import authentication
+from orchestrator.cluster import ray as cluster_ray
 from orchestrator.cluster.authentication import (
     admit,
     ask_gcs,
+    existing_token,
     is_loopback,
     own_address,
+    own_token,
 )
-from orchestrator.cluster.token import existing_token, own_token
 from orchestrator.doctor import machine, network
 
 OPEN = "demands no token: everybody who reaches it can run code there"
@@ -321,14 +323,14 @@ def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(monkeypat
 
     def start(**settings: object) -> str:
         begun.append(subprocess.Popen(["sleep", "60"]))
-        if len(begun) < connection.NODE_STARTS:
+        if len(begun) < cluster_ray.NODE_STARTS:
             raise Exception("The current node timed out during startup.")  # as Ray does
         return "started"
 
-    monkeypatch.setattr(connection, "_ray", start)
+    monkeypatch.setattr(cluster_ray, "_ray", start)
     try:
-        assert connection._started_here() == "started"
-        assert [process.wait() for process in begun[:-1]] == [-signal.SIGKILL] * (connection.NODE_STARTS - 1)
+        assert cluster_ray._started_here() == "started"
+        assert [process.wait() for process in begun[:-1]] == [-signal.SIGKILL] * (cluster_ray.NODE_STARTS - 1)
         assert begun[-1].poll() is bystander.poll() is None
     finally:
         for process in (*begun, bystander):
@@ -340,9 +342,9 @@ def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.
     def start(**settings: object) -> None:
         raise Exception("The current node timed out during startup.\nAnd more.")  # as Ray does
 
-    monkeypatch.setattr(connection, "_ray", start)
+    monkeypatch.setattr(cluster_ray, "_ray", start)
     with pytest.raises(EnvironmentProblem, match="could not be reached on this machine: The current node timed out"):
-        connection.connect(None)
+        cluster_ray.connect(None)
 
 
 def test_no_worker_is_told_to_import_from_the_current_folder_or_the_drivers_script(
@@ -351,10 +353,10 @@ def test_no_worker_is_told_to_import_from_the_current_folder_or_the_drivers_scri
     given: dict[str, Any] = {}
     monkeypatch.setattr("ray.init", lambda **settings: given.update(settings))
     monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
-    monkeypatch.setenv(connection.CLUSTERS, "0")
+    monkeypatch.setenv(cluster_ray.CLUSTERS, "0")
     for ours, told in ((None, []), (Path("/checkout"), ["/checkout"])):
-        monkeypatch.setattr(connection, "checkout", lambda ours=ours: ours)
-        connection._ray(metadata={"search": "n"})
+        monkeypatch.setattr(cluster_ray, "checkout", lambda ours=ours: ours)
+        cluster_ray._ray(metadata={"search": "n"})
         job = given["job_config"]
         job._py_driver_sys_path.extend(["/where/the/script/is", "/where/it/was/called"])  # as `ray.init` does
         said = job._get_proto_job_config()
@@ -372,15 +374,15 @@ def short_path() -> Iterator[Path]:
 def test_a_folder_for_temporary_files_that_is_too_long_for_sockets_is_refused_before_anything_starts(
     short_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    room = connection.MOST_SOCKET_BYTES - len(f"/reidsearch-{os.getuid()}/ray/{connection.LONGEST_SOCKET}")
+    room = cluster_ray.MOST_SOCKET_BYTES - len(f"/reidsearch-{os.getuid()}/ray/{cluster_ray.LONGEST_SOCKET}")
     just, over = (short_path / ("x" * (room - len(str(short_path)) - 1 + more)) for more in (0, 1))
     for folder in (just, over):
         folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(just))
-    connection.require_admission(None, insecure=False)
+    cluster_ray.require_admission(None, insecure=False)
     longest = socket.socket(socket.AF_UNIX)
     with contextlib.closing(longest):
-        path = connection.ray_folder() / connection.LONGEST_SOCKET
+        path = cluster_ray.ray_folder() / cluster_ray.LONGEST_SOCKET
         path.parent.mkdir(parents=True)
         longest.bind(str(path))
     monkeypatch.setattr("tempfile.tempdir", str(over))
@@ -399,12 +401,12 @@ def test_a_folder_for_temporary_files_that_is_too_long_for_sockets_is_refused_be
 def test_rays_folder_is_private_and_nobody_elses(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path = short_path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = connection.ray_folder().parent
+    folder = cluster_ray.ray_folder().parent
     folder.chmod(0o777)
-    assert connection.ray_folder().parent == folder
+    assert cluster_ray.ray_folder().parent == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     folder.rmdir()
     (tmp_path / "elsewhere").mkdir()
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(EnvironmentProblem, match="is not a folder of yours; set TMPDIR to one"):
-        connection.ray_folder()
+        cluster_ray.ray_folder()

@@ -27,8 +27,8 @@ from ray.autoscaler._private import util as autoscaler
 from orchestrator.__main__ import run
 from orchestrator.base.errors import OrchestratorError
 from orchestrator.cluster import manifests
-from orchestrator.cluster.connection import ENVIRONMENT
-from orchestrator.cluster.rendering import UnusableValue, template
+from orchestrator.cluster.manifests import UnusableValue, template
+from orchestrator.cluster.ray import ENVIRONMENT
 from orchestrator.space.search_space import SearchSpace
 
 FOLDER = ROOT / "cluster"

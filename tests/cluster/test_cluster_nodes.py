@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from orchestrator.cluster import node_check
 from orchestrator.cluster.capacity import WAITING_AFTER_S, Capacity, unplaced
-from orchestrator.cluster.head_health import LOOK_PERIOD_S, LOST_AFTER_S, HeadWatch
 from orchestrator.cluster.node_check import Difference, Expected, Facts, clock_offset, code_hash, differences, table
-from orchestrator.cluster.nodes import LiveNode, read_nodes
-from orchestrator.cluster.placement import Node, Share
+from orchestrator.cluster.ray import LOOK_PERIOD_S, LOST_AFTER_S, HeadHealth, LiveNode, read_nodes
+from orchestrator.cluster.resources import Allocation, Node
 
-SHARE = Share(concurrent=2, cpus=2, gpus=0, reason="")
+SHARE = Allocation(concurrent=2, cpus=2, gpus=0, reason="")
 EXPECTED = Expected({"torch": "2.15.0"}, "c" * 64, "/shared/runs", "token", None, "f" * 64)
 FIT = Facts({"torch": "2.15.0"}, "c" * 64, None, None)
 
@@ -202,7 +201,7 @@ def test_the_code_hash_is_that_of_names_and_contents_wherever_it_lies(
 
 def test_a_head_counts_as_lost_after_silence_and_not_for_a_moment_of_it() -> None:
     now, answers = [0.0], [True]
-    watch = HeadWatch("10.0.0.1:6379", clock=lambda: now[0], answers=lambda host, port: answers[0])
+    watch = HeadHealth("10.0.0.1:6379", clock=lambda: now[0], answers=lambda host, port: answers[0])
     assert not watch.is_lost()
     answers[0] = False
     now[0] = LOST_AFTER_S - LOOK_PERIOD_S
@@ -223,7 +222,7 @@ def test_the_heads_port_is_asked_by_a_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         host, port = server.getsockname()
         now = [0.0]
-        watch = HeadWatch(f"{host}:{port}", clock=lambda: now[0])
+        watch = HeadHealth(f"{host}:{port}", clock=lambda: now[0])
         now[0] = LOST_AFTER_S
         assert not watch.is_lost()
     now[0] = 2 * LOST_AFTER_S

@@ -16,7 +16,7 @@ from searches import a_search, completed, write_search
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
 from orchestrator.base.uris import database_uri, has_password, without_passwords
-from orchestrator.cluster.confirmation import (
+from orchestrator.cluster.trusted_servers import (
     ADDRESS,
     TRACKING,
     confirm,

@@ -23,8 +23,8 @@ from prometheus import PROMETHEUS, PROMTOOL, Prometheus, prometheus
 from running import Search, is_attempt, metric_points, mlflow_runs
 from waiting import wait_until
 
+from orchestrator.cluster.authentication import own_token
 from orchestrator.cluster.metrics import KINDS
-from orchestrator.cluster.token import own_token
 
 BOARD = json.loads((ROOT / "cluster" / "grafana" / "reidsearch.json").read_text())
 CONFIGURATION = (ROOT / "cluster" / "prometheus.yml").read_text()
@@ -167,7 +167,7 @@ def watched() -> Iterator[Watched]:
         settings = (f"trainer.optim.epochs={EPOCHS}", "replicates.seeds=0", "algorithm.name=random")
         search.launch("--trials", "100", *(word for setting in settings for word in ("--set", setting)))
     try:
-        # Ray's own folder: see `orchestrator.cluster.connection`.
+        # Ray's own folder: see `orchestrator.cluster.ray`.
         discovery = folder / f"reidsearch-{os.getuid()}" / "ray" / DISCOVERY
         configuration = CONFIGURATION.replace(f"/tmp/ray/{DISCOVERY}", str(discovery))
         assert configuration != CONFIGURATION

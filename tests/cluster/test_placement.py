@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
-from orchestrator.cluster.placement import GIB, Node, capacity, share_out, why_waiting
+from orchestrator.cluster.resources import GIB, Node, allocate, capacity, why_waiting
 from orchestrator.space.options import Resources, memory_bytes
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.description import Options
@@ -18,7 +18,7 @@ BIG, SMALL = Node("big", 16, 4.0, 64 * GIB), Node("small", 4, 0.0, 8 * GIB)
 
 
 def shared(*nodes: Node, concurrent: int | None = None, trials: int = 100, **resources: Any) -> tuple[int, int, float]:
-    return share_out(nodes, Resources(**resources), concurrent=concurrent, trials=trials)[:3]
+    return allocate(nodes, Resources(**resources), concurrent=concurrent, trials=trials)[:3]
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_a_node_that_has_each_but_not_at_once_is_said_so() -> None:
 
 def test_training_on_cores_is_said_in_one_line() -> None:
     def reason(*nodes: Node) -> str:
-        return share_out(nodes, Resources(), concurrent=None, trials=8).reason
+        return allocate(nodes, Resources(), concurrent=None, trials=8).reason
 
     assert reason(Node("a", 2)) == "no GPU in the cluster: 2 at once, 1 of 2 CPU cores each"
     assert reason(Node("a", 2), Node("b", 2)) == "no GPU in the cluster: 4 at once on 2 nodes, 1 of 4 CPU cores each"
 
 
 def test_a_waiting_trial_is_explained_by_what_is_free() -> None:
-    share = share_out([SMALL], Resources(), concurrent=2, trials=8)
+    share = allocate([SMALL], Resources(), concurrent=2, trials=8)
     taken = SMALL._replace(cpus=1, memory=0)
     assert why_waiting([SMALL], [taken], share) == (
         "needs 2 CPU cores on one node, and others hold what there is: small has 1 CPU core free"
@@ -106,7 +106,7 @@ wanted = st.builds(
 @given(st.lists(nodes, max_size=6), wanted, st.none() | st.integers(1, 40), st.integers(1, 200))
 def test_a_share_fits_as_often_as_it_says_and_no_trial_could_have_a_core_more(there, resources, concurrent, trials):
     try:
-        share = share_out(there, resources, concurrent=concurrent, trials=trials)
+        share = allocate(there, resources, concurrent=concurrent, trials=trials)
     except EnvironmentProblem:
         assert capacity(there, placed(resources, there)) == 0
         return
@@ -120,13 +120,13 @@ def test_a_share_fits_as_often_as_it_says_and_no_trial_could_have_a_core_more(th
 
 def placed(resources: Resources, there: list[Node]) -> Any:
     """The least that these resources mean."""
-    from orchestrator.cluster.placement import Share
+    from orchestrator.cluster.resources import Allocation
 
     gpus = resources.gpus_per_trial
     if gpus is None:
         gpus = 1.0 if any(node.gpus >= 1 for node in there) else 0.0
     memory = memory_bytes(resources.memory_per_trial) if resources.memory_per_trial else 0
-    return Share(1, resources.cpus_per_trial or 1, gpus, "", memory)
+    return Allocation(1, resources.cpus_per_trial or 1, gpus, "", memory)
 
 
 @pytest.mark.parametrize(("text", "meant"), [("16 GiB", 16 * GIB), ("500MB", 500_000_000), ("1.5 TiB", 3 * 2**39)])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.cluster.placement import Node
 from orchestrator.cluster.planning import plan_document, plan_lines, planned, read_dashboard
+from orchestrator.cluster.resources import Node
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.description import Options
 

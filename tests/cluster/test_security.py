@@ -28,7 +28,7 @@ from canaries import SECRETS, telling, told
 from running import COMMAND, Search
 
 from orchestrator.cluster.authentication import is_loopback
-from orchestrator.cluster.connection import ray_folder
+from orchestrator.cluster.ray import ray_folder
 
 pytestmark = pytest.mark.e2e
 

@@ -16,13 +16,13 @@ from running import COMMAND, Search
 from several_nodes import several_nodes
 
 from orchestrator.__main__ import run
-from orchestrator.cli.submit_search import given_arguments
-from orchestrator.cluster import submission
-from orchestrator.cluster.submission import SHIPPED, SPACE_FILE, shipment
+from orchestrator.cli.launch import given_arguments
+from orchestrator.cluster import submit as submission
+from orchestrator.cluster.submit import SHIPPED, SPACE_FILE, shipment
 
 
 def test_what_was_given_is_passed_on_and_nothing_else() -> None:
-    from orchestrator.cli.search import launch
+    from orchestrator.cli.launch import launch
 
     words = ["--space", "smoke.yaml", "--seed", "3", "--concurrent=2", "--set", "a=1", "--strict", "--address", "x:1"]
     context = launch.make_context("launch", [*words, "--gpus-per-trial", "0.5", "--memory-per-trial", "2 GiB"])

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 from running import is_attempt
 
-from orchestrator.cluster.connection import ENVIRONMENT
+from orchestrator.cluster.ray import ENVIRONMENT
 
 OBJECTS = 100 * 2**20
 

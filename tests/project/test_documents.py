@@ -368,8 +368,8 @@ def home(notebook: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.Monkey
             made.search(folder.name)
         return 0
 
-    monkeypatch.setattr("orchestrator.cli.search.drive_and_show", finished)
-    monkeypatch.setattr("orchestrator.cli.final.drive_and_show", finished)
+    monkeypatch.setattr("orchestrator.cli.launch.drive_and_show", finished)
+    monkeypatch.setattr("orchestrator.cli.finalize.drive_and_show", finished)
     monkeypatch.setattr("orchestrator.show.dry_run.dry_run_of", lambda *_, **__: None)
     return made
 

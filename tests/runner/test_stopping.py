@@ -204,7 +204,7 @@ def test_a_stop_clears_the_table_before_it_is_told_and_nothing_draws_it_again(tm
 KEPT = """
 import os, subprocess, sys
 from pathlib import Path
-from orchestrator.cluster.messages import stderr_kept
+from orchestrator.cluster.ray import stderr_kept
 for _ in range(2):
     with stderr_kept(Path(sys.argv[1])):
         os.write(2, b"from C\\n")
@@ -225,7 +225,7 @@ def test_what_c_writes_to_standard_error_is_kept_in_a_file_and_what_we_write_is_
 
 
 def test_a_closed_standard_error_stays_closed(tmp_path: Path) -> None:
-    program = "from pathlib import Path; from orchestrator.cluster.messages import stderr_kept\n"
+    program = "from pathlib import Path; from orchestrator.cluster.ray import stderr_kept\n"
     program += f"with stderr_kept(Path({str(tmp_path / 'log')!r})): print('went on')"
     command = ["sh", "-c", f'{sys.executable} -c "$0" 2>&-', program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)

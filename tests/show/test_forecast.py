@@ -12,7 +12,7 @@ from small_spaces import GATE, mixed, space_of
 from strategies import quick
 from torch import Tensor, nn
 
-from orchestrator.cluster.placement import Share
+from orchestrator.cluster.resources import Allocation
 from orchestrator.show.forecast import GIB, Forecast, duration, forecast, forecast_text, size
 from orchestrator.space.search_space import SearchSpace, SpaceError
 from orchestrator.space.worst_case import MAX_CORNERS, Largest, corners, largest
@@ -42,14 +42,14 @@ COST = StepCost(
     save_last_seconds=4.0,
 )
 TRAINER: dict[str, Any] = {"optim": {"epochs": 10}, "evaluation": {"every": 4}}
-SIDE_BY_SIDE = Share(concurrent=4, cpus=2, gpus=0, reason="no GPU in the cluster")
+SIDE_BY_SIDE = Allocation(concurrent=4, cpus=2, gpus=0, reason="no GPU in the cluster")
 
 
 def searched(**fields: Any) -> SearchSpace:
     return space_of({"clips.erase": {"type": "float", "low": 0.1, "high": 0.9}}, **{"trainer": TRAINER, **fields})
 
 
-def reckoned(space: SearchSpace, share: Share = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Forecast, str]:
+def reckoned(space: SearchSpace, share: Allocation = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Forecast, str]:
     config = space.trial_config(space.any_sample())
     found = Largest(config, {"clips.erase": 0.5, "clips.persons": 8}, 70, config.optim.epochs)
     figures = forecast(space, cost, found, share)
@@ -87,7 +87,7 @@ def test_repeats_come_in_rounds_of_their_own_after_the_trials() -> None:
 def test_gpu_hours_are_the_time_of_all_trials_times_their_share_of_a_gpu() -> None:
     found, text = reckoned(
         searched(trials=8),
-        Share(concurrent=4, cpus=2, gpus=0.5, reason="4 at once, 0.5 of 2 GPUs and 2 CPU cores each"),
+        Allocation(concurrent=4, cpus=2, gpus=0.5, reason="4 at once, 0.5 of 2 GPUs and 2 CPU cores each"),
         COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * GIB, "gpu_total_bytes": 16 * GIB}),
     )
     assert found.gpu_hours == 8 * found.trial_s * 0.5 / 3600
@@ -103,7 +103,7 @@ def test_memory_of_a_gpu_is_that_of_all_trials_that_share_it(
 ) -> None:
     found, text = reckoned(
         searched(trials=8),
-        Share(concurrent=concurrent, cpus=2, gpus=share, reason=""),
+        Allocation(concurrent=concurrent, cpus=2, gpus=share, reason=""),
         COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * GIB, "gpu_total_bytes": 12 * GIB}),
     )
     assert found.gpu_memory_bytes == together * 5 * GIB

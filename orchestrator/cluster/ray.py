@@ -6,18 +6,23 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.process import Process, children, children_named
-from orchestrator.cluster.authentication import MODE, admit
-from orchestrator.cluster.token import own_token
+from orchestrator.cluster.authentication import MODE, admit, own_token
+from orchestrator.cluster.resources import Node
+from trainer.atomic import in_place
 from trainer.child_process import checkout
 from trainer.formatting import first_line
 
@@ -215,3 +220,133 @@ def temporary_folder_problem() -> str | None:
 
 def _own_temporary_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}"
+
+
+class LiveNode(NamedTuple):
+    """A node that is alive."""
+
+    id: str
+    """Ray's."""
+    name: str
+    """Its host's name, with its address where several nodes have that name."""
+    all: Node
+    free: Node
+
+
+def live_nodes() -> list[LiveNode]:
+    """The nodes that are alive, the head first."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return read_nodes(alive, free)
+
+
+def read_nodes(alive: list[dict[str, Any]], free: Mapping[str, Mapping[str, float]]) -> list[LiveNode]:
+    """Nodes in Ray's words, and what is free of each by its id, in ours."""
+    hosts = [str(node["NodeManagerHostname"]) for node in alive]
+    found = []
+    for node, host in zip(alive, hosts, strict=True):
+        name = host if hosts.count(host) == 1 else f"{host} ({node['NodeID'][:6]})"
+        resources = node["Resources"]
+        left = free.get(node["NodeID"], {})
+        found.append(LiveNode(node["NodeID"], name, _node(name, resources), _node(name, left)))
+    heads = ["node:__internal_head__" in node["Resources"] for node in alive]
+    return [node for _, node in sorted(zip(heads, found, strict=True), key=lambda pair: not pair[0])]
+
+
+def _node(name: str, resources: Mapping[str, float]) -> Node:
+    return Node(name, int(resources.get("CPU", 0)), resources.get("GPU", 0.0), int(resources.get("memory", 0)))
+
+
+# A head that is busy or restarts its network may not answer for a moment.
+LOST_AFTER_S = 15.0
+LOOK_PERIOD_S = 3.0
+PATIENCE_S = 3.0
+
+
+class HeadHealth:
+    """Asks the head's port now and then; silence for `LOST_AFTER_S` means that it is lost.
+
+    Ray itself goes on trying for a minute and then ends the process that asked, whatever it is in the middle of.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        answers: Callable[[str, int], bool] | None = None,
+    ) -> None:
+        """Watches HOST:PORT."""
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._clock = clock
+        self._answers = answers or _answers
+        self._looked = float("-inf")
+        self._answered = clock()
+
+    def is_lost(self) -> bool:
+        """Whether it has been silent for too long; takes up to `PATIENCE_S`."""
+        now = self._clock()
+        if now - self._looked >= LOOK_PERIOD_S:
+            self._looked = now
+            if self._answers(self._host, self._port):
+                self._answered = now
+        return self._clock() - self._answered >= LOST_AFTER_S
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE_S).close()
+    except OSError:
+        return False
+    return True
+
+
+RAY_LOG = "ray.log"
+"""Its file, beside the other logs of a search."""
+
+
+@contextmanager
+def stderr_kept(log: Path) -> Iterator[None]:
+    """Appends to `log` what C++ writes to file descriptor 2 while the block runs; `sys.stderr` goes on to the screen.
+
+    Ray's C++ part has no setting for it either.
+    """
+    try:
+        screen, is_ours = os.dup(2), sys.stderr.fileno() == 2
+    except (OSError, ValueError, AttributeError):  # closed by whoever started us, or no file at all
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = sys.stderr
+    if is_ours:
+        # Not closed below: handlers of Python's logging hold it until the process ends.
+        sys.stderr = os.fdopen(screen, "w", buffering=1, encoding=before.encoding, errors=before.errors)
+    with open(log, "ab", opener=in_place) as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(screen, 2)
+        sys.stderr = before
+
+
+def keep_messages(log: Path) -> None:
+    """Appends from here on to `log` what Ray would print: pages of state for every node that is lost.
+
+    Ray has no setting for it: `log_to_driver=False` is for what workers print.
+    """
+    from ray._private import worker
+
+    lock = threading.Lock()
+    log.parent.mkdir(parents=True, exist_ok=True)
+
+    def append(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        with lock, open(log, "a", encoding="utf-8", opener=in_place) as file:
+            file.writelines(f"{line}\n" for line in data["lines"])
+
+    worker.print_to_stdstream = append

@@ -25,7 +25,7 @@ class Node(NamedTuple):
     """Bytes."""
 
 
-class Share(NamedTuple):
+class Allocation(NamedTuple):
     """What one trial gets, and how many run at once."""
 
     concurrent: int
@@ -47,7 +47,7 @@ def this_machine(gpus: float = 0.0) -> Node:
     return Node("this machine", os.cpu_count() or 1, gpus, memory)
 
 
-def share_out(nodes: Sequence[Node], resources: Resources, *, concurrent: int | None, trials: int) -> Share:
+def allocate(nodes: Sequence[Node], resources: Resources, *, concurrent: int | None, trials: int) -> Allocation:
     """Divides a cluster among trials, none of which may span nodes: one GPU each where there are any, otherwise cores.
 
     Where the cores of a trial are not given, each gets the most with which as many run at once as can.
@@ -75,7 +75,7 @@ def share_out(nodes: Sequence[Node], resources: Resources, *, concurrent: int | 
         # Fewer slots with every core more: the first that leaves too few ends it.
         while slots(nodes, cpus + 1, gpus, memory) >= running:
             cpus += 1
-    return Share(running, cpus, gpus, _reason(nodes, running, cpus, gpus, memory), memory)
+    return Allocation(running, cpus, gpus, _reason(nodes, running, cpus, gpus, memory), memory)
 
 
 def slots(nodes: Sequence[Node], cpus: int, gpus: float, memory: int = 0) -> int:
@@ -83,12 +83,12 @@ def slots(nodes: Sequence[Node], cpus: int, gpus: float, memory: int = 0) -> int
     return sum(_slots(node, cpus, gpus, memory) for node in nodes)
 
 
-def capacity(nodes: Sequence[Node], share: Share) -> int:
+def capacity(nodes: Sequence[Node], share: Allocation) -> int:
     """Trials of that share which fit on the nodes at once."""
     return slots(nodes, share.cpus, share.gpus, share.memory)
 
 
-def why_waiting(nodes: Sequence[Node], free: Sequence[Node], share: Share) -> str:
+def why_waiting(nodes: Sequence[Node], free: Sequence[Node], share: Allocation) -> str:
     """Why a trial that was handed to Ray does not run: nothing is free, or no node could ever hold it."""
     if capacity(nodes, share) == 0:
         lacking = _never_fits(nodes, share.cpus, share.gpus, share.memory)

@@ -52,7 +52,7 @@ def finalize(
     To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`; options that
     differ from those of the one under way are refused.
     """
-    from orchestrator.cluster.connection import require_admission
+    from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.unseal_test_set import FinalizationOptions, open_test_set
     from orchestrator.study.folder import existing_search
 
@@ -130,7 +130,7 @@ def ablate(
     Each row is a search of one trial that is then finalized. Interrupted, the same command goes on; its last words are
     those of `reidsearch tables`.
     """
-    from orchestrator.cluster.connection import require_admission
+    from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.ablation import TABLE_1, Ablation, rows_under_way
     from orchestrator.study.description import Options
 

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem, Exit
 from orchestrator.cluster.authentication import MODE, admit_dashboard
-from orchestrator.cluster.connection import ENVIRONMENT
+from orchestrator.cluster.ray import ENVIRONMENT
 from trainer.child_process import HOME
 from trainer.formatting import first_line
 
