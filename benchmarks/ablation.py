@@ -102,9 +102,9 @@ def _arguments() -> argparse.Namespace:
 def _settings(name: str, epochs: int, data: Path) -> dict[str, Any]:
     """Overrides of a space, as the trainer's settings at its first known point."""
     common = {"data.root": str(data), "data.name": "mars", "optim.epochs": epochs, "data.validation.seed": 0}
-    space = SearchSpace.from_yaml("demo.yaml" if name in VARIANTS else f"{name}.yaml")
+    space = SearchSpace.load("demo.yaml" if name in VARIANTS else f"{name}.yaml")
     changes = {**PLAIN, **VARIANTS[name]} if name in VARIANTS else SHRUNK
-    tree = space.trial_config(space.start[0]).model_dump(mode="json")
+    tree = space.config(space.start[0]).model_dump(mode="json")
     for path, value in {**common, **changes}.items():
         *groups, last = path.split(".")
         branch = tree

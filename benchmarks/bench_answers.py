@@ -90,7 +90,7 @@ def _history(seed: int, finished: int, running: int) -> list[dict[str, Any]]:
 
 def _finished(params: dict[str, float], noise: np.random.Generator) -> dict[str, Any]:
     value = HARTMANN.merit(_point(params)) + NOISE * float(noise.standard_normal())
-    return {"params": params, "state": "completed", "value": value, "standard_error": None, "figures": {}}
+    return {"params": params, "state": "completed", "value": value, "standard_error": None, "metrics": {}}
 
 
 def _point(params: Mapping[str, float]) -> list[float]:

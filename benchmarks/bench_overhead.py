@@ -138,9 +138,9 @@ def _bare_tune(rival: str, out: Path, trials: int) -> None:
     connect(None)
     from ray import tune
 
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["trainer.data.root=" + str(_data(out))])
+    space = SearchSpace.load("smoke.yaml", overrides=["trainer.data.root=" + str(_data(out))])
     points = random_points(space, 0, 0)
-    configs = [space.trial_config(next(points), seed=0).model_dump_json() for _ in range(trials)]
+    configs = [space.config(next(points), seed=0).model_dump_json() for _ in range(trials)]
     callbacks: list[tune.Callback] = []
     if rival == "bare Tune + MLflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback

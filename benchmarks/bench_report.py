@@ -90,7 +90,7 @@ def _measured(arguments: list[str]) -> dict[str, float]:
 def write_large_search(path: Path, *, trials: int, epochs: int, seed: int = 0) -> SearchFolder:
     """A search that nobody ran: points drawn at random, values from a smooth function of them with noise."""
     overrides = [f"budget.trials={trials}", "stopping.rule=asha", f"trainer.optim.epochs={epochs}", "replicates=3"]
-    space = SearchSpace.from_yaml("attn_cl.yaml", overrides=overrides)
+    space = SearchSpace.load("attn_cl.yaml", overrides=overrides)
     folder = SearchFolder(path)
     folder.logs.mkdir(parents=True)
     description = SearchDescription(

@@ -81,7 +81,7 @@ def main() -> int:
     torch.set_num_threads(1)
     prepare_process()
     write_synthetic(asked.data, size="demo", seed=0)
-    space = SearchSpace.from_yaml(SPACE)
+    space = SearchSpace.load(SPACE)
     done, start = len(read_recorded()), time.process_time()
     for number, params in enumerate(itertools.islice(sobol_points(space, 0), done, asked.count), done + 1):
         _append(list(space.parameters), _trained(space, params, asked.data))
@@ -92,7 +92,7 @@ def main() -> int:
 def _trained(space: SearchSpace, params: Mapping[str, Value], data: Path) -> Recorded:
     from trainer import TrialConfig, fit
 
-    tree = space.trial_config(params).model_dump(mode="json")
+    tree = space.config(params).model_dump(mode="json")
     for path, value in {**SHRUNK, "data.root": str(data)}.items():
         *groups, last = path.split(".")
         branch = tree

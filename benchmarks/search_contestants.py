@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol, cast
 import yaml
 
 from benchmarks.search_problems import Problem
-from orchestrator.algorithms.async_suggester import Ahead
+from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
 from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.stopping import decide
-from orchestrator.algorithms.suggest import Question, Suggestion
+from orchestrator.algorithms.suggest import AskModel, Suggestion
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import TrialCompleted, TrialReported, TrialStarted, TrialStopped, TrialSuggested
 from orchestrator.study.study import Study
@@ -88,12 +88,12 @@ class Ours:
         self.study = Study(seed=seed)
         self._algorithm = ALGORITHMS[algorithm["name"]]
         self._problem = problem
-        self._ahead = Ahead(cast("AxProcess", _AxHere()), self.space, stale=0)
+        self._ahead = AsyncSuggester(cast("AxProcess", _AxHere()), self.space, stale=0)
         self._points: dict[int, list[float]] = {}
         # Every trial has as many epochs; asking the space each time would take most of the time.
         whole = SimpleNamespace(optim=SimpleNamespace(epochs=problem.epochs))
         view = SimpleNamespace(
-            stopping=self.space.stopping, objective=self.space.objective, trial_config=lambda params: whole
+            stopping=self.space.stopping, objective=self.space.objective, config=lambda params: whole
         )
         self._view = cast("SearchSpace", view)
 
@@ -110,9 +110,9 @@ class Ours:
 
     def _suggestion(self) -> Suggestion:
         step = self._algorithm(self.space, self.study.seed, self.study)
-        found = self._ahead.take(step, self.study) if isinstance(step, Question) else step
+        found = self._ahead.take(step, self.study) if isinstance(step, AskModel) else step
         while found is None:
-            assert isinstance(step, Question)
+            assert isinstance(step, AskModel)
             found = self._ahead.take(step, self.study)
         assert isinstance(found, Suggestion), "a space of real numbers has no end"
         return found

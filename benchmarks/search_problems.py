@@ -115,7 +115,7 @@ class Lookup:
 
     @functools.cached_property
     def _places(self) -> Vector:
-        parameters = SearchSpace.from_yaml(recorded_search.SPACE).parameters
+        parameters = SearchSpace.load(recorded_search.SPACE).parameters
         return np.array(
             [[_share(parameters[path], value) for path, value in one.params.items()] for one in self._recorded]
         )

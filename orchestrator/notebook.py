@@ -189,7 +189,7 @@ def launch(
     changed = _overrides(overrides)
     with _space_file(space) as file:
         if name is None:
-            name = f"{SearchSpace.from_yaml(file, overrides=changed).name}-{secrets.token_hex(2)}"
+            name = f"{SearchSpace.load(file, overrides=changed).name}-{secrets.token_hex(2)}"
         settings = [f"--set={setting}" for setting in changed] + ["--insecure"] * insecure
         _drive("launch", "--space", file, "--name", name, *_given(options), *settings, storage=storage, show=show)
     return load(name, storage)

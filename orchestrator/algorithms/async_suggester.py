@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from orchestrator.algorithms.ax_experiment import asked_again, point_from_answer
+from orchestrator.algorithms.ax_experiment import point_from_answer, reseeded
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
 from orchestrator.algorithms.fallbacks import PREFIX
 from orchestrator.algorithms.points import point_key, tried_points
-from orchestrator.algorithms.suggest import Exhausted, Question, Suggestion, new_random_suggestion
+from orchestrator.algorithms.suggest import AskModel, Exhausted, Suggestion, new_random_suggestion
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study
@@ -29,7 +29,7 @@ class _Answer(NamedTuple):
     """Why there is no answer."""
 
 
-class Ahead:
+class AsyncSuggester:
     """Asks the model about the next trial while the last ones run, and never waits for it.
 
     With `stale` answers an answer is used that does not know the latest results yet, as it must be in a search that
@@ -61,13 +61,13 @@ class Ahead:
         """Whether its answers are used however many results they lack, since some to the one before it were dropped."""
         self._answers: deque[_Answer] = deque()
 
-    def want(self, question: Question) -> None:
+    def want(self, question: AskModel) -> None:
         """Asks the question if nothing is being asked and no answer is there for it. To be called at every change."""
         # Without stale answers the result that is still to come would make the answer worthless.
         if self._stale:
-            self._proceed(question.asked, 0)
+            self._proceed(question.experiment, 0)
 
-    def take(self, question: Question, study: Study, *, free: int = 1) -> Suggestion | Exhausted | None:
+    def take(self, question: AskModel, study: Study, *, free: int = 1) -> Suggestion | Exhausted | None:
         """What the model proposes for the question, which must be that of the study; None: ask again later.
 
         Where the model fails, or proposes nothing new however often it is asked, the proposal is a random new point
@@ -78,7 +78,7 @@ class Ahead:
             study: the history that it was made of.
             free: places for trials that are free, this one included.
         """
-        self._proceed(question.asked, free)
+        self._proceed(question.experiment, free)
         useless = ""
         while self._answers:
             answer = self._answers.popleft()
@@ -86,7 +86,7 @@ class Ahead:
                 return self._without_model(study, answer.failure)
             try:
                 point = point_from_answer(self._space, answer.params)
-                self._space.trial_config(point)
+                self._space.config(point)
             except SpaceError as error:
                 useless = str(error)
                 continue
@@ -94,7 +94,7 @@ class Ahead:
                 self._taken += 1
                 return Suggestion(point, "ax")
             useless = "the point had been tried"
-        return self._ask_again(question.asked, study, useless) if useless and not self._model.awaited else None
+        return self._ask_again(question.experiment, study, useless) if useless and not self._model.awaited else None
 
     def _ask_again(self, asked: dict[str, Any], study: Study, useless: str) -> Suggestion | Exhausted | None:
         if self._repeats >= REPEATS:
@@ -132,7 +132,7 @@ class Ahead:
     def _ask(self, asked: dict[str, Any], repeats: int, count: int) -> None:
         self._insists, self._has_dropped = self._has_dropped and self._stale > 0, False
         self._asked, self._taken, self._repeats = asked, 0, repeats
-        question = asked_again(asked, repeats) if repeats else asked
+        question = reseeded(asked, repeats) if repeats else asked
         try:
             self._model.ask(question if count == 1 else {**question, "count": count})
         except AxFailed as error:

@@ -18,10 +18,10 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from orchestrator.algorithms.points import Point
-from orchestrator.algorithms.predictions import estimate
-from orchestrator.algorithms.scoring import limits, score, told_figures
-from orchestrator.algorithms.stopping import merits
-from orchestrator.space.expressions import Bound
+from orchestrator.algorithms.predictions import predicted_value
+from orchestrator.algorithms.scoring import modelled_metrics, outcome_limits, score
+from orchestrator.algorithms.stopping import learning_curve
+from orchestrator.space.expressions import LinearConstraint
 from orchestrator.space.parameters import MAX_STEPS, Choice, FloatRange, IntRange, Value
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
@@ -41,7 +41,7 @@ MADE_UP = 3  # trials of a question that nobody needs an answer to
 Parameter: TypeAlias = FloatRange | IntRange | Choice
 
 
-def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]:
+def ax_experiment(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]:
     """All that Ax needs to answer, as plain JSON: parameters, goal, seed and every trial in the order of its index.
 
     Only finite values of completed trials enter as observations, with their standard error if the space says so;
@@ -50,9 +50,9 @@ def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any
     of an earlier search come before ours, if they have all objectives.
     """
     in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
-    estimates = _estimates(space, in_order)
-    ours = [estimates.get(trial.key) or _observation(space, trial) for trial in in_order]
-    others = [aim.metric for aim in space.objective.aims[1:]]
+    predictions = _predictions(space, in_order)
+    ours = [predictions.get(trial.key) or _observation(space, trial) for trial in in_order]
+    others = [term.metric for term in space.objective.terms[1:]]
     earlier = [
         _completed(space, known.params, known.value, known.standard_error, known.figures)
         for known in study.attached
@@ -61,9 +61,9 @@ def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any
     completed = [trial for trial in earlier + ours if trial["state"] == "completed"]
     return {
         "parameters": {path: _parameter(parameter) for path, parameter in space.parameters.items()},
-        "constraints": [bound.standard_form() for bound in _coded_bounds(space)],
+        "constraints": [constraint.standard_form() for constraint in _coded_constraints(space)],
         "metric": space.objective.first.metric,
-        "objective": ", ".join("-" * (aim.goal == "minimize") + aim.metric for aim in space.objective.aims),
+        "objective": ", ".join("-" * (term.goal == "minimize") + term.metric for term in space.objective.terms),
         "outcome_constraints": _outcome_constraints(space, study, completed),
         "method": space.algorithm.method,
         "seed": derived_seed(seed, "model", len(ours)) % 2**31,
@@ -71,18 +71,18 @@ def model_question(space: SearchSpace, seed: int, study: Study) -> dict[str, Any
     }
 
 
-def made_up_question(space: SearchSpace, seed: int) -> dict[str, Any]:
+def made_up_experiment(space: SearchSpace, seed: int) -> dict[str, Any]:
     """A question about results that nobody has measured, to find out whether the model answers at all."""
     others = space.objective.metrics()[1:]
     trials = [
         _completed(space, point, place / MADE_UP, 1 / MADE_UP, {other: 1 - place / MADE_UP for other in others})
         for place, point in enumerate(islice(space.samples(seed), MADE_UP))
     ]
-    question = model_question(space, seed, Study())
+    question = ax_experiment(space, seed, Study())
     return {**question, "outcome_constraints": _outcome_constraints(space, Study(), trials), "trials": trials}
 
 
-def asked_again(question: Mapping[str, Any], times: int) -> dict[str, Any]:
+def reseeded(question: Mapping[str, Any], times: int) -> dict[str, Any]:
     """The question with another seed, for when the answer was of no use."""
     return {**question, "seed": derived_seed(question["seed"], "asked again", times) % 2**31}
 
@@ -101,9 +101,9 @@ def point_from_answer(space: SearchSpace, answer: object) -> Point:
         if value is None:
             raise SpaceError(f"{path}: {shown(answer[path])} is no value of it")
         values[path] = value
-    for bound in space.bounds():
-        if not bound.holds({path: float(values[path]) for path in bound.weights}):
-            raise SpaceError(f"the answer breaks {bound.text}")
+    for constraint in space.linear_constraints():
+        if not constraint.holds({path: float(values[path]) for path in constraint.weights}):
+            raise SpaceError(f"the answer breaks {constraint.text}")
     return space.active(values)
 
 
@@ -166,18 +166,18 @@ def decoded(parameter: Parameter, code: object) -> Value | None:
     return parameter.at(min(max(round(code, DIGITS), 0.0), 1.0)) if -ROUNDING <= code <= 1 + ROUNDING else None
 
 
-def _coded_bounds(space: SearchSpace) -> list[Bound]:
+def _coded_constraints(space: SearchSpace) -> list[LinearConstraint]:
     """The linear constraints on Ax's codes, without those that all codes satisfy.
 
     Exact but for the last rounding, and with weights of 1 at most: Ax checks them with an absolute tolerance.
     """
-    coded_bounds = (_coded_bound(space, bound) for bound in space.bounds())
-    return [bound for bound in coded_bounds if bound is not None]
+    coded = (_coded_constraint(space, constraint) for constraint in space.linear_constraints())
+    return [constraint for constraint in coded if constraint is not None]
 
 
-def _coded_bound(space: SearchSpace, bound: Bound) -> Bound | None:
-    limit, weights, most = Fraction(bound.limit), {}, Fraction(0)
-    for path, written in bound.weights.items():
+def _coded_constraint(space: SearchSpace, constraint: LinearConstraint) -> LinearConstraint | None:
+    limit, weights, most = Fraction(constraint.limit), {}, Fraction(0)
+    for path, written in constraint.weights.items():
         parameter, weight = space.parameters[path], Fraction(written)
         assert not isinstance(parameter, Choice) and not parameter.log, "the check of a space refuses these"
         step = Fraction(parameter.step or 1)
@@ -191,19 +191,20 @@ def _coded_bound(space: SearchSpace, bound: Bound) -> Bound | None:
         return None
     scale = max(map(abs, weights.values()))
     scaled = {path: float(weight / scale) for path, weight in weights.items()}
-    return Bound(bound.text, {path: weight for path, weight in scaled.items() if weight}, float(limit / scale))
+    kept = {path: weight for path, weight in scaled.items() if weight}
+    return LinearConstraint(constraint.text, kept, float(limit / scale))
 
 
 def _outcome_constraints(space: SearchSpace, study: Study, completed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Constraints on figures of which every finished trial has a value; Ax could not use the others yet.
+    """Constraints on metrics of which every finished trial has a value; Ax could not use the others yet.
 
     Those relative to the baseline in numbers, and not before it is completed.
     """
     first = space.objective.first.metric
     return [
-        f"{bound.metric} {bound.sign} {bound.limit!r}"
-        for bound in limits(study, space.objective)
-        if bound is not None and all(bound.metric in (first, *trial["figures"]) for trial in completed)
+        f"{constraint.metric} {constraint.sign} {constraint.limit!r}"
+        for constraint in outcome_limits(study, space.objective)
+        if constraint is not None and all(constraint.metric in (first, *trial["metrics"]) for trial in completed)
     ]
 
 
@@ -211,22 +212,23 @@ def _observation(space: SearchSpace, trial: Trial) -> dict[str, Any]:
     found = score(trial, space.objective) if trial.status == "completed" else None
     if found is None or not all(math.isfinite(value) for value in found.values):
         return {"params": _encoded(space, trial.params), "state": "abandoned" if trial.is_over else "pending"}
-    figures = told_figures(found, space.objective)
-    return _completed(space, trial.params, found.value, found.standard_error, figures)
+    metrics = modelled_metrics(found, space.objective)
+    return _completed(space, trial.params, found.value, found.standard_error, metrics)
 
 
-def _estimates(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+def _predictions(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     """Observations of stopped trials, by their keys, where the space wants any and there is something to go by."""
     objective = space.objective
     if space.algorithm.stopped == "ignored" or len(objective.metrics()) > 1:
         return {}
-    done = [(merits(trial, objective), score(trial, objective)) for trial in trials if trial.status == "completed"]
+    completed = [trial for trial in trials if trial.status == "completed"]
+    done = [(learning_curve(trial, objective), score(trial, objective)) for trial in completed]
     curves = [curve for curve, _ in done]
     errors = [found.standard_error for _, found in done if found is not None and found.standard_error is not None]
     found = {}
     for trial in trials:
         if trial.status == "stopped" and errors:
-            guess = estimate(merits(trial, objective), curves, statistics.median(errors))
+            guess = predicted_value(learning_curve(trial, objective), curves, statistics.median(errors))
             if guess is not None:
                 value = objective.first.sign * guess.value
                 found[trial.key] = _completed(space, trial.params, value, guess.standard_error, {})
@@ -238,7 +240,7 @@ def _completed(
     params: Mapping[str, Value],
     value: float,
     error: float | None,
-    figures: Mapping[str, float],
+    metrics: Mapping[str, float],
 ) -> dict[str, Any]:
     tells_error = space.algorithm.noise == "queries" and error is not None and math.isfinite(error)
     return {
@@ -246,5 +248,5 @@ def _completed(
         "state": "completed",
         "value": value,
         "standard_error": error if tells_error else None,
-        "figures": dict(figures),
+        "metrics": dict(metrics),
     }

@@ -34,7 +34,7 @@ STEPS = 40
 
 
 def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The parameters that Ax's model proposes for `orchestrator.algorithms.ax_experiment.model_question`.
+    """The parameters that Ax's model proposes for `orchestrator.algorithms.ax_experiment.ax_experiment`.
 
     As many points as the question's `count` says, one if it says nothing, each as if those before it were running. The
     model is fitted once for all of them.
@@ -92,7 +92,7 @@ def _tell(client: Client, trials: Sequence[Mapping[str, Any]], metric: str) -> N
             completed.append(index)
             arm = experiment.trials[index].arms[0].name
             errors = {metric: trial["standard_error"]}
-            for name, value in {**trial["figures"], metric: trial["value"]}.items():
+            for name, value in {**trial["metrics"], metric: trial["value"]}.items():
                 row = {"trial_index": index, "arm_name": arm, "metric_name": name, "metric_signature": name}
                 rows.append({**row, "mean": value, "sem": errors.get(name)})
     if not completed:

@@ -21,7 +21,7 @@ class Spent(NamedTuple):
     reason: str
     at_once: bool
     """Whether the running trials are given up too, rather than trained to their end."""
-    ends_repeats: bool = False
+    ends_replicates: bool = False
     """Whether that holds for the repeats of the leading configurations as well; otherwise they begin now."""
 
 
@@ -41,11 +41,11 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
     """
     budget = space.budget
     if open_finalization(study) is not None:
-        return Spent("the test set is open", at_once=False, ends_repeats=True)
+        return Spent("the test set is open", at_once=False, ends_replicates=True)
     if (reason := _resources(study, budget, moment)) is not None:
-        return Spent(reason, at_once=True, ends_repeats=True)
+        return Spent(reason, at_once=True, ends_replicates=True)
     if (reason := lost_baseline(study, space.objective)) is not None:
-        return Spent(reason, at_once=False, ends_repeats=True)
+        return Spent(reason, at_once=False, ends_replicates=True)
     if (reason := _target(study, space)) is not None:
         return Spent(reason, at_once=True)
     if budget.patience is not None and without_improvement(study, space.objective) >= budget.patience:
@@ -74,7 +74,7 @@ def _resources(study: Study, budget: Budget, moment: float | None) -> str | None
 
 def _epochs(study: Study) -> int:
     """Trained so far by configurations and repeats; finalizations have no budget."""
-    return sum(trial.epoch for trial in (*study.trials.values(), *study.repeats.values()))
+    return sum(trial.epoch for trial in (*study.trials.values(), *study.replicates.values()))
 
 
 def _target(study: Study, space: SearchSpace) -> str | None:

@@ -31,7 +31,7 @@ class Final(NamedTuple):
     """Epochs, where not those of the configuration."""
 
 
-def best_leaders(study: Study, objective: Objective, count: int) -> list[Trial]:
+def final_candidates(study: Study, objective: Objective, count: int) -> list[Trial]:
     """The completed configurations that keep the objective's constraints, best first, at most `count`.
 
     Those that fresh seeds confirmed come before all others, by their mean over those seeds.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 CURVES = 3
 
 
-class Estimate(NamedTuple):
+class Prediction(NamedTuple):
     """A value that was never reached."""
 
     value: float
@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
     standard_error: float
 
 
-def estimate(own: Sequence[float], completed: Sequence[Sequence[float]], error: float) -> Estimate | None:
+def predicted_value(own: Sequence[float], completed: Sequence[Sequence[float]], error: float) -> Prediction | None:
     """A stopped trial's last value plus what completed trials gained from there to their end, on average.
 
     The spread of those gains is its error, with that of a value by itself. That completed trials are the survivors of
@@ -34,4 +34,4 @@ def estimate(own: Sequence[float], completed: Sequence[Sequence[float]], error: 
     gains = [curve[-1] - curve[len(own) - 1] for curve in completed if len(curve) > len(own)]
     if not own or len(gains) < CURVES:
         return None
-    return Estimate(own[-1] + statistics.fmean(gains), math.hypot(statistics.stdev(gains), error))
+    return Prediction(own[-1] + statistics.fmean(gains), math.hypot(statistics.stdev(gains), error))

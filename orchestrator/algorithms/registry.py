@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.points import first_untried, grid_points, tried_points
 from orchestrator.algorithms.suggest import (
+    AskModel,
     Exhausted,
-    Question,
     Step,
     Suggestion,
     initial_suggestion,
@@ -26,7 +26,7 @@ def ax(space: SearchSpace, seed: int, study: Study) -> Step:
         return initial
     # Only a space that still holds something new is worth a question; the answer is known to be new by then.
     fallback = new_random_suggestion(space, seed, study)
-    return fallback if isinstance(fallback, Exhausted) else Question(model_question(space, seed, study))
+    return fallback if isinstance(fallback, Exhausted) else AskModel(ax_experiment(space, seed, study))
 
 
 def sobol(space: SearchSpace, seed: int, study: Study) -> Step:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from orchestrator.algorithms.async_suggester import Ahead
+from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.simulate import Candidate, Order, Pick
-from orchestrator.algorithms.suggest import Exhausted, Question, Step, Suggestion
+from orchestrator.algorithms.suggest import AskModel, Exhausted, Step, Suggestion
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Source
@@ -32,7 +32,7 @@ def order_of(name: str, space: SearchSpace, seed: int, model: AxProcess) -> Orde
     if name == "random":
         draws = random.Random(seed)
         return lambda study, untried: Pick(draws.choice(untried), "random")
-    algorithm, ahead = ALGORITHMS[name], Ahead(model, space, stale=0)
+    algorithm, ahead = ALGORITHMS[name], AsyncSuggester(model, space, stale=0)
 
     def algorithm_order(study: Study, untried: Sequence[Candidate]) -> Pick:
         step = _answered(lambda: algorithm(space, seed, study), ahead, study)
@@ -47,10 +47,10 @@ def _journaled(study: Study, untried: Sequence[Candidate]) -> Pick:
     return Pick(untried[0], cast(Source, untried[0].trial.source))
 
 
-def _answered(ask: Callable[[], Step], ahead: Ahead, study: Study) -> Suggestion | Exhausted:
+def _answered(ask: Callable[[], Step], ahead: AsyncSuggester, study: Study) -> Suggestion | Exhausted:
     """The algorithm's step, with the model's answer in the place of a question."""
     step = ask()
-    while isinstance(step, Question):
+    while isinstance(step, AskModel):
         found = ahead.take(step, study)
         if found is not None:
             return found

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.algorithms.scoring import Score, is_feasible, keeps, limits, ranked, score
+from orchestrator.algorithms.scoring import Score, is_feasible, outcome_limits, ranked, satisfies_all, score
 from orchestrator.algorithms.t_interval import student_quantile
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.study.study import Study, Trial
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 
 
-class Repeat(NamedTuple):
+class Replicate(NamedTuple):
     """A configuration that is to be trained again."""
 
     key: str
@@ -47,12 +47,12 @@ class Confirmation(NamedTuple):
     """Of the values, by n - 1; None with one value."""
     interval: tuple[float, float] | None
     """See `interval_of_mean`; None with one value."""
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     """Mean of every figure of the validation split."""
     lost: int
     """Fresh seeds that failed for good or were given up: those that are left may be the lucky ones."""
     feasible: bool
-    """Whether the mean figures keep the constraints of the objective."""
+    """Whether the mean metrics keep the constraints of the objective."""
 
     @property
     def confirmed(self) -> bool:
@@ -99,25 +99,25 @@ def confirmation(study: Study, original: str, objective: Objective) -> Confirmat
 
     The seed by which it was chosen does not count: see the module's first lines.
     """
-    repeats = [trial for trial in study.repeats.values() if trial.repeats == original]
+    repeats = [trial for trial in study.replicates.values() if trial.repeats == original]
     scores = [found for trial in repeats if trial.status == "completed" and (found := score(trial, objective))]
     if not scores:
         return None
     values = tuple(found.value for found in scores)
-    figures = _means([found.figures for found in scores])
+    metrics = _means([found.metrics for found in scores])
     return Confirmation(
         trial=original,
         values=values,
         mean=statistics.fmean(values),
         standard_deviation=statistics.stdev(values) if len(values) > 1 else None,
-        interval=interval_of_mean(values),
-        figures=figures,
+        interval=t_interval(values),
+        metrics=metrics,
         lost=sum(trial.status in ("failed", "stopped") for trial in repeats),
-        feasible=keeps(figures, limits(study, objective)),
+        feasible=satisfies_all(metrics, outcome_limits(study, objective)),
     )
 
 
-def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % confidence interval of the mean of independent values (Student 1908); None for fewer than two.
 
     It covers what differs between the values: the seed and, where the repeats were judged on several folds, the choice
@@ -133,60 +133,60 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     return mean - margin, mean + margin
 
 
-def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean of each figure that all have; standard errors have no meaningful one."""
     return {
-        name: statistics.fmean(each[name] for each in figures)
-        for name in figures[0]
-        if not name.endswith("_standard_error") and all(name in each for each in figures)
+        name: statistics.fmean(each[name] for each in metrics)
+        for name in metrics[0]
+        if not name.endswith("_standard_error") and all(name in each for each in metrics)
     }
 
 
-def next_repeat(study: Study, space: SearchSpace) -> Repeat | None:
+def next_replicate(study: Study, space: SearchSpace) -> Replicate | None:
     """What is trained again next when no new configuration will be suggested; None where nothing is, or not yet.
 
     Only when every configuration is over is it known which of them lead.
     """
     if any(not trial.is_over for trial in study.trials.values()):
         return None
-    return next(repeats_left(study, space), None)
+    return next(replicates_left(study, space), None)
 
 
-def repeats_left(study: Study, space: SearchSpace) -> Iterator[Repeat]:
+def replicates_left(study: Study, space: SearchSpace) -> Iterator[Replicate]:
     """All that would be trained again if those that lead now still did in the end.
 
-    One leader after the other, the best first: a search that has to end early has confirmed one rather than none.
-    Every leader gets the same seeds and folds, so that their means differ by the configuration alone. A repeat that
+    One trial after the other, the best first: a search that has to end early has confirmed one rather than none.
+    Every trial gets the same seeds and folds, so that their means differ by the configuration alone. A repeat that
     failed for good is not made up for.
     """
-    for leader in leaders(study, space):
+    for trial in top_trials(study, space):
         for number in range(1, space.replicates.seeds + 1):
-            key = f"{leader.key}-r{number}"
-            if key not in study.repeats:
-                fold = fresh_fold(space.trial_config(leader.params), number)
-                yield Repeat(key, leader, fresh_seed(study.seed, number), fold)
+            key = f"{trial.key}-r{number}"
+            if key not in study.replicates:
+                fold = replicate_fold(space.config(trial.params), number)
+                yield Replicate(key, trial, replicate_seed(study.seed, number), fold)
 
 
-def cut_short(study: Study) -> list[Trial]:
+def interrupted_replicates(study: Study) -> list[Trial]:
     """Repeats that were given up because a budget was used up; with more of it they go on."""
-    return [trial for trial in study.repeats.values() if trial.status == "stopped" and trial.stopped_by == "budget"]
+    return [trial for trial in study.replicates.values() if trial.status == "stopped" and trial.stopped_by == "budget"]
 
 
-def leaders(study: Study, space: SearchSpace) -> list[Trial]:
+def top_trials(study: Study, space: SearchSpace) -> list[Trial]:
     """The completed configurations that are best by their first seed and keep the objective's constraints."""
     objective = space.objective
     best = [trial for trial, found in ranked(study, objective) if is_feasible(found, study, objective)]
     return best[: space.replicates.leaders]
 
 
-def fresh_seed(seed: int, number: int) -> int:
+def replicate_seed(seed: int, number: int) -> int:
     """The trainer's seed of repeat `number`, counted from 1, in a search whose trials all have the seed `seed`."""
     from trainer.seeds import derived_seed  # imports torch
 
     return derived_seed(seed, "repeat", number) % 2**31
 
 
-def fresh_fold(config: TrialConfig, number: int) -> int | None:
+def replicate_fold(config: TrialConfig, number: int) -> int | None:
     """The validation fold of repeat `number`, counted from 1: the other folds in turn, None where there are no folds.
 
     Never that of the search, whose persons have had their say in the choice of the configuration.
@@ -198,10 +198,10 @@ def fresh_fold(config: TrialConfig, number: int) -> int | None:
     return (validation.fold + 1 + (number - 1) % others) % validation.folds
 
 
-def repeat_folds(space: SearchSpace) -> list[int]:
+def replicate_folds(space: SearchSpace) -> list[int]:
     """The validation folds, besides that of the search, on which repeats are judged."""
-    config = space.trial_config(space.any_sample())
-    return _distinct(fresh_fold(config, number) for number in range(1, space.replicates.seeds + 1))
+    config = space.config(space.any_sample())
+    return _distinct(replicate_fold(config, number) for number in range(1, space.replicates.seeds + 1))
 
 
 def _distinct(folds: Iterable[int | None]) -> list[int]:

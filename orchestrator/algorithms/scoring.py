@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from orchestrator.space.objective import COSTS, Aim, Objective, OutcomeBound, RelativeBound
+from orchestrator.space.objective import COSTS, Objective, ObjectiveTerm, OutcomeConstraint, RelativeConstraint
 from orchestrator.study.study import Study, Trial
 from trainer.result import EpochResult
 
@@ -24,8 +24,8 @@ class Score(NamedTuple):
     """The epoch that the value was taken from."""
     values: tuple[float, ...]
     """Of all objectives, in their order."""
-    figures: Mapping[str, float]
-    """All figures of that epoch, and the trial's costs."""
+    metrics: Mapping[str, float]
+    """All metrics of that epoch, and the trial's costs."""
 
 
 def score(trial: Trial, objective: Objective) -> Score | None:
@@ -37,21 +37,21 @@ def score(trial: Trial, objective: Objective) -> Score | None:
     chosen = _last(trial, first) if objective.epoch == "last" else _best(trial, first)
     if chosen is None:
         return None
-    figures = chosen.metrics() | costs(trial)
-    values = tuple(figures[aim.metric] for aim in objective.aims)
-    return Score(values[0], figures.get(f"{first.metric}_standard_error"), chosen, values, figures)
+    metrics = chosen.metrics() | costs(trial)
+    values = tuple(metrics[term.metric] for term in objective.terms)
+    return Score(values[0], metrics.get(f"{first.metric}_standard_error"), chosen, values, metrics)
 
 
-def _last(trial: Trial, aim: Aim) -> EpochResult | None:
-    return next((result for result in reversed(trial.results) if aim.metric in result.metrics()), None)
+def _last(trial: Trial, term: ObjectiveTerm) -> EpochResult | None:
+    return next((result for result in reversed(trial.results) if term.metric in result.metrics()), None)
 
 
-def _best(trial: Trial, aim: Aim) -> EpochResult | None:
+def _best(trial: Trial, term: ObjectiveTerm) -> EpochResult | None:
     """The earliest of equals."""
     evaluated = [
-        (figures[aim.metric], result) for result in trial.results if aim.metric in (figures := result.metrics())
+        (metrics[term.metric], result) for result in trial.results if term.metric in (metrics := result.metrics())
     ]
-    return max(evaluated, key=lambda pair: aim.sign * pair[0])[1] if evaluated else None
+    return max(evaluated, key=lambda pair: term.sign * pair[0])[1] if evaluated else None
 
 
 def costs(trial: Trial) -> dict[str, float]:
@@ -65,13 +65,15 @@ def ranked(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
 
     Those that break a constraint of the objective come after all that keep them. Several objectives rank by the first.
     """
-    bounds, sign = limits(study, objective), objective.first.sign
+    constraints, sign = outcome_limits(study, objective), objective.first.sign
     scored = [
         (trial, found)
         for trial in study.trials.values()
         if trial.status == "completed" and (found := score(trial, objective)) is not None
     ]
-    return sorted(scored, key=lambda pair: (not keeps(pair[1].figures, bounds), -sign * pair[1].value, pair[0].index))
+    return sorted(
+        scored, key=lambda pair: (not satisfies_all(pair[1].metrics, constraints), -sign * pair[1].value, pair[0].index)
+    )
 
 
 def baseline(study: Study) -> Trial | None:
@@ -84,31 +86,33 @@ def is_baseline(trial: Trial) -> bool:
     return trial.index == 0 and trial.source == "start"
 
 
-def limits(study: Study, objective: Objective) -> list[OutcomeBound | None]:
+def outcome_limits(study: Study, objective: Objective) -> list[OutcomeConstraint | None]:
     """The objective's constraints in numbers; None for one that waits for the baseline to be completed."""
     known = baseline(study) if objective.is_relative else None
     found = score(known, objective) if known is not None and known.status == "completed" else None
-    figures = {} if found is None else found.figures
-    return [_in_numbers(bound, figures) for bound in objective.outcome_bounds()]
+    metrics = {} if found is None else found.metrics
+    return [_in_numbers(constraint, metrics) for constraint in objective.outcome_constraints()]
 
 
-def _in_numbers(bound: OutcomeBound | RelativeBound, baseline: Mapping[str, float]) -> OutcomeBound | None:
-    if isinstance(bound, OutcomeBound):
-        return bound
-    return bound.against(baseline[bound.metric]) if bound.metric in baseline else None
+def _in_numbers(
+    constraint: OutcomeConstraint | RelativeConstraint, baseline: Mapping[str, float]
+) -> OutcomeConstraint | None:
+    if isinstance(constraint, OutcomeConstraint):
+        return constraint
+    return constraint.against(baseline[constraint.metric]) if constraint.metric in baseline else None
 
 
-def keeps(figures: Mapping[str, float], bounds: Sequence[OutcomeBound | None]) -> bool:
-    """Whether figures are known to keep all bounds: one that is not known yet is not kept."""
-    return all(bound is not None and bound.holds(figures[bound.metric]) for bound in bounds)
+def satisfies_all(metrics: Mapping[str, float], constraints: Sequence[OutcomeConstraint | None]) -> bool:
+    """Whether metrics are known to keep all constraints: one that is not known yet is not kept."""
+    return all(constraint is not None and constraint.holds(metrics[constraint.metric]) for constraint in constraints)
 
 
 def is_feasible(found: Score, study: Study, objective: Objective) -> bool:
-    """Whether the figures of the epoch that counts keep the objective's constraints.
+    """Whether the metrics of the epoch that counts keep the objective's constraints.
 
     False for all trials as long as a constraint waits for the baseline: nothing is called good before it is known.
     """
-    return keeps(found.figures, limits(study, objective))
+    return satisfies_all(found.metrics, outcome_limits(study, objective))
 
 
 def lost_baseline(study: Study, objective: Objective) -> str | None:
@@ -125,30 +129,30 @@ def pareto_front(study: Study, objective: Objective) -> list[tuple[Trial, Score]
     A trial dominates another if it is as good in all objectives and better in one; trials that are equal in all of them
     do not dominate each other. With one objective these are the best trials.
     """
-    bounds = limits(study, objective)
-    feasible = [pair for pair in ranked(study, objective) if keeps(pair[1].figures, bounds)]
+    constraints = outcome_limits(study, objective)
+    feasible = [pair for pair in ranked(study, objective) if satisfies_all(pair[1].metrics, constraints)]
     front: set[tuple[float, ...]] = set()
     # Only what comes before a trial in this order can dominate it.
-    for merits in sorted({merits_of(found, objective) for _, found in feasible}, reverse=True):
-        if not _is_covered(merits, front):
-            front.add(merits)
-    return [pair for pair in feasible if merits_of(pair[1], objective) in front]
+    for values in sorted({signed_values(found, objective) for _, found in feasible}, reverse=True):
+        if not _is_covered(values, front):
+            front.add(values)
+    return [pair for pair in feasible if signed_values(pair[1], objective) in front]
 
 
-def merits_of(found: Score, objective: Objective) -> tuple[float, ...]:
+def signed_values(found: Score, objective: Objective) -> tuple[float, ...]:
     """The values of all objectives, so that more is better."""
-    return tuple(aim.sign * value for aim, value in zip(objective.aims, found.values, strict=True))
+    return tuple(term.sign * value for term, value in zip(objective.terms, found.values, strict=True))
 
 
-def _is_covered(merits: tuple[float, ...], others: Iterable[tuple[float, ...]]) -> bool:
+def _is_covered(values: tuple[float, ...], others: Iterable[tuple[float, ...]]) -> bool:
     """Whether one of the others is as good in everything."""
-    return any(all(theirs >= ours for theirs, ours in zip(other, merits, strict=True)) for other in others)
+    return any(all(theirs >= ours for theirs, ours in zip(other, values, strict=True)) for other in others)
 
 
-def told_figures(found: Score, objective: Objective) -> dict[str, float]:
+def modelled_metrics(found: Score, objective: Objective) -> dict[str, float]:
     """What the model hears of a trial besides the value of the first objective."""
     told = [metric for metric in objective.metrics() if metric != objective.first.metric]
-    return {metric: found.figures[metric] for metric in told if math.isfinite(found.figures[metric])}
+    return {metric: found.metrics[metric] for metric in told if math.isfinite(found.metrics[metric])}
 
 
 def trials_since_improvement(study: Study, objective: Objective) -> int:
@@ -156,17 +160,17 @@ def trials_since_improvement(study: Study, objective: Objective) -> int:
 
     A trial that merely equals another changes nothing. 0 as long as a constraint waits for the baseline.
     """
-    bounds = limits(study, objective)
-    if None in bounds:
+    constraints = outcome_limits(study, objective)
+    if None in constraints:
         return 0
     front: list[tuple[float, ...]] = []
     since = 0
     for key in study.completed:
         found = score(study.trials[key], objective)
         since += 1
-        if found is not None and keeps(found.figures, bounds):
-            merits = merits_of(found, objective)
-            if not _is_covered(merits, front):
-                front = [other for other in front if not _is_covered(other, [merits])] + [merits]
+        if found is not None and satisfies_all(found.metrics, constraints):
+            values = signed_values(found, objective)
+            if not _is_covered(values, front):
+                front = [other for other in front if not _is_covered(other, [values])] + [values]
                 since = 0
     return since

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from orchestrator.algorithms.scoring import ranked
-from orchestrator.algorithms.stopping import merits, verdict
+from orchestrator.algorithms.stopping import learning_curve, verdict
 from orchestrator.base.errors import SearchError
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.search_space import SearchSpace
@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
     """A recorded trial that may be tried again."""
 
     trial: Trial
-    merits: Sequence[float]
+    learning_curve: Sequence[float]
     """What the objective made of it at each evaluation; larger is better."""
     rank: int
     """0 is the best of all."""
@@ -79,7 +79,7 @@ def candidates(study: Study, space: SearchSpace) -> list[Candidate]:
         SearchError: there are fewer than two.
     """
     places = [
-        Candidate(trial, merits(trial, space.objective), rank, found.value)
+        Candidate(trial, learning_curve(trial, space.objective), rank, found.value)
         for rank, (trial, found) in enumerate(ranked(study, space.objective))
     ]
     if len(places) < 2:
@@ -115,7 +115,7 @@ class _Running:
         self.left -= 1
         self.evaluated = self._metric in result.metrics()
         if self.evaluated:
-            self.seen.append(self.candidate.merits[len(self.seen)])
+            self.seen.append(self.candidate.learning_curve[len(self.seen)])
         return TrialReported(trial=self.key, result=result)
 
 

@@ -39,17 +39,17 @@ def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
         return None
     if stopping.rule == "none" or not trial.results or objective.first.metric not in trial.results[-1].metrics():
         return None
-    if trial.epoch >= space.trial_config(trial.params).optim.epochs:
+    if trial.epoch >= space.config(trial.params).optim.epochs:
         return None
     others = (
-        merits(other, objective)
+        learning_curve(other, objective)
         for other in study.trials.values()
         if other.key != trial.key and other.status != "failed"
     )
-    return verdict(merits(trial, objective), others, stopping)
+    return verdict(learning_curve(trial, objective), others, stopping)
 
 
-def merits(trial: Trial, objective: Objective) -> list[float]:
+def learning_curve(trial: Trial, objective: Objective) -> list[float]:
     """What the objective made of the trial at each of its evaluations; larger is better."""
     first = objective.first
     figures = (result.metrics() for result in trial.results)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
-from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.points import (
     MAX_DRAWS,
     all_points,
@@ -38,11 +38,11 @@ class Suggestion(NamedTuple):
     """Why this and not what the search's algorithm would have proposed; empty where it did."""
 
 
-class Question(NamedTuple):
+class AskModel(NamedTuple):
     """The model is to be asked; see `orchestrator.algorithms.async_suggester`."""
 
-    asked: dict[str, Any]
-    """What `model_question` returned."""
+    experiment: dict[str, Any]
+    """As `ax_experiment` returned it."""
 
 
 class Exhausted(NamedTuple):
@@ -51,7 +51,7 @@ class Exhausted(NamedTuple):
     reason: str
 
 
-Step: TypeAlias = Suggestion | Question | Exhausted
+Step: TypeAlias = Suggestion | AskModel | Exhausted
 """What an algorithm says is to be done next."""
 
 
@@ -120,15 +120,15 @@ def new_random_suggestion(space: SearchSpace, seed: int, study: Study, note: str
 
 __all__ = [
     "OBSERVATIONS_FOR_A_MODEL",
+    "AskModel",
     "Exhausted",
-    "Question",
     "Step",
     "Suggestion",
     "asks_model",
+    "ax_experiment",
     "center_suggestion",
     "initial_suggestion",
     "initial_trials",
-    "model_question",
     "new_random_suggestion",
     "random_point",
     "sobol_point",

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from trainer.config import TrialConfig
 
 
-def configured(space: SearchSpace, trial: Trial) -> TrialConfig:
+def trial_config(space: SearchSpace, trial: Trial) -> TrialConfig:
     """The trainer's configuration of a trial, with its seed, its validation persons and its number of epochs."""
-    config = space.trial_config(trial.params, seed=trial.seed)
+    config = space.config(trial.params, seed=trial.seed)
     if trial.finalization:
-        return on_all_persons(config, trial.epochs, trial.evaluation)
+        return without_validation_split(config, trial.epochs, trial.evaluation)
     return config if trial.fold is None else on_fold(config, trial.fold)
 
 
@@ -26,7 +26,7 @@ def on_fold(config: TrialConfig, fold: int) -> TrialConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"validation": validation})})
 
 
-def on_all_persons(config: TrialConfig, epochs: int | None, evaluation: Sequence[str]) -> TrialConfig:
+def without_validation_split(config: TrialConfig, epochs: int | None, evaluation: Sequence[str]) -> TrialConfig:
     """The configuration as it is trained for the test set: without a validation split.
 
     Args:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from orchestrator.algorithms.scoring import score, told_figures
+from orchestrator.algorithms.scoring import modelled_metrics, score
 from orchestrator.base.errors import SearchError
 from orchestrator.space.parameters import Value
 from orchestrator.space.problems import SpaceError
@@ -84,7 +84,7 @@ class _Earlier(NamedTuple):
             point = self._point(trial, new)
             if point is not None:
                 theirs = self._settings(trial)
-                ours = new.trial_config(point).model_dump(mode="json")
+                ours = new.config(point).model_dump(mode="json")
                 found |= dict.fromkeys(differing_settings(ours, theirs))
         return [path for path in found if path not in IGNORED]
 
@@ -98,7 +98,7 @@ class _Earlier(NamedTuple):
                     params=point,
                     value=found.value,
                     standard_error=found.standard_error,
-                    figures=told_figures(found, new.objective),
+                    figures=modelled_metrics(found, new.objective),
                 )
 
     def _completed(self) -> list[Trial]:
@@ -106,7 +106,7 @@ class _Earlier(NamedTuple):
         return [self.study.trials[key] for key in self.study.completed]
 
     def _settings(self, trial: Trial) -> dict[str, JsonValue]:
-        return self.space.trial_config(trial.params).model_dump(mode="json")
+        return self.space.config(trial.params).model_dump(mode="json")
 
     def _point(self, trial: Trial, new: SearchSpace) -> dict[str, Value] | None:
         """The trial's values of what the new space searches, or None where one of them lies outside."""
@@ -114,10 +114,10 @@ class _Earlier(NamedTuple):
         point = new.active(values)
         if any(new.parameters[path].refusal(value) is not None for path, value in point.items()):
             return None
-        if not satisfies(values, new.bounds()):
+        if not satisfies(values, new.linear_constraints()):
             return None
         try:
-            new.trial_config(point)
+            new.config(point)
         except SpaceError:
             return None
         return point

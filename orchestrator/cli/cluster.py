@@ -214,7 +214,7 @@ def _work(file: str, given: dict[str, Any], *, beside: tuple[str, ...] = ()) -> 
     from orchestrator.space.options import Resources
     from orchestrator.space.search_space import SearchSpace
 
-    space = SearchSpace.from_yaml(file, overrides=given["overrides"])
+    space = SearchSpace.load(file, overrides=given["overrides"])
     of_a_trial = {key: given[key] for key in ("cpus_per_trial", "gpus_per_trial", "memory_per_trial")}
     words = {key: _absolute(given.get(key)) for key in ("data", "stage_data")}
     words |= {"tracking_uri": given.get("tracking_uri")}
@@ -274,7 +274,7 @@ def plan(
         address=address,
         insecure=insecure,
     )
-    found = plan_on(SearchSpace.from_yaml(file, overrides=overrides), asked)
+    found = plan_on(SearchSpace.load(file, overrides=overrides), asked)
     if as_json:
         click.echo(json.dumps(plan_document(found), indent=1))
     else:

@@ -265,7 +265,7 @@ def launch_there(context: click.Context, given_space: str) -> int:
         raise click.UsageError(
             f"--dry-run looks at this machine; `{command_line('cluster', 'plan')}` looks at a cluster"
         )
-    space = SearchSpace.from_yaml(given_space, overrides=given["overrides"])
+    space = SearchSpace.load(given_space, overrides=given["overrides"])
     name = given["name"] or f"{space.name}-{secrets.token_hex(2)}"
     search_folder(Path(), name)
     arguments = ["launch", f"--space={SPACE_FILE}", f"--name={name}", f"--storage={storage}"]

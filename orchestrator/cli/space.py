@@ -23,10 +23,10 @@ def space() -> None:
 def check(file: str, overrides: tuple[str, ...]) -> int:
     """Check a search space against the trainer, and against its data if they are there; nothing is started."""
     from orchestrator.runner.data_checks import misfits
-    from orchestrator.space.cross_checks import remarks
+    from orchestrator.space.cross_checks import warnings
     from orchestrator.space.search_space import SearchSpace, SpaceError
 
-    found = SearchSpace.from_yaml(file, overrides=overrides)
+    found = SearchSpace.load(file, overrides=overrides)
     wrong, notes = misfits(found)
     if wrong:
         raise SpaceError(*wrong)
@@ -34,7 +34,7 @@ def check(file: str, overrides: tuple[str, ...]) -> int:
         f"ok   {file}: {len(found.parameters)} searched parameters, {len(found.start)} known points, "
         f"{found.budget.trials} trials; every path exists in the trainer"
     )
-    for note in [*remarks(found), *notes]:
+    for note in [*warnings(found), *notes]:
         click.echo(f"note {note}")
     return Exit.OK
 
@@ -52,7 +52,7 @@ def show(file: str | None, overrides: tuple[str, ...]) -> int:
         for name, description in spaces.items():
             click.echo(f"{name:<{width}}  {description}")
     else:
-        click.echo(SearchSpace.from_yaml(file, overrides=overrides).to_yaml(), nl=False)
+        click.echo(SearchSpace.load(file, overrides=overrides).to_yaml(), nl=False)
     return Exit.OK
 
 
@@ -67,7 +67,7 @@ def sample(file: str, number: int, seed: int, as_json: bool, overrides: tuple[st
     from orchestrator.space.search_space import SearchSpace
     from trainer.yaml_file import dump_yaml
 
-    found = SearchSpace.from_yaml(file, overrides=overrides)
+    found = SearchSpace.load(file, overrides=overrides)
     points: list[JsonValue] = [dict(point) for point in islice(found.samples(seed), number)]
     click.echo(json.dumps(points) + "\n" if as_json else dump_yaml(points), nl=False)
     return Exit.OK
@@ -80,7 +80,7 @@ def diff(one: str, other: str) -> int:
     """Print in what two search spaces differ, with nothing left to extend; nothing where they are the same."""
     from orchestrator.space.search_space import SearchSpace
 
-    for line in SearchSpace.from_yaml(one).differences(SearchSpace.from_yaml(other)):
+    for line in SearchSpace.load(one).differences(SearchSpace.load(other)):
         click.echo(line)
     return Exit.OK
 

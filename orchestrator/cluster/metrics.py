@@ -127,7 +127,7 @@ def search_readings(
         best: metric and value of the best configuration; None where none is known.
         unsent: events that MLflow has not taken.
     """
-    every = [*study.trials.values(), *study.repeats.values(), *study.finals.values()]
+    every = [*study.trials.values(), *study.replicates.values(), *study.finals.values()]
     states = Counter(trial.status for trial in every)
     failures = sum((trial.failures for trial in every if trial.failures), Counter[FailureKind]())
     for state in get_args(TrialStatus):

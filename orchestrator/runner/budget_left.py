@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.algorithms.budget import Spent, spent
 from orchestrator.algorithms.finalization import finals_left
-from orchestrator.algorithms.replicates import repeats_left
+from orchestrator.algorithms.replicates import replicates_left
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study, unfinished
 
@@ -40,5 +40,5 @@ def trials_left(study: Study, space: SearchSpace, moment: float) -> int:
 
 def trials_again_left(study: Study, space: SearchSpace, end: Spent) -> int:
     """Trials of configurations that are known, still to be suggested when no new configuration is."""
-    repeats = 0 if end.ends_repeats else sum(1 for _ in repeats_left(study, space))
+    repeats = 0 if end.ends_replicates else sum(1 for _ in replicates_left(study, space))
     return repeats + sum(1 for _ in finals_left(study))

@@ -37,7 +37,7 @@ def settings_of(path_or_name: str | Path, overrides: Sequence[str] = ()) -> list
     Raises:
         SpaceError: the space is not valid.
     """
-    space = SearchSpace.from_yaml(path_or_name, overrides=overrides)
+    space = SearchSpace.load(path_or_name, overrides=overrides)
     layer = read_layers(path_or_name)
     for override in overrides:
         layer = overridden(layer, override, tuple(SearchSpace.model_fields))

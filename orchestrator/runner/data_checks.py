@@ -19,7 +19,7 @@ def misfits(space: SearchSpace) -> tuple[list[str], list[str]]:
     Raises:
         DataError: there is a data set, but it cannot be read.
     """
-    config = space.trial_config(space.any_sample())
+    config = space.config(space.any_sample())
     if space.synthetic is not None or not config.data.root.is_dir():
         return [], []
     train = read_splits(config.data).train

@@ -116,4 +116,4 @@ def data_source(options: Options, space: SearchSpace, folder: SearchFolder) -> D
 
 
 def _data_of(space: SearchSpace) -> DataConfig:
-    return space.trial_config(space.any_sample()).data
+    return space.config(space.any_sample()).data

@@ -55,7 +55,7 @@ class ModelCheck:
             EnvironmentProblem: packages are missing that the model needs, or its process cannot be started.
         """
         # They import torch, for which commands that only look at a search should not wait.
-        from orchestrator.algorithms.ax_experiment import made_up_question
+        from orchestrator.algorithms.ax_experiment import made_up_experiment
         from orchestrator.algorithms.suggest import asks_model
 
         if spent(self._study, self._space, time.time()) is not None or not asks_model(self._space, self._study):
@@ -63,7 +63,7 @@ class ModelCheck:
         if (missing := missing_for(self._space.algorithm.method)) is not None:
             raise EnvironmentProblem(f"algorithm.method: {missing}")
         with self._told():
-            self._model.ask(made_up_question(self._space, self._study.seed))
+            self._model.ask(made_up_experiment(self._space, self._study.seed))
 
     def wait(self, is_over: Callable[[], bool] = lambda: False) -> None:
         """Waits for the answer, if one was asked for, or until `is_over`.

@@ -71,7 +71,7 @@ def prepare_space(
             "try the search on generated data: "
             + hint("launch", "--space", given, "--data", MINI_MARS, storage=storage)
         )
-    space = SearchSpace.from_yaml(given, overrides=overrides)
+    space = SearchSpace.load(given, overrides=overrides)
     config = any_config(space)
     if space.synthetic is not None:
         check_weights(space)  # before time goes into drawing
@@ -81,7 +81,7 @@ def prepare_space(
     places = [_setting("data.root", root.absolute())]
     if config.model.weights not in ("imagenet", "none"):
         places.append(_setting("model.weights", Path(config.model.weights).absolute()))
-    return SearchSpace.from_yaml(given, overrides=[*overrides, *places])
+    return SearchSpace.load(given, overrides=[*overrides, *places])
 
 
 def _data_root(space: SearchSpace, storage: Path) -> Path:
@@ -100,7 +100,7 @@ def _setting(path: str, value: Path) -> str:
 
 def any_config(space: SearchSpace) -> TrialConfig:
     """The trainer's configuration in the middle of the space, for settings that no trial varies."""
-    return space.trial_config(space.any_sample())
+    return space.config(space.any_sample())
 
 
 def check_weights(space: SearchSpace) -> None:
@@ -112,7 +112,7 @@ def check_weights(space: SearchSpace) -> None:
     models = {any_config(space).model}
     if not NETWORK.isdisjoint(space.parameters):
         points = (*space.start, *islice(space.samples(0), NETWORKS_TRIED))
-        models |= {space.trial_config(point).model for point in points}
+        models |= {space.config(point).model for point in points}
     from trainer import require_weights
 
     for model in {(model.weights, model.backbone): model for model in models}.values():
@@ -139,7 +139,7 @@ def small_settings(space: SearchSpace) -> list[str]:
     demo's small network, images and budget; searched settings stay searched."""
     import torch
 
-    small = SearchSpace.from_yaml(SMALL_SPACE)
+    small = SearchSpace.load(SMALL_SPACE)
     # Generated data has MARS' layout and few persons.
     overrides = [f"synthetic={small.synthetic}", "data.name=mars", "data.fold=0", "data.validation.folds=null"]
     overrides += ["data.validation.fold=0", "evaluation.protocol=mars"]
@@ -211,7 +211,7 @@ def plan(space: SearchSpace, storage: Path) -> str:
 
 
 def _objective(space: SearchSpace) -> str:
-    return ", ".join(f"{aim.goal} {aim.metric}" for aim in space.objective.aims)
+    return ", ".join(f"{term.goal} {term.metric}" for term in space.objective.terms)
 
 
 def _repeats(space: SearchSpace) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from orchestrator.algorithms.trial_configs import configured
+from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.runner.attempt import RESULTS_FILE, TEST_FOLDER, TEST_RESULT
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.remote import StorageProblem
@@ -28,7 +28,7 @@ def adopt_finished_epochs(folder: SearchFolder, space: SearchSpace, ledger: Ledg
         out = folder.trial(trial.key)
         for result in read_results(out / RESULTS_FILE):
             record_epoch(ledger, space, trial.key, result)
-        if trial.is_over or trial.epoch < configured(space, trial).optim.epochs:
+        if trial.is_over or trial.epoch < trial_config(space, trial).optim.epochs:
             continue
         if trial.finalization:
             test = read_evaluation(out / TEST_FOLDER / TEST_RESULT)

@@ -11,16 +11,16 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from orchestrator.algorithms.async_suggester import Ahead
+from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.failures import DiskFull, broken_circuit
 from orchestrator.algorithms.fallbacks import IN_A_ROW, proposals
 from orchestrator.algorithms.finalization import Final, final_seed, next_final
 from orchestrator.algorithms.registry import ALGORITHMS
-from orchestrator.algorithms.replicates import Repeat, next_repeat
-from orchestrator.algorithms.suggest import Exhausted, Question, Step, Suggestion
-from orchestrator.algorithms.trial_configs import configured
+from orchestrator.algorithms.replicates import Replicate, next_replicate
+from orchestrator.algorithms.suggest import AskModel, Exhausted, Step, Suggestion
+from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.cluster.names import trial_title
 from orchestrator.runner.attempt import HANG_FILE, Assignment
 from orchestrator.runner.stop_request import StopRequest
@@ -113,7 +113,7 @@ class AxSearcher(Searcher):
         self._hang_after = hang_after
         # Of several trials at once each would wait for the model in turn if it had to know the very latest result; of
         # many some always end while it thinks, and a quarter of them is little beside those whose ends are unknown.
-        self._ahead = Ahead(ax, space, stale=0 if concurrent == 1 else max(1, concurrent // STALE_PART))
+        self._ahead = AsyncSuggester(ax, space, stale=0 if concurrent == 1 else max(1, concurrent // STALE_PART))
         self._step: Step | None = None
         ledger.subscribe(self._forget_step)
         self._supervisor = Supervisor(ledger, space, folder, stop)
@@ -197,17 +197,17 @@ class AxSearcher(Searcher):
             return self._start(trial_id, self._create_final(final))
         end = spent(study, self._space, time.time())
         if end is not None:
-            return self._nothing_left() if end.ends_repeats else self._repeat(trial_id)
+            return self._nothing_left() if end.ends_replicates else self._repeat(trial_id)
         step = self._next_step()
         free = self._capacity() - len(self._live)
-        found = self._ahead.take(step, study, free=free) if isinstance(step, Question) else step
+        found = self._ahead.take(step, study, free=free) if isinstance(step, AskModel) else step
         if isinstance(found, Exhausted):
             return self._repeat(trial_id)
         return None if found is None else self._start(trial_id, self._create(found))
 
     def _repeat(self, trial_id: str) -> Any:
         """Runs a leading configuration again, now that no new one is to come."""
-        repeat = next_repeat(self._ledger.study, self._space)
+        repeat = next_replicate(self._ledger.study, self._space)
         return self._nothing_left() if repeat is None else self._start(trial_id, self._create_repeat(repeat))
 
     def _nothing_left(self) -> Any:
@@ -231,14 +231,14 @@ class AxSearcher(Searcher):
         if not self._supervisor.look(self._live.values()) or self._stop.requested:
             return
         study = self._ledger.study
-        if spent(study, self._space) is None and isinstance(step := self._next_step(), Question):
+        if spent(study, self._space) is None and isinstance(step := self._next_step(), AskModel):
             self._ahead.want(step)
 
     def _create(self, suggestion: Suggestion) -> str:
         study = self._ledger.study
         index = len(study.trials)
         key = f"t{index:04d}"
-        config = self._space.trial_config(suggestion.params, seed=study.seed)
+        config = self._space.config(suggestion.params, seed=study.seed)
         self._ledger.record(
             TrialSuggested(
                 trial=key,
@@ -254,7 +254,7 @@ class AxSearcher(Searcher):
             self._say("model", f"{IN_A_ROW} proposals in a row had to be random points; {known}")
         return key
 
-    def _create_repeat(self, repeat: Repeat) -> str:
+    def _create_repeat(self, repeat: Replicate) -> str:
         return self._create_again(repeat.key, repeat.original, "repeat", repeat.seed, fold=repeat.fold)
 
     def _create_final(self, final: Final) -> str:
@@ -273,7 +273,7 @@ class AxSearcher(Searcher):
         trial = self._ledger.study.all_trials[key]
         out = self._folder.trial(key)
         out.mkdir(parents=True, exist_ok=True)
-        config = configured(self._space, trial)
+        config = trial_config(self._space, trial)
         text = config.model_dump_json(indent=2) + "\n"
         write_atomically(out / "config.json", text)
         (out / HANG_FILE).unlink(missing_ok=True)

@@ -348,7 +348,7 @@ class _Session:
         """What every node of a cluster must be like to run trials of this search."""
         source = self._data_source()
         is_fetched = source.pack is not None or source.generated is not None
-        data = self._space.trial_config(self._space.any_sample()).data
+        data = self._space.config(self._space.any_sample()).data
         if source.root is not None:
             data = data.model_copy(update={"root": Path(source.root)})
         storage, fingerprint = self._folder.path.parent, self._description.data_fingerprint

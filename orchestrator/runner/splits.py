@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.algorithms.replicates import repeat_folds
+from orchestrator.algorithms.replicates import replicate_folds
 from orchestrator.algorithms.trial_configs import on_fold
 from orchestrator.runner.data_staging import with_data_here
 from orchestrator.space.search_space import SearchSpace
@@ -22,8 +22,8 @@ def cut_splits(space: SearchSpace, train: Sequence[Tracklet]) -> Splits:
     Raises:
         DataError: the training tracklets are too few.
     """
-    config = space.trial_config(space.any_sample())
-    configs = {None: config} | {fold: on_fold(config, fold) for fold in repeat_folds(space)}
+    config = space.config(space.any_sample())
+    configs = {None: config} | {fold: on_fold(config, fold) for fold in replicate_folds(space)}
     return {fold: cut_validation(train, each.data.validation) for fold, each in configs.items()}
 
 
@@ -40,7 +40,7 @@ def add_splits(folder: SearchFolder, space: SearchSpace) -> None:
     Raises:
         DataError: the data set is not there any more, or damaged.
     """
-    if all(folder.split_of(fold).exists() for fold in repeat_folds(space)):
+    if all(folder.split_of(fold).exists() for fold in replicate_folds(space)):
         return
-    train = read_splits(with_data_here(space.trial_config(space.any_sample()), folder).data).train
+    train = read_splits(with_data_here(space.config(space.any_sample()), folder).data).train
     write_splits(folder, cut_splits(space, train), train)

@@ -57,7 +57,7 @@ class Supervisor:
         end = spent(self._ledger.study, self._space, time.time())
         if end is not None and end.at_once:
             for trial in unfinished(self._ledger.study):
-                if end.ends_repeats or not trial.repeats:
+                if end.ends_replicates or not trial.repeats:
                     self._give_up(trial.key, "budget", end.reason, live)
 
     def started(self, key: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.algorithms.finalization import best_leaders, open_finalization
-from orchestrator.algorithms.trial_configs import on_all_persons
+from orchestrator.algorithms.finalization import final_candidates, open_finalization
+from orchestrator.algorithms.trial_configs import without_validation_split
 from orchestrator.base import provenance
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import hint
@@ -73,9 +73,9 @@ def open_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalizat
             _check_agreement(known, asked, study, space)
             return known
         leaders = _chosen(folder, study, space, asked.top or TOP, again=asked.again)
-        configs = [space.trial_config(leader.params) for leader in leaders]
+        configs = [space.config(leader.params) for leader in leaders]
         evaluation = _evaluation(configs, asked.evaluation)
-        _check_data(folder, description, [on_all_persons(each, asked.epochs, evaluation) for each in configs])
+        _check_data(folder, description, [without_validation_split(each, asked.epochs, evaluation) for each in configs])
         ledger.record(
             FinalizationStarted(
                 finalization=len(study.finalizations) + 1,
@@ -149,7 +149,7 @@ def _check_agreement(known: Finalization, asked: FinalizationOptions, study: Stu
     if (
         asked.top is not None
         and asked.top != leaders
-        and len(best_leaders(study, space.objective, asked.top)) != leaders
+        and len(final_candidates(study, space.objective, asked.top)) != leaders
     ):
         differing.append(f"--top {asked.top} (it has {leaders})")
     if asked.seeds is not None and asked.seeds != under_way.seeds:
@@ -158,10 +158,11 @@ def _check_agreement(known: Finalization, asked: FinalizationOptions, study: Stu
         epochs = "those of the configuration" if under_way.epochs is None else under_way.epochs
         differing.append(f"--epochs {asked.epochs} (it has {epochs})")
     if asked.evaluation:
-        configs = [space.trial_config(study.trials[key].params) for key in under_way.leaders]
+        configs = [space.config(study.trials[key].params) for key in under_way.leaders]
         settings = _evaluation(configs, asked.evaluation)
         now, then = (
-            [on_all_persons(each, None, laid) for each in configs] for laid in (settings, under_way.evaluation)
+            [without_validation_split(each, None, laid) for each in configs]
+            for laid in (settings, under_way.evaluation)
         )
         if now != then:
             given = " ".join(f"--set {override}" for override in asked.evaluation)
@@ -200,7 +201,7 @@ def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *,
             f"(`{use.asked.use} --part test`), so that nobody who has seen that chooses blindly. --again opens it "
             "once more, which is recorded"
         )
-    leaders = best_leaders(study, space.objective, top)
+    leaders = final_candidates(study, space.objective, top)
     if not leaders:
         raise SearchError(f"{study.name}: no completed trial keeps the objective's constraints, so that none is best")
     return leaders

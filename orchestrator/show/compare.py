@@ -166,7 +166,7 @@ def compare(storage: Path, names: Sequence[str]) -> Comparison:
 
 def fresh_runs(search: LoadedSearch, original: str) -> dict[tuple[int, int | None], float]:
     """mAP of the completed repeats of a configuration."""
-    repeats = (trial for trial in search.study.repeats.values() if trial.repeats == original)
+    repeats = (trial for trial in search.study.replicates.values() if trial.repeats == original)
     found = [(trial, kept_epoch(trial.results)) for trial in repeats if trial.status == "completed"]
     return {
         (trial.seed, trial.fold): epoch.validation.mAP

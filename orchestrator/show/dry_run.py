@@ -16,7 +16,7 @@ from orchestrator.runner.smoke_test import rehearse
 from orchestrator.show.forecast import duration, forecast, forecast_text
 from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.space.worst_case import largest
+from orchestrator.space.worst_case import worst_case
 from orchestrator.study.description import Options
 from trainer.atomic import existing_folder
 
@@ -44,7 +44,7 @@ def dry_run_of(
     with rehearsal_space(space) as there:
         check_search(there, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
         click.echo(plan(space, storage))
-        found = largest(there)
+        found = worst_case(there)
         click.echo("trying the largest configuration; this takes a few steps", err=True)
         with step_progress() as progress:
             cost = rehearse(found.config, threads=share.cpus, disk=existing_folder(storage), progress=progress)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.algorithms.trial_configs import configured
+from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.base import provenance
 from orchestrator.base.errors import SearchError
 from orchestrator.stores.trial_files import bring_trial
@@ -62,7 +62,7 @@ def recorded_config(loaded: LoadedSearch, trial: Trial) -> TrialConfig:
         raise SearchError(f"{path}: is missing; trial {trial.key} was never started, or it was cleared away") from error
     except ValidationError as error:
         raise SearchError(f"{path}: is damaged or of another version ({error.error_count()} errors)") from error
-    told = configured(loaded.space, trial)
+    told = trial_config(loaded.space, trial)
     differing = differing_settings(config.model_dump(mode="json"), told.model_dump(mode="json"))
     if differing:
         raise SearchError(f"{path}: is not what the journal says of {trial.key} (differs: {', '.join(differing)})")

@@ -18,7 +18,7 @@ from orchestrator.space.parameters import Value
 if TYPE_CHECKING:
     from orchestrator.cluster.resources import Allocation
     from orchestrator.space.search_space import SearchSpace
-    from orchestrator.space.worst_case import Largest
+    from orchestrator.space.worst_case import WorstCase
     from trainer import StepCost
 
 MIB, GIB = 2**20, 2**30
@@ -56,7 +56,7 @@ class Forecast(NamedTuple):
     """Of all trials, at the end, and of what those that run at once hold twice while they save."""
 
 
-def forecast(space: SearchSpace, cost: StepCost, largest: Largest, share: Allocation) -> Forecast:
+def forecast(space: SearchSpace, cost: StepCost, largest: WorstCase, share: Allocation) -> Forecast:
     """Reckons with every trial as large as the largest configuration and as long as the longest.
 
     An epoch takes the time of a batch x its batches; every `evaluation.every` epochs, and after the last one, the time
@@ -108,7 +108,7 @@ def _trials_per_gpu(share: Allocation) -> int:
     return max(1, min(share.concurrent, math.floor(1 / share.gpus + GPU_ROUNDING))) if share.gpus else 1
 
 
-def forecast_text(found: Forecast, cost: StepCost, largest: Largest, space: SearchSpace, share: Allocation) -> str:
+def forecast_text(found: Forecast, cost: StepCost, largest: WorstCase, space: SearchSpace, share: Allocation) -> str:
     """The forecast with how each figure was reckoned; lines as in the plan of a launch."""
     lines = [
         *_measured(cost, largest),
@@ -141,7 +141,7 @@ def _whole(count: int) -> str:
     return f"{count / MIB:.0f} MB"
 
 
-def _measured(cost: StepCost, largest: Largest) -> list[tuple[str, str]]:
+def _measured(cost: StepCost, largest: WorstCase) -> list[tuple[str, str]]:
     point = " ".join(f"{path}={number(value)}" for path, value in _of_size(largest.point).items())
     on = f"{cost.threads} of its CPU threads" if cost.device == "cpu" else cost.device
     return [

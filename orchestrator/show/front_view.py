@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from orchestrator.space.objective import FIGURES
+from orchestrator.space.objective import VALIDATION_METRICS
 
 
 def front_table(document: Mapping[str, Any]) -> Table | None:
@@ -26,4 +26,4 @@ def front_table(document: Mapping[str, Any]) -> Table | None:
 
 def figure_text(metric: str, value: float) -> str:
     """A share in per cent with one decimal, anything else with three significant digits."""
-    return f"{100 * value:.1f}" if metric in FIGURES else f"{value:.3g}"
+    return f"{100 * value:.1f}" if metric in VALIDATION_METRICS else f"{value:.3g}"

@@ -31,7 +31,7 @@ def status_document(search: LoadedSearch) -> dict[str, Any]:
     study, space, state = search.study, search.space, search.state
     trials = sorted(study.trials.values(), key=lambda trial: trial.index)
     configurations = [_trial_document(trial, running=state == "running") for trial in trials]
-    repeats = [_trial_document(trial, running=state == "running") for trial in study.repeats.values()]
+    repeats = [_trial_document(trial, running=state == "running") for trial in study.replicates.values()]
     return {
         "search": search.name,
         "state": state,
@@ -130,7 +130,7 @@ def _best_document(study: Study, objective: Objective) -> dict[str, Any] | None:
 
 
 def _front_document(study: Study, objective: Objective) -> list[dict[str, Any]]:
-    names = [aim.metric for aim in objective.aims]
+    names = [term.metric for term in objective.terms]
     return [
         {"trial": trial.key, "values": dict(zip(names, found.values, strict=True))}
         for trial, found in pareto_front(study, objective)
@@ -146,7 +146,7 @@ def _confirmation_document(found: Confirmation | None) -> dict[str, Any]:
         "mean": None if found is None else found.mean,
         "standard_deviation": None if found is None else found.standard_deviation,
         "interval": None if found is None else found.interval,
-        "means": None if found is None else found.figures,
+        "means": None if found is None else found.metrics,
     }
 
 

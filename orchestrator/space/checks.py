@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from orchestrator.space.expressions import Bound, Expression, ExpressionError
+from orchestrator.space.expressions import Expression, ExpressionError, LinearConstraint
 from orchestrator.space.parameters import KINDS, Value, parse_parameter
 from orchestrator.space.problems import Problems
 from orchestrator.space.references import (
@@ -109,7 +109,7 @@ class Values(NamedTuple):
     fixed: Mapping[str, JsonValue]
     searched: Parameters
     derived: Mapping[str, Expression]
-    bounds: Sequence[Bound]
+    bounds: Sequence[LinearConstraint]
 
     def everywhere(self, path: str | None = None, value: Value | None = None) -> Point:
         """The middle of the space, or a point beside it at which a parameter is active and has a value."""

@@ -6,7 +6,7 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from orchestrator.space.objective import RelativeBound
+from orchestrator.space.objective import RelativeConstraint
 from orchestrator.space.options import CONFIRMING_SEEDS, missing_for
 from orchestrator.space.problems import Problems, SpaceError
 from trainer.formatting import shown
@@ -29,7 +29,7 @@ def check_whole(space: SearchSpace, problems: Problems) -> None:
     if space.derived or any(parameter.when for parameter in space.parameters.values()):
         _check_points(space, problems)
     if not problems.below(()):
-        config = space.trial_config(space.any_sample())
+        config = space.config(space.any_sample())
         if not config.data.validation.holds_out:
             what = "0 holds out nobody, and trials are compared on those held out; choose a share such as 0.1"
             problems.add(("trainer", "data", "validation", "share"), what)
@@ -40,21 +40,21 @@ def check_whole(space: SearchSpace, problems: Problems) -> None:
 def _check_outcomes(space: SearchSpace, problems: Problems) -> None:
     """Notes constraints on figures that Ax cannot keep, or that nothing decides."""
     objective = space.objective
-    for index, bound in enumerate(objective.outcome_bounds()):
+    for index, bound in enumerate(objective.outcome_constraints()):
         place = ("objective", "constraints", index)
         # Of several objectives a bound says from where on one counts.
-        if bound.metric == objective.first.metric and len(objective.aims) == 1:
+        if bound.metric == objective.first.metric and len(objective.terms) == 1:
             what = f"{bound.metric} is what the search improves anyway; bound another figure, or use budget.target"
             problems.add(place, what)
-        elif isinstance(bound, RelativeBound) and not space.start:
+        elif isinstance(bound, RelativeConstraint) and not space.start:
             problems.add(
                 place, "the baseline is the first point under 'start', and there is none; give one, or a number"
             )
 
 
-def remarks(space: SearchSpace) -> list[str]:
+def warnings(space: SearchSpace) -> list[str]:
     """What is allowed in a space, but hardly meant: settings that cancel each other out."""
-    config = space.trial_config(space.any_sample())
+    config = space.config(space.any_sample())
     return [*_on_warmup(space, config), *_on_milestones(config), *_on_replicates(space)]
 
 
@@ -62,7 +62,7 @@ def _check_points(space: SearchSpace, problems: Problems) -> None:
     """Notes random points that the trainer refuses."""
     for point in islice(space.samples(0), TRIED_POINTS):
         try:
-            space.trial_config(point)
+            space.config(point)
         except SpaceError as error:
             where = ", ".join(f"{path} {shown(value)}" for path, value in point.items())
             problems.add(("parameters",), f"the trainer refuses a random point: {error.problems[0]} ({where})")

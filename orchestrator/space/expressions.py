@@ -78,7 +78,7 @@ class Expression(NamedTuple):
         return value
 
 
-class Bound(NamedTuple):
+class LinearConstraint(NamedTuple):
     """A linear constraint: the weighted sum of some settings is at most `limit`."""
 
     text: str
@@ -114,7 +114,7 @@ def parse_expression(text: str) -> Expression:
     return Expression(text, term)
 
 
-def parse_bound(text: str) -> Bound:
+def parse_constraint(text: str) -> LinearConstraint:
     """The linear constraint in a text such as `loss.a + 2 * loss.b <= 1`; settings may stand on both sides.
 
     Raises:
@@ -135,7 +135,7 @@ def parse_bound(text: str) -> Bound:
         raise ExpressionError("names no searched setting, or the settings cancel out")
     if not all(map(math.isfinite, numbers)):
         raise ExpressionError("has numbers that are too large")
-    return Bound(text, weights, 0.0 - difference.get("", 0.0))
+    return LinearConstraint(text, weights, 0.0 - difference.get("", 0.0))
 
 
 def _not_compared(sign: str) -> str:

@@ -21,17 +21,17 @@ from orchestrator.space.parameters import StrictConfig
 from trainer.formatting import did_you_mean, listed, shown
 
 MAX_CONSTRAINTS = 50  # of one kind; more would hardly leave a point
-MAX_AIMS = 3  # each one more makes a suggestion two to three times as long
+MAX_TERMS = 3  # each one more makes a suggestion two to three times as long
 
-Figure = Literal["mAP", "mINP", "rank1", "rank5", "rank10", "rank20"]
+ValidationMetric = Literal["mAP", "mINP", "rank1", "rank5", "rank10", "rank20"]
 Cost = Literal["hours", "gpu_hours"]
-Metric: TypeAlias = Figure | Cost
+Metric: TypeAlias = ValidationMetric | Cost
 """Figures of the validation split, shares between 0 and 1, and what a trial cost to train."""
 Sign = Literal["<=", ">="]
 
-FIGURES: tuple[str, ...] = get_args(Figure)
+VALIDATION_METRICS: tuple[str, ...] = get_args(ValidationMetric)
 COSTS: tuple[str, ...] = get_args(Cost)
-METRICS = (*FIGURES, *COSTS)
+METRICS = (*VALIDATION_METRICS, *COSTS)
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 OUTCOME = re.compile(
@@ -41,7 +41,7 @@ OUTCOME = re.compile(
 )
 
 
-class Aim(NamedTuple):
+class ObjectiveTerm(NamedTuple):
     """One of the things that a search improves."""
 
     metric: Metric
@@ -53,7 +53,7 @@ class Aim(NamedTuple):
         return 1 if self.goal == "maximize" else -1
 
 
-class OutcomeBound(NamedTuple):
+class OutcomeConstraint(NamedTuple):
     """What a figure of a trial has to reach, or must not exceed."""
 
     metric: Metric
@@ -65,7 +65,7 @@ class OutcomeBound(NamedTuple):
         return value >= self.limit if self.sign == ">=" else value <= self.limit
 
 
-class RelativeBound(NamedTuple):
+class RelativeConstraint(NamedTuple):
     """The same as compared with the baseline trial: `share * baseline + shift`."""
 
     metric: Metric
@@ -73,13 +73,13 @@ class RelativeBound(NamedTuple):
     share: float
     shift: float
 
-    def against(self, baseline: float) -> OutcomeBound:
-        """The bound in numbers, where the baseline's figure is known."""
-        return OutcomeBound(self.metric, self.sign, self.share * baseline + self.shift)
+    def against(self, baseline: float) -> OutcomeConstraint:
+        """The constraint in numbers, where the baseline's figure is known."""
+        return OutcomeConstraint(self.metric, self.sign, self.share * baseline + self.shift)
 
 
-def parse_outcome(text: str) -> OutcomeBound | RelativeBound:
-    """The bound in a text such as `rank1 >= 0.8`, `rank1 >= 0.95 * baseline` or `rank1 >= baseline - 0.02`.
+def parse_outcome(text: str) -> OutcomeConstraint | RelativeConstraint:
+    """The constraint in a text such as `rank1 >= 0.8`, `rank1 >= 0.95 * baseline` or `rank1 >= baseline - 0.02`.
 
     Raises:
         ValueError: the text bounds no figure.
@@ -94,55 +94,55 @@ def parse_outcome(text: str) -> OutcomeBound | RelativeBound:
     metric = cast("Metric", name)
     if found["limit"] is not None:
         _check_number(metric, found["limit"], "80 % is 0.8")
-        return OutcomeBound(metric, sign, float(found["limit"]))
+        return OutcomeConstraint(metric, sign, float(found["limit"]))
     share, shift = float(found["share"] or 1), (found["shift"] or "0").replace(" ", "")
     if share == 0:
         raise ValueError(f"0 times the baseline is 0 whatever the baseline is (is {shown(text)})")
     _check_number(metric, shift, "2 points are 0.02")
-    return RelativeBound(metric, sign, share, float(shift))
+    return RelativeConstraint(metric, sign, share, float(shift))
 
 
 def _check_number(metric: str, number: str, example: str) -> None:
-    if metric in FIGURES and not abs(float(number)) <= 1:
+    if metric in VALIDATION_METRICS and not abs(float(number)) <= 1:
         raise ValueError(f"figures are shares between 0 and 1; {example} (is {number})")
 
 
 @functools.cache
-def parse_aims(text: str) -> tuple[Aim, ...]:
+def parse_objective(text: str) -> tuple[ObjectiveTerm, ...]:
     """What a text such as `mAP, -gpu_hours` names: figures to be raised and, with a minus, values to be lowered.
 
     Raises:
         ValueError: the text names nothing that can be improved.
     """
-    aims = [_aim(term.strip(), whole=text) for term in text.split(",")]
-    names = [aim.metric for aim in aims]
-    for aim in aims[1:]:
-        if aim.metric in COSTS and aim.goal == "maximize":
-            raise ValueError(f"{aim.metric} is a cost, which a minus lowers; write -{aim.metric} (is {shown(text)})")
-    for aim in aims:
-        if names.count(aim.metric) > 1:
-            raise ValueError(f"names {aim.metric} twice (is {shown(text)})")
-    if len(aims) > MAX_AIMS:
-        raise ValueError(f"must name at most {MAX_AIMS} (names {len(aims)})")
+    terms = [_term(term.strip(), whole=text) for term in text.split(",")]
+    names = [term.metric for term in terms]
+    for term in terms[1:]:
+        if term.metric in COSTS and term.goal == "maximize":
+            raise ValueError(f"{term.metric} is a cost, which a minus lowers; write -{term.metric} (is {shown(text)})")
+    for term in terms:
+        if names.count(term.metric) > 1:
+            raise ValueError(f"names {term.metric} twice (is {shown(text)})")
+    if len(terms) > MAX_TERMS:
+        raise ValueError(f"must name at most {MAX_TERMS} (names {len(terms)})")
     if names[0] in COSTS:
         what = f"{names[0]} is a cost; name a figure of the validation split first, such as 'mAP, -{names[0]}'"
         raise ValueError(f"{what}: trials are ranked and stopped early by it")
-    return tuple(aims)
+    return tuple(terms)
 
 
-def _aim(term: str, *, whole: str) -> Aim:
-    name = term.removeprefix("-").strip()
+def _term(text: str, *, whole: str) -> ObjectiveTerm:
+    name = text.removeprefix("-").strip()
     if not name:
         raise ValueError(f"names nothing beside a comma or a minus (is {shown(whole)})")
     if name not in METRICS:
         raise ValueError(
             f"must be {listed([shown(each) for each in METRICS])} (is {shown(name)})" + did_you_mean(name, METRICS)
         )
-    return Aim(cast("Metric", name), "minimize" if term.startswith("-") else "maximize")
+    return ObjectiveTerm(cast("Metric", name), "minimize" if text.startswith("-") else "maximize")
 
 
-def _readable_aims(text: str) -> str:
-    parse_aims(text)
+def _readable_objective(text: str) -> str:
+    parse_objective(text)
     return text
 
 
@@ -153,18 +153,19 @@ def _readable_outcome(text: str) -> str:
 
 OutcomeText = Annotated[str, AfterValidator(_readable_outcome)]
 _TERM = f"-?({'|'.join(METRICS)})"
-AimsText = Annotated[
+_TERMS = rf"^ *{_TERM}( *, *{_TERM})* *$"
+ObjectiveText = Annotated[
     str,
-    AfterValidator(_readable_aims),
+    AfterValidator(_readable_objective),
     # Editors complete the names, and accept lists of them.
-    WithJsonSchema({"anyOf": [{"enum": [*FIGURES]}, {"type": "string", "pattern": rf"^ *{_TERM}( *, *{_TERM})* *$"}]}),
+    WithJsonSchema({"anyOf": [{"enum": [*VALIDATION_METRICS]}, {"type": "string", "pattern": _TERMS}]}),
 ]
 
 
 class Objective(StrictConfig):
     """What the search improves: a figure of the validation split, or several values at once."""
 
-    metric: AimsText = "mAP"
+    metric: ObjectiveText = "mAP"
     """The figure; of several, such as `mAP, -gpu_hours`, a minus lowers one and the first one ranks trials."""
     goal: Literal["maximize", "minimize"] = "maximize"
     """The better direction of a single figure without a minus."""
@@ -188,28 +189,28 @@ class Objective(StrictConfig):
         return {key: value for key, value in fields.items() if key != "goal" or not _says_goals(self.metric)}
 
     @property
-    def aims(self) -> tuple[Aim, ...]:
+    def terms(self) -> tuple[ObjectiveTerm, ...]:
         """Everything that is improved."""
-        aims = parse_aims(self.metric)
-        return aims if _says_goals(self.metric) else (Aim(aims[0].metric, self.goal),)
+        terms = parse_objective(self.metric)
+        return terms if _says_goals(self.metric) else (ObjectiveTerm(terms[0].metric, self.goal),)
 
     @property
-    def first(self) -> Aim:
+    def first(self) -> ObjectiveTerm:
         """The figure by which trials are ranked and stopped early, and of which budgets name a target."""
-        return self.aims[0]
+        return self.terms[0]
 
     @property
     def is_relative(self) -> bool:
         """Whether a constraint compares with the baseline."""
-        return any(isinstance(bound, RelativeBound) for bound in self.outcome_bounds())
+        return any(isinstance(constraint, RelativeConstraint) for constraint in self.outcome_constraints())
 
-    def outcome_bounds(self) -> list[OutcomeBound | RelativeBound]:
+    def outcome_constraints(self) -> list[OutcomeConstraint | RelativeConstraint]:
         """The constraints, read."""
         return [_read_outcome(text) for text in self.constraints]
 
     def metrics(self) -> list[Metric]:
         """All that is improved or bounded, once each."""
-        return list(dict.fromkeys(each.metric for each in (*self.aims, *self.outcome_bounds())))
+        return list(dict.fromkeys(each.metric for each in (*self.terms, *self.outcome_constraints())))
 
 
 _read_outcome = functools.cache(parse_outcome)
@@ -217,7 +218,7 @@ _read_outcome = functools.cache(parse_outcome)
 
 def first_metric(metric: str) -> str:
     """The figure by which trials are ranked, of an objective's `metric` as it is written."""
-    return parse_aims(metric)[0].metric
+    return parse_objective(metric)[0].metric
 
 
 def _says_goals(metric: str) -> bool:

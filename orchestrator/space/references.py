@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import JsonValue
 
-from orchestrator.space.expressions import Bound, Expression, ExpressionError, parse_bound, parse_expression
+from orchestrator.space.expressions import (
+    Expression,
+    ExpressionError,
+    LinearConstraint,
+    parse_constraint,
+    parse_expression,
+)
 from orchestrator.space.parameters import Choice
 from orchestrator.space.problems import Problems
 from orchestrator.space.sampling import AnyParameter, Parameters
@@ -51,7 +57,7 @@ def check_conditions(
 
 def check_constraints(
     data: JsonValue, written: Mapping[str, JsonValue], searched: Parameters, problems: Problems
-) -> list[Bound]:
+) -> list[LinearConstraint]:
     """The constraints that hold somewhere; notes those that Ax cannot express, or that no point satisfies."""
     sound = []
     for index, text in enumerate(data if isinstance(data, list) else []):
@@ -122,7 +128,7 @@ def _why_unbounded(parameter: AnyParameter) -> str | None:
     return None
 
 
-def _check_satisfiable(place: KeyPath, bound: Bound, searched: Parameters, problems: Problems) -> None:
+def _check_satisfiable(place: KeyPath, bound: LinearConstraint, searched: Parameters, problems: Problems) -> None:
     """Notes a bound that the best corner of the space breaks."""
     corner = {}
     for path, weight in bound.weights.items():
@@ -158,10 +164,10 @@ def _unsearched(path: str, written: Mapping[str, JsonValue]) -> str:
     return f"{shown(path)} is not searched{did_you_mean(path, written)}"
 
 
-def _read_bound(text: JsonValue) -> Bound | None:
+def _read_bound(text: JsonValue) -> LinearConstraint | None:
     """The bound in a text, or None where there is none, which the check of the shape notes."""
     try:
-        return parse_bound(text) if isinstance(text, str) else None
+        return parse_constraint(text) if isinstance(text, str) else None
     except ExpressionError:
         return None
 

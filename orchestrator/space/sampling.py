@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
-from orchestrator.space.expressions import Bound, Expression, ExpressionError
+from orchestrator.space.expressions import Expression, ExpressionError, LinearConstraint
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.space.settings import setting_kinds
 from trainer.formatting import exactly, listed, shown
@@ -37,13 +37,13 @@ def active(parameters: Parameters, values: Mapping[str, Value]) -> Point:
     return {path: values[path] for path in parameters if path in values and is_active(path, parameters, values)}
 
 
-def sampled(parameters: Parameters, bounds: Sequence[Bound], draws: Sequence[float]) -> Point | None:
+def sampled(parameters: Parameters, bounds: Sequence[LinearConstraint], draws: Sequence[float]) -> Point | None:
     """The point at a share in [0, 1] of each parameter, or None where it breaks a bound."""
     values = {path: parameter.at(draw) for (path, parameter), draw in zip(parameters.items(), draws, strict=True)}
     return active(parameters, values) if satisfies(values, bounds) else None
 
 
-def satisfies(values: Mapping[str, Value], bounds: Sequence[Bound]) -> bool:
+def satisfies(values: Mapping[str, Value], bounds: Sequence[LinearConstraint]) -> bool:
     """Whether the values satisfy all bounds."""
     return all(bound.holds({path: float(values[path]) for path in bound.weights}) for bound in bounds)
 
@@ -87,7 +87,7 @@ def float_or_int(value: Value) -> float:
     return value
 
 
-def count_points(parameters: Parameters, bounds: Sequence[Bound]) -> int | None:
+def count_points(parameters: Parameters, bounds: Sequence[LinearConstraint]) -> int | None:
     """How many points there are, or None where they are endless or more than `MAX_POINTS`."""
     sizes = [len(points) if (points := each.points()) is not None else None for each in parameters.values()]
     if any(size is None for size in sizes):

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, Validati
 
 from orchestrator.space.checks import MAX_START, Values, check_names, check_shape, check_values
 from orchestrator.space.cross_checks import check_whole
-from orchestrator.space.expressions import Bound, ExpressionError, parse_bound, parse_expression
+from orchestrator.space.expressions import ExpressionError, LinearConstraint, parse_constraint, parse_expression
 from orchestrator.space.layers import Layer, builtin_files, overridden, read_layers
 from orchestrator.space.objective import MAX_CONSTRAINTS, Objective
 from orchestrator.space.options import Replicates, Resources, StoppingConfig
@@ -31,8 +31,8 @@ MAX_DIFFERENCE = 160  # characters of a value that differs
 MAX_DRAWS = 10_000  # points in a row that constraints may refuse before none is left to be found
 
 
-def _readable_bound(text: str) -> str:
-    parse_bound(text)
+def _readable_constraint(text: str) -> str:
+    parse_constraint(text)
     return text
 
 
@@ -46,7 +46,7 @@ def _spelled_out(short: object) -> object:
     return short if isinstance(short, Mapping | Replicates) else {"seeds": short}
 
 
-ConstraintText = Annotated[str, AfterValidator(_readable_bound)]
+ConstraintText = Annotated[str, AfterValidator(_readable_constraint)]
 ExpressionText = Annotated[str, AfterValidator(_readable_expression)]
 
 
@@ -134,7 +134,7 @@ class SearchSpace(StrictConfig):
     """Settings of the trainer that are fixed, nested; those not given keep the trainer's defaults."""
 
     @classmethod
-    def from_yaml(cls, path_or_name: str | Path, *, overrides: Sequence[str] = ()) -> Self:
+    def load(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Self:
         """The space in a file, or the built-in one of that name, with overrides `path=value` laid over it.
 
         Everything is checked here, the trainer's bounds included; SpaceError lists all that is wrong. Values are put
@@ -172,7 +172,7 @@ class SearchSpace(StrictConfig):
 
         Parameters whose conditions do not hold there are left out.
         """
-        return sampled(self.parameters, self.bounds(), draws)
+        return sampled(self.parameters, self.linear_constraints(), draws)
 
     def active(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """The values without those of parameters whose conditions do not hold."""
@@ -185,22 +185,22 @@ class SearchSpace(StrictConfig):
 
     def samples(self, seed: int) -> Iterator[dict[str, Value]]:
         """Random points, uniform on each parameter's scale; ends where `MAX_DRAWS` in a row break a constraint."""
-        source, bounds, refused = random.Random(seed), self.bounds(), 0
+        source, constraints, refused = random.Random(seed), self.linear_constraints(), 0
         while refused < MAX_DRAWS:
-            point = sampled(self.parameters, bounds, [source.random() for _ in self.parameters])
+            point = sampled(self.parameters, constraints, [source.random() for _ in self.parameters])
             refused = refused + 1 if point is None else 0
             if point is not None:
                 yield point
 
-    def bounds(self) -> list[Bound]:
+    def linear_constraints(self) -> list[LinearConstraint]:
         """The linear constraints, read."""
-        return [parse_bound(text) for text in self.constraints]
+        return [parse_constraint(text) for text in self.constraints]
 
     def is_finite(self) -> int | None:
         """How many points there are; None where they are endless or more than 100,000."""
-        return count_points(self.parameters, self.bounds())
+        return count_points(self.parameters, self.linear_constraints())
 
-    def trial_config(self, sample: Mapping[str, Value], *, seed: int | None = None) -> TrialConfig:
+    def config(self, sample: Mapping[str, Value], *, seed: int | None = None) -> TrialConfig:
         """The trainer's configuration at a sample, which gives exactly the active searched paths a value.
 
         Derived settings follow from the sample. Inactive parameters, and what is derived from them, are as in
@@ -236,7 +236,7 @@ class SearchSpace(StrictConfig):
         return lines
 
     def to_yaml(self) -> str:
-        """The whole space as YAML that `from_yaml` reads back equal."""
+        """The whole space as YAML that `load` reads back equal."""
         return dump_yaml(self.resolved())
 
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ MAX_CORNERS = 256
 RANDOM_POINTS = 64
 
 
-class Largest(NamedTuple):
+class WorstCase(NamedTuple):
     """What was found by looking at corners and random points of a space."""
 
     config: TrialConfig
@@ -35,7 +35,7 @@ class Largest(NamedTuple):
     """The most epochs that any of them trains."""
 
 
-def largest(space: SearchSpace) -> Largest:
+def worst_case(space: SearchSpace) -> WorstCase:
     """The largest of the known-good points, corners and random points of the space.
 
     Corners are those of the parameters that a size depends on, at most `MAX_CORNERS`, with all others in the middle.
@@ -51,7 +51,7 @@ def largest(space: SearchSpace) -> Largest:
     configs = [_configuration(space, point) for point in points]
     sizes = [(multiplications_per_batch(config), config.optim.epochs) for config in configs]
     place = sizes.index(max(sizes))
-    return Largest(configs[place], points[place], len(points), max(epochs for _, epochs in sizes))
+    return WorstCase(configs[place], points[place], len(points), max(epochs for _, epochs in sizes))
 
 
 def corners(space: SearchSpace) -> Iterator[Mapping[str, Value]]:
@@ -85,7 +85,7 @@ def _extremes(parameter: AnyParameter) -> Sequence[float]:
 
 def _configuration(space: SearchSpace, point: Mapping[str, Value]) -> TrialConfig:
     try:
-        return space.trial_config(point)
+        return space.config(point)
     except SpaceError as error:
         where = ", ".join(f"{path} {shown(value)}" for path, value in point.items())
         raise SpaceError(*(f"{problem} (at {where})" for problem in error.problems)) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from orchestrator.algorithms.replicates import cut_short
+from orchestrator.algorithms.replicates import interrupted_replicates
 from orchestrator.base.errors import SearchError
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
@@ -69,7 +69,7 @@ def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]
         _check(folder.name, changes, ledger.study, after)
         add_splits(folder, after)
         ledger.record(SearchExtended(changes=[text for _, text in changes], space=after.resolved()))
-        for repeat in cut_short(ledger.study):
+        for repeat in interrupted_replicates(ledger.study):
             ledger.record(TrialReopened(trial=repeat.key))
     return [text for _, text in changes]
 
@@ -84,7 +84,7 @@ def overlaid(space: SearchSpace, overrides: Sequence[str]) -> SearchSpace:
         file = Path(folder) / f"{space.name}.yaml"
         write_atomically(file, space.to_yaml())
         try:
-            return SearchSpace.from_yaml(file, overrides=overrides)
+            return SearchSpace.load(file, overrides=overrides)
         except SpaceError as error:
             # The file is nothing that a user has ever seen.
             raise SpaceError(*(problem.replace(f"{file}:", f"{space.name}:") for problem in error.problems)) from error

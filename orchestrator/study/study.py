@@ -153,7 +153,7 @@ class Study:
     trials: dict[str, Trial] = field(default_factory=dict)
     """The configurations that were tried, each with the search's own seed: all that the choice of the next one, the
     budget of trials and the stopping rules know of."""
-    repeats: dict[str, Trial] = field(default_factory=dict)
+    replicates: dict[str, Trial] = field(default_factory=dict)
     """Trials that run one of those configurations again with another seed; see `orchestrator.algorithms.replicates`."""
     finals: dict[str, Trial] = field(default_factory=dict)
     """Trials that run leading configurations on all training persons for the test set; see
@@ -206,7 +206,7 @@ class Study:
     @property
     def all_trials(self) -> Mapping[str, Trial]:
         """Configurations, then repeats, then those for the test set, by their keys."""
-        return ChainMap(self.finals, self.repeats, self.trials)
+        return ChainMap(self.finals, self.replicates, self.trials)
 
     def _add(self, event: TrialSuggested) -> None:
         trial = Trial(event.trial, event.index, event.params, event.source, event.seed, event.note)
@@ -214,7 +214,7 @@ class Study:
         trial.finalization, trial.epochs = event.finalization, event.epochs
         asked = [each.asked for each in self.finalizations if each.asked.finalization == event.finalization]
         trial.evaluation = asked[0].evaluation if asked else []
-        kind = self.finals if event.finalization else self.repeats if event.repeats else self.trials
+        kind = self.finals if event.finalization else self.replicates if event.repeats else self.trials
         kind[trial.key] = trial
 
     def _apply_to_trial(self, event: TrialEvent, trial: Trial) -> None:
@@ -306,5 +306,5 @@ def may_retry(trial: Trial, failure: FailureKind) -> bool:
 def unfinished(study: Study) -> list[Trial]:
     """Trials that were suggested and are not over, in the order of their suggestion, repeats after configurations."""
     configurations = sorted(study.trials.values(), key=lambda trial: trial.index)
-    others = (*study.repeats.values(), *study.finals.values())
+    others = (*study.replicates.values(), *study.finals.values())
     return [trial for trial in (*configurations, *others) if not trial.is_over]

@@ -211,9 +211,9 @@ def trial_rows(study: Study, objective: Objective) -> list[dict[str, Any]]:
     """A row per trial, configurations in the order of their suggestion and then repeats."""
     metric = objective.first.metric
     rows = []
-    for trial in (*sorted(study.trials.values(), key=lambda each: each.index), *study.repeats.values()):
+    for trial in (*sorted(study.trials.values(), key=lambda each: each.index), *study.replicates.values()):
         found = score(trial, objective)
-        figures = {} if found is None else found.figures
+        figures = {} if found is None else found.metrics
         rows.append(
             {
                 **{"trial": trial.key, "status": trial.status, "source": trial.source, "seed": trial.seed},
@@ -272,7 +272,7 @@ def _best_of_all(study: Study, objective: Objective, moment: int) -> Iterator[Po
         if best.score.result.validation is not None and name in best.score.result.validation.metrics():
             yield Point(BEST_PREFIX + name, value, moment, 0)
     if best.confirmation is not None:
-        for name, value in best.confirmation.figures.items():
+        for name, value in best.confirmation.metrics.items():
             if name in (objective.first.metric, "mINP", *(f"rank{rank}" for rank in NAMED_RANKS)):
                 yield Point(f"confirmed/{name}", value, moment, 0)
 

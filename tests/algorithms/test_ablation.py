@@ -125,4 +125,4 @@ def test_a_row_without_a_point_to_start_with_is_refused(ablation: Ablation, tmp_
 def test_the_rows_of_table_1_are_built_in_and_begin_with_what_was_published() -> None:
     for row in TABLE_1:
         assert row in builtin_files()
-        assert SearchSpace.from_yaml(f"{row}.yaml").start
+        assert SearchSpace.load(f"{row}.yaml").start

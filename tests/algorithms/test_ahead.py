@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from small_spaces import finite, mixed
 from strategies import quick
 
-from orchestrator.algorithms.async_suggester import REPEATS, Ahead
-from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.async_suggester import REPEATS, AsyncSuggester
+from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.ax_process import AxFailed
 from orchestrator.algorithms.points import point_key, random_point
 from orchestrator.algorithms.suggest import Exhausted, Suggestion
@@ -58,15 +58,15 @@ POINT = {
 OTHER = {**ANSWER, "clips.persons": 7}
 
 
-def taken(ahead: Ahead, space: SearchSpace, study: Study, *, patience: int = 20) -> Suggestion | Exhausted:
+def taken(ahead: AsyncSuggester, space: SearchSpace, study: Study, *, patience: int = 20) -> Suggestion | Exhausted:
     for _ in range(patience):
         if (proposal := ahead.take(question_of(space, study), study)) is not None:
             return proposal
     raise AssertionError("no proposal ever came")
 
 
-def ahead_of(model: FakeModel, space: SearchSpace, *, stale: int = 0) -> Ahead:
-    return Ahead(model, space, stale=stale)  # type: ignore[arg-type]
+def ahead_of(model: FakeModel, space: SearchSpace, *, stale: int = 0) -> AsyncSuggester:
+    return AsyncSuggester(model, space, stale=stale)  # type: ignore[arg-type]
 
 
 def test_an_answer_is_decoded_and_what_is_inactive_left_out() -> None:
@@ -88,7 +88,7 @@ def test_without_stale_answers_only_the_answer_to_the_very_history_counts() -> N
     found = taken(ahead, space, after)
     assert isinstance(found, Suggestion)
     assert found.params["clips.persons"] == 9
-    assert model.questions == [question_of(space, before).asked, question_of(space, after).asked]
+    assert model.questions == [question_of(space, before).experiment, question_of(space, after).experiment]
 
 
 def test_an_answer_that_was_asked_for_ahead_is_there_at_once_after_the_next_result() -> None:
@@ -344,7 +344,7 @@ def test_every_answer_within_the_space_means_the_point_that_the_question_would_s
     study = history(space, 3)
     found = taken(ahead_of(FakeModel(answer), space), space, study)
     assert isinstance(found, Suggestion)
-    asked = model_question(space, 0, fold([suggested(0, **found.params)]))  # type: ignore[arg-type]
+    asked = ax_experiment(space, 0, fold([suggested(0, **found.params)]))  # type: ignore[arg-type]
     (trial,) = asked["trials"]
     assert {**trial["params"], "model.attention_hidden": 0.5} == pytest.approx(answer, abs=1e-15)
 
@@ -356,5 +356,5 @@ def test_values_that_are_not_finite_never_reach_the_model() -> None:
     assert result.validation is not None
     broken = result.model_copy(update={"validation": result.validation.model_copy(update={"mAP": math.nan})})
     poisoned[2] = TrialReported(trial="t0003", result=broken)
-    asked = model_question(space, 0, fold([*history_events(space), *poisoned]))
+    asked = ax_experiment(space, 0, fold([*history_events(space), *poisoned]))
     assert [trial["state"] for trial in asked["trials"]] == ["completed"] * 3 + ["abandoned"]

@@ -12,7 +12,7 @@ from strategies import quick, seeds
 
 from orchestrator.algorithms.points import grid_points, point_key, random_point
 from orchestrator.algorithms.registry import ALGORITHMS
-from orchestrator.algorithms.suggest import Exhausted, Question, Step, Suggestion, new_random_suggestion
+from orchestrator.algorithms.suggest import AskModel, Exhausted, Step, Suggestion, new_random_suggestion
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
     Event,
@@ -51,7 +51,7 @@ def searched(name: str, space: SearchSpace, trials: int, seed: int = 0) -> tuple
     for index in range(trials):
         study = fold(events)
         step = ALGORITHMS[name](space, seed, study)
-        if isinstance(step, Question):
+        if isinstance(step, AskModel):
             step = random_answer(space, seed, study)
         if not isinstance(step, Suggestion):
             return found, step
@@ -67,7 +67,7 @@ def keys(found: list[Suggestion]) -> list[str]:
 def assert_inside(space: SearchSpace, params: dict[str, Any]) -> None:
     assert set(params) == set(space.active(params))
     assert all(space.parameters[path].refusal(value) is None for path, value in params.items())
-    for bound in space.bounds():
+    for bound in space.linear_constraints():
         assert bound.holds({path: float(params[path]) for path in bound.weights})
 
 
@@ -141,14 +141,14 @@ def test_ax_asks_its_model_once_the_initial_design_has_results() -> None:
         suggestion = step if isinstance(step, Suggestion) else random_answer(space, 0, study)
         assert isinstance(suggestion, Suggestion)
         events += ended(suggestion, index)
-    assert kinds == [Suggestion] * 10 + [Question] * 4
+    assert kinds == [Suggestion] * 10 + [AskModel] * 4
 
 
 def test_a_failing_design_goes_on_in_a_finite_space_until_it_ends() -> None:
     space, events = finite(), [SearchCreated(search="s", space="0", seed=0)]
     for index in range(9):
         step = ALGORITHMS["ax"](space, 0, fold(events))
-        suggestion = random_answer(space, 0, fold(events)) if isinstance(step, Question) else step
+        suggestion = random_answer(space, 0, fold(events)) if isinstance(step, AskModel) else step
         assert isinstance(suggestion, Suggestion)
         events += ended(suggestion, index)[:1]
     assert isinstance(ALGORITHMS["ax"](space, 0, fold(events)), Exhausted)
@@ -207,6 +207,6 @@ def test_finished_trials_of_an_earlier_search_take_the_place_of_the_initial_desi
     ]
     attached = ObservationsAttached(search="earlier", observations=known)
     step = ALGORITHMS["ax"](space, 0, fold([SearchCreated(search="s", space="0", seed=0), attached]))
-    assert isinstance(step, Question)
-    assert [trial["state"] for trial in step.asked["trials"]] == ["completed"] * 10
-    assert step.asked["trials"][3]["value"] == pytest.approx(0.3)
+    assert isinstance(step, AskModel)
+    assert [trial["state"] for trial in step.experiment["trials"]] == ["completed"] * 10
+    assert step.experiment["trials"][3]["value"] == pytest.approx(0.3)

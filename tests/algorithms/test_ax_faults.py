@@ -13,7 +13,7 @@ from bench import Bench
 from ray.tune.search import Searcher
 from small_spaces import mixed
 
-from orchestrator.algorithms.async_suggester import Ahead
+from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess, deadline_for
 from orchestrator.algorithms.suggest import Suggestion
 
@@ -45,7 +45,7 @@ REPLIES = {
 def test_whatever_the_child_does_the_search_gets_a_point_and_can_go_on(tmp_path: Path, fault: str) -> None:
     space = mixed()
     process = child(tmp_path, REPLIES[fault])
-    ahead = Ahead(process, space, stale=True)
+    ahead = AsyncSuggester(process, space, stale=True)
     try:
         for finished in (3, 4):
             study = history(space, finished, running=1)
@@ -57,7 +57,7 @@ def test_whatever_the_child_does_the_search_gets_a_point_and_can_go_on(tmp_path:
             assert found.source == "random"
             assert found.note.startswith("Ax: ")
             assert "\n" not in found.note
-            space.trial_config(found.params)
+            space.config(found.params)
     finally:
         process.close()
 
@@ -85,7 +85,7 @@ def test_whatever_the_child_does_a_whole_search_completes(tmp_path: Path, fault:
 def test_a_good_child_is_believed(tmp_path: Path) -> None:
     space = mixed()
     process = child(tmp_path, LOOP + f"print(json.dumps({{'params': {ANSWER!r}}}), flush=True)", deadline=30)
-    ahead, study, found = Ahead(process, space, stale=False), history(space, 3), None
+    ahead, study, found = AsyncSuggester(process, space, stale=False), history(space, 3), None
     try:
         while found is None:
             found = ahead.take(question_of(space, study), study)

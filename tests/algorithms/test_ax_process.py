@@ -13,7 +13,7 @@ import pytest
 from events import completed, epoch_result, suggested
 from small_spaces import FLAG, MARGIN, PERSONS, WIDTH, mixed, space_of
 
-from orchestrator.algorithms.ax_experiment import made_up_question, model_question, point_from_answer
+from orchestrator.algorithms.ax_experiment import ax_experiment, made_up_experiment, point_from_answer
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
 from orchestrator.algorithms.points import Point, point_key, random_point, sobol_point, tried_points
 from orchestrator.space.search_space import SearchSpace
@@ -31,14 +31,14 @@ def ax(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AxProcess]:
 
 
 def question() -> dict[str, Any]:
-    space = SearchSpace.from_yaml("smoke.yaml")
+    space = SearchSpace.load("smoke.yaml")
     start = dict(space.start[0])
     events = []
     for index, rate in enumerate((2e-4, 1e-3, 4e-3, 9e-3)):
         events += completed(index, 0.2 + 0.1 * index)
         events[-4] = suggested(index, **{**start, "optim.learning_rate": rate})
     events.append(suggested(4, **start))
-    return model_question(space, 0, fold(events))
+    return ax_experiment(space, 0, fold(events))
 
 
 def answer(ax: AxProcess, asked: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def children() -> list[psutil.Process]:
 
 def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question(ax: AxProcess) -> None:
     first = answer(ax, question())
-    space = SearchSpace.from_yaml("smoke.yaml")
+    space = SearchSpace.load("smoke.yaml")
     point = point_from_answer(space, first)
     assert all(parameter.refusal(point[path]) is None for path, parameter in space.parameters.items())
     assert answer(ax, question()) == first
@@ -63,7 +63,7 @@ def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question
 @pytest.mark.parametrize("objective", [{"metric": "mAP"}, {"metric": "mAP, -hours", "constraints": ["rank1 >= 0.1"]}])
 def test_ax_answers_a_question_about_results_that_nobody_has_measured(ax: AxProcess, objective: dict[str, Any]) -> None:
     space = mixed(objective=objective, algorithm={"noise": "queries"})
-    point_from_answer(space, answer(ax, made_up_question(space, 0)))
+    point_from_answer(space, answer(ax, made_up_experiment(space, 0)))
 
 
 def several_answers(ax: AxProcess, space: SearchSpace, asked: dict[str, Any], count: int) -> list[Point]:
@@ -77,7 +77,7 @@ def several_answers(ax: AxProcess, space: SearchSpace, asked: dict[str, Any], co
 
 
 def test_ax_proposes_several_points_one_by_one_and_no_two_alike(ax: AxProcess) -> None:
-    points = several_answers(ax, SearchSpace.from_yaml("smoke.yaml"), question(), 3)
+    points = several_answers(ax, SearchSpace.load("smoke.yaml"), question(), 3)
     assert len({point_key(point) for point in points}) == 3
 
 
@@ -105,7 +105,7 @@ def test_several_points_are_proposed_whatever_the_kinds_of_parameters(
     for index in range(6):
         events += [suggested(index, **sobol_point(space, 0, index)), *completed(index, 0.1 * index)[1:]]
     study = fold(events)
-    points = several_answers(ax, space, model_question(space, 0, study), 2)
+    points = several_answers(ax, space, ax_experiment(space, 0, study), 2)
     assert len({point_key(point) for point in points} - tried_points(study)) == 2
 
 
@@ -116,7 +116,7 @@ def test_steps_conditions_and_constraints_hold_for_what_ax_proposes(ax: AxProces
         point = random_point(space, 0, index)
         value = float(point["clips.flip"]) - (float(point["clips.erase"]) - 0.6) ** 2
         events += [suggested(index, **point), *completed(index, value)[1:]]
-    point = point_from_answer(space, answer(ax, model_question(space, 0, fold(events))))
+    point = point_from_answer(space, answer(ax, ax_experiment(space, 0, fold(events))))
     assert point_key(point) not in tried_points(fold(events))
 
 
@@ -144,7 +144,7 @@ def test_ax_proposes_points_of_ranges_that_it_could_not_express_itself(ax: AxPro
     for index in range(4 if len(paths) > 1 else 1):
         events += [suggested(index, **random_point(space, 0, index)), *completed(index, 0.1 * index)[1:]]
     study = fold(events)
-    point = point_from_answer(space, answer(ax, model_question(space, 0, study)))
+    point = point_from_answer(space, answer(ax, ax_experiment(space, 0, study)))
     assert point_key(point) not in tried_points(study)
     assert all(space.parameters[path].refusal(value) is None for path, value in point.items())
 
@@ -159,7 +159,7 @@ def test_ax_keeps_away_from_what_breaks_a_constraint_on_another_figure(ax: AxPro
             point = sobol_point(space, 0, index)
             share = float(point["clips.flip"])
             events += [suggested(index, **point), *two_figures(index, share, mean_inp=1 - share)]
-        return float(point_from_answer(space, answer(ax, model_question(space, 0, fold(events))))["clips.flip"])
+        return float(point_from_answer(space, answer(ax, ax_experiment(space, 0, fold(events))))["clips.flip"])
 
     assert proposal([]) > 0.9
     assert proposal(["mINP >= 0.5"]) < 0.7
@@ -175,7 +175,7 @@ def test_ax_searches_the_front_of_two_objectives_and_keeps_what_the_baseline_rea
             share, lost = float(point["clips.flip"]), 0.3 * float(point["clips.erase"])
             first = suggested(index, **point).model_copy(update={"source": "sobol" if index else "start"})
             events += [first, *two_figures(index, 0.6 * share - lost / 1.5 + 0.3, mean_inp=1 - share - lost)]
-        asked = model_question(space, 0, fold(events))
+        asked = ax_experiment(space, 0, fold(events))
         assert ("mINP >= 0.35" in asked["outcome_constraints"]) == ("constraints" in objective)
         return point_from_answer(space, answer(ax, asked))
 
@@ -247,7 +247,7 @@ def one_by_one(client, trials, metric):
         if trial["state"] == "completed":
             error = trial["standard_error"]
             value = trial["value"] if error is None else (trial["value"], error)
-            client.complete_trial(index, raw_data={**trial["figures"], metric: value})
+            client.complete_trial(index, raw_data={**trial["metrics"], metric: value})
         elif trial["state"] == "abandoned":
             client.mark_trial_abandoned(index)
 
@@ -267,7 +267,7 @@ worker.main()
 
 def test_trials_told_in_one_go_are_what_ax_knows_of_trials_told_one_by_one(tmp_path: Path) -> None:
     process, asked = AxProcess(tmp_path / "ax.log", command=(sys.executable, "-c", ONE_BY_ONE)), question()
-    asked["trials"][1]["figures"] = {"mINP": 0.3}
+    asked["trials"][1]["metrics"] = {"mINP": 0.3}
     asked["trials"][2]["standard_error"] = 0.01
     asked["trials"][3] = {"params": asked["trials"][3]["params"], "state": "abandoned"}
     try:

@@ -22,7 +22,7 @@ ENDED = SessionEnded(state="interrupted", reason="")
 
 
 def space(*budget: str) -> SearchSpace:
-    return SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.{each}" for each in budget])
+    return SearchSpace.load("smoke.yaml", overrides=[f"budget.{each}" for each in budget])
 
 
 def told(*events: tuple[float, Event]) -> Study:

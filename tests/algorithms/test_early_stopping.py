@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
 
-from orchestrator.algorithms.stopping import decide, is_rung, merits, verdict
+from orchestrator.algorithms.stopping import decide, is_rung, learning_curve, verdict
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.search_space import Objective, SearchSpace
 from orchestrator.study.events import Event, TrialFailed
@@ -26,12 +26,12 @@ curves = st.lists(st.lists(values, min_size=8, max_size=8), min_size=1, max_size
 
 
 def space_with(**stopping: Any) -> SearchSpace:
-    space = SearchSpace.from_yaml("smoke.yaml")
+    space = SearchSpace.load("smoke.yaml")
     return space.model_copy(update={"stopping": StoppingConfig(**stopping)})
 
 
 PARAMS = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
-EPOCHS = space_with().trial_config(PARAMS).optim.epochs
+EPOCHS = space_with().config(PARAMS).optim.epochs
 
 
 def study_of(*groups: list[Event]) -> Study:
@@ -162,7 +162,7 @@ def test_an_epoch_without_an_evaluation_is_not_judged_and_not_counted() -> None:
     space = space_with(rule="asha")
     between = study_of(completed(0, 0.5, 0.5), running(1, None))
     assert decide(between.trials["t0001"], between, space) is None
-    assert merits(study_of(running(0, None, 0.3)).trials["t0000"], space.objective) == [0.3]
+    assert learning_curve(study_of(running(0, None, 0.3)).trials["t0000"], space.objective) == [0.3]
     assert decide(study_of(running(0)).trials["t0000"], between, space) is None
 
 
@@ -181,6 +181,6 @@ def test_a_search_that_minimizes_keeps_the_smallest() -> None:
 
 def test_a_search_for_the_best_epoch_judges_by_the_best_epoch_so_far() -> None:
     trial = study_of(running(0, 0.3, 0.6, 0.4)).trials["t0000"]
-    assert merits(trial, Objective(epoch="best")) == [0.3, 0.6, 0.6]
-    assert merits(trial, Objective(goal="minimize", epoch="best")) == [-0.3, -0.3, -0.3]
-    assert merits(trial, Objective(epoch="last")) == [0.3, 0.6, 0.4]
+    assert learning_curve(trial, Objective(epoch="best")) == [0.3, 0.6, 0.6]
+    assert learning_curve(trial, Objective(goal="minimize", epoch="best")) == [-0.3, -0.3, -0.3]
+    assert learning_curve(trial, Objective(epoch="last")) == [0.3, 0.6, 0.4]

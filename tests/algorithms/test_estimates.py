@@ -10,8 +10,8 @@ from events import completed, epoch_result, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.algorithms.ax_experiment import model_question
-from orchestrator.algorithms.predictions import CURVES, estimate
+from orchestrator.algorithms.ax_experiment import ax_experiment
+from orchestrator.algorithms.predictions import CURVES, predicted_value
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, TrialReported, TrialStopped
@@ -34,15 +34,15 @@ def whole(index: int, *curve: float) -> list[Event]:
 
 
 def told(*events: list[Event], settings: str = ESTIMATED) -> list[dict[str, object]]:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=[settings])
-    trials: list[dict[str, object]] = model_question(space, 0, fold([each for part in events for each in part]))[
+    space = SearchSpace.load("smoke.yaml", overrides=[settings])
+    trials: list[dict[str, object]] = ax_experiment(space, 0, fold([each for part in events for each in part]))[
         "trials"
     ]
     return trials
 
 
 def test_the_gain_is_that_of_completed_trials_from_the_same_evaluation_on() -> None:
-    found = estimate([0.1, 0.2], [[0.0, 0.3, 0.5], [0.1, 0.2, 0.6], [0.0, 0.1, 0.4]], error=0.03)
+    found = predicted_value([0.1, 0.2], [[0.0, 0.3, 0.5], [0.1, 0.2, 0.6], [0.0, 0.1, 0.4]], error=0.03)
     assert found is not None
     gains = [0.2, 0.4, 0.3]
     assert found.value == pytest.approx(0.2 + 0.3)
@@ -57,15 +57,15 @@ def test_the_gain_is_that_of_completed_trials_from_the_same_evaluation_on() -> N
 def test_an_estimate_is_never_surer_than_a_value_that_was_reached(
     own: list[float], ends: list[float], error: float
 ) -> None:
-    found = estimate(own, [[*own, end] for end in ends], error)
+    found = predicted_value(own, [[*own, end] for end in ends], error)
     assert found is not None
     assert found.standard_error >= error
     assert min(ends) - 1e-9 <= found.value <= max(ends) + 1e-9
 
 
 def test_too_few_curves_that_went_further_give_none() -> None:
-    assert estimate([0.1], [[0.1, 0.2]] * (CURVES - 1) + [[0.1]], error=0.0) is None
-    assert estimate([], [[0.1, 0.2]] * CURVES, error=0.0) is None
+    assert predicted_value([0.1], [[0.1, 0.2]] * (CURVES - 1) + [[0.1]], error=0.0) is None
+    assert predicted_value([], [[0.1, 0.2]] * CURVES, error=0.0) is None
 
 
 def test_by_default_a_stopped_trial_is_abandoned_to_the_model() -> None:
@@ -90,12 +90,12 @@ def test_as_long_as_too_few_trials_are_completed_stopped_ones_stay_abandoned() -
 
 def test_a_smaller_is_better_objective_is_estimated_in_its_own_sign() -> None:
     curves = [whole(index, 0.9, 0.5 + 0.1 * index) for index in range(3)]
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=[ESTIMATED, "objective.goal=minimize"])
+    space = SearchSpace.load("smoke.yaml", overrides=[ESTIMATED, "objective.goal=minimize"])
     events = [event for curve in [*curves, stopped(3, 0.8)] for event in curve]
-    assert model_question(space, 0, fold(events))["trials"][3]["value"] == pytest.approx(0.8 - 0.3)
+    assert ax_experiment(space, 0, fold(events))["trials"][3]["value"] == pytest.approx(0.8 - 0.3)
 
 
 @pytest.mark.parametrize("settings", ["algorithm={stopped: estimated}", "algorithm={name: sobol, stopped: estimated}"])
 def test_estimates_without_errors_or_without_a_model_are_refused(settings: str) -> None:
     with pytest.raises(SpaceError, match=r"algorithm\.stopped"):
-        SearchSpace.from_yaml("smoke.yaml", overrides=[settings])
+        SearchSpace.load("smoke.yaml", overrides=[settings])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from small_spaces import MARGIN, space_of
 from strategies import quick
 
-from orchestrator.algorithms.ax_experiment import MAX_COUNTED, MAX_LISTED, coded, decoded, model_question
-from orchestrator.space.expressions import parse_bound
+from orchestrator.algorithms.ax_experiment import MAX_COUNTED, MAX_LISTED, ax_experiment, coded, decoded
+from orchestrator.space.expressions import parse_constraint
 from orchestrator.space.parameters import MAX_WHOLE, Choice, FloatRange, IntRange, parse_parameter
 from orchestrator.space.problems import SpaceError
 from orchestrator.study.study import Study, Trial
@@ -64,7 +64,7 @@ parameters = st.one_of(float_ranges(), int_ranges(), choices)
 def asked(parameter: FloatRange | IntRange | Choice) -> dict[str, Any]:
     """The parameter as it is handed to Ax, through JSON."""
     space = space_of({"a": parameter.model_dump(mode="json")})
-    found: dict[str, Any] = json.loads(json.dumps(model_question(space, 0, Study()), allow_nan=False))
+    found: dict[str, Any] = json.loads(json.dumps(ax_experiment(space, 0, Study()), allow_nan=False))
     return found["parameters"]["a"]  # type: ignore[no-any-return]
 
 
@@ -131,17 +131,17 @@ def test_a_trial_with_a_value_that_its_parameter_does_not_have_is_named() -> Non
     space = space_of({"model.attention_gate": {"type": "choice", "values": ["softmax", "sigmoid"]}})
     trial = Trial("t0000", 0, {"model.attention_gate": "neither"}, "start", 0)
     with pytest.raises(SpaceError, match=r"model\.attention_gate: 'neither' of a trial is no value of it"):
-        model_question(space, 0, Study(trials={"t0000": trial}))
+        ax_experiment(space, 0, Study(trials={"t0000": trial}))
 
 
 def bounds_of(parameters: dict[str, Any], *constraints: str) -> list[str]:
-    found: list[str] = model_question(space_of(parameters, constraints=list(constraints)), 0, Study())["constraints"]
+    found: list[str] = ax_experiment(space_of(parameters, constraints=list(constraints)), 0, Study())["constraints"]
     return found
 
 
 def holds(constraint: str, codes: dict[str, float]) -> bool:
     """Ax's form of a constraint."""
-    return parse_bound(constraint).holds(codes)
+    return parse_constraint(constraint).holds(codes)
 
 
 @given(
@@ -165,7 +165,7 @@ def test_a_constraint_holds_for_codes_where_it_holds_for_values(
     sign = "-" if weight < 0 else "+"
     text = f"clips.persons {sign} {abs(weight)!r} * clips.flip <= {5 + weight * low + limit!r}"
     space = space_of(parameters, constraints=[text])
-    (bound,) = space.bounds()
+    (bound,) = space.linear_constraints()
     value = float(decoded(space.parameters["clips.flip"], place))  # type: ignore[arg-type]
     excess = 2 + persons + weight * value - bound.limit
     assume(abs(excess) > 1e-7 * max(9.0, abs(weight * low), abs(weight * high)))  # on the edge rounding decides

@@ -13,23 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.budget import spent, without_improvement
 from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.replicates import (
-    Repeat,
+    Replicate,
     best_configuration,
     confirmations,
-    fresh_fold,
-    interval_of_mean,
-    next_repeat,
-    repeat_folds,
-    repeats_left,
+    next_replicate,
+    replicate_fold,
+    replicate_folds,
+    replicates_left,
+    t_interval,
 )
 from orchestrator.algorithms.simulate import candidates
 from orchestrator.algorithms.stopping import decide
 from orchestrator.algorithms.suggest import Suggestion
-from orchestrator.algorithms.trial_configs import configured
+from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.runner.data_checks import misfits
 from orchestrator.show.best_line import best_lines, best_mark, best_value, confirmation_lines
 from orchestrator.space.objective import Objective
@@ -54,9 +54,7 @@ POINT = {"optim.learning_rate": 1e-3, "clips.persons": 4, "model.attention_gate"
 
 
 def space(*overrides: str, replicates: str = "{seeds: 3, leaders: 2}", trials: int = 3) -> SearchSpace:
-    return SearchSpace.from_yaml(
-        "smoke.yaml", overrides=[f"budget.trials={trials}", f"replicates={replicates}", *overrides]
-    )
+    return SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}", f"replicates={replicates}", *overrides])
 
 
 def tried(index: int, *curve: float) -> list[Event]:
@@ -73,7 +71,7 @@ def of_values(*values: float) -> list[Event]:
     return [event for index, value in enumerate(values) for event in tried(index, value)]
 
 
-def repeated(repeat: Repeat, value: float | None) -> list[Event]:
+def repeated(repeat: Replicate, value: float | None) -> list[Event]:
     """A repeat from its suggestion to its end; None fails for good."""
     original = repeat.original
     begun: list[Event] = [
@@ -98,7 +96,7 @@ def with_repeats(events: list[Event], where: SearchSpace, values: dict[str, list
     """The study after its leaders were repeated, with these values by their keys."""
     study = fold(events)
     left = {key: list(each) for key, each in values.items()}
-    while (repeat := next_repeat(study, where)) is not None and left[repeat.original.key]:
+    while (repeat := next_replicate(study, where)) is not None and left[repeat.original.key]:
         for event in repeated(repeat, left[repeat.original.key].pop(0)):
             study.apply(event)
     return study
@@ -109,12 +107,12 @@ def with_repeats(events: list[Event], where: SearchSpace, values: dict[str, list
 
 def test_repeats_wait_until_every_configuration_is_over() -> None:
     events = of_values(0.5, 0.4)
-    assert next_repeat(fold([*events, suggested(2), started(2)]), space()) is None
-    assert next_repeat(fold(events), space()) is not None
+    assert next_replicate(fold([*events, suggested(2), started(2)]), space()) is None
+    assert next_replicate(fold(events), space()) is not None
 
 
 def test_the_best_are_repeated_one_after_the_other() -> None:
-    keys = [repeat.key for repeat in repeats_left(fold(of_values(0.4, 0.6, 0.5)), space())]
+    keys = [repeat.key for repeat in replicates_left(fold(of_values(0.4, 0.6, 0.5)), space())]
     assert keys == ["t0001-r1", "t0001-r2", "t0001-r3", "t0002-r1", "t0002-r2", "t0002-r3"]
 
 
@@ -126,7 +124,7 @@ def test_every_leader_gets_the_same_fresh_seeds(values: list[float], seeds: int,
         update={"replicates": SPACE.replicates.model_copy(update={"seeds": seeds, "leaders": leaders})}
     )
     by_leader: dict[str, list[int]] = {}
-    for repeat in repeats_left(study, where):
+    for repeat in replicates_left(study, where):
         by_leader.setdefault(repeat.original.key, []).append(repeat.seed)
     assert len(by_leader) == (min(leaders, len(values)) if seeds else 0)
     assert len({tuple(each) for each in by_leader.values()}) <= 1
@@ -142,25 +140,25 @@ SPACE = space()
 @settings(max_examples=30)
 def test_every_repeat_is_run_once_whatever_becomes_of_it(values: list[float | None]) -> None:
     study = with_repeats(of_values(0.4, 0.6, 0.5), SPACE, {"t0001": values[:3], "t0002": values[3:]})
-    assert len(study.repeats) == 6
-    assert next_repeat(study, SPACE) is None
+    assert len(study.replicates) == 6
+    assert next_replicate(study, SPACE) is None
 
 
 def test_a_search_without_replicates_repeats_nothing() -> None:
-    assert next_repeat(fold(of_values(0.4)), space(replicates="0")) is None
+    assert next_replicate(fold(of_values(0.4)), space(replicates="0")) is None
 
 
 def test_only_completed_configurations_that_keep_the_constraints_are_repeated() -> None:
     study = fold([*of_values(0.4, 0.8), suggested(2), TrialFailed(trial="t0002", failure="error", reason="x")])
     where = space("objective.constraints=[mINP <= 0.3]")
-    assert {repeat.original.key for repeat in repeats_left(study, where)} == {"t0000"}
+    assert {repeat.original.key for repeat in replicates_left(study, where)} == {"t0000"}
 
 
 def test_new_leaders_of_an_extended_search_are_repeated_and_the_old_repeats_kept() -> None:
     study = with_repeats(of_values(0.4, 0.5), space(trials=2), {"t0000": [0.4] * 3, "t0001": [0.3, 0.3, 0.3]})
     for event in tried(2, 0.45):
         study.apply(event)
-    assert [repeat.key for repeat in repeats_left(study, space())] == ["t0002-r1", "t0002-r2", "t0002-r3"]
+    assert [repeat.key for repeat in replicates_left(study, space())] == ["t0002-r1", "t0002-r2", "t0002-r3"]
     assert len(confirmations(study, MEAN_AP)) == 2
     best = best_configuration(study, MEAN_AP)
     assert best is not None
@@ -169,7 +167,7 @@ def test_new_leaders_of_an_extended_search_are_repeated_and_the_old_repeats_kept
 
 def test_more_seeds_add_to_those_that_are_there() -> None:
     study = with_repeats(of_values(0.4), space(), {"t0000": [0.4] * 3})
-    assert [repeat.key for repeat in repeats_left(study, space(replicates="5"))] == ["t0000-r4", "t0000-r5"]
+    assert [repeat.key for repeat in replicates_left(study, space(replicates="5"))] == ["t0000-r4", "t0000-r5"]
 
 
 # --- folds -----------------------------------------------------------------------------------------------------------
@@ -179,31 +177,31 @@ def test_more_seeds_add_to_those_that_are_there() -> None:
 def test_repeats_go_through_the_other_folds_in_turn(folds: int, data: st.DataObject) -> None:
     own = data.draw(st.integers(0, folds - 1))
     config = folded(folds, own)
-    found = [fresh_fold(config, number) for number in range(1, folds)]
+    found = [replicate_fold(config, number) for number in range(1, folds)]
     assert sorted([own, *(each for each in found if each is not None)]) == list(range(folds))
-    assert [fresh_fold(config, number + folds - 1) for number in range(1, folds)] == found
+    assert [replicate_fold(config, number + folds - 1) for number in range(1, folds)] == found
 
 
 def folded(folds: int, fold: int):  # type: ignore[no-untyped-def]
-    config = SPACE.trial_config(POINT)
+    config = SPACE.config(POINT)
     validation = config.data.validation.model_copy(update={"folds": folds, "fold": fold})
     return config.model_copy(update={"data": config.data.model_copy(update={"validation": validation})})
 
 
 def test_without_folds_repeats_are_judged_on_the_split_of_the_search() -> None:
-    assert repeat_folds(SPACE) == []
-    assert {repeat.fold for repeat in repeats_left(fold(of_values(0.5)), SPACE)} == {None}
+    assert replicate_folds(SPACE) == []
+    assert {repeat.fold for repeat in replicates_left(fold(of_values(0.5)), SPACE)} == {None}
 
 
 def test_a_repeat_trains_the_same_configuration_with_its_own_seed_and_fold() -> None:
     where = space("data.validation.folds=3", "data.validation.fold=2")
-    assert repeat_folds(where) == [0, 1]
+    assert replicate_folds(where) == [0, 1]
     study = fold(of_values(0.5))
-    repeats = list(repeats_left(study, where))
+    repeats = list(replicates_left(study, where))
     assert [repeat.fold for repeat in repeats] == [0, 1, 0]
     for event in repeated(repeats[1], 0.4):
         study.apply(event)
-    original, repeat = (configured(where, trial) for trial in study.all_trials.values())
+    original, repeat = (trial_config(where, trial) for trial in study.all_trials.values())
     assert repeat.seed == repeats[1].seed != original.seed
     assert (original.data.validation.fold, repeat.data.validation.fold) == (2, 1)
     same = {"seed": 0, "data": original.data}
@@ -222,7 +220,7 @@ def test_a_batch_has_to_fit_into_what_every_fold_leaves_to_train_on(mini_mars: P
 
 @given(st.lists(SHARES, min_size=2, max_size=12))
 def test_the_interval_is_that_of_scipy(values: list[float]) -> None:
-    interval = interval_of_mean(values)
+    interval = t_interval(values)
     assert interval is not None
     error = stats.sem(values)
     expected = stats.t.interval(0.95, len(values) - 1, loc=statistics.fmean(values), scale=error or 1e-300)
@@ -230,7 +228,7 @@ def test_the_interval_is_that_of_scipy(values: list[float]) -> None:
 
 
 def test_one_value_has_no_interval_and_no_deviation() -> None:
-    assert interval_of_mean([0.5]) is None
+    assert t_interval([0.5]) is None
     study = with_repeats(of_values(0.4), SPACE, {"t0000": [0.3]})
     (found,) = confirmations(study, MEAN_AP)
     assert (found.mean, found.standard_deviation, found.interval, found.confirmed) == (0.3, None, None, False)
@@ -239,7 +237,7 @@ def test_one_value_has_no_interval_and_no_deviation() -> None:
 def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
     draws = random.Random(0)
     samples = [[draws.gauss(0.5, 0.05) for _ in range(3)] for _ in range(4000)]
-    held = sum(low <= 0.5 <= high for low, high in map(interval_of_mean, samples))  # type: ignore[misc]
+    held = sum(low <= 0.5 <= high for low, high in map(t_interval, samples))  # type: ignore[misc]
     assert held / len(samples) == pytest.approx(0.95, abs=0.012), "three standard errors of that share are 0.0103"
 
 
@@ -270,11 +268,11 @@ def test_fresh_seeds_are_unbiased_where_the_value_that_chose_the_winner_is_too_g
 class _Leaderless(SearchSpace):
     """A space that is not asked for a configuration: thousands of them would take seconds."""
 
-    def trial_config(self, sample, *, seed=None):  # type: ignore[no-untyped-def]
+    def config(self, sample, *, seed=None):  # type: ignore[no-untyped-def]
         return CONFIG
 
 
-CONFIG = SPACE.trial_config(POINT)
+CONFIG = SPACE.config(POINT)
 ONE_LEADER = _Leaderless.model_validate(space(replicates="{seeds: 3, leaders: 1}", trials=8).resolved())
 
 
@@ -286,7 +284,7 @@ def test_the_best_is_the_confirmed_one_with_the_best_mean_and_not_the_luckiest()
     assert (best.trial.key, best.confirmed, best.score.value) == ("t0002", True, 0.5)
     assert best.confirmation.mean == pytest.approx(0.49)
     assert best.confirmation.standard_deviation == pytest.approx(statistics.stdev([0.5, 0.5, 0.47]))
-    assert best.confirmation.figures["mINP"] == pytest.approx(0.245)
+    assert best.confirmation.metrics["mINP"] == pytest.approx(0.245)
     least = best_configuration(study, Objective(goal="minimize"))
     assert least is not None
     assert least.trial.key == "t0001"
@@ -334,7 +332,7 @@ def test_the_choice_of_the_next_configuration_does_not_know_of_repeats(confirmed
         step = algorithm(where, 0, confirmed)
         assert step == algorithm(where, 0, before), name
         assert isinstance(step, Suggestion)
-    assert model_question(where, 0, confirmed) == model_question(where, 0, before)
+    assert ax_experiment(where, 0, confirmed) == ax_experiment(where, 0, before)
 
 
 def test_repeats_count_neither_as_trials_nor_for_patience_nor_for_a_target(confirmed: Study) -> None:
@@ -346,20 +344,20 @@ def test_repeats_count_neither_as_trials_nor_for_patience_nor_for_a_target(confi
 def test_repeats_cost_epochs_and_end_with_them(confirmed: Study) -> None:
     end = spent(confirmed, space("budget.epochs=8"))
     assert end is not None
-    assert (end.at_once, end.ends_repeats) == (True, True)
+    assert (end.at_once, end.ends_replicates) == (True, True)
     assert spent(confirmed, space("budget.epochs=9")) is None
     reached = spent(confirmed, space("budget.target=0.5"))
     assert reached is not None
-    assert (reached.at_once, reached.ends_repeats) == (True, False), "what one seed reached is to be confirmed"
+    assert (reached.at_once, reached.ends_replicates) == (True, False), "what one seed reached is to be confirmed"
 
 
 def test_repeats_are_neither_stopped_early_nor_compared_with() -> None:
     where = space("stopping.rule=asha", "optim.epochs=9", trials=9)
     study = fold([*tried(0, 0.9, 0.9, 0.9), *tried(1, 0.5, 0.5, 0.5)])
-    repeat = next(repeats_left(study, where))
+    repeat = next(replicates_left(study, where))
     for event in [*repeated(repeat, 0.95)[:2], TrialReported(trial=repeat.key, result=epoch_result(1, 0.01))]:
         study.apply(event)
-    assert decide(study.repeats[repeat.key], study, where) is None
+    assert decide(study.replicates[repeat.key], study, where) is None
     ahead = fold([*tried(0, 0.5), *repeated(repeat, 0.9), *tried(1, 0.6)[:-1]])
     assert decide(ahead.trials["t0001"], ahead, where) is None, "it is behind the repeat only"
 
@@ -370,7 +368,7 @@ def test_a_replay_tries_each_configuration_once(confirmed: Study) -> None:
 
 def test_unfinished_configurations_come_before_unfinished_repeats() -> None:
     study = fold([*of_values(0.4), suggested(1)])
-    repeat = Repeat("t0000-r1", study.trials["t0000"], 1, None)
+    repeat = Replicate("t0000-r1", study.trials["t0000"], 1, None)
     study.apply(repeated(repeat, 0.5)[0])
     study.apply(suggested(2))
     assert [trial.key for trial in unfinished(study)] == ["t0001", "t0002", "t0000-r1"]
@@ -388,13 +386,13 @@ def test_a_suggestion_of_an_old_journal_is_no_repeat() -> None:
 
 
 def test_a_repeat_is_read_back_from_the_journal_as_one() -> None:
-    event = repeated(Repeat("t0000-r1", fold(of_values(0.4)).trials["t0000"], 7, 1), 0.5)[0]
+    event = repeated(Replicate("t0000-r1", fold(of_values(0.4)).trials["t0000"], 7, 1), 0.5)[0]
     assert EVENT.validate_json(event.model_dump_json()) == event
 
 
 def test_a_number_stands_for_so_many_seeds_of_two_leaders() -> None:
     assert space(replicates="3") == space(replicates="{seeds: 3}") == space(replicates="{seeds: 3, leaders: 2}")
-    assert SearchSpace.from_yaml("smoke.yaml").replicates.seeds == 0
+    assert SearchSpace.load("smoke.yaml").replicates.seeds == 0
     assert SearchSpace.model_validate(SPACE.resolved()) == SPACE
 
 

@@ -11,11 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.algorithms.budget import spent, without_improvement
-from orchestrator.algorithms.replicates import leaders
-from orchestrator.algorithms.scoring import costs, is_feasible, limits, lost_baseline, pareto_front, ranked, score
+from orchestrator.algorithms.replicates import top_trials
+from orchestrator.algorithms.scoring import (
+    costs,
+    is_feasible,
+    lost_baseline,
+    outcome_limits,
+    pareto_front,
+    ranked,
+    score,
+)
 from orchestrator.algorithms.stopping import decide
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.space.objective import Objective, OutcomeBound, RelativeBound, check_costs, parse_aims, parse_outcome
+from orchestrator.space.objective import (
+    Objective,
+    OutcomeConstraint,
+    RelativeConstraint,
+    check_costs,
+    parse_objective,
+    parse_outcome,
+)
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, TrialCompleted, TrialFailed, TrialReported, TrialStarted
 from orchestrator.study.study import Study, Trial, fold
@@ -156,21 +171,21 @@ def test_a_relative_bound_is_that_of_the_baselines_figure(
     base: float, value: float, sign: str, share: float, shift: float
 ) -> None:
     bound = parse_outcome(f"rank1 {sign} {share} * baseline {shift:+}".replace("+0.0", "").replace("-0.0", ""))
-    assert isinstance(bound, RelativeBound)
+    assert isinstance(bound, RelativeConstraint)
     limit = share * base + shift
     assert bound.against(base).holds(value) == (value >= limit if sign == ">=" else value <= limit)
 
 
 def test_constraints_compare_with_the_first_start_point_once_it_is_completed() -> None:
     study = study_of(Outcome(0.5, rank1=0.8), Outcome(0.9, rank1=0.7), Outcome(0.6, rank1=0.73), baseline=True)
-    assert limits(study, RELATIVE) == [OutcomeBound("rank1", ">=", pytest.approx(0.72))]
+    assert outcome_limits(study, RELATIVE) == [OutcomeConstraint("rank1", ">=", pytest.approx(0.72))]
     assert [trial.key for trial, _ in ranked(study, RELATIVE)] == ["t0002", "t0000", "t0001"]
     assert keys(pareto_front(study, RELATIVE)) == {"t0002"}
 
 
 def test_nothing_is_feasible_and_no_patience_is_lost_before_the_baseline_is_completed() -> None:
     study = study_of(Outcome(0.5, is_completed=False), Outcome(0.9), Outcome(0.6), baseline=True)
-    assert limits(study, RELATIVE) == [None]
+    assert outcome_limits(study, RELATIVE) == [None]
     best = ranked(study, RELATIVE)
     assert [trial.key for trial, _ in best] == ["t0001", "t0002"]
     assert not any(is_feasible(found, study, RELATIVE) for _, found in best)
@@ -181,7 +196,7 @@ def test_nothing_is_feasible_and_no_patience_is_lost_before_the_baseline_is_comp
 
 def relative_space(*overrides: str) -> SearchSpace:
     constraint = "objective.constraints=['rank1 >= baseline - 0.05']"
-    return SearchSpace.from_yaml("smoke.yaml", overrides=[constraint, "budget.trials=9", *overrides])
+    return SearchSpace.load("smoke.yaml", overrides=[constraint, "budget.trials=9", *overrides])
 
 
 def test_a_search_whose_baseline_failed_ends_and_says_why() -> None:
@@ -196,8 +211,8 @@ def test_a_search_whose_baseline_failed_ends_and_says_why() -> None:
     end = spent(study, space)
     assert end is not None
     assert end.reason == "the baseline t0000 failed, with which objective.constraints compare"
-    assert (end.at_once, end.ends_repeats) == (False, True)
-    assert leaders(study, space) == []
+    assert (end.at_once, end.ends_replicates) == (False, True)
+    assert top_trials(study, space) == []
 
 
 def test_the_baseline_is_never_stopped_early_where_constraints_compare_with_it() -> None:
@@ -206,7 +221,7 @@ def test_the_baseline_is_never_stopped_early_where_constraints_compare_with_it()
     events += outcome_events(0, Outcome(0.1, is_completed=False), source="start")
     study = fold(events)
     longer = "optim.epochs=8"
-    plain = SearchSpace.from_yaml("smoke.yaml", overrides=[early, longer])
+    plain = SearchSpace.load("smoke.yaml", overrides=[early, longer])
     study.trials["t0000"].params = plain.start[0]
     assert decide(study.trials["t0000"], study, relative_space(early, longer)) is None
     assert decide(study.trials["t0000"], study, plain) is not None
@@ -231,7 +246,7 @@ def test_the_baseline_is_never_stopped_early_where_constraints_compare_with_it()
 )
 def test_what_names_no_objective_is_refused_in_a_line(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        parse_aims(text)
+        parse_objective(text)
     assert "\n" not in str(caught.value)
 
 
@@ -252,8 +267,8 @@ def test_what_bounds_nothing_is_refused_in_a_line(text: str, message: str) -> No
 
 
 def test_a_cost_may_be_bounded_by_any_number_and_a_figure_by_a_share_only() -> None:
-    assert parse_outcome("hours <= 30") == OutcomeBound("hours", "<=", 30.0)
-    assert parse_outcome("hours<=1.5*baseline+0.5") == RelativeBound("hours", "<=", 1.5, 0.5)
+    assert parse_outcome("hours <= 30") == OutcomeConstraint("hours", "<=", 30.0)
+    assert parse_outcome("hours<=1.5*baseline+0.5") == RelativeConstraint("hours", "<=", 1.5, 0.5)
 
 
 @pytest.mark.parametrize("metric", ["mAP", "-mAP", "mAP, -hours"])
@@ -268,4 +283,4 @@ def test_an_objective_is_read_back_equal(metric: str) -> None:
 def test_a_goal_beside_a_minus_or_several_metrics_is_refused(metric: str) -> None:
     with pytest.raises(ValueError, match="drop it"):
         Objective.model_validate({"metric": metric, "goal": "minimize"})
-    assert Objective(metric="mAP", goal="minimize").aims == parse_aims("-mAP")
+    assert Objective(metric="mAP", goal="minimize").terms == parse_objective("-mAP")

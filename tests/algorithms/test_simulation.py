@@ -33,7 +33,7 @@ from orchestrator.study.journal import Journal
 from orchestrator.study.study import Study, fold
 
 EPOCHS = 9
-SPACE = SearchSpace.from_yaml("smoke.yaml", overrides=[f"optim.epochs={EPOCHS}"])
+SPACE = SearchSpace.load("smoke.yaml", overrides=[f"optim.epochs={EPOCHS}"])
 NONE = StoppingConfig()
 ASHA = StoppingConfig(rule="asha")
 MEDIAN = StoppingConfig(rule="percentile", curves=1)

@@ -8,9 +8,9 @@ import pytest
 from events import completed, suggested
 
 from orchestrator.algorithms.suggest import (
+    ax_experiment,
     initial_suggestion,
     initial_trials,
-    model_question,
     random_point,
     sobol_point,
 )
@@ -21,12 +21,12 @@ from orchestrator.study.study import fold
 
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
-    return SearchSpace.from_yaml("attn_cl.yaml")
+    return SearchSpace.load("attn_cl.yaml")
 
 
 @pytest.fixture(scope="module")
 def smoke() -> SearchSpace:
-    return SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=30"])
+    return SearchSpace.load("smoke.yaml", overrides=["budget.trials=30"])
 
 
 def test_known_points_come_first_then_the_initial_design_then_the_model(smoke: SearchSpace) -> None:
@@ -40,7 +40,7 @@ def test_known_points_come_first_then_the_initial_design_then_the_model(smoke: S
 
 
 def test_a_space_without_known_points_begins_in_its_middle() -> None:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["start=[]"])
+    space = SearchSpace.load("smoke.yaml", overrides=["start=[]"])
     first = initial_suggestion(space, 0, fold([]))
     assert first is not None
     assert first.source == "center"
@@ -52,7 +52,7 @@ def test_a_space_without_known_points_begins_in_its_middle() -> None:
 
 
 def test_a_middle_that_a_constraint_forbids_is_left_out() -> None:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["start=[]", "constraints=['clips.persons <= 2']"])
+    space = SearchSpace.load("smoke.yaml", overrides=["start=[]", "constraints=['clips.persons <= 2']"])
     first = initial_suggestion(space, 0, fold([]))
     assert first is not None
     assert first.source == "sobol"
@@ -70,7 +70,7 @@ def test_points_of_the_initial_design_differ_and_lie_in_the_space(space: SearchS
     assert len({json.dumps(point) for point in points}) == 16
     for point in points:
         assert all(space.parameters[path].refusal(value) is None for path, value in point.items())
-        space.trial_config(point)
+        space.config(point)
 
 
 def test_the_initial_design_fills_each_range_evenly_on_its_own_scale(space: SearchSpace) -> None:
@@ -97,7 +97,7 @@ def test_the_model_learns_of_completed_trials_only_and_sees_the_others_as_what_t
             TrialFailed(trial="t0002", failure="diverged", reason=""),
         ]
     )
-    question = model_question(smoke, 0, study)
+    question = ax_experiment(smoke, 0, study)
     assert [trial["state"] for trial in question["trials"]] == ["completed", "pending", "abandoned"]
     assert question["trials"][0]["value"] == 0.4
     assert question["trials"][0]["standard_error"] is None
@@ -106,43 +106,43 @@ def test_the_model_learns_of_completed_trials_only_and_sees_the_others_as_what_t
 
 
 def test_the_model_is_told_the_standard_error_over_queries_only_where_the_space_says_so() -> None:
-    told = SearchSpace.from_yaml("smoke.yaml", overrides=["algorithm.noise=queries"])
-    (trial,) = model_question(told, 0, fold(completed(0, 0.2)))["trials"]
+    told = SearchSpace.load("smoke.yaml", overrides=["algorithm.noise=queries"])
+    (trial,) = ax_experiment(told, 0, fold(completed(0, 0.2)))["trials"]
     assert trial["standard_error"] == 0.03
 
 
 def test_the_model_hears_of_all_objectives_and_of_bounds_in_numbers() -> None:
     constraints = "['mINP >= baseline', 'rank1 >= 0.1', 'hours <= 9']"
     overrides = ["objective.metric='mAP, -hours'", f"objective.constraints={constraints}"]
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=overrides)
+    space = SearchSpace.load("smoke.yaml", overrides=overrides)
     first, *rest = completed(0, 0.3)
     running = [first.model_copy(update={"source": "start"}), *rest[:-1]]
-    question = model_question(space, 0, fold([*running, *completed(1, 0.2)]))
+    question = ax_experiment(space, 0, fold([*running, *completed(1, 0.2)]))
     assert question["objective"] == "mAP, -hours"
     assert question["outcome_constraints"] == ["rank1 >= 0.1", "hours <= 9.0"]
-    assert question["trials"][1]["figures"] == {"hours": 1 / 3600, "mINP": 0.1, "rank1": 0.2}
-    question = model_question(space, 0, fold([*running, rest[-1], *completed(1, 0.2)]))
+    assert question["trials"][1]["metrics"] == {"hours": 1 / 3600, "mINP": 0.1, "rank1": 0.2}
+    question = ax_experiment(space, 0, fold([*running, rest[-1], *completed(1, 0.2)]))
     assert question["outcome_constraints"] == ["mINP >= 0.15", "rank1 >= 0.1", "hours <= 9.0"]
 
 
 def test_finished_trials_of_an_earlier_search_need_all_objectives() -> None:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["objective.metric='mAP, -hours'"])
+    space = SearchSpace.load("smoke.yaml", overrides=["objective.metric='mAP, -hours'"])
     known = [
         Observation(trial="t0000", params={}, value=0.5, standard_error=None),
         Observation(trial="t0001", params={}, value=0.6, standard_error=None, figures={"hours": 2.0}),
     ]
     study = fold([ObservationsAttached(search="earlier", observations=known)])
-    (told,) = model_question(space, 0, study)["trials"]
-    assert (told["value"], told["figures"]) == (0.6, {"hours": 2.0})
+    (told,) = ax_experiment(space, 0, study)["trials"]
+    assert (told["value"], told["metrics"]) == (0.6, {"hours": 2.0})
 
 
 def test_the_question_to_the_model_is_the_same_for_the_same_history(smoke: SearchSpace) -> None:
     events = [*completed(0, 0.2), *completed(1, 0.3), suggested(2)]
-    assert model_question(smoke, 0, fold(events)) == model_question(smoke, 0, fold(events))
-    assert model_question(smoke, 0, fold(events)) != model_question(smoke, 1, fold(events))
+    assert ax_experiment(smoke, 0, fold(events)) == ax_experiment(smoke, 0, fold(events))
+    assert ax_experiment(smoke, 0, fold(events)) != ax_experiment(smoke, 1, fold(events))
 
 
 def test_the_initial_design_is_a_third_of_the_budget_within_bounds(space: SearchSpace) -> None:
     assert initial_trials(space) == 20
-    assert initial_trials(SearchSpace.from_yaml("demo.yaml")) == 4
-    assert initial_trials(SearchSpace.from_yaml("attn_cl.yaml", overrides=["budget.trials=600"])) == 22
+    assert initial_trials(SearchSpace.load("demo.yaml")) == 4
+    assert initial_trials(SearchSpace.load("attn_cl.yaml", overrides=["budget.trials=600"])) == 22

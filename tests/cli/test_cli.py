@@ -156,8 +156,8 @@ def test_a_dry_run_checks_the_storage_and_the_name_before_it_tries_anything(
 
 
 def test_a_space_of_another_data_set_reads_generated_data_as_what_they_are() -> None:
-    space = SearchSpace.from_yaml("attn_cl_prid.yaml")
-    small = SearchSpace.from_yaml("attn_cl_prid.yaml", overrides=small_settings(space))
+    space = SearchSpace.load("attn_cl_prid.yaml")
+    small = SearchSpace.load("attn_cl_prid.yaml", overrides=small_settings(space))
     assert any_config(space).data.name == "prid2011"
     assert (any_config(small).data.name, any_config(small).data.fold) == ("mars", 0)
 
@@ -165,8 +165,8 @@ def test_a_space_of_another_data_set_reads_generated_data_as_what_they_are() -> 
 @pytest.mark.parametrize("recipe", ["fixed", "paper"])
 @pytest.mark.parametrize("name", sorted(set(builtin_files()) - {"smoke"}))
 def test_a_space_tried_on_generated_data_keeps_what_it_is_about(name: str, recipe: str) -> None:
-    space = SearchSpace.from_yaml(name, overrides=[f"recipe={recipe}"])
-    small = SearchSpace.from_yaml(name, overrides=[*small_settings(space), f"recipe={recipe}"])
+    space = SearchSpace.load(name, overrides=[f"recipe={recipe}"])
+    small = SearchSpace.load(name, overrides=[*small_settings(space), f"recipe={recipe}"])
     before, after = (any_config(each).model_dump(mode="json") for each in (space, small))
     of_the_data = {"data.name", "data.fold", "data.validation.folds", "data.validation.fold", "evaluation.protocol"}
     sizes = {*SMALL_SPLIT, *SMALL_SIZES, *of_the_data}
@@ -419,7 +419,7 @@ def test_the_resume_of_a_finished_search_says_so_and_writes_nothing(
 def finished_with_a_failure(folder: Path) -> SearchFolder:
     lost = [*completed(1, 0.6)[:2], TrialFailed(trial="t0001", failure="error", reason="out of luck")]
     ending = SessionEnded(state="finished", reason="2 trials")
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=2"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=2"])
     return write_search(folder, space, [*completed(0, 0.4), *lost, ending])
 
 

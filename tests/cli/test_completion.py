@@ -66,7 +66,7 @@ def test_no_path_is_offered_that_set_does_not_know() -> None:
     for path in answers("launch", "--set", ""):
         if not path.startswith("parameters."):
             try:
-                SearchSpace.from_yaml("smoke.yaml", overrides=[f"{path}null"])
+                SearchSpace.load("smoke.yaml", overrides=[f"{path}null"])
             except SpaceError as error:
                 assert "unknown setting" not in str(error), path
 

@@ -91,7 +91,7 @@ def test_a_figure_that_no_trial_has_is_refused_with_those_that_there_are(search:
 
 
 def test_a_search_without_trials_is_empty_and_has_no_best(tmp_path: Path) -> None:
-    write_search(tmp_path / "new", SearchSpace.from_yaml("smoke.yaml"), [])
+    write_search(tmp_path / "new", SearchSpace.load("smoke.yaml"), [])
     search = load("new", tmp_path)
     assert search.best is None
     assert search.trials == []
@@ -102,7 +102,7 @@ def test_a_search_without_trials_is_empty_and_has_no_best(tmp_path: Path) -> Non
 
 def test_a_notebook_shows_the_table_with_its_synthetic_mark_and_no_markup_of_others(tmp_path: Path) -> None:
     events = completed(0, 0.4, **{"model.attention_gate": "<script>"})
-    write_search(tmp_path / "demo", SearchSpace.from_yaml("smoke.yaml"), events)
+    write_search(tmp_path / "demo", SearchSpace.load("smoke.yaml"), events)
     shown = load("demo", tmp_path)._repr_html_()
     assert "SYNTHETIC" in shown
     assert "t0000" in shown

@@ -224,7 +224,7 @@ def test_nothing_of_a_search_is_written_before_its_cluster_lets_us_in(
 
         from orchestrator.space.search_space import SearchSpace
 
-        write_search(storage / "done", SearchSpace.from_yaml("smoke.yaml"), [])
+        write_search(storage / "done", SearchSpace.load("smoke.yaml"), [])
     arguments = {"launch": ["--space", "smoke.yaml"], "finalize": ["done"], "ablate": ["--data", "mini-mars"]}[verb]
     before = sorted(storage.rglob("*"))
     with head(tmp_path, None) as port:

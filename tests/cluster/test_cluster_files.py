@@ -41,7 +41,7 @@ KUBERNETES = "1.31"
 MACHINES = manifests.Machines(3, 8, 2)
 CLUSTER = manifests.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0", storage_class="nfs")
 OWN = manifests.OwnMachines("head.lab", ["a.lab", "10.0.0.7"], "reid", "/shared/env")
-SPACE = SearchSpace.from_yaml("attn_cl.yaml")
+SPACE = SearchSpace.load("attn_cl.yaml")
 
 
 def work(**changed: Any) -> manifests.Work:

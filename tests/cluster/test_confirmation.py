@@ -57,7 +57,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def received(storage: Path, **options: str) -> SearchFolder:
     """A search with such options in its search.yaml, as somebody else has sent it."""
     events = [*completed(0, 0.4), *completed(1, 0.6, **{"clips.persons": 4})]
-    folder = write_search(storage / "first", SearchSpace.from_yaml("smoke.yaml"), events)
+    folder = write_search(storage / "first", SearchSpace.load("smoke.yaml"), events)
     name_servers(folder, **options)
     return folder
 
@@ -232,7 +232,7 @@ def test_a_password_in_an_address_of_before_is_not_printed_where_a_network_is_re
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = [*completed(0, 0.5), TrialTracked(trial="t0000", mlflow_run_id="0" * 32)]
-    folder = write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), events)
+    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), events)
     save_network(folder, "t0000")
     uri = "http://user:secret@tracker.example"
     name_servers(folder, tracking_uri=uri)

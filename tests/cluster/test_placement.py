@@ -151,4 +151,4 @@ def test_a_search_that_an_earlier_version_gave_two_gpus_a_trial_says_how_to_go_o
     with pytest.raises(
         SearchError, match=r"^--gpus-per-trial: must be at most 1.*resume with another --gpus-per-trial$"
     ):
-        options.resources(SearchSpace.from_yaml("smoke.yaml"))
+        options.resources(SearchSpace.load("smoke.yaml"))

@@ -17,7 +17,7 @@ HEAD, BIG, SMALL = Node("head", 0), Node("gpu01", 16, 4.0, 64 * 2**30), Node("cp
 
 def space(**budget: Any) -> SearchSpace:
     given = {"trials": 40, "concurrent": "null", **budget}
-    return SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.{key}={value}" for key, value in given.items()])
+    return SearchSpace.load("smoke.yaml", overrides=[f"budget.{key}={value}" for key, value in given.items()])
 
 
 def lines(*nodes: Node, free: list[Node] | None = None, **budget: Any) -> dict[str, str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from events import completed, suggested
 
-from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.points import random_point
-from orchestrator.algorithms.suggest import Question
+from orchestrator.algorithms.suggest import AskModel
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event
 from orchestrator.study.study import Study, fold
@@ -35,8 +35,8 @@ def history(space: SearchSpace, finished: int, running: int = 0) -> Study:
     return fold(events)
 
 
-def question_of(space: SearchSpace, study: Study) -> Question:
-    return Question(model_question(space, 0, study))
+def question_of(space: SearchSpace, study: Study) -> AskModel:
+    return AskModel(ax_experiment(space, 0, study))
 
 
 LOOP = "import sys, os, time, json\nfor line in sys.stdin:\n    "

@@ -79,7 +79,7 @@ class Bench:
         self.ledger.record(SessionStarted(session=self.ledger.study.sessions + 1, host="h", pid=1))
         self.stop = StopRequest()
         self.ax = ax or FakeAx()
-        space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.trials={trials}", *overrides])
+        space = SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}", *overrides])
         self.searcher = AxSearcher(
             self.ledger,
             space,

@@ -58,7 +58,7 @@ def save_network(folder: SearchFolder, key: str, epoch: int = 3) -> TrialConfig:
     """What a trial of the space `smoke` leaves."""
     loaded = load_search(folder)
     trial = loaded.trial(key)
-    config = loaded.space.trial_config(trial.params, seed=trial.seed)
+    config = loaded.space.config(trial.params, seed=trial.seed)
     torch.manual_seed(0)
     model = TemporalAttentionResNet(config.model, 5)
     state = {"config": config.model_dump(mode="json"), "epoch": epoch, "model": model.state_dict()}
@@ -74,14 +74,14 @@ WORSE = [0.1, 0.5, 0.8, 0.3, 0.5, 0.9]
 
 def search(storage: Path, name: str, events: list[Event], *, evaluated: bool = True, fingerprint: str = "0") -> None:
     """A search with what its trials leave on disk."""
-    space = SearchSpace.from_yaml("smoke.yaml")
+    space = SearchSpace.load("smoke.yaml")
     folder = write_search(storage / name, space, events, fingerprint=fingerprint)
     folder.split.write_text('{"persons": [1]}')
     for event in events:
         if isinstance(event, TrialSuggested):
             out = folder.trial(event.trial)
             out.mkdir(parents=True)
-            config = space.trial_config(event.params, seed=event.seed)
+            config = space.config(event.params, seed=event.seed)
             (out / "config.json").write_text(config.model_dump_json())
             if evaluated:
                 precision = BETTER if event.index else WORSE

@@ -120,7 +120,7 @@ def _spaces(folder: Path) -> list[bytes]:
 def _read_space(data: bytes, folder: Path) -> None:
     path = folder / "space.yaml"
     path.write_bytes(data)
-    SearchSpace.from_yaml(str(path)).any_sample()
+    SearchSpace.load(str(path)).any_sample()
 
 
 def _descriptions(folder: Path) -> list[bytes]:
@@ -139,9 +139,7 @@ def _read_description(data: bytes, folder: Path) -> None:
 def _search(folder: Path) -> SearchFolder:
     if (folder / "honest" / "journal.jsonl").exists():
         return SearchFolder(folder / "honest")
-    return write_search(
-        folder / "honest", SearchSpace.from_yaml("smoke.yaml"), [*completed(0, 0.5), *completed(1, 0.4)]
-    )
+    return write_search(folder / "honest", SearchSpace.load("smoke.yaml"), [*completed(0, 0.5), *completed(1, 0.4)])
 
 
 def _journals(folder: Path) -> list[bytes]:

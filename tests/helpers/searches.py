@@ -73,7 +73,7 @@ def write_search(
 
 def a_search(folder: Path, *overrides: str, fingerprint: str = "0") -> SearchFolder:
     """A finished search of two trials, the second better, in the space `smoke`."""
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=2", *overrides])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=2", *overrides])
     ending = SessionEnded(state="finished", reason="2 trials")
     events = [*completed(0, 0.4), *completed(1, 0.6, **{"clips.persons": 4}), ending]
     return write_search(folder, space, events, fingerprint=fingerprint)

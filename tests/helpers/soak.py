@@ -88,7 +88,7 @@ def soak(folder: Path, trials: int) -> Findings:
     folder.mkdir()
     search = SearchFolder(folder)
     search.description.write_text("search: s\n")
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.trials={trials}"])
+    space = SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}"])
     ledger = Ledger(Journal(search.journal))
     tracker = Tracker(
         f"sqlite:///{folder.parent / 'mlflow.db'}",

@@ -128,7 +128,7 @@ def test_the_check_finds_faults(wrong: Exception, tmp_path: Path) -> None:
     "key", ["../../x", "..", ".", "/etc", "a/b", "", "a\0b", "t0\n", "x" * 65, ".hidden", "a\\b\x1b"]
 )
 def test_a_trial_in_a_forged_journal_names_no_other_folder(key: str, tmp_path: Path) -> None:
-    folder = write_search(tmp_path / "forged", SearchSpace.from_yaml("smoke.yaml"), [])
+    folder = write_search(tmp_path / "forged", SearchSpace.load("smoke.yaml"), [])
     event = TrialSuggested(trial="t0000", index=0, params={"a": 0.5}, source="sobol", seed=0)
     forged = Record(2, 1e9, event.model_copy(update={"trial": key}))
     with folder.journal.open("ab") as journal:
@@ -140,7 +140,7 @@ def test_a_trial_in_a_forged_journal_names_no_other_folder(key: str, tmp_path: P
 
 
 def test_an_event_about_a_trial_that_nobody_suggested_is_damage_with_its_line(tmp_path: Path) -> None:
-    folder = write_search(tmp_path / "forged", SearchSpace.from_yaml("smoke.yaml"), [TrialCompleted(trial="t0007")])
+    folder = write_search(tmp_path / "forged", SearchSpace.load("smoke.yaml"), [TrialCompleted(trial="t0007")])
     with pytest.raises(
         JournalError, match=r"forged/journal.jsonl:2: about trial 't0007', which no line before suggests"
     ):
@@ -221,7 +221,7 @@ def test_no_verb_looks_outside_of_the_storage(
     verb: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "runs").mkdir()
-    outside = write_search(tmp_path / "outside", SearchSpace.from_yaml("smoke.yaml"), completed(0, 0.5))
+    outside = write_search(tmp_path / "outside", SearchSpace.load("smoke.yaml"), completed(0, 0.5))
     before = {path: path.read_bytes() for path in outside.path.rglob("*") if path.is_file()}
     assert run([verb, name, "--storage", str(tmp_path / "runs")]) in (2, 3)
     assert {path: path.read_bytes() for path in outside.path.rglob("*") if path.is_file()} == before
@@ -273,7 +273,7 @@ def test_no_command_takes_the_name_of_something_else_in_a_storage(
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "\x1b[31m", ""])
 def test_a_description_that_calls_its_search_otherwise_is_refused(name: str, tmp_path: Path) -> None:
-    folder = write_search(tmp_path / "forged", SearchSpace.from_yaml("smoke.yaml"), [])
+    folder = write_search(tmp_path / "forged", SearchSpace.load("smoke.yaml"), [])
     text = folder.description.read_text().replace("search: forged", f"search: {name!r}".replace("'", '"'))
     folder.description.write_text(text)
     with pytest.raises(SearchError, match="search"):

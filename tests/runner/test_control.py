@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> SearchFolder:
 
 def supervisor(folder: SearchFolder, *overrides: str) -> tuple[Supervisor, Ledger, StopRequest]:
     ledger, stop = Ledger(Journal(folder.journal)), StopRequest()
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=overrides)
+    space = SearchSpace.load("smoke.yaml", overrides=overrides)
     return Supervisor(ledger, space, folder, stop), ledger, stop
 
 

@@ -43,7 +43,7 @@ def study_of(*proposed: tuple[str, str]) -> Study:
 
 
 def a_failing_search(folder: Path) -> SearchFolder:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=8"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=8"])
     return write_search(folder, space, events_of([*DESIGN, MODEL, DEAD, DEAD, DEAD, SLOW]))
 
 
@@ -103,7 +103,7 @@ def test_the_head_of_a_report_and_its_warnings_say_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_where_the_model_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=4"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=4"])
     folder = write_search(tmp_path / "s", space, events_of([*DESIGN, MODEL]))
     assert read_status(folder)["proposals"]["text"] is None
     show_search(tmp_path, "s", as_json=False, watch=False)

@@ -9,12 +9,12 @@ import pytest
 from events import epoch_result, evaluation
 from searches import a_search, completed
 
-from orchestrator.algorithms.ax_experiment import model_question
+from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.budget import spent
-from orchestrator.algorithms.finalization import Final, best_leaders, finals_left, next_final, open_finalization
+from orchestrator.algorithms.finalization import Final, final_candidates, finals_left, next_final, open_finalization
 from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.stopping import decide
-from orchestrator.algorithms.trial_configs import configured
+from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.base.errors import SearchError
 from orchestrator.runner import unseal_test_set
 from orchestrator.runner.recover_epochs import adopt_finished_epochs
@@ -187,13 +187,13 @@ def test_options_that_agree_with_the_one_under_way_or_are_left_out_go_on_with_it
 
 def test_all_frames_are_judged_as_in_the_paper_unless_settings_say_otherwise(search: SearchFolder) -> None:
     space = read_description(search.description).space
-    assert space.trial_config(space.any_sample()).evaluation.sampling == "even"
+    assert space.config(space.any_sample()).evaluation.sampling == "even"
     for settings, frames in (([], "dense, at most 41 clips"), (["evaluation.sampling=even"], "even, 2 clips")):
         study = opened(search, top=1, seeds=1, evaluation=settings, again=bool(settings))
         final = next_final(study)
         assert final is not None
         study = add(search, [suggestion(final)])
-        assert configured(space, study.finals[final.key]).evaluation.frames_seen == frames
+        assert trial_config(space, study.finals[final.key]).evaluation.frames_seen == frames
         all_trained(search, add(search, trained(final, 0.5)))
 
 
@@ -250,8 +250,8 @@ def test_another_data_set_than_that_of_the_search_is_refused(
 
 def test_a_search_without_a_feasible_trial_has_no_winner(search: SearchFolder) -> None:
     study = fold_records(read_journal(search.journal))
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["objective.constraints=[rank1 >= 0.99]"])
-    assert best_leaders(study, space.objective, 3) == []
+    space = SearchSpace.load("smoke.yaml", overrides=["objective.constraints=[rank1 >= 0.99]"])
+    assert final_candidates(study, space.objective, 3) == []
     with pytest.raises(SearchError, match="no completed trial keeps"):
         unseal_test_set._chosen(search, study, space, 3, again=False)
 
@@ -267,16 +267,16 @@ def test_confirmed_configurations_lead_before_those_with_one_lucky_seed() -> Non
             )
             for event in repeat
         ]
-    leaders = best_leaders(fold(events), SearchSpace.from_yaml("smoke.yaml").objective, 3)
+    leaders = final_candidates(fold(events), SearchSpace.load("smoke.yaml").objective, 3)
     assert [leader.key for leader in leaders] == ["t0001", "t0000"]
 
 
 def test_while_the_test_set_is_open_nothing_else_is_done_and_no_budget_ends_it(search: SearchFolder) -> None:
     study = opened(search, top=1, seeds=1)
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=99", "budget.epochs=3"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=99", "budget.epochs=3"])
     end = spent(study, space)
     assert end is not None
-    assert (end.at_once, end.ends_repeats) == (False, True)
+    assert (end.at_once, end.ends_replicates) == (False, True)
     study = all_trained(search, study)
     assert open_finalization(study) is None
     end = spent(study, space)
@@ -287,7 +287,7 @@ def test_trainings_for_the_test_set_do_not_count_as_epochs_of_the_budget(search:
     before = fold_records(read_journal(search.journal))
     after = all_trained(search, opened(search))
     trained_before = sum(trial.epoch for trial in before.trials.values())
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=99", f"budget.epochs={trained_before + 1}"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=99", f"budget.epochs={trained_before + 1}"])
     assert sum(trial.epoch for trial in after.all_trials.values()) > trained_before + 1
     assert spent(after, space) is None
 
@@ -296,7 +296,7 @@ def test_the_model_and_the_next_suggestion_never_hear_of_the_test_set(search: Se
     space = read_description(search.description).space
     before = fold_records(read_journal(search.journal))
     after = all_trained(search, opened(search), value=0.99)
-    assert model_question(space, 0, before) == model_question(space, 0, after)
+    assert ax_experiment(space, 0, before) == ax_experiment(space, 0, after)
     assert ALGORITHMS["sobol"](space, 0, before) == ALGORITHMS["sobol"](space, 0, after)
     assert load_search(search).trial("best").key == "t0001"
 
@@ -306,7 +306,7 @@ def test_a_training_for_the_test_set_is_never_stopped_early(search: SearchFolder
     finals = list(finals_left(study))
     study = add(search, trained(finals[0], 0.9))
     study = add(search, [suggestion(finals[1]), TrialReported(trial=finals[1].key, result=epoch_result(1, 0.0))])
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["stopping={rule: asha, reduction: 2}"])
+    space = SearchSpace.load("smoke.yaml", overrides=["stopping={rule: asha, reduction: 2}"])
     assert decide(study.finals[finals[1].key], study, space) is None
 
 
@@ -316,7 +316,7 @@ def test_it_trains_on_all_persons_for_the_epochs_that_were_asked_for(search: Sea
     assert final is not None
     study = add(search, [suggestion(final)])
     space = read_description(search.description).space
-    config, original = configured(space, study.finals[final.key]), configured(space, study.trials["t0001"])
+    config, original = trial_config(space, study.finals[final.key]), trial_config(space, study.trials["t0001"])
     assert config.optim.epochs == 400
     assert not config.data.validation.holds_out
     assert original.data.validation.holds_out
@@ -370,7 +370,7 @@ def test_what_the_test_set_said_before_a_kill_is_taken_from_disk_and_noted_once(
     add(search, [suggestion(final), TrialStarted(trial=final.key, attempt=1)])
     space = read_description(search.description).space
     out = search.trial(final.key)
-    epochs = configured(space, fold_records(read_journal(search.journal)).finals[final.key]).optim.epochs
+    epochs = trial_config(space, fold_records(read_journal(search.journal)).finals[final.key]).optim.epochs
     (out / "test").mkdir(parents=True)
     write_results(out / "results.jsonl", [epoch_result(epoch) for epoch in range(1, epochs + 1)])
     with owned_ledger(search) as ledger:

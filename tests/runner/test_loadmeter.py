@@ -123,7 +123,7 @@ def test_the_load_goes_with_the_epoch_into_the_journal(tmp_path: Path) -> None:
         Message(epoch_result=epoch_result(1), load=node_load(peak=1e9)).model_dump_json()
     )
     assert message.epoch_result is not None
-    record_epoch(ledger, SearchSpace.from_yaml("smoke.yaml"), "t0000", message.epoch_result, message.load)
+    record_epoch(ledger, SearchSpace.load("smoke.yaml"), "t0000", message.epoch_result, message.load)
     assert Ledger(Journal(tmp_path / "journal.jsonl")).study.trials["t0000"].load == node_load(peak=1e9)
 
 

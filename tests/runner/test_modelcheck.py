@@ -11,7 +11,7 @@ import pytest
 from ax_children import LOOP, child
 from events import suggested
 
-from orchestrator.algorithms.ax_experiment import made_up_question, point_from_answer
+from orchestrator.algorithms.ax_experiment import made_up_experiment, point_from_answer
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.points import random_point
 from orchestrator.algorithms.suggest import asks_model, initial_trials
@@ -41,7 +41,7 @@ def check(tmp_path: Path, started: list[AxProcess]) -> Make:
     ) -> tuple[ModelCheck, list[str]]:
         process, said = child(tmp_path, script, deadline), list[str]()
         started.append(process)
-        space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"budget.trials={trials}", f"algorithm.name={name}"])
+        space = SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}", f"algorithm.name={name}"])
         return ModelCheck(
             process, space, fold([]), lambda label, text: said.append(text), is_new=new, resume="reidsearch resume s"
         ), said
@@ -102,24 +102,24 @@ def test_a_search_that_never_comes_to_its_model_does_not_ask_it(
 
 
 def test_the_model_is_asked_where_the_budget_is_larger_than_the_initial_design_and_trials_are_left() -> None:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=5"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=5"])
     assert initial_trials(space) == 4
     tried = [suggested(index, **random_point(space, 0, index)) for index in range(5)]  # type: ignore[arg-type]
     assert [asks_model(space, fold(tried[:count])) for count in (0, 4, 5)] == [True, True, False]
-    smaller = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=4"])
+    smaller = SearchSpace.load("smoke.yaml", overrides=["budget.trials=4"])
     assert not asks_model(smaller, fold([]))
 
 
 def test_the_question_is_about_the_space_and_all_its_objectives() -> None:
     overrides = ["objective.metric='mAP, -hours'", "objective.constraints=['rank1 >= 0.1', 'mINP >= baseline']"]
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=[*overrides, "algorithm.noise=queries"])
-    asked = made_up_question(space, 0)
+    space = SearchSpace.load("smoke.yaml", overrides=[*overrides, "algorithm.noise=queries"])
+    asked = made_up_experiment(space, 0)
     json.dumps(asked, allow_nan=False)
     assert asked["objective"] == "mAP, -hours"
     assert asked["outcome_constraints"] == ["rank1 >= 0.1"]
     for trial in asked["trials"]:
         assert trial["state"] == "completed"
-        assert set(trial["figures"]) == {"hours", "rank1", "mINP"}
+        assert set(trial["metrics"]) == {"hours", "rank1", "mINP"}
         assert trial["standard_error"] is not None
         point_from_answer(space, trial["params"])
     assert len({trial["value"] for trial in asked["trials"]}) > 1

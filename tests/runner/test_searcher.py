@@ -373,7 +373,7 @@ def test_a_search_repeats_its_leader_before_it_is_finished(bench: Callable[..., 
     assert b.searcher.suggest("x5") is None
     b.complete("x4", 0.5)
     assert b.searcher.suggest("x5") == Searcher.FINISHED
-    assert [trial.repeats for trial in b.ledger.study.repeats.values()] == ["t0001", "t0001"]
+    assert [trial.repeats for trial in b.ledger.study.replicates.values()] == ["t0001", "t0001"]
 
 
 def test_repeats_that_were_interrupted_go_on_with_the_same_seeds(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_a_budget_of_epochs_ends_repeats_and_a_target_does_not(tmp_path: Path) -
     short.epoch("x2", 2, 0.5)
     short.epoch("x2", 3, 0.5)
     short.searcher.ends_now()
-    assert short.ledger.study.repeats["t0000-r1"].status == "stopped"
+    assert short.ledger.study.replicates["t0000-r1"].status == "stopped"
     short.end("x2", None)
     assert short.next("x3") == Searcher.FINISHED
     reached = Bench(tmp_path / "b", trials=3, overrides=[REPEATS, "budget.target=0.5"])
@@ -431,7 +431,7 @@ def test_a_budget_of_epochs_ends_repeats_and_a_target_does_not(tmp_path: Path) -
     reached.complete("x1", 0.6)
     assert reached.next("x2")["trial"] == "t0000-r1"
     reached.searcher.ends_now()
-    assert reached.ledger.study.repeats["t0000-r1"].status == "running"
+    assert reached.ledger.study.replicates["t0000-r1"].status == "running"
 
 
 def test_a_repeat_is_judged_on_another_fold_and_its_attempt_is_told_so(bench: Callable[..., Bench]) -> None:

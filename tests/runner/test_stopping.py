@@ -136,7 +136,7 @@ sys.exit(drive_and_show(SearchFolder(Path(sys.argv[1])), Options(), strict=False
 
 
 def test_a_signal_while_ray_starts_ends_the_process_at_once_in_good_order(tmp_path: Path) -> None:
-    folder = write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), [])
+    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), [])
     program = [sys.executable, "-c", STARTING, str(folder.path)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -179,7 +179,7 @@ class Screen:
 
 
 def test_a_stop_clears_the_table_before_it_is_told_and_nothing_draws_it_again(tmp_path: Path) -> None:
-    folder = write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), completed(0, 0.5))
+    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), completed(0, 0.5))
     display, written = Display(folder), io.StringIO()
     display._redraws = True
     display._console = Console(file=written, force_terminal=True, width=80, height=24, legacy_windows=False)
@@ -238,7 +238,7 @@ def test_an_interruption_before_the_session_listens_names_the_way_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    folder = write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), [])
+    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), [])
     monkeypatch.setattr("orchestrator.runner.session.drive", interrupted)
     assert drive_and_show(folder, Options(), strict=False) == 130
     assert capfd.readouterr().err.endswith(f"reidsearch resume first --storage {tmp_path}` continues it\n")

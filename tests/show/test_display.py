@@ -58,7 +58,7 @@ def description() -> SearchDescription:
         host="h",
         commit=None,
         versions={},
-        space=SearchSpace.from_yaml("smoke.yaml"),
+        space=SearchSpace.load("smoke.yaml"),
     )
 
 
@@ -199,7 +199,7 @@ def test_a_long_name_of_a_search_is_folded_and_squeezes_no_column(
     description: SearchDescription, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "a-name-of-64-characters-" + "x" * 40
-    write_search(tmp_path / name, SearchSpace.from_yaml("smoke.yaml"), [])
+    write_search(tmp_path / name, SearchSpace.load("smoke.yaml"), [])
     monkeypatch.setattr("orchestrator.show.terminal.PIPED_WIDTH", 80)
     show_searches(tmp_path, as_json=False)
     lines = capsys.readouterr().out.splitlines()
@@ -213,7 +213,7 @@ def test_a_search_that_cannot_be_read_hides_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
     for name in ("mine", "damaged", "pipe"):
-        write_search(tmp_path / name, SearchSpace.from_yaml("smoke.yaml"), [])
+        write_search(tmp_path / name, SearchSpace.load("smoke.yaml"), [])
     (tmp_path / "damaged/journal.jsonl").write_text('{"bad\n', encoding="utf-8")
     (tmp_path / "pipe/journal.jsonl").unlink()
     os.mkfifo(tmp_path / "pipe/journal.jsonl")
@@ -225,7 +225,7 @@ def test_a_search_that_cannot_be_read_hides_no_other(
 
 
 def test_a_search_whose_journal_is_no_file_is_named_with_that_journal(tmp_path: Path) -> None:
-    write_search(tmp_path / "pipe", SearchSpace.from_yaml("smoke.yaml"), [])
+    write_search(tmp_path / "pipe", SearchSpace.load("smoke.yaml"), [])
     (tmp_path / "pipe/journal.jsonl").unlink()
     os.mkfifo(tmp_path / "pipe/journal.jsonl")
     with pytest.raises(JournalError, match=r"pipe/journal\.jsonl: cannot be read"):

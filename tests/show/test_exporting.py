@@ -77,7 +77,7 @@ def test_the_card_says_what_the_network_is_for_what_not_and_that_it_is_personal_
 
 
 def test_the_card_of_a_confirmed_configuration_gives_mean_and_spread_over_fresh_seeds(tmp_path: Path) -> None:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=1", "replicates=3"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=1", "replicates=3"])
     events = completed(0, 0.6)
     for number, mean_ap in enumerate((0.4, 0.5, 0.6), 1):
         key = f"t0000-r{number}"
@@ -92,7 +92,7 @@ def test_the_card_of_a_confirmed_configuration_gives_mean_and_spread_over_fresh_
 
 
 def test_the_card_of_a_network_for_the_test_set_gives_its_figures_and_how_often_it_was_opened(tmp_path: Path) -> None:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=1"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=1"])
     events = completed(0, 0.6)
     opened = FinalizationStarted(finalization=1, leaders=["t0000"], seeds=1, epochs=None, by="me@h")
     final = {**events[0].model_dump(), "trial": "t0000-f1", "source": "finalize", "repeats": "t0000", "finalization": 1}

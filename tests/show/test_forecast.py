@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from orchestrator.cluster.resources import Allocation
 from orchestrator.show.forecast import GIB, Forecast, duration, forecast, forecast_text, size
 from orchestrator.space.search_space import SearchSpace, SpaceError
-from orchestrator.space.worst_case import MAX_CORNERS, Largest, corners, largest
+from orchestrator.space.worst_case import MAX_CORNERS, WorstCase, corners, worst_case
 from trainer import StepCost, multiplications_per_batch
 from trainer.config import TrialConfig
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
@@ -50,8 +50,8 @@ def searched(**fields: Any) -> SearchSpace:
 
 
 def reckoned(space: SearchSpace, share: Allocation = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Forecast, str]:
-    config = space.trial_config(space.any_sample())
-    found = Largest(config, {"clips.erase": 0.5, "clips.persons": 8}, 70, config.optim.epochs)
+    config = space.config(space.any_sample())
+    found = WorstCase(config, {"clips.erase": 0.5, "clips.persons": 8}, 70, config.optim.epochs)
     figures = forecast(space, cost, found, share)
     return figures, forecast_text(figures, cost, found, space, share)
 
@@ -192,7 +192,7 @@ def test_the_largest_configuration_is_a_corner_that_random_points_would_miss() -
         "model.pooling": GATE,
         "loss.triplet_margin": {"type": "float", "low": 0.0, "high": 1.0},
     }
-    found = largest(space_of(parameters))
+    found = worst_case(space_of(parameters))
     assert {path: found.point[path] for path in list(parameters)[:4]} == {
         "clips.persons": 64,
         "clips.frames": 16,
@@ -208,7 +208,7 @@ def test_what_a_size_is_derived_from_is_put_to_its_ends_too() -> None:
         {"loss.triplet_margin": {"type": "float", "low": 0.0, "high": 1.0}},
         derived={"clips.persons": "round(2 + 6 * loss.triplet_margin)"},
     )
-    assert largest(space).config.clips.persons == 8
+    assert worst_case(space).config.clips.persons == 8
 
 
 def test_corners_keep_the_constraints_and_are_no_more_than_so_many() -> None:
@@ -222,7 +222,7 @@ def test_corners_keep_the_constraints_and_are_no_more_than_so_many() -> None:
     }
     choices |= {"evaluation.clips": choices["clips.frames"], "evaluation.batch": choices["clips.frames"]}
     assert len(list(corners(space_of(choices)))) == MAX_CORNERS
-    assert largest(mixed()).looked_at > 64
+    assert worst_case(mixed()).looked_at > 64
 
 
 def test_a_corner_that_the_trainer_refuses_is_named() -> None:
@@ -234,4 +234,4 @@ def test_a_corner_that_the_trainer_refuses_is_named() -> None:
         trainer={"model": {"backbone": "tiny", "weights": "none"}},
     )
     with pytest.raises(SpaceError, match=r"too small for tiny .* \(at model.width 8, model.last_stride 2\)"):
-        largest(space)
+        worst_case(space)

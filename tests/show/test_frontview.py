@@ -31,7 +31,7 @@ def document(*overrides: str) -> dict[str, Any]:
         host="h",
         commit=None,
         versions={},
-        space=SearchSpace.from_yaml("smoke.yaml", overrides=overrides),
+        space=SearchSpace.load("smoke.yaml", overrides=overrides),
     )
     # Each epoch takes a second, so that the longer trial costs more.
     study = fold([*completed(0, 0.2, 0.4), *completed(1, 0.3), *completed(2, 0.25)])

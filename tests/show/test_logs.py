@@ -30,7 +30,7 @@ def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_events_and_what_an_attempt_logged_have_one_form_of_time(tmp_path: Path, in_tokyo: None) -> None:
-    folder = write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), completed(0, 0.5))
+    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), completed(0, 0.5))
     folder.trial("t0000").mkdir(parents=True)
     with _logging_to(folder.trial("t0000") / LOG_FILE):
         logging.getLogger("trainer").info("weights were loaded")

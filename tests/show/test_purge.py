@@ -71,11 +71,9 @@ def test_searches_that_have_learned_from_it_are_named(tmp_path: Path) -> None:
     folder = a_search(tmp_path / "first")
     known = Observation(trial="t0000", params={}, value=0.5, standard_error=None)
     attached = ObservationsAttached(search="first", observations=[known, known])
-    space = SearchSpace.from_yaml("smoke.yaml")
+    space = SearchSpace.load("smoke.yaml")
     warm = write_search(tmp_path / "warm", space, [attached, *completed(0, 0.5)])
-    weights = SearchSpace.from_yaml(
-        "smoke.yaml", overrides=[f"model.weights={folder.trial('t0001')}/checkpoint/best.pt"]
-    )
+    weights = SearchSpace.load("smoke.yaml", overrides=[f"model.weights={folder.trial('t0001')}/checkpoint/best.pt"])
     started = write_search(tmp_path / "started", weights, completed(0, 0.5))
     damaged = a_search(tmp_path / "damaged")
     damaged.journal.write_text("garbage\n" + damaged.journal.read_text())

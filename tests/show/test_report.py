@@ -66,7 +66,7 @@ CARDS = ModelView(
 
 
 def smoke(*overrides: str) -> SearchSpace:
-    return SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=9", *overrides])
+    return SearchSpace.load("smoke.yaml", overrides=["budget.trials=9", *overrides])
 
 
 def report_of(folder: SearchFolder, model: ModelView = CARDS) -> SearchReport:

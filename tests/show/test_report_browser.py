@@ -80,7 +80,7 @@ def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
 @pytest.mark.e2e
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here; Debian: apt-get install chromium")
 def test_the_page_works_in_a_browser_without_a_network(tmp_path: Path) -> None:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=8"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=8"])
     rates, gates = (1e-3, 2e-3, 4e-3, 8e-3), ("softmax", "sigmoid")
     settings = [
         {

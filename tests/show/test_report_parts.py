@@ -26,7 +26,7 @@ def search(tmp_path: Path) -> LoadedSearch:
     events = [
         event for index in range(3) for event in completed(index, 0.4 + index / 10, **{"clips.persons": 2 + index})
     ]
-    return load_search(write_search(tmp_path / "first", SearchSpace.from_yaml("smoke.yaml"), events))
+    return load_search(write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), events))
 
 
 def asked(search: LoadedSearch, program: str, deadline: float = 20.0) -> ModelView:

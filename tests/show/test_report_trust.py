@@ -28,7 +28,7 @@ from orchestrator.study.events import (
 from orchestrator.study.loading import load_search
 from orchestrator.study.study import fold
 
-SMOKE = SearchSpace.from_yaml("smoke.yaml", overrides=["budget.trials=9"])
+SMOKE = SearchSpace.load("smoke.yaml", overrides=["budget.trials=9"])
 ENDING = SessionEnded(state="finished", reason="enough")
 
 

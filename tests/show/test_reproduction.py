@@ -37,7 +37,7 @@ def test_an_epoch_agrees_with_itself_whatever_the_clock_says() -> None:
     found = agreement(then, now, 0)
     assert found.first is None
     assert found.largest == 0
-    assert found.figures == len(figures_of(then)) > 10
+    assert found.metrics == len(figures_of(then)) > 10
 
 
 def test_the_first_figure_that_differs_in_its_last_bit_is_named() -> None:
@@ -80,9 +80,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mini_mars: Path) -> Path:
     storage = tmp_path_factory.mktemp("storage")
     root = storage / "data"
     shutil.copytree(mini_mars, root)
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"data.root={root}", "budget.trials=1"])
+    space = SearchSpace.load("smoke.yaml", overrides=[f"data.root={root}", "budget.trials=1"])
     suggested = completed(0, 0.5)[0]
-    config = space.trial_config(suggested.params, seed=suggested.seed)
+    config = space.config(suggested.params, seed=suggested.seed)
     splits = read_splits(config.data)
     draft = SearchFolder(storage / "draft")
     draft.trial("t0000").mkdir(parents=True)

@@ -50,7 +50,7 @@ def finals(number: int, leader: str, values: list[float], first: int = 1) -> lis
 
 
 def a_search(folder: Path, row: str, *more: Event, tracklets: dict[str, int] | None = None) -> LoadedSearch:
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"name={row}"])
+    space = SearchSpace.load("smoke.yaml", overrides=[f"name={row}"])
     events = [*completed(0, 0.4), *completed(1, 0.6), SessionEnded(state="finished", reason=""), *more]
     return load_search(write_search(folder, space, events, tracklets=tracklets))
 
@@ -161,4 +161,4 @@ def test_published_figures_ascend_with_the_rank_and_belong_to_shipped_spaces(tab
     for name, row in table.rows.items():  # type: ignore[attr-defined]
         ranks = [row.figures[rank] for rank in ("rank1", "rank5", "rank20")]
         assert ranks == sorted(ranks) and 0 < ranks[0] <= ranks[-1] <= 1
-        assert SearchSpace.from_yaml(f"{name}.yaml").name == name
+        assert SearchSpace.load(f"{name}.yaml").name == name

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import quick
 
-from orchestrator.space.expressions import MAX_DEPTH, ExpressionError, parse_bound, parse_expression
+from orchestrator.space.expressions import MAX_DEPTH, ExpressionError, parse_constraint, parse_expression
 
 VALUES = {"loss.a": 0.5, "loss.b": 3.0, "clips.n": 8}
 
@@ -103,7 +103,7 @@ def test_an_expression_without_a_finite_value_is_an_error_and_no_nan(text: str, 
     ],
 )
 def test_a_bound_is_reduced_to_weights_and_a_limit(text: str, weights: dict[str, float], limit: float) -> None:
-    bound = parse_bound(text)
+    bound = parse_constraint(text)
     assert bound.weights == weights
     assert bound.limit == limit
 
@@ -126,19 +126,19 @@ def test_a_bound_is_reduced_to_weights_and_a_limit(text: str, weights: dict[str,
 )
 def test_what_ax_cannot_express_is_refused_with_the_reason(text: str, why: str) -> None:
     with pytest.raises(ExpressionError) as caught:
-        parse_bound(text)
+        parse_constraint(text)
     assert str(caught.value) == why
 
 
 def test_the_standard_form_is_what_ax_reads() -> None:
-    assert parse_bound("loss.a - 0.1 * loss.b <= 1").standard_form() == "1.0 * loss.a - 0.1 * loss.b <= 1.0"
-    assert parse_bound("loss.a >= 0.25").standard_form() == "-1.0 * loss.a <= -0.25"
+    assert parse_constraint("loss.a - 0.1 * loss.b <= 1").standard_form() == "1.0 * loss.a - 0.1 * loss.b <= 1.0"
+    assert parse_constraint("loss.a >= 0.25").standard_form() == "-1.0 * loss.a <= -0.25"
 
 
 @given(st.lists(st.sampled_from([*"+-*/()<>=, .e", "1", "loss.a", "min", "<=", "1e9"]), max_size=30).map("".join))
 @quick
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
-    for parse in (parse_expression, parse_bound):
+    for parse in (parse_expression, parse_constraint):
         try:
             parse(text)
         except ExpressionError as error:
@@ -157,14 +157,14 @@ def test_a_bound_and_its_standard_form_agree_with_the_comparison_it_says(
     difference = one * a + other * b - limit
     if abs(difference) < 1e-6 or not (one or other):
         return
-    bound = parse_bound(text)
+    bound = parse_constraint(text)
     assert bound.holds({"loss.a": a, "loss.b": b}) is (difference < 0)
-    again = parse_bound(bound.standard_form())
+    again = parse_constraint(bound.standard_form())
     assert (again.weights, again.limit) == (bound.weights, bound.limit)
 
 
 def test_a_point_on_the_bound_satisfies_it_in_spite_of_rounding() -> None:
-    bound = parse_bound("loss.a + loss.b <= 0.3")
+    bound = parse_constraint("loss.a + loss.b <= 0.3")
     assert 0.1 + 0.2 > 0.3
     assert bound.holds({"loss.a": 0.1, "loss.b": 0.2})
     assert not bound.holds({"loss.a": 0.1, "loss.b": math.nextafter(0.2, 1) + 1e-6})

@@ -8,7 +8,7 @@ import pytest
 from searches import POINT, a_search
 
 from orchestrator.algorithms.budget import spent
-from orchestrator.algorithms.replicates import repeats_left
+from orchestrator.algorithms.replicates import replicates_left
 from orchestrator.algorithms.warm_start import WarmStart, observations
 from orchestrator.base.errors import LeaseError, SearchError
 from orchestrator.runner.splits import cut_splits, write_splits
@@ -92,13 +92,13 @@ def test_a_finished_search_is_confirmed_later_by_seeds_that_it_is_given(search: 
     assert read_status(search)["state"] == "interrupted"
     study = fold_records(read_journal(search.journal))
     assert spent(study, space_now(search)) is not None
-    assert len(list(repeats_left(study, space_now(search)))) == 6
+    assert len(list(replicates_left(study, space_now(search)))) == 6
 
 
 def test_repeats_that_a_used_up_budget_ended_go_on_with_more_of_it(tmp_path: Path) -> None:
     search = a_search(tmp_path / "short", "replicates=3", "budget.epochs=8")
     journal = Journal(search.journal)
-    repeats = list(repeats_left(fold_records(journal.records), space_now(search)))[:2]
+    repeats = list(replicates_left(fold_records(journal.records), space_now(search)))[:2]
     for repeat, rule in zip(repeats, ("budget", "user"), strict=True):
         suggestion = {"trial": repeat.key, "index": 1, "params": POINT, "source": "repeat", "seed": repeat.seed}
         journal.append(TrialSuggested.model_validate({**suggestion, "repeats": repeat.original.key}))
@@ -114,7 +114,7 @@ def test_a_search_that_comes_to_need_other_folds_gets_their_splits_and_keeps_its
     folds = ("synthetic=null", f"data.root={mini_mars}", "data.validation.folds=3", "data.validation.fold=1")
     search = a_search(tmp_path / "folded", *folds)
     space = read_description(search.description).space
-    train = read_splits(space.trial_config(space.any_sample()).data).train
+    train = read_splits(space.config(space.any_sample()).data).train
     write_splits(search, cut_splits(space, train), train)
     assert [path.name for path in search.path.glob("split*")] == ["split.json"]
     own = search.split.read_bytes()
@@ -165,7 +165,7 @@ def test_trials_outside_the_new_bounds_are_left_out_and_none_at_all_is_an_error(
     narrow = the_new(search, "parameters.clips.persons.low=4", "parameters.clips.persons.high=6", "start=[]")
     assert [each.trial for each in observations(WarmStart(search, anyway=False), narrow).observations] == ["t0001"]
     nothing = narrow.model_copy(
-        update={"space": SearchSpace.from_yaml("smoke.yaml", overrides=[f"{RATE}.high=2e-3", "start=[]"])}
+        update={"space": SearchSpace.load("smoke.yaml", overrides=[f"{RATE}.high=2e-3", "start=[]"])}
     )
     with pytest.raises(SearchError, match="none of its 2 completed trials"):
         observations(WarmStart(search, anyway=False), nothing)

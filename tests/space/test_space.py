@@ -61,7 +61,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 def problems(path_or_name: str | Path, *overrides: str) -> list[str]:
     with pytest.raises(SpaceError) as caught:
-        SearchSpace.from_yaml(path_or_name, overrides=overrides)
+        SearchSpace.load(path_or_name, overrides=overrides)
     return caught.value.problems
 
 
@@ -81,21 +81,21 @@ def draw(space: SearchSpace, source: random.Random) -> dict[str, Value]:
 
 
 def test_a_space_keeps_the_order_of_its_parameters(write: Write) -> None:
-    space = SearchSpace.from_yaml(write(SPACE))
+    space = SearchSpace.load(write(SPACE))
     assert list(space.parameters) == ["loss.triplet_margin", "clips.persons", "model.attention_gate"]
 
 
 def test_a_builtin_space_is_found_by_name_from_any_folder(write: Write) -> None:
-    assert SearchSpace.from_yaml("demo") == SearchSpace.from_yaml("demo.yaml")
+    assert SearchSpace.load("demo") == SearchSpace.load("demo.yaml")
 
 
 def test_a_file_wins_over_a_builtin_space_of_its_name(write: Write) -> None:
-    assert SearchSpace.from_yaml(write(SPACE, "demo.yaml")).name == "small"
+    assert SearchSpace.load(write(SPACE, "demo.yaml")).name == "small"
 
 
 def test_a_folder_does_not_hide_a_builtin_space(write: Write) -> None:
     Path("demo").mkdir()
-    assert SearchSpace.from_yaml("demo").name == "demo"
+    assert SearchSpace.load("demo").name == "demo"
 
 
 def test_every_builtin_space_has_its_own_line_of_description() -> None:
@@ -116,7 +116,7 @@ def test_importing_spaces_loads_no_heavy_library() -> None:
 def test_a_child_overrides_values_and_inherits_the_rest(write: Write) -> None:
     write(SPACE, "parent.yaml")
     child = write("extends: parent.yaml\nbudget: {concurrent: 2}\ntrainer: {optim: {gamma: 0.5}}\n")
-    space = SearchSpace.from_yaml(child)
+    space = SearchSpace.load(child)
     assert (space.name, space.budget.trials, space.budget.concurrent) == ("small", 4, 2)
     assert space.trainer == {"optim": {"epochs": 3, "gamma": 0.5}}
 
@@ -124,22 +124,22 @@ def test_a_child_overrides_values_and_inherits_the_rest(write: Write) -> None:
 def test_a_child_narrows_one_bound_of_a_parameter(write: Write) -> None:
     write(SPACE, "parent.yaml")
     child = write("extends: parent.yaml\nparameters: {loss.triplet_margin: {high: 0.5}}\n")
-    parameter = SearchSpace.from_yaml(child).parameters["loss.triplet_margin"]
+    parameter = SearchSpace.load(child).parameters["loss.triplet_margin"]
     assert (parameter.at(0), parameter.at(1)) == (0.1, 0.5)
 
 
 def test_a_child_that_changes_the_type_of_a_parameter_replaces_it(write: Write) -> None:
     write(SPACE, "parent.yaml")
     child = write("extends: parent.yaml\nparameters: {clips.persons: {type: choice, values: [2, 4]}}\n")
-    assert SearchSpace.from_yaml(child).parameters["clips.persons"].at(1) == 4
+    assert SearchSpace.load(child).parameters["clips.persons"].at(1) == 4
 
 
 def test_a_list_of_the_child_replaces_that_of_the_parent(write: Write) -> None:
-    assert len(SearchSpace.from_yaml(write("extends: smoke\nstart: []\n")).start) == 0
+    assert len(SearchSpace.load(write("extends: smoke\nstart: []\n")).start) == 0
 
 
 def test_a_setting_that_the_child_fixes_is_searched_no_more(write: Write) -> None:
-    space = SearchSpace.from_yaml(write("extends: smoke.yaml\ntrainer: {clips: {persons: 3}}\n"))
+    space = SearchSpace.load(write("extends: smoke.yaml\ntrainer: {clips: {persons: 3}}\n"))
     assert set(space.parameters) == {"optim.learning_rate", "model.attention_gate"}
     assert set(space.start[0]) == set(space.parameters)
 
@@ -147,15 +147,15 @@ def test_a_setting_that_the_child_fixes_is_searched_no_more(write: Write) -> Non
 def test_a_setting_that_the_child_searches_is_fixed_no_more(write: Write) -> None:
     write(SPACE, "parent.yaml")
     child = "extends: parent.yaml\nparameters: {optim.epochs: {type: int, low: 1, high: 9}}\n"
-    space = SearchSpace.from_yaml(write(child))
+    space = SearchSpace.load(write(child))
     assert "optim.epochs" in space.parameters
     assert space.trainer == {"optim": {}}
 
 
 def test_extends_looks_beside_the_file_and_then_among_the_builtin_spaces(write: Write) -> None:
     write(SPACE, "folder/demo.yaml")
-    assert SearchSpace.from_yaml(write("extends: demo.yaml\n", "folder/a.yaml")).name == "small"
-    assert SearchSpace.from_yaml(write("extends: demo.yaml\n", "b.yaml")).name == "demo"
+    assert SearchSpace.load(write("extends: demo.yaml\n", "folder/a.yaml")).name == "small"
+    assert SearchSpace.load(write("extends: demo.yaml\n", "b.yaml")).name == "demo"
 
 
 def test_a_problem_in_a_parent_is_shown_in_the_parent(write: Write) -> None:
@@ -470,7 +470,7 @@ def test_a_word_of_another_program_is_answered_with_ours(write: Write, theirs: s
 )
 def test_a_setting_in_others_words_is_answered_with_ours(write: Write, override: str, ours: str) -> None:
     with pytest.raises(SpaceError) as caught:
-        SearchSpace.from_yaml(write(SPACE), overrides=[override])
+        SearchSpace.load(write(SPACE), overrides=[override])
     assert str(caught.value).endswith(f" - {ours}")
 
 
@@ -535,26 +535,26 @@ def test_an_override_changes_the_space_or_the_trainer(write: Write) -> None:
         "trainer.data.root=/x",
         "start=[]",
     ]
-    space = SearchSpace.from_yaml("smoke", overrides=overrides)
-    config = space.trial_config(draw(space, random.Random(0)))
+    space = SearchSpace.load("smoke", overrides=overrides)
+    config = space.config(draw(space, random.Random(0)))
     assert (space.budget.trials, space.objective.epoch, space.start) == (9, "best", ())
     assert (config.optim.epochs, config.data.root) == (5, Path("/x"))
 
 
 def test_an_override_moves_one_bound() -> None:
-    space = SearchSpace.from_yaml("smoke", overrides=["parameters.optim.learning_rate.high=0.5"])
+    space = SearchSpace.load("smoke", overrides=["parameters.optim.learning_rate.high=0.5"])
     assert space.parameters["optim.learning_rate"].at(1) == 0.5
 
 
 def test_an_override_of_a_searched_setting_fixes_it() -> None:
-    space = SearchSpace.from_yaml("smoke", overrides=["clips.persons=3"])
+    space = SearchSpace.load("smoke", overrides=["clips.persons=3"])
     assert "clips.persons" not in space.parameters
     assert "clips.persons" not in space.start[0]
-    assert space.trial_config(draw(space, random.Random(0))).clips.persons == 3
+    assert space.config(draw(space, random.Random(0))).clips.persons == 3
 
 
 def test_the_last_of_two_overrides_wins() -> None:
-    assert SearchSpace.from_yaml("smoke", overrides=["budget.trials=2", "budget.trials=3"]).budget.trials == 3
+    assert SearchSpace.load("smoke", overrides=["budget.trials=2", "budget.trials=3"]).budget.trials == 3
 
 
 @pytest.mark.parametrize(
@@ -603,42 +603,42 @@ def test_mistakes_in_overrides_and_file_are_reported_together(write: Write) -> N
 
 
 def test_a_sample_lands_at_its_path_and_fixed_settings_stay(write: Write) -> None:
-    space = SearchSpace.from_yaml(write(SPACE))
+    space = SearchSpace.load(write(SPACE))
     sample: dict[str, Value] = {
         "loss.triplet_margin": 0.25,
         "clips.persons": 5,
         "model.attention_gate": "sigmoid",
     }
-    config = space.trial_config(sample, seed=7)
+    config = space.config(sample, seed=7)
     assert (config.loss.triplet_margin, config.clips.persons) == (0.25, 5)
     assert (config.model.attention_gate, config.optim.epochs, config.seed) == ("sigmoid", 3, 7)
     assert space.trainer == {"optim": {"epochs": 3}}
 
 
 def test_a_number_that_may_be_null_is_searched_as_a_number_or_fixed_to_null(write: Write) -> None:
-    space = SearchSpace.from_yaml(write(SPACE))
-    assert space.trial_config(draw(space, random.Random(0))).loss.triplet_margin is not None
-    soft = SearchSpace.from_yaml("s.yaml", overrides=["loss.triplet_margin=null"])
+    space = SearchSpace.load(write(SPACE))
+    assert space.config(draw(space, random.Random(0))).loss.triplet_margin is not None
+    soft = SearchSpace.load("s.yaml", overrides=["loss.triplet_margin=null"])
     assert "loss.triplet_margin" not in soft.parameters
-    assert soft.trial_config(draw(soft, random.Random(0))).loss.triplet_margin is None
+    assert soft.config(draw(soft, random.Random(0))).loss.triplet_margin is None
 
 
 def test_a_whole_number_that_may_be_null_is_searched_as_a_whole_number(write: Write) -> None:
     clips = "evaluation.max_clips: {type: int, low: 1, high: 41}"
     dense = "epochs: 3}\n  evaluation: {sampling: dense}"
-    space = SearchSpace.from_yaml(
+    space = SearchSpace.load(
         write(edited(("clips.persons: {type: int, low: 2, high: 8}", clips), ("epochs: 3}", dense)))
     )
-    assert isinstance(space.trial_config(draw(space, random.Random(0))).evaluation.max_clips, int)
+    assert isinstance(space.config(draw(space, random.Random(0))).evaluation.max_clips, int)
 
 
 def test_the_recipe_fills_in_what_a_sample_does_not_give(write: Write) -> None:
     weight = "loss.center_weight: {type: float, low: 1e-4, high: 1e-3}"
-    space = SearchSpace.from_yaml(write(edited(("clips.persons: {type: int, low: 2, high: 8}", weight))))
-    paper = SearchSpace.from_yaml("s.yaml", overrides=["recipe=paper", "clips.crop=pad"])
+    space = SearchSpace.load(write(edited(("clips.persons: {type: int, low: 2, high: 8}", weight))))
+    paper = SearchSpace.load("s.yaml", overrides=["recipe=paper", "clips.crop=pad"])
     sample = draw(space, random.Random(0))
-    assert (space.trial_config(sample).loss.center_count, paper.trial_config(sample).loss.center_count) == (None, 751)
-    assert paper.trial_config(sample).clips.crop == "pad"
+    assert (space.config(sample).loss.center_count, paper.config(sample).loss.center_count) == (None, 751)
+    assert paper.config(sample).clips.crop == "pad"
 
 
 @pytest.mark.parametrize(
@@ -655,43 +655,43 @@ def test_the_recipe_fills_in_what_a_sample_does_not_give(write: Write) -> None:
     ],
 )
 def test_a_sample_that_does_not_fit_is_refused_by_path(change: dict[str, Any], expected: str) -> None:
-    space = SearchSpace.from_yaml("smoke")
+    space = SearchSpace.load("smoke")
     with pytest.raises(SpaceError) as caught:
-        space.trial_config(draw(space, random.Random(0)) | change)
+        space.config(draw(space, random.Random(0)) | change)
     assert caught.value.problems == [expected]
 
 
 def test_a_sample_without_a_searched_path_is_refused() -> None:
-    space = SearchSpace.from_yaml("smoke")
+    space = SearchSpace.load("smoke")
     with pytest.raises(SpaceError, match=r"^clips\.persons: is missing from the sample$"):
-        space.trial_config({"optim.learning_rate": 1e-3, "model.attention_gate": "softmax"})
+        space.config({"optim.learning_rate": 1e-3, "model.attention_gate": "softmax"})
 
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_a_resolved_space_is_read_back_equal(write: Write, name: str) -> None:
-    space = SearchSpace.from_yaml(name)
-    again = SearchSpace.from_yaml(write(space.to_yaml()))
+    space = SearchSpace.load(name)
+    again = SearchSpace.load(write(space.to_yaml()))
     assert again == space
     assert again.fingerprint() == space.fingerprint()
 
 
 def test_the_fingerprint_sees_content_and_not_the_order_of_keys(write: Write) -> None:
-    space = SearchSpace.from_yaml(write(SPACE))
+    space = SearchSpace.load(write(SPACE))
     head, tail = SPACE.split("budget: {trials: 4}\n")
-    moved = SearchSpace.from_yaml(write(head + tail + "budget: {trials: 4}\n"))
-    changed = SearchSpace.from_yaml(write(SPACE), overrides=["budget.trials=5"])
+    moved = SearchSpace.load(write(head + tail + "budget: {trials: 4}\n"))
+    changed = SearchSpace.load(write(SPACE), overrides=["budget.trials=5"])
     assert space.fingerprint() == moved.fingerprint() != changed.fingerprint()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("name", BUILTIN)
 def test_every_share_of_a_range_lies_inside_it(name: str, share: float) -> None:
-    for parameter in SearchSpace.from_yaml(name).parameters.values():
+    for parameter in SearchSpace.load(name).parameters.values():
         assert parameter.refusal(parameter.at(share)) is None
 
 
 def test_the_middle_of_a_log_range_is_its_geometric_mean() -> None:
-    space = SearchSpace.from_yaml("smoke")
+    space = SearchSpace.load("smoke")
     assert space.parameters["optim.learning_rate"].at(0.5) == pytest.approx(1e-3)
 
 
@@ -712,13 +712,13 @@ def mutants(draw: st.DrawFn) -> str:
 
 def read_or_refuse(path: Path) -> None:
     try:
-        space = SearchSpace.from_yaml(path)
+        space = SearchSpace.load(path)
     except SpaceError as error:
         assert error.problems
         assert all(line.isprintable() for line in error.problems)
     else:
         path.write_text(space.to_yaml())
-        assert SearchSpace.from_yaml(path) == space
+        assert SearchSpace.load(path) == space
 
 
 @given(mutants())
@@ -735,7 +735,7 @@ def test_a_mutated_space_is_refused_in_plain_lines_or_read_back_equal(
 @settings(max_examples=100, deadline=None)
 def test_any_text_for_a_name_is_refused_in_plain_lines(name: str) -> None:
     with pytest.raises(SpaceError) as caught:
-        SearchSpace.from_yaml(f"no/{name}/x")
+        SearchSpace.load(f"no/{name}/x")
     assert all(line.isprintable() for line in caught.value.problems)
 
 
@@ -760,6 +760,6 @@ def test_any_shape_of_data_is_refused_in_plain_lines(
 @settings(max_examples=150, deadline=None)
 def test_any_override_is_applied_or_refused_in_plain_lines(override: str) -> None:
     try:
-        SearchSpace.from_yaml("smoke", overrides=[override])
+        SearchSpace.load("smoke", overrides=[override])
     except SpaceError as error:
         assert all(line.isprintable() for line in error.problems)

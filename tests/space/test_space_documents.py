@@ -32,8 +32,8 @@ def accepted(data: object) -> bool:
 def test_every_example_of_the_documentation_is_a_space_and_fits_the_schema(text: str, tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(text, encoding="utf-8")
-    space = SearchSpace.from_yaml(path)
-    space.trial_config(next(space.samples(0)))
+    space = SearchSpace.load(path)
+    space.config(next(space.samples(0)))
     assert accepted(parse_yaml(text, name="example").data)
 
 

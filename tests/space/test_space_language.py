@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import quick
 
 from orchestrator.__main__ import run
-from orchestrator.space.cross_checks import remarks
+from orchestrator.space.cross_checks import warnings
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.parameters import FloatRange, IntRange
 from orchestrator.space.search_space import SearchSpace, SpaceError
@@ -58,7 +58,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 def rich(tmp_path_factory: pytest.TempPathFactory) -> SearchSpace:
     path = tmp_path_factory.mktemp("space") / "rich.yaml"
     path.write_text(SPACE)
-    return SearchSpace.from_yaml(path)
+    return SearchSpace.load(path)
 
 
 def edited(*edits: tuple[str, str]) -> str:
@@ -71,7 +71,7 @@ def edited(*edits: tuple[str, str]) -> str:
 
 def problems(path: Path, *overrides: str) -> list[str]:
     with pytest.raises(SpaceError) as caught:
-        SearchSpace.from_yaml(path, overrides=overrides)
+        SearchSpace.load(path, overrides=overrides)
     return caught.value.problems
 
 
@@ -84,8 +84,8 @@ def points(space: SearchSpace, number: int = 200) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_two_hundred_samples_of_every_shipped_space_give_valid_configurations(name: str) -> None:
-    space = SearchSpace.from_yaml(name)
-    found = [space.trial_config(point) for point in islice(space.samples(0), 200)]
+    space = SearchSpace.load(name)
+    found = [space.config(point) for point in islice(space.samples(0), 200)]
     assert len(found) == 200
     assert all(isinstance(config, TrialConfig) for config in found)
 
@@ -98,7 +98,7 @@ def test_every_sample_obeys_steps_conditions_and_constraints(rich: SearchSpace, 
     assert point["loss.osm_share"] + point["loss.osm_balance"] <= 1.2 + 1e-9  # type: ignore[operator]
     has_attention = point["model.pooling"] == "attention"
     assert ("model.attention_gate" in point) == ("loss.attention_weight" in point) == has_attention
-    assert isinstance(rich.trial_config(point), TrialConfig)
+    assert isinstance(rich.config(point), TrialConfig)
 
 
 def test_draws_that_break_a_constraint_give_no_sample(rich: SearchSpace) -> None:
@@ -113,7 +113,7 @@ def test_samples_are_a_function_of_the_seed(rich: SearchSpace) -> None:
 
 def test_any_sample_is_the_middle_or_else_one_that_the_constraints_allow(write: Write, rich: SearchSpace) -> None:
     assert rich.any_sample()["loss.osm_share"] == 0.45
-    narrow = SearchSpace.from_yaml(write(edited(("<= 1.2", "<= 0.5"))))
+    narrow = SearchSpace.load(write(edited(("<= 1.2", "<= 0.5"))))
     assert narrow.any_sample()["loss.osm_share"] < 0.4  # type: ignore[operator]
 
 
@@ -165,9 +165,9 @@ parameters:
   clips.persons: {type: int, low: 4, high: 16, step: 4}
   loss.osm_alpha: {type: float, low: 0.5, high: 2.5, step: 0.5}
 """
-    assert SearchSpace.from_yaml(write(finite)).is_finite() == 20
+    assert SearchSpace.load(write(finite)).is_finite() == 20
     bounded = finite + "constraints: ['clips.persons + 4 * loss.osm_alpha <= 12']\n"
-    space = SearchSpace.from_yaml(write(bounded))
+    space = SearchSpace.load(write(bounded))
     grid = [(persons, alpha) for persons in (4, 8, 12, 16) for alpha in (0.5, 1.0, 1.5, 2.0, 2.5)]
     assert space.is_finite() == sum(persons + 4 * alpha <= 12 for persons, alpha in grid)
 
@@ -181,7 +181,7 @@ parameters:
   model.attention_gate: {type: choice, values: [softmax, sigmoid], when: {model.pooling: [attention]}}
   model.pooling: {type: choice, values: [attention, mean, max]}
 """
-    space = SearchSpace.from_yaml(write(text))
+    space = SearchSpace.load(write(text))
     assert space.is_finite() == 4
     assert len({json.dumps(point) for point in points(space)}) == 4
 
@@ -191,7 +191,7 @@ parameters:
 
 def test_an_inactive_parameter_keeps_its_fixed_value_or_the_default(rich: SearchSpace) -> None:
     sample = rich.any_sample() | {"model.pooling": "mean"}
-    config = rich.trial_config(rich.active(sample))
+    config = rich.config(rich.active(sample))
     assert config.loss.attention_weight == 0.0
     assert config.model.attention_gate == "softmax"
 
@@ -200,7 +200,7 @@ def test_a_sample_with_an_inactive_parameter_is_refused(rich: SearchSpace) -> No
     sample = {**rich.any_sample(), "model.pooling": "mean", "model.attention_gate": "sigmoid"}
     sample.pop("loss.attention_weight", None)
     with pytest.raises(SpaceError) as caught:
-        rich.trial_config(sample)
+        rich.config(sample)
     assert caught.value.problems == [
         "model.attention_gate: is not searched where model.pooling: 'attention' does not hold"
     ]
@@ -211,7 +211,7 @@ def test_a_condition_of_a_condition_must_hold_too(write: Write) -> None:
     chained = chained.replace(
         "log: true, when: {model.pooling: [attention]}", "log: true, when: {model.attention_gate: [sigmoid]}"
     )
-    space = SearchSpace.from_yaml(write(chained))
+    space = SearchSpace.load(write(chained))
     for point in points(space):
         assert ("loss.attention_weight" in point) == (point.get("model.attention_gate") == "sigmoid")
     assert any("loss.attention_weight" in point for point in points(space))
@@ -220,38 +220,38 @@ def test_a_condition_of_a_condition_must_hold_too(write: Write) -> None:
 def test_a_child_moves_a_bound_of_a_conditional_parameter_without_losing_the_fixed_value(write: Write) -> None:
     write(SPACE, "parent.yaml")
     child = write("extends: parent.yaml\nparameters: {loss.attention_weight: {high: 1.5}}\n")
-    space = SearchSpace.from_yaml(child)
+    space = SearchSpace.load(child)
     assert space.parameters["loss.attention_weight"].at(1) == pytest.approx(1.5)
     assert space.trainer == {"loss": {"attention_weight": 0.0, "center_weight": 5e-4}}
 
 
 def test_an_override_that_fixes_a_conditional_parameter_ends_its_search(write: Write) -> None:
-    space = SearchSpace.from_yaml(write(SPACE), overrides=["model.attention_gate=sigmoid"])
+    space = SearchSpace.load(write(SPACE), overrides=["model.attention_gate=sigmoid"])
     assert "model.attention_gate" not in space.parameters
-    assert all(space.trial_config(point).model.attention_gate == "sigmoid" for point in islice(space.samples(0), 5))
+    assert all(space.config(point).model.attention_gate == "sigmoid" for point in islice(space.samples(0), 5))
 
 
 def test_an_override_changes_a_condition(write: Write) -> None:
     override = "parameters.model.attention_gate.when.model.pooling=[attention, max]"
-    space = SearchSpace.from_yaml(write(SPACE), overrides=[override])
+    space = SearchSpace.load(write(SPACE), overrides=[override])
     assert space.parameters["model.attention_gate"].when == {"model.pooling": ("attention", "max")}
 
 
 @pytest.mark.parametrize("nothing", ["null", "{}"])
 def test_a_child_or_an_override_removes_a_condition(write: Write, nothing: str) -> None:
     parent = edited(("trainer:\n", "trainer:\n  model: {attention_gate: sigmoid}\n"))
-    assert SearchSpace.from_yaml(write(parent, "parent.yaml")).trainer["model"] == {"attention_gate": "sigmoid"}
+    assert SearchSpace.load(write(parent, "parent.yaml")).trainer["model"] == {"attention_gate": "sigmoid"}
     child = f"extends: parent.yaml\nparameters:\n  model.attention_gate: {{when: {nothing}}}\n"
     override = f"parameters.model.attention_gate.when={nothing}"
     for space in (
-        SearchSpace.from_yaml(write(child)),
-        SearchSpace.from_yaml("parent.yaml", overrides=[override]),
+        SearchSpace.load(write(child)),
+        SearchSpace.load("parent.yaml", overrides=[override]),
     ):
         assert space.parameters["model.attention_gate"].when == {}
         assert space.parameters["loss.attention_weight"].when != {}
         # Searched everywhere, it has no value for elsewhere any more.
         assert space.trainer["model"] == {}
-        assert SearchSpace.from_yaml(write(space.to_yaml(), "again.yaml")) == space
+        assert SearchSpace.load(write(space.to_yaml(), "again.yaml")) == space
 
 
 # Derived settings
@@ -259,29 +259,29 @@ def test_a_child_or_an_override_removes_a_condition(write: Write, nothing: str) 
 
 def test_a_derived_setting_follows_from_the_sample(rich: SearchSpace) -> None:
     sample = rich.any_sample() | {"clips.persons": 16}
-    assert rich.trial_config(sample).optim.learning_rate == pytest.approx(6.4e-4)
+    assert rich.config(sample).optim.learning_rate == pytest.approx(6.4e-4)
 
 
 def test_a_derived_whole_number_is_one(write: Write) -> None:
     text = edited(("derived: {optim.learning_rate: 4e-5 * clips.persons}", "derived: {clips.tracklets: 96 / X}"))
     steps = {"clips.persons": "clips.persons", "loss.osm_alpha": "loss.osm_alpha"}
-    space = SearchSpace.from_yaml(write(text.replace("96 / X", "round(96 / clips.persons)")))
-    assert space.trial_config(space.any_sample() | {"clips.persons": 16}).clips.tracklets == 6
+    space = SearchSpace.load(write(text.replace("96 / X", "round(96 / clips.persons)")))
+    assert space.config(space.any_sample() | {"clips.persons": 16}).clips.tracklets == 6
     (problem,) = problems(write(text.replace("X", steps["loss.osm_alpha"])), "budget.trials=3")
     assert problem.endswith("use round() or floor() (loss.osm_alpha is 2.5)"), problem
 
 
 def test_what_is_derived_from_an_inactive_parameter_keeps_the_default(write: Write) -> None:
     text = edited(("4e-5 * clips.persons", "1e-3 * loss.attention_weight"))
-    space = SearchSpace.from_yaml(write(text))
+    space = SearchSpace.load(write(text))
     sample = space.active(space.any_sample() | {"model.pooling": "mean"})
-    assert space.trial_config(sample).optim.learning_rate == TrialConfig().optim.learning_rate
+    assert space.config(sample).optim.learning_rate == TrialConfig().optim.learning_rate
 
 
 def test_a_derived_setting_gives_way_to_an_override_and_takes_the_place_of_one(write: Write) -> None:
-    fixed = SearchSpace.from_yaml(write(SPACE), overrides=["optim.learning_rate=1e-3"])
+    fixed = SearchSpace.load(write(SPACE), overrides=["optim.learning_rate=1e-3"])
     assert fixed.derived == {}
-    derived = SearchSpace.from_yaml("s.yaml", overrides=["derived.loss.osm_alpha=1 + loss.osm_share"])
+    derived = SearchSpace.load("s.yaml", overrides=["derived.loss.osm_alpha=1 + loss.osm_share"])
     assert "loss.osm_alpha" not in derived.parameters
     assert set(derived.derived) == {"optim.learning_rate", "loss.osm_alpha"}
 
@@ -499,7 +499,7 @@ def test_the_quality_model_is_refused_with_the_command_that_installs_it(
     needs = "quality needs NumPyro: pip install 'reidsearch[quality]', or use method: fast"
     assert problems(path) == [f"s.yaml:3:13: algorithm.method: {needs}"]
     monkeypatch.setattr("importlib.util.find_spec", lambda module: module)
-    assert SearchSpace.from_yaml(path).algorithm.method == "quality"
+    assert SearchSpace.load(path).algorithm.method == "quality"
 
 
 def test_a_combination_that_only_a_random_point_shows_is_found(write: Write) -> None:
@@ -518,18 +518,18 @@ def test_all_new_fields_survive_the_resolved_space(write: Write) -> None:
         ("parameters:", "algorithm: {name: grid}\nstopping: {rule: percentile, curves: 3}\nparameters:"),
         ("version: 1", "version: 1\nobjective: {constraints: ['rank1 >= 0.8']}"),
     )
-    space = SearchSpace.from_yaml(write(text))
-    again = SearchSpace.from_yaml(write(space.to_yaml(), "again.yaml"))
+    space = SearchSpace.load(write(text))
+    again = SearchSpace.load(write(space.to_yaml(), "again.yaml"))
     assert again == space
     assert again.fingerprint() == space.fingerprint()
     assert (again.stopping.curves, again.budget.patience, again.algorithm.name) == (3, 7, "grid")
-    assert again.objective.outcome_bounds()[0].holds(0.8)
+    assert again.objective.outcome_constraints()[0].holds(0.8)
 
 
 def test_parameters_without_steps_and_conditions_show_neither() -> None:
     assert all(
         not {"step", "when"} & set(parameter)
-        for parameter in SearchSpace.from_yaml("smoke").resolved()["parameters"].values()  # type: ignore[union-attr]
+        for parameter in SearchSpace.load("smoke").resolved()["parameters"].values()  # type: ignore[union-attr]
     )
 
 
@@ -538,7 +538,7 @@ def test_parameters_without_steps_and_conditions_show_neither() -> None:
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_no_remark_on_a_shipped_space(name: str) -> None:
-    assert remarks(SearchSpace.from_yaml(name)) == []
+    assert warnings(SearchSpace.load(name)) == []
 
 
 @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ def test_no_remark_on_a_shipped_space(name: str) -> None:
     ],
 )
 def test_milestones_that_do_nothing_are_remarked(override: str, expected: str) -> None:
-    assert remarks(SearchSpace.from_yaml("smoke", overrides=[override]))[0].startswith(expected)
+    assert warnings(SearchSpace.load("smoke", overrides=[override]))[0].startswith(expected)
 
 
 def test_check_holds_the_batches_against_the_data_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -573,7 +573,7 @@ def test_check_holds_the_batches_against_the_data_at_hand(tmp_path: Path, capsys
 def test_sample_prints_points_that_fit_under_start(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["space", "sample", str(write(SPACE)), "-n", "3", "--seed", "5"]) == 0
     listed = "".join(f"  {line}\n" for line in capsys.readouterr().out.splitlines())
-    space = SearchSpace.from_yaml(write(f"{SPACE}start:\n{listed}", "started.yaml"))
+    space = SearchSpace.load(write(f"{SPACE}start:\n{listed}", "started.yaml"))
     assert list(space.start) == list(islice(space.samples(5), 3))
     assert run(["space", "sample", "s.yaml", "-n", "3", "--seed", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == list(space.start)

@@ -23,13 +23,13 @@ PAPER = "recipe=paper"
 
 
 def shipped(name: str, *overrides: str) -> SearchSpace:
-    return SearchSpace.from_yaml(f"{name}.yaml", overrides=overrides)
+    return SearchSpace.load(f"{name}.yaml", overrides=overrides)
 
 
 def published(name: str, *overrides: str) -> TrialConfig:
     """The trainer's configuration at the first start point."""
     space = shipped(name, *overrides)
-    return space.trial_config(space.start[0])
+    return space.config(space.start[0])
 
 
 def settings_of(config: TrialConfig) -> dict[str, object]:
@@ -61,14 +61,14 @@ def test_random_samples_give_valid_configurations(name: str, overrides: tuple[st
     space, source = shipped(name, *overrides), random.Random(0)
     for _ in range(50):
         sample: dict[str, Value] = {path: each.at(source.random()) for path, each in space.parameters.items()}
-        assert isinstance(space.trial_config(sample), TrialConfig)
+        assert isinstance(space.config(sample), TrialConfig)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_start_points_give_valid_configurations(name: str) -> None:
     space = shipped(name)
     assert space.start
-    assert all(isinstance(space.trial_config(point), TrialConfig) for point in space.start)
+    assert all(isinstance(space.config(point), TrialConfig) for point in space.start)
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "smoke"])

@@ -21,7 +21,7 @@ from orchestrator.tracking.files import staged
 from orchestrator.tracking.projection import Plan, Writes
 from trainer.result import kept_epoch
 
-SPACE = SearchSpace.from_yaml("smoke.yaml")
+SPACE = SearchSpace.load("smoke.yaml")
 
 
 def description(**changes: object) -> SearchDescription:

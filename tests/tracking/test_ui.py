@@ -89,13 +89,13 @@ def test_the_page_shows_the_trials_of_the_search_with_its_parameters_as_columns(
 def tracked(tmp_path_factory: pytest.TempPathFactory, mini_mars: Path) -> SearchFolder:
     """A search of two trials that were trained, in MLflow."""
     storage = tmp_path_factory.mktemp("runs")
-    space = SearchSpace.from_yaml("smoke.yaml", overrides=[f"data.root={mini_mars}", "evaluation.folder=true"])
+    space = SearchSpace.load("smoke.yaml", overrides=[f"data.root={mini_mars}", "evaluation.folder=true"])
     events: list[Event] = []
     for index, rate in enumerate((1e-3, 5e-3)):
         key = f"t{index:04d}"
         params = {"optim.learning_rate": rate, "clips.persons": 4, "model.attention_gate": "softmax"}
         suggested = {"trial": key, "index": index, "params": params, "source": "sobol", "seed": 0}
-        config: TrialConfig = space.trial_config(params)
+        config: TrialConfig = space.config(params)
         results = fit(config, out=storage / "trained" / key).history
         events += [TrialSuggested.model_validate(suggested), TrialStarted(trial=key, attempt=1)]
         events += [*(TrialReported(trial=key, result=result) for result in results), TrialCompleted(trial=key)]

@@ -12,7 +12,7 @@ from orchestrator.algorithms.replicates import CONFIDENCE, Best, Confirmation, b
 from orchestrator.algorithms.scoring import ranked
 from orchestrator.algorithms.t_interval import student_quantile
 from orchestrator.base.formatting import number
-from orchestrator.space.objective import FIGURES
+from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.space.search_space import SearchSpace
@@ -89,7 +89,7 @@ def _of_the_best(search: LoadedSearch, best: Best) -> Iterator[Remark]:
         yield Remark("dropped_queries", "note", text)
     error = best.score.standard_error
     metric = search.space.objective.first.metric
-    if error is not None and metric in FIGURES:
+    if error is not None and metric in VALIDATION_METRICS:
         text = (
             f"Over the queries alone, {metric} of {key} has a standard error of {100 * error:.1f} points: smaller "
             "differences say little about other queries, even where the seeds agree."

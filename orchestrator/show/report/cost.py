@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.algorithms.scoring import costs
-from orchestrator.algorithms.trial_configs import configured
+from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study, Trial, TrialStatus
 
@@ -60,7 +60,7 @@ def search_costs(study: Study, space: SearchSpace) -> Costs:
 
 def trial_cost(trial: Trial, space: SearchSpace) -> TrialCost:
     """What one trial took."""
-    spent, planned = costs(trial), configured(space, trial).optim.epochs
+    spent, planned = costs(trial), trial_config(space, trial).optim.epochs
     left = max(0, planned - trial.epoch) if trial.status == "stopped" and trial.stopped_by in EARLY else 0
     share = left / trial.epoch if trial.epoch else 0.0
     return TrialCost(

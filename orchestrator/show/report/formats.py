@@ -80,7 +80,7 @@ def _markdown(report: SearchReport) -> Iterator[str]:
     yield from _titled("This search", ("", ""), facts(report))
     if report.best is not None:
         figures = [
-            (name, percent(report.best.score.figures, name)) for name in HEADLINE if name in report.best.score.figures
+            (name, percent(report.best.score.metrics, name)) for name in HEADLINE if name in report.best.score.metrics
         ]
         yield from _titled("Best configuration, first seed, %", ("figure", report.best.trial.key), figures)
         settings = [(path, short(value)) for path, value in report.best.trial.params.items()]

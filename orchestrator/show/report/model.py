@@ -147,11 +147,11 @@ class ModelProcess:
 def model_request(search: LoadedSearch) -> dict[str, Any] | None:
     """All that the child needs, as plain JSON; None with too few completed trials."""
     from orchestrator.algorithms.ax_experiment import (
-        model_question,  # imports torch: seconds, in which the child imports Ax
+        ax_experiment,  # imports torch: seconds, in which the child imports Ax
     )
 
     space, study = search.space, search.study
-    question = model_question(space, search.description.seed, study)
+    question = ax_experiment(space, search.description.seed, study)
     best = best_configuration(study, space.objective)
     # The others are no observations: they change nothing but the time it takes.
     completed = [trial for trial in question["trials"] if trial["state"] == "completed"]
@@ -163,7 +163,7 @@ def model_request(search: LoadedSearch) -> dict[str, Any] | None:
     centre = question["trials"][place - len(study.trials)]["params"]
     return {
         "question": {**question, "method": "fast", "trials": completed},
-        "metrics": [aim.metric for aim in space.objective.aims],
+        "metrics": [term.metric for term in space.objective.terms],
         "centre": centre,
         "grids": {
             path: {"slice": grid(spec, SLICE_POINTS), "contour": grid(spec, CONTOUR_POINTS)}

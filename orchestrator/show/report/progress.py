@@ -13,7 +13,7 @@ from orchestrator.show.report.scale import axis, compact, factor, shown
 from orchestrator.show.report.section import Section, block, empty, hint, part, side_by_side
 from orchestrator.show.report.theme import COLOURS, GREEN, GREY, NAMES, PURPLE, SYMBOLS, faint, figure
 from orchestrator.show.report.trace import TracePoint
-from orchestrator.space.objective import FIGURES
+from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.study.study import TrialStatus
 
 FULL_LINES = 15  # of a kind; beyond, curves let each other shine through
@@ -113,7 +113,7 @@ def _star(point: TracePoint, times: float) -> dict[str, Any]:
 
 def _front(report: SearchReport) -> Markup | None:
     objective = report.search.space.objective
-    metrics = [aim.metric for aim in objective.aims]
+    metrics = [term.metric for term in objective.terms]
     if len(metrics) < 2:
         return None
     rows = [(trial.key, found.values) for trial, found in ranked(report.search.study, objective)]
@@ -161,7 +161,7 @@ def front_chart(
 
 def _curves(report: SearchReport) -> Markup:
     trials = list(report.search.study.trials.values())
-    metric = report.metric if report.metric in FIGURES else "mAP"
+    metric = report.metric if report.metric in VALIDATION_METRICS else "mAP"
     drawn: list[Markup] = []
     for name, title in ((metric, axis(metric)), ("loss/total", "training loss")):
         curves = learning_curves(trials, name)

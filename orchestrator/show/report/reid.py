@@ -97,9 +97,9 @@ def cmc_chart(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
 def _entropy(report: SearchReport) -> list[Markup]:
     objective = report.search.space.objective
     points = [
-        (trial.key, trial.status, found.figures["attention_entropy"], found.value)
+        (trial.key, trial.status, found.metrics["attention_entropy"], found.value)
         for trial in report.search.study.trials.values()
-        if (found := score(trial, objective)) is not None and "attention_entropy" in found.figures
+        if (found := score(trial, objective)) is not None and "attention_entropy" in found.metrics
     ]
     parts = []
     if points:

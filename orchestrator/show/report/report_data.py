@@ -14,7 +14,7 @@ from orchestrator.show.report.evaluations import EvaluationView, read_evaluation
 from orchestrator.show.report.model import ModelProcess, ModelView
 from orchestrator.show.report.trace import TracePoint, optimisation_trace
 from orchestrator.show.status import status_document
-from orchestrator.space.objective import Aim
+from orchestrator.space.objective import ObjectiveTerm
 from orchestrator.study.folder import SearchFolder
 from orchestrator.study.loading import LoadedSearch, load_search
 from trainer.result import Evaluation
@@ -54,7 +54,7 @@ class SearchReport:
         return None if self.best is None else self.best.trial.key
 
     @property
-    def aim(self) -> Aim:
+    def aim(self) -> ObjectiveTerm:
         """The first objective."""
         return self.search.space.objective.first
 
@@ -90,7 +90,7 @@ class SearchReport:
     def data_set(self) -> str:
         """Name of the data set's layout."""
         space = self.search.space
-        return space.trial_config(space.any_sample()).data.name
+        return space.config(space.any_sample()).data.name
 
 
 def gather(folder: SearchFolder, *, model: bool, images: bool) -> SearchReport:

@@ -56,7 +56,7 @@ def _tiles(report: SearchReport) -> Markup:
     else:
         tiles.append(_tile(f"best {metric}", *value_and_spread(metric, best), main=True))
         if metric != "rank1":
-            means = best.confirmation.figures if best.confirmed and best.confirmation else best.score.figures
+            means = best.confirmation.metrics if best.confirmed and best.confirmation else best.score.metrics
             note = (
                 f"mean of {len(best.confirmation.values)} seeds" if best.confirmed and best.confirmation else "one seed"
             )
@@ -100,10 +100,10 @@ def _best(report: SearchReport) -> Markup:
     if best is None:
         return empty("No trial is completed yet.")
     confirmed = best.confirmation if best.confirmed else None
-    names = [name for name in HEADLINE if name in best.score.figures]
-    columns = {"first seed" if confirmed else "one seed": best.score.figures}
+    names = [name for name in HEADLINE if name in best.score.metrics]
+    columns = {"first seed" if confirmed else "one seed": best.score.metrics}
     if confirmed is not None:
-        columns = {"mean of fresh seeds": confirmed.figures, **columns}
+        columns = {"mean of fresh seeds": confirmed.metrics, **columns}
     rows = [(name, *(number(percent(values, name)) for values in columns.values())) for name in names]
     defaults = report.search.space.parameters
     settings = [
@@ -135,7 +135,7 @@ def facts(report: SearchReport) -> Iterator[tuple[str, str]]:
     search, judged = report.search, report.judged
     description, space = search.description, search.space
     yield "state", search.state + (f" ({search.study.reason})" if search.study.reason else "")
-    goal = ", ".join(f"{aim.goal} {aim.metric}" for aim in space.objective.aims)
+    goal = ", ".join(f"{term.goal} {term.metric}" for term in space.objective.terms)
     epoch = "last epoch" if space.objective.epoch == "last" else "best epoch"
     yield (
         "objective",
@@ -177,7 +177,7 @@ def _budget(report: SearchReport) -> Iterator[str]:
 
 def _front(report: SearchReport) -> Markup | None:
     front = report.status["front"]
-    metrics = [aim.metric for aim in report.search.space.objective.aims]
+    metrics = [term.metric for term in report.search.space.objective.terms]
     if len(metrics) < 2 or not front:
         return None
     rows = [(each["trial"], *(number(shown(name, each["values"][name])) for name in metrics)) for each in front]

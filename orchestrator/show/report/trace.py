@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from orchestrator.algorithms.scoring import keeps, limits, score
+from orchestrator.algorithms.scoring import outcome_limits, satisfies_all, score
 from orchestrator.space.objective import Objective
 from orchestrator.study.study import Study, TrialStatus
 
@@ -31,13 +31,13 @@ class TracePoint(NamedTuple):
 
 def optimisation_trace(study: Study, objective: Objective) -> list[TracePoint]:
     """One point per configuration; repeats with other seeds are not part of the optimisation."""
-    bounds, sign = limits(study, objective), objective.first.sign
+    bounds, sign = outcome_limits(study, objective), objective.first.sign
     best: float | None = None
     points = []
     for trial in sorted(study.trials.values(), key=lambda trial: trial.index):
         found = score(trial, objective)
         value = found.value if found is not None and math.isfinite(found.value) else None
-        feasible = found is not None and keeps(found.figures, bounds)
+        feasible = found is not None and satisfies_all(found.metrics, bounds)
         if value is not None and feasible and trial.status == "completed":
             best = value if best is None else sign * max(sign * best, sign * value)
         error = None if found is None else found.standard_error

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.e2e
 def test_the_demos_first_trial_beats_its_untrained_network_by_fifteen_points_of_map(tmp_path: Path) -> None:
     root = tmp_path / "mini-mars-demo"
     write_synthetic(root, size="demo", seed=0)
-    space = SearchSpace.from_yaml("demo.yaml", overrides=[f"data.root={root}"])
-    config = space.trial_config(space.start[0])
+    space = SearchSpace.load("demo.yaml", overrides=[f"data.root={root}"])
+    config = space.config(space.start[0])
     untrained = evaluate(config, None, part="validation")
     trained = fit(config, out=tmp_path / "run").history[-1].validation
     assert trained is not None
