@@ -184,7 +184,7 @@ def reproduce(
         click.echo(text, err=True)
     folder = out or reproduce.fresh_folder(loaded, planned.trial)
     done = reproduce.reproduce(
-        loaded, planned, folder, lambda epoch, found: click.echo(f"epoch {epoch}: {found.metrics} figures", err=True)
+        loaded, planned, folder, lambda epoch, found: click.echo(f"epoch {epoch}: {found.figures} figures", err=True)
     )
     if as_json:
         click.echo(json.dumps(reproduce_view.document(loaded, planned, done)))
