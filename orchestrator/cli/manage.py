@@ -90,9 +90,9 @@ def sync(name: str, storage: Path, tracking_uri: str | None) -> int:
     """Send a search's journal to MLflow again; what is there already stays, what is missing is made anew."""
     from orchestrator.base.uris import without_passwords
     from orchestrator.study.folder import existing_search
-    from orchestrator.tracking import syncing
+    from orchestrator.tracking import sync
 
-    synced = syncing.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
+    synced = sync.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
     where = without_passwords(synced.uri)
     if synced.unsent:
         click.echo(f"{where}: {synced.unsent} of {synced.events} events not taken: {synced.problem}", err=True)

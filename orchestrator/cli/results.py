@@ -253,7 +253,7 @@ def ui(name: str | None, port: int, storage: Path, tracking_uri: str | None) -> 
     The server is for this machine only. The address that is printed compares the trials of the search NAME, or all
     searches of the storage: charts, CMC curves and, for generated data, the same queries side by side.
     """
-    from orchestrator.tracking.ui import serve
+    from orchestrator.tracking.server import serve
 
     serve(storage, name, port, click.echo, tracking=tracking_uri)
     return Exit.OK

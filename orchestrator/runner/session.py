@@ -55,7 +55,7 @@ from orchestrator.study.extension import current_space
 from orchestrator.study.folder import SearchFolder
 from orchestrator.study.recorder import Ledger, owned_ledger
 from orchestrator.study.study import Study, unfinished
-from orchestrator.tracking.tracked import tracker_of, tracking_uri
+from orchestrator.tracking.sync import tracker_of, tracking_uri
 from trainer.formatting import first_line
 
 # A trial's MLflow run exists before the trial starts unless MLflow is slower than this.

@@ -22,7 +22,7 @@ from orchestrator.stores.trial_files import bring_trial
 from orchestrator.study.folder import existing_search
 from orchestrator.study.loading import BEST, LoadedSearch, load_search
 from orchestrator.study.study import Trial
-from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.tracking.sync import tracking_uri
 from trainer.reading import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation, kept_epoch
 

@@ -16,8 +16,8 @@ from orchestrator.base.hints import hint
 from orchestrator.show.compare import METRIC, Change, Comparison, Pair, Side, tracking_of
 from orchestrator.show.noise import SeedDifference
 from orchestrator.show.terminal import SYNTHETIC_MARK, output
-from orchestrator.tracking.links import comparison_page, experiment_of
-from orchestrator.tracking.tracked import trusted_tracking_uri
+from orchestrator.tracking.pages import comparison_page, experiment_of
+from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import counted
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from orchestrator.study.events import ObservationsAttached
 from orchestrator.study.folder import SearchFolder, searches
 from orchestrator.study.journal import read_journal
 from orchestrator.study.lease import Lease
-from orchestrator.tracking.copies import MlflowCopies, delete_copies, find_copies, is_own_folder
 from orchestrator.tracking.database import ARTIFACTS
-from orchestrator.tracking.tracked import trusted_tracking_uri
+from orchestrator.tracking.purge import MlflowCopies, delete_copies, find_copies, is_own_folder
+from orchestrator.tracking.sync import trusted_tracking_uri
 
 ALWAYS_REMAINS = (
     "files that `export`, `evaluate`, `report`, `reproduce --out` and other commands were told to write elsewhere",

@@ -12,7 +12,7 @@ from orchestrator.show.export import Export
 from orchestrator.study.loading import LoadedSearch
 from orchestrator.tracking.database import missing_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT
-from orchestrator.tracking.tracked import trusted_tracking_uri
+from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import first_line
 
 ARTIFACT_FOLDER = "export"

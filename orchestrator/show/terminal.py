@@ -31,7 +31,7 @@ from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record
 from orchestrator.study.loading import LoadedSearch
 from orchestrator.study.recorder import Ledger
-from orchestrator.tracking.tracked import tracking_uri
+from orchestrator.tracking.sync import tracking_uri
 from trainer.formatting import one_line
 from trainer.result import UNIFORM_ENTROPY
 

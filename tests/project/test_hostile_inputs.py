@@ -31,7 +31,7 @@ from orchestrator.study.folder import SearchFolder, search_folder, searches
 from orchestrator.study.journal import LATEST, Record, decode, encode, read_journal
 from orchestrator.study.study import fold_records
 from orchestrator.tracking.database import ARTIFACTS, DATABASE
-from orchestrator.tracking.ui import LOG
+from orchestrator.tracking.server import LOG
 from trainer.errors import DataError
 
 REGRESSIONS = sorted(path for path in (ROOT / "tests/helpers/regressions").glob("*-*"))

@@ -24,7 +24,7 @@ from orchestrator.show.compare import compare
 from orchestrator.show.compare_sheet import draw_sheet
 from orchestrator.show.noise import seed_difference
 from orchestrator.study.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.tracking.links import comparison_page, experiment_of
+from orchestrator.tracking.pages import comparison_page, experiment_of
 from trainer.config import TrialConfig
 from trainer.data import read_splits
 from trainer.data.splits import cut_validation, write_validation

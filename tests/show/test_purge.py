@@ -20,7 +20,6 @@ from orchestrator.__main__ import cli, run
 from orchestrator.show import purge
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Observation, ObservationsAttached
-from orchestrator.tracking import copies
 
 
 def test_the_folder_and_the_drafts_of_killed_launches_go_and_other_searches_stay(tmp_path: Path) -> None:
@@ -162,6 +161,31 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return storage
 
 
+class FakeClient:
+    """MLflow with the given runs."""
+
+    def __init__(self, runs: list[Any]) -> None:
+        self._runs = runs
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="1")
+
+    def search_runs(self, *_: object, **__: object) -> Any:
+        class Page(list[Any]):
+            token = None
+
+        return Page(self._runs)
+
+    def search_model_versions(self, condition: str) -> list[Any]:
+        return []
+
+    def get_run(self, run: str) -> Any:
+        return SimpleNamespace(info=SimpleNamespace(lifecycle_stage="active"))
+
+    def delete_run(self, run: str) -> None:
+        pass
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     links=st.lists(st.tuples(st.sampled_from(LINKS), st.sampled_from(["V", "V/R", "V/file"])), max_size=6),
@@ -191,15 +215,8 @@ def test_nothing_outside_the_storage_changes_whatever_links_and_addresses_a_sear
         found = [
             SimpleNamespace(info=SimpleNamespace(run_id=run, artifact_uri=meant(place))) for run, place in runs.items()
         ]
-        client = SimpleNamespace(
-            get_run=lambda run: SimpleNamespace(info=SimpleNamespace(lifecycle_stage="active")),
-            delete_run=lambda run: None,
-        )
-        for function, stands_in in {
-            **{"_runs": lambda *_: found, "_client": lambda uri: client, "_versions": lambda *_: ()},
-            **{"_delete_rows": lambda copies: [], "prepare_database": lambda *_: None},
-        }.items():
-            monkeypatch.setattr(copies, function, stands_in)
+        monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: FakeClient(found))
+        monkeypatch.setattr("orchestrator.tracking.purge.prepare_database", lambda *_: None)
         before = tree(outside)
         run(["purge", "first", "--yes", "--storage", str(storage)])
         assert tree(outside) == before

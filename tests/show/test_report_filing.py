@@ -13,7 +13,7 @@ from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.show.report.log_artifact import file_report
 from orchestrator.study.folder import SearchFolder
 from orchestrator.tracking.database import prepare_database
-from orchestrator.tracking.syncing import sync
+from orchestrator.tracking.sync import sync
 
 
 @pytest.fixture

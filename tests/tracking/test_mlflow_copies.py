@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from evaluations import save_network
 from mlflow import MlflowClient
-from mlflow.data.http_dataset_source import HTTPDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, ViewType
+from mlflow.entities import ViewType
 from searches import a_search
 from waiting import PATIENCE_S
 
@@ -21,8 +22,8 @@ from orchestrator.doctor import network
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.folder import SearchFolder
 from orchestrator.study.lease import Lease
-from orchestrator.tracking.copies import MlflowCopies, find_copies
-from orchestrator.tracking.syncing import sync
+from orchestrator.tracking.purge import MlflowCopies, find_copies
+from orchestrator.tracking.sync import sync
 
 CANARY = "canary-of-the-purged-search"
 
@@ -40,7 +41,7 @@ def storage(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_a_registered_network_is_plain_files_and_a_purge_leaves_none_of_it(
+def test_a_registered_network_is_plain_files_and_a_purge_leaves_nothing_that_mlflow_gc_does_not_erase(
     storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = f"sqlite:///{storage / 'mlflow.db'}"
@@ -59,7 +60,6 @@ def test_a_registered_network_is_plain_files_and_a_purge_leaves_none_of_it(
     expected = ("README.md", "config.json", "model.pt", "model.pt.sha256")
     assert files == {f"export/{name}" for name in expected}, "no MLmodel, no pickle"
 
-    log_data_set(client, version.run_id)
     deleted, forged = find_copies(uri, CANARY, storage / "mlartifacts").runs[:2]
     client.delete_run(deleted)
     victim = tmp_path / "victim" / forged / "artifacts"
@@ -70,7 +70,6 @@ def test_a_registered_network_is_plain_files_and_a_purge_leaves_none_of_it(
     newest, _ = network.schemas()
     assert network.schema_of(storage / "mlflow.db") in newest, "what the examination takes for the newest is"
     artifacts = storage / "mlartifacts"
-    assert holding(storage, CANARY)
 
     assert run(["purge", "first", "--yes", *options]) == 0
     printed = capsys.readouterr().out
@@ -78,30 +77,28 @@ def test_a_registered_network_is_plain_files_and_a_purge_leaves_none_of_it(
     assert f"with their files below {artifacts.as_uri()}" in printed
     assert "remains   MLflow: the entry of winner version 1, without its files" in printed
     assert "remains   /data/of/everybody: the data set" in printed
-    assert f"remains   {victim.as_uri()}: what run {forged} of MLflow calls its files; not ours to delete" in printed
+    assert (
+        f"remains   {victim.as_uri()}: the artifact location of run {forged} of MLflow; not ours to delete" in printed
+    )
     assert (victim / "precious").is_file()
     assert not (storage / "first").exists()
+    assert searches_of(client, ViewType.ACTIVE_ONLY) == {"another"}
+    assert not any(deleted in str(path) for path in artifacts.rglob("*"))
+    told = re.search(rf"{re.escape(uri)}: 3 runs, marked deleted; `mlflow (gc .*)` erases all rows .* and", printed)
+        rf"{re.escape(uri)}: 3 runs, marked deleted; `mlflow (gc .*)` erases all rows that are marked deleted and",
+        printed,
+    )
+    assert told is not None
+    subprocess.run([sys.executable, "-m", "mlflow", *told[1].split()], check=True, capture_output=True)
+    assert searches_of(client, ViewType.ALL) == {"another"}
+
+
+def searches_of(client: MlflowClient, view: int) -> set[str]:
+    """The searches that have runs there."""
     experiment = client.get_experiment_by_name("reidsearch")
     assert experiment is not None
-    left = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
-    assert {run.data.tags["reidsearch.search"] for run in left} == {"another"}
-    assert not any(deleted in str(path) for path in artifacts.rglob("*"))
-    assert holding(storage, CANARY) == [], "pages that SQLite has freed are overwritten"
-    with closing(sqlite3.connect(storage / "mlflow.db")) as database:
-        destinations = {row[0] for row in database.execute("SELECT destination_id FROM inputs")}
-        assert destinations <= {run.info.run_id for run in left}
-
-
-def log_data_set(client: MlflowClient, run_id: str) -> None:
-    source = HTTPDatasetSource(f"http://{CANARY}/")
-    data_set = MetaDataset(source, name=CANARY)._to_mlflow_entity()
-    client.log_inputs(run_id, [DatasetInput(data_set, [InputTag("context", CANARY)])])
-
-
-def holding(storage: Path, text: str) -> list[str]:
-    """Files below the storage with the text in them."""
-    files = [path for path in storage.rglob("*") if path.is_file()]
-    return [path.name for path in files if text.encode() in path.read_bytes()]
+    left = client.search_runs([experiment.experiment_id], run_view_type=view)
+    return {run.data.tags["reidsearch.search"] for run in left}
 
 
 def test_without_its_own_database_nothing_of_mlflow_is_looked_for(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from mlflow import MlflowClient
 from running import Search, metric_points, mlflow_runs, results_of
 
 from orchestrator.base.uris import database_uri
-from orchestrator.tracking.database import EXPERIMENT, prepare_database
-from orchestrator.tracking.moved import follow_move
+from orchestrator.tracking.database import EXPERIMENT, follow_move, prepare_database
 
 EPOCHS = 20
 

@@ -25,9 +25,9 @@ from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from orchestrator.study.folder import SearchFolder
-from orchestrator.tracking.comparison_view import view_of
+from orchestrator.tracking.pages import view_of
 from orchestrator.tracking.server import mlflow_server, server_command, server_environment
-from orchestrator.tracking.syncing import sync
+from orchestrator.tracking.sync import sync
 from trainer import TrialConfig, fit
 
 # --- the server

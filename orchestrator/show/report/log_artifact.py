@@ -13,7 +13,7 @@ from orchestrator.study.folder import SearchFolder
 from orchestrator.tracking.database import EXPERIMENT, missing_database
 from orchestrator.tracking.projection import SEARCH_RUN
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT, SEARCH_TAG, TRIAL_TAG
-from orchestrator.tracking.tracked import trusted_tracking_uri
+from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import first_line
 
 

@@ -1,26 +1,84 @@
-"""The page of MLflow that compares the trials of a search, with runs and columns chosen.
-
-What its page shows, MLflow keeps in the browser or, where a page is shared, in a tag of the experiment: an address
-names the tag, whose name derives from what it holds, so that opening the page again adds none.
-"""
+"""Addresses of MLflow's pages, and REST calls to its server without MLflow's client, which takes seconds to import."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.tracking.content import CMC, SHEETS
 from orchestrator.tracking.database import EXPERIMENT
-from orchestrator.tracking.rest import call, without_password
+
+
+def call(server: str, path: str, body: dict[str, str] | None = None, *, patience: float) -> Any:
+    """What the server answers; `body` is posted.
+
+    Who asks is said as MLflow's own client says it: by the address or MLFLOW_TRACKING_USERNAME, _PASSWORD and _TOKEN.
+
+    Raises:
+        EnvironmentProblem: it does not answer within so many seconds, or refuses.
+    """
+    request = urllib.request.Request(
+        f"{without_password(server).rstrip('/')}/api/2.0/mlflow/{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", **_credentials(server)},
+    )
+    what = path.partition("?")[0]
+    try:
+        with urllib.request.urlopen(request, timeout=patience) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise EnvironmentProblem(f"{without_password(server)}: refuses {what} ({error.code} {error.reason})") from error
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(f"{without_password(server)}: does not answer ({error})") from error
+
+
+def without_password(uri: str) -> str:
+    """The address without the user and the password that it may hold."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _credentials(server: str) -> dict[str, str]:
+    parts = urlsplit(server)
+    user = unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    password = unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    if user:
+        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+ASK_PATIENCE_S = 3.0
+
+
+def comparison_page(uri: str, runs: Sequence[str], experiment: str) -> str:
+    """The page of the server that compares the runs."""
+    listed, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (list(runs), [experiment]))
+    return f"{without_password(uri).rstrip('/')}/#/compare-runs?runs={listed}&experiments={experiments}"
+
+
+def experiment_of(uri: str, run: str) -> str | None:
+    """The experiment that a run of the server belongs to; None where the server does not say."""
+    try:
+        found = call(uri, f"runs/get?run_id={quote(run)}", patience=ASK_PATIENCE_S)
+        return str(found["run"]["info"]["experiment_id"])
+    except (EnvironmentProblem, KeyError, TypeError):
+        return None
+
 
 VIEW_TAG = "mlflow.sharedViewState."
 KEY_LENGTH = 16
 SECTION = "reidsearch"
 SHOWN_RUNS = 100
-PATIENCE_S = 30.0
+SET_PATIENCE_S = 30.0
 METRICS = ("best/mAP", "best/rank1", "best/rank5", "best/reranked/mAP", "best/epoch")
 
 
@@ -81,9 +139,9 @@ def comparison_view(server: str, view: dict[str, Any]) -> str:
     """
     text = json.dumps(view, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
-    found = call(server, f"experiments/get-by-name?experiment_name={quote(EXPERIMENT)}", patience=PATIENCE_S)
+    found = call(server, f"experiments/get-by-name?experiment_name={quote(EXPERIMENT)}", patience=SET_PATIENCE_S)
     experiment = str(found["experiment"]["experiment_id"])
     tag = {"experiment_id": experiment, "key": f"{VIEW_TAG}{key}", "value": text}
-    call(server, "experiments/set-experiment-tag", tag, patience=PATIENCE_S)
+    call(server, "experiments/set-experiment-tag", tag, patience=SET_PATIENCE_S)
     page = f"/#/experiments/{experiment}/runs?viewStateShareKey={key}&compareRunsMode=CHART"
     return without_password(server).rstrip("/") + page

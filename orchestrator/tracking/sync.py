@@ -1,14 +1,16 @@
-"""Where MLflow keeps the runs of a search, and what keeps them equal to its ledger."""
+"""Where MLflow keeps the runs of a search, and what brings it up to the journal."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from orchestrator.base.uris import database_uri
 from orchestrator.cluster.trusted_servers import TRACKING, confirm, require_confirmed
-from orchestrator.study.description import Options, SearchDescription
+from orchestrator.study.description import Options, SearchDescription, read_description
 from orchestrator.study.events import TrialTracked
 from orchestrator.study.extension import current_space
 from orchestrator.study.folder import SearchFolder
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Ledger, owned_ledger
 from orchestrator.tracking.content import Content, about, search_content
 from orchestrator.tracking.database import ARTIFACTS, DATABASE
 from orchestrator.tracking.tracker import Tracker
@@ -70,3 +72,36 @@ def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, l
         tracker.put(record)
     ledger.subscribe(tracker.put)
     return tracker
+
+
+class Synced(NamedTuple):
+    """What came of it."""
+
+    events: int
+    """Events of the journal."""
+    unsent: int
+    """Those that MLflow did not take in time."""
+    uri: str
+    problem: str | None
+    """Why not."""
+
+
+def sync(folder: SearchFolder, *, tracking: str | None, patience: float) -> Synced:
+    """Sends the whole journal to MLflow; what is there already stays as it is, what is missing is made anew.
+
+    Args:
+        folder: a search that no process drives.
+        tracking: where MLflow keeps runs; None is where the search was launched with.
+        patience: seconds after which it gives up.
+
+    Raises:
+        LeaseError: a process drives the search, and sends what happens itself.
+        SearchError: only the search's own files name the place, and the user does not confirm it.
+    """
+    description = read_description(folder.description)
+    uri = trusted_tracking_uri(folder, description, tracking)
+    with owned_ledger(folder) as ledger:
+        tracker = tracker_of(folder, description, uri, ledger)
+        tracker.start(resend=True)
+        unsent = tracker.close(patience)
+    return Synced(len(ledger.history), unsent, uri, tracker.problem)
