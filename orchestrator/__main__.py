@@ -30,7 +30,7 @@ from orchestrator.cli.shell_complete import completion
 from orchestrator.cli.space import config, space
 from orchestrator.cli.train import evaluate, train
 from orchestrator.space.problems import SpaceError
-from trainer.child_process import python_environment
+from trainer.child import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
 from trainer.formatting import one_line
 

@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import yaml
 
 from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
-from orchestrator.base.process import die_with_parent
 from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.cache import local_storage
 from orchestrator.study.folder import existing_search
 from orchestrator.study.loading import LoadedSearch, load_search
-from trainer.child_process import python_command, start_child
+from trainer.child import die_with_parent, python_command, start_child
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.atomic import check_writable
-from trainer.child_process import python_environment
+from trainer.child import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
 
 EXIT_DIVERGED, EXIT_INVALID, EXIT_INTERRUPTED = 1, 3, 130

@@ -23,7 +23,7 @@ from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
 from ax.core.data import Data
 from botorch.optim.optimize_mixed import ALTERNATING_OPTIMIZER_THRESHOLD
 
-from orchestrator.base.process import die_with_parent
+from trainer.child import die_with_parent
 from trainer.formatting import first_line
 
 # BoTorch's defaults, as Ax 1.3 passes them on.

@@ -1,39 +1,10 @@
-"""Processes: children that do not outlive us, and which ones are alive."""
+"""Processes: which ones are alive."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
-import signal
 from pathlib import Path
 from typing import NamedTuple
-
-from trainer.formatting import one_line, shortened
-
-# A line of Python's logging says what a process did, not why it died.
-LOGGED = re.compile(r"\d{4}-\d\d-\d\d[ T]|\[?(?:DEBUG|INFO|WARNING)\b")
-MOST_WORDS = 200  # characters
-# From <sys/prctl.h>: the signal this process gets when its parent dies.
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Asks the kernel to send this process a signal when its parent dies, however that happens (Linux)."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it died before we asked
-        os.kill(os.getpid(), number)
-
-
-def last_words(printed: str) -> str:
-    """The last line that a process printed to standard error, which names the exception of one that Python ended.
-
-    Empty where it printed nothing but what it logged.
-    """
-    lines = [line.strip() for line in printed.splitlines()]
-    said = [line for line in lines if line and not LOGGED.match(line)]
-    return one_line(shortened(said[-1], MOST_WORDS)) if said else ""
 
 
 class Process(NamedTuple):

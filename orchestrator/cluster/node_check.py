@@ -15,7 +15,7 @@ from orchestrator.cluster.ray import LiveNode
 from orchestrator.stores.address import is_uri
 from orchestrator.stores.cache import storage_name
 from orchestrator.stores.storage_probe import check_token, leave_token
-from trainer.child_process import HOME
+from trainer.child import HOME
 from trainer.data import DataConfig, read_splits
 from trainer.data.tracklets import dataset_fingerprint
 from trainer.errors import DataError

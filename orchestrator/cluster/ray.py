@@ -23,7 +23,7 @@ from orchestrator.base.process import Process, children, children_named
 from orchestrator.cluster.authentication import MODE, admit, own_token
 from orchestrator.cluster.resources import Node
 from trainer.atomic import in_place
-from trainer.child_process import checkout
+from trainer.child import checkout
 from trainer.formatting import first_line
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 from orchestrator.base.errors import EnvironmentProblem, Exit
 from orchestrator.cluster.authentication import MODE, admit_dashboard
 from orchestrator.cluster.ray import ENVIRONMENT
-from trainer.child_process import HOME
+from trainer.child import HOME
 from trainer.formatting import first_line
 
 # What runs a search, beside the packages that Ray's own environment there must have (constraints.txt).

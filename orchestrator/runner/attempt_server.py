@@ -25,7 +25,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from orchestrator.base.formatting import with_utc
-from orchestrator.base.process import die_with_parent, process_state
+from orchestrator.base.process import process_state
 from orchestrator.base.provenance import host
 from orchestrator.cluster.names import process_title
 from orchestrator.runner.attempt import (
@@ -39,6 +39,7 @@ from orchestrator.runner.attempt import (
     run_attempt,
 )
 from orchestrator.runner.watchdog import Patience, hung
+from trainer.child import die_with_parent
 from trainer.reading import read_regular
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from orchestrator.base.process import last_words
+from trainer.child import last_line
 
 # The last line of a traceback.
 EXCEPTION = re.compile(r"[\w.]+(?:Error|Exception|Exit)\b")
@@ -61,5 +61,5 @@ def _reason(file: Path) -> str:
     of_this = lines[dates[-1] + 1 :] if dates else lines
     if not of_this:
         return ""
-    last = last_words(of_this[-1])
-    return last if EXCEPTION.match(last) else last_words(of_this[0])
+    last = last_line(of_this[-1])
+    return last if EXCEPTION.match(last) else last_line(of_this[0])

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.base.process import die_with_parent
 from orchestrator.runner.attempt import attempt_environment
 from orchestrator.runner.failure_kind import failure_kind
-from trainer.child_process import python_command, start_child
+from trainer.child import die_with_parent, python_command, start_child
 from trainer.errors import ConfigError, DataError
 from trainer.formatting import first_line
 from trainer.progress import Progress, no_progress

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import OrchestratorError
-from orchestrator.base.process import last_words
 from orchestrator.base.provenance import host
 from orchestrator.runner.attempt import Assignment, Message, Outcome, attempt_environment, folder_here
 from orchestrator.runner.attempt_server import STOP_ORDER
 from trainer.atomic import in_place
-from trainer.child_process import python_command, start_child
+from trainer.child import last_line, python_command, start_child
 from trainer.formatting import first_line
 
 LAST_PRINTED = 4096  # bytes of what a process that died had printed are looked at
@@ -96,7 +95,7 @@ class AttemptServer:
         why = ""
         with suppress(FileNotFoundError), self._log.open("rb") as log:
             log.seek(max(self._printed_before, _size(self._log) - LAST_PRINTED))
-            why = last_words(log.read().decode(errors="replace"))
+            why = last_line(log.read().decode(errors="replace"))
         return ChildProcessError(f"{what}: {why}" if why else what)
 
     def _send(self, order: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
-from orchestrator.base.process import die_with_parent
 from orchestrator.base.uris import database_uri, file_uri
 from orchestrator.study.folder import existing_search
 from orchestrator.study.loading import load_search
@@ -22,7 +21,7 @@ from orchestrator.tracking.database import ARTIFACTS, DATABASE, missing_database
 from orchestrator.tracking.pages import comparison_view, view_of
 from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.atomic import in_place
-from trainer.child_process import python_command, start_child
+from trainer.child import die_with_parent, python_command, start_child
 
 HOST = "127.0.0.1"
 PORT = 5000

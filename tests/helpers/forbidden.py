@@ -41,7 +41,7 @@ CALLS = {
 LOADERS = ("yaml.Loader", "yaml.UnsafeLoader", "yaml.FullLoader", "yaml.CLoader", "yaml.CFullLoader")
 SAFE_LOADERS = ("yaml.SafeLoader", "yaml.CSafeLoader")
 EVERYWHERE = "0.0.0.0"
-# What starts a process. A Python among them imports from the current folder unless `trainer.child_process` starts it.
+# What starts a process. A Python among them imports from the current folder unless `trainer.child` starts it.
 STARTERS = {
     *(f"subprocess.{name}" for name in ("Popen", "run", "call", "check_call", "check_output")),
     *(f"multiprocessing.{name}" for name in ("Process", "Pool", "get_context", "set_start_method")),

@@ -15,7 +15,7 @@ from orchestrator.algorithms.ax_process import ONE_THREAD
 from orchestrator.algorithms.replicates import best_configuration
 from orchestrator.study.loading import LoadedSearch
 from trainer.atomic import in_place
-from trainer.child_process import python_command, start_child
+from trainer.child import python_command, start_child
 
 LEAST_TRIALS = 3  # completed; fewer say nothing about any parameter
 DEADLINE_S = 180.0

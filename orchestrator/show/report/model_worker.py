@@ -25,7 +25,7 @@ from ax.api.client import Client
 from ax.core.analysis_card import AnalysisCardBase, ErrorAnalysisCard, NotApplicableStateAnalysisCard
 
 from orchestrator.algorithms.ax_worker import told_client
-from orchestrator.base.process import die_with_parent
+from trainer.child import die_with_parent
 from trainer.formatting import first_line
 
 

@@ -1,38 +1,40 @@
-"""A process that reads one matrix of an HDF5 file; see `trainer.data.readers.hdf5_file`.
+"""The process that reads one matrix of an HDF5 file; see `trainer.data.readers.hdf5`.
 
-Run by path with FILE NAME: prints a JSON object, {"shape": [rows, columns], "values": [...]} row by row or
-{"error": "what is wrong"}. Imports nothing of this package, and limits itself before it opens the file.
+It receives [path, name] and sends {"shape": [rows, columns], "values": [...]}, row by row, or {"error": "what is
+wrong"}. It limits itself before it opens the file.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 
 import h5py
 import numpy as np
 
+from trainer.child import Parent
+
 MAX_MEMORY = 2 * 2**30  # bytes of address space; Python, numpy and h5py take 0.3 GB of it
 MAX_SECONDS = 20  # of processor time; the real file takes 0.01
 MAX_VALUES = 2**20  # the real matrix holds 3,504
+MAX_WRITTEN = 2**16  # bytes of a file: room for what it prints
 EXACT = 2.0**53  # integers up to here are exact as doubles
 
 
-def main() -> None:
-    """Answer on standard output; a file that h5py refuses is an answer, too."""
-    path, name = sys.argv[1:]
+def main(parent: Parent) -> None:
+    """Answers one request; a file that h5py refuses is an answer, too."""
+    path, name = parent.receive()
     limit()
     try:
         answer = read(path, name)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
         answer = {"error": f"cannot be read as HDF5 ({type(error).__name__})"}
-    json.dump(answer, sys.stdout)
+    parent.send(answer)
 
 
 def limit() -> None:
-    """Bound what reading can take; a file that needs more ends the process."""
-    limits = [(resource.RLIMIT_CPU, MAX_SECONDS), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)]
+    """Bounds what reading can take; a file that needs more ends the process."""
+    limits = [(resource.RLIMIT_CPU, MAX_SECONDS), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, MAX_WRITTEN)]
     if sys.platform == "linux":  # macOS refuses a limit on address space
         limits.append((resource.RLIMIT_AS, MAX_MEMORY))
     for kind, most in limits:
@@ -40,7 +42,7 @@ def limit() -> None:
 
 
 def read(path: str, name: str) -> dict[str, object]:
-    """What is printed; raises what h5py does."""
+    """The answer; raises what h5py does."""
     with h5py.File(path, "r", locking=False) as file:
         if name not in file:
             return {"error": f"has no variable {name}"}
@@ -57,7 +59,3 @@ def read(path: str, name: str) -> dict[str, object]:
     if not np.all((np.abs(doubles) < EXACT) & (np.trunc(doubles) == doubles)):
         return {"error": f"{name} holds values that are not integers"}
     return {"shape": list(shape), "values": [int(value) for value in doubles]}
-
-
-if __name__ == "__main__":
-    main()

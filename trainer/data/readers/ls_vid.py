@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data.data_set import Counts, DataSet, contents
-from trainer.data.readers.hdf5_file import read_hdf5_matrix
+from trainer.data.readers.hdf5 import read_hdf5_matrix
 from trainer.data.tracklets import JUNK, Splits, Tracklet
 from trainer.errors import DataError
 

@@ -11,7 +11,6 @@ import io
 import itertools
 import os
 import shutil
-import subprocess
 import sys
 import time
 import uuid
@@ -22,11 +21,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 from pydantic import ValidationError
-from scipy.io import savemat
 
-from trainer.child_process import python_command, start_child
+from trainer.child import Child, ChildError, Parent, child_command
 from trainer.data.synthetic.render import write_walk
-from trainer.data.synthetic.scene import Plan, Planned, SizeName, plan
+from trainer.data.synthetic.scene import SIZES, Plan, Planned, SizeName, plan
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 
@@ -34,6 +32,7 @@ VERSION = 1  # of the drawing; raise it when the same seed gives other bytes
 TRUTH = "synth_truth.json"
 FRAMES_PER_WORKER = 400  # fewer are drawn sooner here than a process starts
 OUTLINED = 8  # tracklets that an outline draws
+DRAWER = child_command("trainer.data.synthetic.dataset")
 MAT_DESCRIPTION = b"MATLAB 5.0 MAT-file, synthetic".ljust(116)  # scipy's own holds the time of day
 
 
@@ -200,32 +199,27 @@ def _cores() -> int:
 
 
 def _draw_in_processes(root: Path, size: str, seed: int, count: int) -> Generator[tuple[int, int], None, None]:
-    """Frames and bytes of each finished walk. All processes write to one pipe; a short line is one write."""
-    script = os.fspath(Path(__file__).with_name("drawing_child.py"))
-    command = python_command(script, os.fspath(root), size, str(seed))
-    reader, writer = os.pipe()
-    children: list[subprocess.Popen[str]] = []
-    with contextlib.ExitStack() as stack, os.fdopen(reader) as lines:
-        stack.callback(_end, children)
-        with os.fdopen(writer, "wb") as pipe:
-            for first in range(count):
-                arguments = [*command, str(first), str(count)]
-                children.append(start_child(arguments, stdout=pipe, stderr=subprocess.PIPE, text=True))
-        for line in lines:
-            frames, size_in_bytes = line.split()
-            yield int(frames), int(size_in_bytes)
-        for child in children:
-            if child.wait():
-                assert child.stderr is not None
-                reason = child.stderr.read().strip().rpartition("\n")[2]
-                raise DataError(f"{root}: a drawing process failed ({reason or child.returncode})")
+    """Frames and bytes of each finished walk, in their order: process N draws every `count`-th from number N on."""
+    try:
+        with contextlib.ExitStack() as stack:
+            children = [stack.enter_context(Child(DRAWER, name="a drawing process")) for _ in range(count)]
+            for first, child in enumerate(children):
+                child.send([os.fspath(root), size, seed, first, count])
+            for child in itertools.cycle(children):
+                if (finished := child.receive()) is None:
+                    return
+                yield finished[0], finished[1]
+    except ChildError as error:
+        raise DataError(f"{root}: {error}") from error
 
 
-def _end(children: Sequence[subprocess.Popen[str]]) -> None:
-    for child in children:
-        child.kill()
-        with child:  # closes its pipe and waits for it
-            pass
+def main(parent: Parent) -> None:
+    """A drawing process: draws its share of a plan and sends frames and bytes of each walk, null after the last."""
+    root, size, seed, first, step = parent.receive()
+    drawn = plan(next(name for name in SIZES if name == size), seed)
+    for planned in (*drawn.train, *drawn.test)[first::step]:
+        parent.send([len(planned.walk.hidden), write_walk(Path(root), planned.walk)])
+    parent.send(None)
 
 
 def _write_info(root: Path, drawn: Plan, size: str, seed: int, written: int) -> SyntheticSummary:
@@ -275,6 +269,8 @@ def _table(tracklets: Sequence[Planned]) -> Int[np.ndarray, "tracklets 4"]:
 
 
 def _write_mat(path: Path, name: str, matrix: Int[np.ndarray, "rows columns"]) -> None:
+    from scipy.io import savemat  # drawing processes do without it
+
     buffer = io.BytesIO()
     savemat(buffer, {name: matrix})
     path.write_bytes(MAT_DESCRIPTION + buffer.getvalue()[len(MAT_DESCRIPTION) :])

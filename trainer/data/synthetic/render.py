@@ -1,7 +1,7 @@
 """Tracklets, drawn: a figure walking before clutter, hidden at times, seen by a camera with its own colours.
 
-Every pixel derives from the walk alone. Frames are 256 x 128 pixels. Runs in drawing processes
-(`trainer.data.synthetic.drawing_child`) that must start fast, so torch is never imported from here.
+Every pixel derives from the walk alone. Frames are 256 x 128 pixels. Runs in drawing processes, which must start fast:
+torch is never imported from here.
 """
 
 from __future__ import annotations

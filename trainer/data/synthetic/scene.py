@@ -1,6 +1,6 @@
 """Who walks where: the plan of a synthetic data set, a pure function of size and seed.
 
-Planned by the drawing processes, too (`trainer.data.synthetic.drawing_child`), so torch is never imported from here.
+Planned by the drawing processes, too, which must start fast: torch is never imported from here.
 """
 
 from __future__ import annotations
