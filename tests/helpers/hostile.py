@@ -315,7 +315,7 @@ def _hdf5(folder: Path) -> list[bytes]:
 
 
 def _read_hdf5(data: bytes, folder: Path) -> None:
-    from trainer.data.readers.hdf5_file import read_hdf5_matrix
+    from trainer.data.readers.hdf5 import read_hdf5_matrix
 
     path = folder / "tables.mat"
     path.write_bytes(data)
