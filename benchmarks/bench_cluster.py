@@ -206,21 +206,21 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
     from orchestrator.runner.preparation import prepare_space
     from orchestrator.study.description import Options
     from orchestrator.study.events import TrialCompleted, TrialSuggested
-    from orchestrator.study.recorder import Ledger
+    from orchestrator.study.recorder import Recorder
 
     overrides = [f"algorithm.name={algorithm}", f"budget={{trials: {trials}}}", "replicates=0"]
     space = prepare_space("attn_cl.yaml", data="mini-mars", overrides=overrides, storage=folder, dry_run=False)
     options = Options(address=address, cpus_per_trial=1, concurrent=slots)
     search = create_search(space, storage=folder, name="bench", seed=0, options=options)
 
-    def listen(ledger: Ledger, _: object) -> None:
+    def listen(recorder: Recorder, _: object) -> None:
         def note(record: Any) -> None:
             if isinstance(record.event, TrialCompleted | TrialSuggested):
                 line = [type(record.event).__name__, time.time(), time.process_time()]
                 with (folder / DRIVER_LOG).open("a") as log:
                     log.write(json.dumps(line) + "\n")
 
-        ledger.subscribe(note)
+        recorder.subscribe(note)
 
     with mock.patch.object(session, "trainable", _sleeping(seconds, slots, folder / BUSY)):
         ending = session.drive(search, session.Watch(started=listen, connected=lambda *_: None))

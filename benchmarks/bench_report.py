@@ -24,6 +24,7 @@ from pathlib import Path
 from benchmarks.measuring import say
 from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import Options, SearchDescription, write_description
 from orchestrator.study.events import (
     AttemptFailed,
@@ -38,7 +39,6 @@ from orchestrator.study.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record, encode
 from trainer.result import EpochResult, Evaluation
 

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks.measuring import LEAST_RUNS, say
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import (
     Event,
     SearchCreated,
@@ -39,7 +40,6 @@ from orchestrator.study.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record
 from orchestrator.tracking.content import About, Artifact, Content
 from orchestrator.tracking.tracker import Tracker

@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
+from orchestrator.algorithms.replicates import find_trial
 from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
 from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import existing_search
 from orchestrator.stores.cache import local_storage
-from orchestrator.study.folder import existing_search
-from orchestrator.study.loading import LoadedSearch, load_search
+from orchestrator.stores.loading import LoadedSearch, load_search
+from orchestrator.study.study import Trial
 from trainer.child import die_with_parent, python_command, start_child
 
 if TYPE_CHECKING:
@@ -100,6 +102,14 @@ class Search(LoadedSearch):
         from orchestrator.show.terminal import summary_line
 
         return summary_line(self.status)
+
+    def trial(self, key: str) -> Trial:
+        """The trial with a key such as `t0003` or `t0003-r1`; `best` is the best configuration so far.
+
+        Raises:
+            SearchError: there is none.
+        """
+        return find_trial(self, key)
 
     def _repr_html_(self) -> str:
         """For notebooks: the summary and the table."""

@@ -61,7 +61,7 @@ def without_improvement(study: Study, objective: Objective) -> int:
 
 
 def _resources(study: Study, budget: Budget, moment: float | None) -> str | None:
-    spending = study.spending
+    spending = study.gpu_hours
     seconds, gpu_seconds = (spending.seconds, spending.gpu_seconds) if moment is None else spending.until(moment)
     if budget.epochs is not None and _epochs(study) >= budget.epochs:
         return counted(budget.epochs, "epoch", "epochs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.base.errors import Exit, OrchestratorError
 from orchestrator.base.hints import hint
-from orchestrator.study.folder import SearchFolder
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.study import Study
 
 # One may be chance and two a coincidence.

@@ -14,10 +14,9 @@ from orchestrator.space.problems import SpaceError
 from orchestrator.space.sampling import satisfies
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.settings import flattened
-from orchestrator.study.description import SearchDescription, read_description
+from orchestrator.stores.base import SearchFolder
+from orchestrator.study.description import SearchDescription, current_space, read_description
 from orchestrator.study.events import Observation, ObservationsAttached
-from orchestrator.study.extension import current_space
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import read_journal
 from orchestrator.study.study import Study, Trial, fold_records
 from trainer.settings import differing_settings

@@ -54,7 +54,7 @@ def finalize(
     """
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.unseal_test_set import FinalizationOptions, open_test_set
-    from orchestrator.study.folder import existing_search
+    from orchestrator.stores.base import existing_search
 
     folder = existing_search(storage, name)
     asked = options_as_before(
@@ -96,8 +96,8 @@ def tables(names: tuple[str, ...], form: str, out: Path | None, storage: Path) -
 def _tables(names: Iterable[str], form: str, storage: Path) -> str:
     from orchestrator.show import tables as made
     from orchestrator.show.tables_view import FORMATS
-    from orchestrator.study.folder import existing_search
-    from orchestrator.study.loading import load_search
+    from orchestrator.stores.base import existing_search
+    from orchestrator.stores.loading import load_search
 
     return FORMATS[form](made.tables([load_search(existing_search(storage, name)) for name in names]))
 

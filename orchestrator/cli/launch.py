@@ -22,7 +22,7 @@ from orchestrator.cli.run_search import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.study.folder import SearchFolder
+    from orchestrator.stores.base import SearchFolder
     from orchestrator.study.study import Study
 
 
@@ -94,8 +94,8 @@ def launch(
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.data_staging import named_pack
     from orchestrator.runner.preparation import prepare_space
+    from orchestrator.stores.base import existing_search, new_search
     from orchestrator.study.description import HANG_AFTER_S, Options
-    from orchestrator.study.folder import existing_search, new_search
 
     if name is not None:
         new_search(storage, name)
@@ -183,8 +183,8 @@ def resume(
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
     if handed_over(submit, follow):
         return resume_there(click.get_current_context())
-    from orchestrator.study.folder import existing_search
-    from orchestrator.study.loading import load_search
+    from orchestrator.stores.base import existing_search
+    from orchestrator.stores.loading import load_search
 
     folder = existing_search(storage, name)
     study = load_search(folder).study
@@ -257,7 +257,7 @@ def launch_there(context: click.Context, given_space: str) -> int:
     from orchestrator.cluster.names import job_metadata
     from orchestrator.cluster.submit import SPACE_FILE, submit
     from orchestrator.space.search_space import SearchSpace
-    from orchestrator.study.folder import search_folder
+    from orchestrator.stores.base import search_folder
 
     given = context.params
     storage = _storage(context)
@@ -291,7 +291,7 @@ def resume_there(context: click.Context) -> int:
     """`resume --submit`."""
     from orchestrator.cluster.names import JOB_NAME
     from orchestrator.cluster.submit import submit
-    from orchestrator.study.folder import search_folder
+    from orchestrator.stores.base import search_folder
 
     given = context.params
     name, storage = given["name"], _storage(context)

@@ -12,7 +12,7 @@ from orchestrator.base.hints import hint
 from orchestrator.cli import options, shell_complete
 
 if TYPE_CHECKING:
-    from orchestrator.study.folder import SearchFolder
+    from orchestrator.stores.base import SearchFolder
 
 SYNC_PATIENCE_S = 300.0
 
@@ -27,7 +27,7 @@ def stop(name: str, storage: Path) -> int:
     stays so.
     """
     from orchestrator.runner import control
-    from orchestrator.study.folder import existing_search
+    from orchestrator.stores.base import existing_search
 
     search, _, trial = name.partition("/")
     folder = existing_search(storage, search)
@@ -43,7 +43,7 @@ def stop(name: str, storage: Path) -> int:
 def logs(name: str, follow: bool, storage: Path) -> int:
     """Print what happened in a search, or in one of its trials with what its training logged."""
     from orchestrator.show.logs import log_lines
-    from orchestrator.study.folder import existing_search
+    from orchestrator.stores.base import existing_search
 
     search, _, trial = name.partition("/")
     folder = existing_search(storage, search)
@@ -54,9 +54,10 @@ def logs(name: str, follow: bool, storage: Path) -> int:
 
 def _key(folder: SearchFolder, trial: str) -> str | None:
     """The key of the trial that was named, for `best` that of the best one; None where none was named."""
-    from orchestrator.study.loading import BEST, load_search
+    from orchestrator.algorithms.replicates import BEST, find_trial
+    from orchestrator.stores.loading import load_search
 
-    return load_search(folder).trial(BEST).key if trial == BEST else trial or None
+    return find_trial(load_search(folder), BEST).key if trial == BEST else trial or None
 
 
 @click.command(epilog="Example: reidsearch extend attn_cl-7f3a --trials +20 --set parameters.loss.osm_alpha.high=4")
@@ -73,8 +74,8 @@ def _key(folder: SearchFolder, trial: str) -> str | None:
 @options.storage
 def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: Path) -> int:
     """Give a search more budget or wider bounds; `resume` then goes on with it."""
-    from orchestrator.study import extension
-    from orchestrator.study.folder import existing_search
+    from orchestrator.runner import extension
+    from orchestrator.stores.base import existing_search
 
     for change in extension.extend(existing_search(storage, name), trials=trials, overrides=overrides):
         click.echo(change)
@@ -89,7 +90,7 @@ def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: P
 def sync(name: str, storage: Path, tracking_uri: str | None) -> int:
     """Send a search's journal to MLflow again; what is there already stays, what is missing is made anew."""
     from orchestrator.base.uris import without_passwords
-    from orchestrator.study.folder import existing_search
+    from orchestrator.stores.base import existing_search
     from orchestrator.tracking import sync
 
     synced = sync.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
@@ -111,7 +112,7 @@ def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: 
     """Delete every copy of a search's data, checkpoints included, and say what remains elsewhere."""
     from orchestrator.base.escaping import terminal_text
     from orchestrator.show import purge
-    from orchestrator.study.folder import existing_search
+    from orchestrator.stores.base import existing_search
     from orchestrator.study.lease import refuse_if_driven
 
     folder = existing_search(storage, name)

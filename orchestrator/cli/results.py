@@ -79,7 +79,7 @@ def report(
     The HTML file holds everything that it needs and opens without a network.
     """
     from orchestrator.show.report.writing import write_report
-    from orchestrator.study.folder import existing_search
+    from orchestrator.stores.base import existing_search
 
     if to_mlflow and out is None and kind != "html":
         raise click.UsageError("--to-mlflow needs a file: name one with --out")
@@ -126,10 +126,11 @@ def export(
     tracking_uri: str | None,
 ) -> int:
     """Write the network of a trial, its configuration and a model card; without TRIAL that of the best one."""
+    from orchestrator.algorithms.replicates import BEST
     from orchestrator.show.export import export_trial
     from orchestrator.show.registry import register as register_model
-    from orchestrator.study.folder import existing_search
-    from orchestrator.study.loading import BEST, load_search
+    from orchestrator.stores.base import existing_search
+    from orchestrator.stores.loading import load_search
 
     search, _, trial = name.partition("/")
     loaded = load_search(existing_search(storage, search))
@@ -172,9 +173,10 @@ def reproduce(
     On CPU cores figures are equal to the last bit, with the versions, the kind of processor and the number of threads
     of then. Without TRIAL the best one is trained.
     """
+    from orchestrator.algorithms.replicates import BEST
     from orchestrator.show import reproduce, reproduce_view
-    from orchestrator.study.folder import existing_search
-    from orchestrator.study.loading import BEST, load_search
+    from orchestrator.stores.base import existing_search
+    from orchestrator.stores.loading import load_search
 
     search, _, key = name.partition("/")
     loaded = load_search(existing_search(storage, search))
@@ -226,7 +228,7 @@ def simulate(
     as_json: bool,
 ) -> int:
     """Replay a finished search's curves under other stopping rules and orders; nothing is trained."""
-    from orchestrator.study.folder import existing_search
+    from orchestrator.stores.base import existing_search
 
     existing_search(storage, name)  # before the import of torch
     from orchestrator.show.simulate_view import Asked, show_simulation

@@ -12,8 +12,8 @@ from orchestrator.base.hints import hint
 from orchestrator.stores.cache import storage_uri
 
 if TYPE_CHECKING:
+    from orchestrator.stores.base import SearchFolder
     from orchestrator.study.description import Options
-    from orchestrator.study.folder import SearchFolder
     from orchestrator.study.study import Study
 
 

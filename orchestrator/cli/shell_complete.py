@@ -15,7 +15,7 @@ import click
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE
 from orchestrator.space.settings import schema_leaves, setting_kinds, space_schema
-from orchestrator.study.folder import SearchFolder, searches_here
+from orchestrator.stores.base import SearchFolder, searches_here
 
 BEST = "best"
 SPACES = "search_spaces"

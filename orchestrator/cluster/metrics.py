@@ -21,7 +21,7 @@ from orchestrator.cluster.names import leading_parameters
 from orchestrator.space.objective import Objective
 from orchestrator.study.events import FailureKind, TrialReported, TrialStarted
 from orchestrator.study.journal import Record
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import Study, Trial, TrialStatus
 
 log = logging.getLogger(__name__)
@@ -138,8 +138,8 @@ def search_readings(
     yield Reading(BUDGET, budget, labels)
     yield Reading(UNSENT, unsent, labels)
     yield Reading(SESSION, study.sessions, labels)
-    yield Reading(RUN_SECONDS, study.spending.seconds, labels)
-    yield Reading(GPU_SECONDS, study.spending.gpu_seconds, labels)
+    yield Reading(RUN_SECONDS, study.gpu_hours.seconds, labels)
+    yield Reading(GPU_SECONDS, study.gpu_hours.gpu_seconds, labels)
     if best is not None:
         yield Reading(BEST, best[1], {**labels, "metric": best[0]})
 
@@ -196,30 +196,36 @@ class Exporter:
     """Sets the gauges of a search every few seconds, in a thread of its own; whatever goes wrong there stays there."""
 
     def __init__(
-        self, ledger: Ledger, objective: Objective, labels: Mapping[str, str], *, budget: int, unsent: Callable[[], int]
+        self,
+        recorder: Recorder,
+        objective: Objective,
+        labels: Mapping[str, str],
+        *,
+        budget: int,
+        unsent: Callable[[], int],
     ) -> None:
-        """Listens to the ledger from here on.
+        """Listens to the recorder from here on.
 
         Args:
-            ledger: of the search.
+            recorder: of the search.
             objective: what the search improves.
             labels: see `search_labels`.
             budget: configurations that the search may try.
             unsent: how many events MLflow has not taken.
         """
-        self._ledger, self._labels, self._budget, self._unsent = ledger, labels, budget, unsent
+        self._recorder, self._labels, self._budget, self._unsent = recorder, labels, budget, unsent
         self._best = BestSoFar(objective)
         self._heard: dict[str, float] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="gauges", daemon=True)
-        ledger.subscribe(self._hear)
+        recorder.subscribe(self._hear)
 
     def readings(self) -> list[Reading]:
         """All values as they are now."""
         now = time.monotonic()
-        with self._ledger.lock:
-            study = self._ledger.study
-            shown = shown_trials(study.spending.held, self._heard, now)
+        with self._recorder.lock:
+            study = self._recorder.study
+            shown = shown_trials(study.gpu_hours.held, self._heard, now)
             self._heard = {key: self._heard[key] for key in shown}
             best = self._best.of(study)
             unsent = self._unsent()

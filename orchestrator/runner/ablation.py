@@ -11,9 +11,9 @@ from orchestrator.runner.creation import create_search
 from orchestrator.runner.preparation import prepare_space
 from orchestrator.runner.unseal_test_set import WITHOUT_EFFECT, FinalizationOptions, open_test_set
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder, search_folder
+from orchestrator.stores.loading import load_search
 from orchestrator.study.description import Options
-from orchestrator.study.folder import SearchFolder, search_folder
-from orchestrator.study.loading import load_search
 
 TABLE_1 = ("baseline", "b_bot", "b_bot_osm", "b_bot_osm_cl", "attn_cl")
 """Search spaces whose first point to start with is the published configuration of a row."""

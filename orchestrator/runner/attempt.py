@@ -16,14 +16,13 @@ from orchestrator.runner.failure_kind import failure_kind
 from orchestrator.runner.system_metrics import LoadMeter, gpus_of_this_process
 from orchestrator.runner.watchdog import HangWatch
 from orchestrator.stores import trial_files
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import mirror_of, remote
 from orchestrator.stores.remote import StorageProblem
 from orchestrator.stores.staging import DataSource, data_here
 from orchestrator.study.description import HANG_AFTER_S
-from orchestrator.study.events import FailureKind
-from orchestrator.study.folder import SearchFolder
+from orchestrator.study.events import FailureKind, NodeLoad
 from orchestrator.study.journal import NO_SPACE
-from orchestrator.study.node_load import NodeLoad
 from trainer.atomic import write_atomically
 from trainer.formatting import first_line
 from trainer.frozen import FrozenConfig

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import hint
 from orchestrator.stores import requests
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.pull import bring_search
+from orchestrator.stores.push import open_recorder
 from orchestrator.stores.remote_lease import driver_of
 from orchestrator.stores.requests import Request
 from orchestrator.study.events import TrialStopped
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import read_journal
-from orchestrator.study.recorder import owned_ledger
 from orchestrator.study.study import Study, fold_records
 
 # The folder of the requests; the name of a file is the trial to stop, or this for the whole search.
@@ -99,9 +99,9 @@ def _trials_of(study: Study) -> str:
 def _stop_undriven(folder: SearchFolder, trial: str | None) -> Answer:
     if trial is None:
         return Answer(True, f"{folder.name}: no process drives it, so there is nothing to stop")
-    with owned_ledger(folder) as ledger:
-        epoch = ledger.study.all_trials[trial].epoch
-        ledger.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
+    with open_recorder(folder) as recorder:
+        epoch = recorder.study.all_trials[trial].epoch
+        recorder.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
     return Answer(True, f"{folder.name}/{trial}: given up; no process drives the search")
 
 

@@ -21,10 +21,10 @@ from orchestrator.runner.preparation import any_config, check_weights
 from orchestrator.runner.splits import Splits as CutSplits
 from orchestrator.runner.splits import cut_splits, write_splits
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder, new_search
 from orchestrator.stores.push import publish
 from orchestrator.study.description import Options, SearchDescription, write_description
 from orchestrator.study.events import ObservationsAttached, SearchCreated
-from orchestrator.study.folder import SearchFolder, new_search
 from orchestrator.study.journal import Journal
 from trainer.atomic import write_atomically
 from trainer.data import Splits, Tracklet, read_splits

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from orchestrator.base.errors import SearchError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.address import is_uri, parsed
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import storage_uri
 from orchestrator.stores.staging import DataSource, check_pack_of, data_here, index_digest
 from orchestrator.study.description import Options, read_description
-from orchestrator.study.folder import SearchFolder
 from trainer.errors import DataError
 
 # Who looks at a search does not wait for torch and scipy.

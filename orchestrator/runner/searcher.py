@@ -1,4 +1,4 @@
-"""The searcher that Ray Tune asks for trials: it records everything in the ledger before anything happens."""
+"""The searcher that Ray Tune asks for trials: it records everything in the recorder before anything happens."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from orchestrator.runner.supervision import Supervisor
 from orchestrator.runner.watchdog import hung
 from orchestrator.runner.worker import read_message
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import storage_uri
 from orchestrator.stores.staging import DataSource
 from orchestrator.study.description import HANG_AFTER_S
@@ -42,9 +43,8 @@ from orchestrator.study.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record
-from orchestrator.study.recorder import Ledger, record_epoch
+from orchestrator.study.recorder import Recorder, record_epoch
 from orchestrator.study.study import Trial, may_retry, unfinished
 from trainer.atomic import write_atomically
 from trainer.errors import DataError
@@ -71,7 +71,7 @@ class AxSearcher(Searcher):
 
     def __init__(
         self,
-        ledger: Ledger,
+        recorder: Recorder,
         space: SearchSpace,
         folder: SearchFolder,
         ax: AxProcess,
@@ -86,10 +86,10 @@ class AxSearcher(Searcher):
         capacity: Callable[[], int] | None = None,
         say: Callable[[str, str], None] = lambda label, text: None,
     ) -> None:
-        """Continues whatever the ledger holds: unfinished trials come first.
+        """Continues whatever the recorder holds: unfinished trials come first.
 
         Args:
-            ledger: the search so far; receives every event.
+            recorder: the search so far; receives every event.
             space: what is searched.
             folder: where trials live.
             ax: the model.
@@ -104,7 +104,7 @@ class AxSearcher(Searcher):
             say: told a label and a line for people; must not block.
         """
         super().__init__()
-        self._ledger = ledger
+        self._recorder = recorder
         self._space = space
         self._folder = folder
         self._stop = stop
@@ -115,14 +115,14 @@ class AxSearcher(Searcher):
         # many some always end while it thinks, and a quarter of them is little beside those whose ends are unknown.
         self._ahead = AsyncSuggester(ax, space, stale=0 if concurrent == 1 else max(1, concurrent // STALE_PART))
         self._step: Step | None = None
-        ledger.subscribe(self._forget_step)
-        self._supervisor = Supervisor(ledger, space, folder, stop)
+        recorder.subscribe(self._forget_step)
+        self._supervisor = Supervisor(recorder, space, folder, stop)
         self._before_start = before_start
         self._data = data
         self._storage = storage_uri(folder.path.parent)
         self._capacity = capacity or (lambda: concurrent)
         self._say = say
-        self._waiting = deque(trial.key for trial in unfinished(ledger.study))
+        self._waiting = deque(trial.key for trial in unfinished(recorder.study))
         self._live: dict[str, str] = {}
         self._deaths: dict[str, str] = {}
         self.failure: BaseException | None = None
@@ -188,7 +188,7 @@ class AxSearcher(Searcher):
     def _suggest(self, trial_id: str) -> Any:
         if self._stop.requested or len(self._live) >= self._capacity():
             return None
-        study = self._ledger.study
+        study = self._recorder.study
         while self._waiting:
             key = self._waiting.popleft()
             if not study.all_trials[key].is_over:
@@ -207,7 +207,7 @@ class AxSearcher(Searcher):
 
     def _repeat(self, trial_id: str) -> Any:
         """Runs a leading configuration again, now that no new one is to come."""
-        repeat = next_replicate(self._ledger.study, self._space)
+        repeat = next_replicate(self._recorder.study, self._space)
         return self._nothing_left() if repeat is None else self._start(trial_id, self._create_repeat(repeat))
 
     def _nothing_left(self) -> Any:
@@ -218,7 +218,7 @@ class AxSearcher(Searcher):
     def _next_step(self) -> Step:
         """What the space's algorithm says, computed once for each state of the study."""
         if self._step is None:
-            study = self._ledger.study
+            study = self._recorder.study
             self._step = ALGORITHMS[self._space.algorithm.name](self._space, study.seed, study)
         return self._step
 
@@ -230,16 +230,16 @@ class AxSearcher(Searcher):
         """After the running trials, and whether the model can be asked about the next one."""
         if not self._supervisor.look(self._live.values()) or self._stop.requested:
             return
-        study = self._ledger.study
+        study = self._recorder.study
         if spent(study, self._space) is None and isinstance(step := self._next_step(), AskModel):
             self._ahead.want(step)
 
     def _create(self, suggestion: Suggestion) -> str:
-        study = self._ledger.study
+        study = self._recorder.study
         index = len(study.trials)
         key = f"t{index:04d}"
         config = self._space.config(suggestion.params, seed=study.seed)
-        self._ledger.record(
+        self._recorder.record(
             TrialSuggested(
                 trial=key,
                 index=index,
@@ -258,7 +258,7 @@ class AxSearcher(Searcher):
         return self._create_again(repeat.key, repeat.original, "repeat", repeat.seed, fold=repeat.fold)
 
     def _create_final(self, final: Final) -> str:
-        seed = final_seed(self._ledger.study.seed, final.number)
+        seed = final_seed(self._recorder.study.seed, final.number)
         asked = {"finalization": final.finalization, "epochs": final.epochs}
         return self._create_again(final.key, final.original, "finalize", seed, **asked)
 
@@ -266,11 +266,11 @@ class AxSearcher(Searcher):
         """A trial that runs the configuration of another one with a seed of its own."""
         same = {"index": original.index, "params": original.params, "repeats": original.key}
         event = {"trial": key, "source": source, "seed": seed, **same, **others}
-        self._ledger.record(TrialSuggested.model_validate(event))
+        self._recorder.record(TrialSuggested.model_validate(event))
         return key
 
     def _start(self, trial_id: str, key: str) -> dict[str, Any]:
-        trial = self._ledger.study.all_trials[key]
+        trial = self._recorder.study.all_trials[key]
         out = self._folder.trial(key)
         out.mkdir(parents=True, exist_ok=True)
         config = trial_config(self._space, trial)
@@ -280,7 +280,7 @@ class AxSearcher(Searcher):
         self._supervisor.started(key)
         self._before_start(key)
         attempt = trial.attempts + 1
-        self._ledger.record(TrialStarted(trial=key, attempt=attempt, gpus=self._gpus, threads=self._threads))
+        self._recorder.record(TrialStarted(trial=key, attempt=attempt, gpus=self._gpus, threads=self._threads))
         self._live[trial_id] = key
         assignment = Assignment(
             search=self._folder.path,
@@ -293,7 +293,7 @@ class AxSearcher(Searcher):
             tests=trial.finalization > 0,
             storage=self._storage,
             config=None if self._storage is None else text,
-            start=self._ledger.starts[key],
+            start=self._recorder.starts[key],
             data=self._data,
             title=trial_title(self._folder.name, key, trial.params),
         )
@@ -303,21 +303,21 @@ class AxSearcher(Searcher):
         key, message = self._live.get(trial_id), read_message(result)
         if key is None or message is None:
             return False
-        if message.test is not None and self._ledger.study.all_trials[key].test is None:
-            self._ledger.record(TrialTested(trial=key, evaluation=message.test))
+        if message.test is not None and self._recorder.study.all_trials[key].test is None:
+            self._recorder.record(TrialTested(trial=key, evaluation=message.test))
         if message.epoch_result is None:
             return False
-        record_epoch(self._ledger, self._space, key, message.epoch_result, message.load)
-        return self._ledger.study.all_trials[key].is_over
+        record_epoch(self._recorder, self._space, key, message.epoch_result, message.load)
+        return self._recorder.study.all_trials[key].is_over
 
     def _on_complete(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
         key, died_of = self._live.pop(trial_id, None), self._deaths.pop(trial_id, "")
-        if key is None or self._ledger.study.all_trials[key].is_over:
+        if key is None or self._recorder.study.all_trials[key].is_over:
             return
         message = read_message(result)
         outcome = None if message is None or error else message.outcome
         if outcome is not None and outcome.state == "completed":
-            self._ledger.record(TrialCompleted(trial=key))
+            self._recorder.record(TrialCompleted(trial=key))
         elif outcome is not None and outcome.failure is not None:
             self._attempt_failed(key, outcome.failure, outcome.reason)
         elif not self._stop.requested:
@@ -332,8 +332,8 @@ class AxSearcher(Searcher):
             self._attempt_failed(key, "worker_lost", reason or "the process that ran the trial died")
 
     def _attempt_failed(self, key: str, failure: FailureKind, reason: str) -> None:
-        trial = self._ledger.study.all_trials[key]
-        self._ledger.record(AttemptFailed(trial=key, attempt=trial.attempts, failure=failure, reason=reason))
+        trial = self._recorder.study.all_trials[key]
+        self._recorder.record(AttemptFailed(trial=key, attempt=trial.attempts, failure=failure, reason=reason))
         if failure == "disk_full":
             # Every other trial writes there, too. The trial stays unfinished: a resume takes it up.
             self.failure = DiskFull(self._folder, reason)
@@ -342,9 +342,10 @@ class AxSearcher(Searcher):
         if may_retry(trial, failure):
             self._waiting.append(key)
             return
-        self._ledger.record(TrialFailed(trial=key, failure=failure, reason=reason))
+        self._recorder.record(TrialFailed(trial=key, failure=failure, reason=reason))
         # Every other trial reads the same files.
-        self.failure = DataError(reason) if failure == "bad_data" else broken_circuit(self._ledger.study, self._folder)
+        study = self._recorder.study
+        self.failure = DataError(reason) if failure == "bad_data" else broken_circuit(study, self._folder)
         if self.failure is not None:
             self._stop.request()
 

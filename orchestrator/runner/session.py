@@ -42,18 +42,18 @@ from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.supervision import Supervisor
 from orchestrator.runner.worker import trainable
 from orchestrator.space.objective import check_costs
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import storage_name
+from orchestrator.stores.push import open_recorder
 from orchestrator.stores.staging import DataSource
 from orchestrator.stores.storage_probe import remove_token
-from orchestrator.study.description import Options, SearchDescription, read_description
+from orchestrator.study.description import Options, SearchDescription, current_space, read_description
 from orchestrator.study.events import (
     SessionEnded,
     SessionStarted,
     TrialReopened,
 )
-from orchestrator.study.extension import current_space
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.recorder import Ledger, owned_ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import Study, unfinished
 from orchestrator.tracking.sync import tracker_of, tracking_uri
 from trainer.formatting import first_line
@@ -75,8 +75,8 @@ LAST_WORDS_S = 5.0
 class Watch(NamedTuple):
     """Who is told what while a search runs; all are called from the search's process and must not block."""
 
-    started: Callable[[Ledger, SearchDescription], None]
-    """The ledger is open; subscribe to it to hear every event."""
+    started: Callable[[Recorder, SearchDescription], None]
+    """The recorder is open; subscribe to it to hear every event."""
     connected: Callable[[Connection, Allocation, str], None]
     """The cluster is there; the last argument is MLflow's address."""
     noticed: Callable[[str, str], None] = lambda label, text: None
@@ -114,17 +114,17 @@ def drive(
         CircuitBroken: trials failed one after another in the same way.
     """
     description = read_description(folder.description)
-    with owned_ledger(folder) as ledger:
+    with open_recorder(folder) as recorder:
         if retry_failed:
-            reopen_failed(ledger)
-        return _Session(folder, description, overrides or description.options, ledger, watch).run()
+            reopen_failed(recorder)
+        return _Session(folder, description, overrides or description.options, recorder, watch).run()
 
 
-def reopen_failed(ledger: Ledger) -> None:
+def reopen_failed(recorder: Recorder) -> None:
     """Lets every failed trial be tried again."""
-    for trial in list(ledger.study.all_trials.values()):
+    for trial in list(recorder.study.all_trials.values()):
         if trial.status == "failed":
-            ledger.record(TrialReopened(trial=trial.key))
+            recorder.record(TrialReopened(trial=trial.key))
 
 
 class _Session:
@@ -135,29 +135,29 @@ class _Session:
         folder: SearchFolder,
         description: SearchDescription,
         options: Options,
-        ledger: Ledger,
+        recorder: Recorder,
         watch: Watch,
     ) -> None:
         self._folder = folder
         self._description = description
-        self._space = current_space(description, ledger.study)
+        self._space = current_space(description, recorder.study)
         self._options = options
-        self._ledger = ledger
+        self._recorder = recorder
         self._watch = watch
-        self._number = ledger.study.sessions + 1
+        self._number = recorder.study.sessions + 1
         self._uri = tracking_uri(folder, options)
-        self._tracker = tracker_of(folder, description, self._uri, ledger)
+        self._tracker = tracker_of(folder, description, self._uri, recorder)
         self._ax = AxProcess(folder.logs / "ax.log")
         self._model_check = ModelCheck(
             self._ax,
             self._space,
-            ledger.study,
+            recorder.study,
             watch.noticed,
             is_new=self._number == 1,
             resume=hint("resume", folder.name, storage=folder.path.parent),
         )
         self._stop = StopRequest(self._on_stop)
-        self._supervisor = Supervisor(ledger, self._space, folder, self._stop)
+        self._supervisor = Supervisor(recorder, self._space, folder, self._stop)
         self._over = threading.Event()
         self._is_connecting = False
         self._node: tuple[Process, ...] = ()
@@ -169,23 +169,23 @@ class _Session:
             return self._run()
 
     def _run(self) -> Ending:
-        self._ledger.record(SessionStarted(session=self._number, host=socket.gethostname(), pid=os.getpid()))
+        self._recorder.record(SessionStarted(session=self._number, host=socket.gethostname(), pid=os.getpid()))
         Requests(self._folder).clear()
-        adopt_finished_epochs(self._folder, self._space, self._ledger)
+        adopt_finished_epochs(self._folder, self._space, self._recorder)
         self._supervisor.keep_budget(live=())
-        self._watch.started(self._ledger, self._description)
+        self._watch.started(self._recorder, self._description)
         self._tracker.start()
         try:
             threading.Thread(target=self._leave_in_time, name="watchdog", daemon=True).start()
             exit_code = self._search()
         except BaseException as error:
-            self._ledger.record(SessionEnded(state="failed", reason=first_line(error)))
+            self._recorder.record(SessionEnded(state="failed", reason=first_line(error)))
             raise
         finally:
             self._over.set()
             self._ax.close()
             unsent = self._tracker.close(DRAIN_S)
-        return Ending(self._ledger.study, self._description, exit_code, unsent)
+        return Ending(self._recorder.study, self._description, exit_code, unsent)
 
     def _search(self) -> Exit:
         if self._remaining() == 0:
@@ -216,8 +216,8 @@ class _Session:
         return self._end()
 
     def _on_stop(self, wish: str | None) -> None:
-        with self._ledger.lock:
-            running = sum(trial.status == "running" for trial in self._ledger.study.all_trials.values())
+        with self._recorder.lock:
+            running = sum(trial.status == "running" for trial in self._recorder.study.all_trials.values())
         self._watch.stopping(wish, running)
         if self._is_connecting:
             # No trial runs yet, and what is starting would answer in half a minute at best, with errors of Ray's.
@@ -241,9 +241,9 @@ class _Session:
 
     def _leave(self) -> None:
         """Ends the process here and now; the next session goes on from what the journal holds."""
-        self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish))
-        if self._ledger.uplink is not None:
-            self._ledger.uplink.finish(LAST_WORDS_S)
+        self._recorder.record(SessionEnded(state="interrupted", reason=self._stop.wish))
+        if self._recorder.uplink is not None:
+            self._recorder.uplink.finish(LAST_WORDS_S)
         resume = hint("resume", self._folder.name, storage=self._folder.path.parent)
         print(f"{self._folder.name}: stopped; `{resume}` continues it", file=sys.stderr, flush=True)
         for process in children() if self._is_connecting else ():  # what Ray has started so far
@@ -270,7 +270,7 @@ class _Session:
         check_costs(self._space.objective, share.gpus)
         self._watch.connected(connection, share, self._uri)
         searcher = AxSearcher(
-            self._ledger,
+            self._recorder,
             self._space,
             self._folder,
             self._ax,
@@ -334,7 +334,7 @@ class _Session:
 
     def _gauges(self) -> Exporter:
         return Exporter(
-            self._ledger,
+            self._recorder,
             self._space.objective,
             search_labels(self._folder.name, self._data()),
             budget=self._space.budget.trials,
@@ -358,20 +358,20 @@ class _Session:
         return data_source(self._options, self._space, self._folder)
 
     def _remaining(self) -> int:
-        return trials_left(self._ledger.study, self._space, time.time())
+        return trials_left(self._recorder.study, self._space, time.time())
 
     def _await_run(self, trial: str) -> None:
         self._tracker.wait_for_run(trial, RUN_PATIENCE_S)
 
     def _end(self) -> Exit:
-        study = self._ledger.study
+        study = self._recorder.study
         end = nothing_new(study, self._space, time.time())
         if unfinished(study) or end is None or trials_again_left(study, self._space, end):
-            self._ledger.record(SessionEnded(state="interrupted", reason=self._stop.wish or "Ray ended early"))
+            self._recorder.record(SessionEnded(state="interrupted", reason=self._stop.wish or "Ray ended early"))
             return self._exit_of_signal()
         counts = study.counts()
         if counts["completed"] == 0:
-            self._ledger.record(SessionEnded(state="failed", reason="no trial completed"))
+            self._recorder.record(SessionEnded(state="failed", reason="no trial completed"))
             return Exit.SEARCH_FAILED
-        self._ledger.record(SessionEnded(state="finished", reason=end.reason))
+        self._recorder.record(SessionEnded(state="finished", reason=end.reason))
         return Exit.SOME_TRIALS_FAILED if counts["failed"] else Exit.OK

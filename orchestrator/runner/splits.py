@@ -8,7 +8,7 @@ from orchestrator.algorithms.replicates import replicate_folds
 from orchestrator.algorithms.trial_configs import on_fold
 from orchestrator.runner.data_staging import with_data_here
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.folder import SearchFolder
+from orchestrator.stores.base import SearchFolder
 from trainer.data import Tracklet, read_splits
 from trainer.data.splits import ValidationSplit, cut_validation, write_validation
 

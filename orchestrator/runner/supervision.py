@@ -10,10 +10,10 @@ from orchestrator.runner.attempt import STOP_FILE
 from orchestrator.runner.control import STOPPED_BY_USER, WHOLE_SEARCH, Requests
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.trial_files import stop_name
 from orchestrator.study.events import StopRule, TrialStopped
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import unfinished
 
 LOOK_PERIOD_S = 0.5
@@ -22,8 +22,8 @@ LOOK_PERIOD_S = 0.5
 class Supervisor:
     """Looks now and then whether a trial has to stop; says so in the journal first, and to the attempt then."""
 
-    def __init__(self, ledger: Ledger, space: SearchSpace, folder: SearchFolder, stop: StopRequest) -> None:
-        self._ledger = ledger
+    def __init__(self, recorder: Recorder, space: SearchSpace, folder: SearchFolder, stop: StopRequest) -> None:
+        self._recorder = recorder
         self._space = space
         self._folder = folder
         self._stop = stop
@@ -48,15 +48,15 @@ class Supervisor:
         for request in self._requests.pending():
             if request == WHOLE_SEARCH:
                 self._stop.request("reidsearch stop")
-            elif request in self._ledger.study.all_trials:
+            elif request in self._recorder.study.all_trials:
                 self._give_up(request, "user", STOPPED_BY_USER, live)
             self._requests.done(request)
 
     def keep_budget(self, live: Collection[str]) -> None:
         """Gives up all unfinished trials where the budget has nothing left for them."""
-        end = spent(self._ledger.study, self._space, time.time())
+        end = spent(self._recorder.study, self._space, time.time())
         if end is not None and end.at_once:
-            for trial in unfinished(self._ledger.study):
+            for trial in unfinished(self._recorder.study):
                 if end.ends_replicates or not trial.repeats:
                     self._give_up(trial.key, "budget", end.reason, live)
 
@@ -66,9 +66,9 @@ class Supervisor:
         (self._folder.trial(key) / STOP_FILE).unlink(missing_ok=True)
 
     def _give_up(self, key: str, rule: StopRule, reason: str, live: Collection[str]) -> None:
-        trial = self._ledger.study.all_trials[key]
+        trial = self._recorder.study.all_trials[key]
         if not trial.is_over:
-            self._ledger.record(TrialStopped(trial=key, rule=rule, epoch=trial.epoch, reason=reason))
+            self._recorder.record(TrialStopped(trial=key, rule=rule, epoch=trial.epoch, reason=reason))
             if key in live:
                 self._tell(key)
 
@@ -77,5 +77,5 @@ class Supervisor:
         if key not in self._told:
             self._told.add(key)
             (self._folder.trial(key) / STOP_FILE).touch()
-            if self._ledger.uplink is not None:
-                self._ledger.uplink.put(f"trials/{key}/{stop_name(self._ledger.starts.get(key, 0))}", b"")
+            if self._recorder.uplink is not None:
+                self._recorder.uplink.put(f"trials/{key}/{stop_name(self._recorder.starts.get(key, 0))}", b"")

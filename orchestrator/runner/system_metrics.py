@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import psutil
 
-from orchestrator.study.node_load import GpuLoad, NodeLoad
+from orchestrator.study.events import GpuLoad, NodeLoad
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

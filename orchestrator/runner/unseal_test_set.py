@@ -18,11 +18,10 @@ from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import hint
 from orchestrator.runner.data_staging import with_data_here
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.description import SearchDescription, read_description
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.push import open_recorder
+from orchestrator.study.description import SearchDescription, current_space, read_description
 from orchestrator.study.events import FinalizationStarted, TrialOpenedTestSet
-from orchestrator.study.extension import current_space
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.recorder import owned_ledger
 from orchestrator.study.study import Finalization, Study, Trial, UseOfTestSet
 
 if TYPE_CHECKING:
@@ -66,8 +65,8 @@ def open_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalizat
     """
     _check_settings(asked.evaluation)
     description = read_description(folder.description)
-    with owned_ledger(folder) as ledger:
-        study = ledger.study
+    with open_recorder(folder) as recorder:
+        study = recorder.study
         space = current_space(description, study)
         if (known := open_finalization(study)) is not None:
             _check_agreement(known, asked, study, space)
@@ -76,7 +75,7 @@ def open_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalizat
         configs = [space.config(leader.params) for leader in leaders]
         evaluation = _evaluation(configs, asked.evaluation)
         _check_data(folder, description, [without_validation_split(each, asked.epochs, evaluation) for each in configs])
-        ledger.record(
+        recorder.record(
             FinalizationStarted(
                 finalization=len(study.finalizations) + 1,
                 leaders=[leader.key for leader in leaders],
@@ -107,11 +106,11 @@ def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Us
             f"{weights}: lies inside a storage whose journal is written through its URI; judge the copy that "
             f"`{hint('export', f'{folder.name}/{trial}', storage='URI')}` writes"
         )
-    with owned_ledger(folder) as ledger:
-        if trial not in ledger.study.all_trials:
+    with open_recorder(folder) as recorder:
+        if trial not in recorder.study.all_trials:
             raise SearchError(f"{weights}: {folder.name} has no trial {trial!r} that its journal could record this for")
         inner = weights.resolve().relative_to(folder.path.resolve())
-        ledger.record(TrialOpenedTestSet(trial=trial, use=use, weights=str(inner), by=_user()))
+        recorder.record(TrialOpenedTestSet(trial=trial, use=use, weights=str(inner), by=_user()))
 
 
 def _user() -> str:

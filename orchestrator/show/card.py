@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.replicates import Confirmation, confirmation
 from orchestrator.base.escaping import markdown_code, markdown_text
-from orchestrator.study.loading import LoadedSearch
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.study import Trial
 from trainer.result import Evaluation, Figures
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import JsonValue
 
+from orchestrator.algorithms.replicates import BEST, find_trial
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
 from orchestrator.show.noise import Runs, SeedDifference, seed_difference
 from orchestrator.space.settings import flattened
+from orchestrator.stores.base import existing_search
+from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.stores.trial_files import bring_trial
-from orchestrator.study.folder import existing_search
-from orchestrator.study.loading import BEST, LoadedSearch, load_search
 from orchestrator.study.study import Trial
 from orchestrator.tracking.sync import tracking_uri
 from trainer.reading import loads_checked, read_regular
@@ -186,7 +187,7 @@ def _side(storage: Path, name: str, loaded: dict[str, LoadedSearch]) -> Side:
     search, _, key = name.partition("/")
     if search not in loaded:
         loaded[search] = load_search(existing_search(storage, search))
-    trial = loaded[search].trial(key or BEST)
+    trial = find_trial(loaded[search], key or BEST)
     bring_trial(loaded[search].folder, trial.key, "config.json", "evaluation/*")
     epoch = kept_epoch(trial.results)
     if epoch is None or epoch.validation is None:

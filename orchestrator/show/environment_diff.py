@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.base import provenance
 from orchestrator.base.errors import SearchError
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.stores.trial_files import bring_trial
-from orchestrator.study.loading import LoadedSearch
 from orchestrator.study.study import Trial
 from trainer.reading import read_regular
 

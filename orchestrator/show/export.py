@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.algorithms.replicates import find_trial
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.runner.attempt import BEST_CHECKPOINT
 from orchestrator.show.card import write_card
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.stores.trial_files import bring_trial
-from orchestrator.study.loading import LoadedSearch
 from orchestrator.study.study import Trial
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def export_trial(loaded: LoadedSearch, key: str, formats: Sequence[ExportFormat]
         EnvironmentProblem: a package that a format needs is not installed.
         CheckpointError: the checkpoint is damaged.
     """
-    trial = loaded.trial(key)
+    trial = find_trial(loaded, key)
     bring_trial(loaded.folder, trial.key, BEST_CHECKPOINT, "config.json")
     checkpoint = loaded.folder.trial(trial.key) / BEST_CHECKPOINT
     if not checkpoint.is_file():

@@ -11,10 +11,10 @@ from orchestrator.base.escaping import terminal_text
 from orchestrator.base.hints import hint
 from orchestrator.runner.attempt import ERROR_FILE, HANG_FILE, LOG_FILE
 from orchestrator.show.event_line import event_line
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.pull import bring_search
 from orchestrator.stores.remote_lease import driver_of
 from orchestrator.stores.trial_files import bring_trial
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record, read_journal
 from orchestrator.study.study import fold_records
 from trainer.reading import read_regular

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from orchestrator.base.errors import JournalError, OrchestratorError, SearchError
 from orchestrator.base.uris import database_path, lies_in
+from orchestrator.stores.base import SearchFolder, searches
 from orchestrator.stores.cache import storage_uri
 from orchestrator.stores.push import forget
 from orchestrator.study.description import SearchDescription, read_description
 from orchestrator.study.events import ObservationsAttached
-from orchestrator.study.folder import SearchFolder, searches
 from orchestrator.study.journal import read_journal
 from orchestrator.study.lease import Lease
 from orchestrator.tracking.database import ARTIFACTS

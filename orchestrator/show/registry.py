@@ -9,7 +9,7 @@ from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.hints import hint
 from orchestrator.base.uris import without_passwords
 from orchestrator.show.export import Export
-from orchestrator.study.loading import LoadedSearch
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.tracking.database import missing_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT
 from orchestrator.tracking.sync import trusted_tracking_uri

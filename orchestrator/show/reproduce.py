@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.algorithms.replicates import find_trial
 from orchestrator.base.errors import SearchError
 from orchestrator.cluster.resources import allocate, this_machine
 from orchestrator.runner.attempt import Assignment, Message, attempt_environment
@@ -15,8 +16,8 @@ from orchestrator.runner.worker import ATTEMPTS_LOG, AttemptServer
 from orchestrator.show.environment_diff import Circumstance, circumstances, recorded_config
 from orchestrator.show.metrics_diff import Agreement, Difference, agreement
 from orchestrator.space.options import Resources
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.loading import LoadedSearch
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.study import Trial
 from trainer.atomic import write_atomically
 
@@ -80,7 +81,7 @@ def rehearse_reproduction(
         SearchError: there is no such trial, it has reported nothing, or its data are not where or what they were.
         DataError: the data set or the split is damaged.
     """
-    trial = loaded.trial(key)
+    trial = find_trial(loaded, key)
     if trial.finalization:
         raise SearchError(f"{trial.key}: is judged on the test set, which is not opened for a repetition; take another")
     if not trial.results:

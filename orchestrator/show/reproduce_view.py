@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.show.environment_diff import Circumstance, rebuilding
 from orchestrator.show.reproduce import Rehearsed, Reproduction
-from orchestrator.study.loading import LoadedSearch
+from orchestrator.stores.loading import LoadedSearch
 
 
 def circumstances_table(found: Sequence[Circumstance]) -> str:

@@ -21,8 +21,8 @@ from orchestrator.space.objective import first_metric
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder, existing_search
 from orchestrator.study.description import read_description
-from orchestrator.study.folder import SearchFolder, existing_search
 from orchestrator.study.journal import read_journal
 from orchestrator.study.study import Study, fold_records
 from trainer.formatting import counted, plain_words, spelled

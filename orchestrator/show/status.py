@@ -10,9 +10,9 @@ from orchestrator.algorithms.fallbacks import proposals
 from orchestrator.algorithms.replicates import Confirmation, best_configuration, confirmations
 from orchestrator.algorithms.scoring import pareto_front
 from orchestrator.space.objective import Objective
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import storage_name
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.loading import LoadedSearch, load_search
+from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.study.study import Finalization, Study, Trial, TrialStatus, UseOfTestSet
 
 

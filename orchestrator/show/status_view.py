@@ -25,8 +25,8 @@ from orchestrator.show.terminal import (
 )
 from orchestrator.show.trials_view import LiveView, trials_table
 from orchestrator.space.problems import SpaceError
+from orchestrator.stores.base import SearchFolder, existing_search, searches
 from orchestrator.stores.cache import storage_name
-from orchestrator.study.folder import SearchFolder, existing_search, searches
 
 WATCH_PERIOD_S = 2.0
 TRY_OUT = ("--space", "demo.yaml")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from orchestrator.base.hints import hint
 from orchestrator.show.published import TABLES, PublishedTable
-from orchestrator.study.loading import LoadedSearch
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.study import Trial
 from trainer.formatting import counted
 from trainer.result import Evaluation

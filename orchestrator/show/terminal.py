@@ -26,11 +26,11 @@ from orchestrator.show.final_view import finals_lines, finals_table
 from orchestrator.show.front_view import front_table
 from orchestrator.show.status import status_document
 from orchestrator.show.trials_view import LiveView, trials_table
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.description import SearchDescription
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record
-from orchestrator.study.loading import LoadedSearch
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.tracking.sync import tracking_uri
 from trainer.formatting import one_line
 from trainer.result import UNIFORM_ENTROPY
@@ -115,7 +115,7 @@ class Display:
         self._folder = folder
         self._console = harmless(Console(stderr=True, highlight=False, markup=False, emoji=False))
         self._redraws = self._console.is_terminal and "NO_COLOR" not in os.environ
-        self._ledger: Ledger | None = None
+        self._recorder: Recorder | None = None
         self._description: SearchDescription | None = None
         self._live: Live | None = None
         self._began = time.monotonic()
@@ -176,11 +176,11 @@ class Display:
             out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
             out.print(f"          {hint('status', name, storage=storage)}", soft_wrap=True)
 
-    def _on_start(self, ledger: Ledger, description: SearchDescription) -> None:
-        self._ledger, self._description = ledger, description
+    def _on_start(self, recorder: Recorder, description: SearchDescription) -> None:
+        self._recorder, self._description = recorder, description
         if not self._redraws:
-            ledger.subscribe(self._print_event)
-        study = ledger.study
+            recorder.subscribe(self._print_event)
+        study = recorder.study
         self.line("search", f"{description.search}  {self._folder.path}")
         if description.synthetic:
             self.line("data", SYNTHETIC_MARK)
@@ -202,11 +202,11 @@ class Display:
             self._console.print(stopping_line(wish, running), soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        if self._ledger is None or self._description is None:
+        if self._recorder is None or self._description is None:
             return Text("starting")
-        with self._ledger.lock:
+        with self._recorder.lock:
             document = status_document(
-                LoadedSearch(self._folder, self._description, self._ledger.study, is_driven=True)
+                LoadedSearch(self._folder, self._description, self._recorder.study, is_driven=True)
             )
         elapsed = time.monotonic() - self._began
         return LiveView(document, f"{summary_line(document)}, {elapsed / 60:.0f} min", HINT)

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from orchestrator.base.errors import JournalError
 from orchestrator.base.locking import exclusive
+from orchestrator.stores.base import SearchFolder, can_name_a_search
 from orchestrator.stores.cache import remote_of
 from orchestrator.stores.remote import Entry, Remote
 from orchestrator.stores.segments import FOLDER, check_part, part_name
-from orchestrator.study.folder import SearchFolder, can_name_a_search
 from orchestrator.study.lease import current_holder
 from trainer.atomic import replacing, write_atomically
 from trainer.reading import read_regular

@@ -14,13 +14,17 @@ from contextlib import contextmanager
 
 from orchestrator.base.errors import LeaseError, SearchError
 from orchestrator.base.hints import hint
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import remote_of
 from orchestrator.stores.pull import SET_ASIDE, SMALL, bring_search, note_equal
 from orchestrator.stores.remote import Remote, StorageProblem
 from orchestrator.stores.remote_lease import LeaseLost, RemoteLease
 from orchestrator.stores.requests import REQUESTS
 from orchestrator.stores.segments import FOLDER, PART_BYTES, first_part, part_name
-from orchestrator.study.folder import NAME, SearchFolder
+from orchestrator.study.events import NAME
+from orchestrator.study.journal import Journal
+from orchestrator.study.lease import Lease
+from orchestrator.study.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -267,3 +271,20 @@ def publish(folder: SearchFolder) -> None:
         note_equal(folder)
     finally:
         lease.release()
+
+
+@contextmanager
+def open_recorder(folder: SearchFolder) -> Iterator[Recorder]:
+    """The recorder of a search for the one process that may write it, for as long as the block runs.
+
+    Raises:
+        LeaseError: another process drives the search.
+        JournalError: the journal is damaged or cannot be opened.
+        StorageProblem: the storage has a URI and cannot be reached.
+    """
+    with Lease(folder.lease), uplinked(folder) as uplink:
+        journal = Journal(folder.journal)
+        try:
+            yield Recorder(journal, uplink)
+        finally:
+            journal.close()

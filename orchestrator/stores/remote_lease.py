@@ -21,9 +21,9 @@ from typing import NamedTuple
 from orchestrator.base.errors import LeaseError
 from orchestrator.base.hints import hint
 from orchestrator.base.process import start_of
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import remote_of
 from orchestrator.stores.remote import Remote
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.lease import HEARTBEAT_S, STALE_AFTER_S, Holder, current_holder, this_process
 
 LEASES = "lease"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import remote_of
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.lease import current_holder
 
 REQUESTS = "requests"

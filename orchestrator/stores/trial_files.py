@@ -22,9 +22,9 @@ from typing import NamedTuple
 from pydantic import Field, ValidationError
 
 from orchestrator.base.locking import exclusive
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import remote_of
 from orchestrator.stores.remote import Remote, StorageProblem
-from orchestrator.study.folder import SearchFolder
 from trainer.atomic import write_atomically
 from trainer.frozen import FrozenConfig
 

@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError
 from orchestrator.base.errors import SearchError
 from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.folder import NAME
+from orchestrator.study.events import NAME
+from orchestrator.study.study import Study
 from trainer.atomic import write_atomically
 from trainer.formatting import plain_words
 from trainer.frozen import FrozenConfig
@@ -119,3 +120,21 @@ def read_description(path: Path) -> SearchDescription:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise SearchError(f"{path}: {where}: {first['msg']}; the file is damaged or of another version") from error
+
+
+def current_space(description: SearchDescription, study: Study) -> SearchSpace:
+    """The space that holds now: that of the launch, or the one it was last extended to.
+
+    Raises:
+        SearchError: the journal's space is of another version of this program.
+    """
+    if study.extended is None:
+        return description.space
+    try:
+        return SearchSpace.model_validate(study.extended)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SearchError(
+            f"{study.name}: the space it was extended to is not one that this version knows ({where}: {first['msg']})"
+        ) from error

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Protocol
 
 from orchestrator.algorithms.stopping import decide
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.push import Uplink, uplinked
-from orchestrator.study.events import Event, TrialReported, TrialStarted, TrialStopped
-from orchestrator.study.folder import SearchFolder
+from orchestrator.study.events import Event, NodeLoad, TrialReported, TrialStarted, TrialStopped
 from orchestrator.study.journal import Journal, Record
-from orchestrator.study.lease import Lease
-from orchestrator.study.node_load import NodeLoad
 from orchestrator.study.study import Study, fold_records
 from trainer.result import EpochResult
 
 Listener = Callable[[Record], None]
-"""Hears of an event once it counts. Must not block and must not raise."""
+"""Called after an event is durable; must not block and must not raise."""
 
 
-class Ledger:
+class JournalUpload(Protocol):
+    """Copies a journal to object storage while it grows."""
+
+    def check(self) -> None:
+        """Raises LeaseError if another process has taken the search over."""
+
+    def journaled(self) -> None:
+        """Called after each fsynced append; schedules the upload."""
+
+    def put(self, path: str, content: bytes) -> None:
+        """Schedules the upload of a small object; `path` is relative to the search."""
+
+    def finish(self, patience: float | None = None) -> None:
+        """Uploads the rest within `patience` seconds and releases the lease."""
+
+
+class Recorder:
     """The one place in a running search where events are recorded."""
 
-    def __init__(self, journal: Journal, uplink: Uplink | None = None) -> None:
+    def __init__(self, journal: Journal, uplink: JournalUpload | None = None) -> None:
         self._journal = journal
         self.uplink = uplink
         """What sends the journal to a storage with a URI; None where the storage is a folder."""
@@ -60,31 +72,14 @@ class Ledger:
                 listener(record)
 
 
-@contextmanager
-def owned_ledger(folder: SearchFolder) -> Iterator[Ledger]:
-    """The ledger of a search for the one process that may write it, for as long as the block runs.
-
-    Raises:
-        LeaseError: another process drives the search.
-        JournalError: the journal is damaged or cannot be opened.
-        StorageProblem: the storage has a URI and cannot be reached.
-    """
-    with Lease(folder.lease), uplinked(folder) as uplink:
-        journal = Journal(folder.journal)
-        try:
-            yield Ledger(journal, uplink)
-        finally:
-            journal.close()
-
-
 def record_epoch(
-    ledger: Ledger, space: SearchSpace, key: str, result: EpochResult, load: NodeLoad | None = None
+    recorder: Recorder, space: SearchSpace, key: str, result: EpochResult, load: NodeLoad | None = None
 ) -> None:
     """Records an epoch that is not known yet, and that the trial stops after it where the space's rule says so."""
-    trial = ledger.study.all_trials[key]
+    trial = recorder.study.all_trials[key]
     if trial.is_over or result.epoch <= trial.epoch:
         return
-    ledger.record(TrialReported(trial=key, result=result, load=load))
-    reason = decide(trial, ledger.study, space)
+    recorder.record(TrialReported(trial=key, result=result, load=load))
+    reason = decide(trial, recorder.study, space)
     if reason is not None and space.stopping.rule != "none":
-        ledger.record(TrialStopped(trial=key, rule=space.stopping.rule, epoch=trial.epoch, reason=reason))
+        recorder.record(TrialStopped(trial=key, rule=space.stopping.rule, epoch=trial.epoch, reason=reason))

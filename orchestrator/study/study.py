@@ -18,6 +18,7 @@ from orchestrator.study.events import (
     Event,
     FailureKind,
     FinalizationStarted,
+    NodeLoad,
     Observation,
     ObservationsAttached,
     SearchCreated,
@@ -36,9 +37,7 @@ from orchestrator.study.events import (
     TrialTested,
     TrialTracked,
 )
-from orchestrator.study.gpu_hours import Spending
 from orchestrator.study.journal import Record
-from orchestrator.study.node_load import NodeLoad
 from trainer.result import EpochResult, Evaluation
 
 TrialStatus = Literal["pending", "running", "completed", "stopped", "failed"]
@@ -141,6 +140,44 @@ class UseOfTestSet:
 
 
 @dataclass
+class GpuHours:
+    """Time between the events of each session; what lies between two sessions costs nothing.
+
+    A session that was killed counts up to its last event, which is all that is known of it.
+    """
+
+    seconds: float = 0.0
+    """Wall time of all sessions."""
+    gpu_seconds: float = 0.0
+    """The same, times the GPUs that running trials held."""
+    latest: float | None = None
+    """When the last event of the running session was written; None between sessions."""
+    held: dict[str, float] = field(default_factory=dict)
+    """GPUs by running trial."""
+
+    def begin(self, moment: float) -> None:
+        """A session starts."""
+        self.latest = moment
+        self.held.clear()
+
+    def advance(self, moment: float) -> None:
+        """Time passes; a clock that was set back costs nothing."""
+        if self.latest is not None:
+            self.seconds, self.gpu_seconds = self.until(moment)
+            self.latest = max(moment, self.latest)
+
+    def end(self) -> None:
+        """The session is over."""
+        self.latest = None
+        self.held.clear()
+
+    def until(self, moment: float) -> tuple[float, float]:
+        """Seconds and GPU seconds if the running session lasts to that moment."""
+        passed = 0.0 if self.latest is None else max(0.0, moment - self.latest)
+        return self.seconds + passed, self.gpu_seconds + passed * sum(self.held.values())
+
+
+@dataclass
 class Study:
     """A search as its events tell it."""
 
@@ -170,7 +207,7 @@ class Study:
     """Finished trials of earlier searches, for the model."""
     extended: dict[str, JsonValue] | None = None
     """The resolved space where it is no longer that of the launch."""
-    spending: Spending = field(default_factory=Spending)
+    gpu_hours: GpuHours = field(default_factory=GpuHours)
 
     def apply(self, event: Event, moment: float | None = None) -> None:
         """Takes one event in; `moment` is when it was written, in seconds since 1970.
@@ -178,7 +215,7 @@ class Study:
         An epoch that is reported again is known already and changes nothing.
         """
         if moment is not None and not isinstance(event, SessionStarted):
-            self.spending.advance(moment)
+            self.gpu_hours.advance(moment)
         match event:
             case SearchCreated():
                 self.name, self.space, self.seed = event.search, event.space, event.seed
@@ -187,7 +224,7 @@ class Study:
             case SessionEnded():
                 self.ended, self.reason = event.state, event.reason
                 self._interrupt_running()
-                self.spending.end()
+                self.gpu_hours.end()
             case TrialSuggested():
                 self._add(event)
             case ObservationsAttached():
@@ -224,7 +261,7 @@ class Study:
             case TrialStarted():
                 trial.status, trial.attempts, trial.gpus = "running", event.attempt, event.gpus
                 trial.threads = event.threads
-                self.spending.held[trial.key] = event.gpus
+                self.gpu_hours.held[trial.key] = event.gpus
                 return
             case TrialReported():
                 if event.result.epoch > trial.epoch:
@@ -252,14 +289,14 @@ class Study:
                 trial.failures.clear()
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
         if trial.status != "running":
-            self.spending.held.pop(trial.key, None)
+            self.gpu_hours.held.pop(trial.key, None)
 
     def _start_session(self, event: SessionStarted, moment: float | None) -> None:
         self.sessions, self.ended, self.reason = event.session, None, None
         self.failed.clear()
         self._interrupt_running()
         if moment is not None:
-            self.spending.begin(moment)
+            self.gpu_hours.begin(moment)
 
     def _interrupt_running(self) -> None:
         for trial in self.all_trials.values():

@@ -20,7 +20,7 @@ from orchestrator.base.escaping import markdown_code, markdown_text
 from orchestrator.base.formatting import number
 from orchestrator.space.objective import Objective
 from orchestrator.study.description import SearchDescription
-from orchestrator.study.node_load import NodeLoad
+from orchestrator.study.events import NodeLoad
 from orchestrator.study.study import Study
 from trainer.reading import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation

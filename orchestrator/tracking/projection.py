@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import (
     Event,
     SearchCreated,
@@ -22,7 +23,6 @@ from orchestrator.study.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.study.folder import SearchFolder
 from orchestrator.tracking.content import (
     About,
     Artifact,

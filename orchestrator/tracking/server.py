@@ -15,8 +15,8 @@ from types import FrameType
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.uris import database_uri, file_uri
-from orchestrator.study.folder import existing_search
-from orchestrator.study.loading import load_search
+from orchestrator.stores.base import existing_search
+from orchestrator.stores.loading import load_search
 from orchestrator.tracking.database import ARTIFACTS, DATABASE, missing_database
 from orchestrator.tracking.pages import comparison_view, view_of
 from orchestrator.tracking.sync import trusted_tracking_uri

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.base.uris import database_path, file_uri, without_passwords
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.remote import StorageProblem
 from orchestrator.stores.trial_files import bring_trial
-from orchestrator.study.folder import SearchFolder
 from orchestrator.tracking.content import BEST_PREFIX, About, Content, digest_of, evaluation_content, may_show_persons
 from orchestrator.tracking.database import EXPERIMENT, is_database, prepare_database
 from orchestrator.tracking.files import staged, without_secrets

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from orchestrator.base.uris import database_uri
 from orchestrator.cluster.trusted_servers import TRACKING, confirm, require_confirmed
-from orchestrator.study.description import Options, SearchDescription, read_description
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.push import open_recorder
+from orchestrator.study.description import Options, SearchDescription, current_space, read_description
 from orchestrator.study.events import TrialTracked
-from orchestrator.study.extension import current_space
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.recorder import Ledger, owned_ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.tracking.content import Content, about, search_content
 from orchestrator.tracking.database import ARTIFACTS, DATABASE
 from orchestrator.tracking.tracker import Tracker
@@ -40,17 +40,17 @@ def trusted_tracking_uri(folder: SearchFolder, description: SearchDescription, g
     return tracking_uri(folder, description.options)
 
 
-def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, ledger: Ledger) -> Tracker:
-    """What keeps MLflow equal to the ledger: it begins with all that has happened so far."""
+def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, recorder: Recorder) -> Tracker:
+    """What keeps MLflow equal to the recorder: it begins with all that has happened so far."""
 
     def remember(trial: str, run: str) -> None:
-        if ledger.study.all_trials[trial].mlflow_run_id != run:
-            ledger.record(TrialTracked(trial=trial, mlflow_run_id=run))
+        if recorder.study.all_trials[trial].mlflow_run_id != run:
+            recorder.record(TrialTracked(trial=trial, mlflow_run_id=run))
 
     def tell(moment: int) -> Content:
-        with ledger.lock:
-            objective = current_space(description, ledger.study).objective
-            return search_content(description, objective, ledger.study, moment)
+        with recorder.lock:
+            objective = current_space(description, recorder.study).objective
+            return search_content(description, objective, recorder.study, moment)
 
     tracker = Tracker(
         uri,
@@ -68,9 +68,9 @@ def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, l
         on_run=remember,
         about=about(description, tell),
     )
-    for record in ledger.history:
+    for record in recorder.history:
         tracker.put(record)
-    ledger.subscribe(tracker.put)
+    recorder.subscribe(tracker.put)
     return tracker
 
 
@@ -100,8 +100,8 @@ def sync(folder: SearchFolder, *, tracking: str | None, patience: float) -> Sync
     """
     description = read_description(folder.description)
     uri = trusted_tracking_uri(folder, description, tracking)
-    with owned_ledger(folder) as ledger:
-        tracker = tracker_of(folder, description, uri, ledger)
+    with open_recorder(folder) as recorder:
+        tracker = tracker_of(folder, description, uri, recorder)
         tracker.start(resend=True)
         unsent = tracker.close(patience)
-    return Synced(len(ledger.history), unsent, uri, tracker.problem)
+    return Synced(len(recorder.history), unsent, uri, tracker.problem)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.base.uris import without_passwords
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import TrialSuggested
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record
 from orchestrator.tracking.content import About
 from orchestrator.tracking.projection import SEARCH_RUN, Plan, Writes

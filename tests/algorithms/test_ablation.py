@@ -13,6 +13,8 @@ from orchestrator.runner.ablation import TABLE_1, Ablation, Row, rows_under_way
 from orchestrator.show.tables import tables
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import existing_search
+from orchestrator.stores.loading import load_search
 from orchestrator.study.description import Options
 from orchestrator.study.events import (
     SessionEnded,
@@ -22,9 +24,7 @@ from orchestrator.study.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.study.folder import existing_search
 from orchestrator.study.journal import Journal
-from orchestrator.study.loading import load_search
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_whatever_the_child_does_a_whole_search_completes(tmp_path: Path, fault:
     finally:
         process.close()
     assert assignment["trial"] == "t0006"
-    trials = list(bench.ledger.study.trials.values())
+    trials = list(bench.recorder.study.trials.values())
     assert [trial.status for trial in trials] == ["completed"] * 7
     assert [trial.source for trial in trials] == ["start", *["sobol"] * 3, *["random"] * 3]
     assert all(trial.note.startswith("Ax: ") for trial in trials[4:])

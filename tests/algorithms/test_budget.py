@@ -11,11 +11,10 @@ from orchestrator.algorithms.budget import spent, without_improvement
 from orchestrator.algorithms.failures import broken_circuit
 from orchestrator.algorithms.scoring import ranked
 from orchestrator.space.search_space import Objective, SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.gpu_hours import Spending
 from orchestrator.study.journal import Record
-from orchestrator.study.study import Study, fold, fold_records
+from orchestrator.study.study import GpuHours, Study, fold, fold_records
 
 SESSION = SessionStarted(session=1, host="h", pid=1)
 ENDED = SessionEnded(state="interrupted", reason="")
@@ -48,7 +47,7 @@ def test_epochs_count_over_all_trials_and_end_the_running_ones_too() -> None:
 
 def test_hours_are_those_of_the_sessions_and_not_the_time_between_them() -> None:
     study = told((0, SESSION), (1800, ENDED), (90_000, SESSION), (90_900, suggested(0)))
-    assert study.spending.seconds == 2700
+    assert study.gpu_hours.seconds == 2700
     assert spent(study, space("hours=1")) is None
     assert spent(study, space("hours=1"), moment=91_799) is None
     assert spent(study, space("hours=1"), moment=91_800) is not None
@@ -56,20 +55,20 @@ def test_hours_are_those_of_the_sessions_and_not_the_time_between_them() -> None
 
 def test_a_killed_session_counts_up_to_its_last_event() -> None:
     study = told((0, SESSION), (60, suggested(0)), (10_000, SESSION), (10_010, suggested(1)))
-    assert study.spending.seconds == 70
+    assert study.gpu_hours.seconds == 70
 
 
 def test_gpu_hours_are_those_that_running_trials_held() -> None:
     two = TrialStarted(trial="t0000", attempt=1, gpus=2)
     done = completed(0, 0.5)[-1]
     study = told((0, SESSION), (100, suggested(0)), (200, two), (500, done), (900, suggested(1)))
-    assert study.spending.gpu_seconds == 600
+    assert study.gpu_hours.gpu_seconds == 600
     assert spent(study, space("gpu_hours=0.2")) is None
     assert spent(study, space("gpu_hours=0.1")) is not None
 
 
 def test_a_clock_that_was_set_back_costs_nothing() -> None:
-    spending = Spending()
+    spending = GpuHours()
     spending.begin(1000.0)
     spending.advance(400.0)
     spending.advance(1010.0)

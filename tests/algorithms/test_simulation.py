@@ -27,8 +27,8 @@ from orchestrator.show.simulate_view import Asked, simulation_document, stopping
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, SearchCreated
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Journal
 from orchestrator.study.study import Study, fold
 

@@ -22,8 +22,8 @@ from orchestrator.show.report.writing import write_report
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.address import is_uri
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import SessionEnded, TrialFailed
-from orchestrator.study.folder import SearchFolder
 from trainer.config import TrialConfig
 from trainer.data import read_splits
 from trainer.errors import DataError
@@ -569,7 +569,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
 ) -> None:
     a_search(Path("runs/first"))
     write("file", "")
-    monkeypatch.setattr("orchestrator.study.folder.existing_search", lambda *_: pytest.fail("work"))
+    monkeypatch.setattr("orchestrator.stores.base.existing_search", lambda *_: pytest.fail("work"))
     assert run([*command.split(), "file/below/out"]) == 5
     assert capsys.readouterr().err == f"{elsewhere / 'file'}: cannot be written (Not a directory)\n"
 

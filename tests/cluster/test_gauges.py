@@ -31,7 +31,7 @@ from orchestrator.cluster.names import marked
 from orchestrator.space.objective import Objective
 from orchestrator.study.events import AttemptFailed, Event, SearchCreated, SessionStarted, TrialReported, TrialStarted
 from orchestrator.study.journal import Journal
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import fold
 
 LABELS = search_labels("demo", "mars")
@@ -177,23 +177,23 @@ def test_of_more_trials_than_fit_those_that_began_last_are_shown() -> None:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger(Journal(tmp_path / "journal.jsonl"))
+def recorder(tmp_path: Path) -> Recorder:
+    found = Recorder(Journal(tmp_path / "journal.jsonl"))
     for event in BEGINNING:
         found.record(event)
     return found
 
 
-def exporter_of(ledger: Ledger) -> Exporter:
-    return Exporter(ledger, objective(), LABELS, budget=4, unsent=lambda: 0)
+def exporter_of(recorder: Recorder) -> Exporter:
+    return Exporter(recorder, objective(), LABELS, budget=4, unsent=lambda: 0)
 
 
 def test_the_exporter_shows_trials_that_run_and_forgets_those_that_ended(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exporter = exporter_of(ledger)
+    exporter = exporter_of(recorder)
     for event in (*completed(0, 0.4), suggested(1), started(1), suggested(2)):
-        ledger.record(event)
+        recorder.record(event)
     assert shown(exporter) == {"t0000", "t0001"}
     later = time.monotonic() + LINGER_S + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -206,20 +206,20 @@ def shown(exporter: Exporter) -> set[str]:
 
 
 def test_a_ray_that_fails_costs_the_search_nothing(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> dict[str, object]:
         raise RuntimeError("no Ray here")
 
     monkeypatch.setattr("orchestrator.cluster.metrics._ray_gauges", broken)
-    exporter = exporter_of(ledger)
+    exporter = exporter_of(recorder)
     exporter.start()
-    ledger.record(suggested(0))
+    recorder.record(suggested(0))
     exporter.close()
     assert "gauges are not set any more" in caplog.text
 
 
-def test_every_value_is_set_with_its_labels(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_value_is_set_with_its_labels(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[str, float, dict[str, str]]] = []
     first = threading.Event()
 
@@ -234,7 +234,7 @@ def test_every_value_is_set_with_its_labels(ledger: Ledger, monkeypatch: pytest.
     monkeypatch.setattr(
         "orchestrator.cluster.metrics._ray_gauges", lambda: {kind.name: Gauge(kind.name) for kind in KINDS}
     )
-    exporter = exporter_of(ledger)
+    exporter = exporter_of(recorder)
     exporter.start()
     assert first.wait(5)
     exporter.close()

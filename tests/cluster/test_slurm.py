@@ -15,8 +15,8 @@ from running import command, mlflow_runs
 from slurm import Slurm, missing, slurm
 
 from orchestrator.runner.stop_request import StopRequest
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import read_journal
 
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")

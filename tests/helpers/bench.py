@@ -12,10 +12,10 @@ from orchestrator.runner.attempt import Message, Outcome
 from orchestrator.runner.searcher import AxSearcher
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import SearchCreated, SessionStarted
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Journal
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 
 
 class FakeAx:
@@ -73,15 +73,15 @@ class Bench:
         self.folder = SearchFolder(folder)
         fresh = not self.folder.journal.exists()
         self.journal = Journal(self.folder.journal)
-        self.ledger = Ledger(self.journal)
+        self.recorder = Recorder(self.journal)
         if fresh:
-            self.ledger.record(SearchCreated(search="s", space="0", seed=0))
-        self.ledger.record(SessionStarted(session=self.ledger.study.sessions + 1, host="h", pid=1))
+            self.recorder.record(SearchCreated(search="s", space="0", seed=0))
+        self.recorder.record(SessionStarted(session=self.recorder.study.sessions + 1, host="h", pid=1))
         self.stop = StopRequest()
         self.ax = ax or FakeAx()
         space = SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}", *overrides])
         self.searcher = AxSearcher(
-            self.ledger,
+            self.recorder,
             space,
             self.folder,
             self.ax,
@@ -115,4 +115,4 @@ class Bench:
         raise AssertionError("nothing was suggested")
 
     def status(self) -> dict[str, str]:
-        return {key: trial.status for key, trial in self.ledger.study.trials.items()}
+        return {key: trial.status for key, trial in self.recorder.study.trials.items()}

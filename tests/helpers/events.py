@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from orchestrator.study.events import (
     Event,
+    NodeLoad,
     TrialCompleted,
     TrialReported,
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.study.node_load import NodeLoad
 from trainer.result import EpochResult, Evaluation
 
 

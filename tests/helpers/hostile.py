@@ -28,9 +28,9 @@ from searches import completed, write_search
 from orchestrator.base.errors import OrchestratorError
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace, builtin_spaces
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description
 from orchestrator.study.events import SearchCreated, SessionEnded, SessionStarted
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record, encode
 from trainer.data.frames import read_frame
 from trainer.data.pack import check_pack, pack_data_set, packed_data_set, read_packed

@@ -18,10 +18,10 @@ from events import reported, started, suggested
 from proxy import Mode, Proxy
 from waiting import PATIENCE_S
 
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialCompleted
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Journal
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.tracking.tracker import Tracker
 
 # `OUTAGE_S=60 pytest ...` for the long version.
@@ -65,11 +65,11 @@ class Journey:
         self.folder = SearchFolder(folder)
         folder.mkdir()
         self.folder.description.write_text("search: s\n")
-        self._ledger = Ledger(Journal(self.folder.journal))
+        self._recorder = Recorder(Journal(self.folder.journal))
         self._tracker = Tracker(
             uri, self.folder, uid=uid, artifacts=folder / "artifacts", tags={}, on_run=lambda trial, run: None
         )
-        self._ledger.subscribe(self._tracker.put)
+        self._recorder.subscribe(self._tracker.put)
         self._tracker.start()
         self._recording: list[float] = []
         self._waiting: list[float] = []
@@ -93,7 +93,7 @@ class Journey:
 
     def _record(self, event: Event) -> None:
         began = time.monotonic()
-        self._ledger.record(event)
+        self._recorder.record(event)
         self._recording.append(time.monotonic() - began)
 
     def _trial(self, index: int) -> None:

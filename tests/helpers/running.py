@@ -125,7 +125,7 @@ class Search:
     def status(self) -> dict[str, Any]:
         """What `status --json` would print, read by the same function."""
         from orchestrator.show.status import read_status
-        from orchestrator.study.folder import existing_search
+        from orchestrator.stores.base import existing_search
 
         return read_status(existing_search(self.storage, self.name))
 

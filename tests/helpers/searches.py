@@ -8,6 +8,7 @@ from pathlib import Path
 from events import epoch_result
 
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import Options, SearchDescription, write_description
 from orchestrator.study.events import (
     Event,
@@ -18,7 +19,6 @@ from orchestrator.study.events import (
     TrialStarted,
     TrialSuggested,
 )
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Journal
 
 POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}

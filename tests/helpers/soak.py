@@ -23,10 +23,10 @@ from orchestrator.runner.attempt import Message, Outcome
 from orchestrator.runner.searcher import AxSearcher
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import SearchCreated, SessionStarted
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Journal
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.tracking.tracker import Tracker
 
 # Once so many trials are over, everything has been imported and every cache has been filled.
@@ -89,7 +89,7 @@ def soak(folder: Path, trials: int) -> Findings:
     search = SearchFolder(folder)
     search.description.write_text("search: s\n")
     space = SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}"])
-    ledger = Ledger(Journal(search.journal))
+    recorder = Recorder(Journal(search.journal))
     tracker = Tracker(
         f"sqlite:///{folder.parent / 'mlflow.db'}",
         search,
@@ -98,14 +98,14 @@ def soak(folder: Path, trials: int) -> Findings:
         tags={},
         on_run=lambda trial, run: None,
     )
-    ledger.subscribe(tracker.put)
+    recorder.subscribe(tracker.put)
     tracker.start()
-    ledger.record(SearchCreated(search="s", space=space.fingerprint(), seed=0))
-    ledger.record(SessionStarted(session=1, host="h", pid=1))
+    recorder.record(SearchCreated(search="s", space=space.fingerprint(), seed=0))
+    recorder.record(SessionStarted(session=1, host="h", pid=1))
     ax = AxProcess(folder / "ax.log")
     try:
-        searcher = AxSearcher(ledger, space, search, ax, StopRequest(), concurrent=SLOTS, threads=1)
-        memory, waits = _run_all(searcher, ledger, trials)
+        searcher = AxSearcher(recorder, space, search, ax, StopRequest(), concurrent=SLOTS, threads=1)
+        memory, waits = _run_all(searcher, recorder, trials)
         assert searcher.failure is None, searcher.failure
     finally:
         ax.close()
@@ -114,7 +114,7 @@ def soak(folder: Path, trials: int) -> Findings:
     return Findings(memory, waits, *_time_reload(search, space))
 
 
-def _run_all(searcher: AxSearcher, ledger: Ledger, trials: int) -> tuple[list[int], list[float]]:
+def _run_all(searcher: AxSearcher, recorder: Recorder, trials: int) -> tuple[list[int], list[float]]:
     """Two slots in turn, so that one trial is pending when the other slot asks."""
     this = psutil.Process()
     memory: list[int] = []
@@ -126,7 +126,7 @@ def _run_all(searcher: AxSearcher, ledger: Ledger, trials: int) -> tuple[list[in
             searcher.ends_now()
             time.sleep(POLL_S)
             if len(running) == SLOTS or (number >= trials and running):
-                _finish(searcher, ledger, *running.pop(0))
+                _finish(searcher, recorder, *running.pop(0))
                 began = time.monotonic()
         if assignment == Searcher.FINISHED:
             break
@@ -136,8 +136,8 @@ def _run_all(searcher: AxSearcher, ledger: Ledger, trials: int) -> tuple[list[in
     return memory, waits
 
 
-def _finish(searcher: AxSearcher, ledger: Ledger, trial_id: str, key: str) -> None:
-    params = ledger.study.trials[key].params
+def _finish(searcher: AxSearcher, recorder: Recorder, trial_id: str, key: str) -> None:
+    params = recorder.study.trials[key].params
     quality = 1 / (1 + abs(float(params["optim.learning_rate"]) - 2e-3) * 500) * float(params["clips.persons"]) / 4
     for epoch in range(1, EPOCHS + 1):
         message = Message(epoch_result=epoch_result(epoch, quality * epoch / EPOCHS))
@@ -148,7 +148,7 @@ def _finish(searcher: AxSearcher, ledger: Ledger, trial_id: str, key: str) -> No
 
 def _time_reload(search: SearchFolder, space: SearchSpace) -> tuple[float, float]:
     began = time.monotonic()
-    study = Ledger(Journal(search.journal)).study
+    study = Recorder(Journal(search.journal)).study
     loaded = time.monotonic()
     for trial in study.trials.values():
         score(trial, space.objective)

@@ -24,10 +24,10 @@ from orchestrator.base.errors import JournalError, SearchError
 from orchestrator.runner.preparation import MINI_MARS
 from orchestrator.show.status import read_status
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder, search_folder, searches
 from orchestrator.stores.cache import MARKER
 from orchestrator.study.description import read_description
 from orchestrator.study.events import TrialCompleted, TrialSuggested
-from orchestrator.study.folder import SearchFolder, search_folder, searches
 from orchestrator.study.journal import LATEST, Record, decode, encode, read_journal
 from orchestrator.study.study import fold_records
 from orchestrator.tracking.database import ARTIFACTS, DATABASE

@@ -17,11 +17,11 @@ from orchestrator.runner.control import Requests
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.supervision import Supervisor
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.lease import Lease
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import fold_records
 
 EVENTS: list[Event] = [*completed(0, 0.5), suggested(1), suggested(2)]
@@ -38,10 +38,10 @@ def folder(tmp_path: Path) -> SearchFolder:
     return found
 
 
-def supervisor(folder: SearchFolder, *overrides: str) -> tuple[Supervisor, Ledger, StopRequest]:
-    ledger, stop = Ledger(Journal(folder.journal)), StopRequest()
+def supervisor(folder: SearchFolder, *overrides: str) -> tuple[Supervisor, Recorder, StopRequest]:
+    recorder, stop = Recorder(Journal(folder.journal)), StopRequest()
     space = SearchSpace.load("smoke.yaml", overrides=overrides)
-    return Supervisor(ledger, space, folder, stop), ledger, stop
+    return Supervisor(recorder, space, folder, stop), recorder, stop
 
 
 def test_a_trial_of_a_search_that_nothing_drives_is_given_up_at_once(folder: SearchFolder) -> None:
@@ -73,7 +73,7 @@ def test_a_driver_that_does_not_answer_is_named(folder: SearchFolder) -> None:
 
 
 def test_the_driver_journals_the_stop_before_it_tells_the_attempt_and_then_answers(folder: SearchFolder) -> None:
-    watch, ledger, stop = supervisor(folder)
+    watch, recorder, stop = supervisor(folder)
     with Lease(folder.lease):
         asking = threading.Thread(target=lambda: answers.append(control.stop(folder, "t0001", patience=PATIENCE_S)))
         answers: list[control.Answer] = []
@@ -83,28 +83,28 @@ def test_the_driver_journals_the_stop_before_it_tells_the_attempt_and_then_answe
         watch.look(live=["t0001"])
         asking.join()
     assert answers[0].done
-    assert ledger.study.trials["t0001"].status == "stopped"
+    assert recorder.study.trials["t0001"].status == "stopped"
     assert (folder.trial("t0001") / STOP_FILE).exists()
     assert not stop.requested
 
 
 def test_a_waiting_trial_is_stopped_without_telling_anybody(folder: SearchFolder) -> None:
-    watch, ledger, _ = supervisor(folder)
+    watch, recorder, _ = supervisor(folder)
     (folder.path / control.REQUESTS).mkdir()
     (folder.path / control.REQUESTS / "t0001").touch()
     watch.look(live=[])
-    assert ledger.study.trials["t0001"].status == "stopped"
+    assert recorder.study.trials["t0001"].status == "stopped"
     assert not (folder.trial("t0001") / STOP_FILE).exists()
 
 
 def test_a_request_for_the_whole_search_stops_it_and_tells_its_running_trials(folder: SearchFolder) -> None:
-    watch, ledger, stop = supervisor(folder)
+    watch, recorder, stop = supervisor(folder)
     (folder.path / control.REQUESTS).mkdir()
     (folder.path / control.REQUESTS / control.WHOLE_SEARCH).touch()
     watch.look(live=["t0001"])
     assert stop.wish == "reidsearch stop"
     assert (folder.trial("t0001") / STOP_FILE).exists()
-    assert ledger.study.trials["t0001"].status == "pending", "it goes on when the search is resumed"
+    assert recorder.study.trials["t0001"].status == "pending", "it goes on when the search is resumed"
     assert Requests(folder).pending() == []
 
 
@@ -117,10 +117,10 @@ def test_a_new_attempt_forgets_what_the_last_one_was_told(folder: SearchFolder) 
 
 
 def test_a_budget_that_is_spent_at_once_gives_up_all_unfinished_trials(folder: SearchFolder) -> None:
-    watch, ledger, stop = supervisor(folder, "budget.target=0.4")
+    watch, recorder, stop = supervisor(folder, "budget.target=0.4")
     watch.look(live=["t0001"])
-    assert [trial.status for trial in ledger.study.trials.values()] == ["completed", "stopped", "stopped"]
-    assert ledger.study.trials["t0001"].reason == "budget: mAP 0.5 of t0000 reaches the target 0.4"
+    assert [trial.status for trial in recorder.study.trials.values()] == ["completed", "stopped", "stopped"]
+    assert recorder.study.trials["t0001"].reason == "budget: mAP 0.5 of t0000 reaches the target 0.4"
     assert (folder.trial("t0001") / STOP_FILE).exists()
     assert not stop.requested, "the search ends by itself, as finished"
 

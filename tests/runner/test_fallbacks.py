@@ -20,8 +20,8 @@ from orchestrator.show.report.report_data import gather
 from orchestrator.show.status import read_status
 from orchestrator.show.status_view import show_search
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, FinalizationStarted, SessionEnded
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.study import Study, fold
 
 DESIGN = [("start", ""), ("sobol", ""), ("sobol", "")]

@@ -22,6 +22,9 @@ from orchestrator.runner.unseal_test_set import FinalizationOptions, open_test_s
 from orchestrator.show.final_view import finals_lines
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import load_search
+from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import read_description
 from orchestrator.study.events import (
     Event,
@@ -35,11 +38,8 @@ from orchestrator.study.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.lease import Lease
-from orchestrator.study.loading import load_search
-from orchestrator.study.recorder import owned_ledger
 from orchestrator.study.study import Study, fold, fold_records, unfinished
 from trainer.errors import ConfigError
 from trainer.result import write_results
@@ -373,13 +373,13 @@ def test_what_the_test_set_said_before_a_kill_is_taken_from_disk_and_noted_once(
     epochs = trial_config(space, fold_records(read_journal(search.journal)).finals[final.key]).optim.epochs
     (out / "test").mkdir(parents=True)
     write_results(out / "results.jsonl", [epoch_result(epoch) for epoch in range(1, epochs + 1)])
-    with owned_ledger(search) as ledger:
-        adopt_finished_epochs(search, space, ledger)
-        assert not ledger.study.finals[final.key].is_over, "it is trained, but not judged"
+    with open_recorder(search) as recorder:
+        adopt_finished_epochs(search, space, recorder)
+        assert not recorder.study.finals[final.key].is_over, "it is trained, but not judged"
     (out / "test/result.json").write_text(evaluation(0.7).model_dump_json())
     add(search, [TrialTested(trial=final.key, evaluation=evaluation(0.7))])
-    with owned_ledger(search) as ledger:
-        adopt_finished_epochs(search, space, ledger)
-        assert ledger.study.finals[final.key].status == "completed"
+    with open_recorder(search) as recorder:
+        adopt_finished_epochs(search, space, recorder)
+        assert recorder.study.finals[final.key].status == "completed"
     kinds = [record.event.kind for record in read_journal(search.journal)]
     assert kinds.count("trial_tested") == 1

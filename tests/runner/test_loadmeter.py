@@ -21,11 +21,10 @@ from orchestrator.runner.system_metrics import (
     gpus_of_this_process,
 )
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import EVENT, TrialReported
-from orchestrator.study.folder import SearchFolder
+from orchestrator.stores.base import SearchFolder
+from orchestrator.study.events import EVENT, GpuLoad, NodeLoad, TrialReported
 from orchestrator.study.journal import Journal
-from orchestrator.study.node_load import GpuLoad, NodeLoad
-from orchestrator.study.recorder import Ledger, record_epoch
+from orchestrator.study.recorder import Recorder, record_epoch
 from orchestrator.tracking.projection import Plan
 
 
@@ -116,15 +115,15 @@ def test_measuring_an_epoch_takes_less_than_a_millisecond_of_processor_time(tmp_
 
 
 def test_the_load_goes_with_the_epoch_into_the_journal(tmp_path: Path) -> None:
-    ledger = Ledger(Journal(tmp_path / "journal.jsonl"))
+    recorder = Recorder(Journal(tmp_path / "journal.jsonl"))
     for event in (suggested(0), started(0)):
-        ledger.record(event)
+        recorder.record(event)
     message = Message.model_validate_json(
         Message(epoch_result=epoch_result(1), load=node_load(peak=1e9)).model_dump_json()
     )
     assert message.epoch_result is not None
-    record_epoch(ledger, SearchSpace.load("smoke.yaml"), "t0000", message.epoch_result, message.load)
-    assert Ledger(Journal(tmp_path / "journal.jsonl")).study.trials["t0000"].load == node_load(peak=1e9)
+    record_epoch(recorder, SearchSpace.load("smoke.yaml"), "t0000", message.epoch_result, message.load)
+    assert Recorder(Journal(tmp_path / "journal.jsonl")).study.trials["t0000"].load == node_load(peak=1e9)
 
 
 def test_journals_of_before_have_epochs_without_a_load() -> None:

@@ -22,7 +22,7 @@ from orchestrator.runner.attempt import Outcome
 from orchestrator.runner.searcher import StopWith
 from orchestrator.study.events import AttemptFailed, TrialStarted, TrialSuggested
 from orchestrator.study.journal import Journal, read_journal
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from trainer.errors import DataError
 
 
@@ -56,9 +56,9 @@ def test_the_model_is_asked_without_waiting_and_its_point_is_tried(bench: Callab
         b.complete(f"x{number}", 0.1 * number)
     assert [b.searcher.suggest("x4") for _ in range(3)] == [None] * 3
     assert b.next("x4")["trial"] == "t0004"
-    assert b.ledger.study.trials["t0004"].source == "ax"
+    assert b.recorder.study.trials["t0004"].source == "ax"
     point = {"optim.learning_rate": 10**-2.8, "clips.persons": 3, "model.attention_gate": "sigmoid"}
-    assert b.ledger.study.trials["t0004"].params == pytest.approx(point)
+    assert b.recorder.study.trials["t0004"].params == pytest.approx(point)
     assert len(b.ax.questions) == 1
 
 
@@ -72,8 +72,8 @@ def test_a_model_that_fails_or_talks_nonsense_is_replaced_by_a_random_point(
         b.complete(f"x{number}", 0.1 * number)
     assert b.searcher.suggest("x4") is None
     assert b.next("x4")["trial"] == "t0004"
-    assert b.ledger.study.trials["t0004"].source == "random"
-    assert b.ledger.study.trials["t0004"].note.startswith("Ax: ")
+    assert b.recorder.study.trials["t0004"].source == "random"
+    assert b.recorder.study.trials["t0004"].note.startswith("Ax: ")
     assert b.searcher.failure is None
 
 
@@ -105,13 +105,13 @@ def test_finished_is_only_said_when_nothing_runs_that_might_fail(bench: Callable
 def test_a_lost_worker_is_replaced_with_the_same_trial_and_parameters(bench: Callable[..., Bench]) -> None:
     b = bench(concurrent=1)
     first = b.searcher.suggest("x1")
-    params = dict(b.ledger.study.trials["t0000"].params)
+    params = dict(b.recorder.study.trials["t0000"].params)
     b.epoch("x1", 1, 0.2)
     b.end("x1", None, error=True)
     second = b.searcher.suggest("x2")
     assert (second["trial"], second["attempt"]) == (first["trial"], 2)
-    assert b.ledger.study.trials["t0000"].params == params
-    assert b.ledger.study.trials["t0000"].epoch == 1
+    assert b.recorder.study.trials["t0000"].params == params
+    assert b.recorder.study.trials["t0000"].epoch == 1
 
 
 def test_a_worker_that_is_lost_again_and_again_fails_its_trial(bench: Callable[..., Bench]) -> None:
@@ -127,7 +127,7 @@ def test_a_diverged_trial_fails_at_once_and_the_search_goes_on(bench: Callable[.
     b = bench(concurrent=1)
     b.searcher.suggest("x1")
     b.end("x1", Outcome(state="failed", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2"))
-    trial = b.ledger.study.trials["t0000"]
+    trial = b.recorder.study.trials["t0000"]
     assert (trial.status, trial.attempts) == ("failed", 1)
     assert trial.reason == "DivergedError: loss/osm is nan in epoch 2"
     assert not b.stop.requested
@@ -161,7 +161,7 @@ def test_epochs_are_recorded_once_however_often_they_are_reported(bench: Callabl
     b.searcher.suggest("x1")
     for epoch in (1, 2, 2, 1, 3):
         b.epoch("x1", epoch, 0.1 * epoch)
-    assert [result.epoch for result in b.ledger.study.trials["t0000"].results] == [1, 2, 3]
+    assert [result.epoch for result in b.recorder.study.trials["t0000"].results] == [1, 2, 3]
 
 
 def test_unknown_trials_of_tune_are_ignored(bench: Callable[..., Bench]) -> None:
@@ -191,7 +191,7 @@ def test_an_error_inside_is_kept_stops_the_search_and_never_reaches_tune(
     def disk_full(event: object) -> None:
         raise JournalError("no space left")
 
-    monkeypatch.setattr(b.ledger, "record", disk_full)
+    monkeypatch.setattr(b.recorder, "record", disk_full)
     assert b.searcher.suggest("x1") is None
     assert isinstance(b.searcher.failure, JournalError)
     assert b.stop.requested
@@ -221,7 +221,7 @@ def test_suggestions_are_the_same_with_and_without_a_restart_in_between(tmp_path
             b.next(f"x{number}")
             b.complete(f"x{number}", 0.1 * number)
         questions.append(b.ax.questions)
-        return [trial.params for trial in b.ledger.study.trials.values()]
+        return [trial.params for trial in b.recorder.study.trials.values()]
 
     questions: list[list[dict[str, Any]]] = []
     assert run(tmp_path / "a", False) == run(tmp_path / "b", True)
@@ -235,12 +235,12 @@ def test_a_trial_that_falls_behind_is_stopped_and_the_rule_is_journaled(bench: C
     assert not b.epoch("x1", 1, 0.5)
     assert b.epoch("x2", 1, 0.1)
     assert b.status() == {"t0000": "running", "t0001": "stopped"}
-    reason = b.ledger.study.trials["t0001"].reason
+    reason = b.recorder.study.trials["t0001"].reason
     assert reason is not None
     assert reason.startswith("asha: ")
     assert b.epoch("x2", 2, 0.9), "an epoch that was under way changes nothing"
     b.end("x2", None)
-    assert b.ledger.study.trials["t0001"].epoch == 1
+    assert b.recorder.study.trials["t0001"].epoch == 1
     assert b.searcher.suggest("x3")["trial"] == "t0002"
 
 
@@ -281,7 +281,7 @@ def test_a_finite_space_ends_with_its_last_point(bench: Callable[..., Bench]) ->
     b = bench(concurrent=1, trials=50, overrides=["algorithm.name=grid", *TWO_POINTS])
     tried = []
     while (assignment := b.searcher.suggest(f"x{len(tried)}")) != Searcher.FINISHED:
-        tried.append(b.ledger.study.trials[assignment["trial"]].params)
+        tried.append(b.recorder.study.trials[assignment["trial"]].params)
         b.complete(f"x{len(tried) - 1}", 0.5)
     assert len(tried) == 2
     assert tried[0] != tried[1]
@@ -293,7 +293,7 @@ def test_an_attempt_that_made_no_progress_is_called_a_hang_and_tried_once_more(b
         assert b.searcher.suggest(f"x{attempt}")["attempt"] == attempt
         (b.folder.trial("t0000") / "hang.txt").write_text("Timeout (0:30:00)!")
         b.end(f"x{attempt}", None, error=True)
-    trial = b.ledger.study.trials["t0000"]
+    trial = b.recorder.study.trials["t0000"]
     assert (trial.status, trial.failures["hang"]) == ("failed", 2)
     assert "hang.txt" in str(trial.reason)
 
@@ -305,7 +305,7 @@ def test_the_traces_of_an_earlier_hang_are_not_taken_for_a_new_one(bench: Callab
     b.end("x1", None, error=True)
     b.searcher.suggest("x2")
     b.end("x2", None, error=True)
-    assert b.ledger.study.trials["t0000"].failures["worker_lost"] == 1
+    assert b.recorder.study.trials["t0000"].failures["worker_lost"] == 1
 
 
 def test_the_reason_of_a_lost_trial_says_why_its_worker_died(bench: Callable[..., Bench]) -> None:
@@ -321,7 +321,7 @@ def test_the_reason_of_a_lost_trial_says_why_its_worker_died(bench: Callable[...
     assert [event.reason for event in events] == ["the process that runs attempts ended"] * 3 + [
         "ModuleNotFoundError: No module named 'trainer'"
     ]
-    trial = b.ledger.study.trials["t0000"]
+    trial = b.recorder.study.trials["t0000"]
     assert (trial.status, trial.failures["worker_lost"]) == ("failed", 4)
     assert trial.reason is not None and "No module named 'trainer'" in trial.reason
 
@@ -366,14 +366,14 @@ def test_a_search_repeats_its_leader_before_it_is_finished(bench: Callable[..., 
     assert b.searcher.suggest("x3") is None, "the second one may yet be the best"
     b.complete("x2", 0.6)
     assert [b.searcher.suggest(each)["trial"] for each in ("x3", "x4")] == ["t0001-r1", "t0001-r2"]
-    configs = [json.loads((b.folder.trial(key) / "config.json").read_text()) for key in b.ledger.study.all_trials]
+    configs = [json.loads((b.folder.trial(key) / "config.json").read_text()) for key in b.recorder.study.all_trials]
     assert len({config["seed"] for config in configs[1:]}) == 3
     assert all({**config, "seed": 0} == {**configs[1], "seed": 0} for config in configs[2:])
     b.complete("x3", 0.5)
     assert b.searcher.suggest("x5") is None
     b.complete("x4", 0.5)
     assert b.searcher.suggest("x5") == Searcher.FINISHED
-    assert [trial.repeats for trial in b.ledger.study.replicates.values()] == ["t0001", "t0001"]
+    assert [trial.repeats for trial in b.recorder.study.replicates.values()] == ["t0001", "t0001"]
 
 
 def test_repeats_that_were_interrupted_go_on_with_the_same_seeds(tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_repeats_that_were_interrupted_go_on_with_the_same_seeds(tmp_path: Path)
         assert b.next("x3")["trial"] == "t0000-r2"
         b.complete("x3", 0.5)
         assert b.next("x4") == Searcher.FINISHED
-        return [json.loads((b.folder.trial(key) / "config.json").read_text()) for key in b.ledger.study.all_trials]
+        return [json.loads((b.folder.trial(key) / "config.json").read_text()) for key in b.recorder.study.all_trials]
 
     assert run(tmp_path / "a", restart=False) == run(tmp_path / "b", restart=True)
 
@@ -423,7 +423,7 @@ def test_a_budget_of_epochs_ends_repeats_and_a_target_does_not(tmp_path: Path) -
     short.epoch("x2", 2, 0.5)
     short.epoch("x2", 3, 0.5)
     short.searcher.ends_now()
-    assert short.ledger.study.replicates["t0000-r1"].status == "stopped"
+    assert short.recorder.study.replicates["t0000-r1"].status == "stopped"
     short.end("x2", None)
     assert short.next("x3") == Searcher.FINISHED
     reached = Bench(tmp_path / "b", trials=3, overrides=[REPEATS, "budget.target=0.5"])
@@ -431,7 +431,7 @@ def test_a_budget_of_epochs_ends_repeats_and_a_target_does_not(tmp_path: Path) -
     reached.complete("x1", 0.6)
     assert reached.next("x2")["trial"] == "t0000-r1"
     reached.searcher.ends_now()
-    assert reached.ledger.study.replicates["t0000-r1"].status == "running"
+    assert reached.recorder.study.replicates["t0000-r1"].status == "running"
 
 
 def test_a_repeat_is_judged_on_another_fold_and_its_attempt_is_told_so(bench: Callable[..., Bench]) -> None:
@@ -462,13 +462,13 @@ def test_tune_may_copy_and_pickle_the_searcher_without_making_another(bench: Cal
     assert pickle.loads(pickle.dumps(searcher)) is searcher  # noqa: S301  # our own object, in this process
 
 
-def test_events_of_a_study_can_be_replayed_into_a_ledger(tmp_path: Path) -> None:
+def test_events_of_a_study_can_be_replayed_into_a_recorder(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    ledger = Ledger(journal)
+    recorder = Recorder(journal)
     heard: list[int] = []
-    ledger.subscribe(lambda record: heard.append(record.number))
+    recorder.subscribe(lambda record: heard.append(record.number))
     for event in [*completed(0, 0.5), suggested(1)]:
-        ledger.record(event)
+        recorder.record(event)
     journal.close()
     assert heard == [1, 2, 3, 4, 5]
-    assert Ledger(Journal(tmp_path / "journal.jsonl")).study == ledger.study
+    assert Recorder(Journal(tmp_path / "journal.jsonl")).study == recorder.study

@@ -24,7 +24,7 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.description import Options, read_description
 from orchestrator.study.events import SessionEnded
 from orchestrator.study.journal import Journal, read_journal
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 
 # A main thread that is in C for ever, where no handler of Python's runs: it waits for a mutex that it holds already.
 LOCKED = (
@@ -123,7 +123,7 @@ from types import SimpleNamespace
 from orchestrator.cli.run_search import drive_and_show
 from orchestrator.runner import session
 from orchestrator.study.description import Options
-from orchestrator.study.folder import SearchFolder
+from orchestrator.stores.base import SearchFolder
 
 def connect(address, **others):
     print("connecting", flush=True)
@@ -183,9 +183,9 @@ def test_a_stop_clears_the_table_before_it_is_told_and_nothing_draws_it_again(tm
     display, written = Display(folder), io.StringIO()
     display._redraws = True
     display._console = Console(file=written, force_terminal=True, width=80, height=24, legacy_windows=False)
-    ledger = Ledger(Journal(folder.journal))
+    recorder = Recorder(Journal(folder.journal))
     with display.showing():
-        display.watch().started(ledger, read_description(folder.description))
+        display.watch().started(recorder, read_description(folder.description))
         assert display._live is not None
         display._live.refresh()
         before = Screen()

@@ -22,11 +22,11 @@ from orchestrator.show.status_view import show_search, show_searches
 from orchestrator.show.terminal import HINT, output, pages_command, summary_line, uniform_attention
 from orchestrator.show.trials_view import LiveView, trials_table
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.description import Options, SearchDescription, read_description, write_description
 from orchestrator.study.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed, TrialReported
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record
-from orchestrator.study.loading import LoadedSearch
 from orchestrator.study.study import fold
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
@@ -315,7 +315,7 @@ def test_a_description_is_read_back_equal_and_damage_is_named(description: Searc
 def test_a_search_whose_output_nobody_reads_any_more_goes_on() -> None:
     program = (
         "import sys; from pathlib import Path; from orchestrator.show.terminal import Display; "
-        "from orchestrator.study.events import TrialStarted; from orchestrator.study.folder import SearchFolder; "
+        "from orchestrator.study.events import TrialStarted; from orchestrator.stores.base import SearchFolder; "
         "from orchestrator.study.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
         "sys.stdin.readline(); "
         "event = TrialStarted(trial='t0000', attempt=1); "

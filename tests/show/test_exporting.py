@@ -13,6 +13,8 @@ from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
 from orchestrator.show.export import export_trial
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import load_search
 from orchestrator.study.events import (
     FinalizationStarted,
     SessionEnded,
@@ -22,8 +24,6 @@ from orchestrator.study.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.loading import load_search
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from orchestrator.show.best_line import best_value
 from orchestrator.show.front_view import front_table
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.description import Options, SearchDescription
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.loading import LoadedSearch
 from orchestrator.study.study import fold
 
 

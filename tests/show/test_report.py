@@ -23,6 +23,7 @@ from orchestrator.show.report.model import Card, ModelView
 from orchestrator.show.report.report_data import SearchReport, gather
 from orchestrator.show.report.trace import optimisation_trace
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import (
     AttemptFailed,
@@ -38,7 +39,6 @@ from orchestrator.study.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.lease import Lease
 from orchestrator.study.study import fold
 

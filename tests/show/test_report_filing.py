@@ -11,7 +11,7 @@ from waiting import PATIENCE_S
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.show.report.log_artifact import file_report
-from orchestrator.study.folder import SearchFolder
+from orchestrator.stores.base import SearchFolder
 from orchestrator.tracking.database import prepare_database
 from orchestrator.tracking.sync import sync
 

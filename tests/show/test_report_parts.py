@@ -17,7 +17,7 @@ from orchestrator.show.report.model import ModelProcess, ModelView, grid, model_
 from orchestrator.show.report.reid import leading_curves
 from orchestrator.show.report.report_data import gather
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.loading import LoadedSearch, load_search
+from orchestrator.stores.loading import LoadedSearch, load_search
 from trainer.evaluation.query_metrics import PerQuery, write_per_query
 
 

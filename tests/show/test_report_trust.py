@@ -15,6 +15,7 @@ from orchestrator.show.report.confidence import Remark, on_bounds, place_in_rang
 from orchestrator.show.report.cost import search_costs
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.loading import load_search
 from orchestrator.study.events import (
     Event,
     SessionEnded,
@@ -25,7 +26,6 @@ from orchestrator.study.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.study.loading import load_search
 from orchestrator.study.study import fold
 
 SMOKE = SearchSpace.load("smoke.yaml", overrides=["budget.trials=9"])

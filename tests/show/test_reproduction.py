@@ -21,10 +21,10 @@ from orchestrator.show.metrics_diff import agreement, figures_of
 from orchestrator.show.reproduce import Reproduction, fresh_folder, rehearse_reproduction, reproduce
 from orchestrator.show.reproduce_view import verdict
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import load_search
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import SessionEnded, TrialReported, TrialStarted
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.loading import load_search
 from trainer import fit
 from trainer.atomic import write_atomically
 from trainer.data import read_splits
@@ -207,7 +207,7 @@ def test_a_configuration_that_is_not_the_journals_is_refused(storage: Path) -> N
 
 def test_a_trial_on_a_gpu_is_given_a_tolerance_and_one_on_cpu_cores_none(storage: Path) -> None:
     loaded = load_search(SearchFolder(storage / "first"))
-    loaded.trial("t0000").gpus = 1.0
+    loaded.study.trials["t0000"].gpus = 1.0
     planned = rehearse_reproduction(loaded, "t0000", data=None, threads=3, tolerance=None)
     assert planned.tolerance == 0.02
     assert Circumstance("device", "GPU", "GPU" if torch.cuda.is_available() else "CPU") in planned.found
@@ -216,9 +216,9 @@ def test_a_trial_on_a_gpu_is_given_a_tolerance_and_one_on_cpu_cores_none(storage
 
 def test_a_repetition_never_writes_into_a_folder_that_is_there(storage: Path) -> None:
     loaded = load_search(SearchFolder(storage / "first"))
-    first = fresh_folder(loaded, loaded.trial("t0000"))
+    first = fresh_folder(loaded, loaded.study.trials["t0000"])
     first.mkdir(parents=True)
-    assert fresh_folder(loaded, loaded.trial("t0000")).name == "t0000-2"
+    assert fresh_folder(loaded, loaded.study.trials["t0000"]).name == "t0000-2"
 
 
 def test_the_code_of_then_is_brought_back_by_commands_where_it_is_another(storage: Path) -> None:

@@ -16,6 +16,7 @@ from orchestrator.show.published import TABLES, PublishedTable
 from orchestrator.show.tables import Line, tables
 from orchestrator.show.tables_view import FORMATS
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.study.events import (
     Event,
     FinalizationStarted,
@@ -26,7 +27,6 @@ from orchestrator.study.events import (
     TrialSuggested,
     TrialTested,
 )
-from orchestrator.study.loading import LoadedSearch, load_search
 
 TEST = [0.80, 0.82, 0.84]
 MARS = {"train": 8298, "query": 1980, "gallery": 9330}

@@ -20,17 +20,16 @@ from orchestrator.runner import control
 from orchestrator.runner.unseal_test_set import record_test_set_use
 from orchestrator.stores import push, remote_lease, segments
 from orchestrator.stores.address import is_uri, parsed
+from orchestrator.stores.base import SearchFolder, existing_search, searches
 from orchestrator.stores.cache import local_storage, mirror_of, remote, storage_name, storage_uri
+from orchestrator.stores.loading import load_search
 from orchestrator.stores.pull import bring_search, forget_when
-from orchestrator.stores.push import publish
+from orchestrator.stores.push import open_recorder, publish
 from orchestrator.stores.remote import Remote, StorageProblem
 from orchestrator.stores.remote_lease import LeaseLost, RemoteLease, driver_of
 from orchestrator.stores.storage_probe import check_token, leave_token, remove_token
 from orchestrator.study.events import Event, TrialStarted
-from orchestrator.study.folder import SearchFolder, existing_search, searches
 from orchestrator.study.journal import Record, encode, read_journal
-from orchestrator.study.loading import load_search
-from orchestrator.study.recorder import owned_ledger
 from trainer.evaluation.test_set_record import place_in_search
 
 NAME = "first"
@@ -204,9 +203,9 @@ def test_what_is_recorded_here_is_seen_there_and_the_other_way_round(uri: str, m
     published(uri)
     for index, machine in enumerate(("other", "here", "third", "other"), 2):
         machines.become(machine)
-        with owned_ledger(existing_search(mirror_of(uri), NAME)) as ledger:
+        with open_recorder(existing_search(mirror_of(uri), NAME)) as recorder:
             for event in completed(index, 0.5):
-                ledger.record(event)
+                recorder.record(event)
         assert driver_of(SearchFolder(mirror_of(uri) / NAME)) is None
     machines.become("fourth")
     assert list(load_search(existing_search(mirror_of(uri), NAME)).study.trials) == [f"t{i:04d}" for i in range(6)]
@@ -234,8 +233,8 @@ def test_a_network_inside_a_storage_folder_is_not_taken_for_one_without_a_search
 
 def test_a_running_search_is_sent_while_it_runs(uri: str, machines: Machines) -> None:
     folder = published(uri)
-    with owned_ledger(folder) as ledger:
-        ledger.record(suggested(7))
+    with open_recorder(folder) as recorder:
+        recorder.record(suggested(7))
         machines.become("other")
         wait_until(lambda: "t0007" in fresh(uri).study.trials)
         assert fresh(uri).is_driven
@@ -253,9 +252,9 @@ def test_a_long_journal_is_sent_in_parts_and_only_new_ones_are_fetched(
     machines.become("other")
     bring_search(SearchFolder(mirror_of(uri) / NAME))
     machines.become("here")
-    with owned_ledger(folder) as ledger:
+    with open_recorder(folder) as recorder:
         for index in range(100, 130):
-            ledger.record(suggested(index))
+            recorder.record(suggested(index))
     later = files.entries(f"{NAME}/journal")
     full = [part for part in parts if part.size >= 2000]
     assert later[: len(full)] == full, "a part that is full is never sent again"
@@ -301,7 +300,7 @@ def test_events_that_were_never_sent_go_when_the_machine_resumes(uri: str, machi
     folder = published(uri)
     append(folder, suggested(5))
     assert "t0005" in fresh(uri).study.trials, "what is here goes on where the storage's ends"
-    with owned_ledger(folder):
+    with open_recorder(folder):
         pass
     machines.become("other")
     assert "t0005" in fresh(uri).study.trials
@@ -313,8 +312,8 @@ def test_where_another_machine_went_on_unsent_events_are_set_aside(
     folder = published(uri)
     append(folder, suggested(5))
     machines.become("other")
-    with owned_ledger(existing_search(mirror_of(uri), NAME)) as ledger:
-        ledger.record(suggested(6))
+    with open_recorder(existing_search(mirror_of(uri), NAME)) as recorder:
+        recorder.record(suggested(6))
     machines.become("here")
     assert list(fresh(uri).study.trials)[2:] == ["t0006"]
     (other,) = folder.path.glob("journal.other-*.jsonl")
@@ -356,12 +355,12 @@ def test_the_search_does_not_wait_for_a_storage_that_is_gone_and_sends_all_when_
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
         folder = published(uri)
-        with owned_ledger(folder) as ledger:
+        with open_recorder(folder) as recorder:
             proxy.become("refuse")
             for index in range(10, 30):
-                ledger.record(suggested(index))
-            assert ledger.uplink is not None
-            link = ledger.uplink
+                recorder.record(suggested(index))
+            assert recorder.uplink is not None
+            link = recorder.uplink
             assert link.unsent, "recording has ended, and nothing can have been sent"
             wait_until(lambda: link.problem is not None)
             assert "cannot be reached" in (link.problem or "")
@@ -379,15 +378,15 @@ def test_what_could_not_be_sent_is_told_at_the_end_and_sent_by_the_next_session(
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
         folder = published(uri)
-        with owned_ledger(folder) as ledger:
+        with open_recorder(folder) as recorder:
             proxy.become("refuse")
-            ledger.record(suggested(10))
+            recorder.record(suggested(10))
         assert "lacks" in (told := capsys.readouterr().err)
         assert "cannot be reached" in told and "resume" in told
         proxy.become("pass")
         monkeypatch.setattr(push, "CLOSE_PATIENCE_S", PATIENCE_S)
         Remote(uri).delete_folder(f"{NAME}/lease")  # as if that process had ended, which was this one
-        with owned_ledger(folder):
+        with open_recorder(folder):
             pass
         machines.become("other")
         assert "t0010" in fresh(uri).study.trials
@@ -407,10 +406,10 @@ def test_an_upload_that_fails_some_times_is_tried_again(
             raise StorageProblem("not now")
         write(self, path, content)
 
-    with owned_ledger(folder) as ledger:
+    with open_recorder(folder) as recorder:
         monkeypatch.setattr(Remote, "write", failing)
-        ledger.record(suggested(10))
-        wait_until(lambda: ledger.uplink is not None and not ledger.uplink.unsent)
+        recorder.record(suggested(10))
+        wait_until(lambda: recorder.uplink is not None and not recorder.uplink.unsent)
     assert not left[0]
     machines.become("other")
     assert "t0010" in fresh(uri).study.trials
@@ -421,15 +420,15 @@ def test_an_upload_that_fails_some_times_is_tried_again(
 
 def test_of_two_machines_one_drives(uri: str, machines: Machines) -> None:
     folder = published(uri)
-    with owned_ledger(folder):
+    with open_recorder(folder):
         machines.become("other")
         with (
             pytest.raises(LeaseError, match=r"first: already driven by process .* last heard of"),
-            owned_ledger(existing_search(mirror_of(uri), NAME)),
+            open_recorder(existing_search(mirror_of(uri), NAME)),
         ):
             raise AssertionError("both drive it")
-    with owned_ledger(existing_search(mirror_of(uri), NAME)) as ledger:
-        ledger.record(suggested(9))
+    with open_recorder(existing_search(mirror_of(uri), NAME)) as recorder:
+        recorder.record(suggested(9))
 
 
 def test_of_many_that_ask_at_the_same_time_one_gets_the_lease(uri: str) -> None:
@@ -477,11 +476,11 @@ def test_a_driver_that_was_taken_for_dead_writes_no_more(
 ) -> None:
     monkeypatch.setattr(remote_lease, "HEARTBEAT_S", 0.05)
     folder = published(uri)
-    with pytest.raises(LeaseError, match="is that of process"), owned_ledger(folder) as ledger:
+    with pytest.raises(LeaseError, match="is that of process"), open_recorder(folder) as recorder:
         monkeypatch.setattr(remote_lease, "_lives", lambda claim, now: False)
         RemoteLease(remote(uri), NAME).acquire()
-        wait_until(lambda: ledger.uplink is not None and ledger.uplink.lost)
-        ledger.record(suggested(9))
+        wait_until(lambda: recorder.uplink is not None and recorder.uplink.lost)
+        recorder.record(suggested(9))
     assert "t0009" not in folder.journal.read_text()
 
 
@@ -535,11 +534,11 @@ def test_a_damaged_lease_counts_by_its_age(uri: str, monkeypatch: pytest.MonkeyP
 
 def test_a_request_of_another_machine_reaches_the_driver(uri: str, machines: Machines) -> None:
     folder = published(uri)
-    with owned_ledger(folder) as ledger:
-        ledger.record(suggested(7))
-        ledger.record(TrialStarted(trial="t0007", attempt=1))
-        assert ledger.uplink is not None
-        wait_until(lambda: ledger.uplink is not None and not ledger.uplink.unsent)
+    with open_recorder(folder) as recorder:
+        recorder.record(suggested(7))
+        recorder.record(TrialStarted(trial="t0007", attempt=1))
+        assert recorder.uplink is not None
+        wait_until(lambda: recorder.uplink is not None and not recorder.uplink.unsent)
         requests = control.Requests(folder)
 
         def drive() -> None:
@@ -559,7 +558,7 @@ def test_a_request_of_another_machine_reaches_the_driver(uri: str, machines: Mac
 def test_a_trial_of_a_search_that_nobody_drives_is_given_up_from_any_machine(uri: str, machines: Machines) -> None:
     folder = published(uri)
     append(folder, suggested(7))
-    with owned_ledger(folder):
+    with open_recorder(folder):
         pass
     machines.become("other")
     assert control.stop(existing_search(mirror_of(uri), NAME), "t0007").done

@@ -20,10 +20,10 @@ from waiting import PATIENCE_S
 
 from orchestrator.base.locking import exclusive
 from orchestrator.show.status import read_status
+from orchestrator.stores.base import existing_search
 from orchestrator.stores.cache import mirror_of, remote
 from orchestrator.stores.pull import forget_when
 from orchestrator.study.events import TrialReported
-from orchestrator.study.folder import existing_search
 from orchestrator.study.journal import read_journal
 
 NAME = "moved"

@@ -20,12 +20,12 @@ from waiting import PATIENCE_S, wait_until
 from orchestrator.runner import attempt as attempts
 from orchestrator.runner.attempt import ERROR_FILE, RESULTS_FILE, Assignment, Message, run_attempt
 from orchestrator.stores import trial_files
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import mirror_of, remote
 from orchestrator.stores.push import publish
 from orchestrator.stores.remote import Remote, StorageProblem
 from orchestrator.stores.staging import DataSource, data_here, index_digest, staged
 from orchestrator.stores.trial_files import Note, TrialUpload, bring_trial, note_here, read_note, stop_name
-from orchestrator.study.folder import SearchFolder
 from trainer import TrialConfig
 from trainer.data import read_splits
 from trainer.data.pack import pack_data_set

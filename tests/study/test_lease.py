@@ -36,7 +36,7 @@ from pathlib import Path
 from orchestrator.runner.creation import create_search
 from orchestrator.study.description import Options
 from orchestrator.base.errors import OrchestratorError
-from orchestrator.study.folder import search_folder
+from orchestrator.stores.base import search_folder
 from orchestrator.study.lease import Lease
 from orchestrator.runner.preparation import prepare_space
 what, storage, data = sys.argv[1], Path(sys.argv[2]), sys.argv[3]

@@ -19,8 +19,8 @@ from waiting import PATIENCE_S
 from orchestrator.__main__ import run
 from orchestrator.base.uris import database_uri
 from orchestrator.doctor import network
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description, write_description
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.lease import Lease
 from orchestrator.tracking.purge import MlflowCopies, find_copies
 from orchestrator.tracking.sync import sync

@@ -18,8 +18,8 @@ from PIL import Image
 from running import metric_points, mlflow_runs
 from waiting import PATIENCE_S, wait_until
 
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed, TrialReported
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Record
 from orchestrator.tracking import projection, tracker
 from orchestrator.tracking.content import About, Artifact, Content, Point

@@ -12,9 +12,9 @@ from searches import POINT
 
 from orchestrator.base.uris import without_passwords
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import Options, SearchDescription
 from orchestrator.study.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.study import Study, fold
 from orchestrator.tracking.content import Artifact, about, evaluation_content, search_content
 from orchestrator.tracking.files import staged

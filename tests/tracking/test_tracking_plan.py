@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from events import completed, reported, started, suggested
 
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import (
     AttemptFailed,
     Event,
@@ -19,7 +20,6 @@ from orchestrator.study.events import (
     TrialStopped,
     TrialTracked,
 )
-from orchestrator.study.folder import SearchFolder
 from orchestrator.tracking.projection import (
     ATTEMPTS_TO_WAIT_FOR,
     LONGEST_DELAY_S,

@@ -23,8 +23,8 @@ from waiting import PATIENCE_S, wait_until
 from orchestrator.__main__ import run
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
-from orchestrator.study.folder import SearchFolder
 from orchestrator.tracking.pages import view_of
 from orchestrator.tracking.server import mlflow_server, server_command, server_environment
 from orchestrator.tracking.sync import sync

@@ -16,7 +16,7 @@ from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.loading import LoadedSearch
+from orchestrator.stores.loading import LoadedSearch
 from trainer.result import UNIFORM_ENTROPY
 
 NEAR_BOUND = 0.01  # share of a range, on its own scale

@@ -54,7 +54,7 @@ def search_costs(study: Study, space: SearchSpace) -> Costs:
         saved_hours=sum(cost.saved_hours for cost in each),
         saved_gpu_hours=sum(cost.saved_gpu_hours for cost in each),
         stopped_early=sum(cost.saved_hours > 0 for cost in each),
-        wall_hours=study.spending.seconds / HOUR_S,
+        wall_hours=study.gpu_hours.seconds / HOUR_S,
     )
 
 

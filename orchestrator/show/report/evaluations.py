@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.trial_files import bring_trial
-from orchestrator.study.folder import SearchFolder
 from trainer.errors import DataError
 from trainer.formatting import first_line
 from trainer.reading import loads_checked, read_regular

@@ -8,8 +8,8 @@ from pathlib import Path
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.hints import hint
 from orchestrator.base.uris import without_passwords
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description
-from orchestrator.study.folder import SearchFolder
 from orchestrator.tracking.database import EXPERIMENT, missing_database
 from orchestrator.tracking.projection import SEARCH_RUN
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT, SEARCH_TAG, TRIAL_TAG

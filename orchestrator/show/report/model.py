@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple, Self
 
 from orchestrator.algorithms.ax_process import ONE_THREAD
 from orchestrator.algorithms.replicates import best_configuration
-from orchestrator.study.loading import LoadedSearch
+from orchestrator.stores.loading import LoadedSearch
 from trainer.atomic import in_place
 from trainer.child import python_command, start_child
 

@@ -15,8 +15,8 @@ from orchestrator.show.report.model import ModelProcess, ModelView
 from orchestrator.show.report.trace import TracePoint, optimisation_trace
 from orchestrator.show.status import status_document
 from orchestrator.space.objective import ObjectiveTerm
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.loading import LoadedSearch, load_search
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import LoadedSearch, load_search
 from trainer.result import Evaluation
 
 WITHOUT_MODEL = ModelView([], "the model was not asked (--without-model)")

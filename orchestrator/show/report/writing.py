@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from orchestrator.show.report.formats import FORMATS
 from orchestrator.show.report.report_data import SearchReport, gather
-from orchestrator.study.folder import SearchFolder
+from orchestrator.stores.base import SearchFolder
 from trainer.atomic import check_writable, write_atomically
 
 FILE = "report.html"

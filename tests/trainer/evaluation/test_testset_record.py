@@ -23,9 +23,9 @@ from orchestrator.show.export import export_trial
 from orchestrator.show.final_view import finals_lines
 from orchestrator.show.status import status_document
 from orchestrator.show.tables import tables
-from orchestrator.study.folder import SearchFolder
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import load_search
 from orchestrator.study.lease import Lease
-from orchestrator.study.loading import load_search
 from trainer import ConfigError, TrialConfig, evaluate, figures_on_test_set, fit
 from trainer.__main__ import run as run_trainer
 from trainer.checkpoint import save_checkpoint

@@ -6,41 +6,24 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from orchestrator.algorithms.replicates import interrupted_replicates
 from orchestrator.base.errors import SearchError
+from orchestrator.runner.splits import add_splits
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.settings import flattened
-from orchestrator.study.description import SearchDescription, read_description
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.push import open_recorder
+from orchestrator.study.description import current_space, read_description
 from orchestrator.study.events import SearchExtended, TrialReopened
-from orchestrator.study.folder import SearchFolder
-from orchestrator.study.recorder import owned_ledger
 from orchestrator.study.study import Study
 from trainer.atomic import write_atomically
 from trainer.formatting import shown
 
 # What may change while the trials that are there keep their meaning.
 CHANGEABLE = ("budget", "parameters", "stopping", "algorithm", "replicates")
-
-
-def current_space(description: SearchDescription, study: Study) -> SearchSpace:
-    """The space that holds now: that of the launch, or the one it was last extended to.
-
-    Raises:
-        SearchError: the journal's space is of another version of this program.
-    """
-    if study.extended is None:
-        return description.space
-    try:
-        return SearchSpace.model_validate(study.extended)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SearchError(
-            f"{study.name}: the space it was extended to is not one that this version knows ({where}: {first['msg']})"
-        ) from error
 
 
 def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]) -> list[str]:
@@ -57,20 +40,18 @@ def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]
         DataError: repeats are to be judged on other folds than so far, and the data set cannot be read.
         LeaseError: a process drives the search.
     """
-    from orchestrator.runner.splits import add_splits  # reads data, for which looking at a search should not wait
-
     description = read_description(folder.description)
-    with owned_ledger(folder) as ledger:
-        before = current_space(description, ledger.study)
+    with open_recorder(folder) as recorder:
+        before = current_space(description, recorder.study)
         if trials is not None:
             overrides = [*overrides, f"budget.trials={_number_of_trials(trials, before)}"]
         after = overlaid(before, overrides)
         changes = _changes(before.resolved(), after.resolved())
-        _check(folder.name, changes, ledger.study, after)
+        _check(folder.name, changes, recorder.study, after)
         add_splits(folder, after)
-        ledger.record(SearchExtended(changes=[text for _, text in changes], space=after.resolved()))
-        for repeat in interrupted_replicates(ledger.study):
-            ledger.record(TrialReopened(trial=repeat.key))
+        recorder.record(SearchExtended(changes=[text for _, text in changes], space=after.resolved()))
+        for repeat in interrupted_replicates(recorder.study):
+            recorder.record(TrialReopened(trial=repeat.key))
     return [text for _, text in changes]
 
 

@@ -11,11 +11,13 @@ from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.replicates import replicates_left
 from orchestrator.algorithms.warm_start import WarmStart, observations
 from orchestrator.base.errors import LeaseError, SearchError
+from orchestrator.runner.extension import extend
 from orchestrator.runner.splits import cut_splits, write_splits
 from orchestrator.show.status import read_status
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.description import SearchDescription, read_description
+from orchestrator.stores.base import SearchFolder
+from orchestrator.study.description import SearchDescription, current_space, read_description
 from orchestrator.study.events import (
     ObservationsAttached,
     SearchCreated,
@@ -23,11 +25,9 @@ from orchestrator.study.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.study.extension import current_space, extend
-from orchestrator.study.folder import SearchFolder
 from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.lease import Lease
-from orchestrator.study.recorder import Ledger
+from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import fold, fold_records, unfinished
 from trainer.data import read_splits
 from trainer.data.splits import read_validation
@@ -198,11 +198,11 @@ def test_observations_are_known_to_the_study_and_are_no_trials_of_it(search: Sea
 def test_events_of_all_kinds_survive_the_journal(tmp_path: Path, search: SearchFolder) -> None:
     attached = observations(WarmStart(search, anyway=False), the_new(search))
     journal = Journal(tmp_path / "journal.jsonl")
-    ledger = Ledger(journal)
+    recorder = Recorder(journal)
     for event in (attached, SearchExtended(changes=["x"], space=space_now(search).resolved())):
-        ledger.record(event)
+        recorder.record(event)
     journal.close()
     read = [record.event for record in read_journal(tmp_path / "journal.jsonl")]
     assert isinstance(read[0], ObservationsAttached)
     assert read[0] == attached
-    assert Ledger(Journal(tmp_path / "journal.jsonl")).study == ledger.study
+    assert Recorder(Journal(tmp_path / "journal.jsonl")).study == recorder.study

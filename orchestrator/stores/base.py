@@ -9,11 +9,11 @@ from pathlib import Path
 
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import hint
+from orchestrator.study.events import NAME
 from trainer.formatting import did_you_mean
 
 MAX_LISTED = 20  # searches that a message names
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # What a storage holds beside searches: MLflow's files and logs, generated data, the URI of what it mirrors.
 RESERVED = re.compile(
     r"mlartifacts|mlflow\.db.*|mlflow-ui\.log|mini-mars(-.*)?|storage-uri\.txt.*|cache", re.IGNORECASE

@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from orchestrator.algorithms.replicates import best_configuration
-from orchestrator.base.errors import SearchError
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.pull import bring_search
 from orchestrator.stores.remote_lease import driver_of
-from orchestrator.study.description import SearchDescription, read_description
-from orchestrator.study.extension import current_space
-from orchestrator.study.folder import SearchFolder
+from orchestrator.study.description import SearchDescription, current_space, read_description
 from orchestrator.study.journal import read_journal
-from orchestrator.study.study import SearchState, Study, Trial, fold_records
-
-BEST = "best"
-"""In place of a trial's key: the configuration that is best so far."""
+from orchestrator.study.study import SearchState, Study, fold_records
 
 
 @dataclass(frozen=True)
@@ -48,24 +42,6 @@ class LoadedSearch:
     def state(self) -> SearchState:
         """A search that nobody drives and that did not end is interrupted."""
         return self.study.ended or ("running" if self.is_driven else "interrupted")
-
-    def trial(self, key: str) -> Trial:
-        """The trial with a key such as `t0003` or `t0003-r1`; `best` is the best configuration so far.
-
-        Raises:
-            SearchError: there is none.
-        """
-        if key == BEST:
-            best = best_configuration(self.study, self.space.objective)
-            if best is None:
-                raise SearchError(f"{self.name}: no trial is completed yet, so that none is best")
-            return best.trial
-        found = self.study.all_trials.get(key)
-        if found is None:
-            known = sorted(self.study.all_trials)
-            there = ", ".join(known if len(known) <= 3 else [known[0], "...", known[-1]]) or "none"
-            raise SearchError(f"{self.name} has no trial {key!r} (there: {there}; {BEST!r} is the best one)")
-        return found
 
 
 def load_search(folder: SearchFolder) -> LoadedSearch:
