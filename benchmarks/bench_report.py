@@ -153,7 +153,7 @@ def _events(space: SearchSpace, trials: int, epochs: int, source: random.Random)
 
 def _value(space: SearchSpace, point: Mapping[str, Value]) -> float:
     """A share with one optimum, on which the first settings of the space act most."""
-    from orchestrator.show.report.confidence import place_in_range
+    from orchestrator.summary.warnings import place_in_range
 
     total = 0.0
     for place, (path, parameter) in enumerate(space.parameters.items()):

@@ -31,6 +31,7 @@ from orchestrator.stores.base import existing_search
 from orchestrator.stores.cache import local_storage
 from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.study.study import Trial
+from orchestrator.summary import summarise
 from trainer.child import die_with_parent, python_command, start_child
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Search(LoadedSearch):
     @cached_property
     def status(self) -> dict[str, Any]:
         """The document of `reidsearch status --json`."""
-        return status_document(self)
+        return status_document(summarise(self))
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -99,9 +100,9 @@ class Search(LoadedSearch):
         return pandas.DataFrame(found).sort_index().rename_axis(index="epoch", columns="trial")
 
     def __repr__(self) -> str:
-        from orchestrator.show.terminal import summary_line
+        from orchestrator.show.search_text import summary_line
 
-        return summary_line(self.status)
+        return summary_line(summarise(self))
 
     def trial(self, key: str) -> Trial:
         """The trial with a key such as `t0003` or `t0003-r1`; `best` is the best configuration so far.
@@ -115,7 +116,7 @@ class Search(LoadedSearch):
         """For notebooks: the summary and the table."""
         from html import escape
 
-        from orchestrator.show.terminal import SYNTHETIC_MARK
+        from orchestrator.show.search_text import SYNTHETIC_MARK
 
         mark = f"<p><b>{SYNTHETIC_MARK}</b></p>" if self.description.synthetic else ""
         frame = self.frame()

@@ -227,7 +227,7 @@ def _nothing_to_resume(folder: SearchFolder, study: Study, strict: bool) -> int:
 @click.option("--watch", is_flag=True, help="Show it again every two seconds until it ends.")
 def status(name: str | None, storage: Path, as_json: bool, watch: bool) -> int:
     """Show how far a search is, or all searches of a storage."""
-    from orchestrator.show.status_view import show_search, show_searches
+    from orchestrator.show.status import show_search, show_searches
 
     if name is None:
         show_searches(storage, as_json=as_json)

@@ -128,7 +128,6 @@ def export(
     """Write the network of a trial, its configuration and a model card; without TRIAL that of the best one."""
     from orchestrator.algorithms.replicates import BEST
     from orchestrator.show.export import export_trial
-    from orchestrator.show.registry import register as register_model
     from orchestrator.stores.base import existing_search
     from orchestrator.stores.loading import load_search
 
@@ -140,7 +139,10 @@ def export(
         click.echo(f"{network.file}{proof}")
     click.echo(done.card)
     if register:
-        made = register_model(loaded, done, model or loaded.space.name, tracking=tracking_uri)
+        from orchestrator.tracking.registry import register as register_model
+
+        model = model or loaded.space.name
+        made = register_model(loaded, done.trial, done.folder, done.card, model=model, tracking=tracking_uri)
         click.echo(f"MLflow    {made.model} version {made.version}  {made.uri}")
     return Exit.OK
 

@@ -41,7 +41,7 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
     try:
         from orchestrator.cluster.ray import RAY_LOG, stderr_kept
         from orchestrator.runner.session import drive
-        from orchestrator.show.terminal import Display
+        from orchestrator.show.live import Display
 
         display = Display(folder)
         with stderr_kept(folder.logs / RAY_LOG), display.showing():

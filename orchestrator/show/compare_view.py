@@ -15,7 +15,8 @@ from orchestrator.base.formatting import number
 from orchestrator.base.hints import hint
 from orchestrator.show.compare import METRIC, Change, Comparison, Pair, Side, tracking_of
 from orchestrator.show.noise import SeedDifference
-from orchestrator.show.terminal import SYNTHETIC_MARK, output
+from orchestrator.show.search_text import SYNTHETIC_MARK
+from orchestrator.show.terminal import output
 from orchestrator.tracking.pages import comparison_page, experiment_of
 from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import counted

@@ -15,8 +15,8 @@ from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.replay_order import order_of
 from orchestrator.algorithms.simulate import Candidate, Replay, candidates, replay
 from orchestrator.show.forecast import duration
-from orchestrator.show.front_view import figure_text
-from orchestrator.show.terminal import SYNTHETIC_MARK, output
+from orchestrator.show.search_text import SYNTHETIC_MARK, metric_text
+from orchestrator.show.terminal import output
 from orchestrator.space.objective import first_metric
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
@@ -58,7 +58,7 @@ def show_simulation(storage: Path, name: str, asked: Asked, *, as_json: bool) ->
     console.print(
         f"{document['search']}: {counted(document['candidates'], 'trial', 'trials')} with whole curves, "
         f"{document['epochs']} epochs in all, "
-        f"best {metric} {figure_text(metric, best['value'])} ({best['trial']})"
+        f"best {metric} {metric_text(metric, best['value'])} ({best['trial']})"
     )
     console.print(_table(document))
     if document["left_out"]:
@@ -180,7 +180,7 @@ def _cells(replays: Sequence[dict[str, Any]], all_epochs: int, metric: str) -> l
         f"{1 - mean('epochs') / all_epochs:.0%}",
         duration(3600 * mean("hours")),
         f"{mean('stopped'):.1f}",
-        figure_text(metric, mean("best")),
+        metric_text(metric, mean("best")),
         f"{mean('epochs_to_best'):.0f}",
         f"{sum(made['best_stopped'] for made in replays)} of {len(replays)}",
     ]

@@ -1,62 +1,124 @@
-"""What is known of a search, for machines and for people, read from its folder alone."""
+"""`reidsearch status`: one search, or all of a storage, for machines and for people."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+import json
+import time
+from pathlib import Path
+from typing import Any
 
-from orchestrator.algorithms.fallbacks import proposals
-from orchestrator.algorithms.replicates import Confirmation, best_configuration, confirmations
-from orchestrator.algorithms.scoring import pareto_front
-from orchestrator.space.objective import Objective
-from orchestrator.stores.base import SearchFolder
+from orchestrator.algorithms.fallbacks import Proposals
+from orchestrator.algorithms.replicates import Best, Confirmation
+from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
+from orchestrator.base.formatting import percent
+from orchestrator.base.hints import hint
+from orchestrator.show.search_text import summary_line
+from orchestrator.show.terminal import LiveView, output, plain_table, print_summary
+from orchestrator.space.problems import SpaceError
+from orchestrator.stores.base import existing_search, searches
 from orchestrator.stores.cache import storage_name
-from orchestrator.stores.loading import LoadedSearch, load_search
-from orchestrator.study.study import Finalization, Study, Trial, TrialStatus, UseOfTestSet
+from orchestrator.study.study import Finalization, Trial, UseOfTestSet
+from orchestrator.summary import Summary, latest_metrics, read_summary
+
+WATCH_PERIOD_S = 2.0
+TRY_OUT = ("--space", "demo.yaml")
 
 
-def read_status(folder: SearchFolder) -> dict[str, Any]:
-    """The search as one document; see the README for its keys. Shares and precisions are in [0, 1].
+def show_search(storage: Path, name: str, *, as_json: bool, watch: bool) -> None:
+    """Prints one search; with `watch` again and again until no process drives it any more."""
+    folder = existing_search(storage, name)
+    console = output()
+    while True:
+        summary = read_summary(folder)
+        if as_json:
+            print(json.dumps(status_document(summary), indent=None if watch else 2, allow_nan=False), flush=True)
+        elif watch and console.is_terminal and summary.state == "running":
+            console.clear()
+            console.print(LiveView(summary, summary_line(summary), "Ctrl-C ends the watching, not the search"))
+        else:
+            if watch and console.is_terminal:
+                console.clear()
+            print_summary(console, summary)
+            if summary.state == "interrupted":
+                console.print(f"next      {hint('resume', summary.name, storage=storage)}", soft_wrap=True)
+        if not watch or summary.state != "running":
+            return
+        time.sleep(WATCH_PERIOD_S)
+
+
+def show_searches(storage: Path, *, as_json: bool) -> None:
+    """Prints one line per search, the latest first.
 
     Raises:
-        JournalError: the journal is damaged.
-        SearchError: `search.yaml` is damaged.
+        EnvironmentProblem: searches that cannot be read, a line each, after all others are shown.
     """
-    return status_document(load_search(folder))
+    summaries: list[Summary] = []
+    unreadable: list[str] = []
+    for folder in searches(storage):
+        try:
+            summaries.append(read_summary(folder))
+        except (OrchestratorError, SpaceError) as error:
+            unreadable.append(str(error))
+        except OSError as error:
+            unreadable.append(f"{error.filename or folder.path}: {error.strerror}")
+    if as_json and (summaries or not unreadable):
+        print(json.dumps([status_document(each) for each in summaries], indent=2, allow_nan=False))
+    elif summaries:
+        _print_searches(summaries)
+    elif not unreadable:
+        print(f"no searches in {storage_name(storage)}; start one with: {hint('launch', *TRY_OUT, storage=storage)}")
+    if unreadable:
+        raise EnvironmentProblem("\n".join(unreadable))
 
 
-def status_document(search: LoadedSearch) -> dict[str, Any]:
-    """The document of a search that was read."""
-    study, space, state = search.study, search.space, search.state
-    trials = sorted(study.trials.values(), key=lambda trial: trial.index)
-    configurations = [_trial_document(trial, running=state == "running") for trial in trials]
-    repeats = [_trial_document(trial, running=state == "running") for trial in study.replicates.values()]
+def _print_searches(summaries: list[Summary]) -> None:
+    table = plain_table()
+    table.add_column("search", overflow="fold")
+    for column in ("state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
+        table.add_column(column, no_wrap=True)
+    for summary in summaries:
+        table.add_row(
+            summary.name,
+            summary.state,
+            f"{summary.counts['completed']}/{summary.space.budget.trials}",
+            str(summary.counts["failed"]),
+            *(("-", "-", "-") if summary.best is None else _best_cells(summary.best)),
+            "SYNTHETIC" if summary.description.synthetic else "real",
+        )
+    output().print(table)
+
+
+def _best_cells(best: Best) -> tuple[str, str, str]:
+    if best.confirmation is not None and best.confirmed:
+        return percent(best.confirmation.metrics, "mAP"), str(len(best.confirmation.values)), best.trial.key
+    return percent(best.score.result.metrics(), "mAP"), "1", best.trial.key
+
+
+def status_document(summary: Summary) -> dict[str, Any]:
+    """What `--json` prints; see the README for its keys. Shares and precisions are in [0, 1]."""
+    study, space = summary.study, summary.space
     return {
-        "search": search.name,
-        "state": state,
+        "search": summary.name,
+        "state": summary.state,
         "reason": study.reason,
-        "synthetic": search.description.synthetic,
-        "storage": storage_name(search.folder.path.parent),
+        "synthetic": summary.description.synthetic,
+        "storage": storage_name(summary.folder.path.parent),
         "objective": space.objective.model_dump(mode="json"),
         "budget": space.budget.trials,
         "replicates": space.replicates.model_dump(mode="json"),
-        "proposals": _proposals_document(study),
-        "counts": _counts(configurations),
-        "repeats": _counts(repeats),
-        "best": _best_document(study, space.objective),
+        "proposals": _proposals_document(summary.proposals),
+        "counts": summary.counts,
+        "repeats": summary.repeat_counts,
+        "best": _best_document(summary.best),
         "confirmations": [
             {"trial": each.trial, "values": each.values, **_confirmation_document(each)}
-            for each in confirmations(study, space.objective)
+            for each in summary.confirmations
         ],
-        "front": _front_document(study, space.objective),
-        "trials": configurations + repeats,
+        "front": _front_document(summary),
+        "trials": [_trial_document(trial) for trial in summary.trials],
         "finalizations": [_finalization_document(each) for each in study.finalizations],
         "test_set_uses": [_use_document(each) for each in study.test_set_uses],
-        "finals": [
-            {**_trial_document(trial, running=state == "running"), **_test_document(trial)}
-            for trial in study.finals.values()
-        ],
+        "finals": [{**_trial_document(trial), **_test_document(trial)} for trial in study.finals.values()],
     }
 
 
@@ -98,9 +160,7 @@ def _test_document(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _proposals_document(study: Study) -> dict[str, Any]:
-    """Who proposed the trials that the model was to propose."""
-    found = proposals(study)
+def _proposals_document(found: Proposals) -> dict[str, Any]:
     return {
         "by_model": found.by_model,
         "random": found.random,
@@ -110,14 +170,7 @@ def _proposals_document(study: Study) -> dict[str, Any]:
     }
 
 
-def _counts(documents: Sequence[Mapping[str, Any]]) -> dict[TrialStatus, int]:
-    """Number of trials in each status, all statuses named."""
-    found = Counter(document["status"] for document in documents)
-    return {status: found[status] for status in get_args(TrialStatus)}
-
-
-def _best_document(study: Study, objective: Objective) -> dict[str, Any] | None:
-    best = best_configuration(study, objective)
+def _best_document(best: Best | None) -> dict[str, Any] | None:
     if best is None:
         return None
     return {
@@ -129,11 +182,10 @@ def _best_document(study: Study, objective: Objective) -> dict[str, Any] | None:
     }
 
 
-def _front_document(study: Study, objective: Objective) -> list[dict[str, Any]]:
-    names = [term.metric for term in objective.terms]
+def _front_document(summary: Summary) -> list[dict[str, Any]]:
+    names = [term.metric for term in summary.objective.terms]
     return [
-        {"trial": trial.key, "values": dict(zip(names, found.values, strict=True))}
-        for trial, found in pareto_front(study, objective)
+        {"trial": trial.key, "values": dict(zip(names, found.values, strict=True))} for trial, found in summary.front
     ]
 
 
@@ -150,20 +202,10 @@ def _confirmation_document(found: Confirmation | None) -> dict[str, Any]:
     }
 
 
-def latest_metrics(trial: Trial) -> dict[str, float]:
-    """The figures of the trial's last epoch, and those of its last evaluation."""
-    evaluated = [result for result in trial.results if result.validation is not None]
-    return {
-        name: value for result in [*evaluated[-1:], *trial.results[-1:]] for name, value in result.metrics().items()
-    }
-
-
-def _trial_document(trial: Trial, *, running: bool) -> dict[str, Any]:
-    # A trial that was running when its driver was killed waits for a resume.
-    status = "pending" if trial.status == "running" and not running else trial.status
+def _trial_document(trial: Trial) -> dict[str, Any]:
     return {
         "trial": trial.key,
-        "status": status,
+        "status": trial.status,
         "attempts": trial.attempts,
         "epoch": trial.epoch,
         "metrics": latest_metrics(trial),

@@ -1,45 +1,45 @@
-"""What people see of a search: a table that changes while it runs, or plain lines where nothing can be redrawn."""
+"""A search's summary on standard output: tables and labelled lines."""
 
 from __future__ import annotations
 
-import os
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, get_args
 
-from rich.console import Console, RenderableType
-from rich.live import Live
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+from rich.table import Table
 from rich.text import Text
 
-from orchestrator.base.errors import UNWRITABLE
 from orchestrator.base.escaping import harmless
-from orchestrator.base.hints import hint, installed
-from orchestrator.base.uris import without_passwords
-from orchestrator.cluster.ray import Connection
-from orchestrator.cluster.resources import Allocation
-from orchestrator.runner.session import Ending, Watch
-from orchestrator.show.best_line import best_lines, best_value
-from orchestrator.show.event_line import event_line
-from orchestrator.show.final_view import finals_lines, finals_table
-from orchestrator.show.front_view import front_table
-from orchestrator.show.status import status_document
-from orchestrator.show.trials_view import LiveView, trials_table
-from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import LoadedSearch
-from orchestrator.study.description import SearchDescription
-from orchestrator.study.journal import Record
-from orchestrator.study.recorder import Recorder
-from orchestrator.tracking.sync import tracking_uri
-from trainer.formatting import one_line
-from trainer.result import UNIFORM_ENTROPY
+from orchestrator.base.formatting import number, percent
+from orchestrator.show.search_text import (
+    SYNTHETIC_MARK,
+    TEST_METRICS,
+    attention_line,
+    best_lines,
+    final_lines,
+    metric_text,
+    summary_line,
+)
+from orchestrator.study.study import Trial, TrialStatus
+from orchestrator.summary import Summary, latest_metrics
+from trainer.formatting import one_line, shortened
 
-SYNTHETIC_MARK = "SYNTHETIC data: these figures say nothing about published ones"
-HINT = "Ctrl-C stops; resume continues"
-REFRESH_PER_S = 2
-# Width of tables where there is no terminal to ask.
-PIPED_WIDTH = 120
+STATUS_STYLES = {
+    "running": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "pending": "dim",
+    "stopped": "yellow",
+}
+# The column of reasons gets what the others leave, and parameters leave it as much as this. The whole reason is in
+# `reidsearch logs` and in --json.
+REASON_WIDTH = 30
+# A path or a list among the parameters leaves room for the others.
+VALUE_WIDTH = 20
+GAP = 2  # blanks between columns
+PIPED_WIDTH = 120  # of tables where there is no terminal to ask
 
 
 def output() -> Console:
@@ -50,169 +50,196 @@ def output() -> Console:
     return harmless(console)
 
 
-def pages_command(uri: str, folder: SearchFolder) -> str:
-    """The command that shows the runs of a search, which MLflow keeps at `uri`, in a browser."""
-    if uri.startswith(("http:", "https:")):
-        return f"open {without_passwords(uri)}"
-    return hint("ui", folder.name, storage=folder.path.parent)
+def print_summary(console: Console, summary: Summary) -> None:
+    """Prints all that people want to know of a search: the table of its trials and a few labelled lines."""
+    console.print(trials_table(summary, width=console.width))
+    console.print(summary_line(summary))
+    if summary.proposals.fails:
+        console.print(Text(f"model     {summary.proposals}"), soft_wrap=True)
+    if front := front_table(summary):
+        console.print(front)
+    for index, line in enumerate(best_lines(summary)):
+        console.print(f"{'' if index else 'best':<10}{line}", soft_wrap=True)
+    if attention := attention_line(summary):
+        console.print(f"attention {attention}", soft_wrap=True)
+    if finals := finals_table(summary, width=console.width):
+        console.print(finals)
+    for line in final_lines(summary):
+        console.print(f"test set  {line}", soft_wrap=True)
+    if summary.description.synthetic:
+        console.print(f"data      {SYNTHETIC_MARK}")
 
 
-def uniform_attention(document: dict[str, Any]) -> str:
-    """Which trials of a status document weigh all frames of a clip alike, for people; empty if none does."""
-    trials = [
-        trial["trial"]
-        for trial in document["trials"]
-        if trial["metrics"].get("attention/entropy", 0.0) >= UNIFORM_ENTROPY
-    ]
-    if not trials:
-        return ""
-    named = ", ".join(trials[:3]) + (f" and {len(trials) - 3} more" if len(trials) > 3 else "")
-    return f"is uniform (entropy 1.00) in {named}: no frame weighs more than another there"
+class Column(NamedTuple):
+    """A column's head and its cells, one per row."""
+
+    name: str
+    cells: Sequence[str]
+    justify: JustifyMethod = "right"
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal that it takes, with the gap that follows."""
+        return max(map(cell_len, (self.name, *self.cells))) + GAP
 
 
-def summary_line(document: Mapping[str, Any]) -> str:
-    """How far a search is, in one line."""
-    counts = document["counts"]
-    parts = [f"{counts['completed']}/{document['budget']} trials completed"]
-    if repeats := sum(document["repeats"].values()):
-        parts.append(f"{document['repeats']['completed']}/{repeats} repeats completed")
-    others = {status: counts[status] + document["repeats"][status] for status in counts}
-    parts += [f"{others[status]} {status}" for status in ("running", "pending", "stopped", "failed") if others[status]]
-    if document["best"]:
-        parts.append(f"best {best_value(document)}")
-    # That all trials of the budget are over the numbers say already.
-    is_plain = not document["reason"] or sum(counts.values()) >= document["budget"]
-    why = "" if is_plain else f" ({one_line(document['reason'])})"
-    return f"{document['search']}: {document['state']}{why}; " + ", ".join(parts)
+def plain_table() -> Table:
+    """A table without a frame."""
+    return Table(box=None, pad_edge=False, padding=(0, GAP // 2), header_style="bold")
 
 
-def stopping_line(wish: str | None, running: int) -> str:
-    """What is said at once when a stop is asked for, of a search of which so many trials run."""
-    by = "" if wish in (None, "SIGINT") else f" ({wish})"
-    what = f"saving {running} trial{'s' * (running > 1)} …" if running else "no trial runs …"
-    return f"stopping{by}: {what}" + ("  Ctrl-C again ends at once" if wish == "SIGINT" else "")
+def trials_table(summary: Summary, *, width: int, only: Collection[str] | None = None) -> Table:
+    """One line per trial, in at most `width` columns; of the trials with keys in `only`, if given.
 
-
-@contextmanager
-def _read_or_not() -> Iterator[None]:
-    """Lets a search go on when its standard error cannot be written: what it says is in the journal, too.
-
-    The reader of a pipe may be gone, or the disk below a file full.
+    The widths of columns depend on all trials, so that a live table does not jump.
     """
-    try:
-        yield
-    except (OSError, SystemExit) as error:  # the second is what rich makes of a closed pipe
-        if isinstance(error, OSError) and error.errno not in UNWRITABLE:
-            raise
-        # Whatever is printed from now on, by us or by a library, finds an open file.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    trials, best = summary.trials, summary.best
+    mark = "" if best is None else "best" if best.confirmed else "best?"
+    is_best = [best is not None and trial.key == best.trial.key for trial in trials]
+    notes = [mark if each else one_line(trial.reason or "") for trial, each in zip(trials, is_best, strict=True)]
+    metrics = [latest_metrics(trial) for trial in trials]
+    columns = [
+        *_first_columns("trial", trials),
+        *(Column(name, [percent(each, name) for each in metrics]) for name in ("mAP", "rank1")),
+    ]
+    reasons = min(REASON_WIDTH, max(map(cell_len, notes), default=0))
+    columns += _fitting(_parameter_columns(trials), width - reasons - sum(column.width for column in columns))
+    table = _empty_table(columns)
+    left = width - sum(column.width for column in columns)
+    table.add_column("", overflow="ellipsis", no_wrap=True, max_width=max(left, 1))
+    for index, trial in enumerate(trials):
+        if only is None or trial.key in only:
+            _, status, *cells = (column.cells[index] for column in columns)
+            key = Text(trial.key, style="bold" if is_best[index] else "")
+            table.add_row(key, Text(status, style=STATUS_STYLES[status]), *cells, Text(notes[index]))
+    return table
 
 
-class Display:
-    """Shows a running search on standard error."""
+def finals_table(summary: Summary, *, width: int, only: Collection[str] | None = None) -> Table | None:
+    """The trainings for the test set, or those with keys in `only`, with as many metrics, in per cent, as fit `width`.
 
-    def __init__(self, folder: SearchFolder) -> None:
-        self._folder = folder
-        self._console = harmless(Console(stderr=True, highlight=False, markup=False, emoji=False))
-        self._redraws = self._console.is_terminal and "NO_COLOR" not in os.environ
-        self._recorder: Recorder | None = None
-        self._description: SearchDescription | None = None
-        self._live: Live | None = None
-        self._began = time.monotonic()
+    None where there is no such training.
+    """
+    finals = [trial for trial in summary.study.finals.values() if only is None or trial.key in only]
+    if not finals:
+        return None
+    metrics = [{} if trial.test is None else trial.test.metrics() for trial in finals]
+    shares = [Column(name, [percent(each, name) for each in metrics]) for name in TEST_METRICS]
+    columns = _fitting([*_first_columns("test set", finals), *shares], width + GAP)
+    table = _empty_table(columns)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*row)
+    return table
 
-    def watch(self) -> Watch:
-        """The listeners that `drive` wants."""
-        return Watch(started=self._on_start, connected=self._on_connection, noticed=self.line, stopping=self._on_stop)
 
-    @contextmanager
-    def showing(self) -> Iterator[None]:
-        """Draws until the block ends."""
-        if not self._redraws:
-            yield
-            return
-        with Live(
-            get_renderable=self._render,
-            console=self._console,
-            refresh_per_second=REFRESH_PER_S,
-            transient=True,
-        ) as live:
-            self._live = live
-            yield
+def front_table(summary: Summary) -> Table | None:
+    """The Pareto front, metrics in per cent; None where there is only one objective, or no completed trial."""
+    metrics = [term.metric for term in summary.objective.terms]
+    if not summary.front or len(metrics) == 1:
+        return None
+    table = plain_table()
+    table.add_column("front", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right", no_wrap=True)
+    for trial, score in summary.front:
+        table.add_row(trial.key, *map(metric_text, metrics, score.values))
+    return table
 
-    def line(self, label: str, text: str) -> None:
-        """One line that stays."""
-        with _read_or_not():
-            self._console.print(Text(f"{label:<10}", style="bold"), Text(text), sep="", end="\n", soft_wrap=True)
 
-    def ending(self, ending: Ending) -> None:
-        """What became of the search, on standard output, and what to do next."""
-        document = status_document(LoadedSearch(self._folder, ending.description, ending.study, is_driven=False))
-        out = output()
-        out.print(trials_table(document, width=out.width))
-        out.print(summary_line(document))
-        if document["proposals"]["fails"]:
-            out.print(Text(f"model     {document['proposals']['text']}"), soft_wrap=True)
-        if front := front_table(document):
-            out.print(front)
-        for index, line in enumerate(best_lines(document)):
-            out.print(f"{'' if index else 'best':<10}{line}", soft_wrap=True)
-        if uniform := uniform_attention(document):
-            out.print(f"attention {uniform}", soft_wrap=True)
-        if finals := finals_table(document, width=out.width):
-            out.print(finals)
-        for line in finals_lines(document):
-            out.print(f"test set  {line}", soft_wrap=True)
-        if document["synthetic"]:
-            out.print(f"data      {SYNTHETIC_MARK}")
-        uri = tracking_uri(self._folder, ending.description.options)
-        out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
-        name, storage = self._folder.name, self._folder.path.parent
-        if ending.unsent:
-            sync = hint("sync", name, storage=storage)
-            out.print(f"          {ending.unsent} events were not taken yet; `{sync}` sends them", soft_wrap=True)
-        if document["state"] == "interrupted":
-            out.print(f"next      {hint('resume', name, storage=storage)}", soft_wrap=True)
-        else:
-            out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
-            out.print(f"          {hint('status', name, storage=storage)}", soft_wrap=True)
+def _first_columns(head: str, trials: Sequence[Trial]) -> list[Column]:
+    return [
+        Column(head, [trial.key for trial in trials], "left"),
+        Column("state", [trial.status for trial in trials], "left"),
+        Column("epoch", [str(trial.epoch) for trial in trials]),
+    ]
 
-    def _on_start(self, recorder: Recorder, description: SearchDescription) -> None:
-        self._recorder, self._description = recorder, description
-        if not self._redraws:
-            recorder.subscribe(self._print_event)
-        study = recorder.study
-        self.line("search", f"{description.search}  {self._folder.path}")
-        if description.synthetic:
-            self.line("data", SYNTHETIC_MARK)
-        if study.sessions > 1:
-            over = sum(trial.is_over for trial in study.all_trials.values())
-            self.line("resume", f"{over} trials are over, {len(study.all_trials) - over} continue where they stopped")
 
-    def _on_connection(self, connection: Connection, share: Allocation, tracking_uri: str) -> None:
-        self.line("trials", share.reason)
-        if connection.dashboard:
-            self.line("watch", f"Ray dashboard {connection.dashboard} (token: {installed('ray')} get-auth-token)")
-        self.line("", f"MLflow: {pages_command(tracking_uri, self._folder)}")
+def _parameter_columns(trials: Sequence[Trial]) -> Iterator[Column]:
+    """A column per searched parameter, named by the last part of its path where that tells it apart."""
+    # Conditional parameters are in some trials only.
+    paths = list(dict.fromkeys(path for trial in trials for path in trial.params))
+    last = [path.rpartition(".")[2] for path in paths]
+    for path, name in zip(paths, last, strict=True):
+        values = [one_line(number(trial.params.get(path, "-"))) for trial in trials]
+        yield Column(name if last.count(name) == 1 else path, [shortened(text, VALUE_WIDTH - 1) for text in values])
 
-    def _on_stop(self, wish: str | None, running: int) -> None:
-        if self._live is not None:
-            # For good: from here on the process may end at any time, and would leave a table behind.
-            self._live.stop()
-        with _read_or_not():
-            self._console.print(stopping_line(wish, running), soft_wrap=True)
 
-    def _render(self) -> RenderableType:
-        if self._recorder is None or self._description is None:
-            return Text("starting")
-        with self._recorder.lock:
-            document = status_document(
-                LoadedSearch(self._folder, self._description, self._recorder.study, is_driven=True)
-            )
-        elapsed = time.monotonic() - self._began
-        return LiveView(document, f"{summary_line(document)}, {elapsed / 60:.0f} min", HINT)
+def _fitting(columns: Iterable[Column], width: int) -> list[Column]:
+    """The first columns that fit `width` together: rich would cut all columns of a table that is too wide."""
+    found: list[Column] = []
+    for column in columns:
+        width -= column.width
+        if width < 0:
+            break
+        found.append(column)
+    return found
 
-    def _print_event(self, record: Record) -> None:
-        line = event_line(record)
-        if line is not None:
-            with _read_or_not():
-                print(line, file=sys.stderr, flush=True)
+
+def _empty_table(columns: Iterable[Column]) -> Table:
+    table = plain_table()
+    for column in columns:
+        table.add_column(column.name, justify=column.justify, no_wrap=True)
+    return table
+
+
+class LiveView:
+    """A running search in the lines of a terminal: what runs, the best, as much of the rest as fits, the summary."""
+
+    def __init__(self, summary: Summary, line: str, hint: str = "") -> None:
+        """Takes a summary, the same in one line, and what the user can do."""
+        self._summary = summary
+        self._line = line
+        self._hint = hint
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draws it into the console's width and height."""
+        summary, width, height = self._summary, options.max_width, options.size.height
+        line = Text(self._line, style="dim", end="")
+        line.truncate(max(2, height // 6) * width - cell_len(self._hint) - 3, overflow="ellipsis")
+        if self._hint:
+            line.append(f"   {self._hint}")
+        shown = _fitting_trials(summary, height - len(line.wrap(console, width)))
+        if any(trial.key in shown for trial in summary.trials):
+            yield trials_table(summary, width=width, only=shown)
+        if (finals := finals_table(summary, width=width, only=shown)) is not None:
+            yield finals
+        if rest := _hidden(summary, shown):
+            yield Text(rest, style="dim", no_wrap=True, overflow="ellipsis")
+        yield line
+
+
+def _fitting_trials(summary: Summary, lines: int) -> set[str]:
+    """Keys of the trials, and of the trainings for the test set, whose tables take at most so many lines.
+
+    Running ones come first, then the best and the front, then the latest. A table has a line for its head; where not
+    all fit, one line is left for a count of the others.
+    """
+    tables = [table for table in (summary.trials, [*summary.study.finals.values()]) if table]
+    if sum(len(table) + 1 for table in tables) <= lines:
+        return {trial.key for table in tables for trial in table}
+    best = None if summary.best is None else summary.best.trial.key
+    front = {trial.key for trial, _ in summary.front}
+
+    def urgency(place: tuple[int, Trial]) -> int:
+        trial = place[1]
+        return 0 if trial.status == "running" else 1 if trial.key == best else 2 if trial.key in front else 3
+
+    latest_first = [(index, trial) for index, table in reversed([*enumerate(tables)]) for trial in reversed(table)]
+    shown: set[str] = set()
+    begun: set[int] = set()
+    left = lines - 1
+    for index, trial in sorted(latest_first, key=urgency):
+        cost = 1 if index in begun else 2
+        if cost <= left:
+            shown.add(trial.key)
+            begun.add(index)
+            left -= cost
+    return shown
+
+
+def _hidden(summary: Summary, shown: Collection[str]) -> str:
+    """How many trials are not shown, by status; empty where all are."""
+    trials = (*summary.trials, *summary.study.finals.values())
+    others = Counter(trial.status for trial in trials if trial.key not in shown)
+    counts = ", ".join(f"{others[status]} {status}" for status in get_args(TrialStatus) if others[status])
+    return f"and {others.total()} more: {counts}" if counts else ""

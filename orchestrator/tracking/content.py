@@ -230,7 +230,7 @@ def note(description: SearchDescription, objective: Objective, study: Study, row
     counts = ", ".join(f"{many} {status}" for status, many in study.counts().items() if many) or "no trials yet"
     paragraphs = [f"**{markdown_text(description.search)}**: space {markdown_code(description.space.name)}, {counts}."]
     if description.synthetic:
-        paragraphs.append("**SYNTHETIC data: these figures say nothing about published ones.**")
+        paragraphs.append("**SYNTHETIC data: these metrics say nothing about published results.**")
     best = best_configuration(study, objective)
     if best is not None:
         paragraphs.append(_best_line(best, objective))

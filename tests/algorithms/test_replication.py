@@ -12,6 +12,7 @@ from events import completed, epoch_result, started, suggested
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from summaries import summary_of
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.budget import spent, without_improvement
@@ -31,7 +32,7 @@ from orchestrator.algorithms.stopping import decide
 from orchestrator.algorithms.suggest import Suggestion
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.runner.data_checks import misfits
-from orchestrator.show.best_line import best_lines, best_mark, best_value, confirmation_lines
+from orchestrator.show.search_text import best_lines, confirmation_lines, summary_line
 from orchestrator.space.objective import Objective
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.problems import SpaceError
@@ -412,32 +413,20 @@ def test_replicates_that_mean_nothing_are_refused(wrong: str, said: str) -> None
     assert said in str(caught.value)
 
 
-def words(study: Study) -> dict[str, object]:
-    from orchestrator.show.status import _best_document, _confirmation_document
-
-    return {
-        "best": _best_document(study, MEAN_AP),
-        "objective": MEAN_AP.model_dump(),
-        "confirmations": [
-            {"trial": each.trial, **_confirmation_document(each)} for each in confirmations(study, MEAN_AP)
-        ],
-    }
-
-
 def test_a_confirmed_best_is_named_with_its_spread_and_interval() -> None:
-    found = words(with_repeats(of_values(0.4, 0.6), SPACE, {"t0001": [0.40, 0.42, 0.44], "t0000": [0.3, None, 0.3]}))
-    assert best_value(found) == "mAP 42.0 ± 2.0 (t0001, 3 seeds)"
+    found = summary_of(
+        with_repeats(of_values(0.4, 0.6), SPACE, {"t0001": [0.40, 0.42, 0.44], "t0000": [0.3, None, 0.3]})
+    )
+    assert summary_line(found).endswith("best mAP 42.0 ± 2.0 (t0001, 3 seeds)")
     lines = best_lines(found)
     assert lines[0] == "t0001: mAP 42.0 ± 2.0 over 3 seeds (95 % interval 37.0 to 47.0)"
     assert lines[1] == ("validation mAP 42.0 rank1 42.0 rank5 42.0 rank20 42.0 (means; mAP 60.0 with the first seed)")
     assert lines[-1] == "t0000: mAP 30.0 ± 0.0 over 2 of 3 seeds (95 % interval 30.0 to 30.0), not confirmed"
     assert list(confirmation_lines(found)) == ["t0001", "t0000"]
-    assert best_mark(found) == "best"
 
 
 def test_a_best_of_one_seed_is_said_to_be_unconfirmed() -> None:
-    found = words(fold(of_values(0.4, 0.6)))
-    assert best_value(found) == "mAP 60.0 (t0001, one seed, not confirmed)"
+    found = summary_of(fold(of_values(0.4, 0.6)))
+    assert summary_line(found).endswith("best mAP 60.0 (t0001, one seed, not confirmed)")
     assert best_lines(found)[0].endswith("rank20 60.0 (one seed, not confirmed)")
-    assert best_mark(found) == "best?"
-    assert best_lines(words(fold([]))) == []
+    assert best_lines(summary_of(fold([]))) == []

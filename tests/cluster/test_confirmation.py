@@ -25,11 +25,11 @@ from orchestrator.cluster.trusted_servers import (
     require_confirmed,
     state_folder,
 )
-from orchestrator.show import registry
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import Options, read_description, write_description
 from orchestrator.study.events import TrialTracked
+from orchestrator.tracking import registry
 
 TRACKER, HEAD = "http://tracker.example:5000", "head.example:6379"
 

@@ -152,7 +152,8 @@ def _journals(folder: Path) -> list[bytes]:
 def _read_journal(data: bytes, folder: Path) -> None:
     """The bytes with checksums that are right, as who forges a journal would compute them."""
     from orchestrator.show.logs import log_lines
-    from orchestrator.show.status import read_status
+    from orchestrator.show.status import status_document
+    from orchestrator.summary import read_summary
 
     honest = _search(folder.parent / "searches")
     place = SearchFolder(folder / "forged")
@@ -161,7 +162,7 @@ def _read_journal(data: bytes, folder: Path) -> None:
         place.description.write_bytes(honest.description.read_bytes())
     place.journal.write_bytes(with_checksums(data))
     before = _tree(folder)
-    json.dumps(read_status(place))
+    json.dumps(status_document(read_summary(place)))
     for line in log_lines(place, None, follow=False):
         if not line.isprintable():
             raise Fault(f"a terminal may obey it: {line!r}")

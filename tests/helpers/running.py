@@ -124,10 +124,11 @@ class Search:
 
     def status(self) -> dict[str, Any]:
         """What `status --json` would print, read by the same function."""
-        from orchestrator.show.status import read_status
+        from orchestrator.show.status import status_document
         from orchestrator.stores.base import existing_search
+        from orchestrator.summary import read_summary
 
-        return read_status(existing_search(self.storage, self.name))
+        return status_document(read_summary(existing_search(self.storage, self.name)))
 
 
 class Gates:

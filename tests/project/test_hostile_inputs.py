@@ -22,7 +22,7 @@ from searches import a_search, write_search
 from orchestrator.__main__ import run
 from orchestrator.base.errors import JournalError, SearchError
 from orchestrator.runner.preparation import MINI_MARS
-from orchestrator.show.status import read_status
+from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, search_folder, searches
 from orchestrator.stores.cache import MARKER
@@ -30,6 +30,7 @@ from orchestrator.study.description import read_description
 from orchestrator.study.events import TrialCompleted, TrialSuggested
 from orchestrator.study.journal import LATEST, Record, decode, encode, read_journal
 from orchestrator.study.study import fold_records
+from orchestrator.summary import read_summary
 from orchestrator.tracking.database import ARTIFACTS, DATABASE
 from orchestrator.tracking.server import LOG
 from trainer.errors import DataError
@@ -136,7 +137,7 @@ def test_a_trial_in_a_forged_journal_names_no_other_folder(key: str, tmp_path: P
     with pytest.raises(
         JournalError, match=r"journal.jsonl:2: damaged at byte \d+: not an event that this version knows"
     ):
-        read_status(folder)
+        status_document(read_summary(folder))
 
 
 def test_an_event_about_a_trial_that_nobody_suggested_is_damage_with_its_line(tmp_path: Path) -> None:

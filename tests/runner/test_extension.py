@@ -13,7 +13,7 @@ from orchestrator.algorithms.warm_start import WarmStart, observations
 from orchestrator.base.errors import LeaseError, SearchError
 from orchestrator.runner.extension import extend
 from orchestrator.runner.splits import cut_splits, write_splits
-from orchestrator.show.status import read_status
+from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -29,6 +29,7 @@ from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.lease import Lease
 from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import fold, fold_records, unfinished
+from orchestrator.summary import read_summary
 from trainer.data import read_splits
 from trainer.data.splits import read_validation
 
@@ -50,8 +51,8 @@ def test_more_trials_and_wider_bounds_hold_from_the_journal_on(search: SearchFol
     space = space_now(search)
     assert space.budget.trials == 22
     assert space.parameters["optim.learning_rate"].refusal(0.4) is None
-    assert read_status(search)["state"] == "interrupted", "there is something to resume"
-    assert read_status(search)["budget"] == 22
+    assert status_document(read_summary(search))["state"] == "interrupted", "there is something to resume"
+    assert status_document(read_summary(search))["budget"] == 22
 
 
 def test_a_search_can_be_extended_again_and_says_so_each_time(search: SearchFolder) -> None:
@@ -89,7 +90,7 @@ def test_what_would_leave_trials_without_meaning_is_refused_and_nothing_is_journ
 
 def test_a_finished_search_is_confirmed_later_by_seeds_that_it_is_given(search: SearchFolder) -> None:
     assert extend(search, trials=None, overrides=["replicates=3"]) == ["replicates.seeds 0 -> 3"]
-    assert read_status(search)["state"] == "interrupted"
+    assert status_document(read_summary(search))["state"] == "interrupted"
     study = fold_records(read_journal(search.journal))
     assert spent(study, space_now(search)) is not None
     assert len(list(replicates_left(study, space_now(search)))) == 6

@@ -17,12 +17,12 @@ from orchestrator.base.errors import Exit
 from orchestrator.cli.run_search import exit_code
 from orchestrator.show.report.formats import html_text, markdown_text
 from orchestrator.show.report.report_data import gather
-from orchestrator.show.status import read_status
-from orchestrator.show.status_view import show_search
+from orchestrator.show.status import show_search, status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, FinalizationStarted, SessionEnded
 from orchestrator.study.study import Study, fold
+from orchestrator.summary import read_summary
 
 DESIGN = [("start", ""), ("sobol", ""), ("sobol", "")]
 MODEL, DEAD, SLOW = ("ax", ""), ("random", "Ax: Ax's process ended [/b]"), ("random", "Ax: no answer within 180 s")
@@ -82,7 +82,7 @@ def test_every_proposal_is_the_models_or_a_random_points(proposed: list[tuple[st
 def test_status_says_it_to_people_and_to_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = a_failing_search(tmp_path / "s")
     text = "Ax proposed 1 of 5; 4 random points stood in: Ax's process ended [/b]"
-    assert read_status(folder)["proposals"] == {
+    assert status_document(read_summary(folder))["proposals"] == {
         "by_model": 1,
         "random": 4,
         "reason": "Ax's process ended [/b]",
@@ -90,7 +90,7 @@ def test_status_says_it_to_people_and_to_programs(tmp_path: Path, capsys: pytest
         "text": text,
     }
     show_search(tmp_path, "s", as_json=False, watch=False)
-    assert f"model: {text}" in capsys.readouterr().out
+    assert f"model     {text}" in capsys.readouterr().out
 
 
 def test_the_head_of_a_report_and_its_warnings_say_it(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_head_of_a_report_and_its_warnings_say_it(tmp_path: Path) -> None:
 def test_nothing_is_said_where_the_model_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=4"])
     folder = write_search(tmp_path / "s", space, events_of([*DESIGN, MODEL]))
-    assert read_status(folder)["proposals"]["text"] is None
+    assert status_document(read_summary(folder))["proposals"]["text"] is None
     show_search(tmp_path, "s", as_json=False, watch=False)
     assert "random point" not in capsys.readouterr().out
     assert "random point" not in html_text(gather(folder, model=False, images=False))

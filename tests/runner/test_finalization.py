@@ -19,7 +19,7 @@ from orchestrator.base.errors import SearchError
 from orchestrator.runner import unseal_test_set
 from orchestrator.runner.recover_epochs import adopt_finished_epochs
 from orchestrator.runner.unseal_test_set import FinalizationOptions, open_test_set, record_test_set_use
-from orchestrator.show.final_view import finals_lines
+from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -41,6 +41,7 @@ from orchestrator.study.events import (
 from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.lease import Lease
 from orchestrator.study.study import Study, fold, fold_records, unfinished
+from orchestrator.summary import read_summary
 from trainer.errors import ConfigError
 from trainer.result import write_results
 
@@ -328,12 +329,13 @@ def test_status_says_what_the_test_set_said_and_who_opened_it(search: SearchFold
     study = opened(search, top=1)
     for final, value in zip(list(finals_left(study)), (0.4, 0.6), strict=True):
         add(search, trained(final, value))
-    document = status_document(load_search(search))
+    summary = read_summary(search)
+    document = status_document(summary)
     assert [(each["trial"], each["test"]["mAP"]) for each in document["finals"]] == [
         ("t0001-f1", 0.4),
         ("t0001-f2", 0.6),
     ]
-    lines = finals_lines(document)
+    lines = final_lines(summary)
     assert lines[0].startswith("t0001: mAP 50.0 ± 14.1 rank1 50.0 ± 14.1")
     assert lines[0].endswith("over 2 seeds")
     assert lines[1] == "protocol mars, even, 2 clips, 10 queries, 0 dropped"

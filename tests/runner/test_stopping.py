@@ -19,7 +19,7 @@ from waiting import PATIENCE_S
 
 from orchestrator.cli.run_search import drive_and_show
 from orchestrator.runner.stop_request import HANDLED, StopRequest
-from orchestrator.show.terminal import Display, stopping_line
+from orchestrator.show.live import Display, stopping_line
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.description import Options, read_description
 from orchestrator.study.events import SessionEnded

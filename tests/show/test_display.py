@@ -5,29 +5,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from events import completed, epoch_result, reported, started, suggested
 from rich.console import Console
 from searches import write_search
+from summaries import description_of, summary_of
 
 from orchestrator.base.errors import EnvironmentProblem, JournalError, SearchError
 from orchestrator.base.formatting import number, percent
 from orchestrator.show.event_line import event_line
-from orchestrator.show.final_view import finals_table
-from orchestrator.show.status import status_document
-from orchestrator.show.status_view import show_search, show_searches
-from orchestrator.show.terminal import HINT, output, pages_command, summary_line, uniform_attention
-from orchestrator.show.trials_view import LiveView, trials_table
+from orchestrator.show.live import HINT, pages_command
+from orchestrator.show.search_text import attention_line, summary_line
+from orchestrator.show.status import show_search, show_searches, status_document
+from orchestrator.show.terminal import LiveView, finals_table, output, trials_table
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import LoadedSearch
-from orchestrator.study.description import Options, SearchDescription, read_description, write_description
+from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed, TrialReported
 from orchestrator.study.journal import Record
-from orchestrator.study.study import fold
+from orchestrator.study.study import TrialStatus, fold
+from orchestrator.summary import Summary
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
 EVENTS: list[Event] = [
@@ -44,26 +44,8 @@ EVENTS: list[Event] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def description() -> SearchDescription:
-    return SearchDescription(
-        search="s",
-        uid="s-1",
-        created="2026-11-22T00:00:00+00:00",
-        seed=0,
-        synthetic=True,
-        data_fingerprint="0",
-        options=Options(),
-        command=["reidsearch", "launch"],
-        host="h",
-        commit=None,
-        versions={},
-        space=SearchSpace.load("smoke.yaml"),
-    )
-
-
-def document(description: SearchDescription, events: list[Event], *, driven: bool = True) -> dict[str, Any]:
-    return status_document(LoadedSearch(SearchFolder(Path("/runs/s")), description, fold(events), is_driven=driven))
+def summary(events: list[Event], *, driven: bool = True) -> Summary:
+    return summary_of(fold(events), is_driven=driven)
 
 
 def drawn(table: object, width: int = 100) -> str:
@@ -72,8 +54,8 @@ def drawn(table: object, width: int = 100) -> str:
     return console.export_text()
 
 
-def test_a_table_shows_each_trial_its_figures_in_per_cent_and_why_it_failed(description: SearchDescription) -> None:
-    lines = drawn(trials_table(document(description, EVENTS), width=100)).splitlines()
+def test_a_table_shows_each_trial_its_figures_in_per_cent_and_why_it_failed() -> None:
+    lines = drawn(trials_table(summary(EVENTS), width=100)).splitlines()
     assert lines[0].split() == ["trial", "state", "epoch", "mAP", "rank1", "a"]
     assert lines[1].split() == ["t0000", "completed", "2", "25.0", "25.0", "0.5"]
     assert lines[2].split() == ["t0001", "completed", "2", "45.7", "45.7", "0.5", "best?"]
@@ -82,8 +64,8 @@ def test_a_table_shows_each_trial_its_figures_in_per_cent_and_why_it_failed(desc
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_a_table_never_wraps_a_row(description: SearchDescription, width: int) -> None:
-    lines = drawn(trials_table(document(description, EVENTS), width=width), width).splitlines()
+def test_a_table_never_wraps_a_row(width: int) -> None:
+    lines = drawn(trials_table(summary(EVENTS), width=width), width).splitlines()
     assert len(lines) == 5
 
 
@@ -100,7 +82,7 @@ ATTN_CL = {
 }
 
 
-def large_document(description: SearchDescription, trials: int, running: int, finals: int = 0) -> dict[str, Any]:
+def large_summary(trials: int, running: int, finals: Sequence[TrialStatus] = ()) -> Summary:
     """Of a search with one best trial, failures with a long reason, and trials that run."""
     events: list[Event] = [SessionStarted(session=1, host="h", pid=1)]
     for index in range(trials):
@@ -111,14 +93,26 @@ def large_document(description: SearchDescription, trials: int, running: int, fi
             failed = {"trial": f"t{index:04d}", "failure": "error", "reason": LONG_REASON}
             ending = [AttemptFailed(attempt=1, **failed), TrialFailed(**failed)]
         events += [suggestion, started(index), *([] if runs else ending)]
-    found = document(description, events)
-    found["finals"] = [
-        {**found["trials"][-1], "trial": f"f{number:04d}", "test": None, "finalization": 1} for number in range(finals)
-    ]
-    return found
+    study = fold(events)
+    last = [*study.trials.values()][-1]
+    for place, status in enumerate(finals):
+        key = f"f{place:04d}"
+        study.finals[key] = replace(last, key=key, status=status, finalization=1)
+    return summary_of(study, is_driven=True)
 
 
-def live_lines(found: dict[str, Any], columns: int, rows: int) -> list[str]:
+def best_key(found: Summary) -> str:
+    assert found.best is not None
+    return found.best.trial.key
+
+
+def weighing(index: int, entropy: float) -> list[Event]:
+    """A trial whose attention has an entropy."""
+    result = epoch_result(1, 0.5).model_copy(update={"attention": {"entropy": entropy}})
+    return [suggested(index), started(index), TrialReported(trial=f"t{index:04d}", result=result)]
+
+
+def live_lines(found: Summary, columns: int, rows: int) -> list[str]:
     console = Console(width=columns, height=rows, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(LiveView(found, f"{summary_line(found)}, 12 min", HINT))
     return console.export_text().split("\n")
@@ -128,15 +122,15 @@ def live_lines(found: dict[str, Any], columns: int, rows: int) -> list[str]:
 @pytest.mark.parametrize("rows", [8, 24, 60])
 @pytest.mark.parametrize("trials", [4, 66, 300])
 def test_a_terminal_of_any_size_shows_what_runs_the_best_trial_a_count_of_the_rest_the_summary_and_the_hint(
-    description: SearchDescription, columns: int, rows: int, trials: int
+    columns: int, rows: int, trials: int
 ) -> None:
-    found = large_document(description, trials, running=2)
+    found = large_summary(trials, running=2)
     lines = live_lines(found, columns, rows)
     assert len(lines) <= rows and all(len(line) <= columns for line in lines)
     heads = {line.split()[0]: line for line in lines}
-    for trial in found["trials"][-2:]:
-        assert heads[trial["trial"]].split()[1] == "running"
-    best = found["best"]["trial"]
+    for trial in found.trials[-2:]:
+        assert heads[trial.key].split()[1] == "running"
+    best = best_key(found)
     assert heads[best].rstrip().endswith("best?")
     shown = [name for name in heads if name.startswith("t0")]
     assert len(shown) == trials or f"and {trials - len(shown)} more: " in "\n".join(lines)
@@ -148,10 +142,8 @@ def test_a_terminal_of_any_size_shows_what_runs_the_best_trial_a_count_of_the_re
 
 @pytest.mark.parametrize("rows", [8, 24, 60])
 @pytest.mark.parametrize("running", [1, 16, 64])
-def test_more_running_trials_than_lines_leave_room_for_the_count_and_the_hint(
-    description: SearchDescription, rows: int, running: int
-) -> None:
-    lines = live_lines(large_document(description, 66, running), 80, rows)
+def test_more_running_trials_than_lines_leave_room_for_the_count_and_the_hint(rows: int, running: int) -> None:
+    lines = live_lines(large_summary(66, running), 80, rows)
     assert len(lines) <= rows and all(len(line) <= 80 for line in lines)
     shown = sum(line.startswith("t0") and " running " in line for line in lines)
     hidden = running - shown
@@ -159,21 +151,17 @@ def test_more_running_trials_than_lines_leave_room_for_the_count_and_the_hint(
     assert HINT in " ".join(" ".join(lines).split())
 
 
-def test_trainings_for_the_test_set_that_run_are_shown_before_trials_that_are_over(
-    description: SearchDescription,
-) -> None:
-    found = large_document(description, 66, running=0, finals=9)
-    for final in found["finals"][-2:]:
-        final["status"] = "running"
+def test_trainings_for_the_test_set_that_run_are_shown_before_trials_that_are_over() -> None:
+    found = large_summary(66, running=0, finals=[*["completed"] * 7, *["running"] * 2])
     lines = live_lines(found, 100, 12)
     shown = [line.split()[0] for line in lines]
-    assert {"f0007", "f0008", found["best"]["trial"]} <= set(shown)
+    assert {"f0007", "f0008", best_key(found)} <= set(shown)
     assert len(lines) <= 12
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120, 200])
-def test_a_long_reason_is_shortened_and_squeezes_no_column(description: SearchDescription, columns: int) -> None:
-    found = large_document(description, 66, running=2)
+def test_a_long_reason_is_shortened_and_squeezes_no_column(columns: int) -> None:
+    found = large_summary(66, running=2)
     lines = drawn(trials_table(found, width=columns), columns).splitlines()
     assert len(lines) == 67 and all(len(line) <= columns for line in lines)
     assert lines[0].split()[:5] == ["trial", "state", "epoch", "mAP", "rank1"]
@@ -185,10 +173,8 @@ def test_a_long_reason_is_shortened_and_squeezes_no_column(description: SearchDe
 
 
 @pytest.mark.parametrize("columns", [80, 100])
-def test_the_table_of_the_test_set_leaves_out_figures_that_do_not_fit(
-    description: SearchDescription, columns: int
-) -> None:
-    table = finals_table(large_document(description, 6, running=0, finals=2), width=columns)
+def test_the_table_of_the_test_set_leaves_out_figures_that_do_not_fit(columns: int) -> None:
+    table = finals_table(large_summary(6, running=0, finals=["completed"] * 2), width=columns)
     head = drawn(table, columns).splitlines()[0].split()
     assert head[:2] == ["test", "set"] and head[4] == "mAP"
     assert ("reranked/rank1" in head) == (columns == 100)
@@ -196,7 +182,7 @@ def test_the_table_of_the_test_set_leaves_out_figures_that_do_not_fit(
 
 
 def test_a_long_name_of_a_search_is_folded_and_squeezes_no_column(
-    description: SearchDescription, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "a-name-of-64-characters-" + "x" * 40
     write_search(tmp_path / name, SearchSpace.load("smoke.yaml"), [])
@@ -237,31 +223,31 @@ def test_brackets_in_a_text_are_no_markup(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == "[red]a[/red] :smile: [/]\n"
 
 
-def test_the_summary_counts_and_names_the_best(description: SearchDescription) -> None:
-    assert summary_line(document(description, EVENTS)) == (
+def test_the_summary_counts_and_names_the_best() -> None:
+    assert summary_line(summary(EVENTS)) == (
         "s: running; 2/4 trials completed, 1 running, 1 failed, best mAP 45.7 (t0001, one seed, not confirmed)"
     )
 
 
-def test_trials_whose_attention_is_uniform_are_named(description: SearchDescription) -> None:
-    found = document(description, EVENTS)
-    assert uniform_attention(found) == ""
-    for trial, entropy in zip(found["trials"], (1.0, 0.99, 0.996, 1.0), strict=True):
-        trial["metrics"]["attention/entropy"] = entropy
-    assert uniform_attention(found).startswith("is uniform (entropy 1.00) in t0000, t0002, t0003:")
+def test_trials_whose_attention_is_uniform_are_named() -> None:
+    found = summary(EVENTS)
+    assert attention_line(found) == ""
+    of_entropy = (1.0, 0.99, 0.996, 1.0)
+    events = [event for index, entropy in enumerate(of_entropy) for event in weighing(index, entropy)]
+    assert attention_line(summary(events)).startswith("is uniform (entropy 1.00) in t0000, t0002, t0003:")
 
 
-def test_the_state_is_what_the_last_session_said_or_what_its_lease_shows(description: SearchDescription) -> None:
-    assert document(description, EVENTS)["state"] == "running"
-    assert document(description, EVENTS, driven=False)["state"] == "interrupted"
-    assert document(description, EVENTS, driven=False)["counts"]["running"] == 0
+def test_the_state_is_what_the_last_session_said_or_what_its_lease_shows() -> None:
+    assert summary(EVENTS).state == "running"
+    assert summary(EVENTS, driven=False).state == "interrupted"
+    assert summary(EVENTS, driven=False).counts["running"] == 0
     for state in ("finished", "interrupted", "failed"):
         ended = [*EVENTS, SessionEnded.model_validate({"state": state, "reason": ""})]
-        assert document(description, ended, driven=False)["state"] == state
+        assert summary(ended, driven=False).state == state
 
 
-def test_a_search_without_completed_trials_has_no_best(description: SearchDescription) -> None:
-    assert document(description, EVENTS[-3:])["best"] is None
+def test_a_search_without_completed_trials_has_no_best() -> None:
+    assert status_document(summary(EVENTS[-3:]))["best"] is None
 
 
 def test_every_event_that_people_care_about_is_one_line() -> None:
@@ -272,12 +258,12 @@ def test_every_event_that_people_care_about_is_one_line() -> None:
     assert any("failed=diverged for good" in line for line in shown)
 
 
-def test_what_a_terminal_would_obey_is_shown_and_not_obeyed(description: SearchDescription) -> None:
+def test_what_a_terminal_would_obey_is_shown_and_not_obeyed() -> None:
     wild = "\x1b[2J\x07 two\nlines"
     events = [*EVENTS[:-4], AttemptFailed(trial="t0002", attempt=1, failure="worker_lost", reason=wild)]
     events += [FAILED.model_copy(update={"reason": wild}), SessionEnded(state="interrupted", reason=wild)]
     lines = [line for number, event in enumerate(events, 1) if (line := event_line(Record(number, 0.0, event)))]
-    found = document(description, events, driven=False)
+    found = summary(events, driven=False)
     shown = "".join([*lines, summary_line(found), drawn(trials_table(found, width=200)).replace("\n", "")])
     assert shown.isprintable()
     assert shown.count("two\\nlines") == 4
@@ -300,7 +286,8 @@ def test_the_command_that_opens_mlflow_quotes_its_address() -> None:
     assert pages_command("http://127.0.0.1:5000", folder) == "open http://127.0.0.1:5000"
 
 
-def test_a_description_is_read_back_equal_and_damage_is_named(description: SearchDescription, tmp_path: Path) -> None:
+def test_a_description_is_read_back_equal_and_damage_is_named(tmp_path: Path) -> None:
+    description = description_of(SearchSpace.load("smoke.yaml"))
     path = tmp_path / "search.yaml"
     write_description(path, description)
     assert read_description(path) == description
@@ -314,7 +301,7 @@ def test_a_description_is_read_back_equal_and_damage_is_named(description: Searc
 
 def test_a_search_whose_output_nobody_reads_any_more_goes_on() -> None:
     program = (
-        "import sys; from pathlib import Path; from orchestrator.show.terminal import Display; "
+        "import sys; from pathlib import Path; from orchestrator.show.live import Display; "
         "from orchestrator.study.events import TrialStarted; from orchestrator.stores.base import SearchFolder; "
         "from orchestrator.study.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
         "sys.stdin.readline(); "

@@ -15,13 +15,13 @@ import pytest
 from events import epoch_result, evaluation
 from plotly.offline import get_plotlyjs
 from searches import POINT, a_search, completed, write_search
+from summaries import summary_of
 
 from orchestrator.__main__ import run
 from orchestrator.show.report.curves import learning_curves, thinned
 from orchestrator.show.report.formats import FORMATS, html_text, json_text, markdown_text
 from orchestrator.show.report.model import Card, ModelView
 from orchestrator.show.report.report_data import SearchReport, gather
-from orchestrator.show.report.trace import optimisation_trace
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description, write_description
@@ -287,15 +287,15 @@ def test_json_holds_status_trace_curves_cost_and_cards(folder: SearchFolder) -> 
 
 def test_the_best_so_far_follows_the_goal_and_completed_trials_only() -> None:
     events = [*completed(0, 0.4), *cut_off(1, 0.1, 0.9), *completed(2, 0.3), *completed(3, 0.5)]
-    up = optimisation_trace(fold(events), smoke().objective)
+    up = summary_of(fold(events), smoke()).trace
     assert [point.best for point in up] == [0.4, 0.4, 0.4, 0.5]
-    down = optimisation_trace(fold(events), smoke("objective.goal=minimize").objective)
+    down = summary_of(fold(events), smoke("objective.goal=minimize")).trace
     assert [point.best for point in down] == [0.4, 0.4, 0.3, 0.3]
 
 
 def test_a_constraint_keeps_a_trial_from_being_the_best_so_far() -> None:
     space = smoke('objective.constraints=["rank1 <= 0.5"]')
-    points = optimisation_trace(fold([*completed(0, 0.4), *completed(1, 0.6)]), space.objective)
+    points = summary_of(fold([*completed(0, 0.4), *completed(1, 0.6)]), space).trace
     assert [(point.feasible, point.best) for point in points] == [(True, 0.4), (False, 0.4)]
 
 

@@ -19,12 +19,13 @@ from several_nodes import several_nodes
 from waiting import PATIENCE_S
 
 from orchestrator.base.locking import exclusive
-from orchestrator.show.status import read_status
+from orchestrator.show.status import status_document
 from orchestrator.stores.base import existing_search
 from orchestrator.stores.cache import mirror_of, remote
 from orchestrator.stores.pull import forget_when
 from orchestrator.study.events import TrialReported
 from orchestrator.study.journal import read_journal
+from orchestrator.summary import read_summary
 
 NAME = "moved"
 EPOCHS = 12
@@ -47,7 +48,7 @@ def begun(log: Path, uri: str, *arguments: str) -> Iterator[subprocess.Popen[byt
 
 def status(uri: str) -> dict[str, Any]:
     forget_when()
-    return read_status(existing_search(mirror_of(uri), NAME))
+    return status_document(read_summary(existing_search(mirror_of(uri), NAME)))
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

@@ -18,7 +18,7 @@ from orchestrator.show.report.scale import points, shown
 from orchestrator.show.report.spending import cost_rows
 from orchestrator.show.report.summary import HEADLINE, facts, value_and_spread
 from orchestrator.show.report.trials_table import csv_text, paths, rows
-from orchestrator.show.terminal import SYNTHETIC_MARK
+from orchestrator.show.search_text import SYNTHETIC_MARK
 
 ALL_POINTS = 10**9
 

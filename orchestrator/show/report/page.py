@@ -17,7 +17,7 @@ from orchestrator.show.report.spending import spending
 from orchestrator.show.report.summary import summary
 from orchestrator.show.report.trials_table import all_trials
 from orchestrator.show.report.warnings import doubts
-from orchestrator.show.terminal import SYNTHETIC_MARK
+from orchestrator.show.search_text import SYNTHETIC_MARK
 
 SECTIONS = (summary, progress, insight, doubts, reid, spending, all_trials)
 # The browser itself refuses whatever the page would fetch.

@@ -7,7 +7,6 @@ from typing import Any
 
 from orchestrator.algorithms.scoring import score
 from orchestrator.base.formatting import number
-from orchestrator.show.report.confidence import place_in_range
 from orchestrator.show.report.markup import Figure, Markup, chart, plotly_text
 from orchestrator.show.report.report_data import SearchReport
 from orchestrator.show.report.scale import axis, compact, factor
@@ -15,6 +14,7 @@ from orchestrator.show.report.section import hint, part
 from orchestrator.show.report.theme import PURPLE, figure
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.study.study import Trial
+from orchestrator.summary.warnings import place_in_range
 
 MOST_LINES = 100  # the best ones
 BANDS = ("#5b02a3", "#9a179b", "#cb4679", "#eb7852", "#e8a020")  # of Plasma, without its ends, which paper swallows

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.show.report.confidence import GOOD_FIT
 from orchestrator.show.report.markup import Figure, Markup, chart, element, plotly_text
 from orchestrator.show.report.model import Card
 from orchestrator.show.report.parallel import parallel_coordinates
@@ -16,6 +15,7 @@ from orchestrator.show.report.section import Section, block, empty, hint, part, 
 from orchestrator.show.report.theme import BLUE, GREY, ORANGE, PURPLE, SEQUENCE, figure
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.study.study import Trial
+from orchestrator.summary.warnings import GOOD_FIT
 
 TITLES = {
     "importance": "Importance for",

@@ -12,9 +12,9 @@ from orchestrator.show.report.report_data import SearchReport
 from orchestrator.show.report.scale import axis, compact, factor, shown
 from orchestrator.show.report.section import Section, block, empty, hint, part, side_by_side
 from orchestrator.show.report.theme import COLOURS, GREEN, GREY, NAMES, PURPLE, SYMBOLS, faint, figure
-from orchestrator.show.report.trace import TracePoint
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.study.study import TrialStatus
+from orchestrator.summary import TracePoint
 
 FULL_LINES = 15  # of a kind; beyond, curves let each other shine through
 

@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from orchestrator.algorithms.replicates import Best, best_configuration
-from orchestrator.show.report.confidence import Remark, remarks
-from orchestrator.show.report.cost import Costs, search_costs
+from orchestrator.algorithms.replicates import Best
 from orchestrator.show.report.evaluations import EvaluationView, read_evaluation
 from orchestrator.show.report.model import ModelProcess, ModelView
-from orchestrator.show.report.trace import TracePoint, optimisation_trace
 from orchestrator.show.status import status_document
 from orchestrator.space.objective import ObjectiveTerm
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import LoadedSearch, load_search
+from orchestrator.stores.loading import load_search
+from orchestrator.summary import Summary, TracePoint, read_summary, summarise
+from orchestrator.summary.costs import Costs
+from orchestrator.summary.warnings import Notice, warnings
 from trainer.result import Evaluation
 
 WITHOUT_MODEL = ModelView([], "the model was not asked (--without-model)")
@@ -26,7 +26,7 @@ WITHOUT_MODEL = ModelView([], "the model was not asked (--without-model)")
 class SearchReport:
     """A search and what follows from it, at one moment."""
 
-    search: LoadedSearch
+    search: Summary
     evaluation: EvaluationView | None
     """Of the best configuration's first seed."""
     written: str
@@ -46,7 +46,7 @@ class SearchReport:
     @cached_property
     def best(self) -> Best | None:
         """The best configuration so far."""
-        return best_configuration(self.search.study, self.search.space.objective)
+        return self.search.best
 
     @property
     def best_key(self) -> str | None:
@@ -66,25 +66,22 @@ class SearchReport:
     @cached_property
     def trace(self) -> list[TracePoint]:
         """Value by trial."""
-        return optimisation_trace(self.search.study, self.search.space.objective)
+        return self.search.trace
 
     @cached_property
     def costs(self) -> Costs:
         """What the trials took."""
-        return search_costs(self.search.study, self.search.space)
+        return self.search.costs
 
     @cached_property
-    def remarks(self) -> list[Remark]:
+    def remarks(self) -> list[Notice]:
         """What speaks against the result."""
-        return remarks(self.search, self.status, self.model.fits())
+        return warnings(self.search, self.model.fits())
 
     @cached_property
     def judged(self) -> Evaluation | None:
         """The validation figures of the best trial, or of any that has some: protocol and queries are those of all."""
-        if self.best is not None and self.best.score.result.validation is not None:
-            return self.best.score.result.validation
-        results = (result for trial in self.search.study.all_trials.values() for result in reversed(trial.results))
-        return next((result.validation for result in results if result.validation is not None), None)
+        return self.search.protocol
 
     @cached_property
     def data_set(self) -> str:
@@ -106,23 +103,18 @@ def gather(folder: SearchFolder, *, model: bool, images: bool) -> SearchReport:
         SearchError: `search.yaml` is damaged.
     """
     if not model:
-        return _gathered(folder, load_search(folder), images=images)
+        return _gathered(folder, read_summary(folder), images=images)
     log = folder.logs / "report.log" if folder.logs.is_dir() else None
     with ModelProcess(log) as process:
         search = load_search(folder)
         process.ask(search)
-        report = _gathered(folder, search, images=images)
+        report = _gathered(folder, summarise(search), images=images)
         report.work_out()
         report.model = process.answer(search)
         return report
 
 
-def _gathered(folder: SearchFolder, search: LoadedSearch, *, images: bool) -> SearchReport:
-    # A trial that was running when its driver was killed waits for a resume.
-    for trial in search.study.all_trials.values():
-        if trial.status == "running" and search.state != "running":
-            trial.status = "pending"
-    best = best_configuration(search.study, search.space.objective)
+def _gathered(folder: SearchFolder, search: Summary, *, images: bool) -> SearchReport:
     pictures = images or search.description.synthetic
-    evaluation = None if best is None else read_evaluation(folder, best.trial.key, pictures=pictures)
+    evaluation = None if search.best is None else read_evaluation(folder, search.best.trial.key, pictures=pictures)
     return SearchReport(search, evaluation, datetime.now(UTC).isoformat(timespec="seconds"))

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Iterator
 
 from orchestrator.show.forecast import duration
-from orchestrator.show.report.cost import Costs
 from orchestrator.show.report.markup import Figure, chart, number, plotly_text, table
 from orchestrator.show.report.report_data import SearchReport
 from orchestrator.show.report.scale import compact
 from orchestrator.show.report.section import Section, block, empty, hint
 from orchestrator.show.report.theme import COLOURS, figure
+from orchestrator.summary.costs import Costs
 
 HOUR_S = 3600
 SMALL_HOURS = 0.1  # the longest trial below which seconds are drawn

@@ -8,12 +8,12 @@ from typing import Any
 from orchestrator.algorithms.replicates import Best
 from orchestrator.base.formatting import number as short
 from orchestrator.base.formatting import percent
-from orchestrator.show.best_line import UNCONFIRMED
 from orchestrator.show.forecast import duration
 from orchestrator.show.report.markup import Markup, element, number, table
 from orchestrator.show.report.report_data import SearchReport
 from orchestrator.show.report.scale import points, shown
 from orchestrator.show.report.section import Section, block, empty, hint, part, side_by_side
+from orchestrator.show.search_text import UNCONFIRMED
 from trainer.formatting import counted
 
 HEADLINE = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP")

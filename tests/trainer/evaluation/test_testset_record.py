@@ -20,12 +20,13 @@ from orchestrator.__main__ import run
 from orchestrator.base.errors import LeaseError, SearchError
 from orchestrator.runner.unseal_test_set import record_test_set_use
 from orchestrator.show.export import export_trial
-from orchestrator.show.final_view import finals_lines
+from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
 from orchestrator.show.tables import tables
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.loading import load_search
 from orchestrator.study.lease import Lease
+from orchestrator.summary import summarise
 from trainer import ConfigError, TrialConfig, evaluate, figures_on_test_set, fit
 from trainer.__main__ import run as run_trainer
 from trainer.checkpoint import save_checkpoint
@@ -176,9 +177,9 @@ def test_a_use_that_was_asked_for_is_in_the_journal_and_in_all_that_is_shown(
     (use,) = loaded.study.test_set_uses
     assert (use.asked.trial, use.asked.use, use.asked.weights) == ("t0001", "evaluate", f"trials/t0001/{BEST}")
     assert loaded.study.ended == "finished", "there is nothing to resume"
-    document = status_document(loaded)
-    assert document["test_set_uses"][0]["trial"] == "t0001"
-    assert f"opened by {use.asked.by} for t0001" in finals_lines(document)[0]
+    summary = summarise(loaded)
+    assert status_document(summary)["test_set_uses"][0]["trial"] == "t0001"
+    assert f"opened by {use.asked.by} for t0001" in final_lines(summary)[0]
     assert "also used 1 time by hand, for t0001" in tables([loaded])[0].lines[0].note
     card = export_trial(loaded, "t0001", ["checkpoint"], tmp_path / "exported").card.read_text()
     assert f"The test set was opened for this trial once by {use.asked.by}" in card

@@ -11,11 +11,7 @@ from scipy.stats import ttest_ind
 from searches import POINT, completed, write_search
 from small_spaces import FLAG, GATE, MARGIN, PERSONS, RATE, space_of
 
-from orchestrator.show.report.confidence import Remark, on_bounds, place_in_range, remarks, welch_interval
-from orchestrator.show.report.cost import search_costs
-from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.loading import load_search
 from orchestrator.study.events import (
     Event,
     SessionEnded,
@@ -27,15 +23,18 @@ from orchestrator.study.events import (
     TrialSuggested,
 )
 from orchestrator.study.study import fold
+from orchestrator.summary import read_summary
+from orchestrator.summary.costs import search_costs
+from orchestrator.summary.warnings import Notice, on_bounds, place_in_range, warnings, welch_interval
 
 SMOKE = SearchSpace.load("smoke.yaml", overrides=["budget.trials=9"])
 ENDING = SessionEnded(state="finished", reason="enough")
 
 
-def told(folder: Path, *events: Event, fits: dict[str, float | None] | None = None) -> dict[str, Remark]:
-    """The remarks about a search, by kind."""
-    search = load_search(write_search(folder / "first", SMOKE, events))
-    return {remark.kind: remark for remark in remarks(search, status_document(search), fits or {})}
+def told(folder: Path, *events: Event, fits: dict[str, float | None] | None = None) -> dict[str, Notice]:
+    """The warnings and notes about a search, by kind."""
+    summary = read_summary(write_search(folder / "first", SMOKE, events))
+    return {notice.kind: notice for notice in warnings(summary, fits or {})}
 
 
 def repeat(index: int, number: int, value: float) -> list[Event]:
@@ -141,7 +140,7 @@ def test_trials_that_are_all_alike_and_a_poor_model_are_warnings(tmp_path: Path)
 
 
 def test_warnings_come_before_notes_and_synthetic_data_is_one(tmp_path: Path) -> None:
-    levels = [remark.level for remark in told(tmp_path, *completed(0, 0.4), ENDING).values()]
+    levels = [notice.level for notice in told(tmp_path, *completed(0, 0.4), ENDING).values()]
     assert levels == sorted(levels, key=lambda level: level != "warning")
     assert "synthetic" in told(tmp_path / "b", ENDING)
     assert "none_completed" in told(tmp_path / "c", ENDING)

@@ -1,4 +1,4 @@
-"""Whether a search's result can be trusted: what speaks against it, as pure functions of the history."""
+"""What speaks against a search's result: warnings and notes, computed from its summary."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from orchestrator.algorithms.replicates import CONFIDENCE, Best, Confirmation, best_configuration, confirmations
+from orchestrator.algorithms.replicates import CONFIDENCE, Best, Confirmation
 from orchestrator.algorithms.scoring import ranked
 from orchestrator.algorithms.t_interval import student_quantile
 from orchestrator.base.formatting import number
@@ -16,7 +16,7 @@ from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.loading import LoadedSearch
+from orchestrator.summary import Summary
 from trainer.result import UNIFORM_ENTROPY
 
 NEAR_BOUND = 0.01  # share of a range, on its own scale
@@ -27,7 +27,7 @@ MANY_FAILED = 0.2  # share of the trials
 Level = Literal["warning", "note"]
 
 
-class Remark(NamedTuple):
+class Notice(NamedTuple):
     """One thing to know before the result is used."""
 
     kind: str
@@ -36,65 +36,63 @@ class Remark(NamedTuple):
     text: str
 
 
-def remarks(search: LoadedSearch, document: Mapping[str, Any], fits: Mapping[str, float | None]) -> list[Remark]:
-    """All that speaks against the result, what matters most first.
+def warnings(summary: Summary, fits: Mapping[str, float | None]) -> list[Notice]:
+    """All that speaks against the result, warnings before notes.
 
     Args:
-        search: the search.
-        document: its status document.
+        summary: the search.
         fits: R2 of the model's cross-validation by metric, as far as it is known.
     """
-    best = best_configuration(search.study, search.space.objective)
     found = [
-        *_of_the_search(search, document),
-        *([] if best is None else _of_the_best(search, best)),
-        *_of_the_seeds(search),
-        *_of_the_trials(search, document),
-        *_of_the_model(search, fits),
+        *_of_the_search(summary),
+        *([] if summary.best is None else _of_the_best(summary, summary.best)),
+        *_of_the_seeds(summary),
+        *_of_the_trials(summary),
+        *_of_the_model(summary, fits),
     ]
-    return sorted(found, key=lambda remark: remark.level != "warning")
+    return sorted(found, key=lambda notice: notice.level != "warning")
 
 
-def _of_the_search(search: LoadedSearch, document: Mapping[str, Any]) -> Iterator[Remark]:
-    if search.description.synthetic:
-        text = "SYNTHETIC data: these figures say nothing about published ones, nor about real persons."
-        yield Remark("synthetic", "warning", text)
-    if search.state == "running":
-        yield Remark("running", "note", "The search is still running; everything here may change.")
-    if search.state in ("interrupted", "failed"):
-        reason = f" ({search.study.reason})" if search.study.reason else ""
-        yield Remark("unfinished", "warning", f"The search did not finish: it is {search.state}{reason}.")
-    if document["proposals"]["fails"]:
-        text = f"The model failed: {document['proposals']['text']}."
-        yield Remark("model_failed", "warning", text)
-    if document["best"] is None:
-        yield Remark("none_completed", "warning", "No trial is completed yet, so that none is best.")
+def _of_the_search(summary: Summary) -> Iterator[Notice]:
+    if summary.description.synthetic:
+        text = "SYNTHETIC data: these metrics say nothing about published results, nor about real persons."
+        yield Notice("synthetic", "warning", text)
+    if summary.state == "running":
+        yield Notice("running", "note", "The search is still running; everything here may change.")
+    if summary.state in ("interrupted", "failed"):
+        reason = f" ({summary.study.reason})" if summary.study.reason else ""
+        yield Notice("unfinished", "warning", f"The search did not finish: it is {summary.state}{reason}.")
+    if summary.proposals.fails:
+        text = f"The model failed: {summary.proposals}."
+        yield Notice("model_failed", "warning", text)
+    if summary.best is None:
+        yield Notice("none_completed", "warning", "No trial is completed yet, so that none is best.")
 
 
-def _of_the_best(search: LoadedSearch, best: Best) -> Iterator[Remark]:
+def _of_the_best(summary: Summary, best: Best) -> Iterator[Notice]:
     key, result = best.trial.key, best.score.result
     if not best.confirmed:
-        yield Remark("not_confirmed", "warning", _unconfirmed(best))
-    for path, end in on_bounds(search.space, best.trial.params):
+        yield Notice("not_confirmed", "warning", _unconfirmed(best))
+    for path, end in on_bounds(summary.space, best.trial.params):
         value = number(best.trial.params[path])
         text = f"{path} of the best configuration ({value}) sits on the {end} bound of its range"
-        yield Remark("on_bound", "warning", f"{text}: a better value may lie beyond it (`extend` widens it).")
+        yield Notice("on_bound", "warning", f"{text}: a better value may lie beyond it (`extend` widens it).")
     if result.attention.get("entropy", 0.0) >= UNIFORM_ENTROPY:
         text = f"Attention is uniform in the best trial {key} (entropy 1.00): no frame weighs more than another."
-        yield Remark("uniform_attention", "warning", text)
+        yield Notice("uniform_attention", "warning", text)
     if result.validation is not None and result.validation.dropped_queries:
         dropped = result.validation.dropped_queries
         asked = dropped + result.validation.queries
         text = f"{dropped} of {asked} queries have no match in the gallery and are left out of every figure."
-        yield Remark("dropped_queries", "note", text)
+        yield Notice("dropped_queries", "note", text)
     error = best.score.standard_error
-    metric = search.space.objective.first.metric
+    metric = summary.metric
     if error is not None and metric in VALIDATION_METRICS:
         text = (
             f"Over the queries alone, {metric} of {key} has a standard error of {100 * error:.1f} points: smaller "
             "differences say little about other queries, even where the seeds agree."
         )
-        yield Remark("query_noise", "note", text)
+        yield Notice("query_noise", "note", text)
 
 
 def _unconfirmed(best: Best) -> str:
@@ -125,19 +123,18 @@ def place_in_range(parameter: FloatRange | IntRange | Choice, value: Value) -> f
     return parameter.place(value)
 
 
-def _of_the_seeds(search: LoadedSearch) -> Iterator[Remark]:
-    objective = search.space.objective
-    known = [each for each in confirmations(search.study, objective) if each.confirmed]
+def _of_the_seeds(summary: Summary) -> Iterator[Notice]:
+    known = [each for each in summary.confirmations if each.confirmed]
     if len(known) > 1 and _overlap(known[0], known[1]):
         text = (
             f"{known[0].trial} and {known[1].trial} cannot be told apart: the difference of their means over fresh "
             "seeds is smaller than its uncertainty."
         )
-        yield Remark("leaders_alike", "warning", text)
+        yield Notice("leaders_alike", "warning", text)
     for each in known:
         if each.lost:
             lost = f"{each.lost} fresh seed{'s' * (each.lost > 1)} of {each.trial} failed or was given up"
-            yield Remark("seeds_lost", "warning", f"{lost}: those that are left may be the lucky ones.")
+            yield Notice("seeds_lost", "warning", f"{lost}: those that are left may be the lucky ones.")
 
 
 def _overlap(first: Confirmation, second: Confirmation) -> bool:
@@ -161,37 +158,32 @@ def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[flo
     return difference - margin, difference + margin
 
 
-def _of_the_trials(search: LoadedSearch, document: Mapping[str, Any]) -> Iterator[Remark]:
-    study, space = search.study, search.space
-    values = [found.value for _, found in ranked(study, space.objective)]
+def _of_the_trials(summary: Summary) -> Iterator[Notice]:
+    study, space = summary.study, summary.space
+    values = [found.value for _, found in ranked(study, summary.objective)]
     if len(values) > 2 and len(set(values)) == 1:
         text = "All completed trials have exactly the same value: the searched settings seem to have no effect."
-        yield Remark("all_alike", "warning", text)
+        yield Notice("all_alike", "warning", text)
     if 0 < len(values) < FEW_TRIALS * len(space.parameters):
         text = f"{len(values)} completed trials for {len(space.parameters)} searched parameters are few."
-        yield Remark("few_trials", "note", text)
-    uniform = [
-        trial["trial"]
-        for trial in document["trials"]
-        if trial["metrics"].get("attention/entropy", 0.0) >= UNIFORM_ENTROPY
-    ]
-    if uniform:
+        yield Notice("few_trials", "note", text)
+    if uniform := summary.uniform_attention:
         few = ", ".join(uniform[:3]) + (f" and {len(uniform) - 3} more" if len(uniform) > 3 else "")
-        yield Remark("uniform_attention_somewhere", "note", f"Attention is uniform (entropy 1.00) in {few}.")
+        yield Notice("uniform_attention_somewhere", "note", f"Attention is uniform (entropy 1.00) in {few}.")
     failed = [trial for trial in study.all_trials.values() if trial.status == "failed"]
     if failed and len(failed) >= MANY_FAILED * len(study.all_trials):
         kinds = Counter(kind for trial in failed for kind in trial.failures)
         why = f", most often: {kinds.most_common(1)[0][0]}" if kinds else ""
         text = f"{len(failed)} of {len(study.all_trials)} trials failed{why}."
-        yield Remark("many_failed", "warning", text)
+        yield Notice("many_failed", "warning", text)
 
 
-def _of_the_model(search: LoadedSearch, fits: Mapping[str, float | None]) -> Iterator[Remark]:
-    metric = search.space.objective.first.metric
+def _of_the_model(summary: Summary, fits: Mapping[str, float | None]) -> Iterator[Notice]:
+    metric = summary.metric
     fit = fits.get(metric)
     if fit is not None and fit < GOOD_FIT:
         text = (
             f"The model predicts {metric} of held-out trials poorly (R² {fit:.2f}): importance, slices and contours "
             "are guesses."
         )
-        yield Remark("poor_fit", "warning", text)
+        yield Notice("poor_fit", "warning", text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.hints import hint
 from orchestrator.base.uris import without_passwords
-from orchestrator.show.export import Export
 from orchestrator.stores.loading import LoadedSearch
+from orchestrator.study.study import Trial
 from orchestrator.tracking.database import missing_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT
 from orchestrator.tracking.sync import trusted_tracking_uri
@@ -27,14 +28,18 @@ class Registered(NamedTuple):
     """Where MLflow keeps it, without a password."""
 
 
-def register(loaded: LoadedSearch, export: Export, model: str, *, tracking: str | None = None) -> Registered:
-    """Copies the exported files into the trial's MLflow run and makes them a new version of `model`.
+def register(
+    loaded: LoadedSearch, trial: Trial, folder: Path, card: Path, *, model: str, tracking: str | None = None
+) -> Registered:
+    """Copies the files of an export into the trial's MLflow run and makes them a new version of `model`.
 
-    They are artifacts as any others: MLflow's own loaders, which unpickle, find no model there.
+    They are plain artifacts: MLflow's own loaders, which unpickle, find no model there.
 
     Args:
         loaded: the search.
-        export: what `export_trial` wrote.
+        trial: the exported one.
+        folder: with the exported files.
+        card: its model card, the description of the version.
         model: name in the registry, made if it is not there.
         tracking: where MLflow keeps runs; None is where the search was launched with.
 
@@ -43,10 +48,10 @@ def register(loaded: LoadedSearch, export: Export, model: str, *, tracking: str 
         EnvironmentProblem: MLflow is not there or refuses.
     """
     uri = trusted_tracking_uri(loaded.folder, loaded.description, tracking)
-    run = export.trial.mlflow_run_id
+    run = trial.mlflow_run_id
     if run is None:
         raise SearchError(
-            f"trial {export.trial.key} has no run in MLflow to hold its files; "
+            f"trial {trial.key} has no run in MLflow to hold its files; "
             f"`{hint('sync', loaded.name, storage=loaded.folder.path.parent)}` makes it"
         )
     if missing_database(uri) is not None:
@@ -55,20 +60,20 @@ def register(loaded: LoadedSearch, export: Export, model: str, *, tracking: str 
     from mlflow.exceptions import MlflowException
 
     try:
-        version = _registered(uri, run, loaded, export, model)
+        version = _registered(uri, run, loaded, trial, folder, card.read_text(encoding="utf-8"), model)
     except MlflowException as error:
         raise EnvironmentProblem(f"MLflow did not register {model}: {without_passwords(first_line(error))}") from error
     return Registered(model, version, without_passwords(uri))
 
 
-def _registered(uri: str, run: str, loaded: LoadedSearch, export: Export, model: str) -> str:
+def _registered(uri: str, run: str, loaded: LoadedSearch, trial: Trial, folder: Path, card: str, model: str) -> str:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
     client = MlflowClient(tracking_uri=uri)
     source = f"{client.get_run(run).info.artifact_uri}/{ARTIFACT_FOLDER}"
-    client.log_artifacts(run, str(export.folder), ARTIFACT_FOLDER)
+    client.log_artifacts(run, str(folder), ARTIFACT_FOLDER)
     try:
         client.create_registered_model(model)
     except MlflowException as error:
@@ -76,12 +81,11 @@ def _registered(uri: str, run: str, loaded: LoadedSearch, export: Export, model:
             raise
     tags = {
         "search": loaded.name,
-        "trial": export.trial.key,
-        "seed": str(export.trial.seed),
+        "trial": trial.key,
+        "seed": str(trial.seed),
         "synthetic": str(loaded.description.synthetic).lower(),
         "data_fingerprint": loaded.description.data_fingerprint,
     }
-    card = export.card.read_text(encoding="utf-8")
-    # Waiting for it would only print that it waits: nothing is copied in the background.
+    # Nothing is copied in the background; a wait would only print that it waits.
     made = client.create_model_version(model, source, run_id=run, tags=tags, description=card, await_creation_for=0)
     return str(made.version)

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from events import completed
 from rich.console import Console
+from summaries import summary_of
 
-from orchestrator.show.best_line import best_value
-from orchestrator.show.front_view import front_table
+from orchestrator.show.search_text import summary_line
 from orchestrator.show.status import status_document
+from orchestrator.show.terminal import front_table
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import LoadedSearch
-from orchestrator.study.description import Options, SearchDescription
 from orchestrator.study.study import fold
+from orchestrator.summary import Summary
 
 
-def document(*overrides: str) -> dict[str, Any]:
-    description = SearchDescription(
-        search="s",
-        uid="s-1",
-        created="2026-11-22T00:00:00+00:00",
-        seed=0,
-        synthetic=True,
-        data_fingerprint="0",
-        options=Options(),
-        command=[],
-        host="h",
-        commit=None,
-        versions={},
-        space=SearchSpace.load("smoke.yaml", overrides=overrides),
-    )
+def summary(*overrides: str) -> Summary:
     # Each epoch takes a second, so that the longer trial costs more.
     study = fold([*completed(0, 0.2, 0.4), *completed(1, 0.3), *completed(2, 0.25)])
-    return status_document(LoadedSearch(SearchFolder(Path("/runs/s")), description, study, is_driven=False))
+    return summary_of(study, SearchSpace.load("smoke.yaml", overrides=overrides))
 
 
 def test_the_front_of_two_objectives_is_listed_best_first_and_drawn() -> None:
-    found = document("objective.metric='mAP, -hours'")
-    assert found["front"] == [
+    found = summary("objective.metric='mAP, -hours'")
+    assert status_document(found)["front"] == [
         {"trial": "t0000", "values": {"mAP": 0.4, "hours": 2 / 3600}},
         {"trial": "t0001", "values": {"mAP": 0.3, "hours": 1 / 3600}},
     ]
@@ -52,10 +34,10 @@ def test_the_front_of_two_objectives_is_listed_best_first_and_drawn() -> None:
         ["t0000", "40.0", "0.000556"],
         ["t0001", "30.0", "0.000278"],
     ]
-    assert best_value(found).startswith("mAP 40.0 (t0000")
+    assert "best mAP 40.0 (t0000" in summary_line(found)
 
 
 def test_one_objective_has_its_best_trial_as_front_and_no_table() -> None:
-    found = document()
-    assert [each["trial"] for each in found["front"]] == ["t0000"]
+    found = summary()
+    assert [trial.key for trial, _ in found.front] == ["t0000"]
     assert front_table(found) is None

@@ -1,0 +1,121 @@
+"""A search's summary in lines of text: how far it is, what is best and how sure that is, what the test set says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.algorithms.replicates import Best, Confirmation
+from orchestrator.base.formatting import number, percent
+from orchestrator.space.objective import VALIDATION_METRICS
+from orchestrator.summary import FinalResult, Mean, Summary
+from trainer.formatting import counted, one_line
+
+SYNTHETIC_MARK = "SYNTHETIC data: these metrics say nothing about published results"
+UNCONFIRMED = "one seed, not confirmed"
+TEST_METRICS = ("mAP", "rank1", "rank5", "rank20", "reranked/mAP", "reranked/rank1")
+
+
+def summary_line(summary: Summary) -> str:
+    """How far a search is, in one line."""
+    counts, repeats, budget = summary.counts, summary.repeat_counts, summary.space.budget.trials
+    parts = [f"{counts['completed']}/{budget} trials completed"]
+    if total := sum(repeats.values()):
+        parts.append(f"{repeats['completed']}/{total} repeats completed")
+    others = {status: counts[status] + repeats[status] for status in counts}
+    parts += [f"{others[status]} {status}" for status in ("running", "pending", "stopped", "failed") if others[status]]
+    if summary.best is not None:
+        parts.append(f"best {best_value(summary.metric, summary.best)}")
+    # The numbers say already that all trials of the budget are over.
+    reason = "" if sum(counts.values()) >= budget else one_line(summary.study.reason or "")
+    return f"{summary.name}: {summary.state}" + (f" ({reason})" if reason else "") + "; " + ", ".join(parts)
+
+
+def best_value(metric: str, best: Best) -> str:
+    """The objective's value of the best configuration and its trial, in a few words."""
+    if best.confirmation is not None and best.confirmed:
+        return f"{metric} {_mean(best.confirmation)} ({best.trial.key}, {_seeds(best.confirmation)})"
+    return f"{metric} {100 * best.score.value:.1f} ({best.trial.key}, {UNCONFIRMED})"
+
+
+def best_lines(summary: Summary) -> list[str]:
+    """The best configuration with its settings, and what the fresh seeds say; nothing before a trial is completed."""
+    best = summary.best
+    if best is None:
+        return []
+    settings = [f"{path} = {number(value)}" for path, value in best.trial.params.items()]
+    repeated = confirmation_lines(summary)
+    if best.confirmation is None or not best.confirmed:
+        head = f"{best.trial.key}: validation {_metrics(best.score.result.metrics())} ({UNCONFIRMED})"
+        return [head, *settings, *repeated.values()]
+    first_seed = f"{summary.metric} {100 * best.score.value:.1f} with the first seed"
+    means = f"validation {_metrics(best.confirmation.metrics)} (means; {first_seed})"
+    return [repeated.pop(best.trial.key), means, *settings, *repeated.values()]
+
+
+def confirmation_lines(summary: Summary) -> dict[str, str]:
+    """What the fresh seeds say of each configuration that was repeated, by its trial, the best first."""
+    return {each.trial: f"{each.trial}: {summary.metric} {_confirmation(each)}" for each in summary.confirmations}
+
+
+def _confirmation(found: Confirmation) -> str:
+    text = f"{_mean(found)} over {_seeds(found)}"
+    if found.interval is not None:
+        low, high = found.interval
+        text += f" (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    return text + ("" if found.confirmed else ", not confirmed")
+
+
+def _mean(found: Confirmation) -> str:
+    return spread(Mean(found.mean, found.standard_deviation))
+
+
+def _seeds(found: Confirmation) -> str:
+    """`3 seeds`, or `2 of 3 seeds` where one was lost."""
+    done = len(found.values)
+    return (f"{done} of " if found.lost else "") + counted(done + found.lost, "seed", "seeds")
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {percent(metrics, name)}" for name in ("mAP", "rank1", "rank5", "rank20"))
+
+
+def spread(mean: Mean) -> str:
+    """Mean and standard deviation of shares in per cent: `41.2 ± 2.1`."""
+    deviation = mean.standard_deviation
+    return f"{100 * mean.value:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def metric_text(metric: str, value: float) -> str:
+    """A share in per cent with one decimal, anything else with three significant digits."""
+    return f"{100 * value:.1f}" if metric in VALIDATION_METRICS else f"{value:.3g}"
+
+
+def attention_line(summary: Summary) -> str:
+    """Which trials weigh all frames of a clip alike; empty if none does."""
+    trials = summary.uniform_attention
+    if not trials:
+        return ""
+    named = ", ".join(trials[:3]) + (f" and {len(trials) - 3} more" if len(trials) > 3 else "")
+    return f"is uniform (entropy 1.00) in {named}: no frame weighs more than another there"
+
+
+def final_lines(summary: Summary) -> list[str]:
+    """What the test set says of each configuration, and who opened it when; nothing where it was never opened."""
+    lines = []
+    for opened in (each.asked for each in summary.study.finalizations):
+        results = [each for each in summary.final_results if each.asked is opened and each.evaluations]
+        lines += [_final_line(each) for each in results]
+        tests = [trial.test for trial in summary.study.finals.values() if trial.finalization == opened.finalization]
+        if first := next(filter(None, tests), None):
+            sampling = f", {first.sampling}" if first.sampling else ""
+            queries = f"{counted(first.queries, 'query', 'queries')}, {first.dropped_queries} dropped"
+            lines.append(f"protocol {first.protocol}{sampling}, {queries}")
+        again = "" if opened.finalization == 1 else f", for time {opened.finalization}"
+        lines.append(f"opened by {opened.by}{again}; chosen on the validation split: {opened.leaders[0]}")
+    uses = (use.asked for use in summary.study.test_set_uses)
+    return lines + [f"opened by {use.by} for {use.trial} ({use.use} of {use.weights})" for use in uses]
+
+
+def _final_line(result: FinalResult) -> str:
+    means = " ".join(f"{name} {spread(result.metrics[name])}" for name in TEST_METRICS if name in result.metrics)
+    return f"{result.configuration}: {means} over {counted(len(result.evaluations), 'seed', 'seeds')}"

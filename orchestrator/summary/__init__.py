@@ -1,0 +1,253 @@
+"""The read model: what is known of a search at one moment. Status, tables, reports, cards and MLflow's note render it.
+
+Everything here is computed from a copy of the study, so that a search that goes on does not change a summary.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, get_args
+
+from orchestrator.algorithms.fallbacks import Proposals, proposals
+from orchestrator.algorithms.replicates import Best, Confirmation, best_configuration, confirmations
+from orchestrator.algorithms.scoring import Score, outcome_limits, pareto_front, satisfies_all, score
+from orchestrator.space.objective import Objective
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import LoadedSearch, load_search
+from orchestrator.study.description import SearchDescription
+from orchestrator.study.events import FinalizationStarted
+from orchestrator.study.study import SearchState, Study, Trial, TrialStatus
+from orchestrator.summary.costs import Costs, search_costs
+from trainer.result import UNIFORM_ENTROPY, Evaluation
+
+
+class TracePoint(NamedTuple):
+    """One configuration in the order of suggestion."""
+
+    trial: str
+    number: int
+    """From 0."""
+    status: TrialStatus
+    value: float | None
+    """Of the first objective, at the epoch that counts or at which the trial was stopped; None before an evaluation."""
+    standard_error: float | None
+    """Over the queries."""
+    feasible: bool
+    """Whether the metrics keep the objective's constraints."""
+    best: float | None
+    """The best value of completed, feasible trials up to here."""
+    source: str
+    """What proposed it: `ax`, `sobol`, `random`, `start`, ..."""
+
+
+class Mean(NamedTuple):
+    """A metric over several trainings."""
+
+    value: float
+    standard_deviation: float | None
+    """By n - 1; None for one training."""
+
+
+class FinalResult(NamedTuple):
+    """What the test set says of one configuration."""
+
+    asked: FinalizationStarted
+    """The finalization that trained and judged it."""
+    configuration: str
+    """Key of its first trial."""
+    trainings: list[Trial]
+    evaluations: list[Evaluation]
+    """Of the trainings that were judged."""
+    metrics: dict[str, Mean]
+    """Means of the metrics that all evaluations have, by name; shares in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A search at one moment."""
+
+    folder: SearchFolder
+    description: SearchDescription
+    space: SearchSpace
+    """The current one: of the launch, or the one to which the search was extended."""
+    study: Study
+    """A copy. A trial that was running when its driver was killed is pending: it waits for a resume."""
+    state: SearchState
+
+    @property
+    def name(self) -> str:
+        """Of the search."""
+        return self.description.search
+
+    @property
+    def objective(self) -> Objective:
+        """What the search optimises."""
+        return self.space.objective
+
+    @property
+    def metric(self) -> str:
+        """Name of the first objective."""
+        return self.objective.first.metric
+
+    @cached_property
+    def configurations(self) -> list[Trial]:
+        """The first trial of every configuration, in the order of suggestion."""
+        return sorted(self.study.trials.values(), key=lambda trial: trial.index)
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Configurations, then repeats with other seeds."""
+        return [*self.configurations, *self.study.replicates.values()]
+
+    @cached_property
+    def counts(self) -> dict[TrialStatus, int]:
+        """Number of configurations in each status, all statuses named."""
+        return _counts(self.configurations)
+
+    @cached_property
+    def repeat_counts(self) -> dict[TrialStatus, int]:
+        """Number of repeats in each status, all statuses named."""
+        return _counts(self.study.replicates.values())
+
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """What the objective makes of each trial that was evaluated, by key."""
+        found = ((trial.key, score(trial, self.objective)) for trial in self.trials)
+        return {key: each for key, each in found if each is not None}
+
+    @cached_property
+    def best(self) -> Best | None:
+        """The best configuration so far; None before the first completed trial."""
+        return best_configuration(self.study, self.objective)
+
+    @cached_property
+    def confirmations(self) -> list[Confirmation]:
+        """Means and intervals of the configurations with a completed fresh seed, confirmed ones and the best first."""
+        return confirmations(self.study, self.objective)
+
+    @cached_property
+    def front(self) -> list[tuple[Trial, Score]]:
+        """The feasible completed trials that no other one dominates, in the order of the first objective."""
+        return pareto_front(self.study, self.objective)
+
+    @cached_property
+    def proposals(self) -> Proposals:
+        """How many trials the model proposed, and for how many a random point stood in."""
+        return proposals(self.study)
+
+    @cached_property
+    def trace(self) -> list[TracePoint]:
+        """Value and best value so far, a point per configuration."""
+        return _trace(self.configurations, self.study, self.objective)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What each trial took, and what early stopping saved."""
+        return search_costs(self.study, self.space)
+
+    @cached_property
+    def final_results(self) -> list[FinalResult]:
+        """What the test set says of each configuration of each finalization, in their order."""
+        return [
+            _final_result(each.asked, leader, self.study.finals.values())
+            for each in self.study.finalizations
+            for leader in each.asked.leaders
+        ]
+
+    @cached_property
+    def protocol(self) -> Evaluation | None:
+        """A validation, of the best trial where it has one: its protocol and number of queries hold for all trials."""
+        best = None if self.best is None else self.best.score.result.validation
+        results = (result for trial in self.study.all_trials.values() for result in reversed(trial.results))
+        return best or next((result.validation for result in results if result.validation is not None), None)
+
+    @cached_property
+    def uniform_attention(self) -> list[str]:
+        """Keys of the trials whose attention weighs all frames of a clip alike."""
+        return [
+            trial.key for trial in self.trials if latest_metrics(trial).get("attention/entropy", 0.0) >= UNIFORM_ENTROPY
+        ]
+
+
+def read_summary(folder: SearchFolder) -> Summary:
+    """Reads a search, which may be running.
+
+    Raises:
+        JournalError: the journal is damaged.
+        SearchError: `search.yaml` is damaged.
+        StorageProblem: the storage has a URI and cannot be reached.
+    """
+    return summarise(load_search(folder))
+
+
+def summarise(search: LoadedSearch) -> Summary:
+    """The summary of a search as it is now; while a process writes to the study, hold its lock."""
+    study = _copied(search.study, is_running=search.state == "running")
+    return Summary(search.folder, search.description, search.space, study, search.state)
+
+
+def latest_metrics(trial: Trial) -> dict[str, float]:
+    """The metrics of the trial's last epoch, and those of its last evaluation."""
+    evaluated = [result for result in trial.results if result.validation is not None]
+    return {
+        name: value for result in [*evaluated[-1:], *trial.results[-1:]] for name, value in result.metrics().items()
+    }
+
+
+def _copied(study: Study, *, is_running: bool) -> Study:
+    def copied(trials: Mapping[str, Trial]) -> dict[str, Trial]:
+        return {key: replace(trial, results=[*trial.results], status=status(trial)) for key, trial in trials.items()}
+
+    def status(trial: Trial) -> TrialStatus:
+        return "pending" if trial.status == "running" and not is_running else trial.status
+
+    return replace(
+        study,
+        trials=copied(study.trials),
+        replicates=copied(study.replicates),
+        finals=copied(study.finals),
+        finalizations=[*study.finalizations],
+        test_set_uses=[*study.test_set_uses],
+        completed=[*study.completed],
+        gpu_hours=replace(study.gpu_hours, held={**study.gpu_hours.held}),
+    )
+
+
+def _counts(trials: Iterable[Trial]) -> dict[TrialStatus, int]:
+    found = Counter(trial.status for trial in trials)
+    return {status: found[status] for status in get_args(TrialStatus)}
+
+
+def _trace(configurations: Sequence[Trial], study: Study, objective: Objective) -> list[TracePoint]:
+    limits, sign = outcome_limits(study, objective), objective.first.sign
+    best: float | None = None
+    points = []
+    for trial in configurations:
+        found = score(trial, objective)
+        value = found.value if found is not None and math.isfinite(found.value) else None
+        feasible = found is not None and satisfies_all(found.metrics, limits)
+        if value is not None and feasible and trial.status == "completed":
+            best = value if best is None else sign * max(sign * best, sign * value)
+        error = None if found is None else found.standard_error
+        points.append(TracePoint(trial.key, trial.index, trial.status, value, error, feasible, best, trial.source))
+    return points
+
+
+def _final_result(asked: FinalizationStarted, configuration: str, finals: Iterable[Trial]) -> FinalResult:
+    wanted = (asked.finalization, configuration)
+    trainings = [trial for trial in finals if (trial.finalization, trial.repeats) == wanted]
+    evaluations = [trial.test for trial in trainings if trial.test is not None]
+    metrics = [each.metrics() for each in evaluations]
+    shared = [name for name in (metrics[0] if metrics else ()) if all(name in each for each in metrics)]
+    means = {name: _mean([each[name] for each in metrics]) for name in shared}
+    return FinalResult(asked, configuration, trainings, evaluations, means)
+
+
+def _mean(values: Sequence[float]) -> Mean:
+    return Mean(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
