@@ -23,16 +23,16 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
     Raises:
         SearchError: they name a server that the user has neither given nor confirmed.
     """
-    from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, confirm, require_confirmed
+    from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, require_trusted, trust
     from orchestrator.study.description import Options, read_description
 
     before = read_description(folder.description).options
     given = {name: value for name, value in changed.items() if value is not None}
     for option, field in ((ADDRESS, "address"), (TRACKING, "tracking_uri")):
         if field in given:
-            confirm(folder.path.parent, option, given[field])
+            trust(folder.path.parent, option, given[field])
         else:
-            require_confirmed(folder.path.parent, folder.name, option, getattr(before, field))
+            require_trusted(folder.path.parent, folder.name, option, getattr(before, field))
     return Options.model_validate(before.model_dump() | given)
 
 

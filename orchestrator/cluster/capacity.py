@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from orchestrator.cluster.ray import LiveNode, live_nodes
+from orchestrator.cluster.ray import LiveNode, live_nodes, placed_workers
 from orchestrator.cluster.resources import Allocation, capacity, why_waiting
 
 log = logging.getLogger(__name__)
@@ -135,13 +135,4 @@ def unplaced(handed_out: int) -> int:
 
     A worker whose trial is over is kept for the next one: while that is still to be proposed, more live than hold one.
     """
-    return max(0, handed_out - _workers_alive())
-
-
-def _workers_alive() -> int:
-    """Workers of this driver that Ray has found a place for and that live; each holds one trial at most."""
-    import ray
-    from ray._private.state import actors
-
-    job = ray.get_runtime_context().get_job_id()
-    return len(actors(job_id=ray.JobID.from_hex(job), actor_state_name="ALIVE"))
+    return max(0, handed_out - placed_workers())

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.cluster.authentication import MODE, admit_dashboard, existing_token
-from orchestrator.cluster.ray import ENVIRONMENT, connect, disconnect, live_nodes
+from orchestrator.cluster.authentication import admit_dashboard, dashboard_json, existing_token
+from orchestrator.cluster.ray import connect, disconnect, live_nodes
 from orchestrator.cluster.resources import Allocation, Node, allocate, capacity, in_words, why_waiting
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.description import Options
 from trainer.formatting import first_line
 
 NODES = "/api/v0/nodes?limit=10000"
-PATIENCE_S = 10.0
 MANY = 10**6
 
 
@@ -117,15 +112,10 @@ def nodes_of_dashboard(url: str, *, insecure: bool) -> list[Node]:
     Raises:
         EnvironmentProblem: it cannot be reached, does not take our token, or demands none.
     """
-    os.environ.update(ENVIRONMENT)
-    os.environ[MODE] = admit_dashboard(url, insecure=insecure).mode
-    token = existing_token()
-    headers = {} if token is None or os.environ[MODE] != "token" else {"Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(url.rstrip("/") + NODES, headers=headers)
+    mode = admit_dashboard(url, insecure=insecure).mode
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE_S) as reply:
-            found = json.load(reply)["data"]["result"]["result"]
-            return read_dashboard(found)
+        found = dashboard_json(url, NODES, existing_token() if mode == "token" else None)
+        return read_dashboard(found["data"]["result"]["result"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EnvironmentProblem(f"{url}: does not tell its nodes ({first_line(error)})") from error
 

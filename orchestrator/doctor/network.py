@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shlex
-import socket
 import sqlite3
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
@@ -17,11 +14,11 @@ from pathlib import Path
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.hints import hint
 from orchestrator.base.uris import database_uri, file_uri
-from orchestrator.cluster.authentication import Admission, admit, admit_dashboard, existing_token
+from orchestrator.cluster.authentication import Admission, admit_dashboard, answers, dashboard_json, existing_token
+from orchestrator.cluster.ray import admit_to
 from orchestrator.doctor.findings import Finding
 from trainer.formatting import first_line
 
-PATIENCE_S = 3.0
 PORTS = {
     8265: ("Ray's dashboard", "Ray takes the next free one; `launch` prints its address"),
     5000: ("MLflow's page", "give the server another --port"),
@@ -32,7 +29,7 @@ FOLLOWED = re.compile(r"""^down_revision\s*(?::.*)?=\s*["'](\w+)["']""", re.MULT
 
 def ports() -> Iterator[Finding]:
     """Those that people look at, on 127.0.0.1."""
-    taken = [port for port in PORTS if _answers("127.0.0.1", port) is None]
+    taken = [port for port in PORTS if answers("127.0.0.1", port)]
     for port in taken:
         whose, advice = PORTS[port]
         yield Finding("warn", "ports", f"{port} ({whose}) is taken", advice)
@@ -45,7 +42,7 @@ def ray_address(address: str) -> Iterator[Finding]:
     """Whether a cluster answers there, demands a token and takes ours, and is of our version where it tells that."""
     is_dashboard = address.startswith("http")
     try:
-        found = admit_dashboard(address, insecure=True) if is_dashboard else admit(address, insecure=True)
+        found = admit_dashboard(address, insecure=True) if is_dashboard else admit_to(address, insecure=True)
     except EnvironmentProblem as error:
         text, _, advice = str(error).partition("; " if "; " in str(error) else ": ")
         yield Finding("problem", "ray", text, advice)
@@ -55,11 +52,11 @@ def ray_address(address: str) -> Iterator[Finding]:
     elif found.mode == "token":
         yield Finding("ok", "ray", f"{address} answers, demands a token and takes ours")
     elif found.only_here:
-        advice = "other users of this machine can run code there: set RAY_AUTH_MODE=token for all its nodes"
+        advice = "other users of this machine can run code on it: set RAY_AUTH_MODE=token for all its nodes"
         yield Finding("warn", "ray", f"{address} answers this machine only, no token asked for", advice)
     else:
         advice = (
-            "everybody who reaches the port can run code there: set RAY_AUTH_MODE=token on all machines "
+            "anyone who can reach the port can run code on it: set RAY_AUTH_MODE=token on all machines "
             "(docs/security.md); `launch` joins it only with --insecure"
         )
         yield Finding("problem", "ray", f"{address} answers, no token asked for", advice)
@@ -67,14 +64,10 @@ def ray_address(address: str) -> Iterator[Finding]:
 
 def _other_version(dashboard: Admission) -> Finding | None:
     """A dashboard of another Ray than ours, or of none."""
-    address, ours = dashboard.address.rstrip("/"), version("ray")
+    address, ours = dashboard.address, version("ray")
     token = existing_token() if dashboard.mode == "token" else None
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(f"{address}/api/version", headers=headers), timeout=PATIENCE_S
-        ) as reply:
-            theirs = str(json.load(reply)["ray_version"])
+        theirs = str(dashboard_json(address, "/api/version", token)["ray_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Finding("problem", "ray", f"{address}: {first_line(error)}", "is it a Ray dashboard?")
     if theirs == ours:
@@ -82,15 +75,6 @@ def _other_version(dashboard: Admission) -> Finding | None:
     return Finding(
         "problem", "ray", f"{address}: Ray {theirs}, here {ours}", "install the same version on all machines"
     )
-
-
-def _answers(host: str, port: int) -> str | None:
-    """None where something listens there, otherwise why it does not answer."""
-    try:
-        socket.create_connection((host, port), timeout=PATIENCE_S).close()
-    except OSError as error:
-        return error.strerror or first_line(error)
-    return None
 
 
 def mlflow_schema(database: Path) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from orchestrator.algorithms.warm_start import WarmStart, observations
 from orchestrator.base import provenance
 from orchestrator.base.errors import OrchestratorError, SearchError
 from orchestrator.base.hints import command_line
-from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, confirm
+from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, trust
 from orchestrator.runner.data_staging import check_pack
 from orchestrator.runner.preparation import any_config, check_weights
 from orchestrator.runner.splits import Splits as CutSplits
@@ -114,8 +114,8 @@ def create_search(
         ConfigError: the network's weights are not to be had or do not fit.
     """
     checked = check_search(space, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
-    confirm(storage, TRACKING, options.tracking_uri)
-    confirm(storage, ADDRESS, options.address)
+    trust(storage, TRACKING, options.tracking_uri)
+    trust(storage, ADDRESS, options.address)
     folder = checked.folder
     draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from orchestrator.base.uris import database_uri
-from orchestrator.cluster.trusted_servers import TRACKING, confirm, require_confirmed
+from orchestrator.cluster.trusted_servers import TRACKING, require_trusted, trust
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import Options, SearchDescription, current_space, read_description
@@ -34,9 +34,9 @@ def trusted_tracking_uri(folder: SearchFolder, description: SearchDescription, g
     """
     storage = folder.path.parent
     if given is not None:
-        confirm(storage, TRACKING, given)
+        trust(storage, TRACKING, given)
         return given
-    require_confirmed(storage, folder.name, TRACKING, description.options.tracking_uri)
+    require_trusted(storage, folder.name, TRACKING, description.options.tracking_uri)
     return tracking_uri(folder, description.options)
 
 

@@ -145,7 +145,7 @@ def test_a_port_that_is_taken_is_warned_of(monkeypatch: pytest.MonkeyPatch, list
 
 def test_a_head_that_does_not_answer_is_a_problem_with_the_way_out() -> None:
     found = only(network.ray_address("127.0.0.1:1"))
-    assert (found.level, found.text) == ("problem", "no Ray answers at 127.0.0.1:1 (Connection refused)")
+    assert (found.level, found.text) == ("problem", "no Ray head answers at 127.0.0.1:1 (Connection refused)")
     assert "ray start --head" in found.advice
 
 

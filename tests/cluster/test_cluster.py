@@ -13,9 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +25,6 @@ from orchestrator.cluster import authentication
 from orchestrator.cluster import ray as cluster_ray
 from orchestrator.cluster.authentication import (
     admit,
-    ask_gcs,
     existing_token,
     is_loopback,
     own_address,
@@ -35,7 +32,7 @@ from orchestrator.cluster.authentication import (
 )
 from orchestrator.doctor import machine, network
 
-OPEN = "demands no token: everybody who reaches it can run code there"
+OPEN = "demands no token: anyone who can reach it can run code on it"
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +57,7 @@ def token_file(home: Path) -> Path:
 @pytest.fixture
 def beyond(monkeypatch: pytest.MonkeyPatch) -> None:
     """What listens on 127.0.0.1 counts as listening elsewhere, so that no test does."""
-    monkeypatch.setattr(authentication, "_ways_to", lambda host: [(host, False)])
+    monkeypatch.setattr(authentication, "is_loopback", lambda host: False)
 
 
 class Everybody(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -108,33 +105,12 @@ def test_a_token_that_others_could_read_is_mended_and_that_is_said_once(
     assert "canary" not in said
 
 
-def test_a_token_file_that_is_a_link_is_refused(token_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").write_text("canary")
-    token_file.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EnvironmentProblem, match=r"auth_token: is a symbolic link; .* mode 0600"):
-        own_token()
-    assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) != 0o600
-
-
-def test_a_token_file_of_somebody_else_is_refused(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    token_file.write_text("canary")
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    with pytest.raises(EnvironmentProblem, match=r"auth_token: belongs to user \d+, who could replace the token"):
-        own_token()
-
-
-@pytest.mark.parametrize("content", ["", " \n", "two words", "canary\x00", "canary\r\nX: y", "ü", "x" * 70_000])
+@pytest.mark.parametrize("content", ["", " \n", "two words", "canary\x00", "canary\r\nX: y", "ü"])
 def test_a_file_without_a_token_is_refused_without_showing_it(token_file: Path, content: str) -> None:
     token_file.write_text(content)
-    with pytest.raises(EnvironmentProblem, match=r"auth_token: (is empty|holds no token)") as caught:
+    with pytest.raises(EnvironmentProblem, match=r"auth_token: holds no token") as caught:
         own_token()
     assert "canary" not in str(caught.value)
-
-
-def test_a_pipe_in_place_of_the_token_is_refused_and_not_waited_for(token_file: Path) -> None:
-    os.mkfifo(token_file)
-    with pytest.raises(EnvironmentProblem, match="is no regular file"):
-        own_token()
 
 
 def test_a_named_token_may_be_the_link_that_kubernetes_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,14 +137,15 @@ def test_a_cluster_without_a_token_is_refused_unless_it_is_accepted(tmp_path: Pa
         assert admit(f"127.0.0.1:{port}", insecure=True) == (f"127.0.0.1:{port}", "disabled", False)
 
 
-def test_a_cluster_without_a_token_never_sees_ours() -> None:
+def test_a_cluster_without_a_token_never_sees_ours(token_file: Path) -> None:
+    token_file.write_text("canary-token")
     shown: list[object] = []
     server = grpc.server(ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers((Everybody(shown),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        assert ask_gcs(f"127.0.0.1:{port}", "canary-token") == "open"
+        assert admit(f"127.0.0.1:{port}", insecure=True).mode == "disabled"
     finally:
         server.stop(None)
     assert shown
@@ -196,7 +173,7 @@ def test_the_right_token_is_let_in_and_a_wrong_or_missing_one_is_one_line(tmp_pa
             admit(f"127.0.0.1:{port}", insecure=True)
         assert not token_file.exists(), "one made here would be a wrong one"
         token_file.write_text("canary" + right)
-        with pytest.raises(EnvironmentProblem, match=r"does not take the token from ~/\.ray/auth_token: ") as caught:
+        with pytest.raises(EnvironmentProblem, match=r"it refuses the one in ~/\.ray/auth_token: ") as caught:
             admit(f"127.0.0.1:{port}", insecure=True)
         assert "canary" not in str(caught.value)
         token_file.write_text(right)
@@ -236,16 +213,16 @@ def test_nothing_of_a_search_is_written_before_its_cluster_lets_us_in(
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("127.0.0.1:1", "no Ray answers at 127.0.0.1:1 (Connection refused); start the head"),
-        ("ray://head:10001", "does not run through Ray Client"),
-        ("http://head:8265", "that is a dashboard; give HOST:6379"),
-        ("head:port", "not an address"),
-        ("head:99999", "not an address"),
-        ("a b:1", "not an address"),
-        ("user@head:1", "not an address"),
-        ("head:1/path", "not an address"),
-        ("head\x1b[31m:1", "not an address"),
-        ("", "not an address"),
+        ("127.0.0.1:1", "no Ray head answers at 127.0.0.1:1 (Connection refused); start it"),
+        ("ray://head:10001", "Ray Client (ray://) cannot run a search"),
+        ("http://head:8265", "A dashboard (http://HOST:8265) is for --submit"),
+        ("head:port", "give HOST:PORT of the cluster's head"),
+        ("head:99999", "give HOST:PORT of the cluster's head"),
+        ("a b:1", "give HOST:PORT of the cluster's head"),
+        ("user@head:1", "give HOST:PORT of the cluster's head"),
+        ("head:1/path", "give HOST:PORT of the cluster's head"),
+        ("head\x1b[31m:1", "give HOST:PORT of the cluster's head"),
+        ("", "give HOST:PORT of the cluster's head"),
     ],
 )
 def test_an_address_that_leads_nowhere_is_answered_in_one_line(address: str, words: str) -> None:
@@ -260,7 +237,7 @@ def test_a_page_in_place_of_a_head_is_told_from_one() -> None:
 
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(EnvironmentProblem, match="is no head of Ray but a page"):
+        with pytest.raises(EnvironmentProblem, match=r"no Ray head answers .* a dashboard's URL is for --submit"):
             admit(f"127.0.0.1:{server.server_port}", insecure=False)
         server.shutdown()
 
@@ -275,43 +252,26 @@ def test_nothing_else_counts_as_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_a_cluster_that_demands_certificates_needs_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rays_own_certificates_take_the_place_of_the_probe(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USE_TLS", "1")
-    with pytest.raises(EnvironmentProblem, match="RAY_USE_TLS is set and RAY_TLS_CA_CERT is not"):
-        ask_gcs("localhost:1", None)
-    key, certificate = certificate_for("localhost")
-    for name, content in (("CA_CERT", certificate), ("SERVER_CERT", certificate), ("SERVER_KEY", key)):
-        (tmp_path / name).write_bytes(content)
-        monkeypatch.setenv(f"RAY_TLS_{name}", str(tmp_path / name))
-    credentials = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
-    server = grpc.server(ThreadPoolExecutor(1))
-    server.add_generic_rpc_handlers((Everybody([]),))
-    port = server.add_secure_port("localhost:0", credentials)
-    server.start()
-    try:
-        assert ask_gcs(f"localhost:{port}", None) == "accepted"
-        monkeypatch.delenv("RAY_USE_TLS")
-        with pytest.raises(EnvironmentProblem, match="no Ray answers"):
-            ask_gcs(f"localhost:{port}", None)
-    finally:
-        server.stop(None)
+    assert admit("head.example:6379", insecure=False) == ("head.example:6379", "disabled", False)
+    token_file.write_text("right")
+    assert admit("head.example:6379", insecure=False).mode == "token"
 
 
-def certificate_for(host: str) -> tuple[bytes, bytes]:
-    """A key and a certificate that it signed itself, in PEM."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
-    certificate = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False).sign(
-        key, hashes.SHA256()
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return private, certificate.public_bytes(pem)
+def test_auto_is_the_address_in_the_environment_or_that_of_the_latest_ray_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(EnvironmentProblem, match="no Ray cluster has a node on this machine"):
+        cluster_ray.require_admission("auto", insecure=False)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
+    with pytest.raises(EnvironmentProblem, match=r"no Ray head answers at 127\.0\.0\.1:1 "):
+        cluster_ray.require_admission("auto", insecure=False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
+    with pytest.raises(EnvironmentProblem, match=r"no Ray head answers at 127\.0\.0\.1:2 "):
+        cluster_ray.require_admission("auto", insecure=False)
 
 
 # --- a cluster of our own
@@ -327,9 +287,9 @@ def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(monkeypat
             raise Exception("The current node timed out during startup.")  # as Ray does
         return "started"
 
-    monkeypatch.setattr(cluster_ray, "_ray", start)
+    monkeypatch.setattr("ray.init", start)
     try:
-        assert cluster_ray._started_here() == "started"
+        assert cluster_ray._started({}) == "started"
         assert [process.wait() for process in begun[:-1]] == [-signal.SIGKILL] * (cluster_ray.NODE_STARTS - 1)
         assert begun[-1].poll() is bystander.poll() is None
     finally:
@@ -342,26 +302,9 @@ def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.
     def start(**settings: object) -> None:
         raise Exception("The current node timed out during startup.\nAnd more.")  # as Ray does
 
-    monkeypatch.setattr(cluster_ray, "_ray", start)
+    monkeypatch.setattr("ray.init", start)
     with pytest.raises(EnvironmentProblem, match="could not be reached on this machine: The current node timed out"):
         cluster_ray.connect(None)
-
-
-def test_no_worker_is_told_to_import_from_the_current_folder_or_the_drivers_script(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given: dict[str, Any] = {}
-    monkeypatch.setattr("ray.init", lambda **settings: given.update(settings))
-    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
-    monkeypatch.setenv(cluster_ray.CLUSTERS, "0")
-    for ours, told in ((None, []), (Path("/checkout"), ["/checkout"])):
-        monkeypatch.setattr(cluster_ray, "checkout", lambda ours=ours: ours)
-        cluster_ray._ray(metadata={"search": "n"})
-        job = given["job_config"]
-        job._py_driver_sys_path.extend(["/where/the/script/is", "/where/it/was/called"])  # as `ray.init` does
-        said = job._get_proto_job_config()
-        assert list(said.py_driver_sys_path) == told
-        assert dict(said.metadata) == {"search": "n"}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.cluster import node_check
 from orchestrator.cluster.capacity import WAITING_AFTER_S, Capacity, unplaced
 from orchestrator.cluster.node_check import Difference, Expected, Facts, clock_offset, code_hash, differences, table
-from orchestrator.cluster.ray import LOOK_PERIOD_S, LOST_AFTER_S, HeadHealth, LiveNode, read_nodes
+from orchestrator.cluster.ray import HeadHealth, LiveNode, read_nodes
 from orchestrator.cluster.resources import Allocation, Node
 
 SHARE = Allocation(concurrent=2, cpus=2, gpus=0, reason="")
@@ -204,10 +204,10 @@ def test_a_head_counts_as_lost_after_silence_and_not_for_a_moment_of_it() -> Non
     watch = HeadHealth("10.0.0.1:6379", clock=lambda: now[0], answers=lambda host, port: answers[0])
     assert not watch.is_lost()
     answers[0] = False
-    now[0] = LOST_AFTER_S - LOOK_PERIOD_S
+    now[0] = HeadHealth.LOST_AFTER_S - HeadHealth.LOOK_PERIOD_S
     assert not watch.is_lost()
     answers[0] = True
-    now[0] = LOST_AFTER_S - 1e-6
+    now[0] = HeadHealth.LOST_AFTER_S - 1e-6
     assert not watch.is_lost()
     answers[0] = False
     for _ in range(20):
@@ -223,14 +223,14 @@ def test_the_heads_port_is_asked_by_a_connection() -> None:
         host, port = server.getsockname()
         now = [0.0]
         watch = HeadHealth(f"{host}:{port}", clock=lambda: now[0])
-        now[0] = LOST_AFTER_S
+        now[0] = HeadHealth.LOST_AFTER_S
         assert not watch.is_lost()
-    now[0] = 2 * LOST_AFTER_S
+    now[0] = 2 * HeadHealth.LOST_AFTER_S
     assert watch.is_lost()
 
 
 def test_workers_that_are_kept_while_the_model_is_asked_make_no_trial_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.cluster.capacity._workers_alive", lambda: 4)
+    monkeypatch.setattr("orchestrator.cluster.capacity.placed_workers", lambda: 4)
     assert [unplaced(handed_out) for handed_out in (0, 2, 4, 5)] == [0, 0, 0, 1]
     cluster = Cluster(live("a", 4, free=0))
     room = cluster.capacity()

@@ -14,7 +14,7 @@ from pathlib import Path
 from waiting import PATIENCE_S
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.cluster.authentication import ask_gcs
+from orchestrator.cluster.authentication import head_accepts
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def head(folder: Path, token: str | None, *, address: str = "127.0.0.1") -> Iter
         end = time.monotonic() + PATIENCE_S
         while True:
             try:
-                ask_gcs(f"127.0.0.1:{port}", None)
+                head_accepts(f"127.0.0.1:{port}", None)
                 break
             except EnvironmentProblem:
                 assert process.poll() is None and time.monotonic() < end, "it did not start"

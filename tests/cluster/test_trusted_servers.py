@@ -1,9 +1,7 @@
-"""Servers that only a received search names get nothing until the user has named or confirmed them."""
+"""Servers that only a received search names get nothing until the user has named them."""
 
 from __future__ import annotations
 
-import io
-import json
 import socket
 import stat
 from pathlib import Path
@@ -19,11 +17,11 @@ from orchestrator.base.uris import database_uri, has_password, without_passwords
 from orchestrator.cluster.trusted_servers import (
     ADDRESS,
     TRACKING,
-    confirm,
-    is_confirmed,
     is_own,
-    require_confirmed,
-    state_folder,
+    is_trusted,
+    require_trusted,
+    trust,
+    trusted_servers_file,
 )
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -35,7 +33,7 @@ TRACKER, HEAD = "http://tracker.example:5000", "head.example:6379"
 
 
 @pytest.fixture(autouse=True)
-def nothing_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
@@ -120,55 +118,32 @@ def test_what_the_command_line_names_is_asked_and_remembered_for_that_storage_al
     assert reached == []
 
 
-def test_what_is_confirmed_is_in_a_file_of_the_user_alone_without_passwords(tmp_path: Path) -> None:
-    confirm(tmp_path, TRACKING, "postgresql://me:secret@host/db")
-    file = state_folder() / "confirmed.json"
+def test_what_is_trusted_is_in_a_file_of_the_user_alone_without_passwords(tmp_path: Path) -> None:
+    trust(tmp_path, TRACKING, "postgresql://me:secret@host/db")
+    file = trusted_servers_file()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert "secret" not in file.read_text()
-    assert is_confirmed(tmp_path, TRACKING, "postgresql://me:secret@host/db")
-    assert not is_confirmed(tmp_path, ADDRESS, "postgresql://me:secret@host/db")
-    file.chmod(0o666)
-    assert not is_confirmed(tmp_path, TRACKING, "postgresql://me:secret@host/db"), "others may have written it"
+    assert is_trusted(tmp_path, TRACKING, "postgresql://me:secret@host/db")
+    assert not is_trusted(tmp_path, ADDRESS, "postgresql://me:secret@host/db")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "null", "[[]]", "[1]", "[" * 100_000, "\0"])
-def test_a_damaged_file_confirms_nothing(content: str, tmp_path: Path) -> None:
-    state_folder().mkdir(parents=True)
-    (state_folder() / "confirmed.json").write_text(content)
-    assert not is_confirmed(tmp_path, TRACKING, TRACKER)
-    confirm(tmp_path, TRACKING, TRACKER)
-    assert is_confirmed(tmp_path, TRACKING, TRACKER)
-    assert json.loads((state_folder() / "confirmed.json").read_text())[-1][1:] == [TRACKING, TRACKER]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("answer", ["y\n", "n\n"])
-def test_on_a_terminal_the_user_is_asked_once(
-    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdin", Terminal(answer))
-    monkeypatch.setattr("sys.stderr", said := Terminal())
-    if answer == "n\n":
-        with pytest.raises(SearchError, match="was not used; nothing was sent to it"):
-            require_confirmed(tmp_path, "first", TRACKING, TRACKER)
-        return
-    require_confirmed(tmp_path, "first", TRACKING, TRACKER)
-    require_confirmed(tmp_path, "first", TRACKING, TRACKER)
-    assert "it gets MLflow's user and password. Use it? [y/N]" in said.getvalue()
+@pytest.mark.parametrize("content", ["", "{}\n", "null\n", "[[]]\n", "[" * 100_000 + "\n", "\0\n"])
+def test_a_damaged_file_trusts_nothing(content: str, tmp_path: Path) -> None:
+    trusted_servers_file().parent.mkdir(parents=True)
+    trusted_servers_file().write_text(content)
+    assert not is_trusted(tmp_path, TRACKING, TRACKER)
+    trust(tmp_path, TRACKING, TRACKER)
+    assert is_trusted(tmp_path, TRACKING, TRACKER)
 
 
 def test_the_environment_names_a_server_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", TRACKER)
-    require_confirmed(tmp_path, "first", TRACKING, TRACKER)
+    require_trusted(tmp_path, "first", TRACKING, TRACKER)
     monkeypatch.setenv("RAY_ADDRESS", HEAD)
-    require_confirmed(tmp_path, "first", ADDRESS, HEAD)
+    require_trusted(tmp_path, "first", ADDRESS, HEAD)
     with pytest.raises(SearchError):
-        require_confirmed(tmp_path, "first", TRACKING, f"{TRACKER}0")
+        require_trusted(tmp_path, "first", TRACKING, f"{TRACKER}0")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +211,7 @@ def test_a_password_in_an_address_of_before_is_not_printed_where_a_network_is_re
     save_network(folder, "t0000")
     uri = "http://user:secret@tracker.example"
     name_servers(folder, tracking_uri=uri)
-    confirm(tmp_path, TRACKING, uri)
+    trust(tmp_path, TRACKING, uri)
     monkeypatch.setattr(registry, "_registered", lambda *_: "1")
     assert run(["export", "first", "--out", str(tmp_path / "out"), "--register", "--storage", str(tmp_path)]) == 0
     said = capsys.readouterr()
