@@ -127,7 +127,9 @@ address = click.option(
     "--address", metavar="ADDRESS", help="Ray cluster to join: HOST:PORT or auto.  [default: start one here]"
 )
 insecure = click.option(
-    "--insecure", is_flag=True, help="Also join a cluster that demands no token: anyone who can reach it can run code on it."
+    "--insecure",
+    is_flag=True,
+    help="Also join a cluster that demands no token: anyone who can reach it can run code on it.",
 )
 hang_after = click.option(
     "--hang-after", type=click.FloatRange(min=1), help="Seconds without a step that mean a hang.  [default: 1800]"

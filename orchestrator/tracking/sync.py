@@ -30,7 +30,7 @@ def trusted_tracking_uri(folder: SearchFolder, description: SearchDescription, g
         given: what the user names instead; None is where the search was launched with.
 
     Raises:
-        SearchError: only the description names that place, and the user does not confirm it.
+        SearchError: only the description names that place, and the user has not given it.
     """
     storage = folder.path.parent
     if given is not None:
@@ -96,7 +96,7 @@ def sync(folder: SearchFolder, *, tracking: str | None, patience: float) -> Sync
 
     Raises:
         LeaseError: a process drives the search, and sends what happens itself.
-        SearchError: only the search's own files name the place, and the user does not confirm it.
+        SearchError: only the search's own files name the place, and the user has not given it.
     """
     description = read_description(folder.description)
     uri = trusted_tracking_uri(folder, description, tracking)
