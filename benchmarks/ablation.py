@@ -61,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 ROWS = ("baseline", "b_bot", "b_bot_osm", "b_bot_osm_cl", "attn_cl")
 # What makes a row of the paper fit the demo's data and network.
 SHRUNK = {
-    "clips.persons": 8,
+    "clips.identities": 8,
     "clips.tracklets": 4,
     "clips.pad": 3,
     "model.backbone": "tiny",
@@ -86,7 +86,7 @@ def main() -> None:
     _train([job for job in jobs if not _finished(job, asked.epochs)], asked.processes)
     runs = {name: [_last(asked.out, name, seed) for seed in asked.seeds] for name in names}
     print(_table(runs))
-    say(benchmark="ablation", seeds=asked.seeds, epochs=asked.epochs, figures={n: _figures(r) for n, r in runs.items()})
+    say(benchmark="ablation", seeds=asked.seeds, epochs=asked.epochs, metrics={n: _figures(r) for n, r in runs.items()})
 
 
 def _arguments() -> argparse.Namespace:

@@ -61,7 +61,7 @@ def main() -> None:
                 figures = _measured(Path(folder), slots, algorithm, slots * asked.rounds, asked.seconds)
             found[f"{slots} slots, {algorithm}"] = figures
             print(f"{slots} slots, {algorithm}: {figures}", file=sys.stderr, flush=True)
-    say(benchmark="cluster", seconds_of_a_trial=asked.seconds, trials_a_slot=asked.rounds, figures=found)
+    say(benchmark="cluster", seconds_of_a_trial=asked.seconds, trials_a_slot=asked.rounds, metrics=found)
 
 
 def _measured(folder: Path, slots: int, algorithm: str, trials: int, seconds: float) -> dict[str, float]:

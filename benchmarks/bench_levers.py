@@ -66,7 +66,7 @@ def _arguments() -> argparse.Namespace:
 def _config(asked: argparse.Namespace, **compute: Any) -> TrialConfig:
     return TrialConfig.model_validate(
         {
-            "clips": {"persons": 2, "tracklets": asked.images // 8, "frames": 4},
+            "clips": {"identities": 2, "tracklets": asked.images // 8, "frames": 4},
             "model": {"weights": "none", "height": asked.height, "width": asked.width},
             "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 1.0},
             "compute": compute,

@@ -42,11 +42,11 @@ TRACKLETS, FRAMES = 16, 8
 RUNS = 7
 PAD = 10
 CPU = torch.device("cpu")
-CONFIG = ClipConfig(persons=8, tracklets=2, second_erase=0.0)
-BATCH_FRAMES = CONFIG.persons * CONFIG.tracklets * CONFIG.frames
+CONFIG = ClipConfig(identities=8, tracklets=2, second_erase=0.0)
+BATCH_FRAMES = CONFIG.identities * CONFIG.tracklets * CONFIG.frames
 # Frames per second that a step consumes in the measurement of waiting; an H100 takes 4-6k (ResNet-50, 256 x 128, bf16).
 CONSUMED = (1000, 4000)
-WAITING_PERSONS, WAITING_RUNS = 128, 5
+WAITING_IDENTITIES, WAITING_RUNS = 128, 5
 
 Candidate = Callable[[], object]
 
@@ -74,16 +74,16 @@ def main() -> None:
 
 
 def draw_tracklets(folder: Path) -> list[Tracklet]:
-    """Tracklets of smooth noise with some texture, each a person of its own."""
+    """Tracklets of smooth noise with some texture, each an identity of its own."""
     draws = np.random.default_rng(0)
     tracklets = []
-    for person in range(TRACKLETS):
-        paths = [folder / f"{person}-{frame}.jpg" for frame in range(FRAMES)]
+    for identity in range(TRACKLETS):
+        paths = [folder / f"{identity}-{frame}.jpg" for frame in range(FRAMES)]
         for path in paths:
             coarse, fine = (gaussian_filter(draws.normal(size=(*FILE_SIZE, 3)), (s, s, 0)) for s in (6, 1))
             pixels = 128 + 45 * coarse / coarse.std() + 5 * fine / fine.std()
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=JPEG_QUALITY)
-        tracklets.append(Tracklet(tuple(map(str, paths)), person, 1))
+        tracklets.append(Tracklet(tuple(map(str, paths)), identity, 1))
     return tracklets
 
 
@@ -246,7 +246,7 @@ def _pillow(paths: Sequence[str], transform: Any) -> Candidate:
 
 def _waiting(tracklets: Sequence[Tracklet], workers: int, speed: int) -> dict[str, float]:
     """Share of an epoch spent waiting for batches by a loop whose steps consume `speed` frames a second."""
-    many = [*tracklets] * (WAITING_PERSONS // len(tracklets))
+    many = [*tracklets] * (WAITING_IDENTITIES // len(tracklets))
     loader = _loader(many, CONFIG, FILE_SIZE, workers=workers)
     list(loader)  # workers start
     shares = [_waited_share(loader, BATCH_FRAMES / speed) for _ in range(WAITING_RUNS)]

@@ -6,7 +6,7 @@ clips, and give gradients to embeddings, logits, scores and centers, which have 
 
     .venv/bin/python -m benchmarks.bench_losses
 
-B clips, D embedding, C persons, T frames.
+B clips, D embedding, C identities, T frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer.losses.reid_loss import LossConfig, ReidLoss
 from trainer.model.network import ModelOutput
 
 BATCHES = (32, 64, 128, 256)
-EMBEDDING, PERSONS, FRAMES, CLIPS_PER_PERSON = 2048, 625, 4, 4  # ResNet-50 on MARS, P x 4
+EMBEDDING, IDENTITIES, FRAMES, CLIPS_PER_IDENTITY = 2048, 625, 4, 4  # ResNet-50 on MARS, P x 4
 RUNS, WARMUP = 15, 3
 TOLERANCE = 1e-4
 GOAL = 3.0
@@ -56,14 +56,14 @@ class Clips(NamedTuple):
 
 
 def clips(count: int) -> Clips:
-    """Clips of persons drawn from all; half of the variance of an embedding is its person's."""
+    """Clips of identities drawn from all; half of the variance of an embedding is its identity's."""
     generator = torch.Generator().manual_seed(count)
-    labels = torch.randperm(PERSONS, generator=generator)[: count // CLIPS_PER_PERSON]
-    labels = labels.repeat_interleave(CLIPS_PER_PERSON)
-    persons = torch.randn(PERSONS, EMBEDDING, generator=generator)
+    labels = torch.randperm(IDENTITIES, generator=generator)[: count // CLIPS_PER_IDENTITY]
+    labels = labels.repeat_interleave(CLIPS_PER_IDENTITY)
+    identities = torch.randn(IDENTITIES, EMBEDDING, generator=generator)
     own = torch.randn(count, EMBEDDING, generator=generator)
-    embedding = (persons[labels] + own) / 2**0.5
-    logits = torch.randn(count, PERSONS, generator=generator)
+    embedding = (identities[labels] + own) / 2**0.5
+    logits = torch.randn(count, IDENTITIES, generator=generator)
     scores = torch.rand(count, FRAMES, generator=generator)
     erased = torch.rand(count, FRAMES, generator=generator) < 0.5
     return Clips(logits.requires_grad_(), embedding.requires_grad_(), scores.requires_grad_(), labels, erased)
@@ -179,14 +179,14 @@ def main() -> int:
     the trainer's are, where memory is kept and both are faster; 1 if results differ."""
     threads = torch.get_num_threads()
     torch.manual_seed(0)
-    loss = ReidLoss(CONFIG, PERSONS, EMBEDDING)
+    loss = ReidLoss(CONFIG, IDENTITIES, EMBEDDING)
     compared = [compare(loss, count, used) for used in sorted({1, threads}) for count in BATCHES]
     prepare_process()
     in_prepared = [compare(loss, count, 1) for count in BATCHES]
     agree = all(agrees for _, agrees in (*compared, *in_prepared))
     rows = [{**row, "prepared_process": False} for row, _ in compared]
     rows += [{**row, "prepared_process": True} for row, _ in in_prepared]
-    say(benchmark="losses", embedding=EMBEDDING, persons=PERSONS, goal=GOAL, agree=agree, results=rows)
+    say(benchmark="losses", embedding=EMBEDDING, identities=IDENTITIES, goal=GOAL, agree=agree, results=rows)
     return 0 if agree else 1
 
 

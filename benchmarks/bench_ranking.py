@@ -21,7 +21,7 @@ from benchmarks.measuring import extra_memory, measure, measure_once, say
 from trainer.compute import prepare_process
 from trainer.evaluation.metrics import Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
 
-PERSONS = 1252  # about 9 matches a query, as MARS has
+IDENTITIES = 1252  # about 9 matches a query, as MARS has
 RUNS = 7
 TOLERANCE = 1e-5
 GOAL = 1.15
@@ -31,7 +31,7 @@ def main() -> int:
     """Measures all, prints one JSON line, and says whether the figures agree."""
     asked = _arguments()
     torch.set_num_threads(1)
-    given = peers.case(asked.queries, asked.gallery, asked.dimensions, PERSONS)
+    given = peers.case(asked.queries, asked.gallery, asked.dimensions, IDENTITIES)
     memory = _memory(given, asked.quick)
     prepare_process()
     others = peers.rankers()

@@ -27,7 +27,7 @@ from trainer.evaluation.rerank import k_reciprocal_distance
 
 DIMENSIONS = 2048
 QUERIES = 1980 / 13290
-TRACKLETS_OF_A_PERSON = 18
+TRACKLETS_OF_AN_IDENTITY = 18
 SLOW_FROM = 3001
 TOLERANCE = 2e-4
 BEYOND = 1e-5  # share of the distances
@@ -56,7 +56,7 @@ def _arguments() -> argparse.Namespace:
 
 def _embeddings(size: int) -> tuple[Tensor, Tensor]:
     queries = round(size * QUERIES)
-    case = peers.case(queries, size - queries, DIMENSIONS, 2 * size // TRACKLETS_OF_A_PERSON, noise=1.5)
+    case = peers.case(queries, size - queries, DIMENSIONS, 2 * size // TRACKLETS_OF_AN_IDENTITY, noise=1.5)
     return case.query, case.gallery
 
 

@@ -24,7 +24,7 @@ from trainer.input.augment import normalised
 from trainer.input.batches import Batch
 from trainer.training.learner import Learner
 
-PERSONS = 625  # MARS
+IDENTITIES = 625  # MARS
 FRAMES = 4
 # Forward and backward of ResNet-50 with last stride 1, per image; other sizes in proportion to their pixels.
 GIGAFLOP = {(256, 128): 24.2, (224, 112): 18.8}
@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
 def _compared(precision: str, asked: argparse.Namespace, device: torch.device) -> dict[str, object]:
     config = TrialConfig.model_validate(
         {
-            "clips": {"persons": asked.clips // 4, "tracklets": 4, "frames": FRAMES},
+            "clips": {"identities": asked.clips // 4, "tracklets": 4, "frames": FRAMES},
             "model": {"weights": "none", "height": asked.height, "width": asked.width},
             "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 1.0},
             "compute": {"precision": precision, "compile": asked.compile},
@@ -98,19 +98,19 @@ def _gigaflop(height: int, width: int) -> float:
 
 
 def in_memory_batch(config: TrialConfig, device: torch.device) -> Batch:
-    """A batch of random pixels of the configured shape, each person with all its tracklets."""
-    clips = config.clips.persons * config.clips.tracklets
+    """A batch of random pixels of the configured shape, each identity with all its tracklets."""
+    clips = config.clips.identities * config.clips.tracklets
     generator = torch.Generator().manual_seed(0)
     size = (clips, FRAMES, 3, config.model.height, config.model.width)
     frames = torch.randint(256, size, dtype=torch.uint8, generator=generator)
-    labels = torch.arange(config.clips.persons).repeat_interleave(config.clips.tracklets)
+    labels = torch.arange(config.clips.identities).repeat_interleave(config.clips.tracklets)
     erased = torch.rand(clips, FRAMES, generator=generator) < config.clips.erase
     return Batch(frames.to(device), labels.to(device), erased.to(device), None)
 
 
 def whole_step(config: TrialConfig, batch: Batch, device: torch.device) -> Callable[[], None]:
     """A training step on the batch, as `trainer.fit` takes it."""
-    learner = Learner(config, PERSONS, device, own_weights=True)
+    learner = Learner(config, IDENTITIES, device, own_weights=True)
     learner.compile()
     learner.begin_epoch(0)
     seen: list[Tensor] = []
@@ -123,7 +123,7 @@ def whole_step(config: TrialConfig, batch: Batch, device: torch.device) -> Calla
 
 
 def _bare_network(config: TrialConfig, batch: Batch, device: torch.device) -> Callable[[], None]:
-    backbone = Learner(config, PERSONS, device, own_weights=True).model.backbone.train()
+    backbone = Learner(config, IDENTITIES, device, own_weights=True).model.backbone.train()
     if config.compute.compile:
         backbone.compile()
     frames = normalised(batch.frames.flatten(0, 1))

@@ -50,15 +50,15 @@ Ranker = Callable[[Case], Figures]
 Reranker = Callable[[Tensor, Tensor], np.ndarray]
 
 
-def case(queries: int, gallery: int, dimensions: int, persons: int, *, cameras: int = 6, noise: float = 6.0) -> Case:
-    """Tracklets of as many persons, the queries' among them, whose embeddings lie around the person's; seeded."""
+def case(queries: int, gallery: int, dimensions: int, identities: int, *, cameras: int = 6, noise: float = 6.0) -> Case:
+    """Tracklets of as many identities, the queries' among them, whose embeddings lie around the identity's; seeded."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(high: int, size: int) -> Tensor:
         return torch.randint(high, (size,), generator=generator)
 
-    ids = draw(persons // 2, queries), draw(persons, gallery)
-    centers = torch.randn(persons, dimensions, generator=generator)
+    ids = draw(identities // 2, queries), draw(identities, gallery)
+    centers = torch.randn(identities, dimensions, generator=generator)
     embeddings = [
         (centers[who] + noise * torch.randn(len(who), dimensions, generator=generator)).contiguous() for who in ids
     ]
@@ -102,12 +102,14 @@ def rank_query_by_query(given: Case) -> Figures:
     """A sort of all distances, then a pass over the ranked list of each query."""
     distances = squared_distances(given.query, given.gallery).numpy()
     order = np.argsort(distances, axis=1)
-    persons, cameras = given.gallery_ids.numpy(), given.gallery_cameras.numpy()
-    matches = (persons[order] == given.query_ids.numpy()[:, None]).astype(np.int32)
+    identities, cameras = given.gallery_ids.numpy(), given.gallery_cameras.numpy()
+    matches = (identities[order] == given.query_ids.numpy()[:, None]).astype(np.int32)
     curves, precisions = [], []
-    for query, (person, camera) in enumerate(zip(given.query_ids.tolist(), given.query_cameras.tolist(), strict=True)):
+    for query, (identity, camera) in enumerate(
+        zip(given.query_ids.tolist(), given.query_cameras.tolist(), strict=True)
+    ):
         ranked = order[query]
-        kept = ~((persons[ranked] == person) & (cameras[ranked] == camera))
+        kept = ~((identities[ranked] == identity) & (cameras[ranked] == camera))
         hits = matches[query][kept]
         if not hits.any():
             continue
@@ -144,7 +146,7 @@ def rank_by_torchreid(given: Case) -> Figures:
 
 
 def rank_by_oml(given: Case) -> Figures:
-    """`oml.functional`: what one camera saw of a person is a sequence there, which is left out likewise."""
+    """`oml.functional`: what one camera saw of an identity is a sequence there, which is left out likewise."""
     from oml.functional.knn import batched_knn_qg  # type: ignore[import-not-found]
     from oml.functional.metrics import calc_retrieval_metrics  # type: ignore[import-not-found]
 

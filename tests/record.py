@@ -39,7 +39,7 @@ IDENTIFIER = re.compile(r"\b[0-9a-f]{32}\b|\b[0-9a-f]{8}-[0-9a-f-]{27}\b")
 
 TRIAL = {
     "data": {"root": "tiny", "validation": {"share": 0.4}},
-    "clips": {"persons": 4, "tracklets": 2, "frames": 2, "pad": 2},
+    "clips": {"identities": 4, "tracklets": 2, "frames": 2, "pad": 2},
     "model": {"backbone": "tiny", "weights": "none", "height": 32, "width": 16},
     "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 0.1},
     "optim": {"epochs": 4, "learning_rate": 2e-3},

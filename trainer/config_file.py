@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from trainer.errors import ConfigError
-from trainer.formatting import KeyPath, did_you_mean, plain_words, spelled
+from trainer.formatting import KeyPath, did_you_mean, plain_words, renamed_settings, spelled
 from trainer.yaml_file import Document, YamlError, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -32,12 +32,7 @@ def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
         # As JSON text, numbers stay numbers and text becomes no number, but a list may be a tuple.
         return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            keys = tuple(problem["loc"])
-            place = document.places.get(keys)
-            where = f"{path}:{place[0]}:{place[1]}" if place else f"{path}"
-            lines.append(f"{where}: {_problem(problem)}")
+        lines = [f"{_where(path, document, tuple(each['loc']))}: {_problem(each)}" for each in error.errors()]
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -53,6 +48,9 @@ def read_tree(path: Path, overrides: Sequence[str] = ()) -> tuple[Document, Any]
         document = read_yaml(path)
     except YamlError as error:
         raise ConfigError(str(error)) from error
+    lines = [f"{_where(path, document, keys)}: {what}" for keys, what in renamed_settings(document.data)]
+    if lines:
+        raise ConfigError("\n".join(lines))
     for override in overrides:
         _lay_over(document.data, override)
     return document, document.data
@@ -73,6 +71,12 @@ def overridden(config: TrialConfig, overrides: Sequence[str]) -> TrialConfig:
         return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(f"--set {_problem(problem)}" for problem in error.errors())) from error
+
+
+def _where(path: Path, document: Document, keys: KeyPath) -> str:
+    """File, line and column of a setting; the file alone where it does not stand there."""
+    place = document.places.get(keys)
+    return f"{path}:{place[0]}:{place[1]}" if place else f"{path}"
 
 
 def _problem(problem: ErrorDetails) -> str:
@@ -97,6 +101,8 @@ def _lay_over(tree: Any, override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override}: write PATH=VALUE")
+    for _, what in renamed_settings(path):
+        raise ConfigError(f"--set {override}: {what}")
     try:
         value = parse_yaml(text, name=f"--set {override}").data
     except YamlError as error:

@@ -57,8 +57,8 @@ class ExportedNetwork(NamedTuple):
     """As it is in `config.json` beside the file: without the paths of this machine."""
     epoch: int
     """Epochs after which the weights were saved."""
-    persons: int
-    """Classes of the classifier: persons that it was trained on."""
+    identities: int
+    """Classes of the classifier: identities that it was trained on."""
     embedding: int
     """Length of an embedding, D."""
     parameters: int
@@ -109,7 +109,7 @@ def export_network(checkpoint: Path, out: Path, to: ExportFormat) -> ExportedNet
         file=file,
         config=config,
         epoch=state["epoch"],
-        persons=model.classifier.out_features,
+        identities=model.classifier.out_features,
         embedding=model.embedding_dim,
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         difference=difference,

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 Recipe = Literal["fixed", "paper"]
 
-PAPER_CENTERS = 751  # persons of Market-1501, whatever the data set: the default that the paper's code never overrides
+PAPER_CENTERS = (
+    751  # identities of Market-1501, whatever the data set: the default that the paper's code never overrides
+)
 
 PAPER: dict[str, dict[str, Any]] = {
     "clips": {"sampling": "consecutive_paper", "crop": "translate", "erase_fill": "light_grey"},

@@ -67,7 +67,7 @@ def comparison_text(found: EvaluationComparison) -> str:
     result = found.comparison
     lines = [
         f"mAP {100 * found.before:.1f} -> {100 * found.after:.1f}  difference {100 * result.delta:+.1f} "
-        f"[{100 * result.low:+.1f}, {100 * result.high:+.1f}] (95 %, persons resampled), p {result.p_value:.2g}  "
+        f"[{100 * result.low:+.1f}, {100 * result.high:+.1f}] (95 %, identities resampled), p {result.p_value:.2g}  "
         f"({found.protocol} protocol, {counted(found.queries, 'query', 'queries')})",
         f"queries better {result.better}, worse {result.worse}, equal {result.equal}",
     ]
@@ -82,7 +82,7 @@ def comparison_text(found: EvaluationComparison) -> str:
 
 def _changes(title: str, changes: Sequence[QueryChange]) -> list[str]:
     return [f"largest {title}" if changes else f"no {title}"] + [
-        f"  {change.first_frame}  person {change.person}, camera {change.camera}  AP {100 * change.before:.1f} -> "
+        f"  {change.first_frame}  identity {change.identity}, camera {change.camera}  AP {100 * change.before:.1f} -> "
         f"{100 * change.after:.1f}"
         for change in changes[:SHOWN_CHANGES]
     ]

@@ -31,7 +31,7 @@ class Figures(FrozenConfig):
     mINP: Share
     """Mean inverse negative penalty (Ye et al. 2021)."""
     rank1: Share
-    """CMC at rank 1: share of queries whose nearest gallery tracklet shows the same person."""
+    """CMC at rank 1: share of queries whose nearest gallery tracklet shows the same identity."""
     rank5: Share
     """CMC at rank 5."""
     rank10: Share

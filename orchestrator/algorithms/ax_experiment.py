@@ -54,9 +54,9 @@ def ax_experiment(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]
     ours = [predictions.get(trial.key) or _observation(space, trial) for trial in in_order]
     others = [term.metric for term in space.objective.terms[1:]]
     earlier = [
-        _completed(space, known.params, known.value, known.standard_error, known.figures)
+        _completed(space, known.params, known.value, known.standard_error, known.metrics)
         for known in study.attached
-        if all(metric in known.figures for metric in others)
+        if all(metric in known.metrics for metric in others)
     ]
     completed = [trial for trial in earlier + ours if trial["state"] == "completed"]
     return {

@@ -1,4 +1,4 @@
-"""The best configurations trained on all persons and judged on the test set, as pure functions of the history.
+"""The best configurations trained on all identities and judged on the test set, as pure functions of the history.
 
 The test set says nothing as long as a search can still follow it: it is opened by hand, once a search is finished, for
 configurations that were chosen without it, and that it was opened is an event of the journal.

@@ -36,7 +36,7 @@ class Replicate(NamedTuple):
     original: Trial
     seed: int
     fold: int | None
-    """The validation fold, where the search's persons are dealt into folds."""
+    """The validation fold, where the search's identities are dealt into folds."""
 
 
 class Confirmation(NamedTuple):
@@ -144,9 +144,9 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % confidence interval of the mean of independent values (Student 1908); None for fewer than two.
 
     It covers what differs between the values: the seed and, where the repeats were judged on several folds, the choice
-    of the validation persons (folds share training persons, so that the interval is somewhat too narrow for that). It
-    does not cover the error of a figure over the queries of one split, which is `mAP_standard_error`. Three values of
-    shares may well give an interval that ends beyond 0 or 1.
+    of the validation identities (folds share training identities, so that the interval is somewhat too narrow for
+    that). It does not cover the error of a figure over the queries of one split, which is `mAP_standard_error`. Three
+    values of shares may well give an interval that ends beyond 0 or 1.
     """
     if len(values) < 2:
         return None
@@ -212,7 +212,7 @@ def replicate_seed(seed: int, number: int) -> int:
 def replicate_fold(config: TrialConfig, number: int) -> int | None:
     """The validation fold of repeat `number`, counted from 1: the other folds in turn, None where there are no folds.
 
-    Never that of the search, whose persons have had their say in the choice of the configuration.
+    Never that of the search, whose identities have had their say in the choice of the configuration.
     """
     validation = config.data.validation
     if validation.folds is None:

@@ -52,8 +52,8 @@ def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
 def learning_curve(trial: Trial, objective: Objective) -> list[float]:
     """What the objective made of the trial at each of its evaluations; larger is better."""
     first = objective.first
-    figures = (result.metrics() for result in trial.results)
-    values = [first.sign * figure[first.metric] for figure in figures if first.metric in figure]
+    metrics = (result.metrics() for result in trial.results)
+    values = [first.sign * figure[first.metric] for figure in metrics if first.metric in figure]
     return list(_best_so_far(values)) if objective.epoch == "best" else values
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def trial_config(space: SearchSpace, trial: Trial) -> TrialConfig:
-    """The trainer's configuration of a trial, with its seed, its validation persons and its number of epochs."""
+    """The trainer's configuration of a trial, with its seed, its validation identities and its number of epochs."""
     config = space.config(trial.params, seed=trial.seed)
     if trial.finalization:
         return without_validation_split(config, trial.epochs, trial.evaluation)

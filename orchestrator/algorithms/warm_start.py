@@ -46,7 +46,7 @@ def observations(start: WarmStart, new: SearchDescription) -> ObservationsAttach
     differences = [*_differences(old, earlier.space, new), *earlier.other_settings(new.space)]
     if differences and not start.anyway:
         raise SearchError(
-            f"--warm-start {old.search}: its figures do not compare with those of this search, which differs in "
+            f"--warm-start {old.search}: its metrics do not compare with those of this search, which differs in "
             f"{_listed(differences)}; launch without it, or with --warm-start-anyway if they still say something"
         )
     found = list(earlier.within(new.space))
@@ -97,7 +97,7 @@ class _Earlier(NamedTuple):
                     params=point,
                     value=found.value,
                     standard_error=found.standard_error,
-                    figures=modelled_metrics(found, new.objective),
+                    metrics=modelled_metrics(found, new.objective),
                 )
 
     def _completed(self) -> list[Trial]:

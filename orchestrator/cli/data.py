@@ -44,7 +44,7 @@ def synth(folder: Path, size: str, seed: int) -> int:
             progress=lambda done, total: progress(f"drawing {folder.name}", done, total),
         )
     click.echo(
-        f"{folder}: mini-MARS {size}, seed {seed}: {made.persons} persons, {made.tracklets} tracklets, "
+        f"{folder}: mini-MARS {size}, seed {seed}: {made.identities} identities, {made.tracklets} tracklets, "
         f"{made.frames} frames, {made.bytes / 1e6:.1f} MB, {made.seconds:.1f} s; "
         "SYNTHETIC, never to be compared with published figures"
     )
@@ -86,7 +86,7 @@ def check(
 @_name
 @options.as_json
 def stats(folder: Path, name: str | None, as_json: bool) -> int:
-    """Show how many persons, tracklets, cameras and frames there are, and how they are distributed."""
+    """Show how many identities, tracklets, cameras and frames there are, and how they are distributed."""
     import json
 
     from orchestrator.show.data_check import statistics_document, statistics_text
@@ -131,10 +131,10 @@ def preview(folder: Path, name: str | None, out: Path, count: int, seed: int, im
 
 
 def _drawn(splits: Splits, count: int, seed: int) -> list[Tracklet]:
-    """Some of all tracklets, by person and camera."""
+    """Some of all tracklets, by identity and camera."""
     everything = [tracklet for part in splits for tracklet in part]
     some = random.Random(seed).sample(everything, min(count, len(everything)))
-    return sorted(some, key=lambda tracklet: (tracklet.person, tracklet.camera))
+    return sorted(some, key=lambda tracklet: (tracklet.identity, tracklet.camera))
 
 
 def _pixels(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:

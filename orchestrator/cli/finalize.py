@@ -47,7 +47,7 @@ def finalize(
     insecure: bool,
     strict: bool,
 ) -> int:
-    """Train the best configurations on all persons and judge them on the test set, which is opened once.
+    """Train the best configurations on all identities and judge them on the test set, which is opened once.
 
     To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`; options that
     differ from those of the one under way are refused.

@@ -59,7 +59,7 @@ def compare(names: tuple[str, ...], sheet: Path | None, images: bool, storage: P
     show_default=True,
     help="A page, its tables as Markdown, the trials as CSV, or everything as JSON.",
 )
-@click.option("--images", is_flag=True, help="Show pictures of persons also of real data.")
+@click.option("--images", is_flag=True, help="Show pictures of people also of real data.")
 @click.option("--without-model", is_flag=True, help="Leave out what Ax's model says; saves ten seconds and more.")
 @click.option("--to-mlflow", is_flag=True, help="Also put the file among those of the search's run in MLflow.")
 @options.storage
@@ -188,7 +188,7 @@ def reproduce(
         click.echo(text, err=True)
     folder = out or reproduce.fresh_folder(loaded, planned.trial)
     done = reproduce.reproduce(
-        loaded, planned, folder, lambda epoch, found: click.echo(f"epoch {epoch}: {found.figures} figures", err=True)
+        loaded, planned, folder, lambda epoch, found: click.echo(f"epoch {epoch}: {found.compared} numbers", err=True)
     )
     if as_json:
         click.echo(json.dumps(reproduce_view.document(loaded, planned, done)))

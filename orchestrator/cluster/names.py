@@ -22,7 +22,7 @@ def short_names(paths: list[str]) -> dict[str, str]:
 
 
 def leading_parameters(params: Mapping[str, Any]) -> str:
-    """The first parameters of a trial and their values, such as `learning_rate=0.0003742 persons=4`."""
+    """The first parameters of a trial and their values, such as `learning_rate=0.0003742 identities=4`."""
     names = short_names(list(params))
     return " ".join(f"{names[path]}={number(params[path])}" for path in list(params)[:LEADING])
 

@@ -82,7 +82,7 @@ def gpus() -> Iterator[Finding]:
             continue
         text = f"{number}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
         if free < SMALL_GPU_BYTES:
-            advice = "`launch --dry-run` tells whether a trial fits; otherwise fewer persons a batch, or another GPU"
+            advice = "`launch --dry-run` tells whether a trial fits; otherwise fewer identities a batch, or another GPU"
             yield Finding("warn", "gpu", text, advice)
         else:
             yield Finding("ok", "gpu", text)

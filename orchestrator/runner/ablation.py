@@ -45,7 +45,7 @@ def rows_under_way(ablation: Ablation) -> Iterator[Row]:
     """The searches of the ablation, one after the other: each to be driven to its end before the next is asked for.
 
     A row comes twice: first with one trial, whose figures on the validation split tell whether it works at all, then
-    with the trainings on all persons for the test set. What is done already is not done again.
+    with the trainings on all identities for the test set. What is done already is not done again.
 
     Raises:
         SearchError: a row names no point to start with, or is there already with other settings or seeds.

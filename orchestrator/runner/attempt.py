@@ -69,7 +69,7 @@ class Assignment(FrozenConfig):
     fold: int | None = None
     """The validation fold, where it is not that of the search."""
     tests: bool = False
-    """Whether all persons are trained on, and the network is judged on the test set in the end."""
+    """Whether all identities are trained on, and the network is judged on the test set in the end."""
     storage: str | None = None
     """URI of the storage that holds the search; the attempt then works in its node's mirror. None is a folder that
     all nodes see."""

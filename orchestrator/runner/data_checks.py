@@ -23,19 +23,19 @@ def misfits(space: SearchSpace) -> tuple[list[str], list[str]]:
     if space.synthetic is not None or not config.data.root.is_dir():
         return [], []
     train = read_splits(config.data).train
-    by_split = [Counter(train[index].person for index in split.train) for split in cut_splits(space, train).values()]
+    by_split = [Counter(train[index].identity for index in split.train) for split in cut_splits(space, train).values()]
     tracklets = min(by_split, key=len)
-    persons, each = _largest(space, "clips.persons"), _largest(space, "clips.tracklets")
-    persons, each = persons or config.clips.persons, each or config.clips.tracklets
+    identities, each = _largest(space, "clips.identities"), _largest(space, "clips.tracklets")
+    identities, each = identities or config.clips.identities, each or config.clips.tracklets
     wrong, notes = [], []
-    if persons > len(tracklets):
+    if identities > len(tracklets):
         wrong.append(
-            f"clips.persons: {persons} persons per batch, but the validation split leaves {len(tracklets)} to train on "
-            f"at {config.data.root}; lower clips.persons or data.validation.share"
+            f"clips.identities: {identities} identities per batch, but the validation split leaves "
+            f"{len(tracklets)} to train on at {config.data.root}; lower clips.identities or data.validation.share"
         )
     if each > (usual := median(tracklets.values())):
         notes.append(
-            f"clips.tracklets: {each} per person, but half of the persons have at most {usual:g}: clips repeat"
+            f"clips.tracklets: {each} per identity, but half of the identities have at most {usual:g}: clips repeat"
         )
     return wrong, notes
 

@@ -30,7 +30,7 @@ SMALL_SPACE = "demo.yaml"
 # What it borrows: the size of things. What the space is about, its losses and the kind of its network, stays its own.
 SMALL_SPLIT = ("data.validation.share", "data.validation.distractors", "data.validation.seed")
 SMALL_SIZES = (
-    *("clips.frames", "clips.persons", "clips.tracklets", "clips.pad"),
+    *("clips.frames", "clips.identities", "clips.tracklets", "clips.pad"),
     *("model.backbone", "model.weights", "model.height", "model.width"),
     *("optim.epochs", "evaluation.every"),
 )
@@ -140,7 +140,7 @@ def small_settings(space: SearchSpace) -> list[str]:
     import torch
 
     small = SearchSpace.load(SMALL_SPACE)
-    # Generated data has MARS' layout and few persons.
+    # Generated data has MARS' layout and few identities.
     overrides = [f"synthetic={small.synthetic}", "data.name=mars", "data.fold=0", "data.validation.folds=null"]
     overrides += ["data.validation.fold=0", "evaluation.protocol=mars"]
     borrowed = SMALL_SPLIT if torch.cuda.is_available() else (*SMALL_SPLIT, *SMALL_SIZES)

@@ -103,7 +103,7 @@ def _failure(reply: Mapping[str, Any], code: int, errors: IO[bytes]) -> Exceptio
     if code == -9:
         return EnvironmentProblem(
             "the process that tried the largest configuration was killed from outside: most likely it did not fit into "
-            "the memory; lower clips.persons, clips.tracklets, clips.frames or the size of frames"
+            "the memory; lower clips.identities, clips.tracklets, clips.frames or the size of frames"
         )
     errors.seek(0)
     said = errors.read().decode(errors="replace").strip()[-LAST_WORDS:]

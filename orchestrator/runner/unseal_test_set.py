@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TOP, SEEDS = 3, 3
 # All frames, but no more than 41 clips, as the paper's code: figures are then like for like with published ones.
 FINAL_EVALUATION = ("evaluation.sampling=dense", "evaluation.max_clips=41")
-# What of `evaluation` a training on all persons, judged once and with re-ranking, does not look at.
+# What of `evaluation` a training on all identities, judged once and with re-ranking, does not look at.
 WITHOUT_EFFECT = ("every", "reranking", "folder", "images")
 
 

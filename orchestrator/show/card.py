@@ -44,7 +44,7 @@ OUT_OF_SCOPE = """\
   much of their accuracy there.
 - Groups of people: no figure was broken down by age, sex, skin or disability."""
 PRIVACY = """\
-Weights and embeddings of real people are personal data: embeddings of one person are alike, which is what they are
+Weights and embeddings of real people are personal data: embeddings of one identity are alike, which is what they are
 for, and classifier rows stand for the people it was trained on. Keep them as safe as the pictures, delete them with
 these, and do not publish them without asking the data set's authors. Files written by an export are not deleted by
 `reidsearch purge`."""
@@ -131,7 +131,7 @@ def _data(loaded: LoadedSearch, exported: ExportedNetwork) -> str:
     description, data = loaded.description, exported.config.data
     note = SYNTHETIC_DATA if description.synthetic else DATA_NOTES[data.name]
     return (
-        f"{note}\n\n- layout `{data.name}`, partition {data.fold}, {exported.persons} persons trained on\n"
+        f"{note}\n\n- layout `{data.name}`, partition {data.fold}, {exported.identities} identities trained on\n"
         f"- fingerprint of its lists {markdown_code(description.data_fingerprint)}, of its files "
         f"{markdown_code(description.data_manifest or 'none')}"
     )
@@ -164,7 +164,7 @@ def _remarks(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterat
     completed = len(loaded.study.completed)
     if figures.validation is not None:
         yield (
-            f"The validation split shares no person with the training part. The configuration is one of {completed} "
+            f"The validation split shares no identity with the training part. The configuration is one of {completed} "
             "completed ones that were compared on it, and the epoch was chosen on it: its figures are too good."
         )
     found = figures.confirmation

@@ -124,7 +124,7 @@ class Pair(NamedTuple):
 
     before: Side
     after: Side
-    figures: dict[str, Change]
+    metrics: dict[str, Change]
     queries: EvaluationComparison | None
     """Query by query; None where one of them left no evaluation."""
     seeds: SeedDifference | None
@@ -211,14 +211,14 @@ def _check_comparable(first: Side, other: Side) -> None:
             f"{other.name} was judged under protocol {protocols[1]}, {first.name} under {protocols[0]}; their figures "
             "must not be compared, evaluate both under one (`evaluate` with --set evaluation.protocol=...)"
         )
-    if _persons(first) != _persons(other):
+    if _identities(first) != _identities(other):
         raise SearchError(
-            f"{other.name} was judged on other persons than {first.name} (another validation split or fold); their "
+            f"{other.name} was judged on other identities than {first.name} (another validation split or fold); their "
             "figures must not be compared"
         )
 
 
-def _persons(side: Side) -> JsonValue:
+def _identities(side: Side) -> JsonValue:
     """What tells one validation split from another."""
     try:
         found: JsonValue = loads_checked(read_regular(side.split))

@@ -61,7 +61,7 @@ def _pair_document(pair: Pair) -> dict[str, Any]:
     return {
         "before": pair.before.name,
         "after": pair.after.name,
-        "metrics": {name: {**change._asdict(), "delta": change.delta} for name, change in pair.figures.items()},
+        "metrics": {name: {**change._asdict(), "delta": change.delta} for name, change in pair.metrics.items()},
         "query_noise": None if pair.queries is None else _queries_document(pair.queries),
         "seed_noise": None if pair.seeds is None else {**pair.seeds._asdict(), "exceeds": pair.seeds.exceeds},
     }
@@ -129,7 +129,7 @@ def _figures_table(comparison: Comparison) -> Table:
     for name, value in first.items():
         if name.endswith("_standard_error"):
             continue
-        changes = [pair.figures.get(name) for pair in comparison.pairs]
+        changes = [pair.metrics.get(name) for pair in comparison.pairs]
         if any(change is not None for change in changes) or not comparison.pairs:
             table.add_row(name, _figure(name, value), *(_changed(name, change) for change in changes))
     table.add_row("epoch", *(str(side.epoch.epoch) for side in comparison.sides), style="dim")
@@ -160,7 +160,7 @@ def _plain(value: JsonValue) -> JsonValue:
 
 def pair_lines(pair: Pair) -> Iterator[str]:
     """What a difference is worth, and where it comes from."""
-    change = pair.figures[METRIC]
+    change = pair.metrics[METRIC]
     yield f"{pair.after.name} against {pair.before.name}: {METRIC} {100 * change.delta:+.1f}"
     yield f"  queries   {_query_verdict(pair.queries)}"
     yield f"  seeds     {_seed_verdict(pair.seeds)}"
@@ -174,7 +174,7 @@ def _query_verdict(found: EvaluationComparison | None) -> str:
     result = found.comparison
     return (
         f"{_verdict(result.low, result.high)} (95 % interval of {100 * result.delta:+.1f}: {100 * result.low:+.1f} to "
-        f"{100 * result.high:+.1f}, persons resampled, p {result.p_value:.2g}); {result.better} better, "
+        f"{100 * result.high:+.1f}, identities resampled, p {result.p_value:.2g}); {result.better} better, "
         f"{result.worse} worse, {result.equal} equal of {found.queries}"
     )
 
@@ -202,7 +202,7 @@ def _where(found: EvaluationComparison) -> Iterator[str]:
         yield f"  cameras   {pair}  {_points(change)}, {counted(change.queries, 'query', 'queries')}"
     for title, changes in (("gains", found.gains), ("losses", found.losses)):
         for each in changes[:SHOWN]:
-            yield f"  {title:<9} {each.first_frame} (person {each.person}, camera {each.camera})  {_points(each)}"
+            yield f"  {title:<9} {each.first_frame} (identity {each.identity}, camera {each.camera})  {_points(each)}"
 
 
 def _ends(moved: list[CameraPairChange]) -> list[CameraPairChange]:

@@ -25,7 +25,7 @@ def check_text(found: DataCheck) -> str:
     lines = [
         f"ok   {found.folder}: {found.title}{form}",
         *(
-            f"ok   {name:<8} {part.persons:>6,} persons {part.tracklets:>7,} tracklets {part.frames:>10,} frames"
+            f"ok   {name:<8} {part.identities:>6,} identities {part.tracklets:>7,} tracklets {part.frames:>10,} frames"
             for name, part in (("train", found.train), ("query", found.query), ("gallery", found.gallery))
         ),
         *([f"ok   these are the published counts{_of_all(found.partitions)}"] if found.counts_as_published else []),
@@ -56,7 +56,7 @@ def statistics_text(folder: DataFolder, found: Statistics) -> str:
     partition = f", partition 0 of {data_set.folds}" if data_set.folds > 1 else ""
     head = [
         f"{folder.root}: {data_set.title}{partition}" + ("  SYNTHETIC" if folder.synthetic else ""),
-        f"{'':<8} {'persons':>8} {'tracklets':>10} {'frames':>10} {'distractors':>12} {'under 4 frames':>15}",
+        f"{'':<8} {'identities':>10} {'tracklets':>10} {'frames':>10} {'distractors':>12} {'under 4 frames':>15}",
         *(_counts_row(name, part) for name, part in found.parts.items()),
         "",
         f"{'frames':<8} {'least':>8} {'quarter':>10} {'median':>10} {'three quarters':>15} {'most':>8} {'mean':>8}",
@@ -69,7 +69,10 @@ def statistics_text(folder: DataFolder, found: Statistics) -> str:
             if part.lengths
         ),
         *(_bars(f"{name}: tracklets by camera", part.tracklets_by_camera) for name, part in found.parts.items()),
-        *(_bars(f"{name}: persons by number of cameras", each) for name, each in found.persons_by_cameras.items()),
+        *(
+            _bars(f"{name}: identities by number of cameras", each)
+            for name, each in found.identities_by_cameras.items()
+        ),
         *(
             _bars(f"queries by matches, protocol {protocol}", each)
             for protocol, each in found.queries_by_matches.items()
@@ -132,8 +135,8 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _counts_row(name: str, part: PartStatistics) -> str:
-    persons, tracklets, frames = part.counts
-    return f"{name:<8} {persons:>8,} {tracklets:>10,} {frames:>10,} {part.distractors:>12,} {part.short:>15,}"
+    identities, tracklets, frames = part.counts
+    return f"{name:<8} {identities:>10,} {tracklets:>10,} {frames:>10,} {part.distractors:>12,} {part.short:>15,}"
 
 
 def _lengths_row(name: str, part: PartStatistics) -> str:

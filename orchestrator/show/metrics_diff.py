@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 class Agreement(NamedTuple):
     """How one epoch compares with the same epoch of before."""
 
-    figures: int
+    compared: int
     """Figures that were compared."""
     largest: float
     """Largest difference, relative to the larger one or to 1 where both are smaller; 0 is equal to the last bit."""

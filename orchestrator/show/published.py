@@ -16,7 +16,7 @@ class PublishedRow(NamedTuple):
 
     row: str
     """As the paper calls it."""
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     """By the names of our figures."""
 
 

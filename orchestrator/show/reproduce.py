@@ -50,7 +50,7 @@ class Reproduction(NamedTuple):
     out: Path
     epochs: int
     """Compared."""
-    figures: int
+    compared: int
     """Compared, over all epochs."""
     largest: float
     """Largest relative difference."""
@@ -170,7 +170,7 @@ def _compared(
             if message.epoch_result is None or message.epoch_result.epoch not in left:
                 continue
             found = agreement(left.pop(message.epoch_result.epoch), message.epoch_result, rehearsed.tolerance)
-            epochs, figures, largest = epochs + 1, figures + found.figures, max(largest, found.largest)
+            epochs, figures, largest = epochs + 1, figures + found.compared, max(largest, found.largest)
             heard(message.epoch_result.epoch, found)
             first = found.first
             # A trial that was stopped early reported fewer epochs than it would train now.

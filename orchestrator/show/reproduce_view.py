@@ -33,7 +33,7 @@ def rebuilding_text(loaded: LoadedSearch, found: Sequence[Circumstance]) -> str:
 def verdict(loaded: LoadedSearch, rehearsed: Rehearsed, done: Reproduction) -> str:
     """What came of it, in one or two lines."""
     name = f"{loaded.name}/{rehearsed.trial.key}"
-    compared = f"{done.epochs} of {len(rehearsed.trial.results)} epochs, {done.figures} figures"
+    compared = f"{done.epochs} of {len(rehearsed.trial.results)} epochs, {done.compared} figures"
     if done.first is not None:
         first = done.first
         others = ", ".join(each.what for each in rehearsed.found if each.matters)
@@ -59,7 +59,7 @@ def document(loaded: LoadedSearch, rehearsed: Rehearsed, done: Reproduction) -> 
         "synthetic": loaded.description.synthetic,
         "equal": done.is_equal,
         "epochs": done.epochs,
-        "figures": done.figures,
+        "compared": done.compared,
         "tolerance": rehearsed.tolerance,
         "largest_difference": done.largest,
         "first_difference": None if done.first is None else done.first._asdict(),

@@ -1,7 +1,7 @@
 """The paper's tables in our figures, beside the published ones.
 
-Ours are of the configuration that the validation split chose, trained on all persons, on the test set as it was opened
-for the first time: the mean over seeds and the standard deviation between them.
+Ours are of the configuration that the validation split chose, trained on all identities, on the test set as it was
+opened for the first time: the mean over seeds and the standard deviation between them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _belongs(search: LoadedSearch, table: PublishedTable) -> bool:
 
 def _lines(table: PublishedTable, searches: Sequence[LoadedSearch]) -> Iterator[Line]:
     for name, row in table.rows.items():
-        cells = {figure: Cell(value, None) for figure, value in row.figures.items()}
+        cells = {figure: Cell(value, None) for figure, value in row.metrics.items()}
         yield Line(
             *(row.row, "published", cells, table.protocol, table.sampling, table.queries, table.dropped_queries),
             seeds=1,

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from orchestrator.space.problems import Place, SpaceError
 from orchestrator.space.settings import flattened, setting_kinds
 from orchestrator.space.vocabulary import hint
-from trainer.formatting import KeyPath, did_you_mean, one_line, shortened, shown
+from trainer.formatting import KeyPath, did_you_mean, one_line, renamed_settings, shortened, shown
 from trainer.yaml_file import YamlError, parse_yaml, read_yaml
 
 
@@ -53,6 +53,8 @@ def overridden(space: Layer, override: str, fields: Sequence[str]) -> Layer:
         value, places = parse_yaml(text, name=label)
     except YamlError as error:
         raise SpaceError(f"{label}: {error.what}") from error
+    if renamed := {what: None for _, what in renamed_settings([path, value])}:
+        raise SpaceError(*(f"{label}: {what}" for what in renamed))
     keys = _override_keys(path.strip(), label, space, fields)
     nested = functools.reduce(lambda below, key: {key: below}, reversed(keys[1:]), value)
     kept = _depth_of_mappings(space.data, keys)
@@ -90,6 +92,8 @@ def _read_layer(path: Path, label: str) -> Layer:
         raise SpaceError(str(error)) from error
     if not isinstance(data, dict):
         raise SpaceError(f"{label}:1:1: must be a mapping with keys such as 'parameters', not {shown(data)}")
+    if renamed := [f"{Place(label, *places[keys])}: {what}" for keys, what in renamed_settings(data)]:
+        raise SpaceError(*renamed)
     return Layer(data, {key: Place(label, *place) for key, place in places.items()})
 
 

@@ -19,7 +19,7 @@ from orchestrator.space.sampling import AnyParameter, Parameters
 from orchestrator.space.settings import setting_kinds, settings_below
 from trainer.formatting import KeyPath, did_you_mean, shown
 
-SAME_FOR_ALL = ("seed", "data.")  # else trials would be scored on different persons, or by luck
+SAME_FOR_ALL = ("seed", "data.")  # else trials would be scored on different identities, or by luck
 
 
 def note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: Problems) -> None:

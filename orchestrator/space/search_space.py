@@ -125,7 +125,7 @@ class SearchSpace(StrictConfig):
     constraints: Annotated[tuple[ConstraintText, ...], Field(strict=False, max_length=MAX_CONSTRAINTS)] = ()
     """Linear bounds on searched numbers, such as `loss.a + 2 * loss.b <= 1`."""
     derived: dict[str, ExpressionText] = Field({})
-    """Settings that follow from the searched ones, such as `optim.learning_rate: 1e-4 * clips.persons`."""
+    """Settings that follow from the searched ones, such as `optim.learning_rate: 1e-4 * clips.identities`."""
     synthetic: Literal["tiny", "demo", "full"] | None = None
     """Size of a generated data set to search on; null takes the data set at the trainer's `data.root`."""
     start: Annotated[tuple[dict[str, Value], ...], Field(strict=False, max_length=MAX_START)] = ()

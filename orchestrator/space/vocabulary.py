@@ -47,7 +47,7 @@ THEIRS: Mapping[str, str] = {
     "grace": "grace_period min_iter min_resource n_warmup_steps",
     "reduction": "reduction_factor eta",
     # Settings of the trainer.
-    "clips.persons times clips.tracklets": "batch_size train_batch",
+    "clips.identities times clips.tracklets": "batch_size train_batch",
     "clips.tracklets": "num_instances instances",
     "clips.frames": "seq_len sequence_length num_frames",
     "clips.workers": "num_workers workers",

@@ -133,7 +133,7 @@ class TrialSuggested(FrozenConfig):
     fold: int | None = None
     """The validation fold, where it is not that of the search."""
     finalization: int = 0
-    """Number of the finalization that trains it on all persons for the test set, from 1; 0 for all other trials."""
+    """Number of the finalization that trains it on all identities for the test set, from 1; 0 for all other trials."""
     epochs: int | None = None
     """Epochs, where not those of the configuration."""
 
@@ -228,7 +228,7 @@ class Observation(FrozenConfig):
     params: dict[str, Value]
     value: float
     standard_error: float | None
-    figures: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
     """Its other objectives, and the figures that constraints bound."""
 
 
@@ -254,7 +254,7 @@ class SearchExtended(FrozenConfig):
 
 
 class FinalizationStarted(FrozenConfig):
-    """The test set is opened: the best configurations are trained on all persons and judged on it."""
+    """The test set is opened: the best configurations are trained on all identities and judged on it."""
 
     kind: Literal["finalization_started"] = "finalization_started"
     finalization: int

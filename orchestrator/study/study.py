@@ -193,7 +193,7 @@ class Study:
     replicates: dict[str, Trial] = field(default_factory=dict)
     """Trials that run one of those configurations again with another seed; see `orchestrator.algorithms.replicates`."""
     finals: dict[str, Trial] = field(default_factory=dict)
-    """Trials that run leading configurations on all training persons for the test set; see
+    """Trials that run leading configurations on all training identities for the test set; see
     `orchestrator.algorithms.finalization`."""
     finalizations: list[Finalization] = field(default_factory=list)
     """Each time that the test set was opened for the best configurations."""

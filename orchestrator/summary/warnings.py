@@ -55,7 +55,7 @@ def warnings(summary: Summary, fits: Mapping[str, float | None]) -> list[Notice]
 
 def _of_the_search(summary: Summary) -> Iterator[Notice]:
     if summary.description.synthetic:
-        text = "SYNTHETIC data: these metrics say nothing about published results, nor about real persons."
+        text = "SYNTHETIC data: these metrics say nothing about published results, nor about real people."
         yield Notice("synthetic", "warning", text)
     if summary.state == "running":
         yield Notice("running", "note", "The search is still running; everything here may change.")

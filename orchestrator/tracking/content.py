@@ -37,7 +37,7 @@ CMC = "cmc"
 TEST_PREFIX = "test/"
 CHARTS = ("evaluation.json", "cmc.png", "distances.png", "cameras.png")
 SHEETS = ("ranking", "attention")
-"""Pictures that show persons, of the same queries for every trial: keys of MLflow's image grid."""
+"""Pictures that show people, of the same queries for every trial: keys of MLflow's image grid."""
 NAMED_RANKS = (1, 5, 20)
 
 
@@ -87,7 +87,7 @@ class About(NamedTuple):
     data_set: str
     fingerprint: str
     synthetic: bool
-    """Whether pictures show generated persons only."""
+    """Whether pictures show generated people only."""
     artifacts: tuple[Artifact, ...]
     """Of the search's own run."""
     tell: Callable[[int], Content]
@@ -137,14 +137,14 @@ def test_points(evaluation: Evaluation, moment: int) -> list[Point]:
     return [Point(TEST_PREFIX + name, value, moment, 0) for name, value in evaluation.metrics().items()]
 
 
-def evaluation_content(folder: Path, identity: str, moment: int, *, persons: bool) -> Content:
+def evaluation_content(folder: Path, identity: str, moment: int, *, people: bool) -> Content:
     """What an evaluation folder says of a trial: the CMC, a point per rank (shares, as all figures), and its pictures.
 
     Args:
         folder: as `trainer.evaluation.folder` writes it; nothing comes of one that is not there.
         identity: of the trial, unlike any other's.
         moment: when the trial ended, in milliseconds since 1970 UTC.
-        persons: whether sheets that show persons are sent.
+        people: whether sheets that show people are sent.
     """
     try:
         description = loads_checked(read_regular(folder / "evaluation.json"))
@@ -157,14 +157,14 @@ def evaluation_content(folder: Path, identity: str, moment: int, *, persons: boo
     # The journal has them only where the kept network is that of the last epoch, which alone is re-ranked.
     again = description.get("reranked") or {}
     content.points += [Point(f"{BEST_PREFIX}reranked/{name}", value, moment, 0) for name, value in again.items()]
-    if persons:
+    if people:
         sheets = [key for key in SHEETS if (folder / f"{key}.png").is_file()]
         content.artifacts += [_grid_image(key, folder / f"{key}.png", identity, moment) for key in sheets]
         content.tags |= {IMAGES_TAG: "True"} if sheets else {}
     return content
 
 
-def may_show_persons(trial_config: Path) -> bool:
+def may_show_people(trial_config: Path) -> bool:
     """Whether the trial's configuration lets its pictures show real people."""
     try:
         return json.loads(read_regular(trial_config))["evaluation"]["images"] is True

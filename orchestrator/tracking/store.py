@@ -18,7 +18,7 @@ from orchestrator.base.uris import database_path, file_uri, without_passwords
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.remote import StorageProblem
 from orchestrator.stores.trial_files import bring_trial
-from orchestrator.tracking.content import BEST_PREFIX, About, Content, digest_of, evaluation_content, may_show_persons
+from orchestrator.tracking.content import BEST_PREFIX, About, Content, digest_of, evaluation_content, may_show_people
 from orchestrator.tracking.database import EXPERIMENT, is_database, prepare_database
 from orchestrator.tracking.files import staged, without_secrets
 from orchestrator.tracking.projection import RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
@@ -299,9 +299,9 @@ class RunStore:
             self._bring_evaluation(writes.key)
             out = self._folder.trial(writes.key)
             generated = self._about is not None and self._about.synthetic
-            persons = generated or may_show_persons(out / "config.json")
+            people = generated or may_show_people(out / "config.json")
             identity = f"{self._uid}/{writes.key}"
-            found = evaluation_content(out / "evaluation", identity, writes.evaluation, persons=persons)
+            found = evaluation_content(out / "evaluation", identity, writes.evaluation, people=people)
             known = {point.metric for point in writes.points if point.metric.startswith(BEST_PREFIX)} | run.last.keys()
             found.points = [point for point in found.points if point.metric not in known]
         elif writes.summary is not None and self._about is not None:

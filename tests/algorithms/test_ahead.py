@@ -52,10 +52,10 @@ POINT = {
     "optim.learning_rate": mixed().parameters["optim.learning_rate"].at(0.5),
     "clips.flip": 0.25,
     "clips.erase": 0.3,
-    "clips.persons": 4,
+    "clips.identities": 4,
     "model.pooling": "mean",
 }
-OTHER = {**ANSWER, "clips.persons": 7}
+OTHER = {**ANSWER, "clips.identities": 7}
 
 
 def taken(ahead: AsyncSuggester, space: SearchSpace, study: Study, *, patience: int = 20) -> Suggestion | Exhausted:
@@ -87,7 +87,7 @@ def test_without_stale_answers_only_the_answer_to_the_very_history_counts() -> N
     assert ahead.take(question_of(space, before), before) is None
     found = taken(ahead, space, after)
     assert isinstance(found, Suggestion)
-    assert found.params["clips.persons"] == 9
+    assert found.params["clips.identities"] == 9
     assert model.questions == [question_of(space, before).experiment, question_of(space, after).experiment]
 
 
@@ -111,7 +111,7 @@ def test_an_answer_that_does_not_know_of_two_results_or_of_a_trial_is_asked_for_
         assert ahead.take(question_of(space, after), after) is None
         found = taken(ahead, space, after)
         assert isinstance(found, Suggestion)
-        assert found.params["clips.persons"] == 9
+        assert found.params["clips.identities"] == 9
 
 
 def test_where_many_run_an_answer_may_lack_as_many_results_as_allowed() -> None:
@@ -124,7 +124,7 @@ def test_where_many_run_an_answer_may_lack_as_many_results_as_allowed() -> None:
         assert (ahead.take(question_of(space, after), after) is not None) == is_taken
 
 
-PLACES = [{**ANSWER, "clips.persons": persons - 2} for persons in (4, 5, 6, 7)]
+PLACES = [{**ANSWER, "clips.identities": identities - 2} for identities in (4, 5, 6, 7)]
 
 
 def taken_from(study: Study, found: Suggestion | Exhausted | None, *others: Event) -> Study:
@@ -146,12 +146,12 @@ def test_free_places_are_filled_from_one_question() -> None:
     space, model = mixed(), FakeModel(*PLACES)
     ahead, study = ahead_of(model, space, stale=6), history(space, 3, running=2)
     assert ahead.take(question_of(space, study), study, free=9) is None
-    persons = []
+    identities = []
     for _ in range(3):
         found = ahead.take(question_of(space, study), study, free=9)
         study = taken_from(study, found)
-        persons.append(found.params["clips.persons"])  # type: ignore[union-attr]
-    assert persons == [4, 5, 6]
+        identities.append(found.params["clips.identities"])  # type: ignore[union-attr]
+    assert identities == [4, 5, 6]
     assert [question.get("count") for question in model.questions] == [3]
 
 
@@ -176,7 +176,7 @@ def test_more_points_are_asked_for_where_places_had_to_wait_and_fewer_where_none
 
 def test_of_several_answers_those_left_are_dropped_once_they_lack_too_much() -> None:
     space = mixed()
-    for others, persons in (
+    for others, identities in (
         (completed(3, 0.3)[1:], 5),
         ([event for index in range(3, 8) for event in completed(index, 0.3)[1:]], 7),
         ([suggested(9, **random_point(space, 0, 99))], 7),  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def test_of_several_answers_those_left_are_dropped_once_they_lack_too_much() -> 
         model._answers = [PLACES[3]]
         found = taken(ahead, space, study)
         assert isinstance(found, Suggestion)
-        assert found.params["clips.persons"] == persons
+        assert found.params["clips.identities"] == identities
 
 
 def test_where_trials_end_faster_than_the_model_thinks_every_other_answer_is_used() -> None:
@@ -242,7 +242,7 @@ def test_a_new_point_at_a_second_asking_is_the_models_own() -> None:
     study = fold([*history_events(space), suggested(3, **POINT)])  # type: ignore[arg-type]
     found = taken(ahead_of(FakeModel(ANSWER, OTHER), space), space, study)
     assert isinstance(found, Suggestion)
-    assert (found.source, found.note, found.params["clips.persons"]) == ("ax", "", 9)
+    assert (found.source, found.note, found.params["clips.identities"]) == ("ax", "", 9)
 
 
 BREAKS_CONSTRAINT = {**ANSWER, "clips.flip": 1.0, "clips.erase": 8}
@@ -254,9 +254,9 @@ USELESS: list[object] = [
     {},
     {"nonsense": 1},
     {**ANSWER, "more": 1},
-    {**ANSWER, "clips.persons": "many"},
-    {**ANSWER, "clips.persons": True},
-    {**ANSWER, "clips.persons": 8},
+    {**ANSWER, "clips.identities": "many"},
+    {**ANSWER, "clips.identities": True},
+    {**ANSWER, "clips.identities": 8},
     {**ANSWER, "clips.flip": math.nan},
     {**ANSWER, "clips.flip": math.inf},
     {**ANSWER, "clips.flip": 1.1},
@@ -322,7 +322,7 @@ def test_a_model_that_fails_in_a_space_that_is_tried_out_ends_the_search() -> No
 
 
 @given(
-    persons=st.integers(0, 7),
+    identities=st.integers(0, 7),
     step=st.integers(0, 8),
     margin=st.floats(0, 1),
     rate=st.floats(0, 1),
@@ -330,12 +330,12 @@ def test_a_model_that_fails_in_a_space_that_is_tried_out_ends_the_search() -> No
 )
 @quick
 def test_every_answer_within_the_space_means_the_point_that_the_question_would_state_it_as(
-    persons: int, step: int, margin: float, rate: float, gate: int
+    identities: int, step: int, margin: float, rate: float, gate: int
 ) -> None:
     space = mixed(constraints=[])
     answer = {
         **ANSWER,
-        "clips.persons": persons,
+        "clips.identities": identities,
         "clips.erase": step,
         "clips.flip": margin,
         "optim.learning_rate": rate,

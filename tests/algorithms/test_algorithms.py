@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from events import reported
 from hypothesis import given, settings
-from small_spaces import FLAG, GATE, MARGIN, PERSONS, RATE, finite, mixed, space_of
+from small_spaces import FLAG, GATE, IDENTITIES, MARGIN, RATE, finite, mixed, space_of
 from strategies import quick, seeds
 
 from orchestrator.algorithms.points import grid_points, point_key, random_point
@@ -167,9 +167,9 @@ def test_a_grid_has_as_many_levels_as_the_budget_holds_and_two_at_least(trials: 
 
 
 def test_a_grid_within_the_budget_comes_in_order_with_every_whole_number() -> None:
-    space = space_of({"clips.persons": PERSONS, "model.pooling": GATE}, trials=16)
-    points = [(point["clips.persons"], point["model.pooling"]) for point in grid_points(space, 0)]
-    assert points == [(persons, gate) for persons in range(2, 10) for gate in ("mean", "attention")]
+    space = space_of({"clips.identities": IDENTITIES, "model.pooling": GATE}, trials=16)
+    points = [(point["clips.identities"], point["model.pooling"]) for point in grid_points(space, 0)]
+    assert points == [(identities, gate) for identities in range(2, 10) for gate in ("mean", "attention")]
 
 
 def test_a_grid_beyond_the_budget_is_sampled_and_not_cut_off_at_a_corner() -> None:

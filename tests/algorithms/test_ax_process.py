@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from events import completed, epoch_result, suggested
-from small_spaces import FLAG, MARGIN, PERSONS, WIDTH, mixed, space_of
+from small_spaces import FLAG, IDENTITIES, MARGIN, WIDTH, mixed, space_of
 
 from orchestrator.algorithms.ax_experiment import ax_experiment, made_up_experiment, point_from_answer
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
@@ -91,10 +91,16 @@ MANY_STEPS = {"type": "int", "low": 1, "high": 500}
     [
         pytest.param({"clips.flip": MARGIN, "clips.frames": {**FRAMES, "ordered": False}}, id="no order"),
         pytest.param({"clips.flip": MARGIN, "clips.frames": FRAMES}, id="few combinations"),
-        pytest.param({"clips.flip": MARGIN, "clips.frames": FRAMES, "clips.persons": PERSONS}, id="many combinations"),
+        pytest.param(
+            {"clips.flip": MARGIN, "clips.frames": FRAMES, "clips.identities": IDENTITIES}, id="many combinations"
+        ),
         pytest.param({"clips.flip": MARGIN, "model.attention_hidden": WIDTH}, id="one parameter of many values"),
-        pytest.param({"clips.frames": FRAMES, "loss.osm_detach": FLAG, "clips.persons": PERSONS}, id="all discrete"),
-        pytest.param({"model.attention_hidden": MANY_STEPS, "clips.persons": PERSONS}, id="all discrete, many values"),
+        pytest.param(
+            {"clips.frames": FRAMES, "loss.osm_detach": FLAG, "clips.identities": IDENTITIES}, id="all discrete"
+        ),
+        pytest.param(
+            {"model.attention_hidden": MANY_STEPS, "clips.identities": IDENTITIES}, id="all discrete, many values"
+        ),
     ],
 )
 def test_several_points_are_proposed_whatever_the_kinds_of_parameters(
@@ -110,7 +116,7 @@ def test_several_points_are_proposed_whatever_the_kinds_of_parameters(
 
 
 def test_steps_conditions_and_constraints_hold_for_what_ax_proposes(ax: AxProcess) -> None:
-    space = mixed(constraints=["2 * clips.erase - clips.flip <= 0.9", "clips.persons + 10 * clips.erase >= 8"])
+    space = mixed(constraints=["2 * clips.erase - clips.flip <= 0.9", "clips.identities + 10 * clips.erase >= 8"])
     events = []
     for index in range(8):
         point = random_point(space, 0, index)

@@ -30,7 +30,7 @@ def space_with(**stopping: Any) -> SearchSpace:
     return space.model_copy(update={"stopping": StoppingConfig(**stopping)})
 
 
-PARAMS = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+PARAMS = {"optim.learning_rate": 5e-3, "clips.identities": 3, "model.attention_gate": "sigmoid"}
 EPOCHS = space_with().config(PARAMS).optim.epochs
 
 

@@ -18,7 +18,7 @@ from orchestrator.study.events import Event, TrialReported, TrialStopped
 from orchestrator.study.study import fold
 
 ESTIMATED = "algorithm={noise: queries, stopped: estimated}"
-POINT = {"optim.learning_rate": 1e-3, "clips.persons": 3, "model.attention_gate": "softmax"}
+POINT = {"optim.learning_rate": 1e-3, "clips.identities": 3, "model.attention_gate": "softmax"}
 VALUES = st.floats(0, 1, allow_subnormal=False)
 
 

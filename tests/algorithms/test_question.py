@@ -149,27 +149,27 @@ def holds(constraint: str, codes: dict[str, float]) -> bool:
     width=st.floats(-12, 6).map(lambda exponent: 10**exponent),
     weight=st.floats(-1e6, 1e6).filter(bool),
     place=st.floats(0, 1),
-    persons=st.integers(0, 7),
+    identities=st.integers(0, 7),
     limit=st.floats(-3, 3),
 )
 @quick
 def test_a_constraint_holds_for_codes_where_it_holds_for_values(
-    low: float, width: float, weight: float, place: float, persons: int, limit: float
+    low: float, width: float, weight: float, place: float, identities: int, limit: float
 ) -> None:
     high = low + width
     assume(low < high)
     parameters = {
         "clips.flip": {"type": "float", "low": low, "high": high},
-        "clips.persons": {"type": "int", "low": 2, "high": 9},
+        "clips.identities": {"type": "int", "low": 2, "high": 9},
     }
     sign = "-" if weight < 0 else "+"
-    text = f"clips.persons {sign} {abs(weight)!r} * clips.flip <= {5 + weight * low + limit!r}"
+    text = f"clips.identities {sign} {abs(weight)!r} * clips.flip <= {5 + weight * low + limit!r}"
     space = space_of(parameters, constraints=[text])
     (bound,) = space.linear_constraints()
     value = float(decoded(space.parameters["clips.flip"], place))  # type: ignore[arg-type]
-    excess = 2 + persons + weight * value - bound.limit
+    excess = 2 + identities + weight * value - bound.limit
     assume(abs(excess) > 1e-7 * max(9.0, abs(weight * low), abs(weight * high)))  # on the edge rounding decides
-    codes = {"clips.flip": place, "clips.persons": persons}
+    codes = {"clips.flip": place, "clips.identities": identities}
     assert all(holds(constraint, codes) for constraint in bounds_of(parameters, text)) == (excess <= 0)
 
 

@@ -51,7 +51,7 @@ from orchestrator.study.study import Study, fold, unfinished
 MEAN_AP = Objective()
 SEARCHES = 120  # simulated ones
 SHARES = st.floats(0, 1, allow_subnormal=False)
-POINT = {"optim.learning_rate": 1e-3, "clips.persons": 4, "model.attention_gate": "softmax"}
+POINT = {"optim.learning_rate": 1e-3, "clips.identities": 4, "model.attention_gate": "softmax"}
 
 
 def space(*overrides: str, replicates: str = "{seeds: 3, leaders: 2}", trials: int = 3) -> SearchSpace:
@@ -211,8 +211,8 @@ def test_a_repeat_trains_the_same_configuration_with_its_own_seed_and_fold() -> 
 
 def test_a_batch_has_to_fit_into_what_every_fold_leaves_to_train_on(mini_mars: Path) -> None:
     folds = ("synthetic=null", f"data.root={mini_mars}", "data.validation.folds=3", "data.validation.fold=2")
-    batch = "parameters.clips.persons.high=6"
-    assert misfits(space(*folds, batch, replicates="0"))[0] == [], "2 of 8 persons are held out"
+    batch = "parameters.clips.identities.high=6"
+    assert misfits(space(*folds, batch, replicates="0"))[0] == [], "2 of 8 identities are held out"
     assert "leaves 5 to train on" in misfits(space(*folds, batch))[0][0], "and 3 in the other folds"
 
 

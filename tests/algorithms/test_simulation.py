@@ -46,7 +46,7 @@ curves = st.lists(
 def point(index: int) -> dict[str, Any]:
     low, high = 1e-4, 1e-2
     rate = low * (high / low) ** (index / 10)
-    return {"optim.learning_rate": rate, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+    return {"optim.learning_rate": rate, "clips.identities": 3, "model.attention_gate": "sigmoid"}
 
 
 def study_of(*curves: Sequence[float]) -> Study:

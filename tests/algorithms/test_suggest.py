@@ -45,14 +45,14 @@ def test_a_space_without_known_points_begins_in_its_middle() -> None:
     assert first is not None
     assert first.source == "center"
     assert first.params["optim.learning_rate"] == pytest.approx(1e-3), "of 1e-4 to 1e-2, on its log scale"
-    assert first.params["clips.persons"] == 3
+    assert first.params["clips.identities"] == 3
     second = initial_suggestion(space, 0, fold(completed(0, 0.1)))
     assert second is not None
     assert second.source == "sobol"
 
 
 def test_a_middle_that_a_constraint_forbids_is_left_out() -> None:
-    space = SearchSpace.load("smoke.yaml", overrides=["start=[]", "constraints=['clips.persons <= 2']"])
+    space = SearchSpace.load("smoke.yaml", overrides=["start=[]", "constraints=['clips.identities <= 2']"])
     first = initial_suggestion(space, 0, fold([]))
     assert first is not None
     assert first.source == "sobol"
@@ -129,7 +129,7 @@ def test_finished_trials_of_an_earlier_search_need_all_objectives() -> None:
     space = SearchSpace.load("smoke.yaml", overrides=["objective.metric='mAP, -hours'"])
     known = [
         Observation(trial="t0000", params={}, value=0.5, standard_error=None),
-        Observation(trial="t0001", params={}, value=0.6, standard_error=None, figures={"hours": 2.0}),
+        Observation(trial="t0001", params={}, value=0.6, standard_error=None, metrics={"hours": 2.0}),
     ]
     study = fold([ObservationsAttached(search="earlier", observations=known)])
     (told,) = ax_experiment(space, 0, study)["trials"]

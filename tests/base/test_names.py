@@ -25,9 +25,9 @@ from orchestrator.runner.attempt import Assignment
 
 
 def test_a_title_says_search_trial_and_the_first_parameters() -> None:
-    params = {"optim.learning_rate": 3.7421e-4, "loss.triplet_margin": 0.31, "clips.persons": 4, "model.height": 256}
+    params = {"optim.learning_rate": 3.7421e-4, "loss.triplet_margin": 0.31, "clips.identities": 4, "model.height": 256}
     title = trial_title("demo-24ed", "t0012", params)
-    assert title == "demo-24ed/t0012 learning_rate=0.0003742 triplet_margin=0.31 persons=4"
+    assert title == "demo-24ed/t0012 learning_rate=0.0003742 triplet_margin=0.31 identities=4"
     assert process_title(title).startswith("reid:demo-24ed/t0012 ")
 
 

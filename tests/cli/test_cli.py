@@ -115,7 +115,7 @@ def test_a_dry_run_measures_a_step_forecasts_the_search_and_writes_nothing(
     assert names[-7:] == ["largest", "measured", "time", "GPU hours", "memory", "disk", "nothing w"]
     text = "\n".join(lines)
     assert "SYNTHETIC" in text
-    assert "clips.persons=4" in text
+    assert "clips.identities=4" in text
     assert "that are not counted" in text
     assert "4 trials and 6 repeats" in text
     assert "a trial: 3 epochs of 1 batches" in text
@@ -136,7 +136,7 @@ def test_any_space_can_be_tried_on_generated_data(
     printed = capsys.readouterr().out
     assert "SYNTHETIC" in printed
     assert "11 searched parameters" in printed
-    assert len({tracklet.person for tracklet in tried[0].train}) == 48
+    assert len({tracklet.identity for tracklet in tried[0].train}) == 48
     assert not Path(tried[0].train[0].frames[0]).exists(), "what it was tried on is gone again"
     assert list(elsewhere.iterdir()) == []
 

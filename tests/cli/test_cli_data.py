@@ -112,7 +112,7 @@ def test_stats_show_tables_and_bars(synthetic: Path, capsys: Printed) -> None:
         "under 4 frames",
         "train: tracklets by frames",
         "gallery: tracklets by camera",
-        "test: persons by number of cameras",
+        "test: identities by number of cameras",
         "queries by matches, protocol mars_query_in_gallery",
     ):
         assert title in text
@@ -135,7 +135,7 @@ def test_stats_as_json_name_every_number(synthetic: Path, capsys: Printed) -> No
     found = json.loads(capsys.readouterr().out)
     assert (found["name"], found["synthetic"], found["partitions"]) == ("mars", True, 1)
     train = found["parts"]["train"]
-    assert train["counts"]["persons"] == 8
+    assert train["counts"]["identities"] == 8
     assert sum(train["lengths"]["histogram"].values()) == train["counts"]["tracklets"]
     assert sum(train["tracklets_by_camera"].values()) == train["counts"]["tracklets"]
     assert set(found["queries_by_matches"]) == {"mars", "mars_query_in_gallery"}

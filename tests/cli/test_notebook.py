@@ -75,7 +75,7 @@ def test_the_frame_has_a_row_per_trial_with_figures_and_settings(search: Search)
     frame = search.frame()
     assert list(frame.index) == ["t0000", "t0001"]
     assert list(frame["mAP"]) == [0.4, 0.6]
-    assert list(frame["clips.persons"]) == [3, 4]
+    assert list(frame["clips.identities"]) == [3, 4]
     assert list(frame["status"]) == ["completed"] * 2
 
 
@@ -170,7 +170,7 @@ def test_overrides_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.Capture
     given = {
         "optim.epochs": 2,
         "optim.learning_rate": np.float64(1e-5),
-        "clips.persons": np.int64(4),
+        "clips.identities": np.int64(4),
         "data.root": Path("/a b"),
         "replicates": {"seeds": 3},
         "start": [],
@@ -179,7 +179,7 @@ def test_overrides_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.Capture
     launch("smoke.yaml", name="demo", storage=stand_in, overrides=given)
     settings = [line for line in capfd.readouterr().out.split("--") if line.startswith("set=")]
     assert [setting.strip().removeprefix("set=") for setting in settings] == [
-        *("optim.epochs=2", "optim.learning_rate=1e-05", "clips.persons=4", 'data.root="/a b"'),
+        *("optim.epochs=2", "optim.learning_rate=1e-05", "clips.identities=4", 'data.root="/a b"'),
         *('replicates={"seeds": 3}', "start=[]", "synthetic=null"),
     ]
     launch("smoke.yaml", name="demo", storage=stand_in, overrides=("optim.epochs=2",))

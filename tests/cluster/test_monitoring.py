@@ -232,7 +232,7 @@ def test_ray_shows_the_search_and_its_trials_by_their_names(watched: Watched) ->
     actors = watched.ask("/api/v0/actors?detail=true")["data"]["result"]["result"]
     assert {actor["repr_name"] for actor in actors if actor["state"] == "ALIVE"} == {"watched"}
     tasks = watched.ask("/api/v0/tasks?detail=true&limit=10000")["data"]["result"]["result"]
-    first = "watched/t0000 learning_rate=0.001 persons=4 attention_gate=softmax"
+    first = "watched/t0000 learning_rate=0.001 identities=4 attention_gate=softmax"
     assert first in {task["name"] for task in tasks}
     status = watched.search.status()
     running = {trial["trial"] for trial in status["trials"] if trial["status"] == "running"}
@@ -242,7 +242,7 @@ def test_ray_shows_the_search_and_its_trials_by_their_names(watched: Watched) ->
     known = running | {f"t{len(status['trials']):04d}"}  # one may have started since
     assert {title.split()[0] for title in titles} <= {f"reid:watched/{trial}" for trial in known}
     # A long title may be cut.
-    assert titles and all(re.match(r"\S+ learning_rate=[\d.e-]+ persons=\d", title) for title in titles), titles
+    assert titles and all(re.match(r"\S+ learning_rate=[\d.e-]+ identities=\d", title) for title in titles), titles
     log = (watched.search.folder / "logs" / "attempts.log").read_text()
     assert re.search(r"^\S+ \S+ \d+ watched/t0001 attempt 1$", log, re.MULTILINE)
 
@@ -260,7 +260,7 @@ def test_a_browser_with_the_token_shows_the_job_its_actors_and_its_trials(watche
     assert "watched" not in pages["without"]
     assert "SUCCEEDED" not in pages["jobs"]
     assert pages["actors"].count("watched") >= 2
-    assert "watched/t0000 learning_rate=0.001 persons=4 attention_gate=softmax" in pages["trials"]
+    assert "watched/t0000 learning_rate=0.001 identities=4 attention_gate=softmax" in pages["trials"]
 
 
 @pytest.mark.e2e

@@ -54,7 +54,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def received(storage: Path, **options: str) -> SearchFolder:
     """A search with such options in its search.yaml, as somebody else has sent it."""
-    events = [*completed(0, 0.4), *completed(1, 0.6, **{"clips.persons": 4})]
+    events = [*completed(0, 0.4), *completed(1, 0.6, **{"clips.identities": 4})]
     folder = write_search(storage / "first", SearchSpace.load("smoke.yaml"), events)
     name_servers(folder, **options)
     return folder
@@ -95,7 +95,7 @@ def test_compare_goes_on_without_a_link_to_a_server_that_only_the_search_names(
     tmp_path: Path, reached: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracked = [TrialTracked(trial=trial, mlflow_run_id="0" * 32) for trial in ("t0000", "t0001")]
-    search(tmp_path, "first", [*completed(0, 0.5), *completed(1, 0.6, **{"clips.persons": 4}), *tracked])
+    search(tmp_path, "first", [*completed(0, 0.5), *completed(1, 0.6, **{"clips.identities": 4}), *tracked])
     name_servers(SearchFolder(tmp_path / "first"), tracking_uri=TRACKER)
     assert run(["compare", "first/t0000", "first/t0001", "--storage", str(tmp_path)]) == 0
     assert "no link to MLflow's pages: first: its search.yaml names" in capsys.readouterr().err

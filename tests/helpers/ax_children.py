@@ -20,7 +20,7 @@ ANSWER = {
     "optim.learning_rate": 0.5,
     "clips.flip": 0.25,
     "clips.erase": 2,
-    "clips.persons": 2,
+    "clips.identities": 2,
     "model.pooling": 0,
     "model.attention_hidden": 0.5,
 }

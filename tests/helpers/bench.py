@@ -47,14 +47,14 @@ class FakeAx:
         return answer
 
 
-TWO_POINTS = ["optim.learning_rate=1e-3", "clips.persons=4"]
+TWO_POINTS = ["optim.learning_rate=1e-3", "clips.identities=4"]
 
 
 # In Ax's codes: a place in a range, and numbers of values.
-ANSWER = {"optim.learning_rate": 0.6, "clips.persons": 1, "model.attention_gate": 1}
+ANSWER = {"optim.learning_rate": 0.6, "clips.identities": 1, "model.attention_gate": 1}
 
 
-ANOTHER = {"optim.learning_rate": 0.4, "clips.persons": 1, "model.attention_gate": 0}
+ANOTHER = {"optim.learning_rate": 0.4, "clips.identities": 1, "model.attention_gate": 0}
 
 
 class Bench:

@@ -31,13 +31,13 @@ def checkpoint(path: Path, config: TrialConfig, *, classes: int, seed: int = 1) 
 
 
 def queries(average_precision: list[float]) -> PerQuery:
-    """Of persons 1, 1, 2, 2 ... under cameras 1, 2, 1, 2 ..., with a gallery of cameras 1, 2 and 3."""
+    """Of identities 1, 1, 2, 2 ... under cameras 1, 2, 1, 2 ..., with a gallery of cameras 1, 2 and 3."""
     precision = np.array(average_precision)
     count = len(precision)
     return PerQuery(
         average_precision=precision,
         valid=~np.isnan(precision),
-        person=np.arange(count) // 2 + 1,
+        identity=np.arange(count) // 2 + 1,
         camera=np.arange(count) % 2 + 1,
         frames=np.full(count, 7),
         first_frame=np.array([f"{place:04d}.jpg" for place in range(count)]),
@@ -77,7 +77,7 @@ def search(storage: Path, name: str, events: list[Event], *, evaluated: bool = T
     """A search with what its trials leave on disk."""
     space = SearchSpace.load("smoke.yaml")
     folder = write_search(storage / name, space, events, fingerprint=fingerprint)
-    folder.split.write_text('{"persons": [1]}')
+    folder.split.write_text('{"identities": [1]}')
     for event in events:
         if isinstance(event, TrialSuggested):
             out = folder.trial(event.trial)

@@ -41,7 +41,7 @@ from trainer.data.tracklets import Splits
 from trainer.errors import CheckpointError, ConfigError, DataError
 
 EXPECTED = (OrchestratorError, SpaceError, DataError, ConfigError, CheckpointError)
-PERSONS = 6
+IDENTITIES = 6
 
 
 class Fault(AssertionError):
@@ -359,7 +359,7 @@ def _per_query(folder: Path) -> list[bytes]:
         buffer,
         average_precision=np.array([0.5, np.nan]),
         valid=np.array([True, False]),
-        person=np.array([1, 2]),
+        identity=np.array([1, 2]),
         camera=np.array([1, 2]),
         frames=np.array([8, 8]),
         first_frame=np.array(["a.jpg", "b.jpg"]),
@@ -494,7 +494,7 @@ READERS: dict[str, Reader] = {
         _images, _read_image, (b"\xff\xd8", b"\xff\xc0\0\x11\x08\xff\xff\xff\xff", b"IHDR\0\0\xff\xff", b"RIFF", b"BM")
     ),
     "split": Reader(
-        _validations, _read_validation, (b"[", b"-1", b"1e9", b"null", b'"persons"', b"9" * 30, b"true", b"[" * 3000)
+        _validations, _read_validation, (b"[", b"-1", b"1e9", b"null", b'"identities"', b"9" * 30, b"true", b"[" * 3000)
     ),
     "pack": Reader(
         _packs, _read_pack, (b"../", b"-1", b"frames-000.pack", b"[", b"null", b"PK\x03\x04", b"9" * 20, b"|O", b"mars")

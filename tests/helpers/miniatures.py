@@ -1,4 +1,4 @@
-"""A miniature of each data set's layout, generated: a few persons, with frames that can be decoded."""
+"""A miniature of each data set's layout, generated: a few identities, with frames that can be decoded."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ def write_frames(root: Path, names: Sequence[str]) -> None:
 
 # MARS
 
-MARS_TRAIN = [(person, camera) for person in (1, 3, 5) for camera in (1, 2)]
+MARS_TRAIN = [(identity, camera) for identity in (1, 3, 5) for camera in (1, 2)]
 MARS_TEST = [(-1, 1), (0, 1), (0, 6), (2, 1), (2, 1), (2, 3), (4, 1), (4, 2), (6, 5)]
-MARS_QUERIES = [4, 7, 9]  # rows of the test table, from 1; person 6 is seen by one camera only
+MARS_QUERIES = [4, 7, 9]  # rows of the test table, from 1; identity 6 is seen by one camera only
 
 
 def write_mars(root: Path) -> None:
-    """Three persons to train on and three to test on, a distractor, junk; tracklets of 2 to 5 frames."""
+    """Three identities to train on and three to test on, a distractor, junk; tracklets of 2 to 5 frames."""
     (root / "info").mkdir(parents=True)
     for part, tracklets in (("train", MARS_TRAIN), ("test", MARS_TEST)):
         names: list[str] = []
         table = []
-        for number, (person, camera) in enumerate(tracklets, start=1):
-            head = "00-1" if person < 0 else f"{person:04d}"
+        for number, (identity, camera) in enumerate(tracklets, start=1):
+            head = "00-1" if identity < 0 else f"{identity:04d}"
             first = len(names) + 1
             names += [f"{head}C{camera}T{number:04d}F{frame:03d}.jpg" for frame in range(1, 3 + number % 4)]
-            table.append((first, len(names), person, camera))
+            table.append((first, len(names), identity, camera))
         (root / "info" / f"{part}_name.txt").write_bytes("".join(f"{name}\r\n" for name in names).encode())
         savemat(root / "info" / f"tracks_{part}_info.mat", {f"track_{part}_info": np.array(table)})
         write_frames(root / f"bbox_{part}", [f"{name[:4]}/{name}" for name in names])
@@ -75,12 +75,12 @@ def write_mars(root: Path) -> None:
 
 # PRID2011 and iLIDS-VID
 
-PERSONS = (1, 2, 3, 5, 8, 13, 21, 34)
+IDENTITIES = (1, 2, 3, 5, 8, 13, 21, 34)
 
 
 def write_prid2011(root: Path) -> None:
-    """Eight persons under both cameras, ten partitions into halves."""
-    names = [f"person_{person:04d}" for person in PERSONS]
+    """Eight identities under both cameras, ten partitions into halves."""
+    names = [f"person_{identity:04d}" for identity in IDENTITIES]
     frames = range(1, 4)
     write_frames(
         root / "multi_shot",
@@ -92,11 +92,11 @@ def write_prid2011(root: Path) -> None:
 
 
 def write_ilids_vid(root: Path) -> None:
-    """Eight persons under both cameras, whose numbers have gaps, and ten partitions into halves."""
+    """Eight identities under both cameras, whose numbers have gaps, and ten partitions into halves."""
     frames = [
-        f"{camera}/person{person:03d}/{camera}_person{person:03d}_{frame:05d}.png"
+        f"{camera}/person{identity:03d}/{camera}_person{identity:03d}_{frame:05d}.png"
         for camera in ("cam1", "cam2")
-        for person in PERSONS
+        for identity in IDENTITIES
         for frame in (317, 318, 320)
     ]
     write_frames(root / "i-LIDS-VID" / "sequences", frames)
@@ -112,7 +112,7 @@ def write_ilids_splits(root: Path, table: np.ndarray) -> None:
 
 def _halves() -> list[list[int]]:
     generator = np.random.default_rng(3)  # all ten differ in whom they test
-    return [generator.permutation(len(PERSONS)).tolist() for _ in range(10)]
+    return [generator.permutation(len(IDENTITIES)).tolist() for _ in range(10)]
 
 
 # LS-VID
@@ -123,14 +123,14 @@ LS_VID_QUERIES = [1, 4]  # lines of the test list, from 1
 
 
 def write_ls_vid(root: Path) -> None:
-    """Persons counted from 0; two to train on, three to test on, junk; tracklets of 2 to 4 frames."""
+    """Identities counted from 0; two to train on, three to test on, junk; tracklets of 2 to 4 frames."""
     (root / "list_sequence").mkdir(parents=True)
     for part, tracklets in (("train", LS_VID_TRAIN), ("test", LS_VID_TEST)):
         lines = []
-        for number, (person, camera) in enumerate(tracklets, start=1):
-            folder = f"tracklet_{part}/{person:04d}"
-            stem = f"{person:04d}_{number:04d}_{camera:02d}_"
-            lines.append(f"{folder}/{stem} {person}\n")
+        for number, (identity, camera) in enumerate(tracklets, start=1):
+            folder = f"tracklet_{part}/{identity:04d}"
+            stem = f"{identity:04d}_{number:04d}_{camera:02d}_"
+            lines.append(f"{folder}/{stem} {identity}\n")
             write_frames(root / folder, [f"{stem}{frame:06d}.jpg" for frame in range(7, 9 + number % 3)])
         (root / "list_sequence" / f"list_seq_{part}.txt").write_text("".join(lines))
     write_hdf5(root / "test" / "data" / "info_test.mat", {"query": np.array([LS_VID_QUERIES], dtype=np.float64)})

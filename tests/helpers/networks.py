@@ -11,10 +11,10 @@ from trainer.model.network import ModelConfig, TemporalAttentionResNet
 TINY = ModelConfig(backbone="tiny", weights="none", height=64, width=32)
 
 
-def network(config: ModelConfig = TINY, *, persons: int = 5) -> TemporalAttentionResNet:
+def network(config: ModelConfig = TINY, *, identities: int = 5) -> TemporalAttentionResNet:
     """A network with the same weights every time."""
     torch.manual_seed(0)
-    return TemporalAttentionResNet(config, persons)
+    return TemporalAttentionResNet(config, identities)
 
 
 def tiny(**changes: Any) -> ModelConfig:

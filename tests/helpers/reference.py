@@ -35,10 +35,10 @@ def cosine(left: Matrix, right: Matrix) -> float:
 def triplet(embeddings: Matrix, labels: Labels, margin: float | None, metric: str) -> float:
     """Batch-hard triplet loss; clips without a negative cost 0."""
     costs = []
-    for anchor, person in zip(embeddings, labels, strict=True):
+    for anchor, identity in zip(embeddings, labels, strict=True):
         gaps = [distance(anchor, other) if metric == "euclidean" else 1 - cosine(anchor, other) for other in embeddings]
-        positives = [gap for gap, label in zip(gaps, labels, strict=True) if label == person]
-        negatives = [gap for gap, label in zip(gaps, labels, strict=True) if label != person]
+        positives = [gap for gap, label in zip(gaps, labels, strict=True) if label == identity]
+        negatives = [gap for gap, label in zip(gaps, labels, strict=True) if label != identity]
         if not negatives:
             costs.append(0.0)
             continue
@@ -86,10 +86,10 @@ def osm(
     return ((1 - balance) * means["positive"] + balance * means["negative"]) / 2
 
 
-def _attention(clip: Matrix, person: int, vectors: Matrix, temperature: float) -> float:
-    """Softmax over persons of the cosines / temperature, at the clip's own."""
+def _attention(clip: Matrix, identity: int, vectors: Matrix, temperature: float) -> float:
+    """Softmax over identities of the cosines / temperature, at the clip's own."""
     exponentials = [math.exp(cosine(clip, vector) / temperature) for vector in vectors]
-    return exponentials[person] / sum(exponentials)
+    return exponentials[identity] / sum(exponentials)
 
 
 def erased_attention(attention: Matrix, erased: Matrix, reduction: str) -> float:
@@ -102,10 +102,10 @@ def erased_attention(attention: Matrix, erased: Matrix, reduction: str) -> float
 
 
 def wen(embeddings: Matrix, labels: Labels, centers: Matrix, rate: float) -> Matrix:
-    """The centers c - rate * sum (c - x) / (1 + n), person by person (Wen et al. 2016, Eq. 4)."""
+    """The centers c - rate * sum (c - x) / (1 + n), identity by identity (Wen et al. 2016, Eq. 4)."""
     moved = []
-    for person, center in enumerate(centers):
-        clips = [x for x, y in zip(embeddings, labels, strict=True) if y == person]
+    for identity, center in enumerate(centers):
+        clips = [x for x, y in zip(embeddings, labels, strict=True) if y == identity]
         moved.append(center - rate * sum((center - x for x in clips), np.zeros_like(center)) / (1 + len(clips)))
     return np.stack(moved)
 
@@ -120,7 +120,7 @@ class Ranked(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Persons and cameras of queries and of the gallery."""
+    """Identities and cameras of queries and of the gallery."""
 
     query_ids: Labels
     gallery_ids: Labels
@@ -134,10 +134,10 @@ def rank(distances: Matrix, labels: Gallery, protocol: str) -> list[Ranked | Non
 
 
 def _rank_one(distances: Matrix, labels: Gallery, query: int, protocol: str) -> Ranked | None:
-    person, camera = labels.query_ids[query], labels.query_cameras[query]
+    identity, camera = labels.query_ids[query], labels.query_cameras[query]
     hits = []
     for item in sorted(range(len(distances)), key=lambda item: (distances[item], item)):
-        same = labels.gallery_ids[item] == person
+        same = labels.gallery_ids[item] == identity
         if labels.gallery_ids[item] == -1 or (same and labels.gallery_cameras[item] == camera):
             continue
         hits.append(bool(same))

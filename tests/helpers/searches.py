@@ -21,7 +21,7 @@ from orchestrator.study.events import (
 )
 from orchestrator.study.journal import Journal
 
-POINT = {"optim.learning_rate": 5e-3, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+POINT = {"optim.learning_rate": 5e-3, "clips.identities": 3, "model.attention_gate": "sigmoid"}
 """Of the space `smoke`."""
 
 
@@ -75,5 +75,5 @@ def a_search(folder: Path, *overrides: str, fingerprint: str = "0") -> SearchFol
     """A finished search of two trials, the second better, in the space `smoke`."""
     space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=2", *overrides])
     ending = SessionEnded(state="finished", reason="2 trials")
-    events = [*completed(0, 0.4), *completed(1, 0.6, **{"clips.persons": 4}), ending]
+    events = [*completed(0, 0.4), *completed(1, 0.6, **{"clips.identities": 4}), ending]
     return write_search(folder, space, events, fingerprint=fingerprint)

@@ -9,7 +9,7 @@ from orchestrator.space.search_space import SearchSpace
 RATE = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
 MARGIN = {"type": "float", "low": 0.0, "high": 1.0}
 STEPPED = {"type": "float", "low": 0.1, "high": 0.9, "step": 0.1}
-PERSONS = {"type": "int", "low": 2, "high": 9}
+IDENTITIES = {"type": "int", "low": 2, "high": 9}
 GATE = {"type": "choice", "values": ["mean", "attention"]}
 WIDTH = {"type": "int", "low": 4, "high": 64, "log": True}
 FLAG = {"type": "choice", "values": [False, True]}
@@ -28,7 +28,7 @@ def mixed(**fields: Any) -> SearchSpace:
         "optim.learning_rate": RATE,
         "clips.flip": MARGIN,
         "clips.erase": STEPPED,
-        "clips.persons": PERSONS,
+        "clips.identities": IDENTITIES,
         "model.pooling": GATE,
         "model.attention_hidden": {
             "type": "int",

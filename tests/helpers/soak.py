@@ -138,7 +138,7 @@ def _run_all(searcher: AxSearcher, recorder: Recorder, trials: int) -> tuple[lis
 
 def _finish(searcher: AxSearcher, recorder: Recorder, trial_id: str, key: str) -> None:
     params = recorder.study.trials[key].params
-    quality = 1 / (1 + abs(float(params["optim.learning_rate"]) - 2e-3) * 500) * float(params["clips.persons"]) / 4
+    quality = 1 / (1 + abs(float(params["optim.learning_rate"]) - 2e-3) * 500) * float(params["clips.identities"]) / 4
     for epoch in range(1, EPOCHS + 1):
         message = Message(epoch_result=epoch_result(epoch, quality * epoch / EPOCHS))
         searcher.on_trial_result(trial_id, {"message": message.model_dump_json()})

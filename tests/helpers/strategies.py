@@ -17,7 +17,7 @@ seeds = st.integers(0, 2**31 - 1)
 
 
 class Batch(NamedTuple):
-    """Embeddings of clips, whose they are, and a vector per person; float64."""
+    """Embeddings of clips, whose they are, and a vector per identity; float64."""
 
     embeddings: Tensor
     labels: Tensor
@@ -26,15 +26,15 @@ class Batch(NamedTuple):
 
 @st.composite
 def batches(draw: st.DrawFn, *, least_clips: int = 1) -> Batch:
-    """Batches of any composition: one clip per person, one person only, and what lies between."""
-    clips, persons, dimensions = (
+    """Batches of any composition: one clip per identity, one identity only, and what lies between."""
+    clips, identities, dimensions = (
         draw(st.integers(least_clips, 9)),
         draw(st.integers(1, 4)),
         draw(st.integers(2, 5)),
     )
-    labels = draw(st.lists(st.integers(0, persons - 1), min_size=clips, max_size=clips))
+    labels = draw(st.lists(st.integers(0, identities - 1), min_size=clips, max_size=clips))
     generator = torch.Generator().manual_seed(draw(seeds))
-    normal = torch.randn(clips + persons, dimensions, generator=generator, dtype=torch.float64)
+    normal = torch.randn(clips + identities, dimensions, generator=generator, dtype=torch.float64)
     return Batch(normal[:clips], torch.tensor(labels), normal[clips:])
 
 
@@ -50,7 +50,7 @@ class RankingCase(NamedTuple):
 
 @st.composite
 def ranking_cases(draw: st.DrawFn, *, ties: bool) -> RankingCase:
-    """Few persons and cameras, junk and distractors in the gallery, and at least one query with a match."""
+    """Few identities and cameras, junk and distractors in the gallery, and at least one query with a match."""
     queries, gallery = draw(st.integers(1, 6)), draw(st.integers(1, 14))
     generator = torch.Generator().manual_seed(draw(seeds))
     distances = torch.rand(queries, gallery, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What a search writes of persons, of the environment and of passwords: nothing, unless it is asked to.
+"""What a search writes of people, of the environment and of passwords: nothing, unless it is asked to.
 
 Canaries are planted in a search on data that counts as real, and everything below its storage is read.
 """
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.e2e
 
 SECRET = "canary-in-the-environment-7b1f"
 FRAME = re.compile(rb"(?:\d{4}|00-1)C\dT\d{4}F\d{3}\.jpg")
-"""The name of a frame of MARS tells person, camera and tracklet."""
+"""The name of a frame of MARS tells identity, camera and tracklet."""
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n")
-# Charts without persons.
+# Charts without people.
 CHARTS = {"cmc.png", "distances.png", "cameras.png"}
 # Lists frames on purpose, so that evaluations can be compared query by query; it stays in the trial's own folder.
 PER_QUERY = "per_query.npz"
@@ -106,7 +106,7 @@ def test_no_figures_per_query_and_no_picture_but_charts_reach_mlflow(searched: S
     assert pictures_of(tracked) <= CHARTS
 
 
-def test_no_picture_of_a_person_is_in_the_folder_or_in_the_report(searched: Search) -> None:
+def test_no_picture_of_an_identity_is_in_the_folder_or_in_the_report(searched: Search) -> None:
     assert pictures_of(files(searched)) <= CHARTS
     assert b"data:image/jpeg" not in (searched.folder / "report.html").read_bytes()
 

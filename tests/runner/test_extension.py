@@ -76,7 +76,7 @@ def test_a_search_can_be_extended_again_and_says_so_each_time(search: SearchFold
         (None, ["objective.metric=rank1"], "a search keeps its objective"),
         (None, [f"{RATE}.high=2e-3"], "bounds can be widened, not narrowed"),
         (None, ["parameters.loss.osm_alpha={type: float, low: 1, high: 2}", "start=[]"], "is searched anew"),
-        (None, ["clips.persons=4"], "clips.persons is no longer searched"),
+        (None, ["clips.identities=4"], "clips.identities is no longer searched"),
     ],
 )
 def test_what_would_leave_trials_without_meaning_is_refused_and_nothing_is_journaled(
@@ -121,9 +121,11 @@ def test_a_search_that_comes_to_need_other_folds_gets_their_splits_and_keeps_its
     own = search.split.read_bytes()
     extend(search, trials=None, overrides=["replicates=3"])
     paths = [search.split_of(fold) for fold in (0, None, 2)]
-    persons = [read_validation(path, train).persons for path in paths]
+    identities = [read_validation(path, train).identities for path in paths]
     assert search.split.read_bytes() == own
-    assert len({person for each in persons for person in each}) == sum(map(len, persons)), "folds share no person"
+    assert len({identity for each in identities for identity in each}) == sum(map(len, identities)), (
+        "folds share no identity"
+    )
     assert not search.split_of(1).exists()
 
 
@@ -146,14 +148,14 @@ def test_finished_trials_of_an_equal_search_become_observations(search: SearchFo
     attached = observations(WarmStart(search, anyway=False), the_new(search))
     assert [(each.params, each.value) for each in attached.observations] == [
         (POINT, 0.4),
-        ({**POINT, "clips.persons": 4}, 0.6),
+        ({**POINT, "clips.identities": 4}, 0.6),
     ]
     assert attached.note == ""
 
 
 def test_what_the_new_search_fixes_must_have_been_so_in_the_old_one(search: SearchFolder) -> None:
-    with pytest.raises(SearchError, match=r"differs in clips\.persons"):
-        observations(WarmStart(search, anyway=False), the_new(search, "clips.persons=4"))
+    with pytest.raises(SearchError, match=r"differs in clips\.identities"):
+        observations(WarmStart(search, anyway=False), the_new(search, "clips.identities=4"))
 
 
 def test_what_the_old_search_fixed_has_its_value_in_every_observation(search: SearchFolder) -> None:
@@ -163,7 +165,7 @@ def test_what_the_old_search_fixed_has_its_value_in_every_observation(search: Se
 
 
 def test_trials_outside_the_new_bounds_are_left_out_and_none_at_all_is_an_error(search: SearchFolder) -> None:
-    narrow = the_new(search, "parameters.clips.persons.low=4", "parameters.clips.persons.high=6", "start=[]")
+    narrow = the_new(search, "parameters.clips.identities.low=4", "parameters.clips.identities.high=6", "start=[]")
     assert [each.trial for each in observations(WarmStart(search, anyway=False), narrow).observations] == ["t0001"]
     nothing = narrow.model_copy(
         update={"space": SearchSpace.load("smoke.yaml", overrides=[f"{RATE}.high=2e-3", "start=[]"])}

@@ -95,7 +95,7 @@ OTHERS: tuple[tuple[BaseException, FailureKind], ...] = (
     (OSError(errno.EIO, os.strerror(errno.EIO)), "error"),
     (DivergedError("loss/osm is nan in epoch 3"), "diverged"),
     (DataError("CUDA error: out of memory.jpg: is empty"), "bad_data"),
-    (ConfigError("clips.persons: 8 persons per batch"), "bad_config"),
+    (ConfigError("clips.identities: 8 identities per batch"), "bad_config"),
     (KeyError("out of memory"), "error"),
     (ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), "worker_lost"),
     (ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), "worker_lost"),

@@ -32,7 +32,7 @@ def events_of(proposed: list[tuple[str, str]]) -> list[Event]:
     """A finished search of so many completed trials."""
     events: list[Event] = []
     for index, (source, note) in enumerate(proposed):
-        params = {"optim.learning_rate": 1e-4 * (index + 1), "clips.persons": 2, "model.attention_gate": "softmax"}
+        params = {"optim.learning_rate": 1e-4 * (index + 1), "clips.identities": 2, "model.attention_gate": "softmax"}
         first = suggested(index, **params)  # type: ignore[arg-type]
         events += [first.model_copy(update={"source": source, "note": note}), *completed(index, 0.1 + index / 100)[1:]]
     return [*events, SessionEnded(state="finished", reason=f"{len(proposed)} trials")]

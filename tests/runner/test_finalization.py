@@ -311,7 +311,7 @@ def test_a_training_for_the_test_set_is_never_stopped_early(search: SearchFolder
     assert decide(study.finals[finals[1].key], study, space) is None
 
 
-def test_it_trains_on_all_persons_for_the_epochs_that_were_asked_for(search: SearchFolder) -> None:
+def test_it_trains_on_all_identities_for_the_epochs_that_were_asked_for(search: SearchFolder) -> None:
     study = opened(search, top=1, seeds=1, epochs=400)
     final = next_final(study)
     assert final is not None

@@ -57,12 +57,14 @@ def test_the_model_is_asked_without_waiting_and_its_point_is_tried(bench: Callab
     assert [b.searcher.suggest("x4") for _ in range(3)] == [None] * 3
     assert b.next("x4")["trial"] == "t0004"
     assert b.recorder.study.trials["t0004"].source == "ax"
-    point = {"optim.learning_rate": 10**-2.8, "clips.persons": 3, "model.attention_gate": "sigmoid"}
+    point = {"optim.learning_rate": 10**-2.8, "clips.identities": 3, "model.attention_gate": "sigmoid"}
     assert b.recorder.study.trials["t0004"].params == pytest.approx(point)
     assert len(b.ax.questions) == 1
 
 
-@pytest.mark.parametrize("answer", [AxFailed("StopIteration: "), {"nonsense": 1}, {**ANSWER, "clips.persons": "many"}])
+@pytest.mark.parametrize(
+    "answer", [AxFailed("StopIteration: "), {"nonsense": 1}, {**ANSWER, "clips.identities": "many"}]
+)
 def test_a_model_that_fails_or_talks_nonsense_is_replaced_by_a_random_point(
     bench: Callable[..., Bench], answer: dict[str, Any] | Exception
 ) -> None:

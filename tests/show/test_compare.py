@@ -48,7 +48,7 @@ def repeats(of: int, *values: float, fold: int | None = None) -> list[Event]:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
-    events = [*completed(0, 0.5), *completed(1, 0.6, **{"clips.persons": 4})]
+    events = [*completed(0, 0.5), *completed(1, 0.6, **{"clips.identities": 4})]
     search(tmp_path, "one", [*events, *repeats(1, 0.55, 0.56, 0.57)])
     return tmp_path
 
@@ -91,12 +91,12 @@ def test_a_search_stands_for_its_best_trial_and_deltas_are_against_the_first(sto
     found = compare(storage, ["one/t0000", "one"])
     assert [side.name for side in found.sides] == ["one/t0000", "one/t0001"]
     (pair,) = found.pairs
-    assert pair.figures["mAP"].delta == pytest.approx(0.1)
+    assert pair.metrics["mAP"].delta == pytest.approx(0.1)
     assert pair.queries is not None
     assert pair.queries.comparison.delta == pytest.approx(np.mean(BETTER) - np.mean(WORSE))
     assert pair.seeds is not None
     assert pair.seeds.delta == pytest.approx(0.56 - 0.5), "fresh seeds where there are any"
-    assert found.settings == {"clips.persons": [3, 4]}
+    assert found.settings == {"clips.identities": [3, 4]}
 
 
 def test_trials_of_several_searches_are_compared_and_what_is_not_known_is_said(storage: Path) -> None:
@@ -120,8 +120,8 @@ def test_other_data_protocols_and_queries_are_refused(storage: Path) -> None:
     search(storage, "two", completed(0, 0.4), fingerprint="1")
     assert "learned from other data" in refusal(storage, "one", "two")
     search(storage, "three", completed(0, 0.4))
-    (storage / "three/split.json").write_text('{"persons": [2]}')
-    assert "judged on other persons" in refusal(storage, "one", "three")
+    (storage / "three/split.json").write_text('{"identities": [2]}')
+    assert "judged on other identities" in refusal(storage, "one", "three")
     result = epoch_result(3, 0.4)
     assert result.validation is not None
     official = result.validation.model_copy(update={"protocol": "mars_official"})
@@ -156,7 +156,7 @@ def test_people_get_deltas_verdicts_and_only_what_differs(storage: Path, capsys:
     assert re.search(r"mAP +50\.0 +60\.0 \(\+10\.0\)", text)
     assert re.search(r"queries +(within noise|better than noise explains) \(95 % interval", text)
     assert "2 degrees of freedom" in text
-    assert re.search(r"clips\.persons +3 +4", text)
+    assert re.search(r"clips\.identities +3 +4", text)
     assert "optim.learning_rate" not in text
     assert "SYNTHETIC" in text
     assert run(["compare", "one", "--storage", str(storage)]) == 2

@@ -51,7 +51,7 @@ def searched(**fields: Any) -> SearchSpace:
 
 def reckoned(space: SearchSpace, share: Allocation = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Forecast, str]:
     config = space.config(space.any_sample())
-    found = WorstCase(config, {"clips.erase": 0.5, "clips.persons": 8}, 70, config.optim.epochs)
+    found = WorstCase(config, {"clips.erase": 0.5, "clips.identities": 8}, 70, config.optim.epochs)
     figures = forecast(space, cost, found, share)
     return figures, forecast_text(figures, cost, found, space, share)
 
@@ -126,7 +126,7 @@ def test_the_words_say_from_how_much_and_what_is_left_out() -> None:
     assert "an upper bound in this: the stopping rule asha ends trials earlier" in text
     assert "the budget ends it before: 0.1 hours" in text
     assert "GPU hours none" in text
-    assert "clips.persons=8" in text and "clips.erase" in text
+    assert "clips.identities=8" in text and "clips.erase" in text
     assert all(len(line) <= 160 for line in text.splitlines())
 
 
@@ -172,7 +172,7 @@ def test_work_per_pixel_is_what_the_convolutions_multiply() -> None:
 @quick
 @given(
     path=st.sampled_from(
-        ["clips.persons", "clips.tracklets", "clips.frames", "model.height", "model.attention_hidden"]
+        ["clips.identities", "clips.tracklets", "clips.frames", "model.height", "model.attention_hidden"]
     ),
     backbone=st.sampled_from(sorted(BACKBONE_WORK)),
 )
@@ -186,7 +186,7 @@ def test_more_of_anything_is_more_work(path: str, backbone: str) -> None:
 
 def test_the_largest_configuration_is_a_corner_that_random_points_would_miss() -> None:
     parameters = {
-        "clips.persons": {"type": "int", "low": 2, "high": 64},
+        "clips.identities": {"type": "int", "low": 2, "high": 64},
         "clips.frames": {"type": "int", "low": 2, "high": 16},
         "optim.epochs": {"type": "int", "low": 10, "high": 90},
         "model.pooling": GATE,
@@ -194,7 +194,7 @@ def test_the_largest_configuration_is_a_corner_that_random_points_would_miss() -
     }
     found = worst_case(space_of(parameters))
     assert {path: found.point[path] for path in list(parameters)[:4]} == {
-        "clips.persons": 64,
+        "clips.identities": 64,
         "clips.frames": 16,
         "optim.epochs": 90,
         "model.pooling": "attention",
@@ -206,19 +206,22 @@ def test_the_largest_configuration_is_a_corner_that_random_points_would_miss() -
 def test_what_a_size_is_derived_from_is_put_to_its_ends_too() -> None:
     space = space_of(
         {"loss.triplet_margin": {"type": "float", "low": 0.0, "high": 1.0}},
-        derived={"clips.persons": "round(2 + 6 * loss.triplet_margin)"},
+        derived={"clips.identities": "round(2 + 6 * loss.triplet_margin)"},
     )
-    assert worst_case(space).config.clips.persons == 8
+    assert worst_case(space).config.clips.identities == 8
 
 
 def test_corners_keep_the_constraints_and_are_no_more_than_so_many() -> None:
     bounded = space_of(
-        {"clips.persons": {"type": "int", "low": 2, "high": 8}, "clips.frames": {"type": "int", "low": 1, "high": 8}},
-        constraints=["clips.persons + clips.frames <= 10"],
+        {
+            "clips.identities": {"type": "int", "low": 2, "high": 8},
+            "clips.frames": {"type": "int", "low": 1, "high": 8},
+        },
+        constraints=["clips.identities + clips.frames <= 10"],
     )
     assert [tuple(point.values()) for point in corners(bounded)] == [(2, 1), (2, 8), (8, 1)]
     choices = {
-        f"clips.{name}": {"type": "choice", "values": [2, 3, 4, 5]} for name in ("persons", "tracklets", "frames")
+        f"clips.{name}": {"type": "choice", "values": [2, 3, 4, 5]} for name in ("identities", "tracklets", "frames")
     }
     choices |= {"evaluation.clips": choices["clips.frames"], "evaluation.batch": choices["clips.frames"]}
     assert len(list(corners(space_of(choices)))) == MAX_CORNERS

@@ -44,7 +44,7 @@ from orchestrator.study.study import fold
 
 HOSTILE = "<script>alert(1)</script> \"'&</script><b>|`x`"
 ENDING = SessionEnded(state="finished", reason="enough")
-IMPORTANCE = {"optim.learning_rate": 0.7, "clips.persons": -0.2, "model.attention_gate": 0.1}
+IMPORTANCE = {"optim.learning_rate": 0.7, "clips.identities": -0.2, "model.attention_gate": 0.1}
 CARDS = ModelView(
     [
         Card("importance", ["mAP"], {"names": list(IMPORTANCE), "values": list(IMPORTANCE.values())}, ""),
@@ -55,11 +55,11 @@ CARDS = ModelView(
         ),
         Card(
             "contour",
-            ["optim.learning_rate", "clips.persons"],
+            ["optim.learning_rate", "clips.identities"],
             {"x": [1e-4, 1e-2], "y": [2, 4], "mean": [[0.4, 0.5], [0.3, 0.2]]},
             "",
         ),
-        Card("slice", ["clips.persons"], {}, "ValueError: <i>nothing</i>"),
+        Card("slice", ["clips.identities"], {}, "ValueError: <i>nothing</i>"),
     ],
     "",
 )
@@ -101,7 +101,7 @@ def folder(tmp_path: Path) -> SearchFolder:
     """A search with a trial of every kind, whose texts are hostile."""
     events = [
         *completed(0, 0.4),
-        *completed(1, 0.6, **{"clips.persons": 4}),
+        *completed(1, 0.6, **{"clips.identities": 4}),
         *cut_off(2, 0.1, 0.2),
         *failed(3, HOSTILE),
         suggested(4, note=HOSTILE),
@@ -146,7 +146,7 @@ def test_every_part_that_is_asked_for_is_on_the_page(folder: SearchFolder) -> No
     assert len(drawn) == len(re.findall(r'json" data-figure="', text)), "every figure has its place and its data"
     assert "SYNTHETIC" in text
     assert "not confirmed" in text
-    assert "Slice along clips.persons: ValueError" in text, "a card that failed is reported"
+    assert "Slice along clips.identities: ValueError" in text, "a card that failed is reported"
     assert text.count("<tr") > 5
 
 
@@ -252,7 +252,7 @@ def test_markdown_has_tables_that_hostile_texts_cannot_break(folder: SearchFolde
     assert len(trials) == 5
     assert len(cells) == 1, "as many columns in every row"
     assert "| optim.learning\\_rate | 70 % | raises |" in text
-    assert "| clips.persons | 20 % | lowers |" in text
+    assert "| clips.identities | 20 % | lowers |" in text
     assert "| model.attention\\_gate | 10 % | - |" in text, "a choice without an order has no direction"
 
 

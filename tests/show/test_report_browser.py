@@ -85,7 +85,7 @@ def test_the_page_works_in_a_browser_without_a_network(tmp_path: Path) -> None:
     settings = [
         {
             "optim.learning_rate": rates[index % 4],
-            "clips.persons": 2 + index % 3,
+            "clips.identities": 2 + index % 3,
             "model.attention_gate": gates[index % 2],
         }
         for index in range(8)

@@ -24,7 +24,7 @@ from trainer.evaluation.query_metrics import PerQuery, write_per_query
 @pytest.fixture
 def search(tmp_path: Path) -> LoadedSearch:
     events = [
-        event for index in range(3) for event in completed(index, 0.4 + index / 10, **{"clips.persons": 2 + index})
+        event for index in range(3) for event in completed(index, 0.4 + index / 10, **{"clips.identities": 2 + index})
     ]
     return load_search(write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), events))
 
@@ -57,7 +57,7 @@ def test_columns_of_numbers_have_their_heading_on_the_same_side() -> None:
 
 
 def test_cards_come_back_and_those_that_failed_say_why(search: LoadedSearch) -> None:
-    card = {"card": "importance", "about": ["mAP"], "data": {"names": ["clips.persons"], "values": [1.0]}}
+    card = {"card": "importance", "about": ["mAP"], "data": {"names": ["clips.identities"], "values": [1.0]}}
     lost = {"card": "fit", "about": ["mAP"], "skipped": "no Graphviz"}
     found = asked(search, f"import sys; sys.stdin.read(); print({json.dumps(card)!r}); print({json.dumps(lost)!r})")
     assert [card.skipped for card in found.cards] == ["", "no Graphviz"]
@@ -87,7 +87,7 @@ def test_a_model_is_not_asked_about_too_few_trials(tmp_path: Path) -> None:
 def test_the_request_has_the_best_configuration_and_completed_trials_only(search: LoadedSearch) -> None:
     request = model_request(search)
     assert request is not None
-    assert request["centre"]["clips.persons"] == 2  # Ax's code for 4
+    assert request["centre"]["clips.identities"] == 2  # Ax's code for 4
     assert {trial["state"] for trial in request["question"]["trials"]} == {"completed"}
     assert set(request["grids"]) == set(search.space.parameters)
 
@@ -101,9 +101,9 @@ def test_a_grid_covers_a_range_evenly_and_names_every_value_of_a_choice() -> Non
 
 
 def test_codes_of_a_card_become_values_again(search: LoadedSearch) -> None:
-    card = {"card": "slice", "about": ["clips.persons"], "data": {"x": [0, 1]}}
+    card = {"card": "slice", "about": ["clips.identities"], "data": {"x": [0, 1]}}
     (found,) = asked(search, f"import sys; sys.stdin.read(); print({json.dumps(card)!r})").cards
-    low = search.space.parameters["clips.persons"].at(0)
+    low = search.space.parameters["clips.identities"].at(0)
     assert found.data["x"] == [low, int(low) + 1]
     card["data"] = {"x": [-1]}
     assert "no card" in asked(search, f"import sys; sys.stdin.read(); print({json.dumps(card)!r})").missing
@@ -122,7 +122,7 @@ def evaluated(search: LoadedSearch) -> Path:
     queries = PerQuery(
         average_precision=np.array([0.5, 1.0, np.nan]),
         valid=np.array([True, True, False]),
-        person=np.array([1, 2, 3]),
+        identity=np.array([1, 2, 3]),
         camera=np.array([1, 2, 1]),
         frames=np.array([4, 4, 4]),
         first_frame=np.array(["a", "b", "c"]),
@@ -152,7 +152,7 @@ def test_cmc_curves_are_whole_where_the_evaluation_has_them(search: LoadedSearch
     assert [rank for rank, _ in curves["t0001"]] == [1, 5, 10, 20]
 
 
-def test_pictures_of_real_persons_are_shown_only_when_asked_for(search: LoadedSearch, evaluated: Path) -> None:
+def test_pictures_of_real_identities_are_shown_only_when_asked_for(search: LoadedSearch, evaluated: Path) -> None:
     described = search.folder.description.read_text()
     assert gather(search.folder, model=False, images=False).evaluation.pictures  # type: ignore[union-attr]
     search.folder.description.write_text(described.replace("synthetic: true", "synthetic: false"))

@@ -37,7 +37,7 @@ def test_an_epoch_agrees_with_itself_whatever_the_clock_says() -> None:
     found = agreement(then, now, 0)
     assert found.first is None
     assert found.largest == 0
-    assert found.metrics == len(figures_of(then)) > 10
+    assert found.compared == len(figures_of(then)) > 10
 
 
 def test_the_first_figure_that_differs_in_its_last_bit_is_named() -> None:
@@ -121,7 +121,7 @@ def test_a_trial_on_cpu_cores_is_equal_to_the_last_bit_where_its_data_have_moved
     found = json.loads(capsys.readouterr().out)
     assert found["equal"] is True
     assert (found["epochs"], found["tolerance"], found["largest_difference"]) == (3, 0, 0)
-    assert found["figures"] > 50
+    assert found["compared"] > 50
     assert found["threads"] == 1
     differing = {each["what"] for each in found["circumstances"] if each["differs"]}
     assert "data folder" in differing

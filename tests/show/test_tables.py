@@ -159,6 +159,6 @@ def test_a_space_of_ones_own_stands_in_a_table_of_its_own(tmp_path: Path, tested
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
 def test_published_figures_ascend_with_the_rank_and_belong_to_shipped_spaces(table: object) -> None:
     for name, row in table.rows.items():  # type: ignore[attr-defined]
-        ranks = [row.figures[rank] for rank in ("rank1", "rank5", "rank20")]
+        ranks = [row.metrics[rank] for rank in ("rank1", "rank5", "rank20")]
         assert ranks == sorted(ranks) and 0 < ranks[0] <= ranks[-1] <= 1
         assert SearchSpace.load(f"{name}.yaml").name == name

@@ -37,7 +37,7 @@ name: small
 budget: {trials: 4}
 parameters:
   loss.triplet_margin: {type: float, low: 0.1, high: 0.8}
-  clips.persons: {type: int, low: 2, high: 8}
+  clips.identities: {type: int, low: 2, high: 8}
   model.attention_gate: {type: choice, values: [softmax, sigmoid]}
 trainer:
   optim: {epochs: 3}
@@ -82,7 +82,7 @@ def draw(space: SearchSpace, source: random.Random) -> dict[str, Value]:
 
 def test_a_space_keeps_the_order_of_its_parameters(write: Write) -> None:
     space = SearchSpace.load(write(SPACE))
-    assert list(space.parameters) == ["loss.triplet_margin", "clips.persons", "model.attention_gate"]
+    assert list(space.parameters) == ["loss.triplet_margin", "clips.identities", "model.attention_gate"]
 
 
 def test_a_builtin_space_is_found_by_name_from_any_folder(write: Write) -> None:
@@ -130,8 +130,8 @@ def test_a_child_narrows_one_bound_of_a_parameter(write: Write) -> None:
 
 def test_a_child_that_changes_the_type_of_a_parameter_replaces_it(write: Write) -> None:
     write(SPACE, "parent.yaml")
-    child = write("extends: parent.yaml\nparameters: {clips.persons: {type: choice, values: [2, 4]}}\n")
-    assert SearchSpace.load(child).parameters["clips.persons"].at(1) == 4
+    child = write("extends: parent.yaml\nparameters: {clips.identities: {type: choice, values: [2, 4]}}\n")
+    assert SearchSpace.load(child).parameters["clips.identities"].at(1) == 4
 
 
 def test_a_list_of_the_child_replaces_that_of_the_parent(write: Write) -> None:
@@ -139,7 +139,7 @@ def test_a_list_of_the_child_replaces_that_of_the_parent(write: Write) -> None:
 
 
 def test_a_setting_that_the_child_fixes_is_searched_no_more(write: Write) -> None:
-    space = SearchSpace.load(write("extends: smoke.yaml\ntrainer: {clips: {persons: 3}}\n"))
+    space = SearchSpace.load(write("extends: smoke.yaml\ntrainer: {clips: {identities: 3}}\n"))
     assert set(space.parameters) == {"optim.learning_rate", "model.attention_gate"}
     assert set(space.start[0]) == set(space.parameters)
 
@@ -191,8 +191,8 @@ def test_extending_a_broken_file_shows_its_error(write: Write) -> None:
 # Errors
 
 
-def start_point(margin: str = "0.2", persons: str = "4", gate: str = "softmax") -> str:
-    point = f"{{loss.triplet_margin: {margin}, clips.persons: {persons}, model.attention_gate: {gate}}}"
+def start_point(margin: str = "0.2", identities: str = "4", gate: str = "softmax") -> str:
+    point = f"{{loss.triplet_margin: {margin}, clips.identities: {identities}, model.attention_gate: {gate}}}"
     return f"start: [{point}]\ntrainer:"
 
 
@@ -313,20 +313,20 @@ MISTAKES = {
     ),
     "float range of a whole number": (
         ("type: int", "type: float"),
-        "6:19: parameters.clips.persons.type: the setting takes whole numbers only; use type: int",
+        "6:22: parameters.clips.identities.type: the setting takes whole numbers only; use type: int",
     ),
     "range of a text": (
         ("type: choice, values: [softmax, sigmoid]", "type: int, low: 0, high: 1"),
         "7:26: parameters.model.attention_gate.type: the setting takes no range; use type: choice",
     ),
     "group of settings": (
-        ("clips.persons", "data.validation"),
+        ("clips.identities", "data.validation"),
         "6:3: parameters.data.validation: is a group of settings; name one of data.validation.share,"
         " data.validation.distractors, data.validation.seed, data.validation.folds, data.validation.fold",
     ),
     "bound that the trainer refuses": (
         ("low: 2", "low: 1"),
-        "6:30: parameters.clips.persons.low: must be at least 2 (is 1)",
+        "6:33: parameters.clips.identities.low: must be at least 2 (is 1)",
     ),
     "choice that the trainer refuses": (
         ("[softmax, sigmoid]", "[softmax, sigmod]"),
@@ -362,15 +362,15 @@ MISTAKES = {
         "9:3: trainer.optim: milestones: [0.5, 0.1] must ascend",
     ),
     "searched and fixed": (
-        ("optim: {epochs: 3}", "clips: {persons: 3}"),
-        "9:11: trainer.clips.persons: is searched too, at s.yaml:6:3; keep one of the two",
+        ("optim: {epochs: 3}", "clips: {identities: 3}"),
+        "9:11: trainer.clips.identities: is searched too, at s.yaml:6:3; keep one of the two",
     ),
     "nothing searched": (
         (SPACE[SPACE.index("parameters:") : SPACE.index("trainer:")], "parameters: {}\n"),
         "4:1: parameters: needs at least 1 (has 0)",
     ),
     "part of the validation split": (
-        ("clips.persons: {", "data.validation.seed: {"),
+        ("clips.identities: {", "data.validation.seed: {"),
         "6:3: parameters.data.validation.seed: is the same for all trials of a search; set it in 'trainer'",
     ),
     "misspelt metric": (
@@ -389,14 +389,14 @@ MISTAKES = {
     ),
     "start point of another choice": (
         ("trainer:", start_point(gate="relu")),
-        "8:54: start[0].model.attention_gate: must be one of 'softmax', 'sigmoid' (is 'relu')",
+        "8:57: start[0].model.attention_gate: must be one of 'softmax', 'sigmoid' (is 'relu')",
     ),
     "start point of another type": (
-        ("trainer:", start_point(persons="4.0")),
-        "8:36: start[0].clips.persons: must be a whole number (is 4.0)",
+        ("trainer:", start_point(identities="4.0")),
+        "8:36: start[0].clips.identities: must be a whole number (is 4.0)",
     ),
     "incomplete start point": (
-        ("trainer:", "start: [{clips.persons: 4, model.attention_gate: softmax}]\ntrainer:"),
+        ("trainer:", "start: [{clips.identities: 4, model.attention_gate: softmax}]\ntrainer:"),
         "8:9: start[0]: lacks loss.triplet_margin; give every searched setting a value, or drop the point",
     ),
 }
@@ -412,7 +412,7 @@ def test_a_mistake_is_answered_with_its_place_and_the_way_out(
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file(write: Write) -> None:
     text = edited(("triplet_margin", "margin"), ("low: 2", "low: 9"), ("trials", "trails"), ("epochs", "epoch"))
     assert [line.split(": ")[0] for line in problems(write(text))] == [
-        *("s.yaml:3:10", "s.yaml:5:3", "s.yaml:6:38", "s.yaml:9:11")
+        *("s.yaml:3:10", "s.yaml:5:3", "s.yaml:6:41", "s.yaml:9:11")
     ]
 
 
@@ -463,7 +463,7 @@ def test_a_word_of_another_program_is_answered_with_ours(write: Write, theirs: s
     [
         ("lr=1", "did you mean 'optim.learning_rate'?"),
         ("optim.max_epoch=1", "did you mean 'optim.epochs'?"),
-        ("batch_size=1", "write clips.persons times clips.tracklets"),
+        ("batch_size=1", "write clips.identities times clips.tracklets"),
         ("parameters.lr={type: float, low: 0.1, high: 1}", "did you mean 'optim.learning_rate'?"),
         ("budget.num_samples=3", "did you mean 'trials'?"),
     ],
@@ -492,8 +492,8 @@ def test_a_misspelt_required_key_is_one_problem(write: Write) -> None:
 def test_values_are_put_to_the_trainer_when_all_names_are_right(write: Write) -> None:
     low = ("low: 2", "low: 1")
     assert [line.split(": ")[0] for line in problems(write(edited(low, ("epochs", "epoch"))))] == ["s.yaml:9:11"]
-    assert [line.split(": ")[0] for line in problems(write(edited(low)))] == ["s.yaml:6:30"]
-    assert SearchSpace.unchecked(write(edited(low))).parameters["clips.persons"].at(0) == 1
+    assert [line.split(": ")[0] for line in problems(write(edited(low)))] == ["s.yaml:6:33"]
+    assert SearchSpace.unchecked(write(edited(low))).parameters["clips.identities"].at(0) == 1
 
 
 def test_the_schema_that_ships_names_every_setting_of_the_trainer_and_its_kind() -> None:
@@ -512,7 +512,7 @@ def test_thousands_of_problems_are_counted_rather_than_printed(write: Write) -> 
 def test_a_bound_that_clashes_with_another_setting_is_named(write: Write) -> None:
     weight = "loss.center_weight: {type: float, low: 0, high: 1}"
     text = edited(
-        ("clips.persons: {type: int, low: 2, high: 8}", weight),
+        ("clips.identities: {type: int, low: 2, high: 8}", weight),
         ("epochs: 3}", "epochs: 3}\n  loss: {osm_share: 1}"),
     )
     (problem,) = problems(write(text))
@@ -547,10 +547,10 @@ def test_an_override_moves_one_bound() -> None:
 
 
 def test_an_override_of_a_searched_setting_fixes_it() -> None:
-    space = SearchSpace.load("smoke", overrides=["clips.persons=3"])
-    assert "clips.persons" not in space.parameters
-    assert "clips.persons" not in space.start[0]
-    assert space.config(draw(space, random.Random(0))).clips.persons == 3
+    space = SearchSpace.load("smoke", overrides=["clips.identities=3"])
+    assert "clips.identities" not in space.parameters
+    assert "clips.identities" not in space.start[0]
+    assert space.config(draw(space, random.Random(0))).clips.identities == 3
 
 
 def test_the_last_of_two_overrides_wins() -> None:
@@ -595,7 +595,7 @@ def test_mistakes_in_overrides_and_file_are_reported_together(write: Write) -> N
     assert [line.split(": ")[0] for line in lines] == [
         "--set bugdet.trials=1",
         "--set optim.epoch=1",
-        "s.yaml:6:38",
+        "s.yaml:6:41",
     ]
 
 
@@ -606,11 +606,11 @@ def test_a_sample_lands_at_its_path_and_fixed_settings_stay(write: Write) -> Non
     space = SearchSpace.load(write(SPACE))
     sample: dict[str, Value] = {
         "loss.triplet_margin": 0.25,
-        "clips.persons": 5,
+        "clips.identities": 5,
         "model.attention_gate": "sigmoid",
     }
     config = space.config(sample, seed=7)
-    assert (config.loss.triplet_margin, config.clips.persons) == (0.25, 5)
+    assert (config.loss.triplet_margin, config.clips.identities) == (0.25, 5)
     assert (config.model.attention_gate, config.optim.epochs, config.seed) == ("sigmoid", 3, 7)
     assert space.trainer == {"optim": {"epochs": 3}}
 
@@ -627,14 +627,14 @@ def test_a_whole_number_that_may_be_null_is_searched_as_a_whole_number(write: Wr
     clips = "evaluation.max_clips: {type: int, low: 1, high: 41}"
     dense = "epochs: 3}\n  evaluation: {sampling: dense}"
     space = SearchSpace.load(
-        write(edited(("clips.persons: {type: int, low: 2, high: 8}", clips), ("epochs: 3}", dense)))
+        write(edited(("clips.identities: {type: int, low: 2, high: 8}", clips), ("epochs: 3}", dense)))
     )
     assert isinstance(space.config(draw(space, random.Random(0))).evaluation.max_clips, int)
 
 
 def test_the_recipe_fills_in_what_a_sample_does_not_give(write: Write) -> None:
     weight = "loss.center_weight: {type: float, low: 1e-4, high: 1e-3}"
-    space = SearchSpace.load(write(edited(("clips.persons: {type: int, low: 2, high: 8}", weight))))
+    space = SearchSpace.load(write(edited(("clips.identities: {type: int, low: 2, high: 8}", weight))))
     paper = SearchSpace.load("s.yaml", overrides=["recipe=paper", "clips.crop=pad"])
     sample = draw(space, random.Random(0))
     assert (space.config(sample).loss.center_count, paper.config(sample).loss.center_count) == (None, 751)
@@ -644,10 +644,10 @@ def test_the_recipe_fills_in_what_a_sample_does_not_give(write: Write) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"clips.persons": 1}, "clips.persons: must be at least 2 (is 1)"),
-        ({"clips.persons": 4.0}, "clips.persons: must be a whole number (is 4.0)"),
-        ({"clips.persons": [4]}, "clips.persons: must be text, a number, true or false (is a list)"),
-        ({"clips.person": 4}, "clips.person: is not searched by 'smoke' - did you mean 'clips.persons'?"),
+        ({"clips.identities": 1}, "clips.identities: must be at least 2 (is 1)"),
+        ({"clips.identities": 4.0}, "clips.identities: must be a whole number (is 4.0)"),
+        ({"clips.identities": [4]}, "clips.identities: must be text, a number, true or false (is a list)"),
+        ({"clips.identity": 4}, "clips.identity: is not searched by 'smoke' - did you mean 'clips.identities'?"),
         (
             {"model.attention_gate": None},
             "model.attention_gate: must be text, a number, true or false (is null)",
@@ -663,7 +663,7 @@ def test_a_sample_that_does_not_fit_is_refused_by_path(change: dict[str, Any], e
 
 def test_a_sample_without_a_searched_path_is_refused() -> None:
     space = SearchSpace.load("smoke")
-    with pytest.raises(SpaceError, match=r"^clips\.persons: is missing from the sample$"):
+    with pytest.raises(SpaceError, match=r"^clips\.identities: is missing from the sample$"):
         space.config({"optim.learning_rate": 1e-3, "model.attention_gate": "softmax"})
 
 
@@ -763,3 +763,24 @@ def test_any_override_is_applied_or_refused_in_plain_lines(override: str) -> Non
         SearchSpace.load("smoke", overrides=[override])
     except SpaceError as error:
         assert all(line.isprintable() for line in error.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("extends: smoke.yaml\nparameters:\n  clips.persons: {type: int, low: 2, high: 4}\n", ["3:3"]),
+        ("extends: smoke.yaml\nconstraints: [clips.persons <= 3]\ntrainer: {clips: {persons: 2}}\n", ["2:15", "3:19"]),
+    ],
+)
+def test_an_old_name_of_a_setting_is_answered_with_the_new_one_and_its_place(
+    write: Write, text: str, places: list[str]
+) -> None:
+    file = write(text)
+    with pytest.raises(SpaceError) as refused:
+        SearchSpace.load(file)
+    assert refused.value.problems == [f"{file}:{place}: clips.persons is called clips.identities" for place in places]
+
+
+def test_an_old_name_in_an_override_is_answered_with_the_new_one() -> None:
+    with pytest.raises(SpaceError, match=r"^--set clips\.persons=3: clips\.persons is called clips\.identities$"):
+        SearchSpace.load("smoke", overrides=["clips.persons=3"])

@@ -29,12 +29,12 @@ parameters:
   loss.osm_alpha: {type: float, low: 0.5, high: 2.5, step: 0.5}
   loss.osm_share: {type: float, low: 0.0, high: 0.9}
   loss.osm_balance: {type: float, low: 0.1, high: 0.9}
-  clips.persons: {type: int, low: 4, high: 16, step: 4}
+  clips.identities: {type: int, low: 4, high: 16, step: 4}
   model.pooling: {type: choice, values: [attention, mean, max]}
   model.attention_gate: {type: choice, values: [softmax, sigmoid], when: {model.pooling: [attention]}}
   loss.attention_weight: {type: float, low: 0.1, high: 2.0, log: true, when: {model.pooling: [attention]}}
 constraints: ["loss.osm_share + loss.osm_balance <= 1.2"]
-derived: {optim.learning_rate: 4e-5 * clips.persons}
+derived: {optim.learning_rate: 4e-5 * clips.identities}
 trainer:
   loss: {attention_weight: 0.0, center_weight: 5e-4}
 """
@@ -162,14 +162,14 @@ version: 1
 name: finite
 budget: {trials: 4}
 parameters:
-  clips.persons: {type: int, low: 4, high: 16, step: 4}
+  clips.identities: {type: int, low: 4, high: 16, step: 4}
   loss.osm_alpha: {type: float, low: 0.5, high: 2.5, step: 0.5}
 """
     assert SearchSpace.load(write(finite)).is_finite() == 20
-    bounded = finite + "constraints: ['clips.persons + 4 * loss.osm_alpha <= 12']\n"
+    bounded = finite + "constraints: ['clips.identities + 4 * loss.osm_alpha <= 12']\n"
     space = SearchSpace.load(write(bounded))
-    grid = [(persons, alpha) for persons in (4, 8, 12, 16) for alpha in (0.5, 1.0, 1.5, 2.0, 2.5)]
-    assert space.is_finite() == sum(persons + 4 * alpha <= 12 for persons, alpha in grid)
+    grid = [(identities, alpha) for identities in (4, 8, 12, 16) for alpha in (0.5, 1.0, 1.5, 2.0, 2.5)]
+    assert space.is_finite() == sum(identities + 4 * alpha <= 12 for identities, alpha in grid)
 
 
 def test_a_conditional_parameter_multiplies_only_the_points_that_have_it(write: Write) -> None:
@@ -258,21 +258,21 @@ def test_a_child_or_an_override_removes_a_condition(write: Write, nothing: str) 
 
 
 def test_a_derived_setting_follows_from_the_sample(rich: SearchSpace) -> None:
-    sample = rich.any_sample() | {"clips.persons": 16}
+    sample = rich.any_sample() | {"clips.identities": 16}
     assert rich.config(sample).optim.learning_rate == pytest.approx(6.4e-4)
 
 
 def test_a_derived_whole_number_is_one(write: Write) -> None:
-    text = edited(("derived: {optim.learning_rate: 4e-5 * clips.persons}", "derived: {clips.tracklets: 96 / X}"))
-    steps = {"clips.persons": "clips.persons", "loss.osm_alpha": "loss.osm_alpha"}
-    space = SearchSpace.load(write(text.replace("96 / X", "round(96 / clips.persons)")))
-    assert space.config(space.any_sample() | {"clips.persons": 16}).clips.tracklets == 6
+    text = edited(("derived: {optim.learning_rate: 4e-5 * clips.identities}", "derived: {clips.tracklets: 96 / X}"))
+    steps = {"clips.identities": "clips.identities", "loss.osm_alpha": "loss.osm_alpha"}
+    space = SearchSpace.load(write(text.replace("96 / X", "round(96 / clips.identities)")))
+    assert space.config(space.any_sample() | {"clips.identities": 16}).clips.tracklets == 6
     (problem,) = problems(write(text.replace("X", steps["loss.osm_alpha"])), "budget.trials=3")
     assert problem.endswith("use round() or floor() (loss.osm_alpha is 2.5)"), problem
 
 
 def test_what_is_derived_from_an_inactive_parameter_keeps_the_default(write: Write) -> None:
-    text = edited(("4e-5 * clips.persons", "1e-3 * loss.attention_weight"))
+    text = edited(("4e-5 * clips.identities", "1e-3 * loss.attention_weight"))
     space = SearchSpace.load(write(text))
     sample = space.active(space.any_sample() | {"model.pooling": "mean"})
     assert space.config(sample).optim.learning_rate == TrialConfig().optim.learning_rate
@@ -311,9 +311,9 @@ MISTAKES = {
         "model.attention_gate too, such as by --set model.attention_gate=…",
     ),
     "condition on a range": (
-        ("sigmoid], when: {model.pooling: [attention]}", "sigmoid], when: {clips.persons: [4]}"),
-        "10:75: parameters.model.attention_gate.when.clips.persons: is a range; a condition needs a parameter of type "
-        "choice",
+        ("sigmoid], when: {model.pooling: [attention]}", "sigmoid], when: {clips.identities: [4]}"),
+        "10:75: parameters.model.attention_gate.when.clips.identities: is a range; a condition needs a parameter of "
+        "type choice",
     ),
     "condition that never holds": (
         ("sigmoid], when: {model.pooling: [attention]}", "sigmoid], when: {model.pooling: [atention]}"),
@@ -355,20 +355,20 @@ MISTAKES = {
         "12:1: constraints: no point was found that satisfies all of them; loosen one",
     ),
     "derived from what is not searched": (
-        ("4e-5 * clips.persons", "4e-5 * clips.tracklets"),
+        ("4e-5 * clips.identities", "4e-5 * clips.tracklets"),
         "13:11: derived.optim.learning_rate: 'clips.tracklets' is not searched",
     ),
     "derived from a text": (
-        ("4e-5 * clips.persons", "4e-5 * model.pooling"),
+        ("4e-5 * clips.identities", "4e-5 * model.pooling"),
         "13:11: derived.optim.learning_rate: model.pooling is no number; nothing can be computed from it",
     ),
     "derived from nothing": (
-        ("4e-5 * clips.persons", "'4e-5'"),
+        ("4e-5 * clips.identities", "'4e-5'"),
         "13:11: derived.optim.learning_rate: names no searched setting; set it in 'trainer'",
     ),
     "derived and unreadable": (
-        ("4e-5 * clips.persons", "4e-5 clips.persons"),
-        "13:11: derived.optim.learning_rate: 'clips.persons' does not fit here",
+        ("4e-5 * clips.identities", "4e-5 clips.identities"),
+        "13:11: derived.optim.learning_rate: 'clips.identities' does not fit here",
     ),
     "derived and searched": (
         ("{optim.learning_rate: 4e-5", "{loss.osm_share: 4e-5"),
@@ -391,12 +391,12 @@ MISTAKES = {
         "13:11: derived.data.fold: is the same for all trials of a search; set it in 'trainer'",
     ),
     "derived value that the trainer refuses": (
-        ("4e-5 * clips.persons", "4e-5 * (clips.persons - 4)"),
-        "13:11: derived.optim.learning_rate: must be greater than 0 (is 0) where clips.persons is 4",
+        ("4e-5 * clips.identities", "4e-5 * (clips.identities - 4)"),
+        "13:11: derived.optim.learning_rate: must be greater than 0 (is 0) where clips.identities is 4",
     ),
     "derived by dividing by zero": (
-        ("4e-5 * clips.persons", "1 / (clips.persons - 4)"),
-        "13:11: derived.optim.learning_rate: 1 / (clips.persons - 4) divides by 0 (clips.persons is 4)",
+        ("4e-5 * clips.identities", "1 / (clips.identities - 4)"),
+        "13:11: derived.optim.learning_rate: 1 / (clips.identities - 4) divides by 0 (clips.identities is 4)",
     ),
     "choice that clashes with another parameter": (
         (SPACE[SPACE.index(", log: true, when") :], "}\ntrainer: {loss: {center_weight: 5e-4}}\n"),
@@ -405,15 +405,15 @@ MISTAKES = {
     "start point with an inactive parameter": (
         (
             "trainer:",
-            "start: [{loss.osm_alpha: 0.5, loss.osm_share: 0.1, loss.osm_balance: 0.1, clips.persons: 4, "
+            "start: [{loss.osm_alpha: 0.5, loss.osm_share: 0.1, loss.osm_balance: 0.1, clips.identities: 4, "
             "model.pooling: mean, model.attention_gate: softmax}]\ntrainer:",
         ),
-        "14:114: start[0].model.attention_gate: is searched only with model.pooling: 'attention'; drop it here",
+        "14:117: start[0].model.attention_gate: is searched only with model.pooling: 'attention'; drop it here",
     ),
     "start point that breaks a constraint": (
         (
             "trainer:",
-            "start: [{loss.osm_alpha: 0.5, loss.osm_share: 0.9, loss.osm_balance: 0.9, clips.persons: 4, "
+            "start: [{loss.osm_alpha: 0.5, loss.osm_share: 0.9, loss.osm_balance: 0.9, clips.identities: 4, "
             "model.pooling: mean}]\ntrainer:",
         ),
         "14:9: start[0]: breaks the constraint 'loss.osm_share + loss.osm_balance <= 1.2'",
@@ -421,7 +421,7 @@ MISTAKES = {
     "start point between steps": (
         (
             "trainer:",
-            "start: [{loss.osm_alpha: 0.6, loss.osm_share: 0.1, loss.osm_balance: 0.1, clips.persons: 4, "
+            "start: [{loss.osm_alpha: 0.6, loss.osm_share: 0.1, loss.osm_balance: 0.1, clips.identities: 4, "
             "model.pooling: mean}]\ntrainer:",
         ),
         "14:10: start[0].loss.osm_alpha: must be a step of 0.5 from 0.5 (is 0.6)",
@@ -504,7 +504,7 @@ def test_the_quality_model_is_refused_with_the_command_that_installs_it(
 
 def test_a_combination_that_only_a_random_point_shows_is_found(write: Write) -> None:
     # With all others in their middle the largest share breaks the constraint, so that no end shows it.
-    text = edited(("4e-5 * clips.persons", "1.2 - loss.osm_share - 0.2 * loss.osm_alpha"))
+    text = edited(("4e-5 * clips.identities", "1.2 - loss.osm_share - 0.2 * loss.osm_alpha"))
     (problem,) = problems(write(text))
     assert "the trainer refuses a random point: optim.learning_rate: must be greater than 0" in problem
 
@@ -560,14 +560,14 @@ def test_check_holds_the_batches_against_the_data_at_hand(tmp_path: Path, capsys
     arguments = [argument for override in there for argument in ("--set", override)]
     assert run(["space", "check", "smoke", *arguments]) == 0
     assert (
-        run(["space", "check", "smoke", *arguments, "--set", "parameters.clips.persons.high=9", "--set", "start=[]"])
+        run(["space", "check", "smoke", *arguments, "--set", "parameters.clips.identities.high=9", "--set", "start=[]"])
         == 3
     )
-    assert f"clips.persons: 9 persons per batch, but the validation split leaves 5 to train on at {root}" in (
+    assert f"clips.identities: 9 identities per batch, but the validation split leaves 5 to train on at {root}" in (
         capsys.readouterr().err
     )
     assert run(["space", "check", "smoke", *arguments, "--set", "clips.tracklets=30"]) == 0
-    assert "note clips.tracklets: 30 per person, but half of the persons have at most " in capsys.readouterr().out
+    assert "note clips.tracklets: 30 per identity, but half of the identities have at most " in capsys.readouterr().out
 
 
 def test_sample_prints_points_that_fit_under_start(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
@@ -582,13 +582,13 @@ def test_sample_prints_points_that_fit_under_start(write: Write, capsys: pytest.
 def test_diff_prints_what_goes_and_what_comes(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     write(SPACE)
     other = write(
-        edited(("trials: 4", "trials: 5"), ("derived: {optim.learning_rate: 4e-5 * clips.persons}\n", "")), "t"
+        edited(("trials: 4", "trials: 5"), ("derived: {optim.learning_rate: 4e-5 * clips.identities}\n", "")), "t"
     )
     assert run(["space", "diff", "s.yaml", str(other)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "- budget.trials: 4",
         "+ budget.trials: 5",
-        '- derived.optim.learning_rate: "4e-5 * clips.persons"',
+        '- derived.optim.learning_rate: "4e-5 * clips.identities"',
     ]
     assert run(["space", "diff", "s.yaml", "s.yaml"]) == 0
     assert capsys.readouterr().out == ""

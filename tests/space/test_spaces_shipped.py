@@ -130,7 +130,7 @@ def test_the_published_configuration_is_tried_first(name: str) -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_is_trained_on_batches_of_8_by_4_clips_of_4_frames_for_120_epochs(name: str) -> None:
-    expected = {"clips.persons": 8, "clips.tracklets": 4, "clips.frames": 4, "optim.epochs": 120}
+    expected = {"clips.identities": 8, "clips.tracklets": 4, "clips.frames": 4, "optim.epochs": 120}
     given(published(name), {**expected, "model.backbone": "resnet50", "model.height": 224, "model.width": 112})
 
 
@@ -225,7 +225,7 @@ def test_the_papers_schedule_counts_epochs_as_its_code_does() -> None:
 # Training
 
 SMALL = (
-    *("data.name=mars", "data.validation.share=0.4", "clips.persons=4", "clips.tracklets=2", "clips.frames=2"),
+    *("data.name=mars", "data.validation.share=0.4", "clips.identities=4", "clips.tracklets=2", "clips.frames=2"),
     *("model.backbone=tiny", "model.weights=none", "model.height=32", "model.width=16", "optim.epochs=1"),
 )
 

@@ -9,7 +9,7 @@ import pytest
 from events import epoch_result
 from scipy.stats import ttest_ind
 from searches import POINT, completed, write_search
-from small_spaces import FLAG, GATE, MARGIN, PERSONS, RATE, space_of
+from small_spaces import FLAG, GATE, IDENTITIES, MARGIN, RATE, space_of
 
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
@@ -86,7 +86,7 @@ def test_the_difference_of_means_has_the_interval_of_welch() -> None:
         ({"optim.learning_rate": 1e-5}, [("optim.learning_rate", "lower")]),
         ({"optim.learning_rate": 9.9e-2}, [("optim.learning_rate", "upper")]),
         ({"optim.learning_rate": 2e-5, "clips.flip": 0.02}, []),
-        ({"clips.flip": 1.0, "clips.persons": 2}, [("clips.flip", "upper"), ("clips.persons", "lower")]),
+        ({"clips.flip": 1.0, "clips.identities": 2}, [("clips.flip", "upper"), ("clips.identities", "lower")]),
         ({"model.pooling": "mean", "loss.osm_detach": False}, []),
         ({"gone": 1.0}, []),
     ],
@@ -95,7 +95,7 @@ def test_values_at_an_end_of_their_range_are_found_on_its_own_scale(params: Any,
     parameters = {
         "optim.learning_rate": RATE,
         "clips.flip": MARGIN,
-        "clips.persons": PERSONS,
+        "clips.identities": IDENTITIES,
         "model.pooling": GATE,
         "loss.osm_detach": FLAG,
     }
@@ -104,7 +104,7 @@ def test_values_at_an_end_of_their_range_are_found_on_its_own_scale(params: Any,
 
 def test_an_ordered_choice_has_ends_too() -> None:
     sizes = {"type": "choice", "values": [8, 16, 32], "ordered": True}
-    parameter = space_of({"clips.persons": sizes}).parameters["clips.persons"]
+    parameter = space_of({"clips.identities": sizes}).parameters["clips.identities"]
     assert [place_in_range(parameter, value) for value in (8, 16, 32)] == [0, 0.5, 1]
 
 

@@ -100,7 +100,7 @@ def test_of_an_evaluation_that_is_missing_or_damaged_nothing_comes(tmp_path: Pat
     for text in (None, "{", '{"cmc": 3}', "[]"):
         if text is not None:
             (tmp_path / "evaluation.json").write_text(text)
-        found = evaluation_content(tmp_path, "u/t0000", 0, persons=True)
+        found = evaluation_content(tmp_path, "u/t0000", 0, people=True)
         assert not found.points and not found.tags
 
 
@@ -108,7 +108,7 @@ def test_pictures_have_the_same_names_when_they_are_sent_again_and_other_ones_fo
     (tmp_path / "evaluation.json").write_text("{}")
     Image.new("RGB", (9, 9)).save(tmp_path / "ranking.png")
     places = [
-        [each.place for each in evaluation_content(tmp_path, identity, 7, persons=True).artifacts if each.is_image]
+        [each.place for each in evaluation_content(tmp_path, identity, 7, people=True).artifacts if each.is_image]
         for identity in ("u/t0000", "u/t0000", "u/t0001")
     ]
     assert places[0] == places[1] != places[2]

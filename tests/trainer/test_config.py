@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 from strategies import quick
 
 from trainer.config import TrialConfig
+from trainer.config_file import read_trial_config
+from trainer.errors import ConfigError
 from trainer.recipe import PAPER, WITH_ATTENTION_LOSS, WITH_CENTERS
 
 
@@ -81,3 +84,13 @@ def test_an_attention_loss_that_cannot_work_is_refused_with_the_reason(settings:
 
 def test_the_same_settings_without_attention_loss_are_fine() -> None:
     config(model={"pooling": "mean", "attention_score_relu": False}, clips={"erase": 0.0, "erase_per": "clip"})
+
+
+@pytest.mark.parametrize("overrides", [[], ["clips.persons=4"]])
+def test_an_old_name_of_a_setting_is_answered_with_the_new_one(tmp_path: Path, overrides: list[str]) -> None:
+    file = tmp_path / "trial.yaml"
+    file.write_text("clips: {tracklets: 2}\n" if overrides else "clips:\n  persons: 4\n")
+    with pytest.raises(ConfigError) as refused:
+        read_trial_config(file, overrides)
+    where = "--set clips.persons=4" if overrides else f"{file}:2:3"
+    assert str(refused.value) == f"{where}: clips.persons is called clips.identities"

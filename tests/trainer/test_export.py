@@ -22,14 +22,14 @@ from trainer.export import FORMATS, TOLERATED_DIFFERENCE, export_network, missin
 from trainer.input.augment import normalised
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
-PERSONS = 5
+IDENTITIES = 5
 CANARY = "canary-of-a-folder"
 
 
 def trained(config: ModelConfig) -> TemporalAttentionResNet:
     """A network whose batch norms have seen something."""
     torch.manual_seed(1)
-    model = TemporalAttentionResNet(config, PERSONS)
+    model = TemporalAttentionResNet(config, IDENTITIES)
     for _ in range(3):
         model(torch.randn(4, 2, 3, config.height, config.width))
     return model.eval()
@@ -117,7 +117,7 @@ def test_an_exported_checkpoint_holds_the_same_weights_and_its_digest(tmp_path: 
     exported = export_network(checkpoint, tmp_path / "out", "checkpoint")
     state = load_checkpoint(exported.file)
     assert state["epoch"] == exported.epoch == 3
-    assert exported.persons == PERSONS
+    assert exported.identities == IDENTITIES
     for name, tensor in model.state_dict().items():
         assert torch.equal(state["model"][name], tensor), name
     assert TrialConfig.model_validate_json((tmp_path / "out/config.json").read_text()) == exported.config

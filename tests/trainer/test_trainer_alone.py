@@ -109,7 +109,7 @@ def test_a_node_without_the_orchestrator_trains_resumes_evaluates_and_embeds(con
     embedded = trainer("embed", *network, "--out", str(tmp_path / "test.npz"))
     assert embedded.returncode == 0, embedded.stderr
     with np.load(tmp_path / "test.npz", allow_pickle=False) as arrays:
-        tracklets = len(arrays["person"])
+        tracklets = len(arrays["identity"])
         assert arrays["embedding"].shape == (tracklets, 64)
         assert set(arrays["part"]) == {"query", "gallery"}
         assert {len(arrays[name]) for name in arrays} == {tracklets}

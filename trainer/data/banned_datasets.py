@@ -19,7 +19,7 @@ LOOKED_AT = 3  # entries of a folder
 def refuse_withdrawn(root: Path) -> None:
     """Nothing, unless the folder looks like DukeMTMC-VideoReID (Wu et al. 2018, CVPR), or holds it.
 
-    Looks at a few names only: PART/PERSON/TRACKLET/FRAME with frames such as 0001_C6_F0099_X30823.jpg.
+    Looks at a few names only: PART/IDENTITY/TRACKLET/FRAME with frames such as 0001_C6_F0099_X30823.jpg.
 
     Raises:
         DataError: it does; says why it is not supported.
@@ -33,10 +33,10 @@ def refuse_withdrawn(root: Path) -> None:
 
 
 def _names_below(part: Path) -> Iterator[str]:
-    """Names of the first frames of the first tracklets of the first persons."""
-    for person in _first_entries(part):
-        for tracklet in _first_entries(part / person):
-            yield from _first_entries(part / person / tracklet)
+    """Names of the first frames of the first tracklets of the first identities."""
+    for identity in _first_entries(part):
+        for tracklet in _first_entries(part / identity):
+            yield from _first_entries(part / identity / tracklet)
 
 
 def _first_entries(folder: Path) -> list[str]:

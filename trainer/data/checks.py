@@ -68,7 +68,7 @@ class DataCheck(NamedTuple):
     counts_as_published: bool | None
     """None where nobody asked, or the people are drawn."""
     queries_without_match: Mapping[ProtocolName, int]
-    """Queries that a protocol leaves out: no tracklet of the person by another camera in the gallery."""
+    """Queries that a protocol leaves out: no tracklet of the identity by another camera in the gallery."""
     frames: FrameCheck
     fingerprint: str
     """`dataset_fingerprint` of partition 0."""

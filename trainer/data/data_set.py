@@ -17,7 +17,7 @@ LOOKED_AT = 100  # entries of a folder that are told apart
 class Counts(NamedTuple):
     """Size of a part of a data set; None where nothing was published."""
 
-    persons: int | None
+    identities: int | None
     """Identities, distractors not counted."""
     tracklets: int | None
     frames: int | None

@@ -35,7 +35,7 @@ class ManifestLine(FrozenConfig):
 
     parts: tuple[str, ...]
     """train, query, gallery; several where the partitions of the data set put it into several."""
-    person: int
+    identity: int
     camera: int
     first: str
     """Its first frame, from the data set's folder on."""
@@ -179,7 +179,7 @@ def _differences(path: Path, tracklet: Tracklet, now: ManifestLine, before: Mani
     if before is None:
         yield f"{first}: a tracklet starts here by the data set's lists, but not by {path}"
         return
-    if (now.person, now.camera, now.parts) != (before.person, before.camera, before.parts):
+    if (now.identity, now.camera, now.parts) != (before.identity, before.camera, before.parts):
         yield f"{first}: {_owner(now)}, but by {path} {_owner(before)}"
     if len(now.sizes) != len(before.sizes):
         yield f"{first}: its tracklet has {len(now.sizes)} frames, but {len(before.sizes)} by {path}"
@@ -190,15 +190,15 @@ def _differences(path: Path, tracklet: Tracklet, now: ManifestLine, before: Mani
 
 
 def _owner(line: ManifestLine) -> str:
-    return one_line(f"person {line.person}, camera {line.camera}, {shortened(' and '.join(line.parts))}")
+    return one_line(f"identity {line.identity}, camera {line.camera}, {shortened(' and '.join(line.parts))}")
 
 
 def _line(root: Path, each: Filed, sizes: Mapping[str, int]) -> ManifestLine:
-    (frames, person, camera), parts = each
+    (frames, identity, camera), parts = each
     # The lists are checked already and there are 20,000 tracklets: nothing is validated a second time.
     return ManifestLine.model_construct(
         parts=parts,
-        person=person,
+        identity=identity,
         camera=camera,
         first=os.path.relpath(frames[0], root).replace(os.sep, "/"),
         sizes=tuple([sizes.get(frame, ABSENT) for frame in frames]),

@@ -191,7 +191,7 @@ def _splits(root: Path, header: PackHeader, table: FrameTable, fold: PackedFold)
             *(row[span].tolist() for row in (table.pack, table.offset, table.length)), names[span], strict=True
         )
         addresses = tuple([_address(packs[file], at, length, name, header.size) for file, at, length, name in places])
-        return Tracklet(addresses, int(table.person[index]), int(table.camera[index]))
+        return Tracklet(addresses, int(table.identity[index]), int(table.camera[index]))
 
     return Splits(*(tuple([tracklet(index) for index in part]) for part in (fold.train, fold.query, fold.gallery)))
 
@@ -240,10 +240,10 @@ def _check_space(folder: Path, out: Path, needed: int) -> None:
 
 def _table(tracklets: Sequence[Tracklet], extents: Sequence[tuple[int, int, int]]) -> FrameTable:
     names = "".join(f"{os.path.basename(frame)}\n" for tracklet in tracklets for frame in tracklet.frames)  # noqa: PTH119
-    numbers = np.array([(person, camera, len(frames)) for frames, person, camera in tracklets], dtype=np.int64)
+    numbers = np.array([(identity, camera, len(frames)) for frames, identity, camera in tracklets], dtype=np.int64)
     places = np.array(extents, dtype=np.int64)
     return FrameTable(
-        person=numbers[:, 0],
+        identity=numbers[:, 0],
         camera=numbers[:, 1],
         frames=numbers[:, 2],
         pack=places[:, 0],

@@ -66,7 +66,7 @@ class PackHeader(FrozenConfig):
 class FrameTable(NamedTuple):
     """What index.npz holds; the frames of a tracklet follow each other, tracklets too."""
 
-    person: Int64[np.ndarray, " N"]
+    identity: Int64[np.ndarray, " N"]
     camera: Int64[np.ndarray, " N"]
     frames: Int64[np.ndarray, " N"]
     """Frames of each tracklet, at least one."""
@@ -195,8 +195,8 @@ def _shape_fault(table: FrameTable) -> str | None:
     for name, array in table._asdict().items():
         if not isinstance(array, np.ndarray) or array.dtype != kinds[name] or array.ndim != 1:
             return f"{name} is not one row of {kinds[name]} numbers"
-    if not len(table.person) == len(table.camera) == len(table.frames) > 0:
-        return "person, camera and frames are not of as many tracklets"
+    if not len(table.identity) == len(table.camera) == len(table.frames) > 0:
+        return "identity, camera and frames are not of as many tracklets"
     if not len(table.pack) == len(table.offset) == len(table.length):
         return "pack, offset and length are not of as many frames"
     if table.frames.min() < 1 or table.frames.max() > len(table.pack) or table.frames.sum() != len(table.pack):
@@ -236,6 +236,6 @@ def _name_fault(table: FrameTable) -> str | None:
 def _fold_fault(table: FrameTable, header: PackHeader) -> str | None:
     for number, fold in enumerate(header.folds):
         for part in ("train", "query", "gallery"):
-            if not all(0 <= index < len(table.person) for index in getattr(fold, part)):
+            if not all(0 <= index < len(table.identity) for index in getattr(fold, part)):
                 return f"partition {number} of {HEADER} has a {part} tracklet that is not there"
     return None

@@ -27,6 +27,6 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
     "mars_official": Protocol(True, "mars_official", "queries in the gallery, trapezoidal precision; the MARS authors"),
     "mars_query_in_gallery": Protocol(True, "standard", "queries in the gallery; AP3D, TKP, STE-NVAN"),
     "prid": Protocol(
-        False, "standard", "one query and one gallery tracklet per person; mAP is the mean reciprocal rank"
+        False, "standard", "one query and one gallery tracklet per identity; mAP is the mean reciprocal rank"
     ),
 }

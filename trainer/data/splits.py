@@ -1,4 +1,4 @@
-"""The validation split: persons held out of the training tracklets, cut once and saved with its digest."""
+"""The validation split: identities held out of the training tracklets, cut once and saved with its digest."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ log = logging.getLogger(__name__)
 
 
 class ValidationConfig(FrozenConfig):
-    """How the validation split is cut from the training persons."""
+    """How the validation split is cut from the training identities."""
 
     share: float = Field(0.1, ge=0, lt=1)
-    """Share of the training persons that are held out; only persons seen by two cameras or more. 0 holds out nobody:
-    a training without figures of its own, for a network that is to be judged on the test set. Ignored where `folds`
-    is set."""
+    """Share of the training identities that are held out; only identities seen by two cameras or more. 0 holds out
+    nobody: a training without figures of its own, for a network that is to be judged on the test set. Ignored where
+    `folds` is set."""
     distractors: float = Field(0.25, ge=0, le=1)
     """Share of the remaining training tracklets added to the validation gallery as distractors."""
     seed: int = Field(0, ge=0)
     """Seed of the draw."""
     folds: int | None = Field(None, ge=2)
-    """Deal all persons seen by two cameras or more into so many disjoint groups and hold out one of them. A search
-    for each group, or a mean over all, uses every person for validation: of use where the persons are few, as the 89
-    of PRID2011."""
+    """Deal all identities seen by two cameras or more into so many disjoint groups and hold out one of them. A search
+    for each group, or a mean over all, uses every identity for validation: of use where the identities are few, as the
+    89 of PRID2011."""
     fold: int = Field(0, ge=0)
     """Number, from 0, of the group that is held out; only with `folds`."""
 
@@ -57,45 +57,45 @@ class ValidationConfig(FrozenConfig):
 
 
 class ValidationSplit(NamedTuple):
-    """Validation persons cut out of the training tracklets; indices into those, ascending."""
+    """Validation identities cut out of the training tracklets; indices into those, ascending."""
 
-    persons: tuple[int, ...]
+    identities: tuple[int, ...]
     """The held-out identities, ascending."""
     train: tuple[int, ...]
-    """Every tracklet of all other persons, distractors included."""
+    """Every tracklet of all other identities, distractors included."""
     query: tuple[int, ...]
-    """At most one tracklet per held-out person and camera."""
+    """At most one tracklet per held-out identity and camera."""
     gallery: tuple[int, ...]
-    """The other tracklets of the held-out persons, and the distractors."""
+    """The other tracklets of the held-out identities, and the distractors."""
     distractors: tuple[int, ...]
-    """Those of the gallery that belong to no held-out person; they are trained on, too."""
+    """Those of the gallery that belong to no held-out identity; they are trained on, too."""
 
 
 def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> ValidationSplit:
-    """Hold out max(2, round(share * persons)) persons or one of the folds: a function of tracklets and configuration.
+    """Hold out max(2, round(share * identities)) identities or one fold: a function of tracklets and configuration.
 
-    Every query has a match in the gallery under another camera. For that, a person with one tracklet
-    per camera gives one query only, and a person under one camera is never held out. A warning says so where the
+    Every query has a match in the gallery under another camera. For that, an identity with one tracklet
+    per camera gives one query only, and an identity under one camera is never held out. A warning says so where the
     queries are fewer than `FEW_QUERIES`. Where nobody is to be held out, everything is trained on.
 
     Raises:
-        DataError: too few persons are seen by two cameras, or fewer than two would be left to train on.
+        DataError: too few identities are seen by two cameras, or fewer than two would be left to train on.
     """
     if not config.holds_out:
-        return ValidationSplit(persons=(), train=tuple(range(len(train))), query=(), gallery=(), distractors=())
+        return ValidationSplit(identities=(), train=tuple(range(len(train))), query=(), gallery=(), distractors=())
     generator = np.random.default_rng(config.seed)
-    by_person = _cameras_of_persons(train)
-    if by_person and (why := seen_by_one_camera(train)) is not None:
-        raise DataError(f"training tracklets: {why}, and validation needs persons seen by two; {ALL_CAMERAS}")
-    persons = _held_out(by_person, config, generator)
-    held = {index for person in persons for group in by_person[person].values() for index in group}
-    query = {index for person in persons for index in _queries(by_person[person], generator)}
+    by_identity = _cameras_of_identities(train)
+    if by_identity and (why := seen_by_one_camera(train)) is not None:
+        raise DataError(f"training tracklets: {why}, and validation needs identities seen by two; {ALL_CAMERAS}")
+    identities = _held_out(by_identity, config, generator)
+    held = {index for identity in identities for group in by_identity[identity].values() for index in group}
+    query = {index for identity in identities for index in _queries(by_identity[identity], generator)}
     rest = [index for index in range(len(train)) if index not in held]
     drawn = generator.choice(rest, round(config.distractors * len(rest)), replace=False)
     distractors = sorted(int(index) for index in drawn)
     _warn_if_coarse(len(query), config)
     return ValidationSplit(
-        persons=tuple(persons),
+        identities=tuple(identities),
         train=tuple(rest),
         query=tuple(sorted(query)),
         gallery=tuple(sorted((held - query) | set(distractors))),
@@ -103,50 +103,50 @@ def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> Valid
     )
 
 
-def _cameras_of_persons(train: Sequence[Tracklet]) -> dict[int, dict[int, list[int]]]:
-    """Person -> camera -> indices of the tracklets; persons and cameras ascending."""
+def _cameras_of_identities(train: Sequence[Tracklet]) -> dict[int, dict[int, list[int]]]:
+    """Identity -> camera -> indices of the tracklets; identities and cameras ascending."""
     groups: defaultdict[int, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, tracklet in enumerate(train):
-        if tracklet.person > DISTRACTOR:
-            groups[tracklet.person][tracklet.camera].append(index)
-    return {person: dict(sorted(groups[person].items())) for person in sorted(groups)}
+        if tracklet.identity > DISTRACTOR:
+            groups[tracklet.identity][tracklet.camera].append(index)
+    return {identity: dict(sorted(groups[identity].items())) for identity in sorted(groups)}
 
 
 def _held_out(
-    by_person: Mapping[int, Mapping[int, Sequence[int]]], config: ValidationConfig, generator: np.random.Generator
+    by_identity: Mapping[int, Mapping[int, Sequence[int]]], config: ValidationConfig, generator: np.random.Generator
 ) -> list[int]:
-    """The persons of the validation split, ascending."""
-    eligible = [person for person, cameras in by_person.items() if len(cameras) >= 2]
+    """The identities of the validation split, ascending."""
+    eligible = [identity for identity, cameras in by_identity.items() if len(cameras) >= 2]
     if config.folds is None:
-        count = max(2, round(config.share * len(by_person)))
-        _check_enough(count, len(eligible), len(by_person))
-        return sorted(int(person) for person in generator.choice(eligible, count, replace=False))
+        count = max(2, round(config.share * len(by_identity)))
+        _check_enough(count, len(eligible), len(by_identity))
+        return sorted(int(identity) for identity in generator.choice(eligible, count, replace=False))
     if len(eligible) < 2 * config.folds:
         raise DataError(
-            f"training tracklets: {config.folds} folds of at least two persons are to be held out in turn, but only "
+            f"training tracklets: {config.folds} folds of at least two identities are to be held out in turn, but only "
             f"{len(eligible)} are seen by two cameras or more; lower data.validation.folds or add data"
         )
     dealt = generator.permutation(eligible)
-    return sorted(int(person) for person in dealt[config.fold :: config.folds])
+    return sorted(int(identity) for identity in dealt[config.fold :: config.folds])
 
 
-def _check_enough(count: int, eligible: int, persons: int) -> None:
+def _check_enough(count: int, eligible: int, identities: int) -> None:
     if eligible < count:
         raise DataError(
-            f"training tracklets: {count} of {persons} persons are to be held out for validation, but only "
+            f"training tracklets: {count} of {identities} identities are to be held out for validation, but only "
             f"{eligible} are seen by two cameras or more; lower data.validation.share or add data"
         )
-    if persons - count < 2:
+    if identities - count < 2:
         raise DataError(
-            f"training tracklets: holding out {count} of {persons} persons for validation leaves "
-            f"{persons - count} to train on, two are needed; lower data.validation.share or add data"
+            f"training tracklets: holding out {count} of {identities} identities for validation leaves "
+            f"{identities - count} to train on, two are needed; lower data.validation.share or add data"
         )
 
 
 def _warn_if_coarse(queries: int, config: ValidationConfig) -> None:
     if queries >= FEW_QUERIES:
         return
-    advice = "" if config.folds else "; data.validation.folds can use all persons in turn"
+    advice = "" if config.folds else "; data.validation.folds can use all identities in turn"
     log.warning(
         "validation split: %d queries only, so the objective is coarse: one query is worth %.1f points of rank-1%s",
         *(queries, 100 / queries, advice),
@@ -171,7 +171,7 @@ def _queries(cameras: Mapping[int, Sequence[int]], generator: np.random.Generato
 class _SplitFile(FrozenConfig):
     """What the file of a validation split holds."""
 
-    persons: tuple[int, ...]
+    identities: tuple[int, ...]
     train: tuple[int, ...]
     query: tuple[int, ...]
     gallery: tuple[int, ...]

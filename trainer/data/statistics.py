@@ -1,4 +1,4 @@
-"""How many persons, tracklets, frames and cameras a data set has, and how they are distributed."""
+"""How many identities, tracklets, frames and cameras a data set has, and how they are distributed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORT = 4  # frames; the paper's clips are as long, a shorter tracklet repeats s
 class PartCounts(NamedTuple):
     """Size of a part of a data set."""
 
-    persons: int
+    identities: int
     """Identities, distractors not counted."""
     tracklets: int
     frames: int
@@ -41,7 +41,7 @@ class PartStatistics(NamedTuple):
 
     counts: PartCounts
     distractors: int
-    """Tracklets of no person."""
+    """Tracklets of no identity."""
     short: int
     """Tracklets of fewer than `SHORT` frames."""
     lengths: Lengths | None
@@ -54,16 +54,16 @@ class Statistics(NamedTuple):
 
     parts: Mapping[str, PartStatistics]
     """By name: train, query, gallery."""
-    persons_by_cameras: Mapping[str, Mapping[int, int]]
-    """Persons by the number of cameras that saw them, of those trained on and those tested on."""
+    identities_by_cameras: Mapping[str, Mapping[int, int]]
+    """Identities by the number of cameras that saw them, of those trained on and those tested on."""
     queries_by_matches: Mapping[ProtocolName, Mapping[str, int]]
     """Queries by their matches in the gallery, in classes that double."""
 
 
 def part_counts(part: Sequence[Tracklet]) -> PartCounts:
-    """Persons, tracklets and frames of a part."""
-    persons = {tracklet.person for tracklet in part if tracklet.person > DISTRACTOR}
-    return PartCounts(len(persons), len(part), sum(len(tracklet.frames) for tracklet in part))
+    """Identities, tracklets and frames of a part."""
+    identities = {tracklet.identity for tracklet in part if tracklet.identity > DISTRACTOR}
+    return PartCounts(len(identities), len(part), sum(len(tracklet.frames) for tracklet in part))
 
 
 def usual_protocols(protocol: ProtocolName) -> tuple[ProtocolName, ...]:
@@ -72,22 +72,22 @@ def usual_protocols(protocol: ProtocolName) -> tuple[ProtocolName, ...]:
 
 
 def matches_of_queries(splits: Splits, protocol: ProtocolName) -> list[int]:
-    """For each query, the gallery's tracklets of its person by other cameras; 0 is a query that cannot be averaged."""
+    """For each query, the gallery's tracklets of its identity by other cameras; 0 cannot be averaged."""
     gallery = (*splits.gallery, *splits.query) if PROTOCOLS[protocol].queries_in_gallery else splits.gallery
-    seen = Counter((tracklet.person, tracklet.camera) for tracklet in gallery)
-    by_person: Counter[int] = Counter()
-    for (person, _), tracklets in seen.items():
-        by_person[person] += tracklets
-    return [by_person[query.person] - seen[query.person, query.camera] for query in splits.query]
+    seen = Counter((tracklet.identity, tracklet.camera) for tracklet in gallery)
+    by_identity: Counter[int] = Counter()
+    for (identity, _), tracklets in seen.items():
+        by_identity[identity] += tracklets
+    return [by_identity[query.identity] - seen[query.identity, query.camera] for query in splits.query]
 
 
 def statistics(splits: Splits, protocol: ProtocolName) -> Statistics:
     """What the partition is like, its queries under the protocol and those usual beside it."""
     return Statistics(
         parts={name: _part_statistics(part) for name, part in splits._asdict().items()},
-        persons_by_cameras={
-            "train": _persons_by_cameras(splits.train),
-            "test": _persons_by_cameras((*splits.query, *splits.gallery)),
+        identities_by_cameras={
+            "train": _identities_by_cameras(splits.train),
+            "test": _identities_by_cameras((*splits.query, *splits.gallery)),
         },
         queries_by_matches={usual: _doubling(matches_of_queries(splits, usual)) for usual in usual_protocols(protocol)},
     )
@@ -97,7 +97,7 @@ def _part_statistics(part: Sequence[Tracklet]) -> PartStatistics:
     lengths = [len(tracklet.frames) for tracklet in part]
     return PartStatistics(
         counts=part_counts(part),
-        distractors=sum(tracklet.person == DISTRACTOR for tracklet in part),
+        distractors=sum(tracklet.identity == DISTRACTOR for tracklet in part),
         short=sum(length < SHORT for length in lengths),
         lengths=_lengths(lengths) if lengths else None,
         tracklets_by_camera=_ascending(Counter(tracklet.camera for tracklet in part)),
@@ -117,11 +117,11 @@ def _lengths(lengths: Sequence[int]) -> Lengths:
     )
 
 
-def _persons_by_cameras(part: Sequence[Tracklet]) -> dict[int, int]:
+def _identities_by_cameras(part: Sequence[Tracklet]) -> dict[int, int]:
     cameras: defaultdict[int, set[int]] = defaultdict(set)
     for tracklet in part:
-        if tracklet.person > DISTRACTOR:
-            cameras[tracklet.person].add(tracklet.camera)
+        if tracklet.identity > DISTRACTOR:
+            cameras[tracklet.identity].add(tracklet.camera)
     return _ascending(Counter(map(len, cameras.values())))
 
 

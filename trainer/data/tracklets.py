@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 ALL_CAMERAS = "see that the data set holds all its cameras"  # advice where `seen_by_one_camera`
-DISTRACTOR, JUNK = 0, -1  # identities that are no person, as MARS numbers them
+DISTRACTOR, JUNK = 0, -1  # identities that are no identity, as MARS numbers them
 
 
 class Tracklet(NamedTuple):
-    """One person walking past one camera."""
+    """One identity walking past one camera."""
 
     frames: tuple[str, ...]
     """Paths of the frames, in temporal order."""
-    person: int
+    identity: int
     """Identity as the data set numbers it; 0 is a distractor, -1 is junk."""
     camera: int
     """Camera as the data set numbers it."""
@@ -36,17 +36,17 @@ def seen_by_one_camera(tracklets: Sequence[Tracklet]) -> str | None:
     """Why nobody can be found again by another camera, as half a sentence; None where somebody can."""
     cameras: defaultdict[int, set[int]] = defaultdict(set)
     for tracklet in tracklets:
-        if tracklet.person > DISTRACTOR:
-            cameras[tracklet.person].add(tracklet.camera)
-    if any(len(of_person) > 1 for of_person in cameras.values()):
+        if tracklet.identity > DISTRACTOR:
+            cameras[tracklet.identity].add(tracklet.camera)
+    if any(len(of_identity) > 1 for of_identity in cameras.values()):
         return None
     if len(all_cameras := set().union(*cameras.values())) == 1:
-        return f"every person is seen by camera {all_cameras.pop()} only"
-    return "every person is seen by one camera only"
+        return f"every identity is seen by camera {all_cameras.pop()} only"
+    return "every identity is seen by one camera only"
 
 
 def fingerprint(train: Sequence[Tracklet]) -> str:
-    """SHA-256 in hex over person, camera, length and the outer frames' base names of every tracklet.
+    """SHA-256 in hex over identity, camera, length and the outer frames' base names of every tracklet.
 
     Folders do not count, so a data set that was moved keeps its fingerprint.
     """
@@ -67,6 +67,6 @@ def dataset_fingerprint(splits: Splits) -> str:
 
 
 def _line(tracklet: Tracklet) -> bytes:
-    frames, person, camera = tracklet
+    frames, identity, camera = tracklet
     ends = [os.path.basename(frame) for frame in (frames[0], frames[-1])]  # noqa: PTH119 - 5x Path
-    return json.dumps([person, camera, len(frames), *ends]).encode() + b"\n"
+    return json.dumps([identity, camera, len(frames), *ends]).encode() + b"\n"

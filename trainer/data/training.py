@@ -16,13 +16,13 @@ class TrainingData(NamedTuple):
 
     train: list[Tracklet]
     labels: list[int]
-    """Class of each training tracklet, 0..C-1 in the order of the person numbers."""
+    """Class of each training tracklet, 0..C-1 in the order of the identity numbers."""
     query: list[Tracklet]
     gallery: list[Tracklet]
 
     @property
     def num_classes(self) -> int:
-        """Training persons, C."""
+        """Training identities, C."""
         return max(self.labels) + 1
 
     @property
@@ -48,10 +48,10 @@ def applied_split(train: Sequence[Tracklet], split: ValidationSplit) -> Training
     remaining = [train[index] for index in split.train]
     if not remaining:
         raise DataError("the validation split leaves no tracklet to train on; lower data.validation.share")
-    label_of = {person: label for label, person in enumerate(sorted({t.person for t in remaining}))}
+    label_of = {identity: label for label, identity in enumerate(sorted({t.identity for t in remaining}))}
     return TrainingData(
         train=remaining,
-        labels=[label_of[tracklet.person] for tracklet in remaining],
+        labels=[label_of[tracklet.identity] for tracklet in remaining],
         query=[train[index] for index in split.query],
         gallery=[train[index] for index in split.gallery],
     )

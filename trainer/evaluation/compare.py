@@ -1,6 +1,6 @@
 """Two evaluations of the same queries compared: is the difference real, and where does it come from?
 
-Q queries, P persons.
+Q queries, P identities.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DESCRIPTION = "evaluation.json"
 MAX_BYTES = 2**20  # of the description; it has about 1 kB
 CONFIDENCE = 0.95
 EQUAL = 1e-9  # a smaller difference of average precisions is rounding
-DRAWN_AT_ONCE = 2**20  # persons drawn together: their sums, 8 MiB, stay in a processor's cache
+DRAWN_AT_ONCE = 2**20  # identities drawn together: their sums, 8 MiB, stay in a processor's cache
 
 
 class Comparison(NamedTuple):
@@ -64,7 +64,7 @@ class QueryChange(NamedTuple):
 
     place: int
     """Place among the queries, from 0."""
-    person: int
+    identity: int
     camera: int
     frames: int
     first_frame: str
@@ -87,7 +87,7 @@ class EvaluationComparison(NamedTuple):
     """mAP over them."""
     after: float
     comparison: Comparison
-    """Confidence by resampling persons."""
+    """Confidence by resampling identities."""
     cameras: tuple[CameraPairChange, ...]
     """All pairs of cameras with a match, by what they add to the difference: those first that gained most times their
     number of queries."""
@@ -128,7 +128,7 @@ def compare_evaluations(
         before=float(first.average_precision[valid].mean()),
         after=float(second.average_precision[valid].mean()),
         comparison=paired_bootstrap(
-            first.average_precision, second.average_precision, groups=first.person, draws=draws, seed=seed
+            first.average_precision, second.average_precision, groups=first.identity, draws=draws, seed=seed
         ),
         cameras=_camera_changes(first, second),
         gains=tuple(_query_change(first, second, place) for place in order[:count] if deltas[place] > 0),
@@ -149,7 +149,7 @@ def paired_bootstrap(
     """The mean difference of two evaluations' average precisions, with a bootstrap interval.
 
     Queries are resampled in pairs of before and after; NaN in either leaves a query out. With `groups`, whole groups
-    are resampled: the queries of one person are not independent, and intervals that take them so are too narrow. The
+    are resampled: the queries of one identity are not independent, and intervals that take them so are too narrow. The
     interval is the expanded percentile interval, which is not too narrow for few groups either (Hesterberg 2015,
     arXiv:1411.5279). Of one group none can be estimated: then it is the widest possible, [-1, 1].
 
@@ -201,7 +201,7 @@ def _interval(
 def _resampled_means(
     sums: Float64[np.ndarray, " P"], sizes: Float64[np.ndarray, " P"], draws: int, seed: int
 ) -> Float64[np.ndarray, " draws"]:
-    """Mean over the queries of as many persons as there are, drawn with replacement, again and again."""
+    """Mean over the queries of as many identities as there are, drawn with replacement, again and again."""
     generator = np.random.default_rng(seed)
     rows = max(1, DRAWN_AT_ONCE // len(sums))
     means = []
@@ -256,14 +256,14 @@ def _check_same_queries(first: PerQuery, second: PerQuery, before: Path, after: 
         raise DataError(
             f"{after}: {len(second.valid)} queries, but {before} has {len(first.valid)}; evaluate both on the same part"
         )
-    fields = ("person", "camera", "frames", "first_frame")
+    fields = ("identity", "camera", "frames", "first_frame")
     same = np.logical_and.reduce([getattr(first, field) == getattr(second, field) for field in fields])
     if not same.all():
         place = int(np.flatnonzero(~same)[0])
         names = [shown(str(queries.first_frame[place])) for queries in (second, first)]
         raise DataError(
-            f"{after}: query {place} starts with {names[0]}, in {before} with {names[1]}, or differs in person, camera "
-            "or length; evaluate both on the same part of the same data"
+            f"{after}: query {place} starts with {names[0]}, in {before} with {names[1]}, or differs in identity, "
+            "camera or length; evaluate both on the same part of the same data"
         )
 
 
@@ -287,7 +287,7 @@ def _camera_changes(first: PerQuery, second: PerQuery) -> tuple[CameraPairChange
 def _query_change(first: PerQuery, second: PerQuery, place: int) -> QueryChange:
     return QueryChange(
         place=place,
-        person=int(first.person[place]),
+        identity=int(first.identity[place]),
         camera=int(first.camera[place]),
         frames=int(first.frames[place]),
         first_frame=str(first.first_frame[place]),

@@ -153,7 +153,7 @@ def write_embeddings(
 
     Arguments are those of `assess`.
     The file is numpy's .npz without pickles: `embedding` [N D] float32, and for each tracklet `part` ("query" or
-    "gallery"), `person`, `camera`, `frames` (their number) and `first_frame` (base name of the first).
+    "gallery"), `identity`, `camera`, `frames` (their number) and `first_frame` (base name of the first).
 
     Raises:
         ConfigError, DataError, CheckpointError: as `evaluate`.
@@ -173,7 +173,7 @@ def _save(out: Path, embeddings: Embeddings, tracklets: list[Tracklet], parts: l
     arrays = {
         "embedding": embeddings.vectors.cpu().numpy(),
         "part": np.array(parts),
-        "person": np.array([tracklet.person for tracklet in tracklets]),
+        "identity": np.array([tracklet.identity for tracklet in tracklets]),
         "camera": np.array([tracklet.camera for tracklet in tracklets]),
         "frames": np.array([len(tracklet.frames) for tracklet in tracklets]),
         "first_frame": np.array([Path(tracklet.frames[0]).name for tracklet in tracklets]),
@@ -203,8 +203,8 @@ def _part(config: TrialConfig, splits: Splits, part: Part, split: Path | None) -
     data = applied_split(splits.train, cut)
     if not data.query:
         raise DataError(
-            "no person is held out for validation (data.validation.share: 0, as in trainings for the test set); name a "
-            "split with --split, or the test part with --part test"
+            "no identity is held out for validation (data.validation.share: 0, as in trainings for the test set); name "
+            "a split with --split, or the test part with --part test"
         )
     return data.query, data.gallery
 
@@ -222,7 +222,7 @@ def _network(
     """The network with as many classes as the checkpoint's: it may have learned from another data set."""
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if checkpoint is None:
-        return TemporalAttentionResNet(config.model, len({tracklet.person for tracklet in splits.train}))
+        return TemporalAttentionResNet(config.model, len({tracklet.identity for tracklet in splits.train}))
     state = load_checkpoint(checkpoint)
     try:
         trained = DataConfig.model_validate(state["config"]["data"])
@@ -235,7 +235,7 @@ def _network(
 def _check_not_trained_on(
     checkpoint: Path, trained: DataConfig, judged: DataConfig, part: Part, split: Path | None
 ) -> None:
-    """That the network was not trained on persons that it is judged on, as far as the configurations tell.
+    """That the network was not trained on identities that it is judged on, as far as the configurations tell.
 
     Raises:
         ConfigError: it was trained on another partition of the same data set, or with another validation split.
@@ -244,13 +244,13 @@ def _check_not_trained_on(
         return
     if trained.fold != judged.fold:
         raise ConfigError(
-            f"{checkpoint}: was trained on partition {trained.fold} of {trained.name}, which holds persons that "
+            f"{checkpoint}: was trained on partition {trained.fold} of {trained.name}, which holds identities that "
             f"partition {judged.fold} judges; set data.fold to {trained.fold}"
         )
     if part == "validation" and split is None and trained.validation != judged.validation:
         raise ConfigError(
             f"{checkpoint}: was trained with another data.validation ({_told(trained)}) than the one that is to be "
-            f"judged ({_told(judged)}), and so on persons of it; take the configuration of its training, or name its "
+            f"judged ({_told(judged)}), and so on identities of it; take the configuration of its training, or name "
             "split with --split"
         )
 

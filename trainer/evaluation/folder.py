@@ -5,7 +5,7 @@ A training leaves it too, in `evaluation/`, for its best network on the validati
 evaluation.json   figures, protocol, data set, seconds of each stage, CMC at all ranks to 50
 per_query.npz     average precision of every query (see `trainer.evaluation.query_metrics`)
 cmc.png distances.png cameras.png
-ranking.png attention.png   show persons: only of generated data, or where they were asked for
+ranking.png attention.png   show people: only of generated data, or where they were asked for
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ PROBES = 6  # every trial of a search leaves them
 def write_evaluation(
     out: Path, assessment: Assessment, config: TrialConfig, part: Part, *, images: bool, probes: bool = False
 ) -> None:
-    """Writes figures and pictures of an evaluation into the folder `out`; those of persons only with `images`.
+    """Writes figures and pictures of an evaluation into the folder `out`; those of identities only with `images`.
 
-    Pictures of generated persons are always written. They show the queries answered worst, middling and best or, with
+    Pictures of generated people are always written. They show the queries answered worst, middling and best or, with
     `probes`, the same queries whatever the network, so that those of several networks can be compared.
 
     Raises:

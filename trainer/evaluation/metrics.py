@@ -21,7 +21,7 @@ Metric = Literal["cosine", "euclidean"]
 Protocol = Literal["standard", "mars_official"]
 Array = Tensor | np.ndarray
 
-JUNK = -1  # the person MARS gives to detector errors: neither right nor wrong
+JUNK = -1  # the identity MARS gives to detector errors: neither right nor wrong
 RANKS = 50  # of the CMC curve, as in the literature's codes
 BLOCK = 12 * 2**20  # distances made at a time: with fewer queries a matrix product is slower
 SHORTEST = 1e-12  # length below which a vector counts as zero, as torch's normalize has it
@@ -81,8 +81,8 @@ def evaluate_ranking(
 ) -> Ranking:
     """Figures of the ranking of the gallery by distance, nearest first, ties in the order of the gallery.
 
-    For each query, what shows the same person by the same camera is taken out of the gallery, and so is junk
-    (person -1). What remains of the query's person matches; everything else is wrong, distractors (person 0)
+    For each query, what shows the same identity by the same camera is taken out of the gallery, and so is junk
+    (identity -1). What remains of the query's identity matches; everything else is wrong, distractors (identity 0)
     too. Queries without a match are dropped, and counted. The CMC curve has K = min(50, G) ranks also for
     queries with less than K of the gallery left: their part of it stays at 1.
 
@@ -141,7 +141,7 @@ def rank_embeddings(
 
 
 class _Labels(NamedTuple):
-    persons: Int[Tensor, " N"]
+    identities: Int[Tensor, " N"]
     cameras: Int[Tensor, " N"]
 
 
@@ -158,8 +158,8 @@ class _Pairs(NamedTuple):
     item: Int[Tensor, " M"]
 
 
-def _labels(persons: Array, cameras: Array, device: torch.device) -> _Labels:
-    return _Labels(*(_tensor(labels).to(device).long() for labels in (persons, cameras)))
+def _labels(identities: Array, cameras: Array, device: torch.device) -> _Labels:
+    return _Labels(*(_tensor(labels).to(device).long() for labels in (identities, cameras)))
 
 
 def _tensor(values: Array) -> Tensor:
@@ -203,15 +203,15 @@ def _block_matches(
     to_scores: Change | None = None,
 ) -> _Matches:
     """The matches of a block of queries, on the CPU, by query and then by rank; overwrites the distances."""
-    pairs = _same_person(queries.persons[rows], gallery.persons)
-    junk = gallery.persons == JUNK
+    pairs = _same_identity(queries.identities[rows], gallery.identities)
+    junk = gallery.identities == JUNK
     removed = (queries.cameras[rows][pairs.query] == gallery.cameras[pairs.item]) | junk[pairs.item]
     table[pairs.query[removed], pairs.item[removed]] = torch.nan  # sorted after infinity, less than nothing
     if junk.any():
         table[:, junk] = torch.nan
     query, item = pairs.query[~removed], pairs.item[~removed]
     rank = ranks(table, query, item, to_scores)
-    order = (query * (len(gallery.persons) + 1) + rank).argsort()
+    order = (query * (len(gallery.identities) + 1) + rank).argsort()
     return _Matches(query[order].cpu() + rows.start, rank[order].cpu())
 
 
@@ -221,8 +221,8 @@ def _check_numbers(table: Float[Tensor, "Q G"]) -> None:
         raise ValueError(f"{missing} of {table.numel()} distances are NaN, so there is no ranking")
 
 
-def _same_person(queries: Int[Tensor, " Q"], gallery: Int[Tensor, " G"]) -> _Pairs:
-    """All pairs of a person, found by grouping the gallery: no table of comparisons."""
+def _same_identity(queries: Int[Tensor, " Q"], gallery: Int[Tensor, " G"]) -> _Pairs:
+    """All pairs of an identity, found by grouping the gallery: no table of comparisons."""
     grouped, order = gallery.sort(stable=True)
     first, end = (torch.searchsorted(grouped, queries, right=right) for right in (False, True))
     counts = end - first

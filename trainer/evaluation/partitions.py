@@ -27,7 +27,7 @@ class Spread(NamedTuple):
 
 
 class PartitionsEvaluation(NamedTuple):
-    """Figures of every partition's network on that partition's test persons."""
+    """Figures of every partition's network on that partition's test identities."""
 
     evaluations: list[Evaluation]
     """One per partition, in order."""
@@ -48,8 +48,8 @@ def evaluate_partitions(
     Args:
         config: the trial; its `data.fold` is set to each partition in turn.
         checkpoint: path of each partition's weights, with `{fold}` where the number stands. One without serves
-            all partitions, and then must not have been trained on this data set, as a partition's training persons are
-            tested in others. None is the untrained network.
+            all partitions, and then must not have been trained on this data set, as a partition's training identities
+            are tested in others. None is the untrained network.
         cache: as for `trainer.evaluation.evaluate.assess`.
         progress: told after every batch.
         record: as for `trainer.evaluation.evaluate.assess`.
@@ -81,11 +81,11 @@ def partition_checkpoints(checkpoint: str | None, folds: int) -> list[Path | Non
 
 
 def _check_training(path: Path, config: TrialConfig, fold: int) -> None:
-    """The checkpoint has not seen the persons that this partition tests."""
+    """The checkpoint has not seen the identities that this partition tests."""
     trained = load_checkpoint(path)["config"]["data"]
     if trained["name"] == config.data.name and trained["fold"] != fold:
         raise ConfigError(
-            f"{path}: was trained on partition {trained['fold']} of {config.data.name}, which holds persons that "
+            f"{path}: was trained on partition {trained['fold']} of {config.data.name}, which holds identities that "
             f"partition {fold} tests; name each partition's checkpoint, with {FOLD} for its number"
         )
 

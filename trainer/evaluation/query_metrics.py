@@ -29,7 +29,7 @@ MAX_BYTES = 256 * 2**20  # of all arrays together; those of MARS take 0.4 MB
 KINDS = {
     "average_precision": "f",
     "valid": "b",
-    "person": "i",
+    "identity": "i",
     "camera": "i",
     "frames": "i",
     "first_frame": "U",
@@ -50,7 +50,7 @@ class PerQuery(NamedTuple):
     """NaN where `valid` is false."""
     valid: Bool[np.ndarray, " Q"]
     """Whether the gallery holds a match for the query."""
-    person: Int64[np.ndarray, " Q"]
+    identity: Int64[np.ndarray, " Q"]
     camera: Int64[np.ndarray, " Q"]
     frames: Int64[np.ndarray, " Q"]
     """Number of frames."""
@@ -66,7 +66,7 @@ def per_query(ranking: Ranking, query: Sequence[Tracklet], by_camera: CameraPrec
     return PerQuery(
         average_precision=ranking.average_precision.numpy(),
         valid=ranking.valid.numpy(),
-        person=np.array([tracklet.person for tracklet in query], dtype=np.int64),
+        identity=np.array([tracklet.identity for tracklet in query], dtype=np.int64),
         camera=np.array([tracklet.camera for tracklet in query], dtype=np.int64),
         frames=np.array([len(tracklet.frames) for tracklet in query], dtype=np.int64),
         first_frame=np.array([os.path.basename(tracklet.frames[0]) for tracklet in query]),  # noqa: PTH119 - as elsewhere

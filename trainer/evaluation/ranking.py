@@ -39,11 +39,11 @@ class Lineup(NamedTuple):
 
     @property
     def labels(self) -> tuple[Int[Tensor, " Q"], Int[Tensor, " G"], Int[Tensor, " Q"], Int[Tensor, " G"]]:
-        """Persons of queries and gallery, cameras of queries and gallery."""
+        """Identities of queries and gallery, cameras of queries and gallery."""
         sides = (self.query, self.gallery)
-        persons = [torch.tensor([tracklet.person for tracklet in side]) for side in sides]
+        identities = [torch.tensor([tracklet.identity for tracklet in side]) for side in sides]
         cameras = [torch.tensor([tracklet.camera for tracklet in side]) for side in sides]
-        return persons[0], persons[1], cameras[0], cameras[1]
+        return identities[0], identities[1], cameras[0], cameras[1]
 
 
 class RankedTracklets(NamedTuple):
@@ -82,9 +82,9 @@ def searched_gallery(query: Sequence[Tracklet], gallery: Sequence[Tracklet], pro
 
 
 def _check_matches(query: Sequence[Tracklet], gallery: Sequence[Tracklet], protocol: str) -> None:
-    persons = Counter(tracklet.person for tracklet in gallery)
-    seen = Counter((tracklet.person, tracklet.camera) for tracklet in gallery)
-    matches = [persons[asked.person] - seen[asked.person, asked.camera] for asked in query]
+    identities = Counter(tracklet.identity for tracklet in gallery)
+    seen = Counter((tracklet.identity, tracklet.camera) for tracklet in gallery)
+    matches = [identities[asked.identity] - seen[asked.identity, asked.camera] for asked in query]
     if not any(matches):
         if (why := seen_by_one_camera([*query, *gallery])) is not None:
             raise DataError(f"{why}, and a query is searched among other cameras; {ALL_CAMERAS}")

@@ -33,7 +33,7 @@ class RerankConfig(FrozenConfig):
     """The settings of `k_reciprocal_distance`; the defaults are those of its paper and of everyone who reports it."""
 
     k1: int = Field(20, ge=1, le=1000)
-    """Nearest tracklets of which the mutual ones are neighbours. As many as a person has tracklets serve well."""
+    """Nearest tracklets of which the mutual ones are neighbours. As many as an identity has tracklets serve well."""
     k2: int = Field(6, ge=1, le=1000)
     """Nearest tracklets, itself among them, over which a tracklet's neighbours are averaged; 1 averages nothing."""
     lambda_value: float = Field(0.3, ge=0, le=1)

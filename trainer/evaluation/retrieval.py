@@ -31,7 +31,7 @@ class RankedItem(NamedTuple):
     """From 1, in what remains of the gallery for the query."""
     distance: float
     verdict: Verdict
-    """`match` shows the query's person by another camera, `distractor` is nobody's, `wrong` is somebody else."""
+    """`match` shows the query's identity by another camera, `distractor` is nobody's, `wrong` is somebody else."""
 
 
 class RankedQuery(NamedTuple):
@@ -70,9 +70,9 @@ class DistanceSample(NamedTuple):
     """Distances of pairs of a query and a gallery tracklet."""
 
     matching: Float64[np.ndarray, " matching"]
-    """Of pairs that show the same person by different cameras."""
+    """Of pairs that shows the same identity by different cameras."""
     others: Float64[np.ndarray, " others"]
-    """Of pairs that show different persons, or a person and a distractor."""
+    """Of pairs that show different identities, or an identity and a distractor."""
 
 
 def nearest(
@@ -88,8 +88,8 @@ def nearest(
 ) -> list[RankedQuery]:
     """The `count` nearest gallery tracklets of the queries at the places `which`, and their other matches.
 
-    Ranked as `trainer.evaluation.metrics.evaluate_ranking` does: without junk and without the query's person by its own
-    camera, ties in the order of the gallery.
+    Ranked as `trainer.evaluation.metrics.evaluate_ranking` does: without junk and without the query's identity by its
+    own camera, ties in the order of the gallery.
 
     Raises:
         ValueError: a distance is NaN.
@@ -140,7 +140,7 @@ def precision_by_camera(
 def camera_matrix(precision: CameraPrecision, query_cameras: Iterable[int]) -> CameraMatrix:
     """Means of the queries' average precision by pair of cameras; `query_cameras` has the camera of each query.
 
-    The diagonal is empty: a query's person by its own camera is left out of its ranking.
+    The diagonal is empty: a query's identity by its own camera is left out of its ranking.
     """
     asked = np.fromiter(query_cameras, dtype=np.int64)
     cameras = tuple(sorted({*asked.tolist(), *precision.cameras}))
@@ -168,11 +168,11 @@ def distance_sample(
 ) -> DistanceSample:
     """Distances of at most `count` matching and `count` other pairs, all of a kind equally likely.
 
-    Pairs of the same person by the same camera, and junk, are of neither kind. Memory is of order Q G.
+    Pairs of the same identity by the same camera, and junk, are of neither kind. Memory is of order Q G.
     """
     distances = pairwise_distance(query_embeddings, gallery_embeddings, metric).cpu()
     matching = _matching(query, gallery)
-    asked, searched = (torch.tensor([tracklet.person for tracklet in side]) for side in (query, gallery))
+    asked, searched = (torch.tensor([tracklet.identity for tracklet in side]) for side in (query, gallery))
     others = (asked[:, None] != searched) & (searched != JUNK)
     generator = np.random.default_rng(seed)
     return DistanceSample(*(_drawn(distances, pairs, count, generator) for pairs in (matching, others)))
@@ -198,12 +198,12 @@ def probe_queries(query: Sequence[Tracklet], valid: Bool[np.ndarray, " Q"], coun
     """Places of `count` valid queries, or of all, chosen and ordered by what they are, not by how they are answered.
 
     Evaluations of different networks on the same data thus show the same queries in the same order. A hash of the
-    query's person, camera and first frame's name chooses, which spreads them over the persons.
+    query's identity, camera and first frame's name chooses, which spreads them over the identities.
     """
 
     def digest(place: int) -> bytes:
-        person, camera, name = query[place].person, query[place].camera, PurePath(query[place].frames[0]).name
-        return hashlib.sha256(f"{person} {camera} {name}".encode()).digest()
+        identity, camera, name = query[place].identity, query[place].camera, PurePath(query[place].frames[0]).name
+        return hashlib.sha256(f"{identity} {camera} {name}".encode()).digest()
 
     return sorted(np.flatnonzero(valid).tolist(), key=digest)[:count]
 
@@ -224,12 +224,12 @@ def _average_precisions(
 
 
 def _matching(query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> Bool[Tensor, "W G"]:
-    """Whether query and gallery tracklet show the same person by different cameras."""
-    persons, cameras = (
+    """Whether query and gallery tracklet shows the same identity by different cameras."""
+    identities, cameras = (
         [torch.tensor([tracklet[field] for tracklet in side], dtype=torch.long) for side in (query, gallery)]
         for field in (1, 2)
     )
-    return (persons[0][:, None] == persons[1]) & (cameras[0][:, None] != cameras[1]) & (persons[1] != JUNK)
+    return (identities[0][:, None] == identities[1]) & (cameras[0][:, None] != cameras[1]) & (identities[1] != JUNK)
 
 
 def _ranked_query(
@@ -245,13 +245,13 @@ def _ranked_query(
 
 
 def _left_out(query: Tracklet, found: Tracklet) -> bool:
-    return found.person == JUNK or (found.person == query.person and found.camera == query.camera)
+    return found.identity == JUNK or (found.identity == query.identity and found.camera == query.camera)
 
 
 def _verdict(query: Tracklet, found: Tracklet) -> Verdict:
-    if found.person == query.person:
+    if found.identity == query.identity:
         return "match"
-    return "distractor" if found.person == DISTRACTOR else "wrong"
+    return "distractor" if found.identity == DISTRACTOR else "wrong"
 
 
 def _drawn(

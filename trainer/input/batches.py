@@ -1,6 +1,6 @@
-"""Batches of P persons with K tracklets each, planned before an epoch starts and decoded by workers.
+"""Batches of P identities with K tracklets each, planned before an epoch starts and decoded by workers.
 
-P persons, K tracklets per person, B = P x K clips, T frames, H height, W width.
+P identities, K tracklets per identity, B = P x K clips, T frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainer.data.frames import read_window
 from trainer.errors import ConfigError
 from trainer.input.augment import FramePlan, augmented, draw_plan
 from trainer.input.clips import ClipConfig, frame_windows
-from trainer.input.sampler import EPOCHS, Batches, tracklets_by_person
+from trainer.input.sampler import EPOCHS, Batches, tracklets_by_identity
 from trainer.input.warp import augmented_batch, plan_tensor
 from trainer.seeds import generator
 
@@ -46,7 +46,7 @@ class ClipRequest(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """P x K clips, clips of one person side by side."""
+    """P x K clips, clips of one identity side by side."""
 
     frames: UInt8[Tensor, "B T 3 H W"]
     """8-bit pixels, as decoders leave them in memory: channels last. A network that wants another order converts."""
@@ -83,13 +83,13 @@ class IdentityBatches:
         """Plans batches over tracklets with the given labels.
 
         Raises:
-            ConfigError: fewer training persons than `clips.persons`.
+            ConfigError: fewer training identities than `clips.identities`.
         """
-        self._tracklets_of = tracklets_by_person(labels)
-        if len(self._tracklets_of) < config.persons:
+        self._tracklets_of = tracklets_by_identity(labels)
+        if len(self._tracklets_of) < config.identities:
             raise ConfigError(
-                f"clips.persons: {config.persons} persons per batch, but only {len(self._tracklets_of)} persons to "
-                "train on; lower clips.persons or data.validation.share"
+                f"clips.identities: {config.identities} identities per batch, but only {len(self._tracklets_of)} "
+                "identities to train on; lower clips.identities or data.validation.share"
             )
         self._config = config
         self._seed = seed
@@ -102,7 +102,7 @@ class IdentityBatches:
     def __iter__(self) -> Iterator[list[ClipRequest]]:
         # No generator function: epoch and first step are those of the moment at which iteration starts, not those of
         # the first batch, which a loader may ask for later.
-        size = self._config.persons * self._config.tracklets
+        size = self._config.identities * self._config.tracklets
         epoch, first = self.epoch, self.first_step
         return (
             [ClipRequest(tracklet, epoch, step * size + place) for place, tracklet in enumerate(batch)]
@@ -255,7 +255,7 @@ def blank_batch(config: ClipConfig, size: tuple[int, int]) -> Batch:
     plan = draw_plan(config, size, generator(0, "blank batch"))
     clip = TrainingClip(np.zeros((config.frames, *size, 3), dtype=np.uint8), 0, plan, ())
     collate = _collate_augmented if config.augment_on == "worker" else _collate_pending
-    return collate([clip] * (config.persons * config.tracklets))
+    return collate([clip] * (config.identities * config.tracklets))
 
 
 def evaluation_loader(

@@ -21,20 +21,20 @@ Sampling = Literal[RandomSampling, "dense", "even"]
 
 
 class ClipConfig(FrozenConfig):
-    """How tracklets become batches of `persons` x `tracklets` clips of `frames` frames."""
+    """How tracklets become batches of `identities` x `tracklets` clips of `frames` frames."""
 
     frames: int = Field(4, ge=1)
     """Frames per clip, T."""
-    persons: int = Field(8, ge=2)
-    """Persons per batch, P."""
+    identities: int = Field(8, ge=2)
+    """Identities per batch, P."""
     tracklets: int = Field(4, ge=1)
-    """Tracklets per person in a batch, K; drawn with replacement where a person has fewer."""
+    """Tracklets per identity in a batch, K; drawn with replacement where an identity has fewer."""
     sampling: RandomSampling = "chunks"
     """Which frames form a clip. `chunks`: one random frame from each of T equal parts. `consecutive`: frames in a row
     from a random start. `intelligent` and `consecutive_paper`: the same two as the paper's code has them."""
-    epoch: Literal["persons", "tracklets"] = "persons"
-    """`persons` shows each person once per epoch, as the paper's code does: 30 % of the tracklets of MARS. `tracklets`
-    shows each tracklet at most once, and nearly all of them where a person has many more than K."""
+    epoch: Literal["identities", "tracklets"] = "identities"
+    """`identities` shows each identity once per epoch, as the paper's code does: 30 % of the tracklets of MARS.
+    `tracklets` shows each tracklet at most once, and nearly all of them where an identity has many more than K."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
     crop: Literal["pad", "translate"] = "pad"

@@ -1,6 +1,7 @@
 """Which tracklets one epoch shows, and which of them stand in a batch together.
 
-P persons per batch, K tracklets per person; a batch is a list of P x K tracklets, those of a person side by side.
+P identities per batch, K tracklets per identity; a batch is a list of P x K tracklets, those of an identity side by
+side.
 """
 
 from __future__ import annotations
@@ -16,46 +17,47 @@ Batches = list[list[int]]
 """Tracklet indices, batch by batch."""
 
 
-def tracklets_by_person(labels: Sequence[int]) -> list[list[int]]:
-    """Indices of each person's tracklets, in the order of the labels' values."""
+def tracklets_by_identity(labels: Sequence[int]) -> list[list[int]]:
+    """Indices of each identity's tracklets, in the order of the labels' values."""
     tracklets_of: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         tracklets_of.setdefault(label, []).append(index)
     return [tracklets for _, tracklets in sorted(tracklets_of.items())]
 
 
-def persons_once(tracklets_of: Sequence[list[int]], config: ClipConfig, draws: torch.Generator) -> Batches:
-    """Each person once, in random order, with K tracklets; persons left over wait for another epoch (the paper's code).
+def identities_once(tracklets_of: Sequence[list[int]], config: ClipConfig, draws: torch.Generator) -> Batches:
+    """Each identity once, in random order, with K tracklets; those left over wait for another epoch (the paper's code).
 
-    Tracklets are drawn without replacement, or with replacement where a person has fewer than K.
+    Tracklets are drawn without replacement, or with replacement where an identity has fewer than K.
     """
-    persons = config.persons
+    identities = config.identities
     order = torch.randperm(len(tracklets_of), generator=draws).tolist()
     return [
-        list(chain.from_iterable(_drawn(tracklets_of[person], config.tracklets, draws) for person in chosen))
-        for chosen in (order[start : start + persons] for start in range(0, len(order) - persons + 1, persons))
+        list(chain.from_iterable(_drawn(tracklets_of[identity], config.tracklets, draws) for identity in chosen))
+        for chosen in (order[start : start + identities] for start in range(0, len(order) - identities + 1, identities))
     ]
 
 
 def tracklets_once(tracklets_of: Sequence[list[int]], config: ClipConfig, draws: torch.Generator) -> Batches:
-    """No tracklet twice: each person's are shuffled and dealt out in groups of K, until fewer than P persons have any.
+    """No tracklet twice: each identity's are shuffled and dealt out in groups of K, until fewer than P have any.
 
-    What is left of a person after the last full group waits for another epoch. A person with fewer than K tracklets in
-    all gives one group, drawn with replacement. A batch draws its persons in proportion to the groups they have left:
-    every group is then about equally likely at every place of the epoch, and few are left over at its end.
+    What is left of an identity after the last full group waits for another epoch. An identity with fewer than K
+    tracklets in all gives one group, drawn with replacement. A batch draws its identities in proportion to the groups
+    they have left: every group is then about equally likely at every place of the epoch, and few are left over at its
+    end.
     """
     groups_of = [_groups(tracklets, config.tracklets, draws) for tracklets in tracklets_of]
     left = torch.tensor([len(groups) for groups in groups_of], dtype=torch.float64)
     batches = []
-    while int(left.count_nonzero()) >= config.persons:
-        chosen = torch.multinomial(left, config.persons, generator=draws)
+    while int(left.count_nonzero()) >= config.identities:
+        chosen = torch.multinomial(left, config.identities, generator=draws)
         left[chosen] -= 1
-        batches.append(list(chain.from_iterable(groups_of[person].pop() for person in chosen.tolist())))
+        batches.append(list(chain.from_iterable(groups_of[identity].pop() for identity in chosen.tolist())))
     return batches
 
 
 EPOCHS: dict[str, Callable[[Sequence[list[int]], ClipConfig, torch.Generator], Batches]] = {
-    "persons": persons_once,
+    "identities": identities_once,
     "tracklets": tracklets_once,
 }
 

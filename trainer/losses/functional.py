@@ -1,6 +1,6 @@
 """The losses of the paper as pure functions of tensors.
 
-B clips, D embedding, C persons (classes), T frames.
+B clips, D embedding, C identities (classes), T frames.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SMALLEST = 1e-12  # the paper's code: no squared distance and no OSM score is sm
 def batch_hard_triplet(
     embeddings: Float[Tensor, "B D"], labels: Int[Tensor, " B"], *, margin: float | None, metric: Metric
 ) -> Float[Tensor, ""]:
-    """Mean over clips of how much farther the farthest clip of the person is than the nearest of another.
+    """Mean over clips of how much farther the farthest clip of the identity is than the nearest of another.
 
     max(0, d_ap - d_an + margin), or the soft margin log(1 + exp(d_ap - d_an)) where `margin` is None (Hermans
     et al. 2017, arXiv:1703.07737, Eq. 5 and section 3.3). `euclidean` is the distance, `cosine` one minus the
     cosine, in [0, 2], which the paper's code uses. A clip counts among its own positives. Where the batch
-    holds no other person a clip contributes 0 and no gradient; so does an empty batch. A zero vector has
+    holds no other identity a clip contributes 0 and no gradient; so does an empty batch. A zero vector has
     cosine 0 with everything (the paper's code: NaN).
     """
     distances = euclidean_distances(embeddings) if metric == "euclidean" else 1 - cosines(embeddings)
@@ -62,7 +62,7 @@ def euclidean_distances(points: Float[Tensor, "B D"]) -> Float[Tensor, "B B"]:
 def center_loss(
     embeddings: Float[Tensor, "B D"], labels: Int[Tensor, " B"], centers: Float[Tensor, "C D"]
 ) -> Float[Tensor, ""]:
-    """Mean over clips of the squared distance to the center of their person; 0 for an empty batch.
+    """Mean over clips of the squared distance to the center of their identity; 0 for an empty batch.
 
     Wen et al. 2016 (ECCV), Eq. 2, without the factor 1/2 and averaged over the batch, as in the paper's code;
     that code measures distances to all centers and masks all but one.
@@ -73,10 +73,10 @@ def center_loss(
 def wen_step(
     embeddings: Float[Tensor, "B D"], labels: Int[Tensor, " B"], centers: Float[Tensor, "C D"], *, rate: float
 ) -> Float[Tensor, "C D"]:
-    """The centers after one step towards their persons' clips, by the rule of Wen et al. 2016 (ECCV), Eq. 4.
+    """The centers after one step towards their identities' clips, by the rule of Wen et al. 2016 (ECCV), Eq. 4.
 
     A center moves `rate` n / (1 + n) of the way to the mean of its n clips: whatever the size of the batch,
-    and never beyond the mean for a rate up to 1. The center of a person who is absent stays.
+    and never beyond the mean for a rate up to 1. The center of an identity who is absent stays.
     """
     clips = torch.zeros_like(centers[:, 0]).index_add_(0, labels, torch.ones_like(embeddings[:, 0]))
     gaps = embeddings - centers[labels]
@@ -97,11 +97,11 @@ def osm_caa(
     """Online soft mining with class-aware attention: (1 - balance) L_P + balance L_N.
 
     With d the distance of unit embeddings, in [0, 2], over ordered pairs of different clips:
-    L_P = 1/2 of the mean of d^2 over pairs of one person, weighted by exp(-d^2 / sigma^2) a;
-    L_N = 1/2 of the mean of s^2 over pairs of two persons, weighted by s a, with s = max(alpha - d, 0).
-    a is the smaller attention of the two clips: the softmax over persons of the cosines with `class_vectors`
-    (rows of the classifier, or the centers) divided by `temperature`, at the clip's own person. Vectors of
-    persons who have no clips, more of them than training persons even, take part in the softmax.
+    L_P = 1/2 of the mean of d^2 over pairs of one identity, weighted by exp(-d^2 / sigma^2) a;
+    L_N = 1/2 of the mean of s^2 over pairs of two identities, weighted by s a, with s = max(alpha - d, 0).
+    a is the smaller attention of the two clips: the softmax over identities of the cosines with `class_vectors`
+    (rows of the classifier, or the centers) divided by `temperature`, at the clip's own identity. Vectors of
+    identities who have no clips, more of them than training identities even, take part in the softmax.
 
     `detach` takes the weights for constants: then neither they nor the class vectors get a gradient (Wang's
     code). In the paper's code nothing is detached, and the temperature is 1, which leaves a nearly constant.
@@ -152,7 +152,7 @@ def erased_frame_attention(
 
 
 def _log_attention(cosines: Float[Tensor, "B C"], labels: Int[Tensor, " B"], temperature: float) -> Float[Tensor, " B"]:
-    """Log of the softmax over persons of cosines / temperature, at the clip's own person."""
+    """Log of the softmax over identities of cosines / temperature, at the clip's own identity."""
     logits = cosines if temperature == 1 else cosines / temperature  # two passes over B x C saved in the usual case
     return -functional.cross_entropy(logits, labels, reduction="none")
 

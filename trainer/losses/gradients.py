@@ -5,7 +5,7 @@ measures the losses as they are now). The class vectors (C x D) are by far the l
 they are never copied in the forward pass, and the backward pass writes one tensor of their size, whatever was asked of
 them.
 
-B clips, D embedding, C persons (classes).
+B clips, D embedding, C identities (classes).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The losses weighed and added, and the centers of the center loss, which learn by a step of their own.
 
-B clips, D embedding, C persons (classes), T frames.
+B clips, D embedding, C identities (classes), T frames.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LossConfig(FrozenConfig):
     """Constants of L = L_id + (1 - s) L_tri + w_c L_cen + s L_osm + w_a L_att, s = `osm_share`."""
 
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    """Mass that the identity loss spreads over all persons (Szegedy et al. 2016)."""
+    """Mass that the identity loss spreads over all identities (Szegedy et al. 2016)."""
     feature: Feature = "after_neck"
     """What triplet, center and OSM loss see: the feature after the neck (the paper) or before (Luo et al. 2019)."""
     triplet_metric: Metric = "cosine"
@@ -62,7 +62,7 @@ class LossConfig(FrozenConfig):
     center_update: Literal["gradient", "wen"] = "gradient"
     """How centers learn: by their gradient, as in the paper's code, or by the rule of Wen et al. 2016."""
     center_count: int | None = Field(None, ge=1)
-    """Number of centers; null is one per training person. The paper's code always has 751; the rest dilute OSM."""
+    """Number of centers; null is one per training identity. The paper's code always has 751; the rest dilute OSM."""
     attention_weight: float = Field(0.0, ge=0)
     """Weight of the loss on attention given to erased frames; 1 in the paper's code."""
     attention_on: Literal["scores", "weights"] = "weights"
@@ -104,7 +104,7 @@ class ReidLoss(nn.Module):
 
     `centers` is "C D", drawn from N(0, 1) as in the paper's code, and None where the center loss has no weight.
 
-    Raises ConfigError when `center_count` leaves persons without a center.
+    Raises ConfigError when `center_count` leaves identities without a center.
     """
 
     centers: nn.Parameter | None
@@ -248,12 +248,12 @@ class ReidLoss(nn.Module):
         return self.centers.detach()
 
 
-def _center_count(config: LossConfig, persons: int) -> int:
-    count = persons if config.center_count is None else config.center_count
-    if count < persons:
+def _center_count(config: LossConfig, identities: int) -> int:
+    count = identities if config.center_count is None else config.center_count
+    if count < identities:
         raise ConfigError(
-            f"loss.center_count: {count} centers, but there are {persons} training persons; "
-            f"give at least {persons}, or null for as many as there are"
+            f"loss.center_count: {count} centers, but there are {identities} training identities; "
+            f"give at least {identities}, or null for as many as there are"
         )
     return count
 

@@ -1,6 +1,6 @@
 """The network: a ResNet over frames, attention over time, and the neck that feeds classifier and ranking.
 
-B clips, T frames, C channels (= embedding), h x w feature map, N persons (classes).
+B clips, T frames, C channels (= embedding), h x w feature map, N identities (classes).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ModelOutput(NamedTuple):
     """What the network says about a batch of clips, in training and in evaluation alike; at least float32."""
 
     logits: Float[Tensor, "B N"]
-    """Scores of the training persons."""
+    """Scores of the training identities."""
     embedding: Float[Tensor, "B C"]
     """The feature after the neck: ranking uses it and, as in the paper, the metric losses; `pooled` without a neck."""
     scores: Float[Tensor, "B T"]

@@ -56,7 +56,7 @@ def load_weights(model: nn.Module, weights: str, backbone: str) -> LoadedWeights
 
     A file holds a state dict, ours or of torchvision's ResNet, alone or in a checkpoint under one of `STATE_KEYS`. All
     its names may have a prefix, as `module.` of DataParallel, `base.` of torchreid and `_orig_mod.` of a compiled
-    network. Classifiers and tensors of another shape are left out (another data set has other persons, another frame
+    network. Classifiers and tensors of another shape are left out (another data set has other identities, another frame
     size another attention kernel), but the backbone has to be there whole. Unlike the paper's code, which
     loses it by the name of its module, the neck comes along.
 

@@ -86,7 +86,10 @@ def distance_histogram(
     fewest = math.isqrt(min(len(matching), len(others)))
     edges = np.histogram_bin_edges(np.concatenate([matching, others]), sorted((BINS[0], fewest, BINS[-1]))[1])
     top = 0.0
-    for name, values, colour in (("same person, other camera", matching, GREEN), ("different persons", others, RED)):
+    for name, values, colour in (
+        ("same identity, other camera", matching, GREEN),
+        ("different identities", others, RED),
+    ):
         shares = np.histogram(values, edges)[0] / len(values)
         top = max(top, 100 * float(shares.max()))
         median = float(np.median(values))

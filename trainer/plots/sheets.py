@@ -181,7 +181,7 @@ def _draw_legend(canvas: Canvas, title: str) -> None:
         _draw_mark(canvas, place.moved(LARGE // 2, LARGE // 2 + 1), name)
         canvas.text(place.moved(LARGE + GAP // 2, 2), name)
         place = place.moved(LARGE + text_width(name) + 3 * GAP)
-    note = "nearest first, same person by the same camera left out; numbers below: camera, distance"
+    note = "nearest first, same identity by the same camera left out; numbers below: camera, distance"
     canvas.text(place.moved(y=2), note, colour=FAINT)
 
 
@@ -272,4 +272,4 @@ def _label(tracklet: Tracklet) -> list[str]:
 
 
 def _named(tracklet: Tracklet) -> str:
-    return {DISTRACTOR: "distractor", JUNK: "junk"}.get(tracklet.person, f"person {tracklet.person}")
+    return {DISTRACTOR: "distractor", JUNK: "junk"}.get(tracklet.identity, f"identity {tracklet.identity}")

@@ -24,7 +24,7 @@ class OptimConfig(FrozenConfig):
     final run mean the same schedule."""
 
     epochs: int = Field(120, ge=1)
-    """Passes over the training persons."""
+    """Passes over the training identities."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """`adam`: decay is L2 added to the gradient, as in the paper's code. `adamw`: decay apart from the gradient
     (Loshchilov and Hutter 2019, arXiv:1711.05101)."""

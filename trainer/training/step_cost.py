@@ -133,7 +133,7 @@ def measure_step(
         seconds_per_batch=seconds / config.optim.accumulate,
         steps=steps,
         untimed_steps=untimed,
-        images_per_batch=config.clips.persons * config.clips.tracklets * config.clips.frames,
+        images_per_batch=config.clips.identities * config.clips.tracklets * config.clips.frames,
         batches_per_epoch=batches_per_epoch,
         seconds_per_frame=seconds_per_frame,
         evaluated_frames=frames,

@@ -25,7 +25,7 @@ def multiplications_per_batch(config: TrialConfig) -> int:
     """
     clips, model = config.clips, config.model
     backbone = model.height * model.width * BACKBONE_WORK[model.backbone][model.last_stride]
-    return clips.persons * clips.tracklets * clips.frames * (backbone + _attention_work(model))
+    return clips.identities * clips.tracklets * clips.frames * (backbone + _attention_work(model))
 
 
 def _attention_work(model: ModelConfig) -> int:

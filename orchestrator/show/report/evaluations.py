@@ -19,7 +19,7 @@ from trainer.reading import loads_checked, read_regular
 
 FOLDER = "evaluation"
 PICTURES = {"ranking": "ranking.png", "attention": "attention.png"}
-"""Pictures of persons."""
+"""Pictures of people."""
 MAX_BYTES = 64 * 2**20  # of a file that is read; those of this program take a few MB
 WIDTH = 1400  # pixels of a picture in the page
 QUALITY = 82
@@ -38,7 +38,7 @@ class EvaluationView(NamedTuple):
     """What a page shows of an evaluation."""
 
     trial: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     """As `evaluation.json` has them."""
     cmc: list[float]
     """Shares at ranks 1, 2, ...; empty where the file does not hold the curve."""
@@ -46,7 +46,7 @@ class EvaluationView(NamedTuple):
     """Average precision of each valid query."""
     cameras: CameraTable | None
     pictures: dict[str, str]
-    """Data URIs by name; empty where pictures of persons are not to be shown."""
+    """Data URIs by name; empty where pictures of people are not to be shown."""
     problems: list[str]
     """What could not be read."""
 

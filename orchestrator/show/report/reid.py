@@ -33,7 +33,7 @@ LEADERS = 5  # whose CMC curves are drawn beside each other
 PALETTE = (PURPLE, BLUE, GREEN, ORANGE, SKY, RED)
 MANY_CAMERAS = 8  # beyond, cells are too small for numbers
 CAPTIONS = {
-    "ranking": "Ranking: the query on the left, then its nearest gallery tracklets; green shows the same person.",
+    "ranking": "Ranking: the query on the left, then its nearest gallery tracklets; green shows the same identity.",
     "attention": "Attention over the frames of a clip; equal bars are uniform attention.",
 }
 
@@ -160,7 +160,7 @@ def _evaluation(report: SearchReport) -> Markup:
 def _pictures(found: EvaluationView, *, synthetic: bool) -> Markup | None:
     if not found.pictures:
         return None
-    mark = "SYNTHETIC persons. " if synthetic else ""
+    mark = "SYNTHETIC people. " if synthetic else ""
     shown = [
         element(
             "figure",

@@ -96,7 +96,7 @@ def gather(folder: SearchFolder, *, model: bool, images: bool) -> SearchReport:
     Args:
         folder: of the search.
         model: whether Ax's model is asked, which takes 10 seconds and more.
-        images: whether pictures of real persons are wanted; those of generated ones always are.
+        images: whether pictures of real people are wanted; those of generated ones always are.
 
     Raises:
         JournalError: the journal is damaged.

@@ -30,7 +30,7 @@ def write_report(folder: SearchFolder, kind: str, out: Path | None, *, model: bo
         kind: a key of `FORMATS`.
         out: the file; None is `report.html` in the search's folder, and for other formats no file.
         model: whether Ax's model is asked.
-        images: whether pictures of real persons may be in it.
+        images: whether pictures of real people may be in it.
 
     Raises:
         JournalError: the journal is damaged.

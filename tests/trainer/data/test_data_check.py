@@ -181,7 +181,7 @@ def flat(part: Path) -> None:
 
 
 @pytest.mark.parametrize("unpacked", [nested, flat])
-def test_frames_unpacked_one_level_deeper_or_without_persons_folders_are_found(
+def test_frames_unpacked_one_level_deeper_or_without_identities_folders_are_found(
     intact: Path, fresh: Path, unpacked: Callable[[Path], None]
 ) -> None:
     for part in ("bbox_train", "bbox_test"):
@@ -316,17 +316,23 @@ def test_16_bit_grey_frames_are_no_single_colour(fresh: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "lost"),
     [
-        ("train", "in the training tracklets every person is seen by camera 2 only: nobody can be held out for valida"),
-        ("test", "in the test tracklets every person is seen by camera 3 only: no query has a match by another camera"),
+        (
+            "train",
+            "in the training tracklets every identity is seen by camera 2 only: nobody can be held out for valida",
+        ),
+        (
+            "test",
+            "in the test tracklets every identity is seen by camera 3 only: no query has a match by another camera",
+        ),
     ],
 )
 def test_a_part_by_one_camera_only_is_a_problem_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, lost: str
 ) -> None:
     if part == "train":
-        monkeypatch.setattr(miniatures, "MARS_TRAIN", [(person, 2) for person in (1, 1, 3, 3, 5, 5)])
+        monkeypatch.setattr(miniatures, "MARS_TRAIN", [(identity, 2) for identity in (1, 1, 3, 3, 5, 5)])
     else:
-        monkeypatch.setattr(miniatures, "MARS_TEST", [(person, 3) for person in (-1, 0, 0, 2, 2, 2, 4, 4, 6)])
+        monkeypatch.setattr(miniatures, "MARS_TEST", [(identity, 3) for identity in (-1, 0, 0, 2, 2, 2, 4, 4, 6)])
     write_miniature("mars", tmp_path / "mars")
     found = checked(tmp_path / "mars")
     assert found.problem_count == 1
@@ -336,10 +342,10 @@ def test_a_part_by_one_camera_only_is_a_problem_with_the_reason(
 def test_people_each_seen_by_another_single_camera_are_a_problem_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(miniatures, "MARS_TRAIN", [(person, 1 + person) for person in (1, 1, 3, 3, 5, 5)])
+    monkeypatch.setattr(miniatures, "MARS_TRAIN", [(identity, 1 + identity) for identity in (1, 1, 3, 3, 5, 5)])
     write_miniature("mars", tmp_path / "mars")
     (problem,) = checked(tmp_path / "mars").problems
-    assert "every person is seen by one camera only" in problem
+    assert "every identity is seen by one camera only" in problem
 
 
 # Manifest
@@ -369,8 +375,8 @@ def test_the_manifest_holds_every_tracklet_and_the_bytes_of_every_frame(intact: 
     assert header["tracklets"] == len(lines) == len(tracklets)
     assert header["frames"] == sum(len(tracklet.frames) for tracklet in tracklets)
     assert header["bytes"] == sum(Path(frame).stat().st_size for each in tracklets for frame in each.frames)
-    assert [(line["person"], line["camera"], len(line["sizes"])) for line in lines] == [
-        (each.person, each.camera, len(each.frames)) for each in tracklets
+    assert [(line["identity"], line["camera"], len(line["sizes"])) for line in lines] == [
+        (each.identity, each.camera, len(each.frames)) for each in tracklets
     ]
     assert [intact / line["first"] for line in lines] == [Path(each.frames[0]) for each in tracklets]
 
@@ -523,8 +529,8 @@ def test_a_packed_data_set_takes_no_other_manifest_and_no_other_name(intact: Pat
 # Statistics
 
 
-def tracklet(person: int, camera: int, length: int = 4) -> Tracklet:
-    return Tracklet(tuple(f"{person}_{camera}_{frame}" for frame in range(length)), person, camera)
+def tracklet(identity: int, camera: int, length: int = 4) -> Tracklet:
+    return Tracklet(tuple(f"{identity}_{camera}_{frame}" for frame in range(length)), identity, camera)
 
 
 def test_statistics_of_a_small_case_are_those_counted_by_hand() -> None:
@@ -541,8 +547,8 @@ def test_statistics_of_a_small_case_are_those_counted_by_hand() -> None:
     assert train.lengths[:6] == (1, 2, 3, 6, 9, 13 / 3)
     assert train.lengths.histogram == {"1": 1, "2-3": 1, "4-7": 0, "8-15": 1}
     assert train.tracklets_by_camera == {1: 1, 2: 2}
-    assert (gallery.counts.persons, gallery.distractors) == (2, 1)
-    assert found.persons_by_cameras == {"train": {1: 1, 2: 1}, "test": {1: 1, 3: 1}}
+    assert (gallery.counts.identities, gallery.distractors) == (2, 1)
+    assert found.identities_by_cameras == {"train": {1: 1, 2: 1}, "test": {1: 1, 3: 1}}
     assert found.queries_by_matches["mars"] == {"0": 1, "1": 0, "2-3": 1}
 
 
@@ -558,7 +564,7 @@ tracklets = st.builds(tracklet, st.integers(0, 4), st.integers(1, 3), st.integer
 
 @quick
 @given(train=st.lists(tracklets), query=st.lists(tracklets), gallery=st.lists(tracklets))
-def test_statistics_lose_no_tracklet_no_person_and_no_query(
+def test_statistics_lose_no_tracklet_no_identity_and_no_query(
     train: list[Tracklet], query: list[Tracklet], gallery: list[Tracklet]
 ) -> None:
     splits = Splits(tuple(train), tuple(query), tuple(gallery))
@@ -569,7 +575,7 @@ def test_statistics_lose_no_tracklet_no_person_and_no_query(
         assert (sum(lengths.histogram.values()) if lengths else 0) == len(members)
     for counts in found.queries_by_matches.values():
         assert sum(counts.values()) == len(query)
-    assert sum(found.persons_by_cameras["train"].values()) == found.parts["train"].counts.persons
+    assert sum(found.identities_by_cameras["train"].values()) == found.parts["train"].counts.identities
 
 
 @quick
@@ -577,7 +583,7 @@ def test_statistics_lose_no_tracklet_no_person_and_no_query(
 def test_matches_of_queries_are_those_of_a_plain_loop(query: list[Tracklet], gallery: list[Tracklet]) -> None:
     splits = Splits((), tuple(query), tuple(gallery))
     for protocol, searched in (("mars", gallery), ("mars_query_in_gallery", [*gallery, *query])):
-        slow = [sum(g.person == q.person and g.camera != q.camera for g in searched) for q in query]
+        slow = [sum(g.identity == q.identity and g.camera != q.camera for g in searched) for q in query]
         assert matches_of_queries(splits, protocol) == slow  # type: ignore[arg-type]
 
 

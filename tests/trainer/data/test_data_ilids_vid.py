@@ -1,4 +1,5 @@
-"""iLIDS-VID: persons by their place in the sorted list, the first half tested on, folders that may stand elsewhere."""
+"""iLIDS-VID: identities by their place in the sorted list, the first half tested on, folders that may stand
+elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniatures import PERSONS, write_ilids_splits, write_miniature
+from miniatures import IDENTITIES, write_ilids_splits, write_miniature
 from scipy.io import loadmat, savemat
 
 from trainer.data.readers.ilids_vid import FOLDS, SPLITS_FILE, SPLITS_FOLDER, VARIABLE, read_ilids_vid
@@ -38,16 +39,16 @@ def refused(root: Path, place: Path, *said: str) -> None:
         assert part in message
 
 
-def persons(splits: Splits) -> tuple[set[int], set[int]]:
-    return {item.person for item in splits.train}, {item.person for item in splits.query}
+def identities(splits: Splits) -> tuple[set[int], set[int]]:
+    return {item.identity for item in splits.train}, {item.identity for item in splits.query}
 
 
 def test_the_first_half_of_a_row_is_tested_on_and_the_rest_trained_on(root: Path) -> None:
     write_ilids_splits(root, np.array([[8, 2, 4, 6, 1, 3, 5, 7]] + [list(range(1, 9))] * 9))
-    trained, tested = persons(read_ilids_vid(root))
-    assert tested == {34, 2, 5, 13}  # PERSONS in places 8, 2, 4 and 6
-    assert trained == set(PERSONS) - tested
-    assert persons(read_ilids_vid(root, 3)) == (set(PERSONS[4:]), set(PERSONS[:4]))
+    trained, tested = identities(read_ilids_vid(root))
+    assert tested == {34, 2, 5, 13}  # IDENTITIES in places 8, 2, 4 and 6
+    assert trained == set(IDENTITIES) - tested
+    assert identities(read_ilids_vid(root, 3)) == (set(IDENTITIES[4:]), set(IDENTITIES[:4]))
 
 
 def test_places_count_into_the_sorted_folders_whatever_the_file_system_lists_first(root: Path, images: Path) -> None:
@@ -63,7 +64,7 @@ def test_queries_are_camera_1_and_the_gallery_camera_2(root: Path) -> None:
     splits = read_ilids_vid(root)
     assert {item.camera for item in splits.query} == {1}
     assert {item.camera for item in splits.gallery} == {2}
-    assert [item.person for item in splits.query] == [item.person for item in splits.gallery]
+    assert [item.identity for item in splits.query] == [item.identity for item in splits.gallery]
     assert [item.camera for item in splits.train] == [1, 2] * 4
 
 
@@ -92,8 +93,8 @@ def test_without_the_published_file_halves_are_drawn_with_a_warning(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (root / SPLITS_FOLDER / SPLITS_FILE).unlink()
-    halves = [persons(read_ilids_vid(root, fold)) for fold in range(FOLDS)]
-    assert all(trained | tested == set(PERSONS) and len(tested) == 4 for trained, tested in halves)
+    halves = [identities(read_ilids_vid(root, fold)) for fold in range(FOLDS)]
+    assert all(trained | tested == set(IDENTITIES) and len(tested) == 4 for trained, tested in halves)
     assert len({frozenset(tested) for _, tested in halves}) > 1
     (record,) = caplog.records  # one for all partitions
     assert record.levelno == logging.WARNING
@@ -102,7 +103,7 @@ def test_without_the_published_file_halves_are_drawn_with_a_warning(
     assert "NOT the published ones" in record.getMessage()
 
 
-def test_a_person_whom_one_camera_lacks_is_named(root: Path, images: Path) -> None:
+def test_an_identity_whom_one_camera_lacks_is_named(root: Path, images: Path) -> None:
     shutil.rmtree(images / "cam2" / "person005")
     refused(root, images / "cam2" / "person005", "no such folder", "unpack iLIDS-VID again")
 
@@ -117,11 +118,11 @@ def test_missing_cameras_and_frames_are_named(root: Path, images: Path) -> None:
     refused(root, images, "nor", "data.root must be the folder that holds iLIDS-VID's i-LIDS-VID/")
 
 
-def test_a_person_listed_twice_is_named_with_the_row(root: Path) -> None:
+def test_an_identity_listed_twice_is_named_with_the_row(root: Path) -> None:
     table = np.tile(np.arange(1, 9), (10, 1))
     table[6, 0] = 5
     write_ilids_splits(root, table)
-    refused(root, root / SPLITS_FOLDER / SPLITS_FILE, "row 7: person 5 is listed twice")
+    refused(root, root / SPLITS_FOLDER / SPLITS_FILE, "row 7: identity 5 is listed twice")
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (10, 7), (8, 10)])

@@ -67,7 +67,7 @@ def test_frames_are_all_that_begin_as_listed(root: Path) -> None:
 
 @pytest.mark.usefixtures("known_queries")
 def test_persons_counted_from_0_are_numbered_one_up_so_that_nobody_is_a_distractor(root: Path) -> None:
-    assert [item.person for item in read_ls_vid(root).train] == [1, 1, 2, 2]
+    assert [item.identity for item in read_ls_vid(root).train] == [1, 1, 2, 2]
 
 
 @pytest.mark.usefixtures("known_queries")
@@ -75,8 +75,8 @@ def test_persons_counted_from_1_keep_their_numbers(root: Path) -> None:
     for old, new in (("_ 0", "_ 9"), ("_ 0", "_ 9")):
         edit(root / TRAIN_LIST, old, new)
     splits = read_ls_vid(root)
-    assert [item.person for item in splits.train] == [9, 9, 1, 1]
-    assert [item.person for item in splits.query] == [2, 3]
+    assert [item.identity for item in splits.train] == [9, 9, 1, 1]
+    assert [item.identity for item in splits.query] == [2, 3]
 
 
 @pytest.mark.usefixtures("known_queries")
@@ -138,9 +138,9 @@ def test_tracklets_and_folders_without_frames_are_named_with_the_line(root: Path
 
 
 @pytest.mark.usefixtures("known_queries")
-def test_persons_in_both_lists_and_junk_to_train_on_are_refused(root: Path) -> None:
+def test_identities_in_both_lists_and_junk_to_train_on_are_refused(root: Path) -> None:
     edit(root / TRAIN_LIST, "_02_ 1", "_02_ 2")
-    refused(root, f"{root / TRAIN_LIST}: line 3: person 2 is a test person, too")
+    refused(root, f"{root / TRAIN_LIST}: line 3: identity 2 is a test identity, too")
     edit(root / TRAIN_LIST, "_02_ 2", "_02_ -1")
     refused(root, f"{root / TRAIN_LIST}: line 3: junk")
 
@@ -189,7 +189,7 @@ def test_every_folder_is_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda folder: listed.append(str(folder)) or real(folder))
     read_ls_vid(root)
-    assert len(listed) == len(set(listed)) == 5  # of two and four persons, one of them junk
+    assert len(listed) == len(set(listed)) == 5  # of two and four identities, one of them junk
 
 
 # The process that reads HDF5

@@ -69,7 +69,7 @@ def test_gallery_is_what_is_neither_query_nor_junk(root: Path) -> None:
     rest = np.delete(test, queries, axis=0)
     rest = rest[rest[:, 2] != -1]
     assert [item[1:] for item in splits.gallery] == [tuple(row) for row in rest[:, 2:].tolist()]
-    assert any(item.person == 0 for item in splits.gallery)
+    assert any(item.identity == 0 for item in splits.gallery)
 
 
 def test_frames_are_the_lines_of_both_ends_of_the_range(root: Path) -> None:
@@ -215,11 +215,11 @@ def test_wrong_tables_are_named_with_the_row(root: Path, file: str, damage: Dama
     refused(root, file, said)
 
 
-def test_person_that_disagrees_with_the_names_is_shown_with_both(root: Path) -> None:
+def test_identity_that_disagrees_with_the_names_is_shown_with_both(root: Path) -> None:
     table = load(root, "tracks_train_info.mat")
     savemat(root / "info" / "tracks_train_info.mat", {"track_train_info": put(4, 2, 999)(table)})
     line = (root / "info" / "train_name.txt").read_text().splitlines()[table[3, 0] - 1]
-    refused(root, "tracks_train_info.mat", "person 999", f"line {table[3, 0]} of train_name.txt is {line}")
+    refused(root, "tracks_train_info.mat", "identity 999", f"line {table[3, 0]} of train_name.txt is {line}")
 
 
 def test_another_variable_name_is_named(root: Path) -> None:
@@ -244,13 +244,13 @@ def test_wrong_queries_are_named_with_the_entry(root: Path, entry: Callable[...,
     refused(root, "query_IDX.mat", "entry 2", said)
 
 
-def test_persons_in_training_and_test_are_refused(root: Path) -> None:
+def test_identities_in_training_and_test_are_refused(root: Path) -> None:
     for kind in ("name.txt", "info.mat"):
         prefix = "tracks_" if kind == "info.mat" else ""
         shutil.copy(root / "info" / f"{prefix}test_{kind}", root / "info" / f"{prefix}train_{kind}")
     table = load_as(root, "tracks_train_info.mat", "track_test_info")
     savemat(root / "info" / "tracks_train_info.mat", {"track_train_info": table[table[:, 2] > 0]})
-    refused(root, "tracks_train_info.mat", "test person")
+    refused(root, "tracks_train_info.mat", "test identity")
     savemat(root / "info" / "tracks_train_info.mat", {"track_train_info": table})
     refused(root, "tracks_train_info.mat", "distractors and junk")
 
@@ -337,10 +337,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     for part in ("train", "test"):
         names = []
         counts: Counter[tuple[int, int]] = Counter()
-        for first, last, person, camera in load(root, f"tracks_{part}_info.mat").astype(int).tolist():
-            counts[person, camera] += 1
-            head = "00-1" if person < 0 else f"{person:04d}"
-            stem = f"{head}C{camera}T{counts[person, camera]:04d}F"
+        for first, last, identity, camera in load(root, f"tracks_{part}_info.mat").astype(int).tolist():
+            counts[identity, camera] += 1
+            head = "00-1" if identity < 0 else f"{identity:04d}"
+            stem = f"{head}C{camera}T{counts[identity, camera]:04d}F"
             names += [f"{stem}{number:03d}.jpg\r\n" for number in range(1, last - first + 2)]
         (root / "info" / f"{part}_name.txt").write_bytes("".join(names).encode())
     return read_mars(root)
@@ -352,7 +352,7 @@ def images(tracklets: tuple[Tracklet, ...]) -> int:
 
 def test_published_training_part_has_the_published_counts(published: Splits) -> None:
     train = published.train
-    assert (len(train), images(train), len({item.person for item in train})) == (8298, 509_914, 625)
+    assert (len(train), images(train), len({item.identity for item in train})) == (8298, 509_914, 625)
     cameras = Counter(item.camera for item in train)
     assert [cameras[camera] for camera in range(1, 7)] == [1816, 1957, 1321, 750, 1880, 574]
     assert (min(len(item.frames) for item in train), max(len(item.frames) for item in train)) == (5, 900)
@@ -360,7 +360,7 @@ def test_published_training_part_has_the_published_counts(published: Splits) -> 
 
 def test_published_queries_have_the_published_counts(published: Splits) -> None:
     query = published.query
-    assert (len(query), images(query), len({item.person for item in query})) == (1980, 114_493, 626)
+    assert (len(query), images(query), len({item.identity for item in query})) == (1980, 114_493, 626)
     assert len({item[1:] for item in query}) == 1980
     cameras = Counter(item.camera for item in query)
     assert [cameras[camera] for camera in range(1, 7)] == [524, 456, 319, 191, 384, 106]
@@ -369,10 +369,10 @@ def test_published_queries_have_the_published_counts(published: Splits) -> None:
 def test_published_gallery_has_the_published_counts(published: Splits) -> None:
     gallery = published.gallery
     assert (len(gallery), images(gallery)) == (9330, 543_216)
-    persons = {item.person for item in gallery}
-    assert len(persons) == 621
-    assert sum(item.person == 0 for item in gallery) == 3248
-    absent = {item.person for item in published.query} - persons
+    identities = {item.identity for item in gallery}
+    assert len(identities) == 621
+    assert sum(item.identity == 0 for item in gallery) == 3248
+    absent = {item.identity for item in published.query} - identities
     assert absent == {6, 152, 436, 454, 640, 782, 944, 1062, 1138, 1140, 1146, 1172, 1252, 1444}
 
 
@@ -383,7 +383,7 @@ def test_140_published_queries_have_a_match_under_another_camera_among_the_queri
     queries_in_gallery = PROTOCOLS[protocol].queries_in_gallery
     seen = {item[1:] for item in (*published.gallery, *(published.query if queries_in_gallery else ()))}
     matched = [
-        any((query.person, camera) in seen for camera in range(1, 7) if camera != query.camera)
+        any((query.identity, camera) in seen for camera in range(1, 7) if camera != query.camera)
         for query in published.query
     ]
     assert matched.count(False) == dropped
@@ -392,5 +392,5 @@ def test_140_published_queries_have_a_match_under_another_camera_among_the_queri
 def test_published_counts_are_those_that_are_declared(published: Splits) -> None:
     for part, counts in READERS["mars"].published.items():
         tracklets = getattr(published, part)
-        persons = {item.person for item in tracklets} - {0}
-        assert counts == (len(persons), len(tracklets), images(tracklets))
+        identities = {item.identity for item in tracklets} - {0}
+        assert counts == (len(identities), len(tracklets), images(tracklets))

@@ -70,8 +70,8 @@ def test_every_data_set_keeps_its_tracklets_names_and_pixels(
     for fold in range(READERS[name].folds):
         files, packed = READERS[name](tmp_path / "files", fold), read_packed(tmp_path / "pack", name, fold)
         assert dataset_fingerprint(packed) == dataset_fingerprint(files)
-        assert [(t.person, t.camera) for t in tracklets_of(packed)] == [
-            (t.person, t.camera) for t in tracklets_of(files)
+        assert [(t.identity, t.camera) for t in tracklets_of(packed)] == [
+            (t.identity, t.camera) for t in tracklets_of(files)
         ]
         assert [len(part) for part in packed] == [len(part) for part in files]
         for one, other in zip(tracklets_of(files), tracklets_of(packed), strict=True):
@@ -354,11 +354,11 @@ HOSTILE_TABLES: dict[str, tuple[str, Callable[[np.ndarray], object]]] = {
     "absent": ("offset", lambda array: None),
     "floats": ("offset", lambda array: array.astype(float)),
     "two rows": ("offset", lambda array: np.stack([array, array])),
-    "one number": ("person", lambda array: np.int64(3)),
+    "one number": ("identity", lambda array: np.int64(3)),
     "objects": ("names", lambda array: np.array([{}], dtype=object)),
     "fewer offsets": ("offset", lambda array: array[1:]),
-    "fewer persons": ("person", lambda array: array[1:]),
-    "other person": ("person", first(77)),
+    "fewer identities": ("identity", lambda array: array[1:]),
+    "other identity": ("identity", first(77)),
     "no tracklet": ("frames", lambda array: array[:0]),
     "tracklet without frames": ("frames", first(0)),
     "too long a tracklet": ("frames", first(2**62)),
@@ -391,7 +391,7 @@ def test_a_table_that_lies_is_refused(copy: Path, name: str, change: Callable[[n
 
 def test_a_compressed_table_is_refused_unopened(copy: Path) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, person=np.zeros(10**6, np.int64))
+    np.savez_compressed(buffer, identity=np.zeros(10**6, np.int64))
     replace_table(copy, buffer.getvalue())
     assert "compressed" in unreadable(copy)
 

@@ -24,18 +24,18 @@ from trainer.errors import DataError
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "prid2011" / SPLITS_FILE
 CAMERAS, LEAST_FRAMES = LAYOUT.cameras, LAYOUT.least_frames
-PERSONS = 12
-LENGTHS = [LEAST_FRAMES + number % 3 for number in range(PERSONS)]
-SHORT = {"cam_a": 3, "cam_b": 8}  # persons that a camera saw for one frame less than is needed to be drawn
+IDENTITIES = 12
+LENGTHS = [LEAST_FRAMES + number % 3 for number in range(IDENTITIES)]
+SHORT = {"cam_a": 3, "cam_b": 8}  # identities that a camera saw for one frame less than is needed to be drawn
 
 
-def person(number: int) -> str:
+def identity(number: int) -> str:
     return f"person_{number:04d}"
 
 
-def write_persons(images: Path, persons: Sequence[str], frames: int) -> None:
+def write_identities(images: Path, identities: Sequence[str], frames: int) -> None:
     for camera in CAMERAS:
-        for name in persons:
+        for name in identities:
             folder = images / camera / name
             folder.mkdir(parents=True)
             for frame in range(1, frames + 1):
@@ -44,35 +44,35 @@ def write_persons(images: Path, persons: Sequence[str], frames: int) -> None:
 
 @pytest.fixture(scope="session")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve persons under both cameras and one under camera b only, with real images and ten partitions."""
+    """Twelve identities under both cameras and one under camera b only, with real images and ten partitions."""
     root = tmp_path_factory.mktemp("prid") / "prid2011"
     generator = np.random.default_rng(0)
     picture = Image.fromarray(generator.integers(0, 256, (8, 4, 3), dtype=np.uint8))
     for camera in CAMERAS:
         for number, length in enumerate(LENGTHS, start=1):
-            folder = root / "multi_shot" / camera / person(number)
+            folder = root / "multi_shot" / camera / identity(number)
             folder.mkdir(parents=True)
             missing = number == SHORT[camera]
             for frame in range(1, (LEAST_FRAMES - 1 if missing else length) + 1):
                 picture.save(folder / f"{frame:04d}.png")
-    write_persons_of_one_camera(root)
+    write_identities_of_one_camera(root)
     (root / SPLITS_FILE).write_text(json.dumps(partitions()))
     return root
 
 
-def write_persons_of_one_camera(root: Path) -> None:
-    folder = root / "multi_shot" / "cam_b" / person(700)
+def write_identities_of_one_camera(root: Path) -> None:
+    folder = root / "multi_shot" / "cam_b" / identity(700)
     folder.mkdir(parents=True)
     for frame in range(1, LEAST_FRAMES + 1):
         (folder / f"{frame:04d}.png").touch()
 
 
 def partitions() -> list[Any]:
-    """Ten partitions; the first trains on persons 1, 3, 5... and tests on 2, 4, 6..., both listed backwards."""
+    """Ten partitions; the first trains on identities 1, 3, 5... and tests on 2, 4, 6..., both listed backwards."""
     made = []
     for fold in range(FOLDS):
-        numbers = np.roll(np.arange(PERSONS, 0, -1), fold).tolist()
-        made.append({"test": [person(n) for n in numbers[::2]], "train": [person(n) for n in numbers[1::2]]})
+        numbers = np.roll(np.arange(IDENTITIES, 0, -1), fold).tolist()
+        made.append({"test": [identity(n) for n in numbers[::2]], "train": [identity(n) for n in numbers[1::2]]})
     return made
 
 
@@ -102,15 +102,15 @@ def refused(root: Path, place: Path, *said: str) -> None:
 # The layout
 
 
-def test_queries_are_camera_a_and_the_gallery_camera_b_of_the_same_persons(intact: Path) -> None:
+def test_queries_are_camera_a_and_the_gallery_camera_b_of_the_same_identities(intact: Path) -> None:
     splits = read_prid2011(intact)
-    assert [item[1:] for item in splits.query] == [(number, 1) for number in range(2, PERSONS + 1, 2)]
-    assert [item[1:] for item in splits.gallery] == [(number, 2) for number in range(2, PERSONS + 1, 2)]
+    assert [item[1:] for item in splits.query] == [(number, 1) for number in range(2, IDENTITIES + 1, 2)]
+    assert [item[1:] for item in splits.gallery] == [(number, 2) for number in range(2, IDENTITIES + 1, 2)]
 
 
-def test_training_persons_are_seen_by_both_cameras(intact: Path) -> None:
+def test_training_identities_are_seen_by_both_cameras(intact: Path) -> None:
     train = read_prid2011(intact).train
-    assert [item[1:] for item in train] == [(n, camera) for n in range(1, PERSONS + 1, 2) for camera in (1, 2)]
+    assert [item[1:] for item in train] == [(n, camera) for n in range(1, IDENTITIES + 1, 2) for camera in (1, 2)]
 
 
 def test_frames_are_all_of_the_folder_in_temporal_order(intact: Path) -> None:
@@ -136,8 +136,8 @@ def test_the_folder_of_the_archive_may_stand_in_between(root: Path) -> None:
     assert fingerprint(after.train) == fingerprint(before.train)
 
 
-def test_every_fold_has_its_own_persons(intact: Path) -> None:
-    tested = {tuple(item.person for item in read_prid2011(intact, fold).query) for fold in range(2)}
+def test_every_fold_has_its_own_identities(intact: Path) -> None:
+    tested = {tuple(item.identity for item in read_prid2011(intact, fold).query) for fold in range(2)}
     assert len(tested) == 2
 
 
@@ -149,7 +149,7 @@ def test_the_configured_fold_is_read(intact: Path) -> None:
 def test_a_validation_split_can_be_cut(intact: Path) -> None:
     train = read_prid2011(intact).train
     split = cut_validation(train, ValidationConfig(share=0.4))
-    assert len(split.query) == len(split.persons) == 2
+    assert len(split.query) == len(split.identities) == 2
 
 
 # The configuration
@@ -169,18 +169,18 @@ def test_a_fold_of_a_data_set_without_folds_is_refused() -> None:
 # Partitions drawn here
 
 
-def test_without_the_published_file_persons_that_both_cameras_saw_long_enough_are_halved(without_file: Path) -> None:
+def test_without_the_published_file_identities_that_both_cameras_saw_long_enough_are_halved(without_file: Path) -> None:
     splits = read_prid2011(without_file)
-    trained = {item.person for item in splits.train}
-    tested = {item.person for item in splits.query}
-    assert trained | tested == set(range(1, PERSONS + 1)) - set(SHORT.values())
+    trained = {item.identity for item in splits.train}
+    tested = {item.identity for item in splits.query}
+    assert trained | tested == set(range(1, IDENTITIES + 1)) - set(SHORT.values())
     assert len(trained) == len(tested) == 5
     assert not trained & tested
 
 
 def test_drawn_partitions_repeat_and_differ_from_each_other(without_file: Path) -> None:
-    tested = [tuple(item.person for item in read_prid2011(without_file, fold).query) for fold in range(FOLDS)]
-    again = [tuple(item.person for item in read_prid2011(without_file, fold).query) for fold in range(FOLDS)]
+    tested = [tuple(item.identity for item in read_prid2011(without_file, fold).query) for fold in range(FOLDS)]
+    again = [tuple(item.identity for item in read_prid2011(without_file, fold).query) for fold in range(FOLDS)]
     assert tested == again
     assert len(set(tested)) == FOLDS
 
@@ -201,11 +201,11 @@ def test_the_published_partition_is_read_without_a_warning(intact: Path, caplog:
     assert not caplog.records
 
 
-def test_too_few_persons_to_draw_from_are_counted(without_file: Path) -> None:
+def test_too_few_identities_to_draw_from_are_counted(without_file: Path) -> None:
     images = without_file / "multi_shot"
-    for number in range(1, PERSONS):
-        shutil.rmtree(images / "cam_a" / person(number))
-    refused(without_file, images, f"1 persons with at least {LEAST_FRAMES} frames in both", "two are needed")
+    for number in range(1, IDENTITIES):
+        shutil.rmtree(images / "cam_a" / identity(number))
+    refused(without_file, images, f"1 identities with at least {LEAST_FRAMES} frames in both", "two are needed")
 
 
 # Mistakes
@@ -219,14 +219,14 @@ def test_missing_folders_are_named(tmp_path: Path, root: Path) -> None:
     refused(root, root / "multi_shot" / "cam_b", "unpack PRID2011 again")
 
 
-def test_a_listed_person_without_folder_is_named(root: Path) -> None:
-    folder = root / "multi_shot" / "cam_b" / person(4)
+def test_a_listed_identity_without_folder_is_named(root: Path) -> None:
+    folder = root / "multi_shot" / "cam_b" / identity(4)
     shutil.rmtree(folder)
     refused(root, folder, SPLITS_FILE, "unpack PRID2011 again")
 
 
-def test_a_person_without_frames_is_named(root: Path) -> None:
-    folder = root / "multi_shot" / "cam_a" / person(5)
+def test_an_identity_without_frames_is_named(root: Path) -> None:
+    folder = root / "multi_shot" / "cam_a" / identity(5)
     for frame in folder.iterdir():
         frame.unlink()
     refused(root, folder, "is empty; unpack PRID2011 again")
@@ -242,7 +242,7 @@ def test_frames_of_another_ending_are_counted_and_the_first_is_named(root: Path,
     with pytest.raises(DataError, match=said):
         read_prid2011(root)
     (root / SPLITS_FILE).unlink()
-    drawn = rf"0 persons with .*person_0001 holds \d+ files, none named like 0001\.png; the first is 0001\{ending}"
+    drawn = rf"0 identities with .*person_0001 holds \d+ files, none named like 0001\.png; the first is 0001\{ending}"
     with pytest.raises(DataError, match=drawn):
         read_prid2011(root)
 
@@ -300,13 +300,13 @@ def test_a_folder_in_place_of_the_file_is_named(without_file: Path) -> None:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real partitions, with a folder of one empty frame per person and camera."""
+    """The real partitions, with a folder of one empty frame per identity and camera."""
     if not PUBLISHED.is_file():
         pytest.skip("the published splits of PRID2011 are not here")
     root = tmp_path_factory.mktemp("published")
     shutil.copy(PUBLISHED, root / SPLITS_FILE)
     first = json.loads(PUBLISHED.read_text())[0]
-    write_persons(root / "multi_shot", [*first["train"], *first["test"]], frames=1)
+    write_identities(root / "multi_shot", [*first["train"], *first["test"]], frames=1)
     return root
 
 
@@ -315,7 +315,7 @@ def test_published_partitions_are_ten_times_89_and_89_of_the_same_178_persons(pu
     for fold in range(FOLDS):
         splits = read_prid2011(published, fold)
         assert [len(part) for part in splits] == [178, 89, 89]
-        trained, tested = {item.person for item in splits.train}, {item.person for item in splits.query}
+        trained, tested = {item.identity for item in splits.train}, {item.identity for item in splits.query}
         assert (len(trained), len(tested), len(trained | tested)) == (89, 89, 178)
         everyone |= trained | tested
     assert len(everyone) == 178

@@ -79,13 +79,13 @@ def test_a_frame_belongs_to_one_tracklet(intact: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_junk_is_nowhere(intact: Path, name: str) -> None:
-    assert all(tracklet.person > JUNK for tracklet in sum(READERS[name](intact / name), ()))
+    assert all(tracklet.identity > JUNK for tracklet in sum(READERS[name](intact / name), ()))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_training_and_test_persons_are_disjoint_and_queries_are_persons(intact: Path, name: str) -> None:
+def test_training_and_test_identities_are_disjoint_and_queries_are_identities(intact: Path, name: str) -> None:
     splits = READERS[name](intact / name)
-    train, query, gallery = ({tracklet.person for tracklet in part} for part in splits)
+    train, query, gallery = ({tracklet.identity for tracklet in part} for part in splits)
     assert not train & (query | gallery)
     assert min(train | query) > 0
     assert query & gallery
@@ -301,8 +301,8 @@ DAMAGES = {
     "prid2011: name outside the grammar": Damage(
         "prid2011", "splits_prid2011.json", replaced("person_0001", "person_1"), "must be a name like person_0001"
     ),
-    "ilids_vid: person out of range": Damage("ilids_vid", ILIDS_SPLITS, put("ls_set", 9), "row 1, column 1: 9"),
-    "ilids_vid: person 0": Damage("ilids_vid", ILIDS_SPLITS, put("ls_set", 0), "row 1, column 1: 0"),
+    "ilids_vid: identity out of range": Damage("ilids_vid", ILIDS_SPLITS, put("ls_set", 9), "row 1, column 1: 9"),
+    "ilids_vid: identity 0": Damage("ilids_vid", ILIDS_SPLITS, put("ls_set", 0), "row 1, column 1: 0"),
     "ilids_vid: text for numbers": Damage(
         "ilids_vid", ILIDS_SPLITS, lambda path: savemat(path, {"ls_set": "abc"}), "not a matrix of numbers"
     ),

@@ -38,7 +38,7 @@ def digests(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_every_frame_is_a_person_crop(splits: Splits) -> None:
+def test_every_frame_is_an_identity_crop(splits: Splits) -> None:
     for tracklet in (*splits.train, *splits.query, *splits.gallery):
         header = read_frame(tracklet.frames[0], 256, 128)
         assert header.shape == (256, 128, 3)
@@ -62,7 +62,7 @@ def _lines(path: Path) -> list[str]:
 def test_summary_counts_what_is_read(drawn: tuple[Path, SyntheticSummary], splits: Splits) -> None:
     _, summary = drawn
     size = SIZES["tiny"]
-    assert summary.persons == size.train_persons + size.test_persons
+    assert summary.identities == size.train_identities + size.test_identities
     assert summary.tracklets == sum(len(part) for part in splits) + size.junk
     assert summary.seconds > 0
 
@@ -75,44 +75,44 @@ def test_junk_and_distractors_lie_where_mars_has_them(drawn: tuple[Path, Synthet
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_each_test_person_is_asked_for_once_per_camera(size: SizeName) -> None:
-    test = [planned for planned in plan(size, 0).test if planned.person > 0]
-    queries = Counter((planned.person, planned.camera) for planned in test if planned.query)
-    assert set(queries) == {(planned.person, planned.camera) for planned in test}
+def test_each_test_identity_is_asked_for_once_per_camera(size: SizeName) -> None:
+    test = [planned for planned in plan(size, 0).test if planned.identity > 0]
+    queries = Counter((planned.identity, planned.camera) for planned in test if planned.query)
+    assert set(queries) == {(planned.identity, planned.camera) for planned in test}
     assert set(queries.values()) == {1}
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("size", SIZES)
-def test_only_the_last_two_test_persons_have_no_match(size: SizeName, seed: int) -> None:
-    test = [planned for planned in plan(size, seed).test if planned.person > 0]
+def test_only_the_last_two_test_identities_have_no_match(size: SizeName, seed: int) -> None:
+    test = [planned for planned in plan(size, seed).test if planned.identity > 0]
     gallery = [planned for planned in test if not planned.query]
     lonely = {
-        query.person
+        query.identity
         for query in test
-        if query.query and not any(item.person == query.person and item.camera != query.camera for item in gallery)
+        if query.query and not any(item.identity == query.identity and item.camera != query.camera for item in gallery)
     }
-    persons = sorted({planned.person for planned in test})
-    assert lonely == set(persons[-2:])
-    assert persons[-1] not in {item.person for item in gallery}
+    identities = sorted({planned.identity for planned in test})
+    assert lonely == set(identities[-2:])
+    assert identities[-1] not in {item.identity for item in gallery}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_training_persons_are_never_tested(size: SizeName) -> None:
+def test_training_identities_are_never_tested(size: SizeName) -> None:
     both = plan(size, 0)
-    assert not {planned.person for planned in both.train} & {planned.person for planned in both.test}
+    assert not {planned.identity for planned in both.train} & {planned.identity for planned in both.test}
 
 
 def test_demo_has_the_size_that_its_users_plan_with() -> None:
     demo = plan("demo", 0)
     walks = [planned.walk for planned in (*demo.train, *demo.test)]
-    assert len({planned.person for planned in demo.train}) == 48
+    assert len({planned.identity for planned in demo.train}) == 48
     assert 3500 <= sum(len(walk.hidden) for walk in walks) <= 4500
     assert all(4 <= len(walk.hidden) <= 12 for walk in walks)
 
 
 def test_look_alikes_share_a_shirt_colour() -> None:
-    looks = {planned.person: planned.walk.look for planned in plan("full", 0).train}
+    looks = {planned.identity: planned.walk.look for planned in plan("full", 0).train}
     shirts = Counter(look.shirt for look in looks.values() if look is not None)
     assert sum(count for count in shirts.values() if count > 1) == round(LOOK_ALIKES * len(looks))
 
@@ -152,7 +152,7 @@ def test_occluded_frames_differ_from_their_neighbours_more(
 
 def test_tiny_set_can_be_cut_for_validation(splits: Splits) -> None:
     for seed in range(10):
-        assert len(cut_validation(splits.train, ValidationConfig(seed=seed)).persons) == 2
+        assert len(cut_validation(splits.train, ValidationConfig(seed=seed)).identities) == 2
 
 
 def test_same_seed_gives_same_bytes_whatever_the_workers(

@@ -25,29 +25,29 @@ from trainer.data.tracklets import Tracklet, fingerprint
 from trainer.errors import DataError
 
 
-def tracklet(person: int, camera: int, number: int = 1, folder: str = "data", frames: int = 2) -> Tracklet:
-    stem = f"{folder}/{person:04d}C{camera}T{number:04d}F"
-    return Tracklet(tuple(f"{stem}{frame:03d}.jpg" for frame in range(1, frames + 1)), person, camera)
+def tracklet(identity: int, camera: int, number: int = 1, folder: str = "data", frames: int = 2) -> Tracklet:
+    stem = f"{folder}/{identity:04d}C{camera}T{number:04d}F"
+    return Tracklet(tuple(f"{stem}{frame:03d}.jpg" for frame in range(1, frames + 1)), identity, camera)
 
 
-def crowd(persons: int, cameras: int, each: int = 1) -> list[Tracklet]:
+def crowd(identities: int, cameras: int, each: int = 1) -> list[Tracklet]:
     return [
-        tracklet(person, camera, number)
-        for person in range(1, persons + 1)
+        tracklet(identity, camera, number)
+        for identity in range(1, identities + 1)
         for camera in range(1, cameras + 1)
         for number in range(1, each + 1)
     ]
 
 
-# For each person, the cameras of their tracklets; the first six are seen by two cameras.
+# For each identity, the cameras of their tracklets; the first six are seen by two cameras.
 sightings = st.tuples(
     st.lists(st.lists(st.integers(1, 6), min_size=2).filter(lambda c: len(set(c)) > 1), min_size=6, max_size=9),
     st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), max_size=3),
 ).map(lambda both: both[0] + both[1])
 trains = sightings.map(
-    lambda persons: [
-        tracklet(person, camera, number)
-        for person, cameras in enumerate(persons, start=1)
+    lambda identities: [
+        tracklet(identity, camera, number)
+        for identity, cameras in enumerate(identities, start=1)
         for number, camera in enumerate(cameras)
     ]
 ).flatmap(st.permutations)
@@ -66,20 +66,20 @@ def test_every_query_has_a_match_under_another_camera(train: list[Tracklet], con
     gallery = [train[index] for index in split.gallery]
     for index in split.query:
         query = train[index]
-        assert any(item.person == query.person and item.camera != query.camera for item in gallery)
+        assert any(item.identity == query.identity and item.camera != query.camera for item in gallery)
 
 
 @settings(max_examples=50, deadline=None)
 @given(train=trains, config=configs)
-def test_validation_persons_are_never_trained_on(train: list[Tracklet], config: ValidationConfig) -> None:
+def test_validation_identities_are_never_trained_on(train: list[Tracklet], config: ValidationConfig) -> None:
     split = cut_validation(train, config)
-    assert not {train[index].person for index in split.train} & set(split.persons)
-    assert {train[index].person for index in split.query} == set(split.persons)
+    assert not {train[index].identity for index in split.train} & set(split.identities)
+    assert {train[index].identity for index in split.query} == set(split.identities)
 
 
 @settings(max_examples=50, deadline=None)
 @given(train=trains, config=configs)
-def test_a_person_is_asked_for_once_per_camera_at_most(train: list[Tracklet], config: ValidationConfig) -> None:
+def test_an_identity_is_asked_for_once_per_camera_at_most(train: list[Tracklet], config: ValidationConfig) -> None:
     asked = [train[index][1:] for index in cut_validation(train, config).query]
     assert len(asked) == len(set(asked))
 
@@ -101,37 +101,37 @@ def test_same_input_gives_same_split(train: list[Tracklet], config: ValidationCo
     assert cut_validation(train, config) == cut_validation(list(train), config.model_copy())
 
 
-def test_another_seed_draws_other_persons() -> None:
-    train = crowd(persons=40, cameras=3)
-    drawn = {cut_validation(train, ValidationConfig(seed=seed)).persons for seed in range(8)}
+def test_another_seed_draws_other_identities() -> None:
+    train = crowd(identities=40, cameras=3)
+    drawn = {cut_validation(train, ValidationConfig(seed=seed)).identities for seed in range(8)}
     assert len(drawn) > 1
 
 
-def test_share_counts_all_persons() -> None:
-    assert len(cut_validation(crowd(persons=40, cameras=2), ValidationConfig(share=0.25)).persons) == 10
+def test_share_counts_all_identities() -> None:
+    assert len(cut_validation(crowd(identities=40, cameras=2), ValidationConfig(share=0.25)).identities) == 10
 
 
-def test_small_shares_still_hold_out_two_persons() -> None:
-    assert len(cut_validation(crowd(persons=10, cameras=2), ValidationConfig(share=0.01)).persons) == 2
+def test_small_shares_still_hold_out_two_identities() -> None:
+    assert len(cut_validation(crowd(identities=10, cameras=2), ValidationConfig(share=0.01)).identities) == 2
 
 
-def test_one_tracklet_per_camera_leaves_one_query_per_person_and_pair_of_cameras() -> None:
-    split = cut_validation(crowd(persons=10, cameras=2), ValidationConfig(share=0.3, distractors=0))
+def test_one_tracklet_per_camera_leaves_one_query_per_identity_and_pair_of_cameras() -> None:
+    split = cut_validation(crowd(identities=10, cameras=2), ValidationConfig(share=0.3, distractors=0))
     assert len(split.query) == len(split.gallery) == 3
 
 
 def test_two_tracklets_per_camera_make_every_camera_a_query() -> None:
-    split = cut_validation(crowd(persons=10, cameras=3, each=2), ValidationConfig(share=0.2))
+    split = cut_validation(crowd(identities=10, cameras=3, each=2), ValidationConfig(share=0.2))
     assert len(split.query) == 2 * 3
 
 
-def test_persons_under_one_camera_are_never_held_out() -> None:
-    train = crowd(persons=4, cameras=2) + [tracklet(person, 1) for person in range(5, 30)]
-    assert set(cut_validation(train, ValidationConfig(share=0.13)).persons) == {1, 2, 3, 4}
+def test_identities_under_one_camera_are_never_held_out() -> None:
+    train = crowd(identities=4, cameras=2) + [tracklet(identity, 1) for identity in range(5, 30)]
+    assert set(cut_validation(train, ValidationConfig(share=0.13)).identities) == {1, 2, 3, 4}
 
 
-def test_too_few_persons_under_two_cameras_are_refused_with_their_number() -> None:
-    train = [tracklet(person, 1) for person in range(1, 30)] + [tracklet(1, 2)]
+def test_too_few_identities_under_two_cameras_are_refused_with_their_number() -> None:
+    train = [tracklet(identity, 1) for identity in range(1, 30)] + [tracklet(1, 2)]
     with pytest.raises(DataError, match="only 1 are seen by two cameras"):
         cut_validation(train, ValidationConfig())
 
@@ -141,15 +141,17 @@ def test_too_few_persons_under_two_cameras_are_refused_with_their_number() -> No
 def test_people_seen_by_one_camera_are_refused_without_advice_that_cannot_help(
     config: ValidationConfig, cameras: tuple[int, ...]
 ) -> None:
-    train = [tracklet(person, cameras[person % len(cameras)], number) for person in range(1, 30) for number in (1, 2)]
+    train = [
+        tracklet(identity, cameras[identity % len(cameras)], number) for identity in range(1, 30) for number in (1, 2)
+    ]
     said = "by camera 2 only" if cameras == (2,) else "by one camera only"
-    with pytest.raises(DataError, match=f"training tracklets: every person is seen {said}") as caught:
+    with pytest.raises(DataError, match=f"training tracklets: every identity is seen {said}") as caught:
         cut_validation([*train, tracklet(0, 5)], config)
     assert "lower" not in str(caught.value)
     assert len(cut_validation(train, ValidationConfig(share=0)).train) == len(train), "without validation it can train"
 
 
-@pytest.mark.parametrize("train", [[], crowd(persons=1, cameras=2), crowd(persons=3, cameras=2)])
+@pytest.mark.parametrize("train", [[], crowd(identities=1, cameras=2), crowd(identities=3, cameras=2)])
 def test_splits_that_leave_nobody_to_train_on_are_refused(train: list[Tracklet]) -> None:
     with pytest.raises(DataError, match="training tracklets"):
         cut_validation(train, ValidationConfig())
@@ -164,10 +166,10 @@ def test_folds_are_disjoint_and_hold_out_everybody_whom_two_cameras_saw(
     train: list[Tracklet], seed: int, folds: int
 ) -> None:
     splits = [cut_validation(train, ValidationConfig(seed=seed, folds=folds, fold=fold)) for fold in range(folds)]
-    held = [person for split in splits for person in split.persons]
-    cameras = {person: {item.camera for item in train if item.person == person} for _, person, _ in train}
-    assert sorted(held) == [person for person in sorted(cameras) if len(cameras[person]) > 1]
-    assert max(len(split.persons) for split in splits) - min(len(split.persons) for split in splits) <= 1
+    held = [identity for split in splits for identity in split.identities]
+    cameras = {identity: {item.camera for item in train if item.identity == identity} for _, identity, _ in train}
+    assert sorted(held) == [identity for identity in sorted(cameras) if len(cameras[identity]) > 1]
+    assert max(len(split.identities) for split in splits) - min(len(split.identities) for split in splits) <= 1
 
 
 @quick
@@ -178,17 +180,17 @@ def test_a_fold_keeps_what_every_split_promises(
     config = ValidationConfig(seed=seed, folds=3, fold=fold, distractors=distractors)
     split = cut_validation(train, config)
     assert split == cut_validation(list(train), config)
-    assert not {train[index].person for index in split.train} & set(split.persons)
-    assert {train[index].person for index in split.query} == set(split.persons)
+    assert not {train[index].identity for index in split.train} & set(split.identities)
+    assert {train[index].identity for index in split.query} == set(split.identities)
     assert set(split.train) | set(split.query) | set(split.gallery) == set(range(len(train)))
     for index in split.query:
         query = train[index]
         gallery = [train[other] for other in split.gallery]
-        assert any(item.person == query.person and item.camera != query.camera for item in gallery)
+        assert any(item.identity == query.identity and item.camera != query.camera for item in gallery)
 
 
 def test_share_has_no_effect_on_folds() -> None:
-    train = crowd(persons=12, cameras=2)
+    train = crowd(identities=12, cameras=2)
     assert cut_validation(train, ValidationConfig(folds=3, share=0.9)) == cut_validation(
         train, ValidationConfig(folds=3)
     )
@@ -208,16 +210,16 @@ def test_folds_that_are_not_there_are_refused(settings: dict[str, int], said: st
         ValidationConfig.model_validate(settings)
 
 
-def test_more_folds_than_pairs_of_persons_are_refused_with_both_numbers() -> None:
+def test_more_folds_than_pairs_of_identities_are_refused_with_both_numbers() -> None:
     with pytest.raises(DataError, match=r"6 folds .* only 10 .* lower data\.validation\.folds"):
-        cut_validation(crowd(persons=10, cameras=2), ValidationConfig(folds=6))
+        cut_validation(crowd(identities=10, cameras=2), ValidationConfig(folds=6))
 
 
 # Coarse objectives
 
 
 def test_few_queries_are_warned_of_once_with_what_one_is_worth(caplog: pytest.LogCaptureFixture) -> None:
-    cut_validation(crowd(persons=89, cameras=2), ValidationConfig())
+    cut_validation(crowd(identities=89, cameras=2), ValidationConfig())
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.splits")
     assert "9 queries only" in record.getMessage()
@@ -225,12 +227,12 @@ def test_few_queries_are_warned_of_once_with_what_one_is_worth(caplog: pytest.Lo
 
 
 def test_enough_queries_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert len(cut_validation(crowd(persons=100, cameras=2), ValidationConfig(share=0.5)).query) == FEW_QUERIES
+    assert len(cut_validation(crowd(identities=100, cameras=2), ValidationConfig(share=0.5)).query) == FEW_QUERIES
     assert not caplog.records
 
 
 def test_the_89_training_persons_of_prid2011_can_be_cut_into_ten_folds() -> None:
-    train = crowd(persons=89, cameras=2)
+    train = crowd(identities=89, cameras=2)
     splits = [cut_validation(train, ValidationConfig(folds=10, fold=fold)) for fold in range(10)]
     assert sorted(len(split.query) for split in splits) == [8] + [9] * 9
     assert sum(len(split.query) for split in splits) == 89
@@ -261,7 +263,7 @@ def test_fingerprint_tells_tracklets_apart(other: Sequence[Tracklet]) -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, ValidationSplit, list[Tracklet]]:
-    train = crowd(persons=10, cameras=3, each=2)
+    train = crowd(identities=10, cameras=3, each=2)
     split = cut_validation(train, ValidationConfig())
     write_validation(tmp_path / "split.json", split, train)
     return tmp_path / "split.json", split, train

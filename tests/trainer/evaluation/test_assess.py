@@ -21,7 +21,7 @@ from trainer.evaluation.folder import write_evaluation
 from trainer.evaluation.partitions import evaluate_partitions
 
 PICTURES = {"cmc.png", "distances.png", "cameras.png"}
-PERSONS = {"ranking.png", "attention.png"}
+IDENTITIES = {"ranking.png", "attention.png"}
 
 
 def of_prid(config: TrialConfig, root: Path, fold: int = 0) -> TrialConfig:
@@ -53,7 +53,9 @@ def test_re_ranking_can_be_left_out(tiny_config: TrialConfig) -> None:
     assert not [name for name in found.metrics() if name.startswith("reranked/")]
 
 
-def test_a_checkpoint_of_another_number_of_persons_can_be_evaluated(tiny_config: TrialConfig, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_number_of_identities_can_be_evaluated(
+    tiny_config: TrialConfig, tmp_path: Path
+) -> None:
     foreign = checkpoint(tmp_path / "foreign.pt", tiny_config, classes=751)
     assert evaluate(tiny_config, foreign, part="test").queries > 0
 
@@ -152,7 +154,7 @@ def test_damaged_kept_embeddings_are_made_again(tiny_config: TrialConfig, tmp_pa
 # --- partitions
 
 
-def test_all_partitions_are_evaluated_each_on_its_own_test_persons(tiny_config: TrialConfig, tmp_path: Path) -> None:
+def test_all_partitions_are_evaluated_each_on_its_own_test_identities(tiny_config: TrialConfig, tmp_path: Path) -> None:
     write_miniature("prid2011", tmp_path / "prid")
     config = of_prid(tiny_config, tmp_path / "prid")
     found = evaluate_partitions(config, None)
@@ -191,7 +193,7 @@ def test_an_evaluation_of_generated_data_leaves_figures_and_every_picture(
     found = assess(tiny_config, None, part="test")
     write_evaluation(tmp_path / "out", found, tiny_config, "test", images=False)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"evaluation.json", "per_query.npz"} | PICTURES | PERSONS
+    assert names == {"evaluation.json", "per_query.npz"} | PICTURES | IDENTITIES
     written = json.loads((tmp_path / "out/evaluation.json").read_text())
     assert (written["synthetic"], written["protocol"], written["mAP"]) == (True, "mars", found.evaluation.mAP)
     with np.load(tmp_path / "out/per_query.npz", allow_pickle=False) as arrays:
@@ -205,7 +207,7 @@ def test_real_people_are_shown_only_where_images_are_asked_for(
     monkeypatch.setattr("trainer.evaluation.folder.is_synthetic", lambda root: False)
     found = assess(tiny_config, None, part="validation")
     write_evaluation(tmp_path, found, tiny_config, "validation", images=images)
-    assert ({path.name for path in tmp_path.iterdir()} >= PERSONS) == images
+    assert ({path.name for path in tmp_path.iterdir()} >= IDENTITIES) == images
 
 
 def test_two_evaluations_are_compared_by_one_command(

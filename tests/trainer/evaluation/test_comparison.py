@@ -65,7 +65,7 @@ def test_queries_invalid_in_either_are_left_out() -> None:
     assert found.better + found.worse + found.equal == 1
 
 
-def test_one_person_has_no_interval() -> None:
+def test_one_identity_has_no_interval() -> None:
     found = paired_bootstrap(np.zeros(5), np.full(5, 0.5), groups=np.zeros(5))
     assert (found.delta, found.low, found.high, found.p_value) == (0.5, -1, 1, 1)
 
@@ -87,25 +87,31 @@ def test_the_seed_decides_and_the_size_of_blocks_does_not(monkeypatch: pytest.Mo
     assert paired_bootstrap(before, after, draws=300, seed=4) != first
 
 
-def simulated_coverage(persons: int, *, by_person: bool) -> float:
-    """Share of intervals that hold the true difference, where the 4 queries of a person change together."""
+def simulated_coverage(identities: int, *, by_identity: bool) -> float:
+    """Share of intervals that hold the true difference, where the 4 queries of an identity change together."""
     generator, held = np.random.default_rng(0), 0
-    person = np.repeat(np.arange(persons), 4)
+    identity = np.repeat(np.arange(identities), 4)
     for _ in range(300):
-        change = 0.02 + 0.1 * generator.standard_normal(persons)[person] + 0.05 * generator.standard_normal(len(person))
-        before = generator.random(len(person))
-        found = paired_bootstrap(before, before + change, groups=person if by_person else None, draws=400)
+        change = (
+            0.02
+            + 0.1 * generator.standard_normal(identities)[identity]
+            + 0.05 * generator.standard_normal(len(identity))
+        )
+        before = generator.random(len(identity))
+        found = paired_bootstrap(before, before + change, groups=identity if by_identity else None, draws=400)
         held += found.low <= 0.02 <= found.high
     return held / 300
 
 
-@pytest.mark.parametrize("persons", [8, 60])
-def test_interval_by_person_holds_the_truth_as_often_as_promised(persons: int) -> None:
-    assert 0.91 <= simulated_coverage(persons, by_person=True) <= 0.985  # 0.95 +- 3 standard errors of 300 data sets
+@pytest.mark.parametrize("identities", [8, 60])
+def test_interval_by_identity_holds_the_truth_as_often_as_promised(identities: int) -> None:
+    assert (
+        0.91 <= simulated_coverage(identities, by_identity=True) <= 0.985
+    )  # 0.95 +- 3 standard errors of 300 data sets
 
 
-def test_interval_that_takes_a_person_s_queries_as_independent_does_not() -> None:
-    assert simulated_coverage(60, by_person=False) < 0.85
+def test_interval_that_takes_a_identity_s_queries_as_independent_does_not() -> None:
+    assert simulated_coverage(60, by_identity=False) < 0.85
 
 
 @pytest.mark.parametrize(("before", "after", "draws"), [(2, 3, 10), (2, 2, 0)])
@@ -129,7 +135,7 @@ def test_changes_are_named_by_query_and_by_pair_of_cameras(tmp_path: Path) -> No
     assert (found.protocol, found.queries, found.synthetic) == ("mars", 5, True)
     assert (found.before, found.after, found.comparison.delta) == pytest.approx((0.5, 0.5, 0))
     assert [(change.place, change.first_frame) for change in found.gains] == [(1, "0001.jpg"), (2, "0002.jpg")]
-    assert [(change.place, change.person, change.camera) for change in found.losses] == [(3, 2, 2)]
+    assert [(change.place, change.identity, change.camera) for change in found.losses] == [(3, 2, 2)]
     assert found.losses[0].delta == pytest.approx(-0.4)
     by_pair = {(change.query_camera, change.gallery_camera): change for change in found.cameras}
     assert by_pair[1, 3].delta == pytest.approx(0.05)
@@ -185,7 +191,7 @@ def test_other_protocols_and_galleries_are_refused(tmp_path: Path, changes: dict
     assert expected in mistake(evaluation(tmp_path / "a", same), evaluation(tmp_path / "b", same, **changes))
 
 
-@pytest.mark.parametrize("field", ["person", "camera", "frames", "first_frame"])
+@pytest.mark.parametrize("field", ["identity", "camera", "frames", "first_frame"])
 def test_other_queries_are_refused_with_the_first_that_differs(tmp_path: Path, field: str) -> None:
     same = queries([0.5] * QUERIES)
     changed = getattr(same, field).copy()
@@ -221,7 +227,7 @@ def test_a_folder_that_no_evaluation_wrote_is_refused(tmp_path: Path, name: str)
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"person": np.ones(QUERIES)}, "person is of another kind"),
+        ({"identity": np.ones(QUERIES)}, "identity is of another kind"),
         ({"valid": np.ones(QUERIES - 1, dtype=bool)}, "average_precision is of another size"),
         ({"valid": np.array(True)}, "average_precision is of another size"),
         ({"by_camera": np.ones((QUERIES, 2))}, "by_camera is of another size"),

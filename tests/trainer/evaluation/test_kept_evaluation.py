@@ -118,7 +118,9 @@ def a_query(place: int, folder: str = "a") -> Tracklet:
 def test_probes_are_the_same_queries_wherever_they_stand_and_the_data_lies() -> None:
     there = [a_query(place) for place in range(30)]
     moved = [a_query(place, "elsewhere") for place in reversed(range(30))]
-    chosen = [[query[place].person for place in probe_queries(query, np.ones(30, bool), 6)] for query in (there, moved)]
+    chosen = [
+        [query[place].identity for place in probe_queries(query, np.ones(30, bool), 6)] for query in (there, moved)
+    ]
     assert chosen[0] == chosen[1]
     assert len(set(chosen[0])) == 6
 

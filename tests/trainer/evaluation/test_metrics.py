@@ -29,7 +29,7 @@ def case(
     query: list[tuple[int, int]],
     gallery: list[tuple[int, int]],
 ) -> RankingCase:
-    """Queries and gallery given as (person, camera)."""
+    """Queries and gallery given as (identity, camera)."""
     labels = [torch.tensor(column) for side in (query, gallery) for column in zip(*side, strict=True)]
     return RankingCase(torch.tensor(distances), labels[0], labels[2], labels[1], labels[3])
 
@@ -136,7 +136,7 @@ def test_order_of_the_gallery_changes_nothing(protocol: Protocol, arguments: Ran
 
 
 @every_protocol
-@pytest.mark.parametrize("added", [(1, 1), (-1, 2)], ids=["same person and camera", "junk"])
+@pytest.mark.parametrize("added", [(1, 1), (-1, 2)], ids=["same identity and camera", "junk"])
 @pytest.mark.parametrize("distance", [0.0, 0.15, 9.0])
 def test_what_is_taken_out_changes_nothing(protocol: Protocol, added: tuple[int, int], distance: float) -> None:
     gallery = [(2, 2), (1, 2), (0, 1), (1, 3)]
@@ -149,7 +149,7 @@ def test_what_is_taken_out_changes_nothing(protocol: Protocol, added: tuple[int,
 @every_protocol
 @quick
 @given(arguments=ranking_cases(ties=True), seed=seeds, junk=st.booleans())
-def test_junk_and_what_the_same_camera_saw_of_the_person_change_nothing_wherever_they_are(
+def test_junk_and_what_the_same_camera_saw_of_the_identity_change_nothing_wherever_they_are(
     protocol: Protocol, arguments: RankingCase, seed: int, junk: bool
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -174,7 +174,7 @@ def test_distractors_count_as_wrong() -> None:
     assert evaluate_ranking(*case([[0.1, 0.2]], [(1, 1)], [(0, 1), (1, 2)])).mean_ap == 0.5
 
 
-def test_person_seen_by_one_camera_is_dropped_and_counted() -> None:
+def test_identity_seen_by_one_camera_is_dropped_and_counted() -> None:
     arguments = case([[0.1, 0.2, 0.3]] * 2, [(1, 1), (2, 1)], [(1, 1), (1, 2), (2, 1)])
     ranking = evaluate_ranking(*arguments)
     assert ranking.dropped == 1
@@ -242,11 +242,11 @@ def test_embeddings_rank_as_their_distances_do(protocol: Protocol, metric: Metri
 
 
 def people(queries: int, gallery: int) -> EmbeddingsCase:
-    """One in twenty of the gallery shows the person of a query, two of three of them by another camera."""
+    """One in twenty of the gallery shows the identity of a query, two of three of them by another camera."""
     generator = torch.Generator().manual_seed(0)
     embeddings = [torch.randn(count, 8, generator=generator) for count in (queries, gallery)]
-    persons = [torch.randint(1, 20, (count,), generator=generator) for count in (queries, gallery)]
-    return EmbeddingsCase(*embeddings, *persons, *(torch.arange(count) % 3 for count in (queries, gallery)))
+    identities = [torch.randint(1, 20, (count,), generator=generator) for count in (queries, gallery)]
+    return EmbeddingsCase(*embeddings, *identities, *(torch.arange(count) % 3 for count in (queries, gallery)))
 
 
 @every_metric

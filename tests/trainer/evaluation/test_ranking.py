@@ -17,8 +17,8 @@ from trainer.evaluation.rerank import k_reciprocal_distance
 
 
 def tracklets(*seen: tuple[int, int]) -> list[Tracklet]:
-    """Tracklets of the given (person, camera)."""
-    return [Tracklet((f"{person:04d}C{camera}.jpg",), person, camera) for person, camera in seen]
+    """Tracklets of the given (identity, camera)."""
+    return [Tracklet((f"{identity:04d}C{camera}.jpg",), identity, camera) for identity, camera in seen]
 
 
 def vectors(count: int) -> Tensor:
@@ -26,7 +26,7 @@ def vectors(count: int) -> Tensor:
 
 
 QUERY = tracklets((1, 1), (2, 1), (3, 1), (4, 2))
-GALLERY = tracklets((1, 2), (1, 1), (2, 3), (0, 1), (3, 1), (4, 1), (2, 2))  # person 3 has no match by another camera
+GALLERY = tracklets((1, 2), (1, 1), (2, 3), (0, 1), (3, 1), (4, 1), (2, 2))  # identity 3 has no match by another camera
 
 
 def lined_up(protocol: ProtocolName, distance: str = "cosine") -> tuple[Lineup, EvaluationConfig]:
@@ -112,7 +112,7 @@ def test_queries_without_any_match_are_one_clear_error() -> None:
 
 def test_queries_of_people_seen_by_one_camera_are_told_so_and_not_sent_to_another_protocol() -> None:
     query, gallery = tracklets((1, 1), (2, 1)), tracklets((1, 1), (3, 1), (0, 2))
-    with pytest.raises(DataError, match="every person is seen by camera 1 only") as failure:
+    with pytest.raises(DataError, match="every identity is seen by camera 1 only") as failure:
         line_up(vectors(5), query, gallery, EvaluationConfig())
     assert "protocol" not in str(failure.value)
 

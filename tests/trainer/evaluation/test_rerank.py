@@ -16,10 +16,10 @@ from trainer.evaluation.metrics import pairwise_distance
 from trainer.evaluation.rerank import RerankConfig, k_reciprocal_distance
 
 
-def persons(
+def identities(
     seed: int, queries: int, gallery: int, *, spread: float = 0.6, dimensions: int = 6
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings of a few persons, around a center each."""
+    """Embeddings of a few identities, around a center each."""
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(max(2, gallery // 4), dimensions, generator=generator)
     people = torch.randint(len(centers), (queries + gallery,), generator=generator)
@@ -39,7 +39,7 @@ def persons(
 def test_distances_are_those_of_the_published_algorithm(
     seed: int, queries: int, gallery: int, k1: int, k2: int, share: float
 ) -> None:
-    asked, searched = persons(seed, queries, gallery)
+    asked, searched = identities(seed, queries, gallery)
     ours = k_reciprocal_distance(asked, searched, k1=k1, k2=k2, lambda_value=share)
     slow = reference.k_reciprocal(asked.double().numpy(), searched.double().numpy(), k1, k2, share)
     np.testing.assert_allclose(ours.numpy(), slow, rtol=0, atol=2e-4)
@@ -49,7 +49,7 @@ def test_distances_are_those_of_the_published_algorithm(
 def test_rankings_are_those_of_the_published_algorithm_wherever_distances_differ(
     k1: int, k2: int, share: float
 ) -> None:
-    asked, searched = persons(3, 4, 70, dimensions=16)
+    asked, searched = identities(3, 4, 70, dimensions=16)
     ours = k_reciprocal_distance(asked, searched, k1=k1, k2=k2, lambda_value=share).double().numpy()
     slow = reference.k_reciprocal(asked.double().numpy(), searched.double().numpy(), k1, k2, share)
     gaps = slow[:, :, None] - slow[:, None, :]
@@ -57,7 +57,7 @@ def test_rankings_are_those_of_the_published_algorithm_wherever_distances_differ
 
 
 def test_embeddings_given_twice_are_ranked_as_published() -> None:
-    asked, searched = persons(5, 3, 20)
+    asked, searched = identities(5, 3, 20)
     twice = torch.cat([searched, searched.flip(0)])
     ours = k_reciprocal_distance(asked, twice, k1=6, k2=2)
     slow = reference.k_reciprocal(asked.double().numpy(), twice.double().numpy(), 6, 2, 0.3)
@@ -65,7 +65,7 @@ def test_embeddings_given_twice_are_ranked_as_published() -> None:
 
 
 def test_neighbours_that_only_double_precision_tells_apart_are_told_apart() -> None:
-    asked, searched = persons(6, 2, 40, dimensions=64)
+    asked, searched = identities(6, 2, 40, dimensions=64)
     step = torch.zeros(64)
     step[0] = 1e-3
     close = torch.cat([searched, searched + step])  # squared distances that differ by about 1e-5 of the largest
@@ -75,7 +75,7 @@ def test_neighbours_that_only_double_precision_tells_apart_are_told_apart() -> N
 
 
 def test_with_lambda_one_it_is_the_squared_distance_over_the_largest() -> None:
-    asked, searched = persons(0, 4, 30)
+    asked, searched = identities(0, 4, 30)
     ours = k_reciprocal_distance(asked, searched, lambda_value=1.0)
     squared = pairwise_distance(asked, searched, "euclidean").square()
     assert torch.equal(ours.argsort(1), squared.argsort(1))
@@ -85,7 +85,7 @@ def test_with_lambda_one_it_is_the_squared_distance_over_the_largest() -> None:
 @quick
 @given(seed=seeds, scale=st.floats(0.01, 100))
 def test_scale_of_the_embeddings_does_not_matter(seed: int, scale: float) -> None:
-    asked, searched = persons(seed, 3, 20)
+    asked, searched = identities(seed, 3, 20)
     torch.testing.assert_close(
         k_reciprocal_distance(scale * asked, scale * searched),
         k_reciprocal_distance(asked, searched),
@@ -97,7 +97,7 @@ def test_scale_of_the_embeddings_does_not_matter(seed: int, scale: float) -> Non
 @quick
 @given(seed=seeds)
 def test_the_order_of_the_gallery_only_orders_the_columns(seed: int) -> None:
-    asked, searched = persons(seed, 3, 20)
+    asked, searched = identities(seed, 3, 20)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(
         k_reciprocal_distance(asked, searched[order]), k_reciprocal_distance(asked, searched)[:, order]
@@ -105,7 +105,7 @@ def test_the_order_of_the_gallery_only_orders_the_columns(seed: int) -> None:
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, searched = persons(1, 7, 60)
+    asked, searched = identities(1, 7, 60)
     whole = k_reciprocal_distance(asked, searched)
     monkeypatch.setattr("trainer.evaluation.rerank.BLOCK_BYTES", 1024)
     monkeypatch.setattr("trainer.evaluation.rerank.CACHE_BYTES", 1024)
@@ -114,7 +114,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("waiting", [1, 2, 7])
 def test_how_many_candidates_wait_does_not_show(waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, searched = persons(1, 7, 60)
+    asked, searched = identities(1, 7, 60)
     whole = k_reciprocal_distance(asked, searched)
     monkeypatch.setattr("trainer.evaluation.rerank.WAITING", waiting)
     monkeypatch.setattr("trainer.evaluation.rerank.BLOCK_BYTES", 2048)
@@ -131,15 +131,15 @@ def test_candidates_that_come_ever_nearer_are_all_weighed(monkeypatch: pytest.Mo
 
 
 def test_what_all_embeddings_share_does_not_blur_their_distances() -> None:
-    asked, searched = persons(4, 3, 30)
+    asked, searched = identities(4, 3, 30)
     torch.testing.assert_close(
         k_reciprocal_distance(asked + 64, searched + 64), k_reciprocal_distance(asked, searched), atol=1e-4, rtol=0
     )
 
 
-def test_it_brings_persons_together_that_distances_alone_leave_apart() -> None:
+def test_it_brings_identities_together_that_distances_alone_leave_apart() -> None:
     generator = torch.Generator().manual_seed(0)
-    # Two persons, each a chain of views whose ends are farther apart than the chains.
+    # Two identities, each a chain of views whose ends are farther apart than the chains.
     steps = torch.linspace(0, 3, 12)
     one, other = torch.stack([steps, torch.zeros(12)], 1), torch.stack([steps, torch.full((12,), 1.2)], 1)
     views = torch.cat([one, other]) + 0.01 * torch.randn(24, 2, generator=generator)
@@ -155,7 +155,7 @@ def test_it_brings_persons_together_that_distances_alone_leave_apart() -> None:
 
 @pytest.mark.parametrize("gallery", [1, 2])
 def test_a_gallery_smaller_than_the_neighbourhood_works(gallery: int) -> None:
-    asked, searched = persons(2, 1, gallery)
+    asked, searched = identities(2, 1, gallery)
     assert k_reciprocal_distance(asked, searched).isfinite().all()
 
 
@@ -167,14 +167,14 @@ def test_equal_embeddings_are_at_distance_zero_of_each_other(value: float) -> No
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_embeddings_that_are_not_finite_are_refused(value: float) -> None:
-    asked, searched = persons(0, 1, 30)
+    asked, searched = identities(0, 1, 30)
     searched[3, 2] = value
     with pytest.raises(ValueError, match="not all finite"):
         k_reciprocal_distance(asked, searched)
 
 
 def test_configured_defaults_are_those_of_the_function() -> None:
-    asked, searched = persons(0, 2, 30)
+    asked, searched = identities(0, 2, 30)
     torch.testing.assert_close(
         k_reciprocal_distance(asked, searched, **RerankConfig().model_dump()), k_reciprocal_distance(asked, searched)
     )
@@ -188,6 +188,6 @@ def test_configuration_out_of_range_is_refused(settings: dict[str, float]) -> No
 
 @pytest.mark.parametrize("settings", [{"k1": 0}, {"k2": 0}, {"lambda_value": 1.5}])
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    asked, searched = persons(0, 1, 3)
+    asked, searched = identities(0, 1, 3)
     with pytest.raises(ValueError, match="at least 1"):
         k_reciprocal_distance(asked, searched, **settings)  # type: ignore[arg-type]

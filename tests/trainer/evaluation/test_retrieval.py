@@ -26,10 +26,10 @@ from trainer.evaluation.retrieval import (
 )
 
 
-def tracklets(persons: Tensor | list[int], cameras: Tensor | list[int]) -> list[Tracklet]:
+def tracklets(identities: Tensor | list[int], cameras: Tensor | list[int]) -> list[Tracklet]:
     """Of one frame each, named by their place."""
-    labels = zip(torch.as_tensor(persons).tolist(), torch.as_tensor(cameras).tolist(), strict=True)
-    return [Tracklet((f"{place}.jpg",), person, camera) for place, (person, camera) in enumerate(labels)]
+    labels = zip(torch.as_tensor(identities).tolist(), torch.as_tensor(cameras).tolist(), strict=True)
+    return [Tracklet((f"{place}.jpg",), identity, camera) for place, (identity, camera) in enumerate(labels)]
 
 
 def sides(arguments: RankingCase) -> tuple[list[Tracklet], list[Tracklet]]:
@@ -64,11 +64,11 @@ def test_ranked_and_missed_matches_are_those_of_the_slow_reference(arguments: Ra
 
 @quick
 @given(arguments=ranking_cases(ties=True))
-def test_junk_and_the_person_by_its_own_camera_are_never_shown(arguments: RankingCase) -> None:
+def test_junk_and_the_identity_by_its_own_camera_are_never_shown(arguments: RankingCase) -> None:
     for found in ranked_queries(arguments.distances, *sides(arguments), count=20):
-        shown = [(item.tracklet.person, item.tracklet.camera) for item in found.ranked]
-        assert (found.query.person, found.query.camera) not in shown
-        assert -1 not in {person for person, _ in shown}
+        shown = [(item.tracklet.identity, item.tracklet.camera) for item in found.ranked]
+        assert (found.query.identity, found.query.camera) not in shown
+        assert -1 not in {identity for identity, _ in shown}
         assert [item.rank for item in found.ranked] == list(range(1, len(shown) + 1))
         assert [item.distance for item in found.ranked] == sorted(item.distance for item in found.ranked)
 
@@ -117,9 +117,9 @@ def test_nan_distances_are_refused() -> None:
 @given(seed=seeds)
 def test_precision_by_camera_is_that_of_the_camera_s_gallery_alone(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    persons, cameras = (torch.randint(low, 4, (18,), generator=generator) for low in (-1, 1))
+    identities, cameras = (torch.randint(low, 4, (18,), generator=generator) for low in (-1, 1))
     query, gallery = embeddings(6, 12, seed)
-    asked, searched = tracklets(persons[:6].abs() + 1, cameras[:6]), tracklets(persons[6:], cameras[6:])
+    asked, searched = tracklets(identities[:6].abs() + 1, cameras[:6]), tracklets(identities[6:], cameras[6:])
     found = precision_by_camera(query, gallery, asked, searched, metric="euclidean")
     for column, camera in enumerate(found.cameras):
         places = [place for place, tracklet in enumerate(searched) if tracklet.camera == camera]
@@ -131,11 +131,11 @@ def test_precision_by_camera_is_that_of_the_camera_s_gallery_alone(seed: int) ->
 
 def test_with_one_gallery_camera_the_matrix_holds_the_map_of_the_whole() -> None:
     query, gallery = embeddings(8, 20)
-    persons = [1, 2, 3, 4]
-    asked, searched = tracklets(persons * 2, [1] * 8), tracklets(persons * 5, [2] * 20)
+    identities = [1, 2, 3, 4]
+    asked, searched = tracklets(identities * 2, [1] * 8), tracklets(identities * 5, [2] * 20)
     precision = precision_by_camera(query, gallery, asked, searched, metric="cosine")
     matrix = camera_matrix(precision, [tracklet.camera for tracklet in asked])
-    labels = [torch.tensor(column) for column in (persons * 2, persons * 5, [1] * 8, [2] * 20)]
+    labels = [torch.tensor(column) for column in (identities * 2, identities * 5, [1] * 8, [2] * 20)]
     whole = evaluate_ranking(pairwise_distance(query, gallery, "cosine"), *labels)
     assert matrix.cameras == (1, 2)
     assert matrix.mean_ap[0, 1] == pytest.approx(whole.mean_ap)

@@ -1,4 +1,4 @@
-"""Training on all persons, and what the test set says of the network."""
+"""Training on all identities, and what the test set says of the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def on_all(tiny_config: TrialConfig) -> TrialConfig:
     return changed(tiny_config, data__validation__share=0.0)
 
 
-def test_without_a_validation_split_all_persons_are_trained_on_and_the_last_network_is_kept(
+def test_without_a_validation_split_all_identities_are_trained_on_and_the_last_network_is_kept(
     on_all: TrialConfig, tmp_path: Path
 ) -> None:
     result = fit(on_all, out=tmp_path)
@@ -28,8 +28,8 @@ def test_without_a_validation_split_all_persons_are_trained_on_and_the_last_netw
     assert result.best is result.history[-1]
     kept = load_checkpoint(tmp_path / BEST)
     assert kept["epoch"] == on_all.optim.epochs
-    persons = {tracklet.person for tracklet in read_splits(on_all.data).train}
-    assert any(weight.shape[:1] == (len(persons),) for weight in kept["model"].values() if weight.ndim == 2)
+    identities = {tracklet.identity for tracklet in read_splits(on_all.data).train}
+    assert any(weight.shape[:1] == (len(identities),) for weight in kept["model"].values() if weight.ndim == 2)
 
 
 def test_the_figures_are_those_of_an_evaluation_on_the_test_part(on_all: TrialConfig, tmp_path: Path) -> None:

@@ -305,10 +305,10 @@ def test_training_and_everything_that_judges_by_default_never_read_a_test_frame(
     assert run(["evaluate", file, "--checkpoint", best, "--part", "test"]) == 3, "the frames are not there"
 
 
-def test_a_training_without_validation_persons_is_not_judged_on_others_instead(
+def test_a_training_without_validation_identities_is_not_judged_on_others_instead(
     config: TrialConfig, weights: Path
 ) -> None:
-    with pytest.raises(trainer.DataError, match="no person is held out for validation"):
+    with pytest.raises(trainer.DataError, match="no identity is held out for validation"):
         evaluate(changed(config, data__validation__share=0.0), weights, part="validation")
 
 
@@ -342,7 +342,7 @@ def test_only_known_places_ask_for_the_test_part_or_choose_how_it_is_recorded() 
 
 
 @pytest.mark.parametrize("other", [{"share": 0.0}, {"share": 0.4, "seed": 1}, {"folds": 3}], ids=str)
-def test_a_network_is_not_judged_on_persons_of_another_split_whom_it_was_trained_on(
+def test_a_network_is_not_judged_on_identities_of_another_split_whom_it_was_trained_on(
     other: dict[str, object], config: TrialConfig, tmp_path: Path
 ) -> None:
     weights = save_weights(changed(config, data__validation=other), tmp_path / "run" / BEST)
@@ -351,7 +351,7 @@ def test_a_network_is_not_judged_on_persons_of_another_split_whom_it_was_trained
     evaluate(config, weights, part="test")
 
 
-def test_a_network_of_another_partition_is_not_judged_on_persons_it_was_trained_on(
+def test_a_network_of_another_partition_is_not_judged_on_identities_it_was_trained_on(
     config: TrialConfig, tmp_path: Path
 ) -> None:
     write_miniature("prid2011", tmp_path / "prid")

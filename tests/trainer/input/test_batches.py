@@ -1,4 +1,4 @@
-"""Batches of P persons with K tracklets: what holds for a batch, for an epoch, and for what a loader makes of it."""
+"""Batches of P identities with K tracklets: what holds for a batch, for an epoch, and for what a loader makes of it."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ P, K = 4, 3
 CPU = torch.device("cpu")
 SIZE = (24, 12)
 label_lists = st.lists(st.integers(0, 12), min_size=4, max_size=90).filter(lambda labels: len(set(labels)) >= P)
-epochs = pytest.mark.parametrize("epoch_is", ["persons", "tracklets"])
+epochs = pytest.mark.parametrize("epoch_is", ["identities", "tracklets"])
 
 
-def sampler(labels: list[int], *, epoch_is: str = "persons", seed: int = 0, epoch: int = 0) -> IdentityBatches:
-    batches = IdentityBatches(labels, ClipConfig(persons=P, tracklets=K, epoch=epoch_is), seed)
+def sampler(labels: list[int], *, epoch_is: str = "identities", seed: int = 0, epoch: int = 0) -> IdentityBatches:
+    batches = IdentityBatches(labels, ClipConfig(identities=P, tracklets=K, epoch=epoch_is), seed)
     batches.epoch = epoch
     return batches
 
 
-def persons_of(batch: list[ClipRequest], labels: list[int]) -> list[int]:
+def identities_of(batch: list[ClipRequest], labels: list[int]) -> list[int]:
     return [labels[request.tracklet] for request in batch]
 
 
 @epochs
 @given(labels=label_lists, epoch=st.integers(0, 3))
-def test_every_batch_holds_p_distinct_persons_with_k_tracklets_side_by_side(
+def test_every_batch_holds_p_distinct_identities_with_k_tracklets_side_by_side(
     epoch_is: str, labels: list[int], epoch: int
 ) -> None:
     batches = sampler(labels, epoch_is=epoch_is, epoch=epoch)
     planned = list(batches)
     assert len(planned) == len(batches) >= 1
     for batch in planned:
-        persons = persons_of(batch, labels)
-        assert list(Counter(persons).values()) == [K] * P
-        assert sum(left != right for left, right in pairwise(persons)) == P - 1
+        identities = identities_of(batch, labels)
+        assert list(Counter(identities).values()) == [K] * P
+        assert sum(left != right for left, right in pairwise(identities)) == P - 1
 
 
 @epochs
 @given(labels=label_lists)
-def test_tracklets_of_a_batch_repeat_only_where_a_person_has_fewer_than_k(epoch_is: str, labels: list[int]) -> None:
+def test_tracklets_of_a_batch_repeat_only_where_an_identity_has_fewer_than_k(epoch_is: str, labels: list[int]) -> None:
     available = Counter(labels)
     for batch in sampler(labels, epoch_is=epoch_is):
         for start in range(0, len(batch), K):
@@ -94,7 +94,7 @@ def test_an_epoch_begun_in_the_middle_is_the_rest_of_the_whole_one(
 
 @epochs
 def test_an_epoch_depends_on_seed_and_epoch_alone(epoch_is: str) -> None:
-    labels = [person for person in range(8) for _ in range(7)]
+    labels = [identity for identity in range(8) for _ in range(7)]
 
     def planned(**which: int) -> list[list[ClipRequest]]:
         return list(sampler(labels, epoch_is=epoch_is, **which))
@@ -106,16 +106,16 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(epoch_is: str) -> None:
 
 @epochs
 def test_an_iteration_keeps_the_epoch_it_began_with(epoch_is: str) -> None:
-    batches = sampler([person for person in range(8) for _ in range(7)], epoch_is=epoch_is)
+    batches = sampler([identity for identity in range(8) for _ in range(7)], epoch_is=epoch_is)
     expected, begun = list(batches), iter(batches)
     batches.epoch, batches.first_step = 1, 1
     assert list(begun) == expected
 
 
 @given(labels=label_lists)
-def test_an_epoch_of_persons_shows_nobody_twice_and_leaves_out_fewer_than_p(labels: list[int]) -> None:
-    persons = [person for batch in sampler(labels) for person in persons_of(batch, labels)[::K]]
-    assert len(persons) == len(set(persons)) > len(set(labels)) - P
+def test_an_epoch_of_identities_shows_nobody_twice_and_leaves_out_fewer_than_p(labels: list[int]) -> None:
+    identities = [identity for batch in sampler(labels) for identity in identities_of(batch, labels)[::K]]
+    assert len(identities) == len(set(identities)) > len(set(labels)) - P
 
 
 @given(labels=label_lists)
@@ -126,34 +126,34 @@ def test_an_epoch_of_tracklets_shows_no_tracklet_twice(labels: list[int]) -> Non
 
 
 @given(labels=label_lists)
-def test_an_epoch_of_tracklets_ends_when_fewer_than_p_persons_have_a_group_left(labels: list[int]) -> None:
-    groups = Counter({person: max(1, count // K) for person, count in Counter(labels).items()})
+def test_an_epoch_of_tracklets_ends_when_fewer_than_p_identities_have_a_group_left(labels: list[int]) -> None:
+    groups = Counter({identity: max(1, count // K) for identity, count in Counter(labels).items()})
     for batch in sampler(labels, epoch_is="tracklets"):
-        groups.subtract(set(persons_of(batch, labels)))
+        groups.subtract(set(identities_of(batch, labels)))
     assert min(groups.values()) >= 0
     assert sum(count > 0 for count in groups.values()) < P
 
 
 @epochs
-def test_every_person_is_shown_sooner_or_later(epoch_is: str) -> None:
+def test_every_identity_is_shown_sooner_or_later(epoch_is: str) -> None:
     labels = list(range(5)) * 2
     shown = {
-        person
+        identity
         for epoch in range(20)
         for batch in sampler(labels, epoch_is=epoch_is, epoch=epoch)
-        for person in persons_of(batch, labels)
+        for identity in identities_of(batch, labels)
     }
     assert shown == set(range(5))
 
 
-def test_too_few_persons_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ConfigError, match="8 persons per batch, but only 3"):
-        IdentityBatches([0, 1, 2], ClipConfig(persons=8), 0)
+def test_too_few_identities_are_refused_with_both_numbers() -> None:
+    with pytest.raises(ConfigError, match="8 identities per batch, but only 3"):
+        IdentityBatches([0, 1, 2], ClipConfig(identities=8), 0)
 
 
 @pytest.fixture(scope="module")
 def tracklets(tmp_path_factory: pytest.TempPathFactory) -> list[Tracklet]:
-    """Two tracklets of five frames of each of four persons."""
+    """Two tracklets of five frames of each of four identities."""
     folder, random = tmp_path_factory.mktemp("frames"), np.random.default_rng(0)
 
     def frame(name: str) -> str:
@@ -162,8 +162,8 @@ def tracklets(tmp_path_factory: pytest.TempPathFactory) -> list[Tracklet]:
         return str(path)
 
     return [
-        Tracklet(tuple(frame(f"{person}-{camera}-{t}") for t in range(5)), person, camera)
-        for person in range(4)
+        Tracklet(tuple(frame(f"{identity}-{camera}-{t}") for t in range(5)), identity, camera)
+        for identity in range(4)
         for camera in (1, 2)
     ]
 
@@ -179,8 +179,8 @@ def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def loaded(tracklets: list[Tracklet], *, workers: int = 0, steps: list[tuple[int, int]], **settings: object):
     """Batches of each (epoch, first step), from one loader."""
-    config = ClipConfig(persons=2, tracklets=2, pad=2, second_erase=0.5, **settings)
-    labels = [tracklet.person for tracklet in tracklets]
+    config = ClipConfig(identities=2, tracklets=2, pad=2, second_erase=0.5, **settings)
+    labels = [tracklet.identity for tracklet in tracklets]
     batches = IdentityBatches(labels, config, 0)
     clips = TrainingClips(tracklets, labels, config, size=SIZE, seed=0)
     loader = training_loader(clips, batches, workers=workers, device=CPU)
@@ -235,8 +235,8 @@ def test_persistent_workers_follow_epoch_and_first_step(tracklets: list[Tracklet
 def test_workers_are_forked_whatever_python_takes_by_itself(
     tracklets: list[Tracklet], start_method: str, part: str
 ) -> None:
-    labels = [tracklet.person for tracklet in tracklets]
-    config = ClipConfig(persons=2, tracklets=2, pad=2)
+    labels = [tracklet.identity for tracklet in tracklets]
+    config = ClipConfig(identities=2, tracklets=2, pad=2)
     clips = TrainingClips(tracklets, labels, config, size=SIZE, seed=0)
     shown = EvaluationClips(tracklets, [Window(0, (0, 2))], size=SIZE)
     assert multiprocessing.get_start_method() == start_method

@@ -74,8 +74,8 @@ every_metric = pytest.mark.parametrize("metric", METRICS)
 def example(labels: list[int], *, seed: int = 0, dimensions: int = 5) -> Batch:
     """Normal embeddings for the labels, in float64."""
     generator = torch.Generator().manual_seed(seed)
-    persons = max(labels, default=0) + 1
-    normal = torch.randn(len(labels) + persons, dimensions, generator=generator, dtype=torch.float64)
+    identities = max(labels, default=0) + 1
+    normal = torch.randn(len(labels) + identities, dimensions, generator=generator, dtype=torch.float64)
     return Batch(normal[: len(labels)], torch.tensor(labels, dtype=torch.long), normal[len(labels) :])
 
 
@@ -202,11 +202,11 @@ def test_wens_step_is_the_slow_reference(batch: Batch, rate: float) -> None:
 def test_detached_osm_has_the_gradient_of_osm_with_frozen_weights(batch: Batch) -> None:
     _, slope, vectors_slope = gradients(detached_osm, batch)
     rows, labels, vectors = batch.embeddings.numpy(), batch.labels.tolist(), batch.class_vectors.numpy()
-    person, coordinate = len(rows) // 2, 0
+    identity, coordinate = len(rows) // 2, 0
     step = np.zeros_like(rows)
-    step[person, coordinate] = 1e-6
+    step[identity, coordinate] = 1e-6
     above, below = (reference.osm(rows + side, labels, vectors, **OSM, weighed_at=rows) for side in (step, -step))
-    assert slope[person, coordinate].item() == pytest.approx((above - below) / 2e-6, rel=1e-4, abs=1e-7)
+    assert slope[identity, coordinate].item() == pytest.approx((above - below) / 2e-6, rel=1e-4, abs=1e-7)
     assert not vectors_slope.any()
 
 
@@ -368,7 +368,7 @@ def test_a_tiny_temperature_leaves_osm_and_its_gradients_finite() -> None:
     assert all(tensor.isfinite().all() for tensor in gradients(frozen_attention, single))
 
 
-def test_absent_persons_keep_their_centers_under_wens_step() -> None:
+def test_absent_identities_keep_their_centers_under_wens_step() -> None:
     batch = example([0, 0, 2])
     moved = wen_step(*batch, rate=0.5)
     assert [bool(row.any()) for row in moved != batch.class_vectors] == [True, False, True]

@@ -16,10 +16,10 @@ from trainer.losses.functional import batch_hard_triplet, center_loss, erased_fr
 from trainer.losses.reid_loss import LossConfig, ReidLoss
 from trainer.model.network import ModelOutput
 
-PERSONS, DIMENSIONS = 3, 4
+IDENTITIES, DIMENSIONS = 3, 4
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 ERASED = torch.tensor([[True, False]] * 6)
-CLASSIFIER = torch.eye(PERSONS, DIMENSIONS)
+CLASSIFIER = torch.eye(IDENTITIES, DIMENSIONS)
 OSM = {"alpha": 1.2, "sigma": 0.8, "balance": 0.5}
 ALL_TERMS = LossConfig(osm_share=0.25, center_weight=0.01, attention_weight=0.5)
 WEN = LossConfig(osm_share=0.25, center_weight=0.01, center_update="wen")
@@ -28,7 +28,7 @@ WEN = LossConfig(osm_share=0.25, center_weight=0.01, center_update="wen")
 def output(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> ModelOutput:
     """Six clips, every tensor a leaf."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = (6, PERSONS), (6, DIMENSIONS), (6, 2), (6, 2), (6, DIMENSIONS)
+    sizes = (6, IDENTITIES), (6, DIMENSIONS), (6, 2), (6, 2), (6, DIMENSIONS)
     return ModelOutput(*(torch.rand(size, generator=generator).to(dtype).requires_grad_() for size in sizes))
 
 
@@ -38,7 +38,7 @@ def part(whole: ModelOutput, clips: slice) -> ModelOutput:
 
 def reid_loss(config: LossConfig) -> ReidLoss:
     torch.manual_seed(0)
-    return ReidLoss(config, PERSONS, DIMENSIONS)
+    return ReidLoss(config, IDENTITIES, DIMENSIONS)
 
 
 def centers_of(loss: ReidLoss) -> Tensor:
@@ -167,12 +167,12 @@ def test_attention_loss_sees_scores_or_weights_and_sums_or_averages(seen: str, r
 def test_centers_exist_only_for_the_center_loss() -> None:
     assert reid_loss(LossConfig()).centers is None
     assert not reid_loss(LossConfig()).state_dict()
-    assert centers_of(reid_loss(ALL_TERMS)).shape == (PERSONS, DIMENSIONS)
+    assert centers_of(reid_loss(ALL_TERMS)).shape == (IDENTITIES, DIMENSIONS)
 
 
-def test_fewer_centers_than_persons_are_refused_with_the_way_out() -> None:
+def test_fewer_centers_than_identities_are_refused_with_the_way_out() -> None:
     config = LossConfig(center_weight=5e-4, center_count=751)
-    message = r"loss.center_count: 751 centers, but there are 800 training persons; give at least 800"
+    message = r"loss.center_count: 751 centers, but there are 800 training identities; give at least 800"
     with pytest.raises(ConfigError, match=message):
         ReidLoss(config, 800, DIMENSIONS)
 
@@ -183,7 +183,7 @@ def test_step_moves_each_center_towards_the_mean_of_its_clips_whatever_the_weigh
         before = centers_of(loss)
         loss(given, LABELS, ERASED, CLASSIFIER)["total"].backward()
         loss.step_centers()
-        means = torch.stack([given.embedding[person == LABELS].mean(0) for person in range(PERSONS)])
+        means = torch.stack([given.embedding[identity == LABELS].mean(0) for identity in range(IDENTITIES)])
         share = 2 * 0.5 * 2 / 6  # 2 lr n / B
         torch.testing.assert_close(centers_of(loss), before + share * (means - before))
         assert loss.centers is not None
@@ -226,7 +226,7 @@ def test_wens_step_counts_the_clips_of_all_micro_batches() -> None:
     loss.step_centers(gradient_scale=1024)
     expected = wen_step(given.embedding.detach()[:4], LABELS[:4], before, rate=0.5)
     assert torch.equal(centers_of(loss), expected)
-    assert torch.equal(expected[2], before[2]), "the third person is absent"
+    assert torch.equal(expected[2], before[2]), "the third identity is absent"
 
 
 def test_wens_step_forgets_the_batches_it_was_made_from() -> None:

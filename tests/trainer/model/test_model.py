@@ -87,7 +87,7 @@ def test_neck_has_no_trainable_bias_and_the_classifier_none_at_all() -> None:
 
 
 def test_classifier_starts_near_zero() -> None:
-    weight = network(persons=300).classifier.weight
+    weight = network(identities=300).classifier.weight
     assert weight.std().item() == pytest.approx(1e-3, rel=0.05)
 
 
@@ -113,7 +113,7 @@ def test_frames_are_embedded_apart_until_the_attention() -> None:
 
 
 def test_tiny_network_learns_colours_and_layout_quickly() -> None:
-    model = network(persons=4).train()
+    model = network(identities=4).train()
     frames = torch.zeros(4, 1, 3, 64, 32)
     frames[0, :, 0, :32] = 1
     frames[1, :, 0, 32:] = 1
@@ -174,7 +174,7 @@ def test_without_a_neck_the_embedding_is_the_pooled_feature() -> None:
 
 
 def test_without_a_neck_the_classifier_is_torchs_default() -> None:
-    model = network(tiny(neck="none"), persons=300)
+    model = network(tiny(neck="none"), identities=300)
     bound = 64**-0.5  # nn.Linear: uniform in +-1/sqrt(in)
     for parameter in (model.classifier.weight, model.classifier.bias):
         assert 0.9 * bound < parameter.abs().max() <= bound

@@ -40,7 +40,7 @@ def test_random_weights_load_nothing() -> None:
 
 
 def test_checkpoint_fills_all_but_classifier_and_tensors_of_another_shape(tmp_path: Path) -> None:
-    source = network(persons=9)
+    source = network(identities=9)
     nn.init.constant_(source.neck.running_mean, 3)
     path = saved({"model": source.state_dict(), "epoch": 7}, tmp_path / "last.pt")
     model = network(TINY.model_copy(update={"weights": path, "height": 72}))
@@ -51,7 +51,7 @@ def test_checkpoint_fills_all_but_classifier_and_tensors_of_another_shape(tmp_pa
 
 
 def test_summary_names_source_and_what_was_left_out(tmp_path: Path) -> None:
-    path = saved({"model": network(persons=9).state_dict()}, tmp_path / "mars.pt")
+    path = saved({"model": network(identities=9).state_dict()}, tmp_path / "mars.pt")
     report = network(tiny(weights=path, height=72)).loaded_weights
     assert report.summary() == (
         f"loaded 32 tensors from {path}; left out 2: "
@@ -207,7 +207,7 @@ def test_state_dicts_are_taken_under_any_known_key_and_any_prefix(
     tmp_path_factory: pytest.TempPathFactory, wrapping: list[str], prefix: str, ours: bool
 ) -> None:
     """On a backbone of ours: a network of this code, or its backbone alone as other code would name it."""
-    source = network(persons=9)
+    source = network(identities=9)
     nn.init.constant_(source.neck.running_mean, 3)
     state = source.state_dict() if ours else source.backbone.state_dict()
     content: object = prefixed(prefix, state)

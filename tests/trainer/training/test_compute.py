@@ -195,8 +195,8 @@ class Multiplied(TorchDispatchMode):
 def test_distances_are_ranked_and_ranked_again_with_exact_products(metric: Any) -> None:
     draws = torch.Generator().manual_seed(0)
     query, gallery = torch.randn(5, 8, generator=draws), torch.randn(30, 8, generator=draws)
-    persons, cameras = torch.arange(30) % 5, torch.arange(30) % 3
-    labels = (persons[:5], persons, cameras[:5] + 3, cameras)
+    identities, cameras = torch.arange(30) % 5, torch.arange(30) % 3
+    labels = (identities[:5], identities, cameras[:5] + 3, cameras)
     with float32_products(ComputeConfig(tf32=True), CUDA):  # as in a training
         for rank in (
             lambda: pairwise_distance(query, gallery, metric),

@@ -34,7 +34,7 @@ class StopAt:
 @pytest.fixture
 def several_batches(tiny_config: TrialConfig) -> TrialConfig:
     """Two batches per epoch and several per evaluation."""
-    return changed(tiny_config, clips__persons=2, evaluation__batch=8, optim__epochs=2, optim__ema_decay=0.9)
+    return changed(tiny_config, clips__identities=2, evaluation__batch=8, optim__epochs=2, optim__ema_decay=0.9)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def learner(**settings: dict[str, Any]) -> Learner:
     config = TrialConfig.model_validate(
         {
-            "clips": {"persons": 2, "tracklets": 2, "frames": 2},
+            "clips": {"identities": 2, "tracklets": 2, "frames": 2},
             "model": {"backbone": "tiny", "weights": "none", "height": 32, "width": 16},
             "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 0.1},
             **settings,
@@ -218,7 +218,7 @@ def test_what_is_compiled_before_training_is_all_that_is_compiled(
     compilations: Counter[str], mini_mars: Path, augment_on: str, precision: str, channels_last: bool
 ) -> None:
     made = learner(
-        clips={"persons": 2, "tracklets": 2, "frames": 2, "augment_on": augment_on},
+        clips={"identities": 2, "tracklets": 2, "frames": 2, "augment_on": augment_on},
         compute={"compile": True, "precision": precision, "channels_last": channels_last},
     )
     config = made.config
@@ -240,7 +240,7 @@ def test_what_is_compiled_before_training_is_all_that_is_compiled(
 def test_a_blank_batch_is_as_those_of_the_loader(mini_mars: Path) -> None:
     train = read_splits(DataConfig(root=str(mini_mars))).train[:8]
     for augment_on in ("worker", "device"):
-        config = ClipConfig(persons=2, tracklets=2, frames=2, augment_on=augment_on)
+        config = ClipConfig(identities=2, tracklets=2, frames=2, augment_on=augment_on)
         labels = [place // 2 for place in range(8)]
         clips = TrainingClips(train, labels, config, size=(32, 16), seed=0)
         loaded = next(iter(training_loader(clips, IdentityBatches(labels, config, 0), workers=0, device=CPU)))

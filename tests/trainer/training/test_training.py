@@ -100,7 +100,7 @@ def test_a_checkpoint_older_than_this_setting_and_one_of_another_frequency_are_r
     assert len(fit(changed(tiny_config, checkpoint__every=2), resume_from=path, out=tmp_path).history) == 4
 
 
-def test_training_learns_to_tell_its_persons_apart(tiny_config: TrialConfig, tmp_path: Path) -> None:
+def test_training_learns_to_tell_its_identities_apart(tiny_config: TrialConfig, tmp_path: Path) -> None:
     config = changed(
         tiny_config,
         optim__epochs=25,
@@ -168,9 +168,9 @@ def test_a_data_set_that_was_moved_does_not_hinder_a_resume(
     assert len(fit(config, resume_from=tmp_path / "run/checkpoint/last.pt", out=tmp_path / "run").history) == 1
 
 
-def test_more_persons_per_batch_than_there_are_is_refused(tiny_config: TrialConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"clips\.persons: 8 persons per batch, but only 5"):
-        fit(changed(tiny_config, clips__persons=8), out=tmp_path)
+def test_more_identities_per_batch_than_there_are_is_refused(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"clips\.identities: 8 identities per batch, but only 5"):
+        fit(changed(tiny_config, clips__identities=8), out=tmp_path)
 
 
 def test_a_network_without_its_imagenet_weights_is_refused_before_training(
@@ -239,7 +239,7 @@ def test_where_frames_are_augmented_changes_no_figure(tiny_config: TrialConfig, 
 def test_every_option_trains_and_resumes_bit_identically(
     tiny_config: TrialConfig, tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    config = changed(tiny_config, clips__persons=2, optim__epochs=2, **settings)
+    config = changed(tiny_config, clips__identities=2, optim__epochs=2, **settings)
     whole = fit(config, out=tmp_path / "whole")
     with pytest.raises(Interruption):
         fit(config, interrupt_after(1), out=tmp_path / "cut")

@@ -35,7 +35,7 @@ from trainer.training.learner import Learner, in_groups
 from trainer.training.step_cost import MAX_STEPS, _seconds_per_frame, _seconds_per_step, saved_bytes
 
 
-@pytest.mark.parametrize("settings", [{}, {"optim__ema_decay": 0.9, "optim__accumulate": 2, "clips__persons": 2}])
+@pytest.mark.parametrize("settings", [{}, {"optim__ema_decay": 0.9, "optim__accumulate": 2, "clips__identities": 2}])
 def test_what_is_measured_is_what_a_training_has(
     tiny_config: TrialConfig, tmp_path: Path, settings: dict[str, object]
 ) -> None:
@@ -45,7 +45,7 @@ def test_what_is_measured_is_what_a_training_has(
     train = read_splits(config.data).train
     labels = applied_split(train, cut_validation(train, config.data.validation)).labels
     assert cost.batches_per_epoch == len(IdentityBatches(labels, config.clips, config.seed))
-    assert cost.images_per_batch == config.clips.persons * 2 * 2
+    assert cost.images_per_batch == config.clips.identities * 2 * 2
     for file, expected in (("best.pt", cost.best_bytes), ("last.pt", cost.last_bytes)):
         path = tmp_path / "checkpoint" / file
         assert saved_bytes({k: v for k, v in load_checkpoint(path).items() if k != "tally"}) == expected
@@ -123,7 +123,7 @@ def test_frames_of_an_evaluation_are_timed_at_the_pace_at_which_they_come(
     config = TrialConfig.model_validate(
         {"clips": {"workers": workers, "frames": 4}, "evaluation": {"batch": 2, "clips": 1}}
     )
-    tracklets = [Tracklet(("frame.jpg",) * 4, person, 1) for person in range(200)]
+    tracklets = [Tracklet(("frame.jpg",) * 4, identity, 1) for identity in range(200)]
 
     def embed(model: object, chosen: list[Tracklet], *_: object, progress: Progress) -> None:
         batches = decoding.batches()
@@ -158,9 +158,9 @@ def test_what_saving_costs_is_measured_on_the_disk_that_is_named_and_nothing_is_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_persons_than_there_are_is_refused_before_a_search(tiny_config: TrialConfig) -> None:
-    with pytest.raises(ConfigError, match=r"clips\.persons: 8 persons per batch, but only 5"):
-        measure_step(changed(tiny_config, clips__persons=8))
+def test_more_identities_than_there_are_is_refused_before_a_search(tiny_config: TrialConfig) -> None:
+    with pytest.raises(ConfigError, match=r"clips\.identities: 8 identities per batch, but only 5"):
+        measure_step(changed(tiny_config, clips__identities=8))
 
 
 def child(program: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""iLIDS-VID (Wang et al. 2014, ECCV): two cameras, 300 persons by folder, ten published partitions.
+"""iLIDS-VID (Wang et al. 2014, ECCV): two cameras, 300 identities by folder, ten published partitions.
 
 Layout: ROOT/i-LIDS-VID/sequences/cam{1,2}/personNNN/cam1_personNNN_FFFFF.png and
-ROOT/train-test people splits/train_test_splits_ilidsvid.mat with the matrix ls_set [10 partitions, 300 persons].
-Its entries count, from 1, into the sorted list of persons' folders (their numbers have gaps); the first half of a
+ROOT/train-test people splits/train_test_splits_ilidsvid.mat with the matrix ls_set [10 partitions, 300 identities].
+Its entries count, from 1, into the sorted list of identities' folders (their numbers have gaps); the first half of a
 row is tested on, the rest trained on. ROOT may also be the folder i-LIDS-VID itself, or hold iLIDS-VID/.
 """
 
@@ -20,9 +20,9 @@ from trainer.data.readers.two_cameras import (
     Partition,
     TwoCameras,
     drawn_partition,
+    identities_under,
     images_folder,
     looks_like,
-    persons_under,
     tracklets_of,
 )
 from trainer.data.tracklets import Splits
@@ -36,21 +36,21 @@ LAYOUT = TwoCameras(
     title="iLIDS-VID",
     folders=("i-LIDS-VID/sequences", "sequences", "iLIDS-VID/i-LIDS-VID/sequences"),
     cameras=("cam1", "cam2"),
-    person=re.compile(r"person([0-9]{3})"),
+    identity=re.compile(r"identity([0-9]{3})"),
     frame=re.compile(r"cam[12]_person[0-9]{3}_[0-9]+\.png"),
     example="cam1_person001_00317.png",
     splits_file=SPLITS_FILE,
-    published_persons=300,
+    published_identities=300,
 )
 
 
 def read_ilids_vid(root: Path, fold: int = 0) -> Splits:
     """Training, query (camera 1) and gallery (camera 2) tracklets of one of the ten partitions.
 
-    A tracklet is all frames of a person under a camera, in the order of their names. Persons are numbered by their
-    folders (person001 is 1), which public loaders do by their place in the list. Where the published file is absent,
-    the partition is drawn here and a warning says so: figures on it cannot be compared with published ones. Frames
-    are not opened.
+    A tracklet is all frames of an identity under a camera, in the order of their names. Identities are numbered by
+    their folders (person001 is 1), which public loaders do by their place in the list. Where the published file is
+    absent, the partition is drawn here and a warning says so: figures on it cannot be compared with published ones.
+    Frames are not opened.
 
     Raises:
         DataError: a file or folder is missing or holds something else.
@@ -70,42 +70,44 @@ def _splits_file(root: Path, images: Path) -> Path:
 
 
 def _read_partition(file: Path, images: Path, fold: int) -> Partition:
-    persons = _persons_of_both(images)
+    identities = _identities_of_both(images)
     table = read_matrix(file, VARIABLE)
-    if table.shape != (FOLDS, len(persons)):
+    if table.shape != (FOLDS, len(identities)):
         raise DataError(
-            f"{file}: {VARIABLE} has shape {table.shape}; [{FOLDS} {len(persons)}] is expected, a column for each of "
-            f"the {len(persons)} persons in {images}; unpack {LAYOUT.title} again"
+            f"{file}: {VARIABLE} has shape {table.shape}; [{FOLDS} {len(identities)}] is expected, a column for each "
+            f"of the {len(identities)} identities in {images}; unpack {LAYOUT.title} again"
         )
     _check_rows(file, table)
-    drawn = [persons[place - 1] for place in table[fold].tolist()]
+    drawn = [identities[place - 1] for place in table[fold].tolist()]
     return Partition(test=drawn[: len(drawn) // 2], train=drawn[len(drawn) // 2 :])
 
 
-def _persons_of_both(images: Path) -> list[str]:
-    """The sorted folders of persons, which are those of both cameras; at least two."""
-    seen = [persons_under(images / camera, LAYOUT) for camera in LAYOUT.cameras]
+def _identities_of_both(images: Path) -> list[str]:
+    """The sorted folders of identities, which are those of both cameras; at least two."""
+    seen = [identities_under(images / camera, LAYOUT) for camera in LAYOUT.cameras]
     if only := sorted(set(seen[0]) ^ set(seen[1])):
         camera = LAYOUT.cameras[only[0] in seen[0]]
         raise DataError(
             f"{images / camera / only[0]}: no such folder, but the other camera's; unpack {LAYOUT.title} again"
         )
     if len(seen[0]) < 2:
-        raise DataError(f"{images}: {len(seen[0])} persons, two are needed; unpack {LAYOUT.title} again")
+        raise DataError(f"{images}: {len(seen[0])} identities, two are needed; unpack {LAYOUT.title} again")
     return seen[0]
 
 
-def _check_rows(file: Path, table: Int64[np.ndarray, "folds persons"]) -> None:
-    """Every row names every person once."""
-    persons = table.shape[1]
+def _check_rows(file: Path, table: Int64[np.ndarray, "folds identities"]) -> None:
+    """Every row names every identity once."""
+    identities = table.shape[1]
     for number, row in enumerate(table, start=1):
-        outside = (row < 1) | (row > persons)
+        outside = (row < 1) | (row > identities)
         if outside.any():
             column = int(outside.argmax())
-            raise DataError(f"{file}: row {number}, column {column + 1}: {row[column]}; persons are 1 to {persons}")
+            raise DataError(
+                f"{file}: row {number}, column {column + 1}: {row[column]}; identities are 1 to {identities}"
+            )
         values, counts = np.unique(row, return_counts=True)
-        if len(values) < persons:
-            raise DataError(f"{file}: row {number}: person {values[counts.argmax()]} is listed twice; copy it again")
+        if len(values) < identities:
+            raise DataError(f"{file}: row {number}: identity {values[counts.argmax()]} is listed twice; copy it again")
 
 
 ILIDS_VID = DataSet(

@@ -1,6 +1,6 @@
 """LS-VID (Li et al. 2019, ICCV): lists of tracklets, 15 cameras.
 
-Layout: ROOT/list_sequence/list_seq_{train,test}.txt with lines "PREFIX PERSON", PREFIX being the folder below ROOT
+Layout: ROOT/list_sequence/list_seq_{train,test}.txt with lines "PREFIX IDENTITY", PREFIX being the folder below ROOT
 and the beginning of the names of a tracklet's frames; ROOT/test/data/info_test.mat, a MATLAB v7.3 file whose
 `query` holds lines of the test list, counted from 1. The third of the parts that "_" cuts a frame's name into is the
 camera. Public loaders were the source; the data itself is given on request only and was not seen.
@@ -42,14 +42,14 @@ class _Row(NamedTuple):
     """Below the root, with a slash at its end."""
     stem: str
     """What the names of the frames begin with."""
-    person: int
+    identity: int
 
 
 def read_ls_vid(root: Path) -> Splits:
     """The published training, query and gallery tracklets.
 
-    The gallery is every test tracklet that is neither query nor junk (person -1). The published validation persons
-    are left out, as everywhere. Persons are numbered as listed, or one up if the lists count them from 0, which is
+    The gallery is every test tracklet that is neither query nor junk (identity -1). The published validation identities
+    are left out, as everywhere. Identities are numbered as listed, or one up if the lists count them from 0, which is
     the number of distractors here. Folders are listed, frames are not opened.
 
     Raises:
@@ -57,16 +57,16 @@ def read_ls_vid(root: Path) -> Splits:
     """
     _check_files(root)
     train, test = _read_list(root / TRAIN_LIST), _read_list(root / TEST_LIST)
-    _check_persons(train, test)
+    _check_identities(train, test)
     queries = _query_places(root / QUERY_FILE, test)
-    count_from_0 = any(row.person == 0 for row in (*train, *(test[place] for place in queries)))
+    count_from_0 = any(row.identity == 0 for row in (*train, *(test[place] for place in queries)))
     folders = _Folders(root, shift=int(count_from_0))
     asked = set(queries)
     return Splits(
         train=tuple([folders.tracklet(row) for row in train]),
         query=tuple([folders.tracklet(test[place]) for place in queries]),
         gallery=tuple(
-            [folders.tracklet(row) for place, row in enumerate(test) if place not in asked and row.person != JUNK]
+            [folders.tracklet(row) for place, row in enumerate(test) if place not in asked and row.identity != JUNK]
         ),
     )
 
@@ -94,21 +94,21 @@ def _read_list(path: Path) -> list[_Row]:
         found = ROW.fullmatch(line)
         if found is None:
             raise DataError(
-                f"{path}: line {number}: {line[:60]!r} is not a tracklet and its person like "
+                f"{path}: line {number}: {line[:60]!r} is not a tracklet and its identity like "
                 "'tracklet_train/0001/0001_0001_01_ 1'; copy the file again"
             )
         rows.append(_Row(f"{path}: line {number}", found[1], found[2], int(found[3])))
     return rows
 
 
-def _check_persons(train: Sequence[_Row], test: Sequence[_Row]) -> None:
-    """Training persons are persons, and none of them is tested on."""
-    tested = {row.person for row in test}
+def _check_identities(train: Sequence[_Row], test: Sequence[_Row]) -> None:
+    """Training identities are identities, and none of them is tested on."""
+    tested = {row.identity for row in test}
     for row in train:
-        if row.person == JUNK:
+        if row.identity == JUNK:
             raise DataError(f"{row.place}: junk does not belong to the training tracklets; copy the file again")
-        if row.person in tested:
-            raise DataError(f"{row.place}: person {row.person} is a test person, too; copy the lists again")
+        if row.identity in tested:
+            raise DataError(f"{row.place}: identity {row.identity} is a test identity, too; copy the lists again")
 
 
 def _query_places(path: Path, test: Sequence[_Row]) -> list[int]:
@@ -120,8 +120,8 @@ def _query_places(path: Path, test: Sequence[_Row]) -> list[int]:
     for entry, line in enumerate(table.ravel().tolist(), start=1):
         if not 1 <= line <= len(test):
             raise DataError(f"{path}: entry {entry}: {line}; lines of {Path(TEST_LIST).name} are 1 to {len(test)}")
-        if test[line - 1].person == JUNK:
-            raise DataError(f"{path}: entry {entry}: line {line} of {Path(TEST_LIST).name} is junk, not a person")
+        if test[line - 1].identity == JUNK:
+            raise DataError(f"{path}: entry {entry}: line {line} of {Path(TEST_LIST).name} is junk, not an identity")
         if places.setdefault(line - 1, entry) != entry:
             raise DataError(f"{path}: entry {entry}: {line} is listed before, in entry {places[line - 1]}")
     return list(places)
@@ -151,8 +151,8 @@ class _Folders:
         taken.update(names)
         folder = os.fspath(self._root / row.folder) + os.sep
         camera = _camera(names, folder)
-        person = row.person if row.person == JUNK else row.person + self._shift
-        return Tracklet(tuple([folder + name for name in names]), person, camera)
+        identity = row.identity if row.identity == JUNK else row.identity + self._shift
+        return Tracklet(tuple([folder + name for name in names]), identity, camera)
 
     def _listed(self, row: _Row) -> list[str]:
         """Sorted names of the images in the row's folder."""

@@ -1,8 +1,8 @@
 """MARS (Zheng et al. 2016, ECCV): the published lists and tables, checked against each other.
 
-Layout: bbox_{train,test}/PPPP/PPPPCcTttttFfff.jpg (person, camera, tracklet, frame) and info/. Copies whose archives
-were unpacked to bbox_train/bbox_train/, or without the folders of persons, are read as well.
-Person 0000 is a distractor, 00-1 is junk. A tracklet is a row [first line, last line, person, camera]
+Layout: bbox_{train,test}/PPPP/PPPPCcTttttFfff.jpg (identity, camera, tracklet, frame) and info/. Copies whose archives
+were unpacked to bbox_train/bbox_train/, or without the folders of identities, are read as well.
+Identity 0000 is a distractor, 00-1 is junk. A tracklet is a row [first line, last line, identity, camera]
 of a table; lines of the name lists and rows of the tables are counted from 1, both ends of a range belong
 to it.
 """
@@ -42,14 +42,14 @@ class _Names(NamedTuple):
 
     path: Path
     lines: list[str]
-    person: Int64[np.ndarray, " lines"]
+    identity: Int64[np.ndarray, " lines"]
     camera: Int64[np.ndarray, " lines"]
 
 
 def read_mars(root: Path) -> Splits:
     """The published training, query and gallery tracklets.
 
-    The gallery is every test tracklet that is neither query nor junk; distractors (person 0) belong to it.
+    The gallery is every test tracklet that is neither query nor junk; distractors (identity 0) belong to it.
     Reads only the five files of `root`/info; frames are not opened, and but for the first ones not looked for.
 
     Raises:
@@ -59,7 +59,7 @@ def read_mars(root: Path) -> Splits:
     train_table, test_table, query_rows = _read_tables(info)
     train = _tracklets(root / FRAME_FOLDERS[0], info / "tracks_train_info.mat", train_table, "train_name.txt")
     test = _tracklets(root / FRAME_FOLDERS[1], info / "tracks_test_info.mat", test_table, "test_name.txt")
-    _check_persons(info, train_table, test_table)
+    _check_identities(info, train_table, test_table)
     queries = _query_indices(info / "query_IDX.mat", query_rows, test_table)
     is_query = np.zeros(len(test), dtype=bool)
     is_query[queries] = True
@@ -104,23 +104,23 @@ def _tracklets(images: Path, table_path: Path, table: Table, names_file: str) ->
     names = _read_names(table_path.with_name(names_file))
     _check_ranges(table_path, table, names)
     _check_labels(table_path, table, names)
-    folder_of = _folder_of_persons(images, names.lines[0])
+    folder_of = _folder_of_identities(images, names.lines[0])
     tracklets = []
-    for first, last, person, camera in table.tolist():
+    for first, last, identity, camera in table.tolist():
         lines = names.lines[first - 1 : last]
         prefix = os.fspath(folder_of(lines[0][:4])) + os.sep
-        tracklets.append(Tracklet(tuple([prefix + line for line in lines]), person, camera))
+        tracklets.append(Tracklet(tuple([prefix + line for line in lines]), identity, camera))
     return tracklets
 
 
-def _folder_of_persons(images: Path, frame: str) -> Callable[[str], Path]:
-    """Where the frames of a person lie, as those of the first one do; as published, where that one is nowhere."""
+def _folder_of_identities(images: Path, frame: str) -> Callable[[str], Path]:
+    """Where the frames of an identity lie, as those of the first one do; as published, where that one is nowhere."""
     for folder in (images, images / images.name):
         if (folder / frame[:4]).is_dir():
-            return lambda person: folder / person
+            return lambda identity: folder / identity
         if (folder / frame).is_file():
-            return lambda person: folder
-    return lambda person: images / person
+            return lambda identity: folder
+    return lambda identity: images / identity
 
 
 def _read_names(path: Path) -> _Names:
@@ -169,13 +169,13 @@ def _check_ranges(path: Path, table: Table, names: _Names) -> None:
 
 
 def _check_labels(path: Path, table: Table, names: _Names) -> None:
-    """Person and camera of every row are those of all its frame names."""
+    """Identity and camera of every row are those of all its frame names."""
     _refuse(path, table, (table[:, 3] < 1) | (table[:, 3] > 6), "cameras are 1 to 6")
     lengths = table[:, 1] - table[:, 0] + 1
     row = np.repeat(np.arange(len(table)), lengths)
     offset = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     line = table[row, 0] - 1 + offset
-    for noun, column, named in (("person", 2, names.person), ("camera", 3, names.camera)):
+    for noun, column, named in (("identity", 2, names.identity), ("camera", 3, names.camera)):
         wrong = np.flatnonzero(named[line] != table[row, column])
         if wrong.size:
             at, listed = int(row[wrong[0]]), int(line[wrong[0]])
@@ -186,11 +186,11 @@ def _check_labels(path: Path, table: Table, names: _Names) -> None:
             )
 
 
-def _check_persons(info: Path, train: Table, test: Table) -> None:
-    """Training persons are persons, and none of them is tested on."""
+def _check_identities(info: Path, train: Table, test: Table) -> None:
+    """Training identities are identities, and none of them is tested on."""
     path = info / "tracks_train_info.mat"
     _refuse(path, train, train[:, 2] <= DISTRACTOR, "distractors and junk do not belong to the training tracklets")
-    _refuse(path, train, np.isin(train[:, 2], test[:, 2]), "the person is a test person, too")
+    _refuse(path, train, np.isin(train[:, 2], test[:, 2]), "the identity is a test identity, too")
 
 
 def _query_indices(path: Path, rows: Int64[np.ndarray, " queries"], test: Table) -> Int64[np.ndarray, " queries"]:
@@ -207,7 +207,7 @@ def _query_indices(path: Path, rows: Int64[np.ndarray, " queries"], test: Table)
     repeated[np.unique(rows, return_index=True)[1]] = False
     _refuse(path, column, repeated, "the row is listed before", "entry")
     nobody = test[rows - 1, 2] <= DISTRACTOR
-    _refuse(path, column, nobody, "the row of tracks_test_info.mat is a distractor or junk, not a person", "entry")
+    _refuse(path, column, nobody, "the row of tracks_test_info.mat is a distractor or junk, not an identity", "entry")
     return rows - 1
 
 

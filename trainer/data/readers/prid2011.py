@@ -1,8 +1,8 @@
-"""PRID2011, multi-shot (Hirzer et al. 2011, SCIA): two cameras, persons by folder, ten published partitions.
+"""PRID2011, multi-shot (Hirzer et al. 2011, SCIA): two cameras, identities by folder, ten published partitions.
 
-Layout: ROOT/multi_shot/cam_{a,b}/person_NNNN/*.png, also one level down in ROOT/prid_2011, and
+Layout: ROOT/multi_shot/cam_{a,b}/identity_NNNN/*.png, also one level down in ROOT/prid_2011, and
 ROOT/splits_prid2011.json, or beside ROOT (Wang et al. 2014, ECCV): ten objects {"train": [...], "test": [...]} of 89
-names person_NNNN each.
+names identity_NNNN each.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ LAYOUT = TwoCameras(
     title="PRID2011",
     folders=("multi_shot", "prid_2011/multi_shot"),
     cameras=("cam_a", "cam_b"),
-    person=re.compile(r"person_([0-9]{4})"),
+    identity=re.compile(r"person_([0-9]{4})"),
     frame=re.compile(r"[0-9]+\.png"),
     example="0001.png",
     splits_file=SPLITS_FILE,
-    published_persons=178,
-    # Papers quote ">= 21 frames" and "> 27 frames" under both cameras for the same 178 persons of the published file.
-    # The smaller threshold drops nobody that either of the two keeps.
+    published_identities=178,
+    # Papers quote ">= 21 frames" and "> 27 frames" under both cameras for the same 178 identities of the published
+    # file. The smaller threshold drops nobody that either of the two keeps.
     least_frames=21,
 )
 MAX_SPLITS_BYTES = 2**20  # the published file holds 49 kB
 
 
-def _person_name(name: str) -> str:
-    if not LAYOUT.person.fullmatch(name):
+def _identity_name(name: str) -> str:
+    if not LAYOUT.identity.fullmatch(name):
         raise ValueError(f"must be a name like person_0001 (is {shown(name)})")
     return name
 
@@ -58,14 +58,14 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Persons = Annotated[tuple[Annotated[str, AfterValidator(_person_name)], ...], AfterValidator(_distinct)]
+Identities = Annotated[tuple[Annotated[str, AfterValidator(_identity_name)], ...], AfterValidator(_distinct)]
 
 
 class _Listed(FrozenConfig):
-    """Persons to train on, and persons to test on."""
+    """Identities to train on, and identities to test on."""
 
-    train: Persons = Field(min_length=1)
-    test: Persons = Field(min_length=1)
+    train: Identities = Field(min_length=1)
+    test: Identities = Field(min_length=1)
 
     @model_validator(mode="after")
     def _nobody_is_in_both(self) -> _Listed:
@@ -80,9 +80,9 @@ _PARTITIONS = TypeAdapter(tuple[_Listed, ...])
 def read_prid2011(root: Path, fold: int = 0) -> Splits:
     """Training, query (camera a) and gallery (camera b) tracklets of one of the ten partitions.
 
-    A tracklet is all frames of a person under a camera, in the order of their names. Persons are numbered by their
-    folders (person_0001 is 1), cameras are 1 and 2. Where the published file is absent, the partition is drawn here
-    and a warning says so: figures on it cannot be compared with published ones. Frames are not opened.
+    A tracklet is all frames of an identity under a camera, in the order of their names. Identities are numbered by
+    their folders (person_0001 is 1), cameras are 1 and 2. Where the published file is absent, the partition is drawn
+    here and a warning says so: figures on it cannot be compared with published ones. Frames are not opened.
 
     Raises:
         DataError: a file or folder is missing or holds something else.

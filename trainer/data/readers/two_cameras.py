@@ -1,4 +1,4 @@
-"""Data sets of two cameras with a folder per person: their tracklets, and halves drawn where none are published."""
+"""Data sets of two cameras with a folder per identity: their tracklets, and halves drawn where none are published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class TwoCameras(NamedTuple):
-    """How such a data set lies on disk: FOLDER/CAMERA/PERSON/FRAME."""
+    """How such a data set lies on disk: FOLDER/CAMERA/IDENTITY/FRAME."""
 
     title: str
     """Name in its paper."""
@@ -29,22 +29,22 @@ class TwoCameras(NamedTuple):
     """Folders that may hold the two cameras, below the folder of the data set; the usual one first."""
     cameras: tuple[str, str]
     """Folders of camera 1, whose test tracklets are the queries, and of camera 2, whose are the gallery."""
-    person: re.Pattern[str]
-    """Names of the folders of persons; the group is the person's number."""
+    identity: re.Pattern[str]
+    """Names of the folders of identities; the group is the identity's number."""
     frame: re.Pattern[str]
     """Names of the frames. Their numbers have leading zeros: the order of names is the order in time."""
     example: str
     """A frame's name."""
     splits_file: str
     """Name of the file with the published partitions."""
-    published_persons: int
-    """Persons in the published partitions together."""
+    published_identities: int
+    """Identities in the published partitions together."""
     least_frames: int = 1
-    """Frames under each camera that a person needs to be drawn into a half."""
+    """Frames under each camera that an identity needs to be drawn into a half."""
 
 
 class Partition(NamedTuple):
-    """Folders of the persons to train on, and of those to test on."""
+    """Folders of the identities to train on, and of those to test on."""
 
     train: Iterable[str]
     test: Iterable[str]
@@ -76,84 +76,86 @@ def looks_like(layout: TwoCameras) -> Callable[[Path], bool]:
 
 
 def tracklets_of(partition: Partition, images: Path, layout: TwoCameras) -> Splits:
-    """A tracklet is all frames of a person under a camera; persons in the order of their folders' names.
+    """A tracklet is all frames of an identity under a camera; identities in the order of their folders' names.
 
     Raises:
-        DataError: a person's folder is missing or holds no frame.
+        DataError: an identity's folder is missing or holds no frame.
     """
     first, second = layout.cameras
     test = sorted(partition.test)
     return Splits(
         train=tuple(
-            _tracklet(images, person, camera, layout) for person in sorted(partition.train) for camera in layout.cameras
+            _tracklet(images, identity, camera, layout)
+            for identity in sorted(partition.train)
+            for camera in layout.cameras
         ),
-        query=tuple(_tracklet(images, person, first, layout) for person in test),
-        gallery=tuple(_tracklet(images, person, second, layout) for person in test),
+        query=tuple(_tracklet(images, identity, first, layout) for identity in test),
+        gallery=tuple(_tracklet(images, identity, second, layout) for identity in test),
     )
 
 
 def drawn_partition(images: Path, file: Path, fold: int, layout: TwoCameras) -> Partition:
-    """One of the seeded halvings of the persons that both cameras saw long enough, where the split `file` is absent.
+    """One of the seeded halvings of the identities that both cameras saw long enough, where the split `file` is absent.
 
-    As many persons are tested as trained on, one less trained on where their number is odd. A warning, one for all
+    As many identities are tested as trained on, one less trained on where their number is odd. A warning, one for all
     partitions that a process reads, says that figures on them cannot be compared with published ones.
 
     Raises:
-        DataError: fewer than two persons.
+        DataError: fewer than two identities.
     """
-    persons = sorted(set.intersection(*(_seen_long_enough(images / camera, layout) for camera in layout.cameras)))
-    if len(persons) < 2:
+    identities = sorted(set.intersection(*(_seen_long_enough(images / camera, layout) for camera in layout.cameras)))
+    if len(identities) < 2:
         raise DataError(
-            f"{images}: {len(persons)} persons with at least {layout.least_frames} frames in both "
+            f"{images}: {len(identities)} identities with at least {layout.least_frames} frames in both "
             f"{' and '.join(layout.cameras)}, two are needed; {_sight(images / layout.cameras[0], layout)}"
         )
-    _warn_of_drawing(file, len(persons), layout.published_persons)
-    shuffled = np.random.default_rng(fold).permutation(persons).tolist()
-    return Partition(train=shuffled[: len(persons) // 2], test=shuffled[len(persons) // 2 :])
+    _warn_of_drawing(file, len(identities), layout.published_identities)
+    shuffled = np.random.default_rng(fold).permutation(identities).tolist()
+    return Partition(train=shuffled[: len(identities) // 2], test=shuffled[len(identities) // 2 :])
 
 
 @functools.cache
-def _warn_of_drawing(file: Path, persons: int, published: int) -> None:
+def _warn_of_drawing(file: Path, identities: int, published: int) -> None:
     """Once: whoever reads all partitions, as a check of the data does, needs no warning for each."""
     log.warning(
-        "%s: no such file; splits are drawn here from %d persons (the published ones have %d) and are NOT the "
+        "%s: no such file; splits are drawn here from %d identities (the published ones have %d) and are NOT the "
         "published ones: figures on them cannot be compared with published figures",
-        *(file, persons, published),
+        *(file, identities, published),
     )
 
 
-def persons_under(camera: Path, layout: TwoCameras) -> list[str]:
-    """Folders of the persons that a camera saw, sorted."""
-    return sorted(name for name in _names(camera) if layout.person.fullmatch(name))
+def identities_under(camera: Path, layout: TwoCameras) -> list[str]:
+    """Folders of the identities that a camera saw, sorted."""
+    return sorted(name for name in _names(camera) if layout.identity.fullmatch(name))
 
 
 def _seen_long_enough(camera: Path, layout: TwoCameras) -> set[str]:
-    persons = persons_under(camera, layout)
-    return {person for person in persons if len(_frames(camera / person, layout)) >= layout.least_frames}
+    identities = identities_under(camera, layout)
+    return {identity for identity in identities if len(_frames(camera / identity, layout)) >= layout.least_frames}
 
 
 def _sight(camera: Path, layout: TwoCameras) -> str:
-    """What a camera's first person has instead of frames, or the camera instead of persons."""
-    persons = persons_under(camera, layout)
-    if not persons:
+    """What a camera's first identity has instead of frames, or the camera instead of identities."""
+    identities = identities_under(camera, layout)
+    if not identities:
         return f"{camera} {contents(camera)}"
-    frames = _frames(camera / persons[0], layout)
-    return f"{camera / persons[0]} " + (
-        f"holds {len(frames)}" if frames else contents(camera / persons[0], layout.example)
+    frames = _frames(camera / identities[0], layout)
+    return f"{camera / identities[0]} " + (
+        f"holds {len(frames)}" if frames else contents(camera / identities[0], layout.example)
     )
 
 
-def _tracklet(images: Path, person: str, camera: str, layout: TwoCameras) -> Tracklet:
-    folder = images / camera / person
+def _tracklet(images: Path, identity: str, camera: str, layout: TwoCameras) -> Tracklet:
+    folder = images / camera / identity
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: no such folder, but {layout.splits_file} lists the person; unpack {layout.title} again"
+            f"{folder}: no such folder, but {layout.splits_file} lists the identity; unpack {layout.title} again"
         )
     frames = _frames(folder, layout)
     if not frames:
         raise DataError(f"{folder}: {contents(folder, layout.example)}; unpack {layout.title} again, or rename them")
-    named = layout.person.fullmatch(person)
-    assert named is not None, person
+    named = layout.identity.fullmatch(identity)
+    assert named is not None, identity
     prefix = os.fspath(folder) + os.sep
     number = layout.cameras.index(camera) + 1
     return Tracklet(tuple([prefix + frame for frame in frames]), int(named[1]), number)

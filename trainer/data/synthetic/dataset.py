@@ -39,7 +39,7 @@ MAT_DESCRIPTION = b"MATLAB 5.0 MAT-file, synthetic".ljust(116)  # scipy's own ho
 class SyntheticSummary(NamedTuple):
     """What lies below the root."""
 
-    persons: int
+    identities: int
     """Identities, distractors and junk not counted."""
     tracklets: int
     frames: int
@@ -233,7 +233,7 @@ def _write_info(root: Path, drawn: Plan, size: str, seed: int, written: int) -> 
     _write_mat(info / "query_IDX.mat", "query_IDX", np.array([queries], dtype=np.int32))
     everything = (*drawn.train, *drawn.test)
     summary = SyntheticSummary(
-        persons=len({planned.person for planned in everything if planned.person > 0}),
+        identities=len({planned.identity for planned in everything if planned.identity > 0}),
         tracklets=len(everything),
         frames=sum(len(planned.walk.hidden) for planned in everything),
         bytes=written,
@@ -260,12 +260,12 @@ def _frame_names(planned: Planned) -> list[str]:
 
 
 def _table(tracklets: Sequence[Planned]) -> Int[np.ndarray, "tracklets 4"]:
-    """Rows of first line, last line, person, camera; lines are counted from 1."""
+    """Rows of first line, last line, identity, camera; lines are counted from 1."""
     lengths = np.array([len(planned.walk.hidden) for planned in tracklets])
     last = lengths.cumsum()
-    persons = [planned.person for planned in tracklets]
+    identities = [planned.identity for planned in tracklets]
     cameras = [planned.camera for planned in tracklets]
-    return np.stack([last - lengths + 1, last, persons, cameras], axis=1).astype(np.int32)
+    return np.stack([last - lengths + 1, last, identities, cameras], axis=1).astype(np.int32)
 
 
 def _write_mat(path: Path, name: str, matrix: Int[np.ndarray, "rows columns"]) -> None:

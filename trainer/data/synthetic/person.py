@@ -1,4 +1,4 @@
-"""A walking person, drawn: what the figures of the synthetic data set look like.
+"""A walking identity, drawn: what the figures of the synthetic data set look like.
 
 Lengths are shares of the body's height, measured from its centre line and its top; angles are radians.
 """
@@ -20,7 +20,7 @@ NO_BAG, BACKPACK, SHOULDER_BAG, HAND_BAG = range(4)
 
 
 class Look(NamedTuple):
-    """What a person wears and how they are built."""
+    """What an identity wears and how they are built."""
 
     shirt: Colour
     second: Colour
@@ -38,9 +38,9 @@ class Look(NamedTuple):
     """`NO_BAG` to `HAND_BAG`."""
     bag_colour: Colour
     girth: float
-    """Width over the average person's."""
+    """Width over the average identity's."""
     stature: float
-    """Height over the average person's."""
+    """Height over the average identity's."""
 
 
 class Pose(NamedTuple):

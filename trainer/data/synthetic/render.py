@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 256, 128
 MARGIN = 16  # the background is larger than the frame on each side, so that the crop can follow the walk
 QUALITY = 88
 NOISE = 9  # grey levels, the largest error of the sensor; evenly distributed
-PILLAR, LOW, PERSON = range(3)
+PILLAR, LOW, IDENTITY = range(3)
 
 
 class Camera(NamedTuple):
@@ -83,7 +83,7 @@ def draw_walk(walk: Walk) -> Iterator[Image.Image]:
 
 
 def _background(camera: Camera, generator: np.random.Generator) -> Image.Image:
-    """Wall, ground and clutter, new for each tracklet, so that they tell nothing about the person."""
+    """Wall, ground and clutter, new for each tracklet, so that they tell nothing about the identity."""
     width, height = WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN
     image = Image.new("RGB", (width, height), camera.wall)
     canvas = ImageDraw.Draw(image)
@@ -114,7 +114,7 @@ def _levels(camera: Camera, light: float) -> list[int]:
 
 
 class _Motion(NamedTuple):
-    """How a person moves through a tracklet; the detector follows with jitter."""
+    """How an identity moves through a tracklet; the detector follows with jitter."""
 
     start: Pose
     pace: float
@@ -143,10 +143,10 @@ class _Motion(NamedTuple):
 
 
 class _Occluder(NamedTuple):
-    """What passes between camera and person: a pillar, something low and wide, or another person."""
+    """What passes between camera and identity: a pillar, something low and wide, or another identity."""
 
     kind: int
-    """`PILLAR`, `LOW` or `PERSON`."""
+    """`PILLAR`, `LOW` or `IDENTITY`."""
     colours: tuple[Colour, Colour]
     look: Look
     size: float

@@ -19,7 +19,7 @@ CAMERAS = 6  # as in MARS
 CAMERA_SHIFT = 0.3  # 0: all cameras see alike; 1: a training-free descriptor is at chance
 HIDDEN_SHARE = 0.4
 HIDDEN_RUN = 3.0  # frames, the mean length of an occlusion
-LOOK_ALIKES = 0.3  # share of the persons whose shirt has the colour of another's
+LOOK_ALIKES = 0.3  # share of the identities whose shirt has the colour of another's
 CLUTTER_SHARE = 0.3  # of the distractors: detections of nobody
 
 # Purposes that random draws are made for; one stream for each, so that none depends on another.
@@ -29,10 +29,10 @@ LOOK, ALIKE, CAMERA, PRESENCE, WALK, PIXELS = range(6)
 class Size(NamedTuple):
     """How much is drawn. Ranges include both ends."""
 
-    train_persons: int
-    test_persons: int
+    train_identities: int
+    test_identities: int
     cameras: tuple[int, int]
-    """Cameras that see a person."""
+    """Cameras that see an identity."""
     frames: tuple[int, int]
     """Length of a tracklet; log-uniform, as most of MARS is short."""
     distractors: int
@@ -49,14 +49,14 @@ SIZES: dict[SizeName, Size] = {
 class Planned(NamedTuple):
     """A tracklet of the data set to be."""
 
-    person: int
+    identity: int
     camera: int
     query: bool
     walk: Walk
 
 
 class Plan(NamedTuple):
-    """Tracklets in the order of the name lists: by person, camera and number."""
+    """Tracklets in the order of the name lists: by identity, camera and number."""
 
     train: tuple[Planned, ...]
     test: tuple[Planned, ...]
@@ -65,20 +65,20 @@ class Plan(NamedTuple):
 def plan(size: SizeName, seed: int) -> Plan:
     """All tracklets of a data set.
 
-    Training persons have odd numbers and test persons even ones, as in MARS. Each test person is a query
+    Training identities have odd numbers and test identities even ones, as in MARS. Each test identity is a query
     once per camera and has a match for it under another camera, except the last two: the last has one
     tracklet in all, so it is absent from the gallery; the one before has two, both of one camera.
     """
     amounts = SIZES[size]
-    persons = amounts.train_persons + amounts.test_persons
+    identities = amounts.train_identities + amounts.test_identities
     cameras = [_camera(seed, number) for number in range(1, CAMERAS + 1)]
-    looks = [random_look(_generator(seed, LOOK, index)) for index in range(persons)]
-    _dress_alike(looks, range(amounts.train_persons), _generator(seed, ALIKE, 0))
-    _dress_alike(looks, range(amounts.train_persons, persons), _generator(seed, ALIKE, 1))
+    looks = [random_look(_generator(seed, LOOK, index)) for index in range(identities)]
+    _dress_alike(looks, range(amounts.train_identities), _generator(seed, ALIKE, 0))
+    _dress_alike(looks, range(amounts.train_identities, identities), _generator(seed, ALIKE, 1))
     train: list[Planned] = []
     test = _nobodies(amounts, seed, cameras)
     for index, look in enumerate(looks):
-        rank = index - amounts.train_persons
+        rank = index - amounts.train_identities
         number = 2 * index + 1 if rank < 0 else 2 * rank + 2
         counts = _tracklets_per_camera(amounts, rank, _generator(seed, PRESENCE, index))
         for camera, count in counts.items():
@@ -95,7 +95,7 @@ def _generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
 def _camera(seed: int, number: int) -> Camera:
     """Gain, offset and blur differ by camera; wall and ground are nearly grey.
 
-    With coloured backgrounds strangers under one camera look more alike than a person under two.
+    With coloured backgrounds strangers under one camera look more alike than an identity under two.
     """
     generator = _generator(seed, CAMERA, number)
     brightness = generator.uniform(-0.4, 0.4)
@@ -111,20 +111,20 @@ def _camera(seed: int, number: int) -> Camera:
 
 
 def _dress_alike(looks: list[Look], part: range, generator: np.random.Generator) -> None:
-    """Give the second of each pair of persons the shirt colour of the first."""
+    """Give the second of each pair of identities the shirt colour of the first."""
     pairs = max(1, round(LOOK_ALIKES * len(part) / 2))
     for first, second in generator.permutation(part)[: 2 * pairs].reshape(pairs, 2).tolist():
         looks[second] = looks[second]._replace(shirt=looks[first].shirt)
 
 
 def _tracklets_per_camera(amounts: Size, rank: int, generator: np.random.Generator) -> dict[int, int]:
-    """Camera -> tracklets, cameras ascending; `rank` counts the test persons from 0."""
+    """Camera -> tracklets, cameras ascending; `rank` counts the test identities from 0."""
     fewest, most = amounts.cameras
     seen_by = generator.permutation(CAMERAS)[: int(generator.integers(fewest, most + 1))] + 1
     counts = {int(camera): int(generator.integers(1, 3)) for camera in seen_by}
-    if rank == amounts.test_persons - 1:
+    if rank == amounts.test_identities - 1:
         return {int(seen_by[0]): 1}
-    if rank == amounts.test_persons - 2:
+    if rank == amounts.test_identities - 2:
         return {int(seen_by[0]): 2}
     if rank >= 0:  # one is the query; two cameras that keep another give every query a match
         counts |= {int(camera): 2 for camera in seen_by[:2]}
@@ -134,39 +134,39 @@ def _tracklets_per_camera(amounts: Size, rank: int, generator: np.random.Generat
 def _nobodies(amounts: Size, seed: int, cameras: list[Camera]) -> list[Planned]:
     """Junk (-1: fragments of people) and distractors (0: others, and detections of nobody)."""
     planned = []
-    for person, amount in ((-1, amounts.junk), (0, amounts.distractors)):
+    for identity, amount in ((-1, amounts.junk), (0, amounts.distractors)):
         for camera in range(1, CAMERAS + 1):
             for tracklet in range(1, len(range(camera, amount + 1, CAMERAS)) + 1):
-                number = (person, camera, tracklet)
+                number = (identity, camera, tracklet)
                 generator = _generator(seed, LOOK, 1, *_natural(number))
-                nobody = person == 0 and generator.random() < CLUTTER_SHARE
+                nobody = identity == 0 and generator.random() < CLUTTER_SHARE
                 look = None if nobody else random_look(generator)
-                planned.append(Planned(person, camera, False, _walk(amounts, seed, cameras, number, look)))
+                planned.append(Planned(identity, camera, False, _walk(amounts, seed, cameras, number, look)))
     return planned
 
 
 def _walk(amounts: Size, seed: int, cameras: list[Camera], number: tuple[int, int, int], look: Look | None) -> Walk:
-    """The tracklet with that person, camera and number."""
-    person, camera, tracklet = number
+    """The tracklet with that identity, camera and number."""
+    identity, camera, tracklet = number
     generator = _generator(seed, WALK, *_natural(number))
     shortest, longest = amounts.frames
     frames = int(math.exp(generator.uniform(math.log(shortest), math.log(longest + 1))))
-    folder = "00-1" if person < 0 else f"{person:04d}"
-    part = "bbox_train" if person > 0 and person % 2 else "bbox_test"
+    folder = "00-1" if identity < 0 else f"{identity:04d}"
+    part = "bbox_train" if identity > 0 and identity % 2 else "bbox_test"
     return Walk(
         stem=f"{part}/{folder}/{folder}C{camera}T{tracklet:04d}F",
         look=look,
         camera=cameras[camera - 1],
         hidden=_hidden(frames, generator),
-        fragment=person < 0,
+        fragment=identity < 0,
         seed=(seed, PIXELS, *_natural(number)),
     )
 
 
 def _natural(number: tuple[int, int, int]) -> tuple[int, int, int]:
     """Seeds are not negative, junk is."""
-    person, camera, tracklet = number
-    return person + 1, camera, tracklet
+    identity, camera, tracklet = number
+    return identity + 1, camera, tracklet
 
 
 def _hidden(frames: int, generator: np.random.Generator) -> tuple[bool, ...]:
