@@ -137,10 +137,10 @@ def _sleeping(seconds: float, slots: int, busy: Path) -> Any:
     equal length that began together would all end together. Workers load it by value, and with it nothing of ours: 64
     of them that load torch as well do not fit into 24 GiB.
     """
-    from orchestrator.runner.attempt import Message, Outcome
+    from orchestrator.runner.attempt import AttemptResult, WorkerMessage
 
-    epochs = [Message(epoch_result=_result(epoch)).model_dump(mode="json") for epoch in range(1, EPOCHS + 1)]
-    outcome = Message(outcome=Outcome(state="completed")).model_dump_json()
+    epochs = [WorkerMessage(epoch_result=_result(epoch)).model_dump(mode="json") for epoch in range(1, EPOCHS + 1)]
+    attempt_result = WorkerMessage(attempt_result=AttemptResult(state="completed")).model_dump_json()
     folder = str(busy)
 
     def trainable(config: dict[str, Any]) -> None:
@@ -170,7 +170,7 @@ def _sleeping(seconds: float, slots: int, busy: Path) -> Any:
             tune.report({"message": json.dumps(epoch)})
         with mine.open("a") as log:
             log.write(json.dumps([began, time.time()]) + "\n")
-        tune.report({"message": outcome})
+        tune.report({"message": attempt_result})
 
     return trainable
 
@@ -202,7 +202,7 @@ def _result(epoch: int) -> Any:
 def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, seconds: float) -> None:
     """One search; notes the driver's processor time whenever a trial ends."""
     from orchestrator.runner import session
-    from orchestrator.runner.creation import create_search
+    from orchestrator.runner.launch import create_search
     from orchestrator.runner.preparation import prepare_space
     from orchestrator.study.description import Options
     from orchestrator.study.events import TrialCompleted, TrialSuggested
@@ -223,7 +223,7 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
         recorder.subscribe(note)
 
     with mock.patch.object(session, "trainable", _sleeping(seconds, slots, folder / BUSY)):
-        ending = session.drive(search, session.Watch(started=listen, connected=lambda *_: None))
+        ending = session.run_search(search, session.SessionCallbacks(started=listen, connected=lambda *_: None))
     assert ending.exit_code == 0, ending.exit_code
 
 

@@ -53,7 +53,7 @@ def finalize(
     differ from those of the one under way are refused.
     """
     from orchestrator.cluster.ray import require_admission
-    from orchestrator.runner.unseal_test_set import FinalizationOptions, open_test_set
+    from orchestrator.runner.finalize import FinalizationOptions, unseal_test_set
     from orchestrator.stores.base import existing_search
 
     folder = existing_search(storage, name)
@@ -67,7 +67,7 @@ def finalize(
     )
     require_admission(asked.address, insecure=insecure)
     wanted = FinalizationOptions(top=top, seeds=seeds, epochs=epochs, evaluation=evaluation, again=again)
-    opened = open_test_set(folder, wanted).asked
+    opened = unseal_test_set(folder, wanted).asked
     trainings = f"{', '.join(opened.leaders)}, {opened.seeds} seed{'s' * (opened.seeds > 1)} each"
     click.echo(f"test set  opened by {opened.by} for {trainings}", err=True)
     return drive_and_show(folder, asked, strict)

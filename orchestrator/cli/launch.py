@@ -123,7 +123,7 @@ def launch(
 
         dry_run_of(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
         return Exit.OK
-    from orchestrator.runner.creation import create_search
+    from orchestrator.runner.launch import create_search
 
     folder = create_search(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
     return drive_and_show(folder, asked, strict)

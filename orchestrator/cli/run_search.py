@@ -40,12 +40,12 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
     """Drives the search to its end before people's eyes and returns the exit code."""
     try:
         from orchestrator.cluster.ray import RAY_LOG, stderr_kept
-        from orchestrator.runner.session import drive
+        from orchestrator.runner.session import run_search
         from orchestrator.show.live import Display
 
         display = Display(folder)
         with stderr_kept(folder.logs / RAY_LOG), display.showing():
-            ending = drive(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
+            ending = run_search(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
     except KeyboardInterrupt:  # outside the session, which listens to Ctrl-C itself
         command = hint("resume", folder.name, storage=folder.path.parent)
         click.echo(f"{folder.name}: stopped; `{command}` continues it", err=True)

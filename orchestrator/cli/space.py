@@ -22,12 +22,12 @@ def space() -> None:
 @options.overrides
 def check(file: str, overrides: tuple[str, ...]) -> int:
     """Check a search space against the trainer, and against its data if they are there; nothing is started."""
-    from orchestrator.runner.data_checks import misfits
+    from orchestrator.runner.splits import batch_problems
     from orchestrator.space.cross_checks import warnings
     from orchestrator.space.search_space import SearchSpace, SpaceError
 
     found = SearchSpace.load(file, overrides=overrides)
-    wrong, notes = misfits(found)
+    wrong, notes = batch_problems(found)
     if wrong:
         raise SpaceError(*wrong)
     click.echo(
@@ -106,7 +106,7 @@ def config() -> None:
 @options.as_json
 def show_settings(space: str, overrides: tuple[str, ...], origin: bool, as_json: bool) -> int:
     """Print every setting of a search space, those of the trainer included; SPACE is a file or a built-in name."""
-    from orchestrator.runner.config_provenance import settings_of
+    from orchestrator.space.config_provenance import settings_of
 
     found = settings_of(space, overrides)
     if as_json:

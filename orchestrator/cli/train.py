@@ -120,7 +120,7 @@ def evaluate(
 
 def _record_in_journal(weights: Path, use: Use) -> None:
     """Records that a trial's weights are used on the test set; those of no search are recorded beside them."""
-    from orchestrator.runner.unseal_test_set import record_test_set_use
+    from orchestrator.runner.finalize import record_test_set_use
     from orchestrator.stores.base import SearchFolder
     from trainer.evaluation.test_set_record import place_in_search, record_use
 

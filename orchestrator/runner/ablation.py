@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.base.errors import SearchError
-from orchestrator.runner.creation import create_search
+from orchestrator.runner.finalize import WITHOUT_EFFECT, FinalizationOptions, unseal_test_set
+from orchestrator.runner.launch import create_search
 from orchestrator.runner.preparation import prepare_space
-from orchestrator.runner.unseal_test_set import WITHOUT_EFFECT, FinalizationOptions, open_test_set
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, search_folder
 from orchestrator.stores.loading import load_search
@@ -63,7 +63,7 @@ def rows_under_way(ablation: Ablation) -> Iterator[Row]:
             yield Row(row, folder)
         study = load_search(folder).study
         if study.ended == "finished" and not study.finalizations:
-            open_test_set(folder, FinalizationOptions(top=1, seeds=ablation.seeds, evaluation=_evaluation(ablation)))
+            unseal_test_set(folder, FinalizationOptions(top=1, seeds=ablation.seeds, evaluation=_evaluation(ablation)))
             yield Row(row, folder)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.base.formatting import with_utc
 from orchestrator.base.locking import exclusive
 from orchestrator.runner.failure_kind import failure_kind
-from orchestrator.runner.system_metrics import LoadMeter, gpus_of_this_process
-from orchestrator.runner.watchdog import HangWatch
+from orchestrator.runner.system_metrics import SystemMeter, gpus_of_this_process
+from orchestrator.runner.watchdog import Watchdog
 from orchestrator.stores import trial_files
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import mirror_of, remote
@@ -53,7 +53,7 @@ SEND_PATIENCE_S = 900.0
 LAST_PATIENCE_S = 8.0
 
 
-class Assignment(FrozenConfig):
+class TrialSpec(FrozenConfig):
     """What the searcher hands to a worker."""
 
     search: Path
@@ -88,7 +88,7 @@ class Assignment(FrozenConfig):
         return f"{self.search.name}/{self.trial}"
 
 
-class Outcome(FrozenConfig):
+class AttemptResult(FrozenConfig):
     """How an attempt ended, as told by the attempt itself; one that cannot tell was lost.
 
     `stopped` is one that was asked to, by a signal or by the search, and has saved its state after its last step.
@@ -99,54 +99,54 @@ class Outcome(FrozenConfig):
     reason: str = ""
 
 
-class Message(FrozenConfig):
-    """What an attempt says: an epoch, what the test set says of the trained network, or its outcome at the end."""
+class WorkerMessage(FrozenConfig):
+    """One message of an attempt: an epoch, the metrics on the test set, or, as the last one, the attempt's result."""
 
     epoch_result: EpochResult | None = None
     load: NodeLoad | None = None
     """Of the machine during that epoch."""
     test: Evaluation | None = None
-    outcome: Outcome | None = None
+    attempt_result: AttemptResult | None = None
 
 
 def run_attempt(
-    assignment: Assignment, send: Callable[[Message], None], alive: Callable[[], None] = lambda: None
+    spec: TrialSpec, send: Callable[[WorkerMessage], None], alive: Callable[[], None] = lambda: None
 ) -> None:
-    """Trains the assigned trial from its last checkpoint; sends each epoch, then the outcome; says that it is `alive`.
+    """Trains the trial from its last checkpoint; sends each epoch and then the result; calls `alive` with progress.
 
     SIGTERM, SIGINT and the stop file let it end after the next step, which is why it is to be called from the main
-    thread. A failure of training is an outcome, not an exception: what to do about it depends on its kind and is
+    thread. A failure of training is a result, not an exception: what to do about it depends on its kind and is
     decided from the journal.
 
     Raises:
         TimeoutError: another attempt of the same trial lives on.
     """
-    out = folder_here(assignment).trial(assignment.trial)
+    out = folder_here(spec).trial(spec.trial)
     try:
         out.mkdir(parents=True, exist_ok=True)
         # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
         with exclusive(out / trial_files.LOCK_FILE, LOCK_PATIENCE_S), _logging_to(out / LOG_FILE):
-            log.info("attempt %d", assignment.attempt)
-            run = _train if assignment.storage is None else _train_and_send
-            outcome = run(assignment, out, send, alive)
-            ended = outcome.reason if outcome.reason.startswith(outcome.state) else f"{outcome.state} {outcome.reason}"
-            log.info("attempt %d %s", assignment.attempt, ended)
+            log.info("attempt %d", spec.attempt)
+            run = _train if spec.storage is None else _train_and_send
+            result = run(spec, out, send, alive)
+            ended = result.reason if result.reason.startswith(result.state) else f"{result.state} {result.reason}"
+            log.info("attempt %d %s", spec.attempt, ended)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        outcome = _out_of_space(error, out)  # before or after the training: not even a lock or a log fits any more
-    send(Message(outcome=outcome))
+        result = _out_of_space(error, out)  # before or after the training: not even a lock or a log fits any more
+    send(WorkerMessage(attempt_result=result))
 
 
-def folder_here(assignment: Assignment) -> SearchFolder:
+def folder_here(spec: TrialSpec) -> SearchFolder:
     """The search's folder on this machine: the one that all see or, for a storage with a URI, the machine's own.
 
     Raises:
         SearchError, EnvironmentProblem: the machine cannot have one.
     """
-    if assignment.storage is None:
-        return SearchFolder(assignment.search)
-    return SearchFolder(mirror_of(assignment.storage) / assignment.search.name)
+    if spec.storage is None:
+        return SearchFolder(spec.search)
+    return SearchFolder(mirror_of(spec.storage) / spec.search.name)
 
 
 @contextmanager
@@ -167,8 +167,8 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 def _train_and_send(
-    assignment: Assignment, out: Path, send: Callable[[Message], None], alive: Callable[[], None]
-) -> Outcome:
+    spec: TrialSpec, out: Path, send: Callable[[WorkerMessage], None], alive: Callable[[], None]
+) -> AttemptResult:
     """Trains with what the storage has of the trial, and sends there what comes of it.
 
     An epoch is told before it is sent; a node that is lost in between costs training it again. `completed` is told
@@ -176,79 +176,81 @@ def _train_and_send(
     """
     from orchestrator.stores.pull import bring_search
 
-    assert assignment.storage is not None and assignment.config is not None
-    store, folder = remote(assignment.storage), folder_here(assignment)
-    upload = trial_files.TrialUpload(store, folder, assignment.trial, assignment.start)
+    assert spec.storage is not None and spec.config is not None
+    store, folder = remote(spec.storage), folder_here(spec)
+    upload = trial_files.TrialUpload(store, folder, spec.trial, spec.start)
     try:
         for left_behind in (HANG_FILE, STOP_FILE):
             (out / left_behind).unlink(missing_ok=True)
         bring_search(folder, journal=False)
-        damaged = upload.bring(trial_files.read_note(store, folder.name, assignment.trial))
+        damaged = upload.bring(trial_files.read_note(store, folder.name, spec.trial))
         if damaged:
-            text = f"{store.uri}: {', '.join(damaged)} of {assignment.trial}: damaged; not used"
+            text = f"{store.uri}: {', '.join(damaged)} of {spec.trial}: damaged; not used"
             log.warning(text)
             (out / ERROR_FILE).write_text(text + "\n", encoding="utf-8")
-        write_atomically(out / CONFIG_FILE, assignment.config)
+        write_atomically(out / CONFIG_FILE, spec.config)
     except StorageProblem as error:
         return _failed("error", error, out)
     upload.begin()
 
-    def tell(message: Message) -> None:
+    def tell(message: WorkerMessage) -> None:
         send(message)
         upload.changed()
 
-    outcome = _train(assignment, out, tell, alive)
+    result = _train(spec, out, tell, alive)
     try:
         with stop_on_signals():  # who sends one kills us soon enough
-            upload.finish(SEND_PATIENCE_S if outcome.state == "completed" else LAST_PATIENCE_S, alive)
+            upload.finish(SEND_PATIENCE_S if result.state == "completed" else LAST_PATIENCE_S, alive)
     except StorageProblem as error:
-        if outcome.state == "completed":
+        if result.state == "completed":
             return _failed("error", error, out)
         log.warning("%s", error)
-    return outcome
+    return result
 
 
-def _train(assignment: Assignment, out: Path, send: Callable[[Message], None], alive: Callable[[], None]) -> Outcome:
+def _train(
+    spec: TrialSpec, out: Path, send: Callable[[WorkerMessage], None], alive: Callable[[], None]
+) -> AttemptResult:
     import torch
 
     from trainer import StoppedError
 
-    torch.set_num_threads(assignment.threads)
+    torch.set_num_threads(spec.threads)
     try:
-        config = _config(assignment, out, alive)
-        with HangWatch(out / HANG_FILE, assignment.hang_after, alive) as watch, stop_on_signals() as stop:
-            _fit(assignment, config, out, send, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
-            if assignment.tests:
+        config = _config(spec, out, alive)
+        with Watchdog(out / HANG_FILE, spec.hang_after, alive) as watch, stop_on_signals() as stop:
+            _fit(spec, config, out, send, watch.progress, lambda: stop() or (out / STOP_FILE).exists())
+            if spec.tests:
                 _test(config, out, send, watch.progress)
-        return Outcome(state="completed")
+        return AttemptResult(state="completed")
     except StoppedError as error:
-        return Outcome(state="stopped", reason=first_line(error))
+        return AttemptResult(state="stopped", reason=first_line(error))
     except Exception as error:  # noqa: BLE001  # an unforeseen error ends this trial, and says so, but not the search
         kind = failure_kind(error)
         return _out_of_space(error, out) if kind == "disk_full" else _failed(kind, error, out)
 
 
 def _fit(
-    assignment: Assignment,
+    spec: TrialSpec,
     config: TrialConfig,
     out: Path,
-    send: Callable[[Message], None],
+    send: Callable[[WorkerMessage], None],
     progress: Progress,
     stop: Callable[[], bool],
 ) -> None:
     from trainer import CheckpointError, fit, last_checkpoint
 
-    meter = LoadMeter(out, gpus_of_this_process())
+    meter = SystemMeter(out, gpus_of_this_process())
 
     def report(result: EpochResult) -> None:
-        send(Message(epoch_result=result, load=meter.epoch(result.time)))
+        send(WorkerMessage(epoch_result=result, load=meter.epoch(result.time)))
 
     def measured(what: str, done: int, total: int, note: str = "") -> None:
         meter.step()
         progress(what, done, total, note)
 
     # Without a validation split there is nothing that the trials of a search would have to share.
-    split = None if assignment.tests else folder_here(assignment).split_of(assignment.fold)
+    split = None if spec.tests else folder_here(spec).split_of(spec.fold)
     checkpoint = last_checkpoint(out)
     recorded = (out / CONFIG_FILE).read_text(encoding="utf-8")
     try:
@@ -266,42 +268,42 @@ def _fit(
             write_atomically(out / CONFIG_FILE, recorded)
 
 
-def _test(config: TrialConfig, out: Path, send: Callable[[Message], None], progress: Progress) -> None:
+def _test(config: TrialConfig, out: Path, send: Callable[[WorkerMessage], None], progress: Progress) -> None:
     """Judges the trained network on the test set, unless an earlier attempt has."""
     from trainer import figures_on_test_set
 
     found = figures_on_test_set(
         config, out / BEST_CHECKPOINT, out / TEST_FOLDER, progress=progress, record=_recorded_before
     )
-    send(Message(test=found))
+    send(WorkerMessage(test=found))
 
 
 def _recorded_before(weights: Path, use: str) -> None:
     """Does nothing: the journal holds the finalization that asks for this."""
 
 
-def _config(assignment: Assignment, out: Path, alive: Callable[[], None]) -> TrialConfig:
+def _config(spec: TrialSpec, out: Path, alive: Callable[[], None]) -> TrialConfig:
     """The trial's configuration, with the data set where this node has it."""
     from trainer import TrialConfig
 
     config = TrialConfig.model_validate_json((out / CONFIG_FILE).read_text(encoding="utf-8"))
-    root = data_here(assignment.data, config.data.root, out.parents[2], alive)
+    root = data_here(spec.data, config.data.root, out.parents[2], alive)
     if root == config.data.root:
         return config
     log.info("the data set is read from %s", root)
     return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
 
 
-def _failed(failure: FailureKind, error: BaseException, out: Path) -> Outcome:
+def _failed(failure: FailureKind, error: BaseException, out: Path) -> AttemptResult:
     try:
         (out / ERROR_FILE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError as refused:
         # What failed is told all the same; only the evidence is lost.
         log.warning("%s: cannot be written (%s)", out / ERROR_FILE, refused.strerror)
-    return Outcome(state="failed", failure=failure, reason=f"{type(error).__name__}: {first_line(error)}")
+    return AttemptResult(state="failed", failure=failure, reason=f"{type(error).__name__}: {first_line(error)}")
 
 
-def _out_of_space(error: Exception, out: Path) -> Outcome:
+def _out_of_space(error: Exception, out: Path) -> AttemptResult:
     assert isinstance(error, OSError)
     where = error.filename or out
     return _failed("disk_full", error, out).model_copy(update={"reason": f"{where}: {error.strerror}"})

@@ -4,7 +4,7 @@ An attempt thus has a process of its own (its memory, its GPU context and its cr
 the imports, which take longer than a short trial. The server itself never trains and never touches a GPU, and it has
 one thread, so that forking it is safe.
 
-It reads one JSON object per line from standard input: an assignment, or `STOP_ORDER` for the attempt that runs. It
+It reads one JSON object per line from standard input: an spec, or `STOP_LINE` for the attempt that runs. It
 passes the attempts' messages on to standard output, and `{"exit": code}` when an attempt's process has ended. When
 standard input ends, because its worker ended or died, or when it is told to terminate, it ends the running attempt and
 then itself. An attempt is ended by SIGTERM first, so that it can save its state. One that gives no sign of life,
@@ -32,19 +32,19 @@ from orchestrator.runner.attempt import (
     CONFIG_FILE,
     HANG_FILE,
     LOCK_PATIENCE_S,
-    Assignment,
-    Message,
-    Outcome,
+    AttemptResult,
+    TrialSpec,
+    WorkerMessage,
     folder_here,
     run_attempt,
 )
-from orchestrator.runner.watchdog import Patience, hung
+from orchestrator.runner.watchdog import HeartbeatTimeout, hung
 from trainer.child import die_with_parent
 from trainer.reading import read_regular
 
 log = logging.getLogger(__name__)
 
-# What every attempt imports, the last one as soon as it makes an optimizer; loaded before the first assignment.
+# What every attempt imports, the last one as soon as it makes an optimizer; loaded before the first spec.
 PRELOADED = (
     "trainer.training",
     "trainer.evaluation.evaluate",
@@ -52,9 +52,9 @@ PRELOADED = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )
-# What torchvision's networks need besides, loaded when the first assignment asks for one.
+# What torchvision's networks need besides, loaded when the first spec asks for one.
 PRELOADED_FOR_RESNETS = "torchvision.models"
-STOP_ORDER = '{"stop": true}'
+STOP_LINE = '{"stop": true}'
 # What an attempt gets to finish its step and save. Slurm and Kubernetes kill 30 s after their SIGTERM.
 STOP_GRACE_S = 10.0
 
@@ -71,14 +71,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end_input)
     for module in PRELOADED:
         import_module(module)
-    orders = Orders(0)
+    orders = LineReader(0)
     while (line := orders.wait()) is not None:
         # An order to stop may cross with the end of its attempt; there is nothing to stop then.
-        if line != STOP_ORDER and not _serve(Assignment.model_validate_json(line), orders, answers):
+        if line != STOP_LINE and not _serve(TrialSpec.model_validate_json(line), orders, answers):
             return
 
 
-class Orders:
+class LineReader:
     """Lines from a pipe, read without waiting for more than there is."""
 
     def __init__(self, pipe: int) -> None:
@@ -112,20 +112,20 @@ def _end_input(number: int, frame: FrameType | None) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 
-def _serve(assignment: Assignment, orders: Orders, answers: int) -> bool:
+def _serve(spec: TrialSpec, orders: LineReader, answers: int) -> bool:
     """Runs one attempt in a child; False if the worker went away meanwhile."""
-    out = folder_here(assignment).trial(assignment.trial)
-    if json.loads(assignment.config or read_regular(out / CONFIG_FILE))["model"]["backbone"] != "tiny":
+    out = folder_here(spec).trial(spec.trial)
+    if json.loads(spec.config or read_regular(out / CONFIG_FILE))["model"]["backbone"] != "tiny":
         import_module(PRELOADED_FOR_RESNETS)
     signs, giving = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(signs)
-        _attempt(assignment, answers, giving)
+        _attempt(spec, answers, giving)
     os.close(giving)
     watched = os.pidfd_open(child)
     try:
-        wanted = _watch(_Child(child, watched, signs), orders, assignment)
+        wanted = _watch(_Child(child, watched, signs), orders, spec)
         _, status = os.waitpid(child, 0)
     finally:
         os.close(watched)
@@ -134,10 +134,10 @@ def _serve(assignment: Assignment, orders: Orders, answers: int) -> bool:
         code = os.waitstatus_to_exitcode(status)
         # A child that was killed may have left half a line.
         _write(answers, "")
-        if code != 0 and assignment.storage is not None and hung(out / HANG_FILE):
+        if code != 0 and spec.storage is not None and hung(out / HANG_FILE):
             # The search does not see this file.
-            reason = f"no step within {assignment.hang_after:g} s; where it stood is in {out / HANG_FILE} on {host()}"
-            _send(answers, Message(outcome=Outcome(state="failed", failure="hang", reason=reason)))
+            reason = f"no step within {spec.hang_after:g} s; where it stood is in {out / HANG_FILE} on {host()}"
+            _send(answers, WorkerMessage(attempt_result=AttemptResult(state="failed", failure="hang", reason=reason)))
             code = 0
         _write(answers, json.dumps({"exit": code}))
     return wanted
@@ -153,9 +153,9 @@ class _Child(NamedTuple):
     """Readable when it has said that it is alive; at its end once it has ended."""
 
 
-def _watch(child: _Child, orders: Orders, assignment: Assignment) -> bool:
+def _watch(child: _Child, orders: LineReader, spec: TrialSpec) -> bool:
     """Waits until the child has ended, or ends it when told to or when it hangs; False if the worker went away."""
-    patience = Patience(assignment.hang_after, before_first=LOCK_PATIENCE_S)
+    patience = HeartbeatTimeout(spec.hang_after, before_first=LOCK_PATIENCE_S)
     while True:
         readable, _, _ = select.select([orders.pipe, child.ended, child.signs], [], [], patience.tick)
         if child.ended in readable:
@@ -164,13 +164,13 @@ def _watch(child: _Child, orders: Orders, assignment: Assignment) -> bool:
             os.read(child.signs, 65536)
             patience.heard()
         elif not readable and patience.passed():
-            _kill_halted(child.pid, assignment)
+            _kill_halted(child.pid, spec)
             return True
         if orders.pipe in readable:
             if not orders.receive():
                 _end(child)
                 return False
-            if orders.take(STOP_ORDER):
+            if orders.take(STOP_LINE):
                 _end(child)
                 return True
 
@@ -182,9 +182,9 @@ def _end(child: _Child) -> None:
         os.kill(child.pid, signal.SIGKILL)
 
 
-def _kill_halted(pid: int, assignment: Assignment) -> None:
+def _kill_halted(pid: int, spec: TrialSpec) -> None:
     """Kills an attempt whose own watch did not end it, and leaves word where that would have left its stack."""
-    file = folder_here(assignment).trial(assignment.trial) / HANG_FILE
+    file = folder_here(spec).trial(spec.trial) / HANG_FILE
     state = process_state(pid)
     os.kill(pid, signal.SIGKILL)
     try:
@@ -193,7 +193,7 @@ def _kill_halted(pid: int, assignment: Assignment) -> None:
         log.warning("%s: cannot be written (%s)", file, error.strerror)
 
 
-def _attempt(assignment: Assignment, answers: int, signs: int) -> None:
+def _attempt(spec: TrialSpec, answers: int, signs: int) -> None:
     """The child: never returns."""
     code = 1
     try:
@@ -202,8 +202,8 @@ def _attempt(assignment: Assignment, answers: int, signs: int) -> None:
 
         die_with_parent()
         prepare_process()
-        _say_who(assignment)
-        run_attempt(assignment, lambda message: _send(answers, message), lambda: _give_sign(signs))
+        _say_who(spec)
+        run_attempt(spec, lambda message: _send(answers, message), lambda: _give_sign(signs))
         code = 0
     except BaseException:
         traceback.print_exc()  # `os._exit` would say nothing
@@ -214,14 +214,14 @@ def _attempt(assignment: Assignment, answers: int, signs: int) -> None:
         os._exit(code)
 
 
-def _say_who(assignment: Assignment) -> None:
+def _say_who(spec: TrialSpec) -> None:
     """Puts the trial's name into the list of processes, and before each line of the log that all attempts share."""
     # In the server its mere import would run our arguments together. A title may be cut to the length of these: what
     # stood behind them is the environment, which libraries change.
     from setproctitle import setproctitle
 
-    setproctitle(process_title(assignment.title or assignment.name))
-    name = assignment.name.replace("%", "%%")
+    setproctitle(process_title(spec.title or spec.name))
+    name = spec.name.replace("%", "%%")
     for handler in logging.getLogger().handlers:
         handler.setFormatter(with_utc(f"%(asctime)s %(process)d {name} %(message)s"))
 
@@ -230,7 +230,7 @@ def _give_sign(signs: int) -> None:
     os.write(signs, b".")
 
 
-def _send(answers: int, message: Message) -> None:
+def _send(answers: int, message: WorkerMessage) -> None:
     _write(answers, message.model_dump_json())
 
 

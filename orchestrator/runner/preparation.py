@@ -154,7 +154,7 @@ def small_settings(space: SearchSpace) -> list[str]:
 
 
 @contextmanager
-def rehearsal_space(space: SearchSpace) -> Iterator[SearchSpace]:
+def smoke_test_space(space: SearchSpace) -> Iterator[SearchSpace]:
     """The space on data that are there: its own or, where they are still to be generated, an outline of those.
 
     The outline lies in a temporary folder, not in the storage, and is gone at the end.

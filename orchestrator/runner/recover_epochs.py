@@ -18,7 +18,7 @@ from trainer.result import read_evaluation, read_results
 log = logging.getLogger(__name__)
 
 
-def adopt_finished_epochs(folder: SearchFolder, space: SearchSpace, recorder: Recorder) -> None:
+def recover_epochs(folder: SearchFolder, space: SearchSpace, recorder: Recorder) -> None:
     """Takes in what trials finished on disk after the last session had died and could not hear of it."""
     for trial in unfinished(recorder.study):
         try:

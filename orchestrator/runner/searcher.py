@@ -22,7 +22,7 @@ from orchestrator.algorithms.replicates import Replicate, next_replicate
 from orchestrator.algorithms.suggest import AskModel, Exhausted, Step, Suggestion
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.cluster.names import trial_title
-from orchestrator.runner.attempt import HANG_FILE, Assignment
+from orchestrator.runner.attempt import HANG_FILE, TrialSpec
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.supervision import Supervisor
 from orchestrator.runner.watchdog import hung
@@ -62,7 +62,7 @@ def _same(number: int) -> Any:
     return _ALIVE[number]
 
 
-class AxSearcher(Searcher):
+class TuneSearcher(Searcher):
     """Proposes trials from a space and turns what Tune tells into events.
 
     No method raises into Tune, which would end the search with its state lost: an unforeseen error is kept in
@@ -139,7 +139,7 @@ class AxSearcher(Searcher):
     # --- what Tune calls ---------------------------------------------------------------------------------------------
 
     def suggest(self, trial_id: str) -> Any:
-        """The next assignment, None to be asked again later, or FINISHED."""
+        """The next spec, None to be asked again later, or FINISHED."""
         return self._guard(lambda: self._suggest(trial_id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -282,7 +282,7 @@ class AxSearcher(Searcher):
         attempt = trial.attempts + 1
         self._recorder.record(TrialStarted(trial=key, attempt=attempt, gpus=self._gpus, threads=self._threads))
         self._live[trial_id] = key
-        assignment = Assignment(
+        spec = TrialSpec(
             search=self._folder.path,
             trial=key,
             attempt=attempt,
@@ -297,7 +297,7 @@ class AxSearcher(Searcher):
             data=self._data,
             title=trial_title(self._folder.name, key, trial.params),
         )
-        return assignment.model_dump(mode="json")
+        return spec.model_dump(mode="json")
 
     def _on_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
         key, message = self._live.get(trial_id), read_message(result)
@@ -315,13 +315,13 @@ class AxSearcher(Searcher):
         if key is None or self._recorder.study.all_trials[key].is_over:
             return
         message = read_message(result)
-        outcome = None if message is None or error else message.outcome
-        if outcome is not None and outcome.state == "completed":
+        attempt_result = None if message is None or error else message.attempt_result
+        if attempt_result is not None and attempt_result.state == "completed":
             self._recorder.record(TrialCompleted(trial=key))
-        elif outcome is not None and outcome.failure is not None:
-            self._attempt_failed(key, outcome.failure, outcome.reason)
+        elif attempt_result is not None and attempt_result.failure is not None:
+            self._attempt_failed(key, attempt_result.failure, attempt_result.reason)
         elif not self._stop.requested:
-            self._lost(key, died_of if outcome is None else outcome.reason)
+            self._lost(key, died_of if attempt_result is None else attempt_result.reason)
 
     def _lost(self, key: str, reason: str) -> None:
         """An attempt ended without a result, and nobody here had asked it to."""
@@ -353,7 +353,7 @@ class AxSearcher(Searcher):
 class StopWith(Stopper):
     """Stops every trial as soon as the searcher says so."""
 
-    def __init__(self, searcher: AxSearcher) -> None:
+    def __init__(self, searcher: TuneSearcher) -> None:
         self._searcher = searcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

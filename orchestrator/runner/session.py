@@ -37,7 +37,7 @@ from orchestrator.runner.budget_left import nothing_new, trials_again_left, tria
 from orchestrator.runner.control import Requests
 from orchestrator.runner.data_staging import data_source
 from orchestrator.runner.model_check import ModelCheck
-from orchestrator.runner.recover_epochs import adopt_finished_epochs
+from orchestrator.runner.recover_epochs import recover_epochs
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.supervision import Supervisor
 from orchestrator.runner.worker import trainable
@@ -72,7 +72,7 @@ DRAIN_S = 30.0
 LAST_WORDS_S = 5.0
 
 
-class Watch(NamedTuple):
+class SessionCallbacks(NamedTuple):
     """Who is told what while a search runs; all are called from the search's process and must not block."""
 
     started: Callable[[Recorder, SearchDescription], None]
@@ -85,7 +85,7 @@ class Watch(NamedTuple):
     """A stop was asked for, just now: who wants it, and how many trials run, whose state is saved first."""
 
 
-class Ending(NamedTuple):
+class SessionResult(NamedTuple):
     """How a session ended."""
 
     study: Study
@@ -95,9 +95,9 @@ class Ending(NamedTuple):
     """Events that MLflow has not taken."""
 
 
-def drive(
-    folder: SearchFolder, watch: Watch, *, overrides: Options | None = None, retry_failed: bool = False
-) -> Ending:
+def run_search(
+    folder: SearchFolder, watch: SessionCallbacks, *, overrides: Options | None = None, retry_failed: bool = False
+) -> SessionResult:
     """Drives the search until it is finished, interrupted or failed.
 
     Args:
@@ -136,7 +136,7 @@ class _Session:
         description: SearchDescription,
         options: Options,
         recorder: Recorder,
-        watch: Watch,
+        watch: SessionCallbacks,
     ) -> None:
         self._folder = folder
         self._description = description
@@ -163,15 +163,15 @@ class _Session:
         self._node: tuple[Process, ...] = ()
         self._head: HeadHealth | None = None
 
-    def run(self) -> Ending:
+    def run(self) -> SessionResult:
         """From SessionStarted to SessionEnded."""
         with self._stop:
             return self._run()
 
-    def _run(self) -> Ending:
+    def _run(self) -> SessionResult:
         self._recorder.record(SessionStarted(session=self._number, host=socket.gethostname(), pid=os.getpid()))
         Requests(self._folder).clear()
-        adopt_finished_epochs(self._folder, self._space, self._recorder)
+        recover_epochs(self._folder, self._space, self._recorder)
         self._supervisor.keep_budget(live=())
         self._watch.started(self._recorder, self._description)
         self._tracker.start()
@@ -185,7 +185,7 @@ class _Session:
             self._over.set()
             self._ax.close()
             unsent = self._tracker.close(DRAIN_S)
-        return Ending(self._recorder.study, self._description, exit_code, unsent)
+        return SessionResult(self._recorder.study, self._description, exit_code, unsent)
 
     def _search(self) -> Exit:
         if self._remaining() == 0:
@@ -258,7 +258,7 @@ class _Session:
 
     def _tune(self, connection: Connection) -> None:
         """Lets Tune run trials until the searcher has no more, or a stop is requested."""
-        from orchestrator.runner.searcher import AxSearcher
+        from orchestrator.runner.searcher import TuneSearcher
         from orchestrator.runner.tuning import tuner_of
 
         nodes = live_nodes()
@@ -269,7 +269,7 @@ class _Session:
         share = self._share(nodes)
         check_costs(self._space.objective, share.gpus)
         self._watch.connected(connection, share, self._uri)
-        searcher = AxSearcher(
+        searcher = TuneSearcher(
             self._recorder,
             self._space,
             self._folder,

@@ -34,7 +34,7 @@ OF_THE_USER: Mapping[str, type[Exception]] = {"bad_config": ConfigError, "bad_da
 LAST_WORDS = 2000  # characters of what a child that died had printed
 
 
-def rehearse(
+def run_smoke_test(
     config: TrialConfig, *, threads: int, disk: Path, progress: Progress = no_progress, command: Sequence[str] = CHILD
 ) -> StepCost:
     """Runs a few steps of the configuration in a child.

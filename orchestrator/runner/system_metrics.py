@@ -43,7 +43,7 @@ class Gpus(NamedTuple):
 NO_GPUS = Gpus()
 
 
-class LoadMeter:
+class SystemMeter:
     """The load of this machine, epoch by epoch. What cannot be measured costs no trial: it is logged and left out."""
 
     def __init__(self, folder: Path, gpus: Gpus = NO_GPUS, now: Callable[[], float] = time.monotonic) -> None:

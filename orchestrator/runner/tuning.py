@@ -12,10 +12,12 @@ from ray.tune.execution import class_cache
 from orchestrator.cluster.names import named_after, tune_name
 from orchestrator.cluster.resources import Allocation
 from orchestrator.runner.scheduler import JournalScheduler
-from orchestrator.runner.searcher import AxSearcher, StopWith
+from orchestrator.runner.searcher import StopWith, TuneSearcher
 
 
-def tuner_of(searcher: AxSearcher, trainable: Any, share: Allocation, *, search: str, session: int, state: Path) -> Any:
+def tuner_of(
+    searcher: TuneSearcher, trainable: Any, share: Allocation, *, search: str, session: int, state: Path
+) -> Any:
     """The `tune.Tuner` of one session.
 
     Args:

@@ -15,12 +15,12 @@ SHARE_OF_PATIENCE = 1 / 20
 LONGER_THAN_WATCH = 1.25
 
 
-class HangWatch:
+class Watchdog:
     """Ends this process, with exit code 1, when `progress` was not called for a while.
 
     The stack of every thread is then in the file, which is empty otherwise. The watch is a thread of C that needs no
     lock of the interpreter, so that it also sees a deadlock in a library. A process halted as a whole (SIGSTOP) it
-    cannot end: for that another process hears `alive`, and has a `Patience` of its own.
+    cannot end: for that another process hears `alive`, and has a `HeartbeatTimeout` of its own.
     """
 
     def __init__(self, path: Path, seconds: float, alive: Callable[[], None] = lambda: None) -> None:
@@ -36,7 +36,7 @@ class HangWatch:
         self._seconds = seconds
         self._told = 0.0
 
-    def __enter__(self) -> HangWatch:
+    def __enter__(self) -> Watchdog:
         self._file = self._path.open("w", encoding="utf-8")
         self._arm()
         return self
@@ -58,8 +58,8 @@ class HangWatch:
         self._alive()
 
 
-class Patience:
-    """How long one process still waits for a sign of life from another that has a `HangWatch`.
+class HeartbeatTimeout:
+    """How long one process still waits for a sign of life from another that has a `Watchdog`.
 
     It is counted in ticks of the waiting process, not by a clock: where both were halted together, as batch systems
     suspend a whole job, and go on together, only one tick has passed.

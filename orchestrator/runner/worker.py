@@ -11,8 +11,8 @@ from typing import Any
 
 from orchestrator.base.errors import OrchestratorError
 from orchestrator.base.provenance import host
-from orchestrator.runner.attempt import Assignment, Message, Outcome, attempt_environment, folder_here
-from orchestrator.runner.attempt_server import STOP_ORDER
+from orchestrator.runner.attempt import AttemptResult, TrialSpec, WorkerMessage, attempt_environment, folder_here
+from orchestrator.runner.attempt_server import STOP_LINE
 from trainer.atomic import in_place
 from trainer.child import last_line, python_command, start_child
 from trainer.formatting import first_line
@@ -52,7 +52,7 @@ class AttemptServer:
             self._attempt_runs = _exit_code(line) is None
         return True
 
-    def messages(self, assignment: Assignment) -> Generator[str, None, None]:
+    def messages(self, spec: TrialSpec) -> Generator[str, None, None]:
         """Runs an attempt and yields its messages as they come; closed early, it tells the attempt to stop.
 
         The attempt may then live on for seconds; `is_ready` waits for its end.
@@ -63,7 +63,7 @@ class AttemptServer:
         self._attempt_runs = True
         try:
             with suppress(BrokenPipeError):  # the server is gone, which is what we read
-                self._send(assignment.model_dump_json())
+                self._send(spec.model_dump_json())
             while (line := self._read()) is not None:
                 code = _exit_code(line)
                 if code is None:
@@ -79,7 +79,7 @@ class AttemptServer:
         finally:
             if self._attempt_runs:
                 with suppress(BrokenPipeError):  # the server is gone, and its attempt with it
-                    self._send(STOP_ORDER)
+                    self._send(STOP_LINE)
 
     def close(self) -> None:
         """Ends the server and waits for it; an attempt that runs is ended first."""
@@ -141,18 +141,20 @@ def trainable(config: dict[str, Any]) -> None:
     """
     from ray import tune
 
-    assignment = Assignment.model_validate(config)
-    _announce(assignment)
+    spec = TrialSpec.model_validate(config)
+    _announce(spec)
     try:
-        with closing(_ready_server(assignment).messages(assignment)) as messages:
+        with closing(_ready_server(spec).messages(spec)) as messages:
             for message in messages:
                 tune.report({"message": message})
     except (OSError, OrchestratorError) as error:
-        lost = Message(outcome=Outcome(state="failed", reason=f"{first_line(error)}; see {_log_of(assignment)}"))
+        lost = WorkerMessage(
+            attempt_result=AttemptResult(state="failed", reason=f"{first_line(error)}; see {_log_of(spec)}")
+        )
         tune.report({"message": lost.model_dump_json()})
 
 
-def _announce(assignment: Assignment) -> None:
+def _announce(spec: TrialSpec) -> None:
     """Tells Ray which trial this actor serves from now on.
 
     An actor keeps its name for life, and ours serve one trial after another. What can change is what they do: a task
@@ -160,26 +162,26 @@ def _announce(assignment: Assignment) -> None:
     """
     import ray
 
-    print(f"{assignment.title or assignment.name} attempt {assignment.attempt}", flush=True)
+    print(f"{spec.title or spec.name} attempt {spec.attempt}", flush=True)
     actor = ray.get_runtime_context().current_actor
-    actor.__ray_ready__.options(name=assignment.title or assignment.name).remote()
+    actor.__ray_ready__.options(name=spec.title or spec.name).remote()
 
 
-def _ready_server(assignment: Assignment) -> AttemptServer:
+def _ready_server(spec: TrialSpec) -> AttemptServer:
     global _server
     if _server is None or not _server.is_ready():
-        log = folder_here(assignment).logs / ATTEMPTS_LOG
-        _server = AttemptServer(log, attempt_environment(assignment.threads, assignment.gpus))
+        log = folder_here(spec).logs / ATTEMPTS_LOG
+        _server = AttemptServer(log, attempt_environment(spec.threads, spec.gpus))
     return _server
 
 
-def _log_of(assignment: Assignment) -> str:
+def _log_of(spec: TrialSpec) -> str:
     """Where people find what the processes of attempts print."""
     here = f"logs/{ATTEMPTS_LOG}"
-    return here if assignment.storage is None else f"{here} of the mirror on {host()}"
+    return here if spec.storage is None else f"{here} of the mirror on {host()}"
 
 
-def read_message(result: dict[str, Any] | None) -> Message | None:
+def read_message(result: dict[str, Any] | None) -> WorkerMessage | None:
     """The message that a result of Tune carries, if it carries one."""
     text = (result or {}).get("message")
-    return None if text is None else Message.model_validate_json(text)
+    return None if text is None else WorkerMessage.model_validate_json(text)

@@ -10,9 +10,9 @@ import click
 from orchestrator.algorithms.warm_start import WarmStart
 from orchestrator.base.progress import step_progress
 from orchestrator.cluster.resources import Allocation, allocate, this_machine
-from orchestrator.runner.creation import check_search
-from orchestrator.runner.preparation import check_storage, plan, rehearsal_space
-from orchestrator.runner.smoke_test import rehearse
+from orchestrator.runner.launch import check_search
+from orchestrator.runner.preparation import check_storage, plan, smoke_test_space
+from orchestrator.runner.smoke_test import run_smoke_test
 from orchestrator.show.forecast import duration, forecast, forecast_text
 from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
@@ -41,13 +41,13 @@ def dry_run_of(
     began = time.monotonic()
     check_storage(storage)
     share = share_of_this_machine(space, options)
-    with rehearsal_space(space) as there:
+    with smoke_test_space(space) as there:
         check_search(there, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
         click.echo(plan(space, storage))
         found = worst_case(there)
         click.echo("trying the largest configuration; this takes a few steps", err=True)
         with step_progress() as progress:
-            cost = rehearse(found.config, threads=share.cpus, disk=existing_folder(storage), progress=progress)
+            cost = run_smoke_test(found.config, threads=share.cpus, disk=existing_folder(storage), progress=progress)
     click.echo(forecast_text(forecast(space, cost, found, share), cost, found, space, share))
     if options.address is not None:
         click.echo(f"          for this machine; what the cluster at {options.address} has was not looked at")

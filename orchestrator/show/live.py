@@ -18,7 +18,7 @@ from orchestrator.base.hints import hint, installed
 from orchestrator.base.uris import without_passwords
 from orchestrator.cluster.ray import Connection
 from orchestrator.cluster.resources import Allocation
-from orchestrator.runner.session import Ending, Watch
+from orchestrator.runner.session import SessionCallbacks, SessionResult
 from orchestrator.show.event_line import event_line
 from orchestrator.show.search_text import SYNTHETIC_MARK, summary_line
 from orchestrator.show.terminal import LiveView, output, print_summary
@@ -75,9 +75,11 @@ class Display:
         self._live: Live | None = None
         self._began = time.monotonic()
 
-    def watch(self) -> Watch:
-        """The listeners that `drive` wants."""
-        return Watch(started=self._on_start, connected=self._on_connection, noticed=self.line, stopping=self._on_stop)
+    def watch(self) -> SessionCallbacks:
+        """The listeners that `run_search` wants."""
+        return SessionCallbacks(
+            started=self._on_start, connected=self._on_connection, noticed=self.line, stopping=self._on_stop
+        )
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -99,7 +101,7 @@ class Display:
         with _read_or_not():
             self._console.print(Text(f"{label:<10}", style="bold"), Text(text), sep="", end="\n", soft_wrap=True)
 
-    def ending(self, ending: Ending) -> None:
+    def ending(self, ending: SessionResult) -> None:
         """What became of the search, on standard output, and what to do next."""
         search = LoadedSearch(self._folder, ending.description, ending.study, is_driven=False)
         out = output()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.algorithms.replicates import find_trial
 from orchestrator.base.errors import SearchError
 from orchestrator.cluster.resources import allocate, this_machine
-from orchestrator.runner.attempt import Assignment, Message, attempt_environment
+from orchestrator.runner.attempt import TrialSpec, WorkerMessage, attempt_environment
 from orchestrator.runner.worker import ATTEMPTS_LOG, AttemptServer
 from orchestrator.show.environment_diff import Circumstance, circumstances, recorded_config
 from orchestrator.show.metrics_diff import Agreement, Difference, agreement
@@ -137,7 +137,7 @@ def reproduce(loaded: LoadedSearch, rehearsed: Rehearsed, out: Path, heard: Hear
     shutil.copyfile(rehearsed.split, folder.split_of(trial.fold))
     config = rehearsed.config.model_dump_json(indent=2) + "\n"
     write_atomically(folder.trial(trial.key) / "config.json", config)
-    assignment = Assignment(
+    spec = TrialSpec(
         search=folder.path,
         trial=trial.key,
         attempt=1,
@@ -148,25 +148,23 @@ def reproduce(loaded: LoadedSearch, rehearsed: Rehearsed, out: Path, heard: Hear
     log = folder.logs / ATTEMPTS_LOG
     server = AttemptServer(log, attempt_environment(rehearsed.threads, rehearsed.trial.gpus))
     try:
-        return _compared(server, assignment, rehearsed, out, heard)
+        return _compared(server, spec, rehearsed, out, heard)
     except ChildProcessError as error:
         raise SearchError(f"{trial.key}: {error}; what it printed is in {log}") from error
     finally:
         server.close()
 
 
-def _compared(
-    server: AttemptServer, assignment: Assignment, rehearsed: Rehearsed, out: Path, heard: Heard
-) -> Reproduction:
+def _compared(server: AttemptServer, spec: TrialSpec, rehearsed: Rehearsed, out: Path, heard: Heard) -> Reproduction:
     left = {result.epoch: result for result in rehearsed.trial.results}
     epochs, figures, largest = 0, 0, 0.0
     first: Difference | None = None
     failure: str | None = None
-    with closing(server.messages(assignment)) as messages:
+    with closing(server.messages(spec)) as messages:
         for line in messages:
-            message = Message.model_validate_json(line)
-            if message.outcome is not None and left:
-                failure = message.outcome.reason or message.outcome.state
+            message = WorkerMessage.model_validate_json(line)
+            if message.attempt_result is not None and left:
+                failure = message.attempt_result.reason or message.attempt_result.state
             if message.epoch_result is None or message.epoch_result.epoch not in left:
                 continue
             found = agreement(left.pop(message.epoch_result.epoch), message.epoch_result, rehearsed.tolerance)

@@ -31,7 +31,7 @@ from orchestrator.algorithms.simulate import candidates
 from orchestrator.algorithms.stopping import decide
 from orchestrator.algorithms.suggest import Suggestion
 from orchestrator.algorithms.trial_configs import trial_config
-from orchestrator.runner.data_checks import misfits
+from orchestrator.runner.splits import batch_problems
 from orchestrator.show.search_text import best_lines, confirmation_lines, summary_line
 from orchestrator.space.objective import Objective
 from orchestrator.space.options import CONFIRMING_SEEDS
@@ -212,8 +212,8 @@ def test_a_repeat_trains_the_same_configuration_with_its_own_seed_and_fold() -> 
 def test_a_batch_has_to_fit_into_what_every_fold_leaves_to_train_on(mini_mars: Path) -> None:
     folds = ("synthetic=null", f"data.root={mini_mars}", "data.validation.folds=3", "data.validation.fold=2")
     batch = "parameters.clips.identities.high=6"
-    assert misfits(space(*folds, batch, replicates="0"))[0] == [], "2 of 8 identities are held out"
-    assert "leaves 5 to train on" in misfits(space(*folds, batch))[0][0], "and 3 in the other folds"
+    assert batch_problems(space(*folds, batch, replicates="0"))[0] == [], "2 of 8 identities are held out"
+    assert "leaves 5 to train on" in batch_problems(space(*folds, batch))[0][0], "and 3 in the other folds"
 
 
 # --- what they say ---------------------------------------------------------------------------------------------------

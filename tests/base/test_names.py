@@ -21,7 +21,7 @@ from orchestrator.cluster.names import (
     tune_name,
 )
 from orchestrator.runner import attempt_server
-from orchestrator.runner.attempt import Assignment
+from orchestrator.runner.attempt import TrialSpec
 
 
 def test_a_title_says_search_trial_and_the_first_parameters() -> None:
@@ -79,8 +79,8 @@ def test_an_attempt_s_title_and_its_lines_in_the_shared_log_say_which_it_is(
     handler = logging.StreamHandler()
     monkeypatch.setattr("setproctitle.setproctitle", titles.append)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    assignment = Assignment(search=tmp_path / "5%s", trial="t0012", attempt=1, threads=1, title="5%s/t0012 rate=1")
-    attempt_server._say_who(assignment)
+    spec = TrialSpec(search=tmp_path / "5%s", trial="t0012", attempt=1, threads=1, title="5%s/t0012 rate=1")
+    attempt_server._say_who(spec)
     assert titles == ["reid:5%s/t0012 rate=1"]
     record = logging.makeLogRecord({"msg": "epoch %d", "args": (3,), "levelno": logging.INFO})
     assert handler.format(record).endswith(f" {os.getpid()} 5%s/t0012 epoch 3")

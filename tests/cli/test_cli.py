@@ -131,7 +131,7 @@ def test_any_space_can_be_tried_on_generated_data(
         tried.append(read_splits(config.data))
         raise DataError("stop here")
 
-    monkeypatch.setattr("orchestrator.show.dry_run.rehearse", rehearsed)
+    monkeypatch.setattr("orchestrator.show.dry_run.run_smoke_test", rehearsed)
     assert run(["launch", "--space", "attn_cl.yaml", "--data", "mini-mars", "--dry-run"]) == 3
     printed = capsys.readouterr().out
     assert "SYNTHETIC" in printed
@@ -144,7 +144,7 @@ def test_any_space_can_be_tried_on_generated_data(
 def test_a_dry_run_checks_the_storage_and_the_name_before_it_tries_anything(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.show.dry_run.rehearse", lambda *_, **__: pytest.fail("not reached"))
+    monkeypatch.setattr("orchestrator.show.dry_run.run_smoke_test", lambda *_, **__: pytest.fail("not reached"))
     (elsewhere / "file").touch()
     dry_run = ["launch", "--space", "smoke.yaml", "--dry-run"]
     assert run([*dry_run, "--storage", "file/runs"]) == 3
@@ -276,7 +276,7 @@ def test_weights_that_fit_are_let_through(elsewhere: Path, mini_mars: Path, monk
         tried.append(config)
         raise DataError("stop here")
 
-    monkeypatch.setattr("orchestrator.show.dry_run.rehearse", rehearsed)
+    monkeypatch.setattr("orchestrator.show.dry_run.run_smoke_test", rehearsed)
     launch = ["launch", "--space", "smoke.yaml", "--data", str(mini_mars), "--dry-run"]
     assert run([*launch, "--set", f"model.weights={weights_file('tiny.pt')}"]) == 3
     assert [config.model.weights for config in tried] == [str(elsewhere / "tiny.pt")]

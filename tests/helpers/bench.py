@@ -8,8 +8,8 @@ from typing import Any
 
 from events import epoch_result
 
-from orchestrator.runner.attempt import Message, Outcome
-from orchestrator.runner.searcher import AxSearcher
+from orchestrator.runner.attempt import AttemptResult, WorkerMessage
+from orchestrator.runner.searcher import TuneSearcher
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -80,7 +80,7 @@ class Bench:
         self.stop = StopRequest()
         self.ax = ax or FakeAx()
         space = SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}", *overrides])
-        self.searcher = AxSearcher(
+        self.searcher = TuneSearcher(
             self.recorder,
             space,
             self.folder,
@@ -92,26 +92,30 @@ class Bench:
 
     def epoch(self, trial_id: str, epoch: int, mean_ap: float) -> bool:
         """As Tune does: the scheduler is asked first."""
-        message = {"message": Message(epoch_result=epoch_result(epoch, mean_ap)).model_dump_json()}
+        message = {"message": WorkerMessage(epoch_result=epoch_result(epoch, mean_ap)).model_dump_json()}
         stops = self.searcher.on_epoch(trial_id, message)
         if not stops:
             self.searcher.on_trial_result(trial_id, message)
         return stops
 
-    def end(self, trial_id: str, outcome: Outcome | None, *, error: bool = False) -> None:
-        result = None if outcome is None else {"message": Message(outcome=outcome).model_dump_json()}
+    def end(self, trial_id: str, attempt_result: AttemptResult | None, *, error: bool = False) -> None:
+        result = (
+            None
+            if attempt_result is None
+            else {"message": WorkerMessage(attempt_result=attempt_result).model_dump_json()}
+        )
         self.searcher.on_trial_complete(trial_id, result, error)
 
     def complete(self, trial_id: str, mean_ap: float) -> None:
         self.epoch(trial_id, 3, mean_ap)
-        self.end(trial_id, Outcome(state="completed"))
+        self.end(trial_id, AttemptResult(state="completed"))
 
     def next(self, trial_id: str) -> Any:
         """What is suggested once the model has thought."""
         for _ in range(100):
             assert self.searcher.failure is None
-            if (assignment := self.searcher.suggest(trial_id)) is not None:
-                return assignment
+            if (spec := self.searcher.suggest(trial_id)) is not None:
+                return spec
         raise AssertionError("nothing was suggested")
 
     def status(self) -> dict[str, str]:

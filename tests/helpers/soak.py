@@ -19,8 +19,8 @@ from ray.tune.search import Searcher
 
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.scoring import score
-from orchestrator.runner.attempt import Message, Outcome
-from orchestrator.runner.searcher import AxSearcher
+from orchestrator.runner.attempt import AttemptResult, WorkerMessage
+from orchestrator.runner.searcher import TuneSearcher
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -104,7 +104,7 @@ def soak(folder: Path, trials: int) -> Findings:
     recorder.record(SessionStarted(session=1, host="h", pid=1))
     ax = AxProcess(folder / "ax.log")
     try:
-        searcher = AxSearcher(recorder, space, search, ax, StopRequest(), concurrent=SLOTS, threads=1)
+        searcher = TuneSearcher(recorder, space, search, ax, StopRequest(), concurrent=SLOTS, threads=1)
         memory, waits = _run_all(searcher, recorder, trials)
         assert searcher.failure is None, searcher.failure
     finally:
@@ -114,7 +114,7 @@ def soak(folder: Path, trials: int) -> Findings:
     return Findings(memory, waits, *_time_reload(search, space))
 
 
-def _run_all(searcher: AxSearcher, recorder: Recorder, trials: int) -> tuple[list[int], list[float]]:
+def _run_all(searcher: TuneSearcher, recorder: Recorder, trials: int) -> tuple[list[int], list[float]]:
     """Two slots in turn, so that one trial is pending when the other slot asks."""
     this = psutil.Process()
     memory: list[int] = []
@@ -122,27 +122,27 @@ def _run_all(searcher: AxSearcher, recorder: Recorder, trials: int) -> tuple[lis
     running: list[tuple[str, str]] = []
     for number in range(trials + 1):
         began = time.monotonic()
-        while (assignment := searcher.suggest(f"x{number}")) is None:
+        while (spec := searcher.suggest(f"x{number}")) is None:
             searcher.ends_now()
             time.sleep(POLL_S)
             if len(running) == SLOTS or (number >= trials and running):
                 _finish(searcher, recorder, *running.pop(0))
                 began = time.monotonic()
-        if assignment == Searcher.FINISHED:
+        if spec == Searcher.FINISHED:
             break
         waits.append(time.monotonic() - began)
-        running.append((f"x{number}", assignment["trial"]))
+        running.append((f"x{number}", spec["trial"]))
         memory.append(this.memory_info().rss)
     return memory, waits
 
 
-def _finish(searcher: AxSearcher, recorder: Recorder, trial_id: str, key: str) -> None:
+def _finish(searcher: TuneSearcher, recorder: Recorder, trial_id: str, key: str) -> None:
     params = recorder.study.trials[key].params
     quality = 1 / (1 + abs(float(params["optim.learning_rate"]) - 2e-3) * 500) * float(params["clips.identities"]) / 4
     for epoch in range(1, EPOCHS + 1):
-        message = Message(epoch_result=epoch_result(epoch, quality * epoch / EPOCHS))
+        message = WorkerMessage(epoch_result=epoch_result(epoch, quality * epoch / EPOCHS))
         searcher.on_trial_result(trial_id, {"message": message.model_dump_json()})
-    ended = Message(outcome=Outcome(state="completed"))
+    ended = WorkerMessage(attempt_result=AttemptResult(state="completed"))
     searcher.on_trial_complete(trial_id, {"message": ended.model_dump_json()})
 
 

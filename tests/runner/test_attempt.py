@@ -17,12 +17,12 @@ from orchestrator.runner.attempt import (
     ERROR_FILE,
     LOG_FILE,
     STOP_FILE,
-    Assignment,
-    Message,
+    TrialSpec,
+    WorkerMessage,
     attempt_environment,
     run_attempt,
 )
-from orchestrator.runner.watchdog import HangWatch, hung
+from orchestrator.runner.watchdog import Watchdog, hung
 from trainer import DataError, DivergedError, TrialConfig
 from trainer.data import read_splits
 from trainer.data.splits import cut_validation, write_validation
@@ -30,60 +30,60 @@ from trainer.result import read_results
 
 
 @pytest.fixture
-def assignment(tiny_config: TrialConfig, tmp_path: Path) -> Assignment:
+def spec(tiny_config: TrialConfig, tmp_path: Path) -> TrialSpec:
     out = tmp_path / "trials/t0000"
     out.mkdir(parents=True)
     (out / "config.json").write_text(tiny_config.model_dump_json())
     train = read_splits(tiny_config.data).train
     write_validation(tmp_path / "split.json", cut_validation(train, tiny_config.data.validation), train)
-    return Assignment(search=tmp_path, trial="t0000", attempt=1, threads=1)
+    return TrialSpec(search=tmp_path, trial="t0000", attempt=1, threads=1)
 
 
-def messages(assignment: Assignment) -> list[Message]:
-    sent: list[Message] = []
-    run_attempt(assignment, sent.append)
+def messages(spec: TrialSpec) -> list[WorkerMessage]:
+    sent: list[WorkerMessage] = []
+    run_attempt(spec, sent.append)
     return sent
 
 
-def test_an_attempt_sends_every_epoch_and_then_that_it_is_completed(assignment: Assignment) -> None:
-    sent = messages(assignment)
+def test_an_attempt_sends_every_epoch_and_then_that_it_is_completed(spec: TrialSpec) -> None:
+    sent = messages(spec)
     assert [message.epoch_result.epoch for message in sent[:-1] if message.epoch_result] == [1, 2, 3, 4]
-    assert sent[-1].outcome is not None
-    assert sent[-1].outcome.state == "completed"
+    assert sent[-1].attempt_result is not None
+    assert sent[-1].attempt_result.state == "completed"
 
 
-def test_an_attempt_on_another_fold_is_judged_on_the_split_of_that_fold(assignment: Assignment) -> None:
-    (assignment.search / "split.json").rename(assignment.search / "split-fold-2.json")
-    assert messages(assignment)[-1].outcome.failure == "bad_data"  # type: ignore[union-attr]
-    on_fold = assignment.model_copy(update={"fold": 2})
-    assert messages(on_fold)[-1].outcome.state == "completed"  # type: ignore[union-attr]
+def test_an_attempt_on_another_fold_is_judged_on_the_split_of_that_fold(spec: TrialSpec) -> None:
+    (spec.search / "split.json").rename(spec.search / "split-fold-2.json")
+    assert messages(spec)[-1].attempt_result.failure == "bad_data"  # type: ignore[union-attr]
+    on_fold = spec.model_copy(update={"fold": 2})
+    assert messages(on_fold)[-1].attempt_result.state == "completed"  # type: ignore[union-attr]
 
 
-def test_a_message_survives_the_pipe(assignment: Assignment) -> None:
-    for message in messages(assignment):
-        assert Message.model_validate_json(message.model_dump_json()) == message
+def test_a_message_survives_the_pipe(spec: TrialSpec) -> None:
+    for message in messages(spec):
+        assert WorkerMessage.model_validate_json(message.model_dump_json()) == message
 
 
-def test_the_next_attempt_goes_on_from_the_checkpoint(assignment: Assignment) -> None:
+def test_the_next_attempt_goes_on_from_the_checkpoint(spec: TrialSpec) -> None:
     stopped = RuntimeError("the worker is lost")
 
-    def stop_after_two(message: Message) -> None:
+    def stop_after_two(message: WorkerMessage) -> None:
         if message.epoch_result and message.epoch_result.epoch == 2:
             raise stopped
 
     with pytest.raises(RuntimeError, match="worker is lost"):
-        run_attempt(assignment, _only_epochs(stop_after_two))
-    known = read_results(assignment.search / "trials/t0000/results.jsonl")
-    sent = [message.epoch_result for message in messages(assignment)[:-1]]
+        run_attempt(spec, _only_epochs(stop_after_two))
+    known = read_results(spec.search / "trials/t0000/results.jsonl")
+    sent = [message.epoch_result for message in messages(spec)[:-1]]
     assert sent[:2] == known, "the epochs that were trained are sent again as they were, not trained again"
     assert [result.epoch for result in sent if result] == [1, 2, 3, 4]
 
 
-def _only_epochs(send: Callable[[Message], None]) -> Callable[[Message], None]:
+def _only_epochs(send: Callable[[WorkerMessage], None]) -> Callable[[WorkerMessage], None]:
     """A pipe that breaks for good once it has broken."""
     broken: list[BaseException] = []
 
-    def checked(message: Message) -> None:
+    def checked(message: WorkerMessage) -> None:
         if broken:
             raise broken[0]
         try:
@@ -95,37 +95,37 @@ def _only_epochs(send: Callable[[Message], None]) -> Callable[[Message], None]:
     return checked
 
 
-def test_an_attempt_that_is_told_to_stop_loses_no_step(assignment: Assignment) -> None:
-    stop = assignment.search / "trials/t0000" / STOP_FILE
-    told: list[Message] = []
+def test_an_attempt_that_is_told_to_stop_loses_no_step(spec: TrialSpec) -> None:
+    stop = spec.search / "trials/t0000" / STOP_FILE
+    told: list[WorkerMessage] = []
 
-    def tell_after_two(message: Message) -> None:
+    def tell_after_two(message: WorkerMessage) -> None:
         told.append(message)
         if message.epoch_result and message.epoch_result.epoch == 2:
             stop.touch()
 
-    run_attempt(assignment, tell_after_two)
-    assert told[-1].outcome is not None
-    assert told[-1].outcome.state == "stopped"
-    assert "2 epochs and 1 of" in told[-1].outcome.reason
-    log = (assignment.search / "trials/t0000" / LOG_FILE).read_text(encoding="utf-8")
+    run_attempt(spec, tell_after_two)
+    assert told[-1].attempt_result is not None
+    assert told[-1].attempt_result.state == "stopped"
+    assert "2 epochs and 1 of" in told[-1].attempt_result.reason
+    log = (spec.search / "trials/t0000" / LOG_FILE).read_text(encoding="utf-8")
     assert "attempt 1 stopped after 2 epochs" in log
     stop.unlink()
-    assert [message.epoch_result.epoch for message in messages(assignment)[:-1] if message.epoch_result] == [1, 2, 3, 4]
+    assert [message.epoch_result.epoch for message in messages(spec)[:-1] if message.epoch_result] == [1, 2, 3, 4]
 
 
-def test_what_an_attempt_does_is_in_the_log_of_its_trial(assignment: Assignment) -> None:
-    messages(assignment)
-    text = (assignment.search / "trials/t0000" / LOG_FILE).read_text()
+def test_what_an_attempt_does_is_in_the_log_of_its_trial(spec: TrialSpec) -> None:
+    messages(spec)
+    text = (spec.search / "trials/t0000" / LOG_FILE).read_text()
     assert "attempt 1" in text
     assert "attempt 1 completed" in text
 
 
 def test_a_training_that_stands_still_ends_itself_and_leaves_its_stack(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from orchestrator.runner.watchdog import HangWatch\n"
+        "import sys, time; from pathlib import Path; from orchestrator.runner.watchdog import Watchdog\n"
         "def stands_still(): time.sleep(3600)\n"
-        "with HangWatch(Path(sys.argv[1]), 0.2): stands_still()\n"
+        "with Watchdog(Path(sys.argv[1]), 0.2): stands_still()\n"
     )
     file = tmp_path / "hang.txt"
     done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, check=False)
@@ -141,7 +141,7 @@ def test_progress_puts_the_end_off_by_the_whole_time(tmp_path: Path, monkeypatch
         "orchestrator.runner.watchdog.faulthandler.dump_traceback_later",
         lambda seconds, **_: armed.append((now[0], seconds)),
     )
-    with HangWatch(tmp_path / "hang.txt", 60) as watch:
+    with Watchdog(tmp_path / "hang.txt", 60) as watch:
         for moment in (101.0, 104.0, 105.0, 159.0):
             now[0] = moment
             watch.progress("step", 1, 2)
@@ -149,21 +149,21 @@ def test_progress_puts_the_end_off_by_the_whole_time(tmp_path: Path, monkeypatch
 
 
 def test_a_training_that_goes_on_leaves_no_trace_of_a_hang(tmp_path: Path) -> None:
-    with HangWatch(tmp_path / "hang.txt", 60) as watch:
+    with Watchdog(tmp_path / "hang.txt", 60) as watch:
         watch.progress("step", 1, 2)
     assert not hung(tmp_path / "hang.txt")
 
 
-def test_a_damaged_checkpoint_is_put_aside_and_the_trial_trained_again(assignment: Assignment) -> None:
-    messages(assignment)
-    checkpoint = assignment.search / "trials/t0000/checkpoint/last.pt"
+def test_a_damaged_checkpoint_is_put_aside_and_the_trial_trained_again(spec: TrialSpec) -> None:
+    messages(spec)
+    checkpoint = spec.search / "trials/t0000/checkpoint/last.pt"
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 1
     checkpoint.write_bytes(content)
-    sent = messages(assignment)
+    sent = messages(spec)
     assert [message.epoch_result.epoch for message in sent[:-1] if message.epoch_result] == [1, 2, 3, 4]
     assert checkpoint.with_suffix(".damaged").is_file()
-    assert "SHA-256" in (assignment.search / "trials/t0000" / ERROR_FILE).read_text()
+    assert "SHA-256" in (spec.search / "trials/t0000" / ERROR_FILE).read_text()
 
 
 @pytest.mark.parametrize(
@@ -180,52 +180,52 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_trial_trained_again(assignmen
     ],
 )
 def test_every_failure_has_its_name_its_reason_and_its_traceback(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, error: BaseException, failure: str
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch, error: BaseException, failure: str
 ) -> None:
     def failing(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("trainer.training.loop.rank_tracklets", failing)
-    (message,) = messages(assignment)
-    assert message.outcome is not None
-    assert (message.outcome.state, message.outcome.failure) == ("failed", failure)
-    assert message.outcome.reason.startswith(type(error).__name__)
-    assert "Traceback" in (assignment.search / "trials/t0000" / ERROR_FILE).read_text()
+    (message,) = messages(spec)
+    assert message.attempt_result is not None
+    assert (message.attempt_result.state, message.attempt_result.failure) == ("failed", failure)
+    assert message.attempt_result.reason.startswith(type(error).__name__)
+    assert "Traceback" in (spec.search / "trials/t0000" / ERROR_FILE).read_text()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_is_full_has_a_failure_of_its_own_and_the_next_attempt_goes_on(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch, number: int
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def full(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    real, told = os.fsync, list[Message]()
+    real, told = os.fsync, list[WorkerMessage]()
 
-    def fill_up(message: Message) -> None:
+    def fill_up(message: WorkerMessage) -> None:
         told.append(message)
         if message.epoch_result is not None and message.epoch_result.epoch == 2:
             monkeypatch.setattr(os, "fsync", full)
 
-    run_attempt(assignment, fill_up)
-    outcome = told[-1].outcome
-    assert outcome is not None and (outcome.state, outcome.failure) == ("failed", "disk_full")
-    assert outcome.reason == f"{assignment.search / 'trials/t0000'}: {os.strerror(number)}"
+    run_attempt(spec, fill_up)
+    attempt_result = told[-1].attempt_result
+    assert attempt_result is not None and (attempt_result.state, attempt_result.failure) == ("failed", "disk_full")
+    assert attempt_result.reason == f"{spec.search / 'trials/t0000'}: {os.strerror(number)}"
     monkeypatch.setattr(os, "fsync", real)
-    assert [message.epoch_result.epoch for message in messages(assignment)[:-1] if message.epoch_result] == [1, 2, 3, 4]
+    assert [message.epoch_result.epoch for message in messages(spec)[:-1] if message.epoch_result] == [1, 2, 3, 4]
 
 
 def test_a_failure_is_told_even_where_its_traceback_cannot_be_written(
-    assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (assignment.search / "trials/t0000" / ERROR_FILE).mkdir()
+    (spec.search / "trials/t0000" / ERROR_FILE).mkdir()
     monkeypatch.setattr("trainer.training.loop.rank_tracklets", lambda *_, **__: 1 / 0)
-    (message,) = messages(assignment)
-    assert message.outcome is not None and message.outcome.failure == "error"
+    (message,) = messages(spec)
+    assert message.attempt_result is not None and message.attempt_result.failure == "error"
 
 
 def test_a_frame_that_vanished_is_bad_data_and_names_the_file(
-    assignment: Assignment, tiny_config: TrialConfig, tmp_path: Path
+    spec: TrialSpec, tiny_config: TrialConfig, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_config.data.root, copy)
@@ -233,12 +233,12 @@ def test_a_frame_that_vanished_is_bad_data_and_names_the_file(
         frame.unlink()
     config = tiny_config.model_dump(mode="json")
     config["data"]["root"] = str(copy)
-    path = assignment.search / "trials/t0000/config.json"
+    path = spec.search / "trials/t0000/config.json"
     path.write_text(TrialConfig.model_validate(config).model_dump_json())
-    (message,) = messages(assignment)
-    assert message.outcome is not None
-    assert message.outcome.failure == "bad_data"
-    assert "F001.jpg" in message.outcome.reason
+    (message,) = messages(spec)
+    assert message.attempt_result is not None
+    assert message.attempt_result.failure == "bad_data"
+    assert "F001.jpg" in message.attempt_result.reason
 
 
 @pytest.mark.parametrize(("gpus", "seen"), [(0, ""), (1, "3"), (0.5, "3"), (None, "3")])

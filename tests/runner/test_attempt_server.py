@@ -14,9 +14,9 @@ import pytest
 from waiting import wait_until
 
 from orchestrator.runner import worker
-from orchestrator.runner.attempt import Assignment, Message
-from orchestrator.runner.attempt_server import STOP_ORDER, Orders
-from orchestrator.runner.watchdog import Patience, hung
+from orchestrator.runner.attempt import TrialSpec, WorkerMessage
+from orchestrator.runner.attempt_server import STOP_LINE, LineReader
+from orchestrator.runner.watchdog import HeartbeatTimeout, hung
 from orchestrator.runner.worker import AttemptServer
 
 # A server like the real one, whose attempts do what their trial's name says and leave their process id behind.
@@ -24,7 +24,7 @@ FAKE = """
 import os, pathlib, signal, sys, time
 import trainer
 from orchestrator.runner import attempt_server
-from orchestrator.runner.attempt import Message, Outcome
+from orchestrator.runner.attempt import WorkerMessage, AttemptResult
 
 trainer.prepare_process = lambda: None
 
@@ -43,13 +43,13 @@ def graceful(out):
         os._exit(0)
     signal.signal(signal.SIGTERM, save)
 
-def fake(assignment, send, alive):
-    out = assignment.search / "trials" / assignment.trial
+def fake(spec, send, alive):
+    out = spec.search / "trials" / spec.trial
     (out / "pid").write_text(str(os.getpid()))
-    kind = assignment.trial
+    kind = spec.trial
     if kind == "stubborn": signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if kind == "graceful": graceful(out)
-    send(Message(outcome=Outcome(state="failed", reason=kind)))
+    send(WorkerMessage(attempt_result=AttemptResult(state="failed", reason=kind)))
     if kind in ("stubborn", "graceful", "plain"): wait()
     if kind == "halted":
         alive()
@@ -65,12 +65,12 @@ def fake(assignment, send, alive):
         os._exit(7)
     if kind == "half":
         attempt_server._write = lambda answers, text: os.write(answers, text[:9].encode())
-        send(Message(outcome=Outcome(state="failed", reason=kind)))
+        send(WorkerMessage(attempt_result=AttemptResult(state="failed", reason=kind)))
         os.kill(os.getpid(), signal.SIGKILL)
 
 attempt_server.PRELOADED = ()
 attempt_server.STOP_GRACE_S = float(os.environ["GRACE"])
-if "RECORD" in os.environ: attempt_server.Patience = Recorder
+if "RECORD" in os.environ: attempt_server.HeartbeatTimeout = Recorder
 attempt_server.run_attempt = fake
 attempt_server.main()
 """
@@ -92,97 +92,95 @@ def server(tmp_path: Path) -> Iterator[AttemptServer]:
 
 
 @pytest.fixture
-def assignment(tmp_path: Path) -> Callable[[str], Assignment]:
-    def made(kind: str) -> Assignment:
+def spec(tmp_path: Path) -> Callable[[str], TrialSpec]:
+    def made(kind: str) -> TrialSpec:
         out = tmp_path / "trials" / kind
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text('{"model": {"backbone": "tiny"}}')
-        return Assignment(search=tmp_path, trial=kind, attempt=1, threads=1, hang_after=0.4)
+        return TrialSpec(search=tmp_path, trial=kind, attempt=1, threads=1, hang_after=0.4)
 
     return made
 
 
-def reasons(server: AttemptServer, assignment: Assignment) -> list[str]:
-    outcomes = [Message.model_validate_json(line).outcome for line in server.messages(assignment)]
-    return [outcome.reason for outcome in outcomes if outcome]
+def reasons(server: AttemptServer, spec: TrialSpec) -> list[str]:
+    outcomes = [WorkerMessage.model_validate_json(line).attempt_result for line in server.messages(spec)]
+    return [attempt_result.reason for attempt_result in outcomes if attempt_result]
 
 
-def stopped(server: AttemptServer, assignment: Assignment) -> int:
+def stopped(server: AttemptServer, spec: TrialSpec) -> int:
     """Stops the attempt after its first message, as Tune's SystemExit does; the attempt's process id."""
-    with pytest.raises(SystemExit), closing(server.messages(assignment)) as messages:
+    with pytest.raises(SystemExit), closing(server.messages(spec)) as messages:
         for _ in messages:
             raise SystemExit(0)
-    return int((assignment.search / "trials" / assignment.trial / "pid").read_text())
+    return int((spec.search / "trials" / spec.trial / "pid").read_text())
 
 
 @pytest.mark.parametrize(("kind", "grace"), [("plain", 3600.0), ("stubborn", 0.1), ("graceful", 3600.0)])
 def test_a_stopped_attempt_ends_and_the_same_server_runs_the_next(
-    tmp_path: Path, assignment: Callable[[str], Assignment], kind: str, grace: float
+    tmp_path: Path, spec: Callable[[str], TrialSpec], kind: str, grace: float
 ) -> None:
     with serving(tmp_path, grace=grace) as server:
-        pid = stopped(server, assignment(kind))
+        pid = stopped(server, spec(kind))
         assert server.is_ready()
         assert not psutil.pid_exists(pid), "the next attempt has the memory and the GPU to itself"
-        assert reasons(server, assignment("next")) == ["next"]
+        assert reasons(server, spec("next")) == ["next"]
 
 
-def test_a_stopped_attempt_can_save_its_state(server: AttemptServer, assignment: Callable[[str], Assignment]) -> None:
-    wanted = assignment("graceful")
+def test_a_stopped_attempt_can_save_its_state(server: AttemptServer, spec: Callable[[str], TrialSpec]) -> None:
+    wanted = spec("graceful")
     stopped(server, wanted)
     assert server.is_ready()
     assert (wanted.search / "trials/graceful/saved").exists()
 
 
-def test_stopping_does_not_wait_for_the_attempt(server: AttemptServer, assignment: Callable[[str], Assignment]) -> None:
-    wanted = assignment("stubborn")
+def test_stopping_does_not_wait_for_the_attempt(server: AttemptServer, spec: Callable[[str], TrialSpec]) -> None:
+    wanted = spec("stubborn")
     with closing(server.messages(wanted)) as messages:
         next(messages)
     os.kill(int((wanted.search / "trials/stubborn/pid").read_text()), signal.SIGKILL)  # it lives
 
 
 def test_an_order_to_stop_an_attempt_that_has_just_ended_hits_nobody_else(
-    server: AttemptServer, assignment: Callable[[str], Assignment]
+    server: AttemptServer, spec: Callable[[str], TrialSpec]
 ) -> None:
-    pid = stopped(server, assignment("over"))  # its message and its end come together
+    pid = stopped(server, spec("over"))  # its message and its end come together
     assert server.is_ready()
     assert not psutil.pid_exists(pid)
-    assert reasons(server, assignment("next")) == ["next"]
+    assert reasons(server, spec("next")) == ["next"]
 
 
 @pytest.mark.parametrize(("kind", "code"), [("crash", 7), ("half", -9)])
 def test_an_attempt_that_dies_says_how_and_the_server_lives_on(
-    server: AttemptServer, assignment: Callable[[str], Assignment], kind: str, code: int
+    server: AttemptServer, spec: Callable[[str], TrialSpec], kind: str, code: int
 ) -> None:
     with pytest.raises(ChildProcessError, match=f"exit code {code}$"):
-        list(server.messages(assignment(kind)))
+        list(server.messages(spec(kind)))
     assert server.is_ready()
-    assert reasons(server, assignment("next")) == ["next"]
+    assert reasons(server, spec("next")) == ["next"]
 
 
 def test_an_attempt_that_dies_says_why_as_far_as_it_was_printed(
-    server: AttemptServer, assignment: Callable[[str], Assignment]
+    server: AttemptServer, spec: Callable[[str], TrialSpec]
 ) -> None:
     reason = "exit code 7: Fatal Python error: Segmentation fault$"
     with pytest.raises(ChildProcessError, match=reason):
-        list(server.messages(assignment("fatal")))
-    assert reasons(server, assignment("next")) == ["next"]
+        list(server.messages(spec("fatal")))
+    assert reasons(server, spec("next")) == ["next"]
     with pytest.raises(ChildProcessError, match=r"exit code 7$"):
-        list(server.messages(assignment("crash")))
+        list(server.messages(spec("crash")))
 
 
 def test_a_log_that_somebody_deletes_fails_no_attempt(
-    server: AttemptServer, assignment: Callable[[str], Assignment], tmp_path: Path
+    server: AttemptServer, spec: Callable[[str], TrialSpec], tmp_path: Path
 ) -> None:
     (tmp_path / "logs/attempts.log").unlink()
-    assert reasons(server, assignment("first")) == ["first"]
+    assert reasons(server, spec("first")) == ["first"]
     with pytest.raises(ChildProcessError, match=r"exit code 7$"):
-        list(server.messages(assignment("crash")))
+        list(server.messages(spec("crash")))
 
 
 @pytest.mark.parametrize("moment", ["at once", "later"])
-def test_a_server_that_cannot_start_says_why(
-    tmp_path: Path, assignment: Callable[[str], Assignment], moment: str
-) -> None:
+def test_a_server_that_cannot_start_says_why(tmp_path: Path, spec: Callable[[str], TrialSpec], moment: str) -> None:
     log = tmp_path / "logs/attempts.log"
     log.parent.mkdir()
     log.write_text("SyntaxError: of an earlier one\n")
@@ -191,34 +189,34 @@ def test_a_server_that_cannot_start_says_why(
         server._process.wait()
     reason = "^the process that runs attempts ended with exit code 1: ModuleNotFoundError: No module named 'a_module_"
     with pytest.raises(ChildProcessError, match=reason):
-        list(server.messages(assignment("plain")))
+        list(server.messages(spec("plain")))
     assert not server.is_ready()
     server.close()
 
 
 def test_an_attempt_that_is_halted_as_a_whole_is_killed_as_hung_and_the_server_lives_on(
-    server: AttemptServer, assignment: Callable[[str], Assignment]
+    server: AttemptServer, spec: Callable[[str], TrialSpec]
 ) -> None:
-    wanted = assignment("halted")
+    wanted = spec("halted")
     with pytest.raises(ChildProcessError, match=r"exit code -9$"):
         list(server.messages(wanted))
     file = wanted.search / "trials/halted/hang.txt"
     assert hung(file)
     assert "its state was: T (stopped)" in file.read_text()
     assert not psutil.pid_exists(int((wanted.search / "trials/halted/pid").read_text()))
-    assert reasons(server, assignment("next")) == ["next"]
+    assert reasons(server, spec("next")) == ["next"]
 
 
 def test_an_attempt_that_says_it_is_alive_may_take_longer_than_a_hang(
-    tmp_path: Path, assignment: Callable[[str], Assignment], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spec: Callable[[str], TrialSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with serving(tmp_path, grace=3600, RECORD="1") as server:
-        assert reasons(server, assignment("lively")) == ["lively"], "it ends once the server has taken note"
+        assert reasons(server, spec("lively")) == ["lively"], "it ends once the server has taken note"
 
 
 def test_patience_is_counted_in_ticks_and_begins_anew_with_every_sign() -> None:
-    patience = Patience(100.0, before_first=10.0)
+    patience = HeartbeatTimeout(100.0, before_first=10.0)
     assert patience.tick == 5.0
     assert [patience.passed() for _ in range(27)] == [False] * 26 + [True]
     patience.heard()
@@ -226,9 +224,9 @@ def test_patience_is_counted_in_ticks_and_begins_anew_with_every_sign() -> None:
 
 
 def test_a_worker_that_goes_away_ends_the_attempt_which_saves_first(
-    server: AttemptServer, assignment: Callable[[str], Assignment]
+    server: AttemptServer, spec: Callable[[str], TrialSpec]
 ) -> None:
-    wanted = assignment("graceful")
+    wanted = spec("graceful")
     with closing(server.messages(wanted)) as messages:
         next(messages)
         pid = int((wanted.search / "trials/graceful/pid").read_text())
@@ -239,9 +237,9 @@ def test_a_worker_that_goes_away_ends_the_attempt_which_saves_first(
 
 
 def test_a_server_told_to_terminate_lets_its_attempt_save(
-    server: AttemptServer, assignment: Callable[[str], Assignment]
+    server: AttemptServer, spec: Callable[[str], TrialSpec]
 ) -> None:
-    wanted = assignment("graceful")
+    wanted = spec("graceful")
     with closing(server.messages(wanted)) as messages:
         next(messages)
         attempt = psutil.Process(int((wanted.search / "trials/graceful/pid").read_text()))
@@ -253,9 +251,9 @@ def test_a_server_told_to_terminate_lets_its_attempt_save(
 
 
 def test_a_server_that_is_killed_takes_its_attempt_along(
-    server: AttemptServer, assignment: Callable[[str], Assignment]
+    server: AttemptServer, spec: Callable[[str], TrialSpec]
 ) -> None:
-    wanted = assignment("stubborn")
+    wanted = spec("stubborn")
     with closing(server.messages(wanted)) as messages:
         next(messages)
         attempt = psutil.Process(int((wanted.search / "trials/stubborn/pid").read_text()))
@@ -268,11 +266,11 @@ def test_a_server_that_is_killed_takes_its_attempt_along(
 
 def test_orders_are_taken_one_line_at_a_time_however_they_arrive() -> None:
     read, write = os.pipe()
-    orders = Orders(read)
-    os.write(write, f"first\n{STOP_ORDER}\nsec".encode())
+    orders = LineReader(read)
+    os.write(write, f"first\n{STOP_LINE}\nsec".encode())
     assert orders.wait() == "first"
-    assert orders.take(STOP_ORDER)
-    assert not orders.take(STOP_ORDER)
+    assert orders.take(STOP_LINE)
+    assert not orders.take(STOP_LINE)
     os.write(write, b"ond\n")
     assert orders.wait() == "second"
     os.close(write)
@@ -281,19 +279,19 @@ def test_orders_are_taken_one_line_at_a_time_however_they_arrive() -> None:
 
 
 def test_a_worker_tells_the_search_why_its_attempt_died_and_where_to_read_on(
-    tmp_path: Path, assignment: Callable[[str], Assignment], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spec: Callable[[str], TrialSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports: list[dict[str, str]] = []
     monkeypatch.setattr("ray.tune.report", reports.append)
-    monkeypatch.setattr(worker, "_announce", lambda assignment: None)
+    monkeypatch.setattr(worker, "_announce", lambda spec: None)
     monkeypatch.setattr(worker, "_server", None)
     monkeypatch.setattr(worker, "SERVER", [sys.executable, "-c", "raise SystemExit('no torch here')"])
     monkeypatch.setattr(worker.AttemptServer.__init__, "__defaults__", (worker.SERVER,))
-    worker.trainable(assignment("plain").model_dump(mode="json"))
+    worker.trainable(spec("plain").model_dump(mode="json"))
     (report,) = reports
-    outcome = worker.read_message(report).outcome  # type: ignore[union-attr]
-    assert outcome is not None and outcome.failure is None
-    assert outcome.reason == (
+    attempt_result = worker.read_message(report).attempt_result  # type: ignore[union-attr]
+    assert attempt_result is not None and attempt_result.failure is None
+    assert attempt_result.reason == (
         "the process that runs attempts ended with exit code 1: no torch here; see logs/attempts.log"
     )
     assert (tmp_path / "logs/attempts.log").read_text() == "no torch here\n"

@@ -16,9 +16,9 @@ from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.stopping import decide
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.base.errors import SearchError
-from orchestrator.runner import unseal_test_set
-from orchestrator.runner.recover_epochs import adopt_finished_epochs
-from orchestrator.runner.unseal_test_set import FinalizationOptions, open_test_set, record_test_set_use
+from orchestrator.runner import finalize
+from orchestrator.runner.finalize import FinalizationOptions, record_test_set_use, unseal_test_set
+from orchestrator.runner.recover_epochs import recover_epochs
 from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
@@ -64,7 +64,7 @@ def opened(
     evaluation: Iterable[str] = (),
     again: bool = False,
 ) -> Study:
-    open_test_set(search, FinalizationOptions(top, seeds, epochs, tuple(evaluation), again))
+    unseal_test_set(search, FinalizationOptions(top, seeds, epochs, tuple(evaluation), again))
     return fold_records(read_journal(search.journal))
 
 
@@ -254,7 +254,7 @@ def test_a_search_without_a_feasible_trial_has_no_winner(search: SearchFolder) -
     space = SearchSpace.load("smoke.yaml", overrides=["objective.constraints=[rank1 >= 0.99]"])
     assert final_candidates(study, space.objective, 3) == []
     with pytest.raises(SearchError, match="no completed trial keeps"):
-        unseal_test_set._chosen(search, study, space, 3, again=False)
+        finalize._chosen(search, study, space, 3, again=False)
 
 
 def test_confirmed_configurations_lead_before_those_with_one_lucky_seed() -> None:
@@ -376,12 +376,12 @@ def test_what_the_test_set_said_before_a_kill_is_taken_from_disk_and_noted_once(
     (out / "test").mkdir(parents=True)
     write_results(out / "results.jsonl", [epoch_result(epoch) for epoch in range(1, epochs + 1)])
     with open_recorder(search) as recorder:
-        adopt_finished_epochs(search, space, recorder)
+        recover_epochs(search, space, recorder)
         assert not recorder.study.finals[final.key].is_over, "it is trained, but not judged"
     (out / "test/result.json").write_text(evaluation(0.7).model_dump_json())
     add(search, [TrialTested(trial=final.key, evaluation=evaluation(0.7))])
     with open_recorder(search) as recorder:
-        adopt_finished_epochs(search, space, recorder)
+        recover_epochs(search, space, recorder)
         assert recorder.study.finals[final.key].status == "completed"
     kinds = [record.event.kind for record in read_journal(search.journal)]
     assert kinds.count("trial_tested") == 1

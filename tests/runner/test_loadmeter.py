@@ -11,12 +11,12 @@ import psutil
 import pytest
 from events import epoch_result, evaluation, node_load, started, suggested
 
-from orchestrator.runner.attempt import Message
+from orchestrator.runner.attempt import WorkerMessage
 from orchestrator.runner.system_metrics import (
     SAMPLE_PERIOD_S,
     Gpus,
     GpuSample,
-    LoadMeter,
+    SystemMeter,
     _sample,
     gpus_of_this_process,
 )
@@ -40,7 +40,7 @@ class Clock:
 
 
 def test_the_machine_is_measured_over_an_epoch(tmp_path: Path) -> None:
-    load = LoadMeter(tmp_path).epoch(time.time())
+    load = SystemMeter(tmp_path).epoch(time.time())
     assert load is not None
     assert 0 <= load.cpu_utilization <= 1
     assert load.memory_bytes == pytest.approx(load.memory_share * psutil.virtual_memory().total, rel=0.01)
@@ -51,7 +51,7 @@ def test_the_machine_is_measured_over_an_epoch(tmp_path: Path) -> None:
 
 
 def test_an_epoch_of_an_earlier_attempt_has_no_load(tmp_path: Path) -> None:
-    assert LoadMeter(tmp_path).epoch(time.time() - 60) is None
+    assert SystemMeter(tmp_path).epoch(time.time() - 60) is None
 
 
 def test_gpus_are_asked_now_and_then_and_averaged_over_the_epoch(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_gpus_are_asked_now_and_then_and_averaged_over_the_epoch(tmp_path: Path)
     def sample() -> list[GpuSample]:
         return [GpuSample(next(asked) * 1e9, 0.5, 0.25, None)]
 
-    meter = LoadMeter(tmp_path, Gpus(sample, lambda: 7.0), clock)
+    meter = SystemMeter(tmp_path, Gpus(sample, lambda: 7.0), clock)
     for _ in range(10):
         clock.now += SAMPLE_PERIOD_S / 2
         meter.step()
@@ -97,13 +97,13 @@ def test_what_cannot_be_measured_costs_no_trial(tmp_path: Path, caplog: pytest.L
         raise OSError("Driver/library version mismatch")
 
     with caplog.at_level(logging.WARNING):
-        meter = LoadMeter(tmp_path, Gpus(refuses))
+        meter = SystemMeter(tmp_path, Gpus(refuses))
         assert [meter.epoch(time.time()) for _ in range(3)] == [None, None, None]
     assert caplog.text.count("Driver/library version mismatch") == 1
 
 
 def test_measuring_an_epoch_takes_less_than_a_millisecond_of_processor_time(tmp_path: Path) -> None:
-    meter = LoadMeter(tmp_path)
+    meter = SystemMeter(tmp_path)
     began = time.process_time()
     for _ in range(50):
         meter.step()
@@ -118,8 +118,8 @@ def test_the_load_goes_with_the_epoch_into_the_journal(tmp_path: Path) -> None:
     recorder = Recorder(Journal(tmp_path / "journal.jsonl"))
     for event in (suggested(0), started(0)):
         recorder.record(event)
-    message = Message.model_validate_json(
-        Message(epoch_result=epoch_result(1), load=node_load(peak=1e9)).model_dump_json()
+    message = WorkerMessage.model_validate_json(
+        WorkerMessage(epoch_result=epoch_result(1), load=node_load(peak=1e9)).model_dump_json()
     )
     assert message.epoch_result is not None
     record_epoch(recorder, SearchSpace.load("smoke.yaml"), "t0000", message.epoch_result, message.load)

@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from orchestrator.algorithms.ax_process import AxFailed
 from orchestrator.algorithms.failures import CircuitBroken, DiskFull
 from orchestrator.base.errors import JournalError
-from orchestrator.runner.attempt import Outcome
+from orchestrator.runner.attempt import AttemptResult
 from orchestrator.runner.searcher import StopWith
 from orchestrator.study.events import AttemptFailed, TrialStarted, TrialSuggested
 from orchestrator.study.journal import Journal, read_journal
@@ -33,10 +33,10 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
 
 def test_a_suggestion_is_in_the_journal_before_it_is_handed_out(bench: Callable[..., Bench]) -> None:
     b = bench()
-    assignment = b.searcher.suggest("x1")
+    spec = b.searcher.suggest("x1")
     events = [record.event for record in read_journal(b.folder.journal)]
     assert [type(event) for event in events[-2:]] == [TrialSuggested, TrialStarted]
-    assert assignment["trial"] == "t0000"
+    assert spec["trial"] == "t0000"
     config = json.loads((b.folder.trial("t0000") / "config.json").read_text())
     assert config["optim"]["learning_rate"] == events[-2].params["optim.learning_rate"]
 
@@ -128,7 +128,7 @@ def test_a_worker_that_is_lost_again_and_again_fails_its_trial(bench: Callable[.
 def test_a_diverged_trial_fails_at_once_and_the_search_goes_on(bench: Callable[..., Bench]) -> None:
     b = bench(concurrent=1)
     b.searcher.suggest("x1")
-    b.end("x1", Outcome(state="failed", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2"))
+    b.end("x1", AttemptResult(state="failed", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2"))
     trial = b.recorder.study.trials["t0000"]
     assert (trial.status, trial.attempts) == ("failed", 1)
     assert trial.reason == "DivergedError: loss/osm is nan in epoch 2"
@@ -138,7 +138,7 @@ def test_a_diverged_trial_fails_at_once_and_the_search_goes_on(bench: Callable[.
 def test_damaged_data_stops_the_search_because_every_trial_reads_it(bench: Callable[..., Bench]) -> None:
     b = bench(concurrent=1)
     b.searcher.suggest("x1")
-    b.end("x1", Outcome(state="failed", failure="bad_data", reason="DataError: frame.jpg: is empty"))
+    b.end("x1", AttemptResult(state="failed", failure="bad_data", reason="DataError: frame.jpg: is empty"))
     assert b.stop.requested
     assert isinstance(b.searcher.failure, DataError)
     assert b.searcher.suggest("x2") is None
@@ -148,7 +148,10 @@ def test_a_full_disk_stops_the_search_and_loses_no_trial(bench: Callable[..., Be
     b = bench(concurrent=1)
     for attempt in ("x1", "x2"):
         b.searcher.suggest(attempt)
-        b.end(attempt, Outcome(state="failed", failure="disk_full", reason="/runs/a/last.pt: No space left on device"))
+        b.end(
+            attempt,
+            AttemptResult(state="failed", failure="disk_full", reason="/runs/a/last.pt: No space left on device"),
+        )
         assert b.stop.requested
         assert isinstance(b.searcher.failure, DiskFull)
         assert re.search(
@@ -169,7 +172,7 @@ def test_epochs_are_recorded_once_however_often_they_are_reported(bench: Callabl
 def test_unknown_trials_of_tune_are_ignored(bench: Callable[..., Bench]) -> None:
     b = bench()
     b.epoch("never seen", 1, 0.5)
-    b.end("never seen", Outcome(state="completed"))
+    b.end("never seen", AttemptResult(state="completed"))
     b.end("never seen", None, error=True)
     assert b.searcher.failure is None
     assert b.status() == {}
@@ -267,7 +270,7 @@ def test_a_search_whose_target_is_reached_gives_up_the_rest_and_finishes(bench: 
     assert b.searcher.suggest("x3") is None
     assert not b.searcher.ends_now()
     assert b.status() == {"t0000": "completed", "t0001": "stopped"}
-    b.end("x2", Outcome(state="stopped", reason="stopped after 1 epochs"))
+    b.end("x2", AttemptResult(state="stopped", reason="stopped after 1 epochs"))
     assert b.searcher.suggest("x3") == Searcher.FINISHED
 
 
@@ -282,8 +285,8 @@ def test_a_search_without_improvement_trains_what_runs_to_its_end(bench: Callabl
 def test_a_finite_space_ends_with_its_last_point(bench: Callable[..., Bench]) -> None:
     b = bench(concurrent=1, trials=50, overrides=["algorithm.name=grid", *TWO_POINTS])
     tried = []
-    while (assignment := b.searcher.suggest(f"x{len(tried)}")) != Searcher.FINISHED:
-        tried.append(b.recorder.study.trials[assignment["trial"]].params)
+    while (spec := b.searcher.suggest(f"x{len(tried)}")) != Searcher.FINISHED:
+        tried.append(b.recorder.study.trials[spec["trial"]].params)
         b.complete(f"x{len(tried) - 1}", 0.5)
     assert len(tried) == 2
     assert tried[0] != tried[1]
@@ -315,7 +318,7 @@ def test_the_reason_of_a_lost_trial_says_why_its_worker_died(bench: Callable[...
     for attempt in range(1, 5):
         b.searcher.suggest(f"x{attempt}")
         if attempt < 4:
-            b.end(f"x{attempt}", Outcome(state="failed", reason="the process that runs attempts ended"))
+            b.end(f"x{attempt}", AttemptResult(state="failed", reason="the process that runs attempts ended"))
         else:
             b.searcher.on_death(f"x{attempt}", "ModuleNotFoundError: No module named 'trainer'")
             b.end(f"x{attempt}", None, error=True)
@@ -331,7 +334,7 @@ def test_the_reason_of_a_lost_trial_says_why_its_worker_died(bench: Callable[...
 def test_an_attempt_that_somebody_else_told_to_end_is_tried_again(bench: Callable[..., Bench]) -> None:
     b = bench(concurrent=1)
     b.searcher.suggest("x1")
-    b.end("x1", Outcome(state="stopped", reason="stopped after 2 epochs"))
+    b.end("x1", AttemptResult(state="stopped", reason="stopped after 2 epochs"))
     assert b.searcher.suggest("x2")["attempt"] == 2
 
 
@@ -340,7 +343,7 @@ def test_three_equal_failures_in_a_row_end_the_search(bench: Callable[..., Bench
     for number in range(3):
         assert not b.stop.requested
         b.searcher.suggest(f"x{number}")
-        b.end(f"x{number}", Outcome(state="failed", failure="error", reason="KeyError: x"))
+        b.end(f"x{number}", AttemptResult(state="failed", failure="error", reason="KeyError: x"))
     assert b.stop.requested
     assert isinstance(b.searcher.failure, CircuitBroken)
     assert b.searcher.ends_now()
@@ -352,7 +355,7 @@ def test_running_attempts_get_time_to_save_before_their_workers_are_taken(bench:
     b.stop.request("SIGTERM")
     assert not b.searcher.ends_now()
     assert (b.folder.trial("t0000") / "stop").exists()
-    b.end("x1", Outcome(state="stopped", reason="stopped after 2 epochs"))
+    b.end("x1", AttemptResult(state="stopped", reason="stopped after 2 epochs"))
     assert b.searcher.ends_now()
     assert b.status() == {"t0000": "running"}, "a resume continues it"
 
@@ -409,7 +412,7 @@ def test_a_repeat_whose_worker_is_lost_is_retried_and_one_that_diverges_is_not_m
     b.end("x2", None, error=True)
     retried = b.next("x3")
     assert (retried["trial"], retried["attempt"]) == ("t0000-r1", 2)
-    b.end("x3", Outcome(state="failed", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2"))
+    b.end("x3", AttemptResult(state="failed", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2"))
     assert b.next("x4")["trial"] == "t0000-r2"
     b.complete("x4", 0.5)
     assert b.next("x5") == Searcher.FINISHED

@@ -239,6 +239,6 @@ def test_an_interruption_before_the_session_listens_names_the_way_on(
         raise KeyboardInterrupt
 
     folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), [])
-    monkeypatch.setattr("orchestrator.runner.session.drive", interrupted)
+    monkeypatch.setattr("orchestrator.runner.session.run_search", interrupted)
     assert drive_and_show(folder, Options(), strict=False) == 130
     assert capfd.readouterr().err.endswith(f"reidsearch resume first --storage {tmp_path}` continues it\n")

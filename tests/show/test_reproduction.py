@@ -14,7 +14,7 @@ from searches import completed, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
-from orchestrator.runner.attempt import Assignment, Message, Outcome
+from orchestrator.runner.attempt import AttemptResult, TrialSpec, WorkerMessage
 from orchestrator.runner.splits import cut_splits, write_splits
 from orchestrator.show.environment_diff import Circumstance, rebuilding
 from orchestrator.show.metrics_diff import agreement, figures_of
@@ -132,10 +132,10 @@ def test_a_trial_on_cpu_cores_is_equal_to_the_last_bit_where_its_data_have_moved
 class Server:
     """Sends what it was given in place of a training."""
 
-    def __init__(self, *messages: Message) -> None:
+    def __init__(self, *messages: WorkerMessage) -> None:
         self.left = list(messages)
 
-    def messages(self, assignment: Assignment) -> Iterator[str]:
+    def messages(self, spec: TrialSpec) -> Iterator[str]:
         while self.left:
             yield self.left.pop(0).model_dump_json()
 
@@ -155,7 +155,7 @@ def test_the_first_difference_is_named_and_ends_the_training(storage: Path, monk
     first, second, third = load_search(SearchFolder(storage / "first")).trial("t0000").results
     told = second.losses["total"]
     now = second.model_copy(update={"losses": {**second.losses, "total": told + 1e-6}})
-    server = Server(*(Message(epoch_result=result) for result in (first, now, third)))
+    server = Server(*(WorkerMessage(epoch_result=result) for result in (first, now, third)))
     done, words = compared(storage, monkeypatch, server)
     assert not done.is_equal
     assert len(server.left) == 1
@@ -164,8 +164,8 @@ def test_the_first_difference_is_named_and_ends_the_training(storage: Path, monk
 
 def test_a_training_that_fails_now_reproduces_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_search(SearchFolder(storage / "first")).trial("t0000").results[0]
-    failed = Outcome(state="failed", failure="out_of_memory", reason="MemoryError: all of it")
-    server = Server(Message(epoch_result=first), Message(outcome=failed))
+    failed = AttemptResult(state="failed", failure="out_of_memory", reason="MemoryError: all of it")
+    server = Server(WorkerMessage(epoch_result=first), WorkerMessage(attempt_result=failed))
     done, words = compared(storage, monkeypatch, server)
     assert not done.is_equal
     assert "could not be trained again after 1 of 3 epochs" in words
@@ -179,7 +179,7 @@ def test_of_a_trial_that_was_stopped_early_only_the_epochs_it_had_are_trained(
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines[:5]))  # created, suggested, started, two epochs
     results = load_search(SearchFolder(storage / "first")).trial("t0000").results
-    server = Server(*(Message(epoch_result=result) for result in (*results, epoch_result(3, 0.1))))
+    server = Server(*(WorkerMessage(epoch_result=result) for result in (*results, epoch_result(3, 0.1))))
     done, words = compared(storage, monkeypatch, server)
     assert done.is_equal
     assert len(server.left) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.__main__ import run
-from orchestrator.runner.config_provenance import Setting, settings_of
+from orchestrator.space.config_provenance import Setting, settings_of
 from orchestrator.space.settings import trainer_settings
 
 PARENT = """\

@@ -17,7 +17,7 @@ from waiting import PATIENCE_S, wait_until
 from orchestrator.__main__ import run
 from orchestrator.base.errors import EnvironmentProblem, JournalError, LeaseError, SearchError
 from orchestrator.runner import control
-from orchestrator.runner.unseal_test_set import record_test_set_use
+from orchestrator.runner.finalize import record_test_set_use
 from orchestrator.stores import push, remote_lease, segments
 from orchestrator.stores.address import is_uri, parsed
 from orchestrator.stores.base import SearchFolder, existing_search, searches

@@ -18,7 +18,7 @@ from searches import a_search
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.runner import attempt as attempts
-from orchestrator.runner.attempt import ERROR_FILE, RESULTS_FILE, Assignment, Message, run_attempt
+from orchestrator.runner.attempt import ERROR_FILE, RESULTS_FILE, TrialSpec, WorkerMessage, run_attempt
 from orchestrator.stores import trial_files
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import mirror_of, remote
@@ -49,27 +49,27 @@ def bucket(store: ObjectStore, machines: Machines) -> str:
     return store.bucket()
 
 
-def assigned(uri: str, config: TrialConfig) -> Assignment:
+def assigned(uri: str, config: TrialConfig) -> TrialSpec:
     """The first attempt of a trial of a search that is in the storage with its validation split."""
     folder = a_search(mirror_of(uri) / NAME)
     train = read_splits(config.data).train
     write_validation(folder.split, cut_validation(train, config.data.validation), train)
     publish(folder)
     text = config.model_dump_json()
-    return Assignment(search=folder.path, trial=TRIAL, attempt=1, threads=1, storage=uri, config=text, start=5)
+    return TrialSpec(search=folder.path, trial=TRIAL, attempt=1, threads=1, storage=uri, config=text, start=5)
 
 
-def later(assignment: Assignment) -> Assignment:
-    return assignment.model_copy(update={"attempt": assignment.attempt + 1, "start": assignment.start + 7})
+def later(spec: TrialSpec) -> TrialSpec:
+    return spec.model_copy(update={"attempt": spec.attempt + 1, "start": spec.start + 7})
 
 
-def messages(assignment: Assignment, heard: Callable[[Message], None] = lambda message: None) -> list[Message]:
-    sent: list[Message] = []
-    run_attempt(assignment, lambda message: (sent.append(message), heard(message))[1])
+def messages(spec: TrialSpec, heard: Callable[[WorkerMessage], None] = lambda message: None) -> list[WorkerMessage]:
+    sent: list[WorkerMessage] = []
+    run_attempt(spec, lambda message: (sent.append(message), heard(message))[1])
     return sent
 
 
-def epochs(sent: list[Message]) -> list[int]:
+def epochs(sent: list[WorkerMessage]) -> list[int]:
     return [message.epoch_result.epoch for message in sent if message.epoch_result is not None]
 
 
@@ -89,10 +89,10 @@ def objects(uri: str) -> set[str]:
 def test_an_attempt_leaves_everything_in_the_storage_and_another_machine_gets_it(
     uri: str, machines: Machines, tiny_config: TrialConfig
 ) -> None:
-    assignment = assigned(uri, tiny_config)
+    spec = assigned(uri, tiny_config)
     machines.become("node")
-    sent = messages(assignment)
-    assert sent[-1].outcome is not None and sent[-1].outcome.state == "completed"
+    sent = messages(spec)
+    assert sent[-1].attempt_result is not None and sent[-1].attempt_result.state == "completed"
     assert epochs(sent) == [1, 2, 3, 4]
     assert objects(uri) >= {
         *("config.json", "log.txt", "results.jsonl", "uploaded.json"),
@@ -116,40 +116,40 @@ def test_another_node_goes_on_from_the_checkpoint_with_the_same_figures(
     whole = epochs_of(messages(assigned(bucket, tiny_config)))
     second = bucket.replace("searches", "others")
     machines.become("driver-of-the-second")
-    assignment = assigned(second, tiny_config)
+    spec = assigned(second, tiny_config)
     machines.become("node")
 
-    def stop_after_two(message: Message) -> None:
+    def stop_after_two(message: WorkerMessage) -> None:
         if message.epoch_result is not None and message.epoch_result.epoch == 2:
-            remote(second).write(f"{NAME}/trials/{TRIAL}/{stop_name(assignment.start)}", b"")
+            remote(second).write(f"{NAME}/trials/{TRIAL}/{stop_name(spec.start)}", b"")
             wait_until(lambda: (out_of(second) / "stop").exists())
 
-    sent = messages(assignment, stop_after_two)
-    assert sent[-1].outcome is not None and sent[-1].outcome.state == "stopped"
+    sent = messages(spec, stop_after_two)
+    assert sent[-1].attempt_result is not None and sent[-1].attempt_result.state == "stopped"
     machines.become("other-node")
-    rest = messages(later(assignment))
-    assert rest[-1].outcome is not None and rest[-1].outcome.state == "completed"
+    rest = messages(later(spec))
+    assert rest[-1].attempt_result is not None and rest[-1].attempt_result.state == "completed"
     assert "attempt 1" in (out_of(second) / "log.txt").read_text(), "what the first node logged is there, too"
     assert epochs_of(rest) == whole
 
 
-def epochs_of(sent: list[Message]) -> list[dict[str, object]]:
+def epochs_of(sent: list[WorkerMessage]) -> list[dict[str, object]]:
     """What epochs say but for the time that they took."""
     timed = {"time", "seconds", "images_per_second", "data_wait_share", "evaluation_seconds"}
     return [message.epoch_result.model_dump(exclude=timed) for message in sent if message.epoch_result is not None]
 
 
 def test_a_request_to_stop_is_of_one_attempt(bucket: str, machines: Machines, tiny_config: TrialConfig) -> None:
-    assignment = assigned(bucket, tiny_config)
-    remote(bucket).write(f"{NAME}/trials/{TRIAL}/{stop_name(assignment.start)}", b"")
-    assert epochs(messages(later(assignment))) == [1, 2, 3, 4]
+    spec = assigned(bucket, tiny_config)
+    remote(bucket).write(f"{NAME}/trials/{TRIAL}/{stop_name(spec.start)}", b"")
+    assert epochs(messages(later(spec))) == [1, 2, 3, 4]
 
 
 def test_a_damaged_checkpoint_in_the_storage_is_not_used_and_that_is_told(
     bucket: str, machines: Machines, tiny_config: TrialConfig
 ) -> None:
-    assignment = assigned(bucket, tiny_config)
-    messages(assignment)
+    spec = assigned(bucket, tiny_config)
+    messages(spec)
     path = f"{NAME}/trials/{TRIAL}/checkpoint/last.pt"
     content = bytearray(remote(bucket).read(path))
     content[len(content) // 2] ^= 1
@@ -157,9 +157,9 @@ def test_a_damaged_checkpoint_in_the_storage_is_not_used_and_that_is_told(
     machines.become("node")
     with pytest.raises(StorageProblem, match=r"checkpoint/last\.pt: damaged"):
         bring_trial(SearchFolder(mirror_of(bucket) / NAME), TRIAL, "checkpoint/*")
-    sent = messages(later(assignment))
+    sent = messages(later(spec))
     assert epochs(sent) == [1, 2, 3, 4]
-    assert sent[-1].outcome is not None and sent[-1].outcome.state == "completed"
+    assert sent[-1].attempt_result is not None and sent[-1].attempt_result.state == "completed"
     assert "checkpoint/last.pt of t0000: damaged" in (out_of(bucket) / ERROR_FILE).read_text()
     note = read_note(remote(bucket), NAME, TRIAL)
     assert note is not None
@@ -174,18 +174,18 @@ def test_a_trial_is_completed_only_when_everything_is_sent(
     monkeypatch.setattr(attempts, "SEND_PATIENCE_S", 0.5)
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
-        assignment = assigned(uri, tiny_config)
+        spec = assigned(uri, tiny_config)
         machines.become("node")
-        failing = messages(assignment, lambda message: proxy.become("refuse") if epochs([message]) == [2] else None)
+        failing = messages(spec, lambda message: proxy.become("refuse") if epochs([message]) == [2] else None)
         assert epochs(failing) == [1, 2, 3, 4], "the training does not wait"
-        outcome = failing[-1].outcome
-        assert outcome is not None and (outcome.state, outcome.failure) == ("failed", "error")
-        assert "could be sent within" in outcome.reason
+        attempt_result = failing[-1].attempt_result
+        assert attempt_result is not None and (attempt_result.state, attempt_result.failure) == ("failed", "error")
+        assert "could be sent within" in attempt_result.reason
         proxy.become("pass")
         monkeypatch.setattr(attempts, "SEND_PATIENCE_S", PATIENCE_S)
         trained = (out_of(uri) / RESULTS_FILE).read_bytes()
-        again = messages(later(assignment))
-        assert again[-1].outcome is not None and again[-1].outcome.state == "completed"
+        again = messages(later(spec))
+        assert again[-1].attempt_result is not None and again[-1].attempt_result.state == "completed"
         assert (out_of(uri) / RESULTS_FILE).read_bytes() == trained, "nothing is trained again: the same times"
         assert "checkpoint/last.pt" in objects(uri)
 
@@ -193,7 +193,7 @@ def test_a_trial_is_completed_only_when_everything_is_sent(
 def test_an_upload_that_fails_some_times_is_tried_again(
     bucket: str, machines: Machines, tiny_config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assignment, left = assigned(bucket, tiny_config), [5]
+    spec, left = assigned(bucket, tiny_config), [5]
     write_from = Remote.write_from
 
     def failing(self: Remote, path: str, source: Path) -> str:
@@ -203,8 +203,8 @@ def test_an_upload_that_fails_some_times_is_tried_again(
         return write_from(self, path, source)
 
     monkeypatch.setattr(Remote, "write_from", failing)
-    sent = messages(assignment)
-    assert sent[-1].outcome is not None and sent[-1].outcome.state == "completed"
+    sent = messages(spec)
+    assert sent[-1].attempt_result is not None and sent[-1].attempt_result.state == "completed"
     assert not left[0]
 
 
@@ -213,10 +213,10 @@ def test_without_its_storage_an_attempt_fails_with_the_reason(
 ) -> None:
     uri = "s3://bucket/x?scheme=http&endpoint_override=127.0.0.1:1"
     text = tiny_config.model_dump_json()
-    assignment = Assignment(search=tmp_path, trial=TRIAL, attempt=1, threads=1, storage=uri, config=text, start=1)
-    (message,) = messages(assignment)
-    assert message.outcome is not None and message.outcome.failure == "error"
-    assert "cannot be reached" in message.outcome.reason
+    spec = TrialSpec(search=tmp_path, trial=TRIAL, attempt=1, threads=1, storage=uri, config=text, start=1)
+    (message,) = messages(spec)
+    assert message.attempt_result is not None and message.attempt_result.failure == "error"
+    assert "cannot be reached" in message.attempt_result.reason
 
 
 # The files of a trial, one by one
@@ -458,12 +458,12 @@ def test_a_trial_on_staged_data_has_the_figures_and_the_configuration_of_one_tha
     machines: Machines, tmp_path: Path, pack: Path, tiny_config: TrialConfig
 ) -> None:
     uri = (tmp_path / "store").as_uri()
-    assignment = assigned(uri, tiny_config)
+    spec = assigned(uri, tiny_config)
     machines.become("node")
     data = DataSource(pack=str(pack), sha256=index_digest(str(pack)))
-    on_pack = messages(assignment.model_copy(update={"data": data}))
-    assert (out_of(uri) / "config.json").read_text() == assignment.config
-    assert remote(uri).read(f"{NAME}/trials/{TRIAL}/config.json").decode() == assignment.config
+    on_pack = messages(spec.model_copy(update={"data": data}))
+    assert (out_of(uri) / "config.json").read_text() == spec.config
+    assert remote(uri).read(f"{NAME}/trials/{TRIAL}/config.json").decode() == spec.config
     machines.become("driver2")
     other = assigned((tmp_path / "store2").as_uri(), tiny_config)
     assert epochs_of(messages(other)) == epochs_of(on_pack)

@@ -33,7 +33,7 @@ except LeaseError:
 AT_ONCE = """
 import os, sys, time
 from pathlib import Path
-from orchestrator.runner.creation import create_search
+from orchestrator.runner.launch import create_search
 from orchestrator.study.description import Options
 from orchestrator.base.errors import OrchestratorError
 from orchestrator.stores.base import search_folder

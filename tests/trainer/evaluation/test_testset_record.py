@@ -18,7 +18,7 @@ from trainings import changed
 import trainer
 from orchestrator.__main__ import run
 from orchestrator.base.errors import LeaseError, SearchError
-from orchestrator.runner.unseal_test_set import record_test_set_use
+from orchestrator.runner.finalize import record_test_set_use
 from orchestrator.show.export import export_trial
 from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document

@@ -22,7 +22,7 @@ from trainings import changed
 from waiting import wait_until
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.runner.smoke_test import rehearse
+from orchestrator.runner.smoke_test import run_smoke_test
 from trainer import ConfigError, DataError, TrialConfig, fit, measure_step
 from trainer.checkpoint import load_checkpoint
 from trainer.data import Tracklet, read_splits
@@ -186,7 +186,7 @@ def test_however_the_child_ends_the_answer_is_one_error(
     tiny_config: TrialConfig, tmp_path: Path, program: str, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        rehearse(tiny_config, threads=1, disk=tmp_path, command=child(program))
+        run_smoke_test(tiny_config, threads=1, disk=tmp_path, command=child(program))
 
 
 def test_an_interrupted_rehearsal_leaves_no_child(tiny_config: TrialConfig, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_an_interrupted_rehearsal_leaves_no_child(tiny_config: TrialConfig, tmp_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rehearse(tiny_config, threads=1, disk=tmp_path, progress=interrupt, command=child(program))
+        run_smoke_test(tiny_config, threads=1, disk=tmp_path, progress=interrupt, command=child(program))
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 

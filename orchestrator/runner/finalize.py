@@ -1,6 +1,6 @@
 """Opens the test set, which is recorded before anything is trained for it or judged on it.
 
-For the best configurations of a finished search by `open_test_set`; for one trial's network by `record_test_set_use`.
+For the best configurations of a finished search by `unseal_test_set`; for one trial's network by `record_test_set_use`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FinalizationOptions(NamedTuple):
     """Whether a test set that was opened before may be opened once more."""
 
 
-def open_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalization:
+def unseal_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalization:
     """Journals that the test set is opened; nothing is run. One that was opened and is not done yet goes on.
 
     Args:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from orchestrator.runner.preparation import any_config
 from orchestrator.space.layers import overridden, read_layers
 from orchestrator.space.problems import Place
 from orchestrator.space.search_space import SearchSpace
@@ -62,7 +61,7 @@ def _of_parameters(space: SearchSpace, places: Mapping[KeyPath, Place]) -> Itera
 
 
 def _of_trainer(space: SearchSpace, places: Mapping[KeyPath, Place]) -> Iterator[Setting]:
-    values = any_config(space).model_dump(mode="json")
+    values = space.config(space.any_sample()).model_dump(mode="json")
     for path, field in trainer_settings().items():
         keys = ("trainer", *path.split("."))
         value: JsonValue = values
