@@ -1,7 +1,7 @@
-"""What MLflow gets of a search besides its events, as pure functions of the journal and of files.
+"""Content of MLflow runs besides events, as pure functions of the journal and of files.
 
-Best figures, the CMC curve, charts and pictures of trials; data sets with digests; a table, a note and the best so far
-for the search itself. Sent again they are the same, down to names and times.
+Trials: best metrics, the CMC curve, charts and pictures, data sets with digests. The search: a table, a note, the best
+so far. Computed again, it is identical, names and times included.
 """
 
 from __future__ import annotations
@@ -42,39 +42,39 @@ NAMED_RANKS = (1, 5, 20)
 
 
 class Point(NamedTuple):
-    """One figure of one epoch."""
+    """One value of one metric."""
 
     metric: str
     value: float
     time: int
-    """When the epoch ended, in milliseconds since 1970 UTC: sent again, it is the same point."""
+    """End of the epoch in milliseconds since 1970 UTC, so that a repeated point is the same point."""
     step: int
 
 
 class DataSet(NamedTuple):
-    """What a run learned from or was judged on."""
+    """A data set that a run trains or is evaluated on."""
 
     name: str
     context: Literal["training", "validation", "test"]
     digest: str
     split: Path | None = None
-    """File that the digest is of, read when it is sent; None where the digest is known."""
+    """File to digest when the data set is sent; None if `digest` is given."""
 
 
 class Artifact(NamedTuple):
     """A file of a run."""
 
     place: str
-    """Where it goes, from the run's own folder."""
+    """Path within the run's artifacts."""
     source: Path | str
-    """A file, or the text itself."""
+    """A file, or the text."""
     is_image: bool = False
-    """Whether MLflow's image grid shows it: it goes with a small copy."""
+    """Whether MLflow's image grid shows it, which needs a thumbnail."""
 
 
 @dataclass
 class Content:
-    """What a run gets."""
+    """Artifacts, points and tags of a run."""
 
     artifacts: list[Artifact] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
@@ -82,19 +82,19 @@ class Content:
 
 
 class About(NamedTuple):
-    """What does not change in a search, and how it is told when a session ends."""
+    """Constant facts of a search, and its content at the end of a session."""
 
     data_set: str
     fingerprint: str
     synthetic: bool
-    """Whether pictures show generated people only."""
+    """Whether pictures show only generated people."""
     artifacts: tuple[Artifact, ...]
     """Of the search's own run."""
     tell: Callable[[int], Content]
-    """What its own run gets at the end of a session, at a time in milliseconds since 1970 UTC."""
+    """Content of the search's run at the end of a session, at a time in milliseconds since 1970 UTC."""
 
     def data_sets(self, split: Path | None) -> list[DataSet]:
-        """Those of a trial; without a validation split it is one for the test set."""
+        """The data sets of a trial; without a validation split the trial is evaluated on the test set."""
         learned = DataSet(self.data_set, "training", self.fingerprint[:LONGEST_DIGEST])
         if split is None:
             return [learned, DataSet(f"{self.data_set} test", "test", self.fingerprint[:LONGEST_DIGEST])]
@@ -102,7 +102,7 @@ class About(NamedTuple):
 
 
 def milliseconds(time: float) -> int:
-    """A time in seconds as MLflow counts it."""
+    """Seconds as whole milliseconds, MLflow's unit of time."""
     return round(time * 1000)
 
 
@@ -110,39 +110,39 @@ def milliseconds(time: float) -> int:
 
 
 def epoch_points(result: EpochResult) -> list[Point]:
-    """The figures of an epoch."""
+    """The metrics of an epoch."""
     moment = milliseconds(result.time)
     return [Point(name, value, moment, result.epoch) for name, value in result.metrics().items()]
 
 
 def load_points(load: NodeLoad, result: EpochResult) -> list[Point]:
-    """How busy the machine was during an epoch, for MLflow's page of system metrics."""
+    """System metrics of the node during an epoch."""
     moment = milliseconds(result.time)
     return [Point(name, value, moment, result.epoch) for name, value in load.system_metrics().items()]
 
 
 def best_points(best: EpochResult) -> list[Point]:
-    """The figures of the network that a trial keeps, beside those of each epoch: tables show the last value.
+    """Metrics of the best checkpoint, beside those of each epoch, of which MLflow's tables show the last.
 
-    All at step 0, as MLflow draws bars of such figures, and lines of others; the epoch is a figure of its own.
+    All at step 0, because MLflow draws bars for metrics of one step; the epoch is a metric as well.
     """
     assert best.validation is not None
     moment = milliseconds(best.time)
-    figures = {"epoch": float(best.epoch), **best.validation.metrics()}
-    return [Point(BEST_PREFIX + name, value, moment, 0) for name, value in figures.items()]
+    metrics = {"epoch": float(best.epoch), **best.validation.metrics()}
+    return [Point(BEST_PREFIX + name, value, moment, 0) for name, value in metrics.items()]
 
 
 def test_points(evaluation: Evaluation, moment: int) -> list[Point]:
-    """The figures on the test set."""
+    """The metrics on the test set."""
     return [Point(TEST_PREFIX + name, value, moment, 0) for name, value in evaluation.metrics().items()]
 
 
 def evaluation_content(folder: Path, identity: str, moment: int, *, people: bool) -> Content:
-    """What an evaluation folder says of a trial: the CMC, a point per rank (shares, as all figures), and its pictures.
+    """The content of an evaluation folder: the CMC curve, one point per rank in [0, 1], and pictures.
 
     Args:
-        folder: as `trainer.evaluation.folder` writes it; nothing comes of one that is not there.
-        identity: of the trial, unlike any other's.
+        folder: as the trainer writes it; a missing folder gives empty content.
+        identity: unique identifier of the trial.
         moment: when the trial ended, in milliseconds since 1970 UTC.
         people: whether sheets that show people are sent.
     """
@@ -182,7 +182,7 @@ def _grid_image(key: str, file: Path, identity: str, moment: int) -> Artifact:
 
 
 def about(description: SearchDescription, tell: Callable[[int], Content]) -> About:
-    """What is told of a search, and by whom when a session ends."""
+    """The constant facts of a search."""
     environment = {"versions": description.versions, "commit": description.commit, "seed": description.seed}
     return About(
         data_set=description.data_name,
@@ -213,12 +213,12 @@ def trial_rows(study: Study, objective: Objective) -> list[dict[str, Any]]:
     rows = []
     for trial in (*sorted(study.trials.values(), key=lambda each: each.index), *study.replicates.values()):
         found = score(trial, objective)
-        figures = {} if found is None else found.metrics
+        metrics = {} if found is None else found.metrics
         rows.append(
             {
                 **{"trial": trial.key, "status": trial.status, "source": trial.source, "seed": trial.seed},
                 **{"epoch": trial.epoch, metric: None if found is None else found.value},
-                **{name: figures.get(name) for name in (f"rank{rank}" for rank in NAMED_RANKS)},
+                **{name: metrics.get(name) for name in (f"rank{rank}" for rank in NAMED_RANKS)},
                 **trial.params,
             }
         )

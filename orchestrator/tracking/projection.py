@@ -1,4 +1,4 @@
-"""What the events of a search ask of its runs in MLflow, merged run by run; MLflow itself is not needed for it."""
+"""The journal's events as writes to MLflow runs, merged run by run. Pure: MLflow is not imported."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from orchestrator.tracking.content import (
 from trainer.result import EpochResult, better_epoch
 
 SEARCH_RUN: Final = "-"
-"""Stands for the search's own run where the others have the key of their trial."""
+"""Key of the search's own run, where other runs have the key of their trial."""
 LONGEST_TAG = 5000
 NODE_TAG = "node"
 RUNNING = "RUNNING"
 END_OF_SESSION = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-# What MLflow does not take is tried again after 1, 2, 4 ... seconds, and holds up the end of a session only so often.
+# A refused write is repeated after 1, 2, 4 ... seconds; `close` waits for so many attempts.
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 300.0
 ATTEMPTS_TO_WAIT_FOR = 3
 
 
 class Creation(NamedTuple):
-    """How a run begins."""
+    """Name, start time and tags of a new run."""
 
     name: str
     start: int
@@ -59,43 +59,43 @@ class Creation(NamedTuple):
 
 @dataclass
 class Writes:
-    """What one run is still to get, merged from all events that ask for it; the last one decides about its status."""
+    """What one run has yet to get, merged from all its events; the last event sets the status."""
 
     key: str
     """The trial, or `SEARCH_RUN`."""
     creation: Creation | None = None
-    """None once the run is known to be there."""
+    """None once the run exists."""
     files: list[Path] = field(default_factory=list)
     data_sets: list[DataSet] = field(default_factory=list)
     evaluation: int | None = None
-    """When the trial was completed, in milliseconds since 1970 UTC, where its evaluation folder is to be sent."""
+    """Completion time in milliseconds since 1970 UTC, if the trial's evaluation folder is to be sent."""
     summary: int | None = None
-    """When the session ended, where what it came to is to be sent."""
+    """End of the session in milliseconds since 1970 UTC, if a summary is to be sent."""
     artifacts: list[Artifact] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     status: str | None = None
     end: int | None = None
-    """Milliseconds since 1970 UTC; None while it runs."""
+    """Milliseconds since 1970 UTC; None while the run is active."""
     events: int = 0
-    """How many ask for all this."""
+    """Number of merged events."""
     attempts: int = 0
-    """How often MLflow was there and did not take it."""
+    """Number of refusals."""
     due: float = 0.0
-    """When to try again, on the monotonic clock."""
+    """Monotonic time of the next attempt."""
 
     @property
     def is_stuck(self) -> bool:
-        """Whether nobody should wait for it."""
+        """Whether `close` should not wait for it."""
         return self.attempts >= ATTEMPTS_TO_WAIT_FOR
 
 
 class Plan:
-    """Writes that are still to be done, in the order in which the runs were first heard of."""
+    """Pending writes, in the order in which their runs were created."""
 
     def __init__(self, folder: SearchFolder, about: About | None = None) -> None:
-        """Nothing to do yet; without `about` runs get what their events say, and no more."""
+        """Starts empty. Without `about`, runs get what their events say, and nothing else."""
         self._folder = folder
         self._about = about
         self._best: dict[str, EpochResult] = {}
@@ -105,7 +105,7 @@ class Plan:
         self._has_refused = False
 
     def add(self, event: Event, time: float) -> bool:
-        """Merges an event of a time in seconds since 1970 UTC; False where MLflow need not know of it."""
+        """Merges an event recorded at `time`, in seconds since 1970 UTC; False if MLflow does not show it."""
         moment = milliseconds(time)
         match event:
             case SearchCreated():
@@ -170,40 +170,40 @@ class Plan:
         return True
 
     def creations(self, now: float, limit: int) -> list[Writes]:
-        """Runs to make, which goes before anything else, because their trials wait; the search's own is the first."""
+        """Runs to create, before anything else, because their trials wait; the search's own run first."""
         due = list(islice((writes for writes in self._unmade.values() if writes.due <= now), limit))
         return due[:1] if due and due[0].key == SEARCH_RUN else due
 
     def next(self, now: float, limit: int) -> list[Writes]:
-        """Runs to write to; the search's own comes last, because it ends after its trials."""
+        """Runs to write to; the search's own run last, because it ends after its trials."""
         due = (writes for writes in self._writes.values() if writes.due <= now and writes.key != SEARCH_RUN)
         own = self._writes.get(SEARCH_RUN)
         return list(islice(due, limit)) or [writes for writes in (own,) if writes is not None and writes.due <= now]
 
     def pause(self, now: float) -> float | None:
-        """Seconds until there is something to do; None where there is nothing."""
+        """Seconds until the next write is due; None if none is pending."""
         if self.next(now, limit=1):
             return 0.0
         return min((writes.due - now for writes in self._writes.values()), default=None)
 
     def made(self, writes: Writes) -> None:
-        """The run is there."""
+        """Called when the run exists."""
         writes.creation = None
         del self._unmade[writes.key]
 
     def done(self, writes: Writes) -> None:
-        """Everything is there."""
+        """Called when everything is written."""
         del self._writes[writes.key]
 
     def refused(self, writes: Writes, now: float) -> None:
-        """MLflow did not take all of it: others go first."""
+        """Called when MLflow refused a part; other writes go first."""
         writes.due = now + min(FIRST_DELAY_S * 2.0**writes.attempts, LONGEST_DELAY_S)
         writes.attempts += 1
         self._has_refused = True
 
     @property
     def stuck(self) -> int:
-        """Events whose writes were refused so often that nobody should wait for them."""
+        """Number of events whose writes were refused too often to wait for."""
         if not self._has_refused:
             return 0
         return sum(writes.events for writes in self._writes.values() if writes.attempts >= ATTEMPTS_TO_WAIT_FOR)
@@ -221,7 +221,7 @@ class Plan:
         return writes
 
     def _nodes_of(self, trial: str, node: str) -> str:
-        """The machines that have trained the trial, in the order in which they first did."""
+        """The nodes that trained the trial, in order of first use."""
         known = self._nodes.setdefault(trial, [])
         if node not in known:
             known.append(node)
@@ -233,11 +233,11 @@ class Plan:
 
 @dataclass
 class Run:
-    """A run as it was found in MLflow."""
+    """An existing run in MLflow."""
 
     id: str
     artifacts: str
-    """Where its files are kept."""
+    """Artifact location."""
     status: str | None = None
     end: int | None = None
     params: frozenset[str] = frozenset()
@@ -248,10 +248,9 @@ class Run:
 
 
 def leave_out(writes: Writes, run: Run) -> None:
-    """Takes out of the writes what the run has, which has no gaps if only we write to it.
+    """Removes from the writes what the run already has.
 
-    Points are sent in order, a batch of them is taken whole or not at all, the files go before the first of them, and
-    the status goes last.
+    Relies on the order of writes: files before points, points in order, a batch whole or not at all, the status last.
     """
     writes.params = {name: value for name, value in writes.params.items() if name not in run.params}
     writes.tags = {name: value for name, value in writes.tags.items() if run.tags.get(name) != value}

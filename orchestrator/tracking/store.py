@@ -1,13 +1,12 @@
-"""The runs of one search in MLflow: found, made, written to, and their copies removed.
+"""The runs of one search in MLflow: found, created, written to, and duplicates removed.
 
-Every write can be repeated and changes nothing then: a point carries its original time, so that it is the same point.
-Only a creation cannot. One whose reply was lost may have made a run, or may do so later; the run is looked for before
-another one is made, and what turns out to be a copy is removed when the trial and when the session ends.
+Every write can be repeated without effect: a point carries its original time, so that it is the same point. Creation is
+the exception: one whose reply was lost may have made a run, or may make it later. The run is looked for before another
+one is created, and duplicates are removed when the trial and when the session ends.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -15,83 +14,64 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.base.uris import database_path, file_uri, without_passwords
-from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.remote import StorageProblem
-from orchestrator.stores.trial_files import bring_trial
-from orchestrator.tracking.content import BEST_PREFIX, About, Content, digest_of, evaluation_content, may_show_people
 from orchestrator.tracking.database import EXPERIMENT, is_database, prepare_database
-from orchestrator.tracking.files import staged, without_secrets
 from orchestrator.tracking.projection import RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
+from orchestrator.tracking.uploads import Source, upload_steps
 from trainer.formatting import first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-# The client's own patience is 7 retries over 4 minutes per call; ours is the queue. A call that the client repeats by
-# itself after a lost reply makes a second run; ours looks for the first one before.
+# Retries are the tracker's: MLflow's client retries 7 times over 4 minutes per call, and a creation that it repeats
+# after a lost reply makes a second run.
 CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Standard output is for what the search has to say.
+    # Standard output belongs to the search.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 PARENT_TAG = "mlflow.parentRunId"
 SEARCH_TAG = "reidsearch.search"
 TRIAL_TAG = "reidsearch.trial"
-CONTEXT_TAG = "mlflow.data.context"
-# A server has its disk and the network to wait for, and gets the next call meanwhile.
+# Calls overlap where MLflow is a server: each waits for its disk and the network.
 CALLS_AT_ONCE = 4
-# Runs come with all their figures; a page has to come within the client's patience.
+# A page holds runs with all their metrics and has to arrive within the client's timeout.
 RUNS_PER_PAGE = 100
-
 
 log = logging.getLogger(__name__)
 
 
 class RefusedError(Exception):
-    """MLflow is there and does not take something."""
+    """MLflow answers and refuses a write."""
 
 
 class RunStore:
-    """Writes to MLflow; every call may fail in any way and can then be made again.
+    """Writes to MLflow. Every call can be repeated after any failure.
 
-    Once it is connected, `ensure` and `write` may be called from several threads, for one run each; `ensure` for the
-    search's own run goes before all others.
+    After `connect`, several threads may call `ensure` and `write`, each for one run. `ensure` for the search's own run
+    comes first.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        folder: SearchFolder,
-        *,
-        uid: str,
-        artifacts: Path,
-        tags: Mapping[str, str],
-        about: About | None = None,
-    ) -> None:
-        """Touches nothing yet.
+    def __init__(self, uri: str, source: Source, *, artifacts: Path, tags: Mapping[str, str]) -> None:
+        """Connects at the first use.
 
         Args:
-            uri: where MLflow keeps runs.
-            folder: the search.
-            uid: tells this search from others of the same name.
-            artifacts: folder for artifacts of an experiment that does not exist yet.
-            tags: flat tags of every run.
-            about: what is told of the search itself.
+            uri: tracking URI.
+            source: the search, and what is read from it for its runs.
+            artifacts: artifact folder of an experiment that does not exist yet.
+            tags: tags of every run.
         """
         self._uri = uri
-        self._folder = folder
-        self._about = about
-        self._uid = uid
+        self._source = source
         self._artifacts = artifacts
         self._tags = dict(tags)
         self.trusts_what_is_there = True
         """Whether to leave out what a run that is found seems to have."""
         self._connection: tuple[MlflowClient, str] | None = None
         self._runs: dict[str, Run] = {}
-        self._may_have_copies: set[str] = set()
+        self._may_have_duplicates: set[str] = set()
 
     @property
     def is_connected(self) -> bool:
@@ -102,17 +82,17 @@ class RunStore:
         """Whether MLflow can be reached now."""
         try:
             self._client.get_experiment(self._experiment)
-        except Exception:  # noqa: BLE001  # whatever it is, whoever asks has a better message of his own
+        except Exception:  # noqa: BLE001  # any failure is a no; the caller reports its own error
             return False
         return True
 
     @property
     def calls_at_once(self) -> int:
-        """For how many runs at a time `ensure` and `write` should be called: SQLite takes one write after the other."""
+        """How many threads may call `ensure` and `write`: SQLite takes one write at a time."""
         return 1 if self._uri.startswith("sqlite:") else CALLS_AT_ONCE
 
     def connect(self) -> None:
-        """Finds the runs that are there already.
+        """Connects, and finds the runs of earlier sessions.
 
         Raises:
             Exception: MLflow cannot be reached.
@@ -120,11 +100,11 @@ class RunStore:
         self._connect()
 
     def ensure(self, writes: Writes) -> str:
-        """The id of the run that is to be written to; it is made where it is not there.
+        """The id of the run, which is created if there is none.
 
         Raises:
-            RefusedError: MLflow does not make it.
-            Exception: it cannot be reached.
+            RefusedError: MLflow refuses to create it.
+            Exception: MLflow cannot be reached.
         """
         try:
             return self._ensure(writes)
@@ -134,21 +114,21 @@ class RunStore:
             raise RefusedError(without_passwords(first_line(error))) from error
 
     def write(self, writes: Writes) -> None:
-        """Writes to a run that is there; what has been taken is gone from the writes then, whatever happens.
+        """Writes to an existing run. What MLflow accepted is removed from the writes, also on failure.
 
         Raises:
-            RefusedError: MLflow does not take all of it; what it takes it has.
-            Exception: it cannot be reached.
+            RefusedError: MLflow refused a part; the rest is written.
+            Exception: MLflow cannot be reached.
         """
         run = self._runs.get(writes.key)
         if run is None:
             raise RefusedError(f"trial {writes.key} has no run")
         leave_out(writes, run)
-        self._fill_in(writes, run)
-        # What was found is not what is there any more.
+        self._source.fill_in(writes, run)
+        # What the run held before this write is outdated now.
         self._runs[writes.key] = Run(run.id, run.artifacts)
         refusals: list[Exception] = []
-        for step in (self._keep_files, self._keep_artifacts, self._log_data_sets, self._log, self._set_status):
+        for step in (*upload_steps(self._client, self._uri), self._set_status):
             try:
                 step(run, writes)
             except Exception as error:
@@ -159,7 +139,7 @@ class RunStore:
             raise RefusedError(without_passwords(first_line(refusals[0]))) from refusals[0]
 
     def can_return(self, error: Exception) -> bool:
-        """Whether what could not be reached may answer later by itself; an SQLite file is there, or is not."""
+        """Whether MLflow may answer later: a server may come back, a missing SQLite file does not."""
         from mlflow.exceptions import MlflowException
         from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 
@@ -178,12 +158,12 @@ class RunStore:
         return self._connect()[1]
 
     def _connect(self) -> tuple[MlflowClient, str]:
-        """The client and the experiment; the first touch creates the database before any trial runs."""
+        """The client and the experiment; the first call creates the database."""
         if self._connection is None:
             os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
             from mlflow import MlflowClient
 
-            # What goes wrong comes as an exception, too, and is said once in our own words.
+            # Errors arrive as exceptions and are reported once, by the tracker.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
             prepare_database(self._uri, self._artifacts)
             client = MlflowClient(tracking_uri=self._uri)
@@ -196,63 +176,63 @@ class RunStore:
         found = client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             if found.lifecycle_stage == "deleted":
-                # In MLflow's pages, with all runs: it takes nothing more, and no other can be given its name.
+                # A deleted experiment takes no runs and keeps its name reserved.
                 client.restore_experiment(found.experiment_id)
                 log.warning("MLflow: the experiment %s was deleted there; it is restored", EXPERIMENT)
             return str(found.experiment_id)
-        # A server has its own place; a database alone would let MLflow put them into the current folder.
+        # A server has its own artifact location; with a database MLflow would default to the current folder.
         location = file_uri(self._artifacts) if is_database(self._uri) else None
         return str(client.create_experiment(EXPERIMENT, artifact_location=location))
 
-    # --- runs and their copies ---------------------------------------------------------------------------------------
+    # --- runs and duplicates -----------------------------------------------------------------------------------------
 
     def _adopt(self, client: MlflowClient, experiment: str) -> None:
-        """Takes over what earlier sessions have made: one search for all runs, instead of one for each."""
+        """Takes over the runs of earlier sessions, with one request for all."""
         found = sorted(self._search(client, experiment), key=lambda run: (-len(run.last), run.id))
         for run in found:
             self._runs.setdefault(run.tags[TRIAL_TAG], run)
-        self._delete_copies(client, found)
+        self._delete_duplicates(client, found)
         if not self.trusts_what_is_there:
             self._runs = {key: Run(run.id, run.artifacts) for key, run in self._runs.items()}
 
     def _ensure(self, writes: Writes) -> str:
         key, creation = writes.key, writes.creation
         if creation is not None:
-            tags = self._tags | {SEARCH_TAG: self._uid, TRIAL_TAG: key} | creation.tags
+            tags = self._tags | {SEARCH_TAG: self._source.uid, TRIAL_TAG: key} | creation.tags
             if key != SEARCH_RUN:
                 if SEARCH_RUN not in self._runs:
                     raise RefusedError("the search itself has no run yet")
                 tags[PARENT_TAG] = self._runs[SEARCH_RUN].id
             if key not in self._runs:
                 self._runs[key] = self._find(key) or self._create(key, creation, tags)
-            # A run that was found may lack some, or belong to a copy of the search's run.
+            # A run that was found may lack tags, or be the child of a duplicate of the search's run.
             writes.tags = tags | writes.tags
         return self._runs[key].id
 
     def _find(self, key: str) -> Run | None:
         """The run of a creation whose reply was lost."""
-        if key not in self._may_have_copies:
+        if key not in self._may_have_duplicates:
             return None
         return min(self._search(self._client, self._experiment, key), key=lambda run: run.id, default=None)
 
     def _create(self, key: str, creation: Creation, tags: dict[str, str]) -> Run:
-        is_first = key not in self._may_have_copies
-        self._may_have_copies.add(key)
+        is_first = key not in self._may_have_duplicates
+        self._may_have_duplicates.add(key)
         run = self._client.create_run(self._experiment, start_time=creation.start, tags=tags, run_name=creation.name)
         if is_first:
-            self._may_have_copies.remove(key)
+            self._may_have_duplicates.remove(key)
         return _run(run)
 
-    def _remove_copies(self, key: str) -> None:
-        """Those of a trial whose creation went wrong, or at the end of a session all that can be found.
+    def _delete_duplicates_of(self, key: str) -> None:
+        """Deletes the duplicates of a trial whose creation failed; at the end of a session, all duplicates.
 
-        A copy is never written to, so it runs for ever.
+        A duplicate is never written to, so its status stays RUNNING.
         """
-        if key == SEARCH_RUN or key in self._may_have_copies:
+        if key == SEARCH_RUN or key in self._may_have_duplicates:
             trial = None if key == SEARCH_RUN else key
-            self._delete_copies(self._client, self._search(self._client, self._experiment, trial, status=RUNNING))
+            self._delete_duplicates(self._client, self._search(self._client, self._experiment, trial, status=RUNNING))
 
-    def _delete_copies(self, client: MlflowClient, found: Iterable[Run]) -> None:
+    def _delete_duplicates(self, client: MlflowClient, found: Iterable[Run]) -> None:
         for run in found:
             original = self._runs.get(run.tags[TRIAL_TAG])
             if original is not None and original.id != run.id:
@@ -262,7 +242,7 @@ class RunStore:
         self, client: MlflowClient, experiment: str, key: str | None = None, *, status: str | None = None
     ) -> list[Run]:
         """The runs of this search, or of one of its trials."""
-        condition = f"tags.`{SEARCH_TAG}` = '{self._uid}'"
+        condition = f"tags.`{SEARCH_TAG}` = '{self._source.uid}'"
         if key is not None:
             condition += f" and tags.`{TRIAL_TAG}` = '{key}'"
         if status is not None:
@@ -276,89 +256,12 @@ class RunStore:
             if not token:
                 return found
 
-    # --- what a run gets ---------------------------------------------------------------------------------------------
-
-    def _keep_files(self, run: Run, writes: Writes) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        while writes.files:
-            # A trial that has been cleared away by hand has nothing to keep, and must not hold up what comes after it.
-            if writes.files[0].exists():
-                # Not by the client, which asks again where the files of the run are.
-                with without_secrets(writes.files[0]) as file:
-                    get_artifact_repository(run.artifacts, tracking_uri=self._uri).log_artifact(str(file))  # type: ignore[no-untyped-call]
-            del writes.files[0]
-
-    def _fill_in(self, writes: Writes, run: Run) -> None:
-        """What is read from the files of a trial that was completed, or told of a session that ended.
-
-        Best figures that the journal has, too, are not sent with a second time.
-        """
-        found = Content()
-        if writes.evaluation is not None:
-            self._bring_evaluation(writes.key)
-            out = self._folder.trial(writes.key)
-            generated = self._about is not None and self._about.synthetic
-            people = generated or may_show_people(out / "config.json")
-            identity = f"{self._uid}/{writes.key}"
-            found = evaluation_content(out / "evaluation", identity, writes.evaluation, people=people)
-            known = {point.metric for point in writes.points if point.metric.startswith(BEST_PREFIX)} | run.last.keys()
-            found.points = [point for point in found.points if point.metric not in known]
-        elif writes.summary is not None and self._about is not None:
-            found = self._about.tell(writes.summary)
-        writes.evaluation = writes.summary = None
-        writes.artifacts += found.artifacts
-        writes.points += found.points
-        writes.tags |= found.tags
-
-    def _bring_evaluation(self, trial: str) -> None:
-        """From a storage with a URI, where another node has left it; it does not hold up what is known without."""
-        try:
-            bring_trial(self._folder, trial, "config.json", "evaluation/*")
-        except StorageProblem as problem:
-            log.warning("MLflow gets no evaluation of trial %s: %s", trial, problem)
-
-    def _keep_artifacts(self, run: Run, writes: Writes) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        if not writes.artifacts:
-            return
-        with staged(writes.artifacts) as folder:
-            get_artifact_repository(run.artifacts, tracking_uri=self._uri).log_artifacts(str(folder))  # type: ignore[no-untyped-call]
-        writes.artifacts.clear()
-
-    def _log_data_sets(self, run: Run, writes: Writes) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        inputs = []
-        for each in writes.data_sets:
-            digest = each.digest if each.split is None else digest_of(each.split)
-            if digest is not None:
-                source = json.dumps({"name": each.name})
-                dataset = Dataset(name=each.name, digest=digest, source_type="reidsearch", source=source)
-                inputs.append(DatasetInput(dataset, [InputTag(CONTEXT_TAG, each.context)]))
-        if inputs:
-            self._client.log_inputs(run.id, inputs)
-        writes.data_sets.clear()
-
-    def _log(self, run: Run, writes: Writes) -> None:
-        """One call, as long as there are no more than MLflow takes at once."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        self._client.log_batch(
-            run.id,
-            metrics=[Metric(point.metric, point.value, point.time, point.step) for point in writes.points],
-            params=[Param(name, value) for name, value in writes.params.items()],
-            tags=[RunTag(name, value) for name, value in writes.tags.items()],
-        )
-        writes.points, writes.params, writes.tags = [], {}, {}
-
     def _set_status(self, run: Run, writes: Writes) -> None:
         if writes.status == RUNNING:
             self._client.update_run(run.id, status=RUNNING)
         elif writes.status is not None:
             self._client.set_terminated(run.id, writes.status, end_time=writes.end)
-            self._remove_copies(writes.key)
+            self._delete_duplicates_of(writes.key)
         writes.status = writes.end = None
 
 

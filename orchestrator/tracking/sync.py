@@ -17,20 +17,20 @@ from orchestrator.tracking.tracker import Tracker
 
 
 def tracking_uri(folder: SearchFolder, options: Options) -> str:
-    """Where MLflow keeps the runs of a search: a database in its storage unless the options say otherwise."""
+    """The tracking URI of a search: a database in its storage, unless the options name another."""
     return options.tracking_uri or database_uri(folder.path.parent / DATABASE)
 
 
 def trusted_tracking_uri(folder: SearchFolder, description: SearchDescription, given: str | None = None) -> str:
-    """Where MLflow keeps the runs of a search, for those who send something there.
+    """The tracking URI of a search, checked before anything is sent to it.
 
     Args:
         folder: the search.
-        description: of the search, which may come from somebody else.
-        given: what the user names instead; None is where the search was launched with.
+        description: of the search. A received search may name a server that the user does not trust.
+        given: URI that the user names; None takes the search's own.
 
     Raises:
-        SearchError: only the description names that place, and the user has not given it.
+        SearchError: only the description names that server, and the user has not given it.
     """
     storage = folder.path.parent
     if given is not None:
@@ -41,7 +41,7 @@ def trusted_tracking_uri(folder: SearchFolder, description: SearchDescription, g
 
 
 def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, recorder: Recorder) -> Tracker:
-    """What keeps MLflow equal to the recorder: it begins with all that has happened so far."""
+    """A tracker that keeps MLflow equal to the recorder, starting with all events so far."""
 
     def remember(trial: str, run: str) -> None:
         if recorder.study.all_trials[trial].mlflow_run_id != run:
@@ -75,28 +75,28 @@ def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, r
 
 
 class Synced(NamedTuple):
-    """What came of it."""
+    """Result of `sync`."""
 
     events: int
-    """Events of the journal."""
+    """Number of events in the journal."""
     unsent: int
-    """Those that MLflow did not take in time."""
+    """Number of events that MLflow did not accept in time."""
     uri: str
     problem: str | None
-    """Why not."""
+    """Why they were not sent."""
 
 
 def sync(folder: SearchFolder, *, tracking: str | None, patience: float) -> Synced:
-    """Sends the whole journal to MLflow; what is there already stays as it is, what is missing is made anew.
+    """Sends the whole journal to MLflow. Existing runs stay as they are; missing ones are created.
 
     Args:
-        folder: a search that no process drives.
-        tracking: where MLflow keeps runs; None is where the search was launched with.
-        patience: seconds after which it gives up.
+        folder: a search that is not running.
+        tracking: tracking URI; None takes the search's own.
+        patience: seconds to wait for MLflow.
 
     Raises:
-        LeaseError: a process drives the search, and sends what happens itself.
-        SearchError: only the search's own files name the place, and the user has not given it.
+        LeaseError: the search is running; its driver sends its events.
+        SearchError: only the search's own files name the server, and the user has not given it.
     """
     description = read_description(folder.description)
     uri = trusted_tracking_uri(folder, description, tracking)

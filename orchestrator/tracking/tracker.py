@@ -1,9 +1,9 @@
 """MLflow as a projection of the journal: one parent run per search, one child run per trial, each point once.
 
-A thread reads events in order and sends them. It never raises into the search and the search never waits for it beyond
-a moment before a trial starts. Whatever is queued when it gets to it goes out together, run by run
-(`tracking_plan`, `tracking_store`). What could not be sent stays; what a dead process did not send is sent by the next
-session, which goes through the whole journal again and leaves out what MLflow has.
+A thread reads events in order and sends them. It never raises into the search, and the search waits for it only briefly
+before a trial starts. Queued events are merged run by run (`projection`) and written (`store`). What could not be sent
+stays queued; what a killed process did not send is sent by the next session, which reads the whole journal again and
+leaves out what MLflow already has.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from orchestrator.study.journal import Record
 from orchestrator.tracking.content import About
 from orchestrator.tracking.projection import SEARCH_RUN, Plan, Writes
 from orchestrator.tracking.store import RefusedError, RunStore
+from orchestrator.tracking.uploads import Source
 from trainer.formatting import first_line
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 FIRST_PAUSE_S = 1.0
-# No longer than this, and what a call may take, goes by between the return of a server and the first event it gets.
+# Upper bound of the pause between two attempts to reach a server, plus the time of a call.
 LONGEST_PAUSE_S = 3.0
-# A trial's run takes a fraction of a second to make once MLflow is connected; only the first one may take longer.
+# Creating a run takes a fraction of a second once MLflow is connected; only the first may take longer.
 USUAL_PATIENCE_S = 1.0
 POLL_S = 0.05
-# Trials that are new wait for no more runs than this, times the calls that are made at once.
+# New trials wait for at most this many writes per thread.
 RUNS_PER_TURN = 4
-# What a call to a hanging server may still take when the tracker closes.
+# How long a call to a hanging server may outlast `close`.
 CLOSE_GRACE_S = 12.0
 
 
@@ -55,19 +56,19 @@ class Tracker:
         on_run: Callable[[str, str], None],
         about: About | None = None,
     ) -> None:
-        """Prepares; nothing is sent before `start`.
+        """Sends nothing before `start`.
 
         Args:
-            uri: where MLflow keeps runs.
+            uri: tracking URI.
             folder: the search.
             uid: tells this search from others of the same name.
-            artifacts: folder for artifacts of an experiment that does not exist yet.
+            artifacts: artifact folder of an experiment that does not exist yet.
             tags: flat tags of every run.
             on_run: called in the tracker's thread with (trial, run id) when a trial has its run.
-            about: what is told of the search itself; None leaves it at what its events say.
+            about: content besides events; None sends what the events say, and nothing else.
         """
         self._plan = Plan(folder, about)
-        self._store = RunStore(uri, folder, uid=uid, artifacts=artifacts, tags=tags, about=about)
+        self._store = RunStore(uri, Source(folder, uid, about), artifacts=artifacts, tags=tags)
         self._on_run = on_run
         self._events: queue.Queue[Record | None] = queue.Queue()
         self._runs: dict[str, threading.Event] = {}
@@ -82,26 +83,26 @@ class Tracker:
 
     @property
     def problem(self) -> str | None:
-        """Why something cannot be sent at the moment."""
+        """Why something cannot be sent now; None where all is well."""
         return self._outage or self._refusal
 
     @property
     def unsent(self) -> int:
-        """Events that MLflow has not taken yet."""
+        """Number of events not yet in MLflow."""
         return self._unsent
 
     def start(self, *, resend: bool = False) -> None:
-        """Begins to send what `put` brings.
+        """Starts sending what `put` queues.
 
         Args:
-            resend: also what MLflow seems to have already; nothing is waited for that cannot heal by itself.
+            resend: send also what MLflow seems to have, and give up on errors that cannot pass by themselves.
         """
         self._gives_up = resend
         self._store.trusts_what_is_there = not resend
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Takes an event; returns at once."""
+        """Queues an event; returns at once."""
         with self._idle:
             self._unsent += 1
         if isinstance(record.event, TrialSuggested):
@@ -109,9 +110,9 @@ class Tracker:
         self._events.put(record)
 
     def wait_for_run(self, trial: str, seconds: float) -> bool:
-        """Waits until the trial has its run, for a while; says whether it has.
+        """Waits at most so many seconds for the trial's run; returns whether it exists.
 
-        An outage costs its first trial a moment and the later ones nothing.
+        During an outage only the first trial waits.
         """
         if self._store.is_connected:
             seconds = min(seconds, USUAL_PATIENCE_S)
@@ -123,9 +124,9 @@ class Tracker:
         return True
 
     def close(self, seconds: float) -> int:
-        """Waits for the queue to drain, for a while, and stops; returns the number of events not sent.
+        """Waits at most so many seconds for the queue to drain, stops, and returns the number of events not sent.
 
-        What MLflow has refused again and again is not waited for.
+        Writes that MLflow refused repeatedly are not waited for.
         """
         with self._idle:
             self._idle.wait_for(lambda: self._unsent <= self._stuck, timeout=seconds)
@@ -140,7 +141,7 @@ class Tracker:
             self._take_events()
             try:
                 self._write(time.monotonic())
-            except Exception as error:  # noqa: BLE001  # whatever a tracking server does, the search goes on
+            except Exception as error:  # noqa: BLE001  # the search goes on whatever a tracking server does
                 problem = without_passwords(first_line(error))
                 if self._gives_up and not self._store.can_return(error):
                     self._give_up(problem)
@@ -148,7 +149,7 @@ class Tracker:
                 self._await_return(problem)
 
     def _take_events(self) -> None:
-        """Plans everything that has come; waits for something to do where there is nothing."""
+        """Merges all queued events; waits where there is nothing to do."""
         pause = self._plan.pause(time.monotonic())
         ignored = 0
         try:
@@ -161,7 +162,7 @@ class Tracker:
             self._sent(ignored)
 
     def _write(self, now: float) -> None:
-        """Makes the runs that are to be made, then writes to some."""
+        """Creates new runs, then writes to some."""
         self._store.connect()
         limit = RUNS_PER_TURN * self._store.calls_at_once
         while not self._closing.is_set() and (unmade := self._plan.creations(now, limit)):
@@ -173,10 +174,10 @@ class Tracker:
             self._sent(writes.events)
 
     def _together(self, call: Callable[[Writes], _T], some: list[Writes]) -> list[tuple[Writes, _T]]:
-        """Makes the call for each, several at once; gives those that worked and puts off those that were refused.
+        """Makes the call for each, in several threads; returns those that worked and postpones those that were refused.
 
         Raises:
-            Exception: MLflow cannot be reached. Calls that worked are made again later, and find nothing left to do.
+            Exception: MLflow cannot be reached. Calls that worked are repeated later without effect.
         """
         waiting = deque(some)
         worked: list[tuple[Writes, _T]] = []
@@ -206,7 +207,7 @@ class Tracker:
         for thread in others:
             thread.join()
         for writes, refusal in refused:
-            self._put_off(writes, str(refusal))
+            self._postpone(writes, str(refusal))
         if lost:
             raise lost[0]
         return worked
@@ -217,15 +218,15 @@ class Tracker:
         try:
             self._on_run(key, run)
         except Exception:
-            # The journal cannot be written, which the search finds out by itself.
+            # The journal cannot be written; the search reports that itself.
             log.exception("the run of trial %s was not noted", key)
         self._runs[key].set()
 
-    def _put_off(self, writes: Writes, refusal: str) -> None:
+    def _postpone(self, writes: Writes, refusal: str) -> None:
         self._plan.refused(writes, time.monotonic())
         self._refusal = refusal
         whose = "the search" if writes.key == SEARCH_RUN else f"trial {writes.key}"
-        log.warning("MLflow does not take all that %s has (attempt %d): %s", whose, writes.attempts, refusal)
+        log.warning("MLflow refused a write of %s (attempt %d): %s", whose, writes.attempts, refusal)
         self._sent(0)
 
     def _sent(self, events: int) -> None:
@@ -233,7 +234,7 @@ class Tracker:
             self._unsent -= events
             self._stuck = self._plan.stuck
             self._refusal = self._refusal if self._unsent else None
-            # Only once it has caught up: behind a slow server each trial would wait otherwise.
+            # Reset only once the queue is empty; otherwise each trial would wait for a slow server.
             self._is_late = self._is_late and self._unsent > self._stuck
             self._idle.notify_all()
 
@@ -244,7 +245,7 @@ class Tracker:
             self._idle.notify_all()
 
     def _await_return(self, problem: str) -> None:
-        """Asks again and again for something that changes nothing."""
+        """Polls MLflow until it answers."""
         self._outage = problem
         log.warning("MLflow: %s; waiting for it", problem)
         pause = FIRST_PAUSE_S

@@ -299,7 +299,7 @@ def test_sync_does_not_wait_for_a_file_that_cannot_become_a_database(tmp_path: P
     assert tracker.problem is not None
 
 
-def test_a_figure_that_mlflow_refuses_holds_up_nothing_but_its_own_trials_figures(folder: SearchFolder) -> None:
+def test_a_metric_that_mlflow_refuses_holds_up_nothing_but_its_own_trials_metrics(folder: SearchFolder) -> None:
     result = epoch_result(1, 0.1).model_copy(update={"losses": {"a*b": 1.0}})
     events = [
         TrialReported(trial="t0001", result=result) if event == reported(1, 1, 0.1) else event for event in EVENTS

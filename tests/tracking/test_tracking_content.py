@@ -17,8 +17,8 @@ from orchestrator.study.description import Options, SearchDescription
 from orchestrator.study.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
 from orchestrator.study.study import Study, fold
 from orchestrator.tracking.content import Artifact, about, evaluation_content, search_content
-from orchestrator.tracking.files import staged
 from orchestrator.tracking.projection import Plan, Writes
+from orchestrator.tracking.uploads import staged
 from trainer.result import kept_epoch
 
 SPACE = SearchSpace.load("smoke.yaml")
@@ -54,7 +54,7 @@ def writes(*events: Event, told: bool = True) -> Writes:
 # --- trials
 
 
-def test_the_best_figures_are_those_of_the_highest_map_earliest_first() -> None:
+def test_the_best_metrics_are_those_of_the_highest_map_earliest_first() -> None:
     best = kept_epoch(epoch_result(n, value) for n, value in enumerate((None, 0.2, 0.5, 0.5, 0.4), 1))
     assert best is not None and best.epoch == 3
     assert kept_epoch([epoch_result(1)]) is None
@@ -63,7 +63,7 @@ def test_the_best_figures_are_those_of_the_highest_map_earliest_first() -> None:
 @pytest.mark.parametrize(
     "ending", [TrialCompleted(trial="t0000"), TrialStopped(trial="t0000", rule="asha", epoch=2, reason="")]
 )
-def test_a_trial_that_ends_gets_its_best_figures_at_step_0(ending: Event) -> None:
+def test_a_trial_that_ends_gets_its_best_metrics_at_step_0(ending: Event) -> None:
     found = writes(suggested(0), reported(0, 1, 0.5), reported(0, 2, 0.4), ending)
     best = {point.metric: (point.value, point.step) for point in found.points if point.metric.startswith("best/")}
     assert best["best/mAP"] == (0.5, 0)
@@ -71,7 +71,7 @@ def test_a_trial_that_ends_gets_its_best_figures_at_step_0(ending: Event) -> Non
     assert (found.evaluation is not None) == isinstance(ending, TrialCompleted)
 
 
-def test_the_test_set_has_figures_of_its_own() -> None:
+def test_the_test_set_has_metrics_of_its_own() -> None:
     evaluation = epoch_result(1, 0.3).validation
     assert evaluation is not None
     found = writes(suggested(0), TrialTested(trial="t0000", evaluation=evaluation))
