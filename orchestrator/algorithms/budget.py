@@ -10,7 +10,9 @@ from orchestrator.study.study import Study
 from trainer.formatting import counted
 
 if TYPE_CHECKING:
-    from orchestrator.space.search_space import Budget, Objective, SearchSpace
+    from orchestrator.space.objective import Objective
+    from orchestrator.space.options import Budget
+    from orchestrator.space.search_space import SearchSpace
 
 HOUR_S = 3600.0
 

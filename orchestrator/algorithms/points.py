@@ -82,12 +82,6 @@ def grid_points(space: SearchSpace, seed: int) -> Iterator[Point]:
     return _allowed(space, (_draws(levels, rank) for rank in ranks))
 
 
-def all_points(space: SearchSpace) -> Iterator[Point]:
-    """Every point of a finite space, some of them more than once where parameters are conditional."""
-    levels = [_every_value(parameter) for parameter in space.parameters.values()]
-    return _allowed(space, itertools.product(*levels))
-
-
 def _rounded(value: Value) -> Value:
     return value if isinstance(value, bool | str) else float(f"{value:.12g}")
 

@@ -9,7 +9,8 @@ from orchestrator.algorithms.scoring import is_baseline
 from orchestrator.space.options import StoppingConfig
 
 if TYPE_CHECKING:
-    from orchestrator.space.search_space import Objective, SearchSpace
+    from orchestrator.space.objective import Objective
+    from orchestrator.space.search_space import SearchSpace
     from orchestrator.study.study import Study, Trial
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeAlias
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.points import (
     MAX_DRAWS,
-    all_points,
     first_untried,
     random_point,
     random_points,
@@ -112,9 +111,9 @@ def new_random_suggestion(space: SearchSpace, seed: int, study: Study, note: str
     point = first_untried(random_points(space, seed, len(study.trials)), tried)
     if point is not None:
         return Suggestion(point, "random", note)
-    if space.is_finite() is None:
+    if space.point_count() is None:
         return Exhausted(f"{MAX_DRAWS:,} random points all broke a constraint or had been tried; widen the space")
-    point = first_untried(all_points(space), tried)
+    point = first_untried(space.every_point(), tried)
     return Exhausted("every point of the space was tried") if point is None else Suggestion(point, "random", note)
 
 

@@ -9,9 +9,9 @@ from pydantic import JsonValue
 
 from orchestrator.algorithms.scoring import modelled_metrics, score
 from orchestrator.base.errors import SearchError
+from orchestrator.space.expressions import satisfies
 from orchestrator.space.parameters import Value
 from orchestrator.space.problems import SpaceError
-from orchestrator.space.sampling import satisfies
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.settings import flattened
 from orchestrator.stores.base import SearchFolder

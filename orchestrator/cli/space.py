@@ -23,8 +23,8 @@ def space() -> None:
 def check(file: str, overrides: tuple[str, ...]) -> int:
     """Check a search space against the trainer, and against its data if they are there; nothing is started."""
     from orchestrator.runner.splits import batch_problems
-    from orchestrator.space.cross_checks import warnings
-    from orchestrator.space.search_space import SearchSpace, SpaceError
+    from orchestrator.space.problems import SpaceError
+    from orchestrator.space.search_space import SearchSpace
 
     found = SearchSpace.load(file, overrides=overrides)
     wrong, notes = batch_problems(found)
@@ -34,7 +34,7 @@ def check(file: str, overrides: tuple[str, ...]) -> int:
         f"ok   {file}: {len(found.parameters)} searched parameters, {len(found.start)} known points, "
         f"{found.budget.trials} trials; every path exists in the trainer"
     )
-    for note in [*warnings(found), *notes]:
+    for note in [*found.warnings(), *notes]:
         click.echo(f"note {note}")
     return Exit.OK
 

@@ -56,18 +56,18 @@ def prepare_space(
         DataError: the data set is not where it was looked for.
         ConfigError: on generated data, the network's weights are not to be had or do not fit.
     """
-    unchecked = SearchSpace.unchecked(given, overrides=overrides)
+    parsed = SearchSpace.parse(given, overrides=overrides)
     if data == MINI_MARS:
-        overrides = [*small_settings(unchecked), *overrides]
+        overrides = [*small_settings(parsed), *overrides]
     elif data is not None:
         overrides = [*overrides, _setting("data.root", Path(data).absolute())]
     if any(override.partition("=")[0].strip().endswith("data.root") for override in overrides):
         overrides = ["synthetic=null", *overrides]
-    unchecked = SearchSpace.unchecked(given, overrides=overrides)
-    root = _data_root(unchecked, storage)
-    if unchecked.synthetic is None and not root.is_dir():
+    parsed = SearchSpace.parse(given, overrides=overrides)
+    root = _data_root(parsed, storage)
+    if parsed.synthetic is None and not root.is_dir():
         raise DataError(
-            f"no data set at {root.absolute()} (data.root of {unchecked.name}); say where it is with --data DIR, or "
+            f"no data set at {root.absolute()} (data.root of {parsed.name}); say where it is with --data DIR, or "
             "try the search on generated data: "
             + hint("launch", "--space", given, "--data", MINI_MARS, storage=storage)
         )

@@ -8,9 +8,25 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from orchestrator.space.expressions import Expression, ExpressionError, LinearConstraint
-from orchestrator.space.parameters import KINDS, Value, parse_parameter
-from orchestrator.space.problems import Problems
+from orchestrator.space.expressions import (
+    Expression,
+    ExpressionError,
+    LinearConstraint,
+    parse_expression,
+    satisfies,
+)
+from orchestrator.space.parameters import (
+    KINDS,
+    AnyParameter,
+    Parameters,
+    Point,
+    Value,
+    active,
+    conditions_in_words,
+    is_active,
+    parse_parameter,
+)
+from orchestrator.space.problems import Problems, name_hint, our_name, rewritten
 from orchestrator.space.references import (
     SAME_FOR_ALL,
     check_conditions,
@@ -18,23 +34,13 @@ from orchestrator.space.references import (
     check_derived,
     note_unknown,
 )
-from orchestrator.space.sampling import (
-    AnyParameter,
-    Parameters,
-    Point,
-    active,
-    conditions_in_words,
-    derived_value,
-    is_active,
-    satisfies,
-)
 from orchestrator.space.settings import (
     build_trial_config,
+    derived_value,
     groups_of_settings,
     setting_kinds,
     settings_below,
 )
-from orchestrator.space.vocabulary import hint, in_our_words, rewritten
 from trainer.formatting import KeyPath, did_you_mean, listed, plain_words, shown
 
 if TYPE_CHECKING:
@@ -68,33 +74,41 @@ def _is_misspelt(problem: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
         for other in others
         if other["type"] == "extra_forbidden" and list(other["loc"][:-1]) == parent
     ]
-    return problem["type"] == "missing" and any(hint(name, [str(key)]) for name in unknown)
+    return problem["type"] == "missing" and any(name_hint(name, [str(key)]) for name in unknown)
 
 
-def check_names(data: Mapping[str, JsonValue], problems: Problems) -> Values:
-    """Notes every path that the trainer does not have and what cannot be meant; does not import the trainer.
-
-    Returns what decides the trainer's configurations, for `check_values`.
-    """
+def check_names(data: Mapping[str, JsonValue], problems: Problems) -> None:
+    """Notes every path that the trainer does not have and what cannot be meant; does not import the trainer."""
     written = _mapping(data.get("parameters"))
-    fixed = dict(_known_settings(_mapping(data.get("trainer")), ("trainer",), problems))
-    for path in fixed.keys() & written.keys():
+    fixed = set(_known_settings(_mapping(data.get("trainer")), ("trainer",), problems))
+    for path in fixed & written.keys():
         if not _mapping(_mapping(written[path]).get("when")):  # a conditional one may have a value for elsewhere
             searched_at = problems.place(("parameters", path))
             problems.add(("trainer", *path.split(".")), f"is searched too, at {searched_at}; keep one of the two")
     searched = check_conditions(written, _known_parameters(written, problems), problems)
-    bounds = check_constraints(data.get("constraints"), written, searched, problems)
-    derived = check_derived(_mapping(data.get("derived")), written, fixed, searched, problems)
+    check_constraints(data.get("constraints"), written, searched, problems)
+    check_derived(_mapping(data.get("derived")), written, fixed, searched, problems)
     for index, point in _start_points(data):
         _check_start(("start", index), point, written, searched, problems)
-    return Values(fixed, searched, derived, bounds)
 
 
-def check_values(data: Mapping[str, JsonValue], values: Values, problems: Problems) -> None:
-    """Notes every value that the trainer refuses, at the points that stand for a space and at the known-good ones."""
-    _check_values(values, problems)
-    for index, point in _start_points(data):
-        _check_start_values(("start", index), values, point, problems)
+def check_values(
+    trainer: Mapping[str, JsonValue],
+    searched: Parameters,
+    derived: Mapping[str, str],
+    constraints: Sequence[LinearConstraint],
+    start: Sequence[Mapping[str, Value]],
+    problems: Problems,
+) -> None:
+    """Notes every value that the trainer refuses, at the points that stand for a space and at the known-good ones.
+
+    The arguments are those parts of a space that decide the trainer's configurations; each is sound in itself.
+    """
+    expressions = {path: parse_expression(text) for path, text in derived.items()}
+    values = _Values(trainer, searched, expressions, constraints, problems)
+    _check_corners(values)
+    for index, point in enumerate(start):
+        _check_start_values(("start", index), values, point)
 
 
 def _start_points(data: Mapping[str, JsonValue]) -> Iterator[tuple[int, dict[str, JsonValue]]]:
@@ -103,13 +117,14 @@ def _start_points(data: Mapping[str, JsonValue]) -> Iterator[tuple[int, dict[str
         yield from ((index, point) for index, point in enumerate(start[:MAX_START]) if isinstance(point, dict))
 
 
-class Values(NamedTuple):
+class _Values(NamedTuple):
     """All that decides a configuration of the trainer but the point."""
 
-    fixed: Mapping[str, JsonValue]
+    trainer: Mapping[str, JsonValue]
     searched: Parameters
     derived: Mapping[str, Expression]
-    bounds: Sequence[LinearConstraint]
+    constraints: Sequence[LinearConstraint]
+    problems: Problems
 
     def everywhere(self, path: str | None = None, value: Value | None = None) -> Point:
         """The middle of the space, or a point beside it at which a parameter is active and has a value."""
@@ -126,20 +141,24 @@ class Values(NamedTuple):
             if values[choice] not in allowed:
                 values[choice] = allowed[0]
 
-    def settings_at(self, point: Mapping[str, Value], problems: Problems) -> dict[str, JsonValue]:
-        """The trainer's settings by their paths; notes the derived ones that have no value there.
+    def refused(self, point: Mapping[str, Value]) -> list[ErrorDetails]:
+        """What the trainer refuses at a point; empty if it accepts it. Notes derived settings without a value there."""
+        try:
+            build_trial_config(self.trainer, {**point, **self._derived_at(point)})
+        except ValidationError as error:
+            return error.errors(include_url=False)
+        return []
 
-        Outside the constraints nothing is derived, because nothing has to have a value there.
-        """
-        settings: dict[str, JsonValue] = {**self.fixed, **point}
-        for path, expression in self.derived.items() if satisfies(point, self.bounds) else ():
+    def _derived_at(self, point: Mapping[str, Value]) -> Point:
+        """The derived settings at a point; none outside the constraints, where nothing has to have a value."""
+        settings: Point = {}
+        for path, expression in self.derived.items() if satisfies(point, self.constraints) else ():
             if all(name in point for name in expression.paths()):
                 try:
                     settings[path] = derived_value(path, expression, point)
                 except ExpressionError as error:
-                    problems.add(
-                        ("derived", path), f"{str(error).removeprefix(f'{path}: ')} ({_where(expression, point)})"
-                    )
+                    what = f"{str(error).removeprefix(f'{path}: ')} ({_where(expression, point)})"
+                    self.problems.add(("derived", path), what)
         return settings
 
 
@@ -166,7 +185,7 @@ def _note_shape(
     elif kind == "union_tag_invalid":
         kind_given = problem["ctx"]["tag"]
         what = f"must be {listed(list(KINDS))} (is {shown(kind_given)})"
-        is_misspelt = did_you_mean(kind_given, KINDS) and not in_our_words(kind_given, KINDS)
+        is_misspelt = did_you_mean(kind_given, KINDS) and not our_name(kind_given, KINDS)
         if not is_misspelt and (ours := rewritten(problem["input"], _PARAMETER_KEYS)):
             problems.add((*path, "type"), f"{what}; write {ours}")
         else:
@@ -189,17 +208,15 @@ def _note_shape(
         problems.add(path, plain_words(problem))
 
 
-def _known_settings(
-    settings: Mapping[str, JsonValue], path: tuple[str, ...], problems: Problems
-) -> Iterator[tuple[str, JsonValue]]:
-    """Dotted path and value of every setting that the trainer has; notes those that it has not."""
+def _known_settings(settings: Mapping[str, JsonValue], path: tuple[str, ...], problems: Problems) -> Iterator[str]:
+    """Dotted paths of the settings that the trainer has; notes those that it has not."""
     for key, value in settings.items():
         here = (*path, key)
         setting = ".".join(here[1:])
         if "." in key:
             problems.add(here, f"nest the names: write '{key.replace('.', ': {')}: …{'}' * key.count('.')}'")
         elif setting in setting_kinds():
-            yield setting, value
+            yield setting
         elif settings_below(setting) and isinstance(value, dict):
             yield from _known_settings(value, here, problems)
         else:
@@ -227,33 +244,32 @@ def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> d
     return known
 
 
-def _check_values(values: Values, problems: Problems) -> None:
+def _check_corners(values: _Values) -> None:
     """Notes what the trainer refuses with every parameter in its middle, and at the ends of each in turn."""
-    middle = values.everywhere()
-    everywhere = _refused(values.settings_at(middle, problems))
+    problems, middle = values.problems, values.everywhere()
+    everywhere = values.refused(middle)
     for path, parameter in values.searched.items():
         for keys, value in parameter.ends().items():
             point = values.everywhere(path, value)
-            for error in _refused(values.settings_at(point, problems)):
+            for error in values.refused(point):
                 setting = ".".join(_setting(error))
                 if setting == path:
                     problems.add(("parameters", path, *keys), plain_words(error))
                 elif setting in values.derived:
-                    _note_derived(setting, error, values.derived[setting], point, problems)
-                elif not _among(error, everywhere) and satisfies(point, values.bounds):
+                    _note_derived(setting, error, point, values)
+                elif not _among(error, everywhere) and satisfies(point, values.constraints):
                     problems.add(("parameters", path, *keys), f"{setting or 'trainer'}: {plain_words(error)}")
     for error in everywhere:
         setting = ".".join(_setting(error))
         if setting in values.derived:
-            _note_derived(setting, error, values.derived[setting], middle, problems)
+            _note_derived(setting, error, middle, values)
         elif setting not in middle:
             problems.add(("trainer", *error["loc"]), plain_words(error))
 
 
-def _note_derived(
-    path: str, error: ErrorDetails, expression: Expression, point: Mapping[str, Value], problems: Problems
-) -> None:
-    problems.add(("derived", path), f"{plain_words(error)} where {_where(expression, point)}")
+def _note_derived(path: str, error: ErrorDetails, point: Mapping[str, Value], values: _Values) -> None:
+    where = _where(values.derived[path], point)
+    values.problems.add(("derived", path), f"{plain_words(error)} where {where}")
 
 
 def _check_start(
@@ -282,25 +298,16 @@ def _check_start(
         problems.add(path, what)
 
 
-def _check_start_values(path: KeyPath, values: Values, point: Mapping[str, JsonValue], problems: Problems) -> None:
+def _check_start_values(path: KeyPath, values: _Values, point: Mapping[str, Value]) -> None:
     """Notes what the trainer refuses at a known-good point, if nothing else explains it."""
+    problems = values.problems
     if any(problems.below(part) for part in (path, ("parameters",), ("trainer",), ("derived",))):
         return
-    known = {setting: value for setting, value in point.items() if isinstance(value, bool | int | float | str)}
-    for bound in values.bounds:
-        if not satisfies(known, [bound]):
-            problems.add(path, f"breaks the constraint {shown(bound.text)}")
-    for error in _refused(values.settings_at(known, problems)):
+    for constraint in values.constraints:
+        if not satisfies(point, [constraint]):
+            problems.add(path, f"breaks the constraint {shown(constraint.text)}")
+    for error in values.refused(point):
         problems.add((*path, *_setting(error)), plain_words(error))
-
-
-def _refused(values: Mapping[str, JsonValue]) -> list[ErrorDetails]:
-    """What the trainer refuses in these values; empty if it accepts them."""
-    try:
-        build_trial_config({}, values)
-    except ValidationError as error:
-        return error.errors(include_url=False)
-    return []
 
 
 def _setting(error: ErrorDetails) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from orchestrator.space.layers import overridden, read_layers
 from orchestrator.space.problems import Place
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.settings import flattened, trainer_settings
@@ -36,15 +35,12 @@ def settings_of(path_or_name: str | Path, overrides: Sequence[str] = ()) -> list
     Raises:
         SpaceError: the space is not valid.
     """
-    space = SearchSpace.load(path_or_name, overrides=overrides)
-    layer = read_layers(path_or_name)
-    for override in overrides:
-        layer = overridden(layer, override, tuple(SearchSpace.model_fields))
+    space, places = SearchSpace.load_with_places(path_or_name, overrides)
     own = {key: value for key, value in space.resolved().items() if key not in SHOWN_BELOW}
     return [
-        *(Setting(".".join(keys), value, _origin(layer.places, keys)) for keys, value in flattened(own)),
-        *_of_parameters(space, layer.places),
-        *_of_trainer(space, layer.places),
+        *(Setting(".".join(keys), value, _origin(places, keys)) for keys, value in flattened(own)),
+        *_of_parameters(space, places),
+        *_of_trainer(space, places),
     ]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
+from orchestrator.space.parameters import Value
 from trainer.formatting import shown
 
 MAX_LENGTH = 300  # characters; no expression in a space comes near
@@ -100,6 +102,7 @@ class LinearConstraint(NamedTuple):
         return f"{first}{''.join(signed)} <= {self.limit!r}"
 
 
+@functools.cache
 def parse_expression(text: str) -> Expression:
     """The expression in a text: numbers, paths, + - * / ( ), min, max, round (half to even) and floor.
 
@@ -114,6 +117,7 @@ def parse_expression(text: str) -> Expression:
     return Expression(text, term)
 
 
+@functools.cache
 def parse_constraint(text: str) -> LinearConstraint:
     """The linear constraint in a text such as `loss.a + 2 * loss.b <= 1`; settings may stand on both sides.
 
@@ -136,6 +140,11 @@ def parse_constraint(text: str) -> LinearConstraint:
     if not all(map(math.isfinite, numbers)):
         raise ExpressionError("has numbers that are too large")
     return LinearConstraint(text, weights, 0.0 - difference.get("", 0.0))
+
+
+def satisfies(values: Mapping[str, Value], bounds: Sequence[LinearConstraint]) -> bool:
+    """Whether the values satisfy all bounds."""
+    return all(bound.holds({path: float(values[path]) for path in bound.weights}) for bound in bounds)
 
 
 def _not_compared(sign: str) -> str:

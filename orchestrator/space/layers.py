@@ -10,9 +10,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from orchestrator.space.problems import Place, SpaceError
+from orchestrator.space.problems import Place, SpaceError, name_hint
 from orchestrator.space.settings import flattened, setting_kinds
-from orchestrator.space.vocabulary import hint
 from trainer.formatting import KeyPath, did_you_mean, one_line, renamed_settings, shortened, shown
 from trainer.yaml_file import YamlError, parse_yaml, read_yaml
 
@@ -227,7 +226,7 @@ def _override_keys(path: str, label: str, space: Layer, fields: Sequence[str]) -
     if first in {name.partition(".")[0] for name in setting_kinds()}:
         return ["trainer", *path.split(".")]
     known = [*fields, *_own_paths(space), *setting_kinds()]
-    raise SpaceError(f"{label}: unknown setting {shown(path)}{hint(path, known)}")
+    raise SpaceError(f"{label}: unknown setting {shown(path)}{name_hint(path, known)}")
 
 
 def _parameter_keys(rest: str, space: Layer) -> list[str]:

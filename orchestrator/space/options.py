@@ -6,9 +6,10 @@ import importlib.util
 import re
 from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from orchestrator.space.parameters import StrictConfig
+from trainer.formatting import shown
 
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MEMORY = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})")
@@ -54,6 +55,53 @@ def memory_bytes(text: str) -> int:
     if number == 0:
         raise ValueError(f"must be a number and one of {', '.join(UNITS)}, such as 16 GiB (is {text!r})")
     return number
+
+
+class AlgorithmConfig(StrictConfig):
+    """How the next point is chosen."""
+
+    name: Literal["ax", "sobol", "random", "grid"] = "ax"
+    """`ax`: Bayesian optimisation after an initial design. `sobol`: even coverage. `random`: independent points.
+    `grid`: every combination, as far as the budget goes."""
+    method: Literal["fast", "quality"] = "fast"
+    """Model of `ax`. `fast`: one fit of a Gaussian process. `quality`: many, drawn with few of the parameters having an
+    effect (SAAS), with warped inputs; needs `pip install 'reidsearch[quality]'`, and many times longer a suggestion."""
+    noise: Literal["inferred", "queries"] = "inferred"
+    """What `ax` is told of the noise of mAP. `inferred`: nothing, the model estimates it. `queries`: the standard error
+    over queries, most of which all trials share."""
+    stopped: Literal["ignored", "estimated"] = "ignored"
+    """What `ax` is told of trials that were stopped early. `ignored`: that they are not to be tried again. `estimated`:
+    what they might have come to, with the error of that; needs `noise: queries`, as the model weighs values by their
+    errors."""
+
+    @field_validator("method", "noise", "stopped")
+    @classmethod
+    def _of_the_model(cls, value: str, info: ValidationInfo) -> str:
+        name = info.data.get("name", "ax")
+        if name != "ax" and value not in ("fast", "inferred", "ignored"):
+            raise ValueError(f"is a setting of ax; {name} has no model (is {shown(value)})")
+        if value == "estimated" and info.data.get("noise") != "queries":
+            raise ValueError("needs 'noise: queries' beside it: the model weighs estimates by their errors")
+        return value
+
+
+class Budget(StrictConfig):
+    """How much the search may spend; it ends with whatever is used up first."""
+
+    trials: int = Field(ge=1, le=100_000)
+    """Trials in all."""
+    concurrent: int | None = Field(None, ge=1)
+    """Trials at a time; as many as the machines hold where null."""
+    epochs: int | None = Field(None, ge=1)
+    """Epochs trained in all trials together."""
+    hours: float | None = Field(None, gt=0)
+    """Wall time of all sessions together."""
+    gpu_hours: float | None = Field(None, gt=0)
+    """Hours times the GPUs that trials held."""
+    target: float | None = Field(None, ge=0, le=1)
+    """Value of the objective, a share between 0 and 1, at which the search has reached its goal."""
+    patience: int | None = Field(None, ge=1)
+    """Completed trials in a row without improvement after which the search gives up."""
 
 
 class StoppingConfig(StrictConfig):

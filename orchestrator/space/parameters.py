@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,7 +19,7 @@ from pydantic import (
     field_validator,
 )
 
-from trainer.formatting import KeyPath, exactly, shown
+from trainer.formatting import KeyPath, exactly, listed, shown
 
 MAX_VALUES = 100  # of a choice; the trainer is asked about each
 MAX_STEPS = 10_000  # of a range; beyond that steps change nothing
@@ -28,7 +29,9 @@ MAX_WHOLE = 10**12  # of either sign; points that differ in the 13th digit only 
 Value: TypeAlias = bool | int | float | str
 """What one searched setting can be."""
 
-
+Point: TypeAlias = dict[str, Value]
+"""A value for each of some searched settings, by their dotted paths."""
+Number = TypeVar("Number", int, float)
 Kind = TypeVar("Kind")
 
 
@@ -54,37 +57,57 @@ Conditions = Annotated[
 """By searched choice; null says that there are none, which in a child removes those of its parent."""
 
 
+def _above_low(high: Number, info: ValidationInfo) -> Number:
+    low = info.data.get("low")
+    if low is not None and not low < high:
+        raise ValueError(f"must be greater than low ({shown(high)} <= {shown(low)})")
+    return high
+
+
+def _positive_if_log(log: bool, info: ValidationInfo) -> bool:
+    low = info.data.get("low")
+    if log and low is not None and low <= 0:
+        raise ValueError(f"needs low > 0 (low is {shown(low)})")
+    return log
+
+
+def _fits_range(step: Number | None, info: ValidationInfo) -> Number | None:
+    """A step must lead from `low` to `high` in a whole number of steps: Ax knows no other ranges with steps."""
+    low, high = info.data.get("low"), info.data.get("high")
+    if step is None:
+        return None
+    if info.data.get("log"):
+        raise ValueError("has no meaning on a log scale, and Ax cannot express it; leave it out, or list a choice")
+    if low is None or high is None:
+        return step
+    exact = (high - low) / step
+    if exact < 1 - NEAR_STEP:
+        raise ValueError(f"is longer than the range from {shown(low)} to {shown(high)}")
+    if exact > MAX_STEPS:
+        raise ValueError(f"makes more than {MAX_STEPS:,} values; leave it out")
+    if abs(exact - round(exact)) > NEAR_STEP:
+        below = low + math.floor(exact) * step
+        raise ValueError(
+            f"does not lead from low to high; end the range at {shown(below)} or {shown(below + step)}, Ax needs whole "
+            "steps"
+        )
+    return step
+
+
 class FloatRange(StrictConfig):
     """Any number between two bounds, both included."""
 
     type: Literal["float"]
     low: float
     """Smallest value."""
-    high: float
+    high: Annotated[float, AfterValidator(_above_low)]
     """Largest value."""
-    log: bool = False
+    log: Annotated[bool, AfterValidator(_positive_if_log)] = False
     """Whether the search sees the logarithm; for settings that act by their order of magnitude."""
-    step: float | None = Field(None, gt=0)
+    step: Annotated[float | None, Field(gt=0), AfterValidator(_fits_range)] = None
     """Distance between neighbouring values, counted from `low`; any number in between where null."""
     when: Conditions = {}
     """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: ValidationInfo) -> float:
-        return _checked_high(high, info)
-
-    @field_validator("log")
-    @classmethod
-    def _log_of_positive(cls, log: bool, info: ValidationInfo) -> bool:
-        return _checked_log(log, info)
-
-    @field_validator("step")
-    @classmethod
-    def _step_fits(cls, step: float | None, info: ValidationInfo) -> float | None:
-        if step is not None:
-            _check_step(step, info)
-        return step
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
@@ -108,11 +131,6 @@ class FloatRange(StrictConfig):
         """All values, ascending; None where the range has no steps."""
         return None if self.step is None else [self._nth(index, self.step) for index in range(self._count())]
 
-    def nearest(self, value: float) -> float:
-        """The value of the range nearest to a number."""
-        inside = min(max(float(value), self.low), self.high)
-        return inside if self.step is None else self._nth(round((inside - self.low) / self.step), self.step)
-
     def refusal(self, value: object) -> str | None:
         """Why the value lies outside or between steps, or None where it is one of the range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -133,31 +151,14 @@ class IntRange(StrictConfig):
     type: Literal["int"]
     low: int = Field(ge=-MAX_WHOLE, le=MAX_WHOLE)
     """Smallest value."""
-    high: int = Field(ge=-MAX_WHOLE, le=MAX_WHOLE)
+    high: Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE), AfterValidator(_above_low)]
     """Largest value."""
-    log: bool = False
+    log: Annotated[bool, AfterValidator(_positive_if_log)] = False
     """Whether the search sees the logarithm."""
-    step: int | None = Field(None, ge=1)
+    step: Annotated[int | None, Field(ge=1), AfterValidator(_fits_range)] = None
     """Distance between neighbouring values, counted from `low`; every whole number where null."""
     when: Conditions = {}
     """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: int, info: ValidationInfo) -> int:
-        return int(_checked_high(high, info))
-
-    @field_validator("log")
-    @classmethod
-    def _log_of_positive(cls, log: bool, info: ValidationInfo) -> bool:
-        return _checked_log(log, info)
-
-    @field_validator("step")
-    @classmethod
-    def _step_fits(cls, step: int | None, info: ValidationInfo) -> int | None:
-        if step is not None:
-            _check_step(step, info)
-        return step
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
@@ -180,10 +181,6 @@ class IntRange(StrictConfig):
     def points(self) -> Sequence[int]:
         """All values, ascending."""
         return range(self.low, self.high + 1, self.step or 1)
-
-    def nearest(self, value: float) -> int:
-        """The value of the range nearest to a number."""
-        return self.points()[round((min(max(value, self.low), self.high) - self.low) / (self.step or 1))]
 
     def refusal(self, value: object) -> str | None:
         """Why the value lies outside or between steps, or None where it is one of the range."""
@@ -242,13 +239,16 @@ class Choice(StrictConfig):
         return f"must be one of {', '.join(map(shown, self.values))} (is {shown(value)})"
 
 
-Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+AnyParameter: TypeAlias = FloatRange | IntRange | Choice
+Parameter = Annotated[AnyParameter, Field(discriminator="type")]
+Parameters: TypeAlias = Mapping[str, AnyParameter]
+"""By the dotted paths of the settings that are searched."""
 KINDS: dict[str, type[StrictConfig]] = {"float": FloatRange, "int": IntRange, "choice": Choice}
 
-_PARAMETER: TypeAdapter[FloatRange | IntRange | Choice] = TypeAdapter(Parameter)
+_PARAMETER: TypeAdapter[AnyParameter] = TypeAdapter(Parameter)
 
 
-def parse_parameter(data: object) -> FloatRange | IntRange | Choice | None:
+def parse_parameter(data: object) -> AnyParameter | None:
     """The parameter that plain data describes, or None where it describes none."""
     try:
         return _PARAMETER.validate_python(data)
@@ -256,18 +256,22 @@ def parse_parameter(data: object) -> FloatRange | IntRange | Choice | None:
         return None
 
 
-def _checked_high(high: float, info: ValidationInfo) -> float:
-    low = info.data.get("low")
-    if low is not None and not low < high:
-        raise ValueError(f"must be greater than low ({shown(high)} <= {shown(low)})")
-    return high
+def is_active(path: str, parameters: Parameters, values: Mapping[str, Value]) -> bool:
+    """Whether a parameter is searched where the choices have these values: all its conditions hold."""
+    return all(
+        choice in values and values[choice] in allowed and is_active(choice, parameters, values)
+        for choice, allowed in parameters[path].when.items()
+    )
 
 
-def _checked_log(log: bool, info: ValidationInfo) -> bool:
-    low = info.data.get("low")
-    if log and low is not None and low <= 0:
-        raise ValueError(f"needs low > 0 (low is {shown(low)})")
-    return log
+def active(parameters: Parameters, values: Mapping[str, Value]) -> Point:
+    """The values without those of parameters that are inactive, in the order of the parameters."""
+    return {path: values[path] for path in parameters if path in values and is_active(path, parameters, values)}
+
+
+def conditions_in_words(parameter: AnyParameter) -> str:
+    """The conditions of a parameter, such as `model.pooling: 'attention' or 'max'`."""
+    return " and ".join(f"{choice}: {listed(list(map(shown, values)))}" for choice, values in parameter.when.items())
 
 
 def _between(low: float, high: float, share: float, *, log: bool) -> float:
@@ -291,25 +295,6 @@ def _place(low: float, high: float, value: float, *, log: bool) -> float:
 
 def _at(points: Sequence[Kind], share: float) -> Kind:
     return points[min(int(share * len(points)), len(points) - 1)]
-
-
-def _check_step(step: float, info: ValidationInfo) -> None:
-    low, high = info.data.get("low"), info.data.get("high")
-    if info.data.get("log"):
-        raise ValueError("has no meaning on a log scale, and Ax cannot express it; leave it out, or list a choice")
-    if low is None or high is None:
-        return
-    if (high - low) / step < 1 - NEAR_STEP:
-        raise ValueError(f"is longer than the range from {shown(low)} to {shown(high)}")
-    if (high - low) / step > MAX_STEPS:
-        raise ValueError(f"makes more than {MAX_STEPS:,} values; leave it out")
-    steps = _steps(low, high, step)
-    if abs((high - low) / step - steps) > NEAR_STEP:
-        below = low + math.floor((high - low) / step) * step
-        raise ValueError(
-            f"does not lead from low to high; end the range at {shown(below)} or {shown(below + step)}, Ax needs whole "
-            "steps"
-        )
 
 
 def _steps(low: float, high: float, step: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pydantic import JsonValue
 
@@ -13,9 +13,8 @@ from orchestrator.space.expressions import (
     parse_constraint,
     parse_expression,
 )
-from orchestrator.space.parameters import Choice
+from orchestrator.space.parameters import AnyParameter, Choice, Parameters
 from orchestrator.space.problems import Problems
-from orchestrator.space.sampling import AnyParameter, Parameters
 from orchestrator.space.settings import setting_kinds, settings_below
 from trainer.formatting import KeyPath, did_you_mean, shown
 
@@ -57,11 +56,10 @@ def check_conditions(
 
 def check_constraints(
     data: JsonValue, written: Mapping[str, JsonValue], searched: Parameters, problems: Problems
-) -> list[LinearConstraint]:
-    """The constraints that hold somewhere; notes those that Ax cannot express, or that no point satisfies."""
-    sound = []
+) -> None:
+    """Notes constraints that Ax cannot express, or that no point satisfies."""
     for index, text in enumerate(data if isinstance(data, list) else []):
-        bound = _read_bound(text)
+        bound = _readable_constraint(text)
         for path in bound.weights if bound else ():
             if path not in written:
                 problems.add(("constraints", index), _unsearched(path, written))
@@ -69,25 +67,22 @@ def check_constraints(
                 problems.add(("constraints", index), f"{path} {why}")
         if bound and all(path in searched for path in bound.weights) and not problems.below(("constraints", index)):
             _check_satisfiable(("constraints", index), bound, searched, problems)
-            sound.append(bound)
-    return sound
 
 
 def check_derived(
     derived: Mapping[str, JsonValue],
     written: Mapping[str, JsonValue],
-    fixed: Mapping[str, JsonValue],
+    fixed: Collection[str],
     searched: Parameters,
     problems: Problems,
-) -> dict[str, Expression]:
-    """The derived settings that can be computed; notes what is wrong with the others."""
-    sound = {}
+) -> None:
+    """Notes derived settings that cannot be computed, or that are given elsewhere too."""
     for path, text in derived.items():
         place = ("derived", path)
         for elsewhere in _elsewhere(path, written, fixed):
             problems.add(place, f"is given too, at {problems.place(elsewhere)}; keep one of the two")
         _check_derived_setting(place, path, problems)
-        expression = _read_expression(text)
+        expression = _readable_expression(text)
         for name in expression.paths() if expression else ():
             if name not in written:
                 problems.add(place, _unsearched(name, written))
@@ -95,9 +90,6 @@ def check_derived(
                 problems.add(place, f"{name} is no number; nothing can be computed from it")
         if expression and not expression.paths():
             problems.add(place, "names no searched setting; set it in 'trainer'")
-        if expression and not problems.below(place) and all(name in searched for name in expression.paths()):
-            sound[path] = expression
-    return sound
 
 
 def _depends(path: str, on: str, searched: Parameters, seen: frozenset[str] = frozenset()) -> bool:
@@ -139,7 +131,7 @@ def _check_satisfiable(place: KeyPath, bound: LinearConstraint, searched: Parame
         problems.add(place, f"no point of the space satisfies it, not even {at_corner}; loosen it")
 
 
-def _elsewhere(path: str, written: Mapping[str, JsonValue], fixed: Mapping[str, JsonValue]) -> Iterator[KeyPath]:
+def _elsewhere(path: str, written: Mapping[str, JsonValue], fixed: Collection[str]) -> Iterator[KeyPath]:
     """Where else a setting is given."""
     if path in written:
         yield "parameters", path
@@ -164,7 +156,7 @@ def _unsearched(path: str, written: Mapping[str, JsonValue]) -> str:
     return f"{shown(path)} is not searched{did_you_mean(path, written)}"
 
 
-def _read_bound(text: JsonValue) -> LinearConstraint | None:
+def _readable_constraint(text: JsonValue) -> LinearConstraint | None:
     """The bound in a text, or None where there is none, which the check of the shape notes."""
     try:
         return parse_constraint(text) if isinstance(text, str) else None
@@ -172,7 +164,7 @@ def _read_bound(text: JsonValue) -> LinearConstraint | None:
         return None
 
 
-def _read_expression(text: JsonValue) -> Expression | None:
+def _readable_expression(text: JsonValue) -> Expression | None:
     try:
         return parse_expression(text) if isinstance(text, str) else None
     except ExpressionError:

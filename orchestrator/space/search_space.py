@@ -1,27 +1,49 @@
-"""Search spaces: read from YAML, checked against the trainer, turned into the trainer's configurations."""
+"""`SearchSpace`: read from YAML, checked against the trainer, turned into the trainer's configurations."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError
 
-from orchestrator.space.checks import MAX_START, Values, check_names, check_shape, check_values
-from orchestrator.space.cross_checks import check_whole
-from orchestrator.space.expressions import ExpressionError, LinearConstraint, parse_constraint, parse_expression
-from orchestrator.space.layers import Layer, builtin_files, overridden, read_layers
-from orchestrator.space.objective import MAX_CONSTRAINTS, Objective
-from orchestrator.space.options import Replicates, Resources, StoppingConfig
-from orchestrator.space.parameters import Choice, FloatRange, IntRange, Parameter, StrictConfig, Value
-from orchestrator.space.problems import Problems, SpaceError
-from orchestrator.space.sampling import active, conditions_in_words, count_points, derived_values, is_active, sampled
-from orchestrator.space.settings import build_trial_config, flattened
-from trainer.formatting import did_you_mean, plain_words, shortened, shown, spelled
+from orchestrator.space.checks import MAX_START, check_names, check_shape, check_values
+from orchestrator.space.expressions import (
+    ExpressionError,
+    LinearConstraint,
+    parse_constraint,
+    parse_expression,
+    satisfies,
+)
+from orchestrator.space.layers import builtin_files, overridden, read_layers
+from orchestrator.space.objective import MAX_CONSTRAINTS, Objective, RelativeConstraint
+from orchestrator.space.options import (
+    CONFIRMING_SEEDS,
+    AlgorithmConfig,
+    Budget,
+    Replicates,
+    Resources,
+    StoppingConfig,
+    missing_for,
+)
+from orchestrator.space.parameters import (
+    Parameter,
+    Point,
+    StrictConfig,
+    Value,
+    active,
+    conditions_in_words,
+    is_active,
+)
+from orchestrator.space.problems import Place, Problems, SpaceError
+from orchestrator.space.settings import build_trial_config, derived_values, flattened
+from trainer.formatting import KeyPath, did_you_mean, plain_words, shortened, shown, spelled
 from trainer.yaml_file import dump_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -29,6 +51,8 @@ if TYPE_CHECKING:
 
 MAX_DIFFERENCE = 160  # characters of a value that differs
 MAX_DRAWS = 10_000  # points in a row that constraints may refuse before none is left to be found
+MAX_POINTS = 100_000  # up to which a finite space is counted
+TRIED_POINTS = 64  # random ones of a space whose settings depend on each other; a tenth of a second
 
 
 def _readable_constraint(text: str) -> str:
@@ -48,53 +72,6 @@ def _spelled_out(short: object) -> object:
 
 ConstraintText = Annotated[str, AfterValidator(_readable_constraint)]
 ExpressionText = Annotated[str, AfterValidator(_readable_expression)]
-
-
-class AlgorithmConfig(StrictConfig):
-    """How the next point is chosen."""
-
-    name: Literal["ax", "sobol", "random", "grid"] = "ax"
-    """`ax`: Bayesian optimisation after an initial design. `sobol`: even coverage. `random`: independent points.
-    `grid`: every combination, as far as the budget goes."""
-    method: Literal["fast", "quality"] = "fast"
-    """Model of `ax`. `fast`: one fit of a Gaussian process. `quality`: many, drawn with few of the parameters having an
-    effect (SAAS), with warped inputs; needs `pip install 'reidsearch[quality]'`, and many times longer a suggestion."""
-    noise: Literal["inferred", "queries"] = "inferred"
-    """What `ax` is told of the noise of mAP. `inferred`: nothing, the model estimates it. `queries`: the standard error
-    over queries, most of which all trials share."""
-    stopped: Literal["ignored", "estimated"] = "ignored"
-    """What `ax` is told of trials that were stopped early. `ignored`: that they are not to be tried again. `estimated`:
-    what they might have come to, with the error of that; needs `noise: queries`, as the model weighs values by their
-    errors."""
-
-    @field_validator("method", "noise", "stopped")
-    @classmethod
-    def _of_the_model(cls, value: str, info: ValidationInfo) -> str:
-        name = info.data.get("name", "ax")
-        if name != "ax" and value not in ("fast", "inferred", "ignored"):
-            raise ValueError(f"is a setting of ax; {name} has no model (is {shown(value)})")
-        if value == "estimated" and info.data.get("noise") != "queries":
-            raise ValueError("needs 'noise: queries' beside it: the model weighs estimates by their errors")
-        return value
-
-
-class Budget(StrictConfig):
-    """How much the search may spend; it ends with whatever is used up first."""
-
-    trials: int = Field(ge=1, le=100_000)
-    """Trials in all."""
-    concurrent: int | None = Field(None, ge=1)
-    """Trials at a time; as many as the machines hold where null."""
-    epochs: int | None = Field(None, ge=1)
-    """Epochs trained in all trials together."""
-    hours: float | None = Field(None, gt=0)
-    """Wall time of all sessions together."""
-    gpu_hours: float | None = Field(None, gt=0)
-    """Hours times the GPUs that trials held."""
-    target: float | None = Field(None, ge=0, le=1)
-    """Value of the objective, a share between 0 and 1, at which the search has reached its goal."""
-    patience: int | None = Field(None, ge=1)
-    """Completed trials in a row without improvement after which the search gives up."""
 
 
 class SearchSpace(StrictConfig):
@@ -137,23 +114,37 @@ class SearchSpace(StrictConfig):
     def load(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Self:
         """The space in a file, or the built-in one of that name, with overrides `path=value` laid over it.
 
-        Everything is checked here, the trainer's bounds included; SpaceError lists all that is wrong. Values are put
-        to the trainer only when everything else is right: that imports torch.
+        Everything is checked, the trainer's bounds included. Values are put to the trainer only when everything else is
+        right: that imports torch.
+
+        Raises:
+            SpaceError: with a line for each thing that is wrong: file, line, column, key and remedy.
         """
-        space, layer, values, problems = cls._read(path_or_name, overrides)
-        check_values(layer.data, values, problems)
-        problems.raise_if_any()
-        check_whole(space, problems)
-        problems.raise_if_any()
-        return space
+        return cls.load_with_places(path_or_name, overrides)[0]
 
     @classmethod
-    def unchecked(cls, path_or_name: str | Path, *, overrides: Sequence[str] = ()) -> Self:
-        """The same before its values are put to the trainer; does not import torch."""
-        return cls._read(path_or_name, overrides)[0]
+    def load_with_places(
+        cls, path_or_name: str | Path, overrides: Sequence[str] = ()
+    ) -> tuple[Self, Mapping[KeyPath, Place]]:
+        """The same, and where each of its keys was written: a file with line and column, or an override."""
+        space, problems = cls._parse(path_or_name, overrides)
+        check_values(space.trainer, space.parameters, space.derived, space.linear_constraints(), space.start, problems)
+        problems.raise_if_any()
+        _check_whole(space, problems)
+        problems.raise_if_any()
+        return space, problems.places
 
     @classmethod
-    def _read(cls, path_or_name: str | Path, overrides: Sequence[str]) -> tuple[Self, Layer, Values, Problems]:
+    def parse(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """The space before its values are put to the trainer; does not import torch.
+
+        Raises:
+            SpaceError: its format or a name in it is wrong.
+        """
+        return cls._parse(path_or_name, overrides)[0]
+
+    @classmethod
+    def _parse(cls, path_or_name: str | Path, overrides: Sequence[str]) -> tuple[Self, Problems]:
         layer, unusable = read_layers(path_or_name), []
         for override in overrides:
             try:
@@ -162,32 +153,33 @@ class SearchSpace(StrictConfig):
                 unusable += error.problems
         problems = Problems(layer.places, unusable)
         space = check_shape(cls, layer.data, problems)
-        values = check_names(layer.data, problems)
+        check_names(layer.data, problems)
         problems.raise_if_any()
         assert space is not None
-        return space, layer, values, problems
+        return space, problems
 
-    def sample(self, draws: Sequence[float]) -> dict[str, Value] | None:
+    def sample(self, draws: Sequence[float]) -> Point | None:
         """The point at a share in [0, 1] of each parameter, or None where it breaks a constraint.
 
         Parameters whose conditions do not hold there are left out.
         """
-        return sampled(self.parameters, self.linear_constraints(), draws)
+        values = {path: each.at(draw) for (path, each), draw in zip(self.parameters.items(), draws, strict=True)}
+        return self.active(values) if satisfies(values, self.linear_constraints()) else None
 
-    def active(self, values: Mapping[str, Value]) -> dict[str, Value]:
+    def active(self, values: Mapping[str, Value]) -> Point:
         """The values without those of parameters whose conditions do not hold."""
         return active(self.parameters, values)
 
-    def any_sample(self) -> dict[str, Value]:
+    def any_sample(self) -> Point:
         """The middle of the space or, where constraints forbid it, some point that they allow."""
         middle = self.sample([0.5] * len(self.parameters))
         return middle if middle is not None else next(self.samples(0))
 
-    def samples(self, seed: int) -> Iterator[dict[str, Value]]:
+    def samples(self, seed: int) -> Iterator[Point]:
         """Random points, uniform on each parameter's scale; ends where `MAX_DRAWS` in a row break a constraint."""
-        source, constraints, refused = random.Random(seed), self.linear_constraints(), 0
+        source, refused = random.Random(seed), 0
         while refused < MAX_DRAWS:
-            point = sampled(self.parameters, constraints, [source.random() for _ in self.parameters])
+            point = self.sample([source.random() for _ in self.parameters])
             refused = refused + 1 if point is None else 0
             if point is not None:
                 yield point
@@ -196,9 +188,25 @@ class SearchSpace(StrictConfig):
         """The linear constraints, read."""
         return [parse_constraint(text) for text in self.constraints]
 
-    def is_finite(self) -> int | None:
-        """How many points there are; None where they are endless or more than 100,000."""
-        return count_points(self.parameters, self.linear_constraints())
+    def every_point(self) -> Iterator[Point]:
+        """Every point of a space without continuous parameters, once; the last parameter varies fastest."""
+        seen, constraints = set(), self.linear_constraints()
+        for values in itertools.product(*(parameter.points() or () for parameter in self.parameters.values())):
+            everywhere = dict(zip(self.parameters, values, strict=True))
+            point = self.active(everywhere)
+            if satisfies(everywhere, constraints) and (key := tuple(point.items())) not in seen:
+                seen.add(key)
+                yield point
+
+    def point_count(self) -> int | None:
+        """How many points there are; None where a parameter is continuous or its values make over 100,000 points."""
+        sizes = [parameter.count() for parameter in self.parameters.values()]
+        combinations = math.prod(size for size in sizes if size is not None)
+        if None in sizes or combinations > MAX_POINTS:
+            return None
+        if not self.constraints and not any(parameter.when for parameter in self.parameters.values()):
+            return combinations
+        return sum(1 for _ in self.every_point())
 
     def config(self, sample: Mapping[str, Value], *, seed: int | None = None) -> TrialConfig:
         """The trainer's configuration at a sample, which gives exactly the active searched paths a value.
@@ -224,6 +232,11 @@ class SearchSpace(StrictConfig):
                 if parameter.get(key, ...) == nothing:
                     del parameter[key]
         return data
+
+    def warnings(self) -> list[str]:
+        """Settings that are allowed but cancel each other out, a line each."""
+        config = self.config(self.any_sample())
+        return [*_on_warmup(self, config), *_on_milestones(config), *_on_replicates(self)]
 
     def differences(self, other: Self) -> list[str]:
         """What to change in this space to get the other: `- path: value` goes, `+ path: value` comes."""
@@ -266,6 +279,109 @@ class SearchSpace(StrictConfig):
             raise SpaceError(*problems)
 
 
+def _check_whole(space: SearchSpace, problems: Problems) -> None:
+    """Notes rules and budgets without effect and combinations that fail: no part of a space shows these by itself."""
+    if space.constraints and next(space.samples(0), None) is None:
+        problems.add(("constraints",), "no point was found that satisfies all of them; loosen one")
+        return
+    _check_outcomes(space, problems)
+    if (missing := missing_for(space.algorithm.method)) is not None:
+        problems.add(("algorithm", "method"), missing)
+    if space.derived or any(parameter.when for parameter in space.parameters.values()):
+        _check_points(space, problems)
+    if not problems.below(()):
+        config = space.config(space.any_sample())
+        if not config.data.validation.holds_out:
+            what = "0 holds out nobody, and trials are compared on those held out; choose a share such as 0.1"
+            problems.add(("trainer", "data", "validation", "share"), what)
+        _check_stopping(space, config, problems)
+        _check_epochs(space, config, problems)
+
+
+def _check_outcomes(space: SearchSpace, problems: Problems) -> None:
+    """Notes constraints on figures that Ax cannot keep, or that nothing decides."""
+    objective = space.objective
+    for index, bound in enumerate(objective.outcome_constraints()):
+        place = ("objective", "constraints", index)
+        # Of several objectives a bound says from where on one counts.
+        if bound.metric == objective.first.metric and len(objective.terms) == 1:
+            what = f"{bound.metric} is what the search improves anyway; bound another figure, or use budget.target"
+            problems.add(place, what)
+        elif isinstance(bound, RelativeConstraint) and not space.start:
+            problems.add(
+                place, "the baseline is the first point under 'start', and there is none; give one, or a number"
+            )
+
+
+def _check_points(space: SearchSpace, problems: Problems) -> None:
+    """Notes random points that the trainer refuses."""
+    for point in itertools.islice(space.samples(0), TRIED_POINTS):
+        try:
+            space.config(point)
+        except SpaceError as error:
+            where = ", ".join(f"{path} {shown(value)}" for path, value in point.items())
+            problems.add(("parameters",), f"the trainer refuses a random point: {error.problems[0]} ({where})")
+            return
+
+
+def _check_stopping(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:
+    """Notes a stopping rule that is never asked before a trial is over."""
+    if space.stopping.rule == "none" or _varies(space, "optim.epochs", "evaluation.every"):
+        return
+    epochs, every = config.optim.epochs, config.evaluation.every
+    if (evaluations := math.ceil(epochs / every)) <= space.stopping.grace:
+        problems.add(
+            ("stopping", "grace"),
+            f"{space.stopping.grace} of {evaluations} evaluations (optim.epochs {epochs}, evaluation.every {every}) "
+            "leave nothing to stop; lower grace or evaluation.every",
+        )
+
+
+def _check_epochs(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:
+    """Notes a budget in which not even one trial is trained to its end."""
+    budget, epochs = space.budget.epochs, config.optim.epochs
+    if budget is not None and budget < epochs and not _varies(space, "optim.epochs"):
+        problems.add(("budget", "epochs"), f"one trial alone trains {epochs} (is {budget}); raise it, or optim.epochs")
+
+
+def _on_warmup(space: SearchSpace, config: TrialConfig) -> list[str]:
+    if config.optim.schedule != "milestones" or not config.optim.milestones or "optim.warmup" in space.derived:
+        return []
+    parameter = space.parameters.get("optim.warmup")
+    ends = [config.optim.warmup] if parameter is None else [end for end in parameter.ends().values()]
+    longest, first = max(map(float, ends)), config.optim.milestones[0]
+    if longest <= first:
+        return []
+    return [
+        f"optim.warmup: {shown(longest)} of the epochs lasts beyond the first of optim.milestones, at {shown(first)}; "
+        "the learning rate falls before it has risen"
+    ]
+
+
+def _on_milestones(config: TrialConfig) -> list[str]:
+    if config.optim.schedule != "milestones":
+        return []
+    epochs = [max(1, round(share * config.optim.epochs)) for share in config.optim.milestones]
+    found = []
+    if len(set(epochs)) < len(epochs):
+        what = "fall on the same epoch; the learning rate falls by more than optim.gamma at once"
+        found.append(f"optim.milestones: with {config.optim.epochs} epochs two of them {what}")
+    if any(epoch >= config.optim.epochs for epoch in epochs):
+        found.append("optim.milestones: the last one is at the end of the training and has no effect")
+    return found
+
+
+def _on_replicates(space: SearchSpace) -> list[str]:
+    seeds = space.replicates.seeds
+    if not 0 < seeds < CONFIRMING_SEEDS:
+        return []
+    return [f"replicates.seeds: {seeds} confirm no configuration as the best; {CONFIRMING_SEEDS} at least do"]
+
+
+def _varies(space: SearchSpace, *paths: str) -> bool:
+    return any(path in space.parameters or path in space.derived for path in paths)
+
+
 def _lines(data: Mapping[str, JsonValue]) -> dict[str, str]:
     return {
         spelled(keys): shortened(json.dumps(value), MAX_DIFFERENCE) for keys, value in flattened(data) if value != {}
@@ -280,19 +396,3 @@ def builtin_spaces() -> dict[str, str]:
         text = data.get("description", "") if isinstance(data, dict) else ""
         descriptions[name] = str(text).strip().partition("\n")[0]
     return descriptions
-
-
-__all__ = [
-    "AlgorithmConfig",
-    "Budget",
-    "Choice",
-    "FloatRange",
-    "IntRange",
-    "Objective",
-    "Replicates",
-    "SearchSpace",
-    "SpaceError",
-    "StoppingConfig",
-    "Value",
-    "builtin_spaces",
-]

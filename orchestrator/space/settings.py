@@ -13,7 +13,11 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+from orchestrator.space.expressions import Expression, ExpressionError
+from orchestrator.space.parameters import Point, Value
+from trainer.formatting import exactly
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, JsonValue
@@ -126,6 +130,39 @@ def build_trial_config(
         tree["seed"] = seed
     # Only as JSON does strictness still let a list be a tuple and text be a path.
     return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
+
+
+def derived_values(expressions: Mapping[str, Expression], point: Mapping[str, Value]) -> Point:
+    """The value of each derived setting whose expression names only settings that the point has.
+
+    Raises:
+        ExpressionError: one has no value here, or none that its setting takes; it begins with the setting's path.
+    """
+    return {
+        path: derived_value(path, expression, point)
+        for path, expression in expressions.items()
+        if all(name in point for name in expression.paths())
+    }
+
+
+def derived_value(path: str, expression: Expression, point: Mapping[str, Value]) -> Value:
+    """The value of one derived setting; a whole number where the setting takes no other.
+
+    Raises:
+        ExpressionError: it has no value here, or none that the setting takes.
+    """
+    try:
+        value = expression.at(cast("Mapping[str, float]", point))
+    except ExpressionError as error:
+        raise ExpressionError(f"{path}: {error}") from None
+    if setting_kinds()[path] == "float":
+        return float(value)
+    if not float(value).is_integer():
+        what = (
+            f"{expression.text} is {exactly(value)}, but the setting takes whole numbers only; use round() or floor()"
+        )
+        raise ExpressionError(f"{path}: {what}")
+    return int(value)
 
 
 def _leaves(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.space.expressions import parse_expression
-from orchestrator.space.parameters import Choice, Value
-from orchestrator.space.sampling import AnyParameter
-from orchestrator.space.search_space import SearchSpace, SpaceError
+from orchestrator.space.parameters import AnyParameter, Choice, Value
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
 from trainer.formatting import shown
 
 if TYPE_CHECKING:

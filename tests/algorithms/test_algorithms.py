@@ -87,7 +87,7 @@ def test_every_point_obeys_steps_conditions_and_constraints_and_none_comes_twice
 def test_a_finite_space_is_tried_out_point_by_point_and_then_ends(name: str, seed: int) -> None:
     space = finite()
     found, end = searched(name, space, 30, seed)
-    assert len(found) == len(set(keys(found))) == space.is_finite() == 9
+    assert len(found) == len(set(keys(found))) == space.point_count() == 9
     assert isinstance(end, Exhausted)
     assert "every point" in end.reason
 

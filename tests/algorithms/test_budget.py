@@ -10,7 +10,8 @@ from events import completed, reported, started, suggested
 from orchestrator.algorithms.budget import spent, without_improvement
 from orchestrator.algorithms.failures import broken_circuit
 from orchestrator.algorithms.scoring import ranked
-from orchestrator.space.search_space import Objective, SearchSpace
+from orchestrator.space.objective import Objective
+from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
 from orchestrator.study.journal import Record

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from strategies import quick
 
 from orchestrator.algorithms.stopping import decide, is_rung, learning_curve, verdict
+from orchestrator.space.objective import Objective
 from orchestrator.space.options import StoppingConfig
-from orchestrator.space.search_space import Objective, SearchSpace
+from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, TrialFailed
 from orchestrator.study.study import Study, fold
 

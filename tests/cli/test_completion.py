@@ -16,7 +16,8 @@ from searches import a_search
 from orchestrator.__main__ import cli, run
 from orchestrator.cli import shell_complete
 from orchestrator.cli.shell_complete import script
-from orchestrator.space.search_space import SearchSpace, SpaceError
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.settings import trainer_settings
 
 # A completion that takes longer is felt as a pause.

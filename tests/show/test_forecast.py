@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from orchestrator.cluster.resources import Allocation
 from orchestrator.show.forecast import GIB, Forecast, duration, forecast, forecast_text, size
-from orchestrator.space.search_space import SearchSpace, SpaceError
+from orchestrator.space.problems import SpaceError
+from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import MAX_CORNERS, WorstCase, corners, worst_case
 from trainer import StepCost, multiplications_per_batch
 from trainer.config import TrialConfig

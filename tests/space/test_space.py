@@ -15,19 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.space.layers import builtin_files
-from orchestrator.space.parameters import parse_parameter
-from orchestrator.space.search_space import (
-    Budget,
-    Objective,
-    Replicates,
-    SearchSpace,
-    SpaceError,
-    StoppingConfig,
-    Value,
-    builtin_spaces,
-)
+from orchestrator.space.objective import Objective
+from orchestrator.space.options import Budget, Replicates, StoppingConfig
+from orchestrator.space.parameters import Value, parse_parameter
+from orchestrator.space.problems import SpaceError, name_hint, our_name
+from orchestrator.space.search_space import SearchSpace, builtin_spaces
 from orchestrator.space.settings import number_kind, setting_kinds, setting_schemas, trainer_settings
-from orchestrator.space.vocabulary import hint, in_our_words
 from trainer.yaml_file import dump_yaml, parse_yaml
 
 BUILTIN = sorted(builtin_files())
@@ -478,9 +471,9 @@ def test_no_word_of_others_is_one_of_ours_in_the_same_place() -> None:
     for field in (SearchSpace, Budget, Objective, StoppingConfig, Replicates):
         names = [*field.model_fields, "extends"]
         for name in names:
-            assert hint(name, [name]) == ""
+            assert name_hint(name, [name]) == ""
     for name in trainer_settings():
-        assert not in_our_words(name, [known for known in trainer_settings() if known != name]), name
+        assert not our_name(name, [known for known in trainer_settings() if known != name]), name
 
 
 def test_a_misspelt_required_key_is_one_problem(write: Write) -> None:
@@ -493,7 +486,7 @@ def test_values_are_put_to_the_trainer_when_all_names_are_right(write: Write) ->
     low = ("low: 2", "low: 1")
     assert [line.split(": ")[0] for line in problems(write(edited(low, ("epochs", "epoch"))))] == ["s.yaml:9:11"]
     assert [line.split(": ")[0] for line in problems(write(edited(low)))] == ["s.yaml:6:33"]
-    assert SearchSpace.unchecked(write(edited(low))).parameters["clips.identities"].at(0) == 1
+    assert SearchSpace.parse(write(edited(low))).parameters["clips.identities"].at(0) == 1
 
 
 def test_the_schema_that_ships_names_every_setting_of_the_trainer_and_its_kind() -> None:

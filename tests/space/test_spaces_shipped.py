@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.space.layers import builtin_files
-from orchestrator.space.search_space import SearchSpace, Value
+from orchestrator.space.parameters import Value
+from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.settings import flattened
 from trainer import fit
 from trainer.config import TrialConfig

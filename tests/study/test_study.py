@@ -5,7 +5,7 @@ from __future__ import annotations
 from events import completed, reported, started, suggested
 
 from orchestrator.algorithms.scoring import ranked, score
-from orchestrator.space.search_space import Objective
+from orchestrator.space.objective import Objective
 from orchestrator.study.events import AttemptFailed, SearchCreated, SessionEnded, SessionStarted, TrialFailed
 from orchestrator.study.study import fold, may_retry, unfinished
 
