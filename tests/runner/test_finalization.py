@@ -13,6 +13,7 @@ from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.finalization import Final, final_candidates, finals_left, next_final, open_finalization
 from orchestrator.algorithms.registry import ALGORITHMS
+from orchestrator.algorithms.replicates import find_trial
 from orchestrator.algorithms.stopping import decide
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.base.errors import SearchError
@@ -299,7 +300,7 @@ def test_the_model_and_the_next_suggestion_never_hear_of_the_test_set(search: Se
     after = all_trained(search, opened(search), value=0.99)
     assert ax_experiment(space, 0, before) == ax_experiment(space, 0, after)
     assert ALGORITHMS["sobol"](space, 0, before) == ALGORITHMS["sobol"](space, 0, after)
-    assert load_search(search).trial("best").key == "t0001"
+    assert find_trial(load_search(search), "best").key == "t0001"
 
 
 def test_a_training_for_the_test_set_is_never_stopped_early(search: SearchFolder) -> None:
