@@ -233,9 +233,9 @@ def simulate(
     from orchestrator.stores.base import existing_search
 
     existing_search(storage, name)  # before the import of torch
-    from orchestrator.show.simulate_view import Asked, show_simulation
+    from orchestrator.show.simulate import SimulationOptions, show_simulation
 
-    asked = Asked(rules or RULES, algorithms or ("journaled",), overrides, slots, seeds)
+    asked = SimulationOptions(rules or RULES, algorithms or ("journaled",), overrides, slots, seeds)
     show_simulation(storage, name, asked, as_json=as_json)
     return Exit.OK
 

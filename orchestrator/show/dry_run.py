@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from orchestrator.algorithms.warm_start import WarmStart
+from orchestrator.base.formatting import duration
 from orchestrator.base.progress import step_progress
 from orchestrator.cluster.resources import Allocation, allocate, this_machine
 from orchestrator.runner.launch import check_search
 from orchestrator.runner.preparation import check_storage, plan, smoke_test_space
 from orchestrator.runner.smoke_test import run_smoke_test
-from orchestrator.show.forecast import duration, forecast, forecast_text
+from orchestrator.show.forecast import forecast, forecast_text
 from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import worst_case

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.budget import HOUR_S
-from orchestrator.base.formatting import number
+from orchestrator.base.formatting import duration, number, size
 from orchestrator.cluster.resources import GPU_ROUNDING
 from orchestrator.space.parameters import Value
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from orchestrator.space.search_space import SearchSpace
     from orchestrator.space.worst_case import WorstCase
     from trainer import StepCost
-
-MIB, GIB = 2**20, 2**30
 
 
 class Forecast(NamedTuple):
@@ -117,28 +115,6 @@ def forecast_text(found: Forecast, cost: StepCost, largest: WorstCase, space: Se
         *_disk(found, cost),
     ]
     return "\n".join(f"{name:<9} {text}" for name, text in lines)
-
-
-def duration(seconds: float) -> str:
-    """`340 ms`, `8.2 s`, `14 min`, `3 h 20 min`, `2 d 5 h`."""
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 100:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    hours, days = minutes // 60, minutes // (24 * 60)
-    if not hours:
-        return f"{minutes} min"
-    return f"{hours} h {minutes % 60} min" if not days else f"{days} d {hours % 24} h"
-
-
-def size(count: int) -> str:
-    """`3.1 MB`, `1.2 GB`; 1 MB is 2^20 bytes, as in the memory of machines."""
-    return f"{count / GIB:.2g} GB" if count >= GIB else f"{count / MIB:.2g} MB" if count < 10 * MIB else _whole(count)
-
-
-def _whole(count: int) -> str:
-    return f"{count / MIB:.0f} MB"
 
 
 def _measured(cost: StepCost, largest: WorstCase) -> list[tuple[str, str]]:

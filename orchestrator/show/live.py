@@ -19,7 +19,7 @@ from orchestrator.base.uris import without_passwords
 from orchestrator.cluster.ray import Connection
 from orchestrator.cluster.resources import Allocation
 from orchestrator.runner.session import SessionCallbacks, SessionResult
-from orchestrator.show.event_line import event_line
+from orchestrator.show.logs import event_line
 from orchestrator.show.search_text import SYNTHETIC_MARK, summary_line
 from orchestrator.show.terminal import LiveView, output, print_summary
 from orchestrator.stores.base import SearchFolder

@@ -1,4 +1,4 @@
-"""What happened in a search or in one of its trials, in the order in which it did."""
+"""`reidsearch logs`: the events of a search or of one trial in plain lines, in order."""
 
 from __future__ import annotations
 
@@ -8,26 +8,45 @@ from pathlib import Path
 
 from orchestrator.base.errors import SearchError
 from orchestrator.base.escaping import terminal_text
+from orchestrator.base.formatting import number, percent, utc
 from orchestrator.base.hints import hint
 from orchestrator.runner.attempt import ERROR_FILE, HANG_FILE, LOG_FILE
-from orchestrator.show.event_line import event_line
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.pull import bring_search
 from orchestrator.stores.remote_lease import driver_of
 from orchestrator.stores.trial_files import bring_trial
+from orchestrator.study.events import (
+    AttemptFailed,
+    FinalizationStarted,
+    ObservationsAttached,
+    SearchExtended,
+    SessionEnded,
+    SessionStarted,
+    TrialCompleted,
+    TrialFailed,
+    TrialOpenedTestSet,
+    TrialReopened,
+    TrialReported,
+    TrialStarted,
+    TrialStopped,
+    TrialSuggested,
+    TrialTested,
+)
 from orchestrator.study.journal import Record, read_journal
 from orchestrator.study.study import fold_records
+from trainer.formatting import one_line
 from trainer.reading import read_regular
 
 FOLLOW_PERIOD_S = 1.0
-# What a trial says of itself, besides the search's journal.
+MAX_LOG_BYTES = 1024 * 1024 * 1024  # more than a search of days prints
+# Of a trial, besides its events.
 OWN_FILES = (LOG_FILE, HANG_FILE, ERROR_FILE)
 
 
 def log_lines(folder: SearchFolder, trial: str | None, *, follow: bool) -> Iterator[str]:
-    """The journal's events in plain lines; for a trial its own, and what its attempts logged.
+    """The journal's events in plain lines; for a trial its own, then the log files of its attempts.
 
-    With `follow` new lines come as they are written, until no process drives the search any more.
+    With `follow`, new lines come as they are written until no process drives the search.
 
     Raises:
         SearchError: there is no such trial.
@@ -40,7 +59,7 @@ def log_lines(folder: SearchFolder, trial: str | None, *, follow: bool) -> Itera
     shown = 0
     files = [] if trial is None else [_Tail(folder.trial(trial) / name) for name in OWN_FILES]
     while True:
-        # Asked before reading, so that the last lines of a search that ends meanwhile are still read.
+        # Before reading, so that the last lines of a search that ends meanwhile are still read.
         driven = driver_of(folder) is not None
         bring_search(folder)
         if trial is not None:
@@ -62,8 +81,71 @@ def _lines(records: list[Record], trial: str | None) -> Iterator[str]:
             yield line
 
 
-# A log of all that a search of days printed.
-MAX_LOG_BYTES = 1024 * 1024 * 1024
+def event_line(record: Record) -> str | None:
+    """An event in one line that begins with its time; None for events that are of no interest to people."""
+    text = _of_trial(record) or _of_search(record)
+    if text is None:
+        return None
+    return f"{utc(record.time)} {one_line(text)}"
+
+
+def _of_trial(record: Record) -> str | None:
+    match record.event:
+        case TrialSuggested() as event:
+            params = " ".join(f"{path}={number(value)}" for path, value in event.params.items())
+            note = f" ({event.note})" if event.note else ""
+            return f"trial={event.trial} suggested by={event.source}{_repeated(event)}{note} {params}"
+        case TrialStarted() as event:
+            return f"trial={event.trial} started attempt={event.attempt}"
+        case TrialReported(result=result) as event if result.validation is not None:
+            metrics = result.metrics()
+            loss = f" loss={metrics['loss/total']:.3f}" if "loss/total" in metrics else ""
+            return (
+                f"trial={event.trial} epoch={result.epoch}{loss} "
+                f"mAP={percent(metrics, 'mAP')} rank1={percent(metrics, 'rank1')}"
+            )
+        case TrialTested(evaluation=evaluation) as event:
+            metrics = evaluation.metrics()
+            return (
+                f"trial={event.trial} test set mAP={percent(metrics, 'mAP')} rank1={percent(metrics, 'rank1')} "
+                f"protocol={evaluation.protocol} dropped={evaluation.dropped_queries}"
+            )
+        case TrialCompleted() as event:
+            return f"trial={event.trial} completed"
+        case TrialStopped() as event:
+            return f"trial={event.trial} stopped by={event.rule} after epoch={event.epoch} {event.reason}"
+        case AttemptFailed() as event:
+            return f"trial={event.trial} attempt={event.attempt} failed={event.failure} {event.reason}"
+        case TrialFailed() as event:
+            return f"trial={event.trial} failed={event.failure} for good"
+        case TrialOpenedTestSet() as event:
+            return f"trial={event.trial} test set opened by={event.by} {event.use} of={event.weights}"
+        case TrialReopened() as event:
+            return f"trial={event.trial} is tried again"
+        case _:
+            return None
+
+
+def _repeated(event: TrialSuggested) -> str:
+    if not event.repeats:
+        return ""
+    return f" of={event.repeats} seed={event.seed}" + (f" fold={event.fold}" if event.fold is not None else "")
+
+
+def _of_search(record: Record) -> str | None:
+    match record.event:
+        case SessionStarted() as event:
+            return f"session={event.session} started host={event.host} pid={event.pid}"
+        case SessionEnded() as event:
+            return f"session {event.state} {event.reason}".rstrip()
+        case ObservationsAttached() as event:
+            return f"learns from={event.search} trials={len(event.observations)} {event.note}".rstrip()
+        case FinalizationStarted() as event:
+            return f"test set opened by={event.by} for={','.join(event.leaders)} seeds={event.seeds}"
+        case SearchExtended() as event:
+            return f"extended {'; '.join(event.changes)}"
+        case _:
+            return None
 
 
 class _Tail:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from events import completed, reported, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
+from searches import write_search
 from strategies import quick
 
 from orchestrator.algorithms.ax_process import AxProcess
@@ -22,14 +23,13 @@ from orchestrator.algorithms.stopping import decide
 from orchestrator.base.errors import SearchError
 from orchestrator.cli.results import ALGORITHMS as OFFERED
 from orchestrator.cli.results import RULES, simulate
-from orchestrator.show import simulate_view
-from orchestrator.show.simulate_view import Asked, simulation_document, stopping_config
+from orchestrator.show.simulate import SimulationOptions, simulation_document, stopping_config
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.loading import load_search
 from orchestrator.study.events import Event, SearchCreated
-from orchestrator.study.journal import Journal
 from orchestrator.study.study import Study, fold
 
 EPOCHS = 9
@@ -168,30 +168,20 @@ def test_settings_that_are_none_of_the_rule_are_refused(override: str, problem: 
 
 
 @pytest.fixture
-def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchFolder:
+def search(tmp_path: Path) -> SearchFolder:
     """A search of three finished trials and one that is under way."""
-    folder = SearchFolder(tmp_path / "s")
-    folder.path.mkdir()
-    with_params = study_of(flat(0.2), flat(0.7), flat(0.4))
-    journal = Journal(folder.journal)
-    journal.append(SearchCreated(search="s", space="0", seed=0))
-    for trial in with_params.trials.values():
-        for event in completed(trial.index, *(result.metrics()["mAP"] for result in trial.results)):
-            params = {"params": trial.params} if event.kind == "trial_suggested" else {}
-            journal.append(event.model_copy(update=params))
-    for event in (suggested(3).model_copy(update={"params": point(3)}), started(3), reported(3, 1, 0.9)):
-        journal.append(event)
-    journal.close()
-
-    class Description:
-        search, synthetic, space = "s", True, SPACE
-
-    monkeypatch.setattr(simulate_view, "read_description", lambda path: Description)
-    return folder
+    events: list[Event] = []
+    for index, value in enumerate((0.2, 0.7, 0.4)):
+        first, *rest = completed(index, *flat(value))
+        events += [first.model_copy(update={"params": point(index)}), *rest]
+    events += [suggested(3).model_copy(update={"params": point(3)}), started(3), reported(3, 1, 0.9)]
+    return write_search(tmp_path / "s", SPACE, events)
 
 
 def test_the_document_says_what_each_rule_costs_and_finds(search: SearchFolder) -> None:
-    document = simulation_document(search, Asked(RULES, ["journaled", "random"], [], slots=1, seeds=4))
+    document = simulation_document(
+        load_search(search), SimulationOptions(RULES, ["journaled", "random"], [], slots=1, seeds=4)
+    )
     assert (document["candidates"], document["left_out"], document["epochs"]) == (3, 1, 3 * EPOCHS)
     assert document["best"] == {"trial": "t0001", "value": 0.7}
     assert len(document["replays"]) == len(RULES) * (1 + 4)

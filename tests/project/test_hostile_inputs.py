@@ -171,7 +171,7 @@ def test_a_line_with_a_right_checksum_and_wrong_content_is_refused(before: bytes
 
 
 def test_every_moment_that_a_journal_may_hold_can_be_shown(tmp_path: Path) -> None:
-    from orchestrator.show.event_line import event_line
+    from orchestrator.show.logs import event_line
 
     for moment in (0.0, LATEST - 1):
         assert event_line(Record(1, moment, TrialCompleted(trial="t0000")))

@@ -16,8 +16,8 @@ from summaries import description_of, summary_of
 
 from orchestrator.base.errors import EnvironmentProblem, JournalError, SearchError
 from orchestrator.base.formatting import number, percent
-from orchestrator.show.event_line import event_line
 from orchestrator.show.live import HINT, pages_command
+from orchestrator.show.logs import event_line
 from orchestrator.show.search_text import attention_line, summary_line
 from orchestrator.show.status import show_search, show_searches, status_document
 from orchestrator.show.terminal import LiveView, finals_table, output, trials_table

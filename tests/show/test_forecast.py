@@ -12,8 +12,9 @@ from small_spaces import GATE, mixed, space_of
 from strategies import quick
 from torch import Tensor, nn
 
+from orchestrator.base.formatting import GIB, duration, size
 from orchestrator.cluster.resources import Allocation
-from orchestrator.show.forecast import GIB, Forecast, duration, forecast, forecast_text, size
+from orchestrator.show.forecast import Forecast, forecast, forecast_text
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import MAX_CORNERS, WorstCase, corners, worst_case

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from orchestrator.show.forecast import duration
+from orchestrator.base.formatting import duration
 from orchestrator.show.report.markup import Figure, chart, number, plotly_text, table
 from orchestrator.show.report.report_data import SearchReport
 from orchestrator.show.report.scale import compact

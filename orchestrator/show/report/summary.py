@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.algorithms.replicates import Best
+from orchestrator.base.formatting import duration, percent
 from orchestrator.base.formatting import number as short
-from orchestrator.base.formatting import percent
-from orchestrator.show.forecast import duration
 from orchestrator.show.report.markup import Markup, element, number, table
 from orchestrator.show.report.report_data import SearchReport
 from orchestrator.show.report.scale import points, shown

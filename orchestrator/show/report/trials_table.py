@@ -10,8 +10,8 @@ from typing import Any
 
 from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.base.escaping import csv_cell
+from orchestrator.base.formatting import duration
 from orchestrator.base.formatting import number as short
-from orchestrator.show.forecast import duration
 from orchestrator.show.report.markup import Markup, element
 from orchestrator.show.report.report_data import SearchReport
 from orchestrator.show.report.scale import compact

@@ -1,4 +1,4 @@
-"""How `reidsearch simulate` compares stopping rules on a search's recorded curves."""
+"""`reidsearch simulate`: stopping rules compared on the recorded curves of a search."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from rich.table import Table
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.replay_order import order_of
 from orchestrator.algorithms.simulate import Candidate, Replay, candidates, replay
-from orchestrator.show.forecast import duration
+from orchestrator.base.formatting import duration
 from orchestrator.show.search_text import SYNTHETIC_MARK, metric_text
-from orchestrator.show.terminal import output
+from orchestrator.show.terminal import output, plain_table
 from orchestrator.space.objective import first_metric
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder, existing_search
-from orchestrator.study.description import read_description
-from orchestrator.study.journal import read_journal
-from orchestrator.study.study import Study, fold_records
+from orchestrator.stores.base import existing_search
+from orchestrator.stores.loading import LoadedSearch, load_search
 from trainer.formatting import counted, plain_words, spelled
 from trainer.yaml_file import YamlError, parse_yaml
 
+COLUMNS = ("epochs", "saved", "time", "stopped", "best found", "after epochs", "best stopped")
 
-class Asked(NamedTuple):
+
+class SimulationOptions(NamedTuple):
     """What is to be compared."""
 
     rules: Sequence[str]
@@ -41,15 +41,14 @@ class Asked(NamedTuple):
     """Replays of each algorithm that draws; the order of the journal is replayed once."""
 
 
-def show_simulation(storage: Path, name: str, asked: Asked, *, as_json: bool) -> None:
+def show_simulation(storage: Path, name: str, asked: SimulationOptions, *, as_json: bool) -> None:
     """Replays a search and prints what came of it.
 
     Raises:
         SearchError: there is no such search, or too little of it is finished.
         SpaceError: an override is no setting of the stopping rule.
     """
-    folder = existing_search(storage, name)
-    document = simulation_document(folder, asked)
+    document = simulation_document(load_search(existing_search(storage, name)), asked)
     if as_json:
         print(json.dumps(document, indent=2, allow_nan=False))
         return
@@ -67,21 +66,19 @@ def show_simulation(storage: Path, name: str, asked: Asked, *, as_json: bool) ->
         console.print(SYNTHETIC_MARK)
 
 
-def simulation_document(folder: SearchFolder, asked: Asked) -> dict[str, Any]:
+def simulation_document(search: LoadedSearch, asked: SimulationOptions) -> dict[str, Any]:
     """All replays as one document."""
-    description = read_description(folder.description)
-    study = fold_records(read_journal(folder.journal), folder.journal)
-    space = current_space(study, description.space)
+    study, space = search.study, search.space
     pool = candidates(study, space)
     best = min(pool, key=lambda candidate: candidate.rank)
-    model = AxProcess(folder.logs / "simulate.log")
+    model = AxProcess(search.folder.logs / "simulate.log")
     try:
         replays = [found for rule in asked.rules for found in _replays(rule, pool, space, asked, model)]
     finally:
         model.close()
     return {
-        "search": description.search,
-        "synthetic": description.synthetic,
+        "search": search.name,
+        "synthetic": search.description.synthetic,
         "objective": space.objective.model_dump(mode="json"),
         "candidates": len(pool),
         "left_out": len(study.trials) - len(pool),
@@ -92,13 +89,8 @@ def simulation_document(folder: SearchFolder, asked: Asked) -> dict[str, Any]:
     }
 
 
-def current_space(study: Study, launched: SearchSpace) -> SearchSpace:
-    """The space of the launch, or what the latest extension made of it."""
-    return launched if study.extended is None else SearchSpace.model_validate(study.extended)
-
-
 def _replays(
-    rule: str, pool: Sequence[Candidate], space: SearchSpace, asked: Asked, model: AxProcess
+    rule: str, pool: Sequence[Candidate], space: SearchSpace, asked: SimulationOptions, model: AxProcess
 ) -> list[dict[str, Any]]:
     stopping = stopping_config(space, rule, asked.overrides)
     found = []
@@ -147,19 +139,9 @@ def _document(made: Replay) -> dict[str, Any]:
 
 
 def _table(document: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (
-        "rule",
-        "order",
-        "epochs",
-        "saved",
-        "time",
-        "stopped",
-        "best found",
-        "after epochs",
-        "best stopped",
-    ):
-        table.add_column(column, no_wrap=True, justify="left" if column in ("rule", "order") else "right")
+    table = plain_table()
+    for column in ("rule", "order", *COLUMNS):
+        table.add_column(column, no_wrap=True, justify="right" if column in COLUMNS else "left")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for made in document["replays"]:
         groups.setdefault((made["rule"], made["algorithm"]), []).append(made)
