@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.measuring import say
 from trainer.compute import prepare_process
 from trainer.config import TrialConfig
-from trainer.data.pack import pack_data_set
+from trainer.data.packing import pack_data_set
 from trainer.data.synthetic.dataset import write_synthetic
 from trainer.evaluation.evaluate import assess
 

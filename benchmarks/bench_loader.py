@@ -28,12 +28,12 @@ from torchvision import transforms
 from benchmarks.measuring import measure, say
 from trainer.compute import prepare_process
 from trainer.data import Tracklet
-from trainer.data.damage import DamageTally
-from trainer.data.frames import bytes_address, pixels_address, read_clip
+from trainer.data.frames import DamagedFrames, bytes_address, pixels_address, read_clip
 from trainer.data.packing import PackWriter, payloads_of
 from trainer.input.augment import ENLARGEMENT, IMAGENET_MEAN, IMAGENET_STD, normalised
-from trainer.input.batches import EvaluationClips, IdentityBatches, TrainingClips, Window, to_device, training_loader
 from trainer.input.clips import ClipConfig
+from trainer.input.loader import EvaluationClips, TrainingClips, Window, to_device, training_loader
+from trainer.input.sampler import IdentityBatches
 
 FILE_SIZE = (256, 128)
 SIZES = {"256x128": (256, 128), "224x112": (224, 112)}
@@ -100,7 +100,7 @@ def _packed(tracklets: Sequence[Tracklet], folder: Path, size: tuple[int, int] |
     frames = [frame for tracklet in tracklets for frame in tracklet.frames]
     folder.mkdir(exist_ok=True)
     with contextlib.closing(PackWriter(folder)) as writer:
-        for payload in payloads_of(frames, size, DamageTally(len(frames))):
+        for payload in payloads_of(frames, size, DamagedFrames(len(frames))):
             writer.add(payload)
     file = os.fspath(folder / writer.files[0].name)
     addresses = [

@@ -21,7 +21,7 @@ from benchmarks.measuring import measure, say
 from trainer.compute import autocast, prepare_process
 from trainer.config import TrialConfig
 from trainer.input.augment import normalised
-from trainer.input.batches import Batch
+from trainer.input.loader import Batch
 from trainer.training.learner import Learner
 
 IDENTITIES = 625  # MARS

@@ -46,7 +46,7 @@ class Evaluation(Figures):
     attention_entropy: Share
     """Mean entropy of the attention over frames, divided by log T; 1 is uniform: nothing was learned."""
     protocol: str
-    """Ranking protocol, a key of `trainer.data.protocols.PROTOCOLS`."""
+    """Ranking protocol, a key of `trainer.data.dataset.PROTOCOLS`."""
     sampling: str = ""
     """Frames of a tracklet that were looked at, as `EvaluationConfig.frames_seen`; empty in results of before."""
     queries: Count

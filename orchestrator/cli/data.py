@@ -161,7 +161,7 @@ def pack(folder: Path, out: Path, name: str | None, size: tuple[int, int] | None
     """Write all frames of a data set into a few large files, which are read faster."""
     from orchestrator.base.progress import step_progress
     from trainer.data.folder import find_data
-    from trainer.data.pack import pack_data_set
+    from trainer.data.packing import pack_data_set
 
     found = find_data(folder, name)
     with step_progress() as progress:

@@ -17,7 +17,7 @@ from orchestrator.stores.cache import storage_name
 from orchestrator.stores.storage_probe import check_token, leave_token
 from trainer.child import HOME
 from trainer.data import DataConfig, read_splits
-from trainer.data.tracklets import dataset_fingerprint
+from trainer.data.dataset import dataset_fingerprint
 from trainer.errors import DataError
 from trainer.formatting import first_line
 

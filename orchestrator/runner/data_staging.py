@@ -60,7 +60,7 @@ def moved_data(folder: SearchFolder, given: str | None) -> str | None:
     if given is None:
         return None
     from trainer.data import read_splits
-    from trainer.data.tracklets import dataset_fingerprint
+    from trainer.data.dataset import dataset_fingerprint
 
     description = read_description(folder.description)
     data = _data_of(description.space).model_copy(update={"root": Path(given).absolute()})

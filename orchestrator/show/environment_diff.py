@@ -107,9 +107,9 @@ def _of_the_machine(loaded: LoadedSearch, trial: Trial, threads: int) -> Iterato
 
 def _of_the_data(loaded: LoadedSearch, trial: Trial, then: TrialConfig, now: TrialConfig) -> Iterator[Circumstance]:
     from trainer.data import read_splits
+    from trainer.data.dataset import dataset_fingerprint
     from trainer.data.manifest import manifest_digest
     from trainer.data.splits import read_validation
-    from trainer.data.tracklets import dataset_fingerprint
 
     splits = read_splits(now.data)
     yield Circumstance("data folder", str(then.data.root), str(now.data.root))

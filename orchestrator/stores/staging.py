@@ -22,7 +22,7 @@ from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 
 if TYPE_CHECKING:
-    from trainer.data.pack_index import PackHeader
+    from trainer.data.pack import PackHeader
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _copy_truth(source: _Source, part: Path) -> None:
 
 def _is_whole(folder: Path, sha256: str) -> bool:
     """Whether the folder holds this pack, by its index and the sizes of its files; not every byte is read."""
-    from trainer.data.pack_index import read_header, read_table
+    from trainer.data.pack import read_header, read_table
 
     try:
         if hashlib.sha256((folder / INDEX).read_bytes()).hexdigest() != sha256:
@@ -213,7 +213,7 @@ def _is_whole(folder: Path, sha256: str) -> bool:
 def _header(source: _Source, sha256: str) -> PackHeader:
     from pydantic import ValidationError
 
-    from trainer.data.pack_index import PackHeader
+    from trainer.data.pack import PackHeader
 
     index = _index(source)
     if hashlib.sha256(index).hexdigest() != sha256:

@@ -32,12 +32,13 @@ from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description
 from orchestrator.study.events import SearchCreated, SessionEnded, SessionStarted
 from orchestrator.study.journal import Record, encode
+from trainer.data.dataset import Splits
 from trainer.data.frames import read_frame
-from trainer.data.pack import check_pack, pack_data_set, packed_data_set, read_packed
+from trainer.data.pack import check_pack, packed_data_set, read_packed
+from trainer.data.packing import pack_data_set
 from trainer.data.readers.mat_file import read_matrix
 from trainer.data.splits import ValidationConfig, cut_validation, read_validation, write_validation
 from trainer.data.synthetic.dataset import write_synthetic
-from trainer.data.tracklets import Splits
 from trainer.errors import CheckpointError, ConfigError, DataError
 
 EXPECTED = (OrchestratorError, SpaceError, DataError, ConfigError, CheckpointError)

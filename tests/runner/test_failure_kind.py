@@ -16,7 +16,7 @@ from orchestrator.study.events import FailureKind
 from orchestrator.study.study import ATTEMPTS
 from trainer import ConfigError, DataError, DivergedError, TrialConfig
 from trainer.data import read_splits
-from trainer.input.batches import EvaluationClips, Window, evaluation_loader
+from trainer.input.loader import EvaluationClips, Window, evaluation_loader
 
 ADVICE = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "

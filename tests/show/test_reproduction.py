@@ -28,7 +28,7 @@ from orchestrator.study.events import SessionEnded, TrialReported, TrialStarted
 from trainer import fit
 from trainer.atomic import write_atomically
 from trainer.data import read_splits
-from trainer.data.tracklets import dataset_fingerprint
+from trainer.data.dataset import dataset_fingerprint
 
 
 def test_an_epoch_agrees_with_itself_whatever_the_clock_says() -> None:

@@ -28,7 +28,7 @@ from orchestrator.stores.staging import DataSource, data_here, index_digest, sta
 from orchestrator.stores.trial_files import Note, TrialUpload, bring_trial, note_here, read_note, stop_name
 from trainer import TrialConfig
 from trainer.data import read_splits
-from trainer.data.pack import pack_data_set
+from trainer.data.packing import pack_data_set
 from trainer.data.splits import cut_validation, write_validation
 from trainer.errors import DataError
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data.damage import ALLOWED_SHARE
+from trainer.data.dataset import ALL_CAMERAS, ProtocolName, Splits, dataset_fingerprint, seen_by_one_camera
 from trainer.data.folder import DataFolder, find_data
 from trainer.data.frame_checks import Decoded, Findings, decode_frames, look_for_frames
+from trainer.data.frames import ALLOWED_SHARE
 from trainer.data.manifest import (
     MANIFEST,
     Filed,
@@ -20,11 +21,8 @@ from trainer.data.manifest import (
     manifest_digest,
     write_manifest,
 )
-from trainer.data.pack import check_pack
-from trainer.data.pack_index import HEADER
-from trainer.data.protocols import ProtocolName
+from trainer.data.pack import HEADER, check_pack
 from trainer.data.statistics import PartCounts, matches_of_queries, part_counts, usual_protocols
-from trainer.data.tracklets import ALL_CAMERAS, Splits, dataset_fingerprint, seen_by_one_camera
 from trainer.errors import DataError
 from trainer.progress import Progress, no_progress
 

@@ -1,18 +1,137 @@
-"""Which data set lies in a folder, packed or not."""
+"""Which data set lies in a folder, packed or not, and how it is read."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data import READERS, instead, read_files, recognised
-from trainer.data.banned_datasets import refuse_withdrawn
-from trainer.data.data_set import DataSet
+from pydantic import Field, field_validator, model_validator
+
+from trainer.data.dataset import DataSet, Splits
 from trainer.data.pack import packed_data_set, read_packed
+from trainer.data.readers import READERS
+from trainer.data.splits import (
+    TrainingData,
+    ValidationConfig,
+    applied_split,
+    cut_validation,
+    read_validation,
+    write_validation,
+)
 from trainer.data.synthetic.dataset import is_synthetic
-from trainer.data.tracklets import Splits
 from trainer.errors import DataError
-from trainer.formatting import did_you_mean
+from trainer.formatting import did_you_mean, one_line
+from trainer.frozen import FrozenConfig
+
+LEVELS_ABOVE = 3  # from multi_shot/cam_a/person_0001 to the data set
+LOOKED_AT = 1_000  # entries of a folder that may hold data sets
+BANNED_PARTS = ("train", "query", "gallery")
+# 0001_C6_F0099_X30823.jpg, in older copies without underscores; D in place of X marks a distractor.
+BANNED_FRAME = re.compile(r"[0-9]{4}_?C[1-8]_?F[0-9]{4}_?[XD][0-9]+\.jpg")
+FIRST = 3  # entries of a folder that are looked at
+
+
+class DataConfig(FrozenConfig):
+    """Which data set, and where."""
+
+    name: str = "mars"
+    """Layout of the data set, a key of `READERS`: mars, prid2011, ilids_vid, ls_vid."""
+    root: Path = Path("data/mars")
+    """Folder of the data set."""
+    fold: int = Field(0, ge=0)
+    """Number, from 0, of one of the published partitions of a data set that has several, as PRID2011 and iLIDS-VID
+    with ten; the paper reports 0 only."""
+    validation: ValidationConfig = ValidationConfig()
+    """The validation split."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in READERS:
+            raise ValueError(f"no data set of this name{did_you_mean(name, READERS)} (known: {', '.join(READERS)})")
+        return name
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> DataConfig:
+        folds = READERS[self.name].folds
+        if self.fold >= folds:
+            partitions = "one partition only; leave fold at 0" if folds == 1 else f"partitions 0 to {folds - 1}"
+            raise ValueError(f"fold: {self.fold}, but data set {self.name} has {partitions}")
+        return self
+
+
+def read_splits(config: DataConfig) -> Splits:
+    """The published parts of the configured data set, whether its folder is as published or packed.
+
+    Raises:
+        DataError: a file is missing, damaged or disagrees with another, or the data set was withdrawn.
+    """
+    refuse_banned(config.root)
+    if packed_data_set(config.root) is not None:
+        return read_packed(config.root, config.name, config.fold)
+    return read_files(config.name, config.root, config.fold)
+
+
+def read_files(name: str, root: Path, fold: int = 0) -> Splits:
+    """The published parts of a data set, a key of `READERS`, in a folder that is not packed.
+
+    Raises:
+        DataError: a file is missing, damaged or disagrees with another; where the folder has another layout, the
+            message says which folder, or which `data.name`, would do.
+    """
+    try:
+        return READERS[name](root, fold)
+    except DataError as error:
+        if READERS[name].recognises(root):
+            raise
+        raise DataError(f"{error}{instead(root)}") from error
+
+
+def instead(root: Path) -> str:
+    """Which data set is where the folder of one was to be, or in a folder around, as the end of a message.
+
+    People name the folder above the data set or one inside it; nothing where neither holds one.
+    """
+    here = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links to names that nobody gave
+    for folder in (here, *here.parents[:LEVELS_ABOVE], *_folders_in(here)):
+        try:
+            name = packed_data_set(folder) or recognised(folder)
+        except (DataError, OSError):
+            continue
+        if name is not None:
+            advice = f"its data.name is {name}" if folder == here else "name that folder"
+            return f"; {one_line(str(folder))} holds {READERS[name].title}: {advice}"
+    return ""
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The first folders in it, sorted; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry) for entry in islice(entries, LOOKED_AT) if entry.is_dir())
+    except OSError:
+        return []
+
+
+def recognised(root: Path) -> str | None:
+    """Name of the data set whose layout a folder has, a key of `READERS`; None if it has none of theirs."""
+    return next((name for name, data_set in READERS.items() if data_set.recognises(root)), None)
+
+
+def training_data(config: DataConfig, split: Path, *, make: bool) -> TrainingData:
+    """Reads the data set and applies the validation split in the file `split`, cutting it first if `make`.
+
+    Raises:
+        DataError: the data set or the split is missing, damaged, or they do not belong together.
+    """
+    train = read_splits(config).train
+    if make:
+        write_validation(split, cut_validation(train, config.validation), train)
+    return applied_split(train, read_validation(split, train))
 
 
 class DataFolder(NamedTuple):
@@ -53,7 +172,7 @@ def find_data(root: Path, name: str | None = None) -> DataFolder:
         raise DataError(f"{root}: no such folder; name the folder of a data set{instead(root)}")
     if name is not None and name not in READERS:
         raise DataError(f"{name}: no data set of this name{did_you_mean(name, READERS)} (known: {', '.join(READERS)})")
-    refuse_withdrawn(root)
+    refuse_banned(root)
     packed = packed_data_set(root)
     if packed is not None and name not in (None, packed):
         raise DataError(f"{root}: a packed {READERS[packed].title}, not {READERS[name].title}; leave the name out")
@@ -70,3 +189,35 @@ def _named_by_frames(root: Path) -> str | None:
         (name for name, known in READERS.items() if any((root / folder).is_dir() for folder in known.frame_folders)),
         None,
     )
+
+
+def refuse_banned(root: Path) -> None:
+    """Nothing, unless the folder looks like DukeMTMC-VideoReID (Wu et al. 2018, CVPR), or holds it.
+
+    Looks at a few names only: PART/IDENTITY/TRACKLET/FRAME with frames such as 0001_C6_F0099_X30823.jpg.
+
+    Raises:
+        DataError: it does; says why it is not supported.
+    """
+    for folder in (root, root / "DukeMTMC-VideoReID"):
+        if any(BANNED_FRAME.fullmatch(name) for part in BANNED_PARTS for name in _names_below(folder / part)):
+            raise DataError(
+                f"{folder}: this is DukeMTMC-VideoReID, which its authors withdrew in 2019 to protect the privacy of "
+                "the people in it; it is not supported, use another data set"
+            )
+
+
+def _names_below(part: Path) -> Iterator[str]:
+    """Names of the first frames of the first tracklets of the first identities."""
+    for identity in _first_entries(part):
+        for tracklet in _first_entries(part / identity):
+            yield from _first_entries(part / identity / tracklet)
+
+
+def _first_entries(folder: Path) -> list[str]:
+    """A few names; none where it is no folder or cannot be read, which its reader will say."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in islice(entries, FIRST)]
+    except OSError:
+        return []

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from trainer.data.data_set import contents
+from trainer.data.dataset import contents
 from trainer.data.frames import DamagedFrameError, read_frame
 from trainer.errors import DataError
 from trainer.formatting import one_line

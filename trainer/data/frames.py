@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -42,6 +43,10 @@ UPRIGHT: Mapping[int, Callable[[Frame], Frame]] = {
 }
 PACK = ".pack"
 COPY_AGAIN = "copy the data set again"
+ALLOWED_SHARE = 0.001  # of a run's frames that may be damaged
+NAMED = 5  # damaged frames in the message of a run that stops
+
+log = logging.getLogger(__name__)
 
 
 class DamagedFrameError(DataError):
@@ -338,3 +343,43 @@ def _resized(frames: UInt8[np.ndarray, "T h w 3"], height: int, width: int) -> U
 def _check_size(path: str, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise DataError(f"{path}: {width}x{height} pixels; a frame has at most {MAX_PIXELS}")
+
+
+class DamagedFrames:
+    """The damaged frames that a run has met, each counted once."""
+
+    def __init__(self, frames: int, allowed: float = ALLOWED_SHARE) -> None:
+        """Bears at most the share `allowed` of the run's `frames`."""
+        self._total = frames
+        self._allowed = allowed
+        self._seen: dict[str, None] = {}
+
+    @property
+    def count(self) -> int:
+        """Damaged frames so far."""
+        return len(self._seen)
+
+    def state(self) -> list[str]:
+        """The damaged frames so far, for a checkpoint; a new tally that adds them goes on from there."""
+        return list(self._seen)
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Counts damaged frames, and warns of each that is new.
+
+        Raises:
+            DataError: there are more of them than the run bears.
+        """
+        for path in paths:
+            if path not in self._seen:
+                self._seen[path] = None
+                log.warning("%s: damaged; the nearest undamaged frame of its tracklet stands in for it", path)
+        if self.count > self._allowed * self._total:
+            raise DataError(self._too_many())
+
+    def _too_many(self) -> str:
+        first = ", ".join(list(self._seen)[:NAMED])
+        others = f" and {self.count - NAMED} more" if self.count > NAMED else ""
+        return (
+            f"{self.count} of {self._total} frames are damaged, more than {100 * self._allowed:g} % "
+            f"({first}{others}); copy the data set again"
+        )

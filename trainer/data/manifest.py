@@ -16,10 +16,9 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from trainer.atomic import write_atomically
-from trainer.data.pack import packed_data_set
-from trainer.data.pack_index import HEADER
+from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
+from trainer.data.pack import HEADER, packed_data_set
 from trainer.data.statistics import PartCounts, part_counts
-from trainer.data.tracklets import Splits, Tracklet, dataset_fingerprint
 from trainer.errors import DataError
 from trainer.formatting import one_line, shortened
 from trainer.frozen import FrozenConfig

@@ -1,115 +1,95 @@
-"""Packed data sets: the frames of all partitions in a few large files, and an index of them.
+"""Packed data sets: the frames of all partitions in a few large files, and an index of them, checked and read.
 
 A packed frame is an address (`trainer.data.frames`) that stands wherever the path of a frame does: it ends in the
-frame's base name, so that a packed data set has the fingerprint of the one it was made from.
+frame's base name, so that a packed data set has the fingerprint of the one it was made from. Nothing is taken from an
+index that was not checked. N tracklets, F frames.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
-import os
-import shutil
-import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+import io
+import re
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int64, UInt8
+from pydantic import Field, ValidationError
 
-from trainer.atomic import sync_folder
-from trainer.data.damage import DamageTally
-from trainer.data.frames import bytes_address, pixels_address, stored_bytes
-from trainer.data.pack_index import (
-    HEADER,
-    TABLE,
-    FrameTable,
-    PackedFold,
-    PackHeader,
-    is_frame_size,
-    read_header,
-    read_table,
-    write_header,
-    write_table,
-)
-from trainer.data.packing import PackWriter, payloads_of
-from trainer.data.tracklets import Splits, Tracklet, dataset_fingerprint
-from trainer.errors import ConfigError, DataError
+from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
+from trainer.data.frames import MAX_BYTES, MAX_PIXELS, bytes_address, pixels_address
+from trainer.data.readers import READERS
+from trainer.errors import DataError
+from trainer.frozen import FrozenConfig
 
+HEADER, TABLE = "index.json", "index.npz"
+MAX_INDEX_BYTES = 2**31  # MARS has 30 MB
+DIGEST = r"^[0-9a-f]{64}$"
+# What a frame may be called: no folder, no line break, nothing that a terminal obeys.
+NAMES = re.compile(r"(?:(?!\.{1,2}\n)[^/\\\x00-\x1f\x7f-\x9f]{1,255}\n)*+")
+AGAIN = "pack the data set again"
 BLOCK = 2**20
 
 Counter = Callable[[int, int], None]
 """Hears how much is done, and how much there is in all."""
 
 
-class PackSummary(NamedTuple):
-    """What was packed."""
+class PackedFile(FrozenConfig):
+    """One file of frames."""
 
-    tracklets: int
-    frames: int
-    files: int
-    bytes: int
-    """Of all frames together."""
-    seconds: float
-    damaged: int
-    """Frames that could not be decoded; nobody looks for them where image files are packed as they are."""
+    name: str = Field(pattern=r"^frames-[0-9]{3,6}\.pack$")
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=DIGEST)
 
 
-def pack_data_set(
-    name: str,
-    root: Path,
-    out: Path,
-    *,
-    size: tuple[int, int] | None = None,
-    progress: Counter = lambda done, total: None,
-) -> PackSummary:
-    """Packs the data set `name` (a key of `READERS`) below `root` into the folder `out`.
+class PackedFold(FrozenConfig):
+    """A partition of the data set: indices of tracklets, by part."""
 
-    `out` appears when everything is in it, or not at all. Its frames are in the order of the tracklets. `root` may be
-    a pack of image files itself.
+    fingerprint: str = Field(pattern=DIGEST)
+    """`dataset_fingerprint` of the partition."""
+    train: tuple[int, ...]
+    query: tuple[int, ...]
+    gallery: tuple[int, ...]
 
-    Args:
-        name: the data set's layout.
-        root: its folder.
-        out: a folder that is empty or not there yet.
-        size: height and width to which frames are decoded and resized; None packs the image files as they are.
-        progress: hears the frames packed and all frames.
 
-    Raises:
-        ConfigError: no frame can have this size.
-        DataError: the data set cannot be read, more of its frames are damaged than a run bears, or `out` is occupied,
-            has too little space or cannot be written.
-    """
-    start = time.perf_counter()
-    if size is not None and not is_frame_size(size):
-        raise ConfigError(f"size: no frame has {size[0]}x{size[1]} pixels (height x width); 256x128 is usual")
-    root, out = root.resolve(), out.resolve()
-    folds = _all_folds(name, root)
-    tracklets = list(dict.fromkeys(itertools.chain.from_iterable(itertools.chain(*fold) for fold in folds)))
-    frames = [frame for tracklet in tracklets for frame in tracklet.frames]
-    damage = DamageTally(len(frames))
-    with _appearing(out) as part:
-        _check_space(part, out, sum(_expected_bytes(frames, size)))
-        writer = PackWriter(part)
-        with contextlib.closing(payloads_of(frames, size, damage)) as payloads, contextlib.closing(writer):
-            for done, payload in enumerate(payloads, start=1):
-                writer.add(payload)
-                progress(done, len(frames))
-        digest = write_table(part, _table(tracklets, writer.extents))
-        packed = _packed_folds(folds, tracklets)
-        header = PackHeader(data_set=name, size=size, files=tuple(writer.files), folds=packed, table_sha256=digest)
-        _copy_truth(root, part)
-        write_header(part, header)
-    return PackSummary(
-        tracklets=len(tracklets),
-        frames=len(frames),
-        files=len(writer.files),
-        bytes=sum(file.bytes for file in writer.files),
-        seconds=time.perf_counter() - start,
-        damaged=damage.count,
-    )
+class PackHeader(FrozenConfig):
+    """What index.json holds."""
+
+    version: Literal[1] = 1
+    data_set: str = Field(pattern=r"^[a-z0-9_]{1,40}$")
+    """Key of `READERS`."""
+    size: tuple[int, int] | None
+    """Height and width of decoded frames; None where the image files' own bytes are packed."""
+    files: tuple[PackedFile, ...] = Field(min_length=1)
+    folds: tuple[PackedFold, ...] = Field(min_length=1)
+    table_sha256: str = Field(pattern=DIGEST)
+    """Digest of index.npz."""
+
+
+class FrameTable(NamedTuple):
+    """What index.npz holds; the frames of a tracklet follow each other, tracklets too."""
+
+    identity: Int64[np.ndarray, " N"]
+    camera: Int64[np.ndarray, " N"]
+    frames: Int64[np.ndarray, " N"]
+    """Frames of each tracklet, at least one."""
+    pack: Int64[np.ndarray, " F"]
+    """Which of the header's files holds the frame."""
+    offset: Int64[np.ndarray, " F"]
+    length: Int64[np.ndarray, " F"]
+    """Bytes; 0 for an empty image file, and for a frame that could not be decoded."""
+    names: UInt8[np.ndarray, " characters"]
+    """Base names of the frames in UTF-8, each ended by a line break."""
+
+    def name_list(self) -> list[str]:
+        """The base names of the frames."""
+        return self.names.tobytes().decode().split("\n")[:-1]
 
 
 def packed_data_set(root: Path) -> str | None:
@@ -118,8 +98,6 @@ def packed_data_set(root: Path) -> str | None:
     Raises:
         DataError: the folder is a packed data set, but its index is damaged or the data set unknown.
     """
-    from trainer.data import READERS  # that module reads packed data sets, too
-
     if not (root / HEADER).is_file() or not ((root / TABLE).is_file() or any(root.glob("frames-*.pack"))):
         return None
     name = read_header(root).data_set
@@ -202,74 +180,139 @@ def _address(pack: str, offset: int, length: int, name: str, size: tuple[int, in
     return pixels_address(pack, offset, size if length else (0, 0), name)
 
 
-def _all_folds(name: str, root: Path) -> list[Splits]:
-    from trainer.data import READERS
-
-    if packed_data_set(root) is not None:
-        return [read_packed(root, name, fold) for fold in range(READERS[name].folds)]
-    return [READERS[name](root, fold) for fold in range(READERS[name].folds)]
+def is_frame_size(size: tuple[int, int]) -> bool:
+    """Whether a frame may have this height and width."""
+    return min(size) > 0 and size[0] * size[1] <= MAX_PIXELS
 
 
-@contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` if all goes well, and is removed otherwise."""
-    part = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}.part")
+def read_header(root: Path) -> PackHeader:
+    """The checked index.json of the pack in `root`; all files that it names are there at their sizes.
+
+    Raises:
+        DataError: a file is missing, damaged, or of another size.
+    """
+    path = root / HEADER
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out}: is there and not empty; name another folder, or remove this one")
-        part.mkdir(parents=True)
-        yield part
-        part.rename(out)
-        sync_folder(out.parent)
+        header = PackHeader.model_validate_json(_bounded(path), strict=True)
+    except ValidationError as error:
+        raise DataError(f"{path}: not the index of a packed data set ({_first(error)}); {AGAIN}") from error
+    names = [file.name for file in header.files]
+    if len(set(names)) != len(names):
+        raise DataError(f"{path}: names a file twice; {AGAIN}")
+    if header.size is not None and not is_frame_size(header.size):
+        raise DataError(f"{path}: size {list(header.size)} is no size of a frame; {AGAIN}")
+    for file in header.files:
+        _check_file(root / file.name, file.bytes)
+    return header
+
+
+def _check_file(path: Path, size: int) -> None:
+    try:
+        there = path.stat().st_size if path.is_file() else None
     except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if there is None:
+        raise DataError(f"{path}: no such file; copy the packed data set again")
+    if there != size:
+        raise DataError(f"{path}: {there} bytes instead of {size}; copy the packed data set again")
 
 
-def _expected_bytes(frames: Sequence[str], size: tuple[int, int] | None) -> Iterator[int]:
-    return (stored_bytes(frame) if size is None else size[0] * size[1] * 3 for frame in frames)
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "its text"
+    return f"{place[:60]!r}: {first['msg'].splitlines()[0][:100]}"
 
 
-def _check_space(folder: Path, out: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        sizes = f"{needed / 2**30:.1f} GiB of frames, {free / 2**30:.1f} GiB free"
-        raise DataError(f"{out}: too little space on this disk ({sizes}); free some or pack to another one")
+def read_table(root: Path, header: PackHeader) -> FrameTable:
+    """The checked index.npz that belongs to the header.
+
+    Raises:
+        DataError: the file is missing, damaged, or not the one that the header was written with.
+    """
+    path = root / TABLE
+    data = _bounded(path)
+    if hashlib.sha256(data).hexdigest() != header.table_sha256:
+        raise DataError(f"{path}: does not belong to {HEADER} or was damaged; copy the packed data set again")
+    table = _parsed(path, data)
+    fault = _shape_fault(table) or _extent_fault(table, header) or name_fault(table) or _fold_fault(table, header)
+    if fault:
+        raise DataError(f"{path}: {fault}; {AGAIN}")
+    return table
 
 
-def _table(tracklets: Sequence[Tracklet], extents: Sequence[tuple[int, int, int]]) -> FrameTable:
-    names = "".join(f"{os.path.basename(frame)}\n" for tracklet in tracklets for frame in tracklet.frames)  # noqa: PTH119
-    numbers = np.array([(identity, camera, len(frames)) for frames, identity, camera in tracklets], dtype=np.int64)
-    places = np.array(extents, dtype=np.int64)
-    return FrameTable(
-        identity=numbers[:, 0],
-        camera=numbers[:, 1],
-        frames=numbers[:, 2],
-        pack=places[:, 0],
-        offset=places[:, 1],
-        length=places[:, 2],
-        names=np.frombuffer(names.encode(errors="surrogateescape"), dtype=np.uint8),
-    )
+def _bounded(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_INDEX_BYTES:
+            raise DataError(f"{path}: more than {MAX_INDEX_BYTES} bytes; this is not the index of a packed data set")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); a packed data set has an index") from error
 
 
-def _packed_folds(folds: Sequence[Splits], tracklets: Sequence[Tracklet]) -> tuple[PackedFold, ...]:
-    index = {tracklet: number for number, tracklet in enumerate(tracklets)}
+def _parsed(path: Path, data: bytes) -> FrameTable:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > len(data):
+                raise DataError(f"{path}: compressed; {AGAIN}")  # as we never write it: it could be a bomb
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            table = FrameTable(*(arrays[name] for name in FrameTable._fields))
+    except DataError:
+        raise
+    except (
+        *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError, OverflowError),
+        *(NotImplementedError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
+        *(SyntaxError, tokenize.TokenError),  # numpy reads the head of an array as Python's literals
+    ) as error:
+        raise DataError(f"{path}: cannot be parsed ({type(error).__name__}); {AGAIN}") from error
+    return table
 
-    def part(tracklets: Sequence[Tracklet]) -> tuple[int, ...]:
-        return tuple(index[tracklet] for tracklet in tracklets)
 
-    return tuple(
-        PackedFold(fingerprint=dataset_fingerprint(fold), **{name: part(own) for name, own in fold._asdict().items()})
-        for fold in folds
-    )
+def _shape_fault(table: FrameTable) -> str | None:
+    kinds = {name: np.dtype(np.int64) for name in FrameTable._fields} | {"names": np.dtype(np.uint8)}
+    for name, array in table._asdict().items():
+        if not isinstance(array, np.ndarray) or array.dtype != kinds[name] or array.ndim != 1:
+            return f"{name} is not one row of {kinds[name]} numbers"
+    if not len(table.identity) == len(table.camera) == len(table.frames) > 0:
+        return "identity, camera and frames are not of as many tracklets"
+    if not len(table.pack) == len(table.offset) == len(table.length):
+        return "pack, offset and length are not of as many frames"
+    if table.frames.min() < 1 or table.frames.max() > len(table.pack) or table.frames.sum() != len(table.pack):
+        return f"the frames of all tracklets do not add up to {len(table.pack)}"
+    return None
 
 
-def _copy_truth(root: Path, out: Path) -> None:
-    """What marks generated data as such goes with it."""
-    from trainer.data.synthetic.dataset import TRUTH  # comes with scipy, which reading a pack needs not wait for
+def _extent_fault(table: FrameTable, header: PackHeader) -> str | None:
+    """What would be read beyond the end of a file, or as pixels that are not there."""
+    if table.pack.min() < 0 or table.pack.max() >= len(header.files):
+        return "a frame lies in a file that is not listed"
+    sizes = np.array([file.bytes for file in header.files])[table.pack]
+    wrong: Bool[np.ndarray, " F"] = (table.length < 0) | (table.length > MAX_BYTES) | (table.offset < 0)
+    wrong |= table.offset > sizes - table.length
+    if header.size is not None:
+        wrong |= (table.length != header.size[0] * header.size[1] * 3) & (table.length != 0)
+    if wrong.any():
+        return f"frame {int(wrong.argmax()) + 1} lies outside of its file, or is not of the packed size"
+    return None
 
-    truth = root / "info" / TRUTH
-    if truth.is_file():
-        (out / "info").mkdir()
-        shutil.copyfile(truth, out / "info" / TRUTH)
+
+def name_fault(table: FrameTable) -> str | None:
+    try:
+        text = table.names.tobytes().decode()
+    except UnicodeDecodeError:
+        return "the names are not UTF-8"
+    good = NAMES.match(text)
+    assert good is not None, "the pattern matches nothing at all, too"
+    if good.end() < len(text):
+        number = text.count("\n", 0, good.end()) + 1
+        return f"frame {number} is called {text[good.end() :].partition(chr(10))[0][:40]!r}, which is no safe name"
+    if text.count("\n") != len(table.pack):
+        return f"{text.count(chr(10))} names for {len(table.pack)} frames"
+    return None
+
+
+def _fold_fault(table: FrameTable, header: PackHeader) -> str | None:
+    for number, fold in enumerate(header.folds):
+        for part in ("train", "query", "gallery"):
+            if not all(0 <= index < len(table.identity) for index in getattr(fold, part)):
+                return f"partition {number} of {HEADER} has a {part} tracklet that is not there"
+    return None

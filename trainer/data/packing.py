@@ -1,26 +1,207 @@
-"""What goes into a pack: frames read a little ahead, and written one after another into a few files."""
+"""Writes packed data sets: frames are read a little ahead and appended to a few large files."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import itertools
 import os
+import shutil
+import time
+import uuid
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from trainer.data.damage import DamageTally
-from trainer.data.frames import DamagedFrameError, frame_bytes, read_clip, read_frame
-from trainer.data.pack_index import PackedFile
+import numpy as np
+
+from trainer.atomic import sync_folder
+from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
+from trainer.data.frames import DamagedFrameError, DamagedFrames, frame_bytes, read_clip, read_frame, stored_bytes
+from trainer.data.pack import (
+    HEADER,
+    TABLE,
+    Counter,
+    FrameTable,
+    PackedFile,
+    PackedFold,
+    PackHeader,
+    is_frame_size,
+    name_fault,
+    packed_data_set,
+    read_packed,
+)
+from trainer.data.readers import READERS
+from trainer.data.synthetic.dataset import TRUTH
+from trainer.errors import ConfigError, DataError
 
 MAX_FILE_BYTES = 2**30
 FRAMES_AT_ONCE = 32
 AHEAD = 16  # so many times that number are in memory
 
 
+class PackSummary(NamedTuple):
+    """What was packed."""
+
+    tracklets: int
+    frames: int
+    files: int
+    bytes: int
+    """Of all frames together."""
+    seconds: float
+    damaged: int
+    """Frames that could not be decoded; nobody looks for them where image files are packed as they are."""
+
+
+def pack_data_set(
+    name: str,
+    root: Path,
+    out: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    progress: Counter = lambda done, total: None,
+) -> PackSummary:
+    """Packs the data set `name` (a key of `READERS`) below `root` into the folder `out`.
+
+    `out` appears when everything is in it, or not at all. Its frames are in the order of the tracklets. `root` may be
+    a pack of image files itself.
+
+    Args:
+        name: the data set's layout.
+        root: its folder.
+        out: a folder that is empty or not there yet.
+        size: height and width to which frames are decoded and resized; None packs the image files as they are.
+        progress: hears the frames packed and all frames.
+
+    Raises:
+        ConfigError: no frame can have this size.
+        DataError: the data set cannot be read, more of its frames are damaged than a run bears, or `out` is occupied,
+            has too little space or cannot be written.
+    """
+    start = time.perf_counter()
+    if size is not None and not is_frame_size(size):
+        raise ConfigError(f"size: no frame has {size[0]}x{size[1]} pixels (height x width); 256x128 is usual")
+    root, out = root.resolve(), out.resolve()
+    folds = _all_folds(name, root)
+    tracklets = list(dict.fromkeys(itertools.chain.from_iterable(itertools.chain(*fold) for fold in folds)))
+    frames = [frame for tracklet in tracklets for frame in tracklet.frames]
+    damage = DamagedFrames(len(frames))
+    with _appearing(out) as part:
+        _check_space(part, out, sum(_expected_bytes(frames, size)))
+        writer = PackWriter(part)
+        with contextlib.closing(payloads_of(frames, size, damage)) as payloads, contextlib.closing(writer):
+            for done, payload in enumerate(payloads, start=1):
+                writer.add(payload)
+                progress(done, len(frames))
+        digest = write_table(part, _table(tracklets, writer.extents))
+        packed = _packed_folds(folds, tracklets)
+        header = PackHeader(data_set=name, size=size, files=tuple(writer.files), folds=packed, table_sha256=digest)
+        _copy_truth(root, part)
+        write_header(part, header)
+    return PackSummary(
+        tracklets=len(tracklets),
+        frames=len(frames),
+        files=len(writer.files),
+        bytes=sum(file.bytes for file in writer.files),
+        seconds=time.perf_counter() - start,
+        damaged=damage.count,
+    )
+
+
+def _all_folds(name: str, root: Path) -> list[Splits]:
+    if packed_data_set(root) is not None:
+        return [read_packed(root, name, fold) for fold in range(READERS[name].folds)]
+    return [READERS[name](root, fold) for fold in range(READERS[name].folds)]
+
+
+@contextlib.contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder that becomes `out` if all goes well, and is removed otherwise."""
+    part = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}.part")
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out}: is there and not empty; name another folder, or remove this one")
+        part.mkdir(parents=True)
+        yield part
+        part.rename(out)
+        sync_folder(out.parent)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _expected_bytes(frames: Sequence[str], size: tuple[int, int] | None) -> Iterator[int]:
+    return (stored_bytes(frame) if size is None else size[0] * size[1] * 3 for frame in frames)
+
+
+def _check_space(folder: Path, out: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB of frames, {free / 2**30:.1f} GiB free"
+        raise DataError(f"{out}: too little space on this disk ({sizes}); free some or pack to another one")
+
+
+def _table(tracklets: Sequence[Tracklet], extents: Sequence[tuple[int, int, int]]) -> FrameTable:
+    names = "".join(f"{os.path.basename(frame)}\n" for tracklet in tracklets for frame in tracklet.frames)  # noqa: PTH119
+    numbers = np.array([(identity, camera, len(frames)) for frames, identity, camera in tracklets], dtype=np.int64)
+    places = np.array(extents, dtype=np.int64)
+    return FrameTable(
+        identity=numbers[:, 0],
+        camera=numbers[:, 1],
+        frames=numbers[:, 2],
+        pack=places[:, 0],
+        offset=places[:, 1],
+        length=places[:, 2],
+        names=np.frombuffer(names.encode(errors="surrogateescape"), dtype=np.uint8),
+    )
+
+
+def _packed_folds(folds: Sequence[Splits], tracklets: Sequence[Tracklet]) -> tuple[PackedFold, ...]:
+    index = {tracklet: number for number, tracklet in enumerate(tracklets)}
+
+    def part(tracklets: Sequence[Tracklet]) -> tuple[int, ...]:
+        return tuple(index[tracklet] for tracklet in tracklets)
+
+    return tuple(
+        PackedFold(fingerprint=dataset_fingerprint(fold), **{name: part(own) for name, own in fold._asdict().items()})
+        for fold in folds
+    )
+
+
+def _copy_truth(root: Path, out: Path) -> None:
+    """What marks generated data as such goes with it."""
+    truth = root / "info" / TRUTH
+    if truth.is_file():
+        (out / "info").mkdir()
+        shutil.copyfile(truth, out / "info" / TRUTH)
+
+
+def write_table(folder: Path, table: FrameTable) -> str:
+    """Writes index.npz; returns its digest, which belongs into the header.
+
+    Raises:
+        DataError: a frame has a name that a pack does not take.
+    """
+    fault = name_fault(table)
+    if fault:
+        raise DataError(f"{folder}: {fault}; rename it")
+    buffer = io.BytesIO()
+    np.savez(buffer, **table._asdict())
+    (folder / TABLE).write_bytes(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def write_header(folder: Path, header: PackHeader) -> None:
+    """Writes index.json, the last file of a pack."""
+    (folder / HEADER).write_bytes(header.model_dump_json().encode() + b"\n")
+
+
 def payloads_of(
-    frames: Sequence[str], size: tuple[int, int] | None, damage: DamageTally
+    frames: Sequence[str], size: tuple[int, int] | None, damage: DamagedFrames
 ) -> Generator[bytes, None, None]:
     """What is written for each frame; threads read a little ahead, and decoding does not hold Python's lock."""
     ahead: deque[tuple[Sequence[str], Future[list[bytes]]]] = deque()

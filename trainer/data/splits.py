@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from trainer.atomic import write_atomically
-from trainer.data.tracklets import ALL_CAMERAS, DISTRACTOR, Tracklet, fingerprint, seen_by_one_camera
+from trainer.data.dataset import ALL_CAMERAS, DISTRACTOR, Tracklet, fingerprint, seen_by_one_camera
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 from trainer.reading import read_regular
@@ -166,6 +166,40 @@ def _queries(cameras: Mapping[int, Sequence[int]], generator: np.random.Generato
             asked.add(camera)
             left = after
     return queries
+
+
+class TrainingData(NamedTuple):
+    """Tracklets of one trial."""
+
+    train: list[Tracklet]
+    labels: list[int]
+    """Class of each training tracklet, 0..C-1 in the order of the identity numbers."""
+    query: list[Tracklet]
+    gallery: list[Tracklet]
+
+    @property
+    def num_classes(self) -> int:
+        """Training identities, C."""
+        return max(self.labels) + 1
+
+    @property
+    def frames(self) -> int:
+        """Frames of all tracklets; distractors that are trained on too count twice."""
+        return sum(len(tracklet.frames) for tracklet in (*self.train, *self.query, *self.gallery))
+
+
+def applied_split(train: Sequence[Tracklet], split: ValidationSplit) -> TrainingData:
+    """The training tracklets that remain, their labels, and the validation query and gallery."""
+    remaining = [train[index] for index in split.train]
+    if not remaining:
+        raise DataError("the validation split leaves no tracklet to train on; lower data.validation.share")
+    label_of = {identity: label for label, identity in enumerate(sorted({t.identity for t in remaining}))}
+    return TrainingData(
+        train=remaining,
+        labels=[label_of[tracklet.identity] for tracklet in remaining],
+        query=[train[index] for index in split.query],
+        gallery=[train[index] for index in split.gallery],
+    )
 
 
 class _SplitFile(FrozenConfig):

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.protocols import PROTOCOLS, ProtocolName
-from trainer.data.tracklets import DISTRACTOR, Splits, Tracklet
+from trainer.data.dataset import DISTRACTOR, PROTOCOLS, ProtocolName, Splits, Tracklet
 
 SHORT = 4  # frames; the paper's clips are as long, a shorter tracklet repeats some
 

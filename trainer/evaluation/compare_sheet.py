@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.config import TrialConfig
-from trainer.data.protocols import PROTOCOLS
+from trainer.data.dataset import PROTOCOLS
 from trainer.evaluation.evaluate import assess
 from trainer.evaluation.retrieval import RankedQuery, nearest
 from trainer.plots.sheets import ranking_sheet

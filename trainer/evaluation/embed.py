@@ -15,15 +15,14 @@ from torch import Tensor
 
 from trainer.compute import ComputeConfig, laid_out
 from trainer.data import Tracklet
-from trainer.data.damage import DamageTally
-from trainer.data.protocols import ProtocolName
+from trainer.data.dataset import ProtocolName
+from trainer.data.frames import DamagedFrames
 from trainer.errors import DivergedError
 from trainer.evaluation.rerank import RerankConfig
 from trainer.frozen import FrozenConfig
 from trainer.input.augment import normalised
-from trainer.input.batches import EvaluationClips, Window, evaluation_loader
 from trainer.input.clips import frame_windows
-from trainer.input.frame_wait import FrameWait
+from trainer.input.loader import EvaluationClips, FrameWait, Window, evaluation_loader
 from trainer.model.attention import attention_entropy
 from trainer.model.inference import inference_copy
 from trainer.model.network import Feature, TemporalAttentionResNet
@@ -52,7 +51,7 @@ class EvaluationConfig(FrozenConfig):
     """Distance between embeddings. `cosine` is what normalising them to length 1 gives (Luo et al. 2019); the
     paper's code uses the Euclidean distance of embeddings as they are."""
     protocol: ProtocolName = "mars"
-    """Ranking protocol, see `trainer.data.protocols`; left out, it is the one usual for the data set."""
+    """Ranking protocol, see `trainer.data.dataset`; left out, it is the one usual for the data set."""
     reranking: bool = True
     """Whether the last evaluation of a training, and those of `evaluate`, also give figures after re-ranking."""
     rerank: RerankConfig = RerankConfig()
@@ -98,7 +97,7 @@ def embed(
     config: EvaluationConfig,
     viewing: Viewing,
     *,
-    damage: DamageTally | None = None,
+    damage: DamagedFrames | None = None,
     progress: Progress = no_progress,
 ) -> Embeddings:
     """One embedding per tracklet, the mean or maximum of its clips', on the device of the model.
@@ -123,7 +122,7 @@ def embed(
     windows = evaluation_windows(tracklets, config, viewing.frames)
     clips = EvaluationClips(tracklets, windows, size=viewing.size)
     loader = evaluation_loader(clips, batch=config.batch, workers=viewing.workers, device=device)
-    damage = damage or DamageTally(sum(len(tracklet.frames) for tracklet in tracklets))
+    damage = damage or DamagedFrames(sum(len(tracklet.frames) for tracklet in tracklets))
     pooled = _Pooled(len(tracklets), model.embedding_dim, config.pooling, device)
     entropy = torch.zeros((), device=device)
     network = inference_copy(model, viewing.compute)

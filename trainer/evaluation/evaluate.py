@@ -18,9 +18,8 @@ from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, Tracklet, read_splits
-from trainer.data.splits import cut_validation, read_validation
-from trainer.data.tracklets import Splits
-from trainer.data.training import applied_split
+from trainer.data.dataset import Splits
+from trainer.data.splits import applied_split, cut_validation, read_validation
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.evaluation.embed import Embeddings, embed
 from trainer.evaluation.embedding_cache import cached_embeddings

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from trainer.atomic import write_atomically
 from trainer.config import TrialConfig
-from trainer.data.protocols import PROTOCOLS
+from trainer.data.dataset import PROTOCOLS, Splits, dataset_fingerprint
 from trainer.data.synthetic.dataset import is_synthetic
-from trainer.data.tracklets import Splits, dataset_fingerprint
 from trainer.evaluation.embed import attention_over_frames
 from trainer.evaluation.evaluate import Assessment, Part
 from trainer.evaluation.metrics import Ranking

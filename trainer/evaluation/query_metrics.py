@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
 from trainer.atomic import replacing
-from trainer.data.tracklets import Tracklet
+from trainer.data.dataset import Tracklet
 from trainer.errors import DataError
 from trainer.evaluation.metrics import Ranking
 from trainer.evaluation.retrieval import CameraPrecision

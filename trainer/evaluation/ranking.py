@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.data import Tracklet
-from trainer.data.damage import DamageTally
-from trainer.data.protocols import PROTOCOLS, ProtocolName
-from trainer.data.tracklets import ALL_CAMERAS, seen_by_one_camera
+from trainer.data.dataset import ALL_CAMERAS, PROTOCOLS, ProtocolName, seen_by_one_camera
+from trainer.data.frames import DamagedFrames
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation.embed import EvaluationConfig, Viewing, embed
 from trainer.evaluation.metrics import Ranking, evaluate_ranking, rank_embeddings
@@ -161,7 +160,7 @@ def rank_tracklets(
     viewing: Viewing,
     *,
     rerank: bool = False,
-    damage: DamageTally | None = None,
+    damage: DamagedFrames | None = None,
     progress: Progress = no_progress,
 ) -> RankedTracklets:
     """Embeds query and gallery, ranks the gallery for each query and sums it up; arguments as in `embed`.

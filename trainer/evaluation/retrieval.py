@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from trainer.data.tracklets import DISTRACTOR, JUNK, Tracklet
+from trainer.data.dataset import DISTRACTOR, JUNK, Tracklet
 from trainer.evaluation.metrics import Protocol, evaluate_ranking, pairwise_distance
 
 Metric = Literal["cosine", "euclidean"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from trainer.atomic import write_atomically
 from trainer.config import TrialConfig
 from trainer.data import read_splits
-from trainer.data.tracklets import dataset_fingerprint
+from trainer.data.dataset import dataset_fingerprint
 from trainer.evaluation.evaluate import assess
 from trainer.evaluation.folder import write_evaluation
 from trainer.evaluation.ranking import searched_gallery

@@ -6,15 +6,79 @@ side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 
+from trainer.errors import ConfigError
 from trainer.input.clips import ClipConfig
+from trainer.seeds import generator
 
 Batches = list[list[int]]
 """Tracklet indices, batch by batch."""
+
+
+class ClipRequest(NamedTuple):
+    """One clip of a batch before any frame is read."""
+
+    tracklet: int
+    """Index of the tracklet."""
+    epoch: int
+    """Epoch, counted from 0."""
+    position: int
+    """Place of the clip in its epoch; the seed of its draws together with the epoch."""
+
+
+class IdentityBatches:
+    """The order in which epochs show the training tracklets; a batch sampler for `DataLoader`.
+
+    What an epoch shows is a function of (seed, epoch); see `ClipConfig.epoch`.
+    """
+
+    epoch: int = 0
+    """The epoch that the next iteration shows, counted from 0; set it before iterating."""
+    first_step: int = 0
+    """Batches of the epoch that the next iteration leaves out, because a resumed run has seen them. The others are what
+    they are in the whole epoch."""
+
+    def __init__(self, labels: Sequence[int], config: ClipConfig, seed: int) -> None:
+        """Plans batches over tracklets with the given labels.
+
+        Raises:
+            ConfigError: fewer training identities than `clips.identities`.
+        """
+        self._tracklets_of = tracklets_by_identity(labels)
+        if len(self._tracklets_of) < config.identities:
+            raise ConfigError(
+                f"clips.identities: {config.identities} identities per batch, but only {len(self._tracklets_of)} "
+                "identities to train on; lower clips.identities or data.validation.share"
+            )
+        self._config = config
+        self._seed = seed
+        self._planned: tuple[int, Batches] | None = None
+
+    def __len__(self) -> int:
+        """Batches in the whole epoch; under `epoch: tracklets` their number varies a little from epoch to epoch."""
+        return len(self._plan())
+
+    def __iter__(self) -> Iterator[list[ClipRequest]]:
+        # No generator function: epoch and first step are those of the moment at which iteration starts, not those of
+        # the first batch, which a loader may ask for later.
+        size = self._config.identities * self._config.tracklets
+        epoch, first = self.epoch, self.first_step
+        return (
+            [ClipRequest(tracklet, epoch, step * size + place) for place, tracklet in enumerate(batch)]
+            for step, batch in enumerate(self._plan()[first:], first)
+        )
+
+    def _plan(self) -> Batches:
+        """The batches of `epoch`; kept, because loops ask for the length at every step."""
+        if self._planned is None or self._planned[0] != self.epoch:
+            draws = generator(self._seed, "batches", self.epoch)
+            self._planned = self.epoch, EPOCHS[self._config.epoch](self._tracklets_of, self._config, draws)
+        return self._planned[1]
 
 
 def tracklets_by_identity(labels: Sequence[int]) -> list[list[int]]:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from trainer.data.dataset import DISTRACTOR, JUNK, Tracklet
 from trainer.data.frames import WindowPixels, read_window
-from trainer.data.tracklets import DISTRACTOR, JUNK, Tracklet
 from trainer.evaluation.retrieval import RankedItem, RankedQuery
 from trainer.model.attention import attention_entropy
 from trainer.plots.canvas import (

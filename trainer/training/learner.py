@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainer.compute import autocast, compiled, laid_out, placed
 from trainer.config import TrialConfig
 from trainer.input.augment import normalised
-from trainer.input.batches import Batch, blank_batch, to_device
+from trainer.input.loader import Batch, blank_batch, to_device
 from trainer.losses.reid_loss import ReidLoss
 from trainer.model.averaging import WeightAverage
 from trainer.model.network import ModelOutput, TemporalAttentionResNet

@@ -15,14 +15,15 @@ from trainer.atomic import write_atomically
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compute import float32_products, require_precision, synchronize
 from trainer.config import TrialConfig
-from trainer.data.damage import DamageTally
-from trainer.data.training import TrainingData, training_data
+from trainer.data import training_data
+from trainer.data.frames import DamagedFrames
+from trainer.data.splits import TrainingData
 from trainer.errors import CheckpointError, StoppedError
 from trainer.evaluation.best_checkpoint_metrics import leave_evaluation
 from trainer.evaluation.folder import FOLDER
 from trainer.evaluation.ranking import RankedTracklets, rank_tracklets
-from trainer.input.batches import IdentityBatches, TrainingClips, training_loader
-from trainer.input.frame_wait import FrameWait
+from trainer.input.loader import FrameWait, TrainingClips, training_loader
+from trainer.input.sampler import IdentityBatches
 from trainer.progress import Progress, no_progress
 from trainer.result import (
     EpochResult,
@@ -158,7 +159,7 @@ class _Run:
         """What the latest evaluation found."""
         self._best: RankedTracklets | None = None
         """What that of the network in `best.pt` found; None where an earlier process made it."""
-        self.damage = DamageTally(data.frames)
+        self.damage = DamagedFrames(data.frames)
         self.batches = IdentityBatches(data.labels, config.clips, config.seed)
         clips = TrainingClips(data.train, data.labels, config.clips, size=self.size, seed=config.seed)
         self.loader = training_loader(clips, self.batches, workers=config.clips.workers, device=device)

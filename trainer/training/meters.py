@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import DivergedError
-from trainer.input.batches import Batch
+from trainer.input.loader import Batch
 from trainer.model.attention import attention_entropy, dead_score_share, erased_weight
 from trainer.model.network import ModelOutput
 

@@ -21,19 +21,11 @@ from trainer.checkpoint import seconds_to_save
 from trainer.compute import float32_products, require_precision, synchronize
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
-from trainer.data.splits import cut_validation
-from trainer.data.training import TrainingData, applied_split
+from trainer.data.splits import TrainingData, applied_split, cut_validation
 from trainer.evaluation.embed import embed, evaluation_windows
 from trainer.frozen import FrozenConfig
-from trainer.input.batches import (
-    PREFETCHED,
-    Batch,
-    EvaluationClips,
-    IdentityBatches,
-    TrainingClips,
-    evaluation_loader,
-    training_loader,
-)
+from trainer.input.loader import PREFETCHED, Batch, EvaluationClips, TrainingClips, evaluation_loader, training_loader
+from trainer.input.sampler import IdentityBatches
 from trainer.progress import Progress, no_progress
 from trainer.training.learner import Learner, in_groups
 

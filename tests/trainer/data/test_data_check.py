@@ -19,11 +19,11 @@ from strategies import quick
 
 from trainer.data import READERS, Splits, Tracklet, frame_checks
 from trainer.data.checks import DataCheck, check_data
+from trainer.data.dataset import dataset_fingerprint
 from trainer.data.folder import find_data
 from trainer.data.manifest import MANIFEST, manifest_digest
-from trainer.data.pack import pack_data_set
+from trainer.data.packing import pack_data_set
 from trainer.data.statistics import matches_of_queries, part_counts, statistics, usual_protocols
-from trainer.data.tracklets import dataset_fingerprint
 from trainer.errors import DataError
 
 

@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import quick
 
-from trainer.data.damage import DamageTally
+from trainer.data.frames import DamagedFrames
 from trainer.errors import DataError
 
 
 def test_a_frame_counts_once_however_often_it_is_met() -> None:
-    tally = DamageTally(10_000)
+    tally = DamagedFrames(10_000)
     for paths in (["a", "b"], ["b"], [], ("a", "b")):
         tally.add(paths)
     assert tally.count == 2
 
 
 def test_a_tally_goes_on_from_a_saved_state() -> None:
-    before, after = DamageTally(10_000), DamageTally(10_000)
+    before, after = DamagedFrames(10_000), DamagedFrames(10_000)
     before.add(["a", "b"])
     after.add(before.state())
     after.add(["b", "c"])
@@ -30,7 +30,7 @@ def test_a_tally_goes_on_from_a_saved_state() -> None:
 
 
 def test_every_damaged_frame_is_named_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    tally = DamageTally(10_000)
+    tally = DamagedFrames(10_000)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             tally.add(["a.jpg", "b.jpg"])
@@ -40,7 +40,7 @@ def test_every_damaged_frame_is_named_in_one_warning(caplog: pytest.LogCaptureFi
 @quick
 @given(frames=st.integers(1, 5000), allowed=st.sampled_from([0.0, 0.001, 0.01, 1.0]))
 def test_a_run_stops_at_the_first_frame_beyond_the_allowed_share(frames: int, allowed: float) -> None:
-    tally = DamageTally(frames, allowed)
+    tally = DamagedFrames(frames, allowed)
     bearable = next(count for count in range(frames + 1) if count + 1 > allowed * frames)
     tally.add(map(str, range(bearable)))
     with pytest.raises(DataError):
@@ -49,7 +49,7 @@ def test_a_run_stops_at_the_first_frame_beyond_the_allowed_share(frames: int, al
 
 def test_the_error_names_five_frames_and_the_number_of_the_others() -> None:
     with pytest.raises(DataError) as caught:
-        DamageTally(1000).add([f"{number}.jpg" for number in range(8)])
+        DamagedFrames(1000).add([f"{number}.jpg" for number in range(8)])
     message = str(caught.value)
     assert message.startswith(
         "8 of 1000 frames are damaged, more than 0.1 % (0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 3 more)"
@@ -59,4 +59,4 @@ def test_the_error_names_five_frames_and_the_number_of_the_others() -> None:
 
 def test_the_error_counts_nobody_more_where_it_names_all() -> None:
     with pytest.raises(DataError, match=r"\(a\.jpg, b\.jpg\)"):
-        DamageTally(10).add(["a.jpg", "b.jpg"])
+        DamagedFrames(10).add(["a.jpg", "b.jpg"])

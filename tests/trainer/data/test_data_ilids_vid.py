@@ -12,9 +12,9 @@ import pytest
 from miniatures import IDENTITIES, write_ilids_splits, write_miniature
 from scipy.io import loadmat, savemat
 
+from trainer.data.dataset import Splits, dataset_fingerprint
 from trainer.data.readers.ilids_vid import FOLDS, SPLITS_FILE, SPLITS_FOLDER, VARIABLE, read_ilids_vid
 from trainer.data.readers.mat_file import read_matrix
-from trainer.data.tracklets import Splits, dataset_fingerprint
 from trainer.errors import DataError
 
 

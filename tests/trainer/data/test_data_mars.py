@@ -17,8 +17,8 @@ from jaxtyping import Int
 from scipy.io import loadmat, savemat
 
 from trainer.data import READERS, DataConfig, Splits, Tracklet, read_splits
+from trainer.data.dataset import PROTOCOLS, ProtocolName
 from trainer.data.folder import find_data
-from trainer.data.protocols import PROTOCOLS, ProtocolName
 from trainer.data.readers.mars import read_mars
 from trainer.data.readers.mat_file import read_matrix
 from trainer.data.synthetic.dataset import write_synthetic

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from hypothesis import strategies as st
 from miniatures import write_miniature
 from PIL import Image
 
-from trainer.data import READERS, DataConfig, Splits, Tracklet, pack, packing
-from trainer.data.frames import frame_bytes, read_clip
-from trainer.data.pack import check_pack, pack_data_set, packed_data_set, read_packed
-from trainer.data.pack_index import HEADER, TABLE
+from trainer.data import READERS, Splits, Tracklet, packing
+from trainer.data.dataset import dataset_fingerprint
+from trainer.data.frames import DamagedFrames, frame_bytes, read_clip
+from trainer.data.pack import HEADER, TABLE, check_pack, packed_data_set, read_packed
+from trainer.data.packing import pack_data_set
 from trainer.data.synthetic.dataset import is_synthetic
-from trainer.data.tracklets import dataset_fingerprint
 from trainer.errors import ConfigError, DataError
 
 SIZE = (32, 16)
@@ -146,19 +147,14 @@ def test_a_folder_of_files_is_no_pack(mars: Path, tmp_path: Path) -> None:
 
 @forms
 def test_a_training_gives_the_same_figures_from_a_pack_as_from_files(
-    tiny_config: Any, mini_mars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None
+    tiny_config: Any, mini_mars: Path, tmp_path: Path, size: tuple[int, int] | None
 ) -> None:
-    from trainer.data import training
     from trainer.training.loop import fit
-
-    def packed_splits(config: DataConfig) -> Splits:
-        return read_packed(config.root, config.name, config.fold)
 
     pack_data_set("mars", mini_mars, tmp_path / "pack", size=size)
     optim = tiny_config.optim.model_copy(update={"epochs": 2})
     config = tiny_config.model_copy(update={"optim": optim})
     from_files = fit(config, out=tmp_path / "files-run", device="cpu")
-    monkeypatch.setattr(training, "read_splits", packed_splits)
     data = config.data.model_copy(update={"root": tmp_path / "pack"})
     from_pack = fit(config.model_copy(update={"data": data}), out=tmp_path / "pack-run", device="cpu")
     for one, other in zip(from_files.history, from_pack.history, strict=True):
@@ -193,7 +189,7 @@ def test_a_frame_that_is_damaged_stays_so_among_pixels(
 ) -> None:
     from trainer.data.frames import read_window
 
-    monkeypatch.setattr(pack.DamageTally.__init__, "__defaults__", (0.5,))
+    monkeypatch.setattr(packing, "DamagedFrames", partial(DamagedFrames, allowed=0.5))
     root, _ = emptied(mars, tmp_path, [1])
     assert pack_data_set("mars", root, tmp_path / "pack", size=SIZE).damaged == 1
     check_pack(tmp_path / "pack")
@@ -221,7 +217,7 @@ def test_an_occupied_folder_is_left_as_it_is(mars: Path, tmp_path: Path) -> None
 def test_a_disk_without_space_is_refused_before_anything_is_written(
     mars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
     assert "too little space" in refused(mars, tmp_path / "pack")
     assert list(tmp_path.iterdir()) == []
 

@@ -16,10 +16,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from trainer.data import DataConfig, read_splits
+from trainer.data.dataset import fingerprint
 from trainer.data.frames import read_frame
 from trainer.data.readers.prid2011 import FOLDS, LAYOUT, SPLITS_FILE, read_prid2011
 from trainer.data.splits import ValidationConfig, cut_validation
-from trainer.data.tracklets import fingerprint
 from trainer.errors import DataError
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "prid2011" / SPLITS_FILE

@@ -16,11 +16,10 @@ from scipy.io import loadmat, savemat
 from strategies import mutated, mutations, quick
 
 from trainer.data import READERS, DataConfig, read_splits, recognised
-from trainer.data.banned_datasets import refuse_withdrawn
-from trainer.data.folder import find_data
+from trainer.data.dataset import JUNK, dataset_fingerprint
+from trainer.data.folder import find_data, refuse_banned
 from trainer.data.frames import read_frame
-from trainer.data.pack import pack_data_set
-from trainer.data.tracklets import JUNK, dataset_fingerprint
+from trainer.data.packing import pack_data_set
 from trainer.errors import DataError
 
 NAMES = tuple(READERS)
@@ -152,7 +151,7 @@ def test_no_other_folder_is_taken_for_the_withdrawn_one(intact: Path, tmp_path: 
         folder.mkdir(parents=True)
         (folder / "0001C1T0001F001.jpg").touch()
     for root in (tmp_path, tmp_path / "absent", folder / "0001C1T0001F001.jpg", *(intact / name for name in NAMES)):
-        refuse_withdrawn(root)
+        refuse_banned(root)
 
 
 # Damage

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
 
+from trainer.data.dataset import Tracklet, fingerprint
 from trainer.data.splits import (
     FEW_QUERIES,
     ValidationConfig,
@@ -21,7 +22,6 @@ from trainer.data.splits import (
     read_validation,
     write_validation,
 )
-from trainer.data.tracklets import Tracklet, fingerprint
 from trainer.errors import DataError
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import quick, seeds
 
-from trainer.data.tracklets import Tracklet
+from trainer.data.dataset import Tracklet
 from trainer.errors import DataError
 from trainer.evaluation.compare import compare_evaluations, paired_bootstrap
 from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance

@@ -13,8 +13,7 @@ from pretend_gpu import PretendGpu, PretendTensor
 
 from trainer.config import TrialConfig
 from trainer.data import READERS, Tracklet
-from trainer.data.damage import DamageTally
-from trainer.data.frames import read_clip
+from trainer.data.frames import DamagedFrames, read_clip
 from trainer.errors import DataError
 from trainer.evaluation.embed import EvaluationConfig, Viewing, attention_over_frames, embed
 from trainer.input.augment import _scale_and_offset, normalised
@@ -87,7 +86,7 @@ def test_damaged_frames_are_counted_and_too_many_are_named(
     frames = tracklets[0].frames
     wounded = [tracklets[0]._replace(frames=(str(bad), *frames[1:])), *tracklets[1:]]
     config = EvaluationConfig(sampling="dense")
-    tally = DamageTally(1000)
+    tally = DamagedFrames(1000)
     assert bool(embed(model, wounded, config, tiny_config.viewing, damage=tally).vectors.isfinite().all())
     assert tally.count == 1
     with pytest.raises(DataError, match=str(bad)):

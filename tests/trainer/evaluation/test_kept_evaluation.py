@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trainer import EpochResult, StoppedError, TrialConfig, fit
-from trainer.data.tracklets import Tracklet
+from trainer.data.dataset import Tracklet
 from trainer.evaluation.retrieval import probe_queries
 
 FILES = {

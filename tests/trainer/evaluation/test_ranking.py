@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.data import Tracklet
-from trainer.data.protocols import PROTOCOLS, ProtocolName
+from trainer.data.dataset import PROTOCOLS, ProtocolName
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation.embed import EvaluationConfig
 from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import RankingCase, quick, ranking_cases, seeds
 from torch import Tensor
 
-from trainer.data.tracklets import Tracklet
+from trainer.data.dataset import Tracklet
 from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
 from trainer.evaluation.retrieval import (
     CameraPrecision,

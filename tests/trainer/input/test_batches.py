@@ -18,18 +18,17 @@ from PIL import Image
 
 from trainer.data import Tracklet
 from trainer.errors import ConfigError
-from trainer.input.batches import (
+from trainer.input.clips import ClipConfig
+from trainer.input.loader import (
     Batch,
-    ClipRequest,
     EvaluationClips,
-    IdentityBatches,
     TrainingClips,
     Window,
     evaluation_loader,
     to_device,
     training_loader,
 )
-from trainer.input.clips import ClipConfig
+from trainer.input.sampler import ClipRequest, IdentityBatches
 
 P, K = 4, 3
 CPU = torch.device("cpu")

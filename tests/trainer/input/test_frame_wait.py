@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.input.frame_wait import FrameWait
+from trainer.input.loader import FrameWait
 
 
 class Host:

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from trainer.data import DataConfig, read_splits
+from trainer.data.dataset import Splits, Tracklet
 from trainer.data.frames import pixels_address, read_frame
-from trainer.data.tracklets import Splits, Tracklet
 from trainer.errors import DataError
 from trainer.evaluation.retrieval import RankedItem, RankedQuery, Verdict
 from trainer.plots import canvas, charts

@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, read_splits
-from trainer.input.batches import Batch, IdentityBatches, TrainingClips, blank_batch, training_loader
 from trainer.input.clips import ClipConfig
+from trainer.input.loader import Batch, TrainingClips, blank_batch, training_loader
+from trainer.input.sampler import IdentityBatches
 from trainer.losses.reid_loss import ReidLoss
 from trainer.training.learner import Learner, in_groups
 from trainer.training.meters import EpochTally

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import DivergedError
-from trainer.input.batches import Batch
+from trainer.input.loader import Batch
 from trainer.model.network import ModelOutput
 from trainer.training.meters import EpochTally
 

@@ -26,10 +26,10 @@ from orchestrator.runner.smoke_test import run_smoke_test
 from trainer import ConfigError, DataError, TrialConfig, fit, measure_step
 from trainer.checkpoint import load_checkpoint
 from trainer.data import Tracklet, read_splits
-from trainer.data.splits import cut_validation
+from trainer.data.splits import applied_split, cut_validation
 from trainer.data.synthetic.dataset import write_outline, write_synthetic
-from trainer.data.training import applied_split
-from trainer.input.batches import Batch, EvaluationBatch, IdentityBatches
+from trainer.input.loader import Batch, EvaluationBatch
+from trainer.input.sampler import IdentityBatches
 from trainer.progress import Progress, no_progress
 from trainer.training.learner import Learner, in_groups
 from trainer.training.step_cost import MAX_STEPS, _seconds_per_frame, _seconds_per_step, saved_bytes

@@ -1,1 +1,12 @@
-"""One reader for each published data set."""
+"""Readers of data sets, one file for each."""
+
+from __future__ import annotations
+
+from trainer.data.dataset import DataSet
+from trainer.data.readers.ilids_vid import ILIDS_VID
+from trainer.data.readers.ls_vid import LS_VID
+from trainer.data.readers.mars import MARS
+from trainer.data.readers.prid2011 import PRID2011
+
+READERS: dict[str, DataSet] = {"mars": MARS, "prid2011": PRID2011, "ilids_vid": ILIDS_VID, "ls_vid": LS_VID}
+"""Reads the data set below a folder; `DataError` names the file that is missing or wrong."""

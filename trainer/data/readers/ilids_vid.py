@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from trainer.data.data_set import Counts, DataSet
+from trainer.data.dataset import Counts, DataSet, Splits
 from trainer.data.readers.mat_file import read_matrix
 from trainer.data.readers.two_cameras import (
     Partition,
@@ -25,7 +25,6 @@ from trainer.data.readers.two_cameras import (
     looks_like,
     tracklets_of,
 )
-from trainer.data.tracklets import Splits
 from trainer.errors import DataError
 
 SPLITS_FOLDER = "train-test people splits"
@@ -36,7 +35,7 @@ LAYOUT = TwoCameras(
     title="iLIDS-VID",
     folders=("i-LIDS-VID/sequences", "sequences", "iLIDS-VID/i-LIDS-VID/sequences"),
     cameras=("cam1", "cam2"),
-    identity=re.compile(r"identity([0-9]{3})"),
+    identity=re.compile(r"person([0-9]{3})"),
     frame=re.compile(r"cam[12]_person[0-9]{3}_[0-9]+\.png"),
     example="cam1_person001_00317.png",
     splits_file=SPLITS_FILE,

@@ -16,9 +16,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data.data_set import Counts, DataSet, contents
+from trainer.data.dataset import JUNK, Counts, DataSet, Splits, Tracklet, contents
 from trainer.data.readers.hdf5 import read_hdf5_matrix
-from trainer.data.tracklets import JUNK, Splits, Tracklet
 from trainer.errors import DataError
 
 TRAIN_LIST = "list_sequence/list_seq_train.txt"

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from trainer.data.data_set import Counts, DataSet
+from trainer.data.dataset import DISTRACTOR, JUNK, Counts, DataSet, Splits, Tracklet
 from trainer.data.readers.mat_file import read_matrix
-from trainer.data.tracklets import DISTRACTOR, JUNK, Splits, Tracklet
 from trainer.errors import DataError
 
 NAME_LINE = rb"(?:[0-9]{4}|00-1)C[1-6]T[0-9]{4}F[0-9]{3,9}\.jpg"

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from trainer.data.data_set import Counts, DataSet
+from trainer.data.dataset import Counts, DataSet, Splits
 from trainer.data.readers.two_cameras import (
     Partition,
     TwoCameras,
@@ -23,7 +23,6 @@ from trainer.data.readers.two_cameras import (
     looks_like,
     tracklets_of,
 )
-from trainer.data.tracklets import Splits
 from trainer.errors import DataError
 from trainer.formatting import plain_words, shown, spelled
 from trainer.frozen import FrozenConfig

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.data_set import contents
-from trainer.data.tracklets import Splits, Tracklet
+from trainer.data.dataset import Splits, Tracklet, contents
 from trainer.errors import DataError
 from trainer.formatting import listed
 

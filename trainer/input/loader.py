@@ -5,8 +5,10 @@ P identities, K tracklets per identity, B = P x K clips, T frames, H height, W w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +18,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from trainer.data import Tracklet
 from trainer.data.frames import read_window
-from trainer.errors import ConfigError
 from trainer.input.augment import FramePlan, augmented, draw_plan
 from trainer.input.clips import ClipConfig, frame_windows
-from trainer.input.sampler import EPOCHS, Batches, tracklets_by_identity
+from trainer.input.sampler import ClipRequest, IdentityBatches
 from trainer.input.warp import augmented_batch, plan_tensor
 from trainer.seeds import generator
 
@@ -34,17 +35,6 @@ WORKER_START = "fork"
 PREFETCHED = 2
 
 
-class ClipRequest(NamedTuple):
-    """One clip of a batch before any frame is read."""
-
-    tracklet: int
-    """Index of the tracklet."""
-    epoch: int
-    """Epoch, counted from 0."""
-    position: int
-    """Place of the clip in its epoch; the seed of its draws together with the epoch."""
-
-
 class Batch(NamedTuple):
     """P x K clips, clips of one identity side by side."""
 
@@ -56,7 +46,7 @@ class Batch(NamedTuple):
     pending: Int[Tensor, "B T 12"] | None
     """What is still to be done to the frames on the device (see `to_device`); None where a worker has done it."""
     damaged: tuple[str, ...] = ()
-    """Frames that could not be decoded, in whose place others stand (`read_window`); for a `DamageTally`."""
+    """Frames that could not be decoded, in whose place others stand (`read_window`); for a `DamagedFrames`."""
 
 
 def to_device(batch: Batch, device: torch.device, config: ClipConfig) -> Batch:
@@ -65,56 +55,6 @@ def to_device(batch: Batch, device: torch.device, config: ClipConfig) -> Batch:
     if batch.pending is not None:
         frames = augmented_batch(frames, batch.pending.to(device, non_blocking=True), config)
     return Batch(frames, labels, erased, None, batch.damaged)
-
-
-class IdentityBatches:
-    """The order in which epochs show the training tracklets; a batch sampler for `DataLoader`.
-
-    What an epoch shows is a function of (seed, epoch); see `ClipConfig.epoch`.
-    """
-
-    epoch: int = 0
-    """The epoch that the next iteration shows, counted from 0; set it before iterating."""
-    first_step: int = 0
-    """Batches of the epoch that the next iteration leaves out, because a resumed run has seen them. The others are what
-    they are in the whole epoch."""
-
-    def __init__(self, labels: Sequence[int], config: ClipConfig, seed: int) -> None:
-        """Plans batches over tracklets with the given labels.
-
-        Raises:
-            ConfigError: fewer training identities than `clips.identities`.
-        """
-        self._tracklets_of = tracklets_by_identity(labels)
-        if len(self._tracklets_of) < config.identities:
-            raise ConfigError(
-                f"clips.identities: {config.identities} identities per batch, but only {len(self._tracklets_of)} "
-                "identities to train on; lower clips.identities or data.validation.share"
-            )
-        self._config = config
-        self._seed = seed
-        self._planned: tuple[int, Batches] | None = None
-
-    def __len__(self) -> int:
-        """Batches in the whole epoch; under `epoch: tracklets` their number varies a little from epoch to epoch."""
-        return len(self._plan())
-
-    def __iter__(self) -> Iterator[list[ClipRequest]]:
-        # No generator function: epoch and first step are those of the moment at which iteration starts, not those of
-        # the first batch, which a loader may ask for later.
-        size = self._config.identities * self._config.tracklets
-        epoch, first = self.epoch, self.first_step
-        return (
-            [ClipRequest(tracklet, epoch, step * size + place) for place, tracklet in enumerate(batch)]
-            for step, batch in enumerate(self._plan()[first:], first)
-        )
-
-    def _plan(self) -> Batches:
-        """The batches of `epoch`; kept, because loops ask for the length at every step."""
-        if self._planned is None or self._planned[0] != self.epoch:
-            draws = generator(self._seed, "batches", self.epoch)
-            self._planned = self.epoch, EPOCHS[self._config.epoch](self._tracklets_of, self._config, draws)
-        return self._planned[1]
 
 
 class TrainingClip(NamedTuple):
@@ -288,3 +228,75 @@ def _stacked(clips: Sequence[UInt8[np.ndarray, "T H W 3"]]) -> UInt8[Tensor, "B 
     # of to copy saves a pass over the pixels, and channels last is what convolutions are fastest on.
     stacked: Tensor = default_collate(list(clips))
     return stacked.permute(0, 1, 4, 2, 3)
+
+
+class Event(Protocol):
+    """A point in a device's queue of work, such as `torch.cuda.Event`."""
+
+    def record(self) -> None:
+        """Puts the point behind all work that was given to the device."""
+
+    def query(self) -> bool:
+        """Whether the device got there; waits for nothing."""
+
+    def elapsed_time(self, end_event: Any) -> float:
+        """Milliseconds from here to another point."""
+
+
+class _Pause(NamedTuple):
+    """From the end of a step on the device to the start of the next."""
+
+    host_s: float
+    """What the host waited meanwhile."""
+    end: Event
+    start: Event
+
+
+class FrameWait:
+    """Adds up the time that a device waits for frames, step by step.
+
+    A host that is ahead of a GPU may wait for frames while the GPU computes, which costs nothing. What counts is the
+    shorter of two: the host's wait, and the pause between the work of two steps, which events on the GPU tell once both
+    have passed. On a CPU it is the host's wait.
+    """
+
+    def __init__(self, device: torch.device, event: Callable[[], Event] | None = None) -> None:
+        """Waits on `device`; `event` makes its events."""
+        self._event = _cuda_event if device.type == "cuda" and event is None else event
+        self._asked = 0.0
+        self._end: Event | None = None
+        self._pauses: deque[_Pause] = deque()
+
+    def ask(self) -> None:
+        """To be called when the work of a step was given to the device, and the next frames are asked for."""
+        self._end = self._recorded()
+        self._asked = time.monotonic()
+
+    def came(self) -> float:
+        """To be called when frames have come; seconds of waiting that have become known, none of them told before."""
+        host_s = time.monotonic() - self._asked
+        start = self._recorded()
+        if self._end is None or start is None:
+            return host_s
+        self._pauses.append(_Pause(host_s, self._end, start))
+        return self.known()
+
+    def known(self) -> float:
+        """As `came` returns: of the steps that a GPU has started meanwhile."""
+        seconds = 0.0
+        while self._pauses and self._pauses[0].start.query():
+            host_s, end, start = self._pauses.popleft()
+            seconds += min(host_s, end.elapsed_time(start) / 1000)
+        return seconds
+
+    def _recorded(self) -> Event | None:
+        if self._event is None:
+            return None
+        event = self._event()
+        event.record()
+        return event
+
+
+def _cuda_event() -> Event:
+    event: Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return event

@@ -1,0 +1,153 @@
+"""What every data set is read into, and what is known of a published one: layout, protocol, counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from trainer.formatting import one_line, shortened
+
+ALL_CAMERAS = "see that the data set holds all its cameras"  # advice where `seen_by_one_camera`
+DISTRACTOR, JUNK = 0, -1  # identities that are no identity, as MARS numbers them
+LOOKED_AT = 100  # entries of a folder that are told apart
+ProtocolName = Literal["mars", "mars_official", "mars_query_in_gallery", "prid"]
+Precision = Literal["standard", "mars_official"]
+
+
+class Tracklet(NamedTuple):
+    """One identity walking past one camera."""
+
+    frames: tuple[str, ...]
+    """Paths of the frames, in temporal order."""
+    identity: int
+    """Identity as the data set numbers it; 0 is a distractor, -1 is junk."""
+    camera: int
+    """Camera as the data set numbers it."""
+
+
+class Splits(NamedTuple):
+    """The published parts of a data set. The gallery holds neither queries nor junk."""
+
+    train: tuple[Tracklet, ...]
+    query: tuple[Tracklet, ...]
+    gallery: tuple[Tracklet, ...]
+
+
+class Protocol(NamedTuple):
+    """What sets a protocol apart."""
+
+    queries_in_gallery: bool
+    """Whether the queries stand in the gallery; none matches itself, as its own camera is left out."""
+    precision: Precision
+    """How precision is averaged, see `trainer.evaluation.metrics.evaluate_ranking`."""
+    about: str
+    """Where it comes from, in a few words."""
+
+
+# Metrics under different protocols must not be compared: on the same embeddings they differ by points.
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    "mars": Protocol(False, "standard", "gallery without the queries; the paper, deep-person-reid"),
+    "mars_official": Protocol(True, "mars_official", "queries in the gallery, trapezoidal precision; the MARS authors"),
+    "mars_query_in_gallery": Protocol(True, "standard", "queries in the gallery; AP3D, TKP, STE-NVAN"),
+    "prid": Protocol(
+        False, "standard", "one query and one gallery tracklet per identity; mAP is the mean reciprocal rank"
+    ),
+}
+
+
+class Counts(NamedTuple):
+    """Size of a part of a data set; None where nothing was published."""
+
+    identities: int | None
+    """Identities, distractors not counted."""
+    tracklets: int | None
+    frames: int | None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A published data set. Called with its folder, and a fold where it has several, it is read."""
+
+    title: str
+    """Name in its paper."""
+    read: Callable[[Path, int], Splits]
+    """Reads the partition of the given number, from 0; see `__call__`."""
+    recognises: Callable[[Path], bool]
+    """Whether a folder looks like this data set; a look at a few names, never an error."""
+    protocol: ProtocolName
+    """Protocol that its figures are usually given under."""
+    published: Mapping[str, Counts]
+    """What each partition holds, by part: train, query, gallery."""
+    folds: int = 1
+    """Number of published partitions."""
+    frame_folders: tuple[str, ...] = ()
+    """Folders of its frames that tell which data set it is where its lists are missing."""
+
+    def __call__(self, root: Path, fold: int = 0) -> Splits:
+        """The tracklets below the folder `root`; frames are not opened.
+
+        Raises:
+            DataError: a file is missing, damaged or disagrees with another; names the file.
+        """
+        assert 0 <= fold < self.folds, fold
+        return self.read(root, fold)
+
+
+def seen_by_one_camera(tracklets: Sequence[Tracklet]) -> str | None:
+    """Why nobody can be found again by another camera, as half a sentence; None where somebody can."""
+    cameras: defaultdict[int, set[int]] = defaultdict(set)
+    for tracklet in tracklets:
+        if tracklet.identity > DISTRACTOR:
+            cameras[tracklet.identity].add(tracklet.camera)
+    if any(len(of_identity) > 1 for of_identity in cameras.values()):
+        return None
+    if len(all_cameras := set().union(*cameras.values())) == 1:
+        return f"every identity is seen by camera {all_cameras.pop()} only"
+    return "every identity is seen by one camera only"
+
+
+def fingerprint(train: Sequence[Tracklet]) -> str:
+    """SHA-256 in hex over identity, camera, length and the outer frames' base names of every tracklet.
+
+    Folders do not count, so a data set that was moved keeps its fingerprint.
+    """
+    digest = hashlib.sha256()
+    for tracklet in train:
+        digest.update(_line(tracklet))
+    return digest.hexdigest()
+
+
+def dataset_fingerprint(splits: Splits) -> str:
+    """As `fingerprint`, over the training, query and gallery tracklets, and which part each belongs to."""
+    digest = hashlib.sha256()
+    for part, tracklets in splits._asdict().items():
+        digest.update(json.dumps([part, len(tracklets)]).encode() + b"\n")
+        for tracklet in tracklets:
+            digest.update(_line(tracklet))
+    return digest.hexdigest()
+
+
+def _line(tracklet: Tracklet) -> bytes:
+    frames, identity, camera = tracklet
+    ends = [os.path.basename(frame) for frame in (frames[0], frames[-1])]  # noqa: PTH119 - 5x Path
+    return json.dumps([identity, camera, len(frames), *ends]).encode() + b"\n"
+
+
+def contents(folder: Path, example: str | None = None) -> str:
+    """What a folder holds instead of what was looked for, of which `example` is a name; half a sentence."""
+    try:
+        entries = sorted(folder.iterdir())
+        kinds = {entry.is_dir() for entry in entries[:LOOKED_AT]}
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not entries:
+        return "is empty"
+    kind = "entries" if len(kinds) > 1 else "folders" if kinds.pop() else "files"
+    none = "" if example is None else f", none named like {example}"
+    return f"holds {len(entries):,} {kind}{none}; the first is {one_line(shortened(entries[0].name))}"
