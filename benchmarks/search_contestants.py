@@ -12,9 +12,8 @@ import yaml
 from benchmarks.search_problems import Problem
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
-from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.stopping import decide
-from orchestrator.algorithms.suggest import AskModel, Suggestion
+from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Suggestion
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import TrialCompleted, TrialReported, TrialStarted, TrialStopped, TrialSuggested
 from orchestrator.study.study import Study

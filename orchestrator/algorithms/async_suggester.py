@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.algorithms.ax_experiment import point_from_answer, reseeded
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
-from orchestrator.algorithms.fallbacks import PREFIX
+from orchestrator.algorithms.health import PREFIX
 from orchestrator.algorithms.points import point_key, tried_points
 from orchestrator.algorithms.suggest import AskModel, Exhausted, Suggestion, new_random_suggestion
 from orchestrator.space.problems import SpaceError

@@ -15,10 +15,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from orchestrator.algorithms.points import Point
-from orchestrator.algorithms.predictions import predicted_value
 from orchestrator.algorithms.scoring import modelled_metrics, outcome_limits, score
 from orchestrator.algorithms.stopping import learning_curve
 from orchestrator.space.expressions import LinearConstraint
@@ -36,6 +35,8 @@ DIGITS = 15  # of a place in a range, after the point
 MAX_COUNTED = MAX_STEPS + 1
 # Ax refuses choices of more values.
 MAX_LISTED = 1000
+# Completed curves from which the gain of a stopped one, and its spread, are taken.
+CURVES = 3
 MADE_UP = 3  # trials of a question that nobody needs an answer to
 
 Parameter: TypeAlias = FloatRange | IntRange | Choice
@@ -250,3 +251,29 @@ def _completed(
         "standard_error": error if tells_error else None,
         "metrics": dict(metrics),
     }
+
+
+class Prediction(NamedTuple):
+    """A value that was never reached."""
+
+    value: float
+    """Of the last evaluation that the trial would have had; larger is better."""
+    standard_error: float
+
+
+def predicted_value(own: Sequence[float], completed: Sequence[Sequence[float]], error: float) -> Prediction | None:
+    """A stopped trial's last value plus what completed trials gained from there to their end, on average.
+
+    The spread of those gains is its error, with that of a value by itself. That completed trials are the survivors of
+    the same rule makes it too good for slow starters' sake and too bad for those that were merely lucky; the error has
+    to cover both. None with fewer than `CURVES` completed trials that went further.
+
+    Args:
+        own: values of the stopped trial at its evaluations; larger is better.
+        completed: those of completed trials.
+        error: standard error of a completed trial's last value.
+    """
+    gains = [curve[-1] - curve[len(own) - 1] for curve in completed if len(curve) > len(own)]
+    if not own or len(gains) < CURVES:
+        return None
+    return Prediction(own[-1] + statistics.fmean(gains), math.hypot(statistics.stdev(gains), error))

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.scoring import Score, is_feasible, outcome_limits, ranked, satisfies_all, score
-from orchestrator.algorithms.t_interval import student_quantile
 from orchestrator.base.errors import SearchError
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.study.study import Study, Trial
@@ -151,9 +150,19 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     mean = statistics.fmean(values)
-    quantile = student_quantile((1 + CONFIDENCE) / 2, len(values) - 1)
-    margin = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    margin = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return mean - margin, mean + margin
+
+
+def t_quantile(freedom: float) -> float:
+    """Half the width of a 95 % interval in standard errors: a quantile of Student's t.
+
+    Args:
+        freedom: degrees of freedom, positive, not necessarily whole.
+    """
+    from scipy.special import stdtrit  # takes longer to import than most searches to read
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -7,15 +7,15 @@ rebuilt from the history for every question. A restart therefore cannot change w
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.points import (
     MAX_DRAWS,
     first_untried,
-    random_point,
+    grid_points,
     random_points,
-    sobol_point,
     sobol_points,
     tried_points,
 )
@@ -50,8 +50,8 @@ class Exhausted(NamedTuple):
     reason: str
 
 
-Step: TypeAlias = Suggestion | AskModel | Exhausted
-"""What an algorithm says is to be done next."""
+Proposal: TypeAlias = Suggestion | AskModel | Exhausted
+"""What an algorithm proposes: a point, to ask the model for one, or that there is none."""
 
 
 def initial_trials(space: SearchSpace) -> int:
@@ -117,20 +117,41 @@ def new_random_suggestion(space: SearchSpace, seed: int, study: Study, note: str
     return Exhausted("every point of the space was tried") if point is None else Suggestion(point, "random", note)
 
 
-__all__ = [
-    "OBSERVATIONS_FOR_A_MODEL",
-    "AskModel",
-    "Exhausted",
-    "Step",
-    "Suggestion",
-    "asks_model",
-    "ax_experiment",
-    "center_suggestion",
-    "initial_suggestion",
-    "initial_trials",
-    "new_random_suggestion",
-    "random_point",
-    "sobol_point",
-    "sobol_suggestion",
-    "start_suggestion",
-]
+def ax(space: SearchSpace, seed: int, study: Study) -> Proposal:
+    """An initial design from the Sobol sequence, then Bayesian optimisation by Ax."""
+    if (initial := initial_suggestion(space, seed, study)) is not None:
+        return initial
+    # Only a space that still holds something new is worth a question; the answer is known to be new by then.
+    fallback = new_random_suggestion(space, seed, study)
+    return fallback if isinstance(fallback, Exhausted) else AskModel(ax_experiment(space, seed, study))
+
+
+def sobol(space: SearchSpace, seed: int, study: Study) -> Proposal:
+    """A scrambled Sobol sequence (Owen 1998): even coverage, whatever the results."""
+    return (
+        start_suggestion(space, study)
+        or sobol_suggestion(space, seed, study)
+        or new_random_suggestion(space, seed, study, note="the Sobol sequence brought no new point")
+    )
+
+
+def random(space: SearchSpace, seed: int, study: Study) -> Proposal:
+    """Independent uniform points, each on its parameter's scale (Bergstra and Bengio 2012)."""
+    return start_suggestion(space, study) or new_random_suggestion(space, seed, study)
+
+
+def grid(space: SearchSpace, seed: int, study: Study) -> Proposal:
+    """The points of `orchestrator.algorithms.points.grid_points`, one after the other."""
+    if (start := start_suggestion(space, study)) is not None:
+        return start
+    point = first_untried(grid_points(space, seed), tried_points(study))
+    return Exhausted("every point of the grid was tried") if point is None else Suggestion(point, "grid")
+
+
+ALGORITHMS: Mapping[str, Callable[[SearchSpace, int, Study], Proposal]] = {
+    "ax": ax,
+    "sobol": sobol,
+    "random": random,
+    "grid": grid,
+}
+"""By the name that a space gives under `algorithm`."""

@@ -56,7 +56,7 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
 
 def exit_code(code: Exit, study: Study, *, strict: bool) -> Exit:
     """The exit code; with `strict` 1 where trials failed, or the model did while the search chose its trials."""
-    from orchestrator.algorithms.fallbacks import proposals
+    from orchestrator.algorithms.health import proposals
 
     is_choosing = not study.finalizations
     fails = code == Exit.SOME_TRIALS_FAILED or (code == Exit.OK and is_choosing and proposals(study).fails)

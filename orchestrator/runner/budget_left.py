@@ -18,8 +18,7 @@ def nothing_new(study: Study, space: SearchSpace, moment: float) -> Spent | None
         moment: what is the time, in seconds since 1970.
     """
     # They import torch, for which looking at a search should not wait.
-    from orchestrator.algorithms.registry import ALGORITHMS
-    from orchestrator.algorithms.suggest import Exhausted
+    from orchestrator.algorithms.suggest import ALGORITHMS, Exhausted
 
     end = spent(study, space, moment)
     if end is not None:

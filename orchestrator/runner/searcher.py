@@ -14,12 +14,10 @@ from ray.tune.stopper import Stopper
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.budget import spent
-from orchestrator.algorithms.failures import DiskFull, broken_circuit
-from orchestrator.algorithms.fallbacks import IN_A_ROW, proposals
 from orchestrator.algorithms.finalization import Final, final_seed, next_final
-from orchestrator.algorithms.registry import ALGORITHMS
+from orchestrator.algorithms.health import IN_A_ROW, DiskFull, broken_circuit, proposals
 from orchestrator.algorithms.replicates import Replicate, next_replicate
-from orchestrator.algorithms.suggest import AskModel, Exhausted, Step, Suggestion
+from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Exhausted, Proposal, Suggestion
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.cluster.names import trial_title
 from orchestrator.runner.attempt import HANG_FILE, TrialSpec
@@ -114,7 +112,7 @@ class TuneSearcher(Searcher):
         # Of several trials at once each would wait for the model in turn if it had to know the very latest result; of
         # many some always end while it thinks, and a quarter of them is little beside those whose ends are unknown.
         self._ahead = AsyncSuggester(ax, space, stale=0 if concurrent == 1 else max(1, concurrent // STALE_PART))
-        self._step: Step | None = None
+        self._step: Proposal | None = None
         recorder.subscribe(self._forget_step)
         self._supervisor = Supervisor(recorder, space, folder, stop)
         self._before_start = before_start
@@ -215,7 +213,7 @@ class TuneSearcher(Searcher):
         # and then be repeated.
         return None if self._live else Searcher.FINISHED
 
-    def _next_step(self) -> Step:
+    def _next_step(self) -> Proposal:
         """What the space's algorithm says, computed once for each state of the study."""
         if self._step is None:
             study = self._recorder.study

@@ -7,9 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from orchestrator.algorithms.t_interval import student_quantile
-
-CONFIDENCE = 0.95
+from orchestrator.algorithms.replicates import t_quantile
 
 Runs = Mapping[tuple[int, int | None], float]
 """A figure of trainings of one configuration, by their seed and the validation fold (None where there are no folds)."""
@@ -59,11 +57,11 @@ def seed_difference(before: Runs, after: Runs, others: Sequence[Sequence[float]]
     if freedom == 0:
         return None
     variance = sum(statistics.variance(group) * (len(group) - 1) for group in repeated) / freedom
-    margin = student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance * (1 / len(before) + 1 / len(after)))
+    margin = t_quantile(freedom) * math.sqrt(variance * (1 / len(before) + 1 / len(after)))
     return SeedDifference(delta, delta - margin, delta + margin, (len(before), len(after)), freedom, paired=False)
 
 
 def _paired(differences: Sequence[float]) -> SeedDifference:
     count, delta = len(differences), statistics.fmean(differences)
-    margin = student_quantile((1 + CONFIDENCE) / 2, count - 1) * statistics.stdev(differences) / math.sqrt(count)
+    margin = t_quantile(count - 1) * statistics.stdev(differences) / math.sqrt(count)
     return SeedDifference(delta, delta - margin, delta + margin, (count, count), count - 1, paired=True)

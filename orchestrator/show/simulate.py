@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from orchestrator.algorithms.ax_process import AxProcess
-from orchestrator.algorithms.replay_order import order_of
-from orchestrator.algorithms.simulate import Candidate, Replay, candidates, replay
+from orchestrator.algorithms.simulate import Candidate, Replay, candidates, order_of, replay
 from orchestrator.base.formatting import duration
 from orchestrator.show.search_text import SYNTHETIC_MARK, metric_text
 from orchestrator.show.terminal import output, plain_table

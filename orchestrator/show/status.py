@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.algorithms.fallbacks import Proposals
+from orchestrator.algorithms.health import Proposals
 from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.base.formatting import percent

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, get_args
 
-from orchestrator.algorithms.fallbacks import Proposals, proposals
+from orchestrator.algorithms.health import Proposals, proposals
 from orchestrator.algorithms.replicates import Best, Confirmation, best_configuration, confirmations
 from orchestrator.algorithms.scoring import Score, outcome_limits, pareto_front, satisfies_all, score
 from orchestrator.space.objective import Objective

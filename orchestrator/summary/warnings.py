@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from orchestrator.algorithms.replicates import CONFIDENCE, Best, Confirmation
+from orchestrator.algorithms.replicates import Best, Confirmation, t_quantile
 from orchestrator.algorithms.scoring import ranked
-from orchestrator.algorithms.t_interval import student_quantile
 from orchestrator.base.formatting import number
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.options import CONFIRMING_SEEDS
@@ -154,7 +153,7 @@ def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[flo
     if total == 0:
         return difference, difference
     freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
-    margin = student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(total)
+    margin = t_quantile(freedom) * math.sqrt(total)
     return difference - margin, difference + margin
 
 

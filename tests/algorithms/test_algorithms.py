@@ -11,8 +11,7 @@ from small_spaces import FLAG, GATE, IDENTITIES, MARGIN, RATE, finite, mixed, sp
 from strategies import quick, seeds
 
 from orchestrator.algorithms.points import grid_points, point_key, random_point
-from orchestrator.algorithms.registry import ALGORITHMS
-from orchestrator.algorithms.suggest import AskModel, Exhausted, Step, Suggestion, new_random_suggestion
+from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Exhausted, Proposal, Suggestion, new_random_suggestion
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
     Event,
@@ -44,7 +43,7 @@ def random_answer(space: SearchSpace, seed: int, study: Study) -> Suggestion | E
     return new_random_suggestion(space, seed, study)
 
 
-def searched(name: str, space: SearchSpace, trials: int, seed: int = 0) -> tuple[list[Suggestion], Step | None]:
+def searched(name: str, space: SearchSpace, trials: int, seed: int = 0) -> tuple[list[Suggestion], Proposal | None]:
     """A sequential search: its suggestions, and how it ended if it did so by itself."""
     events: list[Event] = [SearchCreated(search="s", space="0", seed=seed)]
     found: list[Suggestion] = []

@@ -8,7 +8,7 @@ import pytest
 from events import completed, reported, started, suggested
 
 from orchestrator.algorithms.budget import spent, without_improvement
-from orchestrator.algorithms.failures import broken_circuit
+from orchestrator.algorithms.health import broken_circuit
 from orchestrator.algorithms.scoring import ranked
 from orchestrator.space.objective import Objective
 from orchestrator.space.search_space import SearchSpace

@@ -10,8 +10,7 @@ from events import completed, epoch_result, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.algorithms.ax_experiment import ax_experiment
-from orchestrator.algorithms.predictions import CURVES, predicted_value
+from orchestrator.algorithms.ax_experiment import CURVES, ax_experiment, predicted_value
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, TrialReported, TrialStopped

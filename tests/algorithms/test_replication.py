@@ -16,7 +16,6 @@ from summaries import summary_of
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.budget import spent, without_improvement
-from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.replicates import (
     Replicate,
     best_configuration,
@@ -29,7 +28,7 @@ from orchestrator.algorithms.replicates import (
 )
 from orchestrator.algorithms.simulate import candidates
 from orchestrator.algorithms.stopping import decide
-from orchestrator.algorithms.suggest import Suggestion
+from orchestrator.algorithms.suggest import ALGORITHMS, Suggestion
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.runner.splits import batch_problems
 from orchestrator.show.search_text import best_lines, confirmation_lines, summary_line

@@ -16,10 +16,9 @@ from searches import write_search
 from strategies import quick
 
 from orchestrator.algorithms.ax_process import AxProcess
-from orchestrator.algorithms.registry import ALGORITHMS
-from orchestrator.algorithms.replay_order import nearest, order_of
-from orchestrator.algorithms.simulate import Candidate, Pick, Replay, candidates, replay
+from orchestrator.algorithms.simulate import Candidate, Pick, Replay, candidates, nearest, order_of, replay
 from orchestrator.algorithms.stopping import decide
+from orchestrator.algorithms.suggest import ALGORITHMS
 from orchestrator.base.errors import SearchError
 from orchestrator.cli.results import ALGORITHMS as OFFERED
 from orchestrator.cli.results import RULES, simulate

@@ -7,13 +7,9 @@ import json
 import pytest
 from events import completed, suggested
 
-from orchestrator.algorithms.suggest import (
-    ax_experiment,
-    initial_suggestion,
-    initial_trials,
-    random_point,
-    sobol_point,
-)
+from orchestrator.algorithms.ax_experiment import ax_experiment
+from orchestrator.algorithms.points import random_point, sobol_point
+from orchestrator.algorithms.suggest import initial_suggestion, initial_trials
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import AttemptFailed, Observation, ObservationsAttached, TrialFailed
 from orchestrator.study.study import fold

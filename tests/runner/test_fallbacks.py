@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from searches import write_search
 from strategies import quick
 
-from orchestrator.algorithms.fallbacks import proposals
+from orchestrator.algorithms.health import proposals
 from orchestrator.base.errors import Exit
 from orchestrator.cli.run_search import exit_code
 from orchestrator.show.report.formats import html_text, markdown_text

@@ -12,9 +12,9 @@ from searches import a_search, completed
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.finalization import Final, final_candidates, finals_left, next_final, open_finalization
-from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.replicates import find_trial
 from orchestrator.algorithms.stopping import decide
+from orchestrator.algorithms.suggest import ALGORITHMS
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.base.errors import SearchError
 from orchestrator.runner import finalize

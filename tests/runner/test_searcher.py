@@ -16,7 +16,7 @@ from events import completed, suggested
 from ray.tune.search import Searcher
 
 from orchestrator.algorithms.ax_process import AxFailed
-from orchestrator.algorithms.failures import CircuitBroken, DiskFull
+from orchestrator.algorithms.health import CircuitBroken, DiskFull
 from orchestrator.base.errors import JournalError
 from orchestrator.runner.attempt import AttemptResult
 from orchestrator.runner.searcher import StopWith
