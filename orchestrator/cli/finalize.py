@@ -94,12 +94,11 @@ def tables(names: tuple[str, ...], form: str, out: Path | None, storage: Path) -
 
 
 def _tables(names: Iterable[str], form: str, storage: Path) -> str:
-    from orchestrator.show import tables as made
-    from orchestrator.show.tables_view import FORMATS
+    from orchestrator.show.tables import FORMATS, tables_of
     from orchestrator.stores.base import existing_search
-    from orchestrator.stores.loading import load_search
+    from orchestrator.summary import read_summary
 
-    return FORMATS[form](made.tables([load_search(existing_search(storage, name)) for name in names]))
+    return FORMATS[form](tables_of([read_summary(existing_search(storage, name)) for name in names]))
 
 
 @click.command(epilog="Example: reidsearch ablate --data /data/mars --seeds 5")

@@ -1,4 +1,4 @@
-"""Figures that the paper published, to stand beside ours; shares in [0, 1].
+"""Results that the paper published, to stand beside ours; shares in [0, 1].
 
 Pathak, Eshratifar and Gormish, "Video Person Re-ID: Fantastic Techniques and Where to Find Them" (AAAI 2020 student
 abstract). Each is of one training. MARS: gallery without the queries, 140 queries without a match left out; those
@@ -17,7 +17,7 @@ class PublishedRow(NamedTuple):
     row: str
     """As the paper calls it."""
     metrics: Mapping[str, float]
-    """By the names of our figures."""
+    """By name."""
 
 
 class PublishedTable(NamedTuple):
@@ -25,9 +25,9 @@ class PublishedTable(NamedTuple):
 
     title: str
     columns: tuple[str, ...]
-    """Figures, without those after re-ranking."""
+    """Metrics, without those after re-ranking."""
     data: Mapping[str, int]
-    """Tracklets of the data set, as `SearchDescription.tracklets`: figures on any other set are of another task."""
+    """Tracklets of the data set, as `SearchDescription.tracklets`: results on any other set are of another task."""
     protocol: str
     sampling: str
     """Frames of a tracklet that were looked at, as `Evaluation.sampling`."""
@@ -38,15 +38,15 @@ class PublishedTable(NamedTuple):
     """By the name of the search space that is this row."""
 
 
-def _mars(*figures: float) -> dict[str, float]:
+def _mars(*per_cent: float) -> dict[str, float]:
     """mAP, rank-1, rank-5, rank-20 in per cent, then the same after re-ranking."""
     plain = ("mAP", "rank1", "rank5", "rank20")
     names = [*plain, *(f"reranked/{name}" for name in plain)]
-    return {name: value / 100 for name, value in zip(names, figures, strict=True)}
+    return {name: value / 100 for name, value in zip(names, per_cent, strict=True)}
 
 
-def _prid(*figures: float) -> dict[str, float]:
-    return {name: value / 100 for name, value in zip(("rank1", "rank5", "rank20"), figures, strict=True)}
+def _prid(*per_cent: float) -> dict[str, float]:
+    return {name: value / 100 for name, value in zip(("rank1", "rank5", "rank20"), per_cent, strict=True)}
 
 
 TABLES = (

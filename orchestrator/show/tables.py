@@ -1,31 +1,29 @@
-"""The paper's tables in our figures, beside the published ones.
+"""`reidsearch tables`: the paper's tables with our results beside the published ones, as Markdown, LaTeX and CSV.
 
-Ours are of the configuration that the validation split chose, trained on all identities, on the test set as it was
-opened for the first time: the mean over seeds and the standard deviation between them.
+Our results are of the configuration that the validation split chose, trained on all identities, on the test set as it
+was opened for the first time: the mean over seeds and the standard deviation between them.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.base.escaping import csv_cell, latex_text, markdown_text
 from orchestrator.base.hints import hint
 from orchestrator.show.published import TABLES, PublishedTable
-from orchestrator.stores.loading import LoadedSearch
-from orchestrator.study.study import Trial
-from trainer.formatting import counted
-from trainer.result import Evaluation
+from orchestrator.summary import FinalResult, Mean, Summary
+from trainer.formatting import counted, one_line
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 OTHER_COLUMNS = ("mAP", "rank1", "rank5", "rank20")
-
-
-class Cell(NamedTuple):
-    """A figure of a row: a share in [0, 1]."""
-
-    value: float
-    standard_deviation: float | None
-    """Between the seeds, by n - 1; None for one seed, and for published figures."""
+HEADINGS = {"mAP": "mAP", "rank1": "R-1", "rank5": "R-5", "rank20": "R-20"}
+LEGEND = (
+    "Per cent; in brackets after re-ranking; ± is the standard deviation between seeds. Metrics under different "
+    "protocols must not be compared, nor those of other samplings: frames of a tracklet that were looked at."
+)
 
 
 class Line(NamedTuple):
@@ -35,8 +33,8 @@ class Line(NamedTuple):
     """What was tried, in the paper's words where it is one of its rows."""
     source: str
     """`published`, or the search and its trial."""
-    cells: dict[str, Cell]
-    """By the names of our figures; what was not run is not there."""
+    metrics: Mapping[str, Mean]
+    """By name; shares in [0, 1]. What was not run is missing."""
     protocol: str
     sampling: str
     """Frames of a tracklet that were looked at; empty where nothing was run, or nobody noted it."""
@@ -44,10 +42,18 @@ class Line(NamedTuple):
     """Valid ones; None where nothing was run."""
     dropped_queries: int | None
     seeds: int
-    """Trainings; of published figures it is 1."""
+    """Trainings; 1 for published results."""
     epochs: int | None
     note: str
     """What a reader has to know, such as that the data is generated."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Everything but row, source and metrics, in words."""
+        numbers = {"queries": self.queries, "dropped": self.dropped_queries}
+        numbers |= {"seeds": self.seeds or None, "epochs": self.epochs}
+        texts = {name: "" if number is None else str(number) for name, number in numbers.items()}
+        return {"protocol": self.protocol, "sampling": self.sampling, **texts, "note": self.note}
 
 
 class Table(NamedTuple):
@@ -55,11 +61,11 @@ class Table(NamedTuple):
 
     title: str
     columns: tuple[str, ...]
-    """Figures; each also after re-ranking, as `reranked/mAP`."""
+    """Metrics; each also after re-ranking, as `reranked/mAP`."""
     lines: list[Line]
 
 
-def tables(searches: Sequence[LoadedSearch]) -> list[Table]:
+def tables_of(searches: Sequence[Summary]) -> list[Table]:
     """The tables to which the searches belong, whole: also with the published rows that no search is of.
 
     Beside published rows stand searches of the same rows on the same data set only: one on generated data, on part of a
@@ -70,91 +76,133 @@ def tables(searches: Sequence[LoadedSearch]) -> list[Table]:
         for table in TABLES
         if any(_belongs(search, table) for search in searches)
     ]
-    others = [
-        _own(search, search.space.name) for search in searches if not any(_belongs(search, table) for table in TABLES)
-    ]
+    others = [_own(search, search.space.name) for search in searches if not any(_belongs(search, t) for t in TABLES)]
     return found + ([Table("Other searches", OTHER_COLUMNS, others)] if others else [])
 
 
-def _belongs(search: LoadedSearch, table: PublishedTable) -> bool:
+def _belongs(search: Summary, table: PublishedTable) -> bool:
     """Whether the search is of a row of the table, on a data set with the counts of the published one."""
-    if search.space.name not in table.rows or search.description.synthetic:
-        return False
-    if search.description.tracklets is not None:
-        return search.description.tracklets == table.data
-    # Searches of before did not note them: the queries of the test set tell.
-    found = [(test.queries, test.dropped_queries) for test in _tests(_winner(search)[1])]
-    return bool(found) and all(sum(counts) == table.data["query"] for counts in found)
+    description = search.description
+    return search.space.name in table.rows and not description.synthetic and description.tracklets == table.data
 
 
-def _lines(table: PublishedTable, searches: Sequence[LoadedSearch]) -> Iterator[Line]:
+def _lines(table: PublishedTable, searches: Sequence[Summary]) -> Iterator[Line]:
     for name, row in table.rows.items():
-        cells = {figure: Cell(value, None) for figure, value in row.metrics.items()}
-        yield Line(
-            *(row.row, "published", cells, table.protocol, table.sampling, table.queries, table.dropped_queries),
-            seeds=1,
-            epochs=None,
-            note="",
-        )
+        means = {metric: Mean(value, None) for metric, value in row.metrics.items()}
+        judged = (table.protocol, table.sampling, table.queries, table.dropped_queries)
+        yield Line(row.row, "published", means, *judged, seeds=1, epochs=None, note="")
         for search in searches:
             if search.space.name == name and _belongs(search, table):
                 yield _own(search, row.row)
 
 
-def _own(search: LoadedSearch, row: str) -> Line:
-    """What the test set said of a search's winner; a line without figures where it was not asked."""
-    winner, trials = _winner(search)
-    tests = _tests(trials)
-    first = tests[0] if tests else None
+def _own(search: Summary, row: str) -> Line:
+    """What the test set said of a search's best configuration when it was first opened; empty where it was not."""
+    found = next(iter(search.final_results), None)
+    evaluations = [] if found is None else found.evaluations
+    first = next(iter(evaluations), None)
     return Line(
         row=row,
-        source=f"{search.name}/{winner}" if winner else search.name,
-        cells=_cells(tests),
+        source=search.name if found is None else f"{search.name}/{found.configuration}",
+        metrics={} if found is None else found.metrics,
         protocol="" if first is None else first.protocol,
-        sampling="; ".join(dict.fromkeys(test.sampling for test in tests)),
+        sampling="; ".join(dict.fromkeys(each.sampling for each in evaluations)),
         queries=None if first is None else first.queries,
         dropped_queries=None if first is None else first.dropped_queries,
-        seeds=len(tests),
-        epochs=trials[0].epoch if tests else None,
-        note="; ".join(_notes(search, trials, tests)),
+        seeds=len(evaluations),
+        epochs=found.trainings[0].epoch if found is not None and evaluations else None,
+        note="; ".join(_notes(search, found)),
     )
 
 
-def _winner(search: LoadedSearch) -> tuple[str, list[Trial]]:
-    """The best configuration of the first time that the test set was opened, and its trainings."""
-    if not search.study.finalizations:
-        return "", []
-    asked = search.study.finalizations[0].asked
-    finals = search.study.finals.values()
-    return asked.leaders[0], [
-        trial for trial in finals if (trial.finalization, trial.repeats) == (asked.finalization, asked.leaders[0])
-    ]
-
-
-def _tests(trials: Sequence[Trial]) -> list[Evaluation]:
-    return [trial.test for trial in trials if trial.test is not None]
-
-
-def _cells(tests: Sequence[Evaluation]) -> dict[str, Cell]:
-    figures = [test.metrics() for test in tests]
-    shared = [name for name in (figures[0] if figures else ()) if all(name in each for each in figures)]
-    return {name: _cell([each[name] for each in figures]) for name in shared}
-
-
-def _cell(values: Sequence[float]) -> Cell:
-    return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
-def _notes(search: LoadedSearch, trials: Sequence[Trial], tests: Sequence[Evaluation]) -> Iterator[str]:
+def _notes(search: Summary, found: FinalResult | None) -> Iterator[str]:
     if search.description.synthetic:
         yield "SYNTHETIC data"
-    if not search.study.finalizations:
+    if found is None:
         yield f"test set not opened; `{hint('finalize', search.name, storage=search.folder.path.parent)}`"
-    elif len(tests) < search.study.finalizations[0].asked.seeds:
-        failed = sum(trial.status == "failed" for trial in trials)
-        yield f"{len(tests)} of {search.study.finalizations[0].asked.seeds} seeds" + f", {failed} failed" * bool(failed)
-    if len(search.study.finalizations) > 1:
-        yield f"test set opened {len(search.study.finalizations)} times; these are the first"
+    elif len(found.evaluations) < found.asked.seeds:
+        failed = sum(trial.status == "failed" for trial in found.trainings)
+        yield f"{len(found.evaluations)} of {found.asked.seeds} seeds" + f", {failed} failed" * bool(failed)
+    if (opened := len(search.study.finalizations)) > 1:
+        yield f"test set opened {opened} times; these are the first"
     if uses := search.study.test_set_uses:
         seen = ", ".join(dict.fromkeys(use.asked.trial for use in uses))
         yield f"test set also used {counted(len(uses), 'time', 'times')} by hand, for {seen}"
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Each table under its title."""
+    parts = []
+    for table in tables:
+        frame = _printed(table, markdown_text, "±")
+        rows = [[*frame.columns], *frame.to_numpy().tolist()]
+        widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+        rows.insert(1, ["-" * width for width in widths])
+        lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+        parts.append("\n".join([f"**{markdown_text(table.title)}**", "", *lines]))
+    return "\n\n".join([*parts, LEGEND]) + "\n"
+
+
+def latex(tables: Sequence[Table]) -> str:
+    r"""Each as a `tabular` with the rules of booktabs."""
+    parts = []
+    for table in tables:
+        frame = _printed(table, latex_text, r"$\pm$")
+        alignment = "ll" + "r" * len(table.columns) + "llrrrrl"
+        tabular = frame.to_latex(index=False, escape=False, column_format=alignment)
+        parts.append(f"% {one_line(table.title)}. {LEGEND}\n{tabular}")
+    return "\n".join(parts)
+
+
+def _printed(table: Table, escape: Callable[[str], str], plus_minus: str) -> DataFrame:
+    """A row of texts per line: metrics in per cent, as the paper prints them."""
+    from pandas import DataFrame
+
+    return DataFrame(
+        {"row": escape(line.row), "source": escape(line.source)}
+        | {HEADINGS[column]: _shares(line, column, plus_minus) for column in table.columns}
+        | {name: escape(text) for name, text in line.about.items()}
+        for line in table.lines
+    )
+
+
+def _shares(line: Line, column: str, plus_minus: str) -> str:
+    """A metric and in brackets the same after re-ranking; empty where it was not run."""
+    plain, reranked = line.metrics.get(column), line.metrics.get(f"reranked/{column}")
+    if plain is None:
+        return ""
+    return _percent(plain, plus_minus) + ("" if reranked is None else f" ({_percent(reranked, plus_minus)})")
+
+
+def _percent(mean: Mean, plus_minus: str) -> str:
+    deviation = mean.standard_deviation
+    return f"{100 * mean.value:.1f}" + ("" if deviation is None else f" {plus_minus} {100 * deviation:.1f}")
+
+
+def comma_separated(tables: Sequence[Table]) -> str:
+    """One line per row of a table and one column per metric, shares in [0, 1]; what was not run is empty."""
+    from pandas import DataFrame
+
+    columns = list(dict.fromkeys(column for table in tables for column in table.columns))
+    columns += [f"reranked/{column}" for column in columns]
+    frame = DataFrame(
+        {"table": csv_cell(table.title), "row": csv_cell(line.row), "source": csv_cell(line.source)}
+        | {name: value for column in columns for name, value in _numbers(column, line.metrics.get(column))}
+        | {name: csv_cell(text) for name, text in line.about.items()}
+        for table in tables
+        for line in table.lines
+    )
+    return str(frame.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
+
+
+def _numbers(column: str, mean: Mean | None) -> Iterator[tuple[str, float | None]]:
+    yield column, None if mean is None else mean.value
+    yield f"{column}_standard_deviation", None if mean is None else mean.standard_deviation
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Table]], str]] = {
+    "md": markdown,
+    "latex": latex,
+    "csv": comma_separated,
+}
+"""By the name that `reidsearch tables --format` knows."""

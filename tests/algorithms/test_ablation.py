@@ -10,7 +10,7 @@ from events import epoch_result, evaluation
 from orchestrator.algorithms.finalization import finals_left
 from orchestrator.base.errors import SearchError
 from orchestrator.runner.ablation import TABLE_1, Ablation, Row, rows_under_way
-from orchestrator.show.tables import tables
+from orchestrator.show.tables import tables_of
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import existing_search
@@ -25,6 +25,7 @@ from orchestrator.study.events import (
     TrialTested,
 )
 from orchestrator.study.journal import Journal
+from orchestrator.summary import read_summary
 
 
 @pytest.fixture
@@ -75,10 +76,10 @@ def driven(ablation: Ablation, *, most: int = 99) -> list[str]:
 def test_each_row_is_tried_once_and_then_judged_on_the_test_set_over_the_seeds(ablation: Ablation) -> None:
     assert driven(ablation) == ["abl-smoke", "abl-smoke", "abl-other", "abl-other"]
     for name in ("abl-smoke", "abl-other"):
-        search = load_search(existing_search(ablation.storage, name))
+        search = read_summary(existing_search(ablation.storage, name))
         assert list(search.study.trials) == ["t0000"]
         assert sorted(search.study.finals) == ["t0000-f1", "t0000-f2"]
-        (table,) = tables([search])
+        (table,) = tables_of([search])
         assert table.lines[0].seeds == 2
 
 

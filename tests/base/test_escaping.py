@@ -23,8 +23,7 @@ from orchestrator.base.escaping import (
     markdown_text,
     terminal_text,
 )
-from orchestrator.show.tables import Line, Table
-from orchestrator.show.tables_view import FORMATS
+from orchestrator.show.tables import FORMATS, Line, Table
 
 NASTY = [
     *("<script>alert(1)</script>", "\x1b[31mred\x1b]0;title\x07", "a\0b", "abc\u202edcba", "\u2066x\u2069", "a\u2028b"),

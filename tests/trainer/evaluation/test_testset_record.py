@@ -22,7 +22,7 @@ from orchestrator.runner.finalize import record_test_set_use
 from orchestrator.show.export import export_trial
 from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
-from orchestrator.show.tables import tables
+from orchestrator.show.tables import tables_of
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.loading import load_search
 from orchestrator.study.lease import Lease
@@ -180,7 +180,7 @@ def test_a_use_that_was_asked_for_is_in_the_journal_and_in_all_that_is_shown(
     summary = summarise(loaded)
     assert status_document(summary)["test_set_uses"][0]["trial"] == "t0001"
     assert f"opened by {use.asked.by} for t0001" in final_lines(summary)[0]
-    assert "also used 1 time by hand, for t0001" in tables([loaded])[0].lines[0].note
+    assert "also used 1 time by hand, for t0001" in tables_of([summary])[0].lines[0].note
     card = export_trial(loaded, "t0001", ["checkpoint"], tmp_path / "exported").card.read_text()
     assert f"The test set was opened for this trial once by {use.asked.by}" in card
     assert "was not opened" not in card
