@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.child import child_command
 from trainer.data import Splits, ValidationConfig
 from trainer.data.frames import read_frame
 from trainer.data.readers.mars import read_mars
 from trainer.data.splits import cut_validation
-from trainer.data.synthetic.dataset import SyntheticSummary, is_synthetic, occluded_frames, write_synthetic
+from trainer.data.synthetic.dataset import SyntheticSummary, is_synthetic, write_synthetic
 from trainer.data.synthetic.render import draw_walk
 from trainer.data.synthetic.scene import LOOK_ALIKES, SIZES, SizeName, plan
 from trainer.errors import DataError
@@ -57,6 +59,12 @@ def test_every_listed_frame_exists_and_every_file_is_listed(drawn: tuple[Path, S
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
+
+
+def occluded_frames(root: Path) -> set[str]:
+    """Base names of the frames in which a large part of the body is hidden."""
+    truth = json.loads((root / "info" / "synth_truth.json").read_text())
+    return {name for name, hidden in truth["occluded"].items() if hidden}
 
 
 def test_summary_counts_what_is_read(drawn: tuple[Path, SyntheticSummary], splits: Splits) -> None:
@@ -222,10 +230,8 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_failing_drawing_process_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.data.synthetic.dataset.FRAMES_PER_WORKER", 1)
-    monkeypatch.setattr(
-        "trainer.data.synthetic.dataset._make_folders", lambda root, _: (root / "info").mkdir(parents=True)
-    )
-    with pytest.raises(DataError, match="FileNotFoundError"):
+    monkeypatch.setattr("trainer.data.synthetic.dataset.DRAWER", child_command("no_such_module"))
+    with pytest.raises(DataError, match="a drawing process ended with exit code 1: ModuleNotFoundError"):
         write_synthetic(tmp_path / "set", size="tiny", seed=0, workers=2)
     assert list(tmp_path.iterdir()) == []
 
@@ -242,16 +248,13 @@ def test_a_full_disk_is_a_data_error_and_leaves_nothing(tmp_path: Path, monkeypa
 
 def test_other_folders_are_not_synthetic(tmp_path: Path) -> None:
     assert not is_synthetic(tmp_path)
-    with pytest.raises(DataError, match=r"synth_truth\.json"):
-        occluded_frames(tmp_path)
 
 
 def test_damaged_truth_is_named(drawn: tuple[Path, SyntheticSummary], tmp_path: Path) -> None:
     shutil.copytree(drawn[0] / "info", tmp_path / "info")
     (tmp_path / "info" / "synth_truth.json").write_text('{"version": 1')
-    for call in (lambda: occluded_frames(tmp_path), lambda: write_synthetic(tmp_path, size="tiny", seed=3)):
-        with pytest.raises(DataError, match=r"synth_truth\.json: damaged"):
-            call()
+    with pytest.raises(DataError, match=r"synth_truth\.json: damaged"):
+        write_synthetic(tmp_path, size="tiny", seed=3)
 
 
 def test_drawing_processes_never_load_torch() -> None:

@@ -1,7 +1,7 @@
-"""A synthetic stand-in for MARS: drawn people, the published layout, the truth about occlusions.
+"""A synthetic stand-in for MARS: drawn people in the published layout, and the truth about occlusions.
 
-It exercises every step of a search without a download. Figures on it say nothing about real people;
-whoever prints them marks them as synthetic (`is_synthetic`).
+It exercises every step of a search without a download. Metrics on it say nothing about real people and are marked as
+synthetic wherever they are printed (`is_synthetic`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from trainer.child import Child, ChildError, Parent, child_command
 from trainer.data.synthetic.render import write_walk
-from trainer.data.synthetic.scene import SIZES, Plan, Planned, SizeName, plan
+from trainer.data.synthetic.scene import Plan, Planned, SizeName, plan
 from trainer.errors import DataError
 from trainer.frozen import FrozenConfig
 
@@ -40,7 +40,7 @@ class SyntheticSummary(NamedTuple):
     """What lies below the root."""
 
     identities: int
-    """Identities, distractors and junk not counted."""
+    """Distractors and junk not counted."""
     tracklets: int
     frames: int
     bytes: int
@@ -50,14 +50,14 @@ class SyntheticSummary(NamedTuple):
 
 
 class _Truth(FrozenConfig):
-    """What info/synth_truth.json holds."""
+    """Content of info/synth_truth.json."""
 
     version: int
     size: str
     seed: int
     summary: SyntheticSummary
     occluded: dict[str, bool]
-    """Base name of each frame -> is a large part of the body hidden?"""
+    """By base name of each frame, whether a large part of the body is hidden."""
 
 
 def write_synthetic(
@@ -68,35 +68,38 @@ def write_synthetic(
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int | None = None,
 ) -> SyntheticSummary:
-    """Draw a data set in the layout of MARS; same size and seed, same bytes, whatever the workers.
+    """Draws a data set in the layout of MARS: the same bytes for the same size and seed.
 
     `root` appears when everything is in it, or not at all; where it holds this very set it is left alone.
-    `progress` is called with the frames drawn and all frames. Workers are processes, None for one per core.
+
+    Args:
+        root: folder of the data set.
+        size: how much is drawn, a key of `SIZES`.
+        seed: of all random draws.
+        progress: called with the frames drawn and all frames.
+        workers: processes that draw; None for one per core.
 
     Raises:
         DataError: `root` holds something else, or its disk is full or cannot be written.
     """
     start = time.perf_counter()
     root = root.resolve()
-    if _is_occupied(root):
-        return _summary_of_same(root, size, seed, start)
     part = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}.part")
     try:
-        drawn = plan(size, seed)
-        _make_folders(part, drawn)
-        written = _draw(part, drawn, size, seed, progress, workers)
-        summary = _write_info(part, drawn, size, seed, written)
-        try:
-            part.rename(root)
-        except OSError:  # another process may have put the same data set there meanwhile
-            if not _is_occupied(root):
-                raise
-            return _summary_of_same(root, size, seed, start)
-        return summary._replace(seconds=time.perf_counter() - start)
+        if (summary := _summary_of_same(root, size, seed)) is None:
+            drawn = plan(size, seed)
+            _make_folders(part, drawn)
+            summary = _write_info(part, drawn, size, seed, _draw(part, drawn, size, seed, progress, workers))
+            try:
+                part.rename(root)
+            except OSError:  # another process may have put the same data set there meanwhile
+                if (summary := _summary_of_same(root, size, seed)) is None:
+                    raise
     except OSError as error:
         raise DataError(f"{root}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    return summary._replace(seconds=time.perf_counter() - start)
 
 
 def write_outline(root: Path, *, size: SizeName, seed: int) -> None:
@@ -111,41 +114,28 @@ def write_outline(root: Path, *, size: SizeName, seed: int) -> None:
     try:
         drawn = plan(size, seed)
         _make_folders(root, drawn)
-        planned = (*drawn.train, *drawn.test)
-        written = sum(write_walk(root, each.walk) for each in planned[:OUTLINED])
-        frames = [_frame_files(root, each) for each in planned]
-        sources = itertools.cycle([frame for files in frames[:OUTLINED] for frame in files])
-        for files in frames[OUTLINED:]:
-            for frame in files:
-                frame.symlink_to(next(sources))
+        written = sum(write_walk(root, each.walk) for each in drawn.tracklets[:OUTLINED])
+        sources = itertools.cycle([root / frame for each in drawn.tracklets[:OUTLINED] for frame in each.frames])
+        for each in drawn.tracklets[OUTLINED:]:
+            for frame in each.frames:
+                (root / frame).symlink_to(next(sources))
         _write_info(root, drawn, size, seed, written)
     except OSError as error:
         raise DataError(f"{root}: cannot be written ({error.strerror or error})") from error
 
 
 def is_synthetic(root: Path) -> bool:
-    """Is the data set below `root` drawn by `write_synthetic`?"""
+    """Whether `write_synthetic` has drawn the data set below `root`."""
     return (root / "info" / TRUTH).is_file()
 
 
-def occluded_frames(root: Path) -> frozenset[str]:
-    """Base names of the frames in which a large part of the body is hidden.
-
-    Raises:
-        DataError: the data set is not synthetic, or its truth is damaged.
-    """
-    return frozenset(name for name, hidden in _read_truth(root).occluded.items() if hidden)
-
-
-def _is_occupied(root: Path) -> bool:
+def _summary_of_same(root: Path, size: SizeName, seed: int) -> SyntheticSummary | None:
+    """What `root` holds if it is the data set asked for; None if it is empty or not there."""
     try:
-        return root.exists() and (not root.is_dir() or any(root.iterdir()))
+        if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+            return None
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({error.strerror})") from error
-
-
-def _summary_of_same(root: Path, size: SizeName, seed: int, start: float) -> SyntheticSummary:
-    """What `root` holds, if it is the data set asked for."""
     advice = "name another folder, or remove this one"
     if not is_synthetic(root):
         raise DataError(f"{root}: is not empty and no synthetic data set; {advice}")
@@ -155,7 +145,7 @@ def _summary_of_same(root: Path, size: SizeName, seed: int, start: float) -> Syn
         raise DataError(
             f"{root}: holds another synthetic data set (version, size, seed: {found}; asked for: {wanted}); {advice}"
         )
-    return truth.summary._replace(seconds=time.perf_counter() - start)
+    return truth.summary
 
 
 def _read_truth(root: Path) -> _Truth:
@@ -163,7 +153,7 @@ def _read_truth(root: Path) -> _Truth:
     try:
         return _Truth.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); the data set is not synthetic") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         advice = "remove the data set and draw it again"
         raise DataError(f"{path}: damaged ({error.error_count()} errors); {advice}") from error
@@ -171,101 +161,90 @@ def _read_truth(root: Path) -> _Truth:
 
 def _make_folders(root: Path, drawn: Plan) -> None:
     (root / "info").mkdir(parents=True)
-    for folder in {(root / planned.walk.stem).parent for planned in (*drawn.train, *drawn.test)}:
+    for folder in {(root / planned.walk.stem).parent for planned in drawn.tracklets}:
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def _draw(
-    root: Path, drawn: Plan, size: str, seed: int, progress: Callable[[int, int], None], workers: int | None
+    root: Path,
+    drawn: Plan,
+    size: SizeName,
+    seed: int,
+    progress: Callable[[int, int], None],
+    workers: int | None,
 ) -> int:
-    """Draw all frames; returns their bytes."""
-    walks = [planned.walk for planned in (*drawn.train, *drawn.test)]
-    total = sum(len(walk.hidden) for walk in walks)
-    processes = min(workers or _cores(), max(1, total // FRAMES_PER_WORKER))
-    if processes == 1:
-        finished = ((len(walk.hidden), write_walk(root, walk)) for walk in walks)
-    else:
-        finished = _draw_in_processes(root, size, seed, processes)
+    """Draws all frames; returns their bytes."""
+    total = sum(len(planned.frames) for planned in drawn.tracklets)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    processes = min(workers or cores, max(1, total // FRAMES_PER_WORKER))
     done = written = 0
-    with contextlib.closing(finished):
-        for frames, size_in_bytes in finished:
-            done, written = done + frames, written + size_in_bytes
+    with contextlib.closing(_sizes(root, drawn, size, seed, processes)) as sizes:
+        for planned, bytes_of_walk in zip(drawn.tracklets, sizes, strict=True):
+            done, written = done + len(planned.frames), written + bytes_of_walk
             progress(done, total)
     return written
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _draw_in_processes(root: Path, size: str, seed: int, count: int) -> Generator[tuple[int, int], None, None]:
-    """Frames and bytes of each finished walk, in their order: process N draws every `count`-th from number N on."""
+def _sizes(root: Path, drawn: Plan, size: SizeName, seed: int, processes: int) -> Generator[int, None, None]:
+    """Draws the tracklets and yields their bytes in order; process N draws every so many-th from number N on."""
+    if processes == 1:
+        yield from (write_walk(root, planned.walk) for planned in drawn.tracklets)
+        return
     try:
         with contextlib.ExitStack() as stack:
-            children = [stack.enter_context(Child(DRAWER, name="a drawing process")) for _ in range(count)]
+            children = [stack.enter_context(Child(DRAWER, name="a drawing process")) for _ in range(processes)]
             for first, child in enumerate(children):
-                child.send([os.fspath(root), size, seed, first, count])
-            for child in itertools.cycle(children):
-                if (finished := child.receive()) is None:
-                    return
-                yield finished[0], finished[1]
+                child.send([os.fspath(root), size, seed, first, processes])
+            for number in range(len(drawn.tracklets)):
+                yield children[number % processes].receive()
     except ChildError as error:
         raise DataError(f"{root}: {error}") from error
 
 
 def main(parent: Parent) -> None:
-    """A drawing process: draws its share of a plan and sends frames and bytes of each walk, null after the last."""
+    """A drawing process: draws its share of a plan and sends the bytes of each tracklet."""
     root, size, seed, first, step = parent.receive()
-    drawn = plan(next(name for name in SIZES if name == size), seed)
-    for planned in (*drawn.train, *drawn.test)[first::step]:
-        parent.send([len(planned.walk.hidden), write_walk(Path(root), planned.walk)])
-    parent.send(None)
+    assert size in get_args(SizeName)
+    for planned in plan(size, seed).tracklets[first::step]:
+        parent.send(write_walk(Path(root), planned.walk))
 
 
-def _write_info(root: Path, drawn: Plan, size: str, seed: int, written: int) -> SyntheticSummary:
-    """The name lists, tables and query index of MARS, and the truth."""
+def _write_info(root: Path, drawn: Plan, size: SizeName, seed: int, written: int) -> SyntheticSummary:
+    """Writes the name lists, tables and query index of MARS, and the truth; `written` are the bytes of all frames."""
     info = root / "info"
     for part, tracklets in (("train", drawn.train), ("test", drawn.test)):
-        names = "".join(f"{name}\n" for planned in tracklets for name in _frame_names(planned))
+        names = "".join(f"{name}\n" for planned in tracklets for name in _base_names(planned))
         (info / f"{part}_name.txt").write_text(names, encoding="ascii", newline="\n")
         _write_mat(info / f"tracks_{part}_info.mat", f"track_{part}_info", _table(tracklets))
     queries = [row for row, planned in enumerate(drawn.test, start=1) if planned.query]
     _write_mat(info / "query_IDX.mat", "query_IDX", np.array([queries], dtype=np.int32))
-    everything = (*drawn.train, *drawn.test)
+    occluded = {
+        name: hidden
+        for planned in drawn.tracklets
+        for name, hidden in zip(_base_names(planned), planned.walk.hidden, strict=True)
+    }
     summary = SyntheticSummary(
-        identities=len({planned.identity for planned in everything if planned.identity > 0}),
-        tracklets=len(everything),
-        frames=sum(len(planned.walk.hidden) for planned in everything),
+        identities=len({planned.identity for planned in drawn.tracklets if planned.identity > 0}),
+        tracklets=len(drawn.tracklets),
+        frames=len(occluded),
         bytes=written,
         seconds=0.0,
     )
-    occluded = {
-        name: hidden
-        for planned in everything
-        for name, hidden in zip(_frame_names(planned), planned.walk.hidden, strict=True)
-    }
     truth = _Truth(version=VERSION, size=size, seed=seed, summary=summary, occluded=occluded)
     (info / TRUTH).write_bytes(truth.model_dump_json(indent=1).encode() + b"\n")
     return summary
 
 
-def _frame_files(root: Path, planned: Planned) -> list[Path]:
-    folder = (root / planned.walk.stem).parent
-    return [folder / name for name in _frame_names(planned)]
-
-
-def _frame_names(planned: Planned) -> list[str]:
-    stem = planned.walk.stem.rpartition("/")[2]
-    return [f"{stem}{number:03d}.jpg" for number in range(1, len(planned.walk.hidden) + 1)]
+def _base_names(planned: Planned) -> list[str]:
+    return [frame.rpartition("/")[2] for frame in planned.frames]
 
 
 def _table(tracklets: Sequence[Planned]) -> Int[np.ndarray, "tracklets 4"]:
     """Rows of first line, last line, identity, camera; lines are counted from 1."""
-    lengths = np.array([len(planned.walk.hidden) for planned in tracklets])
-    last = lengths.cumsum()
-    identities = [planned.identity for planned in tracklets]
-    cameras = [planned.camera for planned in tracklets]
-    return np.stack([last - lengths + 1, last, identities, cameras], axis=1).astype(np.int32)
+    last = np.cumsum([len(planned.frames) for planned in tracklets])
+    first = np.concatenate([[1], last[:-1] + 1])
+    owners = [(planned.identity, planned.camera) for planned in tracklets]
+    return np.column_stack([first, last, owners]).astype(np.int32)
 
 
 def _write_mat(path: Path, name: str, matrix: Int[np.ndarray, "rows columns"]) -> None:

@@ -1,13 +1,13 @@
-"""Tracklets, drawn: a figure walking before clutter, hidden at times, seen by a camera with its own colours.
+"""Draws tracklets: a person walking before clutter, hidden at times, seen by a camera with its own colours.
 
-Every pixel derives from the walk alone. Frames are 256 x 128 pixels. Runs in drawing processes, which must start fast:
-torch is never imported from here.
+Every pixel derives from the walk alone. Frames are 256 x 128 pixels. Drawing processes must start fast: torch is never
+imported from here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ PILLAR, LOW, IDENTITY = range(3)
 
 
 class Camera(NamedTuple):
-    """How a camera changes what it sees."""
+    """How a camera changes colours, and where it stands."""
 
     gain: tuple[float, float, float]
     offset: tuple[float, float, float]
@@ -36,7 +36,7 @@ class Camera(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """One tracklet to draw: who, seen by which camera, when hidden."""
+    """One tracklet to draw."""
 
     stem: str
     """Path of the frames up to the number, e.g. bbox_train/0001/0001C1T0001F."""
@@ -44,14 +44,14 @@ class Walk(NamedTuple):
     """None draws the background only, as a false detection."""
     camera: Camera
     hidden: tuple[bool, ...]
-    """For each frame: is a large part of the body covered?"""
+    """For each frame, whether a large part of the body is covered."""
     fragment: bool
     """Off centre and cut by the frame, as a failed detection."""
     seed: tuple[int, ...]
 
 
 def write_walk(root: Path, walk: Walk) -> int:
-    """Draw and write all frames of the walk; returns their size in bytes."""
+    """Draws and writes all frames of the walk; returns their size in bytes."""
     total = 0
     for number, frame in enumerate(draw_walk(walk), start=1):
         data = simplejpeg.encode_jpeg(np.asarray(frame), QUALITY, "RGB", "420")
@@ -66,17 +66,17 @@ def draw_walk(walk: Walk) -> Iterator[Image.Image]:
     background = _background(walk.camera, generator)
     noise = _noise(generator)
     levels = _levels(walk.camera, light=float(generator.uniform(0.93, 1.07)))
-    motion = _Motion.draw(walk.fragment, generator)
-    occluder = _Occluder.draw(generator)
+    start, pace = _first_pose(walk.fragment, generator)
+    cover = _occluder(generator)
     for time, hidden in enumerate(walk.hidden):
         x, y = (int(value) for value in generator.integers(0, 2 * MARGIN, 2))
         frame = background.crop((x, y, x + WIDTH, y + HEIGHT))
-        pose = motion.pose(time, generator)
+        pose = _moved(start, pace * time, generator)
         canvas = ImageDraw.Draw(frame)
         if walk.look is not None:
             draw_person(canvas, walk.look, pose)
         if hidden:
-            occluder.cover(canvas, pose, time)
+            cover(canvas, pose, time)
         frame = frame.filter(ImageFilter.BoxBlur(walk.camera.blur)).point(levels)
         x, y = (int(value) for value in generator.integers(0, 2 * MARGIN, 2))
         yield ImageChops.add(frame, noise.crop((x, y, x + WIDTH, y + HEIGHT)), 1, -128)
@@ -113,71 +113,53 @@ def _levels(camera: Camera, light: float) -> list[int]:
     ]
 
 
-class _Motion(NamedTuple):
-    """How an identity moves through a tracklet; the detector follows with jitter."""
-
-    start: Pose
-    pace: float
-    """Radians of gait per frame."""
-
-    @staticmethod
-    def draw(fragment: bool, generator: np.random.Generator) -> _Motion:
-        height = float(generator.uniform(205, 228))
-        x, top = WIDTH / 2, HEIGHT - 8 - height
-        if fragment:
-            height *= float(generator.uniform(1.2, 1.8))
-            x += float(generator.choice([-1, 1]) * generator.uniform(38, 60))
-            top += float(generator.uniform(-110, 130))
-        facing = int(generator.integers(4))
-        phase = float(generator.uniform(0, 2 * math.pi))
-        return _Motion(Pose(x, top, height, facing, phase), pace=float(generator.uniform(0.4, 0.8)))
-
-    def pose(self, time: int, generator: np.random.Generator) -> Pose:
-        across, down, scale = generator.uniform(-1, 1, 3).tolist()
-        return self.start._replace(
-            x=self.start.x + 5 * across,
-            top=self.start.top + 5 * down,
-            height=self.start.height * (1 + 0.03 * scale),
-            phase=self.start.phase + self.pace * time,
-        )
+def _first_pose(fragment: bool, generator: np.random.Generator) -> tuple[Pose, float]:
+    """Where a person starts, and the radians of gait per frame."""
+    height = float(generator.uniform(205, 228))
+    x, top = WIDTH / 2, HEIGHT - 8 - height
+    if fragment:
+        height *= float(generator.uniform(1.2, 1.8))
+        x += float(generator.choice([-1, 1]) * generator.uniform(38, 60))
+        top += float(generator.uniform(-110, 130))
+    facing = int(generator.integers(4))
+    phase = float(generator.uniform(0, 2 * math.pi))
+    return Pose(x, top, height, facing, phase), float(generator.uniform(0.4, 0.8))
 
 
-class _Occluder(NamedTuple):
-    """What passes between camera and identity: a pillar, something low and wide, or another identity."""
+def _moved(start: Pose, gait: float, generator: np.random.Generator) -> Pose:
+    """The person further on, as a detector that jitters sees them."""
+    across, down, scale = generator.uniform(-1, 1, 3).tolist()
+    return start._replace(
+        x=start.x + 5 * across,
+        top=start.top + 5 * down,
+        height=start.height * (1 + 0.03 * scale),
+        phase=start.phase + gait,
+    )
 
-    kind: int
-    """`PILLAR`, `LOW` or `IDENTITY`."""
-    colours: tuple[Colour, Colour]
-    look: Look
-    size: float
-    """In [0, 1]; even the smallest hides a large part of the body."""
-    drift: float
-    """Pixels per frame."""
-    side: int
 
-    @staticmethod
-    def draw(generator: np.random.Generator) -> _Occluder:
-        return _Occluder(
-            kind=int(generator.integers(3)),
-            colours=(greyish(generator, (50, 200), tint=45), greyish(generator, (50, 200), tint=45)),
-            look=random_look(generator),
-            size=float(generator.random()),
-            drift=float(generator.uniform(-1.5, 1.5)),
-            side=int(generator.choice([-1, 1])),
-        )
+def _occluder(generator: np.random.Generator) -> Callable[[ImageDraw.ImageDraw, Pose, int], None]:
+    """What passes between camera and person: a pillar, something low and wide, or another person.
 
-    def cover(self, canvas: ImageDraw.ImageDraw, pose: Pose, time: int) -> None:
-        x = pose.x + self.drift * (time % 8 - 4)
-        first, second = self.colours
-        if self.kind == PILLAR:
-            half = 20 + 14 * self.size
-            centre = x + self.side * 8
+    Even the smallest hides a large part of the body.
+    """
+    kind = int(generator.integers(3))
+    first, second = greyish(generator, (50, 200), tint=45), greyish(generator, (50, 200), tint=45)
+    look = random_look(generator)
+    size = float(generator.random())
+    drift = float(generator.uniform(-1.5, 1.5))  # pixels per frame
+    side = int(generator.choice([-1, 1]))
+
+    def cover(canvas: ImageDraw.ImageDraw, pose: Pose, time: int) -> None:
+        x = pose.x + drift * (time % 8 - 4)
+        if kind == PILLAR:
+            half, centre = 20 + 14 * size, x + side * 8
             canvas.rectangle((centre - half, 0, centre + half, HEIGHT), fill=first)
             canvas.rectangle((centre + 0.6 * half, 0, centre + half, HEIGHT), fill=shaded(first, 0.7))
-        elif self.kind == LOW:
-            top = min(pose.top + pose.height * (0.48 - 0.2 * self.size), HEIGHT)
+        elif kind == LOW:
+            top = min(pose.top + pose.height * (0.48 - 0.2 * size), HEIGHT)
             canvas.rectangle((0, top, WIDTH, HEIGHT), fill=first)
             canvas.rectangle((0, (top + HEIGHT) / 2, WIDTH, HEIGHT), fill=second)
         else:
-            other = pose._replace(x=x + self.side * 14, top=pose.top + 6, phase=pose.phase + 1)
-            draw_person(canvas, self.look, other)
+            draw_person(canvas, look, pose._replace(x=x + side * 14, top=pose.top + 6, phase=pose.phase + 1))
+
+    return cover

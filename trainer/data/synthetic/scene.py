@@ -1,7 +1,4 @@
-"""Who walks where: the plan of a synthetic data set, a pure function of size and seed.
-
-Planned by the drawing processes, too, which must start fast: torch is never imported from here.
-"""
+"""The plan of a synthetic data set: identities, cameras, tracklets and occlusions; a pure function of size and seed."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ HIDDEN_RUN = 3.0  # frames, the mean length of an occlusion
 LOOK_ALIKES = 0.3  # share of the identities whose shirt has the colour of another's
 CLUTTER_SHARE = 0.3  # of the distractors: detections of nobody
 
-# Purposes that random draws are made for; one stream for each, so that none depends on another.
+# Purposes of random draws: one stream for each, so that none depends on another.
 LOOK, ALIKE, CAMERA, PRESENCE, WALK, PIXELS = range(6)
 
 
@@ -54,12 +51,22 @@ class Planned(NamedTuple):
     query: bool
     walk: Walk
 
+    @property
+    def frames(self) -> list[str]:
+        """Paths of the frames, below the folder of the data set."""
+        return [f"{self.walk.stem}{number:03d}.jpg" for number in range(1, len(self.walk.hidden) + 1)]
+
 
 class Plan(NamedTuple):
     """Tracklets in the order of the name lists: by identity, camera and number."""
 
     train: tuple[Planned, ...]
     test: tuple[Planned, ...]
+
+    @property
+    def tracklets(self) -> tuple[Planned, ...]:
+        """All of them."""
+        return self.train + self.test
 
 
 def plan(size: SizeName, seed: int) -> Plan:
@@ -111,7 +118,7 @@ def _camera(seed: int, number: int) -> Camera:
 
 
 def _dress_alike(looks: list[Look], part: range, generator: np.random.Generator) -> None:
-    """Give the second of each pair of identities the shirt colour of the first."""
+    """Gives the second of each pair of identities the shirt colour of the first."""
     pairs = max(1, round(LOOK_ALIKES * len(part) / 2))
     for first, second in generator.permutation(part)[: 2 * pairs].reshape(pairs, 2).tolist():
         looks[second] = looks[second]._replace(shirt=looks[first].shirt)
