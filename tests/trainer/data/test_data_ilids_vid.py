@@ -13,8 +13,9 @@ from miniatures import IDENTITIES, write_ilids_splits, write_miniature
 from scipy.io import loadmat, savemat
 
 from trainer.data.dataset import Splits, dataset_fingerprint
-from trainer.data.readers.ilids_vid import FOLDS, SPLITS_FILE, SPLITS_FOLDER, VARIABLE, read_ilids_vid
+from trainer.data.readers.ilids_vid import ILIDS_VID, LAYOUT, VARIABLE
 from trainer.data.readers.mat_file import read_matrix
+from trainer.data.readers.two_cameras import FOLDS
 from trainer.errors import DataError
 
 
@@ -31,7 +32,7 @@ def images(root: Path) -> Path:
 
 def refused(root: Path, place: Path, *said: str) -> None:
     with pytest.raises(DataError) as failure:
-        read_ilids_vid(root)
+        ILIDS_VID(root)
     message = str(failure.value)
     assert message.startswith(f"{place}: ")
     assert message.isprintable()
@@ -45,23 +46,23 @@ def identities(splits: Splits) -> tuple[set[int], set[int]]:
 
 def test_the_first_half_of_a_row_is_tested_on_and_the_rest_trained_on(root: Path) -> None:
     write_ilids_splits(root, np.array([[8, 2, 4, 6, 1, 3, 5, 7]] + [list(range(1, 9))] * 9))
-    trained, tested = identities(read_ilids_vid(root))
+    trained, tested = identities(ILIDS_VID(root))
     assert tested == {34, 2, 5, 13}  # IDENTITIES in places 8, 2, 4 and 6
     assert trained == set(IDENTITIES) - tested
-    assert identities(read_ilids_vid(root, 3)) == (set(IDENTITIES[4:]), set(IDENTITIES[:4]))
+    assert identities(ILIDS_VID(root, 3)) == (set(IDENTITIES[4:]), set(IDENTITIES[:4]))
 
 
 def test_places_count_into_the_sorted_folders_whatever_the_file_system_lists_first(root: Path, images: Path) -> None:
-    before = read_ilids_vid(root)
+    before = ILIDS_VID(root)
     first = images / "cam1" / "person001"
     shutil.copytree(first, images / "cam1" / "new")
     shutil.rmtree(first)
     (images / "cam1" / "new").rename(first)
-    assert read_ilids_vid(root) == before
+    assert ILIDS_VID(root) == before
 
 
 def test_queries_are_camera_1_and_the_gallery_camera_2(root: Path) -> None:
-    splits = read_ilids_vid(root)
+    splits = ILIDS_VID(root)
     assert {item.camera for item in splits.query} == {1}
     assert {item.camera for item in splits.gallery} == {2}
     assert [item.identity for item in splits.query] == [item.identity for item in splits.gallery]
@@ -69,36 +70,36 @@ def test_queries_are_camera_1_and_the_gallery_camera_2(root: Path) -> None:
 
 
 def test_files_that_are_no_frames_are_left_out(root: Path, images: Path) -> None:
-    before = read_ilids_vid(root)
+    before = ILIDS_VID(root)
     for name in ("Thumbs.db", "._cam1_person001_00317.png", "cam1_person001_00317.png.part"):
         (images / "cam1" / "person001" / name).touch()
     (images / "cam1" / ".DS_Store").touch()
-    assert read_ilids_vid(root) == before
+    assert ILIDS_VID(root) == before
 
 
 def test_the_folder_above_and_the_folder_of_the_images_are_understood_too(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = dataset_fingerprint(read_ilids_vid(root))
+    expected = dataset_fingerprint(ILIDS_VID(root))
     for other in (root / "i-LIDS-VID", root.parent):
         if other == root.parent:
-            assert not (other / SPLITS_FOLDER).exists()
-        assert dataset_fingerprint(read_ilids_vid(other)) == expected
+            assert not (other / Path(LAYOUT.splits_file).parent).exists()
+        assert dataset_fingerprint(ILIDS_VID(other)) == expected
     monkeypatch.chdir(root / "i-LIDS-VID")
-    assert dataset_fingerprint(read_ilids_vid(Path())) == expected
+    assert dataset_fingerprint(ILIDS_VID(Path())) == expected
     assert not caplog.records
 
 
 def test_without_the_published_file_halves_are_drawn_with_a_warning(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (root / SPLITS_FOLDER / SPLITS_FILE).unlink()
-    halves = [identities(read_ilids_vid(root, fold)) for fold in range(FOLDS)]
+    (root / LAYOUT.splits_file).unlink()
+    halves = [identities(ILIDS_VID(root, fold)) for fold in range(FOLDS)]
     assert all(trained | tested == set(IDENTITIES) and len(tested) == 4 for trained, tested in halves)
     assert len({frozenset(tested) for _, tested in halves}) > 1
     (record,) = caplog.records  # one for all partitions
     assert record.levelno == logging.WARNING
-    place = root / SPLITS_FOLDER / SPLITS_FILE
+    place = root / LAYOUT.splits_file
     assert record.getMessage().startswith(f"{place}: no such file; splits are drawn here from 8")
     assert "NOT the published ones" in record.getMessage()
 
@@ -122,13 +123,13 @@ def test_an_identity_listed_twice_is_named_with_the_row(root: Path) -> None:
     table = np.tile(np.arange(1, 9), (10, 1))
     table[6, 0] = 5
     write_ilids_splits(root, table)
-    refused(root, root / SPLITS_FOLDER / SPLITS_FILE, "row 7: identity 5 is listed twice")
+    refused(root, root / LAYOUT.splits_file, "row 7: identity 5 is listed twice")
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (10, 7), (8, 10)])
 def test_tables_of_another_shape_are_refused(root: Path, shape: tuple[int, int]) -> None:
     write_ilids_splits(root, np.ones(shape))
-    refused(root, root / SPLITS_FOLDER / SPLITS_FILE, f"shape {shape}", "[10 8] is expected")
+    refused(root, root / LAYOUT.splits_file, f"shape {shape}", "[10 8] is expected")
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -136,7 +137,7 @@ def test_mutated_tables_of_the_published_size_are_read_or_named(tmp_path: Path, 
     """scipy's reader crashes the process on some of such files."""
     generator = np.random.default_rng(0)
     table = np.stack([generator.permutation(300) + 1 for _ in range(FOLDS)])
-    path = tmp_path / SPLITS_FILE
+    path = tmp_path / "splits.mat"
     savemat(path, {VARIABLE: table.astype(np.float64)}, do_compression=compressed)
     np.testing.assert_array_equal(read_matrix(path, VARIABLE), loadmat(path)[VARIABLE])
     content = path.read_bytes()

@@ -18,11 +18,13 @@ from pydantic import ValidationError
 from trainer.data import DataConfig, read_splits
 from trainer.data.dataset import fingerprint
 from trainer.data.frames import read_frame
-from trainer.data.readers.prid2011 import FOLDS, LAYOUT, SPLITS_FILE, read_prid2011
+from trainer.data.readers.prid2011 import LAYOUT, PRID2011
+from trainer.data.readers.two_cameras import FOLDS
 from trainer.data.splits import ValidationConfig, cut_validation
 from trainer.errors import DataError
 
-PUBLISHED = ROOT.parent / "shared" / "data" / "prid2011" / SPLITS_FILE
+PUBLISHED = ROOT.parent / "shared" / "data" / "prid2011" / "splits_prid2011.json"
+SPLITS_FILE = LAYOUT.splits_file
 CAMERAS, LEAST_FRAMES = LAYOUT.cameras, LAYOUT.least_frames
 IDENTITIES = 12
 LENGTHS = [LEAST_FRAMES + number % 3 for number in range(IDENTITIES)]
@@ -91,7 +93,7 @@ def without_file(root: Path) -> Path:
 def refused(root: Path, place: Path, *said: str) -> None:
     """Reading fails with one line that begins with the file and says what is wrong and what to do."""
     with pytest.raises(DataError) as failure:
-        read_prid2011(root)
+        PRID2011(root)
     message = str(failure.value)
     assert message.startswith(f"{place}: ")
     assert message.isprintable()
@@ -103,51 +105,51 @@ def refused(root: Path, place: Path, *said: str) -> None:
 
 
 def test_queries_are_camera_a_and_the_gallery_camera_b_of_the_same_identities(intact: Path) -> None:
-    splits = read_prid2011(intact)
+    splits = PRID2011(intact)
     assert [item[1:] for item in splits.query] == [(number, 1) for number in range(2, IDENTITIES + 1, 2)]
     assert [item[1:] for item in splits.gallery] == [(number, 2) for number in range(2, IDENTITIES + 1, 2)]
 
 
 def test_training_identities_are_seen_by_both_cameras(intact: Path) -> None:
-    train = read_prid2011(intact).train
+    train = PRID2011(intact).train
     assert [item[1:] for item in train] == [(n, camera) for n in range(1, IDENTITIES + 1, 2) for camera in (1, 2)]
 
 
 def test_frames_are_all_of_the_folder_in_temporal_order(intact: Path) -> None:
-    tracklet = read_prid2011(intact).train[0]
+    tracklet = PRID2011(intact).train[0]
     folder = intact / "multi_shot" / "cam_a" / "person_0001"
     assert tracklet.frames == tuple(str(folder / f"{number:04d}.png") for number in range(1, LENGTHS[0] + 1))
     assert read_frame(tracklet.frames[0], 8, 4).shape == (8, 4, 3)
 
 
 def test_files_that_are_no_frames_are_left_out(root: Path) -> None:
-    before = read_prid2011(root)
+    before = PRID2011(root)
     for name in ("Thumbs.db", "._0001.png", "0001.png.part"):
         (root / "multi_shot" / "cam_a" / "person_0001" / name).touch()
-    assert read_prid2011(root) == before
+    assert PRID2011(root) == before
 
 
 def test_the_folder_of_the_archive_may_stand_in_between(root: Path) -> None:
-    before = read_prid2011(root)
+    before = PRID2011(root)
     (root / "prid_2011").mkdir()
     (root / "multi_shot").rename(root / "prid_2011" / "multi_shot")
-    after = read_prid2011(root)
+    after = PRID2011(root)
     assert [item[1:] for item in after.train] == [item[1:] for item in before.train]
     assert fingerprint(after.train) == fingerprint(before.train)
 
 
 def test_every_fold_has_its_own_identities(intact: Path) -> None:
-    tested = {tuple(item.identity for item in read_prid2011(intact, fold).query) for fold in range(2)}
+    tested = {tuple(item.identity for item in PRID2011(intact, fold).query) for fold in range(2)}
     assert len(tested) == 2
 
 
 def test_the_configured_fold_is_read(intact: Path) -> None:
     config = DataConfig(name="prid2011", root=intact, fold=3)
-    assert read_splits(config) == read_prid2011(intact, 3)
+    assert read_splits(config) == PRID2011(intact, 3)
 
 
 def test_a_validation_split_can_be_cut(intact: Path) -> None:
-    train = read_prid2011(intact).train
+    train = PRID2011(intact).train
     split = cut_validation(train, ValidationConfig(share=0.4))
     assert len(split.query) == len(split.identities) == 2
 
@@ -170,7 +172,7 @@ def test_a_fold_of_a_data_set_without_folds_is_refused() -> None:
 
 
 def test_without_the_published_file_identities_that_both_cameras_saw_long_enough_are_halved(without_file: Path) -> None:
-    splits = read_prid2011(without_file)
+    splits = PRID2011(without_file)
     trained = {item.identity for item in splits.train}
     tested = {item.identity for item in splits.query}
     assert trained | tested == set(range(1, IDENTITIES + 1)) - set(SHORT.values())
@@ -179,8 +181,8 @@ def test_without_the_published_file_identities_that_both_cameras_saw_long_enough
 
 
 def test_drawn_partitions_repeat_and_differ_from_each_other(without_file: Path) -> None:
-    tested = [tuple(item.identity for item in read_prid2011(without_file, fold).query) for fold in range(FOLDS)]
-    again = [tuple(item.identity for item in read_prid2011(without_file, fold).query) for fold in range(FOLDS)]
+    tested = [tuple(item.identity for item in PRID2011(without_file, fold).query) for fold in range(FOLDS)]
+    again = [tuple(item.identity for item in PRID2011(without_file, fold).query) for fold in range(FOLDS)]
     assert tested == again
     assert len(set(tested)) == FOLDS
 
@@ -189,7 +191,7 @@ def test_drawn_partitions_say_once_that_they_are_not_the_published_ones(
     without_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for fold in range(FOLDS):
-        read_prid2011(without_file, fold)
+        PRID2011(without_file, fold)
     (record,) = caplog.records  # one for all partitions
     assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.readers.two_cameras")
     assert record.getMessage().startswith(f"{without_file / SPLITS_FILE}: no such file; splits are drawn here from 10")
@@ -197,7 +199,7 @@ def test_drawn_partitions_say_once_that_they_are_not_the_published_ones(
 
 
 def test_the_published_partition_is_read_without_a_warning(intact: Path, caplog: pytest.LogCaptureFixture) -> None:
-    read_prid2011(intact)
+    PRID2011(intact)
     assert not caplog.records
 
 
@@ -240,11 +242,11 @@ def test_frames_of_another_ending_are_counted_and_the_first_is_named(root: Path,
     held = len(list(folder.iterdir()))
     said = f"holds {held} files, none named like 0001.png; the first is 0001{ending}; "
     with pytest.raises(DataError, match=said):
-        read_prid2011(root)
+        PRID2011(root)
     (root / SPLITS_FILE).unlink()
     drawn = rf"0 identities with .*person_0001 holds \d+ files, none named like 0001\.png; the first is 0001\{ending}"
     with pytest.raises(DataError, match=drawn):
-        read_prid2011(root)
+        PRID2011(root)
 
 
 def test_the_split_file_beside_the_folder_prid_2011_is_read_where_that_folder_is_named(
@@ -252,7 +254,7 @@ def test_the_split_file_beside_the_folder_prid_2011_is_read_where_that_folder_is
 ) -> None:
     (root / "prid_2011").mkdir()
     (root / "multi_shot").rename(root / "prid_2011" / "multi_shot")
-    assert read_prid2011(root / "prid_2011") == read_prid2011(root)
+    assert PRID2011(root / "prid_2011") == PRID2011(root)
     assert not caplog.records
 
 
@@ -313,7 +315,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_published_partitions_are_ten_times_89_and_89_of_the_same_178_persons(published: Path) -> None:
     everyone = set()
     for fold in range(FOLDS):
-        splits = read_prid2011(published, fold)
+        splits = PRID2011(published, fold)
         assert [len(part) for part in splits] == [178, 89, 89]
         trained, tested = {item.identity for item in splits.train}, {item.identity for item in splits.query}
         assert (len(trained), len(tested), len(trained | tested)) == (89, 89, 178)

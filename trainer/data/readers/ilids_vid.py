@@ -4,6 +4,8 @@ Layout: ROOT/i-LIDS-VID/sequences/cam{1,2}/personNNN/cam1_personNNN_FFFFF.png an
 ROOT/train-test people splits/train_test_splits_ilidsvid.mat with the matrix ls_set [10 partitions, 300 identities].
 Its entries count, from 1, into the sorted list of identities' folders (their numbers have gaps); the first half of a
 row is tested on, the rest trained on. ROOT may also be the folder i-LIDS-VID itself, or hold iLIDS-VID/.
+
+Identities are numbered by their folders (person001 is 1), which public loaders do by their place in the list.
 """
 
 from __future__ import annotations
@@ -14,23 +16,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from trainer.data.dataset import Counts, DataSet, Splits
 from trainer.data.readers.mat_file import read_matrix
-from trainer.data.readers.two_cameras import (
-    Partition,
-    TwoCameras,
-    drawn_partition,
-    identities_under,
-    images_folder,
-    looks_like,
-    tracklets_of,
-)
+from trainer.data.readers.two_cameras import FOLDS, Partition, TwoCameras, identities_under, two_camera_data_set
 from trainer.errors import DataError
 
-SPLITS_FOLDER = "train-test people splits"
-SPLITS_FILE = "train_test_splits_ilidsvid.mat"
 VARIABLE = "ls_set"
-FOLDS = 10
 LAYOUT = TwoCameras(
     title="iLIDS-VID",
     folders=("i-LIDS-VID/sequences", "sequences", "iLIDS-VID/i-LIDS-VID/sequences"),
@@ -38,34 +28,9 @@ LAYOUT = TwoCameras(
     identity=re.compile(r"person([0-9]{3})"),
     frame=re.compile(r"cam[12]_person[0-9]{3}_[0-9]+\.png"),
     example="cam1_person001_00317.png",
-    splits_file=SPLITS_FILE,
+    splits_file="train-test people splits/train_test_splits_ilidsvid.mat",
     published_identities=300,
 )
-
-
-def read_ilids_vid(root: Path, fold: int = 0) -> Splits:
-    """Training, query (camera 1) and gallery (camera 2) tracklets of one of the ten partitions.
-
-    A tracklet is all frames of an identity under a camera, in the order of their names. Identities are numbered by
-    their folders (person001 is 1), which public loaders do by their place in the list. Where the published file is
-    absent, the partition is drawn here and a warning says so: figures on it cannot be compared with published ones.
-    Frames are not opened.
-
-    Raises:
-        DataError: a file or folder is missing or holds something else.
-    """
-    assert 0 <= fold < FOLDS, fold
-    images = images_folder(root, LAYOUT)
-    file = _splits_file(root, images)
-    partition = _read_partition(file, images, fold) if file.exists() else drawn_partition(images, file, fold, LAYOUT)
-    return tracklets_of(partition, images, LAYOUT)
-
-
-def _splits_file(root: Path, images: Path) -> Path:
-    """Beside the folder i-LIDS-VID, or in the folder of the data set; where it should be if it is in neither."""
-    beside = images.absolute().parents[1] / SPLITS_FOLDER / SPLITS_FILE
-    inside = root / SPLITS_FOLDER / SPLITS_FILE
-    return beside if beside.exists() and not inside.exists() else inside
 
 
 def _read_partition(file: Path, images: Path, fold: int) -> Partition:
@@ -109,11 +74,4 @@ def _check_rows(file: Path, table: Int64[np.ndarray, "folds identities"]) -> Non
             raise DataError(f"{file}: row {number}: identity {values[counts.argmax()]} is listed twice; copy it again")
 
 
-ILIDS_VID = DataSet(
-    title=LAYOUT.title,
-    read=read_ilids_vid,
-    recognises=looks_like(LAYOUT),
-    protocol="prid",
-    published={"train": Counts(150, 300, None), "query": Counts(150, 150, None), "gallery": Counts(150, 150, None)},
-    folds=FOLDS,
-)
+ILIDS_VID = two_camera_data_set(LAYOUT, _read_partition)

@@ -1,4 +1,7 @@
-"""Data sets of two cameras with a folder per identity: their tracklets, and halves drawn where none are published."""
+"""Data sets of two cameras with a folder per identity and several published partitions into halves.
+
+The halves are drawn here where the published ones are missing.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.dataset import Splits, Tracklet, contents
+from trainer.data.dataset import Counts, DataSet, Splits, Tracklet, contents
 from trainer.errors import DataError
 from trainer.formatting import listed
 
+FOLDS = 10  # published partitions
+
 log = logging.getLogger(__name__)
+
+
+class Partition(NamedTuple):
+    """Folders of the identities to train on, and of those to test on."""
+
+    train: Iterable[str]
+    test: Iterable[str]
 
 
 class TwoCameras(NamedTuple):
@@ -35,26 +47,53 @@ class TwoCameras(NamedTuple):
     example: str
     """A frame's name."""
     splits_file: str
-    """Name of the file with the published partitions."""
+    """File with the published partitions, below the folder of the data set."""
     published_identities: int
     """Identities in the published partitions together."""
     least_frames: int = 1
     """Frames under each camera that an identity needs to be drawn into a half."""
 
 
-class Partition(NamedTuple):
-    """Folders of the identities to train on, and of those to test on."""
+def two_camera_data_set(layout: TwoCameras, read_partition: Callable[[Path, Path, int], Partition]) -> DataSet:
+    """A data set of this layout.
 
-    train: Iterable[str]
-    test: Iterable[str]
+    A tracklet is all frames of an identity under a camera, in the order of their names. Identities are numbered by
+    their folders, cameras are 1 and 2.
 
-
-def images_folder(root: Path, layout: TwoCameras) -> Path:
-    """The folder that holds both cameras.
-
-    Raises:
-        DataError: it is not there, or lacks a camera.
+    Args:
+        layout: where its files lie.
+        read_partition: given the file with the published partitions, the folder of the images, and the number of the
+            partition, from 0.
     """
+
+    def read(root: Path, fold: int) -> Splits:
+        images = _images_folder(root, layout)
+        file = _splits_file(root, images, layout)
+        partition = read_partition(file, images, fold) if file.exists() else _drawn(images, file, fold, layout)
+        return _splits(partition, images, layout)
+
+    half = layout.published_identities // 2
+    return DataSet(
+        title=layout.title,
+        read=read,
+        recognises=lambda root: any((root / folder / layout.cameras[0]).is_dir() for folder in layout.folders),
+        protocol="prid",
+        published={
+            "train": Counts(half, 2 * half, None),
+            "query": Counts(half, half, None),
+            "gallery": Counts(half, half, None),
+        },
+        folds=FOLDS,
+    )
+
+
+def identities_under(camera: Path, layout: TwoCameras) -> list[str]:
+    """Folders of the identities that a camera saw, sorted."""
+    return sorted(name for name in _names(camera) if layout.identity.fullmatch(name))
+
+
+def _images_folder(root: Path, layout: TwoCameras) -> Path:
+    """The folder that holds both cameras."""
     belongs = f"data.root must be the folder that holds {layout.title}'s {layout.folders[0].partition('/')[0]}/"
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; {belongs}")
@@ -69,63 +108,35 @@ def images_folder(root: Path, layout: TwoCameras) -> Path:
     return images
 
 
-def looks_like(layout: TwoCameras) -> Callable[[Path], bool]:
-    """Whether a folder holds the first camera where the layout has it."""
-    return lambda root: any((root / folder / layout.cameras[0]).is_dir() for folder in layout.folders)
+def _splits_file(root: Path, images: Path, layout: TwoCameras) -> Path:
+    """In the folder of the data set, or beside the one that holds the images; where it should be if in neither."""
+    beside, inside = images.absolute().parents[1] / layout.splits_file, root / layout.splits_file
+    return beside if beside.exists() and not inside.exists() else inside
 
 
-def tracklets_of(partition: Partition, images: Path, layout: TwoCameras) -> Splits:
-    """A tracklet is all frames of an identity under a camera; identities in the order of their folders' names.
-
-    Raises:
-        DataError: an identity's folder is missing or holds no frame.
-    """
-    first, second = layout.cameras
-    test = sorted(partition.test)
-    return Splits(
-        train=tuple(
-            _tracklet(images, identity, camera, layout)
-            for identity in sorted(partition.train)
-            for camera in layout.cameras
-        ),
-        query=tuple(_tracklet(images, identity, first, layout) for identity in test),
-        gallery=tuple(_tracklet(images, identity, second, layout) for identity in test),
-    )
-
-
-def drawn_partition(images: Path, file: Path, fold: int, layout: TwoCameras) -> Partition:
+def _drawn(images: Path, file: Path, fold: int, layout: TwoCameras) -> Partition:
     """One of the seeded halvings of the identities that both cameras saw long enough, where the split `file` is absent.
 
-    As many identities are tested as trained on, one less trained on where their number is odd. A warning, one for all
-    partitions that a process reads, says that figures on them cannot be compared with published ones.
-
-    Raises:
-        DataError: fewer than two identities.
+    As many identities are tested as trained on, one less trained on where their number is odd.
     """
     identities = sorted(set.intersection(*(_seen_long_enough(images / camera, layout) for camera in layout.cameras)))
     if len(identities) < 2:
         raise DataError(
             f"{images}: {len(identities)} identities with at least {layout.least_frames} frames in both "
-            f"{' and '.join(layout.cameras)}, two are needed; {_sight(images / layout.cameras[0], layout)}"
+            f"{' and '.join(layout.cameras)}, two are needed; {_example(images / layout.cameras[0], layout)}"
         )
     _warn_of_drawing(file, len(identities), layout.published_identities)
     shuffled = np.random.default_rng(fold).permutation(identities).tolist()
     return Partition(train=shuffled[: len(identities) // 2], test=shuffled[len(identities) // 2 :])
 
 
-@functools.cache
+@functools.cache  # one warning for all partitions that a process reads
 def _warn_of_drawing(file: Path, identities: int, published: int) -> None:
-    """Once: whoever reads all partitions, as a check of the data does, needs no warning for each."""
     log.warning(
         "%s: no such file; splits are drawn here from %d identities (the published ones have %d) and are NOT the "
-        "published ones: figures on them cannot be compared with published figures",
+        "published ones: metrics on them cannot be compared with published metrics",
         *(file, identities, published),
     )
-
-
-def identities_under(camera: Path, layout: TwoCameras) -> list[str]:
-    """Folders of the identities that a camera saw, sorted."""
-    return sorted(name for name in _names(camera) if layout.identity.fullmatch(name))
 
 
 def _seen_long_enough(camera: Path, layout: TwoCameras) -> set[str]:
@@ -133,23 +144,31 @@ def _seen_long_enough(camera: Path, layout: TwoCameras) -> set[str]:
     return {identity for identity in identities if len(_frames(camera / identity, layout)) >= layout.least_frames}
 
 
-def _sight(camera: Path, layout: TwoCameras) -> str:
+def _example(camera: Path, layout: TwoCameras) -> str:
     """What a camera's first identity has instead of frames, or the camera instead of identities."""
     identities = identities_under(camera, layout)
     if not identities:
         return f"{camera} {contents(camera)}"
-    frames = _frames(camera / identities[0], layout)
-    return f"{camera / identities[0]} " + (
-        f"holds {len(frames)}" if frames else contents(camera / identities[0], layout.example)
+    first = camera / identities[0]
+    frames = _frames(first, layout)
+    return f"{first} holds {len(frames)}" if frames else f"{first} {contents(first, layout.example)}"
+
+
+def _splits(partition: Partition, images: Path, layout: TwoCameras) -> Splits:
+    first, second = layout.cameras
+    train, test = sorted(partition.train), sorted(partition.test)
+    return Splits(
+        train=tuple(_tracklet(images, identity, camera, layout) for identity in train for camera in layout.cameras),
+        query=tuple(_tracklet(images, identity, first, layout) for identity in test),
+        gallery=tuple(_tracklet(images, identity, second, layout) for identity in test),
     )
 
 
 def _tracklet(images: Path, identity: str, camera: str, layout: TwoCameras) -> Tracklet:
     folder = images / camera / identity
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder, but {layout.splits_file} lists the identity; unpack {layout.title} again"
-        )
+        name = layout.splits_file.rpartition("/")[2]
+        raise DataError(f"{folder}: no such folder, but {name} lists the identity; unpack {layout.title} again")
     frames = _frames(folder, layout)
     if not frames:
         raise DataError(f"{folder}: {contents(folder, layout.example)}; unpack {layout.title} again, or rename them")
