@@ -23,8 +23,8 @@ from orchestrator.cli.cluster import cluster
 from orchestrator.cli.data import data
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.finalize import ablate, finalize, tables
-from orchestrator.cli.launch import launch, resume, status
-from orchestrator.cli.manage import extend, logs, purge, stop, sync
+from orchestrator.cli.launch import launch, resume
+from orchestrator.cli.manage import extend, logs, purge, status, stop, sync
 from orchestrator.cli.results import compare, export, report, reproduce, simulate, ui
 from orchestrator.cli.shell_complete import completion
 from orchestrator.cli.space import config, space

@@ -1,11 +1,12 @@
-"""Searches from a notebook or a program: the same as on the command line.
+"""Searches from a notebook or a program, with the options of the command line.
 
-A search is driven by the command `reidsearch` in a process of its own, so that the notebook imports neither Ray nor
-torch, keeps its signal handlers, and can be restarted whatever the search does.
+The command `reidsearch` runs a search in a process of its own: the notebook imports neither Ray nor torch, keeps its
+signal handlers, and can be restarted while the search goes on.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import secrets
@@ -13,17 +14,19 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from textwrap import indent
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, get_type_hints
 
 import yaml
 
 from orchestrator.algorithms.replicates import find_trial
 from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
+from orchestrator.cli.options import LaunchOptions, ResumeOptions, SessionOptions, command_arguments, parameters
 from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
@@ -37,8 +40,8 @@ from trainer.child import die_with_parent, python_command, start_child
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# What a search was worth looking at for, even if not everything went well.
-LOOK_AT = (Exit.OK, Exit.SOME_TRIALS_FAILED, Exit.PREEMPTED, Exit.INTERRUPTED)
+# Exit codes of a search that can be loaded.
+LOADABLE = (Exit.OK, Exit.SOME_TRIALS_FAILED, Exit.PREEMPTED, Exit.INTERRUPTED)
 
 PERIOD_S = 0.1
 # A notebook's kernel pretends to be a terminal with colours; a table that is redrawn would then be shown line by line.
@@ -136,24 +139,39 @@ def load(name: str, storage: str | Path = "runs") -> Search:
     return Search(found.folder, found.description, found.study, found.is_driven)
 
 
+# Options of the commands that make no sense where the call waits for the search and returns it.
+NOT_HERE = ("file", "space", "name", "submit", "follow", "dry_run", "strict")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _documented(kind: type, *, without: Collection[str]) -> Callable[[Function], Function]:
+    """Gives the `**options` of a function the names, defaults and help of a command's options."""
+
+    def made(function: Function) -> Function:
+        shown = [each for each in parameters(kind) if each.name not in without]
+        hints = get_type_hints(kind)
+        own = inspect.signature(function)
+        named = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+            for name, _, default in shown
+        ]
+        setattr(function, "__signature__", own.replace(parameters=[*list(own.parameters.values())[:-1], *named]))  # noqa: B010
+        lines = "\n".join(f"    {each.name}: {each.declared.settings['help']}" for each in shown)
+        function.__doc__ = (function.__doc__ or "").replace("        **options:\n", indent(lines, "    ") + "\n")
+        return function
+
+    return made
+
+
+@_documented(LaunchOptions, without=(*NOT_HERE, "storage", "overrides"))
 def launch(
     space: str | Path | Mapping[str, Any],
     *,
-    data: str | Path | None = None,
     name: str | None = None,
     storage: str | Path = "runs",
-    trials: int | None = None,
     overrides: Mapping[str, object] | Sequence[str] = (),
-    seed: int = 0,
-    concurrent: int | None = None,
-    cpus_per_trial: int | None = None,
-    gpus_per_trial: float | None = None,
-    memory_per_trial: str | None = None,
-    tracking_uri: str | None = None,
-    address: str | None = None,
-    insecure: bool = False,
-    warm_start: str | None = None,
     show: bool = True,
+    **options: Any,
 ) -> Search:
     """Starts a new search and drives it to its end, as `reidsearch launch` does.
 
@@ -161,74 +179,55 @@ def launch(
     once; `resume` goes on with it.
 
     Args:
-        space: file or built-in name, or the content of a space file as a mapping.
-        data: folder of the data set, `mini-mars` for a generated one, None for what the space says.
-        name: of the search; the space's name and four digits unless given.
-        storage: folder that holds searches.
-        trials: in all; the space's unless given.
-        overrides: settings by their paths, such as `{"optim.epochs": 10}`, or as `--set` takes them, such as
+        space: File or built-in name, or the content of a space file as a mapping.
+        name: Name of the search.  [default: the space's name and four digits]
+        storage: Folder that holds searches, or s3://, gs://, file://.
+        overrides: Settings by their paths, such as `{"optim.epochs": 10}`, or as `--set` takes them, such as
             `["optim.epochs=10"]`.
-        seed: of the search.
-        concurrent: trials at once; all that fit unless given.
-        cpus_per_trial: CPU cores; those of a machine are divided among its trials unless given.
-        gpus_per_trial: at most 1; 0.5 lets two share one.
-        memory_per_trial: such as `16 GiB`; not counted unless given.
-        tracking_uri: where MLflow keeps runs; a database in the storage unless given.
-        address: Ray cluster to join; one is started on this machine unless given.
-        insecure: whether that cluster may be one that demands no token.
-        warm_start: an earlier search of the storage whose finished trials the model knows.
-        show: whether to print what happens, one line per event.
+        show: Print one line per event.
+        **options:
 
     Raises:
         SpaceError: the space is wrong; every problem is a line of the message.
         SearchError: the search cannot be created, or no trial was completed; the message is the command's.
         EnvironmentProblem: the machine or the cluster cannot run it.
     """
-    options = {
-        "--data": data,
-        "--trials": trials,
-        "--seed": seed,
-        "--concurrent": concurrent,
-        "--cpus-per-trial": cpus_per_trial,
-        "--gpus-per-trial": gpus_per_trial,
-        "--memory-per-trial": memory_per_trial,
-        "--tracking-uri": tracking_uri,
-        "--address": address,
-        "--warm-start": warm_start,
-    }
-    changed = _overrides(overrides)
+    _refuse(NOT_HERE, options)
     with _space_file(space) as file:
+        settings = tuple(_overrides(overrides))
         if name is None:
-            name = f"{SearchSpace.load(file, overrides=changed).name}-{secrets.token_hex(2)}"
-        settings = [f"--set={setting}" for setting in changed] + ["--insecure"] * insecure
-        _drive("launch", "--space", file, "--name", name, *_given(options), *settings, storage=storage, show=show)
+            name = f"{SearchSpace.load(file, settings).name}-{secrets.token_hex(2)}"
+        given = LaunchOptions(space=file, name=name, storage=local_storage(storage), overrides=settings, **options)
+        _run("launch", given, show=show)
     return load(name, storage)
 
 
+@_documented(ResumeOptions, without=(*NOT_HERE, "storage", "errored"))
 def resume(
-    name: str,
-    storage: str | Path = "runs",
-    *,
-    retry_failed: bool = False,
-    insecure: bool = False,
-    show: bool = True,
+    name: str, storage: str | Path = "runs", *, retry_failed: bool = False, show: bool = True, **options: Any
 ) -> Search:
     """Goes on with a search that was interrupted, as `reidsearch resume` does.
 
     Args:
-        name: of the search.
-        storage: folder that holds it.
-        retry_failed: whether trials that failed for good are tried again.
-        insecure: whether the cluster that it runs on may be one that demands no token.
-        show: whether to print what happens, one line per event.
+        name: Name of the search.
+        storage: Folder that holds it.
+        retry_failed: Try trials that failed for good again.
+        show: Print one line per event.
+        **options:
 
     Raises:
         SearchError: there is none, another process drives it, or no trial was completed.
         EnvironmentProblem: the machine or the cluster cannot run it.
     """
-    settings = ["--insecure"] * insecure
-    _drive("resume", name, "--errored", "retry" if retry_failed else "skip", *settings, storage=storage, show=show)
+    _refuse(NOT_HERE, options)
+    errored = "retry" if retry_failed else "skip"
+    _run("resume", ResumeOptions(name=name, storage=local_storage(storage), errored=errored, **options), show=show)
     return load(name, storage)
+
+
+def _refuse(names: Collection[str], options: Mapping[str, Any]) -> None:
+    if wrong := [name for name in options if name in names]:
+        raise TypeError(f"{wrong[0]} is an option of the command line only")
 
 
 @contextmanager
@@ -264,20 +263,16 @@ def _plain(value: Any) -> object:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def _given(options: Mapping[str, object]) -> list[str]:
-    return [part for name, value in options.items() if value is not None for part in (name, str(value))]
-
-
-def _drive(*arguments: str, storage: str | Path, show: bool) -> None:
-    """Runs the command to its end, its output shown line by line.
+def _run(verb: str, given: SessionOptions, *, show: bool) -> None:
+    """Runs the command to its end and shows its output line by line.
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the command has ended in good order by then.
         SpaceError: the search space is wrong; the message holds all problems.
-        OrchestratorError: the command failed; the message is all that it said of that, or its last line.
+        OrchestratorError: the command failed; the message is its own, or its last line.
     """
-    command = python_command("-m", "orchestrator", *arguments, "--storage", str(storage))
-    # A file and no pipe: a search whose notebook was killed could not end in good order if its output led nowhere.
+    command = python_command("-m", "orchestrator", verb, *command_arguments(given))
+    # A file, not a pipe: a search whose notebook was killed can still print, and end in good order.
     with (
         tempfile.NamedTemporaryFile("w", prefix="reidsearch-") as output,
         Path(output.name).open() as reader,
@@ -290,8 +285,8 @@ def _drive(*arguments: str, storage: str | Path, show: bool) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # A session of its own: a notebook interrupts all processes of the kernel's, and a search that gets two
-            # signals stops at once.
+            # A notebook interrupts all processes of the kernel's session, and a search that gets two signals stops at
+            # once.
             start_new_session=True,
             preexec_fn=_stop_with_parent,
         )
@@ -299,7 +294,7 @@ def _drive(*arguments: str, storage: str | Path, show: bool) -> None:
         told = problems.read()
     if interrupted:
         raise KeyboardInterrupt(message)
-    if child.returncode not in LOOK_AT:
+    if child.returncode not in LOADABLE:
         raise _error(child.returncode, json.loads(told) if told else {"of_space": False, "lines": [message]})
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from orchestrator.base.errors import Exit, OrchestratorError
 from orchestrator.base.hints import command_line
-from orchestrator.cli import options
+from orchestrator.cli.options import AsJson, OutPath, argument, command, option, out_file
 
 if TYPE_CHECKING:
     from trainer.data import Splits, Tracklet
 
-_folder = click.argument("folder", type=click.Path(path_type=Path))
-_name = click.option("--name", metavar="KEY", help="Which data set it is, as data.name.  [default: what it looks like]")
+Folder = Annotated[Path, argument(type=click.Path(path_type=Path))]
+DataName = Annotated[
+    str | None, option("--name", metavar="KEY", help="Name of the data set, as data.name.  [default: recognised]")
+]
 
 
 @click.group()
@@ -25,13 +27,12 @@ def data() -> None:
     """Generate, check, look at and pack data sets."""
 
 
-@data.command(epilog="Example: reidsearch data synth data/mini-mars --size demo")
-@click.argument("folder", type=options.OutPath(path_type=Path))
-@click.option(
-    "--size", type=click.Choice(["tiny", "demo", "full"]), default="demo", show_default=True, help="How much."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same bytes.")
-def synth(folder: Path, size: str, seed: int) -> int:
+@command(example="reidsearch data synth data/mini-mars --size demo", group=data)
+def synth(
+    folder: Annotated[Path, argument(type=OutPath(path_type=Path))],
+    size: Annotated[str, option("--size", type=click.Choice(["tiny", "demo", "full"]), help="How much.")] = "demo",
+    seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Same seed, same bytes.")] = 0,
+) -> int:
     """Write a synthetic data set in the layout of MARS."""
     from orchestrator.base.progress import step_progress
     from trainer.data.synthetic.dataset import write_synthetic
@@ -52,15 +53,16 @@ def synth(folder: Path, size: str, seed: int) -> int:
     return Exit.OK
 
 
-@data.command(epilog="Example: reidsearch data check /data/mars")
-@_folder
-@_name
-@click.option("--all", "all_frames", is_flag=True, help="Decode every frame, not 500 of them.")
-@click.option("--any-counts", is_flag=True, help="Let other counts pass than the published ones.")
-@click.option("--manifest", type=click.Path(path_type=Path), help="Manifest.  [default: in DIR]")
-@options.as_json
+@command(example="reidsearch data check /data/mars", group=data)
 def check(
-    folder: Path, name: str | None, all_frames: bool, any_counts: bool, manifest: Path | None, as_json: bool
+    folder: Folder,
+    name: DataName = None,
+    all_frames: Annotated[bool, option("--all", help="Decode every frame, not 500 of them.")] = False,
+    any_counts: Annotated[bool, option("--any-counts", help="Let other counts pass than the published ones.")] = False,
+    manifest: Annotated[
+        Path | None, option("--manifest", type=click.Path(path_type=Path), help="Manifest.  [default: in DIR]")
+    ] = None,
+    as_json: AsJson = False,
 ) -> int:
     """Check lists, counts and frames of a data set, and compare it with what an earlier check saw."""
     import json
@@ -81,11 +83,8 @@ def check(
     return Exit.INVALID
 
 
-@data.command(epilog="Example: reidsearch data stats /data/mars")
-@_folder
-@_name
-@options.as_json
-def stats(folder: Path, name: str | None, as_json: bool) -> int:
+@command(example="reidsearch data stats /data/mars", group=data)
+def stats(folder: Folder, name: DataName = None, as_json: AsJson = False) -> int:
     """Show how many identities, tracklets, cameras and frames there are, and how they are distributed."""
     import json
 
@@ -101,20 +100,15 @@ def stats(folder: Path, name: str | None, as_json: bool) -> int:
     return Exit.OK
 
 
-@data.command(epilog="Example: reidsearch data preview data/mini-mars --out preview.png")
-@_folder
-@_name
-@click.option(
-    "--out",
-    type=options.OutPath(path_type=Path, dir_okay=False),
-    default=Path("preview.png"),
-    show_default=True,
-    help="Picture.",
-)
-@click.option("--count", type=click.IntRange(1, 100), default=12, show_default=True, help="How many tracklets.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same tracklets.")
-@click.option("--images", is_flag=True, help="Write a picture of real people.")
-def preview(folder: Path, name: str | None, out: Path, count: int, seed: int, images: bool) -> int:
+@command(example="reidsearch data preview data/mini-mars --out preview.png", group=data)
+def preview(
+    folder: Folder,
+    name: DataName = None,
+    out: Annotated[Path, option("--out", type=out_file(), help="Picture.")] = Path("preview.png"),
+    count: Annotated[int, option("--count", type=click.IntRange(1, 100), help="How many tracklets.")] = 12,
+    seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Same seed, same tracklets.")] = 0,
+    images: Annotated[bool, option("--images", help="Write a picture of real people.")] = False,
+) -> int:
     """Draw a sheet of some tracklets, a row each."""
     from trainer.data.folder import find_data
 
@@ -147,17 +141,21 @@ def _pixels(context: click.Context, option: click.Parameter, value: str | None) 
     return int(size[1]), int(size[2])
 
 
-@data.command(epilog="Example: reidsearch data pack /data/mars /scratch/mars-packed --size 256x128")
-@_folder
-@click.argument("out", type=options.OutPath(path_type=Path))
-@_name
-@click.option(
-    "--size",
-    callback=_pixels,
-    metavar="HxW",
-    help="Decode and resize now, as 256x128.  [default: keep files as they are]",
-)
-def pack(folder: Path, out: Path, name: str | None, size: tuple[int, int] | None) -> int:
+@command(example="reidsearch data pack /data/mars /scratch/mars-packed --size 256x128", group=data)
+def pack(
+    folder: Folder,
+    out: Annotated[Path, argument(type=OutPath(path_type=Path))],
+    name: DataName = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        option(
+            "--size",
+            callback=_pixels,
+            metavar="HxW",
+            help="Decode and resize now, as 256x128.  [default: keep files as they are]",
+        ),
+    ] = None,
+) -> int:
     """Write all frames of a data set into a few large files, which are read faster."""
     from orchestrator.base.progress import step_progress
     from trainer.data.folder import find_data

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.cli import options
+from orchestrator.base.hints import DEFAULT_STORAGE
+from orchestrator.cli.options import AsJson, Storage, command, option
 
 
-@click.command(epilog="Example: reidsearch doctor --data /data/mars --address head:6379")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Data set to look at.")
-@click.option("--address", metavar="ADDRESS", help="Ray cluster to reach: HOST:PORT, auto, or http://HOST:8265.")
-@options.storage
-@options.as_json
-def doctor(data: Path | None, address: str | None, storage: Path, as_json: bool) -> int:
+@command(example="reidsearch doctor --data /data/mars --address head:6379")
+def doctor(
+    data: Annotated[
+        Path | None, option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Data set to look at.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        option("--address", metavar="ADDRESS", help="Ray cluster to reach: HOST:PORT, auto, or http://HOST:8265."),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> int:
     """Look at versions, GPUs, memory, disk, clock, ports and MLflow; exit code 5 when something is wrong."""
     from orchestrator.doctor.findings import examine, summary
 

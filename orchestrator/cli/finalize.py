@@ -3,50 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.cli import options
+from orchestrator.base.hints import DEFAULT_STORAGE
+from orchestrator.cli.options import (
+    Address,
+    Concurrent,
+    GpusPerTrial,
+    Insecure,
+    Overrides,
+    Search,
+    Searches,
+    Storage,
+    TrackingUri,
+    command,
+    option,
+    out_file,
+    run_settings,
+)
 from orchestrator.cli.run_search import drive_and_show, options_as_before
 
 
-@click.command(epilog="Example: reidsearch finalize attn_cl-7f3a --top 1 --seeds 5 --epochs 400")
-@options.search
-@click.option("--top", type=click.IntRange(min=1), help="Configurations, the best first.  [default: 3]")
-@click.option("--seeds", type=click.IntRange(min=1), help="Networks of each of them.  [default: 3]")
-@click.option("--epochs", type=click.IntRange(min=1), help="Of each training.  [default: the configuration's]")
-@click.option(
-    "--set",
-    "evaluation",
-    multiple=True,
-    metavar="evaluation.SETTING=VALUE",
-    help="How the test set is judged; may be repeated.  [default: all frames, at most 41 clips a tracklet]",
-)
-@click.option("--again", is_flag=True, help="Open a test set that was opened before; recorded.")
-@options.concurrent
-@options.gpus_per_trial
-@options.storage
-@options.tracking_uri
-@options.address
-@options.insecure
-@click.option("--strict", is_flag=True, help="Exit with 1 when any training failed.")
-def finalize(
-    name: str,
-    top: int | None,
-    seeds: int | None,
-    epochs: int | None,
-    evaluation: tuple[str, ...],
-    again: bool,
-    concurrent: int | None,
-    gpus_per_trial: float | None,
-    storage: Path,
-    tracking_uri: str | None,
-    address: str | None,
-    insecure: bool,
-    strict: bool,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class FinalizeOptions:
+    """The final trainings of a search, and where they run."""
+
+    name: Search
+    top: Annotated[
+        int | None,
+        option("--top", type=click.IntRange(min=1), help="Configurations, the best first.  [default: 3]"),
+    ] = None
+    seeds: Annotated[
+        int | None, option("--seeds", type=click.IntRange(min=1), help="Networks of each of them.  [default: 3]")
+    ] = None
+    epochs: Annotated[
+        int | None,
+        option("--epochs", type=click.IntRange(min=1), help="Of each training.  [default: the configuration's]"),
+    ] = None
+    evaluation: Annotated[
+        tuple[str, ...],
+        option(
+            "--set",
+            metavar="evaluation.SETTING=VALUE",
+            help="How the test set is evaluated; may be repeated.  [default: all frames, at most 41 clips a tracklet]",
+        ),
+    ] = ()
+    again: Annotated[bool, option("--again", help="Open a test set that was opened before; recorded.")] = False
+    concurrent: Concurrent = None
+    gpus_per_trial: GpusPerTrial = None
+    storage: Storage = DEFAULT_STORAGE
+    tracking_uri: TrackingUri = None
+    address: Address = None
+    insecure: Insecure = False
+    strict: Annotated[bool, option("--strict", help="Exit with 1 when any training failed.")] = False
+
+
+@command(example="reidsearch finalize attn_cl-7f3a --top 1 --seeds 5 --epochs 400")
+def finalize(given: FinalizeOptions) -> int:
     """Train the best configurations on all identities and judge them on the test set, which is opened once.
 
     To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`; options that
@@ -56,31 +74,25 @@ def finalize(
     from orchestrator.runner.finalize import FinalizationOptions, unseal_test_set
     from orchestrator.stores.base import existing_search
 
-    folder = existing_search(storage, name)
-    asked = options_as_before(
-        folder,
-        concurrent=concurrent,
-        gpus_per_trial=gpus_per_trial,
-        tracking_uri=tracking_uri,
-        address=address,
-        insecure=insecure,
+    folder = existing_search(given.storage, given.name)
+    asked = options_as_before(folder, **run_settings(given))
+    require_admission(asked.address, insecure=given.insecure)
+    wanted = FinalizationOptions(
+        top=given.top, seeds=given.seeds, epochs=given.epochs, evaluation=given.evaluation, again=given.again
     )
-    require_admission(asked.address, insecure=insecure)
-    wanted = FinalizationOptions(top=top, seeds=seeds, epochs=epochs, evaluation=evaluation, again=again)
     opened = unseal_test_set(folder, wanted).asked
     trainings = f"{', '.join(opened.leaders)}, {opened.seeds} seed{'s' * (opened.seeds > 1)} each"
     click.echo(f"test set  opened by {opened.by} for {trainings}", err=True)
-    return drive_and_show(folder, asked, strict)
+    return drive_and_show(folder, asked, given.strict)
 
 
-@click.command(epilog="Example: reidsearch tables baseline-1c02 b_bot-88ab attn_cl-7f3a --format latex")
-@options.searches
-@click.option(
-    "--format", "form", type=click.Choice(["md", "latex", "csv"]), default="md", show_default=True, help="Form."
-)
-@click.option("--out", type=options.OutPath(path_type=Path, dir_okay=False), help="File.  [default: standard output]")
-@options.storage
-def tables(names: tuple[str, ...], form: str, out: Path | None, storage: Path) -> int:
+@command(example="reidsearch tables baseline-1c02 b_bot-88ab attn_cl-7f3a --format latex")
+def tables(
+    names: Searches,
+    form: Annotated[str, option("--format", type=click.Choice(["md", "latex", "csv"]), help="Form.")] = "md",
+    out: Annotated[Path | None, option("--out", type=out_file(), help="File.  [default: standard output]")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
     """Show what the test set said of searches beside what the paper published."""
     from trainer.atomic import write_atomically
 
@@ -101,28 +113,22 @@ def _tables(names: Iterable[str], form: str, storage: Path) -> str:
     return FORMATS[form](tables_of([read_summary(existing_search(storage, name)) for name in names]))
 
 
-@click.command(epilog="Example: reidsearch ablate --data /data/mars --seeds 5")
-@click.option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Networks of each row.")
-@click.option("--row", "rows", multiple=True, metavar="SPACE", help="Only these; repeatable.  [default: Table 1]")
-@click.option("--name", default="ablation", show_default=True, help="Searches are called NAME-ROW.")
-@options.overrides
-@options.concurrent
-@options.gpus_per_trial
-@options.storage
-@options.address
-@options.insecure
+@command(example="reidsearch ablate --data /data/mars --seeds 5")
 def ablate(
-    data: str | None,
-    seeds: int,
-    rows: tuple[str, ...],
-    name: str,
-    overrides: tuple[str, ...],
-    concurrent: int | None,
-    gpus_per_trial: float | None,
-    storage: Path,
-    address: str | None,
-    insecure: bool,
+    data: Annotated[
+        str | None, option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
+    ] = None,
+    seeds: Annotated[int, option("--seeds", type=click.IntRange(min=1), help="Networks of each row.")] = 3,
+    rows: Annotated[
+        tuple[str, ...], option("--row", metavar="SPACE", help="Only these; repeatable.  [default: Table 1]")
+    ] = (),
+    name: Annotated[str, option("--name", help="Searches are called NAME-ROW.")] = "ablation",
+    overrides: Overrides = (),
+    concurrent: Concurrent = None,
+    gpus_per_trial: GpusPerTrial = None,
+    storage: Storage = DEFAULT_STORAGE,
+    address: Address = None,
+    insecure: Insecure = False,
 ) -> int:
     """Train the published configuration of every row of the paper's Table 1 over seeds and judge it on the test set.
 

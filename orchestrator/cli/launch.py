@@ -1,136 +1,73 @@
-"""launch, resume, status."""
+"""launch, resume: a search run here, or handed to a cluster as a job."""
 
 from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE, command_line, hint
-from orchestrator.cli import options, shell_complete
-from orchestrator.cli.run_search import (
-    drive_and_show,
-    exit_code,
-    options_as_before,
-    say_where_runs_are,
+from orchestrator.cli.options import (
+    LaunchOptions,
+    ResumeOptions,
+    SessionOptions,
+    command,
+    command_arguments,
+    run_settings,
 )
+from orchestrator.cli.run_search import drive_and_show, exit_code, options_as_before, say_where_runs_are
 
 if TYPE_CHECKING:
     from orchestrator.stores.base import SearchFolder
     from orchestrator.study.study import Study
 
+# What a job is told in another way, or what concerns this machine only.
+NOT_PASSED_ON = ("submit", "follow", "address", "storage", "file", "space", "overrides", "name", "dry_run")
 
-@click.command(epilog="Example: reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
-@click.argument("file", required=False, shell_complete=shell_complete.space_names)
-@click.option(
-    "--space",
-    "space_name",
-    metavar="FILE|NAME",
-    shell_complete=shell_complete.space_names,
-    help="Search space, as FILE is.",
-)
-@click.option("--name", help="Name of the search.  [default: the space's name and four digits]")
-@click.option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
-@click.option("--trials", type=click.IntRange(min=1), help="Trials in all.  [default: the space's]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search.")
-@options.overrides
-@options.concurrent
-@options.cpus_per_trial
-@options.gpus_per_trial
-@options.memory_per_trial
-@options.storage
-@options.tracking_uri
-@options.address
-@options.insecure
-@options.submit
-@options.follow
-@click.option(
-    "--warm-start",
-    metavar="NAME",
-    shell_complete=shell_complete.search_names,
-    help="Earlier search of this storage whose finished trials the model knows.",
-)
-@click.option("--warm-start-anyway", is_flag=True, help="Also where that search measured something else.")
-@options.hang_after
-@options.stage_data
-@click.option("--dry-run", is_flag=True, help="Check everything, try one step, print plan and forecast.")
-@click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed, or the model did.")
-def launch(
-    file: str | None,
-    space_name: str | None,
-    name: str | None,
-    data: str | None,
-    trials: int | None,
-    seed: int,
-    overrides: tuple[str, ...],
-    concurrent: int | None,
-    cpus_per_trial: int | None,
-    gpus_per_trial: float | None,
-    memory_per_trial: str | None,
-    storage: Path,
-    tracking_uri: str | None,
-    address: str | None,
-    insecure: bool,
-    submit: str | None,
-    follow: bool,
-    warm_start: str | None,
-    warm_start_anyway: bool,
-    hang_after: float | None,
-    stage_data: str | None,
-    dry_run: bool,
-    strict: bool,
-) -> int:
+
+@command(example="reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
+def launch(given: LaunchOptions) -> int:
     """Start a new search and run it to its end; FILE is a search space or the name of a built-in one."""
-    given = _one_space(file, space_name)
-    if handed_over(submit, follow):
-        return launch_there(click.get_current_context(), given)
+    space_name = _one_space(given.file, given.space)
+    if _is_handed_over(given):
+        return _submit_launch(given, space_name)
     from orchestrator.algorithms.warm_start import WarmStart
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.data_staging import named_pack
     from orchestrator.runner.preparation import prepare_space
     from orchestrator.stores.base import existing_search, new_search
-    from orchestrator.study.description import HANG_AFTER_S, Options
+    from orchestrator.study.description import Options
 
+    storage, name = given.storage, given.name
     if name is not None:
         new_search(storage, name)
-
-    asked = Options(
-        concurrent=concurrent,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        memory_per_trial=memory_per_trial,
-        tracking_uri=tracking_uri,
-        address=address,
-        insecure=insecure,
-        hang_after=hang_after or HANG_AFTER_S,
-        **named_pack(stage_data),
-    )
-    require_admission(address, insecure=insecure)
-    earlier = None if warm_start is None else WarmStart(existing_search(storage, warm_start), warm_start_anyway)
-    if trials is not None:
-        overrides = (*overrides, f"budget.trials={trials}")
+    asked = Options(**run_settings(given), **named_pack(given.stage_data))
+    require_admission(given.address, insecure=given.insecure)
+    earlier = None
+    if given.warm_start is not None:
+        earlier = WarmStart(existing_search(storage, given.warm_start), given.warm_start_anyway)
     say_where_runs_are(storage, asked)
-    space = prepare_space(given, data=data, overrides=overrides, storage=storage, dry_run=dry_run)
+    trials = () if given.trials is None else (f"budget.trials={given.trials}",)
+    overrides = (*given.overrides, *trials)
+    space = prepare_space(space_name, data=given.data, overrides=overrides, storage=storage, dry_run=given.dry_run)
     # Modules that import torch come last: a mistake is answered before that.
-    if dry_run:
+    if given.dry_run:
         from orchestrator.show.dry_run import dry_run_of
 
-        dry_run_of(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
+        dry_run_of(space, storage=storage, name=name, seed=given.seed, options=asked, warm_start=earlier)
         return Exit.OK
     from orchestrator.runner.launch import create_search
 
-    folder = create_search(space, storage=storage, name=name, seed=seed, options=asked, warm_start=earlier)
-    return drive_and_show(folder, asked, strict)
+    folder = create_search(space, storage=storage, name=name, seed=given.seed, options=asked, warm_start=earlier)
+    return drive_and_show(folder, asked, given.strict)
 
 
 def _one_space(file: str | None, option: str | None) -> str:
-    """The search space, which may be given in two ways."""
+    """The search space, which can be given in two ways."""
     given = [name for name in (file, option) if name is not None]
     if not given:
         raise click.UsageError(f"name a search space, such as: {hint('launch', 'demo.yaml', storage=DEFAULT_STORAGE)}")
@@ -139,79 +76,29 @@ def _one_space(file: str | None, option: str | None) -> str:
     return given[0]
 
 
-@click.command(epilog="Example: reidsearch resume attn_cl-7f3a")
-@options.search
-@options.concurrent
-@options.cpus_per_trial
-@options.gpus_per_trial
-@options.memory_per_trial
-@options.storage
-@click.option("--data", metavar="DIR", help="The data set, where it has moved.")
-@options.tracking_uri
-@options.address
-@options.insecure
-@options.submit
-@options.follow
-@click.option(
-    "--errored",
-    type=click.Choice(["skip", "retry"]),
-    default="skip",
-    show_default=True,
-    help="What becomes of trials that failed for good.",
-)
-@options.hang_after
-@options.stage_data
-@click.option("--strict", is_flag=True, help="Exit with 1 when any trial failed, or the model did.")
-def resume(
-    name: str,
-    concurrent: int | None,
-    cpus_per_trial: int | None,
-    gpus_per_trial: float | None,
-    memory_per_trial: str | None,
-    storage: Path,
-    data: str | None,
-    tracking_uri: str | None,
-    address: str | None,
-    insecure: bool,
-    submit: str | None,
-    follow: bool,
-    errored: str,
-    hang_after: float | None,
-    stage_data: str | None,
-    strict: bool,
-) -> int:
+@command(example="reidsearch resume attn_cl-7f3a")
+def resume(given: ResumeOptions) -> int:
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
-    if handed_over(submit, follow):
-        return resume_there(click.get_current_context())
+    if _is_handed_over(given):
+        return _submit_resume(given)
     from orchestrator.stores.base import existing_search
     from orchestrator.stores.loading import load_search
 
-    folder = existing_search(storage, name)
+    folder, retry_failed = existing_search(given.storage, given.name), given.errored == "retry"
     study = load_search(folder).study
-    if study.ended == "finished" and not (study.counts()["failed"] and errored == "retry"):
-        return _nothing_to_resume(folder, study, strict)
+    if study.ended == "finished" and not (study.counts()["failed"] and retry_failed):
+        return _nothing_to_resume(folder, study, given.strict)
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.data_staging import moved_data, pack_of
 
-    asked = options_as_before(
-        folder,
-        concurrent=concurrent,
-        cpus_per_trial=cpus_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        memory_per_trial=memory_per_trial,
-        tracking_uri=tracking_uri,
-        address=address,
-        insecure=insecure,
-        hang_after=hang_after,
-        data=moved_data(folder, data),
-        **pack_of(folder, stage_data),
-    )
-    require_admission(asked.address, insecure=insecure)
-    return drive_and_show(folder, asked, strict, retry_failed=errored == "retry")
+    moved = {"data": moved_data(folder, given.data), **pack_of(folder, given.stage_data)}
+    asked = options_as_before(folder, **run_settings(given), **moved)
+    require_admission(asked.address, insecure=given.insecure)
+    return drive_and_show(folder, asked, given.strict, retry_failed=retry_failed)
 
 
 def _nothing_to_resume(folder: SearchFolder, study: Study, strict: bool) -> int:
-    """Says that a search is finished and what could follow, and returns the exit code; nothing is written."""
+    """Says that a search is finished and what could follow, and returns the exit code; writes nothing."""
     name, storage, failed = folder.name, folder.path.parent, study.counts()["failed"]
     click.echo(f"{folder.name} is finished ({study.reason}): nothing is left to run")
     click.echo(f"next      {hint('extend', name, '--trials', '+10', storage=storage)}")
@@ -220,130 +107,80 @@ def _nothing_to_resume(folder: SearchFolder, study: Study, strict: bool) -> int:
     return exit_code(Exit.SOME_TRIALS_FAILED if failed else Exit.OK, study, strict=strict)
 
 
-@click.command(epilog="Example: reidsearch status attn_cl-7f3a --json | jq .best")
-@click.argument("name", required=False, shell_complete=shell_complete.search_names)
-@options.storage
-@options.as_json
-@click.option("--watch", is_flag=True, help="Show it again every two seconds until it ends.")
-def status(name: str | None, storage: Path, as_json: bool, watch: bool) -> int:
-    """Show how far a search is, or all searches of a storage."""
-    from orchestrator.show.status import show_search, show_searches
-
-    if name is None:
-        show_searches(storage, as_json=as_json)
-    else:
-        show_search(storage, name, as_json=as_json, watch=watch)
-    return Exit.OK
+# --- jobs
 
 
-if TYPE_CHECKING:
-    from orchestrator.cluster.submit import Job
-
-# What holds here only, or is said to the job in another way.
-NOT_PASSED_ON = ("submit", "follow", "address", "storage", "space_name", "overrides", "name", "dry_run")
-NOT_GIVEN = (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-
-
-def handed_over(submit: str | None, follow: bool) -> bool:
-    """Whether a cluster is to do it."""
-    if follow and submit is None:
+def _is_handed_over(given: SessionOptions) -> bool:
+    if given.follow and given.submit is None:
         raise click.UsageError("--follow shows a job; it needs --submit")
-    return submit is not None
+    return given.submit is not None
 
 
-def launch_there(context: click.Context, given_space: str) -> int:
-    """`launch --submit`: the space is checked here, everything else by the job."""
+def _submit_launch(given: LaunchOptions, space_name: str) -> int:
+    """Checks the space; the job checks everything else."""
     from orchestrator.base.uris import without_passwords
-    from orchestrator.cluster.names import job_metadata
-    from orchestrator.cluster.submit import SPACE_FILE, submit
+    from orchestrator.cluster.submit import SPACE_FILE
     from orchestrator.space.search_space import SearchSpace
-    from orchestrator.stores.base import search_folder
 
-    given = context.params
-    storage = _storage(context)
-    if given["dry_run"]:
+    if given.dry_run:
         raise click.UsageError(
             f"--dry-run looks at this machine; `{command_line('cluster', 'plan')}` looks at a cluster"
         )
-    space = SearchSpace.load(given_space, overrides=given["overrides"])
-    name = given["name"] or f"{space.name}-{secrets.token_hex(2)}"
-    search_folder(Path(), name)
-    arguments = ["launch", f"--space={SPACE_FILE}", f"--name={name}", f"--storage={storage}"]
-    metadata = job_metadata(
-        name,
-        space=space.name,
-        data=str(given["data"] or space.synthetic or "as the space says"),
-        storage=storage,
-        tracking=without_passwords(given["tracking_uri"] or "in the storage"),
-    )
-    job = submit(
-        given["submit"],
-        name,
-        [*arguments, *given_arguments(context)],
-        space=space.to_yaml(),
-        metadata=metadata,
-        insecure=given["insecure"],
-    )
-    return _told(job, context, name)
+    if given.data is not None and given.data != "mini-mars" and not Path(given.data).is_absolute():
+        raise click.UsageError(f"--submit needs an absolute --data, as the nodes know it (is {given.data})")
+    storage = _storage_of_cluster(given)
+    space = SearchSpace.load(space_name, given.overrides)
+    name = given.name or f"{space.name}-{secrets.token_hex(2)}"
+    metadata = {
+        "space": space.name,
+        "data": str(given.data or space.synthetic or "as the space says"),
+        "mlflow": without_passwords(given.tracking_uri or "in the storage"),
+    }
+    words = ["launch", "--space", SPACE_FILE, "--name", name, "--storage", storage]
+    return _submit(given, name, words, space=space.to_yaml(), metadata=metadata)
 
 
-def resume_there(context: click.Context) -> int:
-    """`resume --submit`."""
+def _submit_resume(given: ResumeOptions) -> int:
+    return _submit(given, given.name, ["resume", given.name, "--storage", _storage_of_cluster(given)])
+
+
+def _submit(
+    given: SessionOptions,
+    name: str,
+    words: list[str],
+    *,
+    space: str | None = None,
+    metadata: dict[str, str] | None = None,
+) -> int:
+    """Submits the job, says where it can be watched, and follows it if asked to."""
     from orchestrator.cluster.names import JOB_NAME
     from orchestrator.cluster.submit import submit
     from orchestrator.stores.base import search_folder
 
-    given = context.params
-    name, storage = given["name"], _storage(context)
     search_folder(Path(), name)
-    arguments = ["resume", name, f"--storage={storage}", *given_arguments(context)]
-    metadata = {JOB_NAME: f"reidsearch {name}", "search": name, "storage": storage}
-    job = submit(given["submit"], name, arguments, space=None, metadata=metadata, insecure=given["insecure"])
-    return _told(job, context, name)
+    assert given.submit is not None
+    told = {JOB_NAME: f"reidsearch {name}", "search": name, "storage": _storage_of_cluster(given), **(metadata or {})}
+    arguments = [*words, *command_arguments(given, without=NOT_PASSED_ON)]
+    job = submit(given.submit, name, arguments, space=space, metadata=told, insecure=given.insecure)
+    click.echo(f"job       {job.id}  {given.submit.rstrip('/')}/#/jobs/{job.id}", err=True)
+    if not given.follow:
+        click.echo(f"next      {hint('status', name, storage=given.storage)}")
+        return Exit.OK
+    try:
+        return job.follow(sys.stdout)
+    except KeyboardInterrupt:
+        click.echo(f"\n{name} goes on; end it with: {hint('stop', name, storage=given.storage)}", err=True)
+        return Exit.INTERRUPTED
 
 
-def given_arguments(context: click.Context, without: Collection[str] = NOT_PASSED_ON) -> list[str]:
-    """The options that a command was given, on the command line or by the environment, as arguments again."""
-    found = []
-    for option in context.command.params:
-        name = option.name or ""
-        is_given = context.get_parameter_source(name) not in NOT_GIVEN
-        if name in without or not is_given or not isinstance(option, click.Option):
-            continue
-        value, flag = context.params[name], option.opts[-1]
-        if option.is_flag:
-            found += [flag] if value else []
-        else:
-            found += [f"{flag}={each}" for each in (value if option.multiple else [value])]
-    return found
-
-
-def _storage(context: click.Context) -> str:
-    """The storage as the cluster knows it, too; a relative path would be one in the job's own folder."""
+def _storage_of_cluster(given: SessionOptions) -> str:
+    """The storage by a name that the cluster knows, too: a relative path would be one in the job's own folder."""
     from orchestrator.stores.cache import storage_name
 
-    storage = storage_name(context.params["storage"])
+    storage = storage_name(given.storage)
     if "://" not in storage and not Path(storage).is_absolute():
         raise click.UsageError(
             "--submit needs a --storage that the cluster knows by the same name: an absolute path on a file system "
             "that all nodes share, or a URI such as s3://bucket/runs"
         )
-    data = context.params.get("data")
-    if data is not None and data != "mini-mars" and not Path(data).is_absolute():
-        raise click.UsageError(f"--submit needs an absolute --data, as the nodes know it (is {data})")
     return storage
-
-
-def _told(job: Job, context: click.Context, name: str) -> int:
-    """Says where the job can be watched; follows it where that was asked for."""
-    storage = context.params["storage"]
-    dashboard = context.params["submit"].rstrip("/")
-    click.echo(f"job       {job.id}  {dashboard}/#/jobs/{job.id}", err=True)
-    if not context.params["follow"]:
-        click.echo(f"next      {hint('status', name, storage=storage)}")
-        return Exit.OK
-    try:
-        return job.follow(sys.stdout)
-    except KeyboardInterrupt:
-        click.echo(f"\n{name} goes on without us; end it with: {hint('stop', name, storage=storage)}", err=True)
-        return Exit.INTERRUPTED

@@ -1,15 +1,24 @@
-"""stop, logs, extend, sync, purge: what is done to a search besides running it."""
+"""status, stop, logs, extend, sync, purge: what is done to a search besides running it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.base.hints import hint
-from orchestrator.cli import options, shell_complete
+from orchestrator.base.hints import DEFAULT_STORAGE, hint
+from orchestrator.cli import shell_complete
+from orchestrator.cli.options import (
+    AsJson,
+    OptionalSearch,
+    Search,
+    SearchOrTrial,
+    Storage,
+    TrackingUri,
+    command,
+    option,
+)
 
 if TYPE_CHECKING:
     from orchestrator.stores.base import SearchFolder
@@ -17,10 +26,25 @@ if TYPE_CHECKING:
 SYNC_PATIENCE_S = 300.0
 
 
-@click.command(epilog="Example: reidsearch stop attn_cl-7f3a/t0003")
-@options.search_or_trial
-@options.storage
-def stop(name: str, storage: Path) -> int:
+@command(example="reidsearch status attn_cl-7f3a --json | jq .best")
+def status(
+    name: OptionalSearch = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+    watch: Annotated[bool, option("--watch", help="Show it again every two seconds until it ends.")] = False,
+) -> int:
+    """Show how far a search is, or all searches of a storage."""
+    from orchestrator.show.status import show_search, show_searches
+
+    if name is None:
+        show_searches(storage, as_json=as_json)
+    else:
+        show_search(storage, name, as_json=as_json, watch=watch)
+    return Exit.OK
+
+
+@command(example="reidsearch stop attn_cl-7f3a/t0003")
+def stop(name: SearchOrTrial, storage: Storage = DEFAULT_STORAGE) -> int:
     """Stop a search that another process drives, or give up one of its trials.
 
     A search can be resumed; its trials end after their next step with their state saved. A trial that was given up
@@ -36,11 +60,14 @@ def stop(name: str, storage: Path) -> int:
     return Exit.OK if answer.done else Exit.ENVIRONMENT
 
 
-@click.command(epilog="Example: reidsearch logs attn_cl-7f3a/t0003 -f")
-@options.search_or_trial
-@click.option("--follow", "-f", is_flag=True, help="Print new lines as they come, until the search ends.")
-@options.storage
-def logs(name: str, follow: bool, storage: Path) -> int:
+@command(example="reidsearch logs attn_cl-7f3a/t0003 -f")
+def logs(
+    name: SearchOrTrial,
+    follow: Annotated[
+        bool, option("--follow", "-f", help="Print new lines as they come, until the search ends.")
+    ] = False,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
     """Print what happened in a search, or in one of its trials with what its training logged."""
     from orchestrator.show.logs import log_lines
     from orchestrator.stores.base import existing_search
@@ -60,19 +87,21 @@ def _key(folder: SearchFolder, trial: str) -> str | None:
     return find_trial(load_search(folder), BEST).key if trial == BEST else trial or None
 
 
-@click.command(epilog="Example: reidsearch extend attn_cl-7f3a --trials +20 --set parameters.loss.osm_alpha.high=4")
-@options.search
-@click.option("--trials", metavar="N|+N", help="Trials in all, or how many more.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="PATH=VALUE",
-    shell_complete=shell_complete.setting_paths,
-    help="Budget, bounds, stopping or algorithm; repeatable.",
-)
-@options.storage
-def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: Path) -> int:
+@command(example="reidsearch extend attn_cl-7f3a --trials +20 --set parameters.loss.osm_alpha.high=4")
+def extend(
+    name: Search,
+    trials: Annotated[str | None, option("--trials", metavar="N|+N", help="Trials in all, or how many more.")] = None,
+    overrides: Annotated[
+        tuple[str, ...],
+        option(
+            "--set",
+            metavar="PATH=VALUE",
+            shell_complete=shell_complete.setting_paths,
+            help="Budget, bounds, stopping or algorithm; repeatable.",
+        ),
+    ] = (),
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
     """Give a search more budget or wider bounds; `resume` then goes on with it."""
     from orchestrator.runner import extension
     from orchestrator.stores.base import existing_search
@@ -83,11 +112,8 @@ def extend(name: str, trials: str | None, overrides: tuple[str, ...], storage: P
     return Exit.OK
 
 
-@click.command(epilog="Example: reidsearch sync attn_cl-7f3a --tracking-uri http://127.0.0.1:5000")
-@options.search
-@options.storage
-@options.tracking_uri
-def sync(name: str, storage: Path, tracking_uri: str | None) -> int:
+@command(example="reidsearch sync attn_cl-7f3a --tracking-uri http://127.0.0.1:5000")
+def sync(name: Search, storage: Storage = DEFAULT_STORAGE, tracking_uri: TrackingUri = None) -> int:
     """Send a search's journal to MLflow again; what is there already stays, what is missing is made anew."""
     from orchestrator.base.uris import without_passwords
     from orchestrator.stores.base import existing_search
@@ -102,13 +128,14 @@ def sync(name: str, storage: Path, tracking_uri: str | None) -> int:
     return Exit.OK
 
 
-@click.command(epilog="Example: reidsearch purge attn_cl-7f3a")
-@options.search
-@click.option("--yes", is_flag=True, help="Do not ask for the name to be typed.")
-@click.option("--keep-mlflow", is_flag=True, help="Leave MLflow's runs alone.")
-@options.storage
-@options.tracking_uri
-def purge(name: str, yes: bool, keep_mlflow: bool, storage: Path, tracking_uri: str | None) -> int:
+@command(example="reidsearch purge attn_cl-7f3a")
+def purge(
+    name: Search,
+    yes: Annotated[bool, option("--yes", help="Do not ask for the name to be typed.")] = False,
+    keep_mlflow: Annotated[bool, option("--keep-mlflow", help="Leave MLflow's runs alone.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
+) -> int:
     """Delete every copy of a search's data, checkpoints included, and say what remains elsewhere."""
     from orchestrator.base.escaping import terminal_text
     from orchestrator.show import purge

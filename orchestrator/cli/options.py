@@ -1,11 +1,20 @@
-"""Options that several commands share, each defined once."""
+"""Options of commands, each declared once: as the annotation of a parameter, or of a field of a frozen dataclass.
+
+`command` makes a Click command of a function: of the annotations of its parameters or, if its only parameter is a
+dataclass, of the dataclass's fields. `command_arguments` is the inverse, for jobs, scripts and notebooks.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import os
 import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import click
 
@@ -13,24 +22,135 @@ from orchestrator.base.hints import DEFAULT_STORAGE
 from orchestrator.cli import shell_complete
 from trainer.formatting import plain_words
 
-# Where MLflow keeps runs: its servers and databases. Folders, of which it takes no new ones, are not among them.
+# Where MLflow keeps runs: its servers and databases. It takes no new runs in folders.
 TRACKED = re.compile(
     r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://.+|(databricks|databricks-uc|uc)(://.*)?", re.IGNORECASE
 )
 
 
-class _Storage(click.Path):
+class Declared(NamedTuple):
+    """An option or argument of Click, without its name and default."""
+
+    flags: tuple[str, ...]
+    """Such as `--set`; empty for an argument."""
+    settings: Mapping[str, Any]
+    """Of `click.Option` or `click.Argument`."""
+
+
+class Parameter(NamedTuple):
+    """A parameter of a command."""
+
+    name: str
+    declared: Declared
+    default: Any
+    """`inspect.Parameter.empty` for one that must be given."""
+
+
+def option(*flags: str, **settings: Any) -> Declared:
+    """An option: a flag if its default is False, repeatable if it is a tuple, required if there is none."""
+    return Declared(flags, settings)
+
+
+def argument(**settings: Any) -> Declared:
+    """A positional argument: required if it has no default."""
+    return Declared((), settings)
+
+
+def command(
+    *, example: str, group: click.Group | None = None, name: str | None = None
+) -> Callable[[Callable[..., int]], click.Command]:
+    """Makes a Click command of a function, in a group if one is given.
+
+    Args:
+        example: a command line, for the end of its help.
+        group: what it belongs to.
+        name: of the command; the function's unless given.
+    """
+
+    def made(function: Callable[..., int]) -> click.Command:
+        kind = _only_dataclass(function)
+
+        @functools.wraps(function)
+        def call(**given: Any) -> int:
+            return function(**given) if kind is None else function(kind(**given))
+
+        params = [_click_parameter(each) for each in parameters(kind or function)]
+        make = click.command if group is None else group.command
+        return make(name or function.__name__, params=params, epilog=f"Example: {example}")(call)
+
+    return made
+
+
+def parameters(owner: type | Callable[..., int]) -> Iterator[Parameter]:
+    """The parameters of a function, or the fields of a dataclass, those of its base classes last."""
+    hints = get_type_hints(owner, include_extras=True)
+    if isinstance(owner, type):
+        defaults = {field.name: field.default for field in dataclasses.fields(owner)}
+        names = dict.fromkeys(name for each in owner.__mro__ for name in vars(each).get("__annotations__", ()))
+    else:
+        defaults = {name: each.default for name, each in inspect.signature(owner).parameters.items()}
+        names = dict.fromkeys(defaults)
+    for name in names:
+        declared = next(each for each in hints[name].__metadata__ if isinstance(each, Declared))
+        default = inspect.Parameter.empty if defaults[name] is dataclasses.MISSING else defaults[name]
+        yield Parameter(name, declared, default)
+
+
+def command_arguments(given: Any, *, without: Collection[str] = ()) -> list[str]:
+    """The fields of a dataclass that differ from their defaults, as arguments of its command; repeated ones last."""
+    words: list[str] = []
+    repeated: list[str] = []
+    for name, declared, default in parameters(type(given)):
+        value = getattr(given, name)
+        if name in without or value == default:
+            continue
+        if not declared.flags:
+            words.append(str(value))
+        elif value is True:
+            words.append(declared.flags[-1])
+        elif isinstance(value, tuple):
+            repeated += [word for each in value for word in (declared.flags[-1], str(each))]
+        else:
+            words += [declared.flags[-1], f"{value:.10g}" if isinstance(value, float) else str(value)]
+    return words + repeated
+
+
+def _only_dataclass(function: Callable[..., int]) -> type | None:
+    kinds = [kind for name, kind in get_type_hints(function).items() if name != "return"]
+    is_only = len(kinds) == 1 and isinstance(kinds[0], type) and dataclasses.is_dataclass(kinds[0])
+    return kinds[0] if is_only else None
+
+
+def _click_parameter(parameter: Parameter) -> click.Parameter:
+    name, (flags, settings), default = parameter
+    is_required = default is inspect.Parameter.empty
+    if not flags:
+        return click.Argument([name], **{"required": is_required, **settings})
+    more: dict[str, Any] = {
+        "required": is_required,
+        "is_flag": default is False,
+        "multiple": isinstance(default, tuple),
+    }
+    if not is_required and default is not None and default is not False and default != ():
+        more |= {"default": default, "show_default": True}
+    return click.Option([name, *flags], **{**more, **settings})
+
+
+# --- types of values
+
+
+class StoragePath(click.Path):
     """A folder; for a URI the one that stands for it on this machine."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        """The folder; nothing is asked of a network."""
+        """The folder; uses no network."""
         from orchestrator.stores.cache import local_storage  # most storages are folders
 
         return super().convert(local_storage(value), parameter, context)
 
 
 class OutPath(click.Path):
-    """A file or folder to write, refused before any work where it could not be written."""
+    """A file or folder to write; refused before any work if it cannot be written."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         """The path; raises OSError, which names the folder that refuses it."""
@@ -41,8 +161,18 @@ class OutPath(click.Path):
         return path
 
 
-def _of_one_trial(context: click.Context, parameter: click.Parameter, value: float | str | None) -> float | str | None:
-    """What a trial is given, checked as in a space file."""
+def out_file() -> OutPath:
+    """A file to write."""
+    return OutPath(path_type=Path, dir_okay=False)
+
+
+def out_folder() -> OutPath:
+    """A folder to write."""
+    return OutPath(path_type=Path, file_okay=False)
+
+
+def _checked_resource(context: click.Context, parameter: click.Parameter, value: float | str | None) -> Any:
+    """A resource of a trial, checked as in a space file."""
     from pydantic import ValidationError
 
     from orchestrator.space.options import Resources
@@ -63,8 +193,8 @@ def _tracking_uri(context: click.Context, parameter: click.Parameter, value: str
 
     if has_password(value):
         raise click.BadParameter(
-            "a password on the command line is seen by all users of this machine; give it in MLFLOW_TRACKING_USERNAME "
-            "and MLFLOW_TRACKING_PASSWORD, a database's in PGPASSWORD or ~/.pgpass"
+            "a password on the command line is visible to all users of this machine; give it in "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's in PGPASSWORD or ~/.pgpass"
         )
     if not TRACKED.fullmatch(value):
         raise click.BadParameter(
@@ -74,68 +204,188 @@ def _tracking_uri(context: click.Context, parameter: click.Parameter, value: str
     return absolute_database(value)
 
 
-search = click.argument("name", shell_complete=shell_complete.search_names)
-search_or_trial = click.argument("name", metavar="NAME[/TRIAL]", shell_complete=shell_complete.search_or_trial_names)
-searches = click.argument(
-    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=shell_complete.search_names
-)
-space_file = click.argument("file", shell_complete=shell_complete.space_names)
-storage = click.option(
-    "--storage",
-    type=_Storage(path_type=Path, file_okay=False),
-    metavar="DIR|URI",
-    default=DEFAULT_STORAGE,
-    show_default=True,
-    help="Folder that holds searches, or s3://, gs://, file://.",
-)
-stage_data = click.option(
-    "--stage-data",
-    metavar="DIR|URI",
-    help="Packed data set that every node fetches once, verified.  [default: read where the data are]",
-)
-overrides = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="PATH=VALUE",
-    shell_complete=shell_complete.setting_paths,
-    help="Change any setting; may be repeated.",
-)
-concurrent = click.option("--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: all that fit]")
-cpus_per_trial = click.option(
-    "--cpus-per-trial", type=click.IntRange(min=1), help="CPU cores of one trial.  [default: a machine's, divided]"
-)
-gpus_per_trial = click.option(
-    "--gpus-per-trial",
-    type=click.FloatRange(min=0),
-    callback=_of_one_trial,
-    help="GPUs of one trial, at most 1; 0.5 lets two share one.",
-)
-memory_per_trial = click.option(
-    "--memory-per-trial",
-    metavar="SIZE",
-    callback=_of_one_trial,
-    help="Memory of one trial, such as '16 GiB'.  [default: not counted]",
-)
-tracking_uri = click.option(
-    "--tracking-uri",
-    metavar="URI",
-    callback=_tracking_uri,
-    help="Where MLflow keeps runs.  [default: STORAGE/mlflow.db]",
-)
-address = click.option(
-    "--address", metavar="ADDRESS", help="Ray cluster to join: HOST:PORT or auto.  [default: start one here]"
-)
-insecure = click.option(
-    "--insecure",
-    is_flag=True,
-    help="Also join a cluster that demands no token: anyone who can reach it can run code on it.",
-)
-hang_after = click.option(
-    "--hang-after", type=click.FloatRange(min=1), help="Seconds without a step that mean a hang.  [default: 1800]"
-)
-submit = click.option(
-    "--submit", metavar="URL", help="Hand it to the cluster with this dashboard, such as http://head:8265, as a job."
-)
-follow = click.option("--follow", is_flag=True, help="With --submit: show what the job prints until it ends.")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+# --- parameters that several commands share
+
+Search = Annotated[str, argument(shell_complete=shell_complete.search_names)]
+OptionalSearch = Annotated[str | None, argument(shell_complete=shell_complete.search_names)]
+SearchOrTrial = Annotated[str, argument(metavar="NAME[/TRIAL]", shell_complete=shell_complete.search_or_trial_names)]
+Searches = Annotated[tuple[str, ...], argument(metavar="NAME...", nargs=-1, shell_complete=shell_complete.search_names)]
+SpaceFile = Annotated[str, argument(shell_complete=shell_complete.space_names)]
+OptionalSpaceFile = Annotated[str | None, argument(shell_complete=shell_complete.space_names)]
+Storage = Annotated[
+    Path,
+    option(
+        "--storage",
+        type=StoragePath(path_type=Path, file_okay=False),
+        metavar="DIR|URI",
+        help="Folder that holds searches, or s3://, gs://, file://.",
+    ),
+]
+Overrides = Annotated[
+    tuple[str, ...],
+    option(
+        "--set",
+        metavar="PATH=VALUE",
+        shell_complete=shell_complete.setting_paths,
+        help="Change any setting; may be repeated.",
+    ),
+]
+StageData = Annotated[
+    str | None,
+    option(
+        "--stage-data",
+        metavar="DIR|URI",
+        help="Packed data set that every node fetches once, verified.  [default: read where the data are]",
+    ),
+]
+Concurrent = Annotated[
+    int | None, option("--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: all that fit]")
+]
+CpusPerTrial = Annotated[
+    int | None,
+    option(
+        "--cpus-per-trial", type=click.IntRange(min=1), help="CPU cores of one trial.  [default: a machine's, divided]"
+    ),
+]
+GpusPerTrial = Annotated[
+    float | None,
+    option(
+        "--gpus-per-trial",
+        type=click.FloatRange(min=0),
+        callback=_checked_resource,
+        help="GPUs of one trial, at most 1; 0.5 lets two share one.",
+    ),
+]
+MemoryPerTrial = Annotated[
+    str | None,
+    option(
+        "--memory-per-trial",
+        metavar="SIZE",
+        callback=_checked_resource,
+        help="Memory of one trial, such as '16 GiB'.  [default: not counted]",
+    ),
+]
+TrackingUri = Annotated[
+    str | None,
+    option(
+        "--tracking-uri",
+        metavar="URI",
+        callback=_tracking_uri,
+        help="Where MLflow keeps runs.  [default: STORAGE/mlflow.db]",
+    ),
+]
+Address = Annotated[
+    str | None,
+    option("--address", metavar="ADDRESS", help="Ray cluster to join: HOST:PORT or auto.  [default: start one here]"),
+]
+Insecure = Annotated[
+    bool,
+    option(
+        "--insecure",
+        help="Also join a cluster that demands no token: anyone who can reach it can run code on it.",
+    ),
+]
+Strict = Annotated[bool, option("--strict", help="Exit with 1 when any trial failed, or the model did.")]
+AsJson = Annotated[bool, option("--json", help="Print one JSON document.")]
+
+
+# --- options of searches
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResources:
+    """What a trial gets, and how many run at once."""
+
+    concurrent: Concurrent = None
+    cpus_per_trial: CpusPerTrial = None
+    gpus_per_trial: GpusPerTrial = None
+    memory_per_trial: MemoryPerTrial = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions(TrialResources):
+    """How and where a session of a search runs."""
+
+    storage: Storage = DEFAULT_STORAGE
+    stage_data: StageData = None
+    tracking_uri: TrackingUri = None
+    address: Address = None
+    insecure: Insecure = False
+    submit: Annotated[
+        str | None,
+        option(
+            "--submit",
+            metavar="URL",
+            help="Hand it to the cluster with this dashboard, such as http://head:8265, as a job.",
+        ),
+    ] = None
+    follow: Annotated[bool, option("--follow", help="With --submit: show what the job prints until it ends.")] = False
+    hang_after: Annotated[
+        float | None,
+        option(
+            "--hang-after",
+            type=click.FloatRange(min=1),
+            help="Seconds without a step that mean a hang.  [default: 1800]",
+        ),
+    ] = None
+    strict: Strict = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions(SessionOptions):
+    """A new search."""
+
+    file: OptionalSpaceFile = None
+    space: Annotated[
+        str | None,
+        option(
+            "--space", metavar="FILE|NAME", shell_complete=shell_complete.space_names, help="Search space, as FILE is."
+        ),
+    ] = None
+    name: Annotated[
+        str | None, option("--name", help="Name of the search.  [default: the space's name and four digits]")
+    ] = None
+    data: Annotated[
+        str | None, option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
+    ] = None
+    trials: Annotated[
+        int | None, option("--trials", type=click.IntRange(min=1), help="Trials in all.  [default: the space's]")
+    ] = None
+    seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Seed of the search.")] = 0
+    overrides: Overrides = ()
+    warm_start: Annotated[
+        str | None,
+        option(
+            "--warm-start",
+            metavar="NAME",
+            shell_complete=shell_complete.search_names,
+            help="Earlier search of this storage whose finished trials the model knows.",
+        ),
+    ] = None
+    warm_start_anyway: Annotated[
+        bool, option("--warm-start-anyway", help="Also if that search measured something else.")
+    ] = False
+    dry_run: Annotated[bool, option("--dry-run", help="Check everything, try one step, print plan and forecast.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions(SessionOptions):
+    """A search that goes on."""
+
+    name: Search
+    data: Annotated[str | None, option("--data", metavar="DIR", help="The data set, where it has moved.")] = None
+    errored: Annotated[
+        str,
+        option("--errored", type=click.Choice(["skip", "retry"]), help="What to do with trials that failed for good."),
+    ] = "skip"
+
+
+TRIAL = ("concurrent", "cpus_per_trial", "gpus_per_trial", "memory_per_trial")
+RUN = (*TRIAL, "tracking_uri", "address", "insecure", "hang_after")
+
+
+def run_settings(given: Any) -> dict[str, Any]:
+    """The fields of a dataclass that say how a search runs, as far as they are given; as `Options` calls them."""
+    return {name: value for name, value in vars(given).items() if name in RUN and value is not None}

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.base.hints import hint
-from orchestrator.cli import options, shell_complete
+from orchestrator.base.hints import DEFAULT_STORAGE, hint
+from orchestrator.cli import shell_complete
+from orchestrator.cli.options import (
+    AsJson,
+    OptionalSearch,
+    Search,
+    SearchOrTrial,
+    Storage,
+    TrackingUri,
+    argument,
+    command,
+    option,
+    out_file,
+    out_folder,
+)
 
 
-@click.command(epilog="Example: reidsearch compare demo-24ed/t0000 demo-24ed/best --sheet gains.png")
-@click.argument(
-    "names", metavar="A B [C]...", nargs=-1, required=True, shell_complete=shell_complete.search_or_trial_names
-)
-@click.option(
-    "--sheet",
-    type=options.OutPath(path_type=Path, dir_okay=False),
-    help="Draw what each network finds for the queries that changed most (PNG).",
-)
-@click.option("--images", is_flag=True, help="Let the sheet show real people.")
-@options.storage
-@options.as_json
-def compare(names: tuple[str, ...], sheet: Path | None, images: bool, storage: Path, as_json: bool) -> int:
+@command(example="reidsearch compare demo-24ed/t0000 demo-24ed/best --sheet gains.png")
+def compare(
+    names: Annotated[
+        tuple[str, ...], argument(metavar="A B [C]...", nargs=-1, shell_complete=shell_complete.search_or_trial_names)
+    ],
+    sheet: Annotated[
+        Path | None,
+        option(
+            "--sheet", type=out_file(), help="Draw what each network finds for the queries that changed most (PNG)."
+        ),
+    ] = None,
+    images: Annotated[bool, option("--images", help="Let the sheet show real people.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> int:
     """Compare searches or trials: what differs, by how much, and is it more than noise?
 
     A name is SEARCH, which stands for its best trial, SEARCH/TRIAL or SEARCH/best. All are measured against the first.
@@ -44,35 +59,34 @@ def compare(names: tuple[str, ...], sheet: Path | None, images: bool, storage: P
     return Exit.OK
 
 
-@click.command(epilog="Example: reidsearch report attn_cl-7f3a --out attn_cl.html")
-@options.search
-@click.option(
-    "--out",
-    type=options.OutPath(path_type=Path, dir_okay=False),
-    help="File to write.  [default: report.html in the search's folder; standard output for other formats]",
-)
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["html", "md", "csv", "json"]),
-    default="html",
-    show_default=True,
-    help="A page, its tables as Markdown, the trials as CSV, or everything as JSON.",
-)
-@click.option("--images", is_flag=True, help="Show pictures of people also of real data.")
-@click.option("--without-model", is_flag=True, help="Leave out what Ax's model says; saves ten seconds and more.")
-@click.option("--to-mlflow", is_flag=True, help="Also put the file among those of the search's run in MLflow.")
-@options.storage
-@options.tracking_uri
+@command(example="reidsearch report attn_cl-7f3a --out attn_cl.html")
 def report(
-    name: str,
-    out: Path | None,
-    kind: str,
-    images: bool,
-    without_model: bool,
-    to_mlflow: bool,
-    storage: Path,
-    tracking_uri: str | None,
+    name: Search,
+    out: Annotated[
+        Path | None,
+        option(
+            "--out",
+            type=out_file(),
+            help="File to write.  [default: report.html in the search's folder; standard output for other formats]",
+        ),
+    ] = None,
+    kind: Annotated[
+        str,
+        option(
+            "--format",
+            type=click.Choice(["html", "md", "csv", "json"]),
+            help="A page, its tables as Markdown, the trials as CSV, or everything as JSON.",
+        ),
+    ] = "html",
+    images: Annotated[bool, option("--images", help="Show pictures of people also of real data.")] = False,
+    without_model: Annotated[
+        bool, option("--without-model", help="Leave out what Ax's model says; saves ten seconds and more.")
+    ] = False,
+    to_mlflow: Annotated[
+        bool, option("--to-mlflow", help="Also put the file among those of the search's run in MLflow.")
+    ] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
 ) -> int:
     """Write a report of a search, which may still be running.
 
@@ -98,32 +112,20 @@ if TYPE_CHECKING:
     from trainer.export import ExportFormat
 
 
-@click.command(epilog="Example: reidsearch export attn_cl-7f3a/best --to onnx --out exported")
-@options.search_or_trial
-@click.option(
-    "--to",
-    "formats",
-    multiple=True,
-    default=["checkpoint"],
-    show_default=True,
-    type=click.Choice(["checkpoint", "safetensors", "onnx"]),
-    help="Format; may be repeated.",
-)
-@click.option(
-    "--out", required=True, type=options.OutPath(path_type=Path, file_okay=False), help="Folder, new or empty."
-)
-@click.option("--register", is_flag=True, help="Make it a version of a model in MLflow's registry, too.")
-@click.option("--model", help="Name in the registry.  [default: the space's name]")
-@options.storage
-@options.tracking_uri
+@command(example="reidsearch export attn_cl-7f3a/best --to onnx --out exported")
 def export(
-    name: str,
-    formats: tuple[str, ...],
-    out: Path,
-    register: bool,
-    model: str | None,
-    storage: Path,
-    tracking_uri: str | None,
+    name: SearchOrTrial,
+    out: Annotated[Path, option("--out", type=out_folder(), help="Folder, new or empty.")],
+    formats: Annotated[
+        tuple[str, ...],
+        option("--to", type=click.Choice(["checkpoint", "safetensors", "onnx"]), help="Format; may be repeated."),
+    ] = ("checkpoint",),
+    register: Annotated[
+        bool, option("--register", help="Make it a version of a model in MLflow's registry, too.")
+    ] = False,
+    model: Annotated[str | None, option("--model", help="Name in the registry.  [default: the space's name]")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
 ) -> int:
     """Write the network of a trial, its configuration and a model card; without TRIAL that of the best one."""
     from orchestrator.algorithms.replicates import BEST
@@ -147,28 +149,29 @@ def export(
     return Exit.OK
 
 
-@click.command(epilog="Example: reidsearch reproduce attn_cl-7f3a/t0003 --data /data/mars")
-@options.search_or_trial
-@click.option(
-    "--out", type=options.OutPath(path_type=Path, file_okay=False), help="New folder.  [default: one below the search]"
-)
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the data set lies now.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: those of then]")
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    help="Of relative differences.  [default: 0; 0.02 for a trial on a GPU]",
-)
-@options.storage
-@options.as_json
+@command(example="reidsearch reproduce attn_cl-7f3a/t0003 --data /data/mars")
 def reproduce(
-    name: str,
-    out: Path | None,
-    data: Path | None,
-    threads: int | None,
-    tolerance: float | None,
-    storage: Path,
-    as_json: bool,
+    name: SearchOrTrial,
+    out: Annotated[
+        Path | None, option("--out", type=out_folder(), help="New folder.  [default: one below the search]")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the data set lies now."),
+    ] = None,
+    threads: Annotated[
+        int | None, option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: those of then]")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        option(
+            "--tolerance",
+            type=click.FloatRange(min=0),
+            help="Of relative differences.  [default: 0; 0.02 for a trial on a GPU]",
+        ),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
 ) -> int:
     """Train a trial again and compare every epoch with the journal; exit code 1 where it differs.
 
@@ -200,34 +203,27 @@ RULES = ("none", "asha", "percentile")
 ALGORITHMS = ("journaled", "random", "sobol", "grid", "ax")
 
 
-@click.command(
-    epilog="Example: reidsearch simulate attn_cl-7f3a --stopping asha --algorithm random --set stopping.grace=2"
-)
-@options.search
-@click.option(
-    "--stopping", "rules", type=click.Choice(RULES), multiple=True, help="Rule; may be repeated.  [default: all]"
-)
-@click.option(
-    "--algorithm",
-    "algorithms",
-    type=click.Choice(ALGORITHMS),
-    multiple=True,
-    help="Order of the trials; may be repeated.  [default: journaled]",
-)
-@click.option("--slots", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at once.")
-@click.option("--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Replays of each algorithm.")
-@click.option("--set", "overrides", multiple=True, metavar="stopping.KEY=VALUE", help="Change a setting of the rules.")
-@options.storage
-@options.as_json
+@command(example="reidsearch simulate attn_cl-7f3a --stopping asha --algorithm random --set stopping.grace=2")
 def simulate(
-    name: str,
-    rules: tuple[str, ...],
-    algorithms: tuple[str, ...],
-    slots: int,
-    seeds: int,
-    overrides: tuple[str, ...],
-    storage: Path,
-    as_json: bool,
+    name: Search,
+    rules: Annotated[
+        tuple[str, ...], option("--stopping", type=click.Choice(RULES), help="Rule; may be repeated.  [default: all]")
+    ] = (),
+    algorithms: Annotated[
+        tuple[str, ...],
+        option(
+            "--algorithm",
+            type=click.Choice(ALGORITHMS),
+            help="Order of the trials; may be repeated.  [default: journaled]",
+        ),
+    ] = (),
+    slots: Annotated[int, option("--slots", type=click.IntRange(min=1), help="Trials at once.")] = 1,
+    seeds: Annotated[int, option("--seeds", type=click.IntRange(min=1), help="Replays of each algorithm.")] = 10,
+    overrides: Annotated[
+        tuple[str, ...], option("--set", metavar="stopping.KEY=VALUE", help="Change a setting of the rules.")
+    ] = (),
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
 ) -> int:
     """Replay a finished search's curves under other stopping rules and orders; nothing is trained."""
     from orchestrator.stores.base import existing_search
@@ -240,18 +236,15 @@ def simulate(
     return Exit.OK
 
 
-@click.command(epilog="Example: reidsearch ui attn_cl-7f3a --port 5050")
-@click.argument("name", required=False, shell_complete=shell_complete.search_names)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=5000,
-    show_default=True,
-    help="Port on 127.0.0.1; 0 is any free one.",
-)
-@options.storage
-@options.tracking_uri
-def ui(name: str | None, port: int, storage: Path, tracking_uri: str | None) -> int:
+@command(example="reidsearch ui attn_cl-7f3a --port 5050")
+def ui(
+    name: OptionalSearch = None,
+    port: Annotated[
+        int, option("--port", type=click.IntRange(0, 65535), help="Port on 127.0.0.1; 0 is any free one.")
+    ] = 5000,
+    storage: Storage = DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
+) -> int:
     """Show searches in MLflow's pages, until Ctrl-C.
 
     The server is for this machine only. The address that is printed compares the trials of the search NAME, or all

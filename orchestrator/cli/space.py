@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from typing import Annotated
 
 import click
 from pydantic import JsonValue
 
 from orchestrator.base.errors import Exit
-from orchestrator.cli import options, shell_complete
+from orchestrator.cli.options import AsJson, OptionalSpaceFile, Overrides, SpaceFile, command, option
 
 
 @click.group()
@@ -17,10 +18,8 @@ def space() -> None:
     """Check, show, sample and compare search spaces."""
 
 
-@space.command(epilog="Example: reidsearch space check my_space.yaml")
-@options.space_file
-@options.overrides
-def check(file: str, overrides: tuple[str, ...]) -> int:
+@command(example="reidsearch space check my_space.yaml", group=space)
+def check(file: SpaceFile, overrides: Overrides = ()) -> int:
     """Check a search space against the trainer, and against its data if they are there; nothing is started."""
     from orchestrator.runner.splits import batch_problems
     from orchestrator.space.problems import SpaceError
@@ -39,10 +38,8 @@ def check(file: str, overrides: tuple[str, ...]) -> int:
     return Exit.OK
 
 
-@space.command(epilog="Example: reidsearch space show attn_cl.yaml --set budget.trials=20")
-@click.argument("file", required=False, shell_complete=shell_complete.space_names)
-@options.overrides
-def show(file: str | None, overrides: tuple[str, ...]) -> int:
+@command(example="reidsearch space show attn_cl.yaml --set budget.trials=20", group=space)
+def show(file: OptionalSpaceFile = None, overrides: Overrides = ()) -> int:
     """Print a search space with nothing left to extend, or list the built-in ones."""
     from orchestrator.space.search_space import SearchSpace, builtin_spaces
 
@@ -56,13 +53,14 @@ def show(file: str | None, overrides: tuple[str, ...]) -> int:
     return Exit.OK
 
 
-@space.command(epilog="Example: reidsearch space sample attn_cl.yaml -n 5 --seed 1")
-@options.space_file
-@click.option("-n", "--number", type=click.IntRange(1, 100_000), default=1, show_default=True, help="How many points.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draw.")
-@options.as_json
-@options.overrides
-def sample(file: str, number: int, seed: int, as_json: bool, overrides: tuple[str, ...]) -> int:
+@command(example="reidsearch space sample attn_cl.yaml -n 5 --seed 1", group=space)
+def sample(
+    file: SpaceFile,
+    number: Annotated[int, option("-n", "--number", type=click.IntRange(1, 100_000), help="How many points.")] = 1,
+    seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Seed of the draw.")] = 0,
+    as_json: AsJson = False,
+    overrides: Overrides = (),
+) -> int:
     """Print random points of a search space, as YAML that fits under its 'start', or as one JSON list."""
     from orchestrator.space.search_space import SearchSpace
     from trainer.yaml_file import dump_yaml
@@ -73,10 +71,8 @@ def sample(file: str, number: int, seed: int, as_json: bool, overrides: tuple[st
     return Exit.OK
 
 
-@space.command(epilog="Example: reidsearch space diff b_bot.yaml b_bot_osm.yaml")
-@click.argument("one", shell_complete=shell_complete.space_names)
-@click.argument("other", shell_complete=shell_complete.space_names)
-def diff(one: str, other: str) -> int:
+@command(example="reidsearch space diff b_bot.yaml b_bot_osm.yaml", group=space)
+def diff(one: SpaceFile, other: SpaceFile) -> int:
     """Print in what two search spaces differ, with nothing left to extend; nothing where they are the same."""
     from orchestrator.space.search_space import SearchSpace
 
@@ -85,7 +81,7 @@ def diff(one: str, other: str) -> int:
     return Exit.OK
 
 
-@space.command(epilog="Example: reidsearch space schema > schema.json")
+@command(example="reidsearch space schema > schema.json", group=space)
 def schema() -> int:
     """Print the JSON Schema of space files, with which editors complete and check them."""
     from orchestrator.space.schema import schema_text
@@ -99,12 +95,15 @@ def config() -> None:
     """Show settings."""
 
 
-@config.command("show", epilog="Example: reidsearch config show attn_cl.yaml --set optim.epochs=60 --origin")
-@click.argument("space", shell_complete=shell_complete.space_names)
-@options.overrides
-@click.option("--origin", is_flag=True, help="Say of each value which file, --set or default it comes from.")
-@options.as_json
-def show_settings(space: str, overrides: tuple[str, ...], origin: bool, as_json: bool) -> int:
+@command(example="reidsearch config show attn_cl.yaml --set optim.epochs=60 --origin", group=config, name="show")
+def show_settings(
+    space: SpaceFile,
+    overrides: Overrides = (),
+    origin: Annotated[
+        bool, option("--origin", help="Say of each value which file, --set or default it comes from.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
     """Print every setting of a search space, those of the trainer included; SPACE is a file or a built-in name."""
     from orchestrator.space.config_provenance import settings_of
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import command_line, hint
-from orchestrator.cli import options
+from orchestrator.cli.options import AsJson, Overrides, argument, command, option, out_folder
 
 if TYPE_CHECKING:
     from trainer.evaluation.test_set_record import Use
 
-_config_file = click.argument("config", type=click.Path(path_type=Path))
+ConfigFile = Annotated[Path, argument(type=click.Path(path_type=Path))]
 
 
-@click.command(epilog="Example: reidsearch train runs/first/trials/t0003/config.json --out runs/again")
-@_config_file
-@click.option("--out", required=True, type=options.OutPath(path_type=Path, file_okay=False), help="Folder of the run.")
-@click.option("--resume", is_flag=True, help="Continue the run in that folder.")
-@options.overrides
-@options.as_json
-def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_json: bool) -> int:
+@command(example="reidsearch train runs/first/trials/t0003/config.json --out runs/again")
+def train(
+    config: ConfigFile,
+    out: Annotated[Path, option("--out", type=out_folder(), help="Folder of the run.")],
+    resume: Annotated[bool, option("--resume", help="Continue the run in that folder.")] = False,
+    overrides: Overrides = (),
+    as_json: AsJson = False,
+) -> int:
     """Train one network without any search; CONFIG is a trial's YAML or JSON file."""
     from trainer.config_file import read_tree
 
@@ -49,42 +50,39 @@ def train(config: Path, out: Path, resume: bool, overrides: tuple[str, ...], as_
     return code
 
 
-@click.command(epilog="Example: reidsearch evaluate runs/one/config.json --checkpoint runs/one/checkpoint/best.pt")
-@_config_file
-@click.option("--checkpoint", metavar="FILE", help="Weights.  [default: the untrained network]")
-@click.option(
-    "--part",
-    type=click.Choice(["test", "validation"]),
-    default="validation",
-    show_default=True,
-    help="Query and gallery of the validation split, or of the test set, which is recorded.",
-)
-@click.option(
-    "--open-test-set", is_flag=True, help="Allow --part test for a trial of a search; recorded in the search's journal."
-)
-@click.option("--split", type=click.Path(path_type=Path), help="Validation split of a run or search.")
-@click.option("--all-folds", is_flag=True, help="Test part of every partition; {fold} in FILE is its number.")
-@click.option(
-    "--out", type=options.OutPath(path_type=Path, file_okay=False), help="Write figures per query and pictures."
-)
-@click.option("--images", is_flag=True, help="Let pictures show real people.")
-@click.option(
-    "--cache", type=options.OutPath(path_type=Path, file_okay=False), help="Keep embeddings, and use those kept."
-)
-@options.overrides
-@options.as_json
+@command(example="reidsearch evaluate runs/one/config.json --checkpoint runs/one/checkpoint/best.pt")
 def evaluate(
-    config: Path,
-    checkpoint: str | None,
-    part: Literal["test", "validation"],
-    open_test_set: bool,
-    split: Path | None,
-    all_folds: bool,
-    out: Path | None,
-    images: bool,
-    cache: Path | None,
-    overrides: tuple[str, ...],
-    as_json: bool,
+    config: ConfigFile,
+    checkpoint: Annotated[
+        str | None, option("--checkpoint", metavar="FILE", help="Weights.  [default: the untrained network]")
+    ] = None,
+    part: Annotated[
+        Literal["test", "validation"],
+        option(
+            "--part",
+            type=click.Choice(["test", "validation"]),
+            help="Query and gallery of the validation split, or of the test set, which is recorded.",
+        ),
+    ] = "validation",
+    open_test_set: Annotated[
+        bool,
+        option("--open-test-set", help="Allow --part test for a trial of a search; recorded in the search's journal."),
+    ] = False,
+    split: Annotated[
+        Path | None, option("--split", type=click.Path(path_type=Path), help="Validation split of a run or search.")
+    ] = None,
+    all_folds: Annotated[
+        bool, option("--all-folds", help="Test part of every partition; {fold} in FILE is its number.")
+    ] = False,
+    out: Annotated[
+        Path | None, option("--out", type=out_folder(), help="Write figures per query and pictures.")
+    ] = None,
+    images: Annotated[bool, option("--images", help="Let pictures show real people.")] = False,
+    cache: Annotated[
+        Path | None, option("--cache", type=out_folder(), help="Keep embeddings, and use those kept.")
+    ] = None,
+    overrides: Overrides = (),
+    as_json: AsJson = False,
 ) -> int:
     """Evaluate a network; CONFIG is a trial's YAML or JSON file.
 

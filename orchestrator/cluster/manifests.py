@@ -69,6 +69,7 @@ class Work(NamedTuple):
     """Folder or URI."""
     launch: Sequence[str]
     """Arguments of `reidsearch launch` besides space, name, storage and address."""
+    tracking_uri: str | None = None
     concurrent: int | None = None
     """Trials at once at most; None is what the space says."""
     resources: Resources = Resources()
@@ -76,9 +77,8 @@ class Work(NamedTuple):
 
     @property
     def resume(self) -> list[str]:
-        """Arguments of `reidsearch resume` besides name, storage and address: a new pod has confirmed no server."""
-        at = [index for index, word in enumerate(self.launch) if word == TRACKING]
-        return [word for index in at for word in self.launch[index : index + 2]]
+        """Arguments of `reidsearch resume` besides name, storage and address: a new pod trusts no server yet."""
+        return [] if self.tracking_uri is None else [TRACKING, self.tracking_uri]
 
     def plan(self, machines: Machines) -> str:
         """One line: how many trials there are, and how they share the machines.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ if "slow" in sys.argv:
     print("working", flush=True)
     time.sleep(30)
 print(" ".join(sys.argv[1:]))
-code = [part.removeprefix("--data=code") for part in sys.argv if part.startswith("--data=code")]
+code = [part.removeprefix("code") for part in sys.argv if part.startswith("code")]
 sys.exit(int(code[0]) if code else 0)
 """
 
@@ -121,15 +122,28 @@ def test_launch_gives_the_command_all_that_it_was_told(stand_in: Path, capfd: py
     assert found.name == "demo"
     assert capfd.readouterr().out.split() == [
         *("launch", "--space", "smoke.yaml", "--name", "demo", "--data", "mini-mars", "--trials", "3", "--seed", "1"),
-        *("--set=optim.epochs=2", "--storage", str(stand_in)),
+        *("--storage", str(stand_in), "--set", "optim.epochs=2"),
     ]
 
 
 def test_resume_gives_the_command_all_that_it_was_told(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    resume("demo", stand_in, retry_failed=True)
-    assert capfd.readouterr().out.split() == ["resume", "demo", "--errored", "retry", "--storage", str(stand_in)]
+    resume("demo", stand_in, retry_failed=True, hang_after=60.5)
+    assert capfd.readouterr().out.split() == [
+        *("resume", "demo", "--errored", "retry", "--storage", str(stand_in), "--hang-after", "60.5")
+    ]
     resume("demo", stand_in, show=False)
     assert capfd.readouterr().out == ""
+
+
+def test_the_functions_show_the_options_of_the_commands_and_refuse_those_of_a_terminal() -> None:
+    shown = inspect.signature(launch).parameters
+    assert {"data", "trials", "seed", "gpus_per_trial", "storage", "hang_after"} <= set(shown)
+    assert not {"submit", "follow", "dry_run", "file", "strict", "options"} & set(shown)
+    assert "        trials: Trials in all.  [default: the space's]\n" in (launch.__doc__ or "")
+    with pytest.raises(TypeError, match="submit is an option of the command line only"):
+        launch("smoke.yaml", submit="http://head:8265")
+    with pytest.raises(TypeError, match="trails"):
+        launch("smoke.yaml", name="demo", trails=3)
 
 
 def test_a_space_may_be_a_mapping_and_gives_the_search_its_name(
@@ -177,13 +191,13 @@ def test_overrides_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.Capture
         "synthetic": None,
     }
     launch("smoke.yaml", name="demo", storage=stand_in, overrides=given)
-    settings = [line for line in capfd.readouterr().out.split("--") if line.startswith("set=")]
-    assert [setting.strip().removeprefix("set=") for setting in settings] == [
-        *("optim.epochs=2", "optim.learning_rate=1e-05", "clips.identities=4", 'data.root="/a b"'),
-        *('replicates={"seeds": 3}', "start=[]", "synthetic=null"),
-    ]
+    told = capfd.readouterr().out
+    for setting in ("optim.epochs=2", "optim.learning_rate=1e-05", "clips.identities=4", 'data.root="/a b"'):
+        assert f"--set {setting}" in told
+    for setting in ('replicates={"seeds": 3}', "start=[]", "synthetic=null"):
+        assert f"--set {setting}" in told
     launch("smoke.yaml", name="demo", storage=stand_in, overrides=("optim.epochs=2",))
-    assert "--set=optim.epochs=2" in capfd.readouterr().out
+    assert "--set optim.epochs=2" in capfd.readouterr().out
     for wrong in ("optim.epochs=2", [("optim.epochs", 2)]):
         with pytest.raises(TypeError, match=r"overrides: .* a mapping such as {'optim.epochs': 10} nor a list"):
             launch("smoke.yaml", name="demo", storage=stand_in, overrides=wrong)  # type: ignore[arg-type]
@@ -197,12 +211,12 @@ def test_a_space_of_objects_is_refused_with_the_object(stand_in: Path) -> None:
 @pytest.mark.parametrize(("code", "error"), [(1, SearchError), (3, SearchError), (5, EnvironmentProblem)])
 def test_a_command_that_fails_raises_its_last_line(stand_in: Path, code: int, error: type[Exception]) -> None:
     with pytest.raises(error, match="--storage"):
-        notebook._drive("launch", f"--data=code{code}", storage=stand_in, show=False)
+        launch("smoke.yaml", name="demo", data=f"code{code}", storage=stand_in, show=False)
 
 
 @pytest.mark.parametrize("code", [4, 75, 130])
 def test_a_search_that_can_be_looked_at_is_given_back_all_the_same(stand_in: Path, code: int) -> None:
-    notebook._drive("launch", f"--data=code{code}", storage=stand_in, show=False)
+    assert launch("smoke.yaml", name="demo", data=f"code{code}", storage=stand_in, show=False).name == "demo"
 
 
 def test_an_interrupted_call_stops_the_command_and_then_says_so(
@@ -214,6 +228,6 @@ def test_an_interrupted_call_stops_the_command_and_then_says_so(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt, match="demo: stopped"):
-            notebook._drive("slow", storage=stand_in, show=True)
+            launch("smoke.yaml", name="demo", data="slow", storage=stand_in)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,33 @@ from running import COMMAND, Search
 from several_nodes import several_nodes
 
 from orchestrator.__main__ import run
-from orchestrator.cli.launch import given_arguments
+from orchestrator.cli.launch import NOT_PASSED_ON
+from orchestrator.cli.options import LaunchOptions, command, command_arguments
 from orchestrator.cluster import submit as submission
 from orchestrator.cluster.submit import SHIPPED, SPACE_FILE, shipment
 
 
-def test_what_was_given_is_passed_on_and_nothing_else() -> None:
-    from orchestrator.cli.launch import launch
-
-    words = ["--space", "smoke.yaml", "--seed", "3", "--concurrent=2", "--set", "a=1", "--strict", "--address", "x:1"]
-    context = launch.make_context("launch", [*words, "--gpus-per-trial", "0.5", "--memory-per-trial", "2 GiB"])
-    assert sorted(given_arguments(context)) == [
-        "--concurrent=2",
-        "--gpus-per-trial=0.5",
-        "--memory-per-trial=2 GiB",
-        "--seed=3",
-        "--strict",
+def test_a_command_reads_its_own_options_again() -> None:
+    found: list[LaunchOptions] = []
+    read = command(example="")(_noted(found))
+    words = ["--space", "smoke.yaml", "--seed", "3", "--concurrent=2", "--set", "a=1", "--set", "b=-1", "--strict"]
+    words += ["--gpus-per-trial", "0.5", "--memory-per-trial", "2 GiB", "--hang-after", "1234567.5"]
+    read.main(words, standalone_mode=False)
+    read.main(command_arguments(found[0]), standalone_mode=False)
+    assert found[0] == found[1]
+    assert (found[0].seed, found[0].overrides, found[0].hang_after) == (3, ("a=1", "b=-1"), 1234567.5)
+    assert command_arguments(found[0], without=NOT_PASSED_ON) == [
+        *("--seed", "3", "--hang-after", "1234567.5", "--strict", "--concurrent", "2", "--gpus-per-trial", "0.5"),
+        *("--memory-per-trial", "2 GiB"),
     ]
+
+
+def _noted(found: list[LaunchOptions]) -> Callable[[LaunchOptions], int]:
+    def note(given: LaunchOptions) -> int:
+        found.append(given)
+        return 0
+
+    return note
 
 
 def test_a_shipment_is_the_code_that_runs_here_and_the_space() -> None:
@@ -62,11 +73,7 @@ def test_launch_hands_over_the_checked_space_with_its_overrides(submitted: dict[
     words = ["--space", "smoke.yaml", "--name", "far", "--set", "optim.epochs=7", "--trials", "2"]
     assert run(["launch", *words, "--storage", str(tmp_path), "--submit", "http://head:8265"]) == 0
     assert submitted["arguments"] == [
-        "launch",
-        f"--space={SPACE_FILE}",
-        "--name=far",
-        f"--storage={tmp_path}",
-        "--trials=2",
+        *("launch", "--space", SPACE_FILE, "--name", "far", "--storage", str(tmp_path), "--trials", "2")
     ]
     assert "epochs: 7" in submitted["space"]
     assert submitted["metadata"]["search"] == "far"

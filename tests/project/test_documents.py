@@ -191,10 +191,10 @@ def test_every_page_is_linked_from_the_index() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "python" in dict(fences(page))], ids=lambda page: page.name)
 def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def finished(command: str, *arguments: str, **_: object) -> None:
-        a_search(tmp_path / "runs" / arguments[arguments.index("--name") + 1])
+    def finished(verb: str, given: LaunchOptions | ResumeOptions, **_: object) -> None:
+        a_search(tmp_path / "runs" / str(given.name))
 
-    monkeypatch.setattr("orchestrator.notebook._drive", finished)
+    monkeypatch.setattr("orchestrator.notebook._run", finished)
     monkeypatch.chdir(tmp_path)
     for language, text in fences(page):
         if language == "python":
