@@ -126,12 +126,10 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
     is_required = default is inspect.Parameter.empty
     if not flags:
         return click.Argument([name], **{"required": is_required, **settings})
-    more: dict[str, Any] = {
-        "required": is_required,
-        "is_flag": default is False,
-        "multiple": isinstance(default, tuple),
-    }
-    if not is_required and default is not None and default is not False and default != ():
+    more: dict[str, Any] = {"required": is_required, "multiple": isinstance(default, tuple)}
+    if default is False:
+        more["is_flag"] = True
+    elif not is_required and default is not None and default != ():
         more |= {"default": default, "show_default": True}
     return click.Option([name, *flags], **{**more, **settings})
 
