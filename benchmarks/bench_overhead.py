@@ -160,7 +160,7 @@ def _trainable(settings: dict[str, Any]) -> None:
 
     from trainer.compute import prepare_process
     from trainer.config import TrialConfig
-    from trainer.training.loop import fit
+    from trainer.training.fit import fit
 
     os.environ["OMP_NUM_THREADS"] = "1"
     prepare_process()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trainer.export import ExportedNetwork, export_network, missing_packages
     from trainer.model.network import require_weights
     from trainer.result import EpochResult, Evaluation, Report, ignore_report
-    from trainer.training.loop import FitResult, fit, last_checkpoint
+    from trainer.training.fit import FitResult, fit, last_checkpoint
     from trainer.training.step_cost import StepCost, measure_step
     from trainer.training.workload import multiplications_per_batch
 
@@ -30,7 +30,7 @@ _HOME = {
     "EpochResult": "trainer.result",
     "Evaluation": "trainer.result",
     "ExportedNetwork": "trainer.export",
-    "FitResult": "trainer.training.loop",
+    "FitResult": "trainer.training.fit",
     "Report": "trainer.result",
     "StepCost": "trainer.training.step_cost",
     "StoppedError": "trainer.errors",
@@ -39,9 +39,9 @@ _HOME = {
     "evaluate": "trainer.evaluation.evaluate",
     "figures_on_test_set": "trainer.evaluation.test_split",
     "export_network": "trainer.export",
-    "fit": "trainer.training.loop",
+    "fit": "trainer.training.fit",
     "ignore_report": "trainer.result",
-    "last_checkpoint": "trainer.training.loop",
+    "last_checkpoint": "trainer.training.fit",
     "measure_step": "trainer.training.step_cost",
     "missing_packages": "trainer.export",
     "multiplications_per_batch": "trainer.training.workload",

@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.atomic import check_writable
 from trainer.child import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
+from trainer.files import check_writable
 
 EXIT_DIVERGED, EXIT_INVALID, EXIT_INTERRUPTED = 1, 3, 130
 PERIOD_S = 0.1  # between two redrawings of the progress line

@@ -15,11 +15,10 @@ from typing import Any, BinaryIO
 import torch
 from pydantic import Field
 
-from trainer.atomic import replacing, write_atomically
 from trainer.errors import CheckpointError
+from trainer.files import open_regular, read_regular, replacing, write_atomically
 from trainer.formatting import first_line, one_line, shortened
-from trainer.frozen import FrozenConfig
-from trainer.reading import open_regular, read_regular
+from trainer.settings import FrozenConfig
 
 # What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
 UNREADABLE = (

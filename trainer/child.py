@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
-from trainer.atomic import in_place
+from trainer.files import in_place
 from trainer.formatting import first_line, one_line, shortened
 
 # Python's own variable: no script's and no current folder is put into `sys.path`. Grandchildren inherit it.

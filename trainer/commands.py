@@ -20,7 +20,6 @@ from trainer.evaluation.folder import write_evaluation
 from trainer.evaluation.partitions import evaluate_partitions
 from trainer.evaluation.test_set_record import RecordUse, record_use
 from trainer.plots.charts import average_precision_deltas
-from trainer.progress import Progress
 from trainer.reporting import (
     comparison_document,
     comparison_text,
@@ -29,8 +28,9 @@ from trainer.reporting import (
     spread_line,
     stages_line,
 )
+from trainer.result import Progress
+from trainer.training.fit import fit, last_checkpoint
 from trainer.training.interruption import stop_on_signals
-from trainer.training.loop import fit, last_checkpoint
 
 Print = Callable[[str], None]
 

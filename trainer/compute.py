@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trainer.errors import ConfigError
 from trainer.formatting import first_line
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,31 +1,148 @@
-"""Everything one trial is told."""
+"""The configuration of one trial, composed of the small configurations of its parts.
+
+Most of those stand beside the code that they configure. The ones of packages that need a whole `TrialConfig`,
+`trainer.evaluation` and `trainer.training`, stand here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from trainer.checkpoint import CheckpointConfig
 from trainer.compute import ComputeConfig
 from trainer.data import READERS, DataConfig
-from trainer.evaluation.embed import EvaluationConfig, Viewing
+from trainer.data.dataset import ProtocolName
 from trainer.formatting import KeyPath
-from trainer.frozen import FrozenConfig
 from trainer.input.clips import ClipConfig
 from trainer.losses.reid_loss import LossConfig
-from trainer.model.network import ModelConfig
-from trainer.recipe import Recipe, filled_in
-from trainer.training.schedule import OptimConfig
+from trainer.model.network import Feature, ModelConfig
+from trainer.settings import FrozenConfig
+
+Recipe = Literal["fixed", "paper"]
+Distance = Literal["cosine", "euclidean"]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 # Normal numbers of IEEE 754's binary32: below, precision and speed are lost; above is infinity.
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+# Identities of Market-1501, whatever the data set: the default that the paper's code never overrides.
+PAPER_CENTERS = 751
+
+# What `recipe: paper` means: values of the paper's code where the defaults are others. docs/paper.md lists every
+# difference with its reason, and what no recipe reproduces.
+PAPER: dict[str, dict[str, Any]] = {
+    "clips": {"sampling": "consecutive_paper", "crop": "translate", "erase_fill": "light_grey"},
+    "loss": {"attention_on": "scores"},
+    "evaluation": {"sampling": "dense", "max_clips": 41, "distance": "euclidean"},
+}
+# Parts of the paper's code that only run along with another one.
+WITH_ATTENTION_LOSS = {"clips": {"second_erase": 0.5, "erased_labels": "second"}}
+WITH_CENTERS = {"loss": {"center_count": PAPER_CENTERS}}
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list from a file as the tuple it stands for; strict validation by itself tells them apart."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class OptimConfig(FrozenConfig):
+    """How long and how fast the network learns. Shares are of `epochs`, so that a short search and a long
+    final run mean the same schedule."""
+
+    epochs: int = Field(120, ge=1)
+    """Passes over the training identities."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """`adam`: decay is L2 added to the gradient, as in the paper's code. `adamw`: decay apart from the gradient
+    (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    learning_rate: float = Field(3.5e-4, gt=0)
+    """Learning rate after warm-up."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 decay."""
+    decay_norm_and_bias: bool = True
+    """Whether the scales of batch norms and all biases decay too, as in the paper's code."""
+    schedule: Literal["milestones", "cosine"] = "milestones"
+    """After the warm-up: steps at `milestones`, or half a cosine down to `cosine_floor`."""
+    warmup: Share = 10 / 120
+    """Share of the epochs over which the learning rate rises linearly."""
+    warmup_factor: float = Field(0.01, gt=0, le=1)
+    """Factor of the learning rate in the first epoch of the warm-up."""
+    milestones: Annotated[tuple[Share, ...], BeforeValidator(_as_tuple)] = (40 / 120, 70 / 120)
+    """Shares of the epochs after which the learning rate is multiplied by `gamma`, ascending."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor of the learning rate at each milestone."""
+    cosine_floor: Share = 0.0
+    """Factor of the learning rate towards which the cosine schedule falls."""
+    accumulate: int = Field(1, ge=1)
+    """Batches whose gradients are averaged before a step of the optimizer."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Greatest length of the gradient over all of the network's parameters; longer ones are scaled down."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay, per step, of an exponential moving average of the weights, which is then what gets evaluated."""
+
+    @model_validator(mode="after")
+    def _milestones_ascend(self) -> OptimConfig:
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones: {list(self.milestones)} must ascend")
+        return self
+
+
+class RerankConfig(FrozenConfig):
+    """The settings of `k_reciprocal_distance`; the defaults are those of its paper and of everyone who reports it."""
+
+    k1: int = Field(20, ge=1, le=1000)
+    """Nearest tracklets of which the mutual ones are neighbours. As many as an identity has tracklets serve well."""
+    k2: int = Field(6, ge=1, le=1000)
+    """Nearest tracklets, itself among them, over which a tracklet's neighbours are averaged; 1 averages nothing."""
+    lambda_value: float = Field(0.3, ge=0, le=1)
+    """Share of the distance itself beside that of the neighbours: 1 re-ranks nothing."""
+
+
+class EvaluationConfig(FrozenConfig):
+    """How often and how thoroughly a network is evaluated."""
+
+    every: int = Field(10, ge=1)
+    """Epochs between two evaluations on the validation split; the last epoch is always evaluated."""
+    sampling: Literal["even", "dense"] = "even"
+    """`even`: `clips` clips of evenly spaced frames, cheap. `dense`: every frame, in consecutive clips."""
+    clips: int = Field(2, ge=1)
+    """Clips per tracklet under `even` sampling."""
+    max_clips: int | None = Field(None, ge=1)
+    """Clips per tracklet under `dense` sampling at most, the first ones; 41 in the paper's code, null for all."""
+    pooling: Literal["mean", "max"] = "mean"
+    """How the embeddings of a tracklet's clips become one. The paper's code has the maximum as an option, for the
+    gallery only; here it holds for queries too, as in the code of the MARS authors."""
+    batch: int = Field(64, ge=1)
+    """Clips that pass through the network at once."""
+    feature: Feature = "after_neck"
+    """The embedding that is ranked: the neck's output, or what goes into it."""
+    distance: Distance = "cosine"
+    """Distance between embeddings. `cosine` is what normalising them to length 1 gives (Luo et al. 2019); the
+    paper's code uses the Euclidean distance of embeddings as they are."""
+    protocol: ProtocolName = "mars"
+    """Ranking protocol, see `trainer.data.dataset`; left out, it is the one usual for the data set."""
+    reranking: bool = True
+    """Whether the last evaluation of a training, and those of `evaluate`, also give figures after re-ranking."""
+    rerank: RerankConfig = RerankConfig()
+    """Re-ranking by k-reciprocal neighbours."""
+    folder: bool = True
+    """Whether a training leaves every query's figures and pictures of its best network, on the validation split."""
+    images: bool = False
+    """Whether those pictures may show real people, and go to MLflow; generated ones are always shown."""
+
+    @property
+    def frames_seen(self) -> str:
+        """Which frames of a tracklet are looked at: `even, 2 clips`, `dense`, `dense, at most 41 clips`."""
+        if self.sampling == "even":
+            return f"even, {self.clips} clip{'s' * (self.clips > 1)}"
+        return "dense" if self.max_clips is None else f"dense, at most {self.max_clips} clips"
 
 
 class TrialConfig(FrozenConfig):
-    """Everything one trial is told; the same configuration on the same machine gives the same figures."""
+    """Everything one trial is told; the same configuration on the same machine gives the same metrics."""
 
     seed: int = Field(0, ge=0, lt=2**31)
     """All randomness of the trial derives from this, the epoch and the purpose."""
@@ -50,10 +167,9 @@ class TrialConfig(FrozenConfig):
     """How often the state is saved."""
 
     @property
-    def viewing(self) -> Viewing:
-        """How tracklets reach the network in an evaluation: as in training, without augmentation."""
-        size = (self.model.height, self.model.width)
-        return Viewing(self.clips.frames, size, self.clips.workers, self.compute)
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return self.model.height, self.model.width
 
     @model_validator(mode="before")
     @classmethod
@@ -97,15 +213,22 @@ class TrialConfig(FrozenConfig):
         return ""
 
 
-def _numbers(config: BaseModel) -> Iterator[tuple[KeyPath, float]]:
-    """Place and value of every number with a fraction."""
-    for name, value in config:
-        if isinstance(value, BaseModel):
-            yield from (((name, *place), number) for place, number in _numbers(value))
-        elif isinstance(value, float):
-            yield (name,), value
-        elif isinstance(value, tuple):
-            yield from (((name, index), item) for index, item in enumerate(value) if isinstance(item, float))
+def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a trial with the recipe's values where none is given; what is given always wins."""
+    if settings.get("recipe") != "paper":
+        return dict(settings)
+    given = settings.get("loss", {})
+    layers = [PAPER]
+    if isinstance(given, Mapping):
+        layers += [WITH_ATTENTION_LOSS] if given.get("attention_weight") else []
+        layers += [WITH_CENTERS] if given.get("center_weight") else []
+    filled = dict(settings)
+    for layer in layers:
+        for group, values in layer.items():
+            below = filled.get(group, {})
+            if isinstance(below, Mapping):  # anything else is complete, or an error that validation names
+                filled[group] = {**values, **below}
+    return filled
 
 
 def with_usual_protocol(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +238,17 @@ def with_usual_protocol(settings: Mapping[str, Any]) -> dict[str, Any]:
     if name not in READERS or not isinstance(evaluation, Mapping) or "protocol" in evaluation:
         return dict(settings)  # complete, or an error that validation names
     return {**settings, "evaluation": {**evaluation, "protocol": READERS[name].protocol}}
+
+
+def _numbers(config: BaseModel) -> Iterator[tuple[KeyPath, float]]:
+    """Place and value of every number with a fraction."""
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            yield from (((name, *place), number) for place, number in _numbers(value))
+        elif isinstance(value, float):
+            yield (name,), value
+        elif isinstance(value, tuple):
+            yield from (((name, index), item) for index, item in enumerate(value) if isinstance(item, float))
 
 
 def _refusal(place: KeyPath, value: object, why: str) -> InitErrorDetails:

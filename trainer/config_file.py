@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from trainer.errors import ConfigError
-from trainer.formatting import KeyPath, did_you_mean, plain_words, renamed_settings, spelled
+from trainer.formatting import KeyPath, did_you_mean, plain_words, spelled
+from trainer.settings import renamed_settings
 from trainer.yaml_file import Document, YamlError, parse_yaml, read_yaml
 
 if TYPE_CHECKING:

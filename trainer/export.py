@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trainer.atomic import replacing, write_atomically
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compute import ComputeConfig
 from trainer.config import TrialConfig
 from trainer.data import DataConfig
 from trainer.errors import CheckpointError, ConfigError
+from trainer.files import replacing, write_atomically
 from trainer.input.augment import IMAGENET_MEAN, IMAGENET_STD
 from trainer.model.inference import inference_copy
 from trainer.model.network import Feature, TemporalAttentionResNet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -40,23 +40,6 @@ PLAIN_WORDS = {
     "value_error": "{error}",
 }
 """What pydantic's kinds of error are called here."""
-
-RENAMED_SETTINGS: Mapping[str, str] = {"clips.persons": "clips.identities"}
-"""New names of settings by the names that they had in 0.1."""
-
-
-def renamed_settings(tree: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Each place in plain data that names a setting by an old name, with what to say: `x is called y`."""
-    if isinstance(tree, Mapping | list | tuple):
-        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            place = (*path, key)
-            old = [name for name in RENAMED_SETTINGS if f".{spelled(place)}".endswith(f".{name}")]
-            yield from ((place, f"{name} is called {RENAMED_SETTINGS[name]}") for name in old)
-            yield from renamed_settings(value, place)
-    elif isinstance(tree, str):
-        for name, new in RENAMED_SETTINGS.items():
-            if re.search(rf"\b{re.escape(name)}\b", tree):
-                yield path, f"{name} is called {new}"
 
 
 def counted(count: int, one: str, several: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from trainer.evaluation.compare import EvaluationComparison, QueryChange
 from trainer.evaluation.partitions import Spread
 from trainer.formatting import counted
-from trainer.result import EpochResult, Evaluation, Figures
+from trainer.result import EpochResult, Evaluation, RetrievalMetrics
 
 SHOWN_CHANGES = 5  # queries, and pairs of cameras, on either side of a comparison
 
@@ -41,7 +41,7 @@ def evaluation_line(figures: Evaluation, part: str) -> str:
     return line
 
 
-def _figures(figures: Figures) -> str:
+def _figures(figures: RetrievalMetrics) -> str:
     return (
         f"mAP {100 * figures.mAP:.1f} ± {100 * figures.mAP_standard_error:.1f}  mINP {100 * figures.mINP:.1f}  "
         f"rank-1 {100 * figures.rank1:.1f}  rank-5 {100 * figures.rank5:.1f}  rank-10 {100 * figures.rank10:.1f}  "

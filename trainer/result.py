@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field, ValidationError
 
-from trainer.atomic import in_place, write_atomically
 from trainer.errors import DataError
-from trainer.frozen import FrozenConfig
-from trainer.reading import loads_checked, read_regular
+from trainer.files import in_place, loads_checked, read_regular, write_atomically
+from trainer.settings import FrozenConfig
 
 MAX_LINE = 1024 * 1024
 """Bytes of a result in a file; ours have about one thousand."""
@@ -21,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1 + 1e-6)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
-class Figures(FrozenConfig):
+class RetrievalMetrics(FrozenConfig):
     """Figures of one ranking, each a mean over the valid queries and in [0, 1]."""
 
     mAP: Share
@@ -40,7 +39,7 @@ class Figures(FrozenConfig):
     """CMC at rank 20."""
 
 
-class Evaluation(Figures):
+class Evaluation(RetrievalMetrics):
     """Figures of one evaluation; everything that they depend on besides the network stands beside them."""
 
     attention_entropy: Share
@@ -53,7 +52,7 @@ class Evaluation(Figures):
     """Valid queries."""
     dropped_queries: Count
     """Queries left out because the gallery holds no match for them."""
-    reranked: Figures | None = None
+    reranked: RetrievalMetrics | None = None
     """The figures after re-ranking, where it was done."""
 
     def metrics(self) -> dict[str, float]:
@@ -178,3 +177,14 @@ def better_epoch(known: EpochResult | None, result: EpochResult) -> EpochResult 
     if known is not None and known.validation is not None and known.validation.mAP >= result.validation.mAP:
         return known
     return result
+
+
+class Progress(Protocol):
+    """A listener to long work."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Hears what is being done, the steps done and the steps in all, and what else is worth a word."""
+
+
+def no_progress(what: str, done: int, total: int, note: str = "") -> None:
+    """The listener that does not listen."""

@@ -1,8 +1,29 @@
-"""Which settings of two trials differ."""
+"""What a configuration is: frozen, strict, documented field by field; how two of them differ; names of 0.1."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from trainer.formatting import KeyPath, spelled
+
+
+class FrozenConfig(BaseModel):
+    """A configuration that cannot change and refuses what it does not know.
+
+    Unknown keys, NaN and infinity are errors. The docstring under a field is its description.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
 
 # Settings that change where and how fast a trial runs, but none of its figures. Checkpoints of earlier versions lack
 # the whole group `checkpoint`, and what pictures are left.
@@ -10,6 +31,8 @@ NEUTRAL_SETTINGS = {
     *("data.root", "clips.workers", "clips.augment_on", "checkpoint", "checkpoint.every"),
     *("evaluation.folder", "evaluation.images"),
 }
+RENAMED_SETTINGS: Mapping[str, str] = {"clips.persons": "clips.identities"}
+"""New names of settings by the names that they had in 0.1."""
 
 
 def differing_settings(now: dict[str, Any], then: dict[str, Any], prefix: str = "") -> list[str]:
@@ -23,3 +46,17 @@ def differing_settings(now: dict[str, Any], then: dict[str, Any], prefix: str = 
         elif mine != other and path not in NEUTRAL_SETTINGS:
             differing.append(path)
     return differing
+
+
+def renamed_settings(tree: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Each place in plain data that names a setting by an old name, with what to say: `x is called y`."""
+    if isinstance(tree, Mapping | list | tuple):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            place = (*path, key)
+            old = [name for name in RENAMED_SETTINGS if f".{spelled(place)}".endswith(f".{name}")]
+            yield from ((place, f"{name} is called {RENAMED_SETTINGS[name]}") for name in old)
+            yield from renamed_settings(value, place)
+    elif isinstance(tree, str):
+        for name, new in RENAMED_SETTINGS.items():
+            if re.search(rf"\b{re.escape(name)}\b", tree):
+                yield path, f"{name} is called {new}"

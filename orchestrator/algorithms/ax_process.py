@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.atomic import in_place
 from trainer.child import python_command, start_child
+from trainer.files import in_place
 from trainer.formatting import first_line, one_line
 
 # By the model's method. An answer of `fast` takes 1-5 s up to 100 trials, one of `quality` tens of seconds of processor

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 from orchestrator.base.escaping import harmless
-from trainer.progress import Progress
+from trainer.result import Progress
 
 # Where nothing can be redrawn: at most one line in this many seconds.
 LINE_PERIOD_S = 10.0

@@ -94,7 +94,7 @@ def tables(
     storage: Storage = DEFAULT_STORAGE,
 ) -> int:
     """Show what the test set said of searches beside what the paper published."""
-    from trainer.atomic import write_atomically
+    from trainer.files import write_atomically
 
     text = _tables(names, form, storage)
     if out is None:

@@ -152,7 +152,7 @@ class OutPath(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         """The path; raises OSError, which names the folder that refuses it."""
-        from trainer.atomic import check_writable
+        from trainer.files import check_writable
 
         path = super().convert(value, parameter, context)
         check_writable(Path(os.fsdecode(path)))

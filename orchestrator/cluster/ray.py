@@ -24,8 +24,8 @@ from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.process import Process, children, children_named
 from orchestrator.cluster.authentication import MODE, Admission, admit, answers, own_token
 from orchestrator.cluster.resources import Node
-from trainer.atomic import in_place
 from trainer.child import checkout
+from trainer.files import in_place
 from trainer.formatting import first_line
 
 log = logging.getLogger(__name__)

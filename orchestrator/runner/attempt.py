@@ -23,15 +23,15 @@ from orchestrator.stores.staging import DataSource, data_here
 from orchestrator.study.description import HANG_AFTER_S
 from orchestrator.study.events import FailureKind, NodeLoad
 from orchestrator.study.journal import NO_SPACE
-from trainer.atomic import write_atomically
+from trainer.files import write_atomically
 from trainer.formatting import first_line
-from trainer.frozen import FrozenConfig
 from trainer.result import EpochResult, Evaluation
+from trainer.settings import FrozenConfig
 from trainer.training.interruption import stop_on_signals
 
 if TYPE_CHECKING:
     from trainer import TrialConfig
-    from trainer.progress import Progress
+    from trainer.result import Progress
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ from orchestrator.runner.attempt import (
 )
 from orchestrator.runner.watchdog import HeartbeatTimeout, hung
 from trainer.child import die_with_parent
-from trainer.reading import read_regular
+from trainer.files import read_regular
 
 log = logging.getLogger(__name__)
 

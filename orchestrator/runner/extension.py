@@ -19,7 +19,7 @@ from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import current_space, read_description
 from orchestrator.study.events import SearchExtended, TrialReopened
 from orchestrator.study.study import Study
-from trainer.atomic import write_atomically
+from trainer.files import write_atomically
 from trainer.formatting import shown
 
 # What may change while the trials that are there keep their meaning.

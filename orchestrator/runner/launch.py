@@ -26,13 +26,13 @@ from orchestrator.stores.push import publish
 from orchestrator.study.description import Options, SearchDescription, write_description
 from orchestrator.study.events import ObservationsAttached, SearchCreated
 from orchestrator.study.journal import Journal
-from trainer.atomic import write_atomically
 from trainer.data import Splits, Tracklet, read_splits
 from trainer.data.dataset import dataset_fingerprint
 from trainer.data.frames import stored_bytes
 from trainer.data.manifest import manifest_digest
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import DataError
+from trainer.files import write_atomically
 
 
 class CheckedSearch(NamedTuple):

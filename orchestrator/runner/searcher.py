@@ -44,8 +44,8 @@ from orchestrator.study.events import (
 from orchestrator.study.journal import Record
 from orchestrator.study.recorder import Recorder, record_epoch
 from orchestrator.study.study import Trial, may_retry, unfinished
-from trainer.atomic import write_atomically
 from trainer.errors import DataError
+from trainer.files import write_atomically
 
 # What running attempts get to finish their step and save their state before Tune takes their workers away.
 STEP_PATIENCE_S = 10.0

@@ -23,7 +23,7 @@ from orchestrator.runner.failure_kind import failure_kind
 from trainer.child import die_with_parent, python_command, start_child
 from trainer.errors import ConfigError, DataError
 from trainer.formatting import first_line
-from trainer.progress import Progress, no_progress
+from trainer.result import Progress, no_progress
 
 if TYPE_CHECKING:
     from trainer import StepCost, TrialConfig

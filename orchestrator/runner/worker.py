@@ -13,8 +13,8 @@ from orchestrator.base.errors import OrchestratorError
 from orchestrator.base.provenance import host
 from orchestrator.runner.attempt import AttemptResult, TrialSpec, WorkerMessage, attempt_environment, folder_here
 from orchestrator.runner.attempt_server import STOP_LINE
-from trainer.atomic import in_place
 from trainer.child import last_line, python_command, start_child
+from trainer.files import in_place
 from trainer.formatting import first_line
 
 LAST_PRINTED = 4096  # bytes of what a process that died had printed are looked at

@@ -10,7 +10,7 @@ from orchestrator.algorithms.replicates import Confirmation, confirmation
 from orchestrator.base.escaping import markdown_code, markdown_text
 from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.study import Trial
-from trainer.result import Evaluation, Figures
+from trainer.result import Evaluation, RetrievalMetrics
 
 if TYPE_CHECKING:
     from trainer import ExportedNetwork
@@ -70,7 +70,7 @@ def card_figures(loaded: LoadedSearch, trial: Trial, epoch: int) -> CardFigures:
 
 def write_card(folder: Path, loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNetwork]) -> Path:
     """Writes the card of all files that were exported of a trial; returns its path."""
-    from trainer.atomic import write_atomically
+    from trainer.files import write_atomically
 
     path = folder / CARD
     write_atomically(path, card_text(loaded, trial, exported))
@@ -87,7 +87,7 @@ def card_text(loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNet
         "\n".join(_what(loaded, trial, first)),
         "## Files\n\n" + "\n".join(_files(exported)),
         "## Data\n\n" + _data(loaded, first),
-        "## Figures\n\n" + "\n".join(_figures(loaded, trial, figures)),
+        "## RetrievalMetrics\n\n" + "\n".join(_figures(loaded, trial, figures)),
         "## Input and output\n\n" + "\n".join(_interface(first)),
         f"## Intended use\n\n{INTENDED_USE}",
         f"## Out of scope\n\n{OUT_OF_SCOPE}",
@@ -153,7 +153,7 @@ def _figures(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterat
     yield from _remarks(loaded, trial, figures)
 
 
-def _row(name: str, figures: Figures, of: Evaluation) -> str:
+def _row(name: str, figures: RetrievalMetrics, of: Evaluation) -> str:
     shown = [f"{100 * getattr(figures, rank):.1f}" for rank in RANKS]
     shown[0] += f" ± {100 * figures.mAP_standard_error:.1f}"
     about = (markdown_text(of.protocol), markdown_text(of.sampling), str(of.queries), str(of.dropped_queries))

@@ -24,7 +24,7 @@ from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.stores.trial_files import bring_trial
 from orchestrator.study.study import Trial
 from orchestrator.tracking.sync import tracking_uri
-from trainer.reading import loads_checked, read_regular
+from trainer.files import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation, kept_epoch
 
 if TYPE_CHECKING:

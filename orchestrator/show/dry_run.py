@@ -19,7 +19,7 @@ from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import worst_case
 from orchestrator.study.description import Options
-from trainer.atomic import existing_folder
+from trainer.files import existing_folder
 
 
 def dry_run_of(

@@ -13,7 +13,7 @@ from orchestrator.base.errors import SearchError
 from orchestrator.stores.loading import LoadedSearch
 from orchestrator.stores.trial_files import bring_trial
 from orchestrator.study.study import Trial
-from trainer.reading import read_regular
+from trainer.files import read_regular
 
 if TYPE_CHECKING:
     from trainer import TrialConfig

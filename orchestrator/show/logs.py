@@ -34,8 +34,8 @@ from orchestrator.study.events import (
 )
 from orchestrator.study.journal import Record, read_journal
 from orchestrator.study.study import fold_records
+from trainer.files import read_regular
 from trainer.formatting import one_line
-from trainer.reading import read_regular
 
 FOLLOW_PERIOD_S = 1.0
 MAX_LOG_BYTES = 1024 * 1024 * 1024  # more than a search of days prints

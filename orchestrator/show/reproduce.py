@@ -19,7 +19,7 @@ from orchestrator.space.options import Resources
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.study import Trial
-from trainer.atomic import write_atomically
+from trainer.files import write_atomically
 
 if TYPE_CHECKING:
     from trainer import TrialConfig

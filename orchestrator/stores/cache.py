@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.stores.address import is_uri, parsed
 from orchestrator.stores.remote import Remote
-from trainer.atomic import write_atomically
+from trainer.files import write_atomically
 
 MARKER = "storage-uri.txt"
 """File in a mirror that holds the URI; a folder of the cache with this file is a mirror, and any other one is not."""

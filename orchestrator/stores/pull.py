@@ -19,8 +19,7 @@ from orchestrator.stores.cache import remote_of
 from orchestrator.stores.remote import Entry, Remote
 from orchestrator.stores.segments import FOLDER, check_part, part_name
 from orchestrator.study.lease import current_holder
-from trainer.atomic import replacing, write_atomically
-from trainer.reading import read_regular
+from trainer.files import read_regular, replacing, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.stores.address import Address, file_system, parsed
-from trainer.atomic import replacing
+from trainer.files import replacing
 from trainer.formatting import first_line
 
 if TYPE_CHECKING:

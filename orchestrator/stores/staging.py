@@ -17,9 +17,9 @@ from orchestrator.base.locking import exclusive
 from orchestrator.stores.address import is_uri
 from orchestrator.stores.cache import cache_folder, remote
 from orchestrator.stores.remote import Remote
-from trainer.atomic import sync_folder
 from trainer.errors import DataError
-from trainer.frozen import FrozenConfig
+from trainer.files import sync_folder
+from trainer.settings import FrozenConfig
 
 if TYPE_CHECKING:
     from trainer.data.pack import PackHeader

@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.stores.address import is_uri
 from orchestrator.stores.cache import remote, storage_uri
-from trainer.atomic import write_atomically
+from trainer.files import write_atomically
 
 TOKENS = ".reach"
 """Folder in a storage that holds the tokens."""

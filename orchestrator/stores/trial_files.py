@@ -25,8 +25,8 @@ from orchestrator.base.locking import exclusive
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.cache import remote_of
 from orchestrator.stores.remote import Remote, StorageProblem
-from trainer.atomic import write_atomically
-from trainer.frozen import FrozenConfig
+from trainer.files import write_atomically
+from trainer.settings import FrozenConfig
 
 log = logging.getLogger(__name__)
 

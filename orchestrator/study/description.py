@@ -12,9 +12,9 @@ from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import NAME
 from orchestrator.study.study import Study
-from trainer.atomic import write_atomically
+from trainer.files import write_atomically
 from trainer.formatting import plain_words
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 from trainer.yaml_file import YamlError, dump_yaml, read_yaml
 
 # A step takes seconds at most; compiling a network or reading a cold file system may take minutes.

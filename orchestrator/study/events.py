@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, TypeAdapter
 
 from orchestrator.space.parameters import Value
-from trainer.frozen import FrozenConfig
 from trainer.result import EpochResult, Evaluation
+from trainer.settings import FrozenConfig
 
 FailureKind = Literal[
     "diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "disk_full", "error"

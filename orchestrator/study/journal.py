@@ -26,9 +26,8 @@ from pydantic import ValidationError
 
 from orchestrator.base.errors import JournalError
 from orchestrator.study.events import EVENT, Event, SessionEnded
-from trainer.atomic import replacing, sync_folder
+from trainer.files import loads_checked, open_regular, replacing, sync_folder
 from trainer.formatting import one_line
-from trainer.reading import loads_checked, open_regular
 
 RESERVE_BYTES = 64 * 1024
 LATEST = 253402300800.0  # the year 10000

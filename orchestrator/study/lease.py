@@ -16,7 +16,7 @@ from orchestrator.base.errors import LeaseError
 from orchestrator.base.hints import hint
 from orchestrator.base.locking import exclusive
 from orchestrator.base.process import start_of
-from trainer.reading import read_regular
+from trainer.files import read_regular
 
 HEARTBEAT_S = 10.0
 # A holder on another machine that has not touched its lease for this long is taken to be dead.

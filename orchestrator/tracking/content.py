@@ -22,7 +22,7 @@ from orchestrator.space.objective import Objective
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import NodeLoad
 from orchestrator.study.study import Study
-from trainer.reading import loads_checked, read_regular
+from trainer.files import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation
 
 NOTE_TAG = "mlflow.note.content"

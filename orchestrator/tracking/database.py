@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.base.locking import exclusive
 from orchestrator.base.uris import database_path, database_uri, file_uri
-from trainer.atomic import sync_folder
+from trainer.files import sync_folder
 from trainer.formatting import first_line
 
 EXPERIMENT = "reidsearch"

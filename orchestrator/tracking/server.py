@@ -20,8 +20,8 @@ from orchestrator.stores.loading import load_search
 from orchestrator.tracking.database import ARTIFACTS, DATABASE, missing_database
 from orchestrator.tracking.pages import comparison_view, view_of
 from orchestrator.tracking.sync import trusted_tracking_uri
-from trainer.atomic import in_place
 from trainer.child import die_with_parent, python_command, start_child
+from trainer.files import in_place
 
 HOST = "127.0.0.1"
 PORT = 5000

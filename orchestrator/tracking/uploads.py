@@ -26,7 +26,7 @@ from orchestrator.tracking.content import (
     may_show_people,
 )
 from orchestrator.tracking.projection import Run, Writes
-from trainer.reading import read_regular
+from trainer.files import read_regular
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -26,7 +26,7 @@ from orchestrator.study import journal as journals
 from orchestrator.study.events import TrialReported
 from orchestrator.study.journal import Record, decode, encode, read_journal
 from trainer.errors import DataError
-from trainer.reading import LARGEST_FLOAT, loads_checked, read_regular
+from trainer.files import LARGEST_FLOAT, loads_checked, read_regular
 from trainer.result import read_results
 
 

@@ -16,7 +16,7 @@ import psutil
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.cluster.names import PROCESS_PREFIX
-from trainer.atomic import write_atomically
+from trainer.files import write_atomically
 
 COMMAND = [sys.executable, "-m", "orchestrator"]
 

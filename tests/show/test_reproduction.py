@@ -26,9 +26,9 @@ from orchestrator.stores.loading import load_search
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import SessionEnded, TrialReported, TrialStarted
 from trainer import fit
-from trainer.atomic import write_atomically
 from trainer.data import read_splits
 from trainer.data.dataset import dataset_fingerprint
+from trainer.files import write_atomically
 
 
 def test_an_epoch_agrees_with_itself_whatever_the_clock_says() -> None:

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
 
-from trainer.config import TrialConfig
+from trainer.config import PAPER, WITH_ATTENTION_LOSS, WITH_CENTERS, TrialConfig
 from trainer.config_file import read_trial_config
 from trainer.errors import ConfigError
-from trainer.recipe import PAPER, WITH_ATTENTION_LOSS, WITH_CENTERS
 
 
 def config(**settings: Any) -> TrialConfig:

@@ -24,7 +24,7 @@ from trainer.data.manifest import (
 from trainer.data.pack import HEADER, check_pack
 from trainer.data.statistics import PartCounts, matches_of_queries, part_counts, usual_protocols
 from trainer.errors import DataError
-from trainer.progress import Progress, no_progress
+from trainer.result import Progress, no_progress
 
 
 class FrameCheck(NamedTuple):

@@ -25,7 +25,7 @@ from trainer.data.splits import (
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import DataError
 from trainer.formatting import did_you_mean, one_line
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 
 LEVELS_ABOVE = 3  # from multi_shot/cam_a/person_0001 to the data set
 LOOKED_AT = 1_000  # entries of a folder that may hold data sets

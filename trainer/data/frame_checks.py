@@ -17,7 +17,7 @@ from trainer.data.dataset import contents
 from trainer.data.frames import DamagedFrameError, read_frame
 from trainer.errors import DataError
 from trainer.formatting import one_line
-from trainer.progress import Progress
+from trainer.result import Progress
 
 SAMPLE = 500  # frames decoded unless all are
 SAMPLE_SEED = 0

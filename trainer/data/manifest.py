@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from trainer.atomic import write_atomically
 from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
 from trainer.data.pack import HEADER, packed_data_set
 from trainer.data.statistics import PartCounts, part_counts
 from trainer.errors import DataError
+from trainer.files import write_atomically
 from trainer.formatting import one_line, shortened
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 
 VERSION = 1  # of the layout of the file
 MANIFEST = "reidsearch_manifest.jsonl"

@@ -26,7 +26,7 @@ from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
 from trainer.data.frames import MAX_BYTES, MAX_PIXELS, bytes_address, pixels_address
 from trainer.data.readers import READERS
 from trainer.errors import DataError
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 
 HEADER, TABLE = "index.json", "index.npz"
 MAX_INDEX_BYTES = 2**31  # MARS has 30 MB

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.atomic import sync_folder
 from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
 from trainer.data.frames import DamagedFrameError, DamagedFrames, frame_bytes, read_clip, read_frame, stored_bytes
 from trainer.data.pack import (
@@ -37,6 +36,7 @@ from trainer.data.pack import (
 from trainer.data.readers import READERS
 from trainer.data.synthetic.dataset import TRUTH
 from trainer.errors import ConfigError, DataError
+from trainer.files import sync_folder
 
 MAX_FILE_BYTES = 2**30
 FRAMES_AT_ONCE = 32

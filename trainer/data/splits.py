@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from trainer.atomic import write_atomically
 from trainer.data.dataset import ALL_CAMERAS, DISTRACTOR, Tracklet, fingerprint, seen_by_one_camera
 from trainer.errors import DataError
-from trainer.frozen import FrozenConfig
-from trainer.reading import read_regular
+from trainer.files import read_regular, write_atomically
+from trainer.settings import FrozenConfig
 
 FEW_QUERIES = 50  # below, one query moves rank-1 by more than two points, about what tuning is after
 

@@ -10,7 +10,7 @@ from trainer.config import TrialConfig
 from trainer.evaluation.evaluate import Assessment, assess, trained_network
 from trainer.evaluation.folder import FOLDER, write_evaluation
 from trainer.evaluation.ranking import RankedTracklets, reranked_ranking, summary
-from trainer.progress import Progress, no_progress
+from trainer.result import Progress, no_progress
 
 
 def leave_evaluation(

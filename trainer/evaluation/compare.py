@@ -16,8 +16,8 @@ from scipy import special
 
 from trainer.errors import DataError
 from trainer.evaluation.query_metrics import PerQuery, read_per_query
+from trainer.files import loads_checked, open_regular
 from trainer.formatting import shown
-from trainer.reading import loads_checked, open_regular
 
 DESCRIPTION = "evaluation.json"
 MAX_BYTES = 2**20  # of the description; it has about 1 kB

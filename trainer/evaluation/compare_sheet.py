@@ -11,7 +11,7 @@ from trainer.data.dataset import PROTOCOLS
 from trainer.evaluation.evaluate import assess
 from trainer.evaluation.retrieval import RankedQuery, nearest
 from trainer.plots.sheets import ranking_sheet
-from trainer.progress import Progress, no_progress
+from trainer.result import Progress, no_progress
 
 
 class Network(NamedTuple):

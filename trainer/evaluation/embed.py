@@ -6,80 +6,24 @@ B clips, T frames, D embedding, H height, W width, N tracklets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor
 
-from trainer.compute import ComputeConfig, laid_out
+from trainer.compute import laid_out
+from trainer.config import TrialConfig
 from trainer.data import Tracklet
-from trainer.data.dataset import ProtocolName
 from trainer.data.frames import DamagedFrames
 from trainer.errors import DivergedError
-from trainer.evaluation.rerank import RerankConfig
-from trainer.frozen import FrozenConfig
 from trainer.input.augment import normalised
 from trainer.input.clips import frame_windows
 from trainer.input.loader import EvaluationClips, FrameWait, Window, evaluation_loader
 from trainer.model.attention import attention_entropy
 from trainer.model.inference import inference_copy
-from trainer.model.network import Feature, TemporalAttentionResNet
-from trainer.progress import Progress, no_progress
-
-
-class EvaluationConfig(FrozenConfig):
-    """How often and how thoroughly a network is evaluated."""
-
-    every: int = Field(10, ge=1)
-    """Epochs between two evaluations on the validation split; the last epoch is always evaluated."""
-    sampling: Literal["even", "dense"] = "even"
-    """`even`: `clips` clips of evenly spaced frames, cheap. `dense`: every frame, in consecutive clips."""
-    clips: int = Field(2, ge=1)
-    """Clips per tracklet under `even` sampling."""
-    max_clips: int | None = Field(None, ge=1)
-    """Clips per tracklet under `dense` sampling at most, the first ones; 41 in the paper's code, null for all."""
-    pooling: Literal["mean", "max"] = "mean"
-    """How the embeddings of a tracklet's clips become one. The paper's code has the maximum as an option, for the
-    gallery only; here it holds for queries too, as in the code of the MARS authors."""
-    batch: int = Field(64, ge=1)
-    """Clips that pass through the network at once."""
-    feature: Feature = "after_neck"
-    """The embedding that is ranked: the neck's output, or what goes into it."""
-    distance: Literal["cosine", "euclidean"] = "cosine"
-    """Distance between embeddings. `cosine` is what normalising them to length 1 gives (Luo et al. 2019); the
-    paper's code uses the Euclidean distance of embeddings as they are."""
-    protocol: ProtocolName = "mars"
-    """Ranking protocol, see `trainer.data.dataset`; left out, it is the one usual for the data set."""
-    reranking: bool = True
-    """Whether the last evaluation of a training, and those of `evaluate`, also give figures after re-ranking."""
-    rerank: RerankConfig = RerankConfig()
-    """Re-ranking by k-reciprocal neighbours."""
-    folder: bool = True
-    """Whether a training leaves every query's figures and pictures of its best network, on the validation split."""
-    images: bool = False
-    """Whether those pictures may show real people, and go to MLflow; generated ones are always shown."""
-
-    @property
-    def frames_seen(self) -> str:
-        """Which frames of a tracklet are looked at: `even, 2 clips`, `dense`, `dense, at most 41 clips`."""
-        if self.sampling == "even":
-            return f"even, {self.clips} clip{'s' * (self.clips > 1)}"
-        return "dense" if self.max_clips is None else f"dense, at most {self.max_clips} clips"
-
-
-class Viewing(NamedTuple):
-    """How tracklets reach the network."""
-
-    frames: int
-    """Frames per clip, T."""
-    size: tuple[int, int]
-    """Height and width of the network's input, in pixels."""
-    workers: int
-    """Processes that decode frames."""
-    compute: ComputeConfig
-    """Precision of the weights and memory layout; embeddings are in float32 whatever it is."""
+from trainer.model.network import TemporalAttentionResNet
+from trainer.result import Progress, no_progress
 
 
 class Embeddings(NamedTuple):
@@ -94,8 +38,7 @@ class Embeddings(NamedTuple):
 def embed(
     model: TemporalAttentionResNet,
     tracklets: Sequence[Tracklet],
-    config: EvaluationConfig,
-    viewing: Viewing,
+    config: TrialConfig,
     *,
     damage: DamagedFrames | None = None,
     progress: Progress = no_progress,
@@ -109,8 +52,8 @@ def embed(
     Args:
         model: the network; left as it is, a copy made for inference embeds.
         tracklets: N tracklets.
-        config: sampling, pooling and batch size.
-        viewing: how the tracklets reach the network.
+        config: the trial: `evaluation` says how tracklets are sampled and pooled; clips are as in training, without
+            augmentation.
         damage: counts frames that cannot be decoded; None allows 0.1 % of the frames of these tracklets.
         progress: told after every batch.
 
@@ -119,13 +62,13 @@ def embed(
         DivergedError: an embedding is not finite.
     """
     device = next(model.parameters()).device
-    windows = evaluation_windows(tracklets, config, viewing.frames)
-    clips = EvaluationClips(tracklets, windows, size=viewing.size)
-    loader = evaluation_loader(clips, batch=config.batch, workers=viewing.workers, device=device)
+    windows = evaluation_windows(tracklets, config)
+    clips = EvaluationClips(tracklets, windows, size=config.input_size)
+    loader = evaluation_loader(clips, batch=config.evaluation.batch, workers=config.clips.workers, device=device)
     damage = damage or DamagedFrames(sum(len(tracklet.frames) for tracklet in tracklets))
-    pooled = _Pooled(len(tracklets), model.embedding_dim, config.pooling, device)
+    pooled = _Pooled(len(tracklets), model.embedding_dim, config.evaluation.pooling, device)
     entropy = torch.zeros((), device=device)
-    network = inference_copy(model, viewing.compute)
+    network = inference_copy(model, config.compute)
     waited, wait, done = 0.0, FrameWait(device), 0
     with torch.inference_mode():
         tracklet_of = torch.tensor([window.tracklet for window in windows]).to(device)
@@ -134,9 +77,9 @@ def embed(
             waited += wait.came()
             damage.add(damaged)
             frames = normalised(pixels.to(device, non_blocking=True))
-            output = network(laid_out(frames, viewing.compute))
+            output = network(laid_out(frames, config.compute))
             shown = slice(done, done := done + len(pixels))
-            pooled.add(tracklet_of[shown], output.feature(config.feature))
+            pooled.add(tracklet_of[shown], output.feature(config.evaluation.feature))
             entropy += attention_entropy(output.weights).sum()
             progress("embedding", done, len(windows))
             wait.ask()
@@ -156,7 +99,7 @@ class Attention(NamedTuple):
 
 
 def attention_over_frames(
-    model: TemporalAttentionResNet, tracklets: Sequence[Tracklet], config: EvaluationConfig, viewing: Viewing
+    model: TemporalAttentionResNet, tracklets: Sequence[Tracklet], config: TrialConfig
 ) -> list[Attention]:
     """What the network attends to in the first clip of each tracklet, as an evaluation sees it.
 
@@ -164,14 +107,14 @@ def attention_over_frames(
         DataError: a frame is missing.
     """
     device = next(model.parameters()).device
-    first = {window.tracklet: window for window in reversed(evaluation_windows(tracklets, config, viewing.frames))}
+    first = {window.tracklet: window for window in reversed(evaluation_windows(tracklets, config))}
     windows = [first[index] for index in range(len(tracklets))]
-    clips = EvaluationClips(tracklets, windows, size=viewing.size)
-    network = inference_copy(model, viewing.compute)
+    clips = EvaluationClips(tracklets, windows, size=config.input_size)
+    network = inference_copy(model, config.compute)
     found: list[Tensor] = []
     with torch.inference_mode():
-        for pixels, _ in evaluation_loader(clips, batch=config.batch, workers=0, device=device):
-            found += network(laid_out(normalised(pixels.to(device)), viewing.compute)).weights.float().cpu()
+        for pixels, _ in evaluation_loader(clips, batch=config.evaluation.batch, workers=0, device=device):
+            found += network(laid_out(normalised(pixels.to(device)), config.compute)).weights.float().cpu()
     return [Attention(window.frames, weights) for window, weights in zip(windows, found, strict=True)]
 
 
@@ -197,12 +140,13 @@ class _Pooled:
         return self._values if self._maximum else self._values / self._counts
 
 
-def evaluation_windows(tracklets: Sequence[Tracklet], config: EvaluationConfig, frames: int) -> list[Window]:
-    """The clips, of so many frames each, that an evaluation looks at."""
+def evaluation_windows(tracklets: Sequence[Tracklet], config: TrialConfig) -> list[Window]:
+    """The clips that an evaluation looks at."""
+    sampling, clips, most = config.evaluation.sampling, config.evaluation.clips, config.evaluation.max_clips
     return [
         Window(index, tuple(window))
         for index, tracklet in enumerate(tracklets)
         for window in frame_windows(
-            config.sampling, len(tracklet.frames), frames, clips=config.clips, max_clips=config.max_clips
+            sampling, len(tracklet.frames), config.clips.frames, clips=clips, max_clips=most
         ).tolist()
     ]

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.atomic import replacing
 from trainer.config import TrialConfig
 from trainer.data import Tracklet
 from trainer.data.frames import frame_file
 from trainer.errors import DataError
 from trainer.evaluation.embed import Embeddings
 from trainer.evaluation.query_metrics import DAMAGE
+from trainer.files import replacing
 from trainer.model.network import TemporalAttentionResNet
 
 VERSION = 1  # of what embeddings are; raise it when the same network and frames give others

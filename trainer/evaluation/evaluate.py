@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from trainer.atomic import replacing
 from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
@@ -26,9 +25,9 @@ from trainer.evaluation.embedding_cache import cached_embeddings
 from trainer.evaluation.metrics import Ranking
 from trainer.evaluation.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
 from trainer.evaluation.test_set_record import RecordUse, Use, judged_weights, record_use
+from trainer.files import replacing
 from trainer.model.network import TemporalAttentionResNet
-from trainer.progress import Progress, no_progress
-from trainer.result import Evaluation
+from trainer.result import Evaluation, Progress, no_progress
 from trainer.seeds import derived_seed
 
 Part = Literal["test", "validation"]
@@ -123,7 +122,7 @@ def assess(
             model,
             tracklets,
             config,
-            lambda: embed(model, tracklets, config.evaluation, config.viewing, progress=progress),
+            lambda: embed(model, tracklets, config, progress=progress),
         )
     watch.seconds["waiting for frames"] = embeddings.waited_s
     lineup = line_up(embeddings.vectors, query, gallery, config.evaluation)
@@ -162,7 +161,7 @@ def write_embeddings(
     model = _network(config, checkpoint, splits, part, split).to(device or _device())
     _record(config, checkpoint, part, "embed", record)
     with float32_products(config.compute, _device_of(model)):
-        embeddings = embed(model, [*query, *gallery], config.evaluation, config.viewing, progress=progress)
+        embeddings = embed(model, [*query, *gallery], config, progress=progress)
     parts = ["query"] * len(query) + ["gallery"] * len(gallery)
     _save(out, embeddings, [*query, *gallery], parts)
     return len(parts)

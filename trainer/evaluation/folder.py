@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from trainer.atomic import write_atomically
 from trainer.config import TrialConfig
 from trainer.data.dataset import PROTOCOLS, Splits, dataset_fingerprint
 from trainer.data.synthetic.dataset import is_synthetic
@@ -30,6 +29,7 @@ from trainer.evaluation.retrieval import (
     precision_by_camera,
     probe_queries,
 )
+from trainer.files import write_atomically
 from trainer.formatting import counted
 from trainer.plots import charts
 from trainer.plots.sheets import AttendedClip, attention_strip, ranking_sheet
@@ -128,6 +128,6 @@ def _draw_persons(out: Path, assessment: Assessment, config: TrialConfig, synthe
     )
     ranking_sheet(rows, out / "ranking.png", synthetic=synthetic)
     shown = [lineup.query[place] for place in chosen]
-    found = attention_over_frames(assessment.model, shown, config.evaluation, config.viewing)
+    found = attention_over_frames(assessment.model, shown, config)
     clips = [AttendedClip(tracklet, *each) for tracklet, each in zip(shown, found, strict=True)]
     attention_strip(clips, out / "attention.png", synthetic=synthetic)

@@ -12,8 +12,7 @@ from trainer.data import READERS
 from trainer.errors import ConfigError
 from trainer.evaluation.evaluate import Assessment, assess
 from trainer.evaluation.test_set_record import RecordUse, record_use
-from trainer.progress import Progress, no_progress
-from trainer.result import Evaluation
+from trainer.result import Evaluation, Progress, no_progress
 
 FOLD = "{fold}"
 

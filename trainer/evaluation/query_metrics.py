@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Shaped
 
-from trainer.atomic import replacing
 from trainer.data.dataset import Tracklet
 from trainer.errors import DataError
 from trainer.evaluation.metrics import Ranking
 from trainer.evaluation.retrieval import CameraPrecision
+from trainer.files import replacing
 from trainer.formatting import first_line, one_line
 
 FILE = "per_query.npz"

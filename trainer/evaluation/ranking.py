@@ -14,16 +14,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.config import EvaluationConfig, TrialConfig
 from trainer.data import Tracklet
 from trainer.data.dataset import ALL_CAMERAS, PROTOCOLS, ProtocolName, seen_by_one_camera
 from trainer.data.frames import DamagedFrames
 from trainer.errors import ConfigError, DataError
-from trainer.evaluation.embed import EvaluationConfig, Viewing, embed
+from trainer.evaluation.embed import embed
 from trainer.evaluation.metrics import Ranking, evaluate_ranking, rank_embeddings
 from trainer.evaluation.rerank import k_reciprocal_distance
 from trainer.model.network import TemporalAttentionResNet
-from trainer.progress import Progress, no_progress
-from trainer.result import Evaluation, Figures
+from trainer.result import Evaluation, Progress, RetrievalMetrics, no_progress
 
 
 class Lineup(NamedTuple):
@@ -137,11 +137,11 @@ def summary(ranking: Ranking, reranked: Ranking | None, entropy: float, config: 
     )
 
 
-def _figures(ranking: Ranking) -> Figures:
+def _figures(ranking: Ranking) -> RetrievalMetrics:
     def rank(k: int) -> float:
         return float(ranking.cmc[min(k, len(ranking.cmc)) - 1])
 
-    return Figures(
+    return RetrievalMetrics(
         mAP=ranking.mean_ap,
         mAP_standard_error=ranking.standard_error,
         mINP=ranking.mean_inp,
@@ -156,8 +156,7 @@ def rank_tracklets(
     model: TemporalAttentionResNet,
     query: Sequence[Tracklet],
     gallery: Sequence[Tracklet],
-    config: EvaluationConfig,
-    viewing: Viewing,
+    config: TrialConfig,
     *,
     rerank: bool = False,
     damage: DamagedFrames | None = None,
@@ -170,8 +169,9 @@ def rank_tracklets(
         DataError: a frame is missing, too many are damaged, or no query has a match in the gallery.
         DivergedError: an embedding is not finite.
     """
-    embeddings = embed(model, [*query, *gallery], config, viewing, damage=damage, progress=progress)
-    lineup = line_up(embeddings.vectors, query, gallery, config)
-    ranking, reranked = plain_ranking(lineup, config), reranked_ranking(lineup, config) if rerank else None
-    figures = summary(ranking, reranked, embeddings.attention_entropy, config)
+    embeddings = embed(model, [*query, *gallery], config, damage=damage, progress=progress)
+    settings = config.evaluation
+    lineup = line_up(embeddings.vectors, query, gallery, settings)
+    ranking, reranked = plain_ranking(lineup, settings), reranked_ranking(lineup, settings) if rerank else None
+    figures = summary(ranking, reranked, embeddings.attention_entropy, settings)
     return RankedTracklets(figures, ranking, reranked, lineup)

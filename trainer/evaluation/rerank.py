@@ -12,12 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from trainer.compute import exact_products
-from trainer.frozen import FrozenConfig
 
 BLOCK_BYTES = 64 * 2**20  # of distances that are held at a time: with fewer rows a matrix product is slower
 CACHE_BYTES = 2**20  # of the table that neighbour sets are compared in, so that it stays in a processor's cache
@@ -27,17 +25,6 @@ ROUNDING = 2.0**-18  # difference of squared distances, relative to the largest,
 OVERLAP = 2 / 3  # share of a candidate's own neighbours that has to be ours as well (Eq. 5)
 EQUAL = 64 * 2.0**-24  # difference, relative to the mean, below which numbers are taken to be equal
 NOBODY = (0x7F800000 << 32) + 2**32 - 1  # the key of no tracklet: after all at an infinite distance
-
-
-class RerankConfig(FrozenConfig):
-    """The settings of `k_reciprocal_distance`; the defaults are those of its paper and of everyone who reports it."""
-
-    k1: int = Field(20, ge=1, le=1000)
-    """Nearest tracklets of which the mutual ones are neighbours. As many as an identity has tracklets serve well."""
-    k2: int = Field(6, ge=1, le=1000)
-    """Nearest tracklets, itself among them, over which a tracklet's neighbours are averaged; 1 averages nothing."""
-    lambda_value: float = Field(0.3, ge=0, le=1)
-    """Share of the distance itself beside that of the neighbours: 1 re-ranks nothing."""
 
 
 class _Neighbours(NamedTuple):

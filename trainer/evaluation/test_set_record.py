@@ -19,12 +19,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from trainer.atomic import sync_folder
 from trainer.config import TrialConfig
 from trainer.errors import ConfigError
-from trainer.frozen import FrozenConfig
+from trainer.files import open_regular, sync_folder
 from trainer.model.weights import NAMED_WEIGHTS
-from trainer.reading import open_regular
+from trainer.settings import FrozenConfig
 
 log = logging.getLogger(__name__)
 

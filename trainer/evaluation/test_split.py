@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.atomic import write_atomically
 from trainer.config import TrialConfig
 from trainer.data import read_splits
 from trainer.data.dataset import dataset_fingerprint
@@ -12,8 +11,8 @@ from trainer.evaluation.evaluate import assess
 from trainer.evaluation.folder import write_evaluation
 from trainer.evaluation.ranking import searched_gallery
 from trainer.evaluation.test_set_record import RecordUse, record_use
-from trainer.progress import Progress, no_progress
-from trainer.result import Evaluation, read_evaluation
+from trainer.files import write_atomically
+from trainer.result import Evaluation, Progress, no_progress, read_evaluation
 
 RESULT_FILE = "result.json"
 

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 
 RandomSampling = Literal["consecutive", "chunks", "intelligent", "consecutive_paper"]
 Sampling = Literal[RandomSampling, "dense", "even"]

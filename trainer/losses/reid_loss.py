@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.errors import ConfigError
-from trainer.frozen import FrozenConfig
 from trainer.losses.functional import (
     Metric,
     Reduction,
@@ -28,6 +27,7 @@ from trainer.losses.functional import (
 )
 from trainer.losses.gradients import Geometry, geometry
 from trainer.model.network import Feature, ModelOutput
+from trainer.settings import FrozenConfig
 
 
 class LossConfig(FrozenConfig):

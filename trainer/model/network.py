@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from trainer.errors import ConfigError
-from trainer.frozen import FrozenConfig
 from trainer.model.attention import POOLINGS, AttentionOutput, Gate, TemporalAttention
 from trainer.model.weights import load_weights
+from trainer.settings import FrozenConfig
 
 __all__ = [
     "AttentionOutput",

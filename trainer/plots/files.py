@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.atomic import replacing
 from trainer.errors import DataError
+from trainer.files import replacing
 
 # Of a sheet of 1729 x 1619 pixels: 0.24 s and 1.71 MB, at zlib's usual 6 it is 0.52 s and 1.70 MB.
 PNG_LEVEL = 4

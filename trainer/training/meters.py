@@ -17,7 +17,7 @@ from trainer.model.attention import attention_entropy, dead_score_share, erased_
 from trainer.model.network import ModelOutput
 
 
-class EpochTally:
+class EpochMeters:
     """The running figures of one epoch; `state` and `restored` carry them over an interruption."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class EpochTally:
         }
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any], device: torch.device) -> EpochTally:
+    def restored(cls, state: Mapping[str, Any], device: torch.device) -> EpochMeters:
         """The tally that `state` was taken of, on a device."""
         tally = cls()
         tally.batches, tally.images = state["batches"], state["images"]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.training.schedule import OptimConfig, learning_rate
+from trainer.config import OptimConfig
+from trainer.training.schedule import learning_rate
 
 FUSED_DEVICES = ("cpu", "cuda")  # torch's fused Adam; the step on a CPU is 10 x faster than for-each
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}

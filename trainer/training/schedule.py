@@ -4,60 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
-
-from trainer.frozen import FrozenConfig
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _as_tuple(value: Any) -> Any:
-    """A list from a file as the tuple it stands for; strict validation by itself tells them apart."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-class OptimConfig(FrozenConfig):
-    """How long and how fast the network learns. Shares are of `epochs`, so that a short search and a long
-    final run mean the same schedule."""
-
-    epochs: int = Field(120, ge=1)
-    """Passes over the training identities."""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    """`adam`: decay is L2 added to the gradient, as in the paper's code. `adamw`: decay apart from the gradient
-    (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
-    learning_rate: float = Field(3.5e-4, gt=0)
-    """Learning rate after warm-up."""
-    weight_decay: float = Field(5e-4, ge=0)
-    """L2 decay."""
-    decay_norm_and_bias: bool = True
-    """Whether the scales of batch norms and all biases decay too, as in the paper's code."""
-    schedule: Literal["milestones", "cosine"] = "milestones"
-    """After the warm-up: steps at `milestones`, or half a cosine down to `cosine_floor`."""
-    warmup: Share = 10 / 120
-    """Share of the epochs over which the learning rate rises linearly."""
-    warmup_factor: float = Field(0.01, gt=0, le=1)
-    """Factor of the learning rate in the first epoch of the warm-up."""
-    milestones: Annotated[tuple[Share, ...], BeforeValidator(_as_tuple)] = (40 / 120, 70 / 120)
-    """Shares of the epochs after which the learning rate is multiplied by `gamma`, ascending."""
-    gamma: float = Field(0.1, gt=0, le=1)
-    """Factor of the learning rate at each milestone."""
-    cosine_floor: Share = 0.0
-    """Factor of the learning rate towards which the cosine schedule falls."""
-    accumulate: int = Field(1, ge=1)
-    """Batches whose gradients are averaged before a step of the optimizer."""
-    clip_norm: float | None = Field(None, gt=0)
-    """Greatest length of the gradient over all of the network's parameters; longer ones are scaled down."""
-    ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay, per step, of an exponential moving average of the weights, which is then what gets evaluated."""
-
-    @model_validator(mode="after")
-    def _milestones_ascend(self) -> OptimConfig:
-        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
-            raise ValueError(f"milestones: {list(self.milestones)} must ascend")
-        return self
+from trainer.config import OptimConfig
 
 
 def milestone_factor(

@@ -23,10 +23,10 @@ from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
 from trainer.data.splits import TrainingData, applied_split, cut_validation
 from trainer.evaluation.embed import embed, evaluation_windows
-from trainer.frozen import FrozenConfig
 from trainer.input.loader import PREFETCHED, Batch, EvaluationClips, TrainingClips, evaluation_loader, training_loader
 from trainer.input.sampler import IdentityBatches
-from trainer.progress import Progress, no_progress
+from trainer.result import Progress, no_progress
+from trainer.settings import FrozenConfig
 from trainer.training.learner import Learner, in_groups
 
 # Steps are timed until there are so many, or they have taken so long together.
@@ -129,8 +129,7 @@ def measure_step(
         batches_per_epoch=batches_per_epoch,
         seconds_per_frame=seconds_per_frame,
         evaluated_frames=frames,
-        evaluation_frames=config.clips.frames
-        * len(evaluation_windows(evaluated, config.evaluation, config.clips.frames)),
+        evaluation_frames=config.clips.frames * len(evaluation_windows(evaluated, config)),
         memory_bytes=_peak_bytes() + memory_of_workers,
         gpu_memory_bytes=torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
         gpu_total_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
@@ -213,7 +212,7 @@ def _seconds_per_frame(
     """
     began, done_before, batches = time.monotonic(), 0, 0
     chosen = _enough(tracklets, config, EVALUATED_BATCHES)
-    clips = len(evaluation_windows(chosen, config.evaluation, config.clips.frames))
+    clips = len(evaluation_windows(chosen, config))
 
     def hear(what: str, done: int, total: int, note: str = "") -> None:
         nonlocal began, done_before, batches
@@ -223,7 +222,7 @@ def _seconds_per_frame(
             began, done_before = time.monotonic(), done
         progress("evaluation batches", batches, EVALUATED_BATCHES)
 
-    embed(learner.evaluated, chosen, config.evaluation, config.viewing, progress=hear)
+    embed(learner.evaluated, chosen, config, progress=hear)
     synchronize(device)
     frames = config.clips.frames * (clips - done_before)
     embedding = (time.monotonic() - began) / frames
@@ -240,8 +239,8 @@ def _seconds_to_decode(tracklets: list[Tracklet], config: TrialConfig, device: t
         return 0.0
     untimed = PREFETCHED * workers + 1
     chosen = _enough(tracklets, config, untimed + TIMED * workers)
-    windows = evaluation_windows(chosen, config.evaluation, config.clips.frames)
-    clips = EvaluationClips(chosen, windows, size=config.viewing.size)
+    windows = evaluation_windows(chosen, config)
+    clips = EvaluationClips(chosen, windows, size=config.input_size)
     began, frames = time.monotonic(), 0
     loader = evaluation_loader(clips, batch=config.evaluation.batch, workers=workers, device=device)
     for number, batch in enumerate(loader, 1):
@@ -257,7 +256,7 @@ def _enough(tracklets: list[Tracklet], config: TrialConfig, batches: int) -> lis
     """The first tracklets that fill so many batches, or all."""
     wanted, clips = batches * config.evaluation.batch, 0
     for number, tracklet in enumerate(tracklets, 1):
-        clips += len(evaluation_windows([tracklet], config.evaluation, config.clips.frames))
+        clips += len(evaluation_windows([tracklet], config))
         if clips >= wanted:
             return tracklets[:number]
     return tracklets

@@ -14,8 +14,8 @@ import numpy as np
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.trial_files import bring_trial
 from trainer.errors import DataError
+from trainer.files import loads_checked, read_regular
 from trainer.formatting import first_line
-from trainer.reading import loads_checked, read_regular
 
 FOLDER = "evaluation"
 PICTURES = {"ranking": "ranking.png", "attention": "attention.png"}

@@ -14,8 +14,8 @@ from typing import IO, Any, NamedTuple, Self
 from orchestrator.algorithms.ax_process import ONE_THREAD
 from orchestrator.algorithms.replicates import best_configuration
 from orchestrator.stores.loading import LoadedSearch
-from trainer.atomic import in_place
 from trainer.child import python_command, start_child
+from trainer.files import in_place
 
 LEAST_TRIALS = 3  # completed; fewer say nothing about any parameter
 DEADLINE_S = 180.0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from orchestrator.show.report.formats import FORMATS
 from orchestrator.show.report.report_data import SearchReport, gather
 from orchestrator.stores.base import SearchFolder
-from trainer.atomic import check_writable, write_atomically
+from trainer.files import check_writable, write_atomically
 
 FILE = "report.html"
 

@@ -15,10 +15,10 @@ import sys
 import time
 
 if "orchestrator.runner.attempt_server" in sys.orig_argv:
-    import trainer.training.loop
+    import trainer.training.fit
 
-    _append_result = trainer.training.loop.append_result
-    _save_epoch = trainer.training.loop._Run.save_epoch
+    _append_result = trainer.training.fit.append_result
+    _save_epoch = trainer.training.fit._Run.save_epoch
 
     def _note(folder, what, result):
         line = f"{what} {result.epoch} {result.time!r} {os.getpid()}\n".encode()
@@ -34,12 +34,12 @@ if "orchestrator.runner.attempt_server" in sys.orig_argv:
         _note(path.parent, "finished", result)
         _append_result(path, result)
 
-    trainer.training.loop._Run.save_epoch = _save_with_evidence
-    trainer.training.loop.append_result = _append_with_evidence
+    trainer.training.fit._Run.save_epoch = _save_with_evidence
+    trainer.training.fit.append_result = _append_with_evidence
 
     if "GATES" in os.environ:
         _gates = pathlib.Path(os.environ["GATES"])
-        _train_epoch = trainer.training.loop._Run.train_epoch
+        _train_epoch = trainer.training.fit._Run.train_epoch
 
         def _is_held(gate, epoch):
             try:
@@ -52,4 +52,4 @@ if "orchestrator.runner.attempt_server" in sys.orig_argv:
                 time.sleep(0.01)
             return _train_epoch(run, epoch, progress, stop)
 
-        trainer.training.loop._Run.train_epoch = _train_behind_gate
+        trainer.training.fit._Run.train_epoch = _train_behind_gate

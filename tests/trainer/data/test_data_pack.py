@@ -149,7 +149,7 @@ def test_a_folder_of_files_is_no_pack(mars: Path, tmp_path: Path) -> None:
 def test_a_training_gives_the_same_figures_from_a_pack_as_from_files(
     tiny_config: Any, mini_mars: Path, tmp_path: Path, size: tuple[int, int] | None
 ) -> None:
-    from trainer.training.loop import fit
+    from trainer.training.fit import fit
 
     pack_data_set("mars", mini_mars, tmp_path / "pack", size=size)
     optim = tiny_config.optim.model_copy(update={"epochs": 2})

@@ -11,11 +11,11 @@ import pytest
 import torch
 from pretend_gpu import PretendGpu, PretendTensor
 
-from trainer.config import TrialConfig
+from trainer.config import EvaluationConfig, TrialConfig
 from trainer.data import READERS, Tracklet
 from trainer.data.frames import DamagedFrames, read_clip
 from trainer.errors import DataError
-from trainer.evaluation.embed import EvaluationConfig, Viewing, attention_over_frames, embed
+from trainer.evaluation.embed import attention_over_frames, embed
 from trainer.input.augment import _scale_and_offset, normalised
 from trainer.input.clips import frame_windows
 from trainer.model.inference import inference_copy
@@ -34,10 +34,14 @@ def model(tiny_config: TrialConfig) -> TemporalAttentionResNet:
     return TemporalAttentionResNet(tiny_config.model, 3).eval()
 
 
-def one_by_one(
-    model: TemporalAttentionResNet, tracklet: Tracklet, config: EvaluationConfig, trial: TrialConfig
-) -> torch.Tensor:
+def evaluating(config: TrialConfig, **settings: object) -> TrialConfig:
+    """The trial with these settings of its evaluation."""
+    return config.model_copy(update={"evaluation": EvaluationConfig.model_validate(settings)})
+
+
+def one_by_one(model: TemporalAttentionResNet, tracklet: Tracklet, trial: TrialConfig) -> torch.Tensor:
     """The embedding of a tracklet by the definition: each clip alone, then the mean or maximum."""
+    config = trial.evaluation
     windows = frame_windows(config.sampling, len(tracklet.frames), trial.clips.frames, clips=config.clips)
     network = inference_copy(model, trial.compute)
     clips = []
@@ -61,16 +65,16 @@ def test_an_embedding_is_the_mean_or_maximum_of_the_tracklets_own_clips(
     sampling: str,
     batch: int,
 ) -> None:
-    config = EvaluationConfig.model_validate({"pooling": pooling, "sampling": sampling, "batch": batch})
-    found = embed(model, tracklets, config, tiny_config.viewing)
-    slow = torch.stack([one_by_one(model, tracklet, config, tiny_config) for tracklet in tracklets])
+    config = evaluating(tiny_config, pooling=pooling, sampling=sampling, batch=batch)
+    found = embed(model, tracklets, config)
+    slow = torch.stack([one_by_one(model, tracklet, config) for tracklet in tracklets])
     torch.testing.assert_close(found.vectors, slow, atol=1e-5, rtol=1e-4)
 
 
 def test_what_is_attended_to_is_a_weight_for_each_frame_of_a_clip(
     model: TemporalAttentionResNet, tracklets: Sequence[Tracklet], tiny_config: TrialConfig
 ) -> None:
-    found = attention_over_frames(model, tracklets, EvaluationConfig(clips=3), tiny_config.viewing)
+    found = attention_over_frames(model, tracklets, evaluating(tiny_config, clips=3))
     assert len(found) == len(tracklets)
     for attention, tracklet in zip(found, tracklets, strict=True):
         assert len(attention.frames) == len(attention.weights) == tiny_config.clips.frames
@@ -85,20 +89,20 @@ def test_damaged_frames_are_counted_and_too_many_are_named(
     bad.write_bytes(Path(tracklets[0].frames[0]).read_bytes()[:200])
     frames = tracklets[0].frames
     wounded = [tracklets[0]._replace(frames=(str(bad), *frames[1:])), *tracklets[1:]]
-    config = EvaluationConfig(sampling="dense")
+    config = evaluating(tiny_config, sampling="dense")
     tally = DamagedFrames(1000)
-    assert bool(embed(model, wounded, config, tiny_config.viewing, damage=tally).vectors.isfinite().all())
+    assert bool(embed(model, wounded, config, damage=tally).vectors.isfinite().all())
     assert tally.count == 1
     with pytest.raises(DataError, match=str(bad)):
-        embed(model, wounded, config, tiny_config.viewing)
+        embed(model, wounded, config)
 
 
 class _OnTheGpu:
     """The network of an evaluation as a pretended GPU would run it: it takes and gives tensors of the GPU alone."""
 
-    def __init__(self, model: TemporalAttentionResNet, viewing: Viewing) -> None:
+    def __init__(self, model: TemporalAttentionResNet, config: TrialConfig) -> None:
         self.embedding_dim = model.embedding_dim
-        self._network = inference_copy(model, viewing.compute)
+        self._network = inference_copy(model, config.compute)
 
     def parameters(self) -> Iterator[torch.Tensor]:
         yield torch.zeros(1, device="cuda")
@@ -133,12 +137,12 @@ def test_an_evaluation_copies_frames_without_waiting_and_waits_for_the_gpu_at_it
     monkeypatch: pytest.MonkeyPatch,
     pooling: str,
 ) -> None:
-    config = EvaluationConfig.model_validate({"pooling": pooling, "batch": 3})
-    expected = embed(model, tracklets, config, tiny_config.viewing)
+    config = evaluating(tiny_config, pooling=pooling, batch=3)
+    expected = embed(model, tracklets, config)
     monkeypatch.setattr("trainer.evaluation.embed.inference_copy", lambda network, compute: network)
     monkeypatch.setattr(torch.cuda, "Event", _Event)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
-    network = cast(TemporalAttentionResNet, _OnTheGpu(model, tiny_config.viewing))
+    network = cast(TemporalAttentionResNet, _OnTheGpu(model, config))
     batches: list[int] = []
     _scale_and_offset.cache_clear()
     with PretendGpu() as gpu:
@@ -146,7 +150,6 @@ def test_an_evaluation_copies_frames_without_waiting_and_waits_for_the_gpu_at_it
             network,
             tracklets,
             config,
-            tiny_config.viewing,
             progress=lambda *_: batches.append(gpu.waits.total()),
         )
         vectors = found.vectors.cpu()

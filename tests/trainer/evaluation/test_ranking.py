@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.config import EvaluationConfig
 from trainer.data import Tracklet
 from trainer.data.dataset import PROTOCOLS, ProtocolName
 from trainer.errors import ConfigError, DataError
-from trainer.evaluation.embed import EvaluationConfig
 from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
 from trainer.evaluation.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
 from trainer.evaluation.rerank import k_reciprocal_distance

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from strategies import quick, seeds
 from torch import Tensor
 
+from trainer.config import RerankConfig
 from trainer.evaluation.metrics import pairwise_distance
-from trainer.evaluation.rerank import RerankConfig, k_reciprocal_distance
+from trainer.evaluation.rerank import k_reciprocal_distance
 
 
 def identities(

@@ -24,7 +24,7 @@ from trainer.input.loader import Batch, TrainingClips, blank_batch, training_loa
 from trainer.input.sampler import IdentityBatches
 from trainer.losses.reid_loss import ReidLoss
 from trainer.training.learner import Learner, in_groups
-from trainer.training.meters import EpochTally
+from trainer.training.meters import EpochMeters
 
 CPU = torch.device("cpu")
 
@@ -103,7 +103,7 @@ def test_without_an_average_the_network_itself_is_evaluated() -> None:
 
 
 def test_bf16_learns_in_float32_weights_with_finite_losses() -> None:
-    tally = EpochTally()
+    tally = EpochMeters()
     half = learner(compute={"precision": "bf16"})
     for seed in range(3):
         half.step([batch(seed)], lambda *seen: tally.add(*seen, attention=True))
@@ -139,7 +139,7 @@ class NothingReadBack(TorchDispatchMode):
 @pytest.mark.parametrize("update", ["gradient", "wen"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["fp32", "fp16"])
 def test_no_value_is_read_back_during_a_step_and_its_tally(optim: dict[str, Any], update: str, scaled: bool) -> None:
-    made, tally = learner(optim=optim, loss={"center_weight": 5e-4, "center_update": update}), EpochTally()
+    made, tally = learner(optim=optim, loss={"center_weight": 5e-4, "center_update": update}), EpochMeters()
     if scaled:
         made._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as fp16 has it, on a GPU
     made.step([batch(0)], ignore)  # the optimizer makes its state in the first step

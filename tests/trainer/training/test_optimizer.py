@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from trainer.config import OptimConfig
 from trainer.training.optimizer import OPTIMIZERS, make_optimizer
-from trainer.training.schedule import OptimConfig, learning_rate
+from trainer.training.schedule import learning_rate
 
 
 def test_optimizer_leaves_out_frozen_parameters() -> None:

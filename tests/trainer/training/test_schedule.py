@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
 
-from trainer.training.schedule import OptimConfig, cosine_factor, learning_rate, milestone_factor
+from trainer.config import OptimConfig
+from trainer.training.schedule import cosine_factor, learning_rate, milestone_factor
 
 
 def factor(epoch: int) -> float:

@@ -9,15 +9,15 @@ from torch import Tensor
 from trainer.errors import DivergedError
 from trainer.input.loader import Batch
 from trainer.model.network import ModelOutput
-from trainer.training.meters import EpochTally
+from trainer.training.meters import EpochMeters
 
 UNIFORM = torch.full((2, 4), 0.25)
 NARROW = torch.tensor([[1.0, 0, 0, 0]] * 2)
 
 
-def tallied(*steps: dict[str, float], weights: Tensor = UNIFORM, erased: Tensor | None = None) -> EpochTally:
+def tallied(*steps: dict[str, float], weights: Tensor = UNIFORM, erased: Tensor | None = None) -> EpochMeters:
     """A tally of one batch per step, of two clips of four frames each."""
-    tally = EpochTally()
+    tally = EpochMeters()
     marks = torch.zeros(2, 4, dtype=torch.bool) if erased is None else erased
     batch = Batch(torch.zeros(2, 4, 3, 8, 4, dtype=torch.uint8), torch.tensor([0, 1]), marks, None)
     scores = torch.tensor([[0.0, 1, 2, 3], [0, 0, 1, 1]])
@@ -68,12 +68,12 @@ def test_without_erased_frames_their_weight_is_not_reported() -> None:
 
 def test_a_tally_survives_an_interruption() -> None:
     tally = tallied({"total": 1.0, "identity": 2.0})
-    again = EpochTally.restored(tally.state(), torch.device("cpu"))
+    again = EpochMeters.restored(tally.state(), torch.device("cpu"))
     assert again.losses(0) == tally.losses(0)
     assert again.attention() == tally.attention()
     assert (again.batches, again.images) == (tally.batches, tally.images)
 
 
 def test_an_empty_tally_survives_it_too() -> None:
-    again = EpochTally.restored(EpochTally().state(), torch.device("cpu"))
+    again = EpochMeters.restored(EpochMeters().state(), torch.device("cpu"))
     assert (again.batches, again.attention()) == (0, {})

@@ -250,7 +250,7 @@ def test_every_option_trains_and_resumes_bit_identically(
 def test_the_clock_of_an_epoch_runs_until_the_device_is_done(
     tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.training.loop.synchronize", lambda device: time.sleep(0.5))
+    monkeypatch.setattr("trainer.training.fit.synchronize", lambda device: time.sleep(0.5))
     result = fit(changed(tiny_config, optim__epochs=1), out=tmp_path).best
     assert result.seconds - result.evaluation_seconds >= 0.5
     assert 0 <= result.data_wait_share < 1

@@ -30,7 +30,7 @@ from trainer.data.splits import applied_split, cut_validation
 from trainer.data.synthetic.dataset import write_outline, write_synthetic
 from trainer.input.loader import Batch, EvaluationBatch
 from trainer.input.sampler import IdentityBatches
-from trainer.progress import Progress, no_progress
+from trainer.result import Progress, no_progress
 from trainer.training.learner import Learner, in_groups
 from trainer.training.step_cost import MAX_STEPS, _seconds_per_frame, _seconds_per_step, saved_bytes
 

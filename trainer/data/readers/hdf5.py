@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from trainer.child import BadReply, Child, ChildEnded, ChildTimeout, child_command
 from trainer.errors import DataError
 from trainer.formatting import one_line, shortened
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 
 CHILD = child_command("trainer.data.readers.hdf5_child")
 MAX_BYTES = 64 * 2**20  # of a file; that of LS-VID has well below one

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 from trainer.data.readers.two_cameras import FOLDS, Partition, TwoCameras, two_camera_data_set
 from trainer.errors import DataError
 from trainer.formatting import plain_words, shown, spelled
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 
 LAYOUT = TwoCameras(
     title="PRID2011",

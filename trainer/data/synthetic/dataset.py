@@ -26,7 +26,7 @@ from trainer.child import Child, ChildError, Parent, child_command
 from trainer.data.synthetic.render import write_walk
 from trainer.data.synthetic.scene import Plan, Planned, SizeName, plan
 from trainer.errors import DataError
-from trainer.frozen import FrozenConfig
+from trainer.settings import FrozenConfig
 
 VERSION = 1  # of the drawing; raise it when the same seed gives other bytes
 TRUTH = "synth_truth.json"

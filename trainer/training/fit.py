@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 
-from trainer.atomic import write_atomically
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compute import float32_products, require_precision, synchronize
 from trainer.config import TrialConfig
@@ -22,22 +21,24 @@ from trainer.errors import CheckpointError, StoppedError
 from trainer.evaluation.best_checkpoint_metrics import leave_evaluation
 from trainer.evaluation.folder import FOLDER
 from trainer.evaluation.ranking import RankedTracklets, rank_tracklets
+from trainer.files import write_atomically
 from trainer.input.loader import FrameWait, TrainingClips, training_loader
 from trainer.input.sampler import IdentityBatches
-from trainer.progress import Progress, no_progress
 from trainer.result import (
     EpochResult,
     Evaluation,
+    Progress,
     Report,
     append_result,
     ignore_report,
     kept_epoch,
+    no_progress,
     write_results,
 )
 from trainer.settings import differing_settings
 from trainer.training.diagnostics import remark
 from trainer.training.learner import Learner, in_groups
-from trainer.training.meters import EpochTally
+from trainer.training.meters import EpochMeters
 from trainer.training.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class _Run:
         self.config, self.data, self.out = config, data, out
         self.size = (config.model.height, config.model.width)
         self.history: list[EpochResult] = []
-        self.tally = EpochTally()
+        self.tally = EpochMeters()
         """Of the epoch that is under way."""
         self._ranked: RankedTracklets | None = None
         """What the latest evaluation found."""
@@ -198,7 +199,7 @@ class _Run:
             time=time.time(),
         )
 
-    def train_epoch(self, epoch: int, progress: Progress, stop: Stop) -> EpochTally:
+    def train_epoch(self, epoch: int, progress: Progress, stop: Stop) -> EpochMeters:
         """Learns from the rest of the epoch and returns the tally of all of it."""
         tally, clips = self.tally, self.config.clips
         attention = self.config.model.pooling == "attention" and clips.frames > 1
@@ -230,8 +231,7 @@ class _Run:
                 self.learner.evaluated,
                 self.data.query,
                 self.data.gallery,
-                self.config.evaluation,
-                self.config.viewing,
+                self.config,
                 rerank=last and self.config.evaluation.reranking,
                 damage=self.damage,
                 progress=self._stoppable(progress, stop),
@@ -272,7 +272,7 @@ class _Run:
         `last.pt` follows every `best.pt`: epochs that are trained again then never put a lesser network in its place.
         """
         self.history.append(result)
-        self.tally = EpochTally()
+        self.tally = EpochMeters()
         done = len(self.history)
         kept = kept_epoch(self.history)
         # As long as none was evaluated the first network is kept, and in the end the last one.
@@ -325,11 +325,11 @@ class _Run:
                 f"{path}: was trained with other settings ({', '.join(differing)}); start a new run in another folder"
             )
         self.learner.restore(state["learner"])
-        self.tally = EpochTally.restored(state["tally"], self.learner.device)
+        self.tally = EpochMeters.restored(state["tally"], self.learner.device)
         self.damage.add(state["damaged"])
         self.history = [EpochResult.model_validate(result) for result in state["history"]]
 
 
-def _speed(tally: EpochTally) -> str:
+def _speed(tally: EpochMeters) -> str:
     rate, waiting = tally.images / tally.seconds, tally.waited / tally.seconds
     return f"{rate:.0f} images/s, {100 * waiting:.0f} % waiting for frames"
