@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, get_type_hints
 
 import yaml
 
-from orchestrator.algorithms.replicates import find_trial
 from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
 from orchestrator.cli.options import LaunchOptions, ResumeOptions, SessionOptions, command_arguments, parameters
 from orchestrator.show.status import status_document
@@ -113,7 +112,7 @@ class Search(LoadedSearch):
         Raises:
             SearchError: there is none.
         """
-        return find_trial(self, key)
+        return summarise(self).trial(key)
 
     def _repr_html_(self) -> str:
         """For notebooks: the summary and the table."""

@@ -12,14 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.scoring import Score, is_feasible, outcome_limits, ranked, satisfies_all, score
-from orchestrator.base.errors import SearchError
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.study.study import Study, Trial
 
 if TYPE_CHECKING:
     from orchestrator.space.objective import Objective
     from orchestrator.space.search_space import SearchSpace
-    from orchestrator.stores.loading import LoadedSearch
     from trainer.config import TrialConfig
 
 CONFIDENCE = 0.95
@@ -88,25 +86,6 @@ def best_configuration(study: Study, objective: Objective) -> Best | None:
     confirmed = next((each.trial for each in known.values() if each.confirmed), None)
     key = confirmed or next(iter(first_seeds), None)
     return None if key is None else Best(*first_seeds[key], known.get(key))
-
-
-def find_trial(search: LoadedSearch, key: str) -> Trial:
-    """The trial with a key such as `t0003` or `t0003-r1`; `best` is the best configuration so far.
-
-    Raises:
-        SearchError: there is none.
-    """
-    if key == BEST:
-        best = best_configuration(search.study, search.space.objective)
-        if best is None:
-            raise SearchError(f"{search.name}: no trial is completed yet, so that none is best")
-        return best.trial
-    found = search.study.all_trials.get(key)
-    if found is None:
-        known = sorted(search.study.all_trials)
-        there = ", ".join(known if len(known) <= 3 else [known[0], "...", known[-1]]) or "none"
-        raise SearchError(f"{search.name} has no trial {key!r} (there: {there}; {BEST!r} is the best one)")
-    return found
 
 
 def confirmations(study: Study, objective: Objective) -> list[Confirmation]:

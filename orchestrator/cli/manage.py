@@ -81,10 +81,9 @@ def logs(
 
 def _key(folder: SearchFolder, trial: str) -> str | None:
     """The key of the trial that was named, for `best` that of the best one; None where none was named."""
-    from orchestrator.algorithms.replicates import BEST, find_trial
-    from orchestrator.stores.loading import load_search
+    from orchestrator.summary import BEST, read_summary
 
-    return find_trial(load_search(folder), BEST).key if trial == BEST else trial or None
+    return read_summary(folder).trial(BEST).key if trial == BEST else trial or None
 
 
 @command(example="reidsearch extend attn_cl-7f3a --trials +20 --set parameters.loss.osm_alpha.high=4")

@@ -128,14 +128,11 @@ def export(
     tracking_uri: TrackingUri = None,
 ) -> int:
     """Write the network of a trial, its configuration and a model card; without TRIAL that of the best one."""
-    from orchestrator.algorithms.replicates import BEST
     from orchestrator.show.export import export_trial
-    from orchestrator.stores.base import existing_search
-    from orchestrator.stores.loading import load_search
+    from orchestrator.summary import find_trial
 
-    search, _, trial = name.partition("/")
-    loaded = load_search(existing_search(storage, search))
-    done = export_trial(loaded, trial or BEST, cast("tuple[ExportFormat, ...]", formats), out)
+    search, trial = find_trial(storage, name)
+    done = export_trial(search, trial, cast("tuple[ExportFormat, ...]", formats), out)
     for network in done.networks:
         proof = "" if network.difference is None else f"  (embeddings as the network's to {network.difference:.1e})"
         click.echo(f"{network.file}{proof}")
@@ -143,8 +140,8 @@ def export(
     if register:
         from orchestrator.tracking.registry import register as register_model
 
-        model = model or loaded.space.name
-        made = register_model(loaded, done.trial, done.folder, done.card, model=model, tracking=tracking_uri)
+        model = model or search.space.name
+        made = register_model(search, trial, out, done.card, model=model, tracking=tracking_uri)
         click.echo(f"MLflow    {made.model} version {made.version}  {made.uri}")
     return Exit.OK
 
@@ -178,24 +175,20 @@ def reproduce(
     On CPU cores figures are equal to the last bit, with the versions, the kind of processor and the number of threads
     of then. Without TRIAL the best one is trained.
     """
-    from orchestrator.algorithms.replicates import BEST
-    from orchestrator.show import reproduce, reproduce_view
-    from orchestrator.stores.base import existing_search
-    from orchestrator.stores.loading import load_search
+    from orchestrator.show import reproduce
+    from orchestrator.summary import find_trial
 
-    search, _, key = name.partition("/")
-    loaded = load_search(existing_search(storage, search))
-    planned = reproduce.rehearse_reproduction(loaded, key or BEST, data=data, threads=threads, tolerance=tolerance)
-    click.echo(reproduce_view.circumstances_table(planned.found), err=as_json)
-    if text := reproduce_view.rebuilding_text(loaded, planned.found):
+    plan = reproduce.plan_reproduction(*find_trial(storage, name), data=data, threads=threads, tolerance=tolerance)
+    click.echo(reproduce.conditions_table(plan.conditions), err=as_json)
+    if text := reproduce.restoring_text(plan):
         click.echo(text, err=True)
-    folder = out or reproduce.fresh_folder(loaded, planned.trial)
+    folder = out or reproduce.new_folder(plan.search, plan.trial)
     done = reproduce.reproduce(
-        loaded, planned, folder, lambda epoch, found: click.echo(f"epoch {epoch}: {found.compared} numbers", err=True)
+        plan, folder, lambda epoch, found: click.echo(f"epoch {epoch}: {found.compared} numbers", err=True)
     )
     if as_json:
-        click.echo(json.dumps(reproduce_view.document(loaded, planned, done)))
-    click.echo(reproduce_view.verdict(loaded, planned, done), err=as_json)
+        click.echo(json.dumps(reproduce.reproduction_document(done, folder)))
+    click.echo(reproduce.verdict(done), err=as_json)
     return Exit.OK if done.is_equal else Exit.SEARCH_FAILED
 
 

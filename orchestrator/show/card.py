@@ -1,4 +1,4 @@
-"""The model card of an exported network: what it is, what its figures are worth, and what it must not be used for."""
+"""The model card of an exported network: what it is, how well it was measured to work, and its limits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.algorithms.replicates import Confirmation, confirmation
+from orchestrator.algorithms.replicates import Confirmation
 from orchestrator.base.escaping import markdown_code, markdown_text
-from orchestrator.stores.loading import LoadedSearch
+from orchestrator.base.formatting import number
+from orchestrator.show.search_text import spread
 from orchestrator.study.study import Trial
+from orchestrator.summary import Mean, Summary
 from trainer.result import Evaluation, RetrievalMetrics
 
 if TYPE_CHECKING:
@@ -17,12 +19,13 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 SYNTHETIC_NOTE = (
-    "> **SYNTHETIC**: trained and judged on drawn figures. Its figures say nothing about real people or published ones."
+    "> **SYNTHETIC**: trained and judged on drawn people. "
+    "Its metrics say nothing about real people or published results."
 )
 RANKS = ("mAP", "mINP", "rank1", "rank5", "rank10", "rank20")
 NO_LICENCE_READ = (
-    "This project has not found the text of its licence. Until you have read its authors' terms, take it as for "
-    "research only and as not to be passed on, and ask them whether weights trained on it may be."
+    "This project has not found the text of its licence. Until you have read its authors' terms, use it for research "
+    "only, do not pass it on, and ask them whether weights trained on it may be passed on."
 )
 DATA_NOTES: Mapping[str, str] = {
     "mars": "MARS (Zheng et al. 2016) shows real people filmed on a campus. " + NO_LICENCE_READ,
@@ -31,26 +34,26 @@ DATA_NOTES: Mapping[str, str] = {
     "ls_vid": "LS-VID (Li et al. 2019) shows real people and is given out on a signed agreement: its terms hold for "
     "what is made of it. " + NO_LICENCE_READ,
 }
-SYNTHETIC_DATA = "Figures drawn by this program (`reidsearch data synth`); no person was filmed. No licence is needed."
+SYNTHETIC_DATA = "People drawn by this program (`reidsearch data synth`); no person was filmed. No licence is needed."
 INTENDED_USE = """\
 - Research on video person re-identification: comparing methods, studying errors, a start for further training.
-- Ranking a gallery of tracklets that were cut already, by likeness to a query, for people who know that most of what
-  ranks high may be wrong: the figures above say how often it is."""
+- Ranking a gallery of tracklets that were cut already, by similarity to a query, for people who know that most of what
+  ranks high may be wrong: the metrics above say how often it is."""
 OUT_OF_SCOPE = """\
 - Finding, following or identifying people without a legal ground and their knowledge; remote biometric identification,
   which the EU's AI Act forbids or counts as high-risk.
-- Any decision about a person: it gives likenesses, not identities, and nothing here measures a threshold.
+- Any decision about a person: it gives similarities, not identities, and no threshold was measured.
 - Other cameras, places, seasons or crops than those it was trained on: that was not measured, and such networks lose
   much of their accuracy there.
-- Groups of people: no figure was broken down by age, sex, skin or disability."""
+- Groups of people: no metric was broken down by age, sex, skin or disability."""
 PRIVACY = """\
-Weights and embeddings of real people are personal data: embeddings of one identity are alike, which is what they are
-for, and classifier rows stand for the people it was trained on. Keep them as safe as the pictures, delete them with
-these, and do not publish them without asking the data set's authors. Files written by an export are not deleted by
-`reidsearch purge`."""
+Weights and embeddings of real people are personal data: embeddings of one person are similar, which is their purpose,
+and rows of the classifier stand for the people of the training data. Keep them as safe as the pictures, delete them
+with the pictures, and do not publish them without asking the data set's authors. `reidsearch purge` does not delete
+exported files."""
 
 
-class CardFigures(NamedTuple):
+class CardMetrics(NamedTuple):
     """What was measured of the exported weights, and of their configuration."""
 
     validation: Evaluation | None
@@ -61,33 +64,34 @@ class CardFigures(NamedTuple):
     """Of the configuration with fresh seeds."""
 
 
-def card_figures(loaded: LoadedSearch, trial: Trial, epoch: int) -> CardFigures:
-    """Figures of a trial's weights as they were after an epoch, counted from 1."""
-    found = next((result.validation for result in trial.results if result.epoch == epoch), None)
+def card_metrics(search: Summary, trial: Trial, epoch: int) -> CardMetrics:
+    """Metrics of a trial's weights as they were after an epoch, counted from 1."""
+    validation = next((result.validation for result in trial.results if result.epoch == epoch), None)
     original = trial.repeats or trial.key
-    return CardFigures(found, trial.test, confirmation(loaded.study, original, loaded.space.objective))
+    confirmation = next((each for each in search.confirmations if each.trial == original), None)
+    return CardMetrics(validation, trial.test, confirmation)
 
 
-def write_card(folder: Path, loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNetwork]) -> Path:
+def write_card(folder: Path, search: Summary, trial: Trial, exported: Sequence[ExportedNetwork]) -> Path:
     """Writes the card of all files that were exported of a trial; returns its path."""
     from trainer.files import write_atomically
 
     path = folder / CARD
-    write_atomically(path, card_text(loaded, trial, exported))
+    write_atomically(path, card_text(search, trial, exported))
     return path
 
 
-def card_text(loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNetwork]) -> str:
+def card_text(search: Summary, trial: Trial, exported: Sequence[ExportedNetwork]) -> str:
     """The card as Markdown."""
-    description, first = loaded.description, exported[0]
-    figures = card_figures(loaded, trial, first.epoch)
+    description, first = search.description, exported[0]
+    metrics = card_metrics(search, trial, first.epoch)
     parts = [
-        f"# {markdown_text(loaded.name)}/{trial.key}",
+        f"# {markdown_text(search.name)}/{trial.key}",
         *([SYNTHETIC_NOTE] if description.synthetic else []),
-        "\n".join(_what(loaded, trial, first)),
+        "\n".join(_what(search, trial, first)),
         "## Files\n\n" + "\n".join(_files(exported)),
-        "## Data\n\n" + _data(loaded, first),
-        "## RetrievalMetrics\n\n" + "\n".join(_figures(loaded, trial, figures)),
+        "## Data\n\n" + _data(search, first),
+        "## Metrics\n\n" + "\n".join(_metrics(search, trial, metrics)),
         "## Input and output\n\n" + "\n".join(_interface(first)),
         f"## Intended use\n\n{INTENDED_USE}",
         f"## Out of scope\n\n{OUT_OF_SCOPE}",
@@ -96,15 +100,15 @@ def card_text(loaded: LoadedSearch, trial: Trial, exported: Sequence[ExportedNet
     return "\n\n".join(parts) + "\n"
 
 
-def _what(loaded: LoadedSearch, trial: Trial, exported: ExportedNetwork) -> Iterator[str]:
-    description, model = loaded.description, exported.config.model
+def _what(search: Summary, trial: Trial, exported: ExportedNetwork) -> Iterator[str]:
+    description, model = search.description, exported.config.model
     yield (
         f"A {markdown_code(model.backbone)} at {model.height} x {model.width} with {model.pooling} pooling over time, "
         f"{exported.parameters:,} learned numbers, for video person re-identification."
     )
     yield ""
     again = f", the configuration of {trial.repeats} again" if trial.repeats else ""
-    yield f"- trial {markdown_code(trial.key)} of search {markdown_code(loaded.name)} ({trial.status}{again})"
+    yield f"- trial {markdown_code(trial.key)} of search {markdown_code(search.name)} ({trial.status}{again})"
     yield f"- weights after epoch {exported.epoch} of {exported.config.optim.epochs}"
     yield (
         f"- seed {trial.seed}; started from weights {markdown_code(model.weights)}; "
@@ -112,7 +116,7 @@ def _what(loaded: LoadedSearch, trial: Trial, exported: ExportedNetwork) -> Iter
     )
     yield f"- launched {markdown_text(description.created)}, commit {markdown_text(description.commit or 'unknown')}"
     yield "- " + ", ".join(markdown_text(f"{name} {version}") for name, version in description.versions.items())
-    settings = (f"{markdown_code(path)} {markdown_text(_number(value))}" for path, value in trial.params.items())
+    settings = (f"{markdown_code(path)} {markdown_text(number(value))}" for path, value in trial.params.items())
     yield f"- searched settings: {', '.join(settings)}"
 
 
@@ -127,8 +131,8 @@ def _files(exported: Sequence[ExportedNetwork]) -> Iterator[str]:
     yield "- `config.json`: every setting of the training; `data.root` is to be set to your data set"
 
 
-def _data(loaded: LoadedSearch, exported: ExportedNetwork) -> str:
-    description, data = loaded.description, exported.config.data
+def _data(search: Summary, exported: ExportedNetwork) -> str:
+    description, data = search.description, exported.config.data
     note = SYNTHETIC_DATA if description.synthetic else DATA_NOTES[data.name]
     return (
         f"{note}\n\n- layout `{data.name}`, partition {data.fold}, {exported.identities} identities trained on\n"
@@ -137,62 +141,61 @@ def _data(loaded: LoadedSearch, exported: ExportedNetwork) -> str:
     )
 
 
-def _figures(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterator[str]:
-    mark = " (SYNTHETIC)" if loaded.description.synthetic else ""
+def _metrics(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[str]:
+    mark = " (SYNTHETIC)" if search.description.synthetic else ""
     yield f"Per cent{mark}; ± is the standard error over queries, or the standard deviation over seeds.\n"
     yield "| measured on | " + " | ".join(RANKS) + " | protocol | sampling | queries | dropped |"
     yield "|---|" + "---|" * (len(RANKS) + 4)
-    for name, found in (("validation split", figures.validation), ("test set", figures.test)):
+    for name, found in (("validation split", metrics.validation), ("test set", metrics.test)):
         if found is not None:
             yield _row(name, found, found)
             if found.reranked is not None:
                 yield _row(f"{name}, re-ranked", found.reranked, found)
-    if figures.validation is None and figures.test is None:
+    if metrics.validation is None and metrics.test is None:
         yield "| nothing: these weights were not evaluated |" + " |" * (len(RANKS) + 4)
     yield ""
-    yield from _remarks(loaded, trial, figures)
+    yield from _notes(search, trial, metrics)
 
 
-def _row(name: str, figures: RetrievalMetrics, of: Evaluation) -> str:
-    shown = [f"{100 * getattr(figures, rank):.1f}" for rank in RANKS]
-    shown[0] += f" ± {100 * figures.mAP_standard_error:.1f}"
+def _row(name: str, metrics: RetrievalMetrics, of: Evaluation) -> str:
+    shown = [f"{100 * getattr(metrics, rank):.1f}" for rank in RANKS]
+    shown[0] += f" ± {100 * metrics.mAP_standard_error:.1f}"
     about = (markdown_text(of.protocol), markdown_text(of.sampling), str(of.queries), str(of.dropped_queries))
     return f"| {name} | {' | '.join([*shown, *about])} |"
 
 
-def _remarks(loaded: LoadedSearch, trial: Trial, figures: CardFigures) -> Iterator[str]:
-    completed = len(loaded.study.completed)
-    if figures.validation is not None:
+def _notes(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[str]:
+    completed = len(search.study.completed)
+    if metrics.validation is not None:
         yield (
             f"The validation split shares no identity with the training part. The configuration is one of {completed} "
-            "completed ones that were compared on it, and the epoch was chosen on it: its figures are too good."
+            "completed ones that were compared on it, and the epoch was chosen on it: its metrics are too good."
         )
-    found = figures.confirmation
+    found = metrics.confirmation
     if found is None:
         yield "No other seed was tried, so that nothing is known of the spread over seeds."
     else:
-        spread = "" if found.standard_deviation is None else f" ± {100 * found.standard_deviation:.1f}"
-        metric = loaded.space.objective.first.metric
+        value = spread(Mean(found.mean, found.standard_deviation))
         interval = found.interval
         sure = "" if interval is None else f", 95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
         yield (
-            f"The same configuration over {len(found.values)} fresh seeds, which had no say in its choice: {metric} "
-            f"{100 * found.mean:.1f}{spread}{sure}."
+            f"The same configuration over {len(found.values)} fresh seeds, by which it was not chosen: "
+            f"{search.metric} {value}{sure}."
         )
-    yield _openings(loaded, trial, is_tested=figures.test is not None)
+    yield _openings(search, trial, is_tested=metrics.test is not None)
 
 
-def _openings(loaded: LoadedSearch, trial: Trial, *, is_tested: bool) -> str:
+def _openings(search: Summary, trial: Trial, *, is_tested: bool) -> str:
     """How often the test set was opened for these weights and for others."""
-    uses = [use.asked for use in loaded.study.test_set_uses]
+    uses = [use.asked for use in search.study.test_set_uses]
     own = [use for use in uses if use.trial == trial.key]
-    opened = len(loaded.study.finalizations) + len(uses)
+    opened = len(search.study.finalizations) + len(uses)
     if is_tested:
         return f"The search has opened the test set {_times(opened)}."
     if own:
         by = ", ".join(dict.fromkeys(f"{markdown_text(use.by)} ({markdown_code(use.weights)})" for use in own))
         return (
-            f"The test set was opened for this trial {_times(len(own))} by {by}, with figures that the search does not "
+            f"The test set was opened for this trial {_times(len(own))} by {by}, with results that the search does not "
             f"keep; in all the search's journal holds that it was opened {_times(opened)}."
         )
     return "The test set was not opened for these weights" + (
@@ -219,10 +222,6 @@ def _interface(exported: ExportedNetwork) -> Iterator[str]:
         "- With this program: `reidsearch evaluate config.json --checkpoint model.pt --set data.root=DIR`; "
         "`model.weights: .../model.pt` starts a training from it."
     )
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _times(count: int) -> str:

@@ -1,7 +1,7 @@
 """Searches or trials side by side: what differs, by how much, and whether that is more than noise.
 
-Figures are those of the network that a trial keeps, which is the one of the epoch with the highest validation mAP. The
-first of those compared is what the others are measured against.
+Metrics are of the network that a trial keeps: that of the epoch with the highest validation mAP. All are measured
+against the first.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import JsonValue
 
-from orchestrator.algorithms.replicates import BEST, find_trial
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
-from orchestrator.show.noise import Runs, SeedDifference, seed_difference
 from orchestrator.space.settings import flattened
-from orchestrator.stores.base import existing_search
-from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.stores.trial_files import bring_trial
 from orchestrator.study.study import Trial
+from orchestrator.summary import Summary, find_trial
+from orchestrator.summary.intervals import Runs, SeedDifference, seed_difference
 from orchestrator.tracking.sync import tracking_uri
 from trainer.files import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation, kept_epoch
@@ -30,9 +28,8 @@ from trainer.result import EpochResult, Evaluation, kept_epoch
 if TYPE_CHECKING:
     from trainer.evaluation.compare import EvaluationComparison
 
-METRIC = "mAP"
-"""The figure whose noise is told."""
-# Where and how fast a trial runs, and what it keeps; no figure depends on it.
+METRIC = "mAP"  # whose noise is estimated
+# Where and how fast a trial runs, and what it keeps: no metric depends on it.
 NEUTRAL = ("data.root", "clips.workers", "clips.augment_on", "checkpoint.", "evaluation.folder", "evaluation.images")
 SPLIT = "data.validation."
 
@@ -41,16 +38,16 @@ SPLIT = "data.validation."
 class Side:
     """One of those compared."""
 
-    search: LoadedSearch
+    search: Summary
     trial: Trial
     epoch: EpochResult
     """Of the network that it keeps."""
     validation: Evaluation
-    """Figures of that epoch."""
+    """Of that epoch."""
 
     @property
     def name(self) -> str:
-        """As it can be asked for."""
+        """As the command takes it."""
         return f"{self.search.name}/{self.trial.key}"
 
     @property
@@ -60,12 +57,12 @@ class Side:
 
     @property
     def split(self) -> Path:
-        """The validation split that it is judged on."""
+        """The validation split of the trial."""
         return self.search.folder.split_of(self.trial.fold)
 
     @property
     def evaluation(self) -> Path | None:
-        """Folder with every query's figures; None where it left none."""
+        """Folder with the metrics of every query; None where there are none."""
         found = self.folder / "evaluation"
         return found if (found / "evaluation.json").is_file() and (found / "per_query.npz").is_file() else None
 
@@ -89,7 +86,7 @@ class Side:
 
     @cached_property
     def settings(self) -> dict[str, JsonValue]:
-        """The configuration by dotted paths, without what no figure depends on."""
+        """The configuration by dotted paths, without the settings that no metric depends on."""
         found = {".".join(keys): value for keys, value in flattened(self.config)}
         return {path: value for path, value in found.items() if not path.startswith(NEUTRAL)}
 
@@ -97,9 +94,9 @@ class Side:
     def runs(self) -> Runs:
         """mAP of this configuration: of its fresh seeds or, where there are none, of this trial.
 
-        The seed by which a configuration was chosen is too good on average, see `orchestrator.algorithms.replicates`.
+        The seed by which a configuration was chosen is too good on average; see `orchestrator.algorithms.replicates`.
         """
-        return fresh_runs(self.search, self.original) or {(self.trial.seed, self.trial.fold): self.validation.mAP}
+        return _fresh_runs(self.search, self.original) or {(self.trial.seed, self.trial.fold): self.validation.mAP}
 
     @property
     def original(self) -> str:
@@ -107,8 +104,8 @@ class Side:
         return self.trial.repeats or self.trial.key
 
 
-class Change(NamedTuple):
-    """One figure of two networks."""
+class MetricChange(NamedTuple):
+    """One metric of two networks."""
 
     before: float
     after: float
@@ -124,7 +121,7 @@ class Pair(NamedTuple):
 
     before: Side
     after: Side
-    metrics: dict[str, Change]
+    metrics: dict[str, MetricChange]
     queries: EvaluationComparison | None
     """Query by query; None where one of them left no evaluation."""
     seeds: SeedDifference | None
@@ -138,7 +135,7 @@ class Comparison(NamedTuple):
     pairs: list[Pair]
     settings: dict[str, list[JsonValue]]
     """Settings that differ, each with the value on every side; None where it has none."""
-    remarks: list[str]
+    notes: list[str]
     """What to know before anything is concluded."""
 
     @property
@@ -151,21 +148,20 @@ def compare(storage: Path, names: Sequence[str]) -> Comparison:
     """Compares searches or trials, named `SEARCH`, which is its best trial, `SEARCH/TRIAL` or `SEARCH/best`.
 
     Raises:
-        SearchError: one is not there or has no figures, or they have other data, protocols or queries.
+        SearchError: one is missing or was never evaluated, or they have other data, protocols or queries.
         JournalError: a journal is damaged.
     """
-    loaded: dict[str, LoadedSearch] = {}
-    sides = [_side(storage, name, loaded) for name in names]
+    sides = [_side(*find_trial(storage, name)) for name in names]
     if len({side.name for side in sides}) < len(sides):
         raise SearchError(f"{', '.join(side.name for side in sides)}: name each trial once")
     for side in sides[1:]:
         _check_comparable(sides[0], side)
-    repeated = _repeated(loaded.values())
+    repeated = _repeated({side.search.name: side.search for side in sides}.values())
     pairs = [_pair(sides[0], side, repeated) for side in sides[1:]]
-    return Comparison(sides, pairs, differing(sides), _remarks(sides))
+    return Comparison(sides, pairs, _differing(sides), _notes(sides))
 
 
-def fresh_runs(search: LoadedSearch, original: str) -> dict[tuple[int, int | None], float]:
+def _fresh_runs(search: Summary, original: str) -> dict[tuple[int, int | None], float]:
     """mAP of the completed repeats of a configuration."""
     repeats = (trial for trial in search.study.replicates.values() if trial.repeats == original)
     found = [(trial, kept_epoch(trial.results)) for trial in repeats if trial.status == "completed"]
@@ -176,45 +172,45 @@ def fresh_runs(search: LoadedSearch, original: str) -> dict[tuple[int, int | Non
     }
 
 
-def differing(sides: Sequence[Side]) -> dict[str, list[JsonValue]]:
+def _differing(sides: Sequence[Side]) -> dict[str, list[JsonValue]]:
     """The settings that differ, in alphabetical order."""
     paths = sorted({path for side in sides for path in side.settings})
     rows = {path: [side.settings.get(path) for side in sides] for path in paths}
     return {path: values for path, values in rows.items() if any(value != values[0] for value in values)}
 
 
-def _side(storage: Path, name: str, loaded: dict[str, LoadedSearch]) -> Side:
-    search, _, key = name.partition("/")
-    if search not in loaded:
-        loaded[search] = load_search(existing_search(storage, search))
-    trial = find_trial(loaded[search], key or BEST)
-    bring_trial(loaded[search].folder, trial.key, "config.json", "evaluation/*")
+def _side(search: Summary, trial: Trial) -> Side:
+    bring_trial(search.folder, trial.key, "config.json", "evaluation/*")
     epoch = kept_epoch(trial.results)
     if epoch is None or epoch.validation is None:
         raise SearchError(
-            f"{search}/{trial.key}: no epoch of it was evaluated on the validation split ({trial.status})"
+            f"{search.name}/{trial.key}: no epoch of it was evaluated on the validation split ({trial.status})"
         )
-    return Side(loaded[search], trial, epoch, epoch.validation)
+    return Side(search, trial, epoch, epoch.validation)
 
 
 def _check_comparable(first: Side, other: Side) -> None:
-    """Figures on other data, of other queries or under other protocols say nothing of each other."""
+    """Metrics on other data, of other queries or under other protocols are not comparable.
+
+    Raises:
+        SearchError: they differ in one of these.
+    """
     data = [side.search.description.data_fingerprint for side in (first, other)]
     if data[0] != data[1]:
         raise SearchError(
-            f"{other.name} learned from other data than {first.name} (fingerprints {data[1][:12]} and {data[0][:12]}); "
-            "their figures must not be compared"
+            f"{other.name} was trained on other data than {first.name} (fingerprints {data[1][:12]} and "
+            f"{data[0][:12]}); their metrics must not be compared"
         )
     protocols = [side.validation.protocol for side in (first, other)]
     if protocols[0] != protocols[1]:
         raise SearchError(
-            f"{other.name} was judged under protocol {protocols[1]}, {first.name} under {protocols[0]}; their figures "
+            f"{other.name} was judged under protocol {protocols[1]}, {first.name} under {protocols[0]}; their metrics "
             "must not be compared, evaluate both under one (`evaluate` with --set evaluation.protocol=...)"
         )
     if _identities(first) != _identities(other):
         raise SearchError(
             f"{other.name} was judged on other identities than {first.name} (another validation split or fold); their "
-            "figures must not be compared"
+            "metrics must not be compared"
         )
 
 
@@ -237,35 +233,35 @@ def _pair(before: Side, after: Side, repeated: Mapping[tuple[str, str], list[flo
 
         queries = compare_evaluations(before.evaluation, after.evaluation)
     left, right = (side.validation.metrics() for side in (before, after))
-    figures = {name: Change(value, right[name]) for name, value in left.items() if name in right}
+    metrics = {name: MetricChange(value, right[name]) for name, value in left.items() if name in right}
     named = {(side.search.name, side.original) for side in (before, after)}
     others = [runs for configuration, runs in repeated.items() if configuration not in named]
-    return Pair(before, after, figures, queries, seed_difference(before.runs, after.runs, others))
+    return Pair(before, after, metrics, queries, seed_difference(before.runs, after.runs, others))
 
 
-def _repeated(searches: Iterable[LoadedSearch]) -> dict[tuple[str, str], list[float]]:
-    """Figures of the fresh seeds of all configurations of the searches, which tell of the noise of seeds."""
+def _repeated(searches: Iterable[Summary]) -> dict[tuple[str, str], list[float]]:
+    """mAP of the fresh seeds of all configurations of the searches, from which the noise of seeds is estimated."""
     return {
         (search.name, key): list(runs.values())
         for search in searches
         for key in search.study.trials
-        if len(runs := fresh_runs(search, key)) > 1
+        if len(runs := _fresh_runs(search, key)) > 1
     }
 
 
-def _remarks(sides: Sequence[Side]) -> list[str]:
-    remarks = []
+def _notes(sides: Sequence[Side]) -> list[str]:
+    notes = []
     for side in sides:
         if side.trial.status != "completed":
-            remarks.append(f"{side.name} is {side.trial.status}: figures of its best epoch so far, {side.epoch.epoch}")
+            notes.append(f"{side.name} is {side.trial.status}: metrics of its best epoch so far, {side.epoch.epoch}")
         if side.evaluation is None:
-            remarks.append(
-                f"{side.name} left no figures of every query, so that the noise of the choice of queries is not known; "
+            notes.append(
+                f"{side.name} left no metrics per query, so that the noise of the choice of queries is not known; "
                 f"make them with: {evaluation_command(side)}"
             )
-        if not fresh_runs(side.search, side.original):
-            remarks.append(f"{side.name} was trained with one seed, and is better than it should be if chosen for it")
-    return remarks
+        if not _fresh_runs(side.search, side.original):
+            notes.append(f"{side.name} was trained with one seed, and is better than it should be if chosen for it")
+    return notes
 
 
 def evaluation_command(side: Side) -> str:

@@ -13,10 +13,10 @@ from rich.table import Table
 from orchestrator.base.errors import SearchError
 from orchestrator.base.formatting import number
 from orchestrator.base.hints import hint
-from orchestrator.show.compare import METRIC, Change, Comparison, Pair, Side, tracking_of
-from orchestrator.show.noise import SeedDifference
+from orchestrator.show.compare import METRIC, Comparison, MetricChange, Pair, Side, tracking_of
 from orchestrator.show.search_text import SYNTHETIC_MARK
-from orchestrator.show.terminal import output
+from orchestrator.show.terminal import output, plain_table
+from orchestrator.summary.intervals import SeedDifference
 from orchestrator.tracking.pages import comparison_page, experiment_of
 from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import counted
@@ -35,7 +35,7 @@ def comparison_document(comparison: Comparison, link: str | None) -> dict[str, A
         "sides": [_side_document(side) for side in comparison.sides],
         "settings": comparison.settings,
         "pairs": [_pair_document(pair) for pair in comparison.pairs],
-        "remarks": comparison.remarks,
+        "notes": comparison.notes,
         "mlflow": link,
     }
 
@@ -101,7 +101,7 @@ def _link(comparison: Comparison) -> str | None:
 
 def _show_to_people(comparison: Comparison, link: str | None) -> None:
     console = output()
-    console.print(_figures_table(comparison))
+    console.print(_metrics_table(comparison))
     for pair in comparison.pairs:
         console.print()
         for line in pair_lines(pair):
@@ -111,17 +111,17 @@ def _show_to_people(comparison: Comparison, link: str | None) -> None:
         console.print(_settings_table(comparison))
     else:
         console.print("no setting differs but the seed")
-    for remark in comparison.remarks:
-        console.print(f"note      {remark}", soft_wrap=True, highlight=False)
+    for note in comparison.notes:
+        console.print(f"note      {note}", soft_wrap=True, highlight=False)
     if comparison.synthetic:
         console.print(SYNTHETIC_MARK)
     if link is not None:
         console.print(f"MLflow    {link}", soft_wrap=True, highlight=False)
 
 
-def _figures_table(comparison: Comparison) -> Table:
-    """Figures in per cent, those of others with the difference to the first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _metrics_table(comparison: Comparison) -> Table:
+    """Metrics in per cent, those of others with the difference to the first."""
+    table = plain_table()
     table.add_column("validation, %")
     for side in comparison.sides:
         table.add_column(side.name, justify="right")
@@ -131,21 +131,21 @@ def _figures_table(comparison: Comparison) -> Table:
             continue
         changes = [pair.metrics.get(name) for pair in comparison.pairs]
         if any(change is not None for change in changes) or not comparison.pairs:
-            table.add_row(name, _figure(name, value), *(_changed(name, change) for change in changes))
+            table.add_row(name, _metric(name, value), *(_changed(name, change) for change in changes))
     table.add_row("epoch", *(str(side.epoch.epoch) for side in comparison.sides), style="dim")
     return table
 
 
-def _changed(name: str, change: Change | None) -> str:
-    return "-" if change is None else f"{_figure(name, change.after)} ({_figure(name, change.delta, sign='+')})"
+def _changed(name: str, change: MetricChange | None) -> str:
+    return "-" if change is None else f"{_metric(name, change.after)} ({_metric(name, change.delta, sign='+')})"
 
 
-def _figure(name: str, value: float, *, sign: str = "") -> str:
+def _metric(name: str, value: float, *, sign: str = "") -> str:
     return f"{value:{sign}.2f}" if name in NOT_SHARES else f"{100 * value:{sign}.1f}"
 
 
 def _settings_table(comparison: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     table.add_column("differs")
     for side in comparison.sides:
         table.add_column(side.name, justify="right")

@@ -1,24 +1,23 @@
-"""A trial trained again from the start, and every epoch compared with what the journal says of it."""
+"""`reidsearch reproduce`: a trial trained again from the start, every epoch compared with the journal."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.algorithms.replicates import find_trial
 from orchestrator.base.errors import SearchError
 from orchestrator.cluster.resources import allocate, this_machine
 from orchestrator.runner.attempt import TrialSpec, WorkerMessage, attempt_environment
 from orchestrator.runner.worker import ATTEMPTS_LOG, AttemptServer
-from orchestrator.show.environment_diff import Circumstance, circumstances, recorded_config
-from orchestrator.show.metrics_diff import Agreement, Difference, agreement
+from orchestrator.show.environment_diff import Condition, environment_diff, recorded_config, restoring_commands
+from orchestrator.show.metrics_diff import ChangedMetric, MetricsDiff, metrics_diff
 from orchestrator.space.options import Resources
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.study import Trial
+from orchestrator.summary import Summary
 from trainer.files import write_atomically
 
 if TYPE_CHECKING:
@@ -27,35 +26,36 @@ if TYPE_CHECKING:
 # On a GPU sums are taken in an order that changes from run to run, and trainings drift apart. Chosen, not measured.
 GPU_TOLERANCE = 0.02
 KEPT_BELOW = "reproductions"
+SHOWN_TEXT = 40  # characters of a version or a path in the table
 
-Heard = Callable[[int, Agreement], None]
-"""Told of every epoch that was compared."""
+OnEpoch = Callable[[int, MetricsDiff], None]
+"""Called with every epoch that was compared."""
 
 
-class Rehearsed(NamedTuple):
-    """What is to be trained again, before it is."""
+class ReproductionPlan(NamedTuple):
+    """What is trained again, known before it is."""
 
+    search: Summary
     trial: Trial
     config: TrialConfig
-    split: Path
     threads: int
     tolerance: float
     """Of relative differences; 0 asks for equality to the last bit."""
-    found: list[Circumstance]
+    conditions: list[Condition]
 
 
 class Reproduction(NamedTuple):
-    """What came of it."""
+    """What the training gave."""
 
-    out: Path
+    plan: ReproductionPlan
     epochs: int
     """Compared."""
     compared: int
-    """Compared, over all epochs."""
+    """Numbers, over all epochs."""
     largest: float
     """Largest relative difference."""
-    first: Difference | None
-    """The first figure beyond the tolerance; nothing after its epoch was trained."""
+    first: ChangedMetric | None
+    """The first number beyond the tolerance; nothing after its epoch was trained."""
     failure: str | None
     """Why the training ended before its time."""
 
@@ -65,113 +65,173 @@ class Reproduction(NamedTuple):
         return self.first is None and self.failure is None
 
 
-def rehearse_reproduction(
-    loaded: LoadedSearch, key: str, *, data: Path | None, threads: int | None, tolerance: float | None
-) -> Rehearsed:
-    """All that can be said before anything is trained.
+def plan_reproduction(
+    search: Summary, trial: Trial, *, data: Path | None, threads: int | None, tolerance: float | None
+) -> ReproductionPlan:
+    """Checks all that can be checked before anything is trained.
 
     Args:
-        loaded: the search.
-        key: of the trial.
-        data: where its data set lies now; None is where it lay.
+        search: that the trial is of.
+        trial: with its results.
+        data: where its data set lies now; None where it did not move.
         threads: CPU threads; None are those that it had or, where the journal does not say, that it would get here.
         tolerance: of relative differences; None is 0 for a trial on CPU cores.
 
     Raises:
-        SearchError: there is no such trial, it has reported nothing, or its data are not where or what they were.
+        SearchError: the trial has reported nothing, or its data are not where or what they were.
         DataError: the data set or the split is damaged.
     """
-    trial = find_trial(loaded, key)
     if trial.finalization:
         raise SearchError(f"{trial.key}: is judged on the test set, which is not opened for a repetition; take another")
     if not trial.results:
         raise SearchError(f"{trial.key}: has reported no epoch ({trial.status}), so that there is nothing to compare")
-    then = recorded_config(loaded, trial)
+    then = recorded_config(search, trial)
     root = (then.data.root if data is None else data).absolute()
     if not root.is_dir():
         raise SearchError(f"{root}: the data set of {trial.key} is not there; say where it is with --data DIR")
     now = then.model_copy(update={"data": then.data.model_copy(update={"root": root})})
-    used = threads or trial.threads or threads_here(loaded)
-    found = circumstances(loaded, trial, then, now, used)
-    if any(each.what.startswith("data") and each.matters for each in found):
-        raise SearchError(f"{root}: is not the data set that {loaded.name} was trained on; --data DIR names another")
-    exact = GPU_TOLERANCE if trial.gpus else 0.0
-    split = loaded.folder.split_of(trial.fold)
-    return Rehearsed(trial, now, split, used, exact if tolerance is None else tolerance, found)
+    used = threads or trial.threads or _threads_here(search)
+    conditions = environment_diff(search, trial, then, now, used)
+    if any(each.what.startswith("data") and each.matters for each in conditions):
+        raise SearchError(f"{root}: is not the data set that {search.name} was trained on; --data DIR names another")
+    default = GPU_TOLERANCE if trial.gpus else 0.0
+    return ReproductionPlan(search, trial, now, used, default if tolerance is None else tolerance, conditions)
 
 
-def threads_here(loaded: LoadedSearch) -> int:
-    """CPU threads that a trial of the search would get on this machine, with what it was launched with."""
-    options, space = loaded.description.options, loaded.space
+def _threads_here(search: Summary) -> int:
+    """CPU threads that a trial of the search would get on this machine, with the options of its launch."""
+    options, space = search.description.options, search.space
     if (asked := options.resources(space).cpus_per_trial) is not None:
         return asked
-    share = allocate(
-        [this_machine()],
-        Resources(),
-        concurrent=options.concurrent or space.budget.concurrent,
-        trials=max(1, space.budget.trials + space.replicates.seeds * space.replicates.leaders),
-    )
-    return share.cpus
+    trials = max(1, space.budget.trials + space.replicates.seeds * space.replicates.leaders)
+    concurrent = options.concurrent or space.budget.concurrent
+    return allocate([this_machine()], Resources(), concurrent=concurrent, trials=trials).cpus
 
 
-def fresh_folder(loaded: LoadedSearch, trial: Trial) -> Path:
-    """A folder below the search, where `purge` finds it, that is not there yet."""
-    below = loaded.folder.path / KEPT_BELOW
+def new_folder(search: Summary, trial: Trial) -> Path:
+    """A new folder below the search, where `purge` finds it."""
+    below = search.folder.path / KEPT_BELOW
     number = 1
     while (below / f"{trial.key}-{number}").exists():
         number += 1
     return below / f"{trial.key}-{number}"
 
 
-def reproduce(loaded: LoadedSearch, rehearsed: Rehearsed, out: Path, heard: Heard) -> Reproduction:
+def reproduce(plan: ReproductionPlan, out: Path, on_epoch: OnEpoch) -> Reproduction:
     """Trains in `out` as an attempt of the search does, in a process of its own, until the first difference.
 
     Raises:
-        SearchError: `out` holds something, or the training's process died.
+        SearchError: `out` is not empty, or the training's process died.
     """
     if out.exists() and any(out.iterdir()):
-        raise SearchError(f"{out}: holds something already; choose another --out")
-    trial = rehearsed.trial
-    folder = SearchFolder(out.absolute())
+        raise SearchError(f"{out}: is not empty; choose another --out")
+    trial, folder = plan.trial, SearchFolder(out.absolute())
     folder.trial(trial.key).mkdir(parents=True, mode=0o700)
-    shutil.copyfile(rehearsed.split, folder.split_of(trial.fold))
-    config = rehearsed.config.model_dump_json(indent=2) + "\n"
-    write_atomically(folder.trial(trial.key) / "config.json", config)
+    shutil.copyfile(plan.search.folder.split_of(trial.fold), folder.split_of(trial.fold))
+    write_atomically(folder.trial(trial.key) / "config.json", plan.config.model_dump_json(indent=2) + "\n")
     spec = TrialSpec(
         search=folder.path,
         trial=trial.key,
         attempt=1,
-        threads=rehearsed.threads,
-        hang_after=loaded.description.options.hang_after,
+        threads=plan.threads,
+        hang_after=plan.search.description.options.hang_after,
         fold=trial.fold,
     )
     log = folder.logs / ATTEMPTS_LOG
-    server = AttemptServer(log, attempt_environment(rehearsed.threads, rehearsed.trial.gpus))
+    server = AttemptServer(log, attempt_environment(plan.threads, trial.gpus))
     try:
-        return _compared(server, spec, rehearsed, out, heard)
+        with closing(server.messages(spec)) as lines:
+            return compared(plan, map(WorkerMessage.model_validate_json, lines), on_epoch)
     except ChildProcessError as error:
-        raise SearchError(f"{trial.key}: {error}; what it printed is in {log}") from error
+        raise SearchError(f"{trial.key}: {error}; its output is in {log}") from error
     finally:
         server.close()
 
 
-def _compared(server: AttemptServer, spec: TrialSpec, rehearsed: Rehearsed, out: Path, heard: Heard) -> Reproduction:
-    left = {result.epoch: result for result in rehearsed.trial.results}
-    epochs, figures, largest = 0, 0, 0.0
-    first: Difference | None = None
+def compared(plan: ReproductionPlan, messages: Iterable[WorkerMessage], on_epoch: OnEpoch) -> Reproduction:
+    """Compares what a training reports with the journal; takes no message after the first difference."""
+    left = {result.epoch: result for result in plan.trial.results}
+    diffs: list[MetricsDiff] = []
     failure: str | None = None
-    with closing(server.messages(spec)) as messages:
-        for line in messages:
-            message = WorkerMessage.model_validate_json(line)
-            if message.attempt_result is not None and left:
-                failure = message.attempt_result.reason or message.attempt_result.state
-            if message.epoch_result is None or message.epoch_result.epoch not in left:
-                continue
-            found = agreement(left.pop(message.epoch_result.epoch), message.epoch_result, rehearsed.tolerance)
-            epochs, figures, largest = epochs + 1, figures + found.compared, max(largest, found.largest)
-            heard(message.epoch_result.epoch, found)
-            first = found.first
-            # A trial that was stopped early reported fewer epochs than it would train now.
-            if first is not None or not left:
-                break
-    return Reproduction(out, epochs, figures, largest, first, failure)
+    for message in messages:
+        if message.attempt_result is not None and left:
+            failure = message.attempt_result.reason or message.attempt_result.state
+        if message.epoch_result is None or message.epoch_result.epoch not in left:
+            continue
+        epoch = message.epoch_result.epoch
+        diffs.append(metrics_diff(left.pop(epoch), message.epoch_result, plan.tolerance))
+        on_epoch(epoch, diffs[-1])
+        # A trial that was stopped early reported fewer epochs than it would train now.
+        if diffs[-1].first is not None or not left:
+            break
+    return Reproduction(
+        plan,
+        epochs=len(diffs),
+        compared=sum(diff.compared for diff in diffs),
+        largest=max((diff.largest for diff in diffs), default=0.0),
+        first=diffs[-1].first if diffs else None,
+        failure=failure,
+    )
+
+
+def conditions_table(conditions: Sequence[Condition]) -> str:
+    """One line for each, those that differ marked."""
+    names = max(len(each.what) for each in conditions)
+    then = max(len(_short(each.then)) for each in conditions)
+    lines = [f"{'':<6}{'':<{names}}  {'then':<{then}}  now"]
+    for each in conditions:
+        mark = "DIFF" if each.matters else "other" if each.differs else "same" if each.then == each.now else "?"
+        lines.append(f"{mark:<6}{each.what:<{names}}  {_short(each.then):<{then}}  {_short(each.now)}")
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_TEXT else f"{text[: SHOWN_TEXT - 3]}..."
+
+
+def restoring_text(plan: ReproductionPlan) -> str:
+    """How to restore the code of the launch; empty where it is the same."""
+    lines = restoring_commands(plan.search, plan.conditions, Path(f"../{plan.search.name}-code"))
+    return "\n  ".join(["to train with the code and versions of the launch:", *lines]) if lines else ""
+
+
+def verdict(done: Reproduction) -> str:
+    """Whether the training was the same, in one or two lines."""
+    plan, first = done.plan, done.first
+    name = f"{plan.search.name}/{plan.trial.key}"
+    numbers = f"{done.epochs} of {len(plan.trial.results)} epochs, {done.compared} numbers"
+    if first is not None:
+        others = ", ".join(each.what for each in plan.conditions if each.matters)
+        why = f"; what else differs: {others}" if others else "; nothing that was recorded differs"
+        if plan.trial.threads is None:
+            why += f"; {plan.threads} CPU threads are a guess, --threads tries another number"
+        return (
+            f"{name}: DIFFERS first in epoch {first.epoch}: {first.metric} was {first.then!r} and is {first.now!r} "
+            f"(tolerance {plan.tolerance:g}){why}"
+        )
+    if done.failure is not None:
+        return f"{name}: could not be trained again after {numbers}: {done.failure}"
+    if done.largest == 0:
+        return f"{name}: equal to the last bit ({numbers}, {plan.threads} CPU threads)"
+    return f"{name}: equal within {plan.tolerance:g} ({numbers}; largest relative difference {done.largest:.1e})"
+
+
+def reproduction_document(done: Reproduction, out: Path) -> dict[str, Any]:
+    """What `--json` prints."""
+    plan = done.plan
+    return {
+        "search": plan.search.name,
+        "trial": plan.trial.key,
+        "synthetic": plan.search.description.synthetic,
+        "equal": done.is_equal,
+        "epochs": done.epochs,
+        "compared": done.compared,
+        "tolerance": plan.tolerance,
+        "largest_difference": done.largest,
+        "first_difference": None if done.first is None else done.first._asdict(),
+        "failure": done.failure,
+        "threads": plan.threads,
+        "threads_recorded": plan.trial.threads is not None,
+        "environment": [{**each._asdict(), "differs": each.differs} for each in plan.conditions],
+        "out": str(out),
+    }

@@ -11,20 +11,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 from orchestrator.algorithms.health import Proposals, proposals
 from orchestrator.algorithms.replicates import Best, Confirmation, best_configuration, confirmations
 from orchestrator.algorithms.scoring import Score, outcome_limits, pareto_front, satisfies_all, score
+from orchestrator.base.errors import SearchError
 from orchestrator.space.objective import Objective
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.base import SearchFolder, existing_search
 from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import FinalizationStarted
 from orchestrator.study.study import SearchState, Study, Trial, TrialStatus
 from orchestrator.summary.costs import Costs, search_costs
 from trainer.result import UNIFORM_ENTROPY, Evaluation
+
+BEST = "best"
+"""In place of a trial's key: the configuration that is best so far."""
 
 
 class TracePoint(NamedTuple):
@@ -94,6 +99,23 @@ class Summary:
     def metric(self) -> str:
         """Name of the first objective."""
         return self.objective.first.metric
+
+    def trial(self, key: str) -> Trial:
+        """The trial with a key such as `t0003` or `t0003-r1`; `best` is the best configuration so far.
+
+        Raises:
+            SearchError: there is none.
+        """
+        if key == BEST:
+            if self.best is None:
+                raise SearchError(f"{self.name}: no trial is completed yet, so that none is best")
+            return self.best.trial
+        found = self.study.all_trials.get(key)
+        if found is None:
+            known = sorted(self.study.all_trials)
+            there = ", ".join(known if len(known) <= 3 else [known[0], "...", known[-1]]) or "none"
+            raise SearchError(f"{self.name} has no trial {key!r} (there: {there}; {BEST!r} is the best one)")
+        return found
 
     @cached_property
     def configurations(self) -> list[Trial]:
@@ -184,6 +206,17 @@ def read_summary(folder: SearchFolder) -> Summary:
         StorageProblem: the storage has a URI and cannot be reached.
     """
     return summarise(load_search(folder))
+
+
+def find_trial(storage: Path, name: str) -> tuple[Summary, Trial]:
+    """The search and the trial that a user names by `SEARCH/TRIAL`, or by `SEARCH` for its best trial.
+
+    Raises:
+        JournalError, SearchError, StorageProblem: as `existing_search` and `read_summary`, or there is no such trial.
+    """
+    search, _, key = name.partition("/")
+    summary = read_summary(existing_search(storage, search))
+    return summary, summary.trial(key or BEST)
 
 
 def summarise(search: LoadedSearch) -> Summary:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from orchestrator.algorithms.replicates import Best, Confirmation, t_quantile
+from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.algorithms.scoring import ranked
 from orchestrator.base.formatting import number
 from orchestrator.space.objective import VALIDATION_METRICS
@@ -16,6 +14,7 @@ from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.summary import Summary
+from orchestrator.summary.intervals import welch_interval
 from trainer.result import UNIFORM_ENTROPY
 
 NEAR_BOUND = 0.01  # share of a range, on its own scale
@@ -140,21 +139,6 @@ def _overlap(first: Confirmation, second: Confirmation) -> bool:
     """Whether the 95 % interval of the difference of two means holds 0 (Welch 1947)."""
     low, high = welch_interval(first.values, second.values)
     return low <= 0 <= high
-
-
-def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the difference of the means of two samples of two values at least (Welch 1947).
-
-    The difference itself at both ends where neither sample varies.
-    """
-    parts = [(statistics.variance(sample) / len(sample), len(sample) - 1) for sample in (first, second)]
-    total = sum(part for part, _ in parts)
-    difference = statistics.fmean(first) - statistics.fmean(second)
-    if total == 0:
-        return difference, difference
-    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
-    margin = t_quantile(freedom) * math.sqrt(total)
-    return difference - margin, difference + margin
 
 
 def _of_the_trials(summary: Summary) -> Iterator[Notice]:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.hints import hint
 from orchestrator.base.uris import without_passwords
-from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.study import Trial
+from orchestrator.summary import Summary
 from orchestrator.tracking.database import missing_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT
 from orchestrator.tracking.sync import trusted_tracking_uri
@@ -29,14 +29,14 @@ class Registered(NamedTuple):
 
 
 def register(
-    loaded: LoadedSearch, trial: Trial, folder: Path, card: Path, *, model: str, tracking: str | None = None
+    search: Summary, trial: Trial, folder: Path, card: Path, *, model: str, tracking: str | None = None
 ) -> Registered:
     """Copies the files of an export into the trial's MLflow run and makes them a new version of `model`.
 
     They are plain artifacts: MLflow's own loaders, which unpickle, find no model there.
 
     Args:
-        loaded: the search.
+        search: that the trial is of.
         trial: the exported one.
         folder: with the exported files.
         card: its model card, the description of the version.
@@ -47,12 +47,12 @@ def register(
         SearchError: the trial has no run, or only the search's own files name the place.
         EnvironmentProblem: MLflow is not there or refuses.
     """
-    uri = trusted_tracking_uri(loaded.folder, loaded.description, tracking)
+    uri = trusted_tracking_uri(search.folder, search.description, tracking)
     run = trial.mlflow_run_id
     if run is None:
         raise SearchError(
             f"trial {trial.key} has no run in MLflow to hold its files; "
-            f"`{hint('sync', loaded.name, storage=loaded.folder.path.parent)}` makes it"
+            f"`{hint('sync', search.name, storage=search.folder.path.parent)}` makes it"
         )
     if missing_database(uri) is not None:
         raise EnvironmentProblem(f"{without_passwords(uri)}: no such database; --tracking-uri names another place")
@@ -60,13 +60,13 @@ def register(
     from mlflow.exceptions import MlflowException
 
     try:
-        version = _registered(uri, run, loaded, trial, folder, card.read_text(encoding="utf-8"), model)
+        version = _registered(uri, run, search, trial, folder, card.read_text(encoding="utf-8"), model)
     except MlflowException as error:
         raise EnvironmentProblem(f"MLflow did not register {model}: {without_passwords(first_line(error))}") from error
     return Registered(model, version, without_passwords(uri))
 
 
-def _registered(uri: str, run: str, loaded: LoadedSearch, trial: Trial, folder: Path, card: str, model: str) -> str:
+def _registered(uri: str, run: str, search: Summary, trial: Trial, folder: Path, card: str, model: str) -> str:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
@@ -80,11 +80,11 @@ def _registered(uri: str, run: str, loaded: LoadedSearch, trial: Trial, folder: 
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
     tags = {
-        "search": loaded.name,
+        "search": search.name,
         "trial": trial.key,
         "seed": str(trial.seed),
-        "synthetic": str(loaded.description.synthetic).lower(),
-        "data_fingerprint": loaded.description.data_fingerprint,
+        "synthetic": str(search.description.synthetic).lower(),
+        "data_fingerprint": search.description.data_fingerprint,
     }
     # Nothing is copied in the background; a wait would only print that it waits.
     made = client.create_model_version(model, source, run_id=run, tags=tags, description=card, await_creation_for=0)

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from searches import write_search
 
-from orchestrator.algorithms.replicates import find_trial
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import load_search
 from orchestrator.study.events import (
     Event,
     TrialSuggested,
 )
+from orchestrator.summary import read_summary
 from trainer.checkpoint import save_checkpoint
 from trainer.config import TrialConfig
 from trainer.evaluation.query_metrics import PerQuery, write_per_query
@@ -57,9 +56,9 @@ def evaluation(folder: Path, per_query: PerQuery, **changes: object) -> Path:
 
 def save_network(folder: SearchFolder, key: str, epoch: int = 3) -> TrialConfig:
     """What a trial of the space `smoke` leaves."""
-    loaded = load_search(folder)
-    trial = find_trial(loaded, key)
-    config = loaded.space.config(trial.params, seed=trial.seed)
+    summary = read_summary(folder)
+    trial = summary.trial(key)
+    config = summary.space.config(trial.params, seed=trial.seed)
     torch.manual_seed(0)
     model = TemporalAttentionResNet(config.model, 5)
     state = {"config": config.model_dump(mode="json"), "epoch": epoch, "model": model.state_dict()}

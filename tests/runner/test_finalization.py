@@ -12,7 +12,6 @@ from searches import a_search, completed
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.finalization import Final, final_candidates, finals_left, next_final, open_finalization
-from orchestrator.algorithms.replicates import find_trial
 from orchestrator.algorithms.stopping import decide
 from orchestrator.algorithms.suggest import ALGORITHMS
 from orchestrator.algorithms.trial_configs import trial_config
@@ -24,7 +23,6 @@ from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import load_search
 from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import read_description
 from orchestrator.study.events import (
@@ -300,7 +298,7 @@ def test_the_model_and_the_next_suggestion_never_hear_of_the_test_set(search: Se
     after = all_trained(search, opened(search), value=0.99)
     assert ax_experiment(space, 0, before) == ax_experiment(space, 0, after)
     assert ALGORITHMS["sobol"](space, 0, before) == ALGORITHMS["sobol"](space, 0, after)
-    assert find_trial(load_search(search), "best").key == "t0001"
+    assert read_summary(search).trial("best").key == "t0001"
 
 
 def test_a_training_for_the_test_set_is_never_stopped_early(search: SearchFolder) -> None:

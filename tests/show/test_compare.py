@@ -22,8 +22,8 @@ from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
 from orchestrator.show.compare import compare
 from orchestrator.show.compare_sheet import draw_sheet
-from orchestrator.show.noise import seed_difference
 from orchestrator.study.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.summary.intervals import seed_difference
 from orchestrator.tracking.pages import comparison_page, experiment_of
 from trainer.config import TrialConfig
 from trainer.data import read_splits
@@ -104,7 +104,7 @@ def test_trials_of_several_searches_are_compared_and_what_is_not_known_is_said(s
     found = compare(storage, ["one", "two", "one/t0000"])
     assert [pair.queries is None for pair in found.pairs] == [True, False]
     assert found.pairs[0].seeds is not None, "the noise of seeds is that of the other search"
-    lacking, lonely, *_ = [remark for remark in found.remarks if remark.startswith("two/t0000")]
+    lacking, lonely, *_ = [note for note in found.notes if note.startswith("two/t0000")]
     assert "reidsearch evaluate" in lacking and "--part validation" in lacking
     assert "one seed" in lonely
 
@@ -118,7 +118,7 @@ def refusal(storage: Path, *names: str) -> str:
 
 def test_other_data_protocols_and_queries_are_refused(storage: Path) -> None:
     search(storage, "two", completed(0, 0.4), fingerprint="1")
-    assert "learned from other data" in refusal(storage, "one", "two")
+    assert "was trained on other data" in refusal(storage, "one", "two")
     search(storage, "three", completed(0, 0.4))
     (storage / "three/split.json").write_text('{"identities": [2]}')
     assert "judged on other identities" in refusal(storage, "one", "three")
@@ -134,7 +134,7 @@ def test_other_data_protocols_and_queries_are_refused(storage: Path) -> None:
 def test_the_command_for_a_missing_evaluation_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path) -> None:
     storage = tmp_path / "my runs; date"
     search(storage, "one", [*completed(0, 0.4), *completed(1, 0.5)], evaluated=False)
-    note = next(note for note in compare(storage, ["one/t0000", "one/t0001"]).remarks if "make them with" in note)
+    note = next(note for note in compare(storage, ["one/t0000", "one/t0001"]).notes if "make them with" in note)
     program, *arguments = shlex.split(note.split("make them with: ")[1])
     trial = storage.absolute() / "one/trials/t0000"
     assert program.endswith("reidsearch") and arguments[:2] == ["evaluate", str(trial / "config.json")]

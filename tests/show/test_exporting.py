@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,9 @@ from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
-from orchestrator.show.export import export_trial
+from orchestrator.show.export import Export, export_trial
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import load_search
 from orchestrator.study.events import (
     FinalizationStarted,
     SessionEnded,
@@ -24,6 +24,8 @@ from orchestrator.study.events import (
     TrialSuggested,
     TrialTested,
 )
+from orchestrator.summary import read_summary
+from trainer.export import ExportFormat
 
 
 @pytest.fixture
@@ -34,8 +36,13 @@ def folder(tmp_path: Path) -> SearchFolder:
     return found
 
 
+def export_of(folder: SearchFolder, key: str, formats: Sequence[ExportFormat], out: Path) -> Export:
+    summary = read_summary(folder)
+    return export_trial(summary, summary.trial(key), formats, out)
+
+
 def card(folder: SearchFolder, key: str, out: Path) -> str:
-    return export_trial(load_search(folder), key, ["checkpoint"], out).card.read_text()
+    return export_of(folder, key, ["checkpoint"], out).card.read_text()
 
 
 def test_the_card_gives_the_figures_with_uncertainty_protocol_and_dropped_queries(
@@ -87,7 +94,7 @@ def test_the_card_of_a_confirmed_configuration_gives_mean_and_spread_over_fresh_
     folder = write_search(tmp_path / "s", space, [*events, SessionEnded(state="finished", reason="")])
     save_network(folder, "t0000-r1")
     text = card(folder, "t0000-r1", tmp_path / "out")
-    assert "over 3 fresh seeds, which had no say in its choice: mAP 50.0 ± 10.0, 95 % interval 25.2 to 74.8" in text
+    assert "over 3 fresh seeds, by which it was not chosen: mAP 50.0 ± 10.0, 95 % interval 25.2 to 74.8" in text
     assert "the configuration of t0000 again" in text
 
 
@@ -120,14 +127,13 @@ def test_weights_of_an_epoch_that_was_not_evaluated_get_no_figures(folder: Searc
 def test_a_folder_that_holds_something_and_a_trial_without_a_network_are_refused(
     folder: SearchFolder, tmp_path: Path
 ) -> None:
-    loaded = load_search(folder)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").touch()
-    with pytest.raises(SearchError, match="full: holds something already"):
-        export_trial(loaded, "best", ["checkpoint"], tmp_path / "full")
+    with pytest.raises(SearchError, match="full: is not empty"):
+        export_of(folder, "best", ["checkpoint"], tmp_path / "full")
     (folder.trial("t0000") / "checkpoint/best.pt").unlink()
     with pytest.raises(SearchError, match=r"t0000 \(completed\) has saved no network"):
-        export_trial(loaded, "t0000", ["checkpoint"], tmp_path / "out")
+        export_of(folder, "t0000", ["checkpoint"], tmp_path / "out")
 
 
 def test_only_the_owner_can_read_what_was_exported(folder: SearchFolder, tmp_path: Path) -> None:

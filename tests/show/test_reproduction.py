@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,63 +15,63 @@ from searches import completed, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
-from orchestrator.runner.attempt import AttemptResult, TrialSpec, WorkerMessage
+from orchestrator.runner.attempt import AttemptResult, WorkerMessage
 from orchestrator.runner.splits import cut_splits, write_splits
-from orchestrator.show.environment_diff import Circumstance, rebuilding
-from orchestrator.show.metrics_diff import agreement, figures_of
-from orchestrator.show.reproduce import Reproduction, fresh_folder, rehearse_reproduction, reproduce
-from orchestrator.show.reproduce_view import verdict
+from orchestrator.show.environment_diff import Condition, restoring_commands
+from orchestrator.show.metrics_diff import metrics_diff
+from orchestrator.show.reproduce import ReproductionPlan, compared, new_folder, plan_reproduction, verdict
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import load_search
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import SessionEnded, TrialReported, TrialStarted
+from orchestrator.summary import read_summary
 from trainer import fit
 from trainer.data import read_splits
 from trainer.data.dataset import dataset_fingerprint
 from trainer.files import write_atomically
+from trainer.result import EpochResult
 
 
 def test_an_epoch_agrees_with_itself_whatever_the_clock_says() -> None:
     then = epoch_result(3, 0.5)
     now = then.model_copy(update={"seconds": 9.0, "time": 5.0, "images_per_second": 1.0, "data_wait_share": 0.9})
-    found = agreement(then, now, 0)
+    found = metrics_diff(then, now, 0)
     assert found.first is None
     assert found.largest == 0
-    assert found.compared == len(figures_of(then)) > 10
+    assert found.compared > 10
 
 
 def test_the_first_figure_that_differs_in_its_last_bit_is_named() -> None:
     then = epoch_result(3, 0.5)
     assert then.validation is not None
     moved = then.validation.model_copy(update={"mAP": 0.5 + 2**-53})
-    found = agreement(then, then.model_copy(update={"validation": moved}), 0)
+    found = metrics_diff(then, then.model_copy(update={"validation": moved}), 0)
     assert found.first == (3, "validation/mAP", 0.5, 0.5 + 2**-53)
-    assert agreement(then, then.model_copy(update={"validation": moved}), 1e-9).first is None
+    assert metrics_diff(then, then.model_copy(update={"validation": moved}), 1e-9).first is None
 
 
 def test_a_figure_that_is_gone_differs_and_one_that_is_new_does_not() -> None:
     with_figures, without = epoch_result(3, 0.5), epoch_result(3)
-    missing = agreement(with_figures, without, tolerance=1.0).first
+    missing = metrics_diff(with_figures, without, tolerance=1.0).first
     assert missing is not None
-    assert (missing.figure, missing.now) == ("validation/mAP", None)
-    assert agreement(without, with_figures, 0).first is None
+    assert (missing.metric, missing.now) == ("validation/mAP", None)
+    assert metrics_diff(without, with_figures, 0).first is None
 
 
 def test_a_tolerance_is_relative_for_large_figures_and_absolute_for_small_ones() -> None:
     then = epoch_result(1).model_copy(update={"losses": {"center": 100.0, "triplet": 0.5}})
     near = then.model_copy(update={"losses": {"center": 101.0, "triplet": 0.509}})
-    assert agreement(then, near, 0.01).first is None
-    first = agreement(then, near, 0.0095).first
+    assert metrics_diff(then, near, 0.01).first is None
+    first = metrics_diff(then, near, 0.0095).first
     assert first is not None
-    assert first.figure == "losses/center"
+    assert first.metric == "losses/center"
 
 
 def test_text_and_counts_are_compared_too() -> None:
     then = epoch_result(3, 0.5)
     assert then.validation is not None
     other = then.validation.model_copy(update={"protocol": "mars_official"})
-    first = agreement(then, then.model_copy(update={"validation": other}), 0.5).first
+    first = metrics_diff(then, then.model_copy(update={"validation": other}), 0.5).first
     assert first == (3, "validation/protocol", "mars", "mars_official")
 
 
@@ -123,102 +124,87 @@ def test_a_trial_on_cpu_cores_is_equal_to_the_last_bit_where_its_data_have_moved
     assert (found["epochs"], found["tolerance"], found["largest_difference"]) == (3, 0, 0)
     assert found["compared"] > 50
     assert found["threads"] == 1
-    differing = {each["what"] for each in found["circumstances"] if each["differs"]}
+    differing = {each["what"] for each in found["environment"] if each["differs"]}
     assert "data folder" in differing
     assert not differing & {"data lists", "validation split", "seed", "CPU threads"}
     assert (storage / "first/reproductions/t0000-1/trials/t0000/checkpoint/best.pt").is_file()
 
 
-class Server:
-    """Sends what it was given in place of a training."""
-
-    def __init__(self, *messages: WorkerMessage) -> None:
-        self.left = list(messages)
-
-    def messages(self, spec: TrialSpec) -> Iterator[str]:
-        while self.left:
-            yield self.left.pop(0).model_dump_json()
-
-    def close(self) -> None:
-        pass
+def planned(storage: Path, **changes: Any) -> ReproductionPlan:
+    summary = read_summary(SearchFolder(storage / "first"))
+    options: dict[str, Any] = {"data": None, "threads": None, "tolerance": None, **changes}
+    return plan_reproduction(summary, summary.trial("t0000"), **options)
 
 
-def compared(storage: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> tuple[Reproduction, str]:
-    loaded = load_search(SearchFolder(storage / "first"))
-    planned = rehearse_reproduction(loaded, "t0000", data=None, threads=None, tolerance=None)
-    monkeypatch.setattr("orchestrator.show.reproduce.AttemptServer", lambda *_: server)
-    done = reproduce(loaded, planned, storage / "out", lambda *_: None)
-    return done, verdict(loaded, planned, done)
+def reported(*results: EpochResult) -> list[WorkerMessage]:
+    """What a training sends."""
+    return [WorkerMessage(epoch_result=result) for result in results]
 
 
-def test_the_first_difference_is_named_and_ends_the_training(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second, third = load_search(SearchFolder(storage / "first")).trial("t0000").results
+def test_the_first_difference_is_named_and_ends_the_training(storage: Path) -> None:
+    plan = planned(storage)
+    first, second, third = plan.trial.results
     told = second.losses["total"]
     now = second.model_copy(update={"losses": {**second.losses, "total": told + 1e-6}})
-    server = Server(*(WorkerMessage(epoch_result=result) for result in (first, now, third)))
-    done, words = compared(storage, monkeypatch, server)
+    messages = iter(reported(first, now, third))
+    done = compared(plan, messages, lambda *_: None)
     assert not done.is_equal
-    assert len(server.left) == 1
-    assert f"DIFFERS first in epoch 2: losses/total was {told!r} and is {told + 1e-6!r}" in words
+    assert len(list(messages)) == 1
+    assert f"DIFFERS first in epoch 2: losses/total was {told!r} and is {told + 1e-6!r}" in verdict(done)
 
 
-def test_a_training_that_fails_now_reproduces_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load_search(SearchFolder(storage / "first")).trial("t0000").results[0]
+def test_a_training_that_fails_now_reproduces_nothing(storage: Path) -> None:
+    plan = planned(storage)
     failed = AttemptResult(state="failed", failure="out_of_memory", reason="MemoryError: all of it")
-    server = Server(WorkerMessage(epoch_result=first), WorkerMessage(attempt_result=failed))
-    done, words = compared(storage, monkeypatch, server)
+    messages = [*reported(plan.trial.results[0]), WorkerMessage(attempt_result=failed)]
+    done = compared(plan, messages, lambda *_: None)
     assert not done.is_equal
-    assert "could not be trained again after 1 of 3 epochs" in words
-    assert "MemoryError: all of it" in words
+    assert "could not be trained again after 1 of 3 epochs" in verdict(done)
+    assert "MemoryError: all of it" in verdict(done)
 
 
-def test_of_a_trial_that_was_stopped_early_only_the_epochs_it_had_are_trained(
-    storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_trial_that_was_stopped_early_only_the_epochs_it_had_are_trained(storage: Path) -> None:
     journal = storage / "first/journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines[:5]))  # created, suggested, started, two epochs
-    results = load_search(SearchFolder(storage / "first")).trial("t0000").results
-    server = Server(*(WorkerMessage(epoch_result=result) for result in (*results, epoch_result(3, 0.1))))
-    done, words = compared(storage, monkeypatch, server)
+    plan = planned(storage)
+    messages = iter(reported(*plan.trial.results, epoch_result(3, 0.1)))
+    done = compared(plan, messages, lambda *_: None)
     assert done.is_equal
-    assert len(server.left) == 1
-    assert "equal to the last bit (2 of 2 epochs" in words
+    assert len(list(messages)) == 1
+    assert "equal to the last bit (2 of 2 epochs" in verdict(done)
 
 
 def test_another_data_set_or_none_is_refused_with_how_to_name_it(storage: Path) -> None:
-    loaded = load_search(SearchFolder(storage / "first"))
     with pytest.raises(SearchError, match=r"gone: the data set of t0000 is not there; say where it is with --data"):
-        rehearse_reproduction(loaded, "t0000", data=storage / "gone", threads=None, tolerance=None)
+        planned(storage, data=storage / "gone")
     folder = SearchFolder(storage / "first")
     described = read_description(folder.description)
     write_description(folder.description, described.model_copy(update={"data_fingerprint": "another"}))
     with pytest.raises(SearchError, match="is not the data set that first was trained on"):
-        rehearse_reproduction(load_search(folder), "t0000", data=None, threads=None, tolerance=None)
+        planned(storage)
 
 
 def test_a_configuration_that_is_not_the_journals_is_refused(storage: Path) -> None:
     path = storage / "first/trials/t0000/config.json"
     path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 4'))
-    loaded = load_search(SearchFolder(storage / "first"))
     with pytest.raises(SearchError, match=r"is not what the journal says of t0000 \(differs: optim.epochs\)"):
-        rehearse_reproduction(loaded, "t0000", data=None, threads=None, tolerance=None)
+        planned(storage)
 
 
 def test_a_trial_on_a_gpu_is_given_a_tolerance_and_one_on_cpu_cores_none(storage: Path) -> None:
-    loaded = load_search(SearchFolder(storage / "first"))
-    loaded.study.trials["t0000"].gpus = 1.0
-    planned = rehearse_reproduction(loaded, "t0000", data=None, threads=3, tolerance=None)
-    assert planned.tolerance == 0.02
-    assert Circumstance("device", "GPU", "GPU" if torch.cuda.is_available() else "CPU") in planned.found
-    assert Circumstance("CPU threads", "1", "3") in planned.found
+    summary = read_summary(SearchFolder(storage / "first"))
+    summary.trial("t0000").gpus = 1.0
+    plan = plan_reproduction(summary, summary.trial("t0000"), data=None, threads=3, tolerance=None)
+    assert plan.tolerance == 0.02
+    assert Condition("device", "GPU", "GPU" if torch.cuda.is_available() else "CPU") in plan.conditions
+    assert Condition("CPU threads", "1", "3") in plan.conditions
 
 
 def test_a_repetition_never_writes_into_a_folder_that_is_there(storage: Path) -> None:
-    loaded = load_search(SearchFolder(storage / "first"))
-    first = fresh_folder(loaded, loaded.study.trials["t0000"])
-    first.mkdir(parents=True)
-    assert fresh_folder(loaded, loaded.study.trials["t0000"]).name == "t0000-2"
+    summary = read_summary(SearchFolder(storage / "first"))
+    new_folder(summary, summary.trial("t0000")).mkdir(parents=True)
+    assert new_folder(summary, summary.trial("t0000")).name == "t0000-2"
 
 
 def test_the_code_of_then_is_brought_back_by_commands_where_it_is_another(storage: Path) -> None:
@@ -226,10 +212,10 @@ def test_the_code_of_then_is_brought_back_by_commands_where_it_is_another(storag
     (folder.path / "code.diff").write_text("a patch")
     described = read_description(folder.description).model_copy(update={"commit": "abc", "versions": {"torch": "1"}})
     write_description(folder.description, described)
-    loaded = load_search(folder)
+    summary = read_summary(folder)
     there = Path("there")
-    assert rebuilding(loaded, [Circumstance("torch", "1", "1"), Circumstance("host", "a", "b")], there) == []
-    assert rebuilding(loaded, [Circumstance("torch", "1", "2")], there) == [
+    assert restoring_commands(summary, [Condition("torch", "1", "1"), Condition("host", "a", "b")], there) == []
+    assert restoring_commands(summary, [Condition("torch", "1", "2")], there) == [
         "git worktree add there abc",
         f"git -C there apply {folder.path / 'code.diff'}",
         "make -C there install",

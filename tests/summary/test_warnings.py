@@ -25,7 +25,8 @@ from orchestrator.study.events import (
 from orchestrator.study.study import fold
 from orchestrator.summary import read_summary
 from orchestrator.summary.costs import search_costs
-from orchestrator.summary.warnings import Notice, on_bounds, place_in_range, warnings, welch_interval
+from orchestrator.summary.intervals import welch_interval
+from orchestrator.summary.warnings import Notice, on_bounds, place_in_range, warnings
 
 SMOKE = SearchSpace.load("smoke.yaml", overrides=["budget.trials=9"])
 ENDING = SessionEnded(state="finished", reason="enough")

@@ -26,7 +26,7 @@ from orchestrator.show.tables import tables_of
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.loading import load_search
 from orchestrator.study.lease import Lease
-from orchestrator.summary import summarise
+from orchestrator.summary import read_summary, summarise
 from trainer import ConfigError, TrialConfig, evaluate, figures_on_test_set, fit
 from trainer.__main__ import run as run_trainer
 from trainer.checkpoint import save_checkpoint
@@ -181,10 +181,10 @@ def test_a_use_that_was_asked_for_is_in_the_journal_and_in_all_that_is_shown(
     assert status_document(summary)["test_set_uses"][0]["trial"] == "t0001"
     assert f"opened by {use.asked.by} for t0001" in final_lines(summary)[0]
     assert "also used 1 time by hand, for t0001" in tables_of([summary])[0].lines[0].note
-    card = export_trial(loaded, "t0001", ["checkpoint"], tmp_path / "exported").card.read_text()
+    card = export_trial(summary, summary.trial("t0001"), ["checkpoint"], tmp_path / "exported").card.read_text()
     assert f"The test set was opened for this trial once by {use.asked.by}" in card
     assert "was not opened" not in card
-    other = export_trial(loaded, "t0001", ["checkpoint"], tmp_path / "again").card
+    other = export_trial(summary, summary.trial("t0001"), ["checkpoint"], tmp_path / "again").card
     assert other.is_file()
     assert run(["logs", "first", "--storage", str(search.path.parent)]) == 0
     assert "trial=t0001 test set opened by=" in capsys.readouterr().out
@@ -195,7 +195,8 @@ def test_the_card_of_another_trial_says_that_the_search_opened_the_test_set(
 ) -> None:
     save_weights(config, search.trial("t0000") / BEST)
     record_test_set_use(search, "t0001", search.trial("t0001") / BEST, "evaluate")
-    card = export_trial(load_search(search), "t0000", ["checkpoint"], tmp_path / "out").card.read_text()
+    summary = read_summary(search)
+    card = export_trial(summary, summary.trial("t0000"), ["checkpoint"], tmp_path / "out").card.read_text()
     assert "was not opened for these weights (the search opened it once for others)" in card
 
 

@@ -1,4 +1,4 @@
-"""What of a difference between two configurations is the choice of the seed; pure functions."""
+"""Confidence intervals of the difference between two configurations, over the seeds that they were trained with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from orchestrator.algorithms.replicates import t_quantile
 
 Runs = Mapping[tuple[int, int | None], float]
-"""A figure of trainings of one configuration, by their seed and the validation fold (None where there are no folds)."""
+"""A metric of one configuration's trainings, by seed and validation fold (None where there are no folds)."""
 
 
 class SeedDifference(NamedTuple):
@@ -39,15 +39,11 @@ def seed_difference(before: Runs, after: Runs, others: Sequence[Sequence[float]]
     """The difference of two configurations' means with its confidence interval (Student 1908), None without repeats.
 
     On several folds, which differ by more than seeds do, trainings of the same seed and fold are compared in pairs.
-    Otherwise the noise is the pooled standard deviation of both configurations and of `others`, figures of repeated
-    trainings of further configurations: as in an analysis of variance, the noise is taken to be that of all. A
-    configuration that was trained once may then be compared, too.
-
-    Raises:
-        ValueError: a configuration has no figure.
+    Otherwise the noise is the pooled standard deviation of both configurations and of `others`, values of repeated
+    trainings of further configurations, as in an analysis of variance. A configuration that was trained once can then
+    be compared, too.
     """
-    if not before or not after:
-        raise ValueError("each configuration needs a figure")
+    assert before and after
     common = sorted(before.keys() & after.keys(), key=str)
     if any(fold is not None for _, fold in common) and len(common) > 1:
         return _paired([after[run] - before[run] for run in common])
@@ -65,3 +61,18 @@ def _paired(differences: Sequence[float]) -> SeedDifference:
     count, delta = len(differences), statistics.fmean(differences)
     margin = t_quantile(count - 1) * statistics.stdev(differences) / math.sqrt(count)
     return SeedDifference(delta, delta - margin, delta + margin, (count, count), count - 1, paired=True)
+
+
+def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the difference of the means of two samples of two values at least (Welch 1947).
+
+    The difference itself at both ends where neither sample varies.
+    """
+    parts = [(statistics.variance(sample) / len(sample), len(sample) - 1) for sample in (first, second)]
+    total = sum(part for part, _ in parts)
+    difference = statistics.fmean(first) - statistics.fmean(second)
+    if total == 0:
+        return difference, difference
+    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
+    margin = t_quantile(freedom) * math.sqrt(total)
+    return difference - margin, difference + margin
