@@ -204,6 +204,7 @@ def two_figures(index: int, mean_ap: float, mean_inp: float) -> list[Event]:
 RAISING = """
 import ax.exceptions, importlib, inspect, pkgutil
 import orchestrator.algorithms.ax_worker as worker
+from trainer.child import Parent
 
 modules = [importlib.import_module("ax.exceptions." + each.name) for each in pkgutil.iter_modules(ax.exceptions.__path__)]
 kinds = [RuntimeError, StopIteration, MemoryError, RecursionError, KeyError]
@@ -221,7 +222,7 @@ def answers(question):
     raise error
 
 worker.answers = answers
-worker.main()
+worker.main(Parent())
 """  # noqa: E501
 
 
@@ -243,31 +244,32 @@ def test_every_exception_of_ax_is_an_answer_and_leaves_the_child_alive(tmp_path:
 
 
 ONE_BY_ONE = """
+import torch
 import orchestrator.algorithms.ax_worker as worker
+from trainer.child import Parent
 
-tell = worker._tell
-
-def one_by_one(client, trials, metric):
-    for trial in trials:
+def one_by_one(question):
+    client = worker.told_client({**question, "trials": []})
+    for trial in question["trials"]:
         index = client.attach_trial(trial["params"])
         if trial["state"] == "completed":
             error = trial["standard_error"]
             value = trial["value"] if error is None else (trial["value"], error)
-            client.complete_trial(index, raw_data={**trial["metrics"], metric: value})
+            client.complete_trial(index, raw_data={**trial["metrics"], question["metric"]: value})
         elif trial["state"] == "abandoned":
             client.mark_trial_abandoned(index)
+    return client
 
 def answers(question):
-    frames = []
-    for worker._tell in (one_by_one, tell):
-        experiment = worker.told_client(question)._experiment
-        statuses = [trial.status.name for trial in experiment.trials.values()]
-        data = experiment.lookup_data().df.sort_values(["trial_index", "metric_name"])
-        frames.append((statuses, data[["trial_index", "arm_name", "metric_name", "mean", "sem"]].to_csv(index=False)))
-    return [{"same": frames[0] == frames[1], "rows": frames[1][1].count("\\n")}]
+    known, proposed = [], []
+    for client in (one_by_one(question), worker.told_client(question)):
+        known.append(client.summarize().to_csv(index=False))
+        torch.manual_seed(question["seed"])
+        proposed.append(client.get_next_trials(max_trials=1))
+    return [{"same": known[0] == known[1] and proposed[0] == proposed[1], "rows": known[1].count("\\n")}]
 
 worker.answers = answers
-worker.main()
+worker.main(Parent())
 """
 
 
@@ -277,7 +279,7 @@ def test_trials_told_in_one_go_are_what_ax_knows_of_trials_told_one_by_one(tmp_p
     asked["trials"][2]["standard_error"] = 0.01
     asked["trials"][3] = {"params": asked["trials"][3]["params"], "state": "abandoned"}
     try:
-        assert answer(process, asked) == {"same": True, "rows": 1 + 4}
+        assert answer(process, asked) == {"same": True, "rows": 1 + 5}
     finally:
         process.close()
 
@@ -295,7 +297,7 @@ def test_a_child_that_dies_is_an_error_and_the_one_after_it_answers_as_it_would_
     ax.ask(question())
     (child,) = children()
     child.kill()
-    with pytest.raises(AxFailed, match="process ended"):
+    with pytest.raises(AxFailed, match="killed by SIGKILL"):
         while ax.poll() is None:
             time.sleep(0.05)
     assert answer(ax, question()) == expected

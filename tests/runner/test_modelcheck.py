@@ -64,7 +64,7 @@ def test_a_launch_without_its_model_ends_in_one_line_with_reason_and_remedy(chec
         checked.wait()
     text = str(caught.value)
     assert caught.value.exit_code == Exit.ENVIRONMENT
-    assert "Ax's process ended: ImportError: no Client in ax; see " in text
+    assert "Ax's process ended with exit code 1: ImportError: no Client in ax; see " in text
     assert "`reidsearch resume s`" in text and "algorithm.name=sobol" in text
     assert "\n" not in text
 
