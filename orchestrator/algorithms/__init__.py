@@ -1,1 +1,1 @@
-"""What to try next, whom to stop and what counts: pure functions of the study, and Ax in a child process."""
+"""Decisions as pure functions of the study: the next point, which trial stops, which is best. Ax runs in a child."""

@@ -1,4 +1,4 @@
-"""Answers of the model, asked for before they are needed."""
+"""Suggestions of the model, asked for before they are needed."""
 
 from __future__ import annotations
 
@@ -15,68 +15,69 @@ from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study
 
-# How often a question is asked again, with another seed, when the answer is a point that was tried before or that
-# breaks a constraint. Ax itself has drawn five times by then.
+# How often a question is asked again, with another seed, if the answer is a point that was tried before or breaks a
+# constraint. Ax itself has drawn five times by then.
 REPEATS = 3
 
 
 class _Answer(NamedTuple):
-    """One of the points that came of a question."""
+    """One answer of the model."""
 
     params: object
-    """Ax's words, if it had any."""
+    """As Ax gave them."""
     failure: str = ""
-    """Why there is no answer."""
+    """Why there is no point; empty if there is one."""
 
 
 class AsyncSuggester:
     """Asks the model about the next trial while the last ones run, and never waits for it.
 
-    With `stale` answers an answer is used that does not know the latest results yet, as it must be in a search that
-    runs trials at once if no machine is to idle: while the model thinks, others of them end. Without them only the
-    answer to the very history counts, which makes a search of one trial at a time repeatable. A question asks for
-    twice as many points as the one before it if those were too few for the places that became free meanwhile, and for
-    one fewer if they were not; at most for half as many as results may be lacking, since others come while the model
-    thinks of the last of them. Where trials end faster than the model thinks, the answers to every other question are
-    used however many results they lack: none would ever be fresh enough.
+    With `stale` > 0 an answer is used although it lacks up to that many of the latest results: trials of a parallel
+    search end while the model computes, and machines would idle if each waited for the latest result. With 0 only the
+    answer to the present history is used, which makes a search of one trial at a time repeatable.
+
+    A question asks for twice as many points as the one before if those were too few for the places that became free
+    meanwhile, otherwise for one fewer; at most for `stale` / 2, since results keep coming while the model computes the
+    last of them. Where trials end faster than the model computes, the answers to every other question are used however
+    many results they lack: none would ever be recent enough.
     """
 
     def __init__(self, model: AxProcess, space: SearchSpace, *, stale: int) -> None:
-        """Asks `model` about `space`; an answer may lack as many results as `stale` says."""
+        """Asks `model` about `space`; an answer may lack up to `stale` results."""
         self._model = model
         self._space = space
         self._stale = stale
         self._asked: dict[str, Any] = {}
-        """The question that answers are for, as it stood in the history, whatever the seed it was asked with."""
+        """The question that the answers belong to, with the seed that the history gives it."""
         self._taken = 0
-        """Points of its answer that have become trials."""
+        """Points of its answers that have become trials."""
         self._repeats = 0
         self._count = 0
         """Points that the last question asked for."""
         self._is_short = False
-        """Whether more places have been free since than points were left of it."""
+        """Whether more places have been free since then than it had points left."""
         self._has_dropped = False
         """Whether answers to it were dropped."""
         self._insists = False
-        """Whether its answers are used however many results they lack, since some to the one before it were dropped."""
+        """Whether its answers are used however many results they lack, because earlier ones were dropped."""
         self._answers: deque[_Answer] = deque()
 
     def want(self, question: AskModel) -> None:
-        """Asks the question if nothing is being asked and no answer is there for it. To be called at every change."""
-        # Without stale answers the result that is still to come would make the answer worthless.
+        """Asks the question unless it is answered or being asked. To be called whenever the history changes."""
+        # Without stale answers the next result would make the answer worthless.
         if self._stale:
             self._proceed(question.experiment, 0)
 
     def take(self, question: AskModel, study: Study, *, free: int = 1) -> Suggestion | Exhausted | None:
-        """What the model proposes for the question, which must be that of the study; None: ask again later.
+        """The model's suggestion; None while it computes.
 
-        Where the model fails, or proposes nothing new however often it is asked, the proposal is a random new point
-        with a note that says so.
+        If the model fails, or suggests nothing new after `REPEATS` more questions, the suggestion is a random new point
+        with a note that says why.
 
         Args:
             question: what to ask the model.
-            study: the history that it was made of.
-            free: places for trials that are free, this one included.
+            study: the history from which it was made.
+            free: free places for trials, this one included.
         """
         self._proceed(question.experiment, free)
         useless = ""
@@ -107,8 +108,8 @@ class AsyncSuggester:
         return new_random_suggestion(self._space, study.seed, study, f"{PREFIX}{reason}")
 
     def _proceed(self, asked: dict[str, Any], free: int) -> None:
-        """Takes in answers that have come; sees to it that the question is answered or being asked."""
-        self._listen()
+        """Takes in new answers; asks the question unless it has been answered or is being asked."""
+        self._receive()
         if self._answers and not self._fits(asked):
             self._answers.clear()
             self._has_dropped = True
@@ -122,7 +123,7 @@ class AsyncSuggester:
         count = 2 * self._count if self._is_short else self._count - 1
         return max(1, min(self._stale // 2, max(free, count)))
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         try:
             while self._model.awaited and (params := self._model.poll()) is not None:
                 self._answers.append(_Answer(params))
@@ -144,13 +145,13 @@ class AsyncSuggester:
 
 
 def _only_lacks_results(asked: Mapping[str, Any], now: Mapping[str, Any], *, taken: int, at_most: int) -> bool:
-    """Whether a question is still that of now, but for its own answers and a few results.
+    """Whether a question differs from the present one only by its own answers and a few results.
 
     Args:
         asked: the question as it was asked.
         now: the question as it would be asked now.
-        taken: answers to it that have become the last trials of now, which the answers after them took for running.
-        at_most: trials that may have come to their ends since.
+        taken: answers to it that have become trials, the last ones of `now`; later answers took them for running.
+        at_most: trials that may have ended since then.
     """
     # The seed follows from the number of trials.
     if any(asked.get(part) != now[part] for part in now.keys() - {"trials", "seed"}):

@@ -1,11 +1,11 @@
-"""What Ax is asked and what its answer means: the space and the history in the words of Ax, and back.
+"""Translates the study into an Ax experiment, and Ax's suggestion back into parameters.
 
-Ax gets codes in place of values, whatever the size of these: where a number lies in its range, from 0 to 1, on the
-range's own scale, or which of its values a parameter has, counted from 0. Ax itself refuses narrow ranges, lists every
-whole number of a range, and optimises in the units that it is given.
+Ax gets codes in place of values: the place of a number in its range, from 0 to 1, on the range's own scale, or the
+index of a value, counted from 0. Ax itself refuses narrow ranges, lists every whole number of a range, and optimises in
+the units that it is given.
 
-The space is flat: conditional parameters are as if they were always searched, at the middle of their range in the
-trials that did not have them. Ax's own hierarchical spaces would impute them too, and know no constraints.
+The space is flat: conditional parameters count as always searched, at the middle of their range in trials that do not
+have them. Ax's own hierarchical spaces would impute them too, and have no constraints.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from orchestrator.study.study import Study, Trial
 from trainer.formatting import shown
 from trainer.seeds import derived_seed
 
-# Share of a range by which an answer may lie outside of it: Ax goes through unit cubes and back.
+# Share of a range by which an answer may lie outside it: Ax maps to unit cubes and back.
 ROUNDING = 1e-6
 DIGITS = 15  # of a place in a range, after the point
-# Ax lists all whole numbers of a range; of those with more values it is told the place of a value, as of a fraction.
+# Ax lists all whole numbers of a range; a range of more values is coded by places, as a continuous one.
 MAX_COUNTED = MAX_STEPS + 1
 # Ax refuses choices of more values.
 MAX_LISTED = 1000
 # Completed curves from which the gain of a stopped one, and its spread, are taken.
 CURVES = 3
-MADE_UP = 3  # trials of a question that nobody needs an answer to
+MADE_UP = 3  # trials of the experiment that only tests whether the model answers
 
 Parameter: TypeAlias = FloatRange | IntRange | Choice
 
 
 def ax_experiment(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]:
-    """All that Ax needs to answer, as plain JSON: parameters, goal, seed and every trial in the order of its index.
+    """All that Ax needs to suggest a point, as plain JSON: parameters, goal, seed and every trial by its index.
 
-    Only finite values of completed trials enter as observations, with their standard error if the space says so;
+    Completed trials with finite values are observations, with their standard error if `algorithm.noise` is `queries`;
     unfinished trials are pending points; failed and stopped ones are abandoned, so that Ax neither learns from them nor
-    proposes them again. Where the space says so, stopped ones enter with what they might have come to. Finished trials
-    of an earlier search come before ours, if they have all objectives.
+    suggests them again. If `algorithm.stopped` is `estimated`, stopped ones are observations with a predicted value.
+    Completed trials of an earlier search (warm start) come first, if they have a value for every objective.
     """
     in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
     predictions = _predictions(space, in_order)
@@ -73,7 +73,7 @@ def ax_experiment(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]
 
 
 def made_up_experiment(space: SearchSpace, seed: int) -> dict[str, Any]:
-    """A question about results that nobody has measured, to find out whether the model answers at all."""
+    """An experiment with invented results, which tests whether the model answers at all."""
     others = space.objective.metrics()[1:]
     trials = [
         _completed(space, point, place / MADE_UP, 1 / MADE_UP, {other: 1 - place / MADE_UP for other in others})
@@ -84,12 +84,12 @@ def made_up_experiment(space: SearchSpace, seed: int) -> dict[str, Any]:
 
 
 def reseeded(question: Mapping[str, Any], times: int) -> dict[str, Any]:
-    """The question with another seed, for when the answer was of no use."""
+    """The same experiment with another seed, for use after an answer that could not be used."""
     return {**question, "seed": derived_seed(question["seed"], "asked again", times) % 2**31}
 
 
 def point_from_answer(space: SearchSpace, answer: object) -> Point:
-    """The point that an answer means, without the parameters that are not active there.
+    """The point that an answer stands for, without the parameters that are not active there.
 
     Raises:
         SpaceError: the answer is no point of the space.
@@ -109,7 +109,7 @@ def point_from_answer(space: SearchSpace, answer: object) -> Point:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    """A parameter for Ax. Steps and ordered choices are counted: Ax would take every step for a category."""
+    """A parameter as Ax takes it. Steps and ordered choices are integers: Ax would take every step for a category."""
     if isinstance(parameter, Choice) and not parameter.ordered:
         return {"type": "choice", "values": list(range(parameter.count())), "ordered": False}
     if _is_counted(parameter):
@@ -121,7 +121,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _is_counted(parameter: Parameter) -> bool:
-    """Whether the code of a value is its number among all values, rather than its place in the range."""
+    """Whether the code of a value is its index among all values, rather than its place in the range."""
     count = parameter.count()
     return isinstance(parameter, Choice) or (count is not None and count <= MAX_COUNTED and not parameter.log)
 
@@ -132,7 +132,7 @@ def _highest(parameter: Parameter) -> int:
 
 
 def _encoded(space: SearchSpace, params: Mapping[str, Value]) -> dict[str, Value]:
-    """A point for Ax: a code for every parameter, the middle of its range for those that the point leaves out.
+    """A code for every parameter; for those that the point leaves out that of the middle of their range.
 
     Raises:
         SpaceError: a value is none of its parameter's, as in a journal that was not written for this space.
@@ -157,7 +157,7 @@ def coded(parameter: Parameter, value: Value) -> float:
 
 
 def decoded(parameter: Parameter, code: object) -> Value | None:
-    """The value that Ax's code for it means, or None where it means none."""
+    """The value that a code stands for; None if it stands for none."""
     if isinstance(code, bool) or not isinstance(code, int | float) or not abs(code) < math.inf:
         return None
     highest = _highest(parameter)
@@ -168,9 +168,9 @@ def decoded(parameter: Parameter, code: object) -> Value | None:
 
 
 def _coded_constraints(space: SearchSpace) -> list[LinearConstraint]:
-    """The linear constraints on Ax's codes, without those that all codes satisfy.
+    """The linear constraints on codes, without those that all codes satisfy.
 
-    Exact but for the last rounding, and with weights of 1 at most: Ax checks them with an absolute tolerance.
+    Computed exactly and rounded once; the largest weight is 1, because Ax checks with an absolute tolerance.
     """
     coded = (_coded_constraint(space, constraint) for constraint in space.linear_constraints())
     return [constraint for constraint in coded if constraint is not None]
@@ -197,9 +197,9 @@ def _coded_constraint(space: SearchSpace, constraint: LinearConstraint) -> Linea
 
 
 def _outcome_constraints(space: SearchSpace, study: Study, completed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Constraints on metrics of which every finished trial has a value; Ax could not use the others yet.
+    """Constraints on metrics of which every completed trial has a value; Ax cannot use the others yet.
 
-    Those relative to the baseline in numbers, and not before it is completed.
+    Those relative to the baseline are left out until it is completed.
     """
     first = space.objective.first.metric
     return [
@@ -218,7 +218,7 @@ def _observation(space: SearchSpace, trial: Trial) -> dict[str, Any]:
 
 
 def _predictions(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-    """Observations of stopped trials, by their keys, where the space wants any and there is something to go by."""
+    """Predicted observations of stopped trials, by their keys, if the space asks for them."""
     objective = space.objective
     if space.algorithm.stopped == "ignored" or len(objective.metrics()) > 1:
         return {}
@@ -254,19 +254,19 @@ def _completed(
 
 
 class Prediction(NamedTuple):
-    """A value that was never reached."""
+    """The value that a stopped trial would have reached."""
 
     value: float
-    """Of the last evaluation that the trial would have had; larger is better."""
+    """At its last epoch; larger is better."""
     standard_error: float
 
 
 def predicted_value(own: Sequence[float], completed: Sequence[Sequence[float]], error: float) -> Prediction | None:
-    """A stopped trial's last value plus what completed trials gained from there to their end, on average.
+    """A stopped trial's last value plus the mean gain of completed trials from there to their end.
 
-    The spread of those gains is its error, with that of a value by itself. That completed trials are the survivors of
-    the same rule makes it too good for slow starters' sake and too bad for those that were merely lucky; the error has
-    to cover both. None with fewer than `CURVES` completed trials that went further.
+    Its standard error combines the spread of those gains with the error of one value. Completed trials are the
+    survivors of the stopping rule, which biases the gain; the error has to cover that, too. None with fewer than
+    `CURVES` completed trials that went further.
 
     Args:
         own: values of the stopped trial at its evaluations; larger is better.

@@ -1,4 +1,4 @@
-"""When a search has spent its budget, as a pure function of its history."""
+"""When a search has spent its budget, as a pure function of the study."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ HOUR_S = 3600.0
 
 
 class Spent(NamedTuple):
-    """Why no more trials are suggested."""
+    """Why no more configurations are suggested."""
 
     reason: str
     at_once: bool
-    """Whether the running trials are given up too, rather than trained to their end."""
+    """Whether running trials are stopped, too, rather than trained to their end."""
     ends_replicates: bool = False
-    """Whether that holds for the repeats of the leading configurations as well; otherwise they begin now."""
+    """Whether replicates of the best configurations end as well; otherwise they begin now."""
 
 
 def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spent | None:
-    """Why no more configurations are suggested, or None where they may be.
+    """Why no more configurations are suggested; None if they may be.
 
-    Budgets of time and epochs and a target that is reached end running trials too: they have nothing left to gain. A
-    search without improvement waits for its running trials, which may yet improve it. The repeats that confirm the
-    best configurations cost time and epochs like all trials, but count neither as trials nor for the patience, and a
-    target that one seed has reached is what they are to confirm. While the test set is open only that is seen to, and
-    no budget holds.
+    A spent budget of time or epochs and a reached target stop running trials, too. Without improvement for `patience`
+    trials, running ones go on: they may still improve the search. Replicates of the best configurations cost time and
+    epochs like all trials, but are not counted as trials or for `patience`, and they begin when a single seed reaches
+    the target. While the test set is open, only trainings for it run, and no budget applies.
 
     Args:
         study: the history.
         space: its budget and objective.
-        moment: what is the time, in seconds since 1970; None asks as of the last event.
+        moment: the time in seconds since 1970; None for the time of the last event.
     """
     budget = space.budget
     if open_finalization(study) is not None:
@@ -58,7 +57,7 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
 
 
 def without_improvement(study: Study, objective: Objective) -> int:
-    """Completed trials since the best one, or of several objectives since their Pareto front last changed."""
+    """Completed trials since the best one; with several objectives, since their Pareto front last changed."""
     return trials_since_improvement(study, objective)
 
 
@@ -75,7 +74,7 @@ def _resources(study: Study, budget: Budget, moment: float | None) -> str | None
 
 
 def _epochs(study: Study) -> int:
-    """Trained so far by configurations and repeats; finalizations have no budget."""
+    """Trained so far by configurations and replicates; trainings for the test set have no budget."""
     return sum(trial.epoch for trial in (*study.trials.values(), *study.replicates.values()))
 
 

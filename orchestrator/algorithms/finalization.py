@@ -1,7 +1,7 @@
-"""The best configurations trained on all identities and judged on the test set, as pure functions of the history.
+"""The best configurations, trained on all identities for the test set, as pure functions of the study.
 
-The test set says nothing as long as a search can still follow it: it is opened by hand, once a search is finished, for
-configurations that were chosen without it, and that it was opened is an event of the journal.
+The test set is opened by hand, after a search has finished, for configurations that were chosen without it; each
+opening is an event of the journal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.replicates import confirmations
-from orchestrator.algorithms.scoring import is_feasible, ranked
+from orchestrator.algorithms.scoring import feasible
 from orchestrator.study.study import Finalization, Study, Trial
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Final(NamedTuple):
-    """A configuration that is to be trained for the test set."""
+    """A training for the test set."""
 
     key: str
     """Of the new trial."""
@@ -28,34 +28,34 @@ class Final(NamedTuple):
     finalization: int
     """Number of the finalization that asks for it."""
     epochs: int | None
-    """Epochs, where not those of the configuration."""
+    """Epochs; None for those of the configuration."""
 
 
 def final_candidates(study: Study, objective: Objective, count: int) -> list[Trial]:
-    """The completed configurations that keep the objective's constraints, best first, at most `count`.
+    """The completed configurations that satisfy the objective's constraints, best first, at most `count`.
 
-    Those that fresh seeds confirmed come before all others, by their mean over those seeds.
+    Confirmed ones come first, by their mean over fresh seeds.
     """
     confirmed = [each.trial for each in confirmations(study, objective) if each.confirmed]
-    by_one_seed = [trial.key for trial, found in ranked(study, objective) if is_feasible(found, study, objective)]
+    by_one_seed = [trial.key for trial, _ in feasible(study, objective)]
     return [study.trials[key] for key in dict.fromkeys([*confirmed, *by_one_seed])][:count]
 
 
 def open_finalization(study: Study) -> Finalization | None:
-    """The finalization that still has trainings to do; None where there is none."""
+    """The latest finalization, if it has trainings left; otherwise None."""
     is_open = next_final(study) is not None or any(not trial.is_over for trial in study.finals.values())
     return study.finalizations[-1] if is_open else None
 
 
 def next_final(study: Study) -> Final | None:
-    """What is trained next for the test set; None where all is suggested."""
+    """The next training for the test set; None if all are suggested."""
     return next(finals_left(study), None)
 
 
 def finals_left(study: Study) -> Iterator[Final]:
-    """All trainings of the latest finalization that are not suggested yet: one leader after the other, best first.
+    """Trainings of the latest finalization that are not suggested yet: one configuration after the other, best first.
 
-    A test set that is opened again sees networks of new seeds.
+    When the test set is opened again, the networks get new seeds.
     """
     if not study.finalizations:
         return

@@ -11,18 +11,18 @@ from orchestrator.base.hints import hint
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.study import Study
 
-# One may be chance and two a coincidence.
+# One failure may be chance, and two a coincidence.
 EQUAL_FAILURES = 3
-# What a configuration does to itself says nothing about the next one.
+# Failures that depend on the configuration say nothing about the next one.
 OF_THE_CONFIGURATION = ("diverged", "out_of_memory")
-# Begins the note of every such trial.
+# Begins the note of every trial whose point stands in for one of the model.
 PREFIX = "Ax: "
-# So many in a row are no chance: the model fails.
+# With as many in a row the model fails; fewer may be chance.
 IN_A_ROW = 3
 
 
 class DiskFull(OrchestratorError):
-    """An attempt had no room for its checkpoint. No trial is lost; the message says where room is to be made."""
+    """An attempt had no room for its checkpoint. No trial is lost; the message says where to make room."""
 
     exit_code = Exit.ENVIRONMENT
 
@@ -31,15 +31,15 @@ class DiskFull(OrchestratorError):
 
 
 class CircuitBroken(OrchestratorError):
-    """Trials fail one after another in the same way; the message says how, and what to do."""
+    """Several trials in a row failed in the same way; the message says how, and what to do."""
 
     exit_code = Exit.SEARCH_FAILED
 
 
 def broken_circuit(study: Study, folder: SearchFolder) -> CircuitBroken | None:
-    """Why the search should end: its last three trials failed for good in the same way and none completed meanwhile.
+    """The error that ends the search if its last three trials failed in the same way and none completed meanwhile.
 
-    Trials that diverged or needed too much memory do not count. A resumed search starts to count anew.
+    Trials that diverged or needed too much memory are not counted. A resumed search counts from 0.
     """
     latest = study.failed[-EQUAL_FAILURES:]
     ways = {(event.failure, event.reason.partition("\n")[0]) for event in latest}
@@ -54,22 +54,22 @@ def broken_circuit(study: Study, folder: SearchFolder) -> CircuitBroken | None:
 
 
 class Proposals(NamedTuple):
-    """The trials that the model was to propose, and who did; those of the initial design are not among them."""
+    """Counts of the trials after the initial design by their source: the model, or random points in its place."""
 
     by_model: int
     """Proposed by the model."""
     random: int
-    """Random points that stood in for its proposals."""
+    """Random points in place of its proposals."""
     longest: int
-    """The most of these in a row."""
+    """Most random points in a row."""
     in_a_row: int
-    """Those after its last proposal."""
+    """Random points since its last proposal."""
     reason: str
-    """Why the model did not propose, the most frequent one; empty where it always did."""
+    """Most frequent reason for them; empty if there were none."""
 
     @property
     def fails(self) -> bool:
-        """Whether people should know: several in a row were random, or all."""
+        """Whether to warn: several in a row were random, or all."""
         return self.longest >= IN_A_ROW or (self.random > 0 and not self.by_model)
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Proposals(NamedTuple):
 
 
 def proposals(study: Study) -> Proposals:
-    """Who proposed the trials that the model was to propose."""
+    """How many of the trials after the initial design the model proposed."""
     in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
     notes = [trial.note for trial in in_order if trial.source == "ax" or trial.note.startswith(PREFIX)]
     runs = [(is_random, len(list(run))) for is_random, run in groupby(notes, key=bool)]

@@ -1,4 +1,4 @@
-"""Points of a space: from its scrambled Sobol sequence, at random, on its grid, and which of them were tried."""
+"""Points of a space: its Sobol sequence, random points, its grid, and which points were tried."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study
 from trainer.seeds import derived_seed
 
-# Draws in a row that may break a constraint or have been tried before the space counts as used up. A finite one is
-# counted through then.
+# Draws that may break a constraint or have been tried before a space counts as exhausted; of a finite space all points
+# are looked at then.
 MAX_DRAWS = 1024
 # Points of a grid larger than the budget that are put in random order; of a larger grid points are drawn.
 MAX_SHUFFLED = 10_000
@@ -28,12 +28,12 @@ Point = dict[str, Value]
 
 
 def point_key(params: Mapping[str, Value]) -> str:
-    """Equal for points that are the same trial: numbers count by their first 12 digits, whatever their type."""
+    """Equal for points that are the same trial: numbers are compared by their first 12 digits, whatever their type."""
     return json.dumps({path: _rounded(value) for path, value in params.items()}, sort_keys=True)
 
 
 def tried_points(study: Study) -> frozenset[str]:
-    """The keys of all points that became trials, however they ended."""
+    """The keys of all points that became trials, however those ended."""
     return frozenset(point_key(trial.params) for trial in study.trials.values())
 
 
@@ -54,7 +54,7 @@ def sobol_points(space: SearchSpace, seed: int, start: int = 0) -> Iterator[Poin
 
 
 def sobol_point(space: SearchSpace, seed: int, index: int) -> Point:
-    """Point `index` of `sobol_points`; where constraints leave so few, a random one instead."""
+    """Point `index` of `sobol_points`, or a random point if constraints leave fewer."""
     return next(itertools.islice(sobol_points(space, seed), index, None), None) or random_point(space, seed, index)
 
 
@@ -72,9 +72,9 @@ def random_point(space: SearchSpace, seed: int, index: int) -> Point:
 def grid_points(space: SearchSpace, seed: int) -> Iterator[Point]:
     """The grid within the space: every choice and step, and ranges at as many even levels as the budget holds.
 
-    Whole numbers are all on it if the budget holds them. A range gets 2 levels, its ends, at least. The last parameter
-    varies fastest; a grid larger than the budget comes in an order shuffled by the seed, so that what fits into the
-    budget is a sample of the whole grid and not one of its corners.
+    All whole numbers are on it if the budget allows. A range gets at least 2 levels, its ends. The last parameter
+    varies fastest; a grid larger than the budget comes in an order shuffled by the seed, so that the part that fits
+    into the budget is a sample of the whole grid and not a corner of it.
     """
     levels = _levels(space)
     count = math.prod(map(len, levels))
@@ -91,7 +91,7 @@ def _allowed(space: SearchSpace, draws: Iterable[Sequence[float]]) -> Iterator[P
 
 
 def _levels(space: SearchSpace) -> list[Sequence[float]]:
-    """The shares at which each parameter is put on the grid."""
+    """The shares in [0, 1] of each parameter that are on the grid."""
     parameters = list(space.parameters.values())
     sizes = [len(points) for parameter in parameters if (points := parameter.points()) is not None]
     if len(sizes) == len(parameters) and math.prod(sizes) <= space.budget.trials:
@@ -106,7 +106,7 @@ def _levels(space: SearchSpace) -> list[Sequence[float]]:
 
 
 def _shuffled(count: int, seed: int) -> Iterable[int]:
-    """The numbers below `count` in random order; draws that may repeat where there are too many to shuffle."""
+    """The numbers below `count` in random order; if they are too many to shuffle, draws that may repeat."""
     source = random.Random(seed)
     if count <= MAX_SHUFFLED:
         return source.sample(range(count), count)

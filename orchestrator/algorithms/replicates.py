@@ -1,4 +1,4 @@
-"""The leading configurations run again with other seeds, and what that says of them, as pure functions of the history.
+"""Replicates: the best configurations trained again with fresh seeds, which confirm them; pure functions of the study.
 
 The value by which a configuration was chosen is the largest of many noisy ones, and so too good on average (the
 winner's curse; Cawley and Talbot 2010, JMLR 11, 2079-2107). Means and intervals are therefore of the fresh seeds only.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.algorithms.scoring import Score, is_feasible, outcome_limits, ranked, satisfies_all, score
+from orchestrator.algorithms.scoring import Score, feasible, outcome_limits, ranked, satisfies_all, score
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.study.study import Study, Trial
 
@@ -26,34 +26,34 @@ BEST = "best"
 
 
 class Replicate(NamedTuple):
-    """A configuration that is to be trained again."""
+    """A further training of a configuration, with a fresh seed."""
 
     key: str
     """Of the new trial."""
     original: Trial
     seed: int
     fold: int | None
-    """The validation fold, where the search's identities are dealt into folds."""
+    """The validation fold, if the identities are divided into folds."""
 
 
 class Confirmation(NamedTuple):
-    """What the fresh seeds of a configuration say of it."""
+    """Results of the fresh seeds of a configuration."""
 
     trial: str
     """Key of the configuration's first trial."""
     values: tuple[float, ...]
-    """The objective's value with each fresh seed that was completed, in the order of the seeds; one at least."""
+    """The objective's value with each completed fresh seed, in the order of the seeds; at least one."""
     mean: float
     standard_deviation: float | None
     """Of the values, by n - 1; None with one value."""
     interval: tuple[float, float] | None
-    """See `interval_of_mean`; None with one value."""
+    """See `t_interval`; None with one value."""
     metrics: Mapping[str, float]
-    """Mean of every figure of the validation split."""
+    """Mean of every metric of the validation split."""
     lost: int
-    """Fresh seeds that failed for good or were given up: those that are left may be the lucky ones."""
+    """Fresh seeds that failed or were stopped; the others may be the lucky ones."""
     feasible: bool
-    """Whether the mean metrics keep the constraints of the objective."""
+    """Whether the mean metrics satisfy the constraints of the objective."""
 
     @property
     def confirmed(self) -> bool:
@@ -89,19 +89,19 @@ def best_configuration(study: Study, objective: Objective) -> Best | None:
 
 
 def confirmations(study: Study, objective: Objective) -> list[Confirmation]:
-    """What is known of all configurations with a fresh seed completed: those confirmed first, each by the best mean."""
+    """All configurations with a completed fresh seed: confirmed ones first, then by their mean, best first."""
     sign = objective.first.sign
     known = [found for trial, _ in ranked(study, objective) if (found := confirmation(study, trial.key, objective))]
     return sorted(known, key=lambda each: (not each.confirmed, -sign * each.mean, study.trials[each.trial].index))
 
 
 def confirmation(study: Study, original: str, objective: Objective) -> Confirmation | None:
-    """What the fresh seeds of a configuration say; None before the first of them is completed.
+    """Results of the fresh seeds of a configuration; None before the first of them is completed.
 
-    The seed by which it was chosen does not count: see the module's first lines.
+    The seed by which it was chosen does not count: its value is too good on average.
     """
-    repeats = [trial for trial in study.replicates.values() if trial.repeats == original]
-    scores = [found for trial in repeats if trial.status == "completed" and (found := score(trial, objective))]
+    replicates = [trial for trial in study.replicates.values() if trial.repeats == original]
+    scores = [found for trial in replicates if trial.status == "completed" and (found := score(trial, objective))]
     if not scores:
         return None
     values = tuple(found.value for found in scores)
@@ -113,7 +113,7 @@ def confirmation(study: Study, original: str, objective: Objective) -> Confirmat
         standard_deviation=statistics.stdev(values) if len(values) > 1 else None,
         interval=t_interval(values),
         metrics=metrics,
-        lost=sum(trial.status in ("failed", "stopped") for trial in repeats),
+        lost=sum(trial.status in ("failed", "stopped") for trial in replicates),
         feasible=satisfies_all(metrics, outcome_limits(study, objective)),
     )
 
@@ -121,10 +121,10 @@ def confirmation(study: Study, original: str, objective: Objective) -> Confirmat
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % confidence interval of the mean of independent values (Student 1908); None for fewer than two.
 
-    It covers what differs between the values: the seed and, where the repeats were judged on several folds, the choice
-    of the validation identities (folds share training identities, so that the interval is somewhat too narrow for
-    that). It does not cover the error of a figure over the queries of one split, which is `mAP_standard_error`. Three
-    values of shares may well give an interval that ends beyond 0 or 1.
+    It covers what differs between the values: the seed and, with several folds, the choice of the validation identities
+    (folds share training identities, so that the interval is somewhat too narrow for the latter). It does not cover the
+    error over the queries of one split, which is `mAP_standard_error`. With few values the interval of a share may end
+    beyond 0 or 1.
     """
     if len(values) < 2:
         return None
@@ -139,13 +139,13 @@ def t_quantile(freedom: float) -> float:
     Args:
         freedom: degrees of freedom, positive, not necessarily whole.
     """
-    from scipy.special import stdtrit  # takes longer to import than most searches to read
+    from scipy.special import stdtrit  # its import takes longer than reading most searches
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each figure that all have; standard errors have no meaningful one."""
+    """Mean of each metric that all have, without standard errors, whose mean says nothing."""
     return {
         name: statistics.fmean(each[name] for each in metrics)
         for name in metrics[0]
@@ -154,9 +154,9 @@ def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def next_replicate(study: Study, space: SearchSpace) -> Replicate | None:
-    """What is trained again next when no new configuration will be suggested; None where nothing is, or not yet.
+    """The next replicate, to be called when no new configuration will be suggested; None if there is none, or not yet.
 
-    Only when every configuration is over is it known which of them lead.
+    Which configurations are best is known only when all of them are over.
     """
     if any(not trial.is_over for trial in study.trials.values()):
         return None
@@ -164,13 +164,13 @@ def next_replicate(study: Study, space: SearchSpace) -> Replicate | None:
 
 
 def replicates_left(study: Study, space: SearchSpace) -> Iterator[Replicate]:
-    """All that would be trained again if those that lead now still did in the end.
+    """All replicates that are not suggested yet, if the best configurations so far remain the best.
 
-    One trial after the other, the best first: a search that has to end early has confirmed one rather than none.
-    Every trial gets the same seeds and folds, so that their means differ by the configuration alone. A repeat that
-    failed for good is not made up for.
+    One configuration after the other, the best first: a search that ends early has confirmed one rather than none. All
+    get the same seeds and folds, so that their means differ by the configuration alone. A failed replicate is not
+    replaced.
     """
-    for trial in top_trials(study, space):
+    for trial in top_trials(study, space.objective, space.replicates.leaders):
         for number in range(1, space.replicates.seeds + 1):
             key = f"{trial.key}-r{number}"
             if key not in study.replicates:
@@ -179,28 +179,26 @@ def replicates_left(study: Study, space: SearchSpace) -> Iterator[Replicate]:
 
 
 def interrupted_replicates(study: Study) -> list[Trial]:
-    """Repeats that were given up because a budget was used up; with more of it they go on."""
+    """Replicates that were stopped because a budget was spent; they continue if it is raised."""
     return [trial for trial in study.replicates.values() if trial.status == "stopped" and trial.stopped_by == "budget"]
 
 
-def top_trials(study: Study, space: SearchSpace) -> list[Trial]:
-    """The completed configurations that are best by their first seed and keep the objective's constraints."""
-    objective = space.objective
-    best = [trial for trial, found in ranked(study, objective) if is_feasible(found, study, objective)]
-    return best[: space.replicates.leaders]
+def top_trials(study: Study, objective: Objective, count: int) -> list[Trial]:
+    """At most `count` completed configurations that satisfy the objective's constraints, best by their first seed."""
+    return [trial for trial, _ in feasible(study, objective)[:count]]
 
 
 def replicate_seed(seed: int, number: int) -> int:
-    """The trainer's seed of repeat `number`, counted from 1, in a search whose trials all have the seed `seed`."""
+    """The trainer's seed of replicate `number`, counted from 1, in a search whose trials have the seed `seed`."""
     from trainer.seeds import derived_seed  # imports torch
 
     return derived_seed(seed, "repeat", number) % 2**31
 
 
 def replicate_fold(config: TrialConfig, number: int) -> int | None:
-    """The validation fold of repeat `number`, counted from 1: the other folds in turn, None where there are no folds.
+    """The validation fold of replicate `number`, counted from 1; None without folds.
 
-    Never that of the search, whose identities have had their say in the choice of the configuration.
+    Takes the other folds in turn, never that of the search, by whose identities the configuration was chosen.
     """
     validation = config.data.validation
     if validation.folds is None:
@@ -210,10 +208,7 @@ def replicate_fold(config: TrialConfig, number: int) -> int | None:
 
 
 def replicate_folds(space: SearchSpace) -> list[int]:
-    """The validation folds, besides that of the search, on which repeats are judged."""
+    """The validation folds on which replicates are evaluated."""
     config = space.config(space.any_sample())
-    return _distinct(replicate_fold(config, number) for number in range(1, space.replicates.seeds + 1))
-
-
-def _distinct(folds: Iterable[int | None]) -> list[int]:
+    folds = (replicate_fold(config, number) for number in range(1, space.replicates.seeds + 1))
     return [fold for fold in dict.fromkeys(folds) if fold is not None]

@@ -1,4 +1,4 @@
-"""What the objective makes of trials, and their order."""
+"""The score of a trial by the objective of its search, and the order of trials."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ HOUR_S = 3600.0
 
 
 class Score(NamedTuple):
-    """What the objective makes of a trial."""
+    """A trial's value by the objective, and the metrics it was taken from."""
 
     value: float
-    """Of the objective, of the first one where there are several."""
+    """Of the objective; of the first one of several."""
     standard_error: float | None
-    """Standard error over queries where the metric has one."""
+    """Over queries; None for a metric without one."""
     result: EpochResult
-    """The epoch that the value was taken from."""
+    """Epoch of the value."""
     values: tuple[float, ...]
     """Of all objectives, in their order."""
     metrics: Mapping[str, float]
@@ -29,9 +29,9 @@ class Score(NamedTuple):
 
 
 def score(trial: Trial, objective: Objective) -> Score | None:
-    """The objective's value of a trial so far: of its last evaluated epoch, or of its best one if the space says so.
+    """The score of a trial so far: at its last evaluated epoch, or at its best one if `objective.epoch` is `best`.
 
-    None before the first evaluation. Of several objectives the first one says which epoch is the best.
+    None before the first evaluation. The first of several objectives decides which epoch is best.
     """
     first = objective.first
     chosen = _last(trial, first) if objective.epoch == "last" else _best(trial, first)
@@ -55,15 +55,15 @@ def _best(trial: Trial, term: ObjectiveTerm) -> EpochResult | None:
 
 
 def costs(trial: Trial) -> dict[str, float]:
-    """What the trial's epochs took, in hours and in hours times the GPUs held; lost work and waiting cost nothing."""
+    """Time of the trial's epochs in hours, and in hours times the GPUs held; lost work and waiting are not counted."""
     seconds = sum(result.seconds for result in trial.results)
     return dict(zip(COSTS, (seconds / HOUR_S, trial.gpu_seconds / HOUR_S), strict=True))
 
 
 def ranked(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
-    """Completed trials, best first; the earlier suggested of equals first.
+    """Completed trials, best first; of equals the earlier suggested one first.
 
-    Those that break a constraint of the objective come after all that keep them. Several objectives rank by the first.
+    Those that violate a constraint of the objective come last. Several objectives rank by the first.
     """
     constraints, sign = outcome_limits(study, objective), objective.first.sign
     scored = [
@@ -76,18 +76,27 @@ def ranked(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
     )
 
 
+def feasible(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
+    """The completed trials that satisfy the objective's constraints, best first.
+
+    Empty as long as a constraint waits for the baseline: before that no trial is called good.
+    """
+    constraints = outcome_limits(study, objective)
+    return [pair for pair in ranked(study, objective) if satisfies_all(pair[1].metrics, constraints)]
+
+
 def baseline(study: Study) -> Trial | None:
-    """The trial of the first point that the space names to be tried first, once it was suggested."""
+    """The trial of the first point under `start`; None before it is suggested."""
     return next((trial for trial in study.trials.values() if is_baseline(trial)), None)
 
 
 def is_baseline(trial: Trial) -> bool:
-    """Whether relative constraints compare with this trial."""
+    """Whether this is the trial that relative constraints compare with."""
     return trial.index == 0 and trial.source == "start"
 
 
 def outcome_limits(study: Study, objective: Objective) -> list[OutcomeConstraint | None]:
-    """The objective's constraints in numbers; None for one that waits for the baseline to be completed."""
+    """The objective's constraints with numbers as limits; None for one that waits for the baseline."""
     known = baseline(study) if objective.is_relative else None
     found = score(known, objective) if known is not None and known.status == "completed" else None
     metrics = {} if found is None else found.metrics
@@ -103,20 +112,17 @@ def _in_numbers(
 
 
 def satisfies_all(metrics: Mapping[str, float], constraints: Sequence[OutcomeConstraint | None]) -> bool:
-    """Whether metrics are known to keep all constraints: one that is not known yet is not kept."""
+    """Whether metrics satisfy all constraints; one whose limit is not known yet is not satisfied."""
     return all(constraint is not None and constraint.holds(metrics[constraint.metric]) for constraint in constraints)
 
 
 def is_feasible(found: Score, study: Study, objective: Objective) -> bool:
-    """Whether the metrics of the epoch that counts keep the objective's constraints.
-
-    False for all trials as long as a constraint waits for the baseline: nothing is called good before it is known.
-    """
+    """Whether a score satisfies the objective's constraints; False as long as one of them waits for the baseline."""
     return satisfies_all(found.metrics, outcome_limits(study, objective))
 
 
 def lost_baseline(study: Study, objective: Objective) -> str | None:
-    """Why the constraints cannot be decided any more, or None where they can, or may yet."""
+    """Why relative constraints can never be decided: the baseline failed or was stopped. None otherwise."""
     known = baseline(study) if objective.is_relative else None
     if known is None or not known.is_over or known.status == "completed":
         return None
@@ -124,41 +130,40 @@ def lost_baseline(study: Study, objective: Objective) -> str | None:
 
 
 def pareto_front(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
-    """The completed trials that keep the constraints and that no other such trial dominates, in the order of the rank.
+    """The feasible trials that no other feasible trial dominates, in the order of `ranked`.
 
-    A trial dominates another if it is as good in all objectives and better in one; trials that are equal in all of them
-    do not dominate each other. With one objective these are the best trials.
+    A trial dominates another if it is at least as good in all objectives and better in one. With one objective these
+    are the best trials.
     """
-    constraints = outcome_limits(study, objective)
-    feasible = [pair for pair in ranked(study, objective) if satisfies_all(pair[1].metrics, constraints)]
+    candidates = feasible(study, objective)
     front: set[tuple[float, ...]] = set()
     # Only what comes before a trial in this order can dominate it.
-    for values in sorted({signed_values(found, objective) for _, found in feasible}, reverse=True):
+    for values in sorted({signed_values(found, objective) for _, found in candidates}, reverse=True):
         if not _is_covered(values, front):
             front.add(values)
-    return [pair for pair in feasible if signed_values(pair[1], objective) in front]
+    return [pair for pair in candidates if signed_values(pair[1], objective) in front]
 
 
 def signed_values(found: Score, objective: Objective) -> tuple[float, ...]:
-    """The values of all objectives, so that more is better."""
+    """The values of all objectives, negated where less is better."""
     return tuple(term.sign * value for term, value in zip(objective.terms, found.values, strict=True))
 
 
 def _is_covered(values: tuple[float, ...], others: Iterable[tuple[float, ...]]) -> bool:
-    """Whether one of the others is as good in everything."""
+    """Whether one of the others is at least as good in all objectives."""
     return any(all(theirs >= ours for theirs, ours in zip(other, values, strict=True)) for other in others)
 
 
 def modelled_metrics(found: Score, objective: Objective) -> dict[str, float]:
-    """What the model hears of a trial besides the value of the first objective."""
+    """The metrics that the model is told besides the first objective: other objectives and constraints."""
     told = [metric for metric in objective.metrics() if metric != objective.first.metric]
     return {metric: found.metrics[metric] for metric in told if math.isfinite(found.metrics[metric])}
 
 
 def trials_since_improvement(study: Study, objective: Objective) -> int:
-    """Completed trials since the Pareto front last changed, which with one objective is since the best one.
+    """Completed trials since the Pareto front last changed; with one objective, since the best one.
 
-    A trial that merely equals another changes nothing. 0 as long as a constraint waits for the baseline.
+    A trial that equals another changes nothing. 0 as long as a constraint waits for the baseline.
     """
     constraints = outcome_limits(study, objective)
     if None in constraints:

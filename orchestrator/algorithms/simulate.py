@@ -1,7 +1,7 @@
-"""A finished search replayed from its recorded curves: what another stopping rule or order would have made of it.
+"""Replays a finished search from its recorded curves under another stopping rule or in another order.
 
-Only trials that were trained to their end take part, because of the others nobody knows how they would have gone on. A
-replayed trial reports its recorded epochs, each of which takes as long as it took then, and stands where it stood.
+Only trials that were trained to their end take part: how the others would have continued is not known. A replayed trial
+reports its recorded epochs, each of which takes as long as it did.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from orchestrator.algorithms.scoring import ranked
 from orchestrator.algorithms.stopping import learning_curve, verdict
 from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Exhausted, Proposal, Suggestion
 from orchestrator.base.errors import SearchError
+from orchestrator.space.objective import Objective
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.parameters import AnyParameter, Choice, Value
 from orchestrator.space.search_space import SearchSpace
@@ -40,7 +41,7 @@ class Candidate(NamedTuple):
 
     trial: Trial
     learning_curve: Sequence[float]
-    """What the objective made of it at each evaluation; larger is better."""
+    """The objective's value at each evaluation; larger is better."""
     rank: int
     """0 is the best of all."""
     value: float
@@ -48,18 +49,18 @@ class Candidate(NamedTuple):
 
 
 class Pick(NamedTuple):
-    """A candidate and who picked it."""
+    """The candidate that is tried next, and the source of the choice."""
 
     candidate: Candidate
     source: Source
 
 
 Order = Callable[[Study, Sequence[Candidate]], Pick]
-"""Picks the next trial from those left, of which there is one at least, in the order of their suggestion."""
+"""Picks the next trial from those left, at least one, which are in the order of their suggestion."""
 
 
 class Found(NamedTuple):
-    """A new best value, and what it took to find it."""
+    """A new best value, and the cost at which it was found."""
 
     epochs: int
     hours: float
@@ -67,29 +68,29 @@ class Found(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """What a replayed search came to when all candidates had been tried."""
+    """The result of a replay of all candidates."""
 
     epochs: int
     """Epochs trained, over all trials."""
     hours: float
-    """Wall time, if a slot goes to the next trial at once."""
+    """Wall time; a slot starts its next trial at once."""
     stopped: int
     """Trials stopped early."""
     best_stopped: bool
-    """Whether the trial that is truly the best was among them."""
+    """Whether the best trial was among them."""
     found: tuple[Found, ...]
-    """The best value so far, each time a trial that was trained to its end improved it."""
+    """Each improvement of the best value by a trial that was trained to its end."""
 
 
-def candidates(study: Study, space: SearchSpace) -> list[Candidate]:
+def candidates(study: Study, objective: Objective) -> list[Candidate]:
     """The trials that can be replayed, in the order in which they were suggested.
 
     Raises:
         SearchError: there are fewer than two.
     """
     places = [
-        Candidate(trial, learning_curve(trial, space.objective), rank, found.value)
-        for rank, (trial, found) in enumerate(ranked(study, space.objective))
+        Candidate(trial, learning_curve(trial, objective), rank, found.value)
+        for rank, (trial, found) in enumerate(ranked(study, objective))
     ]
     if len(places) < 2:
         raise SearchError(f"{study.name}: {len(places)} trials were trained to their end; a replay needs at least 2")
@@ -97,10 +98,10 @@ def candidates(study: Study, space: SearchSpace) -> list[Candidate]:
 
 
 def replay(
-    pool: Sequence[Candidate], space: SearchSpace, order: Order, *, stopping: StoppingConfig, slots: int
+    pool: Sequence[Candidate], objective: Objective, order: Order, *, stopping: StoppingConfig, slots: int
 ) -> Replay:
-    """Tries all candidates in an order under a stopping rule, `slots` of them at a time."""
-    return _Replaying(pool, space, order, stopping).run(slots)
+    """Runs all candidates in an order under a stopping rule, `slots` of them at a time."""
+    return _Replaying(pool, objective, order, stopping).run(slots)
 
 
 class _Running:
@@ -131,9 +132,9 @@ class _Running:
 class _Replaying:
     """A replay under way: a clock, the slots and the study that the order and the rule see."""
 
-    def __init__(self, pool: Sequence[Candidate], space: SearchSpace, order: Order, stopping: StoppingConfig) -> None:
+    def __init__(self, pool: Sequence[Candidate], objective: Objective, order: Order, stopping: StoppingConfig) -> None:
         self._untried = list(pool)
-        self._space = space
+        self._metric = objective.first.metric
         self._order = order
         self._stopping = stopping
         self._study = Study()
@@ -160,7 +161,7 @@ class _Replaying:
         candidate, source = self._order(self._study, self._untried)
         self._untried.remove(candidate)
         index = len(self._all)
-        running = _Running(f"t{index:04d}", candidate, self._space.objective.first.metric)
+        running = _Running(f"t{index:04d}", candidate, self._metric)
         params, seed = candidate.trial.params, candidate.trial.seed
         self._study.apply(TrialSuggested(trial=running.key, index=index, params=params, source=source, seed=seed))
         self._study.apply(TrialStarted(trial=running.key, attempt=1, gpus=candidate.trial.gpus))
@@ -204,8 +205,8 @@ class _Replaying:
 def order_of(name: str, space: SearchSpace, seed: int, model: AxProcess) -> Order:
     """The order by its name: `journaled`, or that of an algorithm.
 
-    What an algorithm proposes was hardly ever tried, so that the nearest recorded trial that is left is taken for it.
-    That of `random` are drawn directly, since those far from all others would be nearest too often.
+    The point that an algorithm proposes was hardly ever tried; the nearest recorded trial that is left stands for it.
+    For `random` trials are drawn directly: of nearest trials, those far from all others would come too often.
     """
     if name == JOURNALED:
         return _journaled
@@ -228,7 +229,7 @@ def _journaled(study: Study, untried: Sequence[Candidate]) -> Pick:
 
 
 def _answered(ask: Callable[[], Proposal], ahead: AsyncSuggester, study: Study) -> Suggestion | Exhausted:
-    """The algorithm's step, with the model's answer in the place of a question."""
+    """The algorithm's proposal, with the model's answer in place of a question."""
     step = ask()
     while isinstance(step, AskModel):
         found = ahead.take(step, study)
@@ -239,7 +240,7 @@ def _answered(ask: Callable[[], Proposal], ahead: AsyncSuggester, study: Study) 
 
 
 def nearest(space: SearchSpace, point: Mapping[str, Value], untried: Sequence[Candidate]) -> Candidate:
-    """The candidate closest to a point, each parameter measured as a share of its own range; the earlier of equals."""
+    """The candidate nearest to a point, the earlier of equals; distances are shares of each parameter's range."""
     return min(untried, key=lambda candidate: (_distance(space, point, candidate.trial.params), candidate.trial.index))
 
 
@@ -250,7 +251,7 @@ def _distance(space: SearchSpace, first: Mapping[str, Value], second: Mapping[st
 
 
 def _difference(parameter: AnyParameter, first: Value | None, second: Value | None) -> float:
-    """In [0, 1]; a parameter that is active in one of the points only differs as much as can be."""
+    """In [0, 1]; 1 for a parameter that is active in only one of the points."""
     if first == second:
         return 0.0
     if first is None or second is None or (isinstance(parameter, Choice) and not parameter.ordered):

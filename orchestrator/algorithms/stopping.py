@@ -1,4 +1,4 @@
-"""Which trials are stopped early, as a pure function of the curves in the journal."""
+"""Early stopping: which trials are stopped before their last epoch, as a pure function of their learning curves."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ if TYPE_CHECKING:
 
 
 class Standing(NamedTuple):
-    """Where a trial stands among those that came as far as it did."""
+    """The rank of a trial among those with as many evaluations."""
 
     evaluations: int
-    """How far it came."""
+    """Of the trial so far."""
     better: int
-    """Other trials that were better then."""
+    """Other trials that were better after as many."""
     others: int
-    """Other trials that came as far."""
+    """Other trials with as many."""
 
 
 def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
-    """The reason to stop the trial after its latest epoch, or None where it goes on.
+    """The reason to stop the trial after its latest epoch; None if it continues.
 
-    Asked right after each epoch is recorded, it sees what the journal held at that moment, so that the order of the
-    events decides. The trial that is best so far always goes on, and so does the first to come to any point, so that
-    stopping never leaves a search without a finished trial, unless all that led fail. Trials that failed are not
-    compared with: what they promised cannot be had. Repeats are neither stopped nor compared with: a mean over the
-    seeds that went well would be too good. Of several objectives the first one decides; a baseline with which
-    constraints compare always goes on.
+    To be called right after each epoch is recorded: it sees what the journal holds at that moment, so that the order of
+    events decides. The best trial so far always continues, and so does the first one to reach any number of
+    evaluations, so that a search never ends without a completed trial unless the best ones fail. Failed trials are not
+    compared with. Replicates are neither stopped nor compared with: a mean over only the seeds that went well would be
+    too good. Of several objectives the first one decides; a baseline that constraints compare with always continues.
     """
     stopping, objective = space.stopping, space.objective
     if trial.repeats or (objective.is_relative and is_baseline(trial)):
@@ -51,10 +50,10 @@ def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
 
 
 def learning_curve(trial: Trial, objective: Objective) -> list[float]:
-    """What the objective made of the trial at each of its evaluations; larger is better."""
+    """The objective's value at each evaluation of the trial; larger is better."""
     first = objective.first
     metrics = (result.metrics() for result in trial.results)
-    values = [first.sign * figure[first.metric] for figure in metrics if first.metric in figure]
+    values = [first.sign * each[first.metric] for each in metrics if first.metric in each]
     return list(_best_so_far(values)) if objective.epoch == "best" else values
 
 
@@ -66,7 +65,7 @@ def _best_so_far(values: Iterable[float]) -> Iterator[float]:
 
 
 def verdict(own: Sequence[float], others: Iterable[Sequence[float]], stopping: StoppingConfig) -> str | None:
-    """The reason to stop a curve at its end, or None; larger is better in all curves, which may be of any length."""
+    """The reason to stop a trial at the end of its curve, or None. Larger is better; curves may have any length."""
     if stopping.rule == "none" or len(own) < stopping.grace:
         return None
     if stopping.rule == "asha" and not is_rung(len(own), stopping):
@@ -76,7 +75,7 @@ def verdict(own: Sequence[float], others: Iterable[Sequence[float]], stopping: S
 
 
 def is_rung(evaluations: int, stopping: StoppingConfig) -> bool:
-    """Whether successive halving judges after so many evaluations: `grace` times a power of `reduction`."""
+    """Whether successive halving decides after so many evaluations: `grace` times a power of `reduction`."""
     rung = stopping.grace
     while rung < evaluations:
         rung *= stopping.reduction

@@ -1,8 +1,8 @@
-"""What to try next, as a pure function of the space, the seed and the history.
+"""The search algorithms: which point to try next, as a pure function of the space, the seed and the study.
 
-The same history always gives the same step. Points come from the space's own list first, or from its middle where that
-is empty, then from a scrambled Sobol sequence, then from Ax's model (`orchestrator.algorithms.ax_worker`), which is
-rebuilt from the history for every question. A restart therefore cannot change what a search proposes.
+With `ax`, points come from the list `start` of the space, or from its middle if it lists none, then from a scrambled
+Sobol sequence, then from Ax's model (`orchestrator.algorithms.ax_worker`), which is fitted anew for every question. The
+same history always gives the same proposal, so that a restart cannot change a search.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Source
 from orchestrator.study.study import Study
 
-# Fewer finished trials than this say too little for a model to be worth its time.
+# With fewer completed trials a model says too little to be worth its time.
 OBSERVATIONS_FOR_A_MODEL = 2
 
 
 class Suggestion(NamedTuple):
-    """A point of the space and who proposed it."""
+    """A point of the space and its source."""
 
     params: dict[str, Value]
     source: Source
     note: str = ""
-    """Why this and not what the search's algorithm would have proposed; empty where it did."""
+    """Why it does not come from the search's algorithm; empty if it does."""
 
 
 class AskModel(NamedTuple):
-    """The model is to be asked; see `orchestrator.algorithms.async_suggester`."""
+    """Ask the model; see `orchestrator.algorithms.async_suggester`."""
 
     experiment: dict[str, Any]
     """As `ax_experiment` returned it."""
 
 
 class Exhausted(NamedTuple):
-    """There is nothing more to try."""
+    """Nothing is left to try."""
 
     reason: str
 
@@ -60,10 +60,10 @@ def initial_trials(space: SearchSpace) -> int:
 
 
 def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
-    """The next point of the initial design, or None when the model should be asked or the design has no new point.
+    """The next point of the initial design; None if the model is to be asked or the design has no new point.
 
-    As long as too few trials have finished the design goes on, so that a search never waits for a first result.
-    Finished trials of an earlier search (warm start) count, and take the place of the design.
+    The design goes on while too few trials are completed, so that a search never waits for a first result. Completed
+    trials of an earlier search (warm start) take the place of the design.
     """
     if (start := start_suggestion(space, study) or center_suggestion(space, study)) is not None:
         return start
@@ -81,15 +81,15 @@ def asks_model(space: SearchSpace, study: Study) -> bool:
 
 
 def start_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
-    """The next of the points that the space names to be tried first, or None after the last."""
+    """The next point of the space's `start`, or None after the last."""
     index = len(study.trials)
     return Suggestion(dict(space.start[index]), "start") if index < len(space.start) else None
 
 
 def center_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
-    """The middle of all ranges, on their scales, as the very first point of a space that names none; else None.
+    """The middle of all ranges, on their scales, as the first point of a space without `start`; otherwise None.
 
-    Whoever writes a range writes it around what they believe in. None too where a constraint forbids the middle.
+    Ranges are usually centred on a good guess. None, too, if a constraint forbids the middle.
     """
     if study.trials or study.attached or space.start:
         return None
@@ -98,15 +98,15 @@ def center_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
 
 
 def sobol_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
-    """The first untried point of the Sobol sequence; None where the sequence brings none."""
-    # Each trial from the sequence used up at least one draw, so that nothing new lies before this one.
+    """The first untried point of the Sobol sequence; None if it has none."""
+    # Each trial from the sequence took at least one draw, so that nothing new lies before this one.
     start = sum(trial.source == "sobol" for trial in study.trials.values())
     point = first_untried(sobol_points(space, seed, start), tried_points(study))
     return None if point is None else Suggestion(point, "sobol")
 
 
 def new_random_suggestion(space: SearchSpace, seed: int, study: Study, note: str = "") -> Suggestion | Exhausted:
-    """A random point that was not tried before, or the news that there is none left."""
+    """A random point that was not tried before, or `Exhausted` if there is none."""
     tried = tried_points(study)
     point = first_untried(random_points(space, seed, len(study.trials)), tried)
     if point is not None:
@@ -121,13 +121,13 @@ def ax(space: SearchSpace, seed: int, study: Study) -> Proposal:
     """An initial design from the Sobol sequence, then Bayesian optimisation by Ax."""
     if (initial := initial_suggestion(space, seed, study)) is not None:
         return initial
-    # Only a space that still holds something new is worth a question; the answer is known to be new by then.
+    # The model is asked only if the space still holds an untried point.
     fallback = new_random_suggestion(space, seed, study)
     return fallback if isinstance(fallback, Exhausted) else AskModel(ax_experiment(space, seed, study))
 
 
 def sobol(space: SearchSpace, seed: int, study: Study) -> Proposal:
-    """A scrambled Sobol sequence (Owen 1998): even coverage, whatever the results."""
+    """A scrambled Sobol sequence (Owen 1998): even coverage of the space, independent of results."""
     return (
         start_suggestion(space, study)
         or sobol_suggestion(space, seed, study)
@@ -154,4 +154,4 @@ ALGORITHMS: Mapping[str, Callable[[SearchSpace, int, Study], Proposal]] = {
     "random": random,
     "grid": grid,
 }
-"""By the name that a space gives under `algorithm`."""
+"""By the name under `algorithm` in a space."""

@@ -27,16 +27,16 @@ def on_fold(config: TrialConfig, fold: int) -> TrialConfig:
 
 
 def without_validation_split(config: TrialConfig, epochs: int | None, evaluation: Sequence[str]) -> TrialConfig:
-    """The configuration as it is trained for the test set: without a validation split.
+    """The configuration of a training for the test set, without a validation split.
 
     Args:
         config: the configuration that the validation split chose.
-        epochs: of the training, where not the configuration's; the schedule of the learning rate, which is in shares of
-            the epochs, stretches with them.
+        epochs: of the training; None for those of the configuration. The schedule of the learning rate, given in shares
+            of the epochs, stretches with them.
         evaluation: settings of the evaluation laid over the configuration's, as `path=value`.
 
     Raises:
-        ConfigError: the settings cannot be.
+        ConfigError: the settings are not valid.
     """
     from trainer.config_file import overridden  # imports torch
 

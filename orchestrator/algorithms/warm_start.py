@@ -1,4 +1,4 @@
-"""Finished trials of an earlier search as observations for the model of a new one."""
+"""Warm start: completed trials of an earlier search as observations for the model of a new one."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from orchestrator.study.journal import read_journal
 from orchestrator.study.study import Study, Trial, fold_records
 from trainer.settings import differing_settings
 
-# Another split is another `data.*` setting, and another seed is only another draw of the same figure.
+# Another split is another `data.*` setting; another seed is only another draw of the same metrics.
 IGNORED = {"seed"}
 SHOWN = 4
 
 
 class WarmStart(NamedTuple):
-    """What a new search is to learn from."""
+    """The search that a new one learns from."""
 
     earlier: SearchFolder
     anyway: bool
-    """Whether also where the two searches differ in what they measure."""
+    """Whether to accept searches that differ in data, objective or fixed settings."""
 
 
 def observations(start: WarmStart, new: SearchDescription) -> ObservationsAttached:
-    """The finished trials of the earlier search that lie within the space of the new one.
+    """The completed trials of the earlier search that lie within the space of the new one.
 
     Raises:
         SearchError: the two measure different things, or there is no such trial; says what.
@@ -47,7 +47,7 @@ def observations(start: WarmStart, new: SearchDescription) -> ObservationsAttach
     if differences and not start.anyway:
         raise SearchError(
             f"--warm-start {old.search}: its metrics do not compare with those of this search, which differs in "
-            f"{_listed(differences)}; launch without it, or with --warm-start-anyway if they still say something"
+            f"{_listed(differences)}; launch without it, or with --warm-start-anyway if they are still useful"
         )
     found = list(earlier.within(new.space))
     if not found:
@@ -71,13 +71,13 @@ def _listed(differences: list[str]) -> str:
 
 
 class _Earlier(NamedTuple):
-    """A search that is over, or at least has finished trials."""
+    """A search with completed trials."""
 
     space: SearchSpace
     study: Study
 
     def other_settings(self, new: SearchSpace) -> list[str]:
-        """Settings that the new space does not search and that its trials have otherwise."""
+        """Settings that the new space does not search and that have another value in its trials."""
         found: dict[str, None] = {}
         for trial in self._completed():
             point = self._point(trial, new)
@@ -101,14 +101,14 @@ class _Earlier(NamedTuple):
                 )
 
     def _completed(self) -> list[Trial]:
-        # Without repeats: the model compares points by one seed each, as in the search itself.
+        # Without replicates: the model compares points by one seed each, as in the search itself.
         return [self.study.trials[key] for key in self.study.completed]
 
     def _settings(self, trial: Trial) -> dict[str, JsonValue]:
         return self.space.config(trial.params).model_dump(mode="json")
 
     def _point(self, trial: Trial, new: SearchSpace) -> dict[str, Value] | None:
-        """The trial's values of what the new space searches, or None where one of them lies outside."""
+        """The trial as a point of the new space; None if it lies outside."""
         values = _values(self._settings(trial), new)
         point = new.active(values)
         if any(new.parameters[path].refusal(value) is not None for path, value in point.items()):

@@ -68,7 +68,7 @@ def show_simulation(storage: Path, name: str, asked: SimulationOptions, *, as_js
 def simulation_document(search: LoadedSearch, asked: SimulationOptions) -> dict[str, Any]:
     """All replays as one document."""
     study, space = search.study, search.space
-    pool = candidates(study, space)
+    pool = candidates(study, space.objective)
     best = min(pool, key=lambda candidate: candidate.rank)
     model = AxProcess(search.folder.logs / "simulate.log")
     try:
@@ -96,7 +96,7 @@ def _replays(
     for algorithm in asked.algorithms:
         for seed in range(1 if algorithm == "journaled" else asked.seeds):
             order = order_of(algorithm, space, seed, model)
-            made = replay(pool, space, order, stopping=stopping, slots=asked.slots)
+            made = replay(pool, space.objective, order, stopping=stopping, slots=asked.slots)
             found.append({"rule": rule, "algorithm": algorithm, "seed": seed, **_document(made)})
     return found
 

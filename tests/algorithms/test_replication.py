@@ -363,7 +363,7 @@ def test_repeats_are_neither_stopped_early_nor_compared_with() -> None:
 
 
 def test_a_replay_tries_each_configuration_once(confirmed: Study) -> None:
-    assert [candidate.trial.key for candidate in candidates(confirmed, SPACE)] == ["t0000", "t0001"]
+    assert [candidate.trial.key for candidate in candidates(confirmed, SPACE.objective)] == ["t0000", "t0001"]
 
 
 def test_unfinished_configurations_come_before_unfinished_repeats() -> None:

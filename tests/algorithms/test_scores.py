@@ -212,7 +212,7 @@ def test_a_search_whose_baseline_failed_ends_and_says_why() -> None:
     assert end is not None
     assert end.reason == "the baseline t0000 failed, with which objective.constraints compare"
     assert (end.at_once, end.ends_replicates) == (False, True)
-    assert top_trials(study, space) == []
+    assert top_trials(study, space.objective, 2) == []
 
 
 def test_the_baseline_is_never_stopped_early_where_constraints_compare_with_it() -> None:

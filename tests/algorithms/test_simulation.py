@@ -63,9 +63,13 @@ def flat(value: float) -> list[float]:
 def replayed(
     study: Study, stopping: StoppingConfig, *, slots: int = 1, order: str = "journaled", seed: int = 0
 ) -> Replay:
-    pool = candidates(study, SPACE)
+    pool = candidates(study, SPACE.objective)
     return replay(
-        pool, SPACE, order_of(order, SPACE, seed, AxProcess(Path("never.log"))), stopping=stopping, slots=slots
+        pool,
+        SPACE.objective,
+        order_of(order, SPACE, seed, AxProcess(Path("never.log"))),
+        stopping=stopping,
+        slots=slots,
     )
 
 
@@ -105,7 +109,7 @@ def test_a_replay_stops_where_the_search_itself_would_have(
         studies.append(study)
         return Pick(untried[0], "sobol")
 
-    replay(candidates(study_of(*recorded), space), space, remembering, stopping=stopping, slots=1)
+    replay(candidates(study_of(*recorded), space.objective), space.objective, remembering, stopping=stopping, slots=1)
     after = studies[-1]
     again = Study()
     for trial in after.trials.values():
