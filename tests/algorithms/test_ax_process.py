@@ -276,7 +276,8 @@ worker.main(Parent())
 def test_trials_told_in_one_go_are_what_ax_knows_of_trials_told_one_by_one(tmp_path: Path) -> None:
     process, asked = AxProcess(tmp_path / "ax.log", command=(sys.executable, "-c", ONE_BY_ONE)), question()
     asked["trials"][1]["metrics"] = {"mINP": 0.3}
-    asked["trials"][2]["standard_error"] = 0.01
+    for trial in asked["trials"][:3]:
+        trial["standard_error"] = 0.01
     asked["trials"][3] = {"params": asked["trials"][3]["params"], "state": "abandoned"}
     try:
         assert answer(process, asked) == {"same": True, "rows": 1 + 5}

@@ -138,7 +138,7 @@ def test_random_orders_differ_by_their_seed() -> None:
 
 
 def test_the_nearest_trial_is_measured_on_the_scale_of_the_search() -> None:
-    pool = candidates(study_of(*(flat(0.1) for _ in range(11))), SPACE)
+    pool = candidates(study_of(*(flat(0.1) for _ in range(11))), SPACE.objective)
     assert nearest(SPACE, point(4), pool).trial.key == "t0004"
     assert nearest(SPACE, {**point(4), "optim.learning_rate": 1e-3 * 1.3}, pool).trial.key == "t0006"
     other = {**point(4), "model.attention_gate": "softmax"}
@@ -152,7 +152,7 @@ def test_the_command_offers_what_there_is() -> None:
 
 def test_a_search_with_one_finished_trial_cannot_be_replayed() -> None:
     with pytest.raises(SearchError, match="needs at least 2"):
-        candidates(study_of(flat(0.5)), SPACE)
+        candidates(study_of(flat(0.5)), SPACE.objective)
 
 
 @pytest.mark.parametrize(
