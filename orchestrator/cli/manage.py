@@ -152,9 +152,9 @@ def purge(
     if not yes and _typed() != name:
         click.echo("not the name of the search; nothing was deleted", err=True)
         return Exit.USAGE
-    done = purge.purge(copies)
+    remains = purge.purge(copies)
     click.echo(f"deleted   {name}")
-    for line in done.remains:
+    for line in remains:
         click.echo(f"remains   {terminal_text(line)}")
     return Exit.OK
 

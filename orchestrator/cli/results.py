@@ -46,14 +46,12 @@ def compare(
     A name is SEARCH, which stands for its best trial, SEARCH/TRIAL or SEARCH/best. All are measured against the first.
     """
     from orchestrator.show import compare as comparing
-    from orchestrator.show.compare_view import show
+    from orchestrator.show.compare_view import draw_sheet, show
 
     if len(names) < 2:
         raise click.UsageError(f"name two at least: {hint('compare', 'A', 'B', storage=storage)}")
     found = comparing.compare(storage, names)
     if sheet is not None:
-        from orchestrator.show.compare_sheet import draw_sheet
-
         draw_sheet(found, sheet, images=images)
     show(found, as_json=as_json)
     return Exit.OK

@@ -1,9 +1,10 @@
-"""How `reidsearch compare` says what it found: a document for programs, tables and sentences for people."""
+"""`reidsearch compare` prints a comparison: a document for programs, tables and sentences for people, a sheet."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,8 @@ from rich.table import Table
 from orchestrator.base.errors import SearchError
 from orchestrator.base.formatting import number
 from orchestrator.base.hints import hint
-from orchestrator.show.compare import METRIC, Comparison, MetricChange, Pair, Side, tracking_of
+from orchestrator.base.progress import step_progress
+from orchestrator.show.compare import METRIC, Comparison, MetricChange, Pair, Side, evaluation_command, tracking_of
 from orchestrator.show.search_text import SYNTHETIC_MARK
 from orchestrator.show.terminal import output, plain_table
 from orchestrator.summary.intervals import SeedDifference
@@ -23,8 +25,10 @@ from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from trainer.evaluation.compare import CameraPairChange, EvaluationComparison, QueryChange
+    from trainer.evaluation.compare_sheet import Network
 
 SHOWN = 3  # queries, and pairs of cameras, on either side
+GAINS, LOSSES = 3, 3  # queries of the sheet
 NOT_SHARES = ("attention_entropy",)
 
 
@@ -212,3 +216,42 @@ def _ends(moved: list[CameraPairChange]) -> list[CameraPairChange]:
 
 def _points(change: CameraPairChange | QueryChange) -> str:
     return f"{100 * change.before:.1f} -> {100 * change.after:.1f} ({100 * change.delta:+.1f})"
+
+
+def draw_sheet(comparison: Comparison, out: Path, *, images: bool) -> None:
+    """Draws the largest gains and losses of the first pair, each as every network of the comparison answers it.
+
+    Raises:
+        SearchError: an evaluation is missing, no query changed, or real people would be shown unasked.
+        DataError: a frame is missing or the file cannot be written.
+        CheckpointError: a network is missing or damaged.
+    """
+    from trainer.evaluation.compare_sheet import draw_comparison  # imports torch
+
+    if not comparison.synthetic and not images:
+        raise SearchError("--sheet would show real people; allow it with --images, and mind where the file goes")
+    first = comparison.pairs[0]
+    if first.queries is None:
+        lacking = next(side for side in (first.before, first.after) if side.evaluation is None)
+        raise SearchError(f"{lacking.name} left no metrics per query; make them with: {evaluation_command(lacking)}")
+    changed = [*first.queries.gains[:GAINS], *first.queries.losses[:LOSSES]]
+    if not changed:
+        raise SearchError(
+            f"{first.before.name} and {first.after.name} answer every query equally well: nothing to draw"
+        )
+    with step_progress() as progress:
+        draw_comparison(
+            [_network(side) for side in comparison.sides],
+            [change.place for change in changed],
+            out,
+            synthetic=comparison.synthetic,
+            progress=progress,
+        )
+
+
+def _network(side: Side) -> Network:
+    from trainer import TrialConfig
+    from trainer.evaluation.compare_sheet import Network
+
+    config = TrialConfig.model_validate(side.config)
+    return Network(side.name, config, side.folder / "checkpoint/best.pt", side.split)

@@ -1,4 +1,4 @@
-"""How findings on a data set are put into words."""
+"""`reidsearch data check` and `data stats`: their results in words and as JSON."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 SHOWN = 20  # problems; a broken copy has thousands
 BAR = 40  # characters of the longest bar
 BEARABLE = {
-    True: "a run leaves so few out and goes on",
+    True: "a run leaves so few out and continues",
     False: "more than 0.1 %, at which a run stops",
     None: "a run stops at 0.1 % of all; --all tells how many there are",
 }
 
 
 def check_text(found: DataCheck) -> str:
-    """What is right, and what is worth knowing; a line each."""
+    """What is right and what to note; a line each."""
     form = ", packed" * found.packed + "  SYNTHETIC" * found.synthetic
     lines = [
         f"ok   {found.folder}: {found.title}{form}",
@@ -101,7 +101,7 @@ def statistics_document(folder: DataFolder, found: Statistics) -> dict[str, obje
 def _frames_line(frames: FrameCheck) -> str:
     mark = "bad " if frames.missing or frames.empty or frames.damaged else "ok  "
     there = f"{frames.listed - frames.missing:,} of {frames.listed:,} frames are there"
-    return f"{mark} {there}, {frames.bytes / 1e6:,.1f} MB; {frames.decoded:,} were decoded, {frames.damaged:,} in vain"
+    return f"{mark} {there}, {frames.bytes / 1e6:,.1f} MB; {frames.decoded:,} decoded, {frames.damaged:,} failed"
 
 
 def _of_all(folds: int) -> str:
@@ -113,7 +113,7 @@ def _notes(found: DataCheck) -> list[str]:
     notes = [
         f"{count:,} of {found.query.tracklets:,} queries have no match by another camera under protocol {protocol}"
         + "".join(f", {fewer:,} under {other}" for other, fewer in others)
-        + "; they are left out of its figures"
+        + "; they are left out of its metrics"
     ]
     frames = found.frames
     if frames.unlisted:

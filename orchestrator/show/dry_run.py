@@ -1,25 +1,34 @@
-"""`launch --dry-run`: everything is checked, one step of the largest configuration tried, and nothing written."""
+"""`launch --dry-run`: checks everything, tries one step of the largest configuration, and writes nothing."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.algorithms.warm_start import WarmStart
-from orchestrator.base.formatting import duration
+from orchestrator.base.formatting import duration, number, size
 from orchestrator.base.progress import step_progress
-from orchestrator.cluster.resources import Allocation, allocate, this_machine
+from orchestrator.cluster.resources import GPU_ROUNDING, Allocation, allocate, this_machine
 from orchestrator.runner.launch import check_search
 from orchestrator.runner.preparation import check_storage, plan, smoke_test_space
 from orchestrator.runner.smoke_test import run_smoke_test
-from orchestrator.show.forecast import forecast, forecast_text
 from orchestrator.space.options import Resources
+from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.space.worst_case import worst_case
+from orchestrator.space.worst_case import OF_SIZE, WorstCase, worst_case
 from orchestrator.study.description import Options
 from trainer.files import existing_folder
+
+if TYPE_CHECKING:
+    from trainer import StepCost
 
 
 def dry_run_of(
@@ -49,14 +58,14 @@ def dry_run_of(
         click.echo("trying the largest configuration; this takes a few steps", err=True)
         with step_progress() as progress:
             cost = run_smoke_test(found.config, threads=share.cpus, disk=existing_folder(storage), progress=progress)
-    click.echo(forecast_text(forecast(space, cost, found, share), cost, found, space, share))
+    click.echo(Forecast(space, cost, found, share).text())
     if options.address is not None:
-        click.echo(f"          for this machine; what the cluster at {options.address} has was not looked at")
+        click.echo(f"          for this machine; the cluster at {options.address} was not looked at")
     click.echo(f"nothing was started or written; checked in {duration(time.monotonic() - began)}")
 
 
 def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:
-    """How trials would share this machine, were it all there is.
+    """How trials would share this machine alone.
 
     Raises:
         EnvironmentProblem: GPUs are asked for that it does not have.
@@ -71,3 +80,189 @@ def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:
         concurrent=options.concurrent or space.budget.concurrent,
         trials=space.budget.trials,
     )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a search takes if no trial is stopped early, computed from one measured step.
+
+    Every trial is assumed to be as large as the largest configuration, as long as the longest, and trained to its end.
+    Not included: starting Ray and trials, ranking after an evaluation, and that trials side by side slow each other
+    down.
+    """
+
+    space: SearchSpace
+    cost: StepCost
+    largest: WorstCase
+    share: Allocation
+
+    @property
+    def trials(self) -> int:
+        """Configurations."""
+        return self.space.budget.trials
+
+    @property
+    def repeats(self) -> int:
+        """Trainings of the leading configurations with other seeds."""
+        return self.space.replicates.seeds * min(self.space.replicates.leaders, self.trials)
+
+    @property
+    def slots(self) -> int:
+        """Trials at once."""
+        return max(1, self.share.concurrent)
+
+    @property
+    def epochs(self) -> int:
+        """Of each trial."""
+        return self.largest.epochs
+
+    @property
+    def training_s(self) -> float:
+        """Training of one epoch."""
+        return self.cost.seconds_per_batch * self.cost.batches_per_epoch
+
+    @property
+    def evaluation_s(self) -> float:
+        """One evaluation of the validation split."""
+        return self.cost.seconds_per_frame * self.cost.evaluation_frames
+
+    @property
+    def evaluations(self) -> int:
+        """Of each trial: every `evaluation.every` epochs, and after the last one."""
+        return math.ceil(self.epochs / self.largest.config.evaluation.every)
+
+    @cached_property
+    def saves(self) -> int:
+        """Of each trial's `last.pt`, at most: when due, and with every evaluation, which may find a better network."""
+        periods = (self.largest.config.evaluation.every, self.largest.config.checkpoint.every)
+        due = (epoch for epoch in range(1, self.epochs + 1) if any(epoch % period == 0 for period in periods))
+        return len({*due, self.epochs})
+
+    @property
+    def trial_s(self) -> float:
+        """Training, evaluation and saving of one trial."""
+        saving = self.saves * self.cost.save_last_seconds + self.evaluations * self.cost.save_best_seconds
+        return self.epochs * self.training_s + self.evaluations * self.evaluation_s + saving
+
+    @property
+    def wall_s(self) -> float:
+        """Of all trials and, after them, the repeats, in rounds of `slots`."""
+        rounds = math.ceil(self.trials / self.slots) + math.ceil(self.repeats / self.slots)
+        return rounds * self.trial_s
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all trials and repeats."""
+        return (self.trials + self.repeats) * self.trial_s * self.share.gpus / HOUR_S
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of all trials that run at once."""
+        return self.slots * self.cost.memory_bytes
+
+    @property
+    def trials_per_gpu(self) -> int:
+        """Trials that are on one GPU at once, at most."""
+        if not self.share.gpus:
+            return 1
+        return max(1, min(self.share.concurrent, math.floor(1 / self.share.gpus + GPU_ROUNDING)))
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """Of all trials that share a GPU; None without one."""
+        return None if self.cost.gpu_memory_bytes is None else self.trials_per_gpu * self.cost.gpu_memory_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all trials' `last.pt` and `best.pt`, and of what those that run at once hold twice while they save."""
+        trial = self.cost.last_bytes + self.cost.best_bytes
+        return (self.trials + self.repeats) * trial + self.slots * self.cost.last_bytes
+
+    def text(self) -> str:
+        """The forecast and what it was computed from; lines as in the plan of a launch."""
+        lines = [*_measured(self.cost, self.largest), *_time(self), *_memory(self), *_disk(self)]
+        return "\n".join(f"{name:<9} {text}" for name, text in lines)
+
+
+def _measured(cost: StepCost, largest: WorstCase) -> list[tuple[str, str]]:
+    point = " ".join(f"{path}={number(value)}" for path, value in _of_size(largest.point).items())
+    on = f"{cost.threads} of its CPU threads" if cost.device == "cpu" else cost.device
+    return [
+        ("largest", f"of {largest.looked_at} corners and random points: {point or 'all are equally large'}"),
+        (
+            "measured",
+            f"on this machine, {on}: {cost.steps} steps after {cost.untimed_steps} that are not counted, "
+            f"{duration(cost.seconds_per_batch)} per batch of {cost.images_per_batch} images;",
+        ),
+        (
+            "",
+            f"{cost.evaluated_frames} frames of an evaluation, {duration(cost.seconds_per_frame)} each; "
+            f"{cost.parameters / 1e6:.3g} million parameters",
+        ),
+    ]
+
+
+def _of_size(point: Mapping[str, Value]) -> dict[str, Value]:
+    return {path: value for path, value in point.items() if path.startswith(OF_SIZE)}
+
+
+def _time(found: Forecast) -> list[tuple[str, str]]:
+    cost, space = found.cost, found.space
+    what = f"{found.trials} trials" + (f" and {found.repeats} repeats" if found.repeats else "")
+    lines = [
+        ("time", f"about {duration(found.wall_s)}: {what} of {duration(found.trial_s)}, {found.slots} at once"),
+        (
+            "",
+            f"a trial: {found.epochs} epochs of {cost.batches_per_epoch} batches ({duration(found.training_s)}), "
+            f"{found.evaluations} evaluations of {cost.evaluation_frames} frames ({duration(found.evaluation_s)}),",
+        ),
+        (
+            "",
+            f"and at most {found.saves} saves of last.pt ({duration(cost.save_last_seconds)}) and "
+            f"{found.evaluations} of best.pt ({duration(cost.save_best_seconds)})",
+        ),
+    ]
+    if space.stopping.rule != "none":
+        lines.append(("", f"an upper bound in this: the stopping rule {space.stopping.rule} ends trials earlier"))
+    lines.append(("", "not included: starting Ray and trials, ranking, and that trials side by side are slower"))
+    lines += [("", f"the budget ends it before: {limit}") for limit in _limits(found)]
+    hours = f"about {found.gpu_hours:.2g}" if found.share.gpus else "none"
+    return [*lines, ("GPU hours", f"{hours}; {found.share.reason}")]
+
+
+def _limits(found: Forecast) -> list[str]:
+    """Limits of the budget that are reached before all trials are over."""
+    budget, limits = found.space.budget, []
+    if budget.epochs is not None and budget.epochs < (found.trials + found.repeats) * found.epochs:
+        limits.append(f"{budget.epochs} epochs")
+    if budget.hours is not None and budget.hours * HOUR_S < found.wall_s:
+        limits.append(f"{budget.hours:g} hours")
+    if budget.gpu_hours is not None and budget.gpu_hours < found.gpu_hours:
+        limits.append(f"{budget.gpu_hours:g} GPU hours")
+    return limits
+
+
+def _memory(found: Forecast) -> list[tuple[str, str]]:
+    cost = found.cost
+    each = f"{size(cost.memory_bytes)} per trial at its peak, {size(found.memory_bytes)} for {found.slots} at once"
+    lines = [("memory", f"{each}; Ray, Ax and MLflow besides")]
+    if cost.gpu_memory_bytes is not None and found.gpu_memory_bytes is not None:
+        together = "" if found.trials_per_gpu == 1 else f", {size(found.gpu_memory_bytes)} for {found.trials_per_gpu}"
+        lines.append(
+            ("", f"{size(cost.gpu_memory_bytes)} of a GPU per trial{together}; what CUDA takes for each besides")
+        )
+        if cost.gpu_total_bytes is not None and found.gpu_memory_bytes > cost.gpu_total_bytes:
+            lines.append(("", f"more than the {size(cost.gpu_total_bytes)} that it has: give a trial more of a GPU"))
+    return lines
+
+
+def _disk(found: Forecast) -> list[tuple[str, str]]:
+    cost = found.cost
+    return [
+        (
+            "disk",
+            f"{size(found.disk_bytes)}: {found.trials + found.repeats} trials with last.pt ({size(cost.last_bytes)}) "
+            f"and best.pt ({size(cost.best_bytes)}), and {found.slots} last.pt twice while saving;",
+        ),
+        ("", "journal and MLflow take some kB per epoch besides"),
+    ]

@@ -1,4 +1,4 @@
-"""Every copy of a search's data deleted, and a list of what cannot be deleted from here."""
+"""`reidsearch purge`: deletes every copy of a search's data and lists what it cannot delete."""
 
 from __future__ import annotations
 
@@ -30,28 +30,20 @@ ALWAYS_REMAINS = (
 
 
 class Copies(NamedTuple):
-    """All that is known to be there of a search."""
+    """All known copies of a search's data."""
 
     folder: SearchFolder
     files: int
     bytes: int
     """Of all files of the folder."""
     mlflow: MlflowCopies | None
-    """None where MLflow's copies are to be kept."""
+    """None where MLflow's copies are kept."""
     data_root: str
-    """The data set, which is not the search's own and stays."""
-
-
-class Purged(NamedTuple):
-    """What came of it."""
-
-    copies: Copies
-    remains: list[str]
-    """In words, one line each."""
+    """The data set, which is not deleted."""
 
 
 def find(folder: SearchFolder, *, keep_mlflow: bool = False, tracking: str | None = None) -> Copies:
-    """Looks for every copy; changes nothing.
+    """Finds every copy; changes nothing.
 
     Args:
         folder: the search.
@@ -68,7 +60,8 @@ def find(folder: SearchFolder, *, keep_mlflow: bool = False, tracking: str | Non
             "purge the search where it lies, and remove the link by hand"
         )
     description = read_description(folder.description)
-    sizes = [path.lstat().st_size for path in _everything(folder.path) if not path.is_dir() or path.is_symlink()]
+    files = (path for path in folder.path.rglob("*") if not path.is_dir() or path.is_symlink())
+    sizes = [path.lstat().st_size for path in files]
     data = description.space.trainer.get("data")
     root = data.get("root", "") if isinstance(data, dict) else ""
     return Copies(
@@ -90,10 +83,11 @@ def _mlflow_copies(folder: SearchFolder, description: SearchDescription, trackin
     return find_copies(uri, description.uid, storage / ARTIFACTS)
 
 
-def purge(copies: Copies) -> Purged:
-    """Deletes all of it: MLflow's first, which only the folder can name, and the files that name it last.
+def purge(copies: Copies) -> list[str]:
+    """Deletes all copies; returns what remains, one line each.
 
-    Cut short, it can be repeated.
+    MLflow's copies are deleted first, as only the folder names them, and the files that name them last: interrupted, it
+    can be repeated.
 
     Raises:
         LeaseError: a process drives the search.
@@ -108,11 +102,11 @@ def purge(copies: Copies) -> Purged:
     shutil.rmtree(copies.folder.path)
     for draft in _drafts(copies.folder):
         shutil.rmtree(draft)
-    return Purged(copies, remains)
+    return remains
 
 
 def _delete_folder(folder: SearchFolder) -> None:
-    """All but what a repetition needs, and what says that we are at it."""
+    """Deletes all but what a repetition needs, and the lease."""
     needed = {folder.description.name, folder.journal.name}
     for path in folder.path.iterdir():
         if path.name in needed or path.name.startswith(folder.lease.name):
@@ -124,17 +118,13 @@ def _delete_folder(folder: SearchFolder) -> None:
 
 
 def _drafts(folder: SearchFolder) -> list[Path]:
-    """What launches of this name that were killed at once have left."""
+    """Folders that killed launches of this name have left."""
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.\d+")
     return [path for path in folder.path.parent.iterdir() if pattern.fullmatch(path.name) and is_own_folder(path)]
 
 
-def _everything(path: Path) -> Iterator[Path]:
-    return path.rglob("*")
-
-
 def _remaining(copies: Copies) -> Iterator[str]:
-    """What stays although it says something of the search."""
+    """What remains although it holds data of the search."""
     if copies.data_root:
         yield f"{copies.data_root}: the data set"
     if copies.mlflow is None:
@@ -143,16 +133,16 @@ def _remaining(copies: Copies) -> Iterator[str]:
         yield from (f"MLflow: the entry of {version}, without its files" for version in copies.mlflow.versions)
         yield from (f"{place}; not ours to delete" for place in copies.mlflow.not_ours)
     if storage_uri(copies.folder.path.parent) is not None:
-        yield "~/.cache/reidsearch/storage: on every other machine that trained or looked at it, what it brought down"
+        yield "~/.cache/reidsearch/storage: on every other machine that trained or read it, files copied from there"
     yield from _in_other_searches(copies.folder)
     ray = Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}" / "ray"
     if ray.is_dir():
-        yield f"{ray}: Ray's logs of sessions on this machine, and on each other that took part"
+        yield f"{ray}: Ray's logs of sessions on this machine, and on each other machine of its clusters"
     yield from ALWAYS_REMAINS
 
 
 def _in_other_searches(folder: SearchFolder) -> Iterator[str]:
-    """Searches of the storage that have learned from this one."""
+    """Searches of the storage that were started from this one."""
     for other in searches(folder.path.parent):
         if other.name == folder.name:
             continue

@@ -21,7 +21,7 @@ from searches import POINT, completed
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
 from orchestrator.show.compare import compare
-from orchestrator.show.compare_sheet import draw_sheet
+from orchestrator.show.compare_view import draw_sheet
 from orchestrator.study.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from orchestrator.summary.intervals import seed_difference
 from orchestrator.tracking.pages import comparison_page, experiment_of

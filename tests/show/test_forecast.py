@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from orchestrator.base.formatting import GIB, duration, size
 from orchestrator.cluster.resources import Allocation
-from orchestrator.show.forecast import Forecast, forecast, forecast_text
+from orchestrator.show.dry_run import Forecast
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import MAX_CORNERS, WorstCase, corners, worst_case
@@ -51,15 +51,15 @@ def searched(**fields: Any) -> SearchSpace:
     return space_of({"clips.erase": {"type": "float", "low": 0.1, "high": 0.9}}, **{"trainer": TRAINER, **fields})
 
 
-def reckoned(space: SearchSpace, share: Allocation = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Forecast, str]:
+def computed(space: SearchSpace, share: Allocation = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Forecast, str]:
     config = space.config(space.any_sample())
     found = WorstCase(config, {"clips.erase": 0.5, "clips.identities": 8}, 70, config.optim.epochs)
-    figures = forecast(space, cost, found, share)
-    return figures, forecast_text(figures, cost, found, space, share)
+    forecast = Forecast(space, cost, found, share)
+    return forecast, forecast.text()
 
 
 def test_an_epoch_is_its_batches_and_every_evaluation_its_frames() -> None:
-    found, _ = reckoned(searched(trials=9))
+    found, _ = computed(searched(trials=9))
     assert (found.training_s, found.evaluation_s) == (20.0, 60.0)
     assert found.evaluations == 3  # after epochs 4, 8 and the last
     assert found.trial_s == 10 * 20 + 3 * 60 + (10 * 4 + 3 * 1)  # the state is saved after every epoch
@@ -72,22 +72,22 @@ def test_the_state_is_saved_when_due_and_with_every_evaluation_that_may_be_the_b
 ) -> None:
     # Evaluated after epochs 4, 8 and 10, each of which may be the best.
     trainer = {**TRAINER, "checkpoint": {"every": saved_every}}
-    found, text = reckoned(searched(trials=4, trainer=trainer))
+    found, text = computed(searched(trials=4, trainer=trainer))
     assert found.saves == saves
     assert f"at most {saves} saves of last.pt (4 s) and 3 of best.pt (1 s)" in text
 
 
 def test_repeats_come_in_rounds_of_their_own_after_the_trials() -> None:
-    found, text = reckoned(searched(trials=8, replicates={"seeds": 3, "leaders": 2}))
+    found, text = computed(searched(trials=8, replicates={"seeds": 3, "leaders": 2}))
     assert found.repeats == 6
     assert found.wall_s == (2 + 2) * found.trial_s
     assert "8 trials and 6 repeats" in text
-    few, _ = reckoned(searched(trials=1, replicates={"seeds": 3, "leaders": 2}))
+    few, _ = computed(searched(trials=1, replicates={"seeds": 3, "leaders": 2}))
     assert few.repeats == 3
 
 
 def test_gpu_hours_are_the_time_of_all_trials_times_their_share_of_a_gpu() -> None:
-    found, text = reckoned(
+    found, text = computed(
         searched(trials=8),
         Allocation(concurrent=4, cpus=2, gpus=0.5, reason="4 at once, 0.5 of 2 GPUs and 2 CPU cores each"),
         COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * GIB, "gpu_total_bytes": 16 * GIB}),
@@ -103,7 +103,7 @@ def test_gpu_hours_are_the_time_of_all_trials_times_their_share_of_a_gpu() -> No
 def test_memory_of_a_gpu_is_that_of_all_trials_that_share_it(
     share: float, concurrent: int, together: int, warned: bool
 ) -> None:
-    found, text = reckoned(
+    found, text = computed(
         searched(trials=8),
         Allocation(concurrent=concurrent, cpus=2, gpus=share, reason=""),
         COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * GIB, "gpu_total_bytes": 12 * GIB}),
@@ -115,15 +115,14 @@ def test_memory_of_a_gpu_is_that_of_all_trials_that_share_it(
 
 
 def test_checkpoints_are_kept_for_every_trial_and_one_is_there_twice_while_it_is_saved() -> None:
-    found, text = reckoned(searched(trials=8))
-    assert found.trial_disk_bytes == 2**30
+    found, text = computed(searched(trials=8))
     assert found.disk_bytes == 8 * 2**30 + 4 * 3 * 2**28
     assert "11 GB: 8 trials with last.pt (768 MB) and best.pt (256 MB)" in text
     assert "3 GB per trial at its peak, 12 GB for 4 at once" in text
 
 
 def test_the_words_say_from_how_much_and_what_is_left_out() -> None:
-    _, text = reckoned(searched(trials=8, stopping={"rule": "asha", "grace": 1}, budget={"trials": 8, "hours": 0.1}))
+    _, text = computed(searched(trials=8, stopping={"rule": "asha", "grace": 1}, budget={"trials": 8, "hours": 0.1}))
     assert "7 steps after 9 that are not counted, 500 ms per batch of 128 images" in text
     assert "an upper bound in this: the stopping rule asha ends trials earlier" in text
     assert "the budget ends it before: 0.1 hours" in text

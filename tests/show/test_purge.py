@@ -76,7 +76,7 @@ def test_searches_that_have_learned_from_it_are_named(tmp_path: Path) -> None:
     started = write_search(tmp_path / "started", weights, completed(0, 0.5))
     damaged = a_search(tmp_path / "damaged")
     damaged.journal.write_text("garbage\n" + damaged.journal.read_text())
-    remains = purge.purge(purge.find(folder)).remains
+    remains = purge.purge(purge.find(folder))
     assert f"{warm.path}: settings and scores of 2 of its trials, from a warm start" in remains
     assert f"{started.path}: its networks were started from weights of this search" in remains
     assert f"{damaged.path}: cannot be read; it may have been started from this search" in remains
