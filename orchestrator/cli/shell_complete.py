@@ -1,7 +1,7 @@
-"""What a shell is told when it completes a command line: names of searches, trials, spaces and settings.
+"""Shell completion: names of searches, trials, spaces and settings; the command that prints a shell's script.
 
-A shell asks with every press of the key, so that nothing heavy is imported here and no journal is read: names are those
-of folders, settings come from the JSON Schema of space files.
+A shell asks at every press of the key: no journal is read, names are those of folders, and settings come from the JSON
+Schema of space files.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE
-from orchestrator.space.settings import schema_leaves, setting_kinds, space_schema
-from orchestrator.stores.base import SearchFolder, searches_here
+
+if TYPE_CHECKING:
+    from orchestrator.stores.base import SearchFolder
 
 BEST = "best"
 SPACES = "search_spaces"
-OF_A_PARAMETER = ("low", "high", "log", "step", "values")
+PARAMETER_KEYS = ("low", "high", "log", "step", "values")
 
 
 def search_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Searches of the storage that the command line names so far, the latest first."""
+    """Searches of the storage in the command line so far, the latest first."""
     return [folder.name for folder in _searches(context) if folder.name.startswith(incomplete)]
 
 
@@ -64,6 +66,8 @@ def setting_paths(context: click.Context, parameter: click.Parameter, incomplete
 
 
 def _searches(context: click.Context) -> list[SearchFolder]:
+    from orchestrator.stores.base import searches_here
+
     storage = context.params.get("storage") or DEFAULT_STORAGE
     return searches_here(Path(storage))
 
@@ -73,17 +77,19 @@ def _spaces() -> Path:
 
 
 def _settable() -> Iterator[str]:
+    from orchestrator.space.settings import schema_leaves, setting_kinds, space_schema
+
     yield from setting_kinds()
     properties = space_schema()["properties"]
     own = {name: below for name, below in properties.items() if name not in ("trainer", "parameters", "extends")}
     yield from (path for path, _ in schema_leaves({"properties": own}, space_schema()))
     for path in properties["parameters"]["propertyNames"]["enum"]:
-        yield from (f"parameters.{path}.{key}" for key in OF_A_PARAMETER)
+        yield from (f"parameters.{path}.{key}" for key in PARAMETER_KEYS)
 
 
 PROGRAM = "reidsearch"
 VARIABLE = "_REIDSEARCH_COMPLETE"
-# A setting goes on after its `=`: bash would put a space there.
+# A setting continues after its `=`, where bash would put a space.
 ADDS = "            COMPREPLY+=($value)\n"
 ADDS_WITHOUT_SPACE = ADDS + "            [[ $value == *[=/] ]] && compopt -o nospace\n"
 
@@ -104,7 +110,7 @@ def completion(context: click.Context, shell: str) -> int:
 
 
 def script(command: click.Command, shell: str) -> str:
-    """The shell's script: it asks the program itself, through click."""
+    """The shell's script, which calls the program through Click."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
-from pydantic import JsonValue
 
 from orchestrator.base.errors import Exit
 from orchestrator.cli.options import AsJson, OptionalSpaceFile, Overrides, SpaceFile, command, option
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 
 @click.group()
