@@ -1,4 +1,8 @@
-"""What a search needs of a cluster, as files that start one: a Slurm job, Kubernetes objects, a file for `ray up`."""
+"""Files that start a cluster for a search: a Slurm job, Kubernetes objects, a file for `ray up`.
+
+The texts are Jinja templates in the folder `cluster`. Every value is quoted when it is written, and refused if it
+cannot be quoted within a line: no value changes the structure of a file, or what a shell runs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -27,18 +31,25 @@ CLOUD_WORD = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
 IMAGE = re.compile(
     r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d+)?(/[a-z0-9._-]+)*(:(?!latest$)[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})"
 )
+IMAGE_MEANING = "an image with a tag other than latest, or with a digest"
 SLURM_TIME = re.compile(r"(?:(?P<days>\d{1,3})-)?(?P<rest>\d{1,4}(?::\d{1,2}){0,2})")
 SLURM_MEMORY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGT]?)")
+# sbatch splits a directive into words; none of its values needs other characters.
+SLURM_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@%+-]*")
 QUANTITY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGTP]i?)?")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", start=1)}
-# KubeRay makes names of its own of a RayJob's, by which services and pods are called: RFC 1035, with room for a suffix.
+# KubeRay derives names of services and pods from that of a RayJob: RFC 1035, with room for a suffix.
 KUBERNETES_NAME = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
 SHARED = "/shared"
-"""Where the pods see what they share."""
+"""Where the volume that the pods share is mounted."""
 SPACE_FILE = "/etc/reidsearch/space.yaml"
-# What a start needs on a quiet machine before it can save anything.
+# Seconds that a start needs on a quiet machine before it can save anything.
 START_S = 60
+
+
+class UnusableValue(OrchestratorError):
+    """A value that cannot stand in a file for a cluster; the message names it."""
 
 
 class Machines(NamedTuple):
@@ -48,12 +59,12 @@ class Machines(NamedTuple):
     cpus: int
     """Cores of each."""
     gpus: int
-    """Of each."""
+    """GPUs of each."""
     memory: int = 0
-    """Bytes of each; 0 where it is not known, and then not counted."""
+    """Bytes of each; 0 if it is not known, and then not counted."""
 
     def nodes(self) -> list[Node]:
-        """As the placement of trials sees them."""
+        """As nodes that trials are allocated to."""
         memory = self.memory or 1024**5
         return [Node("each node", self.cpus, self.gpus, memory)] * self.number
 
@@ -62,18 +73,18 @@ class Work(NamedTuple):
     """The search that a cluster is for."""
 
     space: SearchSpace
-    """With the user's settings in it."""
+    """With the user's settings applied."""
     name: str
-    """Of the search."""
+    """Name of the search."""
     storage: str
     """Folder or URI."""
     launch: Sequence[str]
     """Arguments of `reidsearch launch` besides space, name, storage and address."""
     tracking_uri: str | None = None
     concurrent: int | None = None
-    """Trials at once at most; None is what the space says."""
+    """Most trials at once; None is what the space says."""
     resources: Resources = Resources()
-    """Of a trial, where it differs from the space."""
+    """Of a trial, as far as they differ from the space's."""
 
     @property
     def resume(self) -> list[str]:
@@ -91,22 +102,25 @@ class Work(NamedTuple):
         resources = self.space.resources.overridden(self.resources)
         most, trials = self.concurrent or self.space.budget.concurrent, self.space.budget.trials
         allocate(machines._replace(number=1).nodes(), resources, concurrent=most, trials=trials)
-        share = allocate(machines.nodes(), resources, concurrent=most, trials=trials)
-        return f"{self.name}: {trials} trials, {share.reason}"
+        allocation = allocate(machines.nodes(), resources, concurrent=most, trials=trials)
+        return f"{self.name}: {trials} trials, {allocation.reason}"
+
+
+# --- Slurm
 
 
 class SlurmJob(NamedTuple):
-    """What Slurm is asked for."""
+    """A request to Slurm."""
 
     machines: Machines
     time: str
-    """Limit of one start of the job, as `sbatch --time` takes it."""
+    """Limit of one start of the job, as for `sbatch --time`."""
     environment: str
     """Python environment with reidsearch, the same on all nodes."""
     space: str
     """Name or path of the space on the cluster."""
     memory: str = "0"
-    """Of each node, as `sbatch --mem` takes it; 0 is all of it."""
+    """Of each node, as for `sbatch --mem`; 0 is all of it."""
     save_before: int = 120
     """Seconds before the limit at which the search is told to save."""
     partition: str | None = None
@@ -118,46 +132,37 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
     """The job script.
 
     Raises:
-        UnusableValue: a value cannot stand in it, or the job is too short to get anywhere.
+        UnusableValue: a value cannot stand in it, or the job is too short to save anything.
         EnvironmentProblem: no node can hold a trial.
         SearchError: the name cannot name a search.
     """
-    limit = _slurm_seconds(job.time)
-    if limit < job.save_before + START_S:
+    if _slurm_seconds(job.time) < job.save_before + START_S:
         raise UnusableValue(
             f"--time {job.time}: a start takes about {START_S} s, and {job.save_before} s before the limit the search "
             "is told to save; ask for more"
         )
     machines = job.machines._replace(memory=_slurm_bytes(job.memory))
-    values: dict[str, Value] = {
-        "plan": work.plan(machines),
+    plan = work.plan(machines)
+    words = {"job-name": work.name, "partition": job.partition, "account": job.account, "qos": job.qos}
+    for option, word in words.items():
+        if word is not None:
+            matching(f"--{option}", word, SLURM_WORD, "one word of letters and digits")
+    values = {
+        "plan": plan,
         "name": work.name,
         "storage": work.storage,
         "launch": ["--space", job.space, *work.launch],
         "resume": work.resume,
-        "environment": job.environment,
+        "nodes": machines.number,
         "cpus": machines.cpus,
         "gpus": machines.gpus,
     }
-    directives: dict[str, str | int | None] = {
-        "job-name": work.name,
-        "nodes": machines.number,
-        "cpus-per-task": machines.cpus,
-        "gpus-per-node": machines.gpus or None,
-        "mem": job.memory,
-        "time": job.time,
-        "partition": job.partition,
-        "account": job.account,
-        "qos": job.qos,
-        "signal": f"B:USR1@{job.save_before}",
-    }
-    return fill_script(template("slurm.sbatch"), values, directives)
+    return _rendered("slurm.sbatch.j2", job._asdict() | values, _shell_words)
 
 
 def _slurm_seconds(text: str) -> int:
     """Seconds of a time limit of Slurm: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
-    meaning = "a time limit such as 90, 08:00:00 or 2-00:00:00"
-    matching("--time", text, SLURM_TIME, meaning)
+    matching("--time", text, SLURM_TIME, "a time limit such as 90, 08:00:00 or 2-00:00:00")
     days, _, rest = text.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if days:
@@ -170,22 +175,25 @@ def _slurm_seconds(text: str) -> int:
 
 
 def _slurm_bytes(text: str) -> int:
-    """Bytes of a memory of Slurm, whose unit is MiB where none is given; 0 is all there is."""
+    """Bytes of an amount of memory of Slurm, in MiB if no unit is given; 0 is all there is."""
     matching("--memory", text, SLURM_MEMORY, "a memory such as 64G, or 0 for all of a node")
     unit = text[-1] if text[-1].isalpha() else "M"
     return int(text.rstrip("KMGT")) * UNITS[f"{unit}i"]
 
 
+# --- Kubernetes
+
+
 class KubernetesCluster(NamedTuple):
-    """What Kubernetes is asked for."""
+    """Pods, and the volume that they share."""
 
     machines: Machines
-    """Pods that trials run in."""
+    """Pods that run trials."""
     image: str
     memory: str = "64Gi"
     """Of each of those pods."""
     claim: str = "reidsearch"
-    """Name of the volume that all pods share, seen below /shared."""
+    """Name of the claim for the volume, which is mounted at /shared."""
     storage_class: str | None = None
     """None is the cluster's default."""
     storage_size: str = "100Gi"
@@ -204,10 +212,10 @@ def kubernetes_job(work: Work, cluster: KubernetesCluster) -> str:
         raise UnusableValue(
             f"--storage {work.storage}: pods share only what is below {SHARED}; or name a bucket by its URI"
         )
-    space = work.space.to_yaml()
-    blocks = {"space": space, "script": _search_script(work)}
-    text = fill_yaml(template("rayjob.yaml"), _kubernetes_values(work, cluster), blocks)
-    if next(yaml.safe_load_all(text))["data"] != {"space.yaml": space, "search.sh": blocks["script"]}:
+    files = {"space.yaml": work.space.to_yaml(), "search.sh": _search_script(work)}
+    values = _kubernetes_values(work, cluster) | {"job": True}
+    text = _rendered("rayjob.yaml.j2", values, _yaml_value, space=files["space.yaml"], script=files["search.sh"])
+    if next(yaml.safe_load_all(text))["data"] != files:
         raise UnusableValue(f"{work.space.name}: its texts have characters that cannot stand in a ConfigMap")
     return text
 
@@ -220,48 +228,36 @@ def kubernetes_cluster(work: Work, cluster: KubernetesCluster) -> str:
         EnvironmentProblem: no pod can hold a trial of the search.
         SearchError: the name cannot name a search.
     """
-    return fill_yaml(template("raycluster.yaml"), _kubernetes_values(work, cluster))
+    return _rendered("raycluster.yaml.j2", _kubernetes_values(work, cluster) | {"job": False}, _yaml_value)
 
 
 def _search_script(work: Work) -> str:
-    """What the driver's container runs: launch the first time, resume whenever it is started anew."""
-    storage = ["--storage", printable("--storage", work.storage)]
-    status = shlex.join(["reidsearch", "status", work.name, *storage])
-    again = [*(printable("resume", word) for word in work.resume), "--address", "auto"]
-    resume = shlex.join(["reidsearch", "resume", work.name, *storage, *again])
-    words = [*work.launch, "--name", work.name, *storage, "--address", "auto"]
-    launch = shlex.join(["reidsearch", "launch", "--space", SPACE_FILE, *(printable("launch", word) for word in words)])
-    return f"""\
-set -u
-if {status} > /dev/null 2>&1; then
-    # A driver whose machine is gone counts as alive until it has been silent for a minute.
-    sleep 70
-    {resume}
-else
-    {launch}
-fi
-code=$?
-# Finished, but some trials failed for good: another start would change nothing.
-if [ "$code" -eq {Exit.SOME_TRIALS_FAILED:d} ]; then code=0; fi
-exit "$code"
-"""
+    """The script of the driver's container: launches at the first start, resumes at every later one."""
+    values = {
+        "name": work.name,
+        "storage": work.storage,
+        "launch": work.launch,
+        "resume": work.resume,
+        "space_file": SPACE_FILE,
+        "some_trials_failed": int(Exit.SOME_TRIALS_FAILED),
+    }
+    return _rendered("search.sh.j2", values, _shell_words)
 
 
-def _kubernetes_values(work: Work, cluster: KubernetesCluster) -> dict[str, Value]:
+def _kubernetes_values(work: Work, cluster: KubernetesCluster) -> dict[str, Any]:
     machines = cluster.machines._replace(memory=_bytes("--memory-per-node", cluster.memory))
     _bytes("--storage-size", cluster.storage_size)
-    own = re.sub(r"[._]", "-", work.name.lower())
     meaning = "a name of at most 47 letters, digits and '-', which begins with a letter"
+    if cluster.storage_class is not None:
+        matching("--storage-class", cluster.storage_class, CLOUD_WORD, "the name of a storage class")
     return {
         "plan": work.plan(machines),
-        "name": matching("--name", own, KUBERNETES_NAME, meaning),
-        "image": matching("--image", cluster.image, IMAGE, "an image with a tag other than latest, or with a digest"),
+        "name": matching("--name", re.sub(r"[._]", "-", work.name.lower()), KUBERNETES_NAME, meaning),
+        "image": matching("--image", cluster.image, IMAGE, IMAGE_MEANING),
         "claim": matching("--claim", cluster.claim, KUBERNETES_NAME, meaning),
-        "storage_class": None
-        if cluster.storage_class is None
-        else matching("--storage-class", cluster.storage_class, CLOUD_WORD, "the name of a storage class"),
+        "storage_class": cluster.storage_class,
         "storage_size": cluster.storage_size,
-        "ray": ray_version(),
+        "ray": importlib.metadata.version("ray"),  # all machines must have the same
         "nodes": machines.number,
         "cpus": str(machines.cpus),
         "gpus": str(machines.gpus) if machines.gpus else None,
@@ -275,18 +271,16 @@ def _bytes(name: str, text: str) -> int:
     return int(found["number"]) * UNITS[found["unit"] or ""]
 
 
-def ray_version() -> str:
-    """The Ray that is installed here, which all machines must have."""
-    return importlib.metadata.version("ray")
+# --- `ray up`
 
 
 class OwnMachines(NamedTuple):
-    """Machines of a lab for `ray up`."""
+    """Machines of a lab."""
 
     head: str
     workers: Sequence[str]
     user: str
-    """Who logs in; all of this user's Ray is ended on every machine before the cluster's starts."""
+    """Name for the login; every Ray of this user is stopped on every machine before the cluster starts."""
     environment: str
     """Python environment with reidsearch, the same on all machines."""
 
@@ -299,26 +293,20 @@ def ray_up_own(work: Work, machines: Machines, own: OwnMachines) -> str:
         EnvironmentProblem: no machine can hold a trial.
         SearchError: the name cannot name a search.
     """
-    ray = f"{shlex.quote(printable('--environment', own.environment))}/bin/ray"
-    start = "RAY_AUTH_MODE=token"
-    stores = "--object-store-memory=209715200"
+    meaning = "the name or address of a machine"
     values = {
         **_ray_up_values(work, machines),
-        "head": matching("--head", own.head, HOST, "the name or address of a machine"),
-        "workers": [matching("--worker", host, HOST, "the name or address of a machine") for host in own.workers],
+        "head": matching("--head", own.head, HOST, meaning),
+        "workers": [matching("--worker", host, HOST, meaning) for host in own.workers],
         "user": matching("--user", own.user, USER, "the name of a user"),
-        "check": f"test -x {ray.removesuffix('ray')}reidsearch",
-        "stop": f"{ray} stop",
-        "start_head": f"{start} {ray} start --head --port=6379 --dashboard-host=127.0.0.1 --num-cpus=0 --num-gpus=0 "
-        f"{stores} --disable-usage-stats --autoscaling-config=~/ray_bootstrap_config.yaml",
-        "start_worker": f"{start} RAY_CHDIR_TO_TRIAL_DIR=0 {ray} start --address=$RAY_HEAD_IP:6379 "
-        f"--num-cpus={machines.cpus} --num-gpus={machines.gpus} {stores}",
+        "bin": f"{shlex.quote(printable('--environment', own.environment))}/bin",
+        "gpus": machines.gpus,
     }
-    return fill_yaml(template("ray-up-onprem.yaml"), values)
+    return _rendered("ray-up-onprem.yaml.j2", values, _yaml_value)
 
 
 class CloudMachines(NamedTuple):
-    """Machines of a cloud for `ray up`."""
+    """Machines of a cloud."""
 
     provider: str
     """`aws` or `gcp`."""
@@ -342,135 +330,77 @@ def ray_up_cloud(work: Work, machines: Machines, cloud: CloudMachines) -> str:
         EnvironmentProblem: no machine can hold a trial.
         SearchError: the name cannot name a search.
     """
+    meanings = {"region": "a region", "machine": "a type of machines", "head_machine": "a type of machines"}
+    if cloud.provider == "gcp":
+        meanings |= {"project": "a project", "zone": "a zone"}
+    asked = cloud._asdict()
     values = {
-        **_ray_up_values(work, machines),
-        "region": matching("--region", cloud.region, CLOUD_WORD, "a region"),
-        "machine": matching("--machine", cloud.machine, CLOUD_WORD, "a type of machines"),
-        "head_machine": matching("--head-machine", cloud.head_machine, CLOUD_WORD, "a type of machines"),
-        "image": matching("--image", cloud.image, IMAGE, "an image with a tag other than latest, or with a digest"),
+        name: matching(f"--{name.replace('_', '-')}", asked[name] or "", CLOUD_WORD, meaning)
+        for name, meaning in meanings.items()
+    }
+    values |= {
+        "image": matching("--image", cloud.image, IMAGE, IMAGE_MEANING),
         "user": matching("--user", cloud.user, USER, "the name of a user"),
+    }
+    return _rendered(f"ray-up-{cloud.provider}.yaml.j2", _ray_up_values(work, machines) | values, _yaml_value)
+
+
+def _ray_up_values(work: Work, machines: Machines) -> dict[str, Any]:
+    return {
+        "plan": work.plan(machines),
+        "name": work.name,
+        "nodes": machines.number,
         "cpus": machines.cpus,
         "gpus": machines.gpus or None,
     }
-    if cloud.provider == "gcp":
-        values["project"] = matching("--project", cloud.project or "", CLOUD_WORD, "a project")
-        values["zone"] = matching("--zone", cloud.zone or "", CLOUD_WORD, "a zone")
-    return fill_yaml(template(f"ray-up-{cloud.provider}.yaml"), values)
 
 
-def _ray_up_values(work: Work, machines: Machines) -> dict[str, Value]:
-    return {"plan": work.plan(machines), "name": work.name, "nodes": machines.number}
+# --- templates
 
 
-Value = str | int | Sequence[str] | None
-
-MARKED = re.compile(r"(?P<lead>.*?)  # <- (?P<name>\w+)")
-YAML_KEY = re.compile(r" *(?:- )?(?:[\w./~-]+: |- )")
-SHELL_NAME = re.compile(r"\w+=")
-DIRECTIVE = re.compile(r"#{1,2}SBATCH --(?P<name>[\w-]+)=.*")
-# A directive is words to sbatch; none of its values needs a character that would end one.
-WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@%+-]*")
-
-
-class UnusableValue(OrchestratorError):
-    """A value that cannot stand in a file for a cluster; the message names it."""
-
-
-def template(name: str) -> str:
-    """The shipped file of that name."""
-    return Path(str(importlib.resources.files("cluster"))).joinpath(name).read_text("utf-8")
-
-
-def fill_yaml(text: str, values: Mapping[str, Value], blocks: Mapping[str, str] | None = None) -> str:
-    """A YAML file with the values in the place of those that are marked.
+def _rendered(template: str, values: Mapping[str, Any], quoted: Callable[[Any], str], **verbatim: str) -> str:
+    """A template of the folder `cluster` with every value quoted.
 
     Args:
-        text: the shipped file.
-        values: by the name in the mark; None removes the line.
-        blocks: texts of several lines that replace a literal block (`key: |`), by the name in the mark.
+        template: name of the file.
+        values: texts, numbers and lists of texts, by their names in the template. `plan` stands in a comment.
+        quoted: spells a value in the language of the file.
+        verbatim: texts that are written as they are, for literal blocks.
 
     Raises:
         UnusableValue: a text has characters that do not print.
     """
-    blocks = blocks or {}
-    lines: list[str] = []
-    inside = None  # the indentation of a block that is replaced
-    for line in text.splitlines():
-        depth = len(line) - len(line.lstrip())
-        if inside is not None and (not line.strip() or depth > inside):
-            continue
-        inside = None
-        found = MARKED.fullmatch(line)
-        if found is None:
-            lines.append(line)
-        elif found["name"] in blocks:
-            inside = depth
-            lines.append(found["lead"])
-            block = blocks[found["name"]].removesuffix("\n").split("\n")
-            lines += [" " * (depth + 2) + each if each else "" for each in block]
-        else:
-            lines += _replaced(found, values, YAML_KEY, _yaml_scalar)
-    return "\n".join(lines) + "\n"
+    import jinja2
+    from markupsafe import Markup
+
+    for name, value in values.items():
+        for text in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
+            printable(name, text)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(importlib.resources.files("cluster"))),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # this is no HTML; `finalize` quotes
+        finalize=lambda value: value if isinstance(value, Markup) else quoted(value),
+    )
+    raw = {name: Markup(text.removesuffix("\n")) for name, text in verbatim.items()}
+    if "plan" in values:
+        raw["plan"] = Markup(values["plan"])
+    return environment.get_template(template).render({**values, **raw})
 
 
-def fill_script(text: str, values: Mapping[str, Value], directives: Mapping[str, str | int | None]) -> str:
-    """A job script for Slurm with the values in the place of those that are marked, and its `#SBATCH` lines set.
-
-    Args:
-        text: the shipped file.
-        values: of variables, by the name in the mark; a sequence of words becomes an array.
-        directives: by the option of `sbatch`; None makes a comment of the line.
-
-    Raises:
-        UnusableValue: a text has characters that do not print, or a directive has more than letters and digits.
-    """
-    lines: list[str] = []
-    for line in text.splitlines():
-        found, directive = MARKED.fullmatch(line), DIRECTIVE.fullmatch(line)
-        if directive is not None and directive["name"] in directives:
-            value = directives[directive["name"]]
-            lines.append(f"##{line.lstrip('#')}" if value is None else _directive(directive["name"], value))
-        elif found is not None:
-            lines += _replaced(found, values, SHELL_NAME, _shell_word)
-        else:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+def _yaml_value(value: Any) -> str:
+    """Text and lists as JSON, which is YAML; numbers as they are."""
+    return str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)
 
 
-def _replaced(
-    found: re.Match[str], values: Mapping[str, Value], start: re.Pattern[str], spelled: Callable[[str, Value], str]
-) -> list[str]:
-    name = found["name"]
-    value = values[name]
-    if value is None:
-        return []
-    if found["lead"].startswith("# "):
-        return [f"# {printable(name, str(value))}"]
-    lead = start.match(found["lead"])
-    assert lead is not None, found["lead"]
-    return [lead.group() + spelled(name, value)]
-
-
-def _yaml_scalar(name: str, value: Value) -> str:
-    if isinstance(value, str):
-        return json.dumps(printable(name, value), ensure_ascii=False)
+def _shell_words(value: Any) -> str:
+    """A text as one word, a list as an array; numbers as they are."""
     if isinstance(value, int):
         return str(value)
-    assert value is not None
-    return json.dumps([printable(name, each) for each in value], ensure_ascii=False)
-
-
-def _shell_word(name: str, value: Value) -> str:
-    if isinstance(value, str):
-        return shlex.quote(printable(name, value))
-    if isinstance(value, int):
-        return str(value)
-    assert value is not None
-    return f"({shlex.join(printable(name, each) for each in value)})"
-
-
-def _directive(name: str, value: str | int) -> str:
-    return f"#SBATCH --{name}={matching(f'--{name}', str(value), WORD, 'one word of letters and digits')}"
+    return shlex.quote(value) if isinstance(value, str) else f"({shlex.join(value)})"
 
 
 def printable(name: str, text: str) -> str:
@@ -490,8 +420,8 @@ def matching(name: str, text: str, pattern: re.Pattern[str], meaning: str) -> st
     Args:
         name: of the value, for the message.
         text: what has to match.
-        pattern: all of it.
-        meaning: what it has to be, in words.
+        pattern: of the whole text.
+        meaning: what it has to be, for the message.
 
     Raises:
         UnusableValue: it does not match.
