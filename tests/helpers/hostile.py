@@ -36,7 +36,7 @@ from trainer.data.dataset import Splits
 from trainer.data.frames import read_frame
 from trainer.data.pack import check_pack, packed_data_set, read_packed
 from trainer.data.packing import pack_data_set
-from trainer.data.readers.mat_file import read_matrix
+from trainer.data.readers.matlab import read_matrix
 from trainer.data.splits import ValidationConfig, cut_validation, read_validation, write_validation
 from trainer.data.synthetic.dataset import write_synthetic
 from trainer.errors import CheckpointError, ConfigError, DataError
@@ -317,11 +317,11 @@ def _hdf5(folder: Path) -> list[bytes]:
 
 
 def _read_hdf5(data: bytes, folder: Path) -> None:
-    from trainer.data.readers.hdf5 import read_hdf5_matrix
+    from trainer.data.readers.matlab import read_matrix
 
     path = folder / "tables.mat"
     path.write_bytes(data)
-    read_hdf5_matrix(path, "track_train_info")
+    read_matrix(path, "track_train_info")
 
 
 # --- what a training leaves

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from trainer.errors import DataError
 from trainer.formatting import one_line, shortened
+from trainer.files import open_regular
 
 ALL_CAMERAS = "see that the data set holds all its cameras"  # advice where `seen_by_one_camera`
 DISTRACTOR, JUNK = 0, -1  # identities that are no identity, as MARS numbers them
@@ -137,6 +139,22 @@ def _line(tracklet: Tracklet) -> bytes:
     frames, identity, camera = tracklet
     ends = [os.path.basename(frame) for frame in (frames[0], frames[-1])]  # noqa: PTH119 - 5x Path
     return json.dumps([identity, camera, len(frames), *ends]).encode() + b"\n"
+
+
+def read_bounded(path: Path, limit: int, what: str) -> bytes:
+    """Content of a file that comes from elsewhere.
+
+    Raises:
+        DataError: it cannot be read, is no regular file, or has more than `limit` bytes and so is not `what`.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > limit:
+        raise DataError(f"{path}: more than {limit} bytes; this is not {what}")
+    return content
 
 
 def contents(folder: Path, example: str | None = None) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
+from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, read_bounded
 from trainer.data.pack import HEADER, packed_data_set
 from trainer.data.statistics import PartCounts, part_counts
 from trainer.errors import DataError
@@ -116,14 +116,9 @@ def read_manifest(path: Path) -> Manifest | None:
     Raises:
         DataError: it cannot be read, is no manifest, or was changed since it was written.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: more than {MAX_BYTES} bytes; this is not a manifest")
-        first, *rest = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    first, *rest = read_bounded(path, MAX_BYTES, "a manifest").split(b"\n")
     try:
         header = ManifestHeader.model_validate_json(first, strict=True)
         intact = hashlib.sha256(b"\n".join(rest)).hexdigest() == header.sha256 and header.version == VERSION

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from pydantic import Field, ValidationError
 
-from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
+from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, read_bounded
 from trainer.data.frames import MAX_BYTES, MAX_PIXELS, bytes_address, pixels_address
 from trainer.data.readers import READERS
 from trainer.errors import DataError
@@ -193,7 +193,9 @@ def read_header(root: Path) -> PackHeader:
     """
     path = root / HEADER
     try:
-        header = PackHeader.model_validate_json(_bounded(path), strict=True)
+        header = PackHeader.model_validate_json(
+            read_bounded(path, MAX_INDEX_BYTES, "the index of a packed data set"), strict=True
+        )
     except ValidationError as error:
         raise DataError(f"{path}: not the index of a packed data set ({_first(error)}); {AGAIN}") from error
     names = [file.name for file in header.files]
@@ -230,7 +232,7 @@ def read_table(root: Path, header: PackHeader) -> FrameTable:
         DataError: the file is missing, damaged, or not the one that the header was written with.
     """
     path = root / TABLE
-    data = _bounded(path)
+    data = read_bounded(path, MAX_INDEX_BYTES, "the index of a packed data set")
     if hashlib.sha256(data).hexdigest() != header.table_sha256:
         raise DataError(f"{path}: does not belong to {HEADER} or was damaged; copy the packed data set again")
     table = _parsed(path, data)
@@ -238,15 +240,6 @@ def read_table(root: Path, header: PackHeader) -> FrameTable:
     if fault:
         raise DataError(f"{path}: {fault}; {AGAIN}")
     return table
-
-
-def _bounded(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_INDEX_BYTES:
-            raise DataError(f"{path}: more than {MAX_INDEX_BYTES} bytes; this is not the index of a packed data set")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); a packed data set has an index") from error
 
 
 def _parsed(path: Path, data: bytes) -> FrameTable:

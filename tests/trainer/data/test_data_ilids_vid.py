@@ -14,7 +14,7 @@ from scipy.io import loadmat, savemat
 
 from trainer.data.dataset import Splits, dataset_fingerprint
 from trainer.data.readers.ilids_vid import ILIDS_VID, LAYOUT, VARIABLE
-from trainer.data.readers.mat_file import read_matrix
+from trainer.data.readers.matlab import read_matrix
 from trainer.data.readers.two_cameras import FOLDS
 from trainer.errors import DataError
 

@@ -16,8 +16,8 @@ from miniatures import write_frames, write_hdf5, write_ls_vid
 from strategies import mutated, mutations, quick
 
 from trainer.data.readers import hdf5_child, ls_vid
-from trainer.data.readers.hdf5 import read_hdf5_matrix
 from trainer.data.readers.ls_vid import QUERY_FILE, TEST_LIST, TRAIN_LIST, read_ls_vid
+from trainer.data.readers.matlab import read_matrix
 from trainer.errors import DataError
 
 
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def known_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first and the fourth line, without the process that reads them."""
-    monkeypatch.setattr(ls_vid, "read_hdf5_matrix", lambda path, name: np.array([[1, 4]]))
+    monkeypatch.setattr(ls_vid, "read_matrix", lambda path, name: np.array([[1, 4]]))
 
 
 def refused(root: Path, place: str, *said: str) -> None:
@@ -205,7 +205,7 @@ def test_matrices_of_any_number_type_are_read(tmp_path: Path, kind: str) -> None
 def test_the_matrix_comes_back_from_the_process(tmp_path: Path) -> None:
     matrix = np.array([[3, -1], [0, 2**40], [5, 6]])
     write_hdf5(tmp_path / "a.mat", {"x": matrix})
-    np.testing.assert_array_equal(read_hdf5_matrix(tmp_path / "a.mat", "x"), matrix)
+    np.testing.assert_array_equal(read_matrix(tmp_path / "a.mat", "x"), matrix.T)  # MATLAB's columns are HDF5's rows
 
 
 def traps(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -248,7 +248,7 @@ def test_whatever_is_no_plain_matrix_in_the_file_is_named(tmp_path: Path) -> Non
         assert answer[0] == "error"
         assert said in str(answer[1])
     with pytest.raises(DataError) as failure:
-        read_hdf5_matrix(path, "x")
+        read_matrix(path, "x")
     assert str(failure.value) == f"{path}: x is not a matrix stored in the file; copy the file again"
 
 
@@ -256,7 +256,7 @@ def test_huge_files_are_not_opened(tmp_path: Path) -> None:
     with (tmp_path / "a.mat").open("wb") as file:
         file.truncate(65 * 2**20)
     with pytest.raises(DataError, match="more than"):
-        read_hdf5_matrix(tmp_path / "a.mat", "x")
+        read_matrix(tmp_path / "a.mat", "x")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_process_that_dies_hangs_or_lies_becomes_one_line(tmp_path: Path, scri
     write_hdf5(tmp_path / "a.mat", {"x": np.zeros((1, 1))})
     command = [sys.executable, "-c", script]
     with pytest.raises(DataError, match=said) as failure:
-        read_hdf5_matrix(tmp_path / "a.mat", "x", timeout=0.5 if "sleep" in script else 30, command=command)
+        read_matrix(tmp_path / "a.mat", "x", timeout=0.5 if "sleep" in script else 30, hdf5_child=command)
     assert str(failure.value).isprintable()
 
 
@@ -299,7 +299,7 @@ def test_mutated_files_are_read_or_named(tmp_path: Path) -> None:
     def check(mutation: tuple[list[tuple[float, int]], float]) -> None:
         path.write_bytes(content[:512] + mutated(content[512:], mutation))
         try:
-            read_hdf5_matrix(path, "query")
+            read_matrix(path, "query")
         except DataError as error:
             assert str(error).startswith(f"{path}: ")
             assert str(error).isprintable()

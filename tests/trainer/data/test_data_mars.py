@@ -20,7 +20,7 @@ from trainer.data import READERS, DataConfig, Splits, Tracklet, read_splits
 from trainer.data.dataset import PROTOCOLS, ProtocolName
 from trainer.data.folder import find_data
 from trainer.data.readers.mars import read_mars
-from trainer.data.readers.mat_file import read_matrix
+from trainer.data.readers.matlab import read_matrix
 from trainer.data.synthetic.dataset import write_synthetic
 from trainer.errors import DataError
 

@@ -1,4 +1,4 @@
-"""The process that reads one matrix of an HDF5 file; see `trainer.data.readers.hdf5`.
+"""The process that reads one matrix of an HDF5 file; see `trainer.data.readers.matlab`.
 
 It receives [path, name] and sends {"shape": [rows, columns], "values": [...]}, row by row, or {"error": "what is
 wrong"}. It limits itself before it opens the file.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from trainer.data.readers.mat_file import read_matrix
+from trainer.data.readers.matlab import read_matrix
 from trainer.data.readers.two_cameras import FOLDS, Partition, TwoCameras, identities_under, two_camera_data_set
 from trainer.errors import DataError
 

@@ -16,8 +16,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data.dataset import JUNK, Counts, DataSet, Splits, Tracklet, contents
-from trainer.data.readers.hdf5 import read_hdf5_matrix
+from trainer.data.dataset import JUNK, Counts, DataSet, Splits, Tracklet, contents, read_bounded
+from trainer.data.readers.matlab import read_matrix
 from trainer.errors import DataError
 
 TRAIN_LIST = "list_sequence/list_seq_train.txt"
@@ -82,12 +82,8 @@ def _check_files(root: Path) -> None:
 
 
 def _read_list(path: Path) -> list[_Row]:
-    try:
-        if path.stat().st_size > MAX_LIST_BYTES:
-            raise DataError(f"{path}: more than {MAX_LIST_BYTES} bytes; this is not a list of tracklets")
-        lines = path.read_bytes().replace(b"\r\n", b"\n").rstrip(b"\n").decode("ascii", "backslashreplace").split("\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    text = read_bounded(path, MAX_LIST_BYTES, "a list of tracklets").replace(b"\r\n", b"\n").rstrip(b"\n")
+    lines = text.decode("ascii", "backslashreplace").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         found = ROW.fullmatch(line)
@@ -112,7 +108,7 @@ def _check_identities(train: Sequence[_Row], test: Sequence[_Row]) -> None:
 
 def _query_places(path: Path, test: Sequence[_Row]) -> list[int]:
     """Places of the queries in the test list, counted from 0."""
-    table = read_hdf5_matrix(path, VARIABLE)
+    table = read_matrix(path, VARIABLE)
     if 1 not in table.shape or not table.size:
         raise DataError(f"{path}: {VARIABLE} has shape {table.shape}; [1 queries] is expected, at least one query")
     places: dict[int, int] = {}

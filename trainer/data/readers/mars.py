@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from trainer.data.dataset import DISTRACTOR, JUNK, Counts, DataSet, Splits, Tracklet
-from trainer.data.readers.mat_file import read_matrix
+from trainer.data.dataset import DISTRACTOR, JUNK, Counts, DataSet, Splits, Tracklet, read_bounded
+from trainer.data.readers.matlab import read_matrix
 from trainer.errors import DataError
 
 NAME_LINE = rb"(?:[0-9]{4}|00-1)C[1-6]T[0-9]{4}F[0-9]{3,9}\.jpg"
@@ -124,13 +124,7 @@ def _folder_of_identities(images: Path, frame: str) -> Callable[[str], Path]:
 
 def _read_names(path: Path) -> _Names:
     """The name list, each line checked against the grammar of names."""
-    try:
-        if path.stat().st_size > MAX_NAMES_BYTES:
-            raise DataError(f"{path}: more than {MAX_NAMES_BYTES} bytes; this is not a list of frame names")
-        text = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    text = text.replace(b"\r\n", b"\n").rstrip(b"\n")
+    text = read_bounded(path, MAX_NAMES_BYTES, "a list of frame names").replace(b"\r\n", b"\n").rstrip(b"\n")
     if not text:
         raise DataError(f"{path}: empty; a frame name per line is expected")
     good = re.match(rb"(?:" + NAME_LINE + rb"\n)*+", text + b"\n")

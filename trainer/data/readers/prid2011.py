@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from trainer.data.dataset import read_bounded
 from trainer.data.readers.two_cameras import FOLDS, Partition, TwoCameras, two_camera_data_set
 from trainer.errors import DataError
 from trainer.formatting import plain_words, shown, spelled
@@ -68,11 +69,8 @@ _PARTITIONS = TypeAdapter(tuple[_Listed, ...])
 def _read_partition(file: Path, images: Path, fold: int) -> Partition:
     """One of the ten partitions in the file, every name in them checked."""
     try:
-        if file.stat().st_size > MAX_SPLITS_BYTES:
-            raise DataError(f"{file}: more than {MAX_SPLITS_BYTES} bytes; this is not the list of PRID2011's splits")
-        partitions = _PARTITIONS.validate_json(file.read_bytes(), strict=True)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+        content = read_bounded(file, MAX_SPLITS_BYTES, "the list of PRID2011's splits")
+        partitions = _PARTITIONS.validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = f"{spelled(first['loc'])}: " if first["loc"] else ""

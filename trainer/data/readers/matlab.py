@@ -1,30 +1,45 @@
-"""Integer matrices out of MATLAB v5 files, without scipy's reader.
+"""Matrices of whole numbers out of MATLAB files, of version 5 and of version 7.3, which is HDF5.
 
-That reader is not hardened: single changed bytes make it crash natively (scipy issues 25349, 25829), which no
-`except` can catch. Plain matrices need little of the format, and here every length is checked before use.
-Format: MathWorks, "MAT-File Format", chapter "Level 5 MAT-File Format".
+Neither library for them is hardened. scipy's reader of version 5 crashes natively on single changed bytes (scipy
+issues 25349, 25829; 14 such bytes in two small files with scipy 1.17), which no `except` can catch: plain matrices need
+little of the format, so it is read here, and every length is checked before use (MathWorks, "MAT-File Format", chapter
+"Level 5 MAT-File Format"). The HDF5 library can crash, wait or grow for ever: a child with limits opens the file
+(`trainer.data.readers.hdf5_child`), and only its answer, checked, comes back.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
+from pydantic import Field, ValidationError
 
+from trainer.child import BadReply, Child, ChildEnded, ChildTimeout, child_command
+from trainer.data.dataset import read_bounded
 from trainer.errors import DataError
+from trainer.formatting import one_line, shortened
+from trainer.settings import FrozenConfig
 
 MAX_BYTES = 64 * 2**20  # of a file, and of what is compressed in it; the largest file of MARS has 48 KB
+EXACT = 2.0**53  # integers up to here are exact as doubles
+# Version 5
 HEADER = 128  # bytes: description, version, byte order
 PLAIN_CLASSES = range(6, 16)  # double to uint64; others are cells, structures, objects, text, sparse matrices
 COMPLEX = 0x0800
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-EXACT = 2.0**53  # integers up to here are exact as doubles
+# Version 7.3
+HDF5_SIGNATURE, USER_BLOCK = b"\x89HDF\r\n\x1a\n", 512  # MATLAB's header stands before the signature
+HDF5_CHILD = child_command("trainer.data.readers.hdf5_child")
+HDF5_TIMEOUT_S = 60.0  # by the clock, a slow start included; the child limits its processor time more closely
+# One thread: each of numpy's would reserve address space. No filters from plugins: a file would name code to load.
+HDF5_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
 
 
 class _Element(NamedTuple):
@@ -36,18 +51,26 @@ class _DamageError(ValueError):
     """What is wrong with the file, without its name."""
 
 
-def read_matrix(path: Path, name: str) -> Int64[np.ndarray, "rows columns"]:
+def read_matrix(
+    path: Path, name: str, *, timeout: float = HDF5_TIMEOUT_S, hdf5_child: Sequence[str] = HDF5_CHILD
+) -> Int64[np.ndarray, "rows columns"]:
     """The matrix of whole numbers called `name`, whatever number type it is stored as.
 
+    From a file of version 7.3 it takes about half a second, which is the start of the child.
+
+    Args:
+        path: the file.
+        name: of the matrix.
+        timeout: seconds after which reading a file of version 7.3 is given up.
+        hdf5_child: starts the child that reads it.
+
     Raises:
-        DataError: the file is missing, too large, damaged or no MATLAB v5 file, or lacks such a matrix.
+        DataError: the file is missing, too large, damaged or no MATLAB file, or lacks such a matrix.
     """
+    data = read_bounded(path, MAX_BYTES, "the file meant")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
+        if any(data.startswith(HDF5_SIGNATURE, at) for at in (0, USER_BLOCK)):
+            return _read_hdf5(path, name, timeout, hdf5_child)
         return _find_matrix(data, name)
     except (_DamageError, zlib.error) as error:
         raise DataError(f"{path}: {error}; copy the file again") from error
@@ -70,11 +93,9 @@ def _find_matrix(data: bytes, name: str) -> Int64[np.ndarray, "rows columns"]:
 
 
 def _byte_order(data: bytes) -> str:
-    if len(data) > MAX_BYTES:
-        raise _DamageError(f"more than {MAX_BYTES} bytes, this is not the file meant")
     mark = data[HEADER - 4 : HEADER]
     if mark not in (b"\x00\x01IM", b"\x01\x00MI"):
-        raise _DamageError("not a MATLAB v5 file")
+        raise _DamageError("not a MATLAB file of version 5 or 7.3")
     return "<" if mark.endswith(b"IM") else ">"
 
 
@@ -134,3 +155,30 @@ def _matrix(
     if not np.all((np.abs(doubles) < EXACT) & (np.trunc(doubles) == doubles)):
         raise _DamageError(f"{name} holds values that are not integers")
     return doubles.astype(np.int64).reshape(shape, order="F")
+
+
+class _Answer(FrozenConfig):
+    """The reply of the child that reads HDF5."""
+
+    error: str | None = None
+    shape: tuple[int, int] = (0, 0)
+    """As HDF5 has it: columns and rows of the matrix in MATLAB."""
+    values: tuple[int, ...] = Field((), repr=False)
+
+
+def _read_hdf5(path: Path, name: str, timeout: float, command: Sequence[str]) -> Int64[np.ndarray, "rows columns"]:
+    with Child(command, name="the process that read it", environment=os.environ | HDF5_ENVIRONMENT) as child:
+        child.send([os.fspath(path), name])
+        try:
+            answer = _Answer.model_validate(child.receive(timeout))
+        except ChildTimeout as error:
+            raise _DamageError(f"reading took more than {timeout:g} s") from error
+        except (BadReply, ValidationError) as error:
+            raise _DamageError("damaged, the process that read it gave no answer") from error
+        except ChildEnded as error:
+            raise _DamageError(f"damaged, {error}") from error
+    if answer.error is not None:
+        raise _DamageError(one_line(shortened(answer.error, 200)))
+    if math.prod(answer.shape) != len(answer.values):
+        raise _DamageError(f"damaged, shape {answer.shape} and {len(answer.values)} values")
+    return np.array(answer.values, dtype=np.int64).reshape(answer.shape).T
