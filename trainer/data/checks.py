@@ -1,4 +1,4 @@
-"""What can be found wrong with a data set before anything is trained on it."""
+"""Checks of a data set before anything is trained on it: lists, counts, cameras, frames, manifest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainer.result import Progress, no_progress
 
 
 class FrameCheck(NamedTuple):
-    """What was found out about the frames that the lists of all partitions name."""
+    """Results of checking the frames that the lists of all partitions name."""
 
     listed: int
     missing: int
@@ -50,7 +50,7 @@ class FrameCheck(NamedTuple):
 
 
 class DataCheck(NamedTuple):
-    """What was found out about a data set."""
+    """Results of checking a data set."""
 
     folder: str
     name: str
@@ -64,7 +64,7 @@ class DataCheck(NamedTuple):
     query: PartCounts
     gallery: PartCounts
     counts_as_published: bool | None
-    """None where nobody asked, or the people are drawn."""
+    """None if not asked for, or if the people are drawn."""
     queries_without_match: Mapping[ProtocolName, int]
     """Queries that a protocol leaves out: no tracklet of the identity by another camera in the gallery."""
     frames: FrameCheck
@@ -75,7 +75,7 @@ class DataCheck(NamedTuple):
     manifest_digest: str | None
     """As `trainer.data.manifest.manifest_digest`, if the manifest is where that looks."""
     notes: tuple[str, ...]
-    """What else is worth a line."""
+    """Remarks that are not problems."""
     problem_count: int
     problems: tuple[str, ...]
     """The first of them, a line each that names a file."""
@@ -163,12 +163,12 @@ def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Fi
 
 
 def _check_cameras(folder: DataFolder, partitions: Sequence[Splits], findings: Findings) -> None:
-    """Somebody to train on, and somebody to test on, is seen by two cameras in every partition."""
+    """Some identity to train on, and one to test on, is seen by two cameras in every partition."""
     for fold, splits in enumerate(partitions):
         where = f"{folder.root}: " + f"partition {fold}: " * (len(partitions) > 1)
         tested = (*splits.query, *splits.gallery)
         for part, tracklets, lost in (
-            ("training", splits.train, "nobody can be held out for validation"),
+            ("training", splits.train, "none can be held out for validation"),
             ("test", tested, "no query has a match by another camera, and nothing can be evaluated"),
         ):
             if (why := seen_by_one_camera(tracklets)) is not None:
@@ -190,7 +190,7 @@ def _check_packed(
         decoded=decoded.frames,
         damaged=decoded.damaged,
         single_colour=decoded.single_colour,
-        bearable=_bearable(len(frames), 0, decoded),
+        bearable=_tolerable(len(frames), 0, decoded),
     )
 
 
@@ -222,7 +222,7 @@ def _check_files(
         decoded=decoded.frames,
         damaged=decoded.damaged,
         single_colour=decoded.single_colour,
-        bearable=_bearable(len(whole), empty, decoded),
+        bearable=_tolerable(len(whole), empty, decoded),
     )
 
 
@@ -230,7 +230,7 @@ def _frames(filed: Sequence[Filed]) -> list[str]:
     return [frame for each in filed for frame in each.tracklet.frames]
 
 
-def _bearable(whole: int, empty: int, decoded: Decoded) -> bool | None:
+def _tolerable(whole: int, empty: int, decoded: Decoded) -> bool | None:
     """See `FrameCheck`; `whole` are the frames that could have been decoded."""
     if empty + decoded.damaged > ALLOWED_SHARE * (whole + empty):
         return False

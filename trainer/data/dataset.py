@@ -1,4 +1,4 @@
-"""What every data set is read into, and what is known of a published one: layout, protocol, counts."""
+"""Tracklets and their splits, and the description of a published data set: layout, protocol, counts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from trainer.errors import DataError
 from trainer.formatting import one_line, shortened
 from trainer.files import open_regular
 
-ALL_CAMERAS = "see that the data set holds all its cameras"  # advice where `seen_by_one_camera`
+ALL_CAMERAS = "see that the data set holds all its cameras"  # advice beside `seen_by_one_camera`
 DISTRACTOR, JUNK = 0, -1  # identities that are no identity, as MARS numbers them
-LOOKED_AT = 100  # entries of a folder that are told apart
+LOOKED_AT = 100  # entries of a folder that are looked at
 ProtocolName = Literal["mars", "mars_official", "mars_query_in_gallery", "prid"]
 Precision = Literal["standard", "mars_official"]
 
 
 class Tracklet(NamedTuple):
-    """One identity walking past one camera."""
+    """Frames of one identity walking past one camera."""
 
     frames: tuple[str, ...]
     """Paths of the frames, in temporal order."""
@@ -42,7 +42,7 @@ class Splits(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """What sets a protocol apart."""
+    """A ranking protocol: which gallery is searched, and how precision is averaged."""
 
     queries_in_gallery: bool
     """Whether the queries stand in the gallery; none matches itself, as its own camera is left out."""
@@ -74,22 +74,22 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A published data set. Called with its folder, and a fold where it has several, it is read."""
+    """A published data set; calling it with its folder reads it."""
 
     title: str
     """Name in its paper."""
     read: Callable[[Path, int], Splits]
-    """Reads the partition of the given number, from 0; see `__call__`."""
+    """Reads the partition with this number, from 0; see `__call__`."""
     recognises: Callable[[Path], bool]
     """Whether a folder looks like this data set; a look at a few names, never an error."""
     protocol: ProtocolName
-    """Protocol that its figures are usually given under."""
+    """Protocol under which its metrics are usually published."""
     published: Mapping[str, Counts]
     """What each partition holds, by part: train, query, gallery."""
     folds: int = 1
     """Number of published partitions."""
     frame_folders: tuple[str, ...] = ()
-    """Folders of its frames that tell which data set it is where its lists are missing."""
+    """Folders of its frames, by which it is recognised if its lists are missing."""
 
     def __call__(self, root: Path, fold: int = 0) -> Splits:
         """The tracklets below the folder `root`; frames are not opened.
@@ -102,7 +102,7 @@ class DataSet:
 
 
 def seen_by_one_camera(tracklets: Sequence[Tracklet]) -> str | None:
-    """Why nobody can be found again by another camera, as half a sentence; None where somebody can."""
+    """Why no identity can be found again by another camera, as half a sentence; None if one can."""
     cameras: defaultdict[int, set[int]] = defaultdict(set)
     for tracklet in tracklets:
         if tracklet.identity > DISTRACTOR:
@@ -158,7 +158,7 @@ def read_bounded(path: Path, limit: int, what: str) -> bytes:
 
 
 def contents(folder: Path, example: str | None = None) -> str:
-    """What a folder holds instead of what was looked for, of which `example` is a name; half a sentence."""
+    """Half a sentence on what a folder holds; `example` is a name that was looked for and not found."""
     try:
         entries = sorted(folder.iterdir())
         kinds = {entry.is_dir() for entry in entries[:LOOKED_AT]}

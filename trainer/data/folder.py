@@ -68,7 +68,7 @@ def read_splits(config: DataConfig) -> Splits:
     """The published parts of the configured data set, whether its folder is as published or packed.
 
     Raises:
-        DataError: a file is missing, damaged or disagrees with another, or the data set was withdrawn.
+        DataError: a file is missing, damaged or disagrees with another, or the data set is banned.
     """
     refuse_banned(config.root)
     if packed_data_set(config.root) is not None:
@@ -92,11 +92,11 @@ def read_files(name: str, root: Path, fold: int = 0) -> Splits:
 
 
 def instead(root: Path) -> str:
-    """Which data set is where the folder of one was to be, or in a folder around, as the end of a message.
+    """The end of a message that names the data set found at a folder, above it or in it; empty if there is none.
 
-    People name the folder above the data set or one inside it; nothing where neither holds one.
+    People often name the folder above a data set, or one inside it.
     """
-    here = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links to names that nobody gave
+    here = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links and show other names than the user gave
     for folder in (here, *here.parents[:LEVELS_ABOVE], *_folders_in(here)):
         try:
             name = packed_data_set(folder) or recognised(folder)
@@ -166,7 +166,7 @@ def find_data(root: Path, name: str | None = None) -> DataFolder:
     """The data set in the folder: the one named, or the one that the folder looks like.
 
     Raises:
-        DataError: there is no such folder, no known data set in it, another one than named, or a withdrawn one.
+        DataError: there is no such folder, no known data set in it, another one than named, or a banned one.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; name the folder of a data set{instead(root)}")
@@ -184,7 +184,7 @@ def find_data(root: Path, name: str | None = None) -> DataFolder:
 
 
 def _named_by_frames(root: Path) -> str | None:
-    """The data set whose frames are there without its lists, which its reader will name."""
+    """The data set whose frames are there without its lists; its reader names what is missing."""
     return next(
         (name for name, known in READERS.items() if any((root / folder).is_dir() for folder in known.frame_folders)),
         None,
@@ -192,12 +192,12 @@ def _named_by_frames(root: Path) -> str | None:
 
 
 def refuse_banned(root: Path) -> None:
-    """Nothing, unless the folder looks like DukeMTMC-VideoReID (Wu et al. 2018, CVPR), or holds it.
+    """Raises DataError for DukeMTMC-VideoReID (Wu et al. 2018, CVPR), which was withdrawn in 2019.
 
     Looks at a few names only: PART/IDENTITY/TRACKLET/FRAME with frames such as 0001_C6_F0099_X30823.jpg.
 
     Raises:
-        DataError: it does; says why it is not supported.
+        DataError: the folder looks like it, or holds it.
     """
     for folder in (root, root / "DukeMTMC-VideoReID"):
         if any(BANNED_FRAME.fullmatch(name) for part in BANNED_PARTS for name in _names_below(folder / part)):
@@ -215,7 +215,7 @@ def _names_below(part: Path) -> Iterator[str]:
 
 
 def _first_entries(folder: Path) -> list[str]:
-    """A few names; none where it is no folder or cannot be read, which its reader will say."""
+    """A few names; none if it is no folder or cannot be read: its reader reports that."""
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in islice(entries, FIRST)]

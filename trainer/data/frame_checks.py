@@ -32,7 +32,7 @@ Found = TypeVar("Found")
 
 
 class Findings:
-    """Problems and notes so far: all problems are counted, the first are kept."""
+    """Problems and notes: all problems are counted, the first are kept."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -47,7 +47,7 @@ class Findings:
 
 
 class FrameFiles(NamedTuple):
-    """What lies in the folders of the frames."""
+    """Files in the folders of the frames."""
 
     sizes: Mapping[str, int]
     """Bytes of each frame that is there, by path."""
@@ -56,7 +56,7 @@ class FrameFiles(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What came of decoding."""
+    """Results of decoding."""
 
     frames: int
     damaged: int
@@ -64,14 +64,14 @@ class Decoded(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """What came of decoding a few frames."""
+    """Results of decoding a few frames."""
 
     failures: list[DataError]
     single_colour: list[str]
 
 
-class _Look(NamedTuple):
-    """What one look into a folder showed."""
+class _Listing(NamedTuple):
+    """Sizes of the files in a folder, or why it cannot be read."""
 
     sizes: dict[str, int]
     trouble: str | None = None
@@ -113,8 +113,8 @@ def _report_folders(missing: Mapping[str, str], by_folder: Mapping[str, Sequence
         if len(folders) > 1 and all(folder in missing for folder in folders):
             frames = sum(len(by_folder[folder]) for folder in folders)
             findings.problem(
-                f"{above}: {_sight(Path(above))}; the lists name {frames:,} frames in {len(folders):,} folders there, "
-                f"the first of them {os.path.basename(folders[0])}"  # noqa: PTH119
+                f"{above}: {_instead(Path(above))}; the lists name {frames:,} frames in {len(folders):,} folders "
+                f"there, the first of them {os.path.basename(folders[0])}"  # noqa: PTH119
             )
             continue
         for folder in folders:
@@ -137,8 +137,8 @@ def _report_other_names(other: Mapping[str, str], by_folder: Mapping[str, Sequen
         )
 
 
-def _sight(folder: Path) -> str:
-    """What a folder holds instead of what lists name; what is nearly called so where there is none."""
+def _instead(folder: Path) -> str:
+    """What a folder holds instead of the listed names; a folder that differs by case if there is none."""
     if folder.is_dir():
         return contents(folder)
     with contextlib.suppress(OSError):
@@ -148,12 +148,12 @@ def _sight(folder: Path) -> str:
     return "no such folder"
 
 
-def _sizes_in(folder: str) -> _Look:
+def _sizes_in(folder: str) -> _Listing:
     try:
         with os.scandir(folder) as entries:
-            return _Look({entry.name: entry.stat().st_size for entry in entries if entry.is_file()})
+            return _Listing({entry.name: entry.stat().st_size for entry in entries if entry.is_file()})
     except OSError as error:
-        return _Look({}, error.strerror or type(error).__name__)
+        return _Listing({}, error.strerror or type(error).__name__)
 
 
 def _report(found: Mapping[str, int | None], findings: Findings) -> None:
@@ -167,7 +167,7 @@ def _report(found: Mapping[str, int | None], findings: Findings) -> None:
 def decode_frames(frames: Sequence[str], everything: bool, findings: Findings, progress: Progress) -> Decoded:
     """Decodes `SAMPLE` of the frames, the same ones every time, or all; those that cannot be are problems.
 
-    Frames of one single colour are worth a note: they can be meant so, but nobody is seen in them.
+    Frames of one single colour get a note: they may be intended, but show no person.
     """
     frames = frames if everything else _sample(frames)
     batches = [frames[at : at + FRAMES_AT_ONCE] for at in range(0, len(frames), FRAMES_AT_ONCE)]
@@ -183,8 +183,8 @@ def decode_frames(frames: Sequence[str], everything: bool, findings: Findings, p
             progress("decoding frames", done, len(frames))
     if single_colour:
         findings.notes.append(
-            f"{len(single_colour):,} of {len(frames):,} decoded frames show one single colour and nobody; the first is "
-            f"{single_colour[0]}"
+            f"{len(single_colour):,} of {len(frames):,} decoded frames show one single colour and no person; the first "
+            f"is {single_colour[0]}"
         )
     return Decoded(len(frames), damaged, len(single_colour))
 

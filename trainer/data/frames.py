@@ -346,10 +346,10 @@ def _check_size(path: str, height: int, width: int) -> None:
 
 
 class DamagedFrames:
-    """The damaged frames that a run has met, each counted once."""
+    """The damaged frames of a run, each counted and warned of once; more than a small share of them stop it."""
 
     def __init__(self, frames: int, allowed: float = ALLOWED_SHARE) -> None:
-        """Bears at most the share `allowed` of the run's `frames`."""
+        """Tolerates at most the share `allowed` of the run's `frames`."""
         self._total = frames
         self._allowed = allowed
         self._seen: dict[str, None] = {}
@@ -367,7 +367,7 @@ class DamagedFrames:
         """Counts damaged frames, and warns of each that is new.
 
         Raises:
-            DataError: there are more of them than the run bears.
+            DataError: there are more of them than the run tolerates.
         """
         for path in paths:
             if path not in self._seen:

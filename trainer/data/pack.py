@@ -36,8 +36,8 @@ NAMES = re.compile(r"(?:(?!\.{1,2}\n)[^/\\\x00-\x1f\x7f-\x9f]{1,255}\n)*+")
 AGAIN = "pack the data set again"
 BLOCK = 2**20
 
-Counter = Callable[[int, int], None]
-"""Hears how much is done, and how much there is in all."""
+OnProgress = Callable[[int, int], None]
+"""Called with the amount done and the total."""
 
 
 class PackedFile(FrozenConfig):
@@ -107,7 +107,7 @@ def packed_data_set(root: Path) -> str | None:
 
 
 def read_packed(root: Path, name: str, fold: int = 0) -> Splits:
-    """Partition `fold` of the data set `name` that is packed in the folder; the same but for the frames' paths.
+    """Partition `fold` of the data set `name` that is packed in the folder; only the frames' paths differ.
 
     Raises:
         DataError: the index is damaged, files are missing or truncated, or another data set is packed there.
@@ -120,8 +120,8 @@ def read_packed(root: Path, name: str, fold: int = 0) -> Splits:
     return _checked_splits(root, header, read_table(root, header), header.folds[fold])
 
 
-def check_pack(root: Path, progress: Counter = lambda done, total: None) -> None:
-    """Compares every byte of the pack with what was written, by SHA-256; `progress` hears bytes done and in all.
+def check_pack(root: Path, progress: OnProgress = lambda done, total: None) -> None:
+    """Compares every byte of the pack with what was written, by SHA-256; `progress` is called with bytes.
 
     Raises:
         DataError: a file is missing, truncated or changed; names the first one.
@@ -294,7 +294,7 @@ def name_fault(table: FrameTable) -> str | None:
     except UnicodeDecodeError:
         return "the names are not UTF-8"
     good = NAMES.match(text)
-    assert good is not None, "the pattern matches nothing at all, too"
+    assert good is not None  # the pattern also matches the empty text
     if good.end() < len(text):
         number = text.count("\n", 0, good.end()) + 1
         return f"frame {number} is called {text[good.end() :].partition(chr(10))[0][:40]!r}, which is no safe name"

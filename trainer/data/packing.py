@@ -23,8 +23,8 @@ from trainer.data.frames import DamagedFrameError, DamagedFrames, frame_bytes, r
 from trainer.data.pack import (
     HEADER,
     TABLE,
-    Counter,
     FrameTable,
+    OnProgress,
     PackedFile,
     PackedFold,
     PackHeader,
@@ -44,7 +44,7 @@ AHEAD = 16  # so many times that number are in memory
 
 
 class PackSummary(NamedTuple):
-    """What was packed."""
+    """Size of a pack that was written."""
 
     tracklets: int
     frames: int
@@ -53,7 +53,7 @@ class PackSummary(NamedTuple):
     """Of all frames together."""
     seconds: float
     damaged: int
-    """Frames that could not be decoded; nobody looks for them where image files are packed as they are."""
+    """Frames that could not be decoded; not looked for where image files are packed as they are."""
 
 
 def pack_data_set(
@@ -62,7 +62,7 @@ def pack_data_set(
     out: Path,
     *,
     size: tuple[int, int] | None = None,
-    progress: Counter = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
 ) -> PackSummary:
     """Packs the data set `name` (a key of `READERS`) below `root` into the folder `out`.
 
@@ -74,12 +74,12 @@ def pack_data_set(
         root: its folder.
         out: a folder that is empty or not there yet.
         size: height and width to which frames are decoded and resized; None packs the image files as they are.
-        progress: hears the frames packed and all frames.
+        progress: called with the frames packed and all frames.
 
     Raises:
         ConfigError: no frame can have this size.
-        DataError: the data set cannot be read, more of its frames are damaged than a run bears, or `out` is occupied,
-            has too little space or cannot be written.
+        DataError: the data set cannot be read, more of its frames are damaged than a run tolerates, or `out` is
+            occupied, has too little space or cannot be written.
     """
     start = time.perf_counter()
     if size is not None and not is_frame_size(size):
@@ -173,7 +173,7 @@ def _packed_folds(folds: Sequence[Splits], tracklets: Sequence[Tracklet]) -> tup
 
 
 def _copy_truth(root: Path, out: Path) -> None:
-    """What marks generated data as such goes with it."""
+    """Copies the file that marks a data set as synthetic."""
     truth = root / "info" / TRUTH
     if truth.is_file():
         (out / "info").mkdir()
@@ -203,7 +203,7 @@ def write_header(folder: Path, header: PackHeader) -> None:
 def payloads_of(
     frames: Sequence[str], size: tuple[int, int] | None, damage: DamagedFrames
 ) -> Generator[bytes, None, None]:
-    """What is written for each frame; threads read a little ahead, and decoding does not hold Python's lock."""
+    """Bytes to write for each frame; threads read ahead, since decoding does not hold Python's lock."""
     ahead: deque[tuple[Sequence[str], Future[list[bytes]]]] = deque()
     starts = iter(range(0, len(frames), FRAMES_AT_ONCE))
     executor = ThreadPoolExecutor()

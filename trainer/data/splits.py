@@ -28,7 +28,7 @@ class ValidationConfig(FrozenConfig):
 
     share: float = Field(0.1, ge=0, lt=1)
     """Share of the training identities that are held out; only identities seen by two cameras or more. 0 holds out
-    nobody: a training without figures of its own, for a network that is to be judged on the test set. Ignored where
+    none: a training without metrics of its own, for a network that is to be evaluated on the test set. Ignored where
     `folds` is set."""
     distractors: float = Field(0.25, ge=0, le=1)
     """Share of the remaining training tracklets added to the validation gallery as distractors."""
@@ -71,11 +71,11 @@ class ValidationSplit(NamedTuple):
 
 
 def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> ValidationSplit:
-    """Hold out max(2, round(share * identities)) identities or one fold: a function of tracklets and configuration.
+    """Holds out max(2, round(share * identities)) identities or one fold: a function of tracklets and configuration.
 
     Every query has a match in the gallery under another camera. For that, an identity with one tracklet
-    per camera gives one query only, and an identity under one camera is never held out. A warning says so where the
-    queries are fewer than `FEW_QUERIES`. Where nobody is to be held out, everything is trained on.
+    per camera gives one query only, and an identity under one camera is never held out. A warning is logged if there
+    are fewer queries than `FEW_QUERIES`. If no identity is to be held out, everything is trained on.
 
     Raises:
         DataError: too few identities are seen by two cameras, or fewer than two would be left to train on.
@@ -202,7 +202,7 @@ def applied_split(train: Sequence[Tracklet], split: ValidationSplit) -> Training
 
 
 class _SplitFile(FrozenConfig):
-    """What the file of a validation split holds."""
+    """Content of the file of a validation split."""
 
     identities: tuple[int, ...]
     train: tuple[int, ...]
@@ -216,7 +216,7 @@ class _SplitFile(FrozenConfig):
 
 
 def write_validation(path: Path, split: ValidationSplit, train: Sequence[Tracklet]) -> None:
-    """Save the split as JSON, one key per line; the file appears complete or not at all."""
+    """Saves the split as JSON, one key per line; the file appears complete or not at all."""
     content: dict[str, object] = {**split._asdict(), "fingerprint": fingerprint(train)}
     content["sha256"] = _digest(content)
     lines = [f"  {json.dumps(key)}: {json.dumps(content[key])}" for key in sorted(content)]

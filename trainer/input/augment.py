@@ -1,6 +1,6 @@
-"""Augmentation: what is to be done to each frame of a clip is drawn first, as a plan, and done afterwards.
+"""Augmentation: a plan for each frame of a clip is drawn first and carried out afterwards.
 
-Whoever does it, `augmented` here in a worker or `trainer.input.warp` on a device, the pixels are the same.
+`augmented` carries it out in a worker, `trainer.input.warp` on a device; the pixels are the same.
 
 B clips, T frames, H height, W width.
 """

@@ -24,7 +24,7 @@ from trainer.input.sampler import ClipRequest, IdentityBatches
 from trainer.input.warp import augmented_batch, plan_tensor
 from trainer.seeds import generator
 
-# A worker that says nothing for this long hangs; without a limit the loader would wait for ever.
+# A worker that sends nothing for this long hangs; without a limit the loader would wait without end.
 WORKER_TIMEOUT_S = 120
 # Forked workers have everything loaded; the default of Python 3.14 starts them afresh, each of which imports torch and
 # the trainer again, for the training and for every evaluation. They decode frames and never touch a GPU.

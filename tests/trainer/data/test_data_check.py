@@ -299,7 +299,9 @@ def test_frames_of_one_single_colour_are_a_note_that_counts_them_and_names_the_f
     assert found.problem_count == 0
     assert found.frames.single_colour == len(blank)
     (note,) = found.notes
-    assert note.startswith(f"{len(blank)} of {found.frames.decoded} decoded frames show one single colour and nobody")
+    assert note.startswith(
+        f"{len(blank)} of {found.frames.decoded} decoded frames show one single colour and no person"
+    )
     assert note.endswith(str(blank[0]))
 
 
@@ -318,7 +320,7 @@ def test_16_bit_grey_frames_are_no_single_colour(fresh: Path) -> None:
     [
         (
             "train",
-            "in the training tracklets every identity is seen by camera 2 only: nobody can be held out for valida",
+            "in the training tracklets every identity is seen by camera 2 only: none can be held out for validati",
         ),
         (
             "test",

@@ -37,7 +37,7 @@ Table = Int64[np.ndarray, "tracklets 4"]
 
 
 class _Names(NamedTuple):
-    """The lines of a name list, and what they say."""
+    """The lines of a name list, parsed."""
 
     path: Path
     lines: list[str]
@@ -49,7 +49,7 @@ def read_mars(root: Path) -> Splits:
     """The published training, query and gallery tracklets.
 
     The gallery is every test tracklet that is neither query nor junk; distractors (identity 0) belong to it.
-    Reads only the five files of `root`/info; frames are not opened, and but for the first ones not looked for.
+    Reads only the five files of `root`/info; frames are not opened, and only the first ones are looked for.
 
     Raises:
         DataError: a file is missing, damaged or disagrees with another.
@@ -113,7 +113,7 @@ def _tracklets(images: Path, table_path: Path, table: Table, names_file: str) ->
 
 
 def _folder_of_identities(images: Path, frame: str) -> Callable[[str], Path]:
-    """Where the frames of an identity lie, as those of the first one do; as published, where that one is nowhere."""
+    """Folder of an identity's frames, laid out as that of the first frame; as published if that frame is not found."""
     for folder in (images, images / images.name):
         if (folder / frame[:4]).is_dir():
             return lambda identity: folder / identity
@@ -128,7 +128,7 @@ def _read_names(path: Path) -> _Names:
     if not text:
         raise DataError(f"{path}: empty; a frame name per line is expected")
     good = re.match(rb"(?:" + NAME_LINE + rb"\n)*+", text + b"\n")
-    assert good is not None, "the pattern matches nothing at all, too"
+    assert good is not None  # the pattern also matches the empty text
     if good.end() <= len(text):
         number = text.count(b"\n", 0, good.end()) + 1
         line = text[good.end() :].partition(b"\n")[0]
@@ -199,8 +199,10 @@ def _query_indices(path: Path, rows: Int64[np.ndarray, " queries"], test: Table)
     repeated = np.ones(len(rows), dtype=bool)
     repeated[np.unique(rows, return_index=True)[1]] = False
     _refuse(path, column, repeated, "the row is listed before", "entry")
-    nobody = test[rows - 1, 2] <= DISTRACTOR
-    _refuse(path, column, nobody, "the row of tracks_test_info.mat is a distractor or junk, not an identity", "entry")
+    not_people = test[rows - 1, 2] <= DISTRACTOR
+    _refuse(
+        path, column, not_people, "the row of tracks_test_info.mat is a distractor or junk, not an identity", "entry"
+    )
     return rows - 1
 
 
@@ -211,7 +213,7 @@ def _refuse(
     why: str,
     noun: str = "row",
 ) -> None:
-    """Raise for the first bad row."""
+    """Raises DataError for the first bad row."""
     if bad.any():
         at = int(bad.argmax())
         raise DataError(f"{path}: {noun} {at + 1} {table[at].tolist()}: {why}")

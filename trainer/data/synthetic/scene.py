@@ -17,7 +17,7 @@ CAMERA_SHIFT = 0.3  # 0: all cameras see alike; 1: a training-free descriptor is
 HIDDEN_SHARE = 0.4
 HIDDEN_RUN = 3.0  # frames, the mean length of an occlusion
 LOOK_ALIKES = 0.3  # share of the identities whose shirt has the colour of another's
-CLUTTER_SHARE = 0.3  # of the distractors: detections of nobody
+CLUTTER_SHARE = 0.3  # of the distractors: detections of the background
 
 # Purposes of random draws: one stream for each, so that none depends on another.
 LOOK, ALIKE, CAMERA, PRESENCE, WALK, PIXELS = range(6)
@@ -83,7 +83,7 @@ def plan(size: SizeName, seed: int) -> Plan:
     _dress_alike(looks, range(amounts.train_identities), _generator(seed, ALIKE, 0))
     _dress_alike(looks, range(amounts.train_identities, identities), _generator(seed, ALIKE, 1))
     train: list[Planned] = []
-    test = _nobodies(amounts, seed, cameras)
+    test = _junk_and_distractors(amounts, seed, cameras)
     for index, look in enumerate(looks):
         rank = index - amounts.train_identities
         number = 2 * index + 1 if rank < 0 else 2 * rank + 2
@@ -138,16 +138,16 @@ def _tracklets_per_camera(amounts: Size, rank: int, generator: np.random.Generat
     return dict(sorted(counts.items()))
 
 
-def _nobodies(amounts: Size, seed: int, cameras: list[Camera]) -> list[Planned]:
-    """Junk (-1: fragments of people) and distractors (0: others, and detections of nobody)."""
+def _junk_and_distractors(amounts: Size, seed: int, cameras: list[Camera]) -> list[Planned]:
+    """Junk (-1: fragments of people) and distractors (0: other people, and detections of the background)."""
     planned = []
     for identity, amount in ((-1, amounts.junk), (0, amounts.distractors)):
         for camera in range(1, CAMERAS + 1):
             for tracklet in range(1, len(range(camera, amount + 1, CAMERAS)) + 1):
                 number = (identity, camera, tracklet)
                 generator = _generator(seed, LOOK, 1, *_natural(number))
-                nobody = identity == 0 and generator.random() < CLUTTER_SHARE
-                look = None if nobody else random_look(generator)
+                clutter = identity == 0 and generator.random() < CLUTTER_SHARE
+                look = None if clutter else random_look(generator)
                 planned.append(Planned(identity, camera, False, _walk(amounts, seed, cameras, number, look)))
     return planned
 
