@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trainer.errors import DataError
-from trainer.formatting import one_line, shortened
 from trainer.files import open_regular
+from trainer.formatting import one_line, shortened
 
 ALL_CAMERAS = "see that the data set holds all its cameras"  # advice beside `seen_by_one_camera`
 DISTRACTOR, JUNK = 0, -1  # identities that are no identity, as MARS numbers them
