@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.measuring import say
-from orchestrator.space.parameters import Value
+from orchestrator.space.parameters import Choice, Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import Options, SearchDescription, write_description
@@ -153,12 +153,10 @@ def _events(space: SearchSpace, trials: int, epochs: int, source: random.Random)
 
 def _value(space: SearchSpace, point: Mapping[str, Value]) -> float:
     """A share with one optimum, on which the first settings of the space act most."""
-    from orchestrator.summary.warnings import place_in_range
-
     total = 0.0
     for place, (path, parameter) in enumerate(space.parameters.items()):
-        share = place_in_range(parameter, point[path]) if path in point else None
-        total += 0.0 if share is None else (share - 0.6) ** 2 / (1 + place)
+        if path in point and not (isinstance(parameter, Choice) and not parameter.ordered):
+            total += (parameter.place(point[path]) - 0.6) ** 2 / (1 + place)
     return 0.2 + 0.6 * math.exp(-total)
 
 

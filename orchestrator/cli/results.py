@@ -90,7 +90,7 @@ def report(
 
     The HTML file holds everything that it needs and opens without a network.
     """
-    from orchestrator.show.report.writing import write_report
+    from orchestrator.show.report.formats import write_report
     from orchestrator.stores.base import existing_search
 
     if to_mlflow and out is None and kind != "html":

@@ -27,7 +27,7 @@ WITH_STORAGE = sorted(
 WHO_ASKED = ("reidsearch stop", "asked for by `reidsearch stop`")
 
 # Documents that are read elsewhere, where a storage of this machine means nothing.
-DOCUMENTS = ("show/report/page.py", "show/card.py", "reference.py")
+DOCUMENTS = ("show/card.py", "reference.py")
 
 
 @given(storage=st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=20))

@@ -18,7 +18,7 @@ from orchestrator.__main__ import cli, run
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
 from orchestrator.runner.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
-from orchestrator.show.report.writing import write_report
+from orchestrator.show.report.formats import write_report
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.address import is_uri
@@ -374,12 +374,13 @@ def test_a_place_where_mlflow_keeps_no_runs_is_refused_before_anything_starts(
 
 
 def test_a_report_for_mlflow_without_a_file_is_refused_before_it_is_made(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a_search(Path("runs/first"))
-    monkeypatch.setattr("orchestrator.show.report.writing.write_report", None)
     assert run(["report", "first", "--format", "md", "--to-mlflow"]) == 2
-    assert "--to-mlflow needs a file: name one with --out" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "--to-mlflow needs a file: name one with --out" in printed.err
 
 
 def test_a_relative_path_after_file_is_not_taken_for_one_below_the_root() -> None:
@@ -574,10 +575,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     assert capsys.readouterr().err == f"{elsewhere / 'file'}: cannot be written (Not a directory)\n"
 
 
-def test_a_report_into_a_folder_that_cannot_be_written_fails_before_the_model_is_asked(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.show.report.writing.gather", lambda *_, **__: pytest.fail("work"))
+def test_a_report_into_a_folder_that_cannot_be_written_fails_before_the_search_is_read(elsewhere: Path) -> None:
     write("file", "")
     with pytest.raises(OSError, match="cannot be written"):
         write_report(SearchFolder(elsewhere / "file"), "html", None, model=True, images=False)

@@ -15,8 +15,9 @@ from strategies import quick
 from orchestrator.algorithms.health import proposals
 from orchestrator.base.errors import Exit
 from orchestrator.cli.run_search import exit_code
-from orchestrator.show.report.formats import html_text, markdown_text
-from orchestrator.show.report.report_data import gather
+from orchestrator.show.report.formats import markdown_text
+from orchestrator.show.report.page import html_text
+from orchestrator.show.report.report_data import read_report
 from orchestrator.show.status import show_search, status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -94,9 +95,9 @@ def test_status_says_it_to_people_and_to_programs(tmp_path: Path, capsys: pytest
 
 
 def test_the_head_of_a_report_and_its_warnings_say_it(tmp_path: Path) -> None:
-    report = gather(a_failing_search(tmp_path / "s"), model=False, images=False)
+    report = read_report(a_failing_search(tmp_path / "s"), model=False, images=False)
     said = "Ax proposed 1 of 5; 4 random points stood in"
-    assert [remark.level for remark in report.remarks if said in remark.text] == ["warning"]
+    assert [each.level for each in report.warnings if said in each.text] == ["warning"]
     head = markdown_text(report).partition("Best configuration")[0]
     assert said in head
     assert html_text(report).count(said) == 2
@@ -108,7 +109,7 @@ def test_nothing_is_said_where_the_model_proposed(tmp_path: Path, capsys: pytest
     assert status_document(read_summary(folder))["proposals"]["text"] is None
     show_search(tmp_path, "s", as_json=False, watch=False)
     assert "random point" not in capsys.readouterr().out
-    assert "random point" not in html_text(gather(folder, model=False, images=False))
+    assert "random point" not in html_text(read_report(folder, model=False, images=False))
 
 
 def test_strict_makes_failed_trials_and_a_failed_model_exit_1_and_changes_nothing_else() -> None:

@@ -18,10 +18,10 @@ from searches import POINT, a_search, completed, write_search
 from summaries import summary_of
 
 from orchestrator.__main__ import run
-from orchestrator.show.report.curves import learning_curves, thinned
-from orchestrator.show.report.formats import FORMATS, html_text, json_text, markdown_text
+from orchestrator.show.report.formats import FORMATS, json_text, markdown_text
 from orchestrator.show.report.model import Card, ModelView
-from orchestrator.show.report.report_data import SearchReport, gather
+from orchestrator.show.report.page import html_text
+from orchestrator.show.report.report_data import ReportData, learning_curves, read_report, thinned
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description, write_description
@@ -69,8 +69,8 @@ def smoke(*overrides: str) -> SearchSpace:
     return SearchSpace.load("smoke.yaml", overrides=["budget.trials=9", *overrides])
 
 
-def report_of(folder: SearchFolder, model: ModelView = CARDS) -> SearchReport:
-    return replace(gather(folder, model=False, images=False), model=model)
+def report_of(folder: SearchFolder, model: ModelView = CARDS) -> ReportData:
+    return replace(read_report(folder, model=False, images=False), model=model)
 
 
 def suggested(index: int, **fields: object) -> TrialSuggested:
@@ -124,7 +124,7 @@ def test_the_page_is_one_file_that_refers_to_nothing_outside(folder: SearchFolde
     assert references
     assert all(each.startswith(("#", "data:")) for each in references), references
     assert not re.search(r"@import|url\(|<link|<iframe|<object|<base|fetch\(|XMLHttp|import\(", text)
-    assert "default-src &#x27;none&#x27;" in text
+    assert "default-src &#39;none&#39;" in text
 
 
 def test_nothing_that_a_search_says_becomes_markup(folder: SearchFolder) -> None:
@@ -218,8 +218,8 @@ def test_a_trial_that_was_running_when_its_driver_was_killed_waits(tmp_path: Pat
     events = [SessionStarted(session=1, host="h", pid=1), *completed(0, 0.4), suggested(1)]
     killed = write_search(tmp_path / "killed", smoke(), [*events, TrialStarted(trial="t0001", attempt=1)])
     report = report_of(killed)
-    assert report.search.state == "interrupted"
-    assert [point.status for point in report.trace] == ["completed", "pending"]
+    assert report.summary.state == "interrupted"
+    assert [point.status for point in report.summary.trace] == ["completed", "pending"]
 
 
 def test_an_opened_test_set_is_shown_with_who_opened_it_and_what_it_said(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_json_holds_status_trace_curves_cost_and_cards(folder: SearchFolder) -> 
     assert found["curves"]["mAP"][2] == {"trial": "t0002", "status": "stopped", "epochs": [1, 2], "values": [0.1, 0.2]}
     assert found["cost"]["stopped_early"] == 1
     assert {card["kind"] for card in found["model"]["cards"]} == {"importance", "fit", "slice", "contour"}
-    assert "not_confirmed" in {remark["kind"] for remark in found["remarks"]}
+    assert "not_confirmed" in {each["kind"] for each in found["warnings"]}
 
 
 def test_the_best_so_far_follows_the_goal_and_completed_trials_only() -> None:

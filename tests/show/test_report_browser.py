@@ -14,7 +14,6 @@ import pytest
 from searches import completed, write_search
 
 from orchestrator.__main__ import run
-from orchestrator.show.report.markup import element
 from orchestrator.show.report.page import POLICY
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import SessionEnded
@@ -125,7 +124,7 @@ def test_the_page_works_in_a_browser_without_a_network(tmp_path: Path) -> None:
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here; Debian: apt-get install chromium")
 def test_the_policy_of_the_page_refuses_requests_and_errors_are_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    policy = element("meta", http_equiv="Content-Security-Policy", content=POLICY)
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     wish = '<img src="http://reidsearch.invalid/picture.png"><script>throw Error("no")</script>'
     page.write_text(f"<!doctype html>{policy}{wish}")
     _, console = browse(page, tmp_path / "profile")

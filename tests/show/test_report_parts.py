@@ -1,4 +1,4 @@
-"""The report's markup, its model process and what it reads of evaluations."""
+"""The report's charts and tables, its model process and what it reads of evaluations."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from PIL import Image
 from searches import a_search, completed, write_search
 
 from orchestrator.show.report.evaluations import histogram, read_evaluation
-from orchestrator.show.report.markup import element, number, raw, script_json, table
 from orchestrator.show.report.model import ModelProcess, ModelView, grid, model_request
-from orchestrator.show.report.reid import leading_curves
-from orchestrator.show.report.report_data import gather
+from orchestrator.show.report.page import html_text, plain
+from orchestrator.show.report.report_data import read_report
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.loading import LoadedSearch, load_search
 from trainer.evaluation.query_metrics import PerQuery, write_per_query
@@ -36,29 +36,25 @@ def asked(search: LoadedSearch, program: str, deadline: float = 20.0) -> ModelVi
         return process.answer(search)
 
 
-def test_text_is_escaped_and_markup_is_not() -> None:
-    made = element("p", "<b>", element("i", "&"), title='"x"', hidden=True, lang=None)
-    assert made == '<p title="&quot;x&quot;" hidden>&lt;b&gt;<i>&amp;</i></p>'
+def test_texts_in_charts_are_no_markup_and_numbers_have_few_digits() -> None:
+    trace = go.Scatter(name="</script><b>", y=[1 / 3, None], hovertemplate="%{y}<extra></extra>")
+    drawn = plain(go.Figure([trace], {"xaxis": {"title": "<a>"}}))
+    (data,) = drawn["data"]
+    assert (data["name"], data["y"]) == ("&lt;/script&gt;&lt;b&gt;", [0.33333, None])
+    assert data["hovertemplate"] == "%{y}<extra></extra>", "ours"
+    assert drawn["layout"]["xaxis"]["title"]["text"] == "&lt;a&gt;"
 
 
-def test_json_in_a_script_cannot_end_it() -> None:
-    text = script_json({"a": "</script><!--"})
-    assert "<" not in text
-    assert json.loads(text) == {"a": "</script><!--"}
-    with pytest.raises(ValueError, match="ends it"):
-        raw("script", "'</SCRIPT>'")
-    with pytest.raises(ValueError, match="JSON"):
-        script_json(float("nan"))
-
-
-def test_columns_of_numbers_have_their_heading_on_the_same_side() -> None:
-    made = table(("name", "value"), [("a", number(1)), ("b", number(2))])
-    assert '<th scope="col">name</th><th scope="col" class="number">value</th>' in made
+def test_columns_of_numbers_have_their_heading_on_the_same_side(search: LoadedSearch) -> None:
+    page = html_text(read_report(search.folder, model=False, images=False))
+    assert '<th scope="col">setting</th><th scope="col" class="number">value</th><th scope="col">searched</th>' in page
+    assert '<td>clips.identities</td><td class="number">4</td><td>2 to 4</td>' in page
 
 
 def test_cards_come_back_and_those_that_failed_say_why(search: LoadedSearch) -> None:
-    card = {"card": "importance", "about": ["mAP"], "data": {"names": ["clips.identities"], "values": [1.0]}}
-    lost = {"card": "fit", "about": ["mAP"], "skipped": "no Graphviz"}
+    data = {"names": ["clips.identities"], "values": [1.0]}
+    card = {"kind": "importance", "about": ["mAP"], "data": data, "skipped": ""}
+    lost = {"kind": "fit", "about": ["mAP"], "data": {}, "skipped": "no Graphviz"}
     found = asked(search, f"import sys; sys.stdin.read(); print({json.dumps(card)!r}); print({json.dumps(lost)!r})")
     assert [card.skipped for card in found.cards] == ["", "no Graphviz"]
     assert [card.kind for card in found.of_kind("importance")] == ["importance"]
@@ -67,13 +63,13 @@ def test_cards_come_back_and_those_that_failed_say_why(search: LoadedSearch) -> 
 
 
 def test_a_model_process_that_dies_or_talks_nonsense_costs_its_cards_only(search: LoadedSearch) -> None:
-    assert "ended with code 7" in asked(search, "import sys; sys.exit(7)").missing
+    assert "ended with exit code 7" in asked(search, "import sys; sys.exit(7)").missing
     assert "no card" in asked(search, "print('hello')").missing
     assert "gave no card" in asked(search, "pass").missing
 
 
 def test_a_model_that_takes_too_long_is_given_up_and_what_it_said_is_kept(search: LoadedSearch) -> None:
-    card = {"card": "fit", "about": ["mAP"], "data": {"r2": 0.5}}
+    card = {"kind": "fit", "about": ["mAP"], "data": {"r2": 0.5}, "skipped": ""}
     program = f"import time; print({json.dumps(card)!r}, flush=True); time.sleep(60)"
     found = asked(search, program, deadline=0.3)
     assert found.fits() == {"mAP": 0.5}
@@ -101,7 +97,7 @@ def test_a_grid_covers_a_range_evenly_and_names_every_value_of_a_choice() -> Non
 
 
 def test_codes_of_a_card_become_values_again(search: LoadedSearch) -> None:
-    card = {"card": "slice", "about": ["clips.identities"], "data": {"x": [0, 1]}}
+    card = {"kind": "slice", "about": ["clips.identities"], "data": {"x": [0, 1]}, "skipped": ""}
     (found,) = asked(search, f"import sys; sys.stdin.read(); print({json.dumps(card)!r})").cards
     low = search.space.parameters["clips.identities"].at(0)
     assert found.data["x"] == [low, int(low) + 1]
@@ -147,17 +143,17 @@ def test_an_evaluation_gives_curve_queries_cameras_and_pictures(search: LoadedSe
 
 
 def test_cmc_curves_are_whole_where_the_evaluation_has_them(search: LoadedSearch, evaluated: Path) -> None:
-    curves = leading_curves(gather(search.folder, model=False, images=False))
+    curves = read_report(search.folder, model=False, images=False).cmc_curves
     assert curves["t0002"] == [(1, 0.5), (2, 1.0)]
     assert [rank for rank, _ in curves["t0001"]] == [1, 5, 10, 20]
 
 
 def test_pictures_of_real_identities_are_shown_only_when_asked_for(search: LoadedSearch, evaluated: Path) -> None:
     described = search.folder.description.read_text()
-    assert gather(search.folder, model=False, images=False).evaluation.pictures  # type: ignore[union-attr]
+    assert read_report(search.folder, model=False, images=False).evaluation.pictures  # type: ignore[union-attr]
     search.folder.description.write_text(described.replace("synthetic: true", "synthetic: false"))
-    assert not gather(search.folder, model=False, images=False).evaluation.pictures  # type: ignore[union-attr]
-    assert gather(search.folder, model=False, images=True).evaluation.pictures  # type: ignore[union-attr]
+    assert not read_report(search.folder, model=False, images=False).evaluation.pictures  # type: ignore[union-attr]
+    assert read_report(search.folder, model=False, images=True).evaluation.pictures  # type: ignore[union-attr]
 
 
 def test_damaged_files_of_an_evaluation_are_listed_without_their_folder(search: LoadedSearch, evaluated: Path) -> None:

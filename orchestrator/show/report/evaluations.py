@@ -39,14 +39,14 @@ class EvaluationView(NamedTuple):
 
     trial: str
     metrics: dict[str, Any]
-    """As `evaluation.json` has them."""
+    """The content of `evaluation.json`."""
     cmc: list[float]
     """Shares at ranks 1, 2, ...; empty where the file does not hold the curve."""
     precisions: list[float]
     """Average precision of each valid query."""
     cameras: CameraTable | None
     pictures: dict[str, str]
-    """Data URIs by name; empty where pictures of people are not to be shown."""
+    """Data URIs by name; empty if pictures of people are not to be shown."""
     problems: list[str]
     """What could not be read."""
 
@@ -61,20 +61,20 @@ def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> Eval
     if not place.is_dir():
         return None
     problems: list[str] = []
-    figures = _figures(place / "evaluation.json", problems)
+    metrics = _metrics(place / "evaluation.json", problems)
     precisions, cameras = _queries(place, problems)
     files = PICTURES if pictures else {}
     shown = {name: uri for name, file in files.items() if (uri := _picture(place / file, problems))}
-    return EvaluationView(trial, figures, _curve(figures), precisions, cameras, shown, problems)
+    return EvaluationView(trial, metrics, _curve(metrics), precisions, cameras, shown, problems)
 
 
 def full_curve(folder: SearchFolder, trial: str) -> list[float]:
     """The CMC curve at ranks 1, 2, ... of the network that a trial keeps; empty where its folder does not hold it."""
     bring_trial(folder, trial, f"{FOLDER}/*")
-    return _curve(_figures(folder.trial(trial) / FOLDER / "evaluation.json", []))
+    return _curve(_metrics(folder.trial(trial) / FOLDER / "evaluation.json", []))
 
 
-def _figures(path: Path, problems: list[str]) -> dict[str, Any]:
+def _metrics(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         data = loads_checked(read_regular(path, MAX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
@@ -86,9 +86,9 @@ def _figures(path: Path, problems: list[str]) -> dict[str, Any]:
     return data
 
 
-def _curve(figures: dict[str, Any]) -> list[float]:
+def _curve(metrics: dict[str, Any]) -> list[float]:
     """The CMC curve of the embeddings, without re-ranking."""
-    curves = figures.get("cmc")
+    curves = metrics.get("cmc")
     values = curves.get("embeddings") if isinstance(curves, dict) else None
     if not isinstance(values, list) or not all(_is_share(value) for value in values):
         return []

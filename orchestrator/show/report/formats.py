@@ -1,140 +1,174 @@
-"""A report as Markdown, CSV or JSON."""
+"""A report in one of its formats: an HTML page, Markdown, CSV or JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from orchestrator.algorithms.replicates import confirmations
 from orchestrator.base.escaping import markdown_text as escaped
-from orchestrator.base.formatting import number as short
-from orchestrator.base.formatting import percent
-from orchestrator.show.report.curves import learning_curves
-from orchestrator.show.report.page import page
-from orchestrator.show.report.parameter_importance import TITLES, importance_rows
-from orchestrator.show.report.report_data import SearchReport
-from orchestrator.show.report.scale import points, shown
-from orchestrator.show.report.spending import cost_rows
-from orchestrator.show.report.summary import HEADLINE, facts, value_and_spread
-from orchestrator.show.report.trials_table import csv_text, paths, rows
+from orchestrator.base.formatting import number, percent
+from orchestrator.show.report.evaluations import EvaluationView
+from orchestrator.show.report.page import html_text
+from orchestrator.show.report.report_data import ReportData, learning_curves, read_report
+from orchestrator.show.report.tables import (
+    best_metrics,
+    best_settings,
+    cost_rows,
+    csv_text,
+    facts,
+    importance_rows,
+    left_out,
+    seed_rows,
+    setting_paths,
+    trial_rows,
+    value_and_spread,
+)
 from orchestrator.show.search_text import SYNTHETIC_MARK
+from orchestrator.show.status import status_document
+from orchestrator.stores.base import SearchFolder
+from trainer.files import check_writable, write_atomically
 
-ALL_POINTS = 10**9
+FILE = "report.html"
+CURVES = ("mAP", "loss/total", "attention/entropy")
 
 
-def html_text(report: SearchReport) -> str:
-    """The page."""
-    return page(report)
+class Written(NamedTuple):
+    """A report that was made."""
+
+    path: Path | None
+    """Its file; None if it is to be printed."""
+    text: str
+    """What to print: the report itself, or where it was written and what it lacks."""
 
 
-def json_text(report: SearchReport) -> str:
+def write_report(folder: SearchFolder, kind: str, out: Path | None, *, model: bool, images: bool) -> Written:
+    """Makes a report and writes it, whole or not at all.
+
+    Args:
+        folder: of the search.
+        kind: a key of `FORMATS`.
+        out: the file; None is `report.html` in the search's folder, and for other formats no file.
+        model: whether Ax's model is asked.
+        images: whether pictures of real people may be in it.
+
+    Raises:
+        JournalError: the journal is damaged.
+        SearchError: `search.yaml` is damaged.
+        OSError: the file cannot be written.
+    """
+    path = folder.path / FILE if out is None and kind == "html" else out
+    if path is not None:
+        check_writable(path)  # before the model is asked, which may take a minute
+    report = read_report(folder, model=model, images=images)
+    text = FORMATS[kind](report)
+    if path is None:
+        return Written(None, text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+    return Written(path, "\n".join([f"{path}  {len(text.encode()) / 1e6:.1f} MB", *_left_out(report)]))
+
+
+def _left_out(report: ReportData) -> list[str]:
+    """What is missing, a line each."""
+    skipped = [
+        f"{card.kind} of {' and '.join(card.about)}: {card.skipped}" for card in report.model.cards if card.skipped
+    ]
+    if report.model.missing:
+        skipped.append(f"model: {report.model.missing}")
+    if report.evaluation is not None:
+        skipped += [f"evaluation of {report.evaluation.trial}: {problem}" for problem in report.evaluation.problems]
+    return [f"left out  {text}" for text in skipped]
+
+
+def json_text(report: ReportData) -> str:
     """Everything as one document; shares are between 0 and 1, durations in hours."""
-    trials = report.search.study.all_trials.values()
-    evaluation = report.evaluation
-    description = report.search.description
+    summary = report.summary
+    description, judged, costs = summary.description, summary.protocol, summary.costs
+    trials = summary.study.all_trials.values()
     document = {
         "format": 1,
         "written": report.written,
-        "status": report.status,
+        "status": status_document(summary),
         "data": {
             "name": report.data_set,
             "synthetic": description.synthetic,
             "fingerprint": description.data_fingerprint,
-            "protocol": None if report.judged is None else report.judged.protocol,
-            "queries": None if report.judged is None else report.judged.queries,
-            "dropped_queries": None if report.judged is None else report.judged.dropped_queries,
+            "protocol": None if judged is None else judged.protocol,
+            "queries": None if judged is None else judged.queries,
+            "dropped_queries": None if judged is None else judged.dropped_queries,
         },
-        "remarks": [remark._asdict() for remark in report.remarks],
-        "trace": [point._asdict() for point in report.trace],
+        "warnings": [each._asdict() for each in report.warnings],
+        "trace": [point._asdict() for point in summary.trace],
         "curves": {
-            metric: [curve._asdict() for curve in learning_curves(trials, metric, most=ALL_POINTS)]
-            for metric in ("mAP", "loss/total", "attention/entropy")
+            metric: [curve._asdict() for curve in learning_curves(trials, metric, most=None)] for metric in CURVES
         },
         "model": {"cards": [card._asdict() for card in report.model.cards], "missing": report.model.missing},
-        "evaluation": None if evaluation is None else _evaluation(evaluation),
-        "cost": {**report.costs._asdict(), "trials": [cost._asdict() for cost in report.costs.trials]},
+        "evaluation": None if report.evaluation is None else _evaluation_document(report.evaluation),
+        "cost": {**costs._asdict(), "trials": [cost._asdict() for cost in costs.trials]},
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _evaluation(found: Any) -> dict[str, Any]:
-    """Without pictures: those are in the page."""
-    cameras = None if found.cameras is None else found.cameras._asdict()
-    kept = {name: value for name, value in found._asdict().items() if name != "pictures"}
-    return {**kept, "cameras": cameras}
+def _evaluation_document(found: EvaluationView) -> dict[str, Any]:
+    """The evaluation without its pictures, which only the page holds."""
+    document = found._asdict() | {"cameras": None if found.cameras is None else found.cameras._asdict()}
+    del document["pictures"]
+    return document
 
 
-def markdown_text(report: SearchReport) -> str:
+def markdown_text(report: ReportData) -> str:
     """The tables of the page, for a wiki, an issue or a terminal."""
     return "\n".join(_markdown(report)) + "\n"
 
 
-def _markdown(report: SearchReport) -> Iterator[str]:
-    yield f"# {escaped(report.search.name)}"
-    if report.search.description.synthetic:
+def _markdown(report: ReportData) -> Iterator[str]:
+    yield f"# {escaped(report.summary.name)}"
+    if report.summary.description.synthetic:
         yield from ("", f"> **{SYNTHETIC_MARK}**")
     if report.best is not None:
-        value, spread = value_and_spread(report.metric, report.best)
+        value, spread = value_and_spread(report)
         yield from ("", f"**Best {report.metric}: {value}** ({escaped(spread)})")
     yield from _titled("This search", ("", ""), facts(report))
     if report.best is not None:
-        figures = [
-            (name, percent(report.best.score.metrics, name)) for name in HEADLINE if name in report.best.score.metrics
-        ]
-        yield from _titled("Best configuration, first seed, %", ("figure", report.best.trial.key), figures)
-        settings = [(path, short(value)) for path, value in report.best.trial.params.items()]
-        yield from _titled("Its settings", ("setting", "value"), settings)
+        # The last column is the first seed's.
+        metrics = [(row[0], row[-1]) for row in best_metrics(report)[1]]
+        yield from _titled("Best configuration, first seed, %", ("metric", report.best.trial.key), metrics)
+    yield from _titled("Its settings", ("setting", "value"), (row[:2] for row in best_settings(report)))
     yield from ("", "## Can I trust this?", "")
-    yield from [f"- **{remark.level}**: {escaped(remark.text)}" for remark in report.remarks] or [
+    yield from [f"- **{each.level}**: {escaped(each.text)}" for each in report.warnings] or [
         "Nothing speaks against it."
     ]
-    yield from _titled("Fresh seeds", ("trial", "mean", "sd", "seeds", "confirmed"), _seeds(report))
+    seeds = ((trial, mean, sd, count, known) for trial, _, mean, sd, _, count, known in seed_rows(report))
+    yield from _titled("Fresh seeds", ("trial", "mean", "sd", "seeds", "confirmed"), seeds)
     yield from _titled("Importance", ("setting", "share", f"more of it ... {report.metric}"), importance_rows(report))
-    missing = [
-        f"{TITLES[card.kind]} {' and '.join(card.about)}: {card.skipped}" for card in report.model.cards if card.skipped
-    ]
-    missing += [report.model.missing] if report.model.missing else []
-    yield from [line for text in missing for line in ("", f"Left out: {escaped(text)}")]
-    if report.costs.hours:
-        yield from _titled("Cost", ("", ""), cost_rows(report))
-    named = paths(report)
-    head = ("trial", "state", "epoch", "mAP %", "R1 %", *named, "reason or note")
-    yield from _titled("All trials", head, (_trial(row, named) for row in rows(report)))
+    yield from [line for text in left_out(report) for line in ("", f"Left out: {escaped(text)}")]
+    yield from _titled("Cost", ("", ""), cost_rows(report))
+    paths = setting_paths(report)
+    head = ("trial", "state", "epoch", "mAP %", "R1 %", *paths, "reason or note")
+    yield from _titled("All trials", head, (_markdown_trial(row, paths) for row in trial_rows(report)))
 
 
-def _seeds(report: SearchReport) -> Iterator[tuple[str, ...]]:
-    for each in confirmations(report.search.study, report.search.space.objective):
-        spread = "-" if each.standard_deviation is None else points(report.metric, each.standard_deviation)
-        yield (
-            each.trial,
-            shown(report.metric, each.mean),
-            spread,
-            str(len(each.values)),
-            "yes" if each.confirmed else "no",
-        )
-
-
-def _trial(row: dict[str, Any], named: Sequence[str]) -> tuple[str, ...]:
-    figures = {name: row[name] for name in ("mAP", "rank1") if row[name] is not None}
-    settings = ["-" if row[path] is None else short(row[path]) for path in named]
+def _markdown_trial(row: dict[str, Any], paths: Sequence[str]) -> tuple[str, ...]:
+    metrics = {name: row[name] for name in ("mAP", "rank1") if row[name] is not None}
     return (
         row["trial"],
         row["status"],
         f"{row['epoch']}/{row['epochs']}",
-        percent(figures, "mAP"),
-        percent(figures, "rank1"),
-        *settings,
+        percent(metrics, "mAP"),
+        percent(metrics, "rank1"),
+        *("-" if row[path] is None else number(row[path]) for path in paths),
         row["reason"] or row["note"] or "",
     )
 
 
-def _titled(title: str, head: Sequence[str], body: Any) -> Iterator[str]:
+def _titled(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """A table under a heading; nothing without rows."""
-    lines = [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in body]
+    lines = [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows]
     if lines:
         rule = f"|{'---|' * len(head)}"
         yield from ("", f"## {title}", "", f"| {' | '.join(map(escaped, head))} |", rule, *lines)
 
 
-FORMATS = {"html": html_text, "md": markdown_text, "csv": lambda report: csv_text(report), "json": json_text}
+FORMATS = {"html": html_text, "md": markdown_text, "csv": csv_text, "json": json_text}

@@ -1,48 +1,44 @@
-"""What Ax's model says of a search, asked of a child process and given in the words of the space."""
+"""Ax's model of a search: asks a child process for its cards and translates them into values of the space."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import threading
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from orchestrator.algorithms.ax_process import ONE_THREAD
 from orchestrator.algorithms.replicates import best_configuration
 from orchestrator.stores.loading import LoadedSearch
-from trainer.child import python_command, start_child
-from trainer.files import in_place
+from trainer.child import BadReply, Child, ChildEnded, ChildTimeout, child_command
 
 LEAST_TRIALS = 3  # completed; fewer say nothing about any parameter
 DEADLINE_S = 180.0
 SLICES, CONTOURS = 6, 3
 SLICE_POINTS, CONTOUR_POINTS = 41, 21
-WORKER = python_command("-m", "orchestrator.show.report.model_worker")
+WORKER = child_command("orchestrator.show.report.model_worker")
 
 
 class Card(NamedTuple):
-    """One thing that the model says, or why it does not."""
+    """One result of the model, or why it is missing."""
 
     kind: str
     """importance, fit, slice, or contour."""
     about: list[str]
     """The metric, or the one or two parameters."""
     data: dict[str, Any]
-    """Empty where it was skipped; values of parameters are real values, not Ax's codes."""
+    """Empty if it was skipped; parameters have values of the space, not Ax's codes."""
     skipped: str
-    """Why it is missing; empty where it is there."""
+    """Why it is missing; empty if it was made."""
 
 
 class ModelView(NamedTuple):
-    """All that the model was asked."""
+    """Everything that the model was asked."""
 
     cards: list[Card]
     missing: str
-    """Why there is no card at all, or not every one; empty where all were made or each says why not."""
+    """Why there are no cards, or not all; empty if each card was made or says why it was not."""
 
     def of_kind(self, kind: str) -> list[Card]:
         """The cards of a kind that were made."""
@@ -54,106 +50,72 @@ class ModelView(NamedTuple):
 
 
 class ModelProcess:
-    """The child that is asked; it imports Ax, which takes seconds, while the search is read."""
+    """The child that fits Ax's model; it imports Ax, which takes seconds, while the search is read."""
 
     def __init__(self, log: Path | None, *, deadline: float = DEADLINE_S, command: Sequence[str] = WORKER) -> None:
-        """Starts the child. To be called from the main thread: the child dies with the thread that started it.
+        """Starts the child, from the main thread: the kernel ends it with the thread that started it.
 
         Args:
-            log: receives what the child prints besides cards; nothing does where None.
-            deadline: seconds after the question; what is not there by then is given up.
-            command: the child; reads a request, prints cards.
+            log: file to which it appends what it prints besides cards.
+            deadline: seconds after the request; cards that come later are left out.
+            command: of the child, which receives a request and sends cards.
         """
         self._deadline = deadline
-        self._child: subprocess.Popen[str] | None = None
-        self._trouble = ""
-        noise: int | IO[bytes] = subprocess.DEVNULL
-        if log is not None:
-            with suppress(OSError):  # a storage that can only be read has reports all the same
-                noise = open(log, "wb", opener=in_place)  # noqa: SIM115 - closed below
+        self._ends: float | None = None
+        self._missing = ""
+        self._child: Child | None = None
         try:
-            self._child = start_child(
-                command,
-                {**os.environ, **ONE_THREAD},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=noise,
-                encoding="utf-8",
-                errors="replace",
-            )
+            environment = {**os.environ, **ONE_THREAD}
+            self._child = Child(command, name="the model's process", environment=environment, log=log)
         except OSError as error:
-            self._trouble = f"the model's process could not be started: {error.strerror}"
-        finally:
-            if not isinstance(noise, int):
-                noise.close()
-        self._lines: list[str] = []
-        self._talk: threading.Thread | None = None
+            self._missing = f"the model's process could not be started: {error.strerror}"
 
     def ask(self, search: LoadedSearch) -> None:
-        """Tells the child the search; `answer` brings the cards."""
+        """Sends the search to the child."""
         request = model_request(search)
         if request is None:
-            self._trouble = f"the model needs {LEAST_TRIALS} completed trials at least"
+            self._missing = f"the model needs {LEAST_TRIALS} completed trials at least"
         elif self._child is not None:
-            text = json.dumps(request, allow_nan=False)
-            self._talk = threading.Thread(target=self._converse, args=(self._child, text), daemon=True)
-            self._talk.start()
-
-    def _converse(self, child: subprocess.Popen[str], text: str) -> None:
-        try:
-            printed, _ = child.communicate(text, timeout=self._deadline)
-            if child.returncode:
-                self._trouble = f"the model's process ended with code {child.returncode}"
-        except subprocess.TimeoutExpired:
-            child.kill()
-            printed, _ = child.communicate()
-            self._trouble = f"the model gave no more cards within {self._deadline:g} s"
-        self._lines = [line for line in printed.splitlines() if line]
+            self._child.send(request)
+            self._child.end_input()
+            self._ends = time.monotonic() + self._deadline
 
     def answer(self, search: LoadedSearch) -> ModelView:
-        """Waits for the cards; values on their axes are real ones."""
-        if self._talk is not None:
-            self._talk.join()
-        cards = []
-        for line in self._lines:
+        """Waits for the cards; the values on their axes are values of the space."""
+        cards: list[Card] = []
+        missing = self._missing
+        while self._child is not None and self._ends is not None:
             try:
-                cards.append(_decoded(json.loads(line), search))
-            except (ValueError, KeyError, TypeError, IndexError):
-                self._trouble = self._trouble or "the model's process printed something that is no card"
+                cards.append(_decoded(self._child.receive(self._ends - time.monotonic()), search))
+            except ChildEnded as ended:
+                missing = str(ended) if ended.code else missing
+                break
+            except ChildTimeout:
+                missing = f"the model gave no more cards within {self._deadline:g} s"
+                break
+            except (BadReply, ValueError, KeyError, TypeError, IndexError):
+                missing = missing or "the model's process printed something that is no card"
         if not cards:
-            self._trouble = self._trouble or "the model's process gave no card"
-        return ModelView(cards, self._trouble)
-
-    def close(self) -> None:
-        """Ends the child if it still runs."""
-        if self._child is not None and self._child.poll() is None:
-            self._child.kill()
-        if self._talk is not None:
-            self._talk.join()
-        if self._child is not None:
-            for pipe in (self._child.stdin, self._child.stdout):
-                if pipe is not None and not pipe.closed:
-                    with suppress(OSError):
-                        pipe.close()
-            self._child.wait()
+            missing = missing or "the model's process gave no card"
+        return ModelView(cards, missing)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._child is not None:
+            self._child.close()
 
 
 def model_request(search: LoadedSearch) -> dict[str, Any] | None:
-    """All that the child needs, as plain JSON; None with too few completed trials."""
-    from orchestrator.algorithms.ax_experiment import (
-        ax_experiment,  # imports torch: seconds, in which the child imports Ax
-    )
+    """Everything that the child needs, as plain JSON; None with too few completed trials."""
+    # Imports torch, which takes seconds; the child imports Ax meanwhile.
+    from orchestrator.algorithms.ax_experiment import ax_experiment
 
     space, study = search.space, search.study
     question = ax_experiment(space, search.description.seed, study)
     best = best_configuration(study, space.objective)
-    # The others are no observations: they change nothing but the time it takes.
+    # The others are no observations and only cost time.
     completed = [trial for trial in question["trials"] if trial["state"] == "completed"]
     if best is None or len(completed) < LEAST_TRIALS:
         return None
@@ -175,7 +137,7 @@ def model_request(search: LoadedSearch) -> dict[str, Any] | None:
 
 
 def grid(spec: Mapping[str, Any], most: int) -> list[float]:
-    """Codes of a parameter, evenly spread, at most `most`; all of a choice without an order."""
+    """At most `most` codes of a parameter, evenly spread; all codes of a choice without an order."""
     low, high = (spec["values"][0], spec["values"][-1]) if spec["type"] == "choice" else (spec["low"], spec["high"])
     even = [low + (high - low) * place / (most - 1) for place in range(most)]
     if spec["type"] == "float":
@@ -188,15 +150,16 @@ def grid(spec: Mapping[str, Any], most: int) -> list[float]:
     return sorted({min(values, key=lambda value: abs(value - code)) for code in even})
 
 
-def _decoded(card: Mapping[str, Any], search: LoadedSearch) -> Card:
-    """A card with real values on its axes."""
+def _decoded(reply: Any, search: LoadedSearch) -> Card:
+    """The card of a reply, with values of the space on its axes."""
     from orchestrator.algorithms.ax_experiment import decoded
 
-    data = dict(card.get("data", {}))
-    for axis, path in zip(("x", "y"), card["about"], strict=False):
+    card = Card(**reply)
+    data = dict(card.data)
+    for axis, path in zip(("x", "y"), card.about, strict=False):
         if axis in data:
             parameter = search.space.parameters[path]
             data[axis] = [decoded(parameter, code) for code in data[axis]]
             if None in data[axis]:
                 raise ValueError(f"{path} has a code that means no value")
-    return Card(card["card"], list(card["about"]), data, card.get("skipped", ""))
+    return card._replace(data=data)

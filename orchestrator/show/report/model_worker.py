@@ -1,18 +1,16 @@
-"""A child process that fits Ax's model to a search and prints what it says, one card per line of JSON.
+"""A child process that fits Ax's model to a search and sends its results as cards.
 
-As a process of its own it keeps Ax's import out of every other command, can be given a deadline, and can fail without
-harming the report. Its input is one JSON object on standard input: see `orchestrator.show.report.model.model_request`.
+In a process of its own Ax stays out of the imports of every other command, has a deadline, and can fail without harm to
+the report. The request is that of `orchestrator.show.report.model.model_request`.
 
-Importance and cross-validation are Ax's own analyses. Slices and contours ask Ax's model for its prediction on a grid:
-Ax's own plots of them predict every pair of a sampled x and a sampled y, which with 200 trials are 44,100 points each,
-and refuse choices without an order.
+Importance and cross-validation are Ax's own analyses. Slices and contours are the model's predictions on a grid: Ax's
+own plots predict every pair of a sampled x and a sampled y, 44,100 points each with 200 trials, and refuse choices
+without an order.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,7 +23,7 @@ from ax.api.client import Client
 from ax.core.analysis_card import AnalysisCardBase, ErrorAnalysisCard, NotApplicableStateAnalysisCard
 
 from orchestrator.algorithms.ax_worker import told_client
-from trainer.child import die_with_parent
+from trainer.child import Parent
 from trainer.formatting import first_line
 
 
@@ -34,9 +32,9 @@ class CardFailed(Exception):
 
 
 def cards(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each card as `{"card", "about", "data"}`, or with `"skipped"` and why in place of the data.
+    """Each card as the fields of `orchestrator.show.report.model.Card`; one that fails says why instead of its data.
 
-    What is the most important decides which slices and contours there are.
+    The most important parameters have slices and contours.
     """
     client = told_client(request["question"])
     torch.manual_seed(request["question"]["seed"])
@@ -47,7 +45,7 @@ def cards(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield _card("importance", [metric], partial(importance, client))
     for metric in request["metrics"]:
         yield _card("fit", [metric], partial(fit, client))
-    important = found.get("data", {}).get("names") or list(request["grids"])
+    important = found["data"].get("names") or list(request["grids"])
     for name in important[: request["slices"]]:
         yield _card("slice", [name], partial(slice_of, client, request, first))
     for x, y in pairs(important, request["contours"]):
@@ -55,19 +53,20 @@ def cards(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def pairs(names: Sequence[str], most: int) -> list[tuple[str, str]]:
-    """The pairs of the names, those of the first names first."""
+    """Pairs of the names, those of the first names first."""
     found = [(names[j], names[i]) for i in range(len(names)) for j in range(i)]
     return found[:most]
 
 
 def _card(kind: str, about: list[str], make: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    card = {"kind": kind, "about": about, "data": {}, "skipped": ""}
     try:
         data = make(*about)
         json.dumps(data, allow_nan=False)
     except Exception as error:  # noqa: BLE001  # any failure of Ax costs one card and is reported
         traceback.print_exc()
-        return {"card": kind, "about": about, "skipped": _described(error)}
-    return {"card": kind, "about": about, "data": data}
+        return card | {"skipped": _described(error)}
+    return card | {"data": data}
 
 
 def importance(client: Client, metric: str) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def importance(client: Client, metric: str) -> dict[str, Any]:
 
 
 def fit(client: Client, metric: str) -> dict[str, Any]:
-    """Every observed value beside its prediction by the model that was told all others, its settings kept."""
+    """Every observed value beside its prediction from all others; the model's hyperparameters are not fitted again."""
     analysis = CrossValidationPlot([metric], untransform=True)
     card = _leaves(client.compute_analyses([analysis], display=False))[0]
     observed, predicted, margin = (
@@ -114,10 +113,10 @@ def contour(client: Client, request: dict[str, Any], metric: str, x: str, y: str
 
 
 def _leaves(found: Sequence[AnalysisCardBase]) -> list[Any]:
-    """The cards of groups of cards.
+    """The single cards of Ax's groups of cards.
 
     Raises:
-        CardFailed: one of them only says why it could not be made.
+        CardFailed: Ax gives an error in place of a card.
     """
     flat = [leaf for card in found for leaf in card.flatten()]
     for card in flat:
@@ -127,7 +126,7 @@ def _leaves(found: Sequence[AnalysisCardBase]) -> list[Any]:
 
 
 def _last_line(text: str) -> str:
-    """Of a traceback, its message."""
+    """The message at the end of a traceback."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return lines[-1] if lines else "Ax gives no reason"
 
@@ -139,16 +138,9 @@ def _described(error: Exception) -> str:
         return type(error).__name__
 
 
-def main() -> None:
-    """Answers the request on standard input."""
-    die_with_parent()
+def main(parent: Parent) -> None:
+    """Answers requests with one message per card."""
     torch.set_num_threads(1)
-    # Whatever libraries print belongs into the log; standard output carries cards only.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    for card in cards(json.load(sys.stdin)):
-        print(json.dumps(card, allow_nan=False), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    for request in parent:
+        for card in cards(request):
+            parent.send(card)

@@ -1,48 +1,45 @@
 "use strict";
 (() => {
-  // Figures: drawn when they come near the screen, in the colours of the page, without buttons that save elsewhere.
+  // Charts are drawn when they come near the screen, in the colours of the page, without buttons that save elsewhere.
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const axes = (layout) => Object.keys(layout).filter((key) => /^[xy]axis/.test(key));
   const narrow = () => window.innerWidth < 640;
 
-  function dressed(layout, describes) {
-    const [ink, line] = [style("--ink"), style("--line")];
-    const made = {
-      ...layout,
-      autosize: true,
+  // What depends on the screen, as a template of Plotly's: a chart's own layout goes before it.
+  function theme() {
+    const [ink, line, clear] = [style("--ink"), style("--line"), "rgba(0,0,0,0)"];
+    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, exponentformat: "power" };
+    return { layout: {
       font: { color: ink, family: getComputedStyle(document.body).fontFamily, size: narrow() ? 11 : 13 },
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: narrow() ? 48 : 60, r: 16, t: 12, b: 48, ...layout.margin },
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, ...layout.legend },
+      paper_bgcolor: clear,
+      plot_bgcolor: clear,
+      margin: { l: narrow() ? 48 : 60, r: 16, t: 12, b: 48 },
       showlegend: true,
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: ink },
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      modebar: { bgcolor: clear, color: style("--soft"), activecolor: ink },
       hoverlabel: { bgcolor: style("--raised"), font: { color: ink }, bordercolor: line },
-      dragmode: layout.dragmode ?? (narrow() ? false : "zoom"),
-    };
-    made.annotations = (layout.annotations ?? []).map((note) => ({ bgcolor: style("--paper"), borderpad: 1, ...note }));
-    for (const key of axes(made)) {
-      made[key] = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, exponentformat: "power", ...made[key] };
-    }
-    return made;
+      annotationdefaults: { bgcolor: style("--paper"), borderpad: 1 },
+      dragmode: narrow() ? false : "zoom",
+      xaxis: axis,
+      yaxis: axis,
+    } };
   }
 
-  // Colours that dark paper would swallow.
+  // Colours that a dark page would swallow.
   const brighter = [["#0072b2", "#56a8e0"], ["rgba(0,114,178,", "rgba(86,168,224,"], ["#5b02a3", "#9a66e0"], ["#9a179b", "#c04cc1"]];
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
   function draw(place) {
     let text = document.querySelector(`script[data-figure="${place.id}"]`).textContent;
     if (dark.matches) for (const [from, to] of brighter) text = text.replaceAll(from, to);
-    const given = JSON.parse(text);
+    const { data, layout } = JSON.parse(text);
     const config = { displaylogo: false, displayModeBar: narrow() ? false : "hover",
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
-    Plotly.newPlot(place, given.data, dressed(given.layout), config);
+    Plotly.newPlot(place, data, { ...layout, template: theme() }, config);
     if (!place.dataset.drawn) sizes.observe(place);
     place.dataset.drawn = "yes";
   }
 
-  // A figure follows the width of its place, which may change without the window: a scroll bar, a turned phone.
+  // A chart follows the width of its place, which may change without the window: a scroll bar, a turned phone.
   const sizes = new ResizeObserver((changed) => {
     for (const { target } of changed) {
       const drawn = target._fullLayout;

@@ -1,80 +1,102 @@
-"""The whole report as one HTML file that needs nothing but itself."""
+"""The report as one HTML file that needs nothing but itself: `page.html.j2`, filled in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.resources import files
+import base64
+import html
+from typing import Any
 
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from orchestrator.show.report.markup import Markup, element, raw
-from orchestrator.show.report.parameter_importance import insight
-from orchestrator.show.report.progress import progress
-from orchestrator.show.report.reid import reid
-from orchestrator.show.report.report_data import SearchReport
-from orchestrator.show.report.section import Section
-from orchestrator.show.report.spending import spending
-from orchestrator.show.report.summary import summary
-from orchestrator.show.report.trials_table import all_trials
-from orchestrator.show.report.warnings import doubts
+from orchestrator.algorithms.budget import HOUR_S
+from orchestrator.base.escaping import visible
+from orchestrator.base.formatting import duration, number
+from orchestrator.show.report import charts, model_charts, tables
+from orchestrator.show.report.report_data import ReportData
+from orchestrator.show.report.theme import axis
 from orchestrator.show.search_text import SYNTHETIC_MARK
+from orchestrator.summary.warnings import GOOD_FIT
 
-SECTIONS = (summary, progress, insight, doubts, reid, spending, all_trials)
-# The browser itself refuses whatever the page would fetch.
+# The browser itself refuses everything that the page would fetch.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
 )
-DRAWN = "The figures need JavaScript, which is switched off; the tables do not."
+DIGITS = 5  # significant, of numbers in charts: more than a screen shows
+SHARES = ("mAP", "mINP", "rank1", "rank5", "rank10", "rank20")
 
 
-def page(report: SearchReport) -> str:
-    """The report as HTML: about 5 MB, nearly all of it the library that draws the figures."""
-    sections = [make(report) for make in SECTIONS]
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", f"{report.search.name} - reidsearch report"),
-        raw("style", _asset("page.css")),
-    )
-    body = element(
-        "body",
-        element("a", "Skip to content", href="#summary", class_="skip"),
-        _banner(report),
-        _header(report, sections),
-        element("main", element("noscript", element("p", DRAWN, class_="callout")), *map(_section, sections)),
-        element("footer", f"reidsearch report, written {report.written}. This file makes no network requests."),
-        raw("script", get_plotlyjs()),
-        raw("script", _asset("page.js")),
-    )
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
-
-
-def _asset(name: str) -> str:
-    return files("orchestrator.show.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _banner(report: SearchReport) -> Markup | None:
-    if not report.search.description.synthetic:
-        return None
-    return element("div", SYNTHETIC_MARK, class_="banner", role="note")
-
-
-def _header(report: SearchReport, sections: Sequence[Section]) -> Markup:
-    links = [element("a", section.title, href=f"#{section.anchor}") for section in sections]
-    state = element("span", report.search.state, class_=f"state {report.search.state}")
-    lines = report.search.space.description.strip().splitlines()
-    return element(
-        "header",
-        element("h1", report.search.name, " ", state),
-        element("p", f"Space {report.search.space.name}" + (f": {lines[0]}" if lines else ""), class_="hint"),
-        element("nav", *links, aria_label="Sections"),
+def html_text(report: ReportData) -> str:
+    """The page: about 5 MB, nearly all of it the library that draws the charts."""
+    csv = base64.b64encode(tables.csv_text(report).encode()).decode()
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            charts=charts,
+            model_charts=model_charts,
+            tables=tables,
+            axis=axis,
+            policy=POLICY,
+            synthetic_mark=SYNTHETIC_MARK,
+            good_fit=GOOD_FIT,
+            csv_uri=f"data:text/csv;charset=utf-8;base64,{csv}",
+            plotly_js=Markup(get_plotlyjs()),
+        )
     )
 
 
-def _section(section: Section) -> Markup:
-    return element("section", element("h2", section.title), section.body, id=section.anchor)
+def _environment() -> Environment:
+    """Jinja2 which escapes all texts, makes characters visible that do not print, and knows our filters."""
+    environment = Environment(
+        loader=PackageLoader("orchestrator.show", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters |= {
+        "plain": plain,
+        "duration": lambda hours: duration(HOUR_S * hours),
+        "number": number,
+        "metric": _metric_text,
+    }
+    return environment
+
+
+def _visible(value: Any) -> Any:
+    """What an expression of the template prints: nothing for None."""
+    if value is None or isinstance(value, Markup):
+        return value or ""
+    return visible(str(value))
+
+
+def _metric_text(value: float, name: str) -> str:
+    return f"{100 * value:.1f}" if name in SHARES else f"{value:.2f}"
+
+
+def plain(figure: go.Figure) -> dict[str, Any]:
+    """A figure as plain data: numbers of few digits, so that a page stays small, and texts that are only text.
+
+    Plotly takes `<b>`, `<a>` and the like in texts for markup. Templates of hover texts are ours and keep theirs.
+    """
+    drawn: dict[str, Any] = _plain(figure.to_plotly_json())
+    return drawn
+
+
+def _plain(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each, name) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, key) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, str) and not isinstance(value, Markup) and not key.endswith("template"):
+        return html.escape(visible(value), quote=False)
+    return value

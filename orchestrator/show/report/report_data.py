@@ -1,52 +1,57 @@
-"""Everything that a report tells, read and worked out once, for every format."""
+"""Everything that a report says, read and computed once for all of its formats."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 from orchestrator.algorithms.replicates import Best
-from orchestrator.show.report.evaluations import EvaluationView, read_evaluation
+from orchestrator.algorithms.scoring import Score, ranked
+from orchestrator.show.report.evaluations import EvaluationView, full_curve, read_evaluation
 from orchestrator.show.report.model import ModelProcess, ModelView
-from orchestrator.show.status import status_document
-from orchestrator.space.objective import ObjectiveTerm
+from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.loading import load_search
-from orchestrator.summary import Summary, TracePoint, read_summary, summarise
-from orchestrator.summary.costs import Costs
+from orchestrator.study.study import Trial, TrialStatus
+from orchestrator.summary import Summary, summarise
 from orchestrator.summary.warnings import Notice, warnings
-from trainer.result import Evaluation
 
 WITHOUT_MODEL = ModelView([], "the model was not asked (--without-model)")
+MOST_POINTS = 80  # of one curve; a chart is some hundred pixels wide
+LEADERS = 5  # whose CMC curves are drawn beside each other
+RANKS = (1, 5, 10, 20)
+
+Item = TypeVar("Item")
+
+
+class Curve(NamedTuple):
+    """A metric of one trial by epoch."""
+
+    trial: str
+    status: TrialStatus
+    epochs: list[int]
+    values: list[float]
 
 
 @dataclass
-class SearchReport:
+class ReportData:
     """A search and what follows from it, at one moment."""
 
-    search: Summary
+    summary: Summary
     evaluation: EvaluationView | None
     """Of the best configuration's first seed."""
     written: str
     """When, ISO 8601, UTC."""
     model: ModelView = WITHOUT_MODEL
-    """What Ax's model says; the remarks depend on it."""
+    """What Ax's model says; the warnings depend on it."""
 
-    def work_out(self) -> None:
-        """Works out what does not depend on the model, so that it need not wait for it."""
-        _ = self.status, self.best, self.trace, self.costs, self.judged, self.data_set
-
-    @cached_property
-    def status(self) -> dict[str, Any]:
-        """The document of `reidsearch status --json`."""
-        return status_document(self.search)
-
-    @cached_property
+    @property
     def best(self) -> Best | None:
         """The best configuration so far."""
-        return self.search.best
+        return self.summary.best
 
     @property
     def best_key(self) -> str | None:
@@ -54,43 +59,67 @@ class SearchReport:
         return None if self.best is None else self.best.trial.key
 
     @property
-    def aim(self) -> ObjectiveTerm:
-        """The first objective."""
-        return self.search.space.objective.first
+    def metric(self) -> str:
+        """Name of the first objective."""
+        return self.summary.metric
 
     @property
-    def metric(self) -> str:
-        """Of the first objective."""
-        return self.aim.metric
+    def drawn_metric(self) -> str:
+        """The metric of the learning curves: the first objective, or mAP where that has no curve."""
+        return self.metric if self.metric in VALIDATION_METRICS else "mAP"
 
     @cached_property
-    def trace(self) -> list[TracePoint]:
-        """Value by trial."""
-        return self.search.trace
-
-    @cached_property
-    def costs(self) -> Costs:
-        """What the trials took."""
-        return self.search.costs
-
-    @cached_property
-    def remarks(self) -> list[Notice]:
-        """What speaks against the result."""
-        return warnings(self.search, self.model.fits())
-
-    @cached_property
-    def judged(self) -> Evaluation | None:
-        """The validation figures of the best trial, or of any that has some: protocol and queries are those of all."""
-        return self.search.protocol
+    def warnings(self) -> list[Notice]:
+        """What speaks against the result, warnings before notes."""
+        return warnings(self.summary, self.model.fits())
 
     @cached_property
     def data_set(self) -> str:
         """Name of the data set's layout."""
-        space = self.search.space
+        space = self.summary.space
         return space.config(space.any_sample()).data.name
 
+    @cached_property
+    def ranked(self) -> list[tuple[Trial, Score]]:
+        """Completed configurations, best first."""
+        return ranked(self.summary.study, self.summary.objective)
 
-def gather(folder: SearchFolder, *, model: bool, images: bool) -> SearchReport:
+    @cached_property
+    def scored(self) -> list[tuple[Trial, Score]]:
+        """Configurations with a value, in the order of suggestion."""
+        scores = self.summary.scores
+        return [(trial, scores[trial.key]) for trial in self.summary.configurations if trial.key in scores]
+
+    @cached_property
+    def first_values(self) -> dict[str, float]:
+        """Of each configuration with fresh seeds, the value by which it was chosen."""
+        scores = self.summary.scores
+        return {each.trial: scores[each.trial].value for each in self.summary.confirmations if each.trial in scores}
+
+    def curves(self, metric: str) -> list[Curve]:
+        """A metric of every configuration by epoch, thinned to what a chart can show."""
+        return learning_curves(self.summary.study.trials.values(), metric)
+
+    @cached_property
+    def cmc_curves(self) -> dict[str, list[tuple[int, float]]]:
+        """CMC of the best trials, the best first: at every rank if the evaluation kept it, else at 1, 5, 10 and 20."""
+        leaders = sorted(self.ranked, key=lambda row: row[0].key != self.best_key)[:LEADERS]
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for trial, found in leaders:
+            if found.result.validation is not None:
+                full = full_curve(self.summary.folder, trial.key)
+                curves[trial.key] = list(enumerate(full, 1)) or [(rank, found.metrics[f"rank{rank}"]) for rank in RANKS]
+        return curves
+
+    @cached_property
+    def by_value(self) -> list[tuple[Trial, float]]:
+        """Completed and stopped configurations with their values, best first."""
+        sign = self.summary.objective.first.sign
+        rows = [(trial, found.value) for trial, found in self.scored if trial.status in ("completed", "stopped")]
+        return sorted(rows, key=lambda row: -sign * row[1])
+
+
+def read_report(folder: SearchFolder, *, model: bool, images: bool) -> ReportData:
     """Reads a search, which may be running.
 
     Args:
@@ -103,18 +132,43 @@ def gather(folder: SearchFolder, *, model: bool, images: bool) -> SearchReport:
         SearchError: `search.yaml` is damaged.
     """
     if not model:
-        return _gathered(folder, read_summary(folder), images=images)
+        return _read(folder, summarise(load_search(folder)), images=images)
     log = folder.logs / "report.log" if folder.logs.is_dir() else None
     with ModelProcess(log) as process:
         search = load_search(folder)
         process.ask(search)
-        report = _gathered(folder, summarise(search), images=images)
-        report.work_out()
+        report = _read(folder, summarise(search), images=images)
         report.model = process.answer(search)
         return report
 
 
-def _gathered(folder: SearchFolder, search: Summary, *, images: bool) -> SearchReport:
-    pictures = images or search.description.synthetic
-    evaluation = None if search.best is None else read_evaluation(folder, search.best.trial.key, pictures=pictures)
-    return SearchReport(search, evaluation, datetime.now(UTC).isoformat(timespec="seconds"))
+def _read(folder: SearchFolder, summary: Summary, *, images: bool) -> ReportData:
+    pictures = images or summary.description.synthetic
+    evaluation = None if summary.best is None else read_evaluation(folder, summary.best.trial.key, pictures=pictures)
+    return ReportData(summary, evaluation, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def learning_curves(trials: Iterable[Trial], metric: str, *, most: int | None = MOST_POINTS) -> list[Curve]:
+    """The curves of the trials that have the metric, each thinned to at most so many points; None keeps all."""
+    curves = []
+    for trial in trials:
+        points = [
+            (result.epoch, metrics[metric]) for result in trial.results if metric in (metrics := result.metrics())
+        ]
+        if points:
+            epochs, values = zip(*(points if most is None else thinned(points, most)), strict=True)
+            curves.append(Curve(trial.key, trial.status, list(epochs), list(values)))
+    return curves
+
+
+def thinned(items: Sequence[Item], most: int) -> list[Item]:
+    """At most `most` of the items, evenly spread, the first and the last among them.
+
+    Raises:
+        ValueError: fewer than two may be kept.
+    """
+    if most < 2:
+        raise ValueError(f"{most} points cannot hold both ends")
+    if len(items) <= most:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]

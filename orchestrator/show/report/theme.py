@@ -1,7 +1,7 @@
-"""Colours and marks of the page's figures.
+"""Colours, marks and scales of the report's charts.
 
-Colours are of Okabe and Ito (2008), which people who confuse colours can tell apart; the shape of a marker says the
-same once more.
+The colours are those of Okabe and Ito (2008), which people with a colour vision deficiency can tell apart; the shape of
+a marker repeats what its colour says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.show.report.markup import Figure, plotly_text
+import plotly.graph_objects as go
+
+from orchestrator.space.objective import COSTS, VALIDATION_METRICS
 from orchestrator.study.study import TrialStatus
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -42,22 +44,31 @@ NAMES: Mapping[TrialStatus, str] = {
     "running": "running",
     "pending": "waiting",
 }
-SEQUENCE = "Viridis"  # ordered by lightness, too, so that it survives a photocopier
+SEQUENCE = "Viridis"  # ordered by lightness as well, so that it survives a photocopier
 
 
 def faint(colour: str, opacity: float = 0.45) -> str:
-    """A colour `#rrggbb` that lets others shine through."""
+    """A translucent version of the colour `#rrggbb`."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-def figure(
-    data: Sequence[Mapping[str, Any]], x: str | Mapping[str, Any], y: str | Mapping[str, Any], **layout: Any
-) -> Figure:
-    """A figure with two axes, each given by its title or by Plotly's settings with a `title`."""
-    return {"data": [*data], "layout": {"xaxis": _axis(x), "yaxis": _axis(y), **layout}}
+def factor(metric: str) -> float:
+    """By which values of a metric are multiplied to be drawn: shares are drawn in per cent."""
+    return 100.0 if metric in VALIDATION_METRICS else 1.0
 
 
-def _axis(given: str | Mapping[str, Any]) -> dict[str, Any]:
-    settings = {"title": given} if isinstance(given, str) else dict(given)
-    return {**settings, "title": {"text": plotly_text(settings.get("title", ""))}}
+def unit(metric: str) -> str:
+    """The unit in which a metric is drawn; empty for plain numbers."""
+    return "%" if metric in VALIDATION_METRICS else "h" if metric in COSTS else ""
+
+
+def axis(metric: str) -> str:
+    """A metric with its unit, as the title of an axis."""
+    return f"{metric} ({unit(metric)})" if unit(metric) else metric
+
+
+def figure(traces: Sequence[Any], x: str | Mapping[str, Any], y: str | Mapping[str, Any], **layout: Any) -> go.Figure:
+    """A figure with two axes, each given by its title or by its settings. `page.js` adds what depends on the screen."""
+    axes = {name: {"title": given} if isinstance(given, str) else given for name, given in (("xaxis", x), ("yaxis", y))}
+    return go.Figure(list(traces), {"template": "none", **axes, **layout})

@@ -1,0 +1,411 @@
+"""The charts of a search: progress, learning curves, parallel coordinates, seeds, re-identification, cost.
+
+Every function returns a `plotly` figure. Texts are escaped and numbers rounded once, where `page.py` writes a figure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from orchestrator.algorithms.replicates import Confirmation
+from orchestrator.algorithms.scoring import Score
+from orchestrator.base.formatting import number
+from orchestrator.show.report.evaluations import CameraTable, histogram
+from orchestrator.show.report.report_data import Curve
+from orchestrator.show.report.theme import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    NAMES,
+    ORANGE,
+    PURPLE,
+    RED,
+    SEQUENCE,
+    SKY,
+    SYMBOLS,
+    axis,
+    factor,
+    faint,
+    figure,
+)
+from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
+from orchestrator.study.study import Trial, TrialStatus
+from orchestrator.summary import TracePoint
+from orchestrator.summary.costs import Costs
+
+RANKS = (1, 5, 10, 20)
+PALETTE = (PURPLE, BLUE, GREEN, ORANGE, SKY, RED)
+BANDS = ("#5b02a3", "#9a179b", "#cb4679", "#eb7852", "#e8a020")  # of Plasma, without its ends, which paper swallows
+STOPPED = "#a8a8a8"
+FULL_CURVES, FULL_LINES = 15, 30  # of a kind; more than that are drawn translucent
+MOST_LABELS = 6  # of a choice beside its axis; of a longer one only the ends are labelled
+MANY_CAMERAS = 8  # beyond, cells are too small for numbers
+HOUR_S = 3600
+SMALL_HOURS = 0.1  # if the longest trial took less, seconds are drawn
+
+
+def trace_chart(points: Sequence[TracePoint], metric: str, best: str | None) -> go.Figure:
+    """Value by trial, the best so far, and how each trial ended; failed trials stand at the bottom."""
+    times = factor(metric)
+    floor = min((point.value for point in points if point.value is not None), default=0.0)
+    leading = [(point.number, times * point.best) for point in points if point.best is not None]
+    traces = []
+    if leading:
+        x, y = zip(*leading, strict=True)
+        line = {"shape": "hv", "width": 2, "color": GREEN}
+        traces.append(go.Scatter(mode="lines", name="best so far", x=x, y=y, line=line, hoverinfo="skip"))
+    for status in NAMES:
+        alike = [
+            point for point in points if point.status == status and (point.value is not None or status == "failed")
+        ]
+        if alike:
+            traces.append(_trace_marks(alike, status, floor, times))
+    for point in points:
+        if point.trial == best and point.value is not None:
+            marker = {"symbol": "circle-open", "size": 18, "color": PURPLE, "line": {"width": 3}}
+            place = {"x": [point.number], "y": [times * point.value]}
+            traces.append(go.Scatter(mode="markers", name="chosen as best", **place, marker=marker, hoverinfo="skip"))
+    return figure(traces, "trial", axis(metric))
+
+
+def _trace_marks(points: Sequence[TracePoint], status: TrialStatus, floor: float, times: float) -> go.Scatter:
+    broken = ["" if point.value is None or point.feasible else ", breaks a constraint" for point in points]
+    errors = [times * (point.standard_error or 0.0) for point in points]
+    return go.Scatter(
+        mode="markers",
+        name=NAMES[status],
+        x=[point.number for point in points],
+        y=[times * (floor if point.value is None else point.value) for point in points],
+        error_y={"type": "data", "array": errors, "thickness": 1, "width": 0, "color": faint(COLOURS[status])},
+        marker={"color": COLOURS[status], "symbol": SYMBOLS[status], "size": 9},
+        text=[f"{point.trial} ({point.source}){note}" for point, note in zip(points, broken, strict=True)],
+        hovertemplate=f"%{{text}}: {'no value' if status == 'failed' else '%{y:.4g}'}<extra></extra>",
+    )
+
+
+def front_chart(
+    completed: Sequence[tuple[Trial, Score]], front: Sequence[tuple[Trial, Score]], metrics: Sequence[str]
+) -> go.Figure:
+    """The first two objectives of the completed trials; with two objectives the Pareto front is joined by a line."""
+    leading = {trial.key for trial, _ in front}
+    up, across = metrics[0], metrics[1]
+    traces = []
+    for name, inside, colour in (("dominated", False, GREY), ("Pareto front", True, GREEN)):
+        rows = [(trial.key, found.values) for trial, found in completed if (trial.key in leading) == inside]
+        rows.sort(key=lambda row: row[1][1])
+        traces.append(
+            go.Scatter(
+                mode="lines+markers" if inside and len(metrics) == 2 else "markers",
+                name=name,
+                x=[factor(across) * values[1] for _, values in rows],
+                y=[factor(up) * values[0] for _, values in rows],
+                text=[trial for trial, _ in rows],
+                marker={"color": colour, "size": 9},
+                hovertemplate="%{text}: %{y:.4g}, %{x:.4g}<extra></extra>",
+            )
+        )
+    return figure(traces, axis(across), axis(up))
+
+
+def curves_chart(curves: Sequence[Curve], metric: str, best: str | None, *, title: str) -> go.Figure:
+    """A metric of every trial over the epochs; the ends of stopped and failed trials are marked, the best is bold."""
+    times = factor(metric)
+    traces = []
+    for status in NAMES:
+        alike = [curve for curve in curves if curve.status == status and curve.trial != best]
+        if alike:
+            traces.append(_joined_curves(alike, status, times))
+        if alike and status in ("stopped", "failed"):
+            traces.append(_curve_ends(alike, status, times))
+    traces += [_best_curve(curve, times) for curve in curves if curve.trial == best]
+    return figure(traces, "epoch", title)
+
+
+def _joined_curves(curves: Sequence[Curve], status: TrialStatus, times: float) -> go.Scatter:
+    """Many curves as one line with gaps: Plotly takes seconds for hundreds of lines."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    names: list[str] = []
+    for curve in curves:
+        x += [*curve.epochs, None]
+        y += [*(times * value for value in curve.values), None]
+        names += [curve.trial] * (len(curve.epochs) + 1)
+    opacity = max(0.15, min(0.6, FULL_CURVES / len(curves)))
+    return go.Scatter(
+        mode="lines+markers" if all(len(curve.epochs) < 3 for curve in curves) else "lines",
+        name=NAMES[status],
+        x=x,
+        y=y,
+        text=names,
+        line={"color": faint(COLOURS[status], opacity), "width": 1.3},
+        hovertemplate="%{text}, epoch %{x}: %{y:.4g}<extra></extra>",
+    )
+
+
+def _curve_ends(curves: Sequence[Curve], status: TrialStatus, times: float) -> go.Scatter:
+    return go.Scatter(
+        mode="markers",
+        showlegend=False,
+        x=[curve.epochs[-1] for curve in curves],
+        y=[times * curve.values[-1] for curve in curves],
+        text=[f"{curve.trial} {NAMES[status]}" for curve in curves],
+        marker={"color": COLOURS[status], "symbol": SYMBOLS[status], "size": 8},
+        hovertemplate="%{text} after epoch %{x}: %{y:.4g}<extra></extra>",
+    )
+
+
+def _best_curve(curve: Curve, times: float) -> go.Scatter:
+    return go.Scatter(
+        mode="lines+markers",
+        name=f"best: {curve.trial}",
+        x=curve.epochs,
+        y=[times * value for value in curve.values],
+        line={"color": PURPLE, "width": 3},
+        marker={"size": 4},
+        hovertemplate="epoch %{x}: %{y:.4g}<extra></extra>",
+    )
+
+
+class _Line(NamedTuple):
+    """Lines of the parallel coordinates that are drawn alike."""
+
+    name: str
+    colour: str
+    width: float
+
+
+def parallel_chart(
+    trials: Sequence[tuple[Trial, float]],
+    metric: str,
+    parameters: Mapping[str, FloatRange | IntRange | Choice],
+    best: str | None,
+    *,
+    sign: int = 1,
+) -> go.Figure:
+    """One line per trial through its settings and its value; a setting that a trial does not have leaves a gap.
+
+    `go.Parcoords` is no alternative: it draws a missing value as the lowest one, cannot tell stopped trials apart, has
+    no hover texts, and needs WebGL and a page whose policy allows `unsafe-eval`.
+    """
+    low, high = min(value for _, value in trials), max(value for _, value in trials)
+    kinds: dict[_Line, list[tuple[Trial, float]]] = defaultdict(list)
+    # What is drawn last lies on top: stopped trials first, then from the worst to the best.
+    for trial, value in sorted(trials, key=lambda row: (row[0].key == best, row[0].status != "stopped", sign * row[1])):
+        kinds[_line_of(trial, (value - low) / (high - low or 1), (low, high), metric, best)].append((trial, value))
+    opacity = max(0.25, min(1.0, FULL_LINES / len(trials)))
+    traces = [
+        _joined_lines(group, kind, parameters, (low, high), 1.0 if kind.colour == PURPLE else opacity)
+        for kind, group in kinds.items()
+    ]
+    titles = [*(path.rpartition(".")[2] for path in parameters), axis(metric)]
+    across = {"tickvals": [*range(len(titles))], "ticktext": titles, "side": "top", "range": [-0.45, len(titles) - 0.7]}
+    up = {"visible": False, "range": [-0.06, 1.06]}
+    ends = [(height, f"{factor(metric) * end:.3g}") for height, end in ((0.0, low), (1.0, high))]
+    labels = [(place, *mark) for place, each in enumerate(parameters.values()) for mark in _axis_labels(each)]
+    labels += [(len(parameters), *mark) for mark in ends if high > low]
+    common = {"showarrow": False, "xshift": -8, "xanchor": "right", "font": {"size": 11}}
+    return figure(
+        traces,
+        {**across, "zeroline": False, "fixedrange": True},
+        {**up, "fixedrange": True},
+        annotations=[{**common, "x": place, "y": height, "text": text} for place, height, text in labels],
+        legend={"orientation": "h", "y": -0.03, "yanchor": "top"},
+        hovermode="closest",
+    )
+
+
+def _line_of(trial: Trial, share: float, ends: tuple[float, float], metric: str, best: str | None) -> _Line:
+    """How a trial is drawn whose value lies at this share of the range of all values."""
+    if trial.key == best:
+        return _Line(f"best: {trial.key}", PURPLE, 4.0)
+    if trial.status == "stopped":
+        return _Line("stopped early", STOPPED, 1.0)
+    low, high = ends
+    band = min(int(share * len(BANDS)), len(BANDS) - 1)
+    limits = [factor(metric) * (low + (high - low) * (band + step) / len(BANDS)) for step in (0, 1)]
+    return _Line(f"{limits[0]:.3g} to {limits[1]:.3g}", BANDS[band], 1.8)
+
+
+def _joined_lines(
+    trials: Sequence[tuple[Trial, float]],
+    kind: _Line,
+    parameters: Mapping[str, FloatRange | IntRange | Choice],
+    ends: tuple[float, float],
+    opacity: float,
+) -> go.Scatter:
+    """Lines of one kind as one line with gaps, so that hundreds are drawn at once."""
+    low, high = ends
+    x: list[int | None] = []
+    y: list[float | None] = []
+    texts: list[str] = []
+    for trial, value in trials:
+        given = [trial.params.get(path) for path in parameters]
+        x += [*range(len(given) + 1), None]
+        y += [_height(parameter, each) for parameter, each in zip(parameters.values(), given, strict=True)]
+        y += [(value - low) / (high - low) if high > low else 0.5, None]
+        texts += [trial.key if each is None else f"{trial.key}: {number(each)}" for each in given]
+        texts += [trial.key, ""]
+    return go.Scatter(
+        mode="lines+markers",
+        name=kind.name,
+        x=x,
+        y=y,
+        text=texts,
+        line={"color": kind.colour, "width": kind.width},
+        marker={"size": 4 + kind.width / 2},
+        opacity=opacity,
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _height(parameter: FloatRange | IntRange | Choice, value: Value | None) -> float | None:
+    """Where a value stands on its axis, from 0 to 1; None for one that the trial or the space does not have."""
+    if value is None or (isinstance(parameter, Choice) and value not in parameter.values):
+        return None
+    return parameter.place(value)
+
+
+def _axis_labels(parameter: FloatRange | IntRange | Choice) -> list[tuple[float, str]]:
+    """Heights and labels beside an axis: the ends of a range, all values of a short choice."""
+    if not isinstance(parameter, Choice):
+        return [(0.0, number(parameter.low)), (1.0, number(parameter.high))]
+    many = len(parameter.values) > MOST_LABELS
+    shown = (parameter.values[0], parameter.values[-1]) if many else parameter.values
+    return [(parameter.place(value), str(value)) for value in shown]
+
+
+def seeds_chart(confirmed: Sequence[Confirmation], first_values: Mapping[str, float], metric: str) -> go.Figure:
+    """The value of each fresh seed, the mean with its interval, and the value by which the configuration was chosen."""
+    times = factor(metric)
+    chosen = [each.trial for each in confirmed if each.trial in first_values]
+    margins = [times * (each.interval[1] - each.mean) if each.interval else 0 for each in confirmed]
+    means = go.Scatter(
+        mode="markers",
+        name="their mean, 95 % interval",
+        x=[each.trial for each in confirmed],
+        y=[times * each.mean for each in confirmed],
+        error_y={"type": "data", "array": margins, "color": GREEN, "thickness": 2},
+        marker={"color": GREEN, "size": 24, "symbol": "line-ew-open", "line": {"width": 3}},
+        hovertemplate="mean %{y:.4g}<extra></extra>",
+    )
+    seeds = go.Scatter(
+        mode="markers",
+        name="a fresh seed",
+        x=[each.trial for each in confirmed for _ in each.values],
+        y=[times * value for each in confirmed for value in each.values],
+        marker={"color": BLUE, "size": 9, "opacity": 0.8},
+        hovertemplate="%{y:.4g}<extra></extra>",
+    )
+    first = go.Scatter(
+        mode="markers",
+        name="the seed it was chosen by",
+        x=chosen,
+        y=[times * first_values[trial] for trial in chosen],
+        marker={"color": ORANGE, "size": 11, "symbol": "diamond-open", "line": {"width": 2}},
+        hovertemplate="first seed %{y:.4g}<extra></extra>",
+    )
+    return figure([means, seeds, first], {"type": "category"}, axis(metric))
+
+
+def cmc_chart(curves: Mapping[str, Sequence[tuple[int, float]]]) -> go.Figure:
+    """Share of the queries with a match among the first so many gallery tracklets, a line per trial, the best bold."""
+    traces = [
+        go.Scatter(
+            mode="lines" if len(curve) > len(RANKS) else "lines+markers",
+            name=name,
+            x=[rank for rank, _ in curve],
+            y=[100 * share for _, share in curve],
+            line={"color": PALETTE[place % len(PALETTE)], "width": 1.5 if place else 3},
+            hovertemplate="rank %{x}: %{y:.1f} %<extra></extra>",
+        )
+        for place, (name, curve) in enumerate(curves.items())
+    ]
+    longest = max((curve[-1][0] for curve in curves.values()), default=0)
+    ranks = {"title": "rank", "tickvals": [*RANKS, *range(30, longest + 1, 10)]}
+    return figure(traces, ranks, "queries with a match (%)")
+
+
+def entropy_chart(trials: Sequence[tuple[Trial, Score]], metric: str) -> go.Figure:
+    """Each trial's value by the entropy of its attention; 1 is uniform."""
+    traces = []
+    for status in NAMES:
+        alike = [(trial, found) for trial, found in trials if trial.status == status]
+        if alike:
+            traces.append(
+                go.Scatter(
+                    mode="markers",
+                    name=NAMES[status],
+                    x=[found.metrics["attention_entropy"] for _, found in alike],
+                    y=[factor(metric) * found.value for _, found in alike],
+                    text=[trial.key for trial, _ in alike],
+                    marker={"color": COLOURS[status], "symbol": SYMBOLS[status], "size": 9},
+                    hovertemplate="%{text}: entropy %{x:.3f}, %{y:.4g}<extra></extra>",
+                )
+            )
+    return figure(traces, "attention entropy", axis(metric))
+
+
+def camera_chart(table: CameraTable) -> go.Figure:
+    """mAP by camera of the query and of the gallery; the number of queries stands in the cell."""
+    names = [f"camera {camera}" for camera in table.cameras]
+    cells = [
+        ["" if value is None else Markup(f"{100 * value:.0f}<br>n={count}") for value, count in zip(*row, strict=True)]
+        for row in zip(table.mean_ap, table.queries, strict=True)
+    ]
+    surface = go.Heatmap(
+        x=names,
+        y=names,
+        z=[[None if value is None else 100 * value for value in row] for row in table.mean_ap],
+        text=cells,
+        texttemplate="%{text}" if len(names) <= MANY_CAMERAS else "",
+        colorscale=SEQUENCE,
+        colorbar={"title": "%", "thickness": 12},
+        hovertemplate="query %{y}, gallery %{x}: mAP %{z:.1f} %<extra></extra>",
+    )
+    return figure([surface], "gallery", {"title": "query", "autorange": "reversed", "automargin": True})
+
+
+def precision_chart(precisions: Sequence[float]) -> go.Figure:
+    """How many queries have which average precision."""
+    counts = histogram(precisions)
+    bars = go.Bar(
+        showlegend=False,
+        x=[100 * (place + 0.5) / len(counts) for place in range(len(counts))],
+        y=counts,
+        width=100 / len(counts),
+        marker={"color": BLUE, "line": {"width": 1, "color": "rgba(255,255,255,0.6)"}},
+        hovertemplate="%{y} queries around %{x:.1f} %<extra></extra>",
+    )
+    return figure([bars], {"title": "average precision of a query (%)", "range": [0, 100]}, "queries")
+
+
+def cost_chart(costs: Costs) -> go.Figure:
+    """What each trial took and, stacked on it, what stopping it early saved; in GPU hours if GPUs were held."""
+    gpus = costs.gpu_hours > 0
+    taken = [cost.gpu_hours if gpus else cost.hours for cost in costs.trials]
+    saved = [cost.saved_gpu_hours if gpus else cost.saved_hours for cost in costs.trials]
+    times, unit = (HOUR_S, "s") if max(taken) < SMALL_HOURS else (1, "hours")
+    unit = f"GPU {unit}" if gpus else unit
+    bars: list[tuple[str, list[float], Any, str]] = [
+        ("taken", taken, [COLOURS[cost.status] for cost in costs.trials], f"%{{y:.3g}} {unit}")
+    ]
+    if any(saved):
+        text = f"about %{{y:.3g}} {unit} saved"
+        bars.append(("saved by early stopping (estimate)", saved, "rgba(140,140,140,0.3)", text))
+    traces = [
+        go.Bar(
+            name=name,
+            x=[cost.trial for cost in costs.trials],
+            y=[times * value for value in values],
+            marker={"color": colour},
+            hovertemplate=f"%{{x}}: {text}<extra></extra>",
+        )
+        for name, values, colour, text in bars
+    ]
+    return figure(traces, {"type": "category"}, unit, barmode="stack")
