@@ -1,4 +1,4 @@
-"""Checks of a search space against its own format and against the trainer."""
+"""Checks of a search space: its format, the names in it, and its values against the trainer."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 
 _PARAMETER_KEYS = tuple(dict.fromkeys(key for kind in KINDS.values() for key in kind.model_fields))
 
-MAX_START = 100  # start points; the trainer is asked about each
+MAX_START = 100  # points under `start`; the trainer checks each
 
 Space = TypeVar("Space", bound=BaseModel)
 
 
 def check_shape(model: type[Space], data: Mapping[str, JsonValue], problems: Problems) -> Space | None:
-    """The space that the data describes; notes what breaks the format and returns None if anything does."""
+    """The space that the data describes; None if it does not follow the format, and notes where."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -67,7 +67,7 @@ def check_shape(model: type[Space], data: Mapping[str, JsonValue], problems: Pro
 
 
 def _is_misspelt(problem: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
-    """Whether a key is missing because it stands there under another name, which is a problem of its own."""
+    """Whether a key is missing because it is misspelt, which is another problem in the list."""
     *parent, key = problem["loc"]
     unknown = [
         str(other["loc"][-1])
@@ -78,7 +78,7 @@ def _is_misspelt(problem: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
 
 
 def check_names(data: Mapping[str, JsonValue], problems: Problems) -> None:
-    """Notes every path that the trainer does not have and what cannot be meant; does not import the trainer."""
+    """Notes paths that the trainer does not have and contradictions between parts; does not import the trainer."""
     written = _mapping(data.get("parameters"))
     fixed = set(_known_settings(_mapping(data.get("trainer")), ("trainer",), problems))
     for path in fixed & written.keys():
@@ -100,9 +100,9 @@ def check_values(
     start: Sequence[Mapping[str, Value]],
     problems: Problems,
 ) -> None:
-    """Notes every value that the trainer refuses, at the points that stand for a space and at the known-good ones.
+    """Notes values that the trainer refuses: in the middle of the space, at each parameter's ends, and under `start`.
 
-    The arguments are those parts of a space that decide the trainer's configurations; each is sound in itself.
+    The arguments are the parts of a space that the trainer's configurations depend on; each is valid by itself.
     """
     expressions = {path: parse_expression(text) for path, text in derived.items()}
     values = _Values(trainer, searched, expressions, constraints, problems)
@@ -118,7 +118,7 @@ def _start_points(data: Mapping[str, JsonValue]) -> Iterator[tuple[int, dict[str
 
 
 class _Values(NamedTuple):
-    """All that decides a configuration of the trainer but the point."""
+    """Everything that a configuration of the trainer depends on, except the point."""
 
     trainer: Mapping[str, JsonValue]
     searched: Parameters
@@ -127,7 +127,7 @@ class _Values(NamedTuple):
     problems: Problems
 
     def everywhere(self, path: str | None = None, value: Value | None = None) -> Point:
-        """The middle of the space, or a point beside it at which a parameter is active and has a value."""
+        """The middle of the space, or the nearest point at which a parameter is active and has a value."""
         middle = {each: parameter.at(0.5) for each, parameter in self.searched.items()}
         if path is not None and value is not None:
             self._permit(path, middle)
@@ -135,14 +135,14 @@ class _Values(NamedTuple):
         return active(self.searched, middle)
 
     def _permit(self, path: str, values: Point) -> None:
-        """Changes the choices so that a parameter is active."""
+        """Changes choices so that a parameter is active."""
         for choice, allowed in self.searched[path].when.items():
             self._permit(choice, values)
             if values[choice] not in allowed:
                 values[choice] = allowed[0]
 
     def refused(self, point: Mapping[str, Value]) -> list[ErrorDetails]:
-        """What the trainer refuses at a point; empty if it accepts it. Notes derived settings without a value there."""
+        """The trainer's errors at a point. Notes derived settings that have no value there."""
         try:
             build_trial_config(self.trainer, {**point, **self._derived_at(point)})
         except ValidationError as error:
@@ -150,7 +150,7 @@ class _Values(NamedTuple):
         return []
 
     def _derived_at(self, point: Mapping[str, Value]) -> Point:
-        """The derived settings at a point; none outside the constraints, where nothing has to have a value."""
+        """The derived settings at a point; none outside the constraints, where they need no value."""
         settings: Point = {}
         for path, expression in self.derived.items() if satisfies(point, self.constraints) else ():
             if all(name in point for name in expression.paths()):
@@ -169,7 +169,7 @@ def _where(expression: Expression, point: Mapping[str, Value]) -> str:
 def _note_shape(
     model: type[BaseModel], problem: ErrorDetails, data: Mapping[str, JsonValue], problems: Problems
 ) -> None:
-    """Notes one of pydantic's errors at the key that it is about."""
+    """Notes one of pydantic's errors at the key that it concerns."""
     path, kind = problem["loc"], problem["type"]
     fields = [*model.model_fields, "extends"]
     if path[0] == "parameters" and len(path) > 2:  # pydantic names the parameter's type between path and key
@@ -209,7 +209,7 @@ def _note_shape(
 
 
 def _known_settings(settings: Mapping[str, JsonValue], path: tuple[str, ...], problems: Problems) -> Iterator[str]:
-    """Dotted paths of the settings that the trainer has; notes those that it has not."""
+    """Dotted paths of the settings that the trainer has; notes those that it does not have."""
     for key, value in settings.items():
         here = (*path, key)
         setting = ".".join(here[1:])
@@ -225,7 +225,7 @@ def _known_settings(settings: Mapping[str, JsonValue], path: tuple[str, ...], pr
 
 
 def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> dict[str, AnyParameter]:
-    """The searched parameters that are sound in themselves and fit a setting of the trainer."""
+    """The searched parameters that are valid by themselves and fit a setting of the trainer."""
     known = {}
     for path, data in written.items():
         parameter = parse_parameter(data)
@@ -279,7 +279,7 @@ def _check_start(
     searched: Parameters,
     problems: Problems,
 ) -> None:
-    """Notes where a known-good point leaves the space."""
+    """Notes where a point under `start` lies outside the space."""
     known = {setting: value for setting, value in point.items() if isinstance(value, bool | int | float | str)}
     inactive = {setting for setting in searched if not is_active(setting, searched, known)}
     for setting, value in point.items():
@@ -299,7 +299,7 @@ def _check_start(
 
 
 def _check_start_values(path: KeyPath, values: _Values, point: Mapping[str, Value]) -> None:
-    """Notes what the trainer refuses at a known-good point, if nothing else explains it."""
+    """Notes what the trainer refuses at a point under `start`, unless another problem explains it."""
     problems = values.problems
     if any(problems.below(part) for part in (path, ("parameters",), ("trainer",), ("derived",))):
         return
@@ -311,7 +311,7 @@ def _check_start_values(path: KeyPath, values: _Values, point: Mapping[str, Valu
 
 
 def _setting(error: ErrorDetails) -> tuple[str, ...]:
-    """The names of the setting, or of the group of settings, that an error is about."""
+    """The names of the setting, or of the group of settings, that an error concerns."""
     names = tuple(str(key) for key in error["loc"])
     while names and ".".join(names) not in setting_kinds() and not settings_below(".".join(names)):
         names = names[:-1]

@@ -1,4 +1,4 @@
-"""Every setting of a search space, and which file, `--set` or default its value comes from."""
+"""Every setting of a search space, and the file, `--set` or default that its value comes from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.space.settings import flattened, trainer_settings
 from trainer.formatting import KeyPath
 
 DEFAULT = "default"
-# What the configuration takes from others of its settings where nothing is given.
+# Follows from the data set if it is not given.
 PROTOCOL = "evaluation.protocol"
 SHOWN_BELOW = ("trainer", "parameters", "derived")
 
@@ -45,7 +45,7 @@ def settings_of(path_or_name: str | Path, overrides: Sequence[str] = ()) -> list
 
 
 def _of_parameters(space: SearchSpace, places: Mapping[KeyPath, Place]) -> Iterator[Setting]:
-    """Each bound by itself: a child may have moved one of them."""
+    """Each key by itself: a child may have changed one of them."""
     parameters = space.resolved()["parameters"]
     assert isinstance(parameters, dict)
     for path, bounds in parameters.items():
@@ -79,7 +79,7 @@ def _of_trainer(space: SearchSpace, places: Mapping[KeyPath, Place]) -> Iterator
 
 
 def _origin(places: Mapping[KeyPath, Place], keys: KeyPath) -> str:
-    """Where a value was written: at its own key, or, a list for instance, at the one that holds it."""
+    """Where a value was written: at its own key or, as for the items of a list, at the key that holds it."""
     for depth in range(len(keys), 0, -1):
         if keys[:depth] in places and (depth == len(keys) or _holds_values(keys, depth)):
             return str(places[keys[:depth]])

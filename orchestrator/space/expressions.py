@@ -57,17 +57,17 @@ class Expression(NamedTuple):
     text: str
     """As it was written."""
     term: Term
-    """What it means."""
+    """The parsed text."""
 
     def paths(self) -> list[str]:
         """The settings that it names, each once, in the order of the text."""
         return list(dict.fromkeys(_paths(self.term)))
 
     def at(self, values: Mapping[str, float]) -> float:
-        """The finite value where the settings have these values.
+        """The value for these values of the settings; always finite.
 
         Raises:
-            ExpressionError: something is divided by zero, or grows beyond all numbers.
+            ExpressionError: a division by zero, or a value beyond all floating-point numbers.
         """
         try:
             value = _value(self.term, values)
@@ -91,7 +91,7 @@ class LinearConstraint(NamedTuple):
     """Largest value of the sum."""
 
     def holds(self, values: Mapping[str, float]) -> bool:
-        """Whether the settings satisfy it, but for rounding."""
+        """Whether the settings satisfy it, up to rounding."""
         terms = [weight * values[path] for path, weight in self.weights.items()]
         return sum(terms) <= self.limit + TOLERANCE * max(1.0, abs(self.limit), *map(abs, terms))
 
@@ -142,9 +142,9 @@ def parse_constraint(text: str) -> LinearConstraint:
     return LinearConstraint(text, weights, 0.0 - difference.get("", 0.0))
 
 
-def satisfies(values: Mapping[str, Value], bounds: Sequence[LinearConstraint]) -> bool:
-    """Whether the values satisfy all bounds."""
-    return all(bound.holds({path: float(values[path]) for path in bound.weights}) for bound in bounds)
+def satisfies(values: Mapping[str, Value], constraints: Sequence[LinearConstraint]) -> bool:
+    """Whether the values satisfy all constraints."""
+    return all(each.holds({path: float(values[path]) for path in each.weights}) for each in constraints)
 
 
 def _not_compared(sign: str) -> str:
@@ -156,7 +156,7 @@ def _not_compared(sign: str) -> str:
 
 
 class _Parser:
-    """Reads a text by recursive descent; `kind`, `token` and `sign` are of the token that comes next."""
+    """Parses by recursive descent; `kind`, `token` and `sign` describe the next token."""
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_LENGTH:
@@ -259,7 +259,7 @@ def _value(term: Term, values: Mapping[str, float]) -> float:
 
 
 def _linear(term: Term) -> dict[str, float]:
-    """The weight of each setting, and under the empty path the number that stands alone."""
+    """The weight of each setting, and under the empty path the constant."""
     if isinstance(term, str):
         return {term: 1.0}
     if not isinstance(term, Operation):

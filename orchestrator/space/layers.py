@@ -63,7 +63,7 @@ def overridden(space: Layer, override: str, fields: Sequence[str]) -> Layer:
 
 
 def _depth_of_mappings(data: JsonValue, keys: Sequence[str]) -> int:
-    """How many of the keys lead from mapping to mapping; the others an override makes anew."""
+    """How many of the keys exist as nested mappings; an override creates the others."""
     depth = 0
     while depth < len(keys) and isinstance(data, dict) and isinstance(data.get(keys[depth]), dict):
         data = data[keys[depth]]
@@ -98,7 +98,7 @@ def _read_layer(path: Path, label: str) -> Layer:
 
 
 def _parent(layer: Layer, path: Path, files: Sequence[tuple[Path, str]]) -> tuple[Path, str] | None:
-    """The file that a layer extends, with its name in messages; takes `extends` out of the layer."""
+    """The file that a layer extends, and its name in messages; removes `extends` from the layer."""
     if "extends" not in layer.data:
         return None
     name, place = layer.data.pop("extends"), layer.places[("extends",)]
@@ -119,7 +119,7 @@ def _builtin_folder() -> Path:
 
 
 def _find(name: str, folder: Path) -> tuple[Path, str] | None:
-    """A file by its path from `folder`, else a built-in space by its name; with its name in messages."""
+    """A file by its path from `folder`, otherwise a built-in space by its name; and its name in messages."""
     path = folder / name
     if folder != _builtin_folder() and _exists(path) and not path.is_dir():
         return path, one_line(str(path))
@@ -153,7 +153,7 @@ def _laid_over(below: Layer, above: Layer) -> Layer:
 
 
 def _released(below: Layer, above: Layer) -> Layer:
-    """The lower layer without what the upper one decides otherwise."""
+    """The lower layer without the settings that the upper one sets in another way."""
     searched, derived = set(_mapping(above.data, "parameters")), set(_mapping(above.data, "derived"))
     fixed = {".".join(keys) for keys, _ in flattened(_mapping(above.data, "trainer"))}
     conditional = {*_with_when(below.data), *_with_when(above.data)} - set(_with_when(above.data, empty=True))
@@ -172,7 +172,7 @@ def _released(below: Layer, above: Layer) -> Layer:
 
 
 def _with_when(data: Mapping[str, JsonValue], *, empty: bool = False) -> list[str]:
-    """The searched paths with a condition or, with `empty`, those that say that they have none."""
+    """The searched paths with a condition or, with `empty`, those with an empty `when`."""
     parameters = _mapping(data, "parameters")
     said = {path: _mapping(parameters, path) for path in parameters}
     return [path for path, keys in said.items() if "when" in keys and bool(keys["when"]) != empty]
@@ -192,7 +192,7 @@ def _merged(below: dict[str, JsonValue], above: dict[str, JsonValue], path: KeyP
 
 
 def _other_kind(path: KeyPath, below: dict[str, JsonValue], above: dict[str, JsonValue]) -> bool:
-    """Whether a parameter changes its type, so that the bounds of the old one mean nothing."""
+    """Whether a parameter changes its type, so that its old bounds do not apply."""
     return path == ("parameters",) and "type" in above and above["type"] != below.get("type")
 
 
@@ -231,7 +231,7 @@ def _override_keys(path: str, label: str, space: Layer, fields: Sequence[str]) -
 
 
 def _parameter_keys(rest: str, space: Layer) -> list[str]:
-    """`loss.osm_alpha.high` as `loss.osm_alpha` and `high`; the whole as a searched path where none fits."""
+    """`loss.osm_alpha.high` as `loss.osm_alpha` and `high`; the whole as a searched path if none fits."""
     for searched in _mapping(space.data, "parameters"):
         if rest.startswith(f"{searched}.when."):
             return [searched, "when", rest.removeprefix(f"{searched}.when.")]
@@ -243,6 +243,6 @@ def _parameter_keys(rest: str, space: Layer) -> list[str]:
 
 
 def _own_paths(space: Layer) -> list[str]:
-    """Dotted paths of what the space itself states, its trainer settings aside."""
+    """Dotted paths of the space's own values, without trainer settings."""
     own = {key: value for key, value in space.data.items() if key != "trainer"}
     return [".".join(keys) for keys, _ in flattened(own)]

@@ -1,4 +1,4 @@
-"""What a search improves, and which figures it must keep."""
+"""The objective of a search: the metrics that it improves, and constraints on metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_TERMS = 3  # each one more makes a suggestion two to three times as long
 ValidationMetric = Literal["mAP", "mINP", "rank1", "rank5", "rank10", "rank20"]
 Cost = Literal["hours", "gpu_hours"]
 Metric: TypeAlias = ValidationMetric | Cost
-"""Figures of the validation split, shares between 0 and 1, and what a trial cost to train."""
+"""Metrics of the validation split, shares in [0, 1], and the cost of training a trial."""
 Sign = Literal["<=", ">="]
 
 VALIDATION_METRICS: tuple[str, ...] = get_args(ValidationMetric)
@@ -42,31 +42,31 @@ OUTCOME = re.compile(
 
 
 class ObjectiveTerm(NamedTuple):
-    """One of the things that a search improves."""
+    """A metric that a search improves, and its better direction."""
 
     metric: Metric
     goal: Literal["maximize", "minimize"]
 
     @property
     def sign(self) -> int:
-        """What a value is multiplied with so that more is better."""
+        """1 or -1; a value times this is better when larger."""
         return 1 if self.goal == "maximize" else -1
 
 
 class OutcomeConstraint(NamedTuple):
-    """What a figure of a trial has to reach, or must not exceed."""
+    """A bound on a metric of a trial."""
 
     metric: Metric
     sign: Sign
     limit: float
 
     def holds(self, value: float) -> bool:
-        """Whether a figure satisfies it."""
+        """Whether a value of the metric satisfies it."""
         return value >= self.limit if self.sign == ">=" else value <= self.limit
 
 
 class RelativeConstraint(NamedTuple):
-    """The same as compared with the baseline trial: `share * baseline + shift`."""
+    """A bound relative to the baseline trial: `share * baseline + shift`."""
 
     metric: Metric
     sign: Sign
@@ -74,7 +74,7 @@ class RelativeConstraint(NamedTuple):
     shift: float
 
     def against(self, baseline: float) -> OutcomeConstraint:
-        """The constraint in numbers, where the baseline's figure is known."""
+        """The same with a number as its limit, given the baseline's value of the metric."""
         return OutcomeConstraint(self.metric, self.sign, self.share * baseline + self.shift)
 
 
@@ -82,15 +82,15 @@ def parse_outcome(text: str) -> OutcomeConstraint | RelativeConstraint:
     """The constraint in a text such as `rank1 >= 0.8`, `rank1 >= 0.95 * baseline` or `rank1 >= baseline - 0.02`.
 
     Raises:
-        ValueError: the text bounds no figure.
+        ValueError: the text bounds no metric.
     """
     found = OUTCOME.fullmatch(text)
     if found is None:
-        what = "must compare a figure with a number or the baseline, such as 'rank1 >= 0.8', "
+        what = "must compare a metric with a number or the baseline, such as 'rank1 >= 0.8', "
         raise ValueError(f"{what}'rank1 >= 0.95 * baseline' or 'rank1 >= baseline - 0.02' (is {shown(text)})")
     name, sign = found["metric"], cast("Sign", found["sign"])
     if name not in METRICS:
-        raise ValueError(f"{shown(name)} is no figure, not one of {listed(list(METRICS))}{did_you_mean(name, METRICS)}")
+        raise ValueError(f"{shown(name)} is no metric, not one of {listed(list(METRICS))}{did_you_mean(name, METRICS)}")
     metric = cast("Metric", name)
     if found["limit"] is not None:
         _check_number(metric, found["limit"], "80 % is 0.8")
@@ -104,15 +104,15 @@ def parse_outcome(text: str) -> OutcomeConstraint | RelativeConstraint:
 
 def _check_number(metric: str, number: str, example: str) -> None:
     if metric in VALIDATION_METRICS and not abs(float(number)) <= 1:
-        raise ValueError(f"figures are shares between 0 and 1; {example} (is {number})")
+        raise ValueError(f"metrics are shares between 0 and 1; {example} (is {number})")
 
 
 @functools.cache
 def parse_objective(text: str) -> tuple[ObjectiveTerm, ...]:
-    """What a text such as `mAP, -gpu_hours` names: figures to be raised and, with a minus, values to be lowered.
+    """The terms in a text such as `mAP, -gpu_hours`; a minus lowers a value.
 
     Raises:
-        ValueError: the text names nothing that can be improved.
+        ValueError: the text names no metrics that can be improved together.
     """
     terms = [_term(term.strip(), whole=text) for term in text.split(",")]
     names = [term.metric for term in terms]
@@ -125,7 +125,7 @@ def parse_objective(text: str) -> tuple[ObjectiveTerm, ...]:
     if len(terms) > MAX_TERMS:
         raise ValueError(f"must name at most {MAX_TERMS} (names {len(terms)})")
     if names[0] in COSTS:
-        what = f"{names[0]} is a cost; name a figure of the validation split first, such as 'mAP, -{names[0]}'"
+        what = f"{names[0]} is a cost; name a metric of the validation split first, such as 'mAP, -{names[0]}'"
         raise ValueError(f"{what}: trials are ranked and stopped early by it")
     return tuple(terms)
 
@@ -163,17 +163,17 @@ ObjectiveText = Annotated[
 
 
 class Objective(StrictConfig):
-    """What the search improves: a figure of the validation split, or several values at once."""
+    """What the search improves: a metric of the validation split, or several metrics at once."""
 
     metric: ObjectiveText = "mAP"
-    """The figure; of several, such as `mAP, -gpu_hours`, a minus lowers one and the first one ranks trials."""
+    """The metric; of several, such as `mAP, -gpu_hours`, a minus lowers one, and the first one ranks trials."""
     goal: Literal["maximize", "minimize"] = "maximize"
-    """The better direction of a single figure without a minus."""
+    """The better direction of a single metric without a minus."""
     epoch: Literal["last", "best"] = "last"
     """Which evaluation of a trial counts; `best` favours noisy curves."""
     constraints: Annotated[tuple[OutcomeText, ...], Field(strict=False, max_length=MAX_CONSTRAINTS)] = ()
-    """Bounds on figures, such as `rank1 >= 0.8`, or `rank1 >= 0.95 * baseline` for the first point under `start`; the
-    model avoids what is likely to break them."""
+    """Bounds on metrics, such as `rank1 >= 0.8`, or `rank1 >= 0.95 * baseline`, which compares with the first point
+    under `start`; the model avoids points that are likely to violate them."""
 
     @field_validator("goal")
     @classmethod
@@ -184,19 +184,19 @@ class Objective(StrictConfig):
 
     @model_serializer(mode="wrap")
     def _without_idle_goal(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is read back equal."""
+        """Leaves out `goal` where `metric` states the directions, so that the dump can be loaded again."""
         fields: dict[str, Any] = dump(self)
         return {key: value for key, value in fields.items() if key != "goal" or not _says_goals(self.metric)}
 
     @property
     def terms(self) -> tuple[ObjectiveTerm, ...]:
-        """Everything that is improved."""
+        """The metrics that are improved."""
         terms = parse_objective(self.metric)
         return terms if _says_goals(self.metric) else (ObjectiveTerm(terms[0].metric, self.goal),)
 
     @property
     def first(self) -> ObjectiveTerm:
-        """The figure by which trials are ranked and stopped early, and of which budgets name a target."""
+        """The metric that ranks and stops trials, and to which `budget.target` refers."""
         return self.terms[0]
 
     @property
@@ -205,11 +205,11 @@ class Objective(StrictConfig):
         return any(isinstance(constraint, RelativeConstraint) for constraint in self.outcome_constraints())
 
     def outcome_constraints(self) -> list[OutcomeConstraint | RelativeConstraint]:
-        """The constraints, read."""
+        """The parsed constraints."""
         return [_read_outcome(text) for text in self.constraints]
 
     def metrics(self) -> list[Metric]:
-        """All that is improved or bounded, once each."""
+        """All metrics that are improved or bounded, once each."""
         return list(dict.fromkeys(each.metric for each in (*self.terms, *self.outcome_constraints())))
 
 
@@ -217,7 +217,7 @@ _read_outcome = functools.cache(parse_outcome)
 
 
 def first_metric(metric: str) -> str:
-    """The figure by which trials are ranked, of an objective's `metric` as it is written."""
+    """The metric that ranks trials, given an objective's `metric` as it is written."""
     return parse_objective(metric)[0].metric
 
 
@@ -226,10 +226,10 @@ def _says_goals(metric: str) -> bool:
 
 
 def check_costs(objective: Objective, gpus: float) -> None:
-    """Refuses a search whose trials cost no GPU time although that is to be lowered or bounded.
+    """Checks that trials hold GPUs if `gpu_hours` is improved or bounded.
 
     Raises:
-        EnvironmentProblem: trials hold `gpus` GPUs, which is none, and the objective names `gpu_hours`.
+        EnvironmentProblem: `gpus` per trial is 0, and the objective names `gpu_hours`.
     """
     if not gpus and "gpu_hours" in objective.metrics():
         raise EnvironmentProblem("objective: no GPU for the trials here, so that gpu_hours are always 0; use hours")

@@ -1,4 +1,4 @@
-"""What a space says beside its parameters: the algorithm, when trials stop, the budget, repeats, resources."""
+"""The settings of a space beside its parameters: algorithm, budget, early stopping, replicates, resources."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MEMORY = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})")
 
 
 class Resources(StrictConfig):
-    """What one trial is given, wherever it runs; what is null follows from the machines."""
+    """Resources of one trial; null values follow from the machines."""
 
     cpus_per_trial: int | None = Field(None, ge=1)
-    """CPU cores; where null, those of a machine are divided among its trials."""
+    """CPU cores; null divides those of a machine among its trials."""
     gpus_per_trial: float | None = Field(None, ge=0, json_schema_extra={"maximum": 1})
-    """GPUs: one, a share of one, or 0; where null, one if there are any. A trial trains on one GPU."""
+    """GPUs: 1, a share of one, or 0; null is 1 if there are any. A trial trains on one GPU."""
     memory_per_trial: str | None = None
-    """Memory such as `16 GiB` that a machine must have left; where null, it is not counted."""
+    """Memory, such as `16 GiB`, that a machine must have left; null counts none."""
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -40,15 +40,15 @@ class Resources(StrictConfig):
         return value
 
     def overridden(self, other: Self) -> Self:
-        """These, but for what the other ones say."""
+        """These, with the values of `other` that are not null."""
         return self.model_copy(update=other.model_dump(exclude_none=True))
 
 
 def memory_bytes(text: str) -> int:
-    """Bytes that a text such as `16 GiB` or `500MB` means.
+    """Bytes in a text such as `16 GiB` or `500MB`.
 
     Raises:
-        ValueError: it means none.
+        ValueError: the text is no size.
     """
     found = MEMORY.fullmatch(text)
     number = int(float(found[1]) * UNITS[found[2]]) if found else 0
@@ -62,17 +62,16 @@ class AlgorithmConfig(StrictConfig):
 
     name: Literal["ax", "sobol", "random", "grid"] = "ax"
     """`ax`: Bayesian optimisation after an initial design. `sobol`: even coverage. `random`: independent points.
-    `grid`: every combination, as far as the budget goes."""
+    `grid`: every combination that the budget allows."""
     method: Literal["fast", "quality"] = "fast"
-    """Model of `ax`. `fast`: one fit of a Gaussian process. `quality`: many, drawn with few of the parameters having an
-    effect (SAAS), with warped inputs; needs `pip install 'reidsearch[quality]'`, and many times longer a suggestion."""
+    """Model of `ax`. `fast`: one Gaussian process. `quality`: a fully Bayesian one that assumes that few parameters
+    have an effect (SAAS), with warped inputs; needs `pip install 'reidsearch[quality]'` and takes many times longer."""
     noise: Literal["inferred", "queries"] = "inferred"
-    """What `ax` is told of the noise of mAP. `inferred`: nothing, the model estimates it. `queries`: the standard error
-    over queries, most of which all trials share."""
+    """Noise of mAP. `inferred`: the model estimates it. `queries`: the model is told the standard error over queries,
+    most of which all trials share."""
     stopped: Literal["ignored", "estimated"] = "ignored"
-    """What `ax` is told of trials that were stopped early. `ignored`: that they are not to be tried again. `estimated`:
-    what they might have come to, with the error of that; needs `noise: queries`, as the model weighs values by their
-    errors."""
+    """Trials that were stopped early. `ignored`: the model only learns not to suggest them again. `estimated`: it is
+    told a predicted final value with its error; needs `noise: queries`, since values are weighted by their errors."""
 
     @field_validator("method", "noise", "stopped")
     @classmethod
@@ -86,26 +85,26 @@ class AlgorithmConfig(StrictConfig):
 
 
 class Budget(StrictConfig):
-    """How much the search may spend; it ends with whatever is used up first."""
+    """Limits of a search; it ends with the one that is reached first."""
 
     trials: int = Field(ge=1, le=100_000)
-    """Trials in all."""
+    """Number of trials."""
     concurrent: int | None = Field(None, ge=1)
-    """Trials at a time; as many as the machines hold where null."""
+    """Trials at a time; null runs as many as the machines hold."""
     epochs: int | None = Field(None, ge=1)
-    """Epochs trained in all trials together."""
+    """Epochs of all trials together."""
     hours: float | None = Field(None, gt=0)
     """Wall time of all sessions together."""
     gpu_hours: float | None = Field(None, gt=0)
     """Hours times the GPUs that trials held."""
     target: float | None = Field(None, ge=0, le=1)
-    """Value of the objective, a share between 0 and 1, at which the search has reached its goal."""
+    """Value of the objective, a share between 0 and 1, at which the search ends."""
     patience: int | None = Field(None, ge=1)
-    """Completed trials in a row without improvement after which the search gives up."""
+    """Completed trials in a row without improvement after which the search ends."""
 
 
 class StoppingConfig(StrictConfig):
-    """When a trial that falls behind the others is given up; time is counted in evaluations of the objective."""
+    """When a trial that is worse than others is stopped; time is counted in evaluations of the objective."""
 
     rule: Literal["none", "asha", "percentile"] = "none"
     """`asha`: asynchronous successive halving (Li et al. 2020, arXiv:1810.05934); `percentile`: compare with the other
@@ -113,11 +112,11 @@ class StoppingConfig(StrictConfig):
     grace: int = Field(1, ge=1)
     """Evaluations that every trial gets; with `asha` the first rung."""
     reduction: int = Field(3, ge=2)
-    """`asha`: each rung is this many times longer than the one before, and keeps this share of its trials."""
+    """`asha`: each rung is this many times longer than the one before; the best one in so many trials continues."""
     percentile: float = Field(50.0, gt=0, lt=100)
     """`percentile`: a trial below this percentile of the others is stopped; 50 is the median rule."""
     curves: int = Field(5, ge=1)
-    """`percentile`: other trials that must have come as far before any is stopped."""
+    """`percentile`: other trials that must have as many evaluations before a trial is stopped."""
 
 
 # Fresh seeds that a configuration has to complete before it is called the best.
@@ -126,21 +125,21 @@ MAX_SEEDS = 100
 
 
 class Replicates(StrictConfig):
-    """How the leading configurations are confirmed once no new ones are tried."""
+    """How the best configurations are confirmed once no new ones are tried."""
 
     seeds: int = Field(ge=0, le=MAX_SEEDS)
-    """How often each leader is trained again, each time with another seed; 3 at least confirm it, 0 leaves it at one
-    seed, unconfirmed."""
+    """Fresh seeds with which each of the best configurations is trained again; at least 3 confirm it, 0 leaves it with
+    one seed, unconfirmed."""
     leaders: int = Field(2, ge=1, le=MAX_SEEDS)
-    """Configurations, the best by their first seed, that are trained again."""
+    """Configurations that are trained again, the best by their first seed."""
 
 
-# What Ax's fully Bayesian models are drawn with; it imports them when it first needs them.
+# Packages of Ax's fully Bayesian models; it imports them when it first needs them.
 QUALITY_NEEDS = {"jax": "JAX", "numpyro": "NumPyro"}
 
 
 def missing_for(method: str) -> str | None:
-    """What to install before the model's method can be used here, or None where nothing is missing."""
+    """What to install before the model's method can be used here; None if nothing is missing."""
     needed = QUALITY_NEEDS if method == "quality" else {}
     missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
     if not missing:

@@ -27,16 +27,16 @@ NEAR_STEP = 1e-6  # share of a step by which a value may miss it: Ax adds steps 
 MAX_WHOLE = 10**12  # of either sign; points that differ in the 13th digit only count as the same
 
 Value: TypeAlias = bool | int | float | str
-"""What one searched setting can be."""
+"""A value of one searched setting."""
 
 Point: TypeAlias = dict[str, Value]
-"""A value for each of some searched settings, by their dotted paths."""
+"""Values of searched settings by their dotted paths."""
 Number = TypeVar("Number", int, float)
 Kind = TypeVar("Kind")
 
 
 class StrictConfig(BaseModel):
-    """A frozen part of a space file: unknown keys, NaN, infinity and values of another type are errors."""
+    """A part of a space file: frozen; unknown keys, NaN, infinity and values of another type are errors."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -44,7 +44,7 @@ class StrictConfig(BaseModel):
 
 
 Condition = Annotated[tuple[Value, ...], Field(strict=False, min_length=1, max_length=MAX_VALUES)]
-"""Values of a searched choice, one of which it must have."""
+"""The values of a searched choice that activate a parameter."""
 
 
 def _none_as_empty(conditions: object) -> object:
@@ -54,7 +54,7 @@ def _none_as_empty(conditions: object) -> object:
 Conditions = Annotated[
     dict[str, Condition], BeforeValidator(_none_as_empty, json_schema_input_type=dict[str, Condition] | None)
 ]
-"""By searched choice; null says that there are none, which in a child removes those of its parent."""
+"""By searched choice; null stands for no conditions, which in a child removes those of its parent."""
 
 
 def _above_low(high: Number, info: ValidationInfo) -> Number:
@@ -103,11 +103,11 @@ class FloatRange(StrictConfig):
     high: Annotated[float, AfterValidator(_above_low)]
     """Largest value."""
     log: Annotated[bool, AfterValidator(_positive_if_log)] = False
-    """Whether the search sees the logarithm; for settings that act by their order of magnitude."""
+    """Whether the search uses the logarithm; for settings whose order of magnitude matters."""
     step: Annotated[float | None, Field(gt=0), AfterValidator(_fits_range)] = None
-    """Distance between neighbouring values, counted from `low`; any number in between where null."""
+    """Distance between neighbouring values, counted from `low`; null allows any number in between."""
     when: Conditions = {}
-    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
+    """Searched only if each of these searched choices has one of these values; otherwise the default is used."""
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
@@ -120,19 +120,19 @@ class FloatRange(StrictConfig):
         return min(max(_between(self.low, self.high, share, log=self.log), self.low), self.high)
 
     def place(self, value: Value) -> float:
-        """Where a value of the range lies between its ends, 0 and 1, on the range's own scale."""
+        """The inverse of `at`: 0 for `low`, 1 for `high`, on the range's own scale."""
         return _place(self.low, self.high, float(value), log=self.log)
 
     def count(self) -> int | None:
-        """Number of values; None where the range has no steps."""
+        """Number of values; None if the range has no steps."""
         return None if self.step is None else self._count()
 
     def points(self) -> Sequence[float] | None:
-        """All values, ascending; None where the range has no steps."""
+        """All values, ascending; None if the range has no steps."""
         return None if self.step is None else [self._nth(index, self.step) for index in range(self._count())]
 
     def refusal(self, value: object) -> str | None:
-        """Why the value lies outside or between steps, or None where it is one of the range."""
+        """Why the value is not one of the range; None if it is."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"must be a number (is {shown(value)})"
         return _outside(value, self.low, self.high, self.step)
@@ -154,11 +154,11 @@ class IntRange(StrictConfig):
     high: Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE), AfterValidator(_above_low)]
     """Largest value."""
     log: Annotated[bool, AfterValidator(_positive_if_log)] = False
-    """Whether the search sees the logarithm."""
+    """Whether the search uses the logarithm."""
     step: Annotated[int | None, Field(ge=1), AfterValidator(_fits_range)] = None
-    """Distance between neighbouring values, counted from `low`; every whole number where null."""
+    """Distance between neighbouring values, counted from `low`; null allows every whole number."""
     when: Conditions = {}
-    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
+    """Searched only if each of these searched choices has one of these values; otherwise the default is used."""
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
@@ -171,7 +171,7 @@ class IntRange(StrictConfig):
         return _at(self.points(), share)
 
     def place(self, value: Value) -> float:
-        """Where a value of the range lies between its ends, 0 and 1, on the range's own scale."""
+        """The inverse of `at`: 0 for `low`, 1 for `high`, on the range's own scale."""
         return _place(self.low, self.high, float(value), log=self.log)
 
     def count(self) -> int:
@@ -183,7 +183,7 @@ class IntRange(StrictConfig):
         return range(self.low, self.high + 1, self.step or 1)
 
     def refusal(self, value: object) -> str | None:
-        """Why the value lies outside or between steps, or None where it is one of the range."""
+        """Why the value is not one of the range; None if it is."""
         if isinstance(value, bool) or not isinstance(value, int):
             return f"must be a whole number (is {exactly(value)})"
         return _outside(value, self.low, self.high, self.step)
@@ -196,9 +196,9 @@ class Choice(StrictConfig):
     values: Annotated[tuple[Value, ...], Field(strict=False, min_length=2, max_length=MAX_VALUES)]
     """The values: all text, all numbers, or false and true."""
     ordered: bool = False
-    """Whether neighbours in the list are alike, as sizes are."""
+    """Whether neighbours in the list are similar, as sizes are."""
     when: Conditions = {}
-    """Searched only where each of these searched choices has one of these values; its default is used elsewhere."""
+    """Searched only if each of these searched choices has one of these values; otherwise the default is used."""
 
     @field_validator("values")
     @classmethod
@@ -221,7 +221,7 @@ class Choice(StrictConfig):
         return _at(self.values, share)
 
     def place(self, value: Value) -> float:
-        """Where one of the values stands in the list, 0 the first and 1 the last."""
+        """The position of a value in the list: 0 for the first, 1 for the last."""
         return self.values.index(value) / (len(self.values) - 1)
 
     def count(self) -> int:
@@ -233,7 +233,7 @@ class Choice(StrictConfig):
         return self.values
 
     def refusal(self, value: object) -> str | None:
-        """Why the value is none of the choices, or None where it is one."""
+        """Why the value is not one of the choices; None if it is."""
         if any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in self.values):
             return None
         return f"must be one of {', '.join(map(shown, self.values))} (is {shown(value)})"
@@ -249,7 +249,7 @@ _PARAMETER: TypeAdapter[AnyParameter] = TypeAdapter(Parameter)
 
 
 def parse_parameter(data: object) -> AnyParameter | None:
-    """The parameter that plain data describes, or None where it describes none."""
+    """The parameter that plain data describes; None if it is not valid."""
     try:
         return _PARAMETER.validate_python(data)
     except ValidationError:
@@ -257,7 +257,7 @@ def parse_parameter(data: object) -> AnyParameter | None:
 
 
 def is_active(path: str, parameters: Parameters, values: Mapping[str, Value]) -> bool:
-    """Whether a parameter is searched where the choices have these values: all its conditions hold."""
+    """Whether all conditions of a parameter hold for these values."""
     return all(
         choice in values and values[choice] in allowed and is_active(choice, parameters, values)
         for choice, allowed in parameters[path].when.items()

@@ -60,12 +60,12 @@ THEIRS: Mapping[str, str] = {
     "model.backbone": "arch architecture",
     "loss.triplet_margin": "margin",
 }
-"""What Optuna, Ray Tune, Ax, Hyperopt, W&B sweeps and torchreid call things, by what they are called here."""
+"""Names in Optuna, Ray Tune, Ax, Hyperopt, W&B sweeps and torchreid, by the name here."""
 KINDS = ("float", "int", "choice")
 
 
 class SpaceError(ValueError):
-    """A search space that cannot be used; `problems` holds one line for each thing to mend."""
+    """A search space that cannot be used; `problems` holds one line for each thing to correct."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -95,7 +95,7 @@ class Problems:
         self._lines: dict[KeyPath, tuple[Place, str]] = {}
 
     def add(self, path: KeyPath, what: str, *, wrong: str = "", known: Iterable[str] = ()) -> None:
-        """Notes a problem, the first one only of each path, with the name in `known` that `wrong` was to be."""
+        """Notes a problem, only the first one of each path, with the name in `known` that `wrong` probably means."""
         if path in self._lines:
             return
         meant = name_hint(wrong, known) if len(self._lines) < MAX_SHOWN else ""
@@ -123,7 +123,7 @@ class Problems:
 
 
 def our_name(name: str, known: Iterable[str]) -> str:
-    """The one of the known names that others call so, with what else has to be written; empty where there is none."""
+    """The known name for what other tools call `name`, with additions such as `LOG`; empty if there is none."""
     names = set(known)
     last = name.lower().replace("-", "_").rpartition(".")[2]
     word = last.removeprefix("suggest_")
@@ -134,7 +134,7 @@ def our_name(name: str, known: Iterable[str]) -> str:
 
 
 def name_hint(name: str, known: Iterable[str]) -> str:
-    """` - did you mean 'x'?` with what others' word is called here, else with the nearest name; empty without one."""
+    """` - did you mean 'x'?` with the name for another tool's word, otherwise with the nearest name; may be empty."""
     names = list(known)
     ours = our_name(name, names)
     if not ours:
@@ -143,9 +143,9 @@ def name_hint(name: str, known: Iterable[str]) -> str:
 
 
 def rewritten(parameter: Mapping[str, object], fields: Iterable[str]) -> str:
-    """A searched parameter as it is written here, such as `{type: float, low: 0.1, high: 1}`.
+    """Another tool's parameter as it is written here, such as `{type: float, low: 0.1, high: 1}`.
 
-    Empty where some of its keys mean nothing here.
+    Empty if some of its keys have no counterpart.
     """
     names = tuple(fields)
     ours: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""Checks of the names in a space: conditions, constraints and derived settings speak of what is searched."""
+"""Checks of names: conditions, constraints and derived settings must refer to searched settings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from orchestrator.space.problems import Problems
 from orchestrator.space.settings import setting_kinds, settings_below
 from trainer.formatting import KeyPath, did_you_mean, shown
 
-SAME_FOR_ALL = ("seed", "data.")  # else trials would be scored on different identities, or by luck
+SAME_FOR_ALL = ("seed", "data.")  # otherwise trials would be scored on different identities, or by chance
 
 
 def note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: Problems) -> None:
-    """Notes that the trainer has no such setting, with the nearest one of those known."""
+    """Notes that the trainer has no such setting, with the nearest of its names."""
     members = settings_below(setting)
     if members:
         problems.add(path, f"is a group of settings; name one of {', '.join(members)}")
@@ -35,7 +35,7 @@ def note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: Pr
 def check_conditions(
     written: Mapping[str, JsonValue], searched: Parameters, problems: Problems
 ) -> dict[str, AnyParameter]:
-    """The parameters whose conditions can be decided; notes what is wrong with those of the others."""
+    """The parameters whose conditions are valid; notes problems of the others'."""
     for path, parameter in searched.items():
         for choice, allowed in parameter.when.items():
             place = ("parameters", path, "when", choice)
@@ -93,7 +93,7 @@ def check_derived(
 
 
 def _depends(path: str, on: str, searched: Parameters, seen: frozenset[str] = frozenset()) -> bool:
-    """Whether the conditions of a parameter lead, through those of others, to a parameter."""
+    """Whether the conditions of the parameter `path` depend, directly or through others, on the parameter `on`."""
     if path not in searched or path in seen:
         return False
     choices = searched[path].when
@@ -101,7 +101,7 @@ def _depends(path: str, on: str, searched: Parameters, seen: frozenset[str] = fr
 
 
 def _settled(searched: Parameters) -> dict[str, AnyParameter]:
-    """The parameters whose choices are all there, and those of their choices, too."""
+    """The parameters whose conditions refer, directly and through others, only to these parameters."""
     kept = dict(searched)
     while broken := [path for path, each in kept.items() if any(choice not in kept for choice in each.when)]:
         for path in broken:
@@ -110,7 +110,7 @@ def _settled(searched: Parameters) -> dict[str, AnyParameter]:
 
 
 def _why_unbounded(parameter: AnyParameter) -> str | None:
-    """Why a parameter cannot be in a constraint."""
+    """Why a parameter cannot be in a constraint; None if it can."""
     if isinstance(parameter, Choice):
         return "is a choice, which Ax cannot bound; make it a range, with a step if need be"
     if parameter.log:
@@ -121,7 +121,7 @@ def _why_unbounded(parameter: AnyParameter) -> str | None:
 
 
 def _check_satisfiable(place: KeyPath, bound: LinearConstraint, searched: Parameters, problems: Problems) -> None:
-    """Notes a bound that the best corner of the space breaks."""
+    """Notes a constraint that the best corner of the space violates."""
     corner = {}
     for path, weight in bound.weights.items():
         low, high = (float(value) for value in searched[path].ends().values())
@@ -132,7 +132,7 @@ def _check_satisfiable(place: KeyPath, bound: LinearConstraint, searched: Parame
 
 
 def _elsewhere(path: str, written: Mapping[str, JsonValue], fixed: Collection[str]) -> Iterator[KeyPath]:
-    """Where else a setting is given."""
+    """Other places at which a setting is given."""
     if path in written:
         yield "parameters", path
     if path in fixed:
@@ -157,7 +157,7 @@ def _unsearched(path: str, written: Mapping[str, JsonValue]) -> str:
 
 
 def _readable_constraint(text: JsonValue) -> LinearConstraint | None:
-    """The bound in a text, or None where there is none, which the check of the shape notes."""
+    """The constraint in a text; None if it is none, which `check_shape` notes."""
     try:
         return parse_constraint(text) if isinstance(text, str) else None
     except ExpressionError:

@@ -59,17 +59,17 @@ def schema_text() -> str:
 
 
 def searchable_settings() -> list[str]:
-    """The paths of all settings of the trainer that may differ between the trials of a search."""
+    """The paths of all settings of the trainer that may differ between trials."""
     return [path for path in trainer_settings() if not path.startswith(SAME_FOR_ALL)]
 
 
 def derivable_settings() -> list[str]:
-    """Those of them that take a number."""
+    """The searchable settings that take a number."""
     return [path for path in searchable_settings() if number_kind(trainer_settings()[path]) is not None]
 
 
 def _part_of_parameter(definitions: dict[str, Any]) -> dict[str, Any]:
-    """Any of the keys of a parameter, none of them required: what a child says of a parameter of its parent."""
+    """The keys of a parameter, none of them required: a child may change some of its parent's."""
     properties: dict[str, Any] = {"type": {"enum": ["float", "int", "choice"]}}
     for kind in KINDS:
         for key, value in definitions[kind]["properties"].items():
@@ -78,7 +78,7 @@ def _part_of_parameter(definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trainer_schema(description: str) -> dict[str, Any]:
-    """The trainer's settings, with their definitions inside, so that no name of theirs meets one of ours."""
+    """The trainer's settings, with their definitions inside, so that names of definitions do not clash."""
     from trainer.config import TrialConfig  # imports torch
 
     schema = _referring(TrialConfig.model_json_schema(ref_template=f"{TRAINERS}{{model}}"))
@@ -87,7 +87,7 @@ def _trainer_schema(description: str) -> dict[str, Any]:
 
 
 def _referring(schema: Any) -> Any:
-    """The schema without what the trainer fills in by itself: defaults of whole groups, which say nothing new."""
+    """The schema without the defaults of whole groups, which repeat those of their settings."""
     if isinstance(schema, dict):
         return {key: _referring(value) for key, value in schema.items() if key != "default" or "$ref" not in schema}
     return [_referring(value) for value in schema] if isinstance(schema, list) else schema

@@ -80,35 +80,35 @@ class SearchSpace(StrictConfig):
     version: Literal[1]
     """Version of this format."""
     name: str = Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """Begins the names of searches."""
+    """Names of searches begin with it."""
     description: str = ""
-    """What the space is for; the first line is listed."""
+    """Purpose of the space; lists show its first line."""
     objective: Objective = Objective()
     """What the search improves."""
     budget: Budget
-    """How much it may spend."""
+    """When the search ends."""
     algorithm: AlgorithmConfig = AlgorithmConfig()
     """How the next point is chosen."""
     stopping: StoppingConfig = StoppingConfig()
-    """Which trials are given up before their last epoch."""
+    """Which trials are stopped before their last epoch."""
     replicates: Annotated[Replicates, BeforeValidator(_spelled_out, json_schema_input_type=int | Replicates)] = (
         Replicates(seeds=0)
     )
-    """How the best configurations are confirmed with other seeds when no new ones are tried; `3` means `{seeds: 3}`."""
+    """How the best configurations are confirmed with fresh seeds; `3` means `{seeds: 3}`."""
     resources: Resources = Resources()
-    """What one trial is given of a machine."""
+    """Resources of one trial."""
     parameters: dict[str, Parameter] = Field(min_length=1)
-    """What is searched, by the setting's dotted path."""
+    """Searched settings by their dotted path."""
     constraints: Annotated[tuple[ConstraintText, ...], Field(strict=False, max_length=MAX_CONSTRAINTS)] = ()
     """Linear bounds on searched numbers, such as `loss.a + 2 * loss.b <= 1`."""
     derived: dict[str, ExpressionText] = Field({})
-    """Settings that follow from the searched ones, such as `optim.learning_rate: 1e-4 * clips.identities`."""
+    """Settings that are computed from searched ones, such as `optim.learning_rate: 1e-4 * clips.identities`."""
     synthetic: Literal["tiny", "demo", "full"] | None = None
-    """Size of a generated data set to search on; null takes the data set at the trainer's `data.root`."""
+    """Size of a generated data set to search on; null uses the data set at the trainer's `data.root`."""
     start: Annotated[tuple[dict[str, Value], ...], Field(strict=False, max_length=MAX_START)] = ()
-    """Points known to be good, tried first; each gives every searched path a value."""
+    """Points known to be good, which are tried first; each gives every searched path a value."""
     trainer: dict[str, JsonValue] = Field({})
-    """Settings of the trainer that are fixed, nested; those not given keep the trainer's defaults."""
+    """Fixed settings of the trainer, nested; all others keep the trainer's defaults."""
 
     @classmethod
     def load(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -159,7 +159,7 @@ class SearchSpace(StrictConfig):
         return space, problems
 
     def sample(self, draws: Sequence[float]) -> Point | None:
-        """The point at a share in [0, 1] of each parameter, or None where it breaks a constraint.
+        """The point at a share in [0, 1] of each parameter; None if it violates a constraint.
 
         Parameters whose conditions do not hold there are left out.
         """
@@ -171,12 +171,12 @@ class SearchSpace(StrictConfig):
         return active(self.parameters, values)
 
     def any_sample(self) -> Point:
-        """The middle of the space or, where constraints forbid it, some point that they allow."""
+        """The middle of the space or, if constraints forbid it, some point that they allow."""
         middle = self.sample([0.5] * len(self.parameters))
         return middle if middle is not None else next(self.samples(0))
 
     def samples(self, seed: int) -> Iterator[Point]:
-        """Random points, uniform on each parameter's scale; ends where `MAX_DRAWS` in a row break a constraint."""
+        """Random points, uniform on each parameter's scale; ends after `MAX_DRAWS` in a row violate a constraint."""
         source, refused = random.Random(seed), 0
         while refused < MAX_DRAWS:
             point = self.sample([source.random() for _ in self.parameters])
@@ -185,7 +185,7 @@ class SearchSpace(StrictConfig):
                 yield point
 
     def linear_constraints(self) -> list[LinearConstraint]:
-        """The linear constraints, read."""
+        """The parsed linear constraints."""
         return [parse_constraint(text) for text in self.constraints]
 
     def every_point(self) -> Iterator[Point]:
@@ -199,7 +199,7 @@ class SearchSpace(StrictConfig):
                 yield point
 
     def point_count(self) -> int | None:
-        """How many points there are; None where a parameter is continuous or its values make over 100,000 points."""
+        """Number of points; None if a parameter is continuous or there are over 100,000 combinations of values."""
         sizes = [parameter.count() for parameter in self.parameters.values()]
         combinations = math.prod(size for size in sizes if size is not None)
         if None in sizes or combinations > MAX_POINTS:
@@ -209,10 +209,13 @@ class SearchSpace(StrictConfig):
         return sum(1 for _ in self.every_point())
 
     def config(self, sample: Mapping[str, Value], *, seed: int | None = None) -> TrialConfig:
-        """The trainer's configuration at a sample, which gives exactly the active searched paths a value.
+        """The trainer's configuration at a point, which gives exactly the active searched paths a value.
 
-        Derived settings follow from the sample. Inactive parameters, and what is derived from them, are as in
-        `trainer`, or the trainer's defaults.
+        Derived settings are computed from the point. Inactive parameters, and settings derived from them, have their
+        values in `trainer`, or the trainer's defaults.
+
+        Raises:
+            SpaceError: the point is not one of the space, or the trainer refuses it.
         """
         self._check_paths(sample)
         expressions = {path: parse_expression(text) for path, text in self.derived.items()}
@@ -225,7 +228,7 @@ class SearchSpace(StrictConfig):
             raise SpaceError(*lines) from error
 
     def resolved(self) -> dict[str, JsonValue]:
-        """The whole space as plain data, with nothing left to extend."""
+        """The whole space as plain data, without `extends`."""
         data = self.model_dump(mode="json")
         for parameter in data["parameters"].values():
             for key, nothing in (("step", None), ("when", {})):
@@ -234,12 +237,12 @@ class SearchSpace(StrictConfig):
         return data
 
     def warnings(self) -> list[str]:
-        """Settings that are allowed but cancel each other out, a line each."""
+        """Settings that are allowed but have no effect together, a line each."""
         config = self.config(self.any_sample())
         return [*_on_warmup(self, config), *_on_milestones(config), *_on_replicates(self)]
 
     def differences(self, other: Self) -> list[str]:
-        """What to change in this space to get the other: `- path: value` goes, `+ path: value` comes."""
+        """The changes that turn this space into the other: lines `- path: value` and `+ path: value`."""
         ours, theirs = _lines(self.resolved()), _lines(other.resolved())
         lines = []
         for path in dict.fromkeys([*ours, *theirs]):
@@ -253,7 +256,7 @@ class SearchSpace(StrictConfig):
         return dump_yaml(self.resolved())
 
     def fingerprint(self) -> str:
-        """SHA-256 of the content, whatever the order of its keys."""
+        """SHA-256 of the content; does not depend on the order of keys."""
         return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
 
     def _check_paths(self, sample: Mapping[str, Value]) -> None:
@@ -280,7 +283,7 @@ class SearchSpace(StrictConfig):
 
 
 def _check_whole(space: SearchSpace, problems: Problems) -> None:
-    """Notes rules and budgets without effect and combinations that fail: no part of a space shows these by itself."""
+    """Notes problems that show only in the whole space: rules and budgets without effect, combinations that fail."""
     if space.constraints and next(space.samples(0), None) is None:
         problems.add(("constraints",), "no point was found that satisfies all of them; loosen one")
         return
@@ -299,13 +302,13 @@ def _check_whole(space: SearchSpace, problems: Problems) -> None:
 
 
 def _check_outcomes(space: SearchSpace, problems: Problems) -> None:
-    """Notes constraints on figures that Ax cannot keep, or that nothing decides."""
+    """Notes constraints on metrics that Ax cannot satisfy, or that cannot be decided."""
     objective = space.objective
     for index, bound in enumerate(objective.outcome_constraints()):
         place = ("objective", "constraints", index)
         # Of several objectives a bound says from where on one counts.
         if bound.metric == objective.first.metric and len(objective.terms) == 1:
-            what = f"{bound.metric} is what the search improves anyway; bound another figure, or use budget.target"
+            what = f"{bound.metric} is what the search improves anyway; bound another metric, or use budget.target"
             problems.add(place, what)
         elif isinstance(bound, RelativeConstraint) and not space.start:
             problems.add(
@@ -325,7 +328,7 @@ def _check_points(space: SearchSpace, problems: Problems) -> None:
 
 
 def _check_stopping(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:
-    """Notes a stopping rule that is never asked before a trial is over."""
+    """Notes a stopping rule that would first apply when a trial is over."""
     if space.stopping.rule == "none" or _varies(space, "optim.epochs", "evaluation.every"):
         return
     epochs, every = config.optim.epochs, config.evaluation.every
@@ -338,7 +341,7 @@ def _check_stopping(space: SearchSpace, config: TrialConfig, problems: Problems)
 
 
 def _check_epochs(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:
-    """Notes a budget in which not even one trial is trained to its end."""
+    """Notes a budget of epochs that one trial exceeds."""
     budget, epochs = space.budget.epochs, config.optim.epochs
     if budget is not None and budget < epochs and not _varies(space, "optim.epochs"):
         problems.add(("budget", "epochs"), f"one trial alone trains {epochs} (is {budget}); raise it, or optim.epochs")

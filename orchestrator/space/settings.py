@@ -39,7 +39,7 @@ def space_schema() -> Mapping[str, Any]:
 
 @functools.cache
 def setting_schemas() -> Mapping[str, Mapping[str, Any]]:
-    """What the schema says of every setting of the trainer, by its dotted path, such as `loss.osm_alpha`."""
+    """The schema of every setting of the trainer, by its dotted path, such as `loss.osm_alpha`."""
     trainer = space_schema()["properties"]["trainer"]
     return dict(schema_leaves(trainer, trainer))
 
@@ -85,7 +85,7 @@ def trainer_settings() -> Mapping[str, FieldInfo]:
 
 
 def settings_below(group: str) -> list[str]:
-    """The paths of the settings in a group such as `loss`; empty where there is no such group."""
+    """The paths of the settings in a group such as `loss`; empty if there is no such group."""
     return [path for path in setting_kinds() if path.startswith(f"{group}.")]
 
 

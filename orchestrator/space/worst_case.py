@@ -1,4 +1,4 @@
-"""The largest configuration of a space: the one to try first where something may not fit."""
+"""The largest configuration of a space: if it fits into memory, all others do."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ RANDOM_POINTS = 64
 
 
 class WorstCase(NamedTuple):
-    """What was found by looking at corners and random points of a space."""
+    """The largest of some corners and random points of a space."""
 
     config: TrialConfig
-    """The configuration whose training batch multiplies most; of equals the one that trains most epochs."""
+    """The configuration with most multiplications per training batch; of equals the one with most epochs."""
     point: Mapping[str, Value]
-    """Where it lies in the space."""
+    """Its point."""
     looked_at: int
     """Points that were compared."""
     epochs: int
-    """The most epochs that any of them trains."""
+    """The most epochs of any of them."""
 
 
 def worst_case(space: SearchSpace) -> WorstCase:
@@ -55,7 +55,7 @@ def worst_case(space: SearchSpace) -> WorstCase:
 
 
 def corners(space: SearchSpace) -> Iterator[Mapping[str, Value]]:
-    """Points at which parameters that a size depends on have extreme values, and choices any; all others the middle."""
+    """Points at which the parameters that a size depends on have extreme values or any choice; others the middle."""
     relevant = _parameters_of_size(space)
     shares = [_extremes(parameter) if path in relevant else [0.5] for path, parameter in space.parameters.items()]
     every = list(itertools.islice(itertools.product(*shares), MAX_CORNERS + 1))
@@ -66,7 +66,7 @@ def corners(space: SearchSpace) -> Iterator[Mapping[str, Value]]:
 
 
 def _parameters_of_size(space: SearchSpace) -> set[str]:
-    """Parameters that are a size, that one is derived from, or that decide whether one is searched."""
+    """Parameters that are a size, from which one is derived, or on which the conditions of one depend."""
     found = {path for path in space.parameters if path.startswith(OF_SIZE)}
     for path, text in space.derived.items():
         if path.startswith(OF_SIZE):

@@ -167,7 +167,7 @@ def test_several_objectives_rank_by_the_first_after_feasibility() -> None:
 
 
 @given(GRID, GRID, st.sampled_from([">=", "<="]), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, -0.25, 0.25]))
-def test_a_relative_bound_is_that_of_the_baselines_figure(
+def test_a_relative_bound_is_that_of_the_baselines_value(
     base: float, value: float, sign: str, share: float, shift: float
 ) -> None:
     bound = parse_outcome(f"rank1 {sign} {share} * baseline {shift:+}".replace("+0.0", "").replace("-0.0", ""))
@@ -239,7 +239,7 @@ def test_the_baseline_is_never_stopped_early_where_constraints_compare_with_it()
         ("mAP, gpu_hour", "'gpu_hour'.* - did you mean 'gpu_hours'"),
         ("mAP, -mAP", "names mAP twice"),
         ("mAP, hours", "hours is a cost, which a minus lowers; write -hours"),
-        ("-hours", "hours is a cost; name a figure of the validation split first, such as 'mAP, -hours'"),
+        ("-hours", "hours is a cost; name a metric of the validation split first, such as 'mAP, -hours'"),
         ("mAP, mINP, rank1, rank5", "at most 3"),
         ("mAP mINP", "must be 'mAP', .*is 'mAP mINP'"),
     ],
@@ -253,12 +253,12 @@ def test_what_names_no_objective_is_refused_in_a_line(text: str, message: str) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rank1 >= baseline * 0.9", "must compare a figure with a number or the baseline"),
-        ("rank1 >= -0.9 * baseline", "must compare a figure with a number or the baseline"),
-        ("baseline <= rank1", "must compare a figure with a number or the baseline"),
+        ("rank1 >= baseline * 0.9", "must compare a metric with a number or the baseline"),
+        ("rank1 >= -0.9 * baseline", "must compare a metric with a number or the baseline"),
+        ("baseline <= rank1", "must compare a metric with a number or the baseline"),
         ("rank1 >= 0 * baseline", "0 times the baseline is 0"),
         ("rank1 >= baseline - 2", "shares between 0 and 1; 2 points are 0.02"),
-        ("speed >= baseline", "'speed' is no figure"),
+        ("speed >= baseline", "'speed' is no metric"),
     ],
 )
 def test_what_bounds_nothing_is_refused_in_a_line(text: str, message: str) -> None:
@@ -266,7 +266,7 @@ def test_what_bounds_nothing_is_refused_in_a_line(text: str, message: str) -> No
         parse_outcome(text)
 
 
-def test_a_cost_may_be_bounded_by_any_number_and_a_figure_by_a_share_only() -> None:
+def test_a_cost_may_be_bounded_by_any_number_and_a_metric_by_a_share_only() -> None:
     assert parse_outcome("hours <= 30") == OutcomeConstraint("hours", "<=", 30.0)
     assert parse_outcome("hours<=1.5*baseline+0.5") == RelativeConstraint("hours", "<=", 1.5, 0.5)
 

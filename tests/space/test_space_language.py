@@ -424,23 +424,23 @@ MISTAKES = {
         ),
         "14:10: start[0].loss.osm_alpha: must be a step of 0.5 from 0.5 (is 0.6)",
     ),
-    "outcome constraint on no figure": (
+    "outcome constraint on no metric": (
         ("budget:", "objective: {constraints: [rank2 >= 0.8]}\nbudget:"),
-        "3:27: objective.constraints[0]: 'rank2' is no figure, not one of mAP, mINP, rank1, rank5, rank10, rank20, "
+        "3:27: objective.constraints[0]: 'rank2' is no metric, not one of mAP, mINP, rank1, rank5, rank10, rank20, "
         "hours or gpu_hours",
     ),
     "outcome constraint in percent": (
         ("budget:", "objective: {constraints: [rank1 >= 80]}\nbudget:"),
-        "3:27: objective.constraints[0]: figures are shares between 0 and 1; 80 % is 0.8 (is 80)",
+        "3:27: objective.constraints[0]: metrics are shares between 0 and 1; 80 % is 0.8 (is 80)",
     ),
     "outcome constraint without a comparison": (
         ("budget:", "objective: {constraints: [rank1]}\nbudget:"),
-        "3:27: objective.constraints[0]: must compare a figure with a number or the baseline, such as 'rank1 >= "
+        "3:27: objective.constraints[0]: must compare a metric with a number or the baseline, such as 'rank1 >= "
         "0.8', 'rank1 >= 0.95 * baseline' or 'rank1 >= baseline - 0.02' (is 'rank1')",
     ),
     "outcome constraint on the objective": (
         ("budget:", "objective: {constraints: [mAP >= 0.8]}\nbudget:"),
-        "3:27: objective.constraints[0]: mAP is what the search improves anyway; bound another figure",
+        "3:27: objective.constraints[0]: mAP is what the search improves anyway; bound another metric",
     ),
     "constraint relative to a baseline that is not there": (
         ("budget:", "objective: {constraints: [rank1 >= 0.8, rank1 >= 0.95 * baseline]}\nbudget:"),
