@@ -170,8 +170,8 @@ def reproduce(
 ) -> int:
     """Train a trial again and compare every epoch with the journal; exit code 1 where it differs.
 
-    On CPU cores figures are equal to the last bit, with the versions, the kind of processor and the number of threads
-    of then. Without TRIAL the best one is trained.
+    On CPU cores all numbers are equal to the last bit with the same versions, kind of processor and number of threads.
+    Without TRIAL the best one is trained.
     """
     from orchestrator.show import reproduce
     from orchestrator.summary import find_trial
