@@ -1,4 +1,4 @@
-"""How many trials the cluster holds now: nodes join and are lost while a search runs."""
+"""How many trials the cluster can hold now: nodes join and are lost while a search runs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from orchestrator.cluster.resources import Allocation, capacity, why_waiting
 log = logging.getLogger(__name__)
 
 LOOK_PERIOD_S = 5.0
-# A trial that Ray has not placed after this long is explained; and again after each further such time, if it changed.
+# Why a trial is pending is said after this long, and again at such intervals if the reason has changed.
 WAITING_AFTER_S = 20.0
 
 Say = Callable[[str, str], None]
-"""Told a label and a line for people; must not block."""
+"""Called with a label and a line of output; must not block."""
 
 
 class Capacity:
-    """Looks at the cluster from a thread of its own; `now` is what it last saw.
+    """Polls the cluster in a thread; `now` is the number of trials that it could hold at the last look.
 
-    Ray gone silent changes nothing here: that it is lost is for the session to find out.
+    If Ray does not answer, the number stays; the session finds out that the head is lost.
     """
 
     def __init__(
         self,
-        share: Allocation,
+        allocation: Allocation,
         concurrent: int | None,
         nodes: Sequence[LiveNode],
         say: Say,
@@ -37,18 +37,18 @@ class Capacity:
         waiting: Callable[[], int] = lambda: 0,
         on_join: Callable[[LiveNode], str | None] = lambda _: None,
     ) -> None:
-        """Begins with the nodes that the share was reckoned from.
+        """Starts from the nodes that the allocation was computed for.
 
         Args:
-            share: what one trial gets.
-            concurrent: trials at once at most, where the user said so.
-            nodes: those there are now.
-            say: hears of nodes that come and go, and why trials wait.
-            look: reads the nodes.
-            waiting: trials that were handed to Ray and have no place yet.
-            on_join: examines a new node; returns why no trial should run there.
+            allocation: what one trial gets.
+            concurrent: most trials at once, if the user gave it.
+            nodes: those that are alive.
+            say: called when nodes join and are lost, and with the reason why trials wait.
+            look: returns the nodes that are alive.
+            waiting: number of trials that Ray has not placed yet.
+            on_join: checks a new node; returns why no trial can run there, or None.
         """
-        self._share = share
+        self._allocation = allocation
         self._most = concurrent
         self._say = say
         self._look = look
@@ -63,11 +63,11 @@ class Capacity:
         self.now = self._capacity()
 
     def start(self) -> None:
-        """Begins to look."""
+        """Starts the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Ends it; waits for a look that is under way."""
+        """Ends the thread, after a look that is under way."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(LOOK_PERIOD_S)
@@ -76,7 +76,7 @@ class Capacity:
         """Looks once.
 
         Args:
-            moment: seconds on a clock that never goes back.
+            moment: in seconds, of a monotonic clock.
         """
         found = {node.id: node for node in self._look()}
         for node in [node for key, node in self._nodes.items() if key not in found]:
@@ -94,16 +94,16 @@ class Capacity:
         self._explain(moment)
 
     def _holds(self, node: LiveNode) -> str:
-        held = capacity([node.all], self._share)
+        held = capacity([node.all], self._allocation)
         return f"holds {held} trial{'' if held == 1 else 's'} at once"
 
     def _capacity(self) -> int:
-        there = capacity([node.all for node in self._nodes.values() if node.id not in self._unfit], self._share)
-        # Never 0: a trial that is handed to Ray is what lets a cluster that grows by itself grow.
+        there = capacity([node.all for node in self._nodes.values() if node.id not in self._unfit], self._allocation)
+        # Never 0: an autoscaling cluster grows only when a trial is pending.
         return max(1, there if self._most is None else min(there, self._most))
 
     def _explain(self, moment: float) -> None:
-        """Says why trials wait, once they do for a while."""
+        """Says why trials wait, once they have waited for `WAITING_AFTER_S`."""
         pending = self._waiting()
         if not pending:
             self._since, self._said = None, ""
@@ -114,9 +114,9 @@ class Capacity:
             return
         nodes = list(self._nodes.values())
         free = [node.free for node in nodes]
-        if capacity(free, self._share):
-            return  # there is room: the worker is being started
-        why = why_waiting([node.all for node in nodes], free, self._share)
+        if capacity(free, self._allocation):
+            return  # there is room, and the worker starts
+        why = why_waiting([node.all for node in nodes], free, self._allocation)
         self._since = moment
         if why != self._said:
             self._said = why
@@ -126,13 +126,13 @@ class Capacity:
         while not self._over.wait(LOOK_PERIOD_S):
             try:
                 self.look(time.monotonic())
-            except Exception as error:  # noqa: BLE001  # whatever Ray raises when the cluster is going away
-                log.warning("the cluster cannot be looked at: %s", error)
+            except Exception as error:  # noqa: BLE001  # Ray raises various errors while the cluster ends
+                log.warning("the nodes of the cluster cannot be read: %s", error)
 
 
 def unplaced(handed_out: int) -> int:
-    """Of the trials that Ray was given, those that it has found no place for yet.
+    """Of the trials that were handed to Ray, those that it has not placed yet.
 
-    A worker whose trial is over is kept for the next one: while that is still to be proposed, more live than hold one.
+    A worker is kept for the next trial: until that is suggested, there are more workers than trials.
     """
     return max(0, handed_out - placed_workers())

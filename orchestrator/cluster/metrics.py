@@ -1,9 +1,9 @@
-"""What a running search says to Prometheus, through Ray, of itself and of the trials that run.
+"""Gauges of a running search and its trials, which Ray serves to Prometheus.
 
-Ray's process on the driver's node serves the values. It forgets one that has not been set for 20 s, and a driver hands
-over each value once (measured with Ray 2.60): so all of them are set again every few seconds, and a series ends because
-nobody sets it any more. Only trials that run, or were heard of a moment ago, have series: however long a search is,
-there are as many as slots, a few more while trials change.
+Ray's process on the driver's node serves the values. It drops one that has not been set for 20 s, and a driver hands
+over each value once (measured with Ray 2.60). So all gauges are set again every few seconds, and a series ends when it
+is no longer set. Only trials that run, or reported a moment ago, have
+series: their number is bounded by that of the slots.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, get_args
 
-from orchestrator.algorithms.scoring import is_baseline, is_feasible, score
+from orchestrator.algorithms.scoring import feasible
 from orchestrator.cluster.names import leading_parameters
 from orchestrator.space.objective import Objective
 from orchestrator.study.events import FailureKind, TrialReported, TrialStarted
@@ -27,11 +27,11 @@ from orchestrator.study.study import Study, Trial, TrialStatus
 log = logging.getLogger(__name__)
 
 PREFIX = "reidsearch_"
-# Half of what Ray forgets a value after, so that one round may be late.
+# A quarter of the time after which Ray drops a value, so that one round may be late.
 SET_PERIOD_S = 5.0
-# How long a trial that is over keeps its series: its last values have to be handed over (10 s) and fetched (15 s).
+# How long a trial that has ended keeps its series: its last values have to be handed over (10 s) and fetched (15 s).
 LINGER_S = 60.0
-# More trials at once than this have no series of their own: those that began last are shown.
+# Of more trials at once, only those that started last have series.
 MOST_TRIALS = 500
 LONGEST_LABEL = 120
 OF_SEARCH = ("search", "data")
@@ -39,7 +39,7 @@ OF_TRIAL = (*OF_SEARCH, "trial")
 
 
 class Kind(NamedTuple):
-    """A gauge: what it is called, what it means, and what tells its series apart."""
+    """A gauge: its name, its meaning, and the labels that tell its series apart."""
 
     name: str
     meaning: str
@@ -59,7 +59,7 @@ EPOCHS = _of_trial("epochs", "Epochs finished")
 MEAN_AP = _of_trial("map_ratio", "mAP on the validation split, at its latest evaluation, in [0, 1]")
 BEST_MEAN_AP = _of_trial("best_map_ratio", "The highest mAP of the trial so far, in [0, 1]")
 IMAGES = _of_trial("images_per_second", "Frames trained on per second of training, in the latest epoch")
-DATA_WAIT = _of_trial("data_wait_ratio", "Share of the training time that went by waiting for frames, in [0, 1]")
+DATA_WAIT = _of_trial("data_wait_ratio", "Share of the training time spent waiting for frames, in [0, 1]")
 EPOCH_SECONDS = _of_trial("epoch_duration_seconds", "Duration of the latest epoch, evaluation included")
 GPU_MEMORY = _of_trial("gpu_memory_bytes", "The most its tensors took of its GPUs in the latest epoch; 0 without one")
 REPORTED = _of_trial("last_report_timestamp_seconds", "When its latest epoch ended, in seconds since 1970 UTC")
@@ -90,7 +90,7 @@ class Reading(NamedTuple):
 
 
 def trial_readings(trial: Trial, of_search: Mapping[str, str]) -> Iterator[Reading]:
-    """What is known of a trial; nothing of what it has not reported yet.
+    """The values of a trial, as far as it has reported them.
 
     Args:
         trial: one that runs, or ran a moment ago.
@@ -118,14 +118,14 @@ def trial_readings(trial: Trial, of_search: Mapping[str, str]) -> Iterator[Readi
 def search_readings(
     study: Study, of_search: Mapping[str, str], *, budget: int, best: tuple[str, float] | None, unsent: int
 ) -> Iterator[Reading]:
-    """What is known of a search as a whole.
+    """The values of a search as a whole.
 
     Args:
         study: the search.
         of_search: the labels that all its series have.
         budget: configurations that it may try.
-        best: metric and value of the best configuration; None where none is known.
-        unsent: events that MLflow has not taken.
+        best: metric and value of the best configuration, or None.
+        unsent: events that MLflow has not accepted.
     """
     every = [*study.trials.values(), *study.replicates.values(), *study.finals.values()]
     states = Counter(trial.status for trial in every)
@@ -145,7 +145,7 @@ def search_readings(
 
 
 def search_labels(search: str, data: str) -> dict[str, str]:
-    """What all series of a search carry; figures on generated data say so wherever they are drawn, see `marked`."""
+    """The labels of all series of a search; the name of generated data is marked as such, see `marked`."""
     return {"search": label(search), "data": label(data)}
 
 
@@ -154,46 +154,29 @@ def label(text: str) -> str:
     return "".join(letter if " " <= letter <= "~" else "?" for letter in text)[:LONGEST_LABEL]
 
 
-def shown_trials(running: Collection[str], heard: Mapping[str, float], now: float) -> list[str]:
-    """Keys of the trials that have series: those that run, and those heard of in the last `LINGER_S` seconds.
+def shown_trials(running: Collection[str], latest: Mapping[str, float], now: float) -> list[str]:
+    """Keys of the trials that have series: those that run, and those with news in the last `LINGER_S` seconds.
 
     Args:
         running: keys of trials that run.
-        heard: when each trial was last heard of, in the order of their starts.
+        latest: when each trial last started or reported, in the order of their starts.
         now: on the same clock, in seconds.
     """
-    shown = [key for key, moment in heard.items() if key in running or now - moment <= LINGER_S]
+    shown = [key for key, moment in latest.items() if key in running or now - moment <= LINGER_S]
     return shown[-MOST_TRIALS:]
 
 
-class BestSoFar:
-    """The best value of the first objective among completed configurations, kept as they complete."""
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-        self._looked = 0
-        self._value: float | None = None
-
-    def of(self, study: Study) -> tuple[str, float] | None:
-        """Metric and value; None as long as no completed configuration is known to keep the constraints."""
-        first = self._objective.first
-        new = study.completed[self._looked :]
-        if self._objective.is_relative and any(is_baseline(study.trials[key]) for key in new):
-            new = study.completed  # only now it is known what the earlier ones had to keep
-        self._looked = len(study.completed)
-        for key in new:
-            found = score(study.trials[key], self._objective)
-            if found is not None and is_feasible(found, study, self._objective):
-                known = found.value if self._value is None else self._value
-                self._value = max(known, found.value, key=lambda value: first.sign * value)
-        return None if self._value is None else (first.metric, self._value)
+def best_value(study: Study, objective: Objective) -> tuple[str, float] | None:
+    """The first objective's metric and its best value among completed configurations that keep the constraints."""
+    found = feasible(study, objective)
+    return (objective.first.metric, found[0][1].value) if found else None
 
 
 # --- from values to Ray
 
 
 class Exporter:
-    """Sets the gauges of a search every few seconds, in a thread of its own; whatever goes wrong there stays there."""
+    """Sets the gauges of a search every few seconds, in a thread of its own; errors there end only the gauges."""
 
     def __init__(
         self,
@@ -211,23 +194,23 @@ class Exporter:
             objective: what the search improves.
             labels: see `search_labels`.
             budget: configurations that the search may try.
-            unsent: how many events MLflow has not taken.
+            unsent: number of events that MLflow has not accepted.
         """
         self._recorder, self._labels, self._budget, self._unsent = recorder, labels, budget, unsent
-        self._best = BestSoFar(objective)
-        self._heard: dict[str, float] = {}
+        self._objective = objective
+        self._latest: dict[str, float] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="gauges", daemon=True)
-        recorder.subscribe(self._hear)
+        recorder.subscribe(self._note)
 
     def readings(self) -> list[Reading]:
-        """All values as they are now."""
+        """All current values."""
         now = time.monotonic()
         with self._recorder.lock:
             study = self._recorder.study
-            shown = shown_trials(study.gpu_hours.held, self._heard, now)
-            self._heard = {key: self._heard[key] for key in shown}
-            best = self._best.of(study)
+            shown = shown_trials(study.gpu_hours.held, self._latest, now)
+            self._latest = {key: self._latest[key] for key in shown}
+            best = best_value(study, self._objective)
             unsent = self._unsent()
             found = list(search_readings(study, self._labels, budget=self._budget, best=best, unsent=unsent))
             for key in shown:
@@ -235,19 +218,19 @@ class Exporter:
         return found
 
     def start(self) -> None:
-        """Begins to set them; Ray must be connected."""
+        """Starts the thread; Ray must be connected."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stops; the series end by themselves."""
+        """Ends the thread; Ray drops the series."""
         self._over.set()
         self._thread.join()
 
-    def _hear(self, record: Record) -> None:
+    def _note(self, record: Record) -> None:
         if isinstance(record.event, TrialStarted):
-            self._heard.pop(record.event.trial, None)  # so that the order is that of the starts
+            self._latest.pop(record.event.trial, None)  # so that the order is that of the starts
         if isinstance(record.event, TrialStarted | TrialReported):
-            self._heard[record.event.trial] = time.monotonic()
+            self._latest[record.event.trial] = time.monotonic()
 
     def _work(self) -> None:
         try:
@@ -259,7 +242,7 @@ class Exporter:
                     return
         except Exception:
             # A search without gauges is still a search.
-            log.exception("gauges are not set any more")
+            log.exception("gauges are no longer set")
 
 
 def _ray_gauges() -> dict[str, Any]:
@@ -270,7 +253,7 @@ def _ray_gauges() -> dict[str, Any]:
 
 @contextmanager
 def exported(exporter: Exporter) -> Iterator[None]:
-    """Sets the gauges for as long as the block runs."""
+    """Sets the gauges while the block runs."""
     exporter.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What searches and trials are called where Ray, a process list or a log shows them."""
+"""Names of searches and trials in Ray, process lists and logs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from orchestrator.base.formatting import number
 
 LEADING = 3
-"""Parameters that a title names: the first ones of the space."""
+"""Number of parameters in a title: the first ones of the space."""
 LONGEST_TITLE = 120
 JOB_NAME = "job_name"  # ray.dashboard.modules.job.common.JOB_NAME_METADATA_KEY: what the list of jobs shows as the name
 PROCESS_PREFIX = "reid:"
 
 
 def short_names(paths: list[str]) -> dict[str, str]:
-    """Last parts of dotted paths where that tells them apart."""
+    """Dotted paths by their last parts, unless several share one."""
     last = [path.rpartition(".")[2] for path in paths]
     return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
 
@@ -28,28 +28,28 @@ def leading_parameters(params: Mapping[str, Any]) -> str:
 
 
 def trial_title(search: str, trial: str, params: Mapping[str, Any]) -> str:
-    """`SEARCH/TRIAL` and what leads of its parameters, in one line of printable ASCII."""
+    """`SEARCH/TRIAL` and the leading parameters, in one line of printable ASCII."""
     text = f"{search}/{trial} {leading_parameters(params)}".strip()
     return "".join(letter if " " <= letter <= "~" else "?" for letter in text)[:LONGEST_TITLE]
 
 
 def marked(data: str, *, synthetic: bool) -> str:
-    """Name of a data set; that of generated data says that figures on it say nothing about published ones."""
+    """Name of a data set; that of generated data is marked, as results on it cannot be compared with published ones."""
     return f"SYNTHETIC {data}" if synthetic else data
 
 
 def process_title(title: str) -> str:
-    """What `ps` and `nvidia-smi` show for the process that trains a trial."""
+    """Title of the process that trains a trial, for `ps` and `nvidia-smi`."""
     return f"{PROCESS_PREFIX}{title}"
 
 
 def tune_name(assignment: Mapping[str, Any]) -> str:
-    """What Tune calls an attempt, in its messages and as its folder: trial and attempt, which occur once."""
+    """Tune's name for an attempt, in its messages and for its folder: trial and number of the attempt."""
     return f"{assignment['trial']}-{assignment['attempt']}"
 
 
 def job_metadata(search: str, *, space: str, data: str, storage: str, tracking: str) -> dict[str, str]:
-    """What Ray's list of jobs tells of a search. Passwords must have been taken out of the addresses.
+    """Metadata of a search in Ray's list of jobs; the addresses must not contain passwords.
 
     Args:
         search: its name.
@@ -69,7 +69,7 @@ def job_metadata(search: str, *, space: str, data: str, storage: str, tracking: 
 
 
 def named_after(search: str, function: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """The function under the name of the search: Tune calls the actors that run it by its name."""
+    """The function, renamed to the search: Tune names actors after the function that they run."""
 
     @functools.wraps(function)
     def trainable(config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster can run the trials of a search: one task on each looks, before anything starts."""
+"""Whether the nodes of a cluster can run the trials of a search, checked by a task on each before anything starts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from trainer.formatting import first_line
 
 # Reading the lists of a large data set over a network file system takes tens of seconds.
 PATIENCE_S = 120.0
-# The lease of a search lives by a heartbeat of ten seconds, and times of results come from the nodes.
+# The lease of a search is renewed every ten seconds, and nodes stamp the times of results.
 MAX_CLOCK_OFFSET_S = 10.0
 PINGS = 3
-# Versions that change what a trial computes, or whether it can be talked to.
+# Packages whose version changes what a trial computes, or how Ray communicates.
 CHECKED = ("python", "ray", "torch", "torchvision", "numpy", "scipy", "reidsearch")
 CODE = ("trainer", "orchestrator")
 SHORT_HASH = 12
@@ -34,7 +34,7 @@ STORAGE = "storage"
 
 
 class Expected(NamedTuple):
-    """What a node must be like; plain data, as it is sent there."""
+    """What a node must have; plain data, as it is sent to the node."""
 
     versions: dict[str, str]
     code: str
@@ -42,25 +42,25 @@ class Expected(NamedTuple):
     storage: str
     """Folder or URI that holds the search."""
     token: str
-    """What this process has left there."""
+    """Token that this process has left in the storage."""
     data: str | None
-    """The data set's settings in JSON; None where the node need not have it."""
+    """The data set's settings in JSON; None if the node does not need it."""
     fingerprint: str
 
 
 class Facts(NamedTuple):
-    """What a node is like."""
+    """What a node has."""
 
     versions: dict[str, str]
     code: str
     storage: str | None
-    """Why the storage cannot be used there; None where it can."""
+    """Why the storage cannot be used there, or None."""
     data: str | None
-    """The same of the data set."""
+    """Why the data set cannot be used there, or None."""
 
 
-class Difference(NamedTuple):
-    """Something that keeps a node from running trials."""
+class NodeMismatch(NamedTuple):
+    """A reason why a node cannot run trials."""
 
     what: str
     there: str
@@ -68,7 +68,7 @@ class Difference(NamedTuple):
 
 
 def expected_here(storage: Path, data: DataConfig | None, fingerprint: str) -> Expected:
-    """What this process is like, which every node must be, too."""
+    """What this process has, and every node must have."""
     return Expected(
         versions={name: version for name, version in provenance.versions().items() if name in CHECKED},
         code=code_hash(),
@@ -80,27 +80,27 @@ def expected_here(storage: Path, data: DataConfig | None, fingerprint: str) -> E
 
 
 def check_nodes(nodes: Sequence[LiveNode], expected: Expected) -> None:
-    """Looks at all nodes that may run trials, at the same time.
+    """Checks all nodes that can run trials, at the same time.
 
     Raises:
-        EnvironmentProblem: some are unfit; a table says which and why.
+        EnvironmentProblem: some cannot run trials; a table lists them with the reasons.
     """
     looked_at = [node for node in nodes if node.all.cpus]
     with ThreadPoolExecutor(max_workers=max(1, len(looked_at))) as pool:
         found = list(pool.map(lambda node: examine(node, expected), looked_at))
-    unfit = {node.name: differences for node, differences in zip(looked_at, found, strict=True) if differences}
+    unfit = {node.name: reasons for node, reasons in zip(looked_at, found, strict=True) if reasons}
     if unfit:
         raise EnvironmentProblem(table(unfit, of=len(looked_at), storage=expected.storage))
 
 
 def why_unfit(node: LiveNode, expected: Expected) -> str | None:
-    """Why a node that has joined cannot run trials, in one line; None where it can."""
+    """Why a node that has joined cannot run trials, in one line, or None."""
     found = examine(node, expected)
     return "; ".join(f"{what}: {there}, needed: {needed}" for what, there, needed in found) or None
 
 
-def examine(node: LiveNode, expected: Expected) -> list[Difference]:
-    """What keeps a node from running trials, found by tasks that run there."""
+def examine(node: LiveNode, expected: Expected) -> list[NodeMismatch]:
+    """Why a node cannot run trials, found by tasks that run there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -110,13 +110,13 @@ def examine(node: LiveNode, expected: Expected) -> list[Difference]:
     try:
         seen = Facts(*ray.get(look.remote(expected), timeout=PATIENCE_S))
         offset = clock_offset(lambda: float(ray.get(ping.remote(), timeout=PATIENCE_S)))
-    except Exception as error:  # noqa: BLE001  # whatever Ray makes of a node where our code cannot even be imported
-        return [Difference("a task", first_line(error), "one that looks at the node ends well")]
-    return differences(seen, offset, expected)
+    except Exception as error:  # noqa: BLE001  # Ray's errors for a node where our code cannot be imported
+        return [NodeMismatch("a task", first_line(error), "one that looks at the node ends well")]
+    return mismatches(seen, offset, expected)
 
 
 def facts(expected: Expected) -> Facts:
-    """What the node is like that this runs on."""
+    """What the node has that this runs on."""
     expected = Expected(*expected)
     versions = provenance.versions()
     return Facts(
@@ -144,10 +144,10 @@ def _data_problem(settings: str, fingerprint: str) -> str | None:
 
 
 def clock_offset(ask: Any, *, clock: Any = time.time) -> float:
-    """Seconds by which the clock that `ask` reads is ahead of ours, from the fastest of a few answers.
+    """Seconds by which the clock that `ask` reads is ahead of ours, from the fastest of `PINGS` answers.
 
-    An answer was read at some moment between question and reply; their middle is taken. What then remains of error is
-    half the time that the answer took.
+    The clock was read between request and reply; their middle is assumed. The error is at most half the time that the
+    answer took.
     """
     best: tuple[float, float] | None = None
     for _ in range(PINGS):
@@ -159,31 +159,31 @@ def clock_offset(ask: Any, *, clock: Any = time.time) -> float:
             best = (answered - asked, offset)
     assert best is not None
     took, offset = best
-    # What the error alone could explain is no offset.
+    # An offset within the error counts as none.
     return 0.0 if abs(offset) <= took / 2 else offset
 
 
-def differences(seen: Facts, offset: float, expected: Expected) -> list[Difference]:
-    """What keeps a node with these facts from running trials."""
+def mismatches(seen: Facts, offset: float, expected: Expected) -> list[NodeMismatch]:
+    """Why a node with these facts cannot run trials."""
     found = [
-        Difference(name, seen.versions.get(name, "not installed"), version)
+        NodeMismatch(name, seen.versions.get(name, "not installed"), version)
         for name, version in expected.versions.items()
         if seen.versions.get(name) != version
     ]
     if seen.code != expected.code:
-        found.append(Difference("code", seen.code[:SHORT_HASH], expected.code[:SHORT_HASH]))
+        found.append(NodeMismatch("code", seen.code[:SHORT_HASH], expected.code[:SHORT_HASH]))
     if abs(offset) > MAX_CLOCK_OFFSET_S:
         where = f"{abs(offset):.0f} s {'ahead' if offset > 0 else 'behind'}"
-        found.append(Difference("clock", where, f"at most {MAX_CLOCK_OFFSET_S:g} s off"))
+        found.append(NodeMismatch("clock", where, f"at most {MAX_CLOCK_OFFSET_S:g} s off"))
     if seen.storage is not None:
-        found.append(Difference(STORAGE, seen.storage, "what the driver sees there"))
+        found.append(NodeMismatch(STORAGE, seen.storage, "what the driver sees there"))
     if seen.data is not None:
-        found.append(Difference("data set", seen.data, f"fingerprint {expected.fingerprint[:SHORT_HASH]}"))
+        found.append(NodeMismatch("data set", seen.data, f"fingerprint {expected.fingerprint[:SHORT_HASH]}"))
     return found
 
 
-def table(unfit: Mapping[str, Sequence[Difference]], *, of: int, storage: str) -> str:
-    """The differences of all unfit nodes, aligned; below them what to do about a storage that they do not see."""
+def table(unfit: Mapping[str, Sequence[NodeMismatch]], *, of: int, storage: str) -> str:
+    """The mismatches of all unfit nodes as an aligned table, with advice about a storage that they do not share."""
     rows = [("node", "what", "there", "needed")]
     rows += [(name, *difference) for name, found in unfit.items() for difference in found]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

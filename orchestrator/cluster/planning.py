@@ -1,4 +1,4 @@
-"""What of a search fits on a cluster, found out without starting anything."""
+"""`cluster plan`: how a search would use a cluster; starts nothing."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ NODES = "/api/v0/nodes?limit=10000"
 MANY = 10**6
 
 
-class Plan(NamedTuple):
-    """How a search would share out a cluster."""
+class ClusterPlan(NamedTuple):
+    """How a search would use a cluster."""
 
     nodes: Sequence[Node]
-    """In all."""
+    """With all their resources."""
     free: Sequence[Node] | None
-    """What is left of them now; None where only the dashboard was asked, which does not tell."""
+    """With the resources that are free; None if only the dashboard was asked, which does not know them."""
     share: Allocation
     """What a trial gets, and how many would run at once."""
     most: int
-    """Trials that the whole cluster could hold at once, were as many asked for."""
+    """Trials that the whole cluster could hold at once."""
     now: int | None
-    """The same of what is free."""
+    """Trials that the free resources could hold at once."""
     asked: int | None
     """Trials at once that the space or the user asks for."""
     trials: int
 
 
-def plan_on(space: SearchSpace, options: Options) -> Plan:
+def plan_on(space: SearchSpace, options: Options) -> ClusterPlan:
     """Looks at the cluster at `options.address`: the URL of its dashboard, HOST:PORT or `auto`.
 
     Raises:
@@ -54,7 +54,7 @@ def plan_on(space: SearchSpace, options: Options) -> Plan:
     return planned(space, options, nodes, free)
 
 
-def planned(space: SearchSpace, options: Options, nodes: Sequence[Node], free: Sequence[Node] | None) -> Plan:
+def planned(space: SearchSpace, options: Options, nodes: Sequence[Node], free: Sequence[Node] | None) -> ClusterPlan:
     """The plan for a cluster of these nodes.
 
     Raises:
@@ -65,10 +65,10 @@ def planned(space: SearchSpace, options: Options, nodes: Sequence[Node], free: S
     share = allocate(nodes, options.resources(space), concurrent=asked, trials=trials)
     most = allocate(nodes, options.resources(space), concurrent=None, trials=MANY).concurrent
     now = None if free is None else capacity(free, share)
-    return Plan(nodes, free, share, most, now, asked, trials)
+    return ClusterPlan(nodes, free, share, most, now, asked, trials)
 
 
-def plan_lines(plan: Plan) -> list[tuple[str, str]]:
+def plan_lines(plan: ClusterPlan) -> list[tuple[str, str]]:
     """Labels and lines for people."""
     share = plan.share
     lines = [("cluster", f"{len(plan.nodes)} node{'' if len(plan.nodes) == 1 else 's'}")]
@@ -87,8 +87,8 @@ def plan_lines(plan: Plan) -> list[tuple[str, str]]:
     return lines
 
 
-def plan_document(plan: Plan) -> dict[str, Any]:
-    """The same for programs; memory in bytes."""
+def plan_document(plan: ClusterPlan) -> dict[str, Any]:
+    """The plan as JSON; memory in bytes."""
     return {
         "nodes": [node._asdict() for node in plan.nodes],
         "free": None if plan.free is None else [node._asdict() for node in plan.free],
@@ -101,7 +101,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _why(plan: Plan) -> str:
+def _why(plan: ClusterPlan) -> str:
     assert plan.free is not None
     return why_waiting(plan.nodes, plan.free, plan.share)
 
@@ -117,11 +117,11 @@ def nodes_of_dashboard(url: str, *, insecure: bool) -> list[Node]:
         found = dashboard_json(url, NODES, existing_token() if mode == "token" else None)
         return read_dashboard(found["data"]["result"]["result"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EnvironmentProblem(f"{url}: does not tell its nodes ({first_line(error)})") from error
+        raise EnvironmentProblem(f"{url}: does not list its nodes ({first_line(error)})") from error
 
 
 def read_dashboard(found: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """Nodes as the dashboard lists them, in our words."""
+    """The nodes in a list of the dashboard, the head first."""
     alive = sorted((node for node in found if node["state"] == "ALIVE"), key=lambda node: not node["is_head_node"])
     names = [str(node["node_name"]) for node in alive]
     nodes = []

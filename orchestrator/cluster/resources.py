@@ -1,4 +1,4 @@
-"""How trials are placed on the nodes of a cluster: what each gets, how many run at once, what can never fit and why."""
+"""Allocation of a cluster to trials: what each gets, how many run at once, and why one can never be scheduled."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.space.options import Resources, memory_bytes
 
-# What Ray allots is rounded to 1/10,000 of a GPU.
+# Ray rounds fractions of a GPU to 1/10,000.
 GPU_ROUNDING = 1e-4
 GIB = 2**30
 
 
 class Node(NamedTuple):
-    """One machine of a cluster: what it has in all, or what is free of it."""
+    """The resources of one machine of a cluster, in all or those that are free."""
 
     name: str
     cpus: int
@@ -34,7 +34,7 @@ class Allocation(NamedTuple):
     reason: str
     """One line for people."""
     memory: int = 0
-    """Bytes; 0 is not counted."""
+    """Bytes; 0 if it is not counted."""
 
     def each(self) -> str:
         """What one trial gets, in words."""
@@ -42,24 +42,24 @@ class Allocation(NamedTuple):
 
 
 def this_machine(gpus: float = 0.0) -> Node:
-    """The machine this runs on."""
+    """This machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Node("this machine", os.cpu_count() or 1, gpus, memory)
 
 
 def allocate(nodes: Sequence[Node], resources: Resources, *, concurrent: int | None, trials: int) -> Allocation:
-    """Divides a cluster among trials, none of which may span nodes: one GPU each where there are any, otherwise cores.
+    """Divides a cluster among trials, which cannot span nodes: one GPU each if there are any, otherwise CPU cores.
 
-    Where the cores of a trial are not given, each gets the most with which as many run at once as can.
+    If the cores of a trial are not given, each gets the most that leave the number of trials at once unchanged.
 
     Args:
         nodes: the machines that trials may use.
-        resources: what a trial is to get, as far as it is said.
-        concurrent: trials at once at most; None is as many as fit.
+        resources: of one trial, as far as they are given.
+        concurrent: most trials at once; None is as many as fit.
         trials: trials that are left.
 
     Raises:
-        EnvironmentProblem: no node can ever hold a trial; says of each what it lacks.
+        EnvironmentProblem: no node can ever hold a trial; the message says what each lacks.
     """
     gpus = resources.gpus_per_trial
     if gpus is None:
@@ -72,7 +72,7 @@ def allocate(nodes: Sequence[Node], resources: Resources, *, concurrent: int | N
     running = max(1, min(concurrent or most, most, trials))
     cpus = fewest
     if resources.cpus_per_trial is None:
-        # Fewer slots with every core more: the first that leaves too few ends it.
+        # Every core more leaves fewer slots, or as many.
         while slots(nodes, cpus + 1, gpus, memory) >= running:
             cpus += 1
     return Allocation(running, cpus, gpus, _reason(nodes, running, cpus, gpus, memory), memory)
@@ -84,21 +84,21 @@ def slots(nodes: Sequence[Node], cpus: int, gpus: float, memory: int = 0) -> int
 
 
 def capacity(nodes: Sequence[Node], share: Allocation) -> int:
-    """Trials of that share which fit on the nodes at once."""
+    """Trials of that allocation that fit on the nodes at once."""
     return slots(nodes, share.cpus, share.gpus, share.memory)
 
 
 def why_waiting(nodes: Sequence[Node], free: Sequence[Node], share: Allocation) -> str:
-    """Why a trial that was handed to Ray does not run: nothing is free, or no node could ever hold it."""
+    """Why a trial is pending: nothing is free, or no node can ever hold it."""
     if capacity(nodes, share) == 0:
         lacking = _never_fits(nodes, share.cpus, share.gpus, share.memory)
         return f"{lacking}; it starts once a node joins that can"
     left = "; ".join(f"{node.name} has {in_words(node.cpus, node.gpus, node.memory)} free" for node in free)
-    return f"needs {share.each()} on one node, and others hold what there is: {left}"
+    return f"needs {share.each()} on one node, other trials hold the rest: {left}"
 
 
 def in_words(cpus: int, gpus: float, memory: int) -> str:
-    """`4 CPU cores, 0.5 GPUs and 16 GiB of memory`; without what is 0, but for cores."""
+    """`4 CPU cores, 0.5 GPUs and 16 GiB of memory`, without GPUs and memory that are 0."""
     parts = [f"{cpus} CPU core{'' if cpus == 1 else 's'}"]
     parts += [f"{gpus:g} GPU{'' if gpus == 1 else 's'}"] if gpus else []
     parts += [f"{memory / GIB:.3g} GiB of memory"] if memory else []
@@ -108,7 +108,7 @@ def in_words(cpus: int, gpus: float, memory: int) -> str:
 def _slots(node: Node, cpus: int, gpus: float, memory: int) -> int:
     fit = node.cpus // cpus
     if gpus:
-        # A trial's share is always one of a single GPU.
+        # The fraction of a GPU is one of a single GPU.
         fit = min(fit, math.floor(1 / gpus + GPU_ROUNDING) * int(node.gpus))
     return min(fit, node.memory // memory) if memory else fit
 
@@ -124,11 +124,11 @@ def _never_fits(nodes: Sequence[Node], cpus: int, gpus: float, memory: int) -> s
 
 
 def _lacking(node: Node, cpus: int, gpus: float, memory: int) -> str:
-    """What a node has of what it lacks."""
+    """What a node has of the resources that it lacks."""
     parts = [f"{node.cpus} cores"] if node.cpus < cpus else []
     parts += [f"{node.gpus:g} GPUs"] if gpus and _slots(node, 1, gpus, 0) == 0 and node.cpus else []
     parts += [f"{node.memory / GIB:.3g} GiB"] if node.memory < memory else []
-    return ", ".join(parts) or "enough of each, but not at once"
+    return ", ".join(parts) or "enough of each, but not together"
 
 
 def _reason(nodes: Sequence[Node], running: int, cpus: int, gpus: float, memory: int) -> str:

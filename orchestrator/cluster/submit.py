@@ -1,4 +1,4 @@
-"""A search handed to a cluster as a Ray job: our code travels with it, and it goes on without us."""
+"""A search submitted to a cluster as a Ray job, with the code of this installation."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from orchestrator.cluster.ray import ENVIRONMENT
 from trainer.child import HOME
 from trainer.formatting import first_line
 
-# What runs a search, beside the packages that Ray's own environment there must have (constraints.txt).
+# Packages that are sent; the environment of the cluster must have all others (constraints.txt).
 SHIPPED = ("trainer", "orchestrator", "search_spaces")
 SPACE_FILE = "space.yaml"
-# These decide where `ray.job_submission` connects, whatever it is told.
+# `ray.job_submission` connects to these instead of the address that it is given.
 ELSEWHERE = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
 class Job(NamedTuple):
-    """A job that a cluster has taken."""
+    """A job that a cluster has accepted."""
 
     id: str
     client: Any
@@ -42,7 +42,7 @@ class Job(NamedTuple):
             asyncio.run(self._copy(out))
             details = self.client.get_job_info(self.id)
         except Exception as error:  # the SDK raises what aiohttp and requests do, and bare RuntimeErrors
-            raise EnvironmentProblem(f"{self.id}: is no longer heard ({first_line(error)}); it goes on") from error
+            raise EnvironmentProblem(f"{self.id}: the connection was lost ({first_line(error)}); it goes on") from error
         if details.status == "SUCCEEDED":
             return Exit.OK
         if details.status == "STOPPED":
@@ -65,18 +65,18 @@ def submit(
     metadata: Mapping[str, str],
     insecure: bool = False,
 ) -> Job:
-    """Hands `reidsearch ARGUMENTS --address auto` to the cluster behind a dashboard.
+    """Submits `reidsearch ARGUMENTS --address auto` to the cluster behind a dashboard.
 
     Args:
         dashboard: its address, http://HOST:8265.
-        name: of the search, with which the job's begins.
-        arguments: of the command, as they hold on the cluster.
-        space: YAML of the space, which the job finds as `SPACE_FILE`; None where it needs none.
-        metadata: what the list of jobs tells about it.
-        insecure: whether a cluster that demands no token is trusted with our code.
+        name: of the search; the job's begins with it.
+        arguments: of the command, as they are valid on the cluster.
+        space: YAML of the space, sent as `SPACE_FILE`, or None.
+        metadata: for Ray's list of jobs.
+        insecure: whether to accept a cluster that demands no token.
 
     Raises:
-        EnvironmentProblem: it cannot be reached, does not take our token, demands none, or refuses the job.
+        EnvironmentProblem: it cannot be reached, refuses our token, demands none, or refuses the job.
     """
     os.environ.update(ENVIRONMENT)
     os.environ[MODE] = admit_dashboard(dashboard, insecure=insecure).mode
@@ -95,13 +95,13 @@ def submit(
                 metadata=dict(metadata),
             )
         except Exception as error:  # the SDK raises what requests does, and bare RuntimeErrors
-            raise EnvironmentProblem(f"{dashboard}: did not take the job ({first_line(error)})") from error
+            raise EnvironmentProblem(f"{dashboard}: refused the job ({first_line(error)})") from error
     return Job(job, client)
 
 
 @contextmanager
 def shipment(space: str | None) -> Iterator[Path]:
-    """A folder that holds the code that runs here, and the space."""
+    """A temporary folder with the code of this installation, and the space."""
     above = HOME
     with tempfile.TemporaryDirectory(prefix="reidsearch-") as temporary:
         folder = Path(temporary) / "reidsearch"

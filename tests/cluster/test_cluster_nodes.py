@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.cluster import node_check
 from orchestrator.cluster.capacity import WAITING_AFTER_S, Capacity, unplaced
-from orchestrator.cluster.node_check import Difference, Expected, Facts, clock_offset, code_hash, differences, table
+from orchestrator.cluster.node_check import Expected, Facts, NodeMismatch, clock_offset, code_hash, mismatches, table
 from orchestrator.cluster.ray import HeadHealth, LiveNode, read_nodes
 from orchestrator.cluster.resources import Allocation, Node
 
@@ -90,7 +90,7 @@ def test_a_trial_that_waits_long_is_explained_once_until_the_reason_changes() ->
     assert cluster.said == [
         (
             "waiting",
-            "1 trial: needs 2 CPU cores on one node, and others hold what there is: a has 1 CPU core free",
+            "1 trial: needs 2 CPU cores on one node, other trials hold the rest: a has 1 CPU core free",
         )
     ]
 
@@ -127,25 +127,28 @@ def test_nodes_are_read_head_first_and_told_apart_where_their_hosts_have_one_nam
     [
         (FIT, 0.0, []),
         (FIT, 9.0, []),
-        (FIT, -41.2, [Difference("clock", "41 s behind", "at most 10 s off")]),
-        (FIT._replace(versions={"torch": "2.14.0"}), 0, [Difference("torch", "2.14.0", "2.15.0")]),
-        (FIT._replace(versions={}), 0, [Difference("torch", "not installed", "2.15.0")]),
-        (FIT._replace(code="d" * 64), 0, [Difference("code", "d" * 12, "c" * 12)]),
+        (FIT, -41.2, [NodeMismatch("clock", "41 s behind", "at most 10 s off")]),
+        (FIT._replace(versions={"torch": "2.14.0"}), 0, [NodeMismatch("torch", "2.14.0", "2.15.0")]),
+        (FIT._replace(versions={}), 0, [NodeMismatch("torch", "not installed", "2.15.0")]),
+        (FIT._replace(code="d" * 64), 0, [NodeMismatch("code", "d" * 12, "c" * 12)]),
         (
             FIT._replace(storage="not seen"),
             0,
-            [Difference("storage", "not seen", "what the driver sees there")],
+            [NodeMismatch("storage", "not seen", "what the driver sees there")],
         ),
-        (FIT._replace(data="not there"), 0, [Difference("data set", "not there", "fingerprint ffffffffffff")]),
+        (FIT._replace(data="not there"), 0, [NodeMismatch("data set", "not there", "fingerprint ffffffffffff")]),
     ],
 )
-def test_what_keeps_a_node_from_running_trials_is_found(seen: Facts, offset: float, what: list[Difference]) -> None:
-    assert differences(seen, offset, EXPECTED) == what
+def test_what_keeps_a_node_from_running_trials_is_found(seen: Facts, offset: float, what: list[NodeMismatch]) -> None:
+    assert mismatches(seen, offset, EXPECTED) == what
 
 
 def test_unfit_nodes_are_listed_in_a_table() -> None:
     text = table(
-        {"gpu02": [Difference("torch", "2.14.0", "2.15.0")], "gpu10-long": [Difference("clock", "41 s ahead", "less")]},
+        {
+            "gpu02": [NodeMismatch("torch", "2.14.0", "2.15.0")],
+            "gpu10-long": [NodeMismatch("clock", "41 s ahead", "less")],
+        },
         of=3,
         storage="/runs",
     )
@@ -159,7 +162,7 @@ def test_unfit_nodes_are_listed_in_a_table() -> None:
 
 @pytest.mark.parametrize(("storage", "advised"), [("/runs", True), ("s3://bucket/runs", False)])
 def test_a_folder_that_not_all_nodes_see_is_answered_with_what_to_do(storage: str, advised: bool) -> None:
-    text = table({"gpu02": [Difference("storage", "is not there", "seen")]}, of=2, storage=storage)
+    text = table({"gpu02": [NodeMismatch("storage", "is not there", "seen")]}, of=2, storage=storage)
     assert ("the storage /runs must be a folder that all nodes share" in text) == advised
 
 

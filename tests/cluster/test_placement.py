@@ -83,7 +83,7 @@ def test_a_waiting_trial_is_explained_by_what_is_free() -> None:
     share = allocate([SMALL], Resources(), concurrent=2, trials=8)
     taken = SMALL._replace(cpus=1, memory=0)
     assert why_waiting([SMALL], [taken], share) == (
-        "needs 2 CPU cores on one node, and others hold what there is: small has 1 CPU core free"
+        "needs 2 CPU cores on one node, other trials hold the rest: small has 1 CPU core free"
     )
     assert why_waiting([taken], [taken], share).endswith("it starts once a node joins that can")
 

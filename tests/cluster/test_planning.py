@@ -47,7 +47,7 @@ def test_more_at_once_than_fit_wait_and_fewer_leave_places_idle() -> None:
 def test_what_others_hold_is_explained() -> None:
     taken = [BIG._replace(gpus=1.0, cpus=12)]
     assert lines(BIG, free=taken)["now"] == (
-        "1 of them could start; the next one needs 4 CPU cores and 1 GPU on one node, and others hold what there is: "
+        "1 of them could start; the next one needs 4 CPU cores and 1 GPU on one node, other trials hold the rest: "
         "gpu01 has 12 CPU cores, 1 GPU and 64 GiB of memory free"
     )
 
