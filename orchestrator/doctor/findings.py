@@ -1,4 +1,4 @@
-"""Whether this machine can run searches: what was looked at, what is wrong, and what to do about it."""
+"""Findings about this machine: whether it can run searches, what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ Level = Literal["ok", "warn", "problem"]
 
 
 class Finding(NamedTuple):
-    """One line of the examination."""
+    """The result of one check."""
 
     level: Level
     """`problem`: something will not work. `warn`: something will work less well than it could."""
     subject: str
     text: str
     advice: str = ""
-    """What to do; empty where nothing is to be done."""
+    """What to do; empty if nothing."""
 
 
 def examine(*, data: Path | None, address: str | None, storage: Path) -> Iterator[Finding]:
-    """Looks at everything, the quick things first; changes nothing.
+    """Runs all checks, the quick ones first; changes nothing.
 
     Args:
-        data: data set to look at.
-        address: Ray cluster to reach.
-        storage: where searches are, or would be, kept.
+        data: data set to check, if any.
+        address: Ray cluster to reach, if any.
+        storage: folder of searches; it need not exist.
     """
     from orchestrator.doctor import machine, network, software
 
@@ -52,7 +52,7 @@ def examine(*, data: Path | None, address: str | None, storage: Path) -> Iterato
 
 
 def summary(findings: Iterable[Finding]) -> str:
-    """The last line for people."""
+    """The last line of the output."""
     levels = [finding.level for finding in findings]
     problems, warnings = levels.count("problem"), levels.count("warn")
     if problems + warnings == 0:

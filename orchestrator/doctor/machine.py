@@ -1,4 +1,4 @@
-"""What the machine has: memory, disk and its file system, the clock, the data set."""
+"""Checks of memory, disk and file system, clock, and data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARED_MEMORY = Path("/dev/shm")
 MOUNTS = Path("/proc/self/mountinfo")
 MEMORY = Path("/proc/meminfo")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-# A file server's clock may be a moment off; a lease goes stale after a minute.
+# A file server's clock may be slightly off; a lease goes stale after a minute.
 TOLERATED_SKEW_S = STALE_AFTER_S / 6
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 TIMEX_BYTES = 512  # more than struct timex has on any 64-bit Linux
@@ -35,7 +35,7 @@ ELSEWHERE = "give another --storage"
 
 
 def memory() -> Iterator[Finding]:
-    """What processes can still get."""
+    """Memory that is available to new processes."""
     lines = dict(line.split(":", 1) for line in MEMORY.read_text(encoding="ascii").splitlines())
     available = 1024 * int(lines["MemAvailable"].split()[0])
     limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip() if CONTAINER_LIMIT.is_file() else "max"
@@ -45,14 +45,14 @@ def memory() -> Iterator[Finding]:
         text += f", {int(limit) / GIB:.1f} GiB for this container"
     if available < LITTLE_MEMORY:
         yield Finding(
-            "warn", "memory", text, "fewer trials at once: --concurrent 1; `launch --dry-run` tells what one needs"
+            "warn", "memory", text, "fewer trials at once: --concurrent 1; `launch --dry-run` says what one needs"
         )
     else:
         yield Finding("ok", "memory", text)
 
 
 def shared_memory() -> Iterator[Finding]:
-    """Ray keeps its objects there, and the processes that decode frames pass them on there."""
+    """Shared memory, which Ray uses for objects, and decoding processes for frames."""
     if not SHARED_MEMORY.is_dir():
         yield Finding("problem", "shared memory", f"{SHARED_MEMORY} is missing", "mount it; Docker: --shm-size 2g")
         return
@@ -69,7 +69,7 @@ def shared_memory() -> Iterator[Finding]:
 
 
 def temporary_folder() -> Iterator[Finding]:
-    """Ray keeps its sockets there, whose paths must be short."""
+    """The folder for temporary files: Ray's sockets lie there, and their paths must be short."""
     problem = temporary_folder_problem()
     if problem is None:
         yield Finding("ok", "temporary", f"{tempfile.gettempdir()}: short enough for Ray's sockets")
@@ -79,15 +79,15 @@ def temporary_folder() -> Iterator[Finding]:
 
 
 class Mount(NamedTuple):
-    """Where a folder lies."""
+    """A mount."""
 
     point: str
     kind: str
-    """Of the file system, as the kernel calls it."""
+    """Name of the file system's type in the kernel."""
 
 
 def mount_of(path: Path, mounts: str) -> Mount:
-    """The mount that holds a path, from the text of `/proc/self/mountinfo`; of several at one place the last one."""
+    """The mount that holds a path, from the text of `/proc/self/mountinfo`; the last of several at one place."""
     found = Mount("/", "unknown")
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -98,14 +98,14 @@ def mount_of(path: Path, mounts: str) -> Mount:
 
 
 def storage(path: Path) -> Iterator[Finding]:
-    """Whether searches can be kept there: writable, with room, on a file system that keeps them."""
+    """Whether searches can be stored there: it is writable, has room, and is neither volatile nor remote."""
     there = _existing(path)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         yield Finding("problem", "storage", f"{there} cannot be written", ELSEWHERE)
         return
     free = shutil.disk_usage(there).free
     text = f"{path.absolute()}: {free / GIB:.1f} GiB free"
-    needs = "a trial keeps up to four times its network; `launch --dry-run` tells how much a search takes"
+    needs = "a trial keeps up to four times its network; `launch --dry-run` says how much a search takes"
     if free < HARDLY_ANY_DISK:
         yield Finding("problem", "disk", text, f"make room, or {ELSEWHERE}; {needs}")
     else:
@@ -114,10 +114,10 @@ def storage(path: Path) -> Iterator[Finding]:
 
 
 def file_system(mount: Mount) -> Finding:
-    """What its kind means for a search."""
+    """The finding for the type of a file system."""
     text = f"{mount.kind} at {mount.point}"
     if mount.kind in VOLATILE:
-        advice = f"what is there is gone with {VOLATILE[mount.kind]}; {ELSEWHERE}"
+        advice = f"its content is lost with {VOLATILE[mount.kind]}; {ELSEWHERE}"
         return Finding("warn", "file system", text, advice)
     if mount.kind.startswith(NETWORK):
         advice = (
@@ -129,29 +129,31 @@ def file_system(mount: Mount) -> Finding:
 
 
 def clock(path: Path) -> Iterator[Finding]:
-    """Whether the clocks of this machine and of the storage agree, and whether anything keeps ours right."""
+    """Whether the clocks of this machine and of the storage agree, and whether this one is synchronised."""
     there = _existing(path)
     if os.access(there, os.W_OK | os.X_OK):
         with tempfile.NamedTemporaryFile(dir=there, prefix=".reidsearch-clock-") as file:
             skew = os.fstat(file.fileno()).st_mtime - time.time()
         if abs(skew) > TOLERATED_SKEW_S:
-            advice = "set both by NTP: by their difference a search is taken for dead, or a dead one for alive"
+            advice = (
+                "set both by NTP: with different clocks a running search is taken for dead, or a dead one for running"
+            )
             yield Finding("problem", "clock", f"the storage's is {skew:+.0f} s off", advice)
             return
     if _is_unsynchronised():
-        yield Finding("warn", "clock", "nothing keeps it right", "start an NTP client where several machines take part")
+        yield Finding("warn", "clock", "not synchronised", "start an NTP client if several machines take part")
     else:
         yield Finding("ok", "clock", "synchronised, and the storage's agrees")
 
 
 def _is_unsynchronised() -> bool:
-    """As the kernel says, which is asked and not changed."""
+    """What the kernel says; changes nothing."""
     answer: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
     return answer == TIME_ERROR
 
 
 def data_set(root: Path) -> Iterator[Finding]:
-    """Whether it is there and known; `data check` looks into it."""
+    """Whether the data set exists and is recognised; `data check` reads it."""
     if not root.is_dir():
         yield Finding("problem", "data", f"{root} is no folder", "name the data set's folder with --data")
         return
@@ -163,19 +165,19 @@ def data_set(root: Path) -> Iterator[Finding]:
     name = packed_data_set(root) or recognised(root)
     if name is None:
         text = f"{root} has the layout of no known data set{instead(root)}"
-        yield Finding("problem", "data", text, "docs/data.md shows them")
+        yield Finding("problem", "data", text, "docs/data.md lists them")
         return
     text = f"{root}: {name}" + (" (SYNTHETIC)" if is_synthetic(root) else "")
     mount = mount_of(root.resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
     if mount.kind.startswith(NETWORK):
-        advice = f"{command_line('data', 'pack', root, 'DIR')} makes a few large files of it for a disk of this machine"
+        advice = f"{command_line('data', 'pack', root, 'DIR')} packs it into a few large files, for a local disk"
         yield Finding("warn", "data", f"{text}, over a network ({mount.kind})", advice)
     elif manifest_digest(root) is None and not is_synthetic(root):
-        yield Finding("warn", "data", f"{text}, never checked", command_line("data", "check", root))
+        yield Finding("warn", "data", f"{text}, not checked yet", command_line("data", "check", root))
     else:
         yield Finding("ok", "data", text)
 
 
 def _existing(path: Path) -> Path:
-    """The folder itself, or the one in which it would be made."""
+    """The folder itself, or the nearest one above it that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

@@ -1,4 +1,4 @@
-"""What has to be reached: ports of this machine, a Ray cluster, the database of MLflow."""
+"""Checks of ports, of a Ray cluster, and of MLflow's database."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ FOLLOWED = re.compile(r"""^down_revision\s*(?::.*)?=\s*["'](\w+)["']""", re.MULT
 
 
 def ports() -> Iterator[Finding]:
-    """Those that people look at, on 127.0.0.1."""
+    """Whether the ports of the dashboards are free on 127.0.0.1."""
     taken = [port for port in PORTS if answers("127.0.0.1", port)]
     for port in taken:
-        whose, advice = PORTS[port]
-        yield Finding("warn", "ports", f"{port} ({whose}) is taken", advice)
+        service, advice = PORTS[port]
+        yield Finding("warn", "ports", f"{port} ({service}) is taken", advice)
     free = [str(port) for port in PORTS if port not in taken]
     if free:
         yield Finding("ok", "ports", f"{', '.join(free)} free on 127.0.0.1")
 
 
 def ray_address(address: str) -> Iterator[Finding]:
-    """Whether a cluster answers there, demands a token and takes ours, and is of our version where it tells that."""
+    """Whether a cluster answers, demands a token, accepts ours, and, for a dashboard, has the same version of Ray."""
     is_dashboard = address.startswith("http")
     try:
         found = admit_dashboard(address, insecure=True) if is_dashboard else admit_to(address, insecure=True)
@@ -50,7 +50,7 @@ def ray_address(address: str) -> Iterator[Finding]:
     if is_dashboard and (wrong := _other_version(found)):
         yield wrong
     elif found.mode == "token":
-        yield Finding("ok", "ray", f"{address} answers, demands a token and takes ours")
+        yield Finding("ok", "ray", f"{address} answers, demands a token and accepts ours")
     elif found.only_here:
         advice = "other users of this machine can run code on it: set RAY_AUTH_MODE=token for all its nodes"
         yield Finding("warn", "ray", f"{address} answers this machine only, no token asked for", advice)
@@ -63,7 +63,7 @@ def ray_address(address: str) -> Iterator[Finding]:
 
 
 def _other_version(dashboard: Admission) -> Finding | None:
-    """A dashboard of another Ray than ours, or of none."""
+    """The finding for a dashboard of another version of Ray, or of something else."""
     address, ours = dashboard.address, version("ray")
     token = existing_token() if dashboard.mode == "token" else None
     try:
@@ -78,16 +78,16 @@ def _other_version(dashboard: Admission) -> Finding | None:
 
 
 def mlflow_schema(database: Path) -> Iterator[Finding]:
-    """Whether the installed MLflow can go on with the storage's database."""
+    """Whether the installed MLflow can use the storage's database."""
     if not database.is_file():
-        yield Finding("ok", "mlflow", f"{database} is not there yet; the first search makes it")
+        yield Finding("ok", "mlflow", f"{database} does not exist yet; the first search creates it")
         return
     sync = hint("sync", "NAME", storage=database.parent)
     try:
         found = schema_of(database)
     except sqlite3.Error as error:
         advice = f"move it away; `{sync}` writes a search to a new one"
-        yield Finding("problem", "mlflow", f"{database}: no database of MLflow ({first_line(error)})", advice)
+        yield Finding("problem", "mlflow", f"{database}: not a database of MLflow ({first_line(error)})", advice)
         return
     newest, known = schemas()
     ours = f"MLflow {version('mlflow')}"
@@ -102,10 +102,10 @@ def mlflow_schema(database: Path) -> Iterator[Finding]:
 
 
 def schema_of(database: Path) -> str:
-    """The revision of the schema that a database has.
+    """The revision of a database's schema.
 
     Raises:
-        sqlite3.Error: it is no database, or none of MLflow.
+        sqlite3.Error: it is not a database, or not one of MLflow.
     """
     with closing(sqlite3.connect(f"{file_uri(database)}?mode=ro", uri=True)) as opened:
         rows = opened.execute("SELECT version_num FROM alembic_version").fetchall()
@@ -113,9 +113,9 @@ def schema_of(database: Path) -> str:
 
 
 def schemas() -> tuple[set[str], set[str]]:
-    """The newest schema that MLflow knows (one, unless its history is forked), and all of them.
+    """The newest schemas that MLflow knows (one, unless its history is forked), and all of them.
 
-    Read from its migrations, not run: they import MLflow, which takes seconds.
+    Read from the text of its migrations: importing them imports MLflow, which takes seconds.
     """
     package = importlib.util.find_spec("mlflow")
     assert package is not None and package.submodule_search_locations

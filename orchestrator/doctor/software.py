@@ -1,4 +1,4 @@
-"""What is installed: versions, the pair of torch and torchvision, GPUs as torch sees them, the JPEG decoder."""
+"""Checks of versions, of torch with torchvision, of GPUs, and of the JPEG decoder."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trainer.formatting import first_line
 PROJECT = "reidsearch"
 SMALLEST_PYTHON = (3, 11)
 INSTALL_AGAIN = "install the versions that constraints.txt pins: make install"
-# Below it, a trial of a ResNet-50 with the paper's batch of 32 clips of 4 frames does not fit.
+# A ResNet-50 with the paper's batch of 32 clips of 4 frames needs more.
 SMALL_GPU_BYTES = 8 * 2**30
-# The driver's own list; torch sees none of them where it was built for CPUs, or for a newer driver.
+# The driver's list of GPUs; torch finds none of them if it was built for CPUs, or for a newer driver.
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def versions() -> Iterator[Finding]:
-    """Every requirement of this package, against what is installed."""
+    """Whether the installed packages satisfy the requirements of this one."""
     from packaging.requirements import Requirement
 
     python = tuple(map(int, platform.python_version_tuple()[:2]))
@@ -45,7 +45,7 @@ def versions() -> Iterator[Finding]:
 
 
 def torch_pair() -> Iterator[Finding]:
-    """Whether torchvision was built for the torch that is installed: a wrong pair fails at its first operator."""
+    """Whether torchvision was built for the installed torch; otherwise its first operator fails."""
     pair = f"torch {_version('torch')}, torchvision {_version('torchvision')}"
     try:
         import torch
@@ -54,7 +54,7 @@ def torch_pair() -> Iterator[Finding]:
         boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         torchvision.ops.nms(boxes, torch.ones(1), 0.5)
     except (ImportError, OSError, RuntimeError) as error:
-        advice = "install a pair that belongs together, both for the CPU or both for the same CUDA: " + INSTALL_AGAIN
+        advice = "install both for the CPU, or both for the same CUDA: " + INSTALL_AGAIN
         yield Finding("problem", "torch", f"{pair}: do not work together ({first_line(error)})", advice)
         return
     yield Finding("ok", "torch", f"{pair} work together; built for {_built_for(torch.version.cuda)}")
@@ -65,11 +65,11 @@ def _built_for(cuda: str | None) -> str:
 
 
 def gpus() -> Iterator[Finding]:
-    """Each GPU with its memory."""
+    """Every GPU and its memory."""
     try:
         import torch
     except (ImportError, OSError):
-        return  # said above
+        return  # `torch_pair` reports it
     if not torch.cuda.is_available():
         yield _no_gpu(torch.version.cuda)
         return
@@ -82,7 +82,7 @@ def gpus() -> Iterator[Finding]:
             continue
         text = f"{number}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
         if free < SMALL_GPU_BYTES:
-            advice = "`launch --dry-run` tells whether a trial fits; otherwise fewer identities a batch, or another GPU"
+            advice = "`launch --dry-run` says whether a trial fits; otherwise fewer identities a batch, or another GPU"
             yield Finding("warn", "gpu", text, advice)
         else:
             yield Finding("ok", "gpu", text)
@@ -91,7 +91,7 @@ def gpus() -> Iterator[Finding]:
 def _no_gpu(cuda: str | None) -> Finding:
     there = sorted(NVIDIA_GPUS.iterdir()) if NVIDIA_GPUS.is_dir() else []
     if there:
-        text = f"the driver knows {len(there)}, torch (built for {_built_for(cuda)}) none"
+        text = f"the driver lists {len(there)}, torch (built for {_built_for(cuda)}) finds none"
         return Finding(
             "problem", "gpu", text, "install torch for this driver's CUDA, or a newer driver; see nvidia-smi"
         )
@@ -99,7 +99,7 @@ def _no_gpu(cuda: str | None) -> Finding:
 
 
 def jpeg_decoder() -> Iterator[Finding]:
-    """A small picture, encoded and decoded."""
+    """Encodes and decodes a small picture."""
     try:
         import numpy as np
         import simplejpeg

@@ -53,8 +53,8 @@ def test_a_path_lies_on_the_innermost_mount_that_holds_it(path: str, mount: Moun
         ("ext4", "ok", ""),
         ("nfs4", "warn", "--tracking-uri"),
         ("fuse.sshfs", "warn", "--tracking-uri"),
-        ("tmpfs", "warn", "gone with the next restart"),
-        ("overlay", "warn", "gone with the container"),
+        ("tmpfs", "warn", "lost with the next restart"),
+        ("overlay", "warn", "lost with the container"),
     ],
 )
 def test_the_kind_of_file_system_is_judged_by_what_a_search_needs(kind: str, level: str, advice: str) -> None:

@@ -184,7 +184,7 @@ def test_doctor_says_what_a_cluster_demands(tmp_path: Path, token_file: Path, be
     token_file.write_text("right")
     with head(tmp_path, "right") as port:
         (found,) = network.ray_address(f"127.0.0.1:{port}")
-        assert (found.level, found.text) == ("ok", f"127.0.0.1:{port} answers, demands a token and takes ours")
+        assert (found.level, found.text) == ("ok", f"127.0.0.1:{port} answers, demands a token and accepts ours")
     with head(tmp_path, None) as port:
         (found,) = network.ray_address(f"127.0.0.1:{port}")
         assert (found.level, found.text) == ("problem", f"127.0.0.1:{port} answers, no token asked for")
