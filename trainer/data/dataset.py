@@ -16,7 +16,7 @@ from trainer.files import open_regular
 from trainer.formatting import one_line, shortened
 
 ALL_CAMERAS = "see that the data set holds all its cameras"  # advice beside `seen_by_one_camera`
-DISTRACTOR, JUNK = 0, -1  # identities that are no identity, as MARS numbers them
+DISTRACTOR, JUNK = 0, -1  # numbers of what is not a person, as in MARS
 LOOKED_AT = 100  # entries of a folder that are looked at
 ProtocolName = Literal["mars", "mars_official", "mars_query_in_gallery", "prid"]
 Precision = Literal["standard", "mars_official"]

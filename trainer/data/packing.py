@@ -9,7 +9,6 @@ import itertools
 import os
 import shutil
 import time
-import uuid
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
+from trainer.data.folder import DataFolder
 from trainer.data.frames import DamagedFrameError, DamagedFrames, frame_bytes, read_clip, read_frame, stored_bytes
 from trainer.data.pack import (
     HEADER,
@@ -31,12 +31,10 @@ from trainer.data.pack import (
     is_frame_size,
     name_fault,
     packed_data_set,
-    read_packed,
 )
-from trainer.data.readers import READERS
 from trainer.data.synthetic.dataset import TRUTH
 from trainer.errors import ConfigError, DataError
-from trainer.files import sync_folder
+from trainer.files import new_folder
 
 MAX_FILE_BYTES = 2**30
 FRAMES_AT_ONCE = 32
@@ -85,11 +83,12 @@ def pack_data_set(
     if size is not None and not is_frame_size(size):
         raise ConfigError(f"size: no frame has {size[0]}x{size[1]} pixels (height x width); 256x128 is usual")
     root, out = root.resolve(), out.resolve()
-    folds = _all_folds(name, root)
+    folder = DataFolder(root, name, packed_data_set(root) is not None)
+    folds = [folder.read(fold) for fold in range(folder.data_set.folds)]
     tracklets = list(dict.fromkeys(itertools.chain.from_iterable(itertools.chain(*fold) for fold in folds)))
     frames = [frame for tracklet in tracklets for frame in tracklet.frames]
     damage = DamagedFrames(len(frames))
-    with _appearing(out) as part:
+    with _written_to(out) as part:
         _check_space(part, out, sum(_expected_bytes(frames, size)))
         writer = PackWriter(part)
         with contextlib.closing(payloads_of(frames, size, damage)) as payloads, contextlib.closing(writer):
@@ -111,27 +110,16 @@ def pack_data_set(
     )
 
 
-def _all_folds(name: str, root: Path) -> list[Splits]:
-    if packed_data_set(root) is not None:
-        return [read_packed(root, name, fold) for fold in range(READERS[name].folds)]
-    return [READERS[name](root, fold) for fold in range(READERS[name].folds)]
-
-
 @contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` if all goes well, and is removed otherwise."""
-    part = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}.part")
+def _written_to(out: Path) -> Iterator[Path]:
+    """`new_folder`, with faults as DataError."""
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out}: is there and not empty; name another folder, or remove this one")
-        part.mkdir(parents=True)
-        yield part
-        part.rename(out)
-        sync_folder(out.parent)
+        with new_folder(out) as part:
+            yield part
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _expected_bytes(frames: Sequence[str], size: tuple[int, int] | None) -> Iterator[int]:

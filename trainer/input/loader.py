@@ -1,4 +1,4 @@
-"""Batches of P identities with K tracklets each, planned before an epoch starts and decoded by workers.
+"""Batches of P identities with K tracklets each, decoded by workers, and the time that a device waits for them.
 
 P identities, K tracklets per identity, B = P x K clips, T frames, H height, W width.
 """
@@ -268,12 +268,12 @@ class FrameWait:
         self._pauses: deque[_Pause] = deque()
 
     def ask(self) -> None:
-        """To be called when the work of a step was given to the device, and the next frames are asked for."""
+        """Call it when the work of a step was given to the device, and the next frames are asked for."""
         self._end = self._recorded()
         self._asked = time.monotonic()
 
     def came(self) -> float:
-        """To be called when frames have come; seconds of waiting that have become known, none of them told before."""
+        """Call it when frames have come; returns the seconds of waiting that have become known since the last call."""
         host_s = time.monotonic() - self._asked
         start = self._recorded()
         if self._end is None or start is None:
@@ -282,7 +282,7 @@ class FrameWait:
         return self.known()
 
     def known(self) -> float:
-        """As `came` returns: of the steps that a GPU has started meanwhile."""
+        """The same seconds as `came` returns, of the steps that a GPU has started meanwhile."""
         seconds = 0.0
         while self._pauses and self._pauses[0].start.query():
             host_s, end, start = self._pauses.popleft()

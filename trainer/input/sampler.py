@@ -1,4 +1,4 @@
-"""Which tracklets one epoch shows, and which of them stand in a batch together.
+"""The order of an epoch: which tracklets it shows, and which share a batch.
 
 P identities per batch, K tracklets per identity; a batch is a list of P x K tracklets, those of an identity side by
 side.
@@ -64,8 +64,8 @@ class IdentityBatches:
         return len(self._plan())
 
     def __iter__(self) -> Iterator[list[ClipRequest]]:
-        # No generator function: epoch and first step are those of the moment at which iteration starts, not those of
-        # the first batch, which a loader may ask for later.
+        # No generator function: it would read epoch and first step when a loader asks for the first batch, which may be
+        # later than the start of the iteration.
         size = self._config.identities * self._config.tracklets
         epoch, first = self.epoch, self.first_step
         return (

@@ -10,10 +10,8 @@ import contextlib
 import io
 import itertools
 import os
-import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -26,6 +24,7 @@ from trainer.child import Child, ChildError, Parent, child_command
 from trainer.data.synthetic.render import write_walk
 from trainer.data.synthetic.scene import Plan, Planned, SizeName, plan
 from trainer.errors import DataError
+from trainer.files import new_folder
 from trainer.settings import FrozenConfig
 
 VERSION = 1  # of the drawing; raise it when the same seed gives other bytes
@@ -84,21 +83,17 @@ def write_synthetic(
     """
     start = time.perf_counter()
     root = root.resolve()
-    part = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}.part")
-    try:
-        if (summary := _summary_of_same(root, size, seed)) is None:
-            drawn = plan(size, seed)
-            _make_folders(part, drawn)
-            summary = _write_info(part, drawn, size, seed, _draw(part, drawn, size, seed, progress, workers))
-            try:
-                part.rename(root)
-            except OSError:  # another process may have put the same data set there meanwhile
-                if (summary := _summary_of_same(root, size, seed)) is None:
-                    raise
-    except OSError as error:
-        raise DataError(f"{root}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    summary = _summary_of_same(root, size, seed)
+    if summary is None:
+        drawn = plan(size, seed)
+        try:
+            with new_folder(root) as part:
+                _make_folders(part, drawn)
+                summary = _write_info(part, drawn, size, seed, _draw(part, drawn, size, seed, progress, workers))
+        except OSError as error:
+            # Another process may have put the same data set there meanwhile.
+            if (summary := _summary_of_same(root, size, seed)) is None:
+                raise DataError(f"{root}: cannot be written ({error.strerror or error})") from error
     return summary._replace(seconds=time.perf_counter() - start)
 
 
