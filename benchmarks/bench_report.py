@@ -125,7 +125,7 @@ def _events(space: SearchSpace, trials: int, epochs: int, source: random.Random)
     for index, point in enumerate(points):
         key = f"t{index:04d}"
         final = _value(space, point)
-        yield TrialSuggested(trial=key, index=index, params=point, source="ax", seed=0)
+        yield TrialSuggested(trial=key, index=index, params=point, source="ax", seed=0, epochs=epochs)
         yield TrialStarted(trial=key, attempt=1, gpus=1.0)
         if index % FAILED_EVERY == FAILED_EVERY - 1:
             yield from _reports(key, final, min(5, epochs), epochs, source)
@@ -144,7 +144,7 @@ def _events(space: SearchSpace, trials: int, epochs: int, source: random.Random)
         for number in range(1, SEEDS + 1):
             key, first = f"t{index:04d}-r{number}", f"t{index:04d}"
             yield TrialSuggested(
-                trial=key, index=index, params=points[index], source="repeat", seed=number, repeats=first
+                trial=key, index=index, params=points[index], source="repeat", seed=number, epochs=epochs, repeats=first
             )
             yield TrialStarted(trial=key, attempt=1, gpus=1.0)
             yield from _reports(key, final + source.gauss(0, 0.01), epochs, epochs, source)

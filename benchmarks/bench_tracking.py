@@ -188,7 +188,7 @@ def _search(trials: int, epochs: int) -> list[Event]:
         key = f"t{index:04d}"
         params = {f"group.parameter{number}": index + number / 10 for number in range(PARAMS)}
         events += [
-            TrialSuggested(trial=key, index=index, params=params, source="sobol", seed=0),
+            TrialSuggested(trial=key, index=index, params=params, source="sobol", seed=0, epochs=epochs),
             TrialStarted(trial=key, attempt=1),
             *(TrialReported(trial=key, result=_result(epoch)) for epoch in range(1, epochs + 1)),
             TrialCompleted(trial=key),

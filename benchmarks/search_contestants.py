@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, cast
 
 import yaml
@@ -89,19 +88,15 @@ class Ours:
         self._problem = problem
         self._ahead = AsyncSuggester(cast("AxProcess", _AxHere()), self.space, stale=0)
         self._points: dict[int, list[float]] = {}
-        # Every trial has as many epochs; asking the space each time would take most of the time.
-        whole = SimpleNamespace(optim=SimpleNamespace(epochs=problem.epochs))
-        view = SimpleNamespace(
-            stopping=self.space.stopping, objective=self.space.objective, config=lambda params: whole
-        )
-        self._view = cast("SearchSpace", view)
 
     def propose(self, trial: int) -> list[float]:
         """As the searcher asks."""
         suggestion = self._suggestion()
         params, source = suggestion.params, suggestion.source
         key = _key(trial)
-        self.study.apply(TrialSuggested(trial=key, index=trial, params=params, source=source, seed=0))
+        self.study.apply(
+            TrialSuggested(trial=key, index=trial, params=params, source=source, seed=0, epochs=self._problem.epochs)
+        )
         self.study.apply(TrialStarted(trial=key, attempt=1))
         point = [(float(params[path]) - LOW) / (HIGH - LOW) for path in self.space.parameters]
         self._points[trial] = point
@@ -119,7 +114,7 @@ class Ours:
     def stops(self, trial: int, values: list[float]) -> bool:
         """As the scheduler does: the epoch is recorded, then judged."""
         self._report(trial, values)
-        return decide(self.study.trials[_key(trial)], self.study, self._view) is not None
+        return decide(self.study.trials[_key(trial)], self.study, self.space) is not None
 
     def _report(self, trial: int, values: list[float]) -> None:
         error = self._problem.standard_error(self._points[trial])

@@ -162,8 +162,17 @@ class _Replaying:
         self._untried.remove(candidate)
         index = len(self._all)
         running = _Running(f"t{index:04d}", candidate, self._metric)
-        params, seed = candidate.trial.params, candidate.trial.seed
-        self._study.apply(TrialSuggested(trial=running.key, index=index, params=params, source=source, seed=seed))
+        known = candidate.trial
+        self._study.apply(
+            TrialSuggested(
+                trial=running.key,
+                index=index,
+                params=known.params,
+                source=source,
+                seed=known.seed,
+                epochs=known.epochs,
+            )
+        )
         self._study.apply(TrialStarted(trial=running.key, attempt=1, gpus=candidate.trial.gpus))
         self._all.append(running)
         self._slots[slot] = running

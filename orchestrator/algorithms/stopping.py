@@ -39,7 +39,7 @@ def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
         return None
     if stopping.rule == "none" or not trial.results or objective.first.metric not in trial.results[-1].metrics():
         return None
-    if trial.epoch >= space.config(trial.params).optim.epochs:
+    if trial.epoch >= trial.epochs:
         return None
     others = (
         learning_curve(other, objective)

@@ -54,12 +54,15 @@ LAST_PATIENCE_S = 8.0
 
 
 class TrialSpec(FrozenConfig):
-    """What the searcher hands to a worker."""
+    """All that a worker is given for one attempt of a trial; made once per attempt, by `TrialRunner`."""
 
     search: Path
     """Folder of the search."""
     trial: str
     attempt: int
+    """1 for the first."""
+    config: str
+    """The trainer's configuration in JSON, as the trial's config.json holds it."""
     threads: int
     """CPU threads that the attempt may use."""
     gpus: float | None = None
@@ -73,8 +76,6 @@ class TrialSpec(FrozenConfig):
     storage: str | None = None
     """URI of the storage that holds the search; the attempt then works in its node's mirror. None is a folder that
     all nodes see."""
-    config: str | None = None
-    """What is in the trial's config.json, for nodes that do not see it."""
     start: int = 0
     """Number of the journal's event that began the attempt."""
     data: DataSource = DataSource()
@@ -176,7 +177,7 @@ def _train_and_send(
     """
     from orchestrator.stores.pull import bring_search
 
-    assert spec.storage is not None and spec.config is not None
+    assert spec.storage is not None
     store, folder = remote(spec.storage), folder_here(spec)
     upload = trial_files.TrialUpload(store, folder, spec.trial, spec.start)
     try:
@@ -252,7 +253,6 @@ def _fit(
     # Without a validation split there is nothing that the trials of a search would have to share.
     split = None if spec.tests else folder_here(spec).split_of(spec.fold)
     checkpoint = last_checkpoint(out)
-    recorded = (out / CONFIG_FILE).read_text(encoding="utf-8")
     try:
         fit(config, report, checkpoint, out=out, split=split, progress=measured, stop=stop)
     except CheckpointError as error:
@@ -264,8 +264,9 @@ def _fit(
         fit(config, report, None, out=out, split=split, progress=measured, stop=stop)
     finally:
         # The trainer notes where the data are on this node, which is no part of the trial.
-        if (out / CONFIG_FILE).read_text(encoding="utf-8") != recorded:
-            write_atomically(out / CONFIG_FILE, recorded)
+        file = out / CONFIG_FILE
+        if not file.is_file() or file.read_text(encoding="utf-8") != spec.config:
+            write_atomically(file, spec.config)
 
 
 def _test(config: TrialConfig, out: Path, send: Callable[[WorkerMessage], None], progress: Progress) -> None:
@@ -286,7 +287,7 @@ def _config(spec: TrialSpec, out: Path, alive: Callable[[], None]) -> TrialConfi
     """The trial's configuration, with the data set where this node has it."""
     from trainer import TrialConfig
 
-    config = TrialConfig.model_validate_json((out / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = TrialConfig.model_validate_json(spec.config)
     root = data_here(spec.data, config.data.root, out.parents[2], alive)
     if root == config.data.root:
         return config

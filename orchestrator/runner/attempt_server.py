@@ -29,7 +29,6 @@ from orchestrator.base.process import process_state
 from orchestrator.base.provenance import host
 from orchestrator.cluster.names import process_title
 from orchestrator.runner.attempt import (
-    CONFIG_FILE,
     HANG_FILE,
     LOCK_PATIENCE_S,
     AttemptResult,
@@ -40,7 +39,6 @@ from orchestrator.runner.attempt import (
 )
 from orchestrator.runner.watchdog import HeartbeatTimeout, hung
 from trainer.child import die_with_parent
-from trainer.files import read_regular
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +113,7 @@ def _end_input(number: int, frame: FrameType | None) -> None:
 def _serve(spec: TrialSpec, orders: LineReader, answers: int) -> bool:
     """Runs one attempt in a child; False if the worker went away meanwhile."""
     out = folder_here(spec).trial(spec.trial)
-    if json.loads(spec.config or read_regular(out / CONFIG_FILE))["model"]["backbone"] != "tiny":
+    if json.loads(spec.config)["model"]["backbone"] != "tiny":
         import_module(PRELOADED_FOR_RESNETS)
     signs, giving = os.pipe()
     child = os.fork()

@@ -1,26 +1,25 @@
-"""Stops trials that are not to be trained to their end: by request, for the budget, or with the whole search."""
+"""Stops trials before their last epoch: by request, for the budget, or with the whole search."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection
 
-from orchestrator.algorithms.budget import spent
 from orchestrator.runner.attempt import STOP_FILE
 from orchestrator.runner.control import STOPPED_BY_USER, WHOLE_SEARCH, Requests
+from orchestrator.runner.next_step import stops_for_budget
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.trial_files import stop_name
-from orchestrator.study.events import StopRule, TrialStopped
+from orchestrator.study.events import TrialStopped
 from orchestrator.study.recorder import Recorder
-from orchestrator.study.study import unfinished
 
 LOOK_PERIOD_S = 0.5
 
 
 class Supervisor:
-    """Looks now and then whether a trial has to stop; says so in the journal first, and to the attempt then."""
+    """Records that a trial stops, and then tells its running attempt by a file."""
 
     def __init__(self, recorder: Recorder, space: SearchSpace, folder: SearchFolder, stop: StopRequest) -> None:
         self._recorder = recorder
@@ -32,45 +31,41 @@ class Supervisor:
         self._told: set[str] = set()
 
     def look(self, live: Collection[str]) -> bool:
-        """Does what is to be done for the trials that run; False where it was done a moment ago."""
+        """Stops what has to stop; False, with nothing done, within `LOOK_PERIOD_S` of the last time.
+
+        Args:
+            live: keys of the trials whose attempts run.
+        """
         if time.monotonic() - self._looked < LOOK_PERIOD_S:
             return False
         self._looked = time.monotonic()
-        self.answer_requests(live)
-        self.keep_budget(live)
+        self._answer_requests(live)
+        for event in stops_for_budget(self._recorder.study, self._space, time.time()):
+            self._stop_trial(event, live)
         if self._stop.requested:
             for key in live:
                 self._tell(key)
         return True
 
-    def answer_requests(self, live: Collection[str]) -> None:
-        """Does what other processes ask for."""
-        for request in self._requests.pending():
-            if request == WHOLE_SEARCH:
-                self._stop.request("reidsearch stop")
-            elif request in self._recorder.study.all_trials:
-                self._give_up(request, "user", STOPPED_BY_USER, live)
-            self._requests.done(request)
-
-    def keep_budget(self, live: Collection[str]) -> None:
-        """Gives up all unfinished trials where the budget has nothing left for them."""
-        end = spent(self._recorder.study, self._space, time.time())
-        if end is not None and end.at_once:
-            for trial in unfinished(self._recorder.study):
-                if end.ends_replicates or not trial.repeats:
-                    self._give_up(trial.key, "budget", end.reason, live)
-
     def started(self, key: str) -> None:
-        """A new attempt of the trial is about to start: what its last one was told is forgotten."""
+        """Removes what told the trial's last attempt to stop; to be called before the next one starts."""
         self._told.discard(key)
         (self._folder.trial(key) / STOP_FILE).unlink(missing_ok=True)
 
-    def _give_up(self, key: str, rule: StopRule, reason: str, live: Collection[str]) -> None:
-        trial = self._recorder.study.all_trials[key]
-        if not trial.is_over:
-            self._recorder.record(TrialStopped(trial=key, rule=rule, epoch=trial.epoch, reason=reason))
-            if key in live:
-                self._tell(key)
+    def _answer_requests(self, live: Collection[str]) -> None:
+        for request in self._requests.pending():
+            trial = self._recorder.study.all_trials.get(request)
+            if request == WHOLE_SEARCH:
+                self._stop.request("reidsearch stop")
+            elif trial is not None and not trial.is_over:
+                stopped = TrialStopped(trial=request, rule="user", epoch=trial.epoch, reason=STOPPED_BY_USER)
+                self._stop_trial(stopped, live)
+            self._requests.done(request)
+
+    def _stop_trial(self, event: TrialStopped, live: Collection[str]) -> None:
+        self._recorder.record(event)
+        if event.trial in live:
+            self._tell(event.trial)
 
     def _tell(self, key: str) -> None:
         """Lets the running attempt end after its next step."""

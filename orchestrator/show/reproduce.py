@@ -128,11 +128,13 @@ def reproduce(plan: ReproductionPlan, out: Path, on_epoch: OnEpoch) -> Reproduct
     trial, folder = plan.trial, SearchFolder(out.absolute())
     folder.trial(trial.key).mkdir(parents=True, mode=0o700)
     shutil.copyfile(plan.search.folder.split_of(trial.fold), folder.split_of(trial.fold))
-    write_atomically(folder.trial(trial.key) / "config.json", plan.config.model_dump_json(indent=2) + "\n")
+    config = plan.config.model_dump_json(indent=2) + "\n"
+    write_atomically(folder.trial(trial.key) / "config.json", config)
     spec = TrialSpec(
         search=folder.path,
         trial=trial.key,
         attempt=1,
+        config=config,
         threads=plan.threads,
         hang_after=plan.search.description.options.hang_after,
         fold=trial.fold,

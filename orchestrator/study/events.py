@@ -134,8 +134,8 @@ class TrialSuggested(FrozenConfig):
     """The validation fold, where it is not that of the search."""
     finalization: int = 0
     """Number of the finalization that trains it on all identities for the test set, from 1; 0 for all other trials."""
-    epochs: int | None = None
-    """Epochs, where not those of the configuration."""
+    epochs: int = Field(ge=1)
+    """Epochs of the training."""
 
 
 class TrialTracked(FrozenConfig):

@@ -6,12 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from orchestrator.algorithms.stopping import decide
-from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import Event, NodeLoad, TrialReported, TrialStarted, TrialStopped
+from orchestrator.study.events import Event, TrialStarted
 from orchestrator.study.journal import Journal, Record
 from orchestrator.study.study import Study, fold_records
-from trainer.result import EpochResult
 
 Listener = Callable[[Record], None]
 """Called after an event is durable; must not block and must not raise."""
@@ -70,16 +67,3 @@ class Recorder:
             self.study.apply(event, record.time)
             for listener in self._listeners:
                 listener(record)
-
-
-def record_epoch(
-    recorder: Recorder, space: SearchSpace, key: str, result: EpochResult, load: NodeLoad | None = None
-) -> None:
-    """Records an epoch that is not known yet, and that the trial stops after it where the space's rule says so."""
-    trial = recorder.study.all_trials[key]
-    if trial.is_over or result.epoch <= trial.epoch:
-        return
-    recorder.record(TrialReported(trial=key, result=result, load=load))
-    reason = decide(trial, recorder.study, space)
-    if reason is not None and space.stopping.rule != "none":
-        recorder.record(TrialStopped(trial=key, rule=space.stopping.rule, epoch=trial.epoch, reason=reason))

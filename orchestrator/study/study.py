@@ -67,6 +67,8 @@ class Trial:
     params: dict[str, Value]
     source: str
     seed: int
+    epochs: int
+    """Epochs of the whole training."""
     note: str = ""
     status: TrialStatus = "pending"
     attempts: int = 0
@@ -84,8 +86,6 @@ class Trial:
     """The validation fold, where it is not that of the search."""
     finalization: int = 0
     """Number of the finalization that trains it for the test set; 0 for all other trials."""
-    epochs: int | None = None
-    """Epochs, where not those of the configuration."""
     evaluation: list[str] = field(default_factory=list)
     """Settings of the evaluation on the test set that are laid over the configuration's, as `path=value`."""
     test: Evaluation | None = None
@@ -199,6 +199,8 @@ class Study:
     """Each time that the test set was opened for the best configurations."""
     test_set_uses: list[UseOfTestSet] = field(default_factory=list)
     """Each time that it was opened for the network of one trial."""
+    queue: list[str] = field(default_factory=list)
+    """Keys of the trials that wait for an attempt, in the order in which they get one."""
     completed: list[str] = field(default_factory=list)
     """Keys of the completed configurations in the order in which they were."""
     failed: list[TrialFailed] = field(default_factory=list)
@@ -246,22 +248,24 @@ class Study:
         return ChainMap(self.finals, self.replicates, self.trials)
 
     def _add(self, event: TrialSuggested) -> None:
-        trial = Trial(event.trial, event.index, event.params, event.source, event.seed, event.note)
-        trial.repeats, trial.fold = event.repeats, event.fold
-        trial.finalization, trial.epochs = event.finalization, event.epochs
+        trial = Trial(event.trial, event.index, event.params, event.source, event.seed, event.epochs, event.note)
+        trial.repeats, trial.fold, trial.finalization = event.repeats, event.fold, event.finalization
         asked = [each.asked for each in self.finalizations if each.asked.finalization == event.finalization]
         trial.evaluation = asked[0].evaluation if asked else []
         kind = self.finals if event.finalization else self.replicates if event.repeats else self.trials
         kind[trial.key] = trial
+        self.queue.append(trial.key)
 
     def _apply_to_trial(self, event: TrialEvent, trial: Trial) -> None:
         match event:
             case TrialTracked():
                 trial.mlflow_run_id = event.mlflow_run_id
+                return
             case TrialStarted():
                 trial.status, trial.attempts, trial.gpus = "running", event.attempt, event.gpus
                 trial.threads = event.threads
                 self.gpu_hours.held[trial.key] = event.gpus
+                self._dequeue(trial)
                 return
             case TrialReported():
                 if event.result.epoch > trial.epoch:
@@ -288,13 +292,20 @@ class Study:
                 trial.status, trial.stopped_by = "pending", None
                 trial.failures.clear()
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
-        if trial.status != "running":
-            self.gpu_hours.held.pop(trial.key, None)
+        self.gpu_hours.held.pop(trial.key, None)
+        self._dequeue(trial)
+        if not trial.is_over:
+            self.queue.append(trial.key)
+
+    def _dequeue(self, trial: Trial) -> None:
+        if trial.key in self.queue:
+            self.queue.remove(trial.key)
 
     def _start_session(self, event: SessionStarted, moment: float | None) -> None:
         self.sessions, self.ended, self.reason = event.session, None, None
         self.failed.clear()
         self._interrupt_running()
+        self.queue = [trial.key for trial in unfinished(self)]
         if moment is not None:
             self.gpu_hours.begin(moment)
 

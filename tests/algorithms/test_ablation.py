@@ -43,7 +43,7 @@ def drive(row: Row) -> None:
     journal = Journal(row.folder.journal)
     if not study.trials:
         point = load_search(row.folder).space.start[0]
-        journal.append(TrialSuggested(trial="t0000", index=0, params=dict(point), source="start", seed=0))
+        journal.append(TrialSuggested(trial="t0000", index=0, params=dict(point), source="start", seed=0, epochs=3))
         journal.append(TrialStarted(trial="t0000", attempt=1))
         journal.append(TrialReported(trial="t0000", result=epoch_result(3, 0.5)))
         journal.append(TrialCompleted(trial="t0000"))
@@ -52,6 +52,7 @@ def drive(row: Row) -> None:
         journal.append(
             TrialSuggested(
                 **{"trial": final.key, "index": 0, "params": params, "source": "finalize", "seed": final.number},
+                epochs=3,
                 repeats="t0000",
                 finalization=final.finalization,
             )

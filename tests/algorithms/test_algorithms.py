@@ -31,7 +31,7 @@ def ended(suggestion: Suggestion, index: int) -> list[Event]:
     """A completed trial of the suggestion."""
     key = f"t{index:04d}"
     return [
-        TrialSuggested(trial=key, index=index, params=suggestion.params, source=suggestion.source, seed=0),
+        TrialSuggested(trial=key, index=index, params=suggestion.params, source=suggestion.source, seed=0, epochs=3),
         TrialStarted(trial=key, attempt=1),
         reported(index, 1, 0.1 + 0.001 * index),
         TrialCompleted(trial=key),

@@ -38,7 +38,8 @@ EPOCHS = space_with().config(PARAMS).optim.epochs
 def study_of(*groups: list[Event]) -> Study:
     events = [event for group in groups for event in group]
     return fold(
-        event.model_copy(update={"params": PARAMS}) if event.kind == "trial_suggested" else event for event in events
+        event.model_copy(update={"params": PARAMS, "epochs": EPOCHS}) if event.kind == "trial_suggested" else event
+        for event in events
     )
 
 

@@ -129,7 +129,7 @@ def test_an_ordered_choice_is_counted_in_the_order_of_its_list() -> None:
 def test_a_trial_with_a_value_that_its_parameter_does_not_have_is_named() -> None:
     """As in a journal that was received from somebody else."""
     space = space_of({"model.attention_gate": {"type": "choice", "values": ["softmax", "sigmoid"]}})
-    trial = Trial("t0000", 0, {"model.attention_gate": "neither"}, "start", 0)
+    trial = Trial("t0000", 0, {"model.attention_gate": "neither"}, "start", 0, 3)
     with pytest.raises(SpaceError, match=r"model\.attention_gate: 'neither' of a trial is no value of it"):
         ax_experiment(space, 0, Study(trials={"t0000": trial}))
 

@@ -81,6 +81,7 @@ def repeated(repeat: Replicate, value: float | None) -> list[Event]:
             params=original.params,
             source="repeat",
             seed=repeat.seed,
+            epochs=3,
             repeats=original.key,
             fold=repeat.fold,
         ),
@@ -375,14 +376,6 @@ def test_unfinished_configurations_come_before_unfinished_repeats() -> None:
 
 
 # --- journal, language, words ----------------------------------------------------------------------------------------
-
-
-def test_a_suggestion_of_an_old_journal_is_no_repeat() -> None:
-    old = '{"kind":"trial_suggested","trial":"t0000","index":0,"params":{"a":0.5},"source":"sobol","seed":0}'
-    event = EVENT.validate_json(old)
-    assert isinstance(event, TrialSuggested)
-    assert (event.repeats, event.fold) == ("", None)
-    assert list(fold([event]).trials) == ["t0000"]
 
 
 def test_a_repeat_is_read_back_from_the_journal_as_one() -> None:

@@ -79,7 +79,9 @@ def test_an_attempt_s_title_and_its_lines_in_the_shared_log_say_which_it_is(
     handler = logging.StreamHandler()
     monkeypatch.setattr("setproctitle.setproctitle", titles.append)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    spec = TrialSpec(search=tmp_path / "5%s", trial="t0012", attempt=1, threads=1, title="5%s/t0012 rate=1")
+    spec = TrialSpec(
+        search=tmp_path / "5%s", trial="t0012", attempt=1, config="{}", threads=1, title="5%s/t0012 rate=1"
+    )
     attempt_server._say_who(spec)
     assert titles == ["reid:5%s/t0012 rate=1"]
     record = logging.makeLogRecord({"msg": "epoch %d", "args": (3,), "levelno": logging.INFO})

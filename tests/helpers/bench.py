@@ -8,9 +8,11 @@ from typing import Any
 
 from events import epoch_result
 
+from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.runner.attempt import AttemptResult, WorkerMessage
 from orchestrator.runner.searcher import TuneSearcher
 from orchestrator.runner.stop_request import StopRequest
+from orchestrator.runner.trial_runner import AttemptSettings, TrialRunner
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import SearchCreated, SessionStarted
@@ -80,15 +82,15 @@ class Bench:
         self.stop = StopRequest()
         self.ax = ax or FakeAx()
         space = SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}", *overrides])
-        self.searcher = TuneSearcher(
+        runner = TrialRunner(
             self.recorder,
             space,
             self.folder,
-            self.ax,
             self.stop,
-            concurrent=concurrent,
-            threads=1,  # type: ignore[arg-type]
+            AsyncSuggester(self.ax, space, stale=0 if concurrent == 1 else 1),  # type: ignore[arg-type]
+            AttemptSettings(threads=1),
         )
+        self.searcher = TuneSearcher(runner, self.stop, lambda: concurrent)
 
     def epoch(self, trial_id: str, epoch: int, mean_ap: float) -> bool:
         """As Tune does: the scheduler is asked first."""

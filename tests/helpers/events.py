@@ -44,7 +44,9 @@ def epoch_result(epoch: int, mean_ap: float | None = None, time: float = 1e9) ->
 
 
 def suggested(index: int, **params: float) -> TrialSuggested:
-    return TrialSuggested(trial=f"t{index:04d}", index=index, params=params or {"a": 0.5}, source="sobol", seed=0)
+    return TrialSuggested(
+        trial=f"t{index:04d}", index=index, params=params or {"a": 0.5}, source="sobol", seed=0, epochs=3
+    )
 
 
 def started(index: int, attempt: int = 1) -> TrialStarted:

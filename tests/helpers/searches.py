@@ -29,8 +29,9 @@ def completed(index: int, mean_ap: float, **changed: object) -> list[Event]:
     """A trial of the space `smoke` with one epoch's result."""
     key = f"t{index:04d}"
     params = {**POINT, **changed}
+    point = {"trial": key, "index": index, "params": params, "source": "sobol", "seed": 0, "epochs": 3}
     return [
-        TrialSuggested.model_validate({"trial": key, "index": index, "params": params, "source": "sobol", "seed": 0}),
+        TrialSuggested.model_validate(point),
         TrialStarted(trial=key, attempt=1),
         TrialReported(trial=key, result=epoch_result(3, mean_ap)),
         TrialCompleted(trial=key),

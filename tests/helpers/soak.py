@@ -17,11 +17,13 @@ import psutil
 from events import epoch_result
 from ray.tune.search import Searcher
 
+from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.scoring import score
 from orchestrator.runner.attempt import AttemptResult, WorkerMessage
 from orchestrator.runner.searcher import TuneSearcher
 from orchestrator.runner.stop_request import StopRequest
+from orchestrator.runner.trial_runner import AttemptSettings, TrialRunner
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import SearchCreated, SessionStarted
@@ -104,7 +106,9 @@ def soak(folder: Path, trials: int) -> Findings:
     recorder.record(SessionStarted(session=1, host="h", pid=1))
     ax = AxProcess(folder / "ax.log")
     try:
-        searcher = TuneSearcher(recorder, space, search, ax, StopRequest(), concurrent=SLOTS, threads=1)
+        stop, suggester = StopRequest(), AsyncSuggester(ax, space, stale=1)
+        runner = TrialRunner(recorder, space, search, stop, suggester, AttemptSettings(threads=1))
+        searcher = TuneSearcher(runner, stop, lambda: SLOTS)
         memory, waits = _run_all(searcher, recorder, trials)
         assert searcher.failure is None, searcher.failure
     finally:

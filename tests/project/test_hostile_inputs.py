@@ -130,7 +130,7 @@ def test_the_check_finds_faults(wrong: Exception, tmp_path: Path) -> None:
 )
 def test_a_trial_in_a_forged_journal_names_no_other_folder(key: str, tmp_path: Path) -> None:
     folder = write_search(tmp_path / "forged", SearchSpace.load("smoke.yaml"), [])
-    event = TrialSuggested(trial="t0000", index=0, params={"a": 0.5}, source="sobol", seed=0)
+    event = TrialSuggested(trial="t0000", index=0, params={"a": 0.5}, source="sobol", seed=0, epochs=3)
     forged = Record(2, 1e9, event.model_copy(update={"trial": key}))
     with folder.journal.open("ab") as journal:
         journal.write(encode(forged) + encode(Record(3, 1e9, TrialCompleted.model_construct(trial=key))))

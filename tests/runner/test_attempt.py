@@ -36,7 +36,7 @@ def spec(tiny_config: TrialConfig, tmp_path: Path) -> TrialSpec:
     (out / "config.json").write_text(tiny_config.model_dump_json())
     train = read_splits(tiny_config.data).train
     write_validation(tmp_path / "split.json", cut_validation(train, tiny_config.data.validation), train)
-    return TrialSpec(search=tmp_path, trial="t0000", attempt=1, threads=1)
+    return TrialSpec(search=tmp_path, trial="t0000", attempt=1, threads=1, config=tiny_config.model_dump_json())
 
 
 def messages(spec: TrialSpec) -> list[WorkerMessage]:
@@ -233,9 +233,8 @@ def test_a_frame_that_vanished_is_bad_data_and_names_the_file(
         frame.unlink()
     config = tiny_config.model_dump(mode="json")
     config["data"]["root"] = str(copy)
-    path = spec.search / "trials/t0000/config.json"
-    path.write_text(TrialConfig.model_validate(config).model_dump_json())
-    (message,) = messages(spec)
+    moved = TrialConfig.model_validate(config).model_dump_json()
+    (message,) = messages(spec.model_copy(update={"config": moved}))
     assert message.attempt_result is not None
     assert message.attempt_result.failure == "bad_data"
     assert "F001.jpg" in message.attempt_result.reason

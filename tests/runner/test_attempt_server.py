@@ -76,6 +76,9 @@ attempt_server.main()
 """
 
 
+CONFIG = '{"model": {"backbone": "tiny"}}'
+
+
 @contextmanager
 def serving(folder: Path, *, grace: float, **environment: str) -> Iterator[AttemptServer]:
     """A server whose attempts get `grace` seconds to end."""
@@ -96,8 +99,7 @@ def spec(tmp_path: Path) -> Callable[[str], TrialSpec]:
     def made(kind: str) -> TrialSpec:
         out = tmp_path / "trials" / kind
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text('{"model": {"backbone": "tiny"}}')
-        return TrialSpec(search=tmp_path, trial=kind, attempt=1, threads=1, hang_after=0.4)
+        return TrialSpec(search=tmp_path, trial=kind, attempt=1, config=CONFIG, threads=1, hang_after=0.4)
 
     return made
 

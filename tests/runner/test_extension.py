@@ -102,7 +102,7 @@ def test_repeats_that_a_used_up_budget_ended_go_on_with_more_of_it(tmp_path: Pat
     repeats = list(replicates_left(fold_records(journal.records), space_now(search)))[:2]
     for repeat, rule in zip(repeats, ("budget", "user"), strict=True):
         suggestion = {"trial": repeat.key, "index": 1, "params": POINT, "source": "repeat", "seed": repeat.seed}
-        journal.append(TrialSuggested.model_validate({**suggestion, "repeats": repeat.original.key}))
+        journal.append(TrialSuggested.model_validate({**suggestion, "epochs": 3, "repeats": repeat.original.key}))
         journal.append(TrialStopped.model_validate({"trial": repeat.key, "rule": rule, "epoch": 2, "reason": "x"}))
     journal.close()
     extend(search, trials=None, overrides=["budget.epochs=99"])

@@ -17,8 +17,8 @@ from orchestrator.algorithms.suggest import ALGORITHMS
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.base.errors import SearchError
 from orchestrator.runner import finalize
+from orchestrator.runner.epochs import recover_epochs
 from orchestrator.runner.finalize import FinalizationOptions, record_test_set_use, unseal_test_set
-from orchestrator.runner.recover_epochs import recover_epochs
 from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
@@ -84,7 +84,7 @@ def suggestion(final: Final) -> TrialSuggested:
         seed=final.number,
         repeats=final.original.key,
         finalization=final.finalization,
-        epochs=final.epochs,
+        epochs=final.epochs or 3,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from events import epoch_result, evaluation, node_load, started, suggested
 
 from orchestrator.runner.attempt import WorkerMessage
+from orchestrator.runner.epochs import record_epoch
 from orchestrator.runner.system_metrics import (
     SAMPLE_PERIOD_S,
     Gpus,
@@ -24,7 +25,7 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import EVENT, GpuLoad, NodeLoad, TrialReported
 from orchestrator.study.journal import Journal
-from orchestrator.study.recorder import Recorder, record_epoch
+from orchestrator.study.recorder import Recorder
 from orchestrator.tracking.projection import Plan
 
 

@@ -12,8 +12,7 @@ from canaries import SECRETS, told
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.runner.scheduler import JournalScheduler
-from orchestrator.runner.tuning import keep_secrets
+from orchestrator.runner.searcher import JournalScheduler, keep_secrets
 
 
 class Listener:

@@ -20,6 +20,7 @@ from orchestrator.algorithms.health import CircuitBroken, DiskFull
 from orchestrator.base.errors import JournalError
 from orchestrator.runner.attempt import AttemptResult
 from orchestrator.runner.searcher import StopWith
+from orchestrator.runner.session import warn_of_random_points
 from orchestrator.study.events import AttemptFailed, TrialStarted, TrialSuggested
 from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.recorder import Recorder
@@ -82,7 +83,7 @@ def test_a_model_that_fails_or_talks_nonsense_is_replaced_by_a_random_point(
 def test_three_proposals_in_a_row_that_had_to_be_random_are_said_at_once(bench: Callable[..., Bench]) -> None:
     b = bench(FakeAx(*[AxFailed("no answer within 180 s")] * 5), trials=9, concurrent=1)
     said: list[tuple[str, str]] = []
-    b.searcher._say = lambda label, text: said.append((label, text))
+    warn_of_random_points(b.recorder, lambda label, text: said.append((label, text)))
     for number in range(9):
         b.next(f"x{number}")
         assert len(said) == (number >= 6)

@@ -38,7 +38,7 @@ def repeats(of: int, *values: float, fold: int | None = None) -> list[Event]:
         key = f"t{of:04d}-r{number}"
         suggested = {"trial": key, "index": of, "params": POINT, "source": "repeat", "seed": number}
         events += [
-            TrialSuggested.model_validate({**suggested, "repeats": f"t{of:04d}", "fold": fold}),
+            TrialSuggested.model_validate({**suggested, "epochs": 3, "repeats": f"t{of:04d}", "fold": fold}),
             TrialStarted(trial=key, attempt=1),
             TrialReported(trial=key, result=epoch_result(3, value)),
             TrialCompleted(trial=key),

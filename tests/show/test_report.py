@@ -74,7 +74,15 @@ def report_of(folder: SearchFolder, model: ModelView = CARDS) -> ReportData:
 
 
 def suggested(index: int, **fields: object) -> TrialSuggested:
-    given = {"trial": f"t{index:04d}", "index": index, "params": POINT, "source": "sobol", "seed": 0, **fields}
+    given = {
+        "trial": f"t{index:04d}",
+        "index": index,
+        "params": POINT,
+        "source": "sobol",
+        "seed": 0,
+        "epochs": 3,
+        **fields,
+    }
     return TrialSuggested.model_validate(given)
 
 

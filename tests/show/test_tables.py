@@ -39,7 +39,14 @@ def finals(number: int, leader: str, values: list[float], first: int = 1) -> lis
         key = f"{leader}-f{seed}"
         events += [
             TrialSuggested(
-                trial=key, index=1, params={}, source="finalize", seed=seed, repeats=leader, finalization=number
+                trial=key,
+                index=1,
+                params={},
+                source="finalize",
+                seed=seed,
+                epochs=3,
+                repeats=leader,
+                finalization=number,
             ),
             TrialReported(trial=key, result=epoch_result(3)),
             TrialTested(trial=key, evaluation=evaluation(value)),

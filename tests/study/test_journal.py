@@ -23,7 +23,9 @@ from orchestrator.study.journal import RESERVE_BYTES, Journal, Record, decode, e
 
 EVENTS: list[Event] = [
     SearchCreated(search="s", space="0" * 64, seed=1),
-    TrialSuggested(trial="t0000", index=0, params={"a": 1e-4, "b": True, "c": "x", "d": 3}, source="ax", seed=0),
+    TrialSuggested(
+        trial="t0000", index=0, params={"a": 1e-4, "b": True, "c": "x", "d": 3}, source="ax", seed=0, epochs=3
+    ),
     TrialStarted(trial="t0000", attempt=1),
     AttemptFailed(trial="t0000", attempt=1, failure="error", reason='a "quoted"\nline \u2028 and ünïcode \x00'),
     SessionEnded(state="finished", reason=""),

@@ -40,7 +40,15 @@ def told(folder: Path, *events: Event, fits: dict[str, float | None] | None = No
 
 def repeat(index: int, number: int, value: float) -> list[Event]:
     key, first = f"t{index:04d}-r{number}", f"t{index:04d}"
-    suggestion = {"trial": key, "index": index, "params": POINT, "source": "repeat", "seed": number, "repeats": first}
+    suggestion = {
+        "trial": key,
+        "index": index,
+        "params": POINT,
+        "source": "repeat",
+        "seed": number,
+        "epochs": 3,
+        "repeats": first,
+    }
     return [
         TrialSuggested.model_validate(suggestion),
         TrialStarted(trial=key, attempt=1),
@@ -148,7 +156,7 @@ def test_warnings_come_before_notes_and_synthetic_data_is_one(tmp_path: Path) ->
 
 
 def stopped(rule: str, epochs: int) -> list[Event]:
-    suggestion = {"trial": "t0000", "index": 0, "params": POINT, "source": "sobol", "seed": 0}
+    suggestion = {"trial": "t0000", "index": 0, "params": POINT, "source": "sobol", "seed": 0, "epochs": 3}
     return [
         SessionStarted(session=1, host="h", pid=1),
         TrialSuggested.model_validate(suggestion),

@@ -94,7 +94,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, mini_mars: Path) -> Search
     for index, rate in enumerate((1e-3, 5e-3)):
         key = f"t{index:04d}"
         params = {"optim.learning_rate": rate, "clips.identities": 4, "model.attention_gate": "softmax"}
-        suggested = {"trial": key, "index": index, "params": params, "source": "sobol", "seed": 0}
+        suggested = {"trial": key, "index": index, "params": params, "source": "sobol", "seed": 0, "epochs": 3}
         config: TrialConfig = space.config(params)
         results = fit(config, out=storage / "trained" / key).history
         events += [TrialSuggested.model_validate(suggested), TrialStarted(trial=key, attempt=1)]

@@ -1,34 +1,46 @@
-"""What trials finished while nobody was there to hear of it."""
+"""Records epochs of trials: those that an attempt reports, and those that it left on disk."""
 
 from __future__ import annotations
 
 import logging
 
-from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.runner.attempt import RESULTS_FILE, TEST_FOLDER, TEST_RESULT
+from orchestrator.runner.next_step import stop_after_epoch
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.remote import StorageProblem
 from orchestrator.stores.trial_files import bring_trial
-from orchestrator.study.events import TrialCompleted, TrialTested
-from orchestrator.study.recorder import Recorder, record_epoch
+from orchestrator.study.events import NodeLoad, TrialCompleted, TrialReported, TrialTested
+from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import unfinished
-from trainer.result import read_evaluation, read_results
+from trainer.result import EpochResult, read_evaluation, read_results
 
 log = logging.getLogger(__name__)
 
 
+def record_epoch(
+    recorder: Recorder, space: SearchSpace, key: str, result: EpochResult, load: NodeLoad | None = None
+) -> None:
+    """Records an epoch that is new, then decides whether the trial stops after it."""
+    trial = recorder.study.all_trials[key]
+    if trial.is_over or result.epoch <= trial.epoch:
+        return
+    recorder.record(TrialReported(trial=key, result=result, load=load))
+    if (stop := stop_after_epoch(recorder.study, space, trial)) is not None:
+        recorder.record(stop)
+
+
 def recover_epochs(folder: SearchFolder, space: SearchSpace, recorder: Recorder) -> None:
-    """Takes in what trials finished on disk after the last session had died and could not hear of it."""
+    """Records what attempts finished on disk after the last session had died."""
     for trial in unfinished(recorder.study):
         try:
             bring_trial(folder, trial.key, RESULTS_FILE, f"{TEST_FOLDER}/{TEST_RESULT}")
         except StorageProblem as problem:
-            log.warning("%s; its attempt tells again what it has", problem)
+            log.warning("%s; the next attempt reports its epochs again", problem)
         out = folder.trial(trial.key)
         for result in read_results(out / RESULTS_FILE):
             record_epoch(recorder, space, trial.key, result)
-        if trial.is_over or trial.epoch < trial_config(space, trial).optim.epochs:
+        if trial.is_over or trial.epoch < trial.epochs:
             continue
         if trial.finalization:
             test = read_evaluation(out / TEST_FOLDER / TEST_RESULT)

@@ -1,0 +1,179 @@
+"""The next step of a search and the fate of its trials, as pure functions of the study.
+
+Nothing here knows Ray, files or the journal: `orchestrator.runner.trial_runner` carries steps out, and records every
+event before it acts on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from orchestrator.algorithms.budget import Spent, spent
+from orchestrator.algorithms.finalization import Final, final_seed, finals_left, next_final
+from orchestrator.algorithms.replicates import Replicate, next_replicate, replicates_left
+from orchestrator.algorithms.stopping import decide
+from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Exhausted, Proposal, Suggestion
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import AttemptFailed, Source, TrialFailed, TrialStopped, TrialSuggested
+from orchestrator.study.study import Study, Trial, may_retry, unfinished
+
+if TYPE_CHECKING:
+    from trainer.config import TrialConfig
+
+
+class StartAttempt(NamedTuple):
+    """A trial of the study gets its next attempt."""
+
+    trial: str
+
+
+class AddTrial(NamedTuple):
+    """A new trial is recorded, and gets its first attempt."""
+
+    event: TrialSuggested
+    config: TrialConfig | None = None
+    """The configuration of a new point; None for a configuration that another trial has run."""
+
+
+class Wait(NamedTuple):
+    """Nothing can start until a running trial ends."""
+
+
+class SearchOver(NamedTuple):
+    """Nothing is left to run."""
+
+    reason: str
+
+
+Step: TypeAlias = StartAttempt | AddTrial | AskModel | Wait | SearchOver
+"""`AskModel`: the model proposes the next trial; `new_trial` makes a step of its suggestion."""
+
+Propose: TypeAlias = Callable[[Study, SearchSpace], Proposal]
+
+
+def propose(study: Study, space: SearchSpace) -> Proposal:
+    """The proposal of the space's algorithm. It does not depend on the epochs of unfinished trials."""
+    return ALGORITHMS[space.algorithm.name](space, study.seed, study)
+
+
+def next_step(study: Study, space: SearchSpace, now: float, propose: Propose = propose) -> Step:
+    """What to do with a free place for a trial.
+
+    First come trials that wait for an attempt (interrupted ones of an earlier session, then retries), then trainings
+    for an opened test set, new configurations while budget and space last, and replicates of the best configurations.
+
+    Args:
+        study: the history.
+        space: the search space.
+        now: seconds since 1970.
+        propose: as `propose`, possibly remembering its last answer.
+    """
+    if study.queue:
+        return StartAttempt(study.queue[0])
+    if (final := next_final(study)) is not None:
+        return AddTrial(_final_trial(study, final))
+    end = spent(study, space, now)
+    if end is None:
+        proposal = propose(study, space)
+        if isinstance(proposal, AskModel):
+            return proposal
+        if isinstance(proposal, Suggestion):
+            return new_trial(study, space, proposal)
+        end = Spent(proposal.reason, at_once=False)
+    if not end.ends_replicates and (replicate := next_replicate(study, space)) is not None:
+        return AddTrial(_replicate_trial(study, replicate))
+    # A running trial may fail and want another attempt, or be among the best and then be replicated.
+    is_running = any(trial.status == "running" for trial in study.all_trials.values())
+    return Wait() if is_running else SearchOver(end.reason)
+
+
+def new_trial(study: Study, space: SearchSpace, suggestion: Suggestion) -> AddTrial:
+    """The step that adds a suggested point to the study.
+
+    Raises:
+        SpaceError: the trainer refuses the point.
+    """
+    index, config = len(study.trials), space.config(suggestion.params, seed=study.seed)
+    event = TrialSuggested(
+        trial=f"t{index:04d}",
+        index=index,
+        params=suggestion.params,
+        source=suggestion.source,
+        seed=study.seed,
+        note=suggestion.note,
+        epochs=config.optim.epochs,
+    )
+    return AddTrial(event, config)
+
+
+def _replicate_trial(study: Study, replicate: Replicate) -> TrialSuggested:
+    again = _again(replicate.key, replicate.original, "repeat", replicate.seed)
+    return again.model_copy(update={"fold": replicate.fold})
+
+
+def _final_trial(study: Study, final: Final) -> TrialSuggested:
+    again = _again(final.key, final.original, "finalize", final_seed(study.seed, final.number))
+    epochs = again.epochs if final.epochs is None else final.epochs
+    return again.model_copy(update={"finalization": final.finalization, "epochs": epochs})
+
+
+def _again(key: str, original: Trial, source: Source, seed: int) -> TrialSuggested:
+    """A trial that runs the configuration of another one with a seed of its own."""
+    return TrialSuggested(
+        trial=key,
+        index=original.index,
+        params=original.params,
+        source=source,
+        seed=seed,
+        epochs=original.epochs,
+        repeats=original.key,
+    )
+
+
+def question_ahead(study: Study, space: SearchSpace, propose: Propose = propose) -> AskModel | None:
+    """The question to ask the model before a place is free; None if the next trial needs no model."""
+    if spent(study, space) is not None:
+        return None
+    proposal = propose(study, space)
+    return proposal if isinstance(proposal, AskModel) else None
+
+
+def trials_left(study: Study, space: SearchSpace, now: float) -> int:
+    """Trials that may still run: unfinished ones, new ones up to the budget, then replicates and trainings for the
+    test set."""
+    end = spent(study, space, now)
+    if end is None and isinstance(proposal := propose(study, space), Exhausted):
+        end = Spent(proposal.reason, at_once=False)
+    if end is None:
+        over = sum(trial.is_over for trial in study.trials.values())
+        return max(len(unfinished(study)), space.budget.trials - over)
+    replicates = 0 if end.ends_replicates else sum(1 for _ in replicates_left(study, space))
+    return len(unfinished(study)) + replicates + sum(1 for _ in finals_left(study))
+
+
+def stop_after_epoch(study: Study, space: SearchSpace, trial: Trial) -> TrialStopped | None:
+    """The event that stops a trial after its latest epoch where the space's stopping rule says so, otherwise None."""
+    reason = decide(trial, study, space)
+    if reason is None or space.stopping.rule == "none":
+        return None
+    return TrialStopped(trial=trial.key, rule=space.stopping.rule, epoch=trial.epoch, reason=reason)
+
+
+def stops_for_budget(study: Study, space: SearchSpace, now: float) -> list[TrialStopped]:
+    """The events that stop all unfinished trials for which the budget leaves nothing."""
+    end = spent(study, space, now)
+    if end is None or not end.at_once:
+        return []
+    return [
+        TrialStopped(trial=trial.key, rule="budget", epoch=trial.epoch, reason=end.reason)
+        for trial in unfinished(study)
+        if end.ends_replicates or not trial.repeats
+    ]
+
+
+def failure_of_trial(study: Study, failed: AttemptFailed) -> TrialFailed | None:
+    """The event that ends a trial after an attempt that failed, which is in the study already; None for a retry."""
+    if may_retry(study.all_trials[failed.trial], failed.failure):
+        return None
+    return TrialFailed(trial=failed.trial, failure=failed.failure, reason=failed.reason)
