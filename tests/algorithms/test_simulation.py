@@ -52,7 +52,7 @@ def study_of(*curves: Sequence[float]) -> Study:
     events: list[Event] = [SearchCreated(search="s", space="0", seed=0)]
     for index, curve in enumerate(curves):
         first, *rest = completed(index, *curve)
-        events += [first.model_copy(update={"params": point(index)}), *rest]
+        events += [first.model_copy(update={"params": point(index), "epochs": EPOCHS}), *rest]
     return fold(events)
 
 
@@ -113,7 +113,7 @@ def test_a_replay_stops_where_the_search_itself_would_have(
     after = studies[-1]
     again = Study()
     for trial in after.trials.values():
-        again.apply(suggested(trial.index).model_copy(update={"params": trial.params}))
+        again.apply(suggested(trial.index).model_copy(update={"params": trial.params, "epochs": EPOCHS}))
         again.apply(started(trial.index))
         reasons = []
         for result in trial.results:
@@ -176,8 +176,8 @@ def search(tmp_path: Path) -> SearchFolder:
     events: list[Event] = []
     for index, value in enumerate((0.2, 0.7, 0.4)):
         first, *rest = completed(index, *flat(value))
-        events += [first.model_copy(update={"params": point(index)}), *rest]
-    events += [suggested(3).model_copy(update={"params": point(3)}), started(3), reported(3, 1, 0.9)]
+        events += [first.model_copy(update={"params": point(index), "epochs": EPOCHS}), *rest]
+    events += [suggested(3).model_copy(update={"params": point(3), "epochs": EPOCHS}), started(3), reported(3, 1, 0.9)]
     return write_search(tmp_path / "s", SPACE, events)
 
 
