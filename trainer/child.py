@@ -159,18 +159,22 @@ class Child:
         except (ValueError, RecursionError) as error:
             raise BadReply(f"{self._name} gave an unreadable reply: {first_line(error)}") from error
 
-    def _raise_ended(self) -> NoReturn:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(EXIT_S)
-        self._end(GRACE_S)
-        raise ChildEnded(self._name, self._process.returncode, self._last_line())
+    def last_line(self) -> str:
+        """Last line that it has printed to standard error since the latest request; empty if none.
 
-    def _last_line(self) -> str:
+        A process that the child has forked prints there, too.
+        """
         if self._printed.closed:
             return ""
         size = self._printed.seek(0, os.SEEK_END)
         self._printed.seek(max(self._printed_before, size - PRINTED_BYTES))
         return last_line(self._printed.read().decode(errors="replace"))
+
+    def _raise_ended(self) -> NoReturn:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(EXIT_S)
+        self._end(GRACE_S)
+        raise ChildEnded(self._name, self._process.returncode, self.last_line())
 
     def close(self, grace: float | None = GRACE_S) -> None:
         """Ends the child: its input ends, it gets SIGTERM and, `grace` seconds later, SIGKILL; None waits for ever."""
@@ -245,6 +249,10 @@ class Parent:
         data = json.dumps(message, allow_nan=False).encode() + b"\n"
         while data:
             data = data[os.write(self._replies, data) :]
+
+    def end_line(self) -> None:
+        """Ends a line that a forked process, killed while it sent, may have left unfinished."""
+        os.write(self._replies, b"\n")
 
 
 def child_command(module: str, *, keeps_running: bool = False) -> list[str]:

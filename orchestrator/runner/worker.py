@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -12,48 +10,35 @@ from typing import Any
 from orchestrator.base.errors import OrchestratorError
 from orchestrator.base.provenance import host
 from orchestrator.runner.attempt import AttemptResult, TrialSpec, WorkerMessage, attempt_environment, folder_here
-from orchestrator.runner.attempt_server import STOP_LINE
-from trainer.child import last_line, python_command, start_child
-from trainer.files import in_place
+from orchestrator.runner.attempt_server import STOP
+from trainer.child import BadReply, Child, ChildEnded, child_command
 from trainer.formatting import first_line
 
-LAST_PRINTED = 4096  # bytes of what a process that died had printed are looked at
 ATTEMPTS_LOG = "attempts.log"
-SERVER = python_command("-m", "orchestrator.runner.attempt_server")
+SERVER = child_command("orchestrator.runner.attempt_server", keeps_running=True)
 
 
 class AttemptServer:
-    """Our end of the process that forks attempts (`orchestrator.runner.attempt_server`); one attempt at a time."""
+    """The parent's end of a process that forks attempts (`orchestrator.runner.attempt_server`), one at a time."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], command: Sequence[str] = SERVER) -> None:
-        """Starts the process; what it and its attempts print goes to the end of the log."""
-        log.parent.mkdir(parents=True, exist_ok=True)
+        """Starts the process; what it and its attempts print goes to the end of the log.
+
+        Raises:
+            OSError: it could not be started.
+        """
+        self._child = Child(command, name="the process that runs attempts", environment=environment, log=log)
         self._attempt_runs = False
-        self._log = log
-        self._printed_before = _size(log)
-        with open(log, "ab", opener=in_place) as errors:
-            self._process: subprocess.Popen[bytes] = start_child(
-                command,
-                environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C is for the driver; the server ends when its input does
-            )
 
     def is_ready(self) -> bool:
         """Waits for the end of an attempt that was told to stop; False if the server is gone."""
-        if self._process.poll() is not None:
-            return False
-        while self._attempt_runs:
-            line = self._read()
-            if line is None:
-                return False
-            self._attempt_runs = _exit_code(line) is None
-        return True
+        with suppress(ChildEnded):
+            while self._attempt_runs:
+                self._attempt_runs = "exit" not in self._receive()
+        return self._child.is_running()
 
     def messages(self, spec: TrialSpec) -> Generator[str, None, None]:
-        """Runs an attempt and yields its messages as they come; closed early, it tells the attempt to stop.
+        """Runs an attempt and yields its messages, in JSON, as they come; closed early, it tells the attempt to stop.
 
         The attempt may then live on for seconds; `is_ready` waits for its end.
 
@@ -62,69 +47,31 @@ class AttemptServer:
         """
         self._attempt_runs = True
         try:
-            with suppress(BrokenPipeError):  # the server is gone, which is what we read
-                self._send(spec.model_dump_json())
-            while (line := self._read()) is not None:
-                code = _exit_code(line)
-                if code is None:
-                    yield line
-                    continue
-                self._attempt_runs = False
-                if code != 0:
-                    raise self._death(f"the attempt's process ended with exit code {code}")
-                self._printed_before = _size(self._log)
-                return
-            code = self._process.wait()
-            raise self._death(f"the process that runs attempts ended with exit code {code}")
+            self._child.send(spec.model_dump(mode="json"))
+            while "message" in (reply := self._receive()):
+                yield reply["message"]
+            self._attempt_runs = False
+            if reply["exit"] != 0:
+                how, why = f"the attempt's process ended with exit code {reply['exit']}", self._child.last_line()
+                raise ChildProcessError(f"{how}: {why}" if why else how)
+        except ChildEnded as error:
+            self._attempt_runs = False
+            raise ChildProcessError(str(error)) from error
         finally:
             if self._attempt_runs:
-                with suppress(BrokenPipeError):  # the server is gone, and its attempt with it
-                    self._send(STOP_LINE)
+                self._child.send(STOP)
 
     def close(self) -> None:
         """Ends the server and waits for it; an attempt that runs is ended first."""
-        assert self._process.stdin is not None and self._process.stdout is not None
         self._attempt_runs = False
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+        self._child.close(grace=None)
 
-    def _death(self, what: str) -> ChildProcessError:
-        """The error that says what died and, as far as it was printed, why."""
-        why = ""
-        with suppress(FileNotFoundError), self._log.open("rb") as log:
-            log.seek(max(self._printed_before, _size(self._log) - LAST_PRINTED))
-            why = last_line(log.read().decode(errors="replace"))
-        return ChildProcessError(f"{what}: {why}" if why else what)
-
-    def _send(self, order: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(order.encode() + b"\n")
-        self._process.stdin.flush()
-
-    def _read(self) -> str | None:
-        """The next whole line, or None at the end; the rest of a message that a killed attempt left is skipped."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with suppress(ValueError):
-                json.loads(line)
-                return line.decode()
-        return None
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file; 0 where somebody has deleted it."""
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _exit_code(line: str) -> int | None:
-    """The exit code that the server's line tells, or None where it is a message of the attempt."""
-    code: int | None = json.loads(line).get("exit")
-    return code
+    def _receive(self) -> dict[str, Any]:
+        """The next reply; the rest of one that a killed attempt left is skipped."""
+        while True:
+            with suppress(BadReply):
+                reply: dict[str, Any] = self._child.receive()
+                return reply
 
 
 # One server per worker process. Tune reuses the worker for the next trial with the same resources.

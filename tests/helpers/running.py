@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "orchestrator"]
 def is_attempt_server(process: psutil.Process) -> bool:
     """Whether the process forks attempts."""
     # Where titles can be set its arguments are one string, which may have lost its end.
-    return "-m orchestrator.runner.attempt_serv" in " ".join(process.cmdline())
+    return "trainer.child orchestrator.runner.attempt_serv" in " ".join(process.cmdline())
 
 
 def is_attempt(process: psutil.Process) -> bool:

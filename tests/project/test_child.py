@@ -99,7 +99,7 @@ def test_a_real_child_answers_in_a_folder_full_of_modules(tmp_path: Path) -> Non
     names = EVERY_NAME
     mark = plant(tmp_path, names)
     child = start_child(smoke_test.CHILD, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    _, errors = child.communicate("no order")
+    _, errors = child.communicate("no order\n")
     assert "JSONDecodeError" in errors
     assert not mark.exists()
 

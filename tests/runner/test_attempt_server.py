@@ -15,7 +15,6 @@ from waiting import wait_until
 
 from orchestrator.runner import worker
 from orchestrator.runner.attempt import TrialSpec, WorkerMessage
-from orchestrator.runner.attempt_server import STOP_LINE, LineReader
 from orchestrator.runner.watchdog import HeartbeatTimeout, hung
 from orchestrator.runner.worker import AttemptServer
 
@@ -23,10 +22,12 @@ from orchestrator.runner.worker import AttemptServer
 FAKE = """
 import os, pathlib, signal, sys, time
 import trainer
+from trainer.child import Parent
 from orchestrator.runner import attempt_server
 from orchestrator.runner.attempt import WorkerMessage, AttemptResult
 
 trainer.prepare_process = lambda: None
+replies = os.dup(1)
 
 def wait():
     # A signal between Python's look for one and the sleep itself is answered at the end of the sleep.
@@ -64,15 +65,14 @@ def fake(spec, send, alive):
         sys.stderr.flush()
         os._exit(7)
     if kind == "half":
-        attempt_server._write = lambda answers, text: os.write(answers, text[:9].encode())
-        send(WorkerMessage(attempt_result=AttemptResult(state="failed", reason=kind)))
+        os.write(replies, b'{"message": "hal')
         os.kill(os.getpid(), signal.SIGKILL)
 
 attempt_server.PRELOADED = ()
 attempt_server.STOP_GRACE_S = float(os.environ["GRACE"])
 if "RECORD" in os.environ: attempt_server.HeartbeatTimeout = Recorder
 attempt_server.run_attempt = fake
-attempt_server.main()
+attempt_server.main(Parent())
 """
 
 
@@ -188,7 +188,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, spec: Callable[[str
     log.write_text("SyntaxError: of an earlier one\n")
     server = AttemptServer(log, os.environ, [sys.executable, "-c", "import a_module_that_is_not_there"])
     if moment == "later":
-        server._process.wait()
+        wait_until(lambda: not server.is_ready())
     reason = "^the process that runs attempts ended with exit code 1: ModuleNotFoundError: No module named 'a_module_"
     with pytest.raises(ChildProcessError, match=reason):
         list(server.messages(spec("plain")))
@@ -260,24 +260,10 @@ def test_a_server_that_is_killed_takes_its_attempt_along(
         next(messages)
         attempt = psutil.Process(int((wanted.search / "trials/stubborn/pid").read_text()))
         os.kill(attempt.ppid(), signal.SIGKILL)
-        with pytest.raises(ChildProcessError, match="that runs attempts ended with exit code -9"):
+        with pytest.raises(ChildProcessError, match="that runs attempts was killed by SIGKILL"):
             next(messages)
     wait_until(lambda: not attempt.is_running())
     assert not server.is_ready()
-
-
-def test_orders_are_taken_one_line_at_a_time_however_they_arrive() -> None:
-    read, write = os.pipe()
-    orders = LineReader(read)
-    os.write(write, f"first\n{STOP_LINE}\nsec".encode())
-    assert orders.wait() == "first"
-    assert orders.take(STOP_LINE)
-    assert not orders.take(STOP_LINE)
-    os.write(write, b"ond\n")
-    assert orders.wait() == "second"
-    os.close(write)
-    assert orders.wait() is None
-    os.close(read)
 
 
 def test_a_worker_tells_the_search_why_its_attempt_died_and_where_to_read_on(

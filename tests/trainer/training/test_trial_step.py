@@ -171,7 +171,7 @@ def child(program: str) -> list[str]:
     ("program", "error", "said"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", EnvironmentProblem, "killed from outside: most likely .* memory"),
-        ("print('no answer', file=sys.stderr); sys.exit(7)", EnvironmentProblem, "exit code 7:\nno answer"),
+        ("print('no answer', file=sys.stderr); sys.exit(7)", EnvironmentProblem, "ended with exit code 7: no answer$"),
         ("print(json.dumps({'error': ['bad_data', 'DataError', 'x.jpg: is empty']}))", DataError, "^x.jpg: is empty$"),
         ("print(json.dumps({'error': ['bad_config', 'ConfigError', 'clips: y']}))", ConfigError, "^clips: y$"),
         (
@@ -207,7 +207,8 @@ def test_the_child_ends_with_its_parent(tiny_config: TrialConfig, tmp_path: Path
     order = json.dumps({"threads": 1, "config": tiny_config.model_dump(mode="json")})
     program = (
         "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'orchestrator.runner.smoke_test'], stdin=subprocess.PIPE)\n"
+        "from orchestrator.runner.smoke_test import CHILD\n"
+        "child = subprocess.Popen(CHILD, stdin=subprocess.PIPE)\n"
         "print(child.pid, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program]
