@@ -43,8 +43,8 @@ from orchestrator.study.events import (
 from orchestrator.study.journal import Record
 from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import Study
-from trainer.files import write_atomically
 from trainer.errors import DataError
+from trainer.files import write_atomically
 
 if TYPE_CHECKING:
     from trainer.config import TrialConfig
