@@ -12,8 +12,8 @@ from orchestrator.base.errors import SearchError
 from orchestrator.space.expressions import satisfies
 from orchestrator.space.parameters import Value
 from orchestrator.space.problems import SpaceError
+from orchestrator.space.schema import flattened
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.space.settings import flattened
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import SearchDescription, current_space, read_description
 from orchestrator.study.events import Observation, ObservationsAttached

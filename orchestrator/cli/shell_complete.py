@@ -77,7 +77,7 @@ def _spaces() -> Path:
 
 
 def _settable() -> Iterator[str]:
-    from orchestrator.space.settings import schema_leaves, setting_kinds, space_schema
+    from orchestrator.space.schema import schema_leaves, setting_kinds, space_schema
 
     yield from setting_kinds()
     properties = space_schema()["properties"]

@@ -86,9 +86,9 @@ def diff(one: SpaceFile, other: SpaceFile) -> int:
 @command(example="reidsearch space schema > schema.json", group=space)
 def schema() -> int:
     """Print the JSON Schema of space files, with which editors complete and check them."""
-    from orchestrator.space.schema import schema_text
+    from orchestrator.space.search_space import SearchSpace
 
-    click.echo(schema_text(), nl=False)
+    click.echo(SearchSpace.schema_text(), nl=False)
     return Exit.OK
 
 

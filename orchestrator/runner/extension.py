@@ -12,8 +12,8 @@ from orchestrator.algorithms.replicates import interrupted_replicates
 from orchestrator.base.errors import SearchError
 from orchestrator.runner.splits import add_splits
 from orchestrator.space.problems import SpaceError
+from orchestrator.space.schema import flattened
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.space.settings import flattened
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import current_space, read_description

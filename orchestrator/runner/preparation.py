@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import hint
 from orchestrator.base.progress import step_progress
+from orchestrator.space.schema import flattened, setting_schemas
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.space.settings import flattened, setting_schemas
 from orchestrator.stores.cache import remote_of, storage_uri
 from trainer.errors import DataError
 

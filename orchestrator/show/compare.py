@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
-from orchestrator.space.settings import flattened
+from orchestrator.space.schema import flattened
 from orchestrator.stores.trial_files import bring_trial
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary, find_trial

@@ -28,13 +28,13 @@ from orchestrator.space.parameters import (
 )
 from orchestrator.space.problems import Problems, name_hint, our_name, rewritten
 from orchestrator.space.references import (
-    SAME_FOR_ALL,
     check_conditions,
     check_constraints,
     check_derived,
     note_unknown,
 )
-from orchestrator.space.settings import (
+from orchestrator.space.schema import (
+    SAME_FOR_ALL,
     build_trial_config,
     derived_value,
     groups_of_settings,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from orchestrator.space.problems import Place
+from orchestrator.space.schema import flattened, trainer_settings
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.space.settings import flattened, trainer_settings
 from trainer.formatting import KeyPath
 
 DEFAULT = "default"

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from orchestrator.space.problems import Place, SpaceError, name_hint
-from orchestrator.space.settings import flattened, setting_kinds
+from orchestrator.space.schema import flattened, setting_kinds
 from trainer.formatting import KeyPath, did_you_mean, one_line, shortened, shown
 from trainer.settings import renamed_settings
 from trainer.yaml_file import YamlError, parse_yaml, read_yaml

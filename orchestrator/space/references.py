@@ -15,10 +15,8 @@ from orchestrator.space.expressions import (
 )
 from orchestrator.space.parameters import AnyParameter, Choice, Parameters
 from orchestrator.space.problems import Problems
-from orchestrator.space.settings import setting_kinds, settings_below
+from orchestrator.space.schema import SAME_FOR_ALL, setting_kinds, settings_below
 from trainer.formatting import KeyPath, did_you_mean, shown
-
-SAME_FOR_ALL = ("seed", "data.")  # otherwise trials would be scored on different identities, or by chance
 
 
 def note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: Problems) -> None:

@@ -42,7 +42,7 @@ from orchestrator.space.parameters import (
     is_active,
 )
 from orchestrator.space.problems import Place, Problems, SpaceError
-from orchestrator.space.settings import build_trial_config, derived_values, flattened
+from orchestrator.space.schema import build_trial_config, derived_values, file_schema, flattened
 from trainer.formatting import KeyPath, did_you_mean, plain_words, shortened, shown, spelled
 from trainer.yaml_file import dump_yaml, read_yaml
 
@@ -254,6 +254,11 @@ class SearchSpace(StrictConfig):
     def to_yaml(self) -> str:
         """The whole space as YAML that `load` reads back equal."""
         return dump_yaml(self.resolved())
+
+    @classmethod
+    def schema_text(cls) -> str:
+        """The JSON Schema of space files, for editors; committed as `search_spaces/schema.json`."""
+        return json.dumps(file_schema(cls.model_json_schema()), indent=1, ensure_ascii=False) + "\n"
 
     def fingerprint(self) -> str:
         """SHA-256 of the content; does not depend on the order of keys."""

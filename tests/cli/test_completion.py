@@ -17,8 +17,8 @@ from orchestrator.__main__ import cli, run
 from orchestrator.cli import shell_complete
 from orchestrator.cli.shell_complete import script
 from orchestrator.space.problems import SpaceError
+from orchestrator.space.schema import trainer_settings
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.space.settings import trainer_settings
 
 # A completion that takes longer is felt as a pause.
 HEAVY = ("ray", "ax", "mlflow", "torch", "numpy", "yaml", "pandas", "rich")

@@ -211,7 +211,7 @@ def test_the_reference_is_that_of_the_code() -> None:
 
 
 def test_the_reference_holds_every_command_option_and_setting() -> None:
-    from orchestrator.space.settings import trainer_settings
+    from orchestrator.space.schema import trainer_settings
 
     written = reference.pages()
     for name, command in reference.all_commands(cli):

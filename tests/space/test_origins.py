@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.__main__ import run
 from orchestrator.space.config_provenance import Setting, settings_of
-from orchestrator.space.settings import trainer_settings
+from orchestrator.space.schema import trainer_settings
 
 PARENT = """\
 version: 1

@@ -19,8 +19,8 @@ from orchestrator.space.objective import Objective
 from orchestrator.space.options import Budget, Replicates, StoppingConfig
 from orchestrator.space.parameters import Value, parse_parameter
 from orchestrator.space.problems import SpaceError, name_hint, our_name
+from orchestrator.space.schema import trainer_settings
 from orchestrator.space.search_space import SearchSpace, builtin_spaces
-from orchestrator.space.settings import number_kind, setting_kinds, setting_schemas, trainer_settings
 from trainer.yaml_file import dump_yaml, parse_yaml
 
 BUILTIN = sorted(builtin_files())
@@ -487,12 +487,6 @@ def test_values_are_put_to_the_trainer_when_all_names_are_right(write: Write) ->
     assert [line.split(": ")[0] for line in problems(write(edited(low, ("epochs", "epoch"))))] == ["s.yaml:9:11"]
     assert [line.split(": ")[0] for line in problems(write(edited(low)))] == ["s.yaml:6:33"]
     assert SearchSpace.parse(write(edited(low))).parameters["clips.identities"].at(0) == 1
-
-
-def test_the_schema_that_ships_names_every_setting_of_the_trainer_and_its_kind() -> None:
-    fields = trainer_settings()
-    assert setting_kinds() == {path: number_kind(field) for path, field in fields.items()}
-    assert setting_schemas()["data.root"]["default"] == str(fields["data.root"].default)
 
 
 def test_thousands_of_problems_are_counted_rather_than_printed(write: Write) -> None:

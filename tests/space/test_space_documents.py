@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,12 +11,11 @@ import pytest
 from checkout import ROOT
 
 from orchestrator.space.layers import builtin_files
-from orchestrator.space.schema import json_schema, schema_text
 from orchestrator.space.search_space import SearchSpace
 from trainer.yaml_file import parse_yaml, read_yaml
 
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/spaces.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
-VALIDATOR = jsonschema.Draft202012Validator(json_schema())
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(SearchSpace.schema_text()))
 LEAST = {
     "version": 1,
     "name": "x",
@@ -44,11 +44,11 @@ def test_the_documentation_shows_every_field_of_a_space() -> None:
 
 def test_the_committed_schema_is_that_of_the_code() -> None:
     committed = (ROOT / "search_spaces/schema.json").read_text("utf-8")
-    assert committed == schema_text(), "reidsearch space schema > search_spaces/schema.json"
+    assert committed == SearchSpace.schema_text(), "reidsearch space schema > search_spaces/schema.json"
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(json_schema())
+    jsonschema.Draft202012Validator.check_schema(json.loads(SearchSpace.schema_text()))
 
 
 @pytest.mark.parametrize("path", builtin_files().values(), ids=builtin_files())

@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.parameters import Value
+from orchestrator.space.schema import flattened
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.space.settings import flattened
 from trainer import fit
 from trainer.config import TrialConfig
 
