@@ -18,7 +18,7 @@ from trainer.compute import prepare_process
 from trainer.config import TrialConfig
 from trainer.data.packing import pack_data_set
 from trainer.data.synthetic.dataset import write_synthetic
-from trainer.evaluation.evaluate import assess
+from trainer.evaluation.evaluate import evaluate
 
 SIZES = {"tiny": (64, 32), "resnet18": (224, 112), "resnet50": (224, 112)}
 
@@ -58,7 +58,7 @@ def _stages(root: Path, sampling: str, backbone: str) -> dict[str, Any]:
             "evaluation": {"sampling": sampling},
         }
     )
-    found = assess(config, None, part="test")
+    found = evaluate(config, None, part="test")
     lineup = found.lineup
     return {
         "queries": len(lineup.query),

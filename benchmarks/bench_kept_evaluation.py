@@ -15,9 +15,8 @@ import torch
 
 from benchmarks.measuring import LEAST_RUNS, measure, say
 from trainer.config_file import read_trial_config
-from trainer.evaluation.best_checkpoint_metrics import leave_evaluation
-from trainer.evaluation.evaluate import assess
-from trainer.evaluation.ranking import RankedTracklets
+from trainer.evaluation.evaluate import EvaluationResult, evaluate
+from trainer.evaluation.folder import write_evaluation
 from trainer.result import read_results
 
 
@@ -29,15 +28,20 @@ def main() -> None:
     torch.set_num_threads(1)
     config, checkpoint = read_trial_config(trial / "config.json", ()), trial / "checkpoint/best.pt"
     split, device = trial.parent.parent / "split.json", torch.device("cpu")
-    found = assess(config, checkpoint, part="validation", split=split, device=device)
-    ranked = RankedTracklets(found.evaluation, found.ranking, found.reranked, found.lineup)
+
+    def again() -> EvaluationResult:
+        return evaluate(config, checkpoint, part="validation", split=split, device=device)
+
+    found = again()
     with tempfile.TemporaryDirectory() as name:
         measured = measure(
             {
-                "ranking at hand": lambda: leave_evaluation(
-                    Path(name), config, checkpoint, split, ranked, device=device
+                "ranking at hand": lambda: write_evaluation(
+                    Path(name), found, config, "validation", images=False, probes=True
                 ),
-                "embedded again": lambda: leave_evaluation(Path(name), config, checkpoint, split, None, device=device),
+                "embedded again": lambda: write_evaluation(
+                    Path(name), again(), config, "validation", images=False, probes=True
+                ),
             },
             runs=LEAST_RUNS,
         )

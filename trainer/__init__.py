@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from trainer.config import TrialConfig
     from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
     from trainer.evaluation.evaluate import evaluate
-    from trainer.evaluation.test_split import check_test_set, figures_on_test_set
+    from trainer.evaluation.test_set import check_test_set, evaluate_on_test_set
     from trainer.export import ExportedNetwork, export_network, missing_packages
     from trainer.model.network import require_weights
     from trainer.result import EpochResult, Evaluation, Report, ignore_report
-    from trainer.training.fit import FitResult, fit, last_checkpoint
+    from trainer.training.fit import FitResult, fit
+    from trainer.training.state import last_checkpoint
     from trainer.training.step_cost import StepCost, measure_step
     from trainer.training.workload import multiplications_per_batch
 
@@ -35,13 +36,13 @@ _HOME = {
     "StepCost": "trainer.training.step_cost",
     "StoppedError": "trainer.errors",
     "TrialConfig": "trainer.config",
-    "check_test_set": "trainer.evaluation.test_split",
+    "check_test_set": "trainer.evaluation.test_set",
     "evaluate": "trainer.evaluation.evaluate",
-    "figures_on_test_set": "trainer.evaluation.test_split",
+    "evaluate_on_test_set": "trainer.evaluation.test_set",
     "export_network": "trainer.export",
     "fit": "trainer.training.fit",
     "ignore_report": "trainer.result",
-    "last_checkpoint": "trainer.training.fit",
+    "last_checkpoint": "trainer.training.state",
     "measure_step": "trainer.training.step_cost",
     "missing_packages": "trainer.export",
     "multiplications_per_batch": "trainer.training.workload",
@@ -71,8 +72,8 @@ __all__ = [
     "TrialConfig",
     "check_test_set",
     "evaluate",
+    "evaluate_on_test_set",
     "export_network",
-    "figures_on_test_set",
     "fit",
     "ignore_report",
     "last_checkpoint",

@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -14,26 +14,21 @@ from typing import NamedTuple
 from trainer.config import TrialConfig
 from trainer.config_file import read_trial_config
 from trainer.errors import ConfigError, StoppedError
-from trainer.evaluation.compare import compare_evaluations
-from trainer.evaluation.evaluate import Part, assess, write_embeddings
+from trainer.evaluation.compare import EvaluationComparison, QueryChange, compare_evaluations, comparison_document
+from trainer.evaluation.evaluate import Part, evaluate, write_embeddings
 from trainer.evaluation.folder import write_evaluation
-from trainer.evaluation.partitions import evaluate_partitions
+from trainer.evaluation.test_set import Spread, evaluate_partitions
 from trainer.evaluation.test_set_record import RecordUse, record_use
+from trainer.formatting import counted
 from trainer.plots.charts import average_precision_deltas
-from trainer.reporting import (
-    comparison_document,
-    comparison_text,
-    epoch_line,
-    evaluation_line,
-    spread_line,
-    stages_line,
-)
-from trainer.result import Progress
-from trainer.training.fit import fit, last_checkpoint
+from trainer.result import EpochResult, Evaluation, Progress, RetrievalMetrics
+from trainer.training.fit import fit
 from trainer.training.interruption import stop_on_signals
+from trainer.training.state import last_checkpoint
 
 Print = Callable[[str], None]
 
+SHOWN_CHANGES = 5  # queries, and pairs of cameras, on either side of a comparison
 EXIT_DONE, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 75, 130
 
 
@@ -65,7 +60,7 @@ def train_command(
         try:
             fit(
                 config,
-                lambda result: say(result.model_dump_json() if as_json else epoch_line(result, config.optim.epochs)),
+                lambda result: say(result.model_dump_json() if as_json else _epoch_line(result, config.optim.epochs)),
                 checkpoint,
                 out=out,
                 progress=progress,
@@ -78,10 +73,10 @@ def train_command(
 
 
 class Outputs(NamedTuple):
-    """What an evaluation leaves behind besides the figures it says."""
+    """What an evaluation leaves behind besides the metrics that it prints."""
 
     folder: Path | None = None
-    """Gets figures, every query's average precision and pictures."""
+    """Metrics, every query's average precision and pictures."""
     images: bool = False
     """Whether pictures may show real people."""
     cache: Path | None = None
@@ -102,7 +97,7 @@ def evaluate_command(
     progress: Progress,
     record: RecordUse = record_use,
 ) -> None:
-    """Evaluates a checkpoint, or the untrained network without one, and says the figures.
+    """Evaluates a checkpoint, or the untrained network without one, and prints the metrics.
 
     Raises:
         ConfigError, DataError, CheckpointError: as `trainer.evaluate` and `evaluate_partitions`.
@@ -114,16 +109,16 @@ def evaluate_command(
         )
         return
     weights = None if checkpoint is None else Path(checkpoint)
-    assessment = assess(config, weights, part=part, split=split, cache=outputs.cache, progress=progress, record=record)
+    result = evaluate(config, weights, part=part, split=split, cache=outputs.cache, progress=progress, record=record)
     if as_json:
-        say(json.dumps({**assessment.evaluation.model_dump(), "seconds": assessment.seconds}))
+        say(json.dumps({**result.evaluation.model_dump(), "seconds": result.seconds}))
     else:
-        say(evaluation_line(assessment.evaluation, part))
-        say(stages_line(assessment.seconds))
+        say(evaluation_line(result.evaluation, part))
+        say(_stages_line(result.seconds))
     if outputs.folder is not None:
-        write_evaluation(outputs.folder, assessment, config, part, images=outputs.images)
+        write_evaluation(outputs.folder, result, config, part, images=outputs.images)
         if not as_json:
-            say(f"{outputs.folder}: figures, every query's average precision, pictures")
+            say(f"{outputs.folder}: metrics, every query's average precision, pictures")
 
 
 def _evaluate_all_folds(
@@ -138,7 +133,7 @@ def _evaluate_all_folds(
     record: RecordUse,
 ) -> None:
     if part != "test" or outputs.folder is not None:
-        raise ConfigError("--all-folds gives figures of the test part only; add --part test and leave --out away")
+        raise ConfigError("--all-folds gives metrics of the test part only; add --part test and leave --out away")
     found = evaluate_partitions(config, checkpoint, cache=outputs.cache, progress=progress, record=record)
     if as_json:
         spreads = {name: spread._asdict() for name, spread in found.spreads.items()}
@@ -148,7 +143,7 @@ def _evaluate_all_folds(
         say(evaluation_line(evaluation, f"fold {fold}"))
     for name in ("", "reranked/"):
         if f"{name}mAP" in found.spreads:
-            say(spread_line(found.spreads, name))
+            say(_spread_line(found.spreads, name))
 
 
 def embed_command(
@@ -183,6 +178,81 @@ def compare_command(before: Path, after: Path, *, out: Path | None, as_json: boo
     if out is not None:
         interval = (found.comparison.low, found.comparison.high)
         average_precision_deltas(found.deltas, interval, out, synthetic=found.synthetic)
+
+
+def _epoch_line(result: EpochResult, epochs: int) -> str:
+    """An epoch for people."""
+    terms = "  ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+    line = (
+        f"epoch {result.epoch}/{epochs}  {terms}  lr {result.learning_rate:.2e}  "
+        f"{result.images_per_second:.0f} images/s, {100 * result.data_wait_share:.0f} % waiting for frames"
+    )
+    if result.attention:
+        attention = "  ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in result.attention.items())
+        line += f"\n  attention  {attention}"
+    if result.validation is not None:
+        line += "\n  " + evaluation_line(result.validation, "validation")
+    return line
+
+
+def evaluation_line(evaluation: Evaluation, part: str) -> str:
+    """An evaluation for people, with its protocol and the queries that were left out."""
+    sampling = f", {evaluation.sampling}" if evaluation.sampling else ""
+    line = (
+        f"{part}  {_metrics(evaluation)}  attention entropy {evaluation.attention_entropy:.2f}  "
+        f"({evaluation.protocol} protocol, {counted(evaluation.queries, 'query', 'queries')}, "
+        f"{evaluation.dropped_queries} dropped{sampling})"
+    )
+    if evaluation.reranked is not None:
+        line += f"\n  re-ranked  {_metrics(evaluation.reranked)}"
+    return line
+
+
+def _metrics(metrics: RetrievalMetrics) -> str:
+    return (
+        f"mAP {100 * metrics.mAP:.1f} ± {100 * metrics.mAP_standard_error:.1f}  mINP {100 * metrics.mINP:.1f}  "
+        f"rank-1 {100 * metrics.rank1:.1f}  rank-5 {100 * metrics.rank5:.1f}  rank-10 {100 * metrics.rank10:.1f}  "
+        f"rank-20 {100 * metrics.rank20:.1f}"
+    )
+
+
+def _stages_line(seconds: Mapping[str, float]) -> str:
+    """How long each stage of an evaluation took, for people."""
+    return "  seconds  " + "  ".join(f"{stage} {taken:.2f}" for stage, taken in seconds.items())
+
+
+def _spread_line(spreads: Mapping[str, Spread], prefix: str) -> str:
+    """Mean and standard deviation over partitions, for people; `prefix` is "" or "reranked/"."""
+    names = ("mAP", "mINP", "rank1", "rank5", "rank10", "rank20")
+    found = [(name, spreads[prefix + name]) for name in names]
+    shown = "  ".join(f"{name} {100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}" for name, spread in found)
+    return f"{'re-ranked' if prefix else 'all folds'}  {shown}  (mean ± standard deviation over partitions)"
+
+
+def comparison_text(found: EvaluationComparison) -> str:
+    """Two evaluations side by side, for people."""
+    result = found.comparison
+    lines = [
+        f"mAP {100 * found.before:.1f} -> {100 * found.after:.1f}  difference {100 * result.delta:+.1f} "
+        f"[{100 * result.low:+.1f}, {100 * result.high:+.1f}] (95 %, identities resampled), p {result.p_value:.2g}  "
+        f"({found.protocol} protocol, {counted(found.queries, 'query', 'queries')})",
+        f"queries better {result.better}, worse {result.worse}, equal {result.equal}",
+    ]
+    moved = [change for change in found.cameras if change.delta]
+    lines += [
+        f"  camera {change.query_camera} -> {change.gallery_camera}  mAP {100 * change.before:.1f} -> "
+        f"{100 * change.after:.1f}  ({counted(change.queries, 'query', 'queries')})"
+        for change in (*moved[:SHOWN_CHANGES], *moved[SHOWN_CHANGES:][-SHOWN_CHANGES:])
+    ]
+    return "\n".join([*lines, *_changes("gains", found.gains), *_changes("losses", found.losses)])
+
+
+def _changes(title: str, changes: Sequence[QueryChange]) -> list[str]:
+    return [f"largest {title}" if changes else f"no {title}"] + [
+        f"  {change.first_frame}  identity {change.identity}, camera {change.camera}  AP {100 * change.before:.1f} -> "
+        f"{100 * change.after:.1f}"
+        for change in changes[:SHOWN_CHANGES]
+    ]
 
 
 @contextmanager

@@ -9,10 +9,11 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from trainer.checkpoint import load_checkpoint, save_checkpoint
@@ -20,10 +21,13 @@ from trainer.compute import ComputeConfig
 from trainer.config import TrialConfig
 from trainer.data import DataConfig
 from trainer.errors import CheckpointError, ConfigError
+from trainer.evaluation.evaluate import restored_network
 from trainer.files import replacing, write_atomically
+from trainer.formatting import spelled
 from trainer.input.augment import IMAGENET_MEAN, IMAGENET_STD
 from trainer.model.inference import inference_copy
 from trainer.model.network import Feature, TemporalAttentionResNet
+from trainer.settings import renamed_settings
 
 ExportFormat = Literal["checkpoint", "safetensors", "onnx"]
 FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -92,8 +96,8 @@ def export_network(checkpoint: Path, out: Path, to: ExportFormat) -> ExportedNet
         ImportError: a package of `NEEDED_PACKAGES` is missing.
     """
     state = load_checkpoint(checkpoint)
-    config = portable(TrialConfig.model_validate(state["config"]))
-    model = _network(checkpoint, config, state["model"])
+    config = portable(_config_of(checkpoint, state["config"]))
+    model = restored_network(config.model, checkpoint, state["model"]).eval()
     file = out / FILE_NAMES[to]
     out.mkdir(parents=True, exist_ok=True)
     difference = None
@@ -116,23 +120,25 @@ def export_network(checkpoint: Path, out: Path, to: ExportFormat) -> ExportedNet
     )
 
 
+def _config_of(checkpoint: Path, settings: dict[str, Any]) -> TrialConfig:
+    """The configuration in a checkpoint.
+
+    Raises:
+        CheckpointError: it is of another version.
+    """
+    try:
+        return TrialConfig.model_validate(settings)
+    except ValidationError as error:
+        renamed = [what for _, what in renamed_settings(settings)]
+        why = ", ".join(renamed) or spelled(error.errors()[0]["loc"])
+        raise CheckpointError(f"{checkpoint}: its configuration is of another version ({why})") from error
+
+
 def portable(config: TrialConfig) -> TrialConfig:
     """The configuration without folders of this machine: the data set at its default place, weights by file name."""
     data = config.data.model_copy(update={"root": DataConfig().root})
     model = config.model.model_copy(update={"weights": Path(config.model.weights).name})
     return config.model_copy(update={"data": data, "model": model})
-
-
-def _network(checkpoint: Path, config: TrialConfig, weights: Mapping[str, Tensor]) -> TemporalAttentionResNet:
-    architecture = config.model.model_copy(update={"weights": "none"})
-    try:
-        model = TemporalAttentionResNet(architecture, len(weights["classifier.weight"]))
-        model.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{checkpoint}: its weights are not of the network that its configuration says"
-        ) from error
-    return model.eval()
 
 
 def _write_safetensors(file: Path, weights: Mapping[str, Tensor], config: TrialConfig) -> None:

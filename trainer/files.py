@@ -9,8 +9,12 @@ import math
 import os
 import shutil
 import stat
+import struct
 import tempfile
+import tokenize
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +25,11 @@ MAX_BYTES = 256 * 1024 * 1024
 LARGEST_FLOAT = 3.5e38
 """Of a number that is read: what float32 holds. Squares and sums of such numbers are finite."""
 LARGEST_INTEGER = 2**63
+# What numpy and zipfile raise for damaged files; RuntimeError for those that seem to be encrypted.
+DAMAGED_NPZ = (
+    *(OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError, struct.error),  # numpy reads the head of an array as Python's literals
+)
 
 
 def open_regular(path: Path) -> io.BufferedReader:

@@ -271,9 +271,9 @@ def _fit(
 
 def _test(config: TrialConfig, out: Path, send: Callable[[WorkerMessage], None], progress: Progress) -> None:
     """Judges the trained network on the test set, unless an earlier attempt has."""
-    from trainer import figures_on_test_set
+    from trainer import evaluate_on_test_set
 
-    found = figures_on_test_set(
+    found = evaluate_on_test_set(
         config, out / BEST_CHECKPOINT, out / TEST_FOLDER, progress=progress, record=_recorded_before
     )
     send(WorkerMessage(test=found))

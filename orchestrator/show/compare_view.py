@@ -25,7 +25,7 @@ from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from trainer.evaluation.compare import CameraPairChange, EvaluationComparison, QueryChange
-    from trainer.evaluation.compare_sheet import Network
+    from trainer.evaluation.folder import Network
 
 SHOWN = 3  # queries, and pairs of cameras, on either side
 GAINS, LOSSES = 3, 3  # queries of the sheet
@@ -72,7 +72,7 @@ def _pair_document(pair: Pair) -> dict[str, Any]:
 
 
 def _queries_document(found: EvaluationComparison) -> dict[str, Any]:
-    from trainer.reporting import comparison_document as queries_document
+    from trainer.evaluation.compare import comparison_document as queries_document
 
     result = found.comparison
     return {**queries_document(found), "exceeds": result.low > 0 or result.high < 0}
@@ -226,7 +226,7 @@ def draw_sheet(comparison: Comparison, out: Path, *, images: bool) -> None:
         DataError: a frame is missing or the file cannot be written.
         CheckpointError: a network is missing or damaged.
     """
-    from trainer.evaluation.compare_sheet import draw_comparison  # imports torch
+    from trainer.evaluation.folder import draw_comparison  # imports torch
 
     if not comparison.synthetic and not images:
         raise SearchError("--sheet would show real people; allow it with --images, and mind where the file goes")
@@ -251,7 +251,7 @@ def draw_sheet(comparison: Comparison, out: Path, *, images: bool) -> None:
 
 def _network(side: Side) -> Network:
     from trainer import TrialConfig
-    from trainer.evaluation.compare_sheet import Network
+    from trainer.evaluation.folder import Network
 
     config = TrialConfig.model_validate(side.config)
     return Network(side.name, config, side.folder / "checkpoint/best.pt", side.split)

@@ -18,7 +18,7 @@ from orchestrator.study.events import (
 from orchestrator.summary import read_summary
 from trainer.checkpoint import save_checkpoint
 from trainer.config import TrialConfig
-from trainer.evaluation.query_metrics import PerQuery, write_per_query
+from trainer.evaluation.query_metrics import QueryMetrics, write_query_metrics
 from trainer.model.network import TemporalAttentionResNet
 
 
@@ -29,11 +29,11 @@ def checkpoint(path: Path, config: TrialConfig, *, classes: int, seed: int = 1) 
     return path
 
 
-def queries(average_precision: list[float]) -> PerQuery:
+def queries(average_precision: list[float]) -> QueryMetrics:
     """Of identities 1, 1, 2, 2 ... under cameras 1, 2, 1, 2 ..., with a gallery of cameras 1, 2 and 3."""
     precision = np.array(average_precision)
     count = len(precision)
-    return PerQuery(
+    return QueryMetrics(
         average_precision=precision,
         valid=~np.isnan(precision),
         identity=np.arange(count) // 2 + 1,
@@ -45,10 +45,10 @@ def queries(average_precision: list[float]) -> PerQuery:
     )
 
 
-def evaluation(folder: Path, per_query: PerQuery, **changes: object) -> Path:
+def evaluation(folder: Path, per_query: QueryMetrics, **changes: object) -> Path:
     """A folder as an evaluation writes it."""
     folder.mkdir(exist_ok=True)
-    write_per_query(folder, per_query)
+    write_query_metrics(folder, per_query)
     description = {"protocol": "mars", "fingerprint": "ab", "synthetic": False, "mAP": 0.5} | changes
     (folder / "evaluation.json").write_text(json.dumps(description))
     return folder

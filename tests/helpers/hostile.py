@@ -343,14 +343,14 @@ def _checkpoints(folder: Path) -> list[bytes]:
 def _read_checkpoint(data: bytes, folder: Path) -> None:
     """With a digest that is right: it tells of accidents, not of who wrote the file."""
     from trainer.checkpoint import load_checkpoint
-    from trainer.config import TrialConfig
     from trainer.evaluation.evaluate import trained_network
+    from trainer.model.network import ModelConfig
 
     path = folder / "best.pt"
     path.write_bytes(data)
     path.with_name("best.pt.sha256").write_text(f"{hashlib.sha256(data).hexdigest()}  best.pt\n")
     with contextlib.suppress(CheckpointError):
-        trained_network(TrialConfig.model_validate({"model": {"backbone": "tiny", "weights": "none"}}), path)
+        trained_network(ModelConfig(backbone="tiny", weights="none"), path)
     load_checkpoint(path)
 
 
@@ -371,10 +371,10 @@ def _per_query(folder: Path) -> list[bytes]:
 
 
 def _read_per_query(data: bytes, folder: Path) -> None:
-    from trainer.evaluation.query_metrics import read_per_query
+    from trainer.evaluation.query_metrics import read_query_metrics
 
     (folder / "per_query.npz").write_bytes(data)
-    read_per_query(folder)
+    read_query_metrics(folder)
 
 
 def _embeddings(folder: Path) -> list[bytes]:
@@ -385,11 +385,11 @@ def _embeddings(folder: Path) -> list[bytes]:
 
 def _read_embeddings(data: bytes, folder: Path) -> None:
     """Damage is no error there: they are made again."""
-    from trainer.evaluation.embedding_cache import _read
+    from trainer.evaluation.embed import read_embeddings
 
     (folder / "kept.npz").write_bytes(data)
     with _without_warnings():
-        _read(folder / "kept.npz", torch.device("cpu"))
+        read_embeddings(folder / "kept.npz", torch.device("cpu"))
 
 
 def _results(folder: Path) -> list[bytes]:

@@ -185,7 +185,7 @@ def test_every_failure_has_its_name_its_reason_and_its_traceback(
     def failing(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("trainer.training.fit.rank_tracklets", failing)
+    monkeypatch.setattr("trainer.training.fit.evaluate_network", failing)
     (message,) = messages(spec)
     assert message.attempt_result is not None
     assert (message.attempt_result.state, message.attempt_result.failure) == ("failed", failure)
@@ -219,7 +219,7 @@ def test_a_failure_is_told_even_where_its_traceback_cannot_be_written(
     spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (spec.search / "trials/t0000" / ERROR_FILE).mkdir()
-    monkeypatch.setattr("trainer.training.fit.rank_tracklets", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("trainer.training.fit.evaluate_network", lambda *_, **__: 1 / 0)
     (message,) = messages(spec)
     assert message.attempt_result is not None and message.attempt_result.failure == "error"
 

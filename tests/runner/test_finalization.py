@@ -50,7 +50,7 @@ FINGERPRINT = "0"
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchFolder:
     """A finished search of two trials, t0001 the better one, on a data set that is there."""
-    monkeypatch.setattr("trainer.evaluation.test_split.check_test_set", lambda config: FINGERPRINT)
+    monkeypatch.setattr("trainer.evaluation.test_set.check_test_set", lambda config: FINGERPRINT)
     return a_search(tmp_path / "first", fingerprint=FINGERPRINT)
 
 
@@ -200,7 +200,7 @@ def test_all_frames_are_judged_as_in_the_paper_unless_settings_say_otherwise(sea
 def test_a_configuration_that_looks_at_all_frames_anyway_is_judged_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation.test_split.check_test_set", lambda config: FINGERPRINT)
+    monkeypatch.setattr("trainer.evaluation.test_set.check_test_set", lambda config: FINGERPRINT)
     dense = a_search(tmp_path / "dense", "evaluation.sampling=dense", "evaluation.max_clips=100")
     study = opened(dense, top=1, seeds=1)
     assert study.finalizations[0].asked.evaluation == []
@@ -242,7 +242,7 @@ def test_a_search_that_is_not_finished_is_refused(search: SearchFolder) -> None:
 def test_another_data_set_than_that_of_the_search_is_refused(
     search: SearchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation.test_split.check_test_set", lambda config: "another")
+    monkeypatch.setattr("trainer.evaluation.test_set.check_test_set", lambda config: "another")
     with pytest.raises(SearchError, match="is not the data set that first was launched on"):
         opened(search)
     assert not fold_records(read_journal(search.journal)).finalizations

@@ -28,7 +28,7 @@ from orchestrator.tracking.pages import comparison_page, experiment_of
 from trainer.config import TrialConfig
 from trainer.data import read_splits
 from trainer.data.splits import cut_validation, write_validation
-from trainer.evaluation.compare_sheet import Network, draw_comparison
+from trainer.evaluation.folder import Network, draw_comparison
 
 
 def repeats(of: int, *values: float, fold: int | None = None) -> list[Event]:

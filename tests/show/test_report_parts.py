@@ -18,7 +18,7 @@ from orchestrator.show.report.page import html_text, plain
 from orchestrator.show.report.report_data import read_report
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.loading import LoadedSearch, load_search
-from trainer.evaluation.query_metrics import PerQuery, write_per_query
+from trainer.evaluation.query_metrics import QueryMetrics, write_query_metrics
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def evaluated(search: LoadedSearch) -> Path:
     place = search.folder.trial("t0002") / "evaluation"
     place.mkdir(parents=True)
     by_camera = np.array([[np.nan, 0.5], [1.0, np.nan], [np.nan, np.nan]])
-    queries = PerQuery(
+    queries = QueryMetrics(
         average_precision=np.array([0.5, 1.0, np.nan]),
         valid=np.array([True, True, False]),
         identity=np.array([1, 2, 3]),
@@ -125,7 +125,7 @@ def evaluated(search: LoadedSearch) -> Path:
         gallery_cameras=np.array([1, 2]),
         by_camera=by_camera,
     )
-    write_per_query(place, queries)
+    write_query_metrics(place, queries)
     (place / "evaluation.json").write_text(json.dumps({"mAP": 0.75, "cmc": {"embeddings": [0.5, 1.0]}}))
     for name in ("ranking.png", "attention.png"):
         Image.new("RGB", (3000, 40), "blue").save(place / name)

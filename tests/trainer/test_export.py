@@ -141,7 +141,7 @@ def test_weights_of_another_network_than_the_configuration_says_are_refused(
     save_checkpoint(
         tmp_path / "best.pt", {"config": other.model_dump(mode="json"), "epoch": 1, "model": model.state_dict()}
     )
-    with pytest.raises(CheckpointError, match=r"best\.pt: its weights are not of the network"):
+    with pytest.raises(CheckpointError, match=r"best\.pt: holds another architecture"):
         export_network(tmp_path / "best.pt", tmp_path / "out", "checkpoint")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Shaped
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import special
 
 from trainer.errors import DataError
-from trainer.evaluation.query_metrics import PerQuery, read_per_query
+from trainer.evaluation.query_metrics import QueryMetrics, read_query_metrics
 from trainer.files import loads_checked, open_regular
 from trainer.formatting import shown
 
@@ -113,7 +113,7 @@ def compare_evaluations(
         DataError: a file is missing or damaged, or the evaluations have other queries, protocols or data.
     """
     described = _checked_descriptions(before, after)
-    first, second = read_per_query(before), read_per_query(after)
+    first, second = read_query_metrics(before), read_query_metrics(after)
     _check_same_queries(first, second, before, after)
     if described[0].fingerprint != described[1].fingerprint:
         raise DataError(f"{after}: another gallery was searched than in {before}; evaluate both on the same data")
@@ -136,6 +136,20 @@ def compare_evaluations(
         deltas=deltas,
         synthetic=any(each.synthetic for each in described),
     )
+
+
+def comparison_document(comparison: EvaluationComparison) -> dict[str, Any]:
+    """The comparison as a JSON document."""
+    return {
+        "protocol": comparison.protocol,
+        "queries": comparison.queries,
+        "before": comparison.before,
+        "after": comparison.after,
+        **comparison.comparison._asdict(),
+        "cameras": [change._asdict() for change in comparison.cameras],
+        "gains": [change._asdict() for change in comparison.gains],
+        "losses": [change._asdict() for change in comparison.losses],
+    }
 
 
 def paired_bootstrap(
@@ -251,7 +265,7 @@ def _description(folder: Path) -> _Description:
         raise DataError(f"{path}: no JSON; evaluate again") from error
 
 
-def _check_same_queries(first: PerQuery, second: PerQuery, before: Path, after: Path) -> None:
+def _check_same_queries(first: QueryMetrics, second: QueryMetrics, before: Path, after: Path) -> None:
     if len(first.valid) != len(second.valid):
         raise DataError(
             f"{after}: {len(second.valid)} queries, but {before} has {len(first.valid)}; evaluate both on the same part"
@@ -267,7 +281,7 @@ def _check_same_queries(first: PerQuery, second: PerQuery, before: Path, after: 
         )
 
 
-def _camera_changes(first: PerQuery, second: PerQuery) -> tuple[CameraPairChange, ...]:
+def _camera_changes(first: QueryMetrics, second: QueryMetrics) -> tuple[CameraPairChange, ...]:
     """Changes by pair of cameras, of the cameras that both galleries have."""
     changes = []
     for camera in np.intersect1d(first.gallery_cameras, second.gallery_cameras).tolist():
@@ -284,7 +298,7 @@ def _camera_changes(first: PerQuery, second: PerQuery) -> tuple[CameraPairChange
     )
 
 
-def _query_change(first: PerQuery, second: PerQuery, place: int) -> QueryChange:
+def _query_change(first: QueryMetrics, second: QueryMetrics, place: int) -> QueryChange:
     return QueryChange(
         place=place,
         identity=int(first.identity[place]),

@@ -1,13 +1,19 @@
-"""Embeddings of tracklets, and how they are evaluated.
+"""Embeddings of tracklets, and a cache of them.
 
 B clips, T frames, D embedding, H height, W width, N tracklets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,8 +21,9 @@ from torch import Tensor
 from trainer.compute import laid_out
 from trainer.config import TrialConfig
 from trainer.data import Tracklet
-from trainer.data.frames import DamagedFrames
-from trainer.errors import DivergedError
+from trainer.data.frames import DamagedFrames, frame_file
+from trainer.errors import DataError, DivergedError
+from trainer.files import DAMAGED_NPZ, replacing
 from trainer.input.augment import normalised
 from trainer.input.clips import frame_windows
 from trainer.input.loader import EvaluationClips, FrameWait, Window, evaluation_loader
@@ -24,6 +31,12 @@ from trainer.model.attention import attention_entropy
 from trainer.model.inference import inference_copy
 from trainer.model.network import TemporalAttentionResNet
 from trainer.result import Progress, no_progress
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of what embeddings are; raise it when the same network and frames give others
+# What of `evaluation` changes embeddings; its other settings say when they are made and how they are ranked.
+SETTINGS = ("sampling", "clips", "max_clips", "pooling", "feature")
 
 
 class Embeddings(NamedTuple):
@@ -150,3 +163,83 @@ def evaluation_windows(tracklets: Sequence[Tracklet], config: TrialConfig) -> li
             sampling, len(tracklet.frames), config.clips.frames, clips=clips, max_clips=most
         ).tolist()
     ]
+
+
+def cached_embeddings(
+    folder: Path | None,
+    model: TemporalAttentionResNet,
+    tracklets: Sequence[Tracklet],
+    config: TrialConfig,
+    make: Callable[[], Embeddings],
+) -> Embeddings:
+    """The embeddings in `folder` of this network, these tracklets and these settings; computed by `make` if missing.
+
+    A frame counts as the same if its name is, and if size and time of change of the tracklet's first and last file are:
+    to read all files would take as long as a good part of the embedding.
+
+    Raises:
+        DataError: a frame is missing; and whatever `make` raises.
+    """
+    if folder is None:
+        return make()
+    device = next(model.parameters()).device
+    path = folder / f"{_digest(model, tracklets, config, device)}.npz"
+    found = read_embeddings(path, device)
+    if found is not None:
+        log.info("embeddings of %d tracklets read from %s", len(tracklets), path)
+        return found
+    made = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.savez(file, vectors=made.vectors.cpu().numpy(), attention_entropy=made.attention_entropy)
+    return made
+
+
+def read_embeddings(path: Path, device: torch.device) -> Embeddings | None:
+    """The embeddings in the file; None if there is none, or a damaged one, which every entry's CRC would tell."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Embeddings(torch.from_numpy(arrays["vectors"]).to(device), float(arrays["attention_entropy"]))
+    except DAMAGED_NPZ as error:
+        log.warning("%s: damaged (%s), made again", path, error)
+        return None
+
+
+def _digest(
+    model: TemporalAttentionResNet, tracklets: Sequence[Tracklet], config: TrialConfig, device: torch.device
+) -> str:
+    """SHA-256 in hex over network, frames and settings."""
+    digest = hashlib.sha256()
+    settings = {
+        "version": VERSION,
+        "torch": torch.__version__,
+        "device": device.type,
+        "model": config.model.model_dump(mode="json", exclude={"weights"}),
+        "frames": config.clips.frames,
+        "compute": config.compute.model_dump(mode="json"),
+        **{name: getattr(config.evaluation, name) for name in SETTINGS},
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for part in (*_weights(model.state_dict().items()), *map(_file_stamps, tracklets)):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _weights(state: Iterable[tuple[str, Tensor]]) -> Iterable[bytes]:
+    for name, tensor in state:
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
+        yield tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _file_stamps(tracklet: Tracklet) -> bytes:
+    ends = []
+    for frame in (tracklet.frames[0], tracklet.frames[-1]):
+        try:
+            status = Path(frame_file(frame)).stat()
+        except OSError as error:
+            raise DataError(f"{frame}: cannot be read ({error.strerror})") from error
+        ends.append((os.path.basename(frame), status.st_size, status.st_mtime_ns))  # noqa: PTH119 - 5x Path
+    names = hashlib.sha256("\n".join(map(os.path.basename, tracklet.frames)).encode()).hexdigest()
+    return json.dumps([names, ends]).encode()

@@ -1,9 +1,12 @@
-"""A trained network put to use on a part of its data set: figures, and embeddings."""
+"""The evaluation of a network on a part of its data set: embed, rank, re-rank, and sum up.
+
+N tracklets, D embedding.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,42 +21,29 @@ from trainer.compute import float32_products
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, Tracklet, read_splits
 from trainer.data.dataset import Splits
+from trainer.data.frames import DamagedFrames
 from trainer.data.splits import applied_split, cut_validation, read_validation
 from trainer.errors import CheckpointError, ConfigError, DataError
-from trainer.evaluation.embed import Embeddings, embed
-from trainer.evaluation.embedding_cache import cached_embeddings
+from trainer.evaluation.embed import cached_embeddings, embed
 from trainer.evaluation.metrics import Ranking
-from trainer.evaluation.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
+from trainer.evaluation.retrieval import RetrievalData, rank, rerank, retrieval_data, searched_gallery
 from trainer.evaluation.test_set_record import RecordUse, Use, judged_weights, record_use
 from trainer.files import replacing
-from trainer.model.network import TemporalAttentionResNet
-from trainer.result import Evaluation, Progress, no_progress
+from trainer.model.network import ModelConfig, TemporalAttentionResNet
+from trainer.result import Evaluation, Progress, RetrievalMetrics, no_progress
 from trainer.seeds import derived_seed
 
 Part = Literal["test", "validation"]
 
 
-@dataclass
-class Stopwatch:
-    """How long each stage of an evaluation took, in seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Times what runs inside as `stage`."""
-        began = time.monotonic()
-        yield
-        self.seconds[stage] = time.monotonic() - began
-
-
-class Assessment(NamedTuple):
-    """An evaluation, and all that pictures of it are drawn from."""
+class EvaluationResult(NamedTuple):
+    """The metrics of an evaluation, and all that they were computed from."""
 
     evaluation: Evaluation
+    """The metrics, without and with re-ranking, and the conditions that they depend on."""
     ranking: Ranking
     reranked: Ranking | None
-    lineup: Lineup
+    data: RetrievalData
     model: TemporalAttentionResNet
     seconds: dict[str, float]
     """Of each stage: reading, network, embedding (of which waiting for frames), ranking, reranking."""
@@ -65,35 +55,14 @@ def evaluate(
     *,
     part: Part,
     split: Path | None = None,
-    device: torch.device | str | None = None,
-    progress: Progress = no_progress,
-) -> Evaluation:
-    """Figures of the network in `checkpoint`, or of the untrained one if None, on the `test` or `validation` part.
-
-    The figures after re-ranking are with them unless `evaluation.reranking` is off. A use of the test part is recorded
-    beside the weights (`trainer.evaluation.test_set_record`).
-
-    Raises:
-        ConfigError: a setting that the data or the machine cannot follow, or a use of the test part that cannot be
-            recorded.
-        DataError: data that is missing, damaged or too small.
-        CheckpointError: the checkpoint is damaged or of another architecture.
-    """
-    return assess(config, checkpoint, part=part, split=split, device=device, progress=progress).evaluation
-
-
-def assess(
-    config: TrialConfig,
-    checkpoint: Path | None,
-    *,
-    part: Part,
-    split: Path | None = None,
     cache: Path | None = None,
     device: torch.device | str | None = None,
     progress: Progress = no_progress,
     record: RecordUse = record_use,
-) -> Assessment:
-    """As `evaluate`, with the ranking and the time of each stage.
+) -> EvaluationResult:
+    """Evaluates the network in `checkpoint` on the `test` or `validation` part of the configured data set.
+
+    The metrics after re-ranking are with them unless `evaluation.reranking` is off.
 
     Args:
         config: the trial.
@@ -102,38 +71,81 @@ def assess(
         split: validation split of a run or search; None cuts the one that the configuration describes.
         cache: folder that keeps embeddings; those of the same network, frames and settings are read from there.
         device: where to embed; None takes the GPU if there is one.
-        progress: told after every batch.
-        record: records that trained weights are used on the test part, before they are.
+        progress: called after every batch.
+        record: called before trained weights are used on the test part, see `trainer.evaluation.test_set_record`.
 
     Raises:
-        ConfigError, DataError, CheckpointError: as `evaluate`.
+        ConfigError: a setting that the data or the machine cannot follow, or a use of the test part that cannot be
+            recorded.
+        DataError: data that is missing, damaged or too small.
+        CheckpointError: the checkpoint is damaged or of another architecture.
     """
     watch = Stopwatch()
     with watch("reading"):
         splits = read_splits(config.data)
-        query, gallery = _part(config, splits, part, split)
+        query, gallery = _query_and_gallery(config, splits, part, split)
     with watch("network"):
-        model = _network(config, checkpoint, splits, part, split).to(device or _device())
+        model = _network(config, checkpoint, splits, part, split).to(device or _default_device())
     _record(config, checkpoint, part, "evaluate", record)
-    tracklets = [*query, *gallery]
-    with watch("embedding"), float32_products(config.compute, _device_of(model)):
+    with float32_products(config.compute, _device_of(model)):
+        result = evaluate_network(
+            model, query, gallery, config, reranking=config.evaluation.reranking, cache=cache, progress=progress
+        )
+    return result._replace(seconds=watch.seconds | result.seconds)
+
+
+def evaluate_network(
+    model: TemporalAttentionResNet,
+    query: Sequence[Tracklet],
+    gallery: Sequence[Tracklet],
+    config: TrialConfig,
+    *,
+    reranking: bool,
+    cache: Path | None = None,
+    damage: DamagedFrames | None = None,
+    progress: Progress = no_progress,
+) -> EvaluationResult:
+    """Embeds query and gallery and ranks the gallery for each query; the network is left as it is.
+
+    `damage` counts frames that cannot be decoded, see `trainer.evaluation.embed.embed`.
+
+    Raises:
+        ConfigError: the protocol does not fit the data.
+        DataError: a frame is missing, too many are damaged, or no query has a match in the gallery.
+        DivergedError: an embedding is not finite.
+    """
+    watch, tracklets = Stopwatch(), [*query, *gallery]
+    searched_gallery(query, gallery, config.evaluation.protocol)  # fails before the embedding, which takes long
+    with watch("embedding"):
         embeddings = cached_embeddings(
-            cache,
-            model,
-            tracklets,
-            config,
-            lambda: embed(model, tracklets, config, progress=progress),
+            cache, model, tracklets, config, lambda: embed(model, tracklets, config, damage=damage, progress=progress)
         )
     watch.seconds["waiting for frames"] = embeddings.waited_s
-    lineup = line_up(embeddings.vectors, query, gallery, config.evaluation)
-    reranked = None
+    data = retrieval_data(embeddings.vectors, query, gallery, config.evaluation)
     with watch("ranking"):
-        ranking = plain_ranking(lineup, config.evaluation)
-    if config.evaluation.reranking:
-        with watch("reranking"):
-            reranked = reranked_ranking(lineup, config.evaluation)
-    figures = summary(ranking, reranked, embeddings.attention_entropy, config.evaluation)
-    return Assessment(figures, ranking, reranked, lineup, model, watch.seconds)
+        ranking = rank(data)
+    evaluation = Evaluation(
+        **_metrics(ranking).model_dump(),
+        attention_entropy=embeddings.attention_entropy,
+        protocol=config.evaluation.protocol,
+        sampling=config.evaluation.frames_seen,
+        queries=int(ranking.valid.sum()),
+        dropped_queries=ranking.dropped,
+    )
+    result = EvaluationResult(evaluation, ranking, None, data, model, watch.seconds)
+    if not reranking:
+        return result
+    with watch("reranking"):
+        return with_reranking(result, config)
+
+
+def with_reranking(result: EvaluationResult, config: TrialConfig) -> EvaluationResult:
+    """The result with the metrics after re-ranking, computed where they are missing."""
+    if result.reranked is not None:
+        return result
+    reranked = rerank(result.data, config.evaluation.rerank)
+    evaluation = result.evaluation.model_copy(update={"reranked": _metrics(reranked)})
+    return result._replace(evaluation=evaluation, reranked=reranked)
 
 
 def write_embeddings(
@@ -149,28 +161,23 @@ def write_embeddings(
 ) -> int:
     """Writes the embeddings of query and gallery to the file `out` and returns the number of tracklets.
 
-    Arguments are those of `assess`.
-    The file is numpy's .npz without pickles: `embedding` [N D] float32, and for each tracklet `part` ("query" or
-    "gallery"), `identity`, `camera`, `frames` (their number) and `first_frame` (base name of the first).
+    The arguments are those of `evaluate`. The file is numpy's .npz without pickles: `embedding` [N D] float32, and for
+    each tracklet `part` ("query" or "gallery"), `identity`, `camera`, `frames` (their number) and `first_frame` (base
+    name of the first).
 
     Raises:
         ConfigError, DataError, CheckpointError: as `evaluate`.
     """
     splits = read_splits(config.data)
-    query, gallery = _part(config, splits, part, split)
-    model = _network(config, checkpoint, splits, part, split).to(device or _device())
+    query, gallery = _query_and_gallery(config, splits, part, split)
+    model = _network(config, checkpoint, splits, part, split).to(device or _default_device())
     _record(config, checkpoint, part, "embed", record)
+    tracklets = [*query, *gallery]
     with float32_products(config.compute, _device_of(model)):
-        embeddings = embed(model, [*query, *gallery], config, progress=progress)
-    parts = ["query"] * len(query) + ["gallery"] * len(gallery)
-    _save(out, embeddings, [*query, *gallery], parts)
-    return len(parts)
-
-
-def _save(out: Path, embeddings: Embeddings, tracklets: list[Tracklet], parts: list[str]) -> None:
+        embeddings = embed(model, tracklets, config, progress=progress)
     arrays = {
         "embedding": embeddings.vectors.cpu().numpy(),
-        "part": np.array(parts),
+        "part": np.array(["query"] * len(query) + ["gallery"] * len(gallery)),
         "identity": np.array([tracklet.identity for tracklet in tracklets]),
         "camera": np.array([tracklet.camera for tracklet in tracklets]),
         "frames": np.array([len(tracklet.frames) for tracklet in tracklets]),
@@ -179,9 +186,64 @@ def _save(out: Path, embeddings: Embeddings, tracklets: list[Tracklet], parts: l
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+    return len(tracklets)
 
 
-def _device() -> str:
+def trained_network(config: ModelConfig, checkpoint: Path) -> TemporalAttentionResNet:
+    """The network in a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or of another architecture.
+    """
+    return restored_network(config, checkpoint, load_checkpoint(checkpoint)["model"])
+
+
+def restored_network(config: ModelConfig, checkpoint: Path, weights: dict[str, Any]) -> TemporalAttentionResNet:
+    """The network with these weights, and as many classes; messages name the checkpoint that they are from.
+
+    Raises:
+        CheckpointError: the weights are of another architecture.
+    """
+    try:
+        model = TemporalAttentionResNet(
+            config.model_copy(update={"weights": "none"}), len(weights["classifier.weight"])
+        )
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint}: holds another architecture than the configuration") from error
+    return model
+
+
+@dataclass
+class Stopwatch:
+    """How long each stage took, in seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Times what runs inside as `stage`."""
+        began = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - began
+
+
+def _metrics(ranking: Ranking) -> RetrievalMetrics:
+    def cmc(rank: int) -> float:
+        return float(ranking.cmc[min(rank, len(ranking.cmc)) - 1])
+
+    return RetrievalMetrics(
+        mAP=ranking.mean_ap,
+        mAP_standard_error=ranking.standard_error,
+        mINP=ranking.mean_inp,
+        rank1=cmc(1),
+        rank5=cmc(5),
+        rank10=cmc(10),
+        rank20=cmc(20),
+    )
+
+
+def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -189,8 +251,9 @@ def _device_of(model: TemporalAttentionResNet) -> torch.device:
     return next(model.parameters()).device
 
 
-def _part(config: TrialConfig, splits: Splits, part: Part, split: Path | None) -> tuple[list[Tracklet], list[Tracklet]]:
-    """Query and gallery."""
+def _query_and_gallery(
+    config: TrialConfig, splits: Splits, part: Part, split: Path | None
+) -> tuple[list[Tracklet], list[Tracklet]]:
     if part == "test":
         if split is not None:
             raise ConfigError(f"{split}: a split says what the validation part is; leave it out for the test part")
@@ -227,7 +290,7 @@ def _network(
     except (LookupError, TypeError, ValidationError) as error:
         raise CheckpointError(f"{checkpoint}: does not say what it was trained on; it is of another version") from error
     _check_not_trained_on(checkpoint, trained, config.data, part, split)
-    return _restored(config, checkpoint, state)
+    return restored_network(config.model, checkpoint, state["model"])
 
 
 def _check_not_trained_on(
@@ -247,31 +310,11 @@ def _check_not_trained_on(
         )
     if part == "validation" and split is None and trained.validation != judged.validation:
         raise ConfigError(
-            f"{checkpoint}: was trained with another data.validation ({_told(trained)}) than the one that is to be "
-            f"judged ({_told(judged)}), and so on identities of it; take the configuration of its training, or name "
-            "split with --split"
+            f"{checkpoint}: was trained with another data.validation ({_listed(trained)}) than the one that is to be "
+            f"judged ({_listed(judged)}), and so on identities of it; take the configuration of its training, or name "
+            "its split with --split"
         )
 
 
-def _told(data: DataConfig) -> str:
+def _listed(data: DataConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in data.validation if value is not None)
-
-
-def trained_network(config: TrialConfig, checkpoint: Path) -> TemporalAttentionResNet:
-    """The network in a checkpoint, on the CPU.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged or of another architecture.
-    """
-    return _restored(config, checkpoint, load_checkpoint(checkpoint))
-
-
-def _restored(config: TrialConfig, checkpoint: Path, state: dict[str, Any]) -> TemporalAttentionResNet:
-    weights = state["model"]
-    architecture = config.model.model_copy(update={"weights": "none"})
-    try:
-        model = TemporalAttentionResNet(architecture, len(weights["classifier.weight"]))
-        model.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint}: holds another architecture than the configuration") from error
-    return model

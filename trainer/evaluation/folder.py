@@ -1,8 +1,8 @@
-"""What an evaluation leaves on disk: its figures, every query's average precision, and pictures.
+"""What an evaluation leaves on disk: its metrics, every query's average precision, and pictures.
 
 A training leaves it too, in `evaluation/`, for its best network on the validation split.
 
-evaluation.json   figures, protocol, data set, seconds of each stage, CMC at all ranks to 50
+evaluation.json   metrics, protocol, data set, seconds of each stage, CMC at all ranks to 50
 per_query.npz     average precision of every query (see `trainer.evaluation.query_metrics`)
 cmc.png distances.png cameras.png
 ranking.png attention.png   show people: only of generated data, or where they were asked for
@@ -11,16 +11,14 @@ ranking.png attention.png   show people: only of generated data, or where they w
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from trainer.config import TrialConfig
-from trainer.data.dataset import PROTOCOLS, Splits, dataset_fingerprint
+from trainer.data.dataset import Splits, dataset_fingerprint
 from trainer.data.synthetic.dataset import is_synthetic
-from trainer.evaluation.embed import attention_over_frames
-from trainer.evaluation.evaluate import Assessment, Part
-from trainer.evaluation.metrics import Ranking
-from trainer.evaluation.query_metrics import per_query, write_per_query
-from trainer.evaluation.retrieval import (
+from trainer.evaluation.analysis import (
     CameraPrecision,
     camera_matrix,
     choose_queries,
@@ -29,10 +27,14 @@ from trainer.evaluation.retrieval import (
     precision_by_camera,
     probe_queries,
 )
+from trainer.evaluation.embed import attention_over_frames
+from trainer.evaluation.evaluate import EvaluationResult, Part, evaluate
+from trainer.evaluation.query_metrics import query_metrics, write_query_metrics
 from trainer.files import write_atomically
 from trainer.formatting import counted
 from trainer.plots import charts
-from trainer.plots.sheets import AttendedClip, attention_strip, ranking_sheet
+from trainer.plots.sheets import AttendedClip, RankedQuery, attention_strip, ranking_sheet
+from trainer.result import Progress, no_progress
 
 FOLDER = Path("evaluation")
 SHOWN_QUERIES = 9  # a third each of the worst, the middling and the best
@@ -40,9 +42,9 @@ PROBES = 6  # every trial of a search leaves them
 
 
 def write_evaluation(
-    out: Path, assessment: Assessment, config: TrialConfig, part: Part, *, images: bool, probes: bool = False
+    out: Path, result: EvaluationResult, config: TrialConfig, part: Part, *, images: bool, probes: bool = False
 ) -> None:
-    """Writes figures and pictures of an evaluation into the folder `out`; those of identities only with `images`.
+    """Writes metrics and pictures of an evaluation into the folder `out`; those of people only with `images`.
 
     Pictures of generated people are always written. They show the queries answered worst, middling and best or, with
     `probes`, the same queries whatever the network, so that those of several networks can be compared.
@@ -52,82 +54,93 @@ def write_evaluation(
     """
     out.mkdir(parents=True, exist_ok=True)
     synthetic = is_synthetic(config.data.root)
-    by_camera = _precision_by_camera(assessment, config)
-    write_per_query(out, per_query(assessment.ranking, assessment.lineup.query, by_camera))
-    write_atomically(out / "evaluation.json", json.dumps(_description(assessment, config, part, synthetic), indent=2))
-    _draw_charts(out, assessment, config, by_camera, synthetic)
+    by_camera = precision_by_camera(result.data)
+    write_query_metrics(out, query_metrics(result.ranking, result.data.query, by_camera))
+    write_atomically(out / "evaluation.json", json.dumps(_description(result, config, part, synthetic), indent=2))
+    _draw_charts(out, result, config, by_camera, synthetic)
     if images or synthetic:
-        _draw_persons(out, assessment, config, synthetic, probes=probes)
+        _draw_people(out, result, config, synthetic, probes=probes)
 
 
-def _description(assessment: Assessment, config: TrialConfig, part: Part, synthetic: bool) -> dict[str, object]:
-    lineup = assessment.lineup
-    judged = Splits(train=(), query=tuple(lineup.query), gallery=tuple(lineup.gallery))
+class Network(NamedTuple):
+    """A trained network, and what it is evaluated on."""
+
+    name: str
+    config: TrialConfig
+    checkpoint: Path
+    split: Path
+    """Validation split."""
+
+
+def draw_comparison(
+    networks: Sequence[Network],
+    places: Sequence[int],
+    out: Path,
+    *,
+    synthetic: bool,
+    progress: Progress = no_progress,
+) -> None:
+    """Draws for each of the validation queries at `places` a row per network, in the order of the networks.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: as `trainer.evaluate`.
+        ValueError: there is nothing to draw, or too much for a picture.
+    """
+    found = [_nearest_of(network, places, progress) for network in networks]
+    rows = [rankings[number] for number in range(len(places)) for rankings in found]
+    title = "each query as answered by " + ", then ".join(network.name for network in networks)
+    ranking_sheet(rows, out, title=title, synthetic=synthetic)
+
+
+def _nearest_of(network: Network, places: Sequence[int], progress: Progress) -> list[RankedQuery]:
+    settings = network.config.evaluation.model_copy(update={"reranking": False})
+    config = network.config.model_copy(update={"evaluation": settings})
+    result = evaluate(config, network.checkpoint, part="validation", split=network.split, progress=progress)
+    return nearest(result.data, places)
+
+
+def _description(result: EvaluationResult, config: TrialConfig, part: Part, synthetic: bool) -> dict[str, object]:
+    evaluated = Splits(train=(), query=tuple(result.data.query), gallery=tuple(result.data.gallery))
     return {
-        **assessment.evaluation.model_dump(),
+        **result.evaluation.model_dump(),
         "part": part,
         "data_set": config.data.name,
         "fold": config.data.fold,
         "synthetic": synthetic,
-        "fingerprint": dataset_fingerprint(judged),
-        "seconds": assessment.seconds,
-        "cmc": {name: ranking.cmc.tolist() for name, ranking in _rankings(assessment).items()},
+        "fingerprint": dataset_fingerprint(evaluated),
+        "seconds": result.seconds,
+        "cmc": _cmc_curves(result),
     }
 
 
-def _rankings(assessment: Assessment) -> dict[str, Ranking]:
-    found = {"embeddings": assessment.ranking}
-    return found if assessment.reranked is None else {**found, "re-ranked": assessment.reranked}
-
-
-def _precision_by_camera(assessment: Assessment, config: TrialConfig) -> CameraPrecision:
-    lineup = assessment.lineup
-    return precision_by_camera(
-        lineup.query_vectors,
-        lineup.gallery_vectors,
-        lineup.query,
-        lineup.gallery,
-        metric=config.evaluation.distance,
-        protocol=PROTOCOLS[config.evaluation.protocol].precision,
-    )
+def _cmc_curves(result: EvaluationResult) -> dict[str, list[float]]:
+    curves = {"embeddings": result.ranking.cmc.tolist()}
+    return curves if result.reranked is None else curves | {"re-ranked": result.reranked.cmc.tolist()}
 
 
 def _draw_charts(
-    out: Path, assessment: Assessment, config: TrialConfig, by_camera: CameraPrecision, synthetic: bool
+    out: Path, result: EvaluationResult, config: TrialConfig, by_camera: CameraPrecision, synthetic: bool
 ) -> None:
-    lineup = assessment.lineup
-    curves = {name: ranking.cmc.tolist() for name, ranking in _rankings(assessment).items()}
-    queries = counted(assessment.evaluation.queries, "query", "queries")
+    queries = counted(result.evaluation.queries, "query", "queries")
     title = f"{config.data.name}, {config.evaluation.protocol} protocol, {queries}"
-    charts.cmc_curve(curves, out / "cmc.png", title=title, synthetic=synthetic)
-    sample = distance_sample(
-        lineup.query_vectors, lineup.gallery_vectors, lineup.query, lineup.gallery, metric=config.evaluation.distance
-    )
+    charts.cmc_curve(_cmc_curves(result), out / "cmc.png", title=title, synthetic=synthetic)
+    sample = distance_sample(result.data)
     margin = config.loss.triplet_margin if config.evaluation.distance == config.loss.triplet_metric else None
     charts.distance_histogram(sample.matching, sample.others, out / "distances.png", margin=margin, synthetic=synthetic)
-    matrix = camera_matrix(by_camera, (tracklet.camera for tracklet in lineup.query))
+    matrix = camera_matrix(by_camera, result.data.query_cameras.tolist())
     charts.camera_matrix(
         matrix.mean_ap, matrix.cameras, out / "cameras.png", queries=matrix.queries, synthetic=synthetic
     )
 
 
-def _draw_persons(out: Path, assessment: Assessment, config: TrialConfig, synthetic: bool, *, probes: bool) -> None:
-    lineup, ranking = assessment.lineup, assessment.ranking
+def _draw_people(out: Path, result: EvaluationResult, config: TrialConfig, synthetic: bool, *, probes: bool) -> None:
+    data, ranking = result.data, result.ranking
     if probes:
-        chosen = probe_queries(lineup.query, ranking.valid.numpy(), PROBES)
+        chosen = probe_queries(data.query, ranking.valid.numpy(), PROBES)
     else:
         chosen = choose_queries(ranking.average_precision.numpy(), ranking.valid.numpy(), SHOWN_QUERIES)
-    rows = nearest(
-        lineup.query_vectors,
-        lineup.gallery_vectors,
-        lineup.query,
-        lineup.gallery,
-        which=chosen,
-        metric=config.evaluation.distance,
-        protocol=PROTOCOLS[config.evaluation.protocol].precision,
-    )
-    ranking_sheet(rows, out / "ranking.png", synthetic=synthetic)
-    shown = [lineup.query[place] for place in chosen]
-    found = attention_over_frames(assessment.model, shown, config)
-    clips = [AttendedClip(tracklet, *each) for tracklet, each in zip(shown, found, strict=True)]
+    ranking_sheet(nearest(data, chosen), out / "ranking.png", synthetic=synthetic)
+    shown = [data.query[place] for place in chosen]
+    attention = attention_over_frames(result.model, shown, config)
+    clips = [AttendedClip(tracklet, *each) for tracklet, each in zip(shown, attention, strict=True)]
     attention_strip(clips, out / "attention.png", synthetic=synthetic)

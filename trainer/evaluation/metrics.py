@@ -6,7 +6,7 @@ Q queries, G gallery tracklets, D embedding, N tracklets of either, M (query, ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.compute import exact_products
-from trainer.evaluation.rank_counts import Change, ranks
+from trainer.config import Distance
+from trainer.data.dataset import Precision
+from trainer.evaluation.rank_counts import Change, rank_counts
 
-Metric = Literal["cosine", "euclidean"]
-Protocol = Literal["standard", "mars_official"]
 Array = Tensor | np.ndarray
 
 JUNK = -1  # the identity MARS gives to detector errors: neither right nor wrong
@@ -58,7 +58,7 @@ class Ranking(NamedTuple):
 
 @exact_products()
 def pairwise_distance(
-    query: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], metric: Metric
+    query: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], metric: Distance
 ) -> Float[Tensor, "Q G"]:
     """Euclidean distances, or cosine distances 1 - cosine in [0, 2]; a zero vector has cosine 0.
 
@@ -77,7 +77,7 @@ def evaluate_ranking(
     query_cameras: Integer[Array, " Q"],
     gallery_cameras: Integer[Array, " G"],
     *,
-    protocol: Protocol = "standard",
+    protocol: Precision = "standard",
 ) -> Ranking:
     """Figures of the ranking of the gallery by distance, nearest first, ties in the order of the gallery.
 
@@ -99,7 +99,7 @@ def evaluate_ranking(
     _check_sizes("distances are", table.shape, queries, searched)
     _check_numbers(table)
     found = [_block_matches(table[rows].clone(), rows, queries, searched) for rows in _blocks(*table.shape)]
-    return _figures(_joined(found), len(table), table.shape[1], protocol)
+    return _ranking(_joined(found), len(table), table.shape[1], protocol)
 
 
 @exact_products()
@@ -111,8 +111,8 @@ def rank_embeddings(
     query_cameras: Integer[Array, " Q"],
     gallery_cameras: Integer[Array, " G"],
     *,
-    metric: Metric,
-    protocol: Protocol = "standard",
+    metric: Distance,
+    protocol: Precision = "standard",
 ) -> Ranking:
     """The figures of `evaluate_ranking` for the `pairwise_distance` of the embeddings, which is never held as a whole.
 
@@ -137,7 +137,7 @@ def rank_embeddings(
     for rows in blocks:
         products = torch.mm(asked[rows], searched.T, out=buffer[: rows.stop - rows.start])
         found.append(_block_matches(products, rows, *labels, to_scores))
-    return _figures(_joined(found), len(asked), len(searched), protocol)
+    return _ranking(_joined(found), len(asked), len(searched), protocol)
 
 
 class _Labels(NamedTuple):
@@ -186,7 +186,7 @@ def _blocks(queries: int, gallery: int) -> Iterator[slice]:
     return (slice(start, min(start + rows, queries)) for start in range(0, queries, rows))
 
 
-def _to_scores(lengths: Float[Tensor, " G"], metric: Metric) -> Change:
+def _to_scores(lengths: Float[Tensor, " G"], metric: Distance) -> Change:
     """Makes of inner products, in place, what orders the gallery of each query as its distances do."""
     if metric == "euclidean":
         half = lengths.square() / 2
@@ -210,7 +210,7 @@ def _block_matches(
     if junk.any():
         table[:, junk] = torch.nan
     query, item = pairs.query[~removed], pairs.item[~removed]
-    rank = ranks(table, query, item, to_scores)
+    rank = rank_counts(table, query, item, to_scores)
     order = (query * (len(gallery.identities) + 1) + rank).argsort()
     return _Matches(query[order].cpu() + rows.start, rank[order].cpu())
 
@@ -236,7 +236,7 @@ def _joined(blocks: Sequence[_Matches]) -> _Matches:
     return _Matches(*(torch.cat([none, *parts]) for parts in zip(_Matches(none, none), *blocks, strict=True)))
 
 
-def _figures(matches: _Matches, queries: int, gallery: int, protocol: Protocol) -> Ranking:
+def _ranking(matches: _Matches, queries: int, gallery: int, protocol: Precision) -> Ranking:
     query, rank = matches
     counts = query.bincount(minlength=queries)
     valid = counts > 0
@@ -257,7 +257,7 @@ def _figures(matches: _Matches, queries: int, gallery: int, protocol: Protocol) 
     )
 
 
-def _precision(hits: Int[Tensor, " M"], rank: Int[Tensor, " M"], protocol: Protocol) -> Float64[Tensor, " M"]:
+def _precision(hits: Int[Tensor, " M"], rank: Int[Tensor, " M"], protocol: Precision) -> Float64[Tensor, " M"]:
     """What each match adds to the average precision: the precision there, or its mean with the one before."""
     precision = hits / rank.double()
     if protocol == "standard":

@@ -6,10 +6,7 @@ Q queries, C cameras of the gallery.
 from __future__ import annotations
 
 import os
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +16,9 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 
 from trainer.data.dataset import Tracklet
 from trainer.errors import DataError
+from trainer.evaluation.analysis import CameraPrecision
 from trainer.evaluation.metrics import Ranking
-from trainer.evaluation.retrieval import CameraPrecision
-from trainer.files import replacing
+from trainer.files import DAMAGED_NPZ, replacing
 from trainer.formatting import first_line, one_line
 
 FILE = "per_query.npz"
@@ -36,14 +33,9 @@ KINDS = {
     "gallery_cameras": "i",
     "by_camera": "f",
 }
-# What numpy and zipfile raise for damaged files; RuntimeError for those that seem to be encrypted.
-DAMAGE = (
-    *(OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error),
-    *(SyntaxError, tokenize.TokenError, struct.error),  # numpy reads the head of an array as Python's literals
-)
 
 
-class PerQuery(NamedTuple):
+class QueryMetrics(NamedTuple):
     """The queries of an evaluation, and how well each was answered."""
 
     average_precision: Float64[np.ndarray, " Q"]
@@ -61,9 +53,9 @@ class PerQuery(NamedTuple):
     """Average precision in the gallery of each camera alone; NaN where it holds no match."""
 
 
-def per_query(ranking: Ranking, query: Sequence[Tracklet], by_camera: CameraPrecision) -> PerQuery:
+def query_metrics(ranking: Ranking, query: Sequence[Tracklet], by_camera: CameraPrecision) -> QueryMetrics:
     """The queries of a ranking with their figures."""
-    return PerQuery(
+    return QueryMetrics(
         average_precision=ranking.average_precision.numpy(),
         valid=ranking.valid.numpy(),
         identity=np.array([tracklet.identity for tracklet in query], dtype=np.int64),
@@ -75,7 +67,7 @@ def per_query(ranking: Ranking, query: Sequence[Tracklet], by_camera: CameraPrec
     )
 
 
-def write_per_query(folder: Path, queries: PerQuery) -> Path:
+def write_query_metrics(folder: Path, queries: QueryMetrics) -> Path:
     """Writes per_query.npz (numpy's, without pickles) into the folder, whole or not at all, and returns its path.
 
     Raises:
@@ -90,8 +82,8 @@ def write_per_query(folder: Path, queries: PerQuery) -> Path:
     return path
 
 
-def read_per_query(folder: Path) -> PerQuery:
-    """What `write_per_query` wrote.
+def read_query_metrics(folder: Path) -> QueryMetrics:
+    """What `write_query_metrics` wrote.
 
     Raises:
         DataError: the file is missing, damaged, or holds something else.
@@ -101,7 +93,7 @@ def read_per_query(folder: Path) -> PerQuery:
         raise DataError(f"{path}: no such file; name a folder that an evaluation was written to")
     try:
         return _checked(_arrays(path))
-    except DAMAGE as error:
+    except DAMAGED_NPZ as error:
         raise DataError(
             f"{path}: damaged, or not of an evaluation ({one_line(first_line(error))}); evaluate again"
         ) from error
@@ -115,7 +107,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in KINDS}
 
 
-def _checked(arrays: dict[str, np.ndarray]) -> PerQuery:
+def _checked(arrays: dict[str, np.ndarray]) -> QueryMetrics:
     """The arrays, if kinds, shapes and values are those of an evaluation."""
     for name, kind in KINDS.items():
         if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind != kind:
@@ -129,7 +121,9 @@ def _checked(arrays: dict[str, np.ndarray]) -> PerQuery:
     if (np.isnan(precision) == valid).any() or not _shares(precision) or not _shares(arrays["by_camera"]):
         raise ValueError("an average precision is not between 0 and 1")
     wanted = {"f": np.float64, "i": np.int64}
-    return PerQuery(**{name: arrays[name].astype(wanted.get(kind, arrays[name].dtype)) for name, kind in KINDS.items()})
+    return QueryMetrics(
+        **{name: arrays[name].astype(wanted.get(kind, arrays[name].dtype)) for name, kind in KINDS.items()}
+    )
 
 
 def _shares(values: np.ndarray) -> bool:

@@ -19,7 +19,7 @@ RUN = 511  # of a row that are sorted together where pairs are few: with the NaN
 FEW = 24  # pairs a query on average
 
 
-def ranks(
+def rank_counts(
     table: Float[Tensor, "Q G"],
     query: Int[Tensor, " M"],
     item: Int[Tensor, " M"],

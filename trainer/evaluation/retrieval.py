@@ -1,263 +1,136 @@
-"""What a query found: its nearest tracklets and missed matches, precision by camera, distances of pairs.
+"""Embedded queries and the gallery that a protocol searches for them, ranked and re-ranked.
 
-Q queries, G gallery tracklets, D embedding, W queries that are looked at, C gallery cameras, K cameras of either side.
+Q queries, G gallery tracklets, N = queries and gallery without repetition, D embedding.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterable, Sequence
-from pathlib import PurePath
-from typing import Literal, NamedTuple
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
-from trainer.data.dataset import DISTRACTOR, JUNK, Tracklet
-from trainer.evaluation.metrics import Protocol, evaluate_ranking, pairwise_distance
-
-Metric = Literal["cosine", "euclidean"]
-Verdict = Literal["match", "wrong", "distractor"]
-
-
-class RankedItem(NamedTuple):
-    """A gallery tracklet in the ranking of a query."""
-
-    tracklet: Tracklet
-    rank: int
-    """From 1, in what remains of the gallery for the query."""
-    distance: float
-    verdict: Verdict
-    """`match` shows the query's identity by another camera, `distractor` is nobody's, `wrong` is somebody else."""
+from trainer.config import Distance, EvaluationConfig, RerankConfig
+from trainer.data import Tracklet
+from trainer.data.dataset import ALL_CAMERAS, PROTOCOLS, Precision, ProtocolName, seen_by_one_camera
+from trainer.errors import ConfigError, DataError
+from trainer.evaluation.metrics import Ranking, evaluate_ranking, rank_embeddings
+from trainer.evaluation.rerank import k_reciprocal_distance
 
 
-class RankedQuery(NamedTuple):
-    """A query, what stands first in its ranking, and the matches that do not."""
+class RetrievalData(NamedTuple):
+    """Queries, the gallery that the protocol searches for them, and the embeddings of both."""
 
-    query: Tracklet
-    average_precision: float
-    """NaN for a query without a match."""
-    ranked: tuple[RankedItem, ...]
-    """The nearest of what remains of the gallery, nearest first."""
-    missed: tuple[RankedItem, ...]
-    """All matches that are not among `ranked`, nearest first."""
+    query: Sequence[Tracklet]
+    gallery: Sequence[Tracklet]
+    """Under a protocol with queries in the gallery they come first."""
+    query_embeddings: Float[Tensor, "Q D"]
+    gallery_embeddings: Float[Tensor, "G D"]
+    distance: Distance = "cosine"
+    protocol: ProtocolName = "mars"
 
+    @property
+    def query_ids(self) -> Int[Tensor, " Q"]:
+        """Identities of the queries."""
+        return torch.tensor([tracklet.identity for tracklet in self.query], dtype=torch.long)
 
-class CameraPrecision(NamedTuple):
-    """Average precision of each query in the gallery of one camera alone."""
+    @property
+    def gallery_ids(self) -> Int[Tensor, " G"]:
+        """Identities of the gallery."""
+        return torch.tensor([tracklet.identity for tracklet in self.gallery], dtype=torch.long)
 
-    cameras: tuple[int, ...]
-    """C cameras of the gallery, ascending."""
-    average_precision: Float64[np.ndarray, "Q C"]
-    """NaN where the camera's gallery holds no match for the query."""
+    @property
+    def query_cameras(self) -> Int[Tensor, " Q"]:
+        """Cameras of the queries."""
+        return torch.tensor([tracklet.camera for tracklet in self.query], dtype=torch.long)
 
+    @property
+    def gallery_cameras(self) -> Int[Tensor, " G"]:
+        """Cameras of the gallery."""
+        return torch.tensor([tracklet.camera for tracklet in self.gallery], dtype=torch.long)
 
-class CameraMatrix(NamedTuple):
-    """mAP of the queries of each camera in the gallery of each camera."""
-
-    cameras: tuple[int, ...]
-    """K cameras of either side, ascending."""
-    mean_ap: Float64[np.ndarray, "K K"]
-    """Rows are cameras of queries, columns of the gallery; NaN where no query has a match."""
-    queries: Int[np.ndarray, "K K"]
-    """How many queries have one."""
-
-
-class DistanceSample(NamedTuple):
-    """Distances of pairs of a query and a gallery tracklet."""
-
-    matching: Float64[np.ndarray, " matching"]
-    """Of pairs that shows the same identity by different cameras."""
-    others: Float64[np.ndarray, " others"]
-    """Of pairs that show different identities, or an identity and a distractor."""
+    @property
+    def precision(self) -> Precision:
+        """How the protocol averages precision."""
+        return PROTOCOLS[self.protocol].precision
 
 
-def nearest(
-    query_embeddings: Float[Tensor, "Q D"],
-    gallery_embeddings: Float[Tensor, "G D"],
-    query: Sequence[Tracklet],
-    gallery: Sequence[Tracklet],
-    *,
-    which: Sequence[int],
-    count: int = 10,
-    metric: Metric,
-    protocol: Protocol = "standard",
-) -> list[RankedQuery]:
-    """The `count` nearest gallery tracklets of the queries at the places `which`, and their other matches.
-
-    Ranked as `trainer.evaluation.metrics.evaluate_ranking` does: without junk and without the query's identity by its
-    own camera, ties in the order of the gallery.
+def retrieval_data(
+    embeddings: Float[Tensor, "N D"], query: Sequence[Tracklet], gallery: Sequence[Tracklet], config: EvaluationConfig
+) -> RetrievalData:
+    """The data of a ranking under the protocol; `embeddings` are the queries' and then the gallery's.
 
     Raises:
-        ValueError: a distance is NaN.
+        ConfigError: the protocol does not fit the data.
+        DataError: no query has a match in the gallery.
     """
-    distances = pairwise_distance(query_embeddings[list(which)], gallery_embeddings, metric).cpu()
-    return ranked_queries(distances, [query[place] for place in which], gallery, count=count, protocol=protocol)
-
-
-def ranked_queries(
-    distances: Float[Tensor, "W G"],
-    query: Sequence[Tracklet],
-    gallery: Sequence[Tracklet],
-    *,
-    count: int = 10,
-    protocol: Protocol = "standard",
-) -> list[RankedQuery]:
-    """As `nearest`, of distances that are there already, such as those of re-ranking."""
-    precisions = _average_precisions(distances, query, gallery, protocol)
-    return [
-        _ranked_query(asked, row, gallery, precision, count)
-        for asked, row, precision in zip(query, distances, precisions, strict=True)
-    ]
-
-
-def precision_by_camera(
-    query_embeddings: Float[Tensor, "Q D"],
-    gallery_embeddings: Float[Tensor, "G D"],
-    query: Sequence[Tracklet],
-    gallery: Sequence[Tracklet],
-    *,
-    metric: Metric,
-    protocol: Protocol = "standard",
-) -> CameraPrecision:
-    """Average precision of each query in the gallery of each camera; what other cameras saw is left out of it.
-
-    Raises:
-        ValueError: a distance is NaN.
-    """
-    cameras = sorted({tracklet.camera for tracklet in gallery})
-    columns = []
-    for camera in cameras:
-        places = [place for place, tracklet in enumerate(gallery) if tracklet.camera == camera]
-        distances = pairwise_distance(query_embeddings, gallery_embeddings[places], metric).cpu()
-        columns.append(_average_precisions(distances, query, [gallery[place] for place in places], protocol))
-    return CameraPrecision(tuple(cameras), np.array(columns, dtype=np.float64).reshape(len(cameras), len(query)).T)
-
-
-def camera_matrix(precision: CameraPrecision, query_cameras: Iterable[int]) -> CameraMatrix:
-    """Means of the queries' average precision by pair of cameras; `query_cameras` has the camera of each query.
-
-    The diagonal is empty: a query's identity by its own camera is left out of its ranking.
-    """
-    asked = np.fromiter(query_cameras, dtype=np.int64)
-    cameras = tuple(sorted({*asked.tolist(), *precision.cameras}))
-    mean_ap = np.full((len(cameras), len(cameras)), math.nan)
-    queries = np.zeros_like(mean_ap, dtype=np.int64)
-    for column, gallery_camera in enumerate(precision.cameras):
-        for row, camera in enumerate(cameras):
-            values = precision.average_precision[asked == camera, column]
-            values = values[~np.isnan(values)]
-            place = row, cameras.index(gallery_camera)
-            queries[place] = len(values)
-            mean_ap[place] = values.mean() if len(values) else math.nan
-    return CameraMatrix(cameras, mean_ap, queries)
-
-
-def distance_sample(
-    query_embeddings: Float[Tensor, "Q D"],
-    gallery_embeddings: Float[Tensor, "G D"],
-    query: Sequence[Tracklet],
-    gallery: Sequence[Tracklet],
-    *,
-    metric: Metric,
-    count: int = 50_000,
-    seed: int = 0,
-) -> DistanceSample:
-    """Distances of at most `count` matching and `count` other pairs, all of a kind equally likely.
-
-    Pairs of the same identity by the same camera, and junk, are of neither kind. Memory is of order Q G.
-    """
-    distances = pairwise_distance(query_embeddings, gallery_embeddings, metric).cpu()
-    matching = _matching(query, gallery)
-    asked, searched = (torch.tensor([tracklet.identity for tracklet in side]) for side in (query, gallery))
-    others = (asked[:, None] != searched) & (searched != JUNK)
-    generator = np.random.default_rng(seed)
-    return DistanceSample(*(_drawn(distances, pairs, count, generator) for pairs in (matching, others)))
-
-
-def choose_queries(
-    average_precision: Float64[np.ndarray, " Q"], valid: Bool[np.ndarray, " Q"], count: int, seed: int = 0
-) -> list[int]:
-    """Places of `count` valid queries, or of all, worst first: a third worst, a third around the median, a third best.
-
-    Among queries of the same average precision, as the many that are 1, the seed chooses.
-    """
-    places = np.random.default_rng(seed).permutation(np.flatnonzero(valid))
-    ascending = places[np.argsort(average_precision[places], kind="stable")]
-    count = min(count, len(ascending))
-    worst, best = math.ceil(count / 3), count // 3
-    median = worst + (len(ascending) - count) // 2
-    middle = ascending[median : median + count - worst - best]
-    return [int(place) for place in (*ascending[:worst], *middle, *ascending[len(ascending) - best :])]
-
-
-def probe_queries(query: Sequence[Tracklet], valid: Bool[np.ndarray, " Q"], count: int) -> list[int]:
-    """Places of `count` valid queries, or of all, chosen and ordered by what they are, not by how they are answered.
-
-    Evaluations of different networks on the same data thus show the same queries in the same order. A hash of the
-    query's identity, camera and first frame's name chooses, which spreads them over the identities.
-    """
-
-    def digest(place: int) -> bytes:
-        identity, camera, name = query[place].identity, query[place].camera, PurePath(query[place].frames[0]).name
-        return hashlib.sha256(f"{identity} {camera} {name}".encode()).digest()
-
-    return sorted(np.flatnonzero(valid).tolist(), key=digest)[:count]
-
-
-def _average_precisions(
-    distances: Float[Tensor, "W G"], query: Sequence[Tracklet], gallery: Sequence[Tracklet], protocol: Protocol
-) -> list[float]:
-    """Average precision of each query, NaN without a match; `evaluate_ranking` only takes queries of which one has."""
-    found = [math.nan] * len(query)
-    places = _matching(query, gallery).any(1).nonzero().flatten().tolist()
-    if places:
-        asked = [query[place] for place in places]
-        labels = ([tracklet[field] for tracklet in side] for field in (1, 2) for side in (asked, gallery))
-        ranking = evaluate_ranking(distances[places], *map(torch.tensor, labels), protocol=protocol)
-        for place, precision in zip(places, ranking.average_precision.tolist(), strict=True):
-            found[place] = precision
-    return found
-
-
-def _matching(query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> Bool[Tensor, "W G"]:
-    """Whether query and gallery tracklet shows the same identity by different cameras."""
-    identities, cameras = (
-        [torch.tensor([tracklet[field] for tracklet in side], dtype=torch.long) for side in (query, gallery)]
-        for field in (1, 2)
+    searched = searched_gallery(query, gallery, config.protocol)
+    first = len(query) + len(gallery) - len(searched)
+    return RetrievalData(
+        query, searched, embeddings[: len(query)], embeddings[first:], config.distance, config.protocol
     )
-    return (identities[0][:, None] == identities[1]) & (cameras[0][:, None] != cameras[1]) & (identities[1] != JUNK)
 
 
-def _ranked_query(
-    query: Tracklet, distances: Float[Tensor, " G"], gallery: Sequence[Tracklet], precision: float, count: int
-) -> RankedQuery:
-    remaining = (place for place in distances.argsort(stable=True).tolist() if not _left_out(query, gallery[place]))
-    items = [
-        RankedItem(gallery[place], rank, float(distances[place]), _verdict(query, gallery[place]))
-        for rank, place in enumerate(remaining, 1)
-    ]
-    missed = [item for item in items[count:] if item.verdict == "match"]
-    return RankedQuery(query, precision, tuple(items[:count]), tuple(missed))
+def searched_gallery(query: Sequence[Tracklet], gallery: Sequence[Tracklet], protocol: ProtocolName) -> list[Tracklet]:
+    """What the protocol searches for the queries: the gallery, after the queries where they belong to it.
+
+    Raises:
+        ConfigError: the protocol does not fit the data.
+        DataError: no query has a match in the gallery.
+    """
+    searched = [*(query if PROTOCOLS[protocol].queries_in_gallery else ()), *gallery]
+    identities = Counter(tracklet.identity for tracklet in searched)
+    seen = Counter((tracklet.identity, tracklet.camera) for tracklet in searched)
+    matches = [identities[each.identity] - seen[each.identity, each.camera] for each in query]
+    if not any(matches):
+        if (why := seen_by_one_camera([*query, *searched])) is not None:
+            raise DataError(f"{why}, and a query is searched among other cameras; {ALL_CAMERAS}")
+        raise DataError(
+            f"none of the {len(query)} queries has a match by another camera in the gallery under protocol {protocol}; "
+            "evaluate another part, or with evaluation.protocol=mars_query_in_gallery"
+        )
+    if protocol == "prid" and max(matches) > 1:
+        raise ConfigError(
+            f"evaluation.protocol: prid has one match per query, but a query has {max(matches)} in this gallery; "
+            "choose mars"
+        )
+    return searched
 
 
-def _left_out(query: Tracklet, found: Tracklet) -> bool:
-    return found.identity == JUNK or (found.identity == query.identity and found.camera == query.camera)
+def rank(data: RetrievalData) -> Ranking:
+    """The ranking of the gallery by the distance of embeddings."""
+    return rank_embeddings(
+        data.query_embeddings,
+        data.gallery_embeddings,
+        data.query_ids,
+        data.gallery_ids,
+        data.query_cameras,
+        data.gallery_cameras,
+        metric=data.distance,
+        protocol=data.precision,
+    )
 
 
-def _verdict(query: Tracklet, found: Tracklet) -> Verdict:
-    if found.identity == query.identity:
-        return "match"
-    return "distractor" if found.identity == DISTRACTOR else "wrong"
+def rerank(data: RetrievalData, config: RerankConfig) -> Ranking:
+    """The ranking of the gallery by k-reciprocal neighbours.
 
-
-def _drawn(
-    distances: Float[Tensor, "Q G"], pairs: Bool[Tensor, "Q G"], count: int, generator: np.random.Generator
-) -> Float64[np.ndarray, " drawn"]:
-    places = pairs.flatten().nonzero().flatten()
-    if len(places) > count:
-        places = places[torch.from_numpy(generator.choice(len(places), count, replace=False, shuffle=False))]
-    return distances.flatten()[places].double().numpy()
+    Under cosine distance the embeddings are normalised first, as that makes their squared distance twice the cosine
+    distance. Neighbourhoods are taken among queries and gallery together; queries that stand in the gallery are there
+    twice, once as a query and once to be found, as in the codes that use such protocols.
+    """
+    query, gallery = data.query_embeddings, data.gallery_embeddings
+    if data.distance == "cosine":
+        query, gallery = functional.normalize(query, dim=1), functional.normalize(gallery, dim=1)
+    distances = k_reciprocal_distance(query, gallery, k1=config.k1, k2=config.k2, lambda_value=config.lambda_value)
+    return evaluate_ranking(
+        distances,
+        data.query_ids,
+        data.gallery_ids,
+        data.query_cameras,
+        data.gallery_cameras,
+        protocol=data.precision,
+    )

@@ -9,14 +9,13 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from trainer.data.dataset import DISTRACTOR, JUNK, Tracklet
 from trainer.data.frames import WindowPixels, read_window
-from trainer.evaluation.retrieval import RankedItem, RankedQuery
 from trainer.model.attention import attention_entropy
 from trainer.plots.canvas import (
     BLUE,
@@ -52,6 +51,31 @@ ALIKE = "all alike"
 ROUNDING = 0.02  # that half precision may leave between a sum of weights and 1
 PACKED_PIXELS = re.compile(r"\.pack@[0-9]+\+([1-9][0-9]*)x([1-9][0-9]*)/")  # `frames.pixels_address`
 COLOURS: dict[str, Colour] = {"query": BLUE, "match": GREEN, "wrong": RED, "distractor": RED, "missed match": GREY}
+
+Verdict = Literal["match", "wrong", "distractor"]
+
+
+class RankedItem(NamedTuple):
+    """A gallery tracklet in the ranking of a query."""
+
+    tracklet: Tracklet
+    rank: int
+    """From 1, in what remains of the gallery for the query."""
+    distance: float
+    verdict: Verdict
+    """`match` shows the query's identity by another camera, `distractor` is nobody's, `wrong` is somebody else."""
+
+
+class RankedQuery(NamedTuple):
+    """A query, what stands first in its ranking, and the matches that do not."""
+
+    query: Tracklet
+    average_precision: float
+    """NaN for a query without a match."""
+    ranked: tuple[RankedItem, ...]
+    """The nearest of what remains of the gallery, nearest first."""
+    missed: tuple[RankedItem, ...]
+    """All matches that are not among `ranked`, nearest first."""
 
 
 class AttendedClip(NamedTuple):

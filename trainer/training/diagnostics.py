@@ -1,4 +1,4 @@
-"""What a training says of itself besides its figures: attention that died, evaluations that eat the time."""
+"""Warnings of a training: attention that is uniform, evaluations that take most of the time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MOST_EVALUATION = 0.2  # share of the time above which evaluations are warned of
 log = logging.getLogger(__name__)
 
 
-def remark(history: Sequence[EpochResult], config: TrialConfig) -> None:
-    """Logs what there is to say after the last epoch of `history`."""
-    _of_uniform_attention(history)
-    _on_the_share_of_evaluation(history, config)
+def log_diagnostics(history: Sequence[EpochResult], config: TrialConfig) -> None:
+    """Logs warnings and notes on the last epoch of `history`."""
+    _check_attention(history)
+    _check_evaluation_time(history, config)
 
 
-def _of_uniform_attention(history: Sequence[EpochResult]) -> None:
+def _check_attention(history: Sequence[EpochResult]) -> None:
     """Warns of the last epoch if all its frames weighed the same; says what to do about it once."""
     uniform = [result for result in history if result.attention.get("entropy", 0.0) >= UNIFORM_ENTROPY]
     if not uniform or uniform[-1] is not history[-1]:
@@ -34,7 +34,7 @@ def _of_uniform_attention(history: Sequence[EpochResult]) -> None:
     )
 
 
-def _on_the_share_of_evaluation(history: Sequence[EpochResult], config: TrialConfig) -> None:
+def _check_evaluation_time(history: Sequence[EpochResult], config: TrialConfig) -> None:
     """Says at the end, or warns when it is first known, what part of the time goes into evaluations."""
     if not history[-1].evaluation_seconds:
         return

@@ -101,13 +101,13 @@ def _is_share(value: object) -> bool:
 
 def _queries(place: Path, problems: list[str]) -> tuple[list[float], CameraTable | None]:
     # Both import torch, which takes seconds, and are needed only where there is something to read.
-    from trainer.evaluation.query_metrics import FILE, read_per_query
-    from trainer.evaluation.retrieval import CameraPrecision, camera_matrix
+    from trainer.evaluation.analysis import CameraPrecision, camera_matrix
+    from trainer.evaluation.query_metrics import FILE, read_query_metrics
 
     if not (place / FILE).is_file():
         return [], None
     try:
-        found = read_per_query(place)
+        found = read_query_metrics(place)
     except DataError as error:
         problems.append(f"{FILE}: {_described(error)}")
         return [], None

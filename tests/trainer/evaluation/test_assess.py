@@ -16,9 +16,9 @@ from trainer.config import TrialConfig
 from trainer.data import READERS
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation import evaluate as module
-from trainer.evaluation.evaluate import assess, evaluate
+from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.folder import write_evaluation
-from trainer.evaluation.partitions import evaluate_partitions
+from trainer.evaluation.test_set import evaluate_partitions
 
 PICTURES = {"cmc.png", "distances.png", "cameras.png"}
 IDENTITIES = {"ranking.png", "attention.png"}
@@ -37,10 +37,14 @@ def of_prid(config: TrialConfig, root: Path, fold: int = 0) -> TrialConfig:
 def test_an_evaluation_gives_figures_before_and_after_re_ranking_and_the_time_of_each_stage(
     tiny_config: TrialConfig,
 ) -> None:
-    found = assess(tiny_config, None, part="test")
+    found = evaluate(tiny_config, None, part="test")
     assert found.evaluation.protocol == "mars"
     assert found.evaluation.dropped_queries == found.ranking.dropped > 0
     assert found.evaluation.reranked is not None
+    metrics = found.evaluation.metrics()
+    assert metrics["mAP"] == found.ranking.mean_ap
+    assert metrics["mAP_standard_error"] == found.ranking.standard_error
+    assert metrics["reranked/mAP"] == found.reranked.mean_ap  # type: ignore[union-attr]
     stages = {"reading", "network", "embedding", "waiting for frames", "ranking", "reranking"}
     assert set(found.seconds) == stages
     assert min(found.seconds.values()) > 0
@@ -48,7 +52,7 @@ def test_an_evaluation_gives_figures_before_and_after_re_ranking_and_the_time_of
 
 def test_re_ranking_can_be_left_out(tiny_config: TrialConfig) -> None:
     settings = tiny_config.evaluation.model_copy(update={"reranking": False})
-    found = evaluate(tiny_config.model_copy(update={"evaluation": settings}), None, part="validation")
+    found = evaluate(tiny_config.model_copy(update={"evaluation": settings}), None, part="validation").evaluation
     assert found.reranked is None
     assert not [name for name in found.metrics() if name.startswith("reranked/")]
 
@@ -57,7 +61,7 @@ def test_a_checkpoint_of_another_number_of_identities_can_be_evaluated(
     tiny_config: TrialConfig, tmp_path: Path
 ) -> None:
     foreign = checkpoint(tmp_path / "foreign.pt", tiny_config, classes=751)
-    assert evaluate(tiny_config, foreign, part="test").queries > 0
+    assert evaluate(tiny_config, foreign, part="test").evaluation.queries > 0
 
 
 def test_a_checkpoint_of_another_architecture_is_named(tiny_config: TrialConfig, tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_kept_embeddings_give_the_same_figures_without_embedding(
     tiny_config: TrialConfig, tmp_path: Path, embedded: list[int]
 ) -> None:
-    first, second = (assess(tiny_config, None, part="test", cache=tmp_path / "kept") for _ in range(2))
+    first, second = (evaluate(tiny_config, None, part="test", cache=tmp_path / "kept") for _ in range(2))
     assert len(embedded) == 1
     assert first.evaluation == second.evaluation
 
@@ -108,7 +112,7 @@ def test_how_embeddings_are_ranked_does_not_make_new_ones(
 ) -> None:
     for update in ({}, {"distance": "euclidean"}, {"protocol": "mars_official"}, {"reranking": False}):
         settings = tiny_config.evaluation.model_copy(update=update)
-        assess(tiny_config.model_copy(update={"evaluation": settings}), None, part="test", cache=tmp_path)
+        evaluate(tiny_config.model_copy(update={"evaluation": settings}), None, part="test", cache=tmp_path)
     assert len(embedded) == 1
 
 
@@ -121,7 +125,7 @@ def test_other_settings_make_new_embeddings(
 ) -> None:
     changed = getattr(tiny_config, group).model_copy(update=update)
     for config in (tiny_config, tiny_config.model_copy(update={group: changed})):
-        assess(config, None, part="test", cache=tmp_path)
+        evaluate(config, None, part="test", cache=tmp_path)
     assert len(embedded) == 2
 
 
@@ -131,23 +135,23 @@ def test_other_weights_and_changed_frames_make_new_embeddings(
     kept = tmp_path / "kept"
     for seed in (1, 2):
         weights = checkpoint(tmp_path / f"{seed}.pt", tiny_config, classes=3, seed=seed)
-        assess(tiny_config, weights, part="test", cache=kept)
+        evaluate(tiny_config, weights, part="test", cache=kept)
     assert len(embedded) == 2
     frame = Path(READERS["mars"](tiny_config.data.root).query[0].frames[0])
     status = frame.stat()
     os.utime(frame, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
     try:
-        assess(tiny_config, weights, part="test", cache=kept)
+        evaluate(tiny_config, weights, part="test", cache=kept)
     finally:
         os.utime(frame, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert len(embedded) == 3
 
 
 def test_damaged_kept_embeddings_are_made_again(tiny_config: TrialConfig, tmp_path: Path, embedded: list[int]) -> None:
-    first = assess(tiny_config, None, part="test", cache=tmp_path).evaluation
+    first = evaluate(tiny_config, None, part="test", cache=tmp_path).evaluation
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-200])
-    assert assess(tiny_config, None, part="test", cache=tmp_path).evaluation == first
+    assert evaluate(tiny_config, None, part="test", cache=tmp_path).evaluation == first
     assert len(embedded) == 2
 
 
@@ -158,7 +162,9 @@ def test_all_partitions_are_evaluated_each_on_its_own_test_identities(tiny_confi
     write_miniature("prid2011", tmp_path / "prid")
     config = of_prid(tiny_config, tmp_path / "prid")
     found = evaluate_partitions(config, None)
-    alone = [evaluate(of_prid(tiny_config, tmp_path / "prid", fold), None, part="test") for fold in range(10)]
+    alone = [
+        evaluate(of_prid(tiny_config, tmp_path / "prid", fold), None, part="test").evaluation for fold in range(10)
+    ]
     assert found.evaluations == alone
     values = [evaluation.rank1 for evaluation in alone]
     assert found.spreads["rank1"].mean == pytest.approx(np.mean(values))
@@ -190,7 +196,7 @@ def test_a_data_set_with_one_partition_has_no_all_folds(tiny_config: TrialConfig
 def test_an_evaluation_of_generated_data_leaves_figures_and_every_picture(
     tiny_config: TrialConfig, tmp_path: Path
 ) -> None:
-    found = assess(tiny_config, None, part="test")
+    found = evaluate(tiny_config, None, part="test")
     write_evaluation(tmp_path / "out", found, tiny_config, "test", images=False)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"evaluation.json", "per_query.npz"} | PICTURES | IDENTITIES
@@ -205,7 +211,7 @@ def test_real_people_are_shown_only_where_images_are_asked_for(
     tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: bool
 ) -> None:
     monkeypatch.setattr("trainer.evaluation.folder.is_synthetic", lambda root: False)
-    found = assess(tiny_config, None, part="validation")
+    found = evaluate(tiny_config, None, part="validation")
     write_evaluation(tmp_path, found, tiny_config, "validation", images=images)
     assert ({path.name for path in tmp_path.iterdir()} >= IDENTITIES) == images
 

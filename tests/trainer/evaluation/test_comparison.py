@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import quick, seeds
 
+from trainer.commands import comparison_text
 from trainer.data.dataset import Tracklet
 from trainer.errors import DataError
+from trainer.evaluation.analysis import precision_by_camera
 from trainer.evaluation.compare import compare_evaluations, paired_bootstrap
-from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
-from trainer.evaluation.query_metrics import FILE, per_query, read_per_query, write_per_query
-from trainer.evaluation.retrieval import precision_by_camera
-from trainer.reporting import comparison_text
+from trainer.evaluation.query_metrics import FILE, query_metrics, read_query_metrics, write_query_metrics
+from trainer.evaluation.retrieval import RetrievalData, rank
 
 QUERIES = 6
 
@@ -166,14 +166,10 @@ def test_an_evaluation_compared_with_itself_has_no_changes(tmp_path: Path) -> No
 def test_what_a_ranking_gives_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     vectors = torch.randn(14, 4, generator=torch.Generator().manual_seed(0))
     tracklets = [Tracklet((f"x/{place}.jpg",), place % 3 + 1, place % 2 + 1) for place in range(14)]
-    query, gallery = tracklets[:4], tracklets[4:]
-    labels = ([tracklet[field] for tracklet in side] for field in (1, 2) for side in (query, gallery))
-    ranking = evaluate_ranking(
-        pairwise_distance(vectors[:4], vectors[4:], "cosine"), *(torch.tensor(column) for column in labels)
-    )
-    written = per_query(ranking, query, precision_by_camera(vectors[:4], vectors[4:], query, gallery, metric="cosine"))
-    write_per_query(tmp_path, written)
-    for one, other in zip(written, read_per_query(tmp_path), strict=True):
+    data = RetrievalData(tracklets[:4], tracklets[4:], vectors[:4], vectors[4:])
+    written = query_metrics(rank(data), data.query, precision_by_camera(data))
+    write_query_metrics(tmp_path, written)
+    for one, other in zip(written, read_query_metrics(tmp_path), strict=True):
         np.testing.assert_array_equal(one, other)
     assert written.first_frame.tolist() == [f"{place}.jpg" for place in range(4)]
 
@@ -239,22 +235,22 @@ def test_a_folder_that_no_evaluation_wrote_is_refused(tmp_path: Path, name: str)
 def test_arrays_of_another_kind_size_or_value_are_refused(
     tmp_path: Path, changes: dict[str, np.ndarray], expected: str
 ) -> None:
-    write_per_query(tmp_path, queries([0.5] * QUERIES)._replace(**changes))
+    write_query_metrics(tmp_path, queries([0.5] * QUERIES)._replace(**changes))
     with pytest.raises(DataError, match=expected) as caught:
-        read_per_query(tmp_path)
+        read_query_metrics(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_per_query(tmp_path, queries([0.5] * QUERIES))
+    write_query_metrics(tmp_path, queries([0.5] * QUERIES))
     monkeypatch.setattr("trainer.evaluation.query_metrics.MAX_BYTES", 100)
     with pytest.raises(DataError, match="more than 100 bytes"):
-        read_per_query(tmp_path)
+        read_query_metrics(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_per_query(tmp_path_factory.mktemp("whole"), queries([0.5] * QUERIES))
+    return write_query_metrics(tmp_path_factory.mktemp("whole"), queries([0.5] * QUERIES))
 
 
 @quick
@@ -268,7 +264,7 @@ def test_changed_bytes_are_read_as_a_valid_file_or_refused_in_one_line(written: 
     folder.mkdir(exist_ok=True)
     (folder / FILE).write_bytes(changed[: data.draw(st.sampled_from([len(whole), len(whole) // 2, 10, 0]))])
     try:
-        read_per_query(folder)
+        read_query_metrics(folder)
     except DataError as error:
         assert len(str(error).splitlines()) == 1 and FILE in str(error)
 
@@ -276,4 +272,4 @@ def test_changed_bytes_are_read_as_a_valid_file_or_refused_in_one_line(written: 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        write_per_query(tmp_path / "file", queries([0.5]))
+        write_query_metrics(tmp_path / "file", queries([0.5]))

@@ -11,7 +11,7 @@ import pytest
 
 from trainer import EpochResult, StoppedError, TrialConfig, fit
 from trainer.data.dataset import Tracklet
-from trainer.evaluation.retrieval import probe_queries
+from trainer.evaluation.analysis import probe_queries
 
 FILES = {
     *("evaluation.json", "per_query.npz", "cmc.png", "distances.png", "cameras.png"),

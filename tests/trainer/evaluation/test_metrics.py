@@ -15,11 +15,13 @@ from sklearn.metrics import average_precision_score
 from strategies import EmbeddingsCase, RankingCase, embeddings_cases, quick, ranking_cases, seeds
 from torch import Tensor
 
+from trainer.config import Distance
+from trainer.data.dataset import Precision
 from trainer.evaluation import metrics
-from trainer.evaluation.metrics import Metric, Protocol, Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
+from trainer.evaluation.metrics import Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
 
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-METRICS: tuple[Metric, ...] = get_args(Metric)
+PROTOCOLS: tuple[Precision, ...] = get_args(Precision)
+METRICS: tuple[Distance, ...] = get_args(Distance)
 every_metric = pytest.mark.parametrize("metric", METRICS)
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
@@ -39,7 +41,7 @@ def assert_same(left: Ranking, right: Ranking) -> None:
         torch.testing.assert_close(one, other, equal_nan=True)
 
 
-def assert_is_reference(ranking: Ranking, arguments: RankingCase, protocol: Protocol) -> None:
+def assert_is_reference(ranking: Ranking, arguments: RankingCase, protocol: Precision) -> None:
     labels = reference.Gallery(*(labels.tolist() for labels in arguments[1:]))
     ranked = reference.rank(arguments.distances.numpy(), labels, protocol)
     kept = [query for query in ranked if query is not None]
@@ -58,19 +60,19 @@ def assert_is_reference(ranking: Ranking, arguments: RankingCase, protocol: Prot
 @every_protocol
 @quick
 @given(arguments=ranking_cases(ties=False))
-def test_figures_are_the_slow_reference(protocol: Protocol, arguments: RankingCase) -> None:
+def test_figures_are_the_slow_reference(protocol: Precision, arguments: RankingCase) -> None:
     assert_is_reference(evaluate_ranking(*arguments, protocol=protocol), arguments, protocol)
 
 
 @every_protocol
 @quick
 @given(arguments=ranking_cases(ties=True))
-def test_tied_items_rank_in_the_order_of_the_gallery(protocol: Protocol, arguments: RankingCase) -> None:
+def test_tied_items_rank_in_the_order_of_the_gallery(protocol: Precision, arguments: RankingCase) -> None:
     assert_is_reference(evaluate_ranking(*arguments, protocol=protocol), arguments, protocol)
 
 
 @every_protocol
-def test_figures_do_not_depend_on_how_queries_are_chunked(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_do_not_depend_on_how_queries_are_chunked(protocol: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     distances = torch.rand(7, 30, generator=generator)
     distances[2:4] = distances[2:4].mul(3).floor()
@@ -105,7 +107,7 @@ def test_trapezoids_start_from_precision_one() -> None:
 
 
 @every_protocol
-def test_perfect_ranking_is_one_in_every_figure(protocol: Protocol) -> None:
+def test_perfect_ranking_is_one_in_every_figure(protocol: Precision) -> None:
     arguments = case([[0.1, 0.2, 0.3], [0.9, 0.8, 0.1]], [(1, 1), (2, 1)], [(1, 2), (1, 3), (2, 2)])
     ranking = evaluate_ranking(*arguments, protocol=protocol)
     assert (ranking.mean_ap, ranking.mean_inp, ranking.cmc.tolist()) == (1, 1, [1, 1, 1])
@@ -125,7 +127,7 @@ def test_cmc_never_decreases_and_figures_lie_in_0_to_1(arguments: RankingCase) -
 @every_protocol
 @quick
 @given(arguments=ranking_cases(ties=False), seed=seeds)
-def test_order_of_the_gallery_changes_nothing(protocol: Protocol, arguments: RankingCase, seed: int) -> None:
+def test_order_of_the_gallery_changes_nothing(protocol: Precision, arguments: RankingCase, seed: int) -> None:
     order = torch.randperm(len(arguments.gallery_ids), generator=torch.Generator().manual_seed(seed))
     shuffled = arguments._replace(
         distances=arguments.distances[:, order],
@@ -138,7 +140,7 @@ def test_order_of_the_gallery_changes_nothing(protocol: Protocol, arguments: Ran
 @every_protocol
 @pytest.mark.parametrize("added", [(1, 1), (-1, 2)], ids=["same identity and camera", "junk"])
 @pytest.mark.parametrize("distance", [0.0, 0.15, 9.0])
-def test_what_is_taken_out_changes_nothing(protocol: Protocol, added: tuple[int, int], distance: float) -> None:
+def test_what_is_taken_out_changes_nothing(protocol: Precision, added: tuple[int, int], distance: float) -> None:
     gallery = [(2, 2), (1, 2), (0, 1), (1, 3)]
     before = evaluate_ranking(*case([[0.1, 0.2, 0.3, 0.4]], [(1, 1)], gallery), protocol=protocol)
     with_it = case([[distance, 0.1, 0.2, 0.3, 0.4]], [(1, 1)], [added, *gallery])
@@ -150,7 +152,7 @@ def test_what_is_taken_out_changes_nothing(protocol: Protocol, added: tuple[int,
 @quick
 @given(arguments=ranking_cases(ties=True), seed=seeds, junk=st.booleans())
 def test_junk_and_what_the_same_camera_saw_of_the_identity_change_nothing_wherever_they_are(
-    protocol: Protocol, arguments: RankingCase, seed: int, junk: bool
+    protocol: Precision, arguments: RankingCase, seed: int, junk: bool
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     place = int(torch.randint(len(arguments.gallery_ids) + 1, (), generator=generator))
@@ -224,7 +226,7 @@ def test_standard_error_of_one_query_is_the_largest_possible() -> None:
 @quick
 @given(arguments=embeddings_cases(ties=True))
 def test_embeddings_rank_as_their_euclidean_distances_do_ties_too(
-    protocol: Protocol, arguments: EmbeddingsCase
+    protocol: Precision, arguments: EmbeddingsCase
 ) -> None:
     distances = pairwise_distance(arguments.query.double(), arguments.gallery.double(), "euclidean")
     expected = evaluate_ranking(distances, *arguments[2:], protocol=protocol)
@@ -235,7 +237,9 @@ def test_embeddings_rank_as_their_euclidean_distances_do_ties_too(
 @every_protocol
 @quick
 @given(arguments=embeddings_cases(ties=False))
-def test_embeddings_rank_as_their_distances_do(protocol: Protocol, metric: Metric, arguments: EmbeddingsCase) -> None:
+def test_embeddings_rank_as_their_distances_do(
+    protocol: Precision, metric: Distance, arguments: EmbeddingsCase
+) -> None:
     distances = pairwise_distance(arguments.query, arguments.gallery, metric)
     expected = evaluate_ranking(distances, *arguments[2:], protocol=protocol)
     assert_same(rank_embeddings(*arguments, metric=metric, protocol=protocol), expected)
@@ -251,7 +255,7 @@ def people(queries: int, gallery: int) -> EmbeddingsCase:
 
 @every_metric
 @pytest.mark.parametrize("size", [1, 700, 5000])
-def test_blocks_of_embeddings_do_not_show(metric: Metric, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_embeddings_do_not_show(metric: Distance, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = people(31, 700)
     whole = rank_embeddings(*arguments, metric=metric)
     monkeypatch.setattr(metrics, "BLOCK", size)
@@ -259,7 +263,7 @@ def test_blocks_of_embeddings_do_not_show(metric: Metric, size: int, monkeypatch
 
 
 @every_metric
-def test_equal_embeddings_rank_in_the_order_of_the_gallery_and_so_every_time(metric: Metric) -> None:
+def test_equal_embeddings_rank_in_the_order_of_the_gallery_and_so_every_time(metric: Distance) -> None:
     arguments = people(9, 600)
     equal = arguments._replace(query=torch.ones(9, 8), gallery=torch.ones(600, 8))
     found = rank_embeddings(*equal, metric=metric)
@@ -276,7 +280,7 @@ def test_zero_embeddings_are_ranked() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @every_metric
-def test_embeddings_that_are_not_finite_are_refused(metric: Metric, value: float) -> None:
+def test_embeddings_that_are_not_finite_are_refused(metric: Distance, value: float) -> None:
     arguments = people(3, 40)
     arguments.gallery[7, 2] = value
     with pytest.raises(ValueError, match="embeddings are NaN, infinite or too large"):

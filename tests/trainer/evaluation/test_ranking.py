@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.config import EvaluationConfig
+from trainer.config import EvaluationConfig, RerankConfig
 from trainer.data import Tracklet
 from trainer.data.dataset import PROTOCOLS, ProtocolName
 from trainer.errors import ConfigError, DataError
-from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
-from trainer.evaluation.ranking import Lineup, line_up, plain_ranking, reranked_ranking, summary
+from trainer.evaluation.metrics import Ranking, evaluate_ranking, pairwise_distance
 from trainer.evaluation.rerank import k_reciprocal_distance
+from trainer.evaluation.retrieval import RetrievalData, rank, rerank, retrieval_data
 
 
 def tracklets(*seen: tuple[int, int]) -> list[Tracklet]:
@@ -29,9 +29,20 @@ QUERY = tracklets((1, 1), (2, 1), (3, 1), (4, 2))
 GALLERY = tracklets((1, 2), (1, 1), (2, 3), (0, 1), (3, 1), (4, 1), (2, 2))  # identity 3 has no match by another camera
 
 
-def lined_up(protocol: ProtocolName, distance: str = "cosine") -> tuple[Lineup, EvaluationConfig]:
+def data_of(protocol: ProtocolName, distance: str = "cosine") -> RetrievalData:
     config = EvaluationConfig.model_validate({"protocol": protocol, "distance": distance})
-    return line_up(vectors(len(QUERY) + len(GALLERY)), QUERY, GALLERY, config), config
+    return retrieval_data(vectors(len(QUERY) + len(GALLERY)), QUERY, GALLERY, config)
+
+
+def ranked_by_distances(data: RetrievalData, distances: Tensor) -> Ranking:
+    return evaluate_ranking(
+        distances,
+        data.query_ids,
+        data.gallery_ids,
+        data.query_cameras,
+        data.gallery_cameras,
+        protocol=data.precision,
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,15 +51,15 @@ def lined_up(protocol: ProtocolName, distance: str = "cosine") -> tuple[Lineup, 
 def test_a_protocol_decides_whether_queries_stand_in_the_gallery(
     protocol: ProtocolName, gallery: int, dropped: int
 ) -> None:
-    lineup, config = lined_up(protocol)
-    assert len(lineup.gallery) == len(lineup.gallery_vectors) == gallery
-    assert plain_ranking(lineup, config).dropped == dropped
+    data = data_of(protocol)
+    assert len(data.gallery) == len(data.gallery_embeddings) == gallery
+    assert rank(data).dropped == dropped
 
 
 def test_a_query_of_another_camera_is_a_match_only_where_queries_stand_in_the_gallery() -> None:
     query, gallery = tracklets((1, 1), (1, 2), (2, 1)), tracklets((2, 2), (3, 1))
     dropped = {
-        name: plain_ranking(line_up(vectors(5), query, gallery, config), config).dropped
+        name: rank(retrieval_data(vectors(5), query, gallery, config)).dropped
         for name in ("mars", "mars_official", "mars_query_in_gallery")
         for config in [EvaluationConfig(protocol=name)]  # type: ignore[arg-type]
     }
@@ -56,8 +67,8 @@ def test_a_query_of_another_camera_is_a_match_only_where_queries_stand_in_the_ga
 
 
 def test_only_the_official_protocol_integrates_by_trapezoids() -> None:
-    figures = {name: plain_ranking(*lined_up(name)).mean_ap for name in ("mars_official", "mars_query_in_gallery")}
-    assert figures["mars_official"] != figures["mars_query_in_gallery"]
+    mean_ap = {name: rank(data_of(name)).mean_ap for name in ("mars_official", "mars_query_in_gallery")}
+    assert mean_ap["mars_official"] != mean_ap["mars_query_in_gallery"]
     assert {name: protocol.precision for name, protocol in PROTOCOLS.items()} == {
         "mars": "standard",
         "mars_official": "mars_official",
@@ -68,34 +79,33 @@ def test_only_the_official_protocol_integrates_by_trapezoids() -> None:
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "prid"])
-def test_figures_are_those_of_the_distance_matrix(protocol: ProtocolName, distance: str) -> None:
-    lineup, config = lined_up(protocol, distance)
-    distances = pairwise_distance(lineup.query_vectors, lineup.gallery_vectors, config.distance)
-    whole = evaluate_ranking(distances, *lineup.labels, protocol=PROTOCOLS[protocol].precision)
-    found = plain_ranking(lineup, config)
+def test_metrics_are_those_of_the_distance_matrix(protocol: ProtocolName, distance: str) -> None:
+    data = data_of(protocol, distance)
+    whole = ranked_by_distances(data, pairwise_distance(data.query_embeddings, data.gallery_embeddings, data.distance))
+    found = rank(data)
     torch.testing.assert_close(found.average_precision, whole.average_precision, equal_nan=True)
     torch.testing.assert_close(found.cmc, whole.cmc)
 
 
 def test_re_ranking_under_cosine_distance_is_that_of_normalised_embeddings() -> None:
-    lineup, config = lined_up("mars")
-    sides = [functional.normalize(side, dim=1) for side in (lineup.query_vectors, lineup.gallery_vectors)]
-    whole = evaluate_ranking(k_reciprocal_distance(*sides), *lineup.labels)
-    assert reranked_ranking(lineup, config).mean_ap == whole.mean_ap
+    data = data_of("mars")
+    sides = [functional.normalize(side, dim=1) for side in (data.query_embeddings, data.gallery_embeddings)]
+    whole = ranked_by_distances(data, k_reciprocal_distance(*sides))
+    assert rerank(data, RerankConfig()).mean_ap == whole.mean_ap
 
 
 def test_prid_wants_one_match_per_query() -> None:
     with pytest.raises(
         ConfigError, match=r"evaluation.protocol: prid has one match per query, but .* 2 in this gallery"
     ):
-        lined_up("prid")
+        data_of("prid")
 
 
 def test_under_prid_mean_average_precision_is_the_mean_reciprocal_rank() -> None:
     query, gallery = tracklets((1, 1), (2, 1), (3, 1)), tracklets((3, 2), (1, 2), (2, 2), (9, 2))
     config = EvaluationConfig(protocol="prid")
     embeddings = vectors(7)
-    ranking = plain_ranking(line_up(embeddings, query, gallery, config), config)
+    ranking = rank(retrieval_data(embeddings, query, gallery, config))
     distances = pairwise_distance(embeddings[:3], embeddings[3:], "cosine")
     ranks = [1 + int((row < row[place]).sum()) for row, place in zip(distances, (1, 2, 0), strict=True)]
     assert ranking.mean_ap == pytest.approx(sum(1 / rank for rank in ranks) / 3)
@@ -106,25 +116,12 @@ def test_queries_without_any_match_are_one_clear_error() -> None:
     with pytest.raises(
         DataError, match=r"none of the 2 queries has a match by another camera .* protocol mars"
     ) as failure:
-        line_up(vectors(4), query, gallery, EvaluationConfig())
+        retrieval_data(vectors(4), query, gallery, EvaluationConfig())
     assert "\n" not in str(failure.value)
 
 
 def test_queries_of_people_seen_by_one_camera_are_told_so_and_not_sent_to_another_protocol() -> None:
     query, gallery = tracklets((1, 1), (2, 1)), tracklets((1, 1), (3, 1), (0, 2))
     with pytest.raises(DataError, match="every identity is seen by camera 1 only") as failure:
-        line_up(vectors(5), query, gallery, EvaluationConfig())
+        retrieval_data(vectors(5), query, gallery, EvaluationConfig())
     assert "protocol" not in str(failure.value)
-
-
-def test_a_summary_names_the_protocol_and_both_kinds_of_figures() -> None:
-    lineup, config = lined_up("mars_query_in_gallery")
-    plain, again = plain_ranking(lineup, config), reranked_ranking(lineup, config)
-    found = summary(plain, again, 0.5, config)
-    assert (found.protocol, found.queries, found.dropped_queries) == ("mars_query_in_gallery", 3, 1)
-    assert found.reranked is not None
-    metrics = found.metrics()
-    assert metrics["mAP"] == plain.mean_ap
-    assert metrics["reranked/mAP"] == again.mean_ap
-    assert metrics["mAP_standard_error"] == plain.standard_error
-    assert metrics["rank20"] == float(plain.cmc[-1])  # the gallery ends before rank 20

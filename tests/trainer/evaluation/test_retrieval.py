@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from strategies import RankingCase, quick, ranking_cases, seeds
 from torch import Tensor
 
+from trainer.config import Distance
 from trainer.data.dataset import Tracklet
-from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
-from trainer.evaluation.retrieval import (
+from trainer.evaluation.analysis import (
     CameraPrecision,
     camera_matrix,
     choose_queries,
@@ -24,6 +24,8 @@ from trainer.evaluation.retrieval import (
     precision_by_camera,
     ranked_queries,
 )
+from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
+from trainer.evaluation.retrieval import RetrievalData
 
 
 def tracklets(identities: Tensor | list[int], cameras: Tensor | list[int]) -> list[Tracklet]:
@@ -42,6 +44,12 @@ def sides(arguments: RankingCase) -> tuple[list[Tracklet], list[Tracklet]]:
 def embeddings(query: int, gallery: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     rows = torch.randn(query + gallery, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return rows[:query], rows[query:]
+
+
+def data_of(
+    embedded: tuple[Tensor, Tensor], query: list[Tracklet], gallery: list[Tracklet], distance: Distance = "cosine"
+) -> RetrievalData:
+    return RetrievalData(query, gallery, *embedded, distance)
 
 
 # --- ranked and missed
@@ -89,7 +97,7 @@ def test_nearest_of_chosen_queries_are_those_of_all_queries() -> None:
     query, gallery = embeddings(6, 30)
     asked, searched = tracklets([1, 2, 3] * 2, [1] * 6), tracklets([1, 2, 3, 0, -1] * 6, [1, 2, 2] * 10)
     everything = ranked_queries(pairwise_distance(query, gallery, "cosine"), asked, searched, count=4)
-    chosen = nearest(query, gallery, asked, searched, which=[4, 1], count=4, metric="cosine")
+    chosen = nearest(data_of((query, gallery), asked, searched), [4, 1], count=4)
     assert [found.query for found in chosen] == [asked[4], asked[1]]
     for found, place in zip(chosen, (4, 1), strict=True):
         assert [item.tracklet for item in found.ranked] == [item.tracklet for item in everything[place].ranked]
@@ -120,7 +128,7 @@ def test_precision_by_camera_is_that_of_the_camera_s_gallery_alone(seed: int) ->
     identities, cameras = (torch.randint(low, 4, (18,), generator=generator) for low in (-1, 1))
     query, gallery = embeddings(6, 12, seed)
     asked, searched = tracklets(identities[:6].abs() + 1, cameras[:6]), tracklets(identities[6:], cameras[6:])
-    found = precision_by_camera(query, gallery, asked, searched, metric="euclidean")
+    found = precision_by_camera(data_of((query, gallery), asked, searched, "euclidean"))
     for column, camera in enumerate(found.cameras):
         places = [place for place, tracklet in enumerate(searched) if tracklet.camera == camera]
         distances = pairwise_distance(query, gallery[places], "euclidean")
@@ -133,7 +141,7 @@ def test_with_one_gallery_camera_the_matrix_holds_the_map_of_the_whole() -> None
     query, gallery = embeddings(8, 20)
     identities = [1, 2, 3, 4]
     asked, searched = tracklets(identities * 2, [1] * 8), tracklets(identities * 5, [2] * 20)
-    precision = precision_by_camera(query, gallery, asked, searched, metric="cosine")
+    precision = precision_by_camera(data_of((query, gallery), asked, searched))
     matrix = camera_matrix(precision, [tracklet.camera for tracklet in asked])
     labels = [torch.tensor(column) for column in (identities * 2, identities * 5, [1] * 8, [2] * 20)]
     whole = evaluate_ranking(pairwise_distance(query, gallery, "cosine"), *labels)
@@ -156,7 +164,7 @@ def test_matrix_means_are_over_queries_with_a_match() -> None:
 def test_few_pairs_are_all_in_the_sample_with_their_kind() -> None:
     query, gallery = embeddings(2, 5)
     asked, searched = tracklets([1, 2], [1, 1]), tracklets([1, 1, 2, 0, -1], [1, 2, 2, 1, 1])
-    sample = distance_sample(query, gallery, asked, searched, metric="euclidean")
+    sample = distance_sample(data_of((query, gallery), asked, searched, "euclidean"))
     distances = pairwise_distance(query, gallery, "euclidean")
     kinds = [(sample.matching, [(0, 1), (1, 2)]), (sample.others, [(0, 2), (0, 3), (1, 0), (1, 1), (1, 3)])]
     for found, expected in kinds:
@@ -167,7 +175,7 @@ def test_a_sample_is_limited_drawn_without_repetition_and_the_same_every_time() 
     query, gallery = embeddings(20, 40)
     asked, searched = tracklets([1, 2] * 10, [1] * 20), tracklets([1, 2] * 20, [2] * 40)
     one, again, other = (
-        distance_sample(query, gallery, asked, searched, metric="cosine", count=50, seed=seed) for seed in (0, 0, 1)
+        distance_sample(data_of((query, gallery), asked, searched), count=50, seed=seed) for seed in (0, 0, 1)
     )
     for kind in (0, 1):
         assert len(set(one[kind])) == 50

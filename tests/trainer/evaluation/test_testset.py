@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from trainings import changed
 
-import trainer.evaluation.test_split
-from trainer import ConfigError, DataError, TrialConfig, check_test_set, evaluate, figures_on_test_set, fit
+import trainer.evaluation.test_set
+from trainer import ConfigError, DataError, TrialConfig, check_test_set, evaluate, evaluate_on_test_set, fit
 from trainer.checkpoint import load_checkpoint
 from trainer.data import read_splits
 
@@ -34,8 +34,8 @@ def test_without_a_validation_split_all_identities_are_trained_on_and_the_last_n
 
 def test_the_figures_are_those_of_an_evaluation_on_the_test_part(on_all: TrialConfig, tmp_path: Path) -> None:
     fit(on_all, out=tmp_path)
-    found = figures_on_test_set(on_all, tmp_path / BEST, tmp_path / "test")
-    assert found == evaluate(on_all, tmp_path / BEST, part="test")
+    found = evaluate_on_test_set(on_all, tmp_path / BEST, tmp_path / "test")
+    assert found == evaluate(on_all, tmp_path / BEST, part="test").evaluation
     assert found.reranked is not None
     assert (tmp_path / "test/per_query.npz").is_file()
 
@@ -44,15 +44,15 @@ def test_figures_that_are_there_are_read_and_the_test_set_is_not_asked_again(
     on_all: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit(on_all, out=tmp_path)
-    first = figures_on_test_set(on_all, tmp_path / BEST, tmp_path / "test")
-    monkeypatch.setattr(trainer.evaluation.test_split, "assess", None)
-    assert figures_on_test_set(on_all, tmp_path / BEST, tmp_path / "test") == first
+    first = evaluate_on_test_set(on_all, tmp_path / BEST, tmp_path / "test")
+    monkeypatch.setattr(trainer.evaluation.test_set, "evaluate", None)
+    assert evaluate_on_test_set(on_all, tmp_path / BEST, tmp_path / "test") == first
 
 
 def test_damaged_figures_are_named_and_not_taken_for_none(on_all: TrialConfig, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"mAP": 0.5}')
     with pytest.raises(DataError, match=r"result\.json: damaged"):
-        figures_on_test_set(on_all, tmp_path / BEST, tmp_path)
+        evaluate_on_test_set(on_all, tmp_path / BEST, tmp_path)
 
 
 def test_a_protocol_that_does_not_fit_the_test_set_shows_before_the_training(on_all: TrialConfig) -> None:

@@ -27,12 +27,12 @@ from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.loading import load_search
 from orchestrator.study.lease import Lease
 from orchestrator.summary import read_summary, summarise
-from trainer import ConfigError, TrialConfig, evaluate, figures_on_test_set, fit
+from trainer import ConfigError, TrialConfig, evaluate, evaluate_on_test_set, fit
 from trainer.__main__ import run as run_trainer
 from trainer.checkpoint import save_checkpoint
-from trainer.evaluation.compare_sheet import Network, draw_comparison
-from trainer.evaluation.evaluate import assess, write_embeddings
-from trainer.evaluation.partitions import evaluate_partitions
+from trainer.evaluation.evaluate import write_embeddings
+from trainer.evaluation.folder import Network, draw_comparison
+from trainer.evaluation.test_set import evaluate_partitions
 from trainer.evaluation.test_set_record import RECORD_FILE, RecordedUse, place_in_search
 from trainer.model.network import TemporalAttentionResNet
 
@@ -65,10 +65,10 @@ def with_pictures(config: TrialConfig, weights: Path, out: Path) -> object:
 
 def with_kept_embeddings(config: TrialConfig, weights: Path, out: Path) -> object:
     """The second time nothing is embedded; the figures are seen all the same."""
-    assess(config, weights, part="test", cache=out / "cache")
+    evaluate(config, weights, part="test", cache=out / "cache")
     record = weights.parent / RECORD_FILE
     record.unlink()
-    return assess(config, weights, part="test", cache=out / "cache")
+    return evaluate(config, weights, part="test", cache=out / "cache")
 
 
 def as_starting_weights(config: TrialConfig, weights: Path, out: Path) -> object:
@@ -92,9 +92,8 @@ WAYS: dict[str, Way] = {
         config, weights, out
     ),
     "trainer.evaluate": lambda config, weights, out: evaluate(config, weights, part="test"),
-    "assess": lambda config, weights, out: assess(config, weights, part="test"),
     "write_embeddings": lambda config, weights, out: write_embeddings(config, weights, out / "e.npz", part="test"),
-    "figures_on_test_set": lambda config, weights, out: figures_on_test_set(config, weights, out / "test"),
+    "evaluate_on_test_set": lambda config, weights, out: evaluate_on_test_set(config, weights, out / "test"),
     "model.weights": as_starting_weights,
     "a link": by_a_link,
 }
@@ -338,7 +337,7 @@ def test_only_known_places_ask_for_the_test_part_or_choose_how_it_is_recorded() 
                 asking.add(name)
             if node.arg == "record" and not (isinstance(node.value, ast.Name) and node.value.id == "record"):
                 recording.add(name)
-    assert asking == {"trainer/evaluation/test_split.py", "trainer/evaluation/partitions.py"}
+    assert asking == {"trainer/evaluation/test_set.py"}
     assert recording == {"orchestrator/cli/train.py", "orchestrator/runner/attempt.py"}
 
 

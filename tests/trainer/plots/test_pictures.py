@@ -17,9 +17,16 @@ from trainer.data import DataConfig, read_splits
 from trainer.data.dataset import Splits, Tracklet
 from trainer.data.frames import pixels_address, read_frame
 from trainer.errors import DataError
-from trainer.evaluation.retrieval import RankedItem, RankedQuery, Verdict
 from trainer.plots import canvas, charts
-from trainer.plots.sheets import AttendedClip, attention_strip, contact_sheet, ranking_sheet
+from trainer.plots.sheets import (
+    AttendedClip,
+    RankedItem,
+    RankedQuery,
+    Verdict,
+    attention_strip,
+    contact_sheet,
+    ranking_sheet,
+)
 
 Draw = Callable[..., None]
 

@@ -18,7 +18,7 @@ def test_the_demos_first_trial_beats_its_untrained_network_by_fifteen_points_of_
     write_synthetic(root, size="demo", seed=0)
     space = SearchSpace.load("demo.yaml", overrides=[f"data.root={root}"])
     config = space.config(space.start[0])
-    untrained = evaluate(config, None, part="validation")
+    untrained = evaluate(config, None, part="validation").evaluation
     trained = fit(config, out=tmp_path / "run").history[-1].validation
     assert trained is not None
     assert trained.mAP >= untrained.mAP + 0.15

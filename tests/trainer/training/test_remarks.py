@@ -8,7 +8,7 @@ import pytest
 
 from trainer.config import TrialConfig
 from trainer.result import EpochResult
-from trainer.training.diagnostics import evaluation_share, remark
+from trainer.training.diagnostics import evaluation_share, log_diagnostics
 
 
 def epoch(number: int, seconds: float, evaluation: float = 0.0) -> EpochResult:
@@ -28,7 +28,7 @@ def epoch(number: int, seconds: float, evaluation: float = 0.0) -> EpochResult:
 def said(history: list[EpochResult], caplog: pytest.LogCaptureFixture, **optim: int) -> list[str]:
     config = TrialConfig.model_validate({"optim": {"epochs": 40, **optim}})
     with caplog.at_level(logging.INFO, "trainer"):
-        remark(history, config)
+        log_diagnostics(history, config)
     return [record.getMessage() for record in caplog.records]
 
 

@@ -121,7 +121,9 @@ def test_the_best_checkpoint_evaluates_to_the_figures_it_was_saved_with(
     tiny_config: TrialConfig, tmp_path: Path
 ) -> None:
     result = fit(tiny_config, out=tmp_path)
-    again = evaluate(tiny_config, tmp_path / "checkpoint/best.pt", part="validation", split=tmp_path / "split.json")
+    again = evaluate(
+        tiny_config, tmp_path / "checkpoint/best.pt", part="validation", split=tmp_path / "split.json"
+    ).evaluation
     best = result.best.validation
     assert best is not None
     assert again.model_dump(exclude={"reranked"}) == best.model_dump(exclude={"reranked"})
@@ -130,8 +132,8 @@ def test_the_best_checkpoint_evaluates_to_the_figures_it_was_saved_with(
 
 
 def test_the_test_part_is_evaluated_on_its_own_query_and_gallery(tiny_config: TrialConfig) -> None:
-    validation = evaluate(tiny_config, None, part="validation")
-    test = evaluate(tiny_config, None, part="test")
+    validation = evaluate(tiny_config, None, part="validation").evaluation
+    test = evaluate(tiny_config, None, part="test").evaluation
     assert (test.queries, test.dropped_queries) != (validation.queries, validation.dropped_queries)
 
 

@@ -12,7 +12,7 @@ from strategies import quick, seeds
 from torch import Tensor
 
 from trainer.evaluation import rank_counts as ranking
-from trainer.evaluation.rank_counts import ranks
+from trainer.evaluation.rank_counts import rank_counts
 
 
 def table(seed: int, queries: int, gallery: int, levels: int) -> Tensor:
@@ -23,7 +23,7 @@ def table(seed: int, queries: int, gallery: int, levels: int) -> Tensor:
 
 def all_ranks(numbers: Tensor) -> Tensor:
     query, item = (part.flatten() for part in torch.meshgrid(*map(torch.arange, numbers.shape), indexing="ij"))
-    return ranks(numbers, query, item).view(numbers.shape)
+    return rank_counts(numbers, query, item).view(numbers.shape)
 
 
 def by_stable_sort(numbers: Tensor) -> Tensor:
@@ -48,12 +48,12 @@ def test_ranks_are_those_of_a_stable_sort(
 def test_a_row_of_exactly_one_run_is_ranked() -> None:
     numbers = torch.rand(2, 511, generator=torch.Generator().manual_seed(0))
     query, item = torch.tensor([0, 1, 1]), torch.tensor([510, 0, 7])
-    assert torch.equal(ranks(numbers, query, item), by_stable_sort(numbers)[query, item])
+    assert torch.equal(rank_counts(numbers, query, item), by_stable_sort(numbers)[query, item])
 
 
 def test_what_is_not_a_number_ranks_behind_infinity() -> None:
     numbers = torch.tensor([[math.nan, math.inf, math.nan, 1.0]])
-    assert ranks(numbers, torch.tensor([0, 0]), torch.tensor([1, 3])).tolist() == [2, 1]
+    assert rank_counts(numbers, torch.tensor([0, 0]), torch.tensor([1, 3])).tolist() == [2, 1]
 
 
 def test_negative_zero_is_zero() -> None:
@@ -68,10 +68,10 @@ def test_double_precision_is_not_rounded() -> None:
 
 def test_rows_are_changed_before_they_are_ranked() -> None:
     numbers = torch.tensor([[1.0, 2.0]])
-    found = ranks(numbers, torch.tensor([0]), torch.tensor([0]), lambda rows: rows.neg_())
+    found = rank_counts(numbers, torch.tensor([0]), torch.tensor([0]), lambda rows: rows.neg_())
     assert found.tolist() == [2]
 
 
 def test_nothing_asked_is_nothing_found() -> None:
     nothing = torch.empty(0, dtype=torch.long)
-    assert len(ranks(torch.rand(2, 3), nothing, nothing)) == 0
+    assert len(rank_counts(torch.rand(2, 3), nothing, nothing)) == 0

@@ -1,0 +1,93 @@
+"""The state of a training: everything that changes while it runs, and what of it the checkpoints hold.
+
+best.pt   `config`, `epoch`, `model`: all that an evaluation needs
+last.pt   the same, and `learner`, `meters`, `damaged`, `history`: all that a resume needs
+
+Randomness is in neither: it derives from seed, purpose and position (`trainer.seeds`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.config import TrialConfig
+from trainer.data.frames import DamagedFrames
+from trainer.errors import CheckpointError
+from trainer.result import EpochResult
+from trainer.settings import differing_settings
+from trainer.training.learner import Learner
+from trainer.training.meters import EpochMeters
+
+LAST_CHECKPOINT = Path("checkpoint/last.pt")
+BEST_CHECKPOINT = Path("checkpoint/best.pt")
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The checkpoint from which a run in `out` resumes; None before the first was saved."""
+    path = out / LAST_CHECKPOINT
+    return path if path.is_file() else None
+
+
+class TrainingState:
+    """What a training changes."""
+
+    def __init__(self, config: TrialConfig, learner: Learner, damage: DamagedFrames) -> None:
+        """The state before the first epoch."""
+        self._config = config
+        self.learner = learner
+        """Network, losses, optimizer, average of the weights."""
+        self.damage = damage
+        """Damaged frames met so far."""
+        self.meters = EpochMeters()
+        """Sums over the epoch that is under way."""
+        self.history: list[EpochResult] = []
+        """Results of the finished epochs."""
+
+    def save_best(self, out: Path) -> None:
+        """Writes `best.pt` of the run in the folder `out`.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
+        save_checkpoint(out / BEST_CHECKPOINT, self._weights())
+
+    def save_last(self, out: Path) -> None:
+        """Writes `last.pt` of the run in the folder `out`.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
+        state = {
+            "learner": self.learner.state(),
+            "meters": self.meters.state(),
+            "damaged": self.damage.state(),
+            "history": [result.model_dump(mode="json") for result in self.history],
+        }
+        save_checkpoint(out / LAST_CHECKPOINT, self._weights() | state)
+
+    def restore(self, path: Path) -> None:
+        """Takes over what `save_last` wrote.
+
+        Raises:
+            CheckpointError: the file is damaged, holds weights only, or belongs to another configuration.
+        """
+        state = load_checkpoint(path)
+        if "learner" not in state:
+            raise CheckpointError(f"{path}: holds weights only; training resumes from a last.pt")
+        differing = differing_settings(self._config.model_dump(mode="json"), state["config"])
+        if differing:
+            raise CheckpointError(
+                f"{path}: was trained with other settings ({', '.join(differing)}); start a new run in another folder"
+            )
+        self.learner.restore(state["learner"])
+        self.meters = EpochMeters.restored(state["meters"], self.learner.device)
+        self.damage.add(state["damaged"])
+        self.history = [EpochResult.model_validate(result) for result in state["history"]]
+
+    def _weights(self) -> dict[str, object]:
+        return {
+            "config": self._config.model_dump(mode="json"),
+            "epoch": len(self.history),
+            "model": self.learner.weights(),
+        }
