@@ -99,10 +99,10 @@ def report(
     written = write_report(folder, kind, out, model=not without_model and kind != "csv", images=images)
     click.echo(written.text, err=written.path is not None and kind != "html", nl=written.path is not None)
     if to_mlflow:
-        from orchestrator.show.report.log_artifact import file_report
+        from orchestrator.tracking.log_artifact import log_report
 
         assert written.path is not None
-        click.echo(file_report(folder, written.path, tracking=tracking_uri), err=True)
+        click.echo(log_report(folder, written.path, tracking=tracking_uri), err=True)
     return Exit.OK
 
 

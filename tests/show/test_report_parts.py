@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from searches import a_search, completed, write_search
 
-from orchestrator.show.report.evaluations import histogram, read_evaluation
+from orchestrator.show.report.charts import histogram
+from orchestrator.show.report.evaluations import read_evaluation
 from orchestrator.show.report.model import ModelProcess, ModelView, grid, model_request
 from orchestrator.show.report.page import html_text, plain
 from orchestrator.show.report.report_data import read_report

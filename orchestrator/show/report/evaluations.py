@@ -1,11 +1,10 @@
-"""What the evaluation of a trial's best epoch left in its folder, as far as it is there."""
+"""Reads the evaluation folder of a trial's best epoch, as far as it exists."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +34,13 @@ class CameraTable(NamedTuple):
 
 
 class EvaluationView(NamedTuple):
-    """What a page shows of an evaluation."""
+    """An evaluation as the page shows it."""
 
     trial: str
     metrics: dict[str, Any]
     """The content of `evaluation.json`."""
     cmc: list[float]
-    """Shares at ranks 1, 2, ...; empty where the file does not hold the curve."""
+    """Shares at ranks 1, 2, ...; empty if the file has no curve."""
     precisions: list[float]
     """Average precision of each valid query."""
     cameras: CameraTable | None
@@ -52,9 +51,12 @@ class EvaluationView(NamedTuple):
 
 
 def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> EvaluationView | None:
-    """What is known of the trial's evaluation, or None where it left nothing.
+    """The trial's evaluation; None if it has no folder. Files that cannot be read are listed among the problems.
 
-    Damage is no reason to show nothing of a search: it is listed among the problems.
+    Args:
+        folder: of the search.
+        trial: its key.
+        pictures: whether pictures of people are read.
     """
     bring_trial(folder, trial, f"{FOLDER}/*")
     place = folder.trial(trial) / FOLDER
@@ -69,7 +71,7 @@ def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> Eval
 
 
 def full_curve(folder: SearchFolder, trial: str) -> list[float]:
-    """The CMC curve at ranks 1, 2, ... of the network that a trial keeps; empty where its folder does not hold it."""
+    """The CMC curve at ranks 1, 2, ... of the network that a trial keeps; empty if its folder has none."""
     bring_trial(folder, trial, f"{FOLDER}/*")
     return _curve(_metrics(folder.trial(trial) / FOLDER / "evaluation.json", []))
 
@@ -147,11 +149,3 @@ def _described(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or "cannot be read"
     return first_line(error).rpartition(f"{FOLDER}/")[2]
-
-
-def histogram(values: Sequence[float], bins: int = 20) -> list[int]:
-    """How many shares fall into each of so many equal parts of [0, 1]; 1 falls into the last."""
-    counts = [0] * bins
-    for value in values:
-        counts[min(int(value * bins), bins - 1)] += 1
-    return counts

@@ -15,6 +15,7 @@ from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.base.escaping import visible
 from orchestrator.base.formatting import duration, number
 from orchestrator.show.report import charts, model_charts, tables
+from orchestrator.show.report.parallel_chart import parallel_chart
 from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import axis
 from orchestrator.show.search_text import SYNTHETIC_MARK
@@ -39,6 +40,7 @@ def html_text(report: ReportData) -> str:
             report=report,
             charts=charts,
             model_charts=model_charts,
+            parallel_chart=parallel_chart,
             tables=tables,
             axis=axis,
             policy=POLICY,

@@ -1,4 +1,4 @@
-"""A report beside the runs that it is about: in MLflow, under the search's own run."""
+"""A report as an artifact of the search's own run in MLflow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import first_line
 
 
-def file_report(folder: SearchFolder, report: Path, *, tracking: str | None = None) -> str:
-    """Puts the file among those of the search's run, in place of an earlier one of its name; says where that is.
+def log_report(folder: SearchFolder, report: Path, *, tracking: str | None = None) -> str:
+    """Logs the file to the search's run, where it replaces an earlier one of its name; returns where it is, in words.
+
+    Args:
+        folder: of the search.
+        report: the file.
+        tracking: where MLflow keeps runs; None is where the search was launched with.
 
     Raises:
         SearchError: MLflow has no run of the search, or only the search's own files say where it is.

@@ -10,9 +10,9 @@ from searches import a_search
 from waiting import PATIENCE_S
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
-from orchestrator.show.report.log_artifact import file_report
 from orchestrator.stores.base import SearchFolder
 from orchestrator.tracking.database import prepare_database
+from orchestrator.tracking.log_artifact import log_report
 from orchestrator.tracking.sync import sync
 
 
@@ -26,7 +26,7 @@ def test_the_report_lies_under_the_searchs_own_run_and_a_later_one_takes_its_pla
     report = search.path / "report.html"
     for text in ("first", "second"):
         report.write_text(text)
-        assert file_report(search, report).endswith("report.html of run first")
+        assert log_report(search, report).endswith("report.html of run first")
     client = MlflowClient(tracking_uri=f"sqlite:///{search.path.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("reidsearch")
     assert experiment is not None
@@ -37,8 +37,8 @@ def test_the_report_lies_under_the_searchs_own_run_and_a_later_one_takes_its_pla
 
 def test_a_search_that_mlflow_does_not_know_is_named_with_what_to_do(search: SearchFolder) -> None:
     with pytest.raises(EnvironmentProblem, match=r"no such database; `.*reidsearch sync first --storage .*` makes it"):
-        file_report(search, search.path / "report.html")
+        log_report(search, search.path / "report.html")
     database = search.path.parent / "mlflow.db"
     prepare_database(f"sqlite:///{database}", database.parent / "mlartifacts")
     with pytest.raises(SearchError, match=r"has no run of first; `.*reidsearch sync first --storage .*` makes it"):
-        file_report(search, search.path / "report.html")
+        log_report(search, search.path / "report.html")
