@@ -114,7 +114,7 @@ class Ours:
     def stops(self, trial: int, values: list[float]) -> bool:
         """As the scheduler does: the epoch is recorded, then judged."""
         self._report(trial, values)
-        return decide(self.study.trials[_key(trial)], self.study, self.space) is not None
+        return decide(self.study.trials[_key(trial)], self.study, self.space.stopping, self.space.objective) is not None
 
     def _report(self, trial: int, values: list[float]) -> None:
         error = self._problem.standard_error(self._points[trial])

@@ -12,7 +12,6 @@ from trainer.formatting import counted
 if TYPE_CHECKING:
     from orchestrator.space.objective import Objective
     from orchestrator.space.options import Budget
-    from orchestrator.space.search_space import SearchSpace
 
 HOUR_S = 3600.0
 
@@ -27,7 +26,7 @@ class Spent(NamedTuple):
     """Whether replicates of the best configurations end as well; otherwise they begin now."""
 
 
-def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spent | None:
+def spent(study: Study, budget: Budget, objective: Objective, moment: float | None = None) -> Spent | None:
     """Why no more configurations are suggested; None if they may be.
 
     A spent budget of time or epochs and a reached target stop running trials, too. Without improvement for `patience`
@@ -37,28 +36,23 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
 
     Args:
         study: the history.
-        space: its budget and objective.
+        budget: the limits of the search.
+        objective: decides improvements, and whether the target is reached.
         moment: the time in seconds since 1970; None for the time of the last event.
     """
-    budget = space.budget
     if open_finalization(study) is not None:
         return Spent("the test set is open", at_once=False, ends_replicates=True)
     if (reason := _resources(study, budget, moment)) is not None:
         return Spent(reason, at_once=True, ends_replicates=True)
-    if (reason := lost_baseline(study, space.objective)) is not None:
+    if (reason := lost_baseline(study, objective)) is not None:
         return Spent(reason, at_once=False, ends_replicates=True)
-    if (reason := _target(study, space)) is not None:
+    if (reason := _target(study, budget.target, objective)) is not None:
         return Spent(reason, at_once=True)
-    if budget.patience is not None and without_improvement(study, space.objective) >= budget.patience:
+    if budget.patience is not None and trials_since_improvement(study, objective) >= budget.patience:
         return Spent(f"{budget.patience} completed trials in a row improved nothing", at_once=False)
     if len(study.trials) >= budget.trials:
         return Spent(counted(budget.trials, "trial", "trials"), at_once=False)
     return None
-
-
-def without_improvement(study: Study, objective: Objective) -> int:
-    """Completed trials since the best one; with several objectives, since their Pareto front last changed."""
-    return trials_since_improvement(study, objective)
 
 
 def _resources(study: Study, budget: Budget, moment: float | None) -> str | None:
@@ -78,8 +72,7 @@ def _epochs(study: Study) -> int:
     return sum(trial.epoch for trial in (*study.trials.values(), *study.replicates.values()))
 
 
-def _target(study: Study, space: SearchSpace) -> str | None:
-    target, objective = space.budget.target, space.objective
+def _target(study: Study, target: float | None, objective: Objective) -> str | None:
     best = ranked(study, objective)
     if target is None or not best or not is_feasible(best[0][1], study, objective):
         return None

@@ -10,7 +10,6 @@ from orchestrator.space.options import StoppingConfig
 
 if TYPE_CHECKING:
     from orchestrator.space.objective import Objective
-    from orchestrator.space.search_space import SearchSpace
     from orchestrator.study.study import Study, Trial
 
 
@@ -25,7 +24,7 @@ class Standing(NamedTuple):
     """Other trials with as many."""
 
 
-def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
+def decide(trial: Trial, study: Study, stopping: StoppingConfig, objective: Objective) -> str | None:
     """The reason to stop the trial after its latest epoch; None if it continues.
 
     To be called right after each epoch is recorded: it sees what the journal holds at that moment, so that the order of
@@ -34,7 +33,6 @@ def decide(trial: Trial, study: Study, space: SearchSpace) -> str | None:
     compared with. Replicates are neither stopped nor compared with: a mean over only the seeds that went well would be
     too good. Of several objectives the first one decides; a baseline that constraints compare with always continues.
     """
-    stopping, objective = space.stopping, space.objective
     if trial.repeats or (objective.is_relative and is_baseline(trial)):
         return None
     if stopping.rule == "none" or not trial.results or objective.first.metric not in trial.results[-1].metrics():

@@ -58,7 +58,8 @@ class ModelCheck:
         from orchestrator.algorithms.ax_experiment import made_up_experiment
         from orchestrator.algorithms.suggest import asks_model
 
-        if spent(self._study, self._space, time.time()) is not None or not asks_model(self._space, self._study):
+        study, space = self._study, self._space
+        if spent(study, space.budget, space.objective, time.time()) is not None or not asks_model(space, study):
             return
         if (missing := missing_for(self._space.algorithm.method)) is not None:
             raise EnvironmentProblem(f"algorithm.method: {missing}")

@@ -73,7 +73,7 @@ def next_step(study: Study, space: SearchSpace, now: float, propose: Propose = p
         return StartAttempt(study.queue[0])
     if (final := next_final(study)) is not None:
         return AddTrial(_final_trial(study, final))
-    end = spent(study, space, now)
+    end = spent(study, space.budget, space.objective, now)
     if end is None:
         proposal = propose(study, space)
         if isinstance(proposal, AskModel):
@@ -133,7 +133,7 @@ def _again(key: str, original: Trial, source: Source, seed: int) -> TrialSuggest
 
 def question_ahead(study: Study, space: SearchSpace, propose: Propose = propose) -> AskModel | None:
     """The question to ask the model before a place is free; None if the next trial needs no model."""
-    if spent(study, space) is not None:
+    if spent(study, space.budget, space.objective) is not None:
         return None
     proposal = propose(study, space)
     return proposal if isinstance(proposal, AskModel) else None
@@ -142,7 +142,7 @@ def question_ahead(study: Study, space: SearchSpace, propose: Propose = propose)
 def trials_left(study: Study, space: SearchSpace, now: float) -> int:
     """Trials that may still run: unfinished ones, new ones up to the budget, then replicates and trainings for the
     test set."""
-    end = spent(study, space, now)
+    end = spent(study, space.budget, space.objective, now)
     if end is None and isinstance(proposal := propose(study, space), Exhausted):
         end = Spent(proposal.reason, at_once=False)
     if end is None:
@@ -154,7 +154,7 @@ def trials_left(study: Study, space: SearchSpace, now: float) -> int:
 
 def stop_after_epoch(study: Study, space: SearchSpace, trial: Trial) -> TrialStopped | None:
     """The event that stops a trial after its latest epoch where the space's stopping rule says so, otherwise None."""
-    reason = decide(trial, study, space)
+    reason = decide(trial, study, space.stopping, space.objective)
     if reason is None or space.stopping.rule == "none":
         return None
     return TrialStopped(trial=trial.key, rule=space.stopping.rule, epoch=trial.epoch, reason=reason)
@@ -162,7 +162,7 @@ def stop_after_epoch(study: Study, space: SearchSpace, trial: Trial) -> TrialSto
 
 def stops_for_budget(study: Study, space: SearchSpace, now: float) -> list[TrialStopped]:
     """The events that stop all unfinished trials for which the budget leaves nothing."""
-    end = spent(study, space, now)
+    end = spent(study, space.budget, space.objective, now)
     if end is None or not end.at_once:
         return []
     return [

@@ -26,6 +26,9 @@ values = st.integers(0, 5).map(float)
 curves = st.lists(st.lists(values, min_size=8, max_size=8), min_size=1, max_size=7)
 
 
+OBJECTIVE = SearchSpace.load("smoke.yaml").objective
+
+
 def space_with(**stopping: Any) -> SearchSpace:
     space = SearchSpace.load("smoke.yaml")
     return space.model_copy(update={"stopping": StoppingConfig(**stopping)})
@@ -140,45 +143,45 @@ def test_some_trial_is_trained_to_its_end_however_trials_interleave(
 
 def test_a_trial_behind_others_in_the_journal_is_stopped() -> None:
     study = study_of(completed(0, 0.5, 0.5, 0.5), running(1, 0.2))
-    assert decide(study.trials["t0001"], study, space_with(rule="asha")) is not None
-    assert decide(study.trials["t0001"], study, space_with(rule="none")) is None
+    assert decide(study.trials["t0001"], study, StoppingConfig(rule="asha"), OBJECTIVE) is not None
+    assert decide(study.trials["t0001"], study, StoppingConfig(rule="none"), OBJECTIVE) is None
 
 
 def test_the_order_of_the_events_decides() -> None:
     space = space_with(rule="asha")
     weak_first = study_of(running(0), running(1, 0.2))
-    assert decide(weak_first.trials["t0001"], weak_first, space) is None
+    assert decide(weak_first.trials["t0001"], weak_first, space.stopping, space.objective) is None
     weak_first.apply(reported(0, 1, 0.5))
-    assert decide(weak_first.trials["t0000"], weak_first, space) is None
+    assert decide(weak_first.trials["t0000"], weak_first, space.stopping, space.objective) is None
     strong_first = study_of(running(0, 0.5), running(1, 0.2))
-    assert decide(strong_first.trials["t0001"], strong_first, space) is not None
+    assert decide(strong_first.trials["t0001"], strong_first, space.stopping, space.objective) is not None
 
 
 def test_the_last_epoch_is_never_stopped() -> None:
     space = space_with(rule="percentile", curves=1)
     behind = study_of(completed(0, *[0.5] * EPOCHS), running(1, *[0.2] * EPOCHS))
-    assert decide(behind.trials["t0001"], behind, space) is None
+    assert decide(behind.trials["t0001"], behind, space.stopping, space.objective) is None
 
 
 def test_an_epoch_without_an_evaluation_is_not_judged_and_not_counted() -> None:
     space = space_with(rule="asha")
     between = study_of(completed(0, 0.5, 0.5), running(1, None))
-    assert decide(between.trials["t0001"], between, space) is None
+    assert decide(between.trials["t0001"], between, space.stopping, space.objective) is None
     assert learning_curve(study_of(running(0, None, 0.3)).trials["t0000"], space.objective) == [0.3]
-    assert decide(study_of(running(0)).trials["t0000"], between, space) is None
+    assert decide(study_of(running(0)).trials["t0000"], between, space.stopping, space.objective) is None
 
 
 def test_failed_trials_are_not_compared_with() -> None:
     failed: Event = TrialFailed(trial="t0000", failure="diverged", reason="")
     study = study_of(running(0, 0.9), [failed], running(1, 0.2))
-    assert decide(study.trials["t0001"], study, space_with(rule="asha")) is None
+    assert decide(study.trials["t0001"], study, StoppingConfig(rule="asha"), OBJECTIVE) is None
 
 
 def test_a_search_that_minimizes_keeps_the_smallest() -> None:
     study = study_of(completed(0, 0.5, 0.5), running(1, 0.2), running(2, 0.7))
     space = space_with(rule="asha").model_copy(update={"objective": Objective(metric="mAP", goal="minimize")})
-    assert decide(study.trials["t0001"], study, space) is None
-    assert decide(study.trials["t0002"], study, space) is not None
+    assert decide(study.trials["t0001"], study, space.stopping, space.objective) is None
+    assert decide(study.trials["t0002"], study, space.stopping, space.objective) is not None
 
 
 def test_a_search_for_the_best_epoch_judges_by_the_best_epoch_so_far() -> None:

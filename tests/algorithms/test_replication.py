@@ -15,7 +15,7 @@ from scipy import stats
 from summaries import summary_of
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
-from orchestrator.algorithms.budget import spent, without_improvement
+from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.replicates import (
     Replicate,
     best_configuration,
@@ -26,6 +26,7 @@ from orchestrator.algorithms.replicates import (
     replicates_left,
     t_interval,
 )
+from orchestrator.algorithms.scoring import trials_since_improvement
 from orchestrator.algorithms.simulate import candidates
 from orchestrator.algorithms.stopping import decide
 from orchestrator.algorithms.suggest import ALGORITHMS, Suggestion
@@ -33,7 +34,7 @@ from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.runner.splits import batch_problems
 from orchestrator.show.search_text import best_lines, confirmation_lines, summary_line
 from orchestrator.space.objective import Objective
-from orchestrator.space.options import CONFIRMING_SEEDS
+from orchestrator.space.options import CONFIRMING_SEEDS, Budget
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
@@ -55,6 +56,11 @@ POINT = {"optim.learning_rate": 1e-3, "clips.identities": 4, "model.attention_ga
 
 def space(*overrides: str, replicates: str = "{seeds: 3, leaders: 2}", trials: int = 3) -> SearchSpace:
     return SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}", f"replicates={replicates}", *overrides])
+
+
+def limits(*overrides: str, trials: int = 3) -> tuple[Budget, Objective]:
+    found = space(*overrides, trials=trials)
+    return found.budget, found.objective
 
 
 def tried(index: int, *curve: float) -> list[Event]:
@@ -337,17 +343,17 @@ def test_the_choice_of_the_next_configuration_does_not_know_of_repeats(confirmed
 
 
 def test_repeats_count_neither_as_trials_nor_for_patience_nor_for_a_target(confirmed: Study) -> None:
-    assert spent(confirmed, space(trials=3)) is None
-    assert without_improvement(confirmed, MEAN_AP) == 0
-    assert spent(confirmed, space("budget.target=0.65", trials=3)) is None
+    assert spent(confirmed, *limits(trials=3)) is None
+    assert trials_since_improvement(confirmed, MEAN_AP) == 0
+    assert spent(confirmed, *limits("budget.target=0.65", trials=3)) is None
 
 
 def test_repeats_cost_epochs_and_end_with_them(confirmed: Study) -> None:
-    end = spent(confirmed, space("budget.epochs=8"))
+    end = spent(confirmed, *limits("budget.epochs=8"))
     assert end is not None
     assert (end.at_once, end.ends_replicates) == (True, True)
-    assert spent(confirmed, space("budget.epochs=9")) is None
-    reached = spent(confirmed, space("budget.target=0.5"))
+    assert spent(confirmed, *limits("budget.epochs=9")) is None
+    reached = spent(confirmed, *limits("budget.target=0.5"))
     assert reached is not None
     assert (reached.at_once, reached.ends_replicates) == (True, False), "what one seed reached is to be confirmed"
 
@@ -358,9 +364,9 @@ def test_repeats_are_neither_stopped_early_nor_compared_with() -> None:
     repeat = next(replicates_left(study, where))
     for event in [*repeated(repeat, 0.95)[:2], TrialReported(trial=repeat.key, result=epoch_result(1, 0.01))]:
         study.apply(event)
-    assert decide(study.replicates[repeat.key], study, where) is None
+    assert decide(study.replicates[repeat.key], study, where.stopping, where.objective) is None
     ahead = fold([*tried(0, 0.5), *repeated(repeat, 0.9), *tried(1, 0.6)[:-1]])
-    assert decide(ahead.trials["t0001"], ahead, where) is None, "it is behind the repeat only"
+    assert decide(ahead.trials["t0001"], ahead, where.stopping, where.objective) is None, "it is behind the repeat only"
 
 
 def test_a_replay_tries_each_configuration_once(confirmed: Study) -> None:

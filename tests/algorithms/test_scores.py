@@ -10,7 +10,7 @@ from events import epoch_result, suggested
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.algorithms.budget import spent, without_improvement
+from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.replicates import top_trials
 from orchestrator.algorithms.scoring import (
     costs,
@@ -20,6 +20,7 @@ from orchestrator.algorithms.scoring import (
     pareto_front,
     ranked,
     score,
+    trials_since_improvement,
 )
 from orchestrator.algorithms.stopping import decide
 from orchestrator.base.errors import EnvironmentProblem
@@ -153,7 +154,7 @@ def test_the_patience_counts_the_trials_since_the_front_last_got_a_new_point(
 
     completed = [outcome for outcome in outcomes if outcome.is_completed]
     changes = [count for count in range(1, len(completed) + 1) if points(count) != points(count - 1)]
-    assert without_improvement(study_of(*completed), objective) == len(completed) - max(changes, default=0)
+    assert trials_since_improvement(study_of(*completed), objective) == len(completed) - max(changes, default=0)
 
 
 def test_several_objectives_rank_by_the_first_after_feasibility() -> None:
@@ -190,7 +191,7 @@ def test_nothing_is_feasible_and_no_patience_is_lost_before_the_baseline_is_comp
     assert [trial.key for trial, _ in best] == ["t0001", "t0002"]
     assert not any(is_feasible(found, study, RELATIVE) for _, found in best)
     assert pareto_front(study, RELATIVE) == []
-    assert without_improvement(study, RELATIVE) == 0
+    assert trials_since_improvement(study, RELATIVE) == 0
     assert lost_baseline(study, RELATIVE) is None
 
 
@@ -206,9 +207,9 @@ def test_a_search_whose_baseline_failed_ends_and_says_why() -> None:
         *outcome_events(1, Outcome(0.9)),
     ]
     space = relative_space("replicates=3")
-    assert spent(fold(events), space) is None
+    assert spent(fold(events), space.budget, space.objective) is None
     study = fold([*events, failed])
-    end = spent(study, space)
+    end = spent(study, space.budget, space.objective)
     assert end is not None
     assert end.reason == "the baseline t0000 failed, with which objective.constraints compare"
     assert (end.at_once, end.ends_replicates) == (False, True)
@@ -223,8 +224,9 @@ def test_the_baseline_is_never_stopped_early_where_constraints_compare_with_it()
     longer = "optim.epochs=8"
     plain = SearchSpace.load("smoke.yaml", overrides=[early, longer])
     study.trials["t0000"].params = plain.start[0]
-    assert decide(study.trials["t0000"], study, relative_space(early, longer)) is None
-    assert decide(study.trials["t0000"], study, plain) is not None
+    relative = relative_space(early, longer)
+    assert decide(study.trials["t0000"], study, relative.stopping, relative.objective) is None
+    assert decide(study.trials["t0000"], study, plain.stopping, plain.objective) is not None
 
 
 # How it is written

@@ -118,7 +118,7 @@ def test_a_replay_stops_where_the_search_itself_would_have(
         reasons = []
         for result in trial.results:
             again.apply(reported(trial.index, result.epoch, result.metrics()["mAP"]))
-            reasons.append(decide(again.trials[trial.key], again, space))
+            reasons.append(decide(again.trials[trial.key], again, space.stopping, space.objective))
         expected = None if trial.status == "completed" else str(trial.reason).partition(": ")[2]
         assert reasons == [*[None] * (len(reasons) - 1), expected]
 

@@ -92,8 +92,9 @@ def test_a_finished_search_is_confirmed_later_by_seeds_that_it_is_given(search: 
     assert extend(search, trials=None, overrides=["replicates=3"]) == ["replicates.seeds 0 -> 3"]
     assert status_document(read_summary(search))["state"] == "interrupted"
     study = fold_records(read_journal(search.journal))
-    assert spent(study, space_now(search)) is not None
-    assert len(list(replicates_left(study, space_now(search)))) == 6
+    space = space_now(search)
+    assert spent(study, space.budget, space.objective) is not None
+    assert len(list(replicates_left(study, space))) == 6
 
 
 def test_repeats_that_a_used_up_budget_ended_go_on_with_more_of_it(tmp_path: Path) -> None:
