@@ -42,50 +42,48 @@ def pages_command(uri: str, folder: SearchFolder) -> str:
 
 
 def stopping_line(wish: str | None, running: int) -> str:
-    """What is said at once when a stop is asked for, of a search of which so many trials run."""
+    """Confirms a request to stop while so many trials run; `wish` is the signal or the command that asked."""
     by = "" if wish in (None, "SIGINT") else f" ({wish})"
     what = f"saving {running} trial{'s' * (running > 1)} …" if running else "no trial runs …"
     return f"stopping{by}: {what}" + ("  Ctrl-C again ends at once" if wish == "SIGINT" else "")
 
 
 @contextmanager
-def _read_or_not() -> Iterator[None]:
-    """Lets a search go on when its standard error cannot be written: what it says is in the journal, too.
-
-    The reader of a pipe may be gone, or the disk below a file full.
-    """
+def _unwritable_ignored() -> Iterator[None]:
+    """Lets a search continue when standard error cannot be written: a closed pipe, a full disk."""
     try:
         yield
     except (OSError, SystemExit) as error:  # the second is what rich makes of a closed pipe
         if isinstance(error, OSError) and error.errno not in UNWRITABLE:
             raise
-        # Whatever is printed from now on, by us or by a library, finds an open file.
+        # Later prints, also those of libraries, find an open file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class Display:
     """Shows a running search on standard error."""
 
-    def __init__(self, folder: SearchFolder) -> None:
+    def __init__(self, folder: SearchFolder, console: Console | None = None) -> None:
+        """Shows the search of a folder, on standard error unless a console is given."""
         self._folder = folder
-        self._console = harmless(Console(stderr=True, highlight=False, markup=False, emoji=False))
+        self._console = harmless(console or Console(stderr=True, highlight=False, markup=False, emoji=False))
         self._redraws = self._console.is_terminal and "NO_COLOR" not in os.environ
-        self._ledger: Recorder | None = None
+        self._recorder: Recorder | None = None
         self._description: SearchDescription | None = None
         self._live: Live | None = None
         self._began = time.monotonic()
 
     def watch(self) -> SessionCallbacks:
-        """The listeners that `run_search` wants."""
+        """The callbacks for `run_search`."""
         return SessionCallbacks(
             started=self._on_start, connected=self._on_connection, noticed=self.line, stopping=self._on_stop
         )
 
     @contextmanager
-    def showing(self) -> Iterator[None]:
-        """Draws until the block ends."""
+    def showing(self) -> Iterator[Live | None]:
+        """Draws until the block ends; gives the table that is redrawn, None where lines are printed."""
         if not self._redraws:
-            yield
+            yield None
             return
         with Live(
             get_renderable=self._render,
@@ -94,15 +92,15 @@ class Display:
             transient=True,
         ) as live:
             self._live = live
-            yield
+            yield live
 
     def line(self, label: str, text: str) -> None:
-        """One line that stays."""
-        with _read_or_not():
+        """Prints a line above the table."""
+        with _unwritable_ignored():
             self._console.print(Text(f"{label:<10}", style="bold"), Text(text), sep="", end="\n", soft_wrap=True)
 
     def ending(self, ending: SessionResult) -> None:
-        """What became of the search, on standard output, and what to do next."""
+        """Prints the result of the search on standard output, and what to do next."""
         search = LoadedSearch(self._folder, ending.description, ending.study, is_driven=False)
         out = output()
         print_summary(out, summarise(search))
@@ -111,18 +109,18 @@ class Display:
         name, storage = self._folder.name, self._folder.path.parent
         if ending.unsent:
             sync = hint("sync", name, storage=storage)
-            out.print(f"          {ending.unsent} events were not taken yet; `{sync}` sends them", soft_wrap=True)
+            out.print(f"          {ending.unsent} events are not sent yet; `{sync}` sends them", soft_wrap=True)
         if search.state == "interrupted":
             out.print(f"next      {hint('resume', name, storage=storage)}", soft_wrap=True)
         else:
             out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
             out.print(f"          {hint('status', name, storage=storage)}", soft_wrap=True)
 
-    def _on_start(self, ledger: Recorder, description: SearchDescription) -> None:
-        self._ledger, self._description = ledger, description
+    def _on_start(self, recorder: Recorder, description: SearchDescription) -> None:
+        self._recorder, self._description = recorder, description
         if not self._redraws:
-            ledger.subscribe(self._print_event)
-        study = ledger.study
+            recorder.subscribe(self.event)
+        study = recorder.study
         self.line("search", f"{description.search}  {self._folder.path}")
         if description.synthetic:
             self.line("data", SYNTHETIC_MARK)
@@ -138,21 +136,22 @@ class Display:
 
     def _on_stop(self, wish: str | None, running: int) -> None:
         if self._live is not None:
-            # For good: from here on the process may end at any time, and would leave a table behind.
+            # From here on the process may end at any time, and would leave a table behind.
             self._live.stop()
-        with _read_or_not():
+        with _unwritable_ignored():
             self._console.print(stopping_line(wish, running), soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        if self._ledger is None or self._description is None:
+        if self._recorder is None or self._description is None:
             return Text("starting")
-        with self._ledger.lock:
-            now = summarise(LoadedSearch(self._folder, self._description, self._ledger.study, is_driven=True))
+        with self._recorder.lock:
+            now = summarise(LoadedSearch(self._folder, self._description, self._recorder.study, is_driven=True))
         elapsed = time.monotonic() - self._began
         return LiveView(now, f"{summary_line(now)}, {elapsed / 60:.0f} min", HINT)
 
-    def _print_event(self, record: Record) -> None:
+    def event(self, record: Record) -> None:
+        """Prints an event in one line, unless it is of no interest to people."""
         line = event_line(record)
         if line is not None:
-            with _read_or_not():
+            with _unwritable_ignored():
                 print(line, file=sys.stderr, flush=True)

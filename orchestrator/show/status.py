@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
 
 from orchestrator.algorithms.health import Proposals
 from orchestrator.algorithms.replicates import Best, Confirmation
@@ -64,14 +67,15 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
     if as_json and (summaries or not unreadable):
         print(json.dumps([status_document(each) for each in summaries], indent=2, allow_nan=False))
     elif summaries:
-        _print_searches(summaries)
+        output().print(searches_table(summaries))
     elif not unreadable:
         print(f"no searches in {storage_name(storage)}; start one with: {hint('launch', *TRY_OUT, storage=storage)}")
     if unreadable:
         raise EnvironmentProblem("\n".join(unreadable))
 
 
-def _print_searches(summaries: list[Summary]) -> None:
+def searches_table(summaries: Sequence[Summary]) -> Table:
+    """One line per search."""
     table = plain_table()
     table.add_column("search", overflow="fold")
     for column in ("state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
@@ -85,7 +89,7 @@ def _print_searches(summaries: list[Summary]) -> None:
             *(("-", "-", "-") if summary.best is None else _best_cells(summary.best)),
             "SYNTHETIC" if summary.description.synthetic else "real",
         )
-    output().print(table)
+    return table
 
 
 def _best_cells(best: Best) -> tuple[str, str, str]:

@@ -180,21 +180,20 @@ class Screen:
 
 def test_a_stop_clears_the_table_before_it_is_told_and_nothing_draws_it_again(tmp_path: Path) -> None:
     folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), completed(0, 0.5))
-    display, written = Display(folder), io.StringIO()
-    display._redraws = True
-    display._console = Console(file=written, force_terminal=True, width=80, height=24, legacy_windows=False)
+    written = io.StringIO()
+    display = Display(folder, Console(file=written, force_terminal=True, width=80, height=24, legacy_windows=False))
     recorder = Recorder(Journal(folder.journal))
-    with display.showing():
+    with display.showing() as live:
         display.watch().started(recorder, read_description(folder.description))
-        assert display._live is not None
-        display._live.refresh()
+        assert live is not None
+        live.refresh()
         before = Screen()
         before.write(written.getvalue())
         assert any(line.startswith("t0000") for line in before.shown())
         telling = threading.Thread(target=display.watch().stopping, args=("SIGINT", 1))
         telling.start()
         telling.join()
-        assert not display._live.is_started
+        assert not live.is_started
     after = Screen()
     after.write(written.getvalue())
     assert [line.split()[0] for line in after.shown()] == ["search", "data", "stopping:"]

@@ -19,7 +19,7 @@ from orchestrator.base.formatting import number, percent
 from orchestrator.show.live import HINT, pages_command
 from orchestrator.show.logs import event_line
 from orchestrator.show.search_text import attention_line, summary_line
-from orchestrator.show.status import show_search, show_searches, status_document
+from orchestrator.show.status import searches_table, show_search, show_searches, status_document
 from orchestrator.show.terminal import LiveView, finals_table, output, trials_table
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -27,7 +27,7 @@ from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed, TrialReported
 from orchestrator.study.journal import Record
 from orchestrator.study.study import TrialStatus, fold
-from orchestrator.summary import Summary
+from orchestrator.summary import Summary, read_summary
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
 EVENTS: list[Event] = [
@@ -182,13 +182,11 @@ def test_the_table_of_the_test_set_leaves_out_figures_that_do_not_fit(columns: i
 
 
 def test_a_long_name_of_a_search_is_folded_and_squeezes_no_column(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     name = "a-name-of-64-characters-" + "x" * 40
-    write_search(tmp_path / name, SearchSpace.load("smoke.yaml"), [])
-    monkeypatch.setattr("orchestrator.show.terminal.PIPED_WIDTH", 80)
-    show_searches(tmp_path, as_json=False)
-    lines = capsys.readouterr().out.splitlines()
+    found = read_summary(write_search(tmp_path / name, SearchSpace.load("smoke.yaml"), []))
+    lines = drawn(searches_table([found]), 80).splitlines()
     assert lines[0].split() == ["search", "state", "completed", "failed", "best", "mAP", "seeds", "trial", "data"]
     assert "".join(line.split(" ")[0] for line in lines[1:]) == name
     assert all(len(line) <= 80 for line in lines)
@@ -306,7 +304,7 @@ def test_a_search_whose_output_nobody_reads_any_more_goes_on() -> None:
         "from orchestrator.study.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
         "sys.stdin.readline(); "
         "event = TrialStarted(trial='t0000', attempt=1); "
-        "[display._print_event(Record(1, 1e9, event)) for _ in range(3)]; display.line('a', 'b'); print('went on')"
+        "[display.event(Record(1, 1e9, event)) for _ in range(3)]; display.line('a', 'b'); print('went on')"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
