@@ -36,14 +36,14 @@ SPLIT = "data.validation."
 
 @dataclass(frozen=True)
 class Side:
-    """One of those compared."""
+    """One of the compared trials."""
 
     search: Summary
     trial: Trial
     epoch: EpochResult
-    """Of the network that it keeps."""
+    """The epoch of the network that it keeps."""
     validation: Evaluation
-    """Of that epoch."""
+    """Evaluation of that epoch on the validation split."""
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class Side:
 
     @property
     def folder(self) -> Path:
-        """Of the trial."""
+        """Folder of the trial."""
         return self.search.folder.trial(self.trial.key)
 
     @property
@@ -112,7 +112,7 @@ class MetricChange(NamedTuple):
 
     @property
     def delta(self) -> float:
-        """After less before."""
+        """After minus before."""
         return self.after - self.before
 
 
@@ -129,14 +129,14 @@ class Pair(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All that is said of those compared."""
+    """The compared trials and how they differ."""
 
     sides: list[Side]
     pairs: list[Pair]
     settings: dict[str, list[JsonValue]]
     """Settings that differ, each with the value on every side; None where it has none."""
     notes: list[str]
-    """What to know before anything is concluded."""
+    """Caveats, one line each."""
 
     @property
     def synthetic(self) -> bool:
@@ -215,7 +215,7 @@ def _check_comparable(first: Side, other: Side) -> None:
 
 
 def _identities(side: Side) -> JsonValue:
-    """What tells one validation split from another."""
+    """The content of the validation split file or, where it is missing, the settings that determine it."""
     try:
         found: JsonValue = loads_checked(read_regular(side.split))
         return found
@@ -265,7 +265,7 @@ def _notes(sides: Sequence[Side]) -> list[str]:
 
 
 def evaluation_command(side: Side) -> str:
-    """The command that makes the evaluation which a trial did not leave."""
+    """The command that makes the missing evaluation of a trial."""
     trial, checkpoint = side.folder, side.folder / "checkpoint/best.pt"
     return command_line(
         *("evaluate", trial / "config.json", "--checkpoint", checkpoint, "--part", "validation"),

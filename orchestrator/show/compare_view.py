@@ -163,7 +163,7 @@ def _plain(value: JsonValue) -> JsonValue:
 
 
 def pair_lines(pair: Pair) -> Iterator[str]:
-    """What a difference is worth, and where it comes from."""
+    """Whether a difference exceeds the noise, and which queries and cameras it comes from."""
     change = pair.metrics[METRIC]
     yield f"{pair.after.name} against {pair.before.name}: {METRIC} {100 * change.delta:+.1f}"
     yield f"  queries   {_query_verdict(pair.queries)}"

@@ -147,7 +147,7 @@ def _lengths_row(name: str, part: PartStatistics) -> str:
 
 
 def _bars(title: str, counts: Mapping[str, int] | Mapping[int, int]) -> str:
-    """A bar per count, the longest `BAR` long; whatever is not none has one."""
+    """A bar per count, the longest `BAR` characters long, at least one character for a count above 0."""
     longest = max(counts.values(), default=0)
     rows = [
         f"{key:>9} {count:>9,} {'#' * (-(-BAR * count // longest) if longest else 0)}".rstrip()

@@ -98,7 +98,7 @@ class Forecast:
 
     @property
     def trials(self) -> int:
-        """Configurations."""
+        """Number of configurations."""
         return self.space.budget.trials
 
     @property
@@ -113,51 +113,51 @@ class Forecast:
 
     @property
     def epochs(self) -> int:
-        """Of each trial."""
+        """Epochs of each trial."""
         return self.largest.epochs
 
     @property
     def training_s(self) -> float:
-        """Training of one epoch."""
+        """Training time of one epoch."""
         return self.cost.seconds_per_batch * self.cost.batches_per_epoch
 
     @property
     def evaluation_s(self) -> float:
-        """One evaluation of the validation split."""
+        """Time of one evaluation on the validation split."""
         return self.cost.seconds_per_frame * self.cost.evaluation_frames
 
     @property
     def evaluations(self) -> int:
-        """Of each trial: every `evaluation.every` epochs, and after the last one."""
+        """Evaluations of each trial: every `evaluation.every` epochs, and after the last one."""
         return math.ceil(self.epochs / self.largest.config.evaluation.every)
 
     @cached_property
     def saves(self) -> int:
-        """Of each trial's `last.pt`, at most: when due, and with every evaluation, which may find a better network."""
+        """Saves of a trial's `last.pt`, at most: when due, and with every evaluation, which may find a better one."""
         periods = (self.largest.config.evaluation.every, self.largest.config.checkpoint.every)
         due = (epoch for epoch in range(1, self.epochs + 1) if any(epoch % period == 0 for period in periods))
         return len({*due, self.epochs})
 
     @property
     def trial_s(self) -> float:
-        """Training, evaluation and saving of one trial."""
+        """Time of one trial: training, evaluation and saving."""
         saving = self.saves * self.cost.save_last_seconds + self.evaluations * self.cost.save_best_seconds
         return self.epochs * self.training_s + self.evaluations * self.evaluation_s + saving
 
     @property
     def wall_s(self) -> float:
-        """Of all trials and, after them, the repeats, in rounds of `slots`."""
+        """Time of all trials and, after them, the repeats, in rounds of `slots`."""
         rounds = math.ceil(self.trials / self.slots) + math.ceil(self.repeats / self.slots)
         return rounds * self.trial_s
 
     @property
     def gpu_hours(self) -> float:
-        """Of all trials and repeats."""
+        """GPU hours of all trials and repeats."""
         return (self.trials + self.repeats) * self.trial_s * self.share.gpus / HOUR_S
 
     @property
     def memory_bytes(self) -> int:
-        """Of all trials that run at once."""
+        """Memory of all trials that run at once."""
         return self.slots * self.cost.memory_bytes
 
     @property
@@ -169,12 +169,12 @@ class Forecast:
 
     @property
     def gpu_memory_bytes(self) -> int | None:
-        """Of all trials that share a GPU; None without one."""
+        """GPU memory of all trials that share a GPU; None without one."""
         return None if self.cost.gpu_memory_bytes is None else self.trials_per_gpu * self.cost.gpu_memory_bytes
 
     @property
     def disk_bytes(self) -> int:
-        """Of all trials' `last.pt` and `best.pt`, and of what those that run at once hold twice while they save."""
+        """Disk for all trials' `last.pt` and `best.pt`, and for a second `last.pt` of trials that save."""
         trial = self.cost.last_bytes + self.cost.best_bytes
         return (self.trials + self.repeats) * trial + self.slots * self.cost.last_bytes
 

@@ -35,7 +35,7 @@ class Copies(NamedTuple):
     folder: SearchFolder
     files: int
     bytes: int
-    """Of all files of the folder."""
+    """Total size of the folder's files."""
     mlflow: MlflowCopies | None
     """None where MLflow's copies are kept."""
     data_root: str

@@ -29,19 +29,19 @@ COLUMNS = ("epochs", "saved", "time", "stopped", "best found", "after epochs", "
 
 
 class SimulationOptions(NamedTuple):
-    """What is to be compared."""
+    """The rules and orders that are compared."""
 
     rules: Sequence[str]
     algorithms: Sequence[str]
     overrides: Sequence[str]
-    """`stopping.KEY=VALUE`, laid over the search's own settings."""
+    """`stopping.KEY=VALUE`: changes to the search's own settings."""
     slots: int
     seeds: int
     """Replays of each algorithm that draws; the order of the journal is replayed once."""
 
 
 def show_simulation(storage: Path, name: str, asked: SimulationOptions, *, as_json: bool) -> None:
-    """Replays a search and prints what came of it.
+    """Replays a search and prints the results.
 
     Raises:
         SearchError: there is no such search, or too little of it is finished.

@@ -37,12 +37,12 @@ class TracePoint(NamedTuple):
 
     trial: str
     number: int
-    """From 0."""
+    """Place in the order of suggestion, from 0."""
     status: TrialStatus
     value: float | None
     """Of the first objective, at the epoch that counts or at which the trial was stopped; None before an evaluation."""
     standard_error: float | None
-    """Over the queries."""
+    """Standard error of the value over queries."""
     feasible: bool
     """Whether the metrics keep the objective's constraints."""
     best: float | None
@@ -56,11 +56,11 @@ class Mean(NamedTuple):
 
     value: float
     standard_deviation: float | None
-    """By n - 1; None for one training."""
+    """Sample standard deviation (n - 1); None for one training."""
 
 
 class FinalResult(NamedTuple):
-    """What the test set says of one configuration."""
+    """The results of one configuration on the test set."""
 
     asked: FinalizationStarted
     """The finalization that trained and judged it."""
@@ -68,7 +68,7 @@ class FinalResult(NamedTuple):
     """Key of its first trial."""
     trainings: list[Trial]
     evaluations: list[Evaluation]
-    """Of the trainings that were judged."""
+    """One per training that was judged."""
     metrics: dict[str, Mean]
     """Means of the metrics that all evaluations have, by name; shares in [0, 1]."""
 
@@ -87,12 +87,12 @@ class Summary:
 
     @property
     def name(self) -> str:
-        """Of the search."""
+        """Name of the search."""
         return self.description.search
 
     @property
     def objective(self) -> Objective:
-        """What the search optimises."""
+        """The objective of the search."""
         return self.space.objective
 
     @property
@@ -139,7 +139,7 @@ class Summary:
 
     @cached_property
     def scores(self) -> dict[str, Score]:
-        """What the objective makes of each trial that was evaluated, by key."""
+        """Score of each trial that was evaluated, by key."""
         found = ((trial.key, score(trial, self.objective)) for trial in self.trials)
         return {key: each for key, each in found if each is not None}
 
@@ -170,12 +170,12 @@ class Summary:
 
     @cached_property
     def costs(self) -> Costs:
-        """What each trial took, and what early stopping saved."""
+        """Time of each trial, and what early stopping saved."""
         return search_costs(self.study, self.space)
 
     @cached_property
     def final_results(self) -> list[FinalResult]:
-        """What the test set says of each configuration of each finalization, in their order."""
+        """Results on the test set, per finalization and configuration, in their order."""
         return [
             _final_result(each.asked, leader, self.study.finals.values())
             for each in self.study.finalizations
@@ -184,7 +184,7 @@ class Summary:
 
     @cached_property
     def protocol(self) -> Evaluation | None:
-        """A validation, of the best trial where it has one: its protocol and number of queries hold for all trials."""
+        """An evaluation on the validation split, whose protocol and number of queries hold for all trials."""
         best = None if self.best is None else self.best.score.result.validation
         results = (result for trial in self.study.all_trials.values() for result in reversed(trial.results))
         return best or next((result.validation for result in results if result.validation is not None), None)

@@ -1,4 +1,4 @@
-"""What each trial took, and what stopping trials early saved."""
+"""Training time of each trial, and what early stopping saved."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study, Trial, TrialStatus
 
 EARLY = ("asha", "percentile")
-"""Rules that stop a trial for what its curve looks like; a user or a used-up budget saves nothing by intent."""
+"""Rules that stop a trial because of its curve. What a user or the budget stops is not counted as saved."""
 
 
 class TrialCost(NamedTuple):
-    """What one trial took; lost work and waiting are not in it."""
+    """Time of one trial; lost work and waiting are not included."""
 
     trial: str
     status: TrialStatus
     epochs: int
     planned: int
-    """Epochs of a whole run."""
+    """Epochs of a complete training."""
     hours: float
     gpu_hours: float
     saved_hours: float
-    """What the epochs would have taken that early stopping left out, at the mean duration of those that were run; an
-    estimate, and 0 for a trial that was not stopped early."""
+    """Estimated time of the epochs that early stopping left out, at the mean duration of those that were run; 0 for a
+    trial that was not stopped early."""
     saved_gpu_hours: float
 
 
@@ -35,17 +35,17 @@ class Costs(NamedTuple):
 
     trials: list[TrialCost]
     hours: float
-    """Of training and evaluation, added up over trials that may have run side by side."""
+    """Training and evaluation, added up over trials that may have run at the same time."""
     gpu_hours: float
     saved_hours: float
     saved_gpu_hours: float
     stopped_early: int
     wall_hours: float
-    """Of all sessions of the search."""
+    """Wall time of all sessions of the search."""
 
 
 def search_costs(study: Study, space: SearchSpace) -> Costs:
-    """What the search took so far."""
+    """Costs of the search so far."""
     each = [trial_cost(trial, space) for trial in study.all_trials.values()]
     return Costs(
         trials=sorted(each, key=lambda cost: cost.trial),
@@ -59,7 +59,7 @@ def search_costs(study: Study, space: SearchSpace) -> Costs:
 
 
 def trial_cost(trial: Trial, space: SearchSpace) -> TrialCost:
-    """What one trial took."""
+    """Cost of one trial."""
     spent, planned = costs(trial), trial_config(space, trial).optim.epochs
     left = max(0, planned - trial.epoch) if trial.status == "stopped" and trial.stopped_by in EARLY else 0
     share = left / trial.epoch if trial.epoch else 0.0

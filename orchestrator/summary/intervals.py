@@ -14,16 +14,16 @@ Runs = Mapping[tuple[int, int | None], float]
 
 
 class SeedDifference(NamedTuple):
-    """By how much the second of two configurations is better, over seeds."""
+    """Difference of two configurations over seeds."""
 
     delta: float
-    """Mean of the second less mean of the first."""
+    """Mean of the second minus mean of the first."""
     low: float
     """Lower end of the 95 % confidence interval of `delta`."""
     high: float
-    """Upper end."""
+    """Upper end of the interval."""
     runs: tuple[int, int]
-    """Trainings of either configuration that went into it."""
+    """Number of trainings of the first and of the second configuration."""
     freedom: int
     """Degrees of freedom of the estimate of the noise."""
     paired: bool
@@ -31,7 +31,7 @@ class SeedDifference(NamedTuple):
 
     @property
     def exceeds(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 

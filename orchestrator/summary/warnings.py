@@ -136,7 +136,7 @@ def _of_the_seeds(summary: Summary) -> Iterator[Notice]:
 
 
 def _overlap(first: Confirmation, second: Confirmation) -> bool:
-    """Whether the 95 % interval of the difference of two means holds 0 (Welch 1947)."""
+    """Whether the 95 % interval of the difference of two means contains 0 (Welch 1947)."""
     low, high = welch_interval(first.values, second.values)
     return low <= 0 <= high
 
