@@ -13,7 +13,9 @@ one machine.
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -31,7 +33,7 @@ from mlflow import MlflowClient
 VOLATILE = re.compile(
     r"^(time|times|date|seconds|.*_seconds|seconds_.*|hours|.*_hours|gpu_hours|images_per_second|data_wait_share|host|pid|uid|"
     r"mlflow_run_id|run_id|run|load|written|created|began|ended|started|moment|duration|waiting|idle.*|speed.*|memory.*|"
-    r"code|commit|machine|versions?|environment|node)$"
+    r"code|commit|machine|versions?|environment|node|crc)$"
 )
 # In MLflow: what measures the machine.
 MEASURED = re.compile(r"^(system/|time/|speed/|images_per_second|data_wait_share|seconds|evaluation_seconds)")
@@ -143,7 +145,9 @@ def _demo(recorder: Recorder) -> None:
     at = ("--storage", "runs")
     recorder.run("launch", "launch", "--space", "demo.yaml", "--name", "demo", "--concurrent", "1", *at)
     search = recorder.folder / "runs/demo"
-    recorder.document("journal", _lines(search / "journal.jsonl"))
+    # When MLflow has made a trial's run depends on the machine.
+    events = [line for line in _lines(search / "journal.jsonl") if "trial_tracked" not in json.dumps(line)]
+    recorder.document("journal", [{**line, "number": None} for line in events])
     recorder.document("split", json.loads((search / "split.json").read_text()))
     for trial in sorted((search / "trials").iterdir()):
         recorder.document(f"trials/{trial.name}/config", json.loads((trial / "config.json").read_text()))
@@ -151,14 +155,16 @@ def _demo(recorder: Recorder) -> None:
         recorder.network(f"trials/{trial.name}/best", trial / "checkpoint/best.pt")
     recorder.document("status", json.loads(recorder.run("status", "status", "demo", "--json", *at)))
     recorder.document("report", json.loads(recorder.run("report", "report", "demo", "--format", "json", *at)))
-    recorder.text("trials.csv", recorder.run("csv", "report", "demo", "--format", "csv", *at))
+    rows = csv.DictReader(io.StringIO(recorder.run("csv", "report", "demo", "--format", "csv", *at)))
+    recorder.document("trials.csv", list(rows))
     compared = recorder.run("compare", "compare", "demo/t0000", "demo/best", "--json", *at)
     recorder.document("compare", json.loads(compared))
     recorder.run("export", "export", "demo/best", "--out", "exported", *at)
     exported = recorder.folder / "exported"
     recorder.document("exported/files", sorted(path.name for path in exported.rglob("*") if path.is_file()))
     for path in exported.glob("*.md"):
-        recorder.text(f"exported/{path.name}", path.read_text())
+        kept = [line for line in path.read_text().splitlines() if not line.startswith("- launched ")]
+        recorder.text(f"exported/{path.name}", "\n".join(kept))
     _mlflow(recorder)
 
 
