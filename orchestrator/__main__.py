@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-# `python -m` imports from the current folder first: its `random.py` or `ax` in place of the module meant. Before any
-# other import, that folder is left out, unless it is the one that holds this package.
+# `python -m` imports from the current folder first, such as a `random.py` there. Remove it from the path before any
+# other import, unless it is the folder that holds this package.
 if __name__ == "__main__" and not sys.flags.safe_path and __file__ != f"{sys.path[0]}/orchestrator/__main__.py":
     del sys.path[0]
 
@@ -36,7 +36,7 @@ from trainer.formatting import one_line
 
 
 class ReaderGoneError(Exception):
-    """Whatever read our standard output has closed it; no OSError, of which click makes exit code 1."""
+    """The reader of our standard output has closed it. Not an OSError, which Click turns into exit code 1."""
 
 
 @contextmanager
@@ -45,29 +45,29 @@ def _reader_noticed() -> Iterator[None]:
         yield
     except BrokenPipeError as error:
         raise ReaderGoneError from error
-    except SystemExit as error:  # what rich makes of it
+    except SystemExit as error:  # rich raises it for a closed pipe
         if isinstance(error.__context__, BrokenPipeError):
             raise ReaderGoneError from error
         raise
 
 
 class Commands(click.Group):
-    """A group that answers a misspelt command with the nearest one, and a closed pipe with `ReaderGoneError`."""
+    """A group that suggests the nearest command for a misspelt one, and raises `ReaderGoneError` for a closed pipe."""
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
-        """Reads the command line as click does; `--help` prints here."""
+        """Parses the command line as Click does; `--help` prints here."""
         with _reader_noticed():
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command as click does."""
+        """Runs the command as Click does."""
         with _reader_noticed():
             return super().invoke(ctx)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Finds the command as click does, and helps where there is none."""
+        """Finds the command as Click does, or suggests one."""
         import difflib
 
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
@@ -121,11 +121,11 @@ for command in (
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs a command line and returns its exit code; errors that users can mend are one line each."""
+    """Runs a command line and returns its exit code; errors that a user can fix are one line each."""
     try:
         code = int(cli.main(list(arguments), prog_name="reidsearch", standalone_mode=False) or Exit.OK)
         with _reader_noticed():
-            sys.stdout.flush()  # the interpreter, at its end, would complain of a closed pipe
+            sys.stdout.flush()  # at its end the interpreter would report a closed pipe
         return code
     except click.ClickException as error:
         _make_harmless(error)
@@ -146,7 +146,7 @@ def run(arguments: Sequence[str]) -> int:
     except DivergedError as error:
         return _say(str(error), Exit.SEARCH_FAILED)
     except ReaderGoneError:
-        # As with `logs NAME | head`. What is still buffered, or printed at the end, finds an open file.
+        # As in `logs NAME | head`. Whatever is still buffered or printed needs an open file.
         _give_up(sys.stdout)
         return Exit.OK
     except OSError as error:
@@ -154,7 +154,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         if error.filename is None:
             _give_up(sys.stdout)
-        return _say(f"{error.filename or 'what was to be printed'}: {error.strerror}", Exit.ENVIRONMENT)
+        return _say(f"{error.filename or 'standard output'}: {error.strerror}", Exit.ENVIRONMENT)
 
 
 def _say(message: str, code: Exit) -> int:
@@ -163,7 +163,7 @@ def _say(message: str, code: Exit) -> int:
 
 
 def _leave(problems: Sequence[str], *, of_space: bool = False) -> None:
-    """Leaves the problems for a program that started the command, where it asked for them."""
+    """Writes the problems to the file that the program which started the command has named, if any."""
     if path := os.environ.get(PROBLEMS_FILE):
         Path(path).write_text(json.dumps({"of_space": of_space, "lines": list(problems)}), encoding="utf-8")
 
@@ -178,7 +178,7 @@ def _print(message: str, code: Exit) -> int:
 
 @contextmanager
 def _unwritable_given_up() -> Iterator[None]:
-    """Lets the exit code tell what standard error cannot: a full disk, or a reader that is gone."""
+    """Ignores a standard error that cannot be written, for a full disk or a closed pipe: the exit code remains."""
     try:
         yield
     except OSError as error:
@@ -188,17 +188,17 @@ def _unwritable_given_up() -> Iterator[None]:
 
 
 def _give_up(stream: TextIO) -> None:
-    """What is still buffered in the stream, or printed at the end, finds an open file."""
+    """Replaces a stream that cannot be written by the null device."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _make_harmless(error: click.ClickException) -> None:
-    """The same for click's own errors, which repeat what was typed."""
+    """Makes Click's own errors harmless, which repeat the command line."""
     setattr(error, "message", _harmless(error.message))  # noqa: B010  # final to type checkers only
 
 
 def _harmless(message: str) -> str:
-    """Without what a terminal obeys: names in messages may be anybody's."""
+    """The message without control characters, which names from elsewhere may contain."""
     return "\n".join(map(one_line, message.split("\n")))
 
 
@@ -210,12 +210,12 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Puts nothing in the place of standard streams that were closed: the next file would have their number."""
+    """Opens the null device for standard streams that are closed: the next file would get their number."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
             name = ("stdin", "stdout", "stderr")[number]
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 

@@ -30,7 +30,9 @@ def data() -> None:
 @command(example="reidsearch data synth data/mini-mars --size demo", group=data)
 def synth(
     folder: Annotated[Path, argument(type=OutPath(path_type=Path))],
-    size: Annotated[str, option("--size", type=click.Choice(["tiny", "demo", "full"]), help="How much.")] = "demo",
+    size: Annotated[
+        str, option("--size", type=click.Choice(["tiny", "demo", "full"]), help="Number of frames.")
+    ] = "demo",
     seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Same seed, same bytes.")] = 0,
 ) -> int:
     """Write a synthetic data set in the layout of MARS."""
@@ -58,13 +60,13 @@ def check(
     folder: Folder,
     name: DataName = None,
     all_frames: Annotated[bool, option("--all", help="Decode every frame, not 500 of them.")] = False,
-    any_counts: Annotated[bool, option("--any-counts", help="Let other counts pass than the published ones.")] = False,
+    any_counts: Annotated[bool, option("--any-counts", help="Accept other counts than the published ones.")] = False,
     manifest: Annotated[
         Path | None, option("--manifest", type=click.Path(path_type=Path), help="Manifest.  [default: in DIR]")
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check lists, counts and frames of a data set, and compare it with what an earlier check saw."""
+    """Check lists, counts and frames of a data set, and compare it with an earlier check."""
     import json
 
     from orchestrator.base.progress import step_progress
@@ -156,7 +158,7 @@ def pack(
         ),
     ] = None,
 ) -> int:
-    """Write all frames of a data set into a few large files, which are read faster."""
+    """Write all frames of a data set into a few large files, which are faster to read."""
     from orchestrator.base.progress import step_progress
     from trainer.data.folder import find_data
     from trainer.data.packing import pack_data_set

@@ -1,4 +1,4 @@
-"""finalize, ablate, tables: the test set, once, and what it said."""
+"""finalize, ablate, tables: the test set, opened once, and its results."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class FinalizeOptions:
 
 @command(example="reidsearch finalize attn_cl-7f3a --top 1 --seeds 5 --epochs 400")
 def finalize(given: FinalizeOptions) -> int:
-    """Train the best configurations on all identities and judge them on the test set, which is opened once.
+    """Train the best configurations on all identities and evaluate them on the test set, which is opened once.
 
-    To be asked of a finished search. Interrupted, it goes on with the same command or with `resume`; options that
-    differ from those of the one under way are refused.
+    Needs a finished search. If it is interrupted, the same command or `resume` continues it; options that differ from
+    those of the first call are refused.
     """
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.finalize import FinalizationOptions, unseal_test_set
@@ -93,7 +93,7 @@ def tables(
     out: Annotated[Path | None, option("--out", type=out_file(), help="File.  [default: standard output]")] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> int:
-    """Show what the test set said of searches beside what the paper published."""
+    """Show the test results of searches beside those that the paper published."""
     from trainer.files import write_atomically
 
     text = _tables(names, form, storage)
@@ -130,10 +130,10 @@ def ablate(
     address: Address = None,
     insecure: Insecure = False,
 ) -> int:
-    """Train the published configuration of every row of the paper's Table 1 over seeds and judge it on the test set.
+    """Train the published configuration of every row of the paper's Table 1 over seeds and evaluate it on the test set.
 
-    Each row is a search of one trial that is then finalized. Interrupted, the same command goes on; its last words are
-    those of `reidsearch tables`.
+    Each row is a search of one trial, which is then finalized. If it is interrupted, the same command continues it. At
+    the end it prints what `reidsearch tables` does.
     """
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.ablation import TABLE_1, Ablation, rows_under_way

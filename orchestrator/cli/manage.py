@@ -1,4 +1,4 @@
-"""status, stop, logs, extend, sync, purge: what is done to a search besides running it."""
+"""status, stop, logs, extend, sync, purge: searches that exist."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def logs(
 
 
 def _key(folder: SearchFolder, trial: str) -> str | None:
-    """The key of the trial that was named, for `best` that of the best one; None where none was named."""
+    """The key of the named trial, for `best` that of the best one, or None."""
     from orchestrator.summary import BEST, read_summary
 
     return read_summary(folder).trial(BEST).key if trial == BEST else trial or None
@@ -113,7 +113,7 @@ def extend(
 
 @command(example="reidsearch sync attn_cl-7f3a --tracking-uri http://127.0.0.1:5000")
 def sync(name: Search, storage: Storage = DEFAULT_STORAGE, tracking_uri: TrackingUri = None) -> int:
-    """Send a search's journal to MLflow again; what is there already stays, what is missing is made anew."""
+    """Send a search's journal to MLflow again; existing runs stay, missing ones are created."""
     from orchestrator.base.uris import without_passwords
     from orchestrator.stores.base import existing_search
     from orchestrator.tracking import sync
@@ -121,7 +121,7 @@ def sync(name: Search, storage: Storage = DEFAULT_STORAGE, tracking_uri: Trackin
     synced = sync.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
     where = without_passwords(synced.uri)
     if synced.unsent:
-        click.echo(f"{where}: {synced.unsent} of {synced.events} events not taken: {synced.problem}", err=True)
+        click.echo(f"{where}: {synced.unsent} of {synced.events} events not accepted: {synced.problem}", err=True)
         return Exit.ENVIRONMENT
     click.echo(f"{where}: holds all {synced.events} events of {name}")
     return Exit.OK
@@ -163,7 +163,7 @@ def _typed() -> str:
     """The name that the user types.
 
     Raises:
-        UsageError: nobody can type, as standard input is closed.
+        UsageError: standard input is closed.
     """
     try:
         return str(click.prompt("This cannot be undone. Type the name of the search"))

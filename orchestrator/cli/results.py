@@ -1,4 +1,4 @@
-"""compare, report, export, reproduce, simulate, ui: what comes out of searches."""
+"""compare, report, export, reproduce, simulate, ui: results of searches."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def report(
     ] = "html",
     images: Annotated[bool, option("--images", help="Show pictures of people also of real data.")] = False,
     without_model: Annotated[
-        bool, option("--without-model", help="Leave out what Ax's model says; saves ten seconds and more.")
+        bool, option("--without-model", help="Leave out the predictions of Ax's model; saves ten seconds or more.")
     ] = False,
     to_mlflow: Annotated[
         bool, option("--to-mlflow", help="Also put the file among those of the search's run in MLflow.")

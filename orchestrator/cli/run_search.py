@@ -1,4 +1,4 @@
-"""What all commands that drive a search have in common."""
+"""Running a search: its options, its live output, its exit code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
-    """The options that a search was launched with, apart from those that are given and not None.
+    """The options that a search was launched with, changed by those that are given and not None.
 
     Raises:
-        SearchError: they name a server that the user has neither given nor confirmed.
+        SearchError: they name a server that the user has not given.
     """
     from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, require_trusted, trust
     from orchestrator.study.description import Options, read_description
@@ -37,7 +37,7 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
 
 
 def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_failed: bool = False) -> int:
-    """Drives the search to its end before people's eyes and returns the exit code."""
+    """Runs the search to its end with live output and returns the exit code."""
     try:
         from orchestrator.cluster.ray import RAY_LOG, stderr_kept
         from orchestrator.runner.session import run_search
@@ -46,7 +46,7 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
         display = Display(folder)
         with stderr_kept(folder.logs / RAY_LOG), display.showing():
             ending = run_search(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
-    except KeyboardInterrupt:  # outside the session, which listens to Ctrl-C itself
+    except KeyboardInterrupt:  # outside the session, which handles Ctrl-C itself
         command = hint("resume", folder.name, storage=folder.path.parent)
         click.echo(f"{folder.name}: stopped; `{command}` continues it", err=True)
         return Exit.INTERRUPTED
@@ -55,7 +55,7 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
 
 
 def exit_code(code: Exit, study: Study, *, strict: bool) -> Exit:
-    """The exit code; with `strict` 1 where trials failed, or the model did while the search chose its trials."""
+    """The exit code; with `strict` 1 if trials failed, or the model did while the search suggested trials."""
     from orchestrator.algorithms.health import proposals
 
     is_choosing = not study.finalizations
@@ -64,7 +64,7 @@ def exit_code(code: Exit, study: Study, *, strict: bool) -> Exit:
 
 
 def say_where_runs_are(storage: Path, asked: Options) -> None:
-    """Says once, for a storage with a URI, that MLflow's runs do not go there."""
+    """Says once, for a storage with a URI, where MLflow's runs are kept."""
     uri = storage_uri(storage)
     if uri is not None and asked.tracking_uri is None:
         click.echo(

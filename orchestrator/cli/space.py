@@ -42,7 +42,7 @@ def check(file: SpaceFile, overrides: Overrides = ()) -> int:
 
 @command(example="reidsearch space show attn_cl.yaml --set budget.trials=20", group=space)
 def show(file: OptionalSpaceFile = None, overrides: Overrides = ()) -> int:
-    """Print a search space with nothing left to extend, or list the built-in ones."""
+    """Print a search space with all that it extends, or list the built-in ones."""
     from orchestrator.space.search_space import SearchSpace, builtin_spaces
 
     if file is None:
@@ -75,7 +75,7 @@ def sample(
 
 @command(example="reidsearch space diff b_bot.yaml b_bot_osm.yaml", group=space)
 def diff(one: SpaceFile, other: SpaceFile) -> int:
-    """Print in what two search spaces differ, with nothing left to extend; nothing where they are the same."""
+    """Print the differences of two search spaces, with all that they extend; nothing if there are none."""
     from orchestrator.space.search_space import SearchSpace
 
     for line in SearchSpace.load(one).differences(SearchSpace.load(other)):
@@ -102,7 +102,7 @@ def show_settings(
     space: SpaceFile,
     overrides: Overrides = (),
     origin: Annotated[
-        bool, option("--origin", help="Say of each value which file, --set or default it comes from.")
+        bool, option("--origin", help="Print the origin of each value: a file, --set or the default.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:

@@ -1,4 +1,4 @@
-"""train, evaluate: the standalone trainer under the same roof."""
+"""train, evaluate: the trainer without a search."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train(
     overrides: Overrides = (),
     as_json: AsJson = False,
 ) -> int:
-    """Train one network without any search; CONFIG is a trial's YAML or JSON file."""
+    """Train one network without a search; CONFIG is a trial's YAML or JSON file."""
     from trainer.config_file import read_tree
 
     read_tree(config, overrides)  # before the import of torch
@@ -75,7 +75,7 @@ def evaluate(
         bool, option("--all-folds", help="Test part of every partition; {fold} in FILE is its number.")
     ] = False,
     out: Annotated[
-        Path | None, option("--out", type=out_folder(), help="Write figures per query and pictures.")
+        Path | None, option("--out", type=out_folder(), help="Write metrics per query, and pictures.")
     ] = None,
     images: Annotated[bool, option("--images", help="Let pictures show real people.")] = False,
     cache: Annotated[
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def _record_in_journal(weights: Path, use: Use) -> None:
-    """Records that a trial's weights are used on the test set; those of no search are recorded beside them."""
+    """Records the use of a trial's weights on the test set in its search's journal, of others beside the weights."""
     from orchestrator.runner.finalize import record_test_set_use
     from orchestrator.stores.base import SearchFolder
     from trainer.evaluation.test_set_record import place_in_search, record_use

@@ -207,5 +207,5 @@ def test_streams_that_cannot_be_written_end_in_a_line_and_an_exit_code(command: 
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     if "> /dev/full" in command and code == 5:
-        assert "what was to be printed: No space left on device" in done.stderr
+        assert "standard output: No space left on device" in done.stderr
     assert folder.journal.is_file()
