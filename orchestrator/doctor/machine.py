@@ -140,13 +140,13 @@ def clock(path: Path) -> Iterator[Finding]:
             )
             yield Finding("problem", "clock", f"the storage's is {skew:+.0f} s off", advice)
             return
-    if _is_unsynchronised():
+    if is_unsynchronised():
         yield Finding("warn", "clock", "not synchronised", "start an NTP client if several machines take part")
     else:
         yield Finding("ok", "clock", "synchronised, and the storage's agrees")
 
 
-def _is_unsynchronised() -> bool:
+def is_unsynchronised() -> bool:
     """What the kernel says; changes nothing."""
     answer: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
     return answer == TIME_ERROR

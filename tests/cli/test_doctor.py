@@ -118,7 +118,7 @@ def test_a_storage_whose_clock_is_off_is_a_problem(tmp_path: Path, monkeypatch: 
 def test_a_clock_that_nothing_keeps_right_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynchronised: bool, level: str
 ) -> None:
-    monkeypatch.setattr(machine, "_is_unsynchronised", lambda: unsynchronised)
+    monkeypatch.setattr(machine, "is_unsynchronised", lambda: unsynchronised)
     assert only(machine.clock(tmp_path)).level == level
 
 

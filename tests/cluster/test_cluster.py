@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -281,15 +282,15 @@ def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(monkeypat
     begun: list[subprocess.Popen[bytes]] = []
     bystander = subprocess.Popen(["sleep", "60"])
 
-    def start(**settings: object) -> str:
+    def start(**settings: object) -> SimpleNamespace:
         begun.append(subprocess.Popen(["sleep", "60"]))
         if len(begun) < cluster_ray.NODE_STARTS:
             raise Exception("The current node timed out during startup.")  # as Ray does
-        return "started"
+        return SimpleNamespace(dashboard_url="127.0.0.1:8265")
 
     monkeypatch.setattr("ray.init", start)
     try:
-        assert cluster_ray._started({}) == "started"
+        assert cluster_ray.connect(None).dashboard == "http://127.0.0.1:8265"
         assert [process.wait() for process in begun[:-1]] == [-signal.SIGKILL] * (cluster_ray.NODE_STARTS - 1)
         assert begun[-1].poll() is bystander.poll() is None
     finally:

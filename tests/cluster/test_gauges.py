@@ -152,14 +152,14 @@ def test_values_of_labels_are_short_and_printable() -> None:
 
 
 def test_a_trial_that_is_over_keeps_its_series_for_a_minute() -> None:
-    heard = {"t0000": 100.0, "t0001": 190.0, "t0002": 10.0}
-    assert shown_trials({"t0002"}, heard, now=195.0) == ["t0001", "t0002"]
-    assert shown_trials({"t0002"}, heard, now=191.0 + LINGER_S) == ["t0002"]
+    given = {"t0000": 100.0, "t0001": 190.0, "t0002": 10.0}
+    assert shown_trials({"t0002"}, given, now=195.0) == ["t0001", "t0002"]
+    assert shown_trials({"t0002"}, given, now=191.0 + LINGER_S) == ["t0002"]
 
 
 def test_of_more_trials_than_fit_those_that_began_last_are_shown() -> None:
-    heard = {f"t{index:04d}": 0.0 for index in range(MOST_TRIALS + 3)}
-    shown = shown_trials(heard.keys(), heard, now=1e6)
+    given = {f"t{index:04d}": 0.0 for index in range(MOST_TRIALS + 3)}
+    shown = shown_trials(given.keys(), given, now=1e6)
     assert (len(shown), shown[0]) == (MOST_TRIALS, "t0003")
 
 
@@ -198,10 +198,10 @@ def shown(exporter: Exporter) -> set[str]:
 def test_a_ray_that_fails_costs_the_search_nothing(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> dict[str, object]:
+    def broken(*_: object, **__: object) -> object:
         raise RuntimeError("no Ray here")
 
-    monkeypatch.setattr("orchestrator.cluster.metrics._ray_gauges", broken)
+    monkeypatch.setattr("ray.util.metrics.Gauge", broken)
     exporter = exporter_of(recorder)
     exporter.start()
     recorder.record(suggested(0))
@@ -210,22 +210,20 @@ def test_a_ray_that_fails_costs_the_search_nothing(
 
 
 def test_every_value_is_set_with_its_labels(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[tuple[str, float, dict[str, str]]] = []
+    given: list[tuple[str, float, dict[str, str]]] = []
     first = threading.Event()
 
     class Gauge:
-        def __init__(self, name: str) -> None:
+        def __init__(self, name: str, **_: object) -> None:
             self.name = name
 
         def set(self, value: float, tags: dict[str, str]) -> None:
-            heard.append((self.name, value, tags))
+            given.append((self.name, value, tags))
             first.set()
 
-    monkeypatch.setattr(
-        "orchestrator.cluster.metrics._ray_gauges", lambda: {kind.name: Gauge(kind.name) for kind in KINDS}
-    )
+    monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
     exporter = exporter_of(recorder)
     exporter.start()
     assert first.wait(5)
     exporter.close()
-    assert ("reidsearch_search_budget_trials", 4.0, dict(LABELS)) in heard
+    assert ("reidsearch_search_budget_trials", 4.0, dict(LABELS)) in given
