@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer.data.dataset import Counts, DataSet, Splits, Tracklet
-from trainer.data.folder import DataConfig, instead, read_files, read_splits, recognised, training_data
+from trainer.data.folder import DataConfig, instead, read_splits, recognised, training_data
 from trainer.data.readers import READERS
 from trainer.data.splits import ValidationConfig
 
@@ -16,7 +16,6 @@ __all__ = [
     "Tracklet",
     "ValidationConfig",
     "instead",
-    "read_files",
     "read_splits",
     "recognised",
     "training_data",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -29,10 +28,11 @@ from trainer.settings import FrozenConfig
 
 LEVELS_ABOVE = 3  # from multi_shot/cam_a/person_0001 to the data set
 LOOKED_AT = 1_000  # entries of a folder that may hold data sets
+# Frames of DukeMTMC-VideoReID, PART/IDENTITY/TRACKLET/0001_C6_F0099_X30823.jpg; in older copies without underscores; D
+# in place of X marks a distractor.
 BANNED_PARTS = ("train", "query", "gallery")
-# 0001_C6_F0099_X30823.jpg, in older copies without underscores; D in place of X marks a distractor.
 BANNED_FRAME = re.compile(r"[0-9]{4}_?C[1-8]_?F[0-9]{4}_?[XD][0-9]+\.jpg")
-FIRST = 3  # entries of a folder that are looked at
+FIRST_FRAMES = 10  # looked at in each part
 
 
 class DataConfig(FrozenConfig):
@@ -64,62 +64,50 @@ class DataConfig(FrozenConfig):
         return self
 
 
+class DataFolder(NamedTuple):
+    """A folder, and the data set in it."""
+
+    root: Path
+    name: str
+    """Key of `READERS`."""
+    packed: bool
+    """Whether `pack_data_set` wrote it."""
+
+    @property
+    def data_set(self) -> DataSet:
+        """The data set's description."""
+        return READERS[self.name]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the people in it are drawn."""
+        return is_synthetic(self.root)
+
+    def read(self, fold: int = 0) -> Splits:
+        """The tracklets of a partition; frames are not opened.
+
+        Raises:
+            DataError: a file is missing, damaged or disagrees with another; names the file. If the folder has another
+                layout, the message says which folder, or which `data.name`, would do.
+        """
+        if self.packed:
+            return read_packed(self.root, self.name, fold)
+        try:
+            return self.data_set(self.root, fold)
+        except DataError as error:
+            if self.data_set.recognises(self.root):
+                raise
+            raise DataError(f"{error}{instead(self.root)}") from error
+
+
 def read_splits(config: DataConfig) -> Splits:
     """The published parts of the configured data set, whether its folder is as published or packed.
 
     Raises:
-        DataError: a file is missing, damaged or disagrees with another, or the data set is banned.
+        DataError: as `DataFolder.read`, or the data set is banned.
     """
     refuse_banned(config.root)
-    if packed_data_set(config.root) is not None:
-        return read_packed(config.root, config.name, config.fold)
-    return read_files(config.name, config.root, config.fold)
-
-
-def read_files(name: str, root: Path, fold: int = 0) -> Splits:
-    """The published parts of a data set, a key of `READERS`, in a folder that is not packed.
-
-    Raises:
-        DataError: a file is missing, damaged or disagrees with another; where the folder has another layout, the
-            message says which folder, or which `data.name`, would do.
-    """
-    try:
-        return READERS[name](root, fold)
-    except DataError as error:
-        if READERS[name].recognises(root):
-            raise
-        raise DataError(f"{error}{instead(root)}") from error
-
-
-def instead(root: Path) -> str:
-    """The end of a message that names the data set found at a folder, above it or in it; empty if there is none.
-
-    People often name the folder above a data set, or one inside it.
-    """
-    here = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links and show other names than the user gave
-    for folder in (here, *here.parents[:LEVELS_ABOVE], *_folders_in(here)):
-        try:
-            name = packed_data_set(folder) or recognised(folder)
-        except (DataError, OSError):
-            continue
-        if name is not None:
-            advice = f"its data.name is {name}" if folder == here else "name that folder"
-            return f"; {one_line(str(folder))} holds {READERS[name].title}: {advice}"
-    return ""
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    """The first folders in it, sorted; none where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry) for entry in islice(entries, LOOKED_AT) if entry.is_dir())
-    except OSError:
-        return []
-
-
-def recognised(root: Path) -> str | None:
-    """Name of the data set whose layout a folder has, a key of `READERS`; None if it has none of theirs."""
-    return next((name for name, data_set in READERS.items() if data_set.recognises(root)), None)
+    return DataFolder(config.root, config.name, packed_data_set(config.root) is not None).read(config.fold)
 
 
 def training_data(config: DataConfig, split: Path, *, make: bool) -> TrainingData:
@@ -132,34 +120,6 @@ def training_data(config: DataConfig, split: Path, *, make: bool) -> TrainingDat
     if make:
         write_validation(split, cut_validation(train, config.validation), train)
     return applied_split(train, read_validation(split, train))
-
-
-class DataFolder(NamedTuple):
-    """A folder, and the data set in it."""
-
-    root: Path
-    name: str
-    """Key of `READERS`."""
-    packed: bool
-    """Whether `pack_data_set` wrote it."""
-
-    @property
-    def data_set(self) -> DataSet:
-        """What is known of the data set."""
-        return READERS[self.name]
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether the people in it are drawn."""
-        return is_synthetic(self.root)
-
-    def read(self, fold: int = 0) -> Splits:
-        """The tracklets of a partition; frames are not opened.
-
-        Raises:
-            DataError: a file is missing, damaged or disagrees with another; names the file.
-        """
-        return read_packed(self.root, self.name, fold) if self.packed else read_files(self.name, self.root, fold)
 
 
 def find_data(root: Path, name: str | None = None) -> DataFolder:
@@ -183,6 +143,11 @@ def find_data(root: Path, name: str | None = None) -> DataFolder:
     return DataFolder(root, found, packed is not None)
 
 
+def recognised(root: Path) -> str | None:
+    """Name of the data set whose layout a folder has, a key of `READERS`; None if it has none of theirs."""
+    return next((name for name, data_set in READERS.items() if data_set.recognises(root)), None)
+
+
 def _named_by_frames(root: Path) -> str | None:
     """The data set whose frames are there without its lists; its reader names what is missing."""
     return next(
@@ -191,33 +156,42 @@ def _named_by_frames(root: Path) -> str | None:
     )
 
 
-def refuse_banned(root: Path) -> None:
-    """Raises DataError for DukeMTMC-VideoReID (Wu et al. 2018, CVPR), which was withdrawn in 2019.
+def instead(root: Path) -> str:
+    """The end of a message that names the data set found at a folder, above it or in it; empty if there is none.
 
-    Looks at a few names only: PART/IDENTITY/TRACKLET/FRAME with frames such as 0001_C6_F0099_X30823.jpg.
+    People often name the folder above a data set, or one inside it.
+    """
+    here = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() follows links
+    for folder in (here, *here.parents[:LEVELS_ABOVE], *_folders_in(here)):
+        try:
+            name = packed_data_set(folder) or recognised(folder)
+        except (DataError, OSError):
+            continue
+        if name is not None:
+            advice = f"its data.name is {name}" if folder == here else "name that folder"
+            return f"; {one_line(str(folder))} holds {READERS[name].title}: {advice}"
+    return ""
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The first folders in it, sorted; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry) for entry in islice(entries, LOOKED_AT) if entry.is_dir())
+    except OSError:
+        return []
+
+
+def refuse_banned(root: Path) -> None:
+    """Refuses DukeMTMC-VideoReID (Wu et al. 2018, CVPR), which was withdrawn in 2019; looks at a few names only.
 
     Raises:
         DataError: the folder looks like it, or holds it.
     """
     for folder in (root, root / "DukeMTMC-VideoReID"):
-        if any(BANNED_FRAME.fullmatch(name) for part in BANNED_PARTS for name in _names_below(folder / part)):
+        frames = (frame for part in BANNED_PARTS for frame in islice((folder / part).glob("*/*/*"), FIRST_FRAMES))
+        if any(BANNED_FRAME.fullmatch(frame.name) for frame in frames):
             raise DataError(
                 f"{folder}: this is DukeMTMC-VideoReID, which its authors withdrew in 2019 to protect the privacy of "
                 "the people in it; it is not supported, use another data set"
             )
-
-
-def _names_below(part: Path) -> Iterator[str]:
-    """Names of the first frames of the first tracklets of the first identities."""
-    for identity in _first_entries(part):
-        for tracklet in _first_entries(part / identity):
-            yield from _first_entries(part / identity / tracklet)
-
-
-def _first_entries(folder: Path) -> list[str]:
-    """A few names; none if it is no folder or cannot be read: its reader reports that."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in islice(entries, FIRST)]
-    except OSError:
-        return []
