@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -23,7 +23,6 @@ from trainer.files import write_atomically
 from trainer.formatting import one_line, shortened
 from trainer.settings import FrozenConfig
 
-VERSION = 1  # of the layout of the file
 MANIFEST = "reidsearch_manifest.jsonl"
 MAX_BYTES = 2**28  # MARS's holds 6 MB
 ABSENT = -1  # size of a frame that is not there; such manifests are compared, never written
@@ -45,7 +44,8 @@ class ManifestLine(FrozenConfig):
 class ManifestHeader(FrozenConfig):
     """The first line."""
 
-    version: int
+    version: Literal[2] = 2
+    """Of the layout of the file."""
     data_set: str
     """Key of `READERS`."""
     fingerprints: tuple[str, ...]
@@ -93,7 +93,6 @@ def make_manifest(
     """The manifest of the data set, given the bytes of each frame by its path; `ABSENT` where there is no such file."""
     lines = {line.first: line for line in (_line(root, each, sizes) for each in filed)}
     header = ManifestHeader(
-        version=VERSION,
         data_set=name,
         fingerprints=tuple(map(dataset_fingerprint, partitions)),
         counts={part: part_counts(members) for part, members in partitions[0]._asdict().items()},
@@ -121,7 +120,7 @@ def read_manifest(path: Path) -> Manifest | None:
     first, *rest = read_bounded(path, MAX_BYTES, "a manifest").split(b"\n")
     try:
         header = ManifestHeader.model_validate_json(first, strict=True)
-        intact = hashlib.sha256(b"\n".join(rest)).hexdigest() == header.sha256 and header.version == VERSION
+        intact = hashlib.sha256(b"\n".join(rest)).hexdigest() == header.sha256
         lines = [ManifestLine.model_validate_json(line, strict=True) for line in rest[:-1]] if intact else []
     except ValidationError as error:
         raise DataError(f"{path}: not a manifest of this version; remove it to have it written anew") from error
