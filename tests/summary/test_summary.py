@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from events import completed, reported, started, suggested
 from searches import a_search
+from summaries import summary_of
 
 from orchestrator.base.errors import SearchError
 from orchestrator.stores.base import SearchFolder
-from orchestrator.study.events import SessionStarted
+from orchestrator.study.events import SessionStarted, TrialCompleted
 from orchestrator.study.journal import Journal
 from orchestrator.study.lease import Lease
-from orchestrator.summary import read_summary
+from orchestrator.study.study import fold
+from orchestrator.summary import find_trial, read_summary
 
 
 @pytest.fixture
@@ -44,3 +47,29 @@ def test_a_search_runs_while_a_process_drives_it_and_is_interrupted_when_that_is
     with Lease(folder.lease):
         assert read_summary(folder).state == "running"
     assert read_summary(folder).state == "interrupted"
+
+
+def test_a_summary_keeps_its_moment_while_the_search_goes_on() -> None:
+    study = fold([*completed(0, 0.4), suggested(1), started(1)])
+    summary = summary_of(study, is_driven=True)
+    for event in (reported(1, 1, 0.9), TrialCompleted(trial="t0001")):
+        study.apply(event)
+    assert summary.counts == {"pending": 0, "running": 1, "completed": 1, "stopped": 0, "failed": 0}
+    assert summary.trial("best").key == "t0000"
+    assert summary.trial("t0001").results == []
+
+
+def test_a_trial_whose_driver_was_killed_waits_for_a_resume_and_the_study_is_left_as_it_was() -> None:
+    study = fold([SessionStarted(session=1, host="h", pid=1), suggested(0), started(0)])
+    summary = summary_of(study, is_driven=False)
+    assert (summary.state, summary.trial("t0000").status) == ("interrupted", "pending")
+    assert study.trials["t0000"].status == "running"
+
+
+def test_a_trial_is_found_by_its_name_and_a_search_stands_for_its_best(folder: SearchFolder) -> None:
+    storage = folder.path.parent
+    assert [find_trial(storage, name)[1].key for name in ("first", "first/best", "first/t0000")] == [
+        "t0001",
+        "t0001",
+        "t0000",
+    ]
