@@ -1,4 +1,4 @@
-"""An ablation: which searches are driven, in which order, and that nothing is done twice."""
+"""Ablations: which searches run, in which order, and that nothing runs twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every algorithm: points of the space, none twice, the same for the same history, and an end where there is one."""
+"""Every algorithm: points of the space, none twice, the same for the same history, and an end if there is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our end of Ax's process against children that misbehave: no exception but AxFailed, and no waiting."""
+"""Ax's process with children that misbehave: no exception but AxFailed, and no waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The child that runs Ax: real answers, and what happens when there is none."""
+"""The child that runs Ax: real answers, and errors instead of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a budget is spent, and what time and failures a search has behind it."""
+"""When a budget is spent, and how time and failures are counted."""
 
 from __future__ import annotations
 

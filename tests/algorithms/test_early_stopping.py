@@ -1,4 +1,4 @@
-"""Early stopping: who is stopped, who never is, and that the journal alone decides it."""
+"""Early stopping: which trials stop, which never do, and that the journal alone decides."""
 
 from __future__ import annotations
 

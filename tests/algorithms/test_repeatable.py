@@ -1,4 +1,4 @@
-"""A search of one trial at a time is a function of its space and seed, whatever befalls its driver."""
+"""A search of one trial at a time depends only on its space and seed, whatever happens to its driver."""
 
 from __future__ import annotations
 

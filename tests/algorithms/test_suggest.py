@@ -1,4 +1,4 @@
-"""What is proposed is a function of the space, the seed and the history."""
+"""Suggestions depend only on the space, the seed and the history."""
 
 from __future__ import annotations
 

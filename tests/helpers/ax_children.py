@@ -1,4 +1,4 @@
-"""Children that stand in for Ax's process, and what they are asked."""
+"""Children that stand in for Ax, and the questions they get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expressions over searched settings: what they mean, and what is refused as not linear or not readable."""
+"""Expressions over searched settings: their values, and which texts are refused."""
 
 from __future__ import annotations
 

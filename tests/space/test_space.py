@@ -1,4 +1,4 @@
-"""Search spaces: what is accepted, how mistakes are answered, and what the spaces give the trainer."""
+"""Search spaces: which are accepted, the messages for mistakes, and the configurations that they give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written about the language of spaces: its documentation and its JSON Schema hold."""
+"""The documentation and the JSON Schema of search spaces agree with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language of spaces beyond ranges: steps, conditions, constraints, derived settings, rules and budgets."""
+"""Steps, conditions, constraints, derived settings, stopping rules and budgets of search spaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search spaces that ship: the rows of the paper's tables, and what each says about its ranges."""
+"""The built-in search spaces: the rows of the paper's tables, and their ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopped trials, estimated for the model."""
+"""Predicted values of stopped trials."""
 
 from __future__ import annotations
 

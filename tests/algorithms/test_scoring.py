@@ -1,4 +1,4 @@
-"""What the objective makes of trials: values and costs, bounds relative to the baseline, the Pareto front."""
+"""Scores of trials: values and costs, constraints relative to the baseline, the Pareto front."""
 
 from __future__ import annotations
 

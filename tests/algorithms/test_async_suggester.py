@@ -1,4 +1,4 @@
-"""Answers that are asked for ahead: when they are used, and that whatever the model does, a proposal comes of it."""
+"""Answers that are asked for ahead: when they are used, and that a suggestion comes whatever the model does."""
 
 from __future__ import annotations
 

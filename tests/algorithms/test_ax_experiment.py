@@ -1,4 +1,4 @@
-"""What Ax is asked: every range on a scale of ours, and constraints that mean the same on it."""
+"""The Ax experiment: every range as codes, constraints with the same meaning on them, predicted values."""
 
 from __future__ import annotations
 

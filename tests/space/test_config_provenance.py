@@ -1,4 +1,4 @@
-"""Where each value of a space comes from."""
+"""The origin of each value of a space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repeats of the leading configurations: which are run, with which seeds and folds, and what they say of the best."""
+"""Replicates of the best configurations: which run, with which seeds and folds, and how they confirm the best."""
 
 from __future__ import annotations
 

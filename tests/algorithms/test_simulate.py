@@ -1,4 +1,4 @@
-"""Replays: the recorded curves under other rules and orders, decided as the search itself would have."""
+"""Replays: recorded curves under other rules and orders, with the decisions of a real search."""
 
 from __future__ import annotations
 

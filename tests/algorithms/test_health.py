@@ -1,4 +1,4 @@
-"""Random points that stand in for the model's: counted, and said wherever people look."""
+"""Random points in place of the model's: counted, and shown in every view."""
 
 from __future__ import annotations
 
