@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 LOADABLE = (Exit.OK, Exit.SOME_TRIALS_FAILED, Exit.PREEMPTED, Exit.INTERRUPTED)
 
 PERIOD_S = 0.1
-# A notebook's kernel pretends to be a terminal with colours; a table that is redrawn would then be shown line by line.
+# A notebook's kernel claims to be a colour terminal; a table that is redrawn would be shown line by line.
 TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 @dataclass(frozen=True, repr=False)
 class Search(LoadedSearch):
-    """A search at the moment when it was loaded; load it again to see what came since."""
+    """The state of a search when it was loaded; load it again for newer results."""
 
     @cached_property
     def status(self) -> dict[str, Any]:
@@ -58,18 +58,18 @@ class Search(LoadedSearch):
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The best configuration: trial, value, metrics, params, and what fresh seeds say; None before there is one."""
+        """The best configuration: trial, value, metrics, params, results with fresh seeds; None if there is none yet."""
         best: dict[str, Any] | None = self.status["best"]
         return best
 
     @property
     def trials(self) -> list[dict[str, Any]]:
-        """One record per trial and repeat, with `metrics` of its last evaluation and `params`; shares are in [0, 1]."""
+        """One record per trial and replicate, with `params` and the `metrics` of its last evaluation."""
         trials: list[dict[str, Any]] = self.status["trials"]
         return trials
 
     def frame(self) -> DataFrame:
-        """The same as a table: a row per trial, a column per figure and per setting; pandas is imported here."""
+        """A table with a row per trial, and a column per metric and per setting."""
         import pandas
 
         named = ("trial", "status", "source", "seed", "repeats", "fold", "attempts", "epoch", "reason")
@@ -79,13 +79,13 @@ class Search(LoadedSearch):
         return pandas.DataFrame(rows, columns=None if rows else list(named)).set_index("trial")
 
     def curves(self, metric: str = "mAP") -> DataFrame:
-        """A figure by epoch, a column per trial; empty cells where it was not evaluated.
+        """A metric by epoch, with a column per trial; cells are empty at epochs without evaluation.
 
         Args:
-            metric: any name of a figure in `trials`, such as `rank1` or `loss/total`.
+            metric: any name in the `metrics` of `trials`, such as `rank1` or `loss/total`.
 
         Raises:
-            SearchError: no trial has such a figure.
+            SearchError: no trial has this metric.
         """
         import pandas
 
@@ -98,7 +98,7 @@ class Search(LoadedSearch):
                 if metric in metrics:
                     found.setdefault(key, {})[result.epoch] = metrics[metric]
         if not found:
-            raise SearchError(f"{self.name} has no figure {metric!r} (there: {', '.join(known) or 'none yet'})")
+            raise SearchError(f"{self.name} has no metric {metric!r} (there are: {', '.join(known) or 'none yet'})")
         return pandas.DataFrame(found).sort_index().rename_axis(index="epoch", columns="trial")
 
     def __repr__(self) -> str:
@@ -115,7 +115,7 @@ class Search(LoadedSearch):
         return summarise(self).trial(key)
 
     def _repr_html_(self) -> str:
-        """For notebooks: the summary and the table."""
+        """The summary and the table, for notebooks."""
         from html import escape
 
         from orchestrator.show.search_text import SYNTHETIC_MARK
@@ -231,7 +231,7 @@ def _refuse(names: Collection[str], options: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _space_file(space: str | Path | Mapping[str, Any]) -> Iterator[str]:
-    """What the command takes for the space; a mapping is written to a file for the time being."""
+    """The space as the command takes it; a mapping is written to a temporary file."""
     if not isinstance(space, Mapping):
         yield str(space)
         return
@@ -298,7 +298,7 @@ def _run(verb: str, given: SessionOptions, *, show: bool) -> None:
 
 
 def _followed(child: subprocess.Popen[bytes], output: TextIO, *, show: bool) -> tuple[bool, str]:
-    """Waits until the command ends, and passes interruptions on; whether there was one, and the last line."""
+    """Waits for the command and passes interruptions on; returns whether there was one, and the last line."""
     interrupted, last, is_over = False, "", False
     while not is_over:
         try:

@@ -49,7 +49,7 @@ def synth(
     click.echo(
         f"{folder}: mini-MARS {size}, seed {seed}: {made.identities} identities, {made.tracklets} tracklets, "
         f"{made.frames} frames, {made.bytes / 1e6:.1f} MB, {made.seconds:.1f} s; "
-        "SYNTHETIC, never to be compared with published figures"
+        "SYNTHETIC, never to be compared with published results"
     )
     click.echo(f"next: {command_line('data', 'check', folder)}", err=True)
     return Exit.OK

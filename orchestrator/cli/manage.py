@@ -168,7 +168,7 @@ def _typed() -> str:
     try:
         return str(click.prompt("This cannot be undone. Type the name of the search"))
     except (click.Abort, RuntimeError) as error:
-        # click raises the same for Ctrl-C; Python itself RuntimeError where there is no standard input at all.
+        # Click raises Abort for Ctrl-C, too; Python raises RuntimeError without a standard input.
         if isinstance(error, click.Abort) and not isinstance(error.__context__, EOFError):
             raise
         click.echo()

@@ -87,7 +87,7 @@ def test_curves_have_a_column_per_trial_and_a_row_per_epoch(search: Search) -> N
 
 
 def test_a_figure_that_no_trial_has_is_refused_with_those_that_there_are(search: Search) -> None:
-    with pytest.raises(SearchError, match=r"demo has no figure 'map' \(there: .*mAP"):
+    with pytest.raises(SearchError, match=r"demo has no metric 'map' \(there are: .*mAP"):
         search.curves("map")
 
 
