@@ -204,14 +204,17 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
     from orchestrator.runner import session
     from orchestrator.runner.launch import create_search
     from orchestrator.runner.preparation import prepare_space
+    from orchestrator.stores.local import LocalStore
     from orchestrator.study.description import Options
     from orchestrator.study.events import TrialCompleted, TrialSuggested
     from orchestrator.study.recorder import Recorder
 
     overrides = [f"algorithm.name={algorithm}", f"budget={{trials: {trials}}}", "replicates=0"]
-    space = prepare_space("attn_cl.yaml", data="mini-mars", overrides=overrides, storage=folder, dry_run=False)
+    space = prepare_space(
+        "attn_cl.yaml", data="mini-mars", overrides=overrides, storage=LocalStore(folder), dry_run=False
+    )
     options = Options(address=address, cpus_per_trial=1, concurrent=slots)
-    search = create_search(space, storage=folder, name="bench", seed=0, options=options)
+    search = create_search(space, storage=LocalStore(LocalStore)(folder), name="bench", seed=0, options=options)
 
     def listen(recorder: Recorder, _: object) -> None:
         def note(record: Any) -> None:

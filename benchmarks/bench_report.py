@@ -25,6 +25,7 @@ from benchmarks.measuring import say
 from orchestrator.space.parameters import Choice, Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.description import Options, SearchDescription, write_description
 from orchestrator.study.events import (
     AttemptFailed,
@@ -91,7 +92,7 @@ def write_large_search(path: Path, *, trials: int, epochs: int, seed: int = 0) -
     """A search that nobody ran: points drawn at random, values from a smooth function of them with noise."""
     overrides = [f"budget.trials={trials}", "stopping.rule=asha", f"trainer.optim.epochs={epochs}", "replicates=3"]
     space = SearchSpace.load("attn_cl.yaml", overrides=overrides)
-    folder = SearchFolder(path)
+    folder = local_search(path)
     folder.logs.mkdir(parents=True)
     description = SearchDescription(
         search=path.name,

@@ -30,6 +30,7 @@ import psutil
 
 from benchmarks.measuring import LEAST_RUNS, say
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import (
     Event,
     SearchCreated,
@@ -213,7 +214,7 @@ def _result(epoch: int) -> EpochResult:
 
 
 def _folder(path: Path, trials: int, *, evaluated: bool) -> SearchFolder:
-    folder = SearchFolder(path)
+    folder = local_search(path)
     path.mkdir()
     folder.split.write_text("{}")
     for index in range(trials):

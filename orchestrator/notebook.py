@@ -29,8 +29,8 @@ from orchestrator.cli.options import LaunchOptions, ResumeOptions, SessionOption
 from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores import open_store
 from orchestrator.stores.base import existing_search
-from orchestrator.stores.cache import local_storage
 from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.study.study import Trial
 from orchestrator.summary import summarise
@@ -134,7 +134,7 @@ def load(name: str, storage: str | Path = "runs") -> Search:
         SearchError: there is none of this name in the storage, or it is damaged.
         JournalError: its journal is damaged.
     """
-    found = load_search(existing_search(local_storage(storage), name))
+    found = load_search(existing_search(open_store(storage), name))
     return Search(found.folder, found.description, found.study, found.is_driven)
 
 
@@ -196,7 +196,7 @@ def launch(
         settings = tuple(_overrides(overrides))
         if name is None:
             name = f"{SearchSpace.load(file, settings).name}-{secrets.token_hex(2)}"
-        given = LaunchOptions(space=file, name=name, storage=local_storage(storage), overrides=settings, **options)
+        given = LaunchOptions(space=file, name=name, storage=str(storage), overrides=settings, **options)
         _run("launch", given, show=show)
     return load(name, storage)
 
@@ -220,7 +220,7 @@ def resume(
     """
     _refuse(NOT_HERE, options)
     errored = "retry" if retry_failed else "skip"
-    _run("resume", ResumeOptions(name=name, storage=local_storage(storage), errored=errored, **options), show=show)
+    _run("resume", ResumeOptions(name=name, storage=str(storage), errored=errored, **options), show=show)
     return load(name, storage)
 
 

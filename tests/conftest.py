@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
     return found
 
 
-@pytest.fixture(params=["file", "s3"])
-def uri(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path, machines: Machines) -> str:
-    """A storage of each kind that a URI may name."""
-    return store.bucket() if request.param == "s3" else (tmp_path / "store").as_uri()
+@pytest.fixture(params=["memory", "s3"])
+def uri(request: pytest.FixtureRequest, store: ObjectStore, machines: Machines) -> str:
+    """A bucket in the memory of this process, and one of a real server."""
+    return store.bucket() if request.param == "s3" else f"memory://bucket-{secrets.token_hex(4)}/searches"

@@ -27,7 +27,7 @@ class DiskFull(OrchestratorError):
     exit_code = Exit.ENVIRONMENT
 
     def __init__(self, folder: SearchFolder, reason: str) -> None:
-        super().__init__(f"{reason}; make room there, then `{hint('resume', folder.name, storage=folder.path.parent)}`")
+        super().__init__(f"{reason}; make room there, then `{hint('resume', folder.name, storage=folder.storage)}`")
 
 
 class CircuitBroken(OrchestratorError):
@@ -45,7 +45,7 @@ def broken_circuit(study: Study, folder: SearchFolder) -> CircuitBroken | None:
     ways = {(event.failure, event.reason.partition("\n")[0]) for event in latest}
     if len(latest) < EQUAL_FAILURES or len(ways) > 1 or latest[0].failure in OF_THE_CONFIGURATION:
         return None
-    last, storage = latest[-1], folder.path.parent
+    last, storage = latest[-1], folder.storage
     return CircuitBroken(
         f"{folder.name}: {EQUAL_FAILURES} trials in a row failed in the same way ({last.failure}: {last.reason}); mend "
         f"that (`{hint('logs', f'{folder.name}/{last.trial}', storage=storage)}`), then "

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-DEFAULT_STORAGE = Path("runs")
+DEFAULT_STORAGE = "runs"
 """Where commands look for searches without `--storage`."""
 
 
@@ -26,17 +26,14 @@ def command_line(*arguments: Path | str) -> str:
     return f"{installed('reidsearch')} {shlex.join(map(str, arguments))}"
 
 
-def hint(verb: str, *arguments: str, storage: Path | str) -> str:
+def hint(verb: str, *arguments: str, storage: str) -> str:
     """`reidsearch VERB ARGUMENTS --storage STORAGE`, quoted for a shell.
 
     Args:
         verb: a command that takes `--storage`.
         arguments: what follows it.
-        storage: a URI, or the folder that holds the searches or mirrors a URI, which is then named. The relative folder
-            of commands that were given none is left out.
+        storage: a URI, or the path of the folder that holds the searches; the default one, as it is spelled, is left
+            out.
     """
-    from orchestrator.stores.cache import storage_name  # it imports the storages with a URI
-
-    named = storage if isinstance(storage, str) else storage_name(storage)
-    given = [] if storage == DEFAULT_STORAGE else ["--storage", named]
+    given = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
     return command_line(verb, *arguments, *given)

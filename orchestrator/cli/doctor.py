@@ -27,9 +27,10 @@ def doctor(
 ) -> int:
     """Look at versions, GPUs, memory, disk, clock, ports and MLflow; exit code 5 when something is wrong."""
     from orchestrator.doctor.findings import examine, summary
+    from orchestrator.stores import open_store
 
     findings = []
-    for finding in examine(data=data, address=address, storage=storage):
+    for finding in examine(data=data, address=address, storage=open_store(storage).path):
         findings.append(finding)
         if not as_json:
             click.echo(f"{finding.level:<8}{finding.subject:<14}{finding.text}")

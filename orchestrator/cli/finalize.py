@@ -72,9 +72,10 @@ def finalize(given: FinalizeOptions) -> int:
     """
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.finalize import FinalizationOptions, unseal_test_set
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
 
-    folder = existing_search(given.storage, given.name)
+    folder = existing_search(open_store(given.storage), given.name)
     asked = options_as_before(folder, **run_settings(given))
     require_admission(asked.address, insecure=given.insecure)
     wanted = FinalizationOptions(
@@ -105,12 +106,13 @@ def tables(
     return Exit.OK
 
 
-def _tables(names: Iterable[str], form: str, storage: Path) -> str:
+def _tables(names: Iterable[str], form: str, storage: str) -> str:
     from orchestrator.show.tables import FORMATS, tables_of
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
     from orchestrator.summary import read_summary
 
-    return FORMATS[form](tables_of([read_summary(existing_search(storage, name)) for name in names]))
+    return FORMATS[form](tables_of([read_summary(existing_search(open_store(storage), name)) for name in names]))
 
 
 @command(example="reidsearch ablate --data /data/mars --seeds 5")
@@ -137,11 +139,12 @@ def ablate(
     """
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.ablation import TABLE_1, Ablation, rows_under_way
+    from orchestrator.stores import open_store
     from orchestrator.study.description import Options
 
     require_admission(address, insecure=insecure)
     asked = Options(concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address, insecure=insecure)
-    ablation = Ablation(name, rows or TABLE_1, data, overrides, seeds, storage, asked)
+    ablation = Ablation(name, rows or TABLE_1, data, overrides, seeds, open_store(storage), asked)
     names, worst = [], Exit.OK
     for row in rows_under_way(ablation):
         code = drive_and_show(row.folder, asked, strict=False)

@@ -39,10 +39,11 @@ def launch(given: LaunchOptions) -> int:
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.data_staging import named_pack
     from orchestrator.runner.preparation import prepare_space
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search, new_search
     from orchestrator.study.description import Options
 
-    storage, name = given.storage, given.name
+    storage, name = open_store(given.storage), given.name
     if name is not None:
         new_search(storage, name)
     asked = Options(**run_settings(given), **named_pack(given.stage_data))
@@ -81,10 +82,11 @@ def resume(given: ResumeOptions) -> int:
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
     if _is_handed_over(given):
         return _submit_resume(given)
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
     from orchestrator.stores.loading import load_search
 
-    folder, retry_failed = existing_search(given.storage, given.name), given.errored == "retry"
+    folder, retry_failed = existing_search(open_store(given.storage), given.name), given.errored == "retry"
     study = load_search(folder).study
     if study.ended == "finished" and not (study.counts()["failed"] and retry_failed):
         return _nothing_to_resume(folder, study, given.strict)
@@ -99,7 +101,7 @@ def resume(given: ResumeOptions) -> int:
 
 def _nothing_to_resume(folder: SearchFolder, study: Study, strict: bool) -> int:
     """Says that a search is finished and what could follow, and returns the exit code; writes nothing."""
-    name, storage, failed = folder.name, folder.path.parent, study.counts()["failed"]
+    name, storage, failed = folder.name, folder.storage, study.counts()["failed"]
     click.echo(f"{folder.name} is finished ({study.reason}): nothing is left to run")
     click.echo(f"next      {hint('extend', name, '--trials', '+10', storage=storage)}")
     if failed:
@@ -155,9 +157,9 @@ def _submit(
     """Submits the job, says where it can be watched, and follows it if asked to."""
     from orchestrator.cluster.names import JOB_NAME
     from orchestrator.cluster.submit import submit
-    from orchestrator.stores.base import search_folder
+    from orchestrator.stores.base import check_name
 
-    search_folder(Path(), name)
+    check_name(name)
     assert given.submit is not None
     told = {JOB_NAME: f"reidsearch {name}", "search": name, "storage": _storage_of_cluster(given), **(metadata or {})}
     arguments = [*words, *command_arguments(given, without=NOT_PASSED_ON)]
@@ -175,9 +177,7 @@ def _submit(
 
 def _storage_of_cluster(given: SessionOptions) -> str:
     """The storage by a name that the cluster knows, too: a relative path would be one in the job's own folder."""
-    from orchestrator.stores.cache import storage_name
-
-    storage = storage_name(given.storage)
+    storage = given.storage
     if "://" not in storage and not Path(storage).is_absolute():
         raise click.UsageError(
             "--submit needs a --storage that the cluster knows by the same name: an absolute path on a file system "

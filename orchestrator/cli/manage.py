@@ -35,11 +35,12 @@ def status(
 ) -> int:
     """Show how far a search is, or all searches of a storage."""
     from orchestrator.show.status import show_search, show_searches
+    from orchestrator.stores import open_store
 
     if name is None:
-        show_searches(storage, as_json=as_json)
+        show_searches(open_store(storage), as_json=as_json)
     else:
-        show_search(storage, name, as_json=as_json, watch=watch)
+        show_search(open_store(storage), name, as_json=as_json, watch=watch)
     return Exit.OK
 
 
@@ -51,10 +52,11 @@ def stop(name: SearchOrTrial, storage: Storage = DEFAULT_STORAGE) -> int:
     stays so.
     """
     from orchestrator.runner import control
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
 
     search, _, trial = name.partition("/")
-    folder = existing_search(storage, search)
+    folder = existing_search(open_store(storage), search)
     answer = control.stop(folder, _key(folder, trial))
     click.echo(answer.text, err=not answer.done)
     return Exit.OK if answer.done else Exit.ENVIRONMENT
@@ -70,10 +72,11 @@ def logs(
 ) -> int:
     """Print what happened in a search, or in one of its trials with what its training logged."""
     from orchestrator.show.logs import log_lines
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
 
     search, _, trial = name.partition("/")
-    folder = existing_search(storage, search)
+    folder = existing_search(open_store(storage), search)
     for line in log_lines(folder, _key(folder, trial), follow=follow):
         click.echo(line)
     return Exit.OK
@@ -103,9 +106,10 @@ def extend(
 ) -> int:
     """Give a search more budget or wider bounds; `resume` then goes on with it."""
     from orchestrator.runner import extension
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
 
-    for change in extension.extend(existing_search(storage, name), trials=trials, overrides=overrides):
+    for change in extension.extend(existing_search(open_store(storage), name), trials=trials, overrides=overrides):
         click.echo(change)
     click.echo(f"next      {hint('resume', name, storage=storage)}")
     return Exit.OK
@@ -115,10 +119,11 @@ def extend(
 def sync(name: Search, storage: Storage = DEFAULT_STORAGE, tracking_uri: TrackingUri = None) -> int:
     """Send a search's journal to MLflow again; existing runs stay, missing ones are created."""
     from orchestrator.base.uris import without_passwords
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
     from orchestrator.tracking import sync
 
-    synced = sync.sync(existing_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
+    synced = sync.sync(existing_search(open_store(storage), name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
     where = without_passwords(synced.uri)
     if synced.unsent:
         click.echo(f"{where}: {synced.unsent} of {synced.events} events not accepted: {synced.problem}", err=True)
@@ -138,11 +143,12 @@ def purge(
     """Delete every copy of a search's data, checkpoints included, and say what remains elsewhere."""
     from orchestrator.base.escaping import terminal_text
     from orchestrator.show import purge
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
     from orchestrator.study.lease import refuse_if_driven
 
-    folder = existing_search(storage, name)
-    refuse_if_driven(folder.lease)
+    folder = existing_search(open_store(storage), name)
+    refuse_if_driven(folder.lease, folder.storage)
     copies = purge.find(folder, keep_mlflow=keep_mlflow, tracking=tracking_uri)
     click.echo(f"folder    {folder.path}  ({copies.files} files, {copies.bytes / 1e6:.1f} MB)")
     if copies.mlflow is not None:

@@ -138,13 +138,11 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
 
 
 class StoragePath(click.Path):
-    """A folder; for a URI the one that stands for it on this machine."""
+    """A folder, or a URI, as it is given; `open_store` opens it."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        """The folder; uses no network."""
-        from orchestrator.stores.cache import local_storage  # most storages are folders
-
-        return super().convert(local_storage(value), parameter, context)
+        """The text; a path of a file is refused."""
+        return value if "://" in value else super().convert(value, parameter, context)
 
 
 class OutPath(click.Path):
@@ -211,12 +209,12 @@ Searches = Annotated[tuple[str, ...], argument(metavar="NAME...", nargs=-1, shel
 SpaceFile = Annotated[str, argument(shell_complete=shell_complete.space_names)]
 OptionalSpaceFile = Annotated[str | None, argument(shell_complete=shell_complete.space_names)]
 Storage = Annotated[
-    Path,
+    str,
     option(
         "--storage",
-        type=StoragePath(path_type=Path, file_okay=False),
+        type=StoragePath(file_okay=False),
         metavar="DIR|URI",
-        help="Folder that holds searches, or s3://, gs://, file://.",
+        help="Folder that holds searches, or s3://, gs://, az://.",
     ),
 ]
 Overrides = Annotated[

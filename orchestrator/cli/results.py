@@ -47,10 +47,11 @@ def compare(
     """
     from orchestrator.show import compare as comparing
     from orchestrator.show.compare_view import draw_sheet, show
+    from orchestrator.stores import open_store
 
     if len(names) < 2:
         raise click.UsageError(f"name two at least: {hint('compare', 'A', 'B', storage=storage)}")
-    found = comparing.compare(storage, names)
+    found = comparing.compare(open_store(storage), names)
     if sheet is not None:
         draw_sheet(found, sheet, images=images)
     show(found, as_json=as_json)
@@ -91,11 +92,12 @@ def report(
     The HTML file holds everything that it needs and opens without a network.
     """
     from orchestrator.show.report.formats import write_report
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
 
     if to_mlflow and out is None and kind != "html":
         raise click.UsageError("--to-mlflow needs a file: name one with --out")
-    folder = existing_search(storage, name)
+    folder = existing_search(open_store(storage), name)
     written = write_report(folder, kind, out, model=not without_model and kind != "csv", images=images)
     click.echo(written.text, err=written.path is not None and kind != "html", nl=written.path is not None)
     if to_mlflow:
@@ -127,9 +129,10 @@ def export(
 ) -> int:
     """Write the network of a trial, its configuration and a model card; without TRIAL that of the best one."""
     from orchestrator.show.export import export_trial
+    from orchestrator.stores import open_store
     from orchestrator.summary import find_trial
 
-    search, trial = find_trial(storage, name)
+    search, trial = find_trial(open_store(storage), name)
     done = export_trial(search, trial, cast("tuple[ExportFormat, ...]", formats), out)
     for network in done.networks:
         proof = "" if network.difference is None else f"  (embeddings as the network's to {network.difference:.1e})"
@@ -174,9 +177,12 @@ def reproduce(
     Without TRIAL the best one is trained.
     """
     from orchestrator.show import reproduce
+    from orchestrator.stores import open_store
     from orchestrator.summary import find_trial
 
-    plan = reproduce.plan_reproduction(*find_trial(storage, name), data=data, threads=threads, tolerance=tolerance)
+    plan = reproduce.plan_reproduction(
+        *find_trial(open_store(storage), name), data=data, threads=threads, tolerance=tolerance
+    )
     click.echo(reproduce.conditions_table(plan.conditions), err=as_json)
     if text := reproduce.restoring_text(plan):
         click.echo(text, err=True)
@@ -217,13 +223,14 @@ def simulate(
     as_json: AsJson = False,
 ) -> int:
     """Replay a finished search's curves under other stopping rules and orders; nothing is trained."""
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
 
-    existing_search(storage, name)  # before the import of torch
+    existing_search(open_store(storage), name)  # before the import of torch
     from orchestrator.show.simulate import SimulationOptions, show_simulation
 
     asked = SimulationOptions(rules or RULES, algorithms or ("journaled",), overrides, slots, seeds)
-    show_simulation(storage, name, asked, as_json=as_json)
+    show_simulation(open_store(storage), name, asked, as_json=as_json)
     return Exit.OK
 
 
@@ -241,7 +248,8 @@ def ui(
     The server is for this machine only. The address that is printed compares the trials of the search NAME, or all
     searches of the storage: charts, CMC curves and, for generated data, the same queries side by side.
     """
+    from orchestrator.stores import open_store
     from orchestrator.tracking.server import serve
 
-    serve(storage, name, port, click.echo, tracking=tracking_uri)
+    serve(open_store(storage), name, port, click.echo, tracking=tracking_uri)
     return Exit.OK

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import hint
-from orchestrator.stores.cache import storage_uri
 
 if TYPE_CHECKING:
-    from orchestrator.stores.base import SearchFolder
+    from orchestrator.stores.base import SearchFolder, Store
     from orchestrator.study.description import Options
     from orchestrator.study.study import Study
 
@@ -30,9 +28,9 @@ def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
     given = {name: value for name, value in changed.items() if value is not None}
     for option, field in ((ADDRESS, "address"), (TRACKING, "tracking_uri")):
         if field in given:
-            trust(folder.path.parent, option, given[field])
+            trust(folder.store, option, given[field])
         else:
-            require_trusted(folder.path.parent, folder.name, option, getattr(before, field))
+            require_trusted(folder.store, folder.name, option, getattr(before, field))
     return Options.model_validate(before.model_dump() | given)
 
 
@@ -47,7 +45,7 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
         with stderr_kept(folder.logs / RAY_LOG), display.showing():
             ending = run_search(folder, display.watch(), overrides=asked, retry_failed=retry_failed)
     except KeyboardInterrupt:  # outside the session, which handles Ctrl-C itself
-        command = hint("resume", folder.name, storage=folder.path.parent)
+        command = hint("resume", folder.name, storage=folder.storage)
         click.echo(f"{folder.name}: stopped; `{command}` continues it", err=True)
         return Exit.INTERRUPTED
     display.ending(ending)
@@ -63,12 +61,12 @@ def exit_code(code: Exit, study: Study, *, strict: bool) -> Exit:
     return Exit.SEARCH_FAILED if strict and fails else code
 
 
-def say_where_runs_are(storage: Path, asked: Options) -> None:
+def say_where_runs_are(storage: Store, asked: Options) -> None:
     """Says once, for a storage with a URI, where MLflow's runs are kept."""
-    uri = storage_uri(storage)
+    uri = storage.uri
     if uri is not None and asked.tracking_uri is None:
         click.echo(
-            f"MLflow keeps its runs in {storage / 'mlflow.db'}, on this machine only: a database cannot lie in {uri}; "
-            "--tracking-uri names a server that all machines reach",
+            f"MLflow keeps its runs in {storage.path / 'mlflow.db'}, on this machine only: a database cannot lie in "
+            f"{uri}; --tracking-uri names a server that all machines reach",
             err=True,
         )

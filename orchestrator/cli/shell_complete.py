@@ -66,10 +66,10 @@ def setting_paths(context: click.Context, parameter: click.Parameter, incomplete
 
 
 def _searches(context: click.Context) -> list[SearchFolder]:
+    from orchestrator.stores import open_store
     from orchestrator.stores.base import searches_here
 
-    storage = context.params.get("storage") or DEFAULT_STORAGE
-    return searches_here(Path(storage))
+    return searches_here(open_store(context.params.get("storage") or DEFAULT_STORAGE))
 
 
 def _spaces() -> Path:

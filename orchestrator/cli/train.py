@@ -119,25 +119,26 @@ def evaluate(
 def _record_in_journal(weights: Path, use: Use) -> None:
     """Records the use of a trial's weights on the test set in its search's journal, of others beside the weights."""
     from orchestrator.runner.finalize import record_test_set_use
-    from orchestrator.stores.base import SearchFolder
+    from orchestrator.stores import open_search
     from trainer.evaluation.test_set_record import place_in_search, record_use
 
     place = place_in_search(weights)
     if place is None:
         record_use(weights, use)
         return
-    record_test_set_use(SearchFolder(place.search), place.trial, weights, use)
+    record_test_set_use(open_search(place.search), place.trial, weights, use)
     click.echo(f"{weights}: used on the test set, which is recorded in the journal of {place.search.name}", err=True)
 
 
 def _record_beside(weights: Path, use: Use) -> None:
     """Records the use beside the weights; trials of a search are refused."""
+    from orchestrator.stores import open_search
     from trainer.errors import ConfigError
     from trainer.evaluation.test_set_record import place_in_search, record_use
 
     place = place_in_search(weights)
     if place is not None:
-        finalize = hint("finalize", place.search.name, storage=place.search.absolute().parent)
+        finalize = hint("finalize", place.search.name, storage=open_search(place.search.absolute()).storage)
         raise ConfigError(
             f"{weights}: belongs to trial {place.trial} of the search {place.search.name}, whose configurations are to "
             f"be chosen without the test set; `{finalize}` opens it for the best ones, --open-test-set for this "

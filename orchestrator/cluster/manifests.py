@@ -22,8 +22,8 @@ from orchestrator.cluster.resources import Node, allocate
 from orchestrator.cluster.trusted_servers import TRACKING
 from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.address import is_uri
-from orchestrator.stores.base import search_folder
+from orchestrator.stores.base import check_name
+from orchestrator.stores.objects import is_uri
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
@@ -98,7 +98,7 @@ class Work(NamedTuple):
             EnvironmentProblem: no machine can hold a trial.
             SearchError: the name cannot name a search.
         """
-        search_folder(Path(), self.name)
+        check_name(self.name)
         resources = self.space.resources.overridden(self.resources)
         most, trials = self.concurrent or self.space.budget.concurrent, self.space.budget.trials
         allocate(machines._replace(number=1).nodes(), resources, concurrent=most, trials=trials)

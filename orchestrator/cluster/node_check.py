@@ -6,14 +6,13 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.base import provenance
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.ray import LiveNode
-from orchestrator.stores.address import is_uri
-from orchestrator.stores.cache import storage_name
+from orchestrator.stores.base import Store
+from orchestrator.stores.objects import is_uri
 from orchestrator.stores.storage_probe import check_token, leave_token
 from trainer.child import HOME
 from trainer.data import DataConfig, read_splits
@@ -67,12 +66,12 @@ class NodeMismatch(NamedTuple):
     needed: str
 
 
-def expected_here(storage: Path, data: DataConfig | None, fingerprint: str) -> Expected:
+def expected_here(storage: Store, data: DataConfig | None, fingerprint: str) -> Expected:
     """What this process has, and every node must have."""
     return Expected(
         versions={name: version for name, version in provenance.versions().items() if name in CHECKED},
         code=code_hash(),
-        storage=storage_name(storage),
+        storage=storage.uri or str(storage.path.absolute()),
         token=leave_token(storage),
         data=None if data is None else data.model_dump_json(),
         fingerprint=fingerprint,

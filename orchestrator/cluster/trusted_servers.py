@@ -16,7 +16,7 @@ import click
 from orchestrator.base.errors import SearchError
 from orchestrator.base.uris import database_path, lies_in, without_passwords
 from orchestrator.cluster.authentication import is_loopback, own_address
-from orchestrator.stores.cache import storage_name
+from orchestrator.stores.base import Store
 from trainer.formatting import one_line
 
 TRACKING, ADDRESS = "--tracking-uri", "--address"
@@ -34,7 +34,7 @@ def trusted_servers_file() -> Path:
     return state / "reidsearch" / "trusted_servers.jsonl"
 
 
-def trust(storage: Path, option: str, server: str | None) -> None:
+def trust(storage: Store, option: str, server: str | None) -> None:
     """Records that searches of the storage may use a server that the user has given."""
     if server is None or is_trusted(storage, option, server):
         return
@@ -47,7 +47,7 @@ def trust(storage: Path, option: str, server: str | None) -> None:
         click.echo(f"{file}: cannot be written ({error.strerror}); give {option} in every later command", err=True)
 
 
-def is_trusted(storage: Path, option: str, server: str) -> bool:
+def is_trusted(storage: Store, option: str, server: str) -> bool:
     """Whether the server is our own, or was given in the environment or, for this storage, in an earlier command."""
     if is_own(storage, option, server) or os.environ.get(ENVIRONMENT[option]) == server:
         return True
@@ -58,18 +58,18 @@ def is_trusted(storage: Path, option: str, server: str) -> bool:
     return _line(storage, option, server) in lines.splitlines(keepends=True)
 
 
-def is_own(storage: Path, option: str, server: str) -> bool:
+def is_own(storage: Store, option: str, server: str) -> bool:
     """Whether a server is on this machine, or is a database in the storage itself."""
     if server == "auto":
         return True
     if option == TRACKING and (path := database_path(server)) is not None:
-        return "?" not in server and lies_in(path, storage)
+        return "?" not in server and lies_in(path, storage.path)
     found = (PLAIN_ADDRESS if option == ADDRESS else PLAIN_SERVER).fullmatch(server)
     host = "" if found is None else found["host"].strip("[]")
     return host != "" and (is_loopback(host) or host == own_address())
 
 
-def require_trusted(storage: Path, search: str, option: str, server: str | None) -> None:
+def require_trusted(storage: Store, search: str, option: str, server: str | None) -> None:
     """Checks that a server which a search's files name may be used.
 
     Args:
@@ -89,6 +89,5 @@ def require_trusted(storage: Path, search: str, option: str, server: str | None)
         )
 
 
-def _line(storage: Path, option: str, server: str) -> str:
-    name = storage_name(storage)
-    return json.dumps([name if "://" in name else str(storage.resolve()), option, without_passwords(server)]) + "\n"
+def _line(storage: Store, option: str, server: str) -> str:
+    return json.dumps([storage.uri or str(storage.path.resolve()), option, without_passwords(server)]) + "\n"

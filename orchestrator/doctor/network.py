@@ -82,7 +82,7 @@ def mlflow_schema(database: Path) -> Iterator[Finding]:
     if not database.is_file():
         yield Finding("ok", "mlflow", f"{database} does not exist yet; the first search creates it")
         return
-    sync = hint("sync", "NAME", storage=database.parent)
+    sync = hint("sync", "NAME", storage=str(database.parent))
     try:
         found = schema_of(database)
     except sqlite3.Error as error:

@@ -11,7 +11,7 @@ from orchestrator.runner.finalize import WITHOUT_EFFECT, FinalizationOptions, un
 from orchestrator.runner.launch import create_search
 from orchestrator.runner.preparation import prepare_space
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder, search_folder
+from orchestrator.stores.base import SearchFolder, Store, search_folder
 from orchestrator.stores.loading import load_search
 from orchestrator.study.description import Options
 
@@ -30,7 +30,7 @@ class Ablation(NamedTuple):
     overrides: Sequence[str]
     """`path=value` settings of all rows."""
     seeds: int
-    storage: Path
+    storage: Store
     options: Options
 
 

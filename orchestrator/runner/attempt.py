@@ -15,10 +15,8 @@ from orchestrator.base.locking import exclusive
 from orchestrator.runner.failure_kind import failure_kind
 from orchestrator.runner.system_metrics import SystemMeter, gpus_of_this_process
 from orchestrator.runner.watchdog import Watchdog
-from orchestrator.stores import trial_files
-from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.cache import mirror_of, remote
-from orchestrator.stores.remote import StorageProblem
+from orchestrator.stores import open_store, trial_files
+from orchestrator.stores.base import SearchFolder, StorageProblem
 from orchestrator.stores.staging import DataSource, data_here
 from orchestrator.study.description import HANG_AFTER_S
 from orchestrator.study.events import FailureKind, NodeLoad
@@ -145,9 +143,8 @@ def folder_here(spec: TrialSpec) -> SearchFolder:
     Raises:
         SearchError, EnvironmentProblem: the machine cannot have one.
     """
-    if spec.storage is None:
-        return SearchFolder(spec.search)
-    return SearchFolder(mirror_of(spec.storage) / spec.search.name)
+    store = open_store(spec.search.parent if spec.storage is None else spec.storage)
+    return SearchFolder(store.path / spec.search.name, store)
 
 
 @contextmanager
@@ -175,18 +172,16 @@ def _train_and_send(
     An epoch is told before it is sent; a node that is lost in between costs training it again. `completed` is told
     after everything is sent.
     """
-    from orchestrator.stores.pull import bring_search
-
-    assert spec.storage is not None
-    store, folder = remote(spec.storage), folder_here(spec)
-    upload = trial_files.TrialUpload(store, folder, spec.trial, spec.start)
+    folder = folder_here(spec)
+    upload = folder.store.upload(folder, spec.trial, spec.start)
+    assert upload is not None
     try:
         for left_behind in (HANG_FILE, STOP_FILE):
             (out / left_behind).unlink(missing_ok=True)
-        bring_search(folder, journal=False)
-        damaged = upload.bring(trial_files.read_note(store, folder.name, spec.trial))
+        folder.store.pull(folder, journal=False)
+        damaged = upload.pull()
         if damaged:
-            text = f"{store.uri}: {', '.join(damaged)} of {spec.trial}: damaged; not used"
+            text = f"{spec.storage}: {', '.join(damaged)} of {spec.trial}: damaged; not used"
             log.warning(text)
             (out / ERROR_FILE).write_text(text + "\n", encoding="utf-8")
         write_atomically(out / CONFIG_FILE, spec.config)

@@ -8,18 +8,12 @@ from typing import NamedTuple
 
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import hint
-from orchestrator.stores import requests
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.pull import bring_search
-from orchestrator.stores.push import open_recorder
-from orchestrator.stores.remote_lease import driver_of
-from orchestrator.stores.requests import Request
 from orchestrator.study.events import TrialStopped
 from orchestrator.study.journal import read_journal
 from orchestrator.study.study import Study, fold_records
 
-# The folder of the requests; the name of a file is the trial to stop, or this for the whole search.
-REQUESTS = requests.REQUESTS
+# The name of a request is the trial to stop, or this for the whole search.
 WHOLE_SEARCH = "search"
 POLL_S = 0.2
 # A driver looks for requests several times a second, unless it is just reaching its cluster.
@@ -31,7 +25,7 @@ class Requests:
     """The driver's end."""
 
     def __init__(self, folder: SearchFolder) -> None:
-        self._folder = folder.path / REQUESTS
+        self._folder = folder.requests
 
     def clear(self) -> None:
         """Forgets what was asked of an earlier driver."""
@@ -69,20 +63,19 @@ def stop(folder: SearchFolder, trial: str | None, patience: float = PATIENCE_S) 
     """
     if trial is not None:
         _check_trial(folder, trial)
-    if driver_of(folder) is None:
+    if folder.store.driver(folder) is None:
         return _stop_undriven(folder, trial)
-    request = Request(folder, trial or WHOLE_SEARCH)
-    request.leave()
+    folder.store.request(folder, trial or WHOLE_SEARCH)
     if trial is not None:
-        answered = _wait(lambda: not request.is_left(), patience)
+        answered = _wait(lambda: not folder.store.is_requested(folder, trial), patience)
         return Answer(answered, f"{folder.name}/{trial}: stopped" if answered else _unanswered(folder))
-    answered = _wait(lambda: driver_of(folder) is None, patience)
-    text = f"{folder.name}: stopped; `{hint('resume', folder.name, storage=folder.path.parent)}` continues it"
+    answered = _wait(lambda: folder.store.driver(folder) is None, patience)
+    text = f"{folder.name}: stopped; `{hint('resume', folder.name, storage=folder.storage)}` continues it"
     return Answer(answered, text if answered else _unanswered(folder))
 
 
 def _check_trial(folder: SearchFolder, trial: str) -> None:
-    bring_search(folder)
+    folder.store.pull(folder)
     study = fold_records(read_journal(folder.journal), folder.journal)
     known = study.all_trials.get(trial)
     if known is None:
@@ -99,14 +92,14 @@ def _trials_of(study: Study) -> str:
 def _stop_undriven(folder: SearchFolder, trial: str | None) -> Answer:
     if trial is None:
         return Answer(True, f"{folder.name}: no process drives it, so there is nothing to stop")
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         epoch = recorder.study.all_trials[trial].epoch
         recorder.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
     return Answer(True, f"{folder.name}/{trial}: given up; no process drives the search")
 
 
 def _unanswered(folder: SearchFolder) -> str:
-    holder = driver_of(folder)
+    holder = folder.store.driver(folder)
     if holder is None:
         return f"{folder.name}: the process that drove it died before it could answer"
     return f"{folder.name}: asked process {holder.pid} on {holder.host}, which drives it and has not answered yet"

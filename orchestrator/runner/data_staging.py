@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.base.errors import SearchError
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.address import is_uri, parsed
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.cache import storage_uri
+from orchestrator.stores.objects import is_uri, parsed
 from orchestrator.stores.staging import DataSource, check_pack_of, data_here, index_digest
 from orchestrator.study.description import Options, read_description
 from trainer.errors import DataError
@@ -105,7 +104,7 @@ def data_source(options: Options, space: SearchSpace, folder: SearchFolder) -> D
         return DataSource(pack=options.stage_data, sha256=options.stage_sha256)
     if options.data is not None:
         return DataSource(root=options.data)
-    if space.synthetic is not None and storage_uri(folder.path.parent) is not None:
+    if space.synthetic is not None and folder.store.uri is not None:
         return DataSource(generated=space.synthetic)
     from trainer.data.synthetic.dataset import is_synthetic
 

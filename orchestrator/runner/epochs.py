@@ -7,9 +7,7 @@ import logging
 from orchestrator.runner.attempt import RESULTS_FILE, TEST_FOLDER, TEST_RESULT
 from orchestrator.runner.next_step import stop_after_epoch
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.remote import StorageProblem
-from orchestrator.stores.trial_files import bring_trial
+from orchestrator.stores.base import SearchFolder, StorageProblem
 from orchestrator.study.events import NodeLoad, TrialCompleted, TrialReported, TrialTested
 from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import unfinished
@@ -34,7 +32,7 @@ def recover_epochs(folder: SearchFolder, space: SearchSpace, recorder: Recorder)
     """Records what attempts finished on disk after the last session had died."""
     for trial in unfinished(recorder.study):
         try:
-            bring_trial(folder, trial.key, RESULTS_FILE, f"{TEST_FOLDER}/{TEST_RESULT}")
+            folder.store.pull_trial(folder, trial.key, RESULTS_FILE, f"{TEST_FOLDER}/{TEST_RESULT}")
         except StorageProblem as problem:
             log.warning("%s; the next attempt reports its epochs again", problem)
         out = folder.trial(trial.key)

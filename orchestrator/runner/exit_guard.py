@@ -102,9 +102,8 @@ class ExitGuard:
     def _leave(self) -> None:
         """Ends the process here and now; the next session continues from the journal."""
         self._recorder.record(SessionEnded(state="interrupted", reason=self._stop.wish))
-        if self._recorder.uplink is not None:
-            self._recorder.uplink.finish(UPLOAD_PATIENCE_S)
-        resume = hint("resume", self._folder.name, storage=self._folder.path.parent)
+        self._recorder.upload.finish(UPLOAD_PATIENCE_S)
+        resume = hint("resume", self._folder.name, storage=self._folder.storage)
         print(f"{self._folder.name}: stopped; `{resume}` continues it", file=sys.stderr, flush=True)
         for process in children() if self._is_connecting else ():  # those that Ray has started so far
             with contextlib.suppress(ProcessLookupError):

@@ -15,7 +15,6 @@ from orchestrator.space.problems import SpaceError
 from orchestrator.space.schema import flattened
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import current_space, read_description
 from orchestrator.study.events import SearchExtended, TrialReopened
 from orchestrator.study.study import Study
@@ -41,7 +40,7 @@ def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]
         LeaseError: a process drives the search.
     """
     description = read_description(folder.description)
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         before = current_space(description, recorder.study)
         if trials is not None:
             overrides = [*overrides, f"budget.trials={_number_of_trials(trials, before)}"]

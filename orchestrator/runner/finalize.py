@@ -19,7 +19,6 @@ from orchestrator.base.hints import hint
 from orchestrator.runner.data_staging import with_data_here
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import SearchDescription, current_space, read_description
 from orchestrator.study.events import FinalizationStarted, TrialOpenedTestSet
 from orchestrator.study.study import Finalization, Study, Trial, UseOfTestSet
@@ -65,7 +64,7 @@ def unseal_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finaliz
     """
     _check_settings(asked.evaluation)
     description = read_description(folder.description)
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         study = recorder.study
         space = current_space(description, study)
         if (known := open_finalization(study)) is not None:
@@ -106,7 +105,7 @@ def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Us
             f"{weights}: lies inside a storage whose journal is written through its URI; judge the copy that "
             f"`{hint('export', f'{folder.name}/{trial}', storage='URI')}` writes"
         )
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         if trial not in recorder.study.all_trials:
             raise SearchError(f"{weights}: {folder.name} has no trial {trial!r} that its journal could record this for")
         inner = weights.resolve().relative_to(folder.path.resolve())
@@ -178,7 +177,7 @@ def _check_agreement(known: Finalization, asked: FinalizationOptions, study: Stu
 
 
 def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *, again: bool) -> list[Trial]:
-    storage = folder.path.parent
+    storage = folder.storage
     if study.ended != "finished":
         raise SearchError(
             f"{study.name} is not finished, and the test set must not be seen before that; "

@@ -21,8 +21,7 @@ from orchestrator.runner.preparation import any_config, check_weights
 from orchestrator.runner.splits import Splits as CutSplits
 from orchestrator.runner.splits import cut_splits, write_splits
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder, new_search
-from orchestrator.stores.push import publish
+from orchestrator.stores.base import SearchFolder, Store, new_search
 from orchestrator.study.description import Options, SearchDescription, write_description
 from orchestrator.study.events import ObservationsAttached, SearchCreated
 from orchestrator.study.journal import Journal
@@ -48,7 +47,7 @@ class CheckedSearch(NamedTuple):
 def check_search(
     space: SearchSpace,
     *,
-    storage: Path,
+    storage: Store,
     name: str | None,
     seed: int,
     options: Options,
@@ -61,7 +60,7 @@ def check_search(
         DataError: the data set is damaged or too small.
         ConfigError: the network's weights are not to be had or do not fit.
     """
-    _require_utf8(storage)
+    _require_utf8(storage.path)
     folder = new_search(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
     config = any_config(space)
     splits = read_splits(config.data)
@@ -98,7 +97,7 @@ def _check_first_frame(root: Path, splits: Splits) -> None:
 def create_search(
     space: SearchSpace,
     *,
-    storage: Path,
+    storage: Store,
     name: str | None,
     seed: int,
     options: Options,
@@ -117,9 +116,9 @@ def create_search(
     trust(storage, TRACKING, options.tracking_uri)
     trust(storage, ADDRESS, options.address)
     folder = checked.folder
-    draft = SearchFolder(storage.absolute() / f".{folder.name}.{os.getpid()}")
+    draft = SearchFolder(storage.path.absolute() / f".{folder.name}.{os.getpid()}", storage)
     try:
-        storage.mkdir(parents=True, exist_ok=True, mode=0o700)
+        storage.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft.path.mkdir(mode=0o700)
         write_description(draft.description, checked.description)
         write_splits(draft, checked.cut, checked.train)
@@ -135,13 +134,15 @@ def create_search(
         shutil.rmtree(draft.path, ignore_errors=True)
         if folder.path.exists():
             raise SearchError(f"{folder.name}: another process has just created this search") from error
-        raise SearchError(f"{storage}: cannot hold a search ({error.strerror}); choose another --storage") from error
+        raise SearchError(
+            f"{storage.path}: cannot hold a search ({error.strerror}); choose another --storage"
+        ) from error
     return folder
 
 
 def _publish(folder: SearchFolder) -> None:
     try:
-        publish(folder)
+        folder.store.publish(folder)
     except OrchestratorError:
         shutil.rmtree(folder.path)
         raise

@@ -11,12 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import hint
 from orchestrator.base.progress import step_progress
 from orchestrator.space.schema import flattened, setting_schemas
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.cache import remote_of, storage_uri
+from orchestrator.stores.base import Store
 from trainer.errors import DataError
 
 # Mistakes are answered without waiting for torch and scipy.
@@ -40,7 +39,7 @@ NETWORKS_TRIED = 64  # random points of a space that searches one of them
 
 
 def prepare_space(
-    given: str, *, data: str | None, overrides: Sequence[str], storage: Path, dry_run: bool
+    given: str, *, data: str | None, overrides: Sequence[str], storage: Store, dry_run: bool
 ) -> SearchSpace:
     """The space as it will be searched, its data in place.
 
@@ -64,12 +63,12 @@ def prepare_space(
     if any(override.partition("=")[0].strip().endswith("data.root") for override in overrides):
         overrides = ["synthetic=null", *overrides]
     parsed = SearchSpace.parse(given, overrides=overrides)
-    root = _data_root(parsed, storage)
+    root = _data_root(parsed, storage.path)
     if parsed.synthetic is None and not root.is_dir():
         raise DataError(
             f"no data set at {root.absolute()} (data.root of {parsed.name}); say where it is with --data DIR, or "
             "try the search on generated data: "
-            + hint("launch", "--space", given, "--data", MINI_MARS, storage=storage)
+            + hint("launch", "--space", given, "--data", MINI_MARS, storage=storage.name)
         )
     space = SearchSpace.load(given, overrides=overrides)
     config = any_config(space)
@@ -175,20 +174,7 @@ def smoke_test_space(space: SearchSpace) -> Iterator[SearchSpace]:
         yield space.model_copy(update={"trainer": {**space.trainer, "data": there}})
 
 
-def check_storage(storage: Path) -> None:
-    """Whether a search could be written there; writes nothing.
-
-    Raises:
-        SearchError, EnvironmentProblem: it could not.
-    """
-    if (remote := remote_of(storage)) is not None:
-        remote.check()
-    existing = next(folder for folder in (storage.absolute(), *storage.absolute().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise SearchError(f"{storage}: cannot hold a search ({existing} cannot be written); choose another --storage")
-
-
-def plan(space: SearchSpace, storage: Path) -> str:
+def plan(space: SearchSpace, storage: Store) -> str:
     """What a launch would do, for people."""
     from orchestrator.algorithms.suggest import initial_trials
 
@@ -204,7 +190,7 @@ def plan(space: SearchSpace, storage: Path) -> str:
         f"objective {_objective(space)} of the {space.objective.epoch} evaluated epoch",
         f"data      {config.data.root}" + (" (SYNTHETIC, not written yet)" if not config.data.root.is_dir() else ""),
         f"network   {config.model.backbone} at {config.model.height}x{config.model.width}",
-        f"storage   {storage_uri(storage) or storage.absolute()}",
+        f"storage   {storage.uri or storage.path.absolute()}",
         f"machine   {os.cpu_count()} CPU cores",
     ]
     return "\n".join(lines)

@@ -34,8 +34,6 @@ from orchestrator.runner.worker import trainable
 from orchestrator.space.objective import check_costs
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.cache import storage_name
-from orchestrator.stores.push import open_recorder
 from orchestrator.stores.staging import DataSource
 from orchestrator.stores.storage_probe import remove_token
 from orchestrator.study.description import Options, SearchDescription, current_space, read_description
@@ -97,7 +95,7 @@ def run_search(
         CircuitBroken: trials failed one after another in the same way.
     """
     description = read_description(folder.description)
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         if retry_failed:
             reopen_failed(recorder)
         space, options = current_space(description, recorder.study), overrides or description.options
@@ -153,7 +151,7 @@ class SessionContext:
     @property
     def resume_command(self) -> str:
         """The command that continues the search."""
-        return hint("resume", self.folder.name, storage=self.folder.path.parent)
+        return hint("resume", self.folder.name, storage=self.folder.storage)
 
     def data_source(self) -> DataSource:
         """Where nodes get the data set from."""
@@ -165,7 +163,7 @@ class SessionContext:
             self.folder.name,
             space=self.space.name,
             data=self.data_name,
-            storage=without_passwords(storage_name(self.folder.path.parent)),
+            storage=without_passwords(self.folder.storage),
             tracking=without_passwords(self.tracking_uri),
         )
 
@@ -176,8 +174,8 @@ class SessionContext:
         data = self.space.config(self.space.any_sample()).data
         if source.root is not None:
             data = data.model_copy(update={"root": Path(source.root)})
-        storage, fingerprint = self.folder.path.parent, self.description.data_fingerprint
-        return expected_here(storage, None if is_fetched else data, fingerprint)
+        fingerprint = self.description.data_fingerprint
+        return expected_here(self.folder.store, None if is_fetched else data, fingerprint)
 
     def allocate(self, nodes: Sequence[LiveNode], trials: int) -> Allocation:
         """What each of the remaining trials gets of the nodes."""
@@ -300,7 +298,7 @@ class _Session:
         finally:
             room.close()
             if check is not None:
-                remove_token(check.storage, check.token)
+                remove_token(self._context.folder.store, check.token)
         if searcher.failure is not None:
             raise searcher.failure
 

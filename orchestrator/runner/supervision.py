@@ -11,7 +11,6 @@ from orchestrator.runner.next_step import stops_for_budget
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.trial_files import stop_name
 from orchestrator.study.events import TrialStopped
 from orchestrator.study.recorder import Recorder
 
@@ -72,5 +71,4 @@ class Supervisor:
         if key not in self._told:
             self._told.add(key)
             (self._folder.trial(key) / STOP_FILE).touch()
-            if self._recorder.uplink is not None:
-                self._recorder.uplink.put(f"trials/{key}/{stop_name(self._recorder.starts.get(key, 0))}", b"")
+            self._recorder.stop_attempt(key)

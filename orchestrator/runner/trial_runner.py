@@ -29,7 +29,6 @@ from orchestrator.runner.supervision import Supervisor
 from orchestrator.runner.watchdog import hung
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.cache import storage_uri
 from orchestrator.stores.staging import DataSource
 from orchestrator.study.description import HANG_AFTER_S
 from orchestrator.study.events import (
@@ -197,7 +196,7 @@ class TrialRunner:
             hang_after=settings.hang_after,
             fold=trial.fold,
             tests=trial.finalization > 0,
-            storage=storage_uri(self._folder.path.parent),
+            storage=self._folder.store.uri,
             start=self._recorder.starts[key],
             data=settings.data,
             title=trial_title(self._folder.name, key, trial.params),

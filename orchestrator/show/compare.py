@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
 from orchestrator.space.schema import flattened
-from orchestrator.stores.trial_files import bring_trial
+from orchestrator.stores.base import Store
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary, find_trial
 from orchestrator.summary.intervals import Runs, SeedDifference, seed_difference
@@ -144,7 +144,7 @@ class Comparison(NamedTuple):
         return any(side.search.description.synthetic for side in self.sides)
 
 
-def compare(storage: Path, names: Sequence[str]) -> Comparison:
+def compare(storage: Store, names: Sequence[str]) -> Comparison:
     """Compares searches or trials, named `SEARCH`, which is its best trial, `SEARCH/TRIAL` or `SEARCH/best`.
 
     Raises:
@@ -180,7 +180,7 @@ def _differing(sides: Sequence[Side]) -> dict[str, list[JsonValue]]:
 
 
 def _side(search: Summary, trial: Trial) -> Side:
-    bring_trial(search.folder, trial.key, "config.json", "evaluation/*")
+    search.folder.store.pull_trial(search.folder, trial.key, "config.json", "evaluation/*")
     epoch = kept_epoch(trial.results)
     if epoch is None or epoch.validation is None:
         raise SearchError(

@@ -96,7 +96,7 @@ def _link(comparison: Comparison) -> str | None:
             for side in comparison.sides:
                 trusted_tracking_uri(side.search.folder, side.search.description)
         except SearchError as error:
-            command = hint("ui", side.search.name, storage=side.search.folder.path.parent)
+            command = hint("ui", side.search.name, storage=side.search.folder.storage)
             click.echo(f"no link to MLflow's pages: {error}, to `{command}`", err=True)
             return None
     experiment = experiment_of(uri, known[0]) if uri is not None and known else None

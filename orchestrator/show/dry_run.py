@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,12 +17,13 @@ from orchestrator.base.formatting import duration, number, size
 from orchestrator.base.progress import step_progress
 from orchestrator.cluster.resources import GPU_ROUNDING, Allocation, allocate, this_machine
 from orchestrator.runner.launch import check_search
-from orchestrator.runner.preparation import check_storage, plan, smoke_test_space
+from orchestrator.runner.preparation import plan, smoke_test_space
 from orchestrator.runner.smoke_test import run_smoke_test
 from orchestrator.space.options import Resources
 from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import OF_SIZE, WorstCase, worst_case
+from orchestrator.stores.base import Store
 from orchestrator.study.description import Options
 from trainer.files import existing_folder
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def dry_run_of(
     space: SearchSpace,
     *,
-    storage: Path,
+    storage: Store,
     name: str | None,
     seed: int,
     options: Options,
@@ -49,7 +49,7 @@ def dry_run_of(
         EnvironmentProblem: it does not fit into the memory, or more GPUs are asked for than there are.
     """
     began = time.monotonic()
-    check_storage(storage)
+    storage.check()
     share = share_of_this_machine(space, options)
     with smoke_test_space(space) as there:
         check_search(there, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
@@ -57,7 +57,8 @@ def dry_run_of(
         found = worst_case(there)
         click.echo("trying the largest configuration; this takes a few steps", err=True)
         with step_progress() as progress:
-            cost = run_smoke_test(found.config, threads=share.cpus, disk=existing_folder(storage), progress=progress)
+            disk = existing_folder(storage.path)
+            cost = run_smoke_test(found.config, threads=share.cpus, disk=disk, progress=progress)
     click.echo(Forecast(space, cost, found, share).text())
     if options.address is not None:
         click.echo(f"          for this machine; the cluster at {options.address} was not looked at")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.base import provenance
 from orchestrator.base.errors import SearchError
-from orchestrator.stores.trial_files import bring_trial
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
 from trainer.files import read_regular
@@ -53,7 +52,7 @@ def recorded_config(search: Summary, trial: Trial) -> TrialConfig:
     from trainer import TrialConfig
     from trainer.settings import differing_settings
 
-    bring_trial(search.folder, trial.key, "config.json")
+    search.folder.store.pull_trial(search.folder, trial.key, "config.json")
     path = search.folder.trial(trial.key) / "config.json"
     try:
         config = TrialConfig.model_validate_json(read_regular(path))

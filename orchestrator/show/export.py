@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.runner.attempt import BEST_CHECKPOINT
 from orchestrator.show.card import write_card
-from orchestrator.stores.trial_files import bring_trial
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
 
@@ -39,7 +38,7 @@ def export_trial(search: Summary, trial: Trial, formats: Sequence[ExportFormat],
         EnvironmentProblem: a package that a format needs is not installed.
         CheckpointError: the checkpoint is damaged.
     """
-    bring_trial(search.folder, trial.key, BEST_CHECKPOINT, "config.json")
+    search.folder.store.pull_trial(search.folder, trial.key, BEST_CHECKPOINT, "config.json")
     checkpoint = search.folder.trial(trial.key) / BEST_CHECKPOINT
     if not checkpoint.is_file():
         raise SearchError(f"{checkpoint}: trial {trial.key} ({trial.status}) has saved no network; export another one")

@@ -38,7 +38,7 @@ def pages_command(uri: str, folder: SearchFolder) -> str:
     """The command that shows the runs of a search, which MLflow keeps at `uri`, in a browser."""
     if uri.startswith(("http:", "https:")):
         return f"open {without_passwords(uri)}"
-    return hint("ui", folder.name, storage=folder.path.parent)
+    return hint("ui", folder.name, storage=folder.storage)
 
 
 def stopping_line(wish: str | None, running: int) -> str:
@@ -106,7 +106,7 @@ class Display:
         print_summary(out, summarise(search))
         uri = tracking_uri(self._folder, ending.description.options)
         out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
-        name, storage = self._folder.name, self._folder.path.parent
+        name, storage = self._folder.name, self._folder.storage
         if ending.unsent:
             sync = hint("sync", name, storage=storage)
             out.print(f"          {ending.unsent} events are not sent yet; `{sync}` sends them", soft_wrap=True)

@@ -12,9 +12,6 @@ from orchestrator.base.formatting import number, percent, utc
 from orchestrator.base.hints import hint
 from orchestrator.runner.attempt import ERROR_FILE, HANG_FILE, LOG_FILE
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.pull import bring_search
-from orchestrator.stores.remote_lease import driver_of
-from orchestrator.stores.trial_files import bring_trial
 from orchestrator.study.events import (
     AttemptFailed,
     FinalizationStarted,
@@ -54,16 +51,16 @@ def log_lines(folder: SearchFolder, trial: str | None, *, follow: bool) -> Itera
     """
     if trial is not None and trial not in fold_records(read_journal(folder.journal), folder.journal).all_trials:
         raise SearchError(
-            f"{folder.name}: no trial {trial!r}; `{hint('status', folder.name, storage=folder.path.parent)}` lists them"
+            f"{folder.name}: no trial {trial!r}; `{hint('status', folder.name, storage=folder.storage)}` lists them"
         )
     shown = 0
     files = [] if trial is None else [_Tail(folder.trial(trial) / name) for name in OWN_FILES]
     while True:
         # Before reading, so that the last lines of a search that ends meanwhile are still read.
-        driven = driver_of(folder) is not None
-        bring_search(folder)
+        driven = folder.store.driver(folder) is not None
+        folder.store.pull(folder)
         if trial is not None:
-            bring_trial(folder, trial, *OWN_FILES)
+            folder.store.pull_trial(folder, trial, *OWN_FILES)
         records = read_journal(folder.journal)
         yield from _lines(records[shown:], trial)
         shown = len(records)

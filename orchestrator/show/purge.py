@@ -13,8 +13,6 @@ from typing import NamedTuple
 from orchestrator.base.errors import JournalError, OrchestratorError, SearchError
 from orchestrator.base.uris import database_path, lies_in
 from orchestrator.stores.base import SearchFolder, searches
-from orchestrator.stores.cache import storage_uri
-from orchestrator.stores.push import forget
 from orchestrator.study.description import SearchDescription, read_description
 from orchestrator.study.events import ObservationsAttached
 from orchestrator.study.journal import read_journal
@@ -98,7 +96,7 @@ def purge(copies: Copies) -> list[str]:
         if copies.mlflow is not None:
             remains += delete_copies(copies.mlflow)
         _delete_folder(copies.folder)
-    forget(copies.folder)
+    copies.folder.store.delete(copies.folder)
     shutil.rmtree(copies.folder.path)
     for draft in _drafts(copies.folder):
         shutil.rmtree(draft)
@@ -132,7 +130,7 @@ def _remaining(copies: Copies) -> Iterator[str]:
     else:
         yield from (f"MLflow: the entry of {version}, without its files" for version in copies.mlflow.versions)
         yield from (f"{place}; not ours to delete" for place in copies.mlflow.not_ours)
-    if storage_uri(copies.folder.path.parent) is not None:
+    if copies.folder.store.uri is not None:
         yield "~/.cache/reidsearch/storage: on every other machine that trained or read it, files copied from there"
     yield from _in_other_searches(copies.folder)
     ray = Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}" / "ray"
@@ -143,7 +141,7 @@ def _remaining(copies: Copies) -> Iterator[str]:
 
 def _in_other_searches(folder: SearchFolder) -> Iterator[str]:
     """Searches of the storage that were started from this one."""
-    for other in searches(folder.path.parent):
+    for other in searches(folder.store):
         if other.name == folder.name:
             continue
         try:

@@ -15,7 +15,7 @@ from orchestrator.runner.worker import ATTEMPTS_LOG, AttemptServer
 from orchestrator.show.environment_diff import Condition, environment_diff, recorded_config, restoring_commands
 from orchestrator.show.metrics_diff import ChangedMetric, MetricsDiff, metrics_diff
 from orchestrator.space.options import Resources
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
 from trainer.files import write_atomically
@@ -125,7 +125,7 @@ def reproduce(plan: ReproductionPlan, out: Path, on_epoch: OnEpoch) -> Reproduct
     """
     if out.exists() and any(out.iterdir()):
         raise SearchError(f"{out}: is not empty; choose another --out")
-    trial, folder = plan.trial, SearchFolder(out.absolute())
+    trial, folder = plan.trial, local_search(out.absolute())
     folder.trial(trial.key).mkdir(parents=True, mode=0o700)
     shutil.copyfile(plan.search.folder.split_of(trial.fold), folder.split_of(trial.fold))
     config = plan.config.model_dump_json(indent=2) + "\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -20,7 +19,7 @@ from orchestrator.space.objective import first_metric
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import existing_search
+from orchestrator.stores.base import Store, existing_search
 from orchestrator.stores.loading import LoadedSearch, load_search
 from trainer.formatting import counted, plain_words, spelled
 from trainer.yaml_file import YamlError, parse_yaml
@@ -40,7 +39,7 @@ class SimulationOptions(NamedTuple):
     """Replays of each algorithm that draws; the order of the journal is replayed once."""
 
 
-def show_simulation(storage: Path, name: str, asked: SimulationOptions, *, as_json: bool) -> None:
+def show_simulation(storage: Store, name: str, asked: SimulationOptions, *, as_json: bool) -> None:
     """Replays a search and prints the results.
 
     Raises:

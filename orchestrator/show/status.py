@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -18,8 +17,7 @@ from orchestrator.base.hints import hint
 from orchestrator.show.search_text import summary_line
 from orchestrator.show.terminal import LiveView, output, plain_table, print_summary
 from orchestrator.space.problems import SpaceError
-from orchestrator.stores.base import existing_search, searches
-from orchestrator.stores.cache import storage_name
+from orchestrator.stores.base import Store, existing_search, searches
 from orchestrator.study.study import Finalization, Trial, UseOfTestSet
 from orchestrator.summary import Summary, latest_metrics, read_summary
 
@@ -27,7 +25,7 @@ WATCH_PERIOD_S = 2.0
 TRY_OUT = ("--space", "demo.yaml")
 
 
-def show_search(storage: Path, name: str, *, as_json: bool, watch: bool) -> None:
+def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> None:
     """Prints one search; with `watch` again and again until no process drives it any more."""
     folder = existing_search(storage, name)
     console = output()
@@ -43,13 +41,13 @@ def show_search(storage: Path, name: str, *, as_json: bool, watch: bool) -> None
                 console.clear()
             print_summary(console, summary)
             if summary.state == "interrupted":
-                console.print(f"next      {hint('resume', summary.name, storage=storage)}", soft_wrap=True)
+                console.print(f"next      {hint('resume', summary.name, storage=storage.name)}", soft_wrap=True)
         if not watch or summary.state != "running":
             return
         time.sleep(WATCH_PERIOD_S)
 
 
-def show_searches(storage: Path, *, as_json: bool) -> None:
+def show_searches(storage: Store, *, as_json: bool) -> None:
     """Prints one line per search, the latest first.
 
     Raises:
@@ -69,7 +67,7 @@ def show_searches(storage: Path, *, as_json: bool) -> None:
     elif summaries:
         output().print(searches_table(summaries))
     elif not unreadable:
-        print(f"no searches in {storage_name(storage)}; start one with: {hint('launch', *TRY_OUT, storage=storage)}")
+        print(f"no searches in {storage.name}; start one with: {hint('launch', *TRY_OUT, storage=storage.name)}")
     if unreadable:
         raise EnvironmentProblem("\n".join(unreadable))
 
@@ -106,7 +104,7 @@ def status_document(summary: Summary) -> dict[str, Any]:
         "state": summary.state,
         "reason": study.reason,
         "synthetic": summary.description.synthetic,
-        "storage": storage_name(summary.folder.path.parent),
+        "storage": summary.folder.storage,
         "objective": space.objective.model_dump(mode="json"),
         "budget": space.budget.trials,
         "replicates": space.replicates.model_dump(mode="json"),

@@ -119,7 +119,7 @@ def _notes(search: Summary, found: FinalResult | None) -> Iterator[str]:
     if search.description.synthetic:
         yield "SYNTHETIC data"
     if found is None:
-        yield f"test set not opened; `{hint('finalize', search.name, storage=search.folder.path.parent)}`"
+        yield f"test set not opened; `{hint('finalize', search.name, storage=search.folder.storage)}`"
     elif len(found.evaluations) < found.asked.seeds:
         failed = sum(trial.status == "failed" for trial in found.trainings)
         yield f"{len(found.evaluations)} of {found.asked.seeds} seeds" + f", {failed} failed" * bool(failed)

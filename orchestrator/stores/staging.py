@@ -14,9 +14,8 @@ from pydantic import Field
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.locking import exclusive
-from orchestrator.stores.address import is_uri
-from orchestrator.stores.cache import cache_folder, remote
-from orchestrator.stores.remote import Remote
+from orchestrator.stores.cache import cache_folder
+from orchestrator.stores.objects import is_uri, objects_at, parsed
 from trainer.errors import DataError
 from trainer.files import sync_folder
 from trainer.settings import FrozenConfig
@@ -237,12 +236,16 @@ def _index(source: _Source) -> bytes:
 
 
 def _opened(source: str) -> _Source:
+    folder = Path(source)
     if is_uri(source):
         try:
-            return _remote_source(remote(source))
+            address = parsed(source)
+            if address.scheme != "file":
+                store = objects_at(address.uri)
+                return _Source(store.uri, store.read, store.fetch)
         except SearchError as error:
             raise DataError(str(error)) from error
-    folder = Path(source)
+        folder = Path(address.path)
 
     def copy(name: str, target: Path) -> str:
         digest = hashlib.sha256()
@@ -253,10 +256,6 @@ def _opened(source: str) -> _Source:
         return digest.hexdigest()
 
     return _Source(source, lambda name: (folder / name).read_bytes(), copy)
-
-
-def _remote_source(store: Remote) -> _Source:
-    return _Source(store.uri, store.read, store.read_to)
 
 
 def _check_space(header: PackHeader, folder: Path) -> None:

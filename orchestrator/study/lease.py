@@ -1,4 +1,4 @@
-"""Who may write a search: one process at a time, found out by a file that says which."""
+"""Which process may write a search: one at a time, named by a file."""
 
 from __future__ import annotations
 
@@ -19,21 +19,43 @@ from orchestrator.base.process import start_of
 from trainer.files import read_regular
 
 HEARTBEAT_S = 10.0
-# A holder on another machine that has not touched its lease for this long is taken to be dead.
+# A holder on another machine without a heartbeat for this long is considered dead.
 STALE_AFTER_S = 60.0
-# Looking who holds the lease takes milliseconds.
+# Reading the lease takes milliseconds.
 LOCK_PATIENCE_S = 30.0
 MAX_BYTES = 4096
 
 
 class Holder(NamedTuple):
-    """A process, told apart from later ones with the same number."""
+    """A process, distinguished from later ones with the same number."""
 
     host: str
     boot: str
     pid: int
     started: int
     """Start of the process in clock ticks since boot."""
+
+    @classmethod
+    def parse(cls, text: bytes) -> Holder:
+        """The process that a lease names; a damaged one names nobody, so that only its age counts."""
+        try:
+            fields = json.loads(text)
+            holder = cls(*(fields[name] for name in cls._fields))
+            if [type(value) for value in holder] != [str, str, int, int]:
+                raise ValueError("not of a process")
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return cls("an unknown host", "", 0, 0)
+        return holder
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the process runs, or ran, on this machine since it was booted."""
+        mine = this_process()
+        return (self.host, self.boot) == (mine.host, mine.boot)
+
+    def lives(self, age: float) -> bool:
+        """Whether the process is alive; on another machine by the age of its heartbeat in seconds."""
+        return start_of(self.pid) == self.started if self.is_here else age < STALE_AFTER_S
 
 
 class Lease:
@@ -42,8 +64,10 @@ class Lease:
     On the same machine a dead holder is recognised at once; on another one after `STALE_AFTER_S` without heartbeat.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, storage: str | None = None) -> None:
+        """`storage` is what messages call the folder that holds the search."""
         self._path = path
+        self._storage = storage or str(path.parent.parent)
         self._released = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -54,7 +78,7 @@ class Lease:
             LeaseError: another live process holds it.
         """
         with exclusive(self._path.with_name(self._path.name + ".lock"), LOCK_PATIENCE_S):
-            refuse_if_driven(self._path)
+            refuse_if_driven(self._path, self._storage)
             temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
             temporary.unlink(missing_ok=True)  # of a process that died with our number, or a link to elsewhere
             with temporary.open("x", encoding="utf-8") as file:
@@ -83,15 +107,11 @@ class Lease:
         return _read(self._path) == this_process()
 
 
-def refuse_if_driven(path: Path) -> None:
-    """Whether nobody holds the lease at `path`.
-
-    Raises:
-        LeaseError: a live process does.
-    """
+def refuse_if_driven(path: Path, storage: str) -> None:
+    """Raises LeaseError if a live process holds the lease at `path`."""
     holder = current_holder(path)
     if holder is not None:
-        search, storage = path.parent.name, path.parent.parent
+        search = path.parent.name
         raise LeaseError(
             f"{search}: already driven by process {holder.pid} on {holder.host}; "
             f"watch it with `{hint('status', search, storage=storage)}`, or stop that process first"
@@ -105,29 +125,18 @@ def current_holder(path: Path) -> Holder | None:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
-    if holder is None:
-        return None
-    mine = this_process()
-    if (holder.host, holder.boot) == (mine.host, mine.boot):
-        return holder if start_of(holder.pid) == holder.started else None
-    return holder if age < STALE_AFTER_S else None
+    return holder if holder is not None and holder.lives(age) else None
 
 
 def _read(path: Path) -> Holder | None:
-    """Whoever the file names, alive or not; None if there is no file."""
+    """The process that the file names, alive or not; None if there is no file."""
     try:
-        holder = Holder(**json.loads(read_regular(path, MAX_BYTES)))
-        if [type(value) for value in holder] != [str, str, int, int]:
-            raise ValueError("not of a process")
-        return holder
+        return Holder.parse(read_regular(path, MAX_BYTES))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, RecursionError):
-        # Cut short by a full disk or a crash: nobody can be recognised, so only its age counts.
-        return Holder("an unknown host", "", 0, 0)
 
 
 def this_process() -> Holder:
-    """The process that asks."""
+    """This process."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return Holder(socket.gethostname(), boot, os.getpid(), start_of(os.getpid()) or 0)

@@ -23,20 +23,35 @@ class JournalUpload(Protocol):
     def journaled(self) -> None:
         """Called after each fsynced append; schedules the upload."""
 
-    def put(self, path: str, content: bytes) -> None:
-        """Schedules the upload of a small object; `path` is relative to the search."""
+    def stop_attempt(self, trial: str, start: int) -> None:
+        """Asks the attempt that began with event number `start` to stop, on whichever machine it runs."""
 
     def finish(self, patience: float | None = None) -> None:
         """Uploads the rest within `patience` seconds and releases the lease."""
 
 
+class NoUpload:
+    """The journal lies where all machines see it."""
+
+    def check(self) -> None:
+        """Does nothing."""
+
+    def journaled(self) -> None:
+        """Does nothing."""
+
+    def stop_attempt(self, trial: str, start: int) -> None:
+        """Does nothing."""
+
+    def finish(self, patience: float | None = None) -> None:
+        """Does nothing."""
+
+
 class Recorder:
     """The one place in a running search where events are recorded."""
 
-    def __init__(self, journal: Journal, uplink: JournalUpload | None = None) -> None:
+    def __init__(self, journal: Journal, upload: JournalUpload | None = None) -> None:
         self._journal = journal
-        self.uplink = uplink
-        """What sends the journal to a storage with a URI; None where the storage is a folder."""
+        self.upload = upload or NoUpload()
         self.starts: dict[str, int] = {}
         """Number of the event that began each trial's last attempt of this session."""
         self.lock = threading.RLock()
@@ -57,13 +72,15 @@ class Recorder:
             LeaseError: another process has taken the search over; the same.
         """
         with self.lock:
-            if self.uplink is not None:
-                self.uplink.check()
+            self.upload.check()
             record = self._journal.append(event)
-            if self.uplink is not None:
-                self.uplink.journaled()
+            self.upload.journaled()
             if isinstance(event, TrialStarted):
                 self.starts[event.trial] = record.number
             self.study.apply(event, record.time)
             for listener in self._listeners:
                 listener(record)
+
+    def stop_attempt(self, trial: str) -> None:
+        """Asks the latest attempt of a trial to stop where it does not see the search's folder."""
+        self.upload.stop_attempt(trial, self.starts.get(trial, 0))

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple, get_args
 
 from orchestrator.algorithms.health import Proposals, proposals
@@ -20,7 +19,7 @@ from orchestrator.algorithms.scoring import Score, outcome_limits, pareto_front,
 from orchestrator.base.errors import SearchError
 from orchestrator.space.objective import Objective
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder, existing_search
+from orchestrator.stores.base import SearchFolder, Store, existing_search
 from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import FinalizationStarted
@@ -208,7 +207,7 @@ def read_summary(folder: SearchFolder) -> Summary:
     return summarise(load_search(folder))
 
 
-def find_trial(storage: Path, name: str) -> tuple[Summary, Trial]:
+def find_trial(storage: Store, name: str) -> tuple[Summary, Trial]:
     """The search and the trial that a user names by `SEARCH/TRIAL`, or by `SEARCH` for its best trial.
 
     Raises:

@@ -32,7 +32,7 @@ def log_report(folder: SearchFolder, report: Path, *, tracking: str | None = Non
     description = read_description(folder.description)
     uri = trusted_tracking_uri(folder, description, tracking)
     shown = without_passwords(uri)
-    sync = hint("sync", folder.name, storage=folder.path.parent)
+    sync = hint("sync", folder.name, storage=folder.storage)
     if missing_database(uri) is not None:
         raise EnvironmentProblem(f"{shown}: no such database; `{sync}` makes it")
     os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})

@@ -52,7 +52,7 @@ def register(
     if run is None:
         raise SearchError(
             f"trial {trial.key} has no run in MLflow to hold its files; "
-            f"`{hint('sync', search.name, storage=search.folder.path.parent)}` makes it"
+            f"`{hint('sync', search.name, storage=search.folder.storage)}` makes it"
         )
     if missing_database(uri) is not None:
         raise EnvironmentProblem(f"{without_passwords(uri)}: no such database; --tracking-uri names another place")

@@ -15,7 +15,7 @@ from types import FrameType
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.uris import database_uri, file_uri
-from orchestrator.stores.base import existing_search
+from orchestrator.stores.base import Store, existing_search
 from orchestrator.stores.loading import load_search
 from orchestrator.tracking.database import ARTIFACTS, DATABASE, missing_database
 from orchestrator.tracking.pages import comparison_view, view_of
@@ -131,7 +131,7 @@ LOG = "mlflow-ui.log"
 
 
 def serve(
-    storage: Path, name: str | None, port: int, say: Callable[[str], None], *, tracking: str | None = None
+    store: Store, name: str | None, port: int, say: Callable[[str], None], *, tracking: str | None = None
 ) -> None:
     """Serves MLflow's pages of a storage and says the address of those of the search `name`, until Ctrl-C or SIGTERM.
 
@@ -142,10 +142,10 @@ def serve(
             where runs are.
         EnvironmentProblem: the port is taken, or MLflow's server does not start or answer.
     """
-    storage = storage.absolute()
+    storage = store.path.absolute()
     uri, view = database_uri(storage / DATABASE), view_of(None, ())
     if name is not None:
-        search = load_search(existing_search(storage, name))
+        search = load_search(existing_search(store, name))
         uri = trusted_tracking_uri(search.folder, search.description, tracking)
         view = view_of(name, list(search.space.parameters))
     elif tracking is not None:

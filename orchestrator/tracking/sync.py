@@ -7,7 +7,6 @@ from typing import NamedTuple
 from orchestrator.base.uris import database_uri
 from orchestrator.cluster.trusted_servers import TRACKING, require_trusted, trust
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import Options, SearchDescription, current_space, read_description
 from orchestrator.study.events import TrialTracked
 from orchestrator.study.recorder import Recorder
@@ -32,11 +31,10 @@ def trusted_tracking_uri(folder: SearchFolder, description: SearchDescription, g
     Raises:
         SearchError: only the description names that server, and the user has not given it.
     """
-    storage = folder.path.parent
     if given is not None:
-        trust(storage, TRACKING, given)
+        trust(folder.store, TRACKING, given)
         return given
-    require_trusted(storage, folder.name, TRACKING, description.options.tracking_uri)
+    require_trusted(folder.store, folder.name, TRACKING, description.options.tracking_uri)
     return tracking_uri(folder, description.options)
 
 
@@ -100,7 +98,7 @@ def sync(folder: SearchFolder, *, tracking: str | None, patience: float) -> Sync
     """
     description = read_description(folder.description)
     uri = trusted_tracking_uri(folder, description, tracking)
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         tracker = tracker_of(folder, description, uri, recorder)
         tracker.start(resend=True)
         unsent = tracker.close(patience)

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.base.uris import without_passwords
-from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.remote import StorageProblem
-from orchestrator.stores.trial_files import bring_trial
+from orchestrator.stores.base import SearchFolder, StorageProblem
 from orchestrator.tracking.content import (
     BEST_PREFIX,
     About,
@@ -68,7 +66,7 @@ class Source:
     def _evaluation(self, trial: str, moment: int) -> Content:
         """An evaluation that another node wrote is fetched first; a failure does not hold up the rest."""
         try:
-            bring_trial(self.folder, trial, "config.json", "evaluation/*")
+            self.folder.store.pull_trial(self.folder, trial, "config.json", "evaluation/*")
         except StorageProblem as problem:
             log.warning("MLflow gets no evaluation of trial %s: %s", trial, problem)
         out = self.folder.trial(trial)

@@ -13,7 +13,7 @@ from orchestrator.algorithms.scoring import ranked, trials_since_improvement
 from orchestrator.space.objective import Objective
 from orchestrator.space.options import Budget
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
 from orchestrator.study.journal import Record
 from orchestrator.study.study import GpuHours, Study, fold, fold_records
@@ -107,7 +107,7 @@ def test_a_trial_that_breaks_a_constraint_ranks_below_all_that_keep_it_and_reach
     assert [trial.key for trial, _ in ranked(study, Objective(goal="minimize"))] == ["t0000", "t0001"]
 
 
-FOLDER = SearchFolder(Path("/runs/s"))
+FOLDER = local_search(Path("/runs/s"))
 
 
 def failing(index: int, reason: str = "KeyError: x", failure: str = "error") -> list[Event]:

@@ -21,6 +21,7 @@ from orchestrator.show.report.report_data import read_report
 from orchestrator.show.status import show_search, status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import LocalStore
 from orchestrator.study.events import Event, FinalizationStarted, SessionEnded
 from orchestrator.study.study import Study, fold
 from orchestrator.summary import read_summary
@@ -90,7 +91,7 @@ def test_status_says_it_to_people_and_to_programs(tmp_path: Path, capsys: pytest
         "fails": True,
         "text": text,
     }
-    show_search(tmp_path, "s", as_json=False, watch=False)
+    show_search(LocalStore(tmp_path), "s", as_json=False, watch=False)
     assert f"model     {text}" in capsys.readouterr().out
 
 
@@ -107,7 +108,7 @@ def test_nothing_is_said_where_the_model_proposed(tmp_path: Path, capsys: pytest
     space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=4"])
     folder = write_search(tmp_path / "s", space, events_of([*DESIGN, MODEL]))
     assert status_document(read_summary(folder))["proposals"]["text"] is None
-    show_search(tmp_path, "s", as_json=False, watch=False)
+    show_search(LocalStore(tmp_path), "s", as_json=False, watch=False)
     assert "random point" not in capsys.readouterr().out
     assert "random point" not in html_text(read_report(folder, model=False, images=False))
 

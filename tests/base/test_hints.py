@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +31,7 @@ DOCUMENTS = ("show/card.py", "reference.py")
 
 @given(storage=st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=20))
 def test_a_hint_is_a_command_line_that_a_shell_takes_apart_again(storage: str) -> None:
-    program, *arguments = shlex.split(hint("resume", "first", "--errored", "retry", storage=Path("/", storage)))
+    program, *arguments = shlex.split(hint("resume", "first", "--errored", "retry", storage=str(Path("/", storage))))
     assert program.endswith("reidsearch")
     assert arguments == ["resume", "first", "--errored", "retry", "--storage", str(Path("/", storage))]
 
@@ -44,19 +43,13 @@ def test_a_hint_at_a_file_is_a_command_line_that_a_shell_takes_apart_again(path:
     assert arguments == ["data", "check", str(Path("/", path))]
 
 
-def test_a_uri_is_named_and_so_is_the_one_that_a_folder_mirrors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from orchestrator.stores.cache import mirror_of
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    uri = "s3://bucket/some runs"
-    for storage in (uri, mirror_of(uri)):
-        assert hint("status", "first", storage=storage).endswith(" status first --storage 's3://bucket/some runs'")
+def test_a_uri_is_named_quoted_for_a_shell() -> None:
+    command = hint("status", "first", storage="s3://bucket/some runs")
+    assert command.endswith(" status first --storage 's3://bucket/some runs'")
 
 
 def test_the_storage_that_a_command_takes_by_itself_is_left_out() -> None:
-    assert hint("status", "first", storage=DEFAULT_STORAGE).endswith("reidsearch status first")
+    assert hint("status", "first", storage=str(DEFAULT_STORAGE)).endswith("reidsearch status first")
 
 
 def test_every_hint_is_written_by_these_functions() -> None:

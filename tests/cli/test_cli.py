@@ -21,8 +21,9 @@ from orchestrator.runner.preparation import SMALL_SIZES, SMALL_SPLIT, any_config
 from orchestrator.show.report.formats import write_report
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.address import is_uri
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
+from orchestrator.stores.objects import is_uri
 from orchestrator.study.events import SessionEnded, TrialFailed
 from trainer.config import TrialConfig
 from trainer.data import read_splits
@@ -578,7 +579,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
 def test_a_report_into_a_folder_that_cannot_be_written_fails_before_the_search_is_read(elsewhere: Path) -> None:
     write("file", "")
     with pytest.raises(OSError, match="cannot be written"):
-        write_report(SearchFolder(elsewhere / "file"), "html", None, model=True, images=False)
+        write_report(local_search(elsewhere / "file"), "html", None, model=True, images=False)
 
 
 @pytest.mark.parametrize("arguments", ["space show attn_cl.yaml", "status first --json", "status", "logs first"])

@@ -15,7 +15,7 @@ from running import command, mlflow_runs
 from slurm import Slurm, missing, slurm
 
 from orchestrator.runner.stop_request import StopRequest
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import Event, SessionEnded, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from orchestrator.study.journal import read_journal
 
@@ -72,7 +72,7 @@ def until(cluster: Slurm, number: str, *states: str) -> dict[str, str]:
 
 def events_of(cluster: Slurm, name: str) -> list[Event]:
     """What is in the search's journal so far."""
-    journal = SearchFolder(cluster.folder / "runs" / name).journal
+    journal = local_search(cluster.folder / "runs" / name).journal
     return [record.event for record in read_journal(journal)] if journal.exists() else []
 
 

@@ -25,6 +25,7 @@ from orchestrator.cluster.trusted_servers import (
 )
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import LocalStore, local_search
 from orchestrator.study.description import Options, read_description, write_description
 from orchestrator.study.events import TrialTracked
 from orchestrator.tracking import registry
@@ -96,7 +97,7 @@ def test_compare_goes_on_without_a_link_to_a_server_that_only_the_search_names(
 ) -> None:
     tracked = [TrialTracked(trial=trial, mlflow_run_id="0" * 32) for trial in ("t0000", "t0001")]
     search(tmp_path, "first", [*completed(0, 0.5), *completed(1, 0.6, **{"clips.identities": 4}), *tracked])
-    name_servers(SearchFolder(tmp_path / "first"), tracking_uri=TRACKER)
+    name_servers(local_search(tmp_path / "first"), tracking_uri=TRACKER)
     assert run(["compare", "first/t0000", "first/t0001", "--storage", str(tmp_path)]) == 0
     assert "no link to MLflow's pages: first: its search.yaml names" in capsys.readouterr().err
     assert reached == []
@@ -119,31 +120,31 @@ def test_what_the_command_line_names_is_asked_and_remembered_for_that_storage_al
 
 
 def test_what_is_trusted_is_in_a_file_of_the_user_alone_without_passwords(tmp_path: Path) -> None:
-    trust(tmp_path, TRACKING, "postgresql://me:secret@host/db")
+    trust(LocalStore(tmp_path), TRACKING, "postgresql://me:secret@host/db")
     file = trusted_servers_file()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert "secret" not in file.read_text()
-    assert is_trusted(tmp_path, TRACKING, "postgresql://me:secret@host/db")
-    assert not is_trusted(tmp_path, ADDRESS, "postgresql://me:secret@host/db")
+    assert is_trusted(LocalStore(tmp_path), TRACKING, "postgresql://me:secret@host/db")
+    assert not is_trusted(LocalStore(tmp_path), ADDRESS, "postgresql://me:secret@host/db")
 
 
 @pytest.mark.parametrize("content", ["", "{}\n", "null\n", "[[]]\n", "[" * 100_000 + "\n", "\0\n"])
 def test_a_damaged_file_trusts_nothing(content: str, tmp_path: Path) -> None:
     trusted_servers_file().parent.mkdir(parents=True)
     trusted_servers_file().write_text(content)
-    assert not is_trusted(tmp_path, TRACKING, TRACKER)
-    trust(tmp_path, TRACKING, TRACKER)
-    assert is_trusted(tmp_path, TRACKING, TRACKER)
+    assert not is_trusted(LocalStore(tmp_path), TRACKING, TRACKER)
+    trust(LocalStore(tmp_path), TRACKING, TRACKER)
+    assert is_trusted(LocalStore(tmp_path), TRACKING, TRACKER)
 
 
 def test_the_environment_names_a_server_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", TRACKER)
-    require_trusted(tmp_path, "first", TRACKING, TRACKER)
+    require_trusted(LocalStore(tmp_path), "first", TRACKING, TRACKER)
     monkeypatch.setenv("RAY_ADDRESS", HEAD)
-    require_trusted(tmp_path, "first", ADDRESS, HEAD)
+    require_trusted(LocalStore(tmp_path), "first", ADDRESS, HEAD)
     with pytest.raises(SearchError):
-        require_trusted(tmp_path, "first", TRACKING, f"{TRACKER}0")
+        require_trusted(LocalStore(tmp_path), "first", TRACKING, f"{TRACKER}0")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_only_this_machine_and_this_storage_are_trusted_unasked(
     for begin, folder in places.items():
         if server.startswith(begin):
             server = database_uri(folder / server.removeprefix(begin))
-    assert is_own(storage, option, server) is own
+    assert is_own(LocalStore(storage), option, server) is own
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_a_password_in_an_address_of_before_is_not_printed_where_a_network_is_re
     save_network(folder, "t0000")
     uri = "http://user:secret@tracker.example"
     name_servers(folder, tracking_uri=uri)
-    trust(tmp_path, TRACKING, uri)
+    trust(LocalStore(tmp_path), TRACKING, uri)
     monkeypatch.setattr(registry, "_registered", lambda *_: "1")
     assert run(["export", "first", "--out", str(tmp_path / "out"), "--register", "--storage", str(tmp_path)]) == 0
     said = capsys.readouterr()

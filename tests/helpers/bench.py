@@ -14,7 +14,7 @@ from orchestrator.runner.searcher import TuneSearcher
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.trial_runner import AttemptSettings, TrialRunner
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import SearchCreated, SessionStarted
 from orchestrator.study.journal import Journal
 from orchestrator.study.recorder import Recorder
@@ -72,7 +72,7 @@ class Bench:
         overrides: Sequence[str] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.folder = SearchFolder(folder)
+        self.folder = local_search(folder)
         fresh = not self.folder.journal.exists()
         self.journal = Journal(self.folder.journal)
         self.recorder = Recorder(self.journal)

@@ -29,6 +29,7 @@ from orchestrator.base.errors import OrchestratorError
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace, builtin_spaces
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.description import read_description
 from orchestrator.study.events import SearchCreated, SessionEnded, SessionStarted
 from orchestrator.study.journal import Record, encode
@@ -139,7 +140,7 @@ def _read_description(data: bytes, folder: Path) -> None:
 
 def _search(folder: Path) -> SearchFolder:
     if (folder / "honest" / "journal.jsonl").exists():
-        return SearchFolder(folder / "honest")
+        return local_search(folder / "honest")
     return write_search(folder / "honest", SearchSpace.load("smoke.yaml"), [*completed(0, 0.5), *completed(1, 0.4)])
 
 
@@ -157,7 +158,7 @@ def _read_journal(data: bytes, folder: Path) -> None:
     from orchestrator.summary import read_summary
 
     honest = _search(folder.parent / "searches")
-    place = SearchFolder(folder / "forged")
+    place = local_search(folder / "forged")
     place.path.mkdir(exist_ok=True)
     if not place.description.exists():
         place.description.write_bytes(honest.description.read_bytes())

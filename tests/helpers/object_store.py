@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE_S
 
-from orchestrator.stores import pull
+from orchestrator.stores.object_store import forget_when
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -30,18 +30,9 @@ class ObjectStore:
 
     def bucket(self, port: int | None = None) -> str:
         """URI of a new bucket; through another port, that of a proxy, if one is given."""
-        from pyarrow import fs
-
         name = f"bucket-{secrets.token_hex(4)}"
-        client = fs.S3FileSystem(
-            endpoint_override=f"127.0.0.1:{self.port}",
-            scheme="http",
-            region="us-east-1",
-            access_key=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-            secret_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-            allow_bucket_creation=True,
-        )
-        client.create_dir(name)
+        made = urllib.request.Request(f"http://127.0.0.1:{self.port}/{name}", method="PUT")
+        urllib.request.urlopen(made, timeout=PATIENCE_S).close()
         return f"s3://{name}/searches?scheme=http&region=us-east-1&endpoint_override=127.0.0.1:{port or self.port}"
 
 
@@ -83,4 +74,4 @@ class Machines:
     def become(self, name: str) -> None:
         """From here on this process runs on that machine."""
         self._monkeypatch.setenv("XDG_CACHE_HOME", str(self._folder / name))
-        pull.forget_when()
+        forget_when()

@@ -18,7 +18,7 @@ from events import reported, started, suggested
 from proxy import Mode, Proxy
 from waiting import PATIENCE_S
 
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialCompleted
 from orchestrator.study.journal import Journal
 from orchestrator.study.recorder import Recorder
@@ -62,7 +62,7 @@ class Journey:
     """A search of many short trials, recorded as a driver does it, with no driver's work in between."""
 
     def __init__(self, folder: Path, uri: str, uid: str) -> None:
-        self.folder = SearchFolder(folder)
+        self.folder = local_search(folder)
         folder.mkdir()
         self.folder.description.write_text("search: s\n")
         self._recorder = Recorder(Journal(self.folder.journal))

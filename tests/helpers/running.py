@@ -16,6 +16,7 @@ import psutil
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.cluster.names import PROCESS_PREFIX
+from orchestrator.stores.local import LocalStore
 from trainer.files import write_atomically
 
 COMMAND = [sys.executable, "-m", "orchestrator"]
@@ -128,7 +129,7 @@ class Search:
         from orchestrator.stores.base import existing_search
         from orchestrator.summary import read_summary
 
-        return status_document(read_summary(existing_search(self.storage, self.name)))
+        return status_document(read_summary(existing_search(LocalStore(self.storage), self.name)))
 
 
 class Gates:

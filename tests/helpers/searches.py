@@ -9,6 +9,7 @@ from events import epoch_result
 
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.description import Options, SearchDescription, write_description
 from orchestrator.study.events import (
     Event,
@@ -47,7 +48,7 @@ def write_search(
     tracklets: dict[str, int] | None = None,
 ) -> SearchFolder:
     """A search of the folder's name that did all this, on generated data unless `tracklets` counts those of real."""
-    found = SearchFolder(folder)
+    found = local_search(folder)
     folder.mkdir(parents=True)
     description = SearchDescription(
         search=folder.name,

@@ -26,6 +26,7 @@ from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.trial_runner import AttemptSettings, TrialRunner
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import SearchCreated, SessionStarted
 from orchestrator.study.journal import Journal
 from orchestrator.study.recorder import Recorder
@@ -88,7 +89,7 @@ def main() -> int:
 def soak(folder: Path, trials: int) -> Findings:
     """Runs the search in a folder that does not exist yet."""
     folder.mkdir()
-    search = SearchFolder(folder)
+    search = local_search(folder)
     search.description.write_text("search: s\n")
     space = SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}"])
     recorder = Recorder(Journal(search.journal))

@@ -24,8 +24,9 @@ from orchestrator.base.errors import JournalError, SearchError
 from orchestrator.runner.preparation import MINI_MARS
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder, search_folder, searches
+from orchestrator.stores.base import search_folder, searches
 from orchestrator.stores.cache import MARKER
+from orchestrator.stores.local import LocalStore, local_search
 from orchestrator.study.description import read_description
 from orchestrator.study.events import TrialCompleted, TrialSuggested
 from orchestrator.study.journal import LATEST, Record, decode, encode, read_journal
@@ -200,14 +201,14 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_the_name_of_a_search_is_the_name_of_a_folder_and_nothing_else(name: str, tmp_path: Path) -> None:
     with pytest.raises(SearchError):
-        search_folder(tmp_path, name)
+        search_folder(LocalStore(tmp_path), name)
 
 
 @given(st.text(max_size=80))
 @few
 def test_no_name_leaves_the_storage(name: str) -> None:
     try:
-        folder = search_folder(Path("/storage"), name)
+        folder = search_folder(LocalStore(Path("/storage")), name)
     except SearchError as error:
         assert "cannot name a search" in str(error)
     else:
@@ -255,9 +256,9 @@ COMMANDS_WITH_A_NAME = [
 @pytest.mark.parametrize("name", RESERVED_NAMES)
 def test_no_search_has_the_name_of_something_else_in_a_storage(name: str, tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="a storage keeps other things under that name"):
-        search_folder(tmp_path, name)
+        search_folder(LocalStore(tmp_path), name)
     a_search(tmp_path / "other").path.rename(tmp_path / name)
-    assert searches(tmp_path) == []
+    assert searches(LocalStore(tmp_path)) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS_WITH_A_NAME, ids=lambda command: command[0])
@@ -278,7 +279,7 @@ def test_a_description_that_calls_its_search_otherwise_is_refused(name: str, tmp
     text = folder.description.read_text().replace("search: forged", f"search: {name!r}".replace("'", '"'))
     folder.description.write_text(text)
     with pytest.raises(SearchError, match="search"):
-        read_description(SearchFolder(folder.path).description)
+        read_description(local_search(folder.path).description)
 
 
 def test_what_a_terminal_obeys_is_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.supervision import Supervisor
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import Event
 from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.lease import Lease
@@ -29,7 +30,7 @@ EVENTS: list[Event] = [*completed(0, 0.5), suggested(1), suggested(2)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SearchFolder:
-    found = SearchFolder(tmp_path / "s")
+    found = local_search(tmp_path / "s")
     found.trial("t0001").mkdir(parents=True)
     journal = Journal(found.journal)
     for event in EVENTS:
@@ -90,8 +91,8 @@ def test_the_driver_journals_the_stop_before_it_tells_the_attempt_and_then_answe
 
 def test_a_waiting_trial_is_stopped_without_telling_anybody(folder: SearchFolder) -> None:
     watch, recorder, _ = supervisor(folder)
-    (folder.path / control.REQUESTS).mkdir()
-    (folder.path / control.REQUESTS / "t0001").touch()
+    (folder.requests).mkdir()
+    (folder.requests / "t0001").touch()
     watch.look(live=[])
     assert recorder.study.trials["t0001"].status == "stopped"
     assert not (folder.trial("t0001") / STOP_FILE).exists()
@@ -99,8 +100,8 @@ def test_a_waiting_trial_is_stopped_without_telling_anybody(folder: SearchFolder
 
 def test_a_request_for_the_whole_search_stops_it_and_tells_its_running_trials(folder: SearchFolder) -> None:
     watch, recorder, stop = supervisor(folder)
-    (folder.path / control.REQUESTS).mkdir()
-    (folder.path / control.REQUESTS / control.WHOLE_SEARCH).touch()
+    (folder.requests).mkdir()
+    (folder.requests / control.WHOLE_SEARCH).touch()
     watch.look(live=["t0001"])
     assert stop.wish == "reidsearch stop"
     assert (folder.trial("t0001") / STOP_FILE).exists()
@@ -126,7 +127,7 @@ def test_a_budget_that_is_spent_at_once_gives_up_all_unfinished_trials(folder: S
 
 
 def test_requests_to_an_earlier_driver_are_forgotten(folder: SearchFolder) -> None:
-    (folder.path / control.REQUESTS).mkdir()
-    (folder.path / control.REQUESTS / "t0001").touch()
+    (folder.requests).mkdir()
+    (folder.requests / "t0001").touch()
     Requests(folder).clear()
     assert Requests(folder).pending() == []

@@ -23,7 +23,6 @@ from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.push import open_recorder
 from orchestrator.study.description import read_description
 from orchestrator.study.events import (
     Event,
@@ -374,12 +373,12 @@ def test_what_the_test_set_said_before_a_kill_is_taken_from_disk_and_noted_once(
     epochs = trial_config(space, fold_records(read_journal(search.journal)).finals[final.key]).optim.epochs
     (out / "test").mkdir(parents=True)
     write_results(out / "results.jsonl", [epoch_result(epoch) for epoch in range(1, epochs + 1)])
-    with open_recorder(search) as recorder:
+    with search.store.record(search) as recorder:
         recover_epochs(search, space, recorder)
         assert not recorder.study.finals[final.key].is_over, "it is trained, but not judged"
     (out / "test/result.json").write_text(evaluation(0.7).model_dump_json())
     add(search, [TrialTested(trial=final.key, evaluation=evaluation(0.7))])
-    with open_recorder(search) as recorder:
+    with search.store.record(search) as recorder:
         recover_epochs(search, space, recorder)
         assert recorder.study.finals[final.key].status == "completed"
     kinds = [record.event.kind for record in read_journal(search.journal)]

@@ -22,7 +22,7 @@ from orchestrator.runner.system_metrics import (
     gpus_of_this_process,
 )
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import EVENT, GpuLoad, NodeLoad, TrialReported
 from orchestrator.study.journal import Journal
 from orchestrator.study.recorder import Recorder
@@ -135,7 +135,7 @@ def test_journals_of_before_have_epochs_without_a_load() -> None:
 
 
 def test_a_trial_gets_system_metrics_at_the_step_of_its_epoch_and_its_nodes_as_a_tag(tmp_path: Path) -> None:
-    plan = Plan(SearchFolder(tmp_path))
+    plan = Plan(local_search(tmp_path))
     plan.add(suggested(0), 0.0)
     for epoch, node in enumerate(("n1", "n2", "n1"), 1):
         plan.add(TrialReported(trial="t0000", result=epoch_result(epoch), load=node_load(node=node)), 0.0)
@@ -148,7 +148,7 @@ def test_a_trial_gets_system_metrics_at_the_step_of_its_epoch_and_its_nodes_as_a
 
 
 def test_an_epoch_without_a_load_has_no_system_metrics(tmp_path: Path) -> None:
-    plan = Plan(SearchFolder(tmp_path))
+    plan = Plan(local_search(tmp_path))
     plan.add(suggested(0), 0.0)
     plan.add(TrialReported(trial="t0000", result=epoch_result(1).model_copy(update={"validation": evaluation(0.5)})), 0)
     [writes] = plan.next(0.0, limit=1)

@@ -131,7 +131,7 @@ def connect(address, **others):
 
 session.connect = connect
 session.tracker_of = lambda *_: SimpleNamespace(start=lambda: None, close=lambda seconds: 0)
-sys.exit(drive_and_show(SearchFolder(Path(sys.argv[1])), Options(), strict=False))
+sys.exit(drive_and_show(local_search(Path(sys.argv[1])), Options(), strict=False))
 """
 
 

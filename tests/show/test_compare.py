@@ -22,6 +22,7 @@ from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
 from orchestrator.show.compare import compare
 from orchestrator.show.compare_view import draw_sheet
+from orchestrator.stores.local import LocalStore
 from orchestrator.study.events import Event, TrialCompleted, TrialReported, TrialStarted, TrialSuggested
 from orchestrator.summary.intervals import seed_difference
 from orchestrator.tracking.pages import comparison_page, experiment_of
@@ -88,7 +89,7 @@ def test_one_training_of_each_is_judged_by_the_noise_of_other_configurations() -
 
 
 def test_a_search_stands_for_its_best_trial_and_deltas_are_against_the_first(storage: Path) -> None:
-    found = compare(storage, ["one/t0000", "one"])
+    found = compare(LocalStore(storage), ["one/t0000", "one"])
     assert [side.name for side in found.sides] == ["one/t0000", "one/t0001"]
     (pair,) = found.pairs
     assert pair.metrics["mAP"].delta == pytest.approx(0.1)
@@ -101,7 +102,7 @@ def test_a_search_stands_for_its_best_trial_and_deltas_are_against_the_first(sto
 
 def test_trials_of_several_searches_are_compared_and_what_is_not_known_is_said(storage: Path) -> None:
     search(storage, "two", completed(0, 0.4), evaluated=False)
-    found = compare(storage, ["one", "two", "one/t0000"])
+    found = compare(LocalStore(storage), ["one", "two", "one/t0000"])
     assert [pair.queries is None for pair in found.pairs] == [True, False]
     assert found.pairs[0].seeds is not None, "the noise of seeds is that of the other search"
     lacking, lonely, *_ = [note for note in found.notes if note.startswith("two/t0000")]
@@ -111,7 +112,7 @@ def test_trials_of_several_searches_are_compared_and_what_is_not_known_is_said(s
 
 def refusal(storage: Path, *names: str) -> str:
     with pytest.raises(SearchError) as caught:
-        compare(storage, names)
+        compare(LocalStore(storage), names)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
@@ -134,7 +135,9 @@ def test_other_data_protocols_and_queries_are_refused(storage: Path) -> None:
 def test_the_command_for_a_missing_evaluation_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path) -> None:
     storage = tmp_path / "my runs; date"
     search(storage, "one", [*completed(0, 0.4), *completed(1, 0.5)], evaluated=False)
-    note = next(note for note in compare(storage, ["one/t0000", "one/t0001"]).notes if "make them with" in note)
+    note = next(
+        note for note in compare(LocalStore(storage), ["one/t0000", "one/t0001"]).notes if "make them with" in note
+    )
     program, *arguments = shlex.split(note.split("make them with: ")[1])
     trial = storage.absolute() / "one/trials/t0000"
     assert program.endswith("reidsearch") and arguments[:2] == ["evaluate", str(trial / "config.json")]
@@ -177,7 +180,7 @@ def test_a_sheet_of_real_people_is_drawn_only_where_images_are_allowed(storage: 
     path = storage / "one/search.yaml"
     path.write_text(path.read_text().replace("synthetic: true", "synthetic: false", 1))
     with pytest.raises(SearchError, match="--images"):
-        draw_sheet(compare(storage, ["one/t0000", "one"]), storage / "sheet.png", images=False)
+        draw_sheet(compare(LocalStore(storage), ["one/t0000", "one"]), storage / "sheet.png", images=False)
     assert not (storage / "sheet.png").exists()
 
 

@@ -22,7 +22,7 @@ from orchestrator.show.search_text import attention_line, summary_line
 from orchestrator.show.status import searches_table, show_search, show_searches, status_document
 from orchestrator.show.terminal import LiveView, finals_table, output, trials_table
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import LocalStore, local_search
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed, TrialReported
 from orchestrator.study.journal import Record
@@ -202,7 +202,7 @@ def test_a_search_that_cannot_be_read_hides_no_other(
     (tmp_path / "pipe/journal.jsonl").unlink()
     os.mkfifo(tmp_path / "pipe/journal.jsonl")
     with pytest.raises(EnvironmentProblem) as caught:
-        show_searches(tmp_path, as_json=as_json)
+        show_searches(LocalStore(tmp_path), as_json=as_json)
     assert "mine" in capsys.readouterr().out
     named = sorted(line.split(":")[0] for line in str(caught.value).splitlines())
     assert named == [str(tmp_path / name / "journal.jsonl") for name in ("damaged", "pipe")]
@@ -213,7 +213,7 @@ def test_a_search_whose_journal_is_no_file_is_named_with_that_journal(tmp_path: 
     (tmp_path / "pipe/journal.jsonl").unlink()
     os.mkfifo(tmp_path / "pipe/journal.jsonl")
     with pytest.raises(JournalError, match=r"pipe/journal\.jsonl: cannot be read"):
-        show_search(tmp_path, "pipe", as_json=False, watch=False)
+        show_search(LocalStore(tmp_path), "pipe", as_json=False, watch=False)
 
 
 def test_brackets_in_a_text_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,7 +279,7 @@ def test_numbers_are_short_and_missing_shares_are_a_dash() -> None:
 
 
 def test_the_command_that_opens_mlflow_quotes_its_address() -> None:
-    folder = SearchFolder(Path("/a b/first"))
+    folder = local_search(Path("/a b/first"))
     assert pages_command("sqlite:////a b/mlflow.db", folder).endswith("reidsearch ui first --storage '/a b'")
     assert pages_command("http://127.0.0.1:5000", folder) == "open http://127.0.0.1:5000"
 
@@ -300,8 +300,8 @@ def test_a_description_is_read_back_equal_and_damage_is_named(tmp_path: Path) ->
 def test_a_search_whose_output_nobody_reads_any_more_goes_on() -> None:
     program = (
         "import sys; from pathlib import Path; from orchestrator.show.live import Display; "
-        "from orchestrator.study.events import TrialStarted; from orchestrator.stores.base import SearchFolder; "
-        "from orchestrator.study.journal import Record; display = Display(SearchFolder(Path('/runs/s'))); "
+        "from orchestrator.study.events import TrialStarted; from orchestrator.stores.local import local_search; "
+        "from orchestrator.study.journal import Record; display = Display(local_search(Path('/runs/s'))); "
         "sys.stdin.readline(); "
         "event = TrialStarted(trial='t0000', attempt=1); "
         "[display.event(Record(1, 1e9, event)) for _ in range(3)]; display.line('a', 'b'); print('went on')"

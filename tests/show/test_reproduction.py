@@ -21,7 +21,7 @@ from orchestrator.show.environment_diff import Condition, restoring_commands
 from orchestrator.show.metrics_diff import metrics_diff
 from orchestrator.show.reproduce import ReproductionPlan, compared, new_folder, plan_reproduction, verdict
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import SessionEnded, TrialReported, TrialStarted
 from orchestrator.summary import read_summary
@@ -85,7 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mini_mars: Path) -> Path:
     suggested = completed(0, 0.5)[0]
     config = space.config(suggested.params, seed=suggested.seed)
     splits = read_splits(config.data)
-    draft = SearchFolder(storage / "draft")
+    draft = local_search(storage / "draft")
     draft.trial("t0000").mkdir(parents=True)
     write_splits(draft, cut_splits(space, splits.train), splits.train)
     torch.set_flush_denormal(True)
@@ -131,7 +131,7 @@ def test_a_trial_on_cpu_cores_is_equal_to_the_last_bit_where_its_data_have_moved
 
 
 def planned(storage: Path, **changes: Any) -> ReproductionPlan:
-    summary = read_summary(SearchFolder(storage / "first"))
+    summary = read_summary(local_search(storage / "first"))
     options: dict[str, Any] = {"data": None, "threads": None, "tolerance": None, **changes}
     return plan_reproduction(summary, summary.trial("t0000"), **options)
 
@@ -178,7 +178,7 @@ def test_of_a_trial_that_was_stopped_early_only_the_epochs_it_had_are_trained(st
 def test_another_data_set_or_none_is_refused_with_how_to_name_it(storage: Path) -> None:
     with pytest.raises(SearchError, match=r"gone: the data set of t0000 is not there; say where it is with --data"):
         planned(storage, data=storage / "gone")
-    folder = SearchFolder(storage / "first")
+    folder = local_search(storage / "first")
     described = read_description(folder.description)
     write_description(folder.description, described.model_copy(update={"data_fingerprint": "another"}))
     with pytest.raises(SearchError, match="is not the data set that first was trained on"):
@@ -193,7 +193,7 @@ def test_a_configuration_that_is_not_the_journals_is_refused(storage: Path) -> N
 
 
 def test_a_trial_on_a_gpu_is_given_a_tolerance_and_one_on_cpu_cores_none(storage: Path) -> None:
-    summary = read_summary(SearchFolder(storage / "first"))
+    summary = read_summary(local_search(storage / "first"))
     summary.trial("t0000").gpus = 1.0
     plan = plan_reproduction(summary, summary.trial("t0000"), data=None, threads=3, tolerance=None)
     assert plan.tolerance == 0.02
@@ -202,13 +202,13 @@ def test_a_trial_on_a_gpu_is_given_a_tolerance_and_one_on_cpu_cores_none(storage
 
 
 def test_a_repetition_never_writes_into_a_folder_that_is_there(storage: Path) -> None:
-    summary = read_summary(SearchFolder(storage / "first"))
+    summary = read_summary(local_search(storage / "first"))
     new_folder(summary, summary.trial("t0000")).mkdir(parents=True)
     assert new_folder(summary, summary.trial("t0000")).name == "t0000-2"
 
 
 def test_the_code_of_then_is_brought_back_by_commands_where_it_is_another(storage: Path) -> None:
-    folder = SearchFolder(storage / "first")
+    folder = local_search(storage / "first")
     (folder.path / "code.diff").write_text("a patch")
     described = read_description(folder.description).model_copy(update={"commit": "abc", "versions": {"torch": "1"}})
     write_description(folder.description, described)

@@ -1,15 +1,20 @@
-"""Storage by URI: the same contract for a folder and for a real S3 protocol, also when they fail."""
+"""A storage in a bucket: the same contract for one in memory and for a real server, also when they fail."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from events import epoch_result, suggested
-from object_store import CREDENTIALS, Machines, ObjectStore
+from object_store import CREDENTIALS, Machines
+from object_store import ObjectStore as Server
 from proxy import Proxy
 from searches import a_search, completed
 from waiting import PATIENCE_S, wait_until
@@ -18,42 +23,64 @@ from orchestrator.__main__ import run
 from orchestrator.base.errors import EnvironmentProblem, JournalError, LeaseError, SearchError
 from orchestrator.runner import control
 from orchestrator.runner.finalize import record_test_set_use
-from orchestrator.stores import push, remote_lease, segments
-from orchestrator.stores.address import is_uri, parsed
-from orchestrator.stores.base import SearchFolder, existing_search, searches
-from orchestrator.stores.cache import local_storage, mirror_of, remote, storage_name, storage_uri
-from orchestrator.stores.loading import load_search
-from orchestrator.stores.pull import bring_search, forget_when
-from orchestrator.stores.push import open_recorder, publish
-from orchestrator.stores.remote import Remote, StorageProblem
-from orchestrator.stores.remote_lease import LeaseLost, RemoteLease, driver_of
+from orchestrator.stores import journal_upload, object_lease, open_store, segments
+from orchestrator.stores.base import SearchFolder, StorageProblem, existing_search, searches
+from orchestrator.stores.loading import LoadedSearch, load_search
+from orchestrator.stores.local import LocalStore
+from orchestrator.stores.object_lease import LeaseLost, ObjectLease
+from orchestrator.stores.object_store import ObjectStore, forget_when
+from orchestrator.stores.objects import ConflictError, Objects, Version, is_uri, objects_at, parsed
+from orchestrator.stores.segments import Tail, check_lines, segment_path
 from orchestrator.stores.storage_probe import check_token, leave_token, remove_token
+from orchestrator.study import lease
 from orchestrator.study.events import Event, TrialStarted
 from orchestrator.study.journal import Record, encode, read_journal
-from trainer.evaluation.test_set_record import place_in_search
+from orchestrator.study.lease import Holder, this_process
 
 NAME = "first"
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes seconds in earnest takes hundredths here."""
-    monkeypatch.setattr(remote_lease, "PAUSE_S", 0.1)
-    monkeypatch.setattr(push, "INTERVAL_S", 0.02)
-    monkeypatch.setattr(push, "REQUESTS_PERIOD_S", 0.05)
+    """Periods of seconds are hundredths here."""
+    monkeypatch.setattr(journal_upload, "INTERVAL_S", 0.02)
+    monkeypatch.setattr(journal_upload, "REQUESTS_PERIOD_S", 0.05)
 
 
 def published(uri: str, *, name: str = NAME, far_ahead: int = 0) -> SearchFolder:
     """A finished search in the storage, made on this machine."""
-    folder = a_search(mirror_of(uri) / name)
+    store = open_store(uri)
+    folder = SearchFolder(a_search(store.path / name).path, store)
     with folder.journal.open("ab") as journal:
         for number in range(len(read_journal(folder.journal)) + 1, far_ahead + 1):
             journal.write(encode(Record(number, 1e9, suggested(number))))
-    publish(folder)
+    store.publish(folder)
     return folder
 
 
-# What a URI may be
+def found(uri: str) -> SearchFolder:
+    """The search as this machine finds it."""
+    return existing_search(open_store(uri), NAME)
+
+
+def fresh(uri: str) -> LoadedSearch:
+    """The search as it is now."""
+    forget_when()
+    return load_search(found(uri))
+
+
+def append(folder: SearchFolder, event: Event) -> None:
+    """What a driver records while its storage cannot be reached."""
+    with folder.journal.open("ab") as journal:
+        journal.write(encode(Record(len(read_journal(folder.journal)) + 1, 1e9, event)))
+
+
+def give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on every driver is considered dead."""
+    monkeypatch.setattr(Holder, "lives", lambda self, age: False)
+
+
+# The URI
 
 
 @pytest.mark.parametrize(
@@ -76,106 +103,388 @@ def test_a_uri_that_cannot_be_a_storage_is_refused_with_the_reason(uri: str, fau
     assert "secret" not in str(refusal.value)
 
 
-def test_a_path_is_no_uri() -> None:
+def test_a_path_is_no_uri_and_a_file_uri_is_a_path() -> None:
     assert not any(is_uri(path) for path in ("runs", "/data/runs", "./s3:/x", "C:/runs", "a:b"))
     assert all(is_uri(uri) for uri in ("s3://b/p", "gs://b", "file:///runs"))
+    for storage in ("runs", "file:///data/some%20runs"):
+        assert open_store(storage).uri is None
+    assert open_store("file:///data/some%20runs").path == Path("/data/some runs")
 
 
-def test_a_slash_at_the_end_makes_no_other_storage(machines: Machines) -> None:
-    assert mirror_of("s3://bucket/prefix/") == mirror_of("s3://bucket/prefix")
-    assert mirror_of("s3://bucket/prefix") != mirror_of("s3://bucket/other")
+def test_the_copy_is_private_and_opens_as_its_bucket(machines: Machines) -> None:
+    store = open_store("s3://bucket/prefix/")
+    assert store.path.stat().st_mode & 0o777 == 0o700
+    assert store.name == store.uri == open_store(store.path).uri == "s3://bucket/prefix"
+    assert open_store("s3://bucket/prefix").path == store.path != open_store("s3://bucket/other").path
+    assert open_store(store.path.parent).uri is None
 
 
-def test_the_mirror_is_private_and_knows_its_storage(machines: Machines) -> None:
-    mirror = mirror_of("s3://bucket/prefix")
-    assert mirror.stat().st_mode & 0o777 == 0o700
-    assert storage_uri(mirror) == "s3://bucket/prefix" == storage_name(mirror)
-    assert storage_uri(mirror.parent) is None
-    assert local_storage("runs") == Path("runs")
+@pytest.mark.parametrize("below", ["", "reidsearch/storage/runs", ".cache/reidsearch/storage/runs"])
+def test_a_folder_that_is_no_copy_reaches_nothing_whatever_it_holds(tmp_path: Path, below: str) -> None:
+    folder = tmp_path / below
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "storage-uri.txt").write_text("s3://bucket/runs?endpoint_override=http://elsewhere.example\n")
+    assert open_store(folder).uri is None
+    assert searches(open_store(folder)) == []
 
 
 # Objects
 
 
 def test_an_object_is_what_was_written_last(uri: str) -> None:
-    files = Remote(uri)
+    files = Objects(uri)
     files.check()
-    assert files.entry("a/b") is None
+    assert not files.exists("a/b")
     with pytest.raises(FileNotFoundError):
         files.read("a/b")
     for content in (b"first", b"", b"second"):
         files.write("a/b", content)
         assert files.read("a/b") == content
-    files.delete("a/b")
-    files.delete("a/b")
-    assert files.entry("a/b") is None
+    files.delete(["a/b"])
+    files.delete(["a/b"])
+    assert not files.exists("a/b")
 
 
 def test_a_listing_names_what_is_there(uri: str) -> None:
-    files = Remote(uri)
-    assert files.entries() == files.entries("a", recursive=True) == []
+    files = Objects(uri)
+    assert files.listing("") == files.listing("a") == files.files("a") == files.folders() == []
     files.write("a/x", b"1")
     files.write("a/b/y", b"22")
-    assert [(entry.path, entry.size, entry.is_folder) for entry in files.entries("a")] == [
-        ("a/b", 0, True),
-        ("a/x", 1, False),
-    ]
-    found = files.entries("a", recursive=True)
-    assert [entry.path for entry in found if not entry.is_folder] == ["a/b/y", "a/x"]
-    assert abs(found[-1].time - time.time()) < 60
-    files.delete_folder("a")
-    assert not [entry for entry in files.entries("a", recursive=True) if not entry.is_folder]
+    assert [(each.path, each.size) for each in files.listing("a")] == [("a/b/y", 2), ("a/x", 1)]
+    assert [each.path for each in files.files("a")] == ["a/x"]
+    assert files.folders() == ["a"]
+    assert abs(files.now() - time.time()) < 60
+    assert [each.path for each in files.listing("")] == ["a/b/y", "a/x"]
 
 
 def test_a_file_arrives_as_it_was_sent(uri: str, tmp_path: Path) -> None:
     content = bytes(range(256)) * 50_000
     (tmp_path / "sent").write_bytes(content)
-    files = Remote(uri)
-    assert files.write_from("file", tmp_path / "sent") == files.read_to("file", tmp_path / "folder/got")
+    files = objects_at(uri)
+    with (tmp_path / "sent").open("rb") as file:
+        files.write("file", file)
+    files.fetch("file", tmp_path / "folder/got")
     assert (tmp_path / "folder/got").read_bytes() == content
 
 
+def test_a_write_whose_condition_is_not_met_is_refused(uri: str) -> None:
+    files = objects_at(uri)
+    first = files.create("a", b"1")
+    with pytest.raises(ConflictError):
+        files.create("a", b"2")
+    second = files.replace("a", b"2", first)
+    for version in (first, Version('"another"', None)):
+        with pytest.raises(ConflictError):
+            files.replace("a", b"3", version)
+    with pytest.raises(ConflictError):
+        files.replace("not there", b"3", second)
+    assert files.read("a") == b"2"
+
+
+def test_a_write_that_succeeded_though_its_answer_was_lost_is_no_conflict(uri: str) -> None:
+    files = objects_at(uri)
+    first = files.create("a", b"1")
+    assert files.create("a", b"1") == first
+    second = files.replace("a", b"2", first)
+    assert files.replace("a", b"2", first) == second
+
+
+def test_a_storage_without_conditional_writes_is_refused_at_launch_in_one_line(
+    uri: str, monkeypatch: pytest.MonkeyPatch, machines: Machines
+) -> None:
+    objects_at(uri).probe()
+    assert objects_at(uri).listing("") == [], "the probe leaves nothing"
+
+    def careless(self: Objects, path: str, content: bytes, *condition: object) -> Version:
+        self.write(path, content)
+        return Version(None, None)
+
+    monkeypatch.setattr(Objects, "create", careless)
+    monkeypatch.setattr(Objects, "replace", careless)
+    with pytest.raises(
+        StorageProblem, match="has no conditional writes, by which a search is kept from two"
+    ) as refusal:
+        published(uri)
+    assert refusal.value.exit_code == 5 and "\n" not in str(refusal.value)
+    assert objects_at(uri).listing("") == []
+
+
 def test_a_bucket_that_is_not_there_and_missing_credentials_are_one_line_each(
-    store: ObjectStore, machines: Machines, monkeypatch: pytest.MonkeyPatch
+    store: Server, machines: Machines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     uri = store.bucket()
     with pytest.raises(StorageProblem, match="no bucket 'other'"):
-        Remote(uri.replace("s3://bucket", "s3://other/bucket")).check()
-    Remote(uri).write("x", b"")
+        Objects(uri.replace("s3://bucket", "s3://other/bucket")).check()
+    with pytest.raises(StorageProblem, match="no bucket 'other'"):
+        Objects(uri.replace("s3://bucket", "s3://other/bucket")).write("x", b"")
+    Objects(uri).write("x", b"")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     for name in CREDENTIALS:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StorageProblem, match=r"^s3://bucket-.*credentials of this machine") as refusal:
-        Remote(uri).read("x")
+        Objects(uri).read("x")
     assert "\n" not in str(refusal.value)
+    (tmp_path / "credentials").write_text("[default]\naws_access_key_id = nobody\naws_secret_access_key = nothing\n")
+    assert Objects(uri).read("x") == b""
 
 
-# The journal in parts
+# The lease
 
 
-def test_parts_are_whole_lines_and_together_the_journal() -> None:
-    lines = b"".join(encode(Record(number, 1e9, suggested(number))) for number in range(1, 3001))
-    parts, rest = [], lines
+def test_of_many_that_ask_at_the_same_time_one_gets_the_lease(uri: str) -> None:
+    leases = [ObjectLease(objects_at(uri), NAME) for _ in range(8)]
+    start = threading.Barrier(len(leases))
+    taken: list[ObjectLease] = []
+
+    def take(each: ObjectLease) -> None:
+        start.wait()
+        with suppress(LeaseError):
+            each.acquire()
+            taken.append(each)
+
+    threads = [threading.Thread(target=take, args=(each,)) for each in leases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 1
+
+
+EIGHT = """
+import os, sys, traceback
+from orchestrator.base.errors import LeaseError
+from orchestrator.stores import open_store
+from orchestrator.stores.base import existing_search
+start, starter = os.pipe()
+finish, finisher = os.pipe()
+answered, answer = os.pipe()
+for number in range(8):
+    if os.fork() == 0:
+        os.close(starter), os.close(finisher)
+        os.environ["XDG_CACHE_HOME"] = f"{sys.argv[2]}/{number}"
+        folder = existing_search(open_store(sys.argv[1]), "first")
+        os.read(start, 1)
+        try:
+            with folder.store.record(folder):
+                os.write(answer, b"w")
+                os.read(finish, 1)
+        except LeaseError:
+            os.write(answer, b"r")
+        except BaseException:
+            traceback.print_exc()
+            os.write(answer, b"e")
+        os._exit(0)
+os.close(starter)
+print(b"".join(os.read(answered, 1) for number in range(8)).decode())
+os.close(finisher)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+"""
+
+
+def test_of_eight_processes_that_start_at_the_same_time_one_drives(
+    store: Server, machines: Machines, tmp_path: Path
+) -> None:
+    uri = store.bucket()
+    published(uri)
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT, uri, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE_S * 4
+    )
+    assert sorted(done.stdout.strip()) == ["r"] * 7 + ["w"], done.stderr
+
+
+def test_of_two_machines_one_drives(uri: str, machines: Machines) -> None:
+    folder = published(uri)
+    with folder.store.record(folder):
+        machines.become("other")
+        there = found(uri)
+        with (
+            pytest.raises(LeaseError, match=r"first: already driven by process .* last heard of"),
+            there.store.record(there),
+        ):
+            raise AssertionError("both drive it")
+    with there.store.record(found(uri)) as recorder:
+        recorder.record(suggested(9))
+
+
+def test_a_holder_on_another_machine_is_given_up_after_a_while_by_the_clock_of_the_storage(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ObjectLease(objects_at(uri), NAME)
+    there = this_process()._replace(host="elsewhere", boot="x")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(object_lease, "this_process", lambda: there)
+        first.acquire()
+    with pytest.raises(LeaseError, match="on elsewhere, last heard of"):
+        ObjectLease(objects_at(uri), NAME).acquire()
+    with monkeypatch.context() as late:
+        late.setattr(time, "time", lambda was=time.time: was() + 3600)
+        with pytest.raises(LeaseError):
+            ObjectLease(objects_at(uri), NAME).acquire()
+    monkeypatch.setattr(lease, "STALE_AFTER_S", 0.0)
+    ObjectLease(objects_at(uri), NAME).acquire()
+    monkeypatch.setattr(object_lease, "HEARTBEAT_S", 0.0)
+    with pytest.raises(LeaseLost, match="is that of process"):
+        first.keep()
+
+
+def test_a_damaged_lease_counts_by_its_age(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects_at(uri).write(f"{NAME}/lease.json", b"{half")
+    with pytest.raises(LeaseError, match="an unknown host"):
+        ObjectLease(objects_at(uri), NAME).acquire()
+    monkeypatch.setattr(lease, "STALE_AFTER_S", -5.0)
+    ObjectLease(objects_at(uri), NAME).acquire()
+
+
+def test_a_heartbeat_whose_answer_was_lost_costs_no_lease(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_lease, "HEARTBEAT_S", 0.0)
+    held = ObjectLease(objects_at(uri), NAME)
+    held.acquire()
+    replace = Objects.replace
+
+    def deaf(self: Objects, path: str, content: bytes, version: Version) -> Version:
+        replace(self, path, content, version)
+        raise StorageProblem("no answer")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Objects, "replace", deaf)
+        with pytest.raises(StorageProblem):
+            held.keep()
+    held.keep()
+    held.keep()
+
+
+def test_a_driver_that_was_replaced_writes_nothing_more_and_nothing_of_it_is_seen(
+    uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = published(uri)
+    with pytest.raises(LeaseError, match="is that of process"), folder.store.record(folder) as recorder:
+        give_up(monkeypatch)
+        machines.become("other")
+        there = found(uri)
+        with there.store.record(there) as successor:
+            # Its copy of the journal is its own; the storage refuses the segment.
+            recorder.record(suggested(9))
+            upload = recorder.upload
+            assert isinstance(upload, journal_upload.ObjectUpload)
+            wait_until(lambda: upload.lost is not None)
+            successor.record(suggested(8))
+            recorder.record(suggested(10))
+    machines.become("third")
+    assert not {"t0009", "t0010"} & fresh(uri).study.trials.keys()
+    assert "t0008" in fresh(uri).study.trials
+
+
+def test_the_storage_refuses_the_next_segment_of_a_driver_as_soon_as_another_has_the_search(
+    uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the successor has not written an event yet, and where the last segment is full."""
+    published(uri)
+    give_up(monkeypatch)
+    for size in (segments.SEGMENT_BYTES, 1):
+        monkeypatch.setattr(segments, "SEGMENT_BYTES", size)
+        store = open_store(uri)
+        assert isinstance(store, ObjectStore)
+        writer, _ = store.take_over(found(uri), "earlier")
+        successor, _ = store.take_over(found(uri), "later")
+        number = len(read_journal(found(uri).journal)) + 1
+        with pytest.raises(ConflictError):
+            writer.append(encode(Record(number, 1e9, suggested(99))))
+        successor.append(encode(Record(number, 1e9, suggested(number))))
+        machines.become(f"reader-{size}")
+        assert "t0099" not in fresh(uri).study.trials
+        assert f"t{number:04d}" in fresh(uri).study.trials
+
+
+KILLED = """
+import os, sys
+from events import suggested
+from orchestrator.stores import open_store, journal_upload
+from orchestrator.stores.base import search_folder
+journal_upload.INTERVAL_S = 0.001
+store = open_store(sys.argv[1])
+with store.record(search_folder(store, "first")) as recorder:
+    for number in range(10, 100000):
+        recorder.record(suggested(number))
+        os.write(1, b"%d\\n" % number)
+"""
+
+
+def test_kills_while_writing_lose_nothing_that_was_acknowledged(store: Server, machines: Machines) -> None:
+    uri = store.bucket()
+    published(uri)
+    acknowledged = 0
+    for after in (1, 30, 200):
+        script = KILLED.replace("range(10,", f"range({max(10, acknowledged + 1)},")
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, uri],
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(["tests/helpers", *sys.path])},
+        )
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(after)]
+        child.kill()
+        lines += child.stdout.readlines()
+        child.wait()
+        acknowledged = max(int(line) for line in lines if line.endswith(b"\n"))
+        here = found(uri)
+        with here.store.record(here) as recorder:
+            assert f"t{acknowledged:04d}" in recorder.study.trials
+    machines.become("other")
+    there = fresh(uri).study.trials
+    assert {f"t{number:04d}" for number in range(10, acknowledged + 1)} <= there.keys()
+
+
+# The journal in segments
+
+
+def test_segments_are_whole_lines_and_together_the_journal(uri: str) -> None:
+    lines = rest = b"".join(encode(Record(number, 1e9, suggested(number))) for number in range(1, 3001))
+    writer = segments.SegmentWriter(objects_at(uri), NAME, Tail(1, b"", None))
+    writer.fence("a driver")
     while rest:
-        parts.append(segments.first_part(rest))
-        rest = rest[len(parts[-1]) :]
-    assert b"".join(parts) == lines
+        rest = rest[writer.append(rest) :]
+    listed = objects_at(uri).listing(f"{NAME}/journal")
+    parts = [objects_at(uri).read(each.path) for each in listed]
+    assert b"".join(parts) == b"# a driver\n" + lines
     assert len(parts) > 1
-    assert all(part.endswith(b"\n") and len(part) >= segments.PART_BYTES for part in parts[:-1])
-    number = 1
-    for part in parts:
-        number = segments.check_part(part, number)
-    assert number == 3001
+    assert all(part.endswith(b"\n") and len(part) >= segments.SEGMENT_BYTES for part in parts[:-1])
+    found, known = segments.read_segments(objects_at(uri), NAME, listed, {}, b"")
+    assert found == lines and list(known) == [segment_path(NAME, number) for number in range(1, len(parts) + 1)]
 
 
-def test_a_part_with_a_damaged_missing_or_cut_line_is_refused() -> None:
+def test_a_segment_whose_answer_was_lost_is_written_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [encode(Record(number, 1e9, suggested(number))) for number in range(1, 5)]
+    writer = segments.SegmentWriter(objects_at(uri), NAME, Tail(1, b"", None))
+    create = Objects.create
+
+    def deaf(self: Objects, path: str, content: bytes) -> Version:
+        create(self, path, content)
+        raise StorageProblem("no answer")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Objects, "create", deaf)
+        with pytest.raises(StorageProblem):
+            writer.append(lines[0])
+    # By now there is more to send.
+    assert writer.append(b"".join(lines)) == len(lines[0])
+    assert writer.append(b"".join(lines[1:])) == len(b"".join(lines[1:]))
+    assert objects_at(uri).read(segment_path(NAME, 1)) == b"".join(lines)
+
+
+def test_a_damaged_missing_or_cut_line_is_refused() -> None:
+    lines = [encode(Record(number, 1e9, suggested(number))) for number in range(1, 5)]
+    assert check_lines(b"".join(lines), 1) == 5
     with pytest.raises(ValueError, match="line 2 of the journal: its checksum"):
-        segments.check_part(b"".join([lines[0], lines[1].replace(b"t0002", b"t0009"), lines[2]]), 1)
+        check_lines(b"".join([lines[0], lines[1].replace(b"t0002", b"t0009"), lines[2]]), 1)
     with pytest.raises(ValueError, match="line 2 of the journal is not there"):
-        segments.check_part(lines[0] + lines[2], 1)
+        check_lines(lines[0] + lines[2], 1)
     with pytest.raises(ValueError, match="line 2"):
-        segments.check_part(lines[0] + lines[1][:-9], 1)
+        check_lines(lines[0] + lines[1][:-9], 1)
 
 
 # A search that another machine looks at
@@ -184,123 +493,106 @@ def test_a_part_with_a_damaged_missing_or_cut_line_is_refused() -> None:
 def test_another_machine_sees_the_search(uri: str, machines: Machines) -> None:
     there = load_search(published(uri))
     machines.become("other")
-    storage = local_storage(uri)
-    assert [folder.name for folder in searches(storage)] == [NAME]
-    found = load_search(existing_search(storage, NAME))
-    assert found.folder.path != there.folder.path
-    assert found.description == there.description
-    assert found.study.all_trials.keys() == there.study.all_trials.keys()
-    assert found.state == "finished"
+    assert [folder.name for folder in searches(open_store(uri))] == [NAME]
+    other = load_search(found(uri))
+    assert other.folder.path != there.folder.path
+    assert other.description == there.description
+    assert other.study.all_trials.keys() == there.study.all_trials.keys()
+    assert other.state == "finished"
 
 
 def test_a_search_that_is_nowhere_is_said_to_be_missing_in_the_uri(uri: str, machines: Machines) -> None:
     published(uri)
     with pytest.raises(SearchError, match=rf"no search 'other' in {uri[:12]}.*there: first"):
-        existing_search(mirror_of(uri), "other")
+        existing_search(open_store(uri), "other")
 
 
 def test_what_is_recorded_here_is_seen_there_and_the_other_way_round(uri: str, machines: Machines) -> None:
     published(uri)
     for index, machine in enumerate(("other", "here", "third", "other"), 2):
         machines.become(machine)
-        with open_recorder(existing_search(mirror_of(uri), NAME)) as recorder:
+        folder = found(uri)
+        with folder.store.record(folder) as recorder:
             for event in completed(index, 0.5):
                 recorder.record(event)
-        assert driver_of(SearchFolder(mirror_of(uri) / NAME)) is None
+        assert folder.store.driver(folder) is None
     machines.become("fourth")
-    assert list(load_search(existing_search(mirror_of(uri), NAME)).study.trials) == [f"t{i:04d}" for i in range(6)]
+    assert list(load_search(found(uri)).study.trials) == [f"t{i:04d}" for i in range(6)]
 
 
 def test_that_the_test_set_was_opened_for_a_trial_is_seen_on_every_machine(uri: str, machines: Machines) -> None:
     published(uri)
     machines.become("other")
-    folder = existing_search(mirror_of(uri), NAME)
+    folder = found(uri)
     record_test_set_use(folder, "t0001", folder.trial("t0001") / "checkpoint/best.pt", "evaluate")
     machines.become("third")
-    (use,) = load_search(existing_search(mirror_of(uri), NAME)).study.test_set_uses
+    (use,) = load_search(found(uri)).study.test_set_uses
     assert use.asked.weights == "trials/t0001/checkpoint/best.pt"
-
-
-def test_a_network_inside_a_storage_folder_is_not_taken_for_one_without_a_search(
-    tmp_path: Path, machines: Machines
-) -> None:
-    published((tmp_path / "store").as_uri())
-    weights = tmp_path / "store" / NAME / "trials/t0001/checkpoint/best.pt"
-    assert place_in_search(weights) == (tmp_path / "store" / NAME, "t0001")
-    with pytest.raises(SearchError, match="is written through its URI"):
-        record_test_set_use(SearchFolder(tmp_path / "store" / NAME), "t0001", weights, "evaluate")
 
 
 def test_a_running_search_is_sent_while_it_runs(uri: str, machines: Machines) -> None:
     folder = published(uri)
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         recorder.record(suggested(7))
         machines.become("other")
         wait_until(lambda: "t0007" in fresh(uri).study.trials)
         assert fresh(uri).is_driven
 
 
-def test_a_long_journal_is_sent_in_parts_and_only_new_ones_are_fetched(
+def test_a_long_journal_is_sent_in_segments_and_only_new_ones_are_fetched(
     uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "PART_BYTES", 2000)
-    monkeypatch.setattr(push, "PART_BYTES", 2000)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 2000)
     folder = published(uri, far_ahead=60)
-    files = Remote(uri)
-    parts = files.entries(f"{NAME}/journal")
+    files = objects_at(uri)
+    parts = files.listing(f"{NAME}/journal")
     assert len(parts) > 5
     machines.become("other")
-    bring_search(SearchFolder(mirror_of(uri) / NAME))
+    found(uri)
     machines.become("here")
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         for index in range(100, 130):
             recorder.record(suggested(index))
-    later = files.entries(f"{NAME}/journal")
+    later = files.listing(f"{NAME}/journal")
     full = [part for part in parts if part.size >= 2000]
-    assert later[: len(full)] == full, "a part that is full is never sent again"
+    assert later[: len(full)] == full, "a segment that is full is never sent again"
     assert len(later) > len(parts)
     machines.become("other")
     read: list[str] = []
-    monkeypatch.setattr(Remote, "read", lambda self, path, was=Remote.read: (read.append(path), was(self, path))[1])
-    there = SearchFolder(mirror_of(uri) / NAME)
-    bring_search(there)
-    assert there.journal.read_bytes() == folder.journal.read_bytes()
+    monkeypatch.setattr(Objects, "get", lambda self, path, was=Objects.get: (read.append(path), was(self, path))[1])
+    assert found(uri).journal.read_bytes() == folder.journal.read_bytes()
     assert read == [part.path for part in later[len(full) :]]
-
-
-def fresh(uri: str):  # type: ignore[no-untyped-def]
-    """The search as it is now."""
-    forget_when()
-    return load_search(existing_search(mirror_of(uri), NAME))
 
 
 # What may go wrong
 
 
-def test_a_damaged_and_a_missing_part_are_named(uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "PART_BYTES", 2000)
+def test_a_damaged_and_a_missing_segment_are_named(
+    uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 2000)
     published(uri, far_ahead=60)
-    files = Remote(uri)
+    files = objects_at(uri)
     part = f"{NAME}/journal/000002.jsonl"
     content = files.read(part)
     files.write(part, content.replace(b"sobol", b"grids", 1))
     machines.become("other")
     with pytest.raises(JournalError, match=r"journal/000002\.jsonl: damaged: line \d+ of the journal: its checksum"):
-        existing_search(mirror_of(uri), NAME)
-    files.delete(part)
+        found(uri)
+    files.delete([part])
     with pytest.raises(JournalError, match=r"journal/000002\.jsonl: is missing"):
-        existing_search(mirror_of(uri), NAME)
+        found(uri)
     files.write(part, content[:-10])
     with pytest.raises(JournalError, match=r"journal/000002\.jsonl: damaged"):
-        existing_search(mirror_of(uri), NAME)
-    assert not (mirror_of(uri) / NAME / "journal.jsonl").exists()
+        found(uri)
+    assert not (open_store(uri).path / NAME / "journal.jsonl").exists()
 
 
 def test_events_that_were_never_sent_go_when_the_machine_resumes(uri: str, machines: Machines) -> None:
     folder = published(uri)
     append(folder, suggested(5))
     assert "t0005" in fresh(uri).study.trials, "what is here goes on where the storage's ends"
-    with open_recorder(folder):
+    with folder.store.record(folder):
         pass
     machines.become("other")
     assert "t0005" in fresh(uri).study.trials
@@ -312,7 +604,8 @@ def test_where_another_machine_went_on_unsent_events_are_set_aside(
     folder = published(uri)
     append(folder, suggested(5))
     machines.become("other")
-    with open_recorder(existing_search(mirror_of(uri), NAME)) as recorder:
+    there = found(uri)
+    with there.store.record(there) as recorder:
         recorder.record(suggested(6))
     machines.become("here")
     assert list(fresh(uri).study.trials)[2:] == ["t0006"]
@@ -326,41 +619,36 @@ def test_a_search_that_was_deleted_elsewhere_is_not_there_any_more(uri: str, mac
     machines.become("other")
     fresh(uri)
     machines.become("here")
-    push.forget(SearchFolder(mirror_of(uri) / NAME))
-    assert not [entry for entry in Remote(uri).entries(recursive=True) if not entry.is_folder]
+    folder = found(uri)
+    folder.store.delete(folder)
+    assert objects_at(uri).listing("") == []
     machines.become("other")
     with pytest.raises(SearchError, match="no search 'first'"):
-        existing_search(mirror_of(uri), NAME)
+        found(uri)
 
 
 def test_a_name_that_another_machine_took_is_refused(uri: str, machines: Machines) -> None:
     published(uri)
     machines.become("other")
-    folder = a_search(mirror_of(uri) / NAME)
+    store = open_store(uri)
     with pytest.raises(SearchError, match="already a search of this name"):
-        publish(folder)
-
-
-def append(folder: SearchFolder, event: Event) -> None:
-    """As a driver does whose storage is out of reach."""
-    with folder.journal.open("ab") as journal:
-        journal.write(encode(Record(len(read_journal(folder.journal)) + 1, 1e9, event)))
+        store.publish(SearchFolder(a_search(store.path / NAME).path, store))
 
 
 def test_the_search_does_not_wait_for_a_storage_that_is_gone_and_sends_all_when_it_is_back(
-    store: ObjectStore, machines: Machines, monkeypatch: pytest.MonkeyPatch
+    store: Server, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.stores.address.ATTEMPTS", 1)
-    monkeypatch.setattr(push, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("orchestrator.stores.objects.ATTEMPTS", 1)
+    monkeypatch.setattr(journal_upload, "LONGEST_PAUSE_S", 0.1)
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
         folder = published(uri)
-        with open_recorder(folder) as recorder:
+        with folder.store.record(folder) as recorder:
             proxy.become("refuse")
             for index in range(10, 30):
                 recorder.record(suggested(index))
-            assert recorder.uplink is not None
-            link = recorder.uplink
+            link = recorder.upload
+            assert isinstance(link, journal_upload.ObjectUpload)
             assert link.unsent, "recording has ended, and nothing can have been sent"
             wait_until(lambda: link.problem is not None)
             assert "cannot be reached" in (link.problem or "")
@@ -371,22 +659,22 @@ def test_the_search_does_not_wait_for_a_storage_that_is_gone_and_sends_all_when_
 
 
 def test_what_could_not_be_sent_is_told_at_the_end_and_sent_by_the_next_session(
-    store: ObjectStore, machines: Machines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Server, machines: Machines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("orchestrator.stores.address.ATTEMPTS", 1)
-    monkeypatch.setattr(push, "CLOSE_PATIENCE_S", 0.1)
+    monkeypatch.setattr("orchestrator.stores.objects.ATTEMPTS", 1)
+    monkeypatch.setattr(journal_upload, "CLOSE_PATIENCE_S", 0.1)
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
         folder = published(uri)
-        with open_recorder(folder) as recorder:
+        with folder.store.record(folder) as recorder:
             proxy.become("refuse")
             recorder.record(suggested(10))
         assert "lacks" in (told := capsys.readouterr().err)
         assert "cannot be reached" in told and "resume" in told
         proxy.become("pass")
-        monkeypatch.setattr(push, "CLOSE_PATIENCE_S", PATIENCE_S)
-        Remote(uri).delete_folder(f"{NAME}/lease")  # as if that process had ended, which was this one
-        with open_recorder(folder):
+        monkeypatch.setattr(journal_upload, "CLOSE_PATIENCE_S", PATIENCE_S)
+        objects_at(uri).delete([f"{NAME}/lease.json"])  # as if that process had ended, which was this one
+        with folder.store.record(folder):
             pass
         machines.become("other")
         assert "t0010" in fresh(uri).study.trials
@@ -395,138 +683,26 @@ def test_what_could_not_be_sent_is_told_at_the_end_and_sent_by_the_next_session(
 def test_an_upload_that_fails_some_times_is_tried_again(
     uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(journal_upload, "LONGEST_PAUSE_S", 0.05)
     folder = published(uri)
     left = [4]
-    write = Remote.write
+    replace = Objects.replace
 
-    def failing(self: Remote, path: str, content: bytes) -> None:
+    def failing(self: Objects, path: str, content: bytes, version: Version) -> Version:
         if "/journal/" in path and left[0]:
             left[0] -= 1
             raise StorageProblem("not now")
-        write(self, path, content)
+        return replace(self, path, content, version)
 
-    with open_recorder(folder) as recorder:
-        monkeypatch.setattr(Remote, "write", failing)
+    with folder.store.record(folder) as recorder:
+        monkeypatch.setattr(Objects, "replace", failing)
         recorder.record(suggested(10))
-        wait_until(lambda: recorder.uplink is not None and not recorder.uplink.unsent)
+        upload = recorder.upload
+        assert isinstance(upload, journal_upload.ObjectUpload)
+        wait_until(lambda: not upload.unsent)
     assert not left[0]
     machines.become("other")
     assert "t0010" in fresh(uri).study.trials
-
-
-# Who may write
-
-
-def test_of_two_machines_one_drives(uri: str, machines: Machines) -> None:
-    folder = published(uri)
-    with open_recorder(folder):
-        machines.become("other")
-        with (
-            pytest.raises(LeaseError, match=r"first: already driven by process .* last heard of"),
-            open_recorder(existing_search(mirror_of(uri), NAME)),
-        ):
-            raise AssertionError("both drive it")
-    with open_recorder(existing_search(mirror_of(uri), NAME)) as recorder:
-        recorder.record(suggested(9))
-
-
-def test_of_many_that_ask_at_the_same_time_one_gets_the_lease(uri: str) -> None:
-    leases = [RemoteLease(remote(uri), NAME) for _ in range(8)]
-    start = threading.Barrier(len(leases))
-    taken: list[RemoteLease] = []
-
-    def take(lease: RemoteLease) -> None:
-        start.wait()
-        try:
-            lease.acquire()
-        except LeaseError:
-            return
-        taken.append(lease)
-
-    threads = [threading.Thread(target=take, args=(lease,)) for lease in leases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(taken) == 1
-
-
-def test_one_whose_write_took_long_does_not_break_the_lease_of_another(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = RemoteLease(remote(uri), NAME)
-    write, slow = Remote.write, [True]
-
-    def slowly(self: Remote, path: str, content: bytes) -> None:
-        if slow:
-            slow.clear()
-            other.acquire()
-        write(self, path, content)
-
-    monkeypatch.setattr(Remote, "write", slowly)
-    with pytest.raises(LeaseError, match="already driven"):
-        RemoteLease(remote(uri), NAME).acquire()
-    monkeypatch.setattr(remote_lease, "HEARTBEAT_S", 0.0)
-    other.keep()
-
-
-def test_a_driver_that_was_taken_for_dead_writes_no_more(
-    uri: str, machines: Machines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote_lease, "HEARTBEAT_S", 0.05)
-    folder = published(uri)
-    with pytest.raises(LeaseError, match="is that of process"), open_recorder(folder) as recorder:
-        monkeypatch.setattr(remote_lease, "_lives", lambda claim, now: False)
-        RemoteLease(remote(uri), NAME).acquire()
-        wait_until(lambda: recorder.uplink is not None and recorder.uplink.lost)
-        recorder.record(suggested(9))
-    assert "t0009" not in folder.journal.read_text()
-
-
-def test_a_holder_that_is_deposed_while_it_looks_is_told_by_whom(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, heir = RemoteLease(remote(uri), NAME), RemoteLease(remote(uri), NAME)
-    first.acquire()
-    monkeypatch.setattr(remote_lease, "HEARTBEAT_S", 0.0)
-    monkeypatch.setattr(remote_lease, "_lives", lambda claim, now: False)
-    read, meanwhile = Remote.read, [heir.acquire]
-
-    def read_later(self: Remote, path: str) -> bytes:
-        if meanwhile:
-            meanwhile.pop()()
-        return read(self, path)
-
-    monkeypatch.setattr(Remote, "read", read_later)
-    with pytest.raises(LeaseLost, match="is that of process"):
-        first.keep()
-
-
-def test_a_holder_on_another_machine_is_given_up_after_a_while_by_the_clock_of_the_storage(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = RemoteLease(remote(uri), NAME)
-    there = remote_lease.this_process()._replace(host="elsewhere", boot="x")
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(remote_lease, "this_process", lambda: there)
-        first.acquire()
-    with pytest.raises(LeaseError, match="on elsewhere, last heard of"):
-        RemoteLease(remote(uri), NAME).acquire()
-    monkeypatch.setattr(time, "time", lambda was=time.time: was() + 3600)
-    with pytest.raises(LeaseError):
-        RemoteLease(remote(uri), NAME).acquire()
-    monkeypatch.setattr(remote_lease, "STALE_AFTER_S", 0.0)
-    RemoteLease(remote(uri), NAME).acquire()
-    monkeypatch.setattr(remote_lease, "HEARTBEAT_S", 0.0)
-    with pytest.raises(LeaseLost):
-        first.keep()
-
-
-def test_a_damaged_lease_counts_by_its_age(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    remote(uri).write(f"{NAME}/lease/0123", b"{half")
-    with pytest.raises(LeaseError, match="an unknown host"):
-        RemoteLease(remote(uri), NAME).acquire()
-    monkeypatch.setattr(remote_lease, "STALE_AFTER_S", 0.0)
-    RemoteLease(remote(uri), NAME).acquire()
 
 
 # Requests
@@ -534,11 +710,12 @@ def test_a_damaged_lease_counts_by_its_age(uri: str, monkeypatch: pytest.MonkeyP
 
 def test_a_request_of_another_machine_reaches_the_driver(uri: str, machines: Machines) -> None:
     folder = published(uri)
-    with open_recorder(folder) as recorder:
+    with folder.store.record(folder) as recorder:
         recorder.record(suggested(7))
         recorder.record(TrialStarted(trial="t0007", attempt=1))
-        assert recorder.uplink is not None
-        wait_until(lambda: recorder.uplink is not None and not recorder.uplink.unsent)
+        upload = recorder.upload
+        assert isinstance(upload, journal_upload.ObjectUpload)
+        wait_until(lambda: not upload.unsent)
         requests = control.Requests(folder)
 
         def drive() -> None:
@@ -549,7 +726,7 @@ def test_a_request_of_another_machine_reaches_the_driver(uri: str, machines: Mac
         driver = threading.Thread(target=drive)
         driver.start()
         machines.become("other")
-        there = existing_search(mirror_of(uri), NAME)
+        there = found(uri)
         answer = control.stop(there, "t0007", patience=PATIENCE_S)
         driver.join()
     assert answer.done and "t0007: stopped" in answer.text
@@ -558,10 +735,10 @@ def test_a_request_of_another_machine_reaches_the_driver(uri: str, machines: Mac
 def test_a_trial_of_a_search_that_nobody_drives_is_given_up_from_any_machine(uri: str, machines: Machines) -> None:
     folder = published(uri)
     append(folder, suggested(7))
-    with open_recorder(folder):
+    with folder.store.record(folder):
         pass
     machines.become("other")
-    assert control.stop(existing_search(mirror_of(uri), NAME), "t0007").done
+    assert control.stop(found(uri), "t0007").done
     machines.become("here")
     assert fresh(uri).study.trials["t0007"].is_over
 
@@ -570,27 +747,27 @@ def test_a_trial_of_a_search_that_nobody_drives_is_given_up_from_any_machine(uri
 
 
 def test_a_token_is_found_where_it_was_left(uri: str, machines: Machines) -> None:
-    token = leave_token(mirror_of(uri))
+    token = leave_token(open_store(uri))
     machines.become("other")
     assert check_token(uri, token) is None
     assert "not what the driver left" in (check_token(uri, "0" * 16) or "")
-    remove_token(uri, token)
+    remove_token(open_store(uri), token)
     assert check_token(uri, token) is not None
 
 
 def test_a_path_that_only_the_driver_has_is_refused_with_the_reason(tmp_path: Path) -> None:
-    token = leave_token(tmp_path / "runs")
-    assert check_token(tmp_path / "runs", token) is None
+    token = leave_token(LocalStore(tmp_path / "runs"))
+    assert check_token(str(tmp_path / "runs"), token) is None
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    assert "is not there on this node" in (check_token(tmp_path / "runs", token) or "")
+    assert "is not there on this node" in (check_token(str(tmp_path / "runs"), token) or "")
     (tmp_path / "runs").mkdir()
-    assert "is another folder on this node" in (check_token(tmp_path / "runs", token) or "")
+    assert "is another folder on this node" in (check_token(str(tmp_path / "runs"), token) or "")
 
 
 def test_a_storage_that_cannot_be_written_leaves_no_token(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(EnvironmentProblem, match="cannot be written"):
-        leave_token(tmp_path / "runs")
+        leave_token(LocalStore(tmp_path / "runs"))
 
 
 # The command line
@@ -628,16 +805,7 @@ def test_epochs_are_as_they_were_after_the_way_through_the_storage(uri: str, mac
     assert fresh(uri).study.trials["t0001"].results[0] == epoch_result(3, 0.6)
 
 
-@pytest.mark.parametrize("below", ["", "reidsearch/storage/runs", ".cache/reidsearch/storage/runs"])
-def test_a_folder_that_is_no_mirror_reaches_nothing_whatever_it_holds(tmp_path: Path, below: str) -> None:
-    folder = tmp_path / below
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "storage-uri.txt").write_text("s3://bucket/runs?endpoint_override=http://elsewhere.example\n")
-    assert storage_uri(folder) is None
-    assert searches(folder) == []
-
-
-def test_purge_of_a_folder_that_is_called_like_a_mirror_deletes_nothing_elsewhere(tmp_path: Path) -> None:
+def test_purge_of_a_folder_that_is_called_like_a_copy_deletes_nothing_elsewhere(tmp_path: Path) -> None:
     theirs = a_search(tmp_path / "victim" / NAME)
     received = tmp_path / "received/reidsearch/storage/runs"
     a_search(received / NAME)

@@ -20,9 +20,10 @@ from waiting import PATIENCE_S
 
 from orchestrator.base.locking import exclusive
 from orchestrator.show.status import status_document
+from orchestrator.stores import open_store
 from orchestrator.stores.base import existing_search
-from orchestrator.stores.cache import mirror_of, remote
-from orchestrator.stores.pull import forget_when
+from orchestrator.stores.object_store import forget_when
+from orchestrator.stores.objects import objects_at
 from orchestrator.study.events import TrialReported
 from orchestrator.study.journal import read_journal
 from orchestrator.summary import read_summary
@@ -48,7 +49,14 @@ def begun(log: Path, uri: str, *arguments: str) -> Iterator[subprocess.Popen[byt
 
 def status(uri: str) -> dict[str, Any]:
     forget_when()
-    return status_document(read_summary(existing_search(mirror_of(uri), NAME)))
+    return status_document(read_summary(existing_search(open_store(uri), NAME)))
+
+
+def sent_results(uri: str, trial: str) -> list[str]:
+    """Lines of the trial's results in the bucket."""
+    folder = existing_search(open_store(uri), NAME)
+    folder.store.pull_trial(folder, trial, "results.jsonl")
+    return (folder.trial(trial) / "results.jsonl").read_text().splitlines()
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -81,12 +89,12 @@ def test_a_search_in_a_bucket_outlives_the_machine_that_drove_it(
         machines.become("first")
         arguments = ("--space", "smoke.yaml", "--name", NAME, "--set", f"optim.epochs={EPOCHS}", "--concurrent", "1")
         process = stack.enter_context(begun(log, uri, "launch", *arguments, "--trials", "2"))
-        until(lambda: (mirror_of(uri) / NAME / "journal.jsonl").exists(), process, log)
+        until(lambda: (open_store(uri).path / NAME / "journal.jsonl").exists(), process, log)
         machines.become("looking")
-        until(lambda: remote(uri).entry(f"{NAME}/trials/t0000/uploaded.json") is not None, process, log)
+        until(lambda: objects_at(uri).exists(f"{NAME}/trials/t0000/uploaded.json"), process, log)
         until(lambda: status(uri)["trials"][0]["epoch"] >= 3, process, log)
         machines.become("first")
-        kill(process, mirror_of(uri) / NAME)
+        kill(process, open_store(uri).path / NAME)
         shutil.rmtree(tmp_path / "machines/first")
         machines.become("looking")
         before = status(uri)
@@ -103,7 +111,7 @@ def test_a_search_in_a_bucket_outlives_the_machine_that_drove_it(
         found = epochs_of(uri)
         assert known.items() <= found.items()
         for trial in after["trials"]:
-            lines = remote(uri).read(f"{NAME}/trials/{trial['trial']}/results.jsonl").decode().splitlines()
+            lines = sent_results(uri, trial["trial"])
             sent = {(trial["trial"], line["epoch"]): line["time"] for line in map(json.loads, lines)}
             assert len(sent) == EPOCHS
             first = (trial["trial"], 1)
@@ -129,13 +137,13 @@ def test_a_trial_goes_on_from_the_bucket_on_a_node_that_shares_nothing_with_the_
         process = stack.enter_context(begun(log, uri, "launch", *arguments, "--address", nodes.address))
         machines.become("looking")
         note = f"{NAME}/trials/t0000/uploaded.json"
-        until(lambda: remote(uri).entry(note) is not None and status(uri)["trials"][0]["epoch"] >= 3, process, log)
+        until(lambda: objects_at(uri).exists(note) and status(uri)["trials"][0]["epoch"] >= 3, process, log)
         nodes.remove(first)
         nodes.add(env_vars={"XDG_CACHE_HOME": str(tmp_path / "machines/node-2")})
         known = epochs_of(uri)
         assert process.wait(PATIENCE_S) == 0, log.read_text()
         assert status(uri)["counts"]["completed"] == 1
-        lines = remote(uri).read(f"{NAME}/trials/t0000/results.jsonl").decode().splitlines()
+        lines = sent_results(uri, "t0000")
         sent = {("t0000", line["epoch"]): line["time"] for line in map(json.loads, lines)}
         assert len(sent) == EPOCHS
         assert known["t0000", 1] == sent["t0000", 1], "it does not begin anew"
@@ -146,7 +154,7 @@ def test_a_trial_goes_on_from_the_bucket_on_a_node_that_shares_nothing_with_the_
 def epochs_of(uri: str) -> dict[tuple[str, int], float]:
     """When each epoch of each trial was trained, as the journal in the bucket says."""
     forget_when()
-    events = [record.event for record in read_journal(existing_search(mirror_of(uri), NAME).journal)]
+    events = [record.event for record in read_journal(existing_search(open_store(uri), NAME).journal)]
     reported = [event for event in events if isinstance(event, TrialReported)]
     keys = [(event.trial, event.result.epoch) for event in reported]
     assert len(keys) == len(set(keys)), "no epoch is told twice"

@@ -19,7 +19,7 @@ from waiting import PATIENCE_S
 from orchestrator.__main__ import run
 from orchestrator.base.uris import database_uri
 from orchestrator.doctor import network
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.lease import Lease
 from orchestrator.tracking.purge import MlflowCopies, find_copies
@@ -37,7 +37,7 @@ def storage(tmp_path: Path) -> Path:
         uid = CANARY if name == "first" else "another"
         write_description(folder.description, described.model_copy(update={"uid": uid}))
         assert sync(folder, tracking=None, patience=PATIENCE_S).unsent == 0
-    save_network(SearchFolder(tmp_path / "runs/first"), "t0001")
+    save_network(local_search(tmp_path / "runs/first"), "t0001")
     return tmp_path / "runs"
 
 

@@ -19,6 +19,7 @@ from running import metric_points, mlflow_runs
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed, TrialReported
 from orchestrator.study.journal import Record
 from orchestrator.tracking import projection, tracker
@@ -52,7 +53,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, empty_database: Path) -> SearchFolder:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    folder = SearchFolder(tmp_path / "s")
+    folder = local_search(tmp_path / "s")
     for key in ("t0000", "t0001"):
         folder.trial(key).mkdir(parents=True)
         (folder.trial(key) / "config.json").write_text("{}")
@@ -294,7 +295,7 @@ def test_sync_does_not_wait_for_a_file_that_cannot_become_a_database(tmp_path: P
     path = tmp_path / "mlflow.db"
     path.mkdir() if content is None else path.write_bytes(content)
     # Longer than this test may take.
-    unsent, tracker = tracked(SearchFolder(tmp_path / "s"), EVENTS, patience=3600, resend=True)
+    unsent, tracker = tracked(local_search(tmp_path / "s"), EVENTS, patience=3600, resend=True)
     assert unsent == len(EVENTS)
     assert tracker.problem is not None
 

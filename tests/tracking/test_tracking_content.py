@@ -12,7 +12,7 @@ from searches import POINT
 
 from orchestrator.base.uris import without_passwords
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.description import Options, SearchDescription
 from orchestrator.study.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
 from orchestrator.study.study import Study, fold
@@ -44,7 +44,7 @@ def study(*values: float) -> Study:
 
 
 def writes(*events: Event, told: bool = True) -> Writes:
-    plan = Plan(SearchFolder(Path("s")), about(description(), lambda _: pytest.fail("not yet")) if told else None)
+    plan = Plan(local_search(Path("s")), about(description(), lambda _: pytest.fail("not yet")) if told else None)
     for moment, event in enumerate(events, 1):
         plan.add(event, float(moment))
     (found,) = plan.next(100.0, 9)
@@ -92,7 +92,7 @@ def test_a_trial_names_the_data_that_it_learns_from_and_is_judged_on(
     found = writes(suggested(0).model_copy(update=changes))
     assert [each.context for each in found.data_sets] == expected
     split = found.data_sets[1].split
-    assert split == (None if "finalization" in changes else SearchFolder(Path("s")).split_of(changes.get("fold")))  # type: ignore[arg-type]
+    assert split == (None if "finalization" in changes else local_search(Path("s")).split_of(changes.get("fold")))  # type: ignore[arg-type]
     assert not writes(suggested(0), told=False).data_sets
 
 

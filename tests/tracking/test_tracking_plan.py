@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from events import completed, reported, started, suggested
 
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 from orchestrator.study.events import (
     AttemptFailed,
     Event,
@@ -36,7 +36,7 @@ NOW = 100.0
 
 
 def planned(*events: Event) -> Plan:
-    plan = Plan(SearchFolder(Path("s")))
+    plan = Plan(local_search(Path("s")))
     for moment, event in enumerate(events, 1):
         plan.add(event, float(moment))
     return plan

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.trial_files import bring_trial
 from trainer.errors import DataError
 from trainer.files import loads_checked, read_regular
 from trainer.formatting import first_line
@@ -58,7 +57,7 @@ def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> Eval
         trial: its key.
         pictures: whether pictures of people are read.
     """
-    bring_trial(folder, trial, f"{FOLDER}/*")
+    folder.store.pull_trial(folder, trial, f"{FOLDER}/*")
     place = folder.trial(trial) / FOLDER
     if not place.is_dir():
         return None
@@ -72,7 +71,7 @@ def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> Eval
 
 def full_curve(folder: SearchFolder, trial: str) -> list[float]:
     """The CMC curve at ranks 1, 2, ... of the network that a trial keeps; empty if its folder has none."""
-    bring_trial(folder, trial, f"{FOLDER}/*")
+    folder.store.pull_trial(folder, trial, f"{FOLDER}/*")
     return _curve(_metrics(folder.trial(trial) / FOLDER / "evaluation.json", []))
 
 
