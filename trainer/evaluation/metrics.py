@@ -1,4 +1,7 @@
-"""Distances between embeddings, and the figures of a ranking: mAP, CMC, mINP.
+"""Distances between embeddings, and the metrics of a ranking: mAP, CMC, mINP.
+
+`evaluate_query` is the plain formula for one query. `evaluate_ranking` and `rank_embeddings` compute the same for all
+queries at once, without sorting the gallery for each.
 
 Q queries, G gallery tracklets, D embedding, N tracklets of either, M (query, match) pairs, K ranks.
 """
@@ -25,11 +28,11 @@ JUNK = -1  # the identity MARS gives to detector errors: neither right nor wrong
 RANKS = 50  # of the CMC curve, as in the literature's codes
 BLOCK = 12 * 2**20  # distances made at a time: with fewer queries a matrix product is slower
 SHORTEST = 1e-12  # length below which a vector counts as zero, as torch's normalize has it
-LARGEST_DEVIATION = 0.5  # standard deviation that no figure in [0, 1] exceeds
+LARGEST_DEVIATION = 0.5  # standard deviation that no metric in [0, 1] exceeds
 
 
 class Ranking(NamedTuple):
-    """The figures of a ranking, each a mean over the valid queries and in [0, 1]; tensors are on the CPU."""
+    """The metrics of a ranking, each a mean over the valid queries and in [0, 1]; tensors are on the CPU."""
 
     mean_ap: float
     """Mean of the average precisions (mAP)."""
@@ -40,7 +43,7 @@ class Ranking(NamedTuple):
     average_precision: Float64[Tensor, " Q"]
     """Average precision of each query; NaN where `valid` is false."""
     valid: Bool[Tensor, " Q"]
-    """Whether the query has a match at all; the others are in no figure."""
+    """Whether the query has a match at all; the others are in no metric."""
     dropped: int
     """How many queries have none."""
 
@@ -48,12 +51,43 @@ class Ranking(NamedTuple):
     def standard_error(self) -> float:
         """Standard error of `mean_ap` over the valid queries.
 
-        From one query it cannot be estimated: then it is 0.5, the largest that figures in [0, 1] can have.
+        From one query it cannot be estimated: then it is 0.5, the largest that metrics in [0, 1] can have.
         """
         values = self.average_precision[self.valid]
         if len(values) == 1:
             return LARGEST_DEVIATION
         return float(values.std() / len(values) ** 0.5)
+
+
+class QueryScore(NamedTuple):
+    """The metrics of one query, each in [0, 1] but for the rank."""
+
+    average_precision: float
+    inverse_negative_penalty: float
+    first_match: int
+    """Rank of the nearest match, from 1: the CMC curve of the query is 1 from there on."""
+
+
+def evaluate_query(
+    distances: Float[Tensor, " G"],
+    matches: Bool[Tensor, " G"],
+    left_out: Bool[Tensor, " G"],
+    *,
+    protocol: Precision = "standard",
+) -> QueryScore | None:
+    """The metrics of one query by their definition; None where the gallery holds no match.
+
+    `matches` show the query's identity; `left_out` are those by its own camera, and junk. Ties stand in the order of
+    the gallery. The protocols are those of `evaluate_ranking`.
+    """
+    order = distances.argsort(stable=True)
+    order = order[~left_out[order]]
+    ranks = matches[order].nonzero().flatten() + 1
+    if not len(ranks):
+        return None
+    hits = torch.arange(1, len(ranks) + 1)
+    precision = _precision(hits, ranks, protocol)
+    return QueryScore(float(precision.mean()), len(ranks) / int(ranks[-1]), int(ranks[0]))
 
 
 @exact_products()
@@ -79,7 +113,7 @@ def evaluate_ranking(
     *,
     protocol: Precision = "standard",
 ) -> Ranking:
-    """Figures of the ranking of the gallery by distance, nearest first, ties in the order of the gallery.
+    """Metrics of the ranking of the gallery by distance, nearest first, ties in the order of the gallery.
 
     For each query, what shows the same identity by the same camera is taken out of the gallery, and so is junk
     (identity -1). What remains of the query's identity matches; everything else is wrong, distractors (identity 0)
@@ -114,7 +148,7 @@ def rank_embeddings(
     metric: Distance,
     protocol: Precision = "standard",
 ) -> Ranking:
-    """The figures of `evaluate_ranking` for the `pairwise_distance` of the embeddings, which is never held as a whole.
+    """The metrics of `evaluate_ranking` for the `pairwise_distance` of the embeddings, which is never held as a whole.
 
     Blocks of the matrix product are ranked one after another, on the device of `query`. What grows with the distance
     in the same order is ranked in its place: minus the cosine times the query's length, or half of the squared

@@ -1,4 +1,7 @@
-"""Re-ranking by k-reciprocal neighbours (Zhong et al. 2017, arXiv:1701.08398), with sparse neighbour sets.
+"""Re-ranking by k-reciprocal neighbours (Zhong et al. 2017, arXiv:1701.08398).
+
+`k_reciprocal_plain` is the formula with all distances in memory; `k_reciprocal_distance` computes the same with sparse
+neighbour sets and a block of distances at a time.
 
 Q queries, G gallery, N = Q + G tracklets, D embedding, K neighbours.
 """
@@ -24,18 +27,35 @@ SPARE = 4  # candidates beside the nearest, which rounding may have put behind t
 ROUNDING = 2.0**-18  # difference of squared distances, relative to the largest, that rounding may make or hide
 OVERLAP = 2 / 3  # share of a candidate's own neighbours that has to be ours as well (Eq. 5)
 EQUAL = 64 * 2.0**-24  # difference, relative to the mean, below which numbers are taken to be equal
-NOBODY = (0x7F800000 << 32) + 2**32 - 1  # the key of no tracklet: after all at an infinite distance
+NO_TRACKLET = (0x7F800000 << 32) + 2**32 - 1  # a key after all others, at an infinite distance
 
 
-class _Neighbours(NamedTuple):
-    """What is kept of all distances: memory of N K and Q G, never of N N."""
+def k_reciprocal_plain(
+    query: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"], *, k1: int, k2: int, lambda_value: float
+) -> Float[Tensor, "Q G"]:
+    """`k_reciprocal_distance` by its definition, in float64; for tens of tracklets: loops over N, memory of N N."""
+    everyone = torch.cat([query, gallery]).double()
+    squared = torch.cdist(everyone, everyone).square()
+    distances = squared / squared.amax(1, keepdim=True)
+    nearest = squared.argsort(dim=1, stable=True).tolist()
 
-    nearest: Int[np.ndarray, "N K"]
-    """Nearest tracklets of each, itself among them, nearest first."""
-    largest: Float[Tensor, " N"]
-    """Largest squared distance of each to any."""
-    between: Float[Tensor, "Q G"]
-    """Squared distances of queries to gallery, divided by the query's largest."""
+    def reciprocal(row: int, k: int) -> set[int]:
+        return {other for other in nearest[row][: k + 1] if row in nearest[other][: k + 1]}
+
+    weights = torch.zeros_like(distances)  # V of Eq. 7
+    for row in range(len(everyone)):
+        neighbours = reciprocal(row, k1)
+        for candidate in list(neighbours):  # Eq. 5
+            own = reciprocal(candidate, round(k1 / 2))
+            if len(own & reciprocal(row, k1)) > OVERLAP * len(own):
+                neighbours |= own
+        columns = sorted(neighbours)
+        weights[row, columns] = torch.exp(-distances[row, columns])
+    weights /= weights.sum(1, keepdim=True)
+    weights = torch.stack([weights[row[:k2]].mean(0) for row in nearest])
+    left, right = weights[: len(query), None], weights[None, len(query) :]
+    jaccard = 1 - torch.minimum(left, right).sum(2) / torch.maximum(left, right).sum(2)
+    return (1 - lambda_value) * jaccard + lambda_value * distances[: len(query), len(query) :]
 
 
 @exact_products()
@@ -54,7 +74,7 @@ def k_reciprocal_distance(
     averaged over its `k2` nearest, and compared by the Jaccard distance of two such vectors (Eq. 3 to 10). d is the
     squared distance divided by the largest one of the tracklet, as in the authors' code, which takes k + 1 neighbours,
     for a tracklet is its own nearest. `lambda_value` 1 leaves d alone. The queries are part of the neighbourhoods:
-    figures depend on which are asked together.
+    metrics depend on which are asked together.
 
     Computed on the device of `query` up to the neighbours, on the CPU from there; float32, on the CPU.
 
@@ -70,6 +90,17 @@ def k_reciprocal_distance(
         weights = _indicator(found.nearest[:, :k2]) @ weights / min(k2, found.nearest.shape[1])
     jaccard = _jaccard(csr_array(weights[: len(query)]), csr_array(weights[len(query) :]))
     return found.between.mul_(lambda_value).add_(torch.from_numpy(jaccard), alpha=1 - lambda_value)
+
+
+class _Neighbours(NamedTuple):
+    """What is kept of all distances: memory of N K and Q G, never of N N."""
+
+    nearest: Int[np.ndarray, "N K"]
+    """Nearest tracklets of each, itself among them, nearest first."""
+    largest: Float[Tensor, " N"]
+    """Largest squared distance of each to any."""
+    between: Float[Tensor, "Q G"]
+    """Squared distances of queries to gallery, divided by the query's largest."""
 
 
 def _centered(query: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"]) -> Float[Tensor, "N D"]:
@@ -96,7 +127,7 @@ def _neighbours(everyone: Float[Tensor, "N D"], queries: int, count: int) -> _Ne
     lengths = _squared_lengths(everyone)
     if not lengths.isfinite().all():
         raise ValueError("embeddings are not all finite, so they have no neighbours")
-    nearest = _Nearest(len(everyone), min(count + SPARE, len(everyone)), everyone.device)
+    nearest = _TopkIndex(len(everyone), min(count + SPARE, len(everyone)), everyone.device)
     largest = torch.zeros_like(lengths)
     between = everyone.new_empty(queries, len(everyone) - queries)
     for rows in _blocks(len(everyone), 4 * len(everyone), BLOCK_BYTES):
@@ -115,16 +146,16 @@ def _neighbours(everyone: Float[Tensor, "N D"], queries: int, count: int) -> _Ne
     return _Neighbours(chosen.cpu().numpy(), largest, between.div_(largest[:queries, None]).cpu())
 
 
-class _Nearest:
+class _TopkIndex:
     """The nearest tracklets of each among those offered, of equally distant ones the first.
 
     A candidate is one number: the bits of its squared distance, which order as the distance does, above its place.
-    Whoever is nearer than the last of the nearest waits in a table of N (K + 256), until a row of it is full.
+    Candidates nearer than the last of the nearest are collected in a table of N (K + 256) until a row of it is full.
     """
 
     def __init__(self, tracklets: int, count: int, device: torch.device) -> None:
         self._count = count
-        self._keys = torch.full((tracklets, count + WAITING), NOBODY, device=device)
+        self._keys = torch.full((tracklets, count + WAITING), NO_TRACKLET, device=device)
         self._filled = torch.zeros(tracklets, dtype=torch.long, device=device)
         self._limit = torch.full((tracklets,), torch.inf, device=device)
 
@@ -160,7 +191,7 @@ class _Nearest:
         used = max(self._count, int(self._filled.max()))
         best = self._keys[:, :used].topk(self._count, largest=False).values
         self._keys[:, : self._count] = best
-        self._keys[:, self._count : used] = NOBODY
+        self._keys[:, self._count : used] = NO_TRACKLET
         self._filled.clamp_(max=self._count)
         self._limit = (best[:, -1] >> 32).int().view(torch.float32)
 

@@ -15,17 +15,18 @@ from torch.nn import functional
 
 from trainer.errors import ConfigError
 from trainer.losses.functional import (
+    Geometry,
     Metric,
     Reduction,
     batch_hard,
-    batch_hard_triplet,
     center_loss,
     erased_frame_attention,
     euclidean_distances,
+    fast_cosines,
+    geometry,
     osm_caa_of,
     wen_step,
 )
-from trainer.losses.gradients import Geometry, geometry
 from trainer.model.network import Feature, ModelOutput
 from trainer.settings import FrozenConfig
 
@@ -209,9 +210,9 @@ class ReidLoss(nn.Module):
         config, centers = self.config, self._centers_for(feature, labels)
         terms = {}
         if config.osm_share == 0:
-            terms["triplet"] = batch_hard_triplet(
-                feature, labels, margin=config.triplet_margin, metric=config.triplet_metric
-            )
+            cosine = config.triplet_metric == "cosine"
+            distances = 1 - fast_cosines(feature) if cosine else euclidean_distances(feature)
+            terms["triplet"] = batch_hard(distances, labels, margin=config.triplet_margin)
             if centers is not None:
                 terms["center"] = center_loss(feature, labels, centers)
             return terms
@@ -230,7 +231,8 @@ class ReidLoss(nn.Module):
     def _osm(self, found: Geometry, labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
         config = self.config
         return osm_caa_of(
-            found,
+            found.clips,
+            found.classes,
             labels,
             alpha=config.osm_alpha,
             sigma=config.osm_sigma,

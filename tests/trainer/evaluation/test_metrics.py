@@ -18,7 +18,14 @@ from torch import Tensor
 from trainer.config import Distance
 from trainer.data.dataset import Precision
 from trainer.evaluation import metrics
-from trainer.evaluation.metrics import Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
+from trainer.evaluation.metrics import (
+    JUNK,
+    Ranking,
+    evaluate_query,
+    evaluate_ranking,
+    pairwise_distance,
+    rank_embeddings,
+)
 
 PROTOCOLS: tuple[Precision, ...] = get_args(Precision)
 METRICS: tuple[Distance, ...] = get_args(Distance)
@@ -101,6 +108,25 @@ def test_trapezoids_start_from_precision_one() -> None:
     expected = ((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2
     assert evaluate_ranking(*arguments, protocol="mars_official").mean_ap == pytest.approx(expected)
     assert evaluate_ranking(*arguments, protocol="standard").mean_ap == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+@every_protocol
+@quick
+@given(arguments=ranking_cases(ties=True))
+def test_the_fast_path_agrees_with_the_plain_formula(protocol: Precision, arguments: RankingCase) -> None:
+    fast = evaluate_ranking(*arguments, protocol=protocol)
+    found = []
+    for query, distances in enumerate(arguments.distances):
+        same = arguments.gallery_ids == arguments.query_ids[query]
+        by_its_camera = same & (arguments.gallery_cameras == arguments.query_cameras[query])
+        left_out = by_its_camera | (arguments.gallery_ids == JUNK)
+        found.append(evaluate_query(distances, same, left_out, protocol=protocol))
+    assert [each is not None for each in found] == fast.valid.tolist()
+    plain = [each for each in found if each is not None]
+    expected = [each.average_precision for each in plain]
+    assert fast.average_precision[fast.valid].tolist() == pytest.approx(expected)
+    assert fast.mean_inp == pytest.approx(sum(each.inverse_negative_penalty for each in plain) / len(plain))
+    assert float(fast.cmc[0]) == pytest.approx(sum(each.first_match == 1 for each in plain) / len(plain))
 
 
 # --- properties

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainer.config import RerankConfig
 from trainer.evaluation.metrics import pairwise_distance
-from trainer.evaluation.rerank import k_reciprocal_distance
+from trainer.evaluation.rerank import k_reciprocal_distance, k_reciprocal_plain
 
 
 def identities(
@@ -44,6 +44,15 @@ def test_distances_are_those_of_the_published_algorithm(
     ours = k_reciprocal_distance(asked, searched, k1=k1, k2=k2, lambda_value=share)
     slow = reference.k_reciprocal(asked.double().numpy(), searched.double().numpy(), k1, k2, share)
     np.testing.assert_allclose(ours.numpy(), slow, rtol=0, atol=2e-4)
+
+
+@quick
+@given(seed=seeds, queries=st.integers(1, 5), gallery=st.integers(2, 25), k1=st.integers(1, 9), k2=st.integers(1, 4))
+def test_the_fast_path_agrees_with_the_plain_formula(seed: int, queries: int, gallery: int, k1: int, k2: int) -> None:
+    asked, searched = identities(seed, queries, gallery)
+    fast = k_reciprocal_distance(asked, searched, k1=k1, k2=k2, lambda_value=0.3)
+    plain = k_reciprocal_plain(asked, searched, k1=k1, k2=k2, lambda_value=0.3)
+    torch.testing.assert_close(fast.double(), plain, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (5, 1, 0.0), (10, 3, 0.5), (50, 20, 0.1)])

@@ -89,7 +89,7 @@ def test_terms_and_gradients_are_those_of_the_pure_functions(metric: Any, class_
         "osm": osm_caa(alone.embedding, LABELS, vectors, **OSM),
         "attention": erased_frame_attention(alone.weights, ERASED),
     }
-    assert {name: terms[name] for name in expected} == expected
+    torch.testing.assert_close({name: terms[name] for name in expected}, expected)
     terms["total"].backward()
     weights = {"identity": 1, "triplet": 0.75, "center": 0.01, "osm": 0.25, "attention": 0.5}
     torch.stack([weights[name] * term for name, term in expected.items()]).sum().backward()
@@ -122,20 +122,21 @@ def test_metric_losses_see_the_feature_they_are_told_to(feature: str, seen: str)
 def test_a_margin_of_null_is_the_soft_margin() -> None:
     given = output()
     expected = batch_hard_triplet(given.embedding, LABELS, margin=None, metric="cosine")
-    assert terms_of(given, triplet_margin=None)["triplet"] == expected
+    torch.testing.assert_close(terms_of(given, triplet_margin=None)["triplet"], expected)
 
 
 def test_osm_compares_with_the_classifier_where_told() -> None:
     given = output()
     terms = terms_of(given, osm_share=1, osm_class_vectors="classifier")
-    assert terms["osm"] == osm_caa(given.embedding, LABELS, CLASSIFIER, **OSM)
+    torch.testing.assert_close(terms["osm"], osm_caa(given.embedding, LABELS, CLASSIFIER, **OSM))
 
 
 def test_osm_passes_temperature_and_detachment_on() -> None:
     given = output()
     loss = reid_loss(LossConfig(osm_share=1, center_weight=1e-3, osm_temperature=0.1, osm_detach=True))
     terms = loss(given, LABELS, ERASED, CLASSIFIER)
-    assert terms["osm"] == osm_caa(given.embedding, LABELS, centers_of(loss), **OSM, temperature=0.1)
+    expected = osm_caa(given.embedding, LABELS, centers_of(loss), **OSM, temperature=0.1)
+    torch.testing.assert_close(terms["osm"], expected)
     (slope,) = torch.autograd.grad(terms["osm"], loss.centers, allow_unused=True)
     assert slope is None or not slope.any()
 
