@@ -15,7 +15,7 @@ from orchestrator.algorithms.simulate import Candidate, Replay, candidates, orde
 from orchestrator.base.formatting import duration
 from orchestrator.show.search_text import SYNTHETIC_MARK, metric_text
 from orchestrator.show.terminal import output, plain_table
-from orchestrator.space.objective import first_metric
+from orchestrator.space.objective import parse_objective
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
@@ -51,7 +51,7 @@ def show_simulation(storage: Store, name: str, asked: SimulationOptions, *, as_j
         print(json.dumps(document, indent=2, allow_nan=False))
         return
     console = output()
-    best, metric = document["best"], first_metric(document["objective"]["metric"])
+    best, metric = document["best"], parse_objective(document["objective"]["metric"])[0].metric
     console.print(
         f"{document['search']}: {counted(document['candidates'], 'trial', 'trials')} with whole curves, "
         f"{document['epochs']} epochs in all, "
@@ -144,7 +144,7 @@ def _table(document: dict[str, Any]) -> Table:
     for made in document["replays"]:
         groups.setdefault((made["rule"], made["algorithm"]), []).append(made)
     for (rule, algorithm), replays in groups.items():
-        metric = first_metric(document["objective"]["metric"])
+        metric = parse_objective(document["objective"]["metric"])[0].metric
         table.add_row(rule, algorithm, *_cells(replays, document["epochs"], metric))
     return table
 

@@ -7,7 +7,6 @@ import re
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from pydantic import (
-    AfterValidator,
     Field,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -17,7 +16,7 @@ from pydantic import (
 )
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.space.parameters import StrictConfig
+from orchestrator.space.parameters import StrictConfig, readable_by
 from trainer.formatting import did_you_mean, listed, shown
 
 MAX_CONSTRAINTS = 50  # of one kind; more would hardly leave a point
@@ -78,6 +77,7 @@ class RelativeConstraint(NamedTuple):
         return OutcomeConstraint(self.metric, self.sign, self.share * baseline + self.shift)
 
 
+@functools.cache
 def parse_outcome(text: str) -> OutcomeConstraint | RelativeConstraint:
     """The constraint in a text such as `rank1 >= 0.8`, `rank1 >= 0.95 * baseline` or `rank1 >= baseline - 0.02`.
 
@@ -141,22 +141,12 @@ def _term(text: str, *, whole: str) -> ObjectiveTerm:
     return ObjectiveTerm(cast("Metric", name), "minimize" if text.startswith("-") else "maximize")
 
 
-def _readable_objective(text: str) -> str:
-    parse_objective(text)
-    return text
-
-
-def _readable_outcome(text: str) -> str:
-    parse_outcome(text)
-    return text
-
-
-OutcomeText = Annotated[str, AfterValidator(_readable_outcome)]
+OutcomeText = Annotated[str, readable_by(parse_outcome)]
 _TERM = f"-?({'|'.join(METRICS)})"
 _TERMS = rf"^ *{_TERM}( *, *{_TERM})* *$"
 ObjectiveText = Annotated[
     str,
-    AfterValidator(_readable_objective),
+    readable_by(parse_objective),
     # Editors complete the names, and accept lists of them.
     WithJsonSchema({"anyOf": [{"enum": [*VALIDATION_METRICS]}, {"type": "string", "pattern": _TERMS}]}),
 ]
@@ -177,13 +167,13 @@ class Objective(StrictConfig):
 
     @field_validator("goal")
     @classmethod
-    def _said_once(cls, goal: str, info: ValidationInfo) -> str:
+    def _given_once(cls, goal: str, info: ValidationInfo) -> str:
         if _says_goals(info.data.get("metric", "")):
-            raise ValueError("drop it; where metric holds a comma or a minus, a minus says what is lowered")
+            raise ValueError("drop it; where metric holds a comma or a minus, a minus marks what is lowered")
         return goal
 
     @model_serializer(mode="wrap")
-    def _without_idle_goal(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_implied_goal(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out `goal` where `metric` states the directions, so that the dump can be loaded again."""
         fields: dict[str, Any] = dump(self)
         return {key: value for key, value in fields.items() if key != "goal" or not _says_goals(self.metric)}
@@ -206,19 +196,11 @@ class Objective(StrictConfig):
 
     def outcome_constraints(self) -> list[OutcomeConstraint | RelativeConstraint]:
         """The parsed constraints."""
-        return [_read_outcome(text) for text in self.constraints]
+        return [parse_outcome(text) for text in self.constraints]
 
     def metrics(self) -> list[Metric]:
         """All metrics that are improved or bounded, once each."""
         return list(dict.fromkeys(each.metric for each in (*self.terms, *self.outcome_constraints())))
-
-
-_read_outcome = functools.cache(parse_outcome)
-
-
-def first_metric(metric: str) -> str:
-    """The metric that ranks trials, given an objective's `metric` as it is written."""
-    return parse_objective(metric)[0].metric
 
 
 def _says_goals(metric: str) -> bool:

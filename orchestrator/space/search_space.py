@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError
 
 from orchestrator.space.checks import MAX_START, check_names, check_shape, check_values
 from orchestrator.space.expressions import (
@@ -40,6 +40,7 @@ from orchestrator.space.parameters import (
     active,
     conditions_in_words,
     is_active,
+    readable_by,
 )
 from orchestrator.space.problems import Place, Problems, SpaceError
 from orchestrator.space.schema import build_trial_config, derived_values, file_schema, flattened
@@ -55,23 +56,13 @@ MAX_POINTS = 100_000  # up to which a finite space is counted
 TRIED_POINTS = 64  # random ones of a space whose settings depend on each other; a tenth of a second
 
 
-def _readable_constraint(text: str) -> str:
-    parse_constraint(text)
-    return text
-
-
-def _readable_expression(text: str) -> str:
-    parse_expression(text)
-    return text
-
-
 def _spelled_out(short: object) -> object:
     """`3` means `{seeds: 3}`."""
     return short if isinstance(short, Mapping | Replicates) else {"seeds": short}
 
 
-ConstraintText = Annotated[str, AfterValidator(_readable_constraint)]
-ExpressionText = Annotated[str, AfterValidator(_readable_expression)]
+ConstraintText = Annotated[str, readable_by(parse_constraint)]
+ExpressionText = Annotated[str, readable_by(parse_expression)]
 
 
 class SearchSpace(StrictConfig):

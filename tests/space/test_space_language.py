@@ -448,7 +448,7 @@ MISTAKES = {
     ),
     "goal beside several objectives": (
         ("budget:", "objective: {metric: 'mAP, -hours', goal: maximize}\nbudget:"),
-        "3:36: objective.goal: drop it; where metric holds a comma or a minus, a minus says what is lowered",
+        "3:36: objective.goal: drop it; where metric holds a comma or a minus, a minus marks what is lowered",
     ),
     "cost that is to be raised": (
         ("budget:", "objective: {metric: 'mAP, gpu_hours'}\nbudget:"),
