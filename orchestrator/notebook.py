@@ -58,7 +58,7 @@ class Search(LoadedSearch):
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The best configuration: trial, value, metrics, params, results with fresh seeds; None if there is none yet."""
+        """The best configuration: trial, value, metrics, params, results with fresh seeds; None before there is one."""
         best: dict[str, Any] | None = self.status["best"]
         return best
 

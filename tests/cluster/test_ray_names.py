@@ -10,6 +10,7 @@ import ray
 from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants, state, worker
 from ray.job_config import JobConfig
+from ray.tune.execution import class_cache
 
 from orchestrator.cluster import ray as cluster_ray
 
@@ -59,6 +60,10 @@ def test_ray_start_leaves_its_address_where_it_is_looked_for(tmp_path: Path, mon
         monkeypatch.delenv("RAY_TMPDIR", raising=False)
         monkeypatch.setenv(variable, str(tmp_path))
         assert Path(get_ray_address_file(None)) == tmp_path / "ray" / "ray_current_cluster"
+
+
+def test_tune_passes_on_the_variables_of_a_set_that_can_be_reduced() -> None:
+    assert {"AWS_SECRET_ACCESS_KEY"} <= class_cache.ENV_VARS_TO_PROPAGATE
 
 
 def test_ray_takes_the_folder_for_its_sockets_as_an_argument() -> None:

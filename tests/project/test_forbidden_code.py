@@ -20,7 +20,7 @@ EXCEPTIONS = {
     ("benchmarks/bench_decoders.py", "image"): "decodes what it encoded itself",
     ("benchmarks/bench_loader.py", "image"): "decodes what the generator of data wrote",
     ("tests/helpers/forbidden.py", "bind"): "looks for it",
-    ("tests/cluster/test_cluster.py", "bind"): "asks whether it counts as loopback",
+    ("tests/cluster/test_ray.py", "bind"): "asks whether it counts as loopback",
     ("tests/trainer/training/test_checkpoint.py", "shell"): "what a hostile checkpoint would run, and does not get to",
 }
 # Tests write hostile files and look at what others wrote; what they may do to that end.
