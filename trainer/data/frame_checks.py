@@ -7,14 +7,14 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from trainer.data.dataset import contents
-from trainer.data.frames import DamagedFrameError, read_frame
+from trainer.data.frames import in_threads, read_frame
+from trainer.data.images import DamagedFrameError
 from trainer.errors import DataError
 from trainer.formatting import one_line
 from trainer.result import Progress
@@ -26,9 +26,6 @@ FOLDER_THREADS = 16  # looking into a folder of a network file system is waiting
 FRAMES_AT_ONCE = 64
 MARS_SIZE = (256, 128)  # frames are asked for as MARS has them, so that no time goes into resizing
 PIXELS = re.compile(r"\.pack@[0-9]+\+([0-9]+)x([0-9]+)/")  # in the address of a packed frame that is decoded already
-
-Item = TypeVar("Item")
-Found = TypeVar("Found")
 
 
 class Findings:
@@ -86,7 +83,7 @@ def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progres
     missing: dict[str, str] = {}
     other: dict[str, str] = {}
     unlisted = 0
-    with closing(_in_threads(_sizes_in, by_folder, FOLDER_THREADS)) as looks:
+    with closing(in_threads(_sizes_in, by_folder, FOLDER_THREADS)) as looks:
         for done, ((folder, named), look) in enumerate(zip(by_folder.items(), looks, strict=True), start=1):
             if look.trouble is None:
                 found = {frame: look.sizes.pop(frame[len(folder) + 1 :], None) for frame in named}
@@ -173,7 +170,7 @@ def decode_frames(frames: Sequence[str], everything: bool, findings: Findings, p
     batches = [frames[at : at + FRAMES_AT_ONCE] for at in range(0, len(frames), FRAMES_AT_ONCE)]
     damaged = done = 0
     single_colour: list[str] = []
-    with closing(_in_threads(_tried, batches, os.cpu_count() or 1)) as results:
+    with closing(in_threads(_tried, batches)) as results:
         for batch, tried in zip(batches, results, strict=True):
             for failure in tried.failures:
                 findings.problem(str(failure))
@@ -213,12 +210,3 @@ def _packed_size(frame: str) -> tuple[int, int]:
     """Height and width that a frame is packed at, the only ones that it is given at; for others MARS's."""
     pixels = PIXELS.search(frame)
     return (int(pixels[1]), int(pixels[2])) if pixels else MARS_SIZE
-
-
-def _in_threads(work: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Generator[Found, None, None]:
-    """The results in the order of the items; closing it, as Ctrl-C does, drops what has not begun."""
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield from pool.map(work, items)
-    finally:
-        pool.shutdown(cancel_futures=True)

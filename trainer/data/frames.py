@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import mmap
 import os
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image
 
+from trainer.data.images import COPY_AGAIN, DamagedFrameError, Frame, decode_image, resized
 from trainer.errors import DataError
 
-Frame = UInt8[np.ndarray, "height width 3"]
-
-MAX_PIXELS = 4 * 2**20  # a person crop has 32,768; more is a mistake or a decompression bomb
 MAX_BYTES = 64 * 2**20
-FORMATS = ("PNG", "BMP", "WEBP")  # JPEG is not among them: simplejpeg is faster and sees truncation
-JPEG_START, PNG_START, PNG_END = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-OTHER_FORMATS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"GIF8": "GIF"}
-GREY_16_BIT = ("I;16", "I")  # what Pillow calls a PNG of 16-bit grey; I before its version 11
-EXIF = b"Exif\0\0"
-# Segments that may stand before the one with EXIF: those of applications (APP0 to APP15) and comments.
-HEAD_SEGMENTS = {bytes((0xFF, marker)) for marker in (*range(0xE0, 0xF0), 0xFE)}
-ORIENTATION = 0x0112
-# From pixels as stored to upright ones, by EXIF's orientation (CIPA DC-008, 4.6.4); 1 is upright already.
-UPRIGHT: Mapping[int, Callable[[Frame], Frame]] = {
-    2: lambda frame: frame[:, ::-1],
-    3: lambda frame: frame[::-1, ::-1],
-    4: lambda frame: frame[::-1],
-    5: lambda frame: frame.transpose(1, 0, 2),
-    6: lambda frame: frame.transpose(1, 0, 2)[:, ::-1],
-    7: lambda frame: frame.transpose(1, 0, 2)[::-1, ::-1],
-    8: lambda frame: frame.transpose(1, 0, 2)[::-1],
-}
 PACK = ".pack"
-COPY_AGAIN = "copy the data set again"
 ALLOWED_SHARE = 0.001  # of a run's frames that may be damaged
+AHEAD = 4  # items for each thread
 NAMED = 5  # damaged frames in the message of a run that stops
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 log = logging.getLogger(__name__)
-
-
-class DamagedFrameError(DataError):
-    """A frame that is there, but cannot be decoded: truncated, garbage, or empty."""
 
 
 class WindowPixels(NamedTuple):
@@ -102,18 +78,15 @@ def read_clip(paths: Sequence[str], height: int, width: int) -> UInt8[np.ndarray
     frames += [_decoded(path, size, slot) for path, slot in zip(paths[1:], slots[1:], strict=True)]
     if any(frame.shape != frames[0].shape for frame in frames):
         # Reshaped, not frame[None], whose stride of 0 hides from torch that channels come last: 2x slower.
-        return np.concatenate([_resized(frame.reshape(1, *frame.shape), height, width) for frame in frames])
+        return np.concatenate([resized(frame.reshape(1, *frame.shape), height, width) for frame in frames])
     for slot, frame in zip(slots, frames, strict=True):
         if frame is not slot:
             slot[...] = frame
-    return _resized(clip, height, width)
+    return resized(clip, height, width)
 
 
 def read_frame(path: str, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """The image in RGB, 0 to 255, upright, resized (bicubic, antialiased) if it has another size.
-
-    Of 16-bit values, grey or colour, the high byte is taken: the same scale for every frame, and a picture of 8 bits
-    that was widened by 256 or by 257 comes back exactly. Transparency is dropped. EXIF's orientation is applied.
+    """The frame as `trainer.data.images.decode_image` gives it, resized (bicubic, antialiased) if it has another size.
 
     `path` is a file, or an address in a packed data set (`bytes_address`, `pixels_address`).
 
@@ -125,7 +98,7 @@ def read_frame(path: str, height: int, width: int) -> UInt8[np.ndarray, "height 
 
 
 def frame_bytes(path: str) -> bytes:
-    """What the image file holds, nothing where it is empty; `path` as in `read_frame`.
+    """Content of the image file; `path` as in `read_frame`.
 
     Raises:
         DataError: the file is missing or over 64 MiB, or pixels are packed there instead of a file.
@@ -220,12 +193,7 @@ def _decoded(path: str, size: tuple[int, int], slot: Frame | None = None) -> Fra
     if place is not None and place.size is not None:
         return _packed_pixels(path, place, place.size, size)
     data = _file_bytes(path) if place is None else frame_bytes(path)
-    if not data:
-        raise DamagedFrameError(f"{path}: empty file; {COPY_AGAIN}")
-    if not data.startswith(JPEG_START):
-        return _decode_other(path, data)
-    exif = _exif_of_jpeg(data)
-    return _upright(_decode_jpeg(path, data, slot if exif is None else None), exif)
+    return decode_image(path, data, slot)
 
 
 def _packed_pixels(path: str, place: _Place, packed: tuple[int, int], size: tuple[int, int]) -> Frame:
@@ -255,94 +223,29 @@ def _file_bytes(path: str) -> bytes:
     return data
 
 
-def _decode_jpeg(path: str, data: bytes, slot: Frame | None) -> Frame:
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
+) -> Generator[Result, None, None]:
+    """Results in the order of the items. Decoding does not hold Python's lock, and waiting for a disk is no work.
+
+    A few items are worked on ahead. Closing it, as Ctrl-C does, drops those that have not begun.
+
+    Args:
+        work: what to do with each item.
+        items: the items.
+        threads: how many work; None for one per core and a few that wait for the disk.
+    """
+    threads = threads or (os.cpu_count() or 1) + 4
+    pool, ahead = ThreadPoolExecutor(threads), deque[Future[Result]]()
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(path, int(height), int(width))
-        if slot is None or slot.shape != (height, width, 3):
-            return simplejpeg.decode_jpeg(data, "RGB")  # type: ignore[no-any-return]
-        simplejpeg.decode_jpeg(data, "RGB", buffer=slot)
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DamagedFrameError(f"{path}: damaged JPEG ({error}); {COPY_AGAIN}") from error
-    return slot
-
-
-def _exif_of_jpeg(data: bytes) -> bytes | None:
-    """The EXIF segment; None if there is none. Half a microsecond, as every frame is asked."""
-    at = len(JPEG_START)
-    while (marker := data[at : at + 2]) in HEAD_SEGMENTS:
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        if marker == b"\xff\xe1" and data.startswith(EXIF, at + 4):
-            return data[at + 4 : end]
-        at = end
-    return None
-
-
-def _upright(frame: Frame, exif: bytes | None) -> Frame:
-    turn = None if exif is None else UPRIGHT.get(_orientation(exif))
-    return frame if turn is None else np.ascontiguousarray(turn(frame))
-
-
-def _orientation(exif: bytes) -> int:
-    """EXIF's orientation; 1, upright, where it names none or is damaged, which leaves the pixels as they are."""
-    tags = exif.removeprefix(EXIF)
-    order = ">" if tags.startswith(b"MM") else "<"
-    try:
-        (start,) = struct.unpack_from(f"{order}I", tags, 4)
-        (count,) = struct.unpack_from(f"{order}H", tags, start)
-        for entry in range(count):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tags, start + 2 + 12 * entry)
-            if tag == ORIENTATION:
-                return int(value)
-    except struct.error:
-        pass
-    return 1
-
-
-def _decode_other(path: str, data: bytes) -> Frame:
-    if (other := OTHER_FORMATS.get(data[:4])) is not None:
-        raise DamagedFrameError(f"{path}: a {other} image; frames are JPEG, PNG, BMP or WebP: convert the data set")
-    if data.startswith(PNG_START) and PNG_END not in data:  # Pillow may not miss the last bytes
-        raise DamagedFrameError(f"{path}: truncated PNG; {COPY_AGAIN}")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(path, image.height, image.width)
-            pixels = _rgb(image)
-            return _upright(pixels, image.info.get("exif"))  # asked last: in a PNG it may follow the pixels
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: far too many pixels; a frame has at most {MAX_PIXELS}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        reason = "no JPEG, PNG, BMP or WebP image, or a damaged one"
-        raise DamagedFrameError(f"{path}: {reason} ({type(error).__name__}); {COPY_AGAIN}") from error
-
-
-def _rgb(image: Image.Image) -> Frame:
-    if image.mode not in GREY_16_BIT:
-        return np.array(image.convert("RGB"))
-    grey = (np.asarray(image) >> 8).astype(np.uint8)  # convert("RGB") would clip: white from 255 of 65,535 on
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _resized(frames: UInt8[np.ndarray, "T h w 3"], height: int, width: int) -> UInt8[np.ndarray, "T height width 3"]:
-    """Same values as Pillow's resize up to rounding, many times faster."""
-    if frames.shape[1:3] == (height, width):
-        return frames
-    import torch  # takes a second, and who reads an index of frames needs none of it
-    from torch.nn import functional
-
-    # Permuted in this order torch sees channels-last memory, also of a single frame, and takes its vectorised path.
-    batch = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    resized = functional.interpolate(batch, (height, width), mode="bicubic", antialias=True)
-    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
-
-
-def _check_size(path: str, height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise DataError(f"{path}: {width}x{height} pixels; a frame has at most {MAX_PIXELS}")
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > AHEAD * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class DamagedFrames:

@@ -23,7 +23,8 @@ from jaxtyping import Bool, Int64, UInt8
 from pydantic import Field, ValidationError
 
 from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, read_bounded
-from trainer.data.frames import MAX_BYTES, MAX_PIXELS, bytes_address, pixels_address
+from trainer.data.frames import MAX_BYTES, bytes_address, pixels_address
+from trainer.data.images import MAX_PIXELS
 from trainer.data.readers import READERS
 from trainer.errors import DataError
 from trainer.settings import FrozenConfig

@@ -9,9 +9,8 @@ import itertools
 import os
 import shutil
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,8 @@ import numpy as np
 
 from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
 from trainer.data.folder import DataFolder
-from trainer.data.frames import DamagedFrameError, DamagedFrames, frame_bytes, read_clip, read_frame, stored_bytes
+from trainer.data.frames import DamagedFrames, frame_bytes, in_threads, read_clip, read_frame, stored_bytes
+from trainer.data.images import DamagedFrameError
 from trainer.data.pack import (
     HEADER,
     TABLE,
@@ -38,7 +38,6 @@ from trainer.files import new_folder
 
 MAX_FILE_BYTES = 2**30
 FRAMES_AT_ONCE = 32
-AHEAD = 16  # so many times that number are in memory
 
 
 class PackSummary(NamedTuple):
@@ -191,24 +190,13 @@ def write_header(folder: Path, header: PackHeader) -> None:
 def payloads_of(
     frames: Sequence[str], size: tuple[int, int] | None, damage: DamagedFrames
 ) -> Generator[bytes, None, None]:
-    """Bytes to write for each frame; threads read ahead, since decoding does not hold Python's lock."""
-    ahead: deque[tuple[Sequence[str], Future[list[bytes]]]] = deque()
-    starts = iter(range(0, len(frames), FRAMES_AT_ONCE))
-    executor = ThreadPoolExecutor()
-    try:
-        while True:
-            for start in itertools.islice(starts, AHEAD - len(ahead)):
-                some = frames[start : start + FRAMES_AT_ONCE]
-                ahead.append((some, executor.submit(_stored, some, size)))
-            if not ahead:
-                return
-            some, future = ahead.popleft()
-            payloads = future.result()
+    """Bytes to write for each frame; threads read ahead."""
+    batches = [frames[start : start + FRAMES_AT_ONCE] for start in range(0, len(frames), FRAMES_AT_ONCE)]
+    with contextlib.closing(in_threads(partial(_stored, size=size), batches)) as results:
+        for batch, payloads in zip(batches, results, strict=True):
             if size is not None:
-                damage.add(frame for frame, payload in zip(some, payloads, strict=True) if not payload)
+                damage.add(frame for frame, payload in zip(batch, payloads, strict=True) if not payload)
             yield from payloads
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _stored(frames: Sequence[str], size: tuple[int, int] | None) -> list[bytes]:

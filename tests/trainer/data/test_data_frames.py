@@ -18,7 +18,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from trainer.data.frames import (
-    DamagedFrameError,
     bytes_address,
     frame_bytes,
     pixels_address,
@@ -27,6 +26,7 @@ from trainer.data.frames import (
     read_window,
     stored_bytes,
 )
+from trainer.data.images import DamagedFrameError
 from trainer.errors import DataError
 
 HEIGHT, WIDTH = 64, 32
