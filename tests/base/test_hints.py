@@ -73,6 +73,7 @@ def test_every_hint_names_a_command_that_takes_a_storage() -> None:
 def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Strings of a module that people may see, with their lines: no docstrings, no examples in a command's help."""
     bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    bare |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "example"}
     for node in ast.walk(tree):
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare
         if is_text and not node.value.startswith("Example: "):
