@@ -14,7 +14,7 @@ from markupsafe import Markup
 from orchestrator.algorithms.replicates import Confirmation
 from orchestrator.algorithms.scoring import Score
 from orchestrator.show.report.evaluations import CameraTable
-from orchestrator.show.report.report_data import Curve
+from orchestrator.show.report.report_data import RANKS, Curve
 from orchestrator.show.report.theme import (
     BLUE,
     COLOURS,
@@ -36,7 +36,6 @@ from orchestrator.study.study import Trial, TrialStatus
 from orchestrator.summary import TracePoint
 from orchestrator.summary.costs import Costs
 
-RANKS = (1, 5, 10, 20)
 PALETTE = (PURPLE, BLUE, GREEN, ORANGE, SKY, RED)
 FULL_CURVES = 15  # of a kind; more than that are drawn translucent
 MANY_CAMERAS = 8  # beyond, cells are too small for numbers

@@ -67,19 +67,10 @@ def write_report(folder: SearchFolder, kind: str, out: Path | None, *, model: bo
         return Written(None, text)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
-    return Written(path, "\n".join([f"{path}  {len(text.encode()) / 1e6:.1f} MB", *_left_out(report)]))
-
-
-def _left_out(report: ReportData) -> list[str]:
-    """What is missing, a line each."""
-    skipped = [
-        f"{card.kind} of {' and '.join(card.about)}: {card.skipped}" for card in report.model.cards if card.skipped
-    ]
-    if report.model.missing:
-        skipped.append(f"model: {report.model.missing}")
-    if report.evaluation is not None:
-        skipped += [f"evaluation of {report.evaluation.trial}: {problem}" for problem in report.evaluation.problems]
-    return [f"left out  {text}" for text in skipped]
+    problems = [] if report.evaluation is None else report.evaluation.problems
+    missing = left_out(report) + [f"evaluation of {report.best_key}: {problem}" for problem in problems]
+    lines = [f"{path}  {len(text.encode()) / 1e6:.1f} MB", *(f"left out  {text}" for text in missing)]
+    return Written(path, "\n".join(lines))
 
 
 def json_text(report: ReportData) -> str:

@@ -136,7 +136,7 @@ def facts(report: ReportData) -> Iterator[tuple[str, str]]:
     yield "data fingerprint", description.data_fingerprint[:COMMIT_DIGITS]
     if judged is not None:
         yield "protocol", judged.protocol
-        yield "queries", f"{judged.queries} valid, {judged.dropped_queries} dropped for want of a match"
+        yield "queries", f"{judged.queries} valid, {judged.dropped_queries} dropped (no match in the gallery)"
     yield "budget", ", ".join(_budget(report))
     yield "algorithm", space.algorithm.name + (f" ({space.algorithm.method})" if space.algorithm.name == "ax" else "")
     if summary.proposals.fails:
