@@ -137,7 +137,7 @@ def _sleeping(seconds: float, slots: int, busy: Path) -> Any:
     equal length that began together would all end together. Workers load it by value, and with it nothing of ours: 64
     of them that load torch as well do not fit into 24 GiB.
     """
-    from orchestrator.runner.attempt import AttemptResult, WorkerMessage
+    from orchestrator.runner.trial_spec import AttemptResult, WorkerMessage
 
     epochs = [WorkerMessage(epoch_result=_result(epoch)).model_dump(mode="json") for epoch in range(1, EPOCHS + 1)]
     attempt_result = WorkerMessage(attempt_result=AttemptResult(state="completed")).model_dump_json()

@@ -87,13 +87,13 @@ class AsyncSuggester:
                 return self._without_model(study, answer.failure)
             try:
                 point = point_from_answer(self._space, answer.params)
-                self._space.config(point)
+                config = self._space.config(point, seed=study.seed)
             except SpaceError as error:
                 useless = str(error)
                 continue
             if point_key(point) not in tried_points(study):
                 self._taken += 1
-                return Suggestion(point, "ax")
+                return Suggestion(point, "ax", config=config)
             useless = "the point had been tried"
         return self._ask_again(question.experiment, study, useless) if useless and not self._model.awaited else None
 

@@ -8,7 +8,7 @@ same history always gives the same proposal, so that a restart cannot change a s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.points import (
@@ -24,6 +24,9 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Source
 from orchestrator.study.study import Study
 
+if TYPE_CHECKING:
+    from trainer.config import TrialConfig
+
 # With fewer completed trials a model says too little to be worth its time.
 OBSERVATIONS_FOR_A_MODEL = 2
 
@@ -35,6 +38,8 @@ class Suggestion(NamedTuple):
     source: Source
     note: str = ""
     """Why it does not come from the search's algorithm; empty if it does."""
+    config: TrialConfig | None = None
+    """The trainer's configuration at the point, where a check of the point has built it."""
 
 
 class AskModel(NamedTuple):

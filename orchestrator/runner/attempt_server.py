@@ -27,15 +27,8 @@ from orchestrator.base.formatting import with_utc
 from orchestrator.base.process import process_state
 from orchestrator.base.provenance import host
 from orchestrator.cluster.names import process_title
-from orchestrator.runner.attempt import (
-    HANG_FILE,
-    LOCK_PATIENCE_S,
-    AttemptResult,
-    TrialSpec,
-    WorkerMessage,
-    folder_here,
-    run_attempt,
-)
+from orchestrator.runner.attempt import LOCK_PATIENCE_S, run_attempt
+from orchestrator.runner.trial_spec import HANG_FILE, AttemptResult, TrialSpec, WorkerMessage, folder_here
 from orchestrator.runner.watchdog import HeartbeatTimeout, hung
 from trainer.child import Parent, die_with_parent
 

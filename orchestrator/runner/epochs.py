@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from orchestrator.runner.attempt import RESULTS_FILE, TEST_FOLDER, TEST_RESULT
 from orchestrator.runner.next_step import stop_after_epoch
+from orchestrator.runner.trial_spec import RESULTS_FILE, TEST_FOLDER, TEST_RESULT
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, StorageProblem
 from orchestrator.study.events import NodeLoad, TrialCompleted, TrialReported, TrialTested

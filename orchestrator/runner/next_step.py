@@ -94,7 +94,8 @@ def new_trial(study: Study, space: SearchSpace, suggestion: Suggestion) -> AddTr
     Raises:
         SpaceError: the trainer refuses the point.
     """
-    index, config = len(study.trials), space.config(suggestion.params, seed=study.seed)
+    index = len(study.trials)
+    config = suggestion.config or space.config(suggestion.params, seed=study.seed)
     event = TrialSuggested(
         trial=f"t{index:04d}",
         index=index,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.runner.attempt import attempt_environment
 from orchestrator.runner.failure_kind import failure_kind
+from orchestrator.runner.trial_spec import attempt_environment
 from trainer.child import Child, ChildEnded, ChildError, Parent, child_command
 from trainer.errors import ConfigError, DataError
 from trainer.formatting import first_line

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from orchestrator.runner.attempt import STOP_FILE
 from orchestrator.runner.control import STOPPED_BY_USER, WHOLE_SEARCH, Requests
 from orchestrator.runner.next_step import stops_for_budget
 from orchestrator.runner.stop_request import StopRequest
+from orchestrator.runner.trial_spec import STOP_FILE
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import TrialStopped

@@ -11,7 +11,6 @@ from orchestrator.algorithms.health import DiskFull, broken_circuit
 from orchestrator.algorithms.suggest import AskModel, Proposal, Suggestion
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.cluster.names import trial_title
-from orchestrator.runner.attempt import CONFIG_FILE, HANG_FILE, AttemptResult, TrialSpec, WorkerMessage
 from orchestrator.runner.epochs import record_epoch
 from orchestrator.runner.next_step import (
     AddTrial,
@@ -26,6 +25,7 @@ from orchestrator.runner.next_step import (
 )
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.supervision import Supervisor
+from orchestrator.runner.trial_spec import CONFIG_FILE, HANG_FILE, AttemptResult, TrialSpec, WorkerMessage
 from orchestrator.runner.watchdog import hung
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder

@@ -9,8 +9,8 @@ from typing import Any
 
 from orchestrator.base.errors import OrchestratorError
 from orchestrator.base.provenance import host
-from orchestrator.runner.attempt import AttemptResult, TrialSpec, WorkerMessage, attempt_environment, folder_here
 from orchestrator.runner.attempt_server import STOP
+from orchestrator.runner.trial_spec import AttemptResult, TrialSpec, WorkerMessage, attempt_environment, folder_here
 from trainer.child import BadReply, Child, ChildEnded, child_command
 from trainer.formatting import first_line
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
-from orchestrator.runner.attempt import BEST_CHECKPOINT
+from orchestrator.runner.trial_spec import BEST_CHECKPOINT
 from orchestrator.show.card import write_card
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary

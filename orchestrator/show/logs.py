@@ -10,7 +10,7 @@ from orchestrator.base.errors import SearchError
 from orchestrator.base.escaping import terminal_text
 from orchestrator.base.formatting import number, percent, utc
 from orchestrator.base.hints import hint
-from orchestrator.runner.attempt import ERROR_FILE, HANG_FILE, LOG_FILE
+from orchestrator.runner.trial_spec import ERROR_FILE, HANG_FILE, LOG_FILE
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import (
     AttemptFailed,

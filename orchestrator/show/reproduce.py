@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.base.errors import SearchError
 from orchestrator.cluster.resources import allocate, this_machine
-from orchestrator.runner.attempt import TrialSpec, WorkerMessage, attempt_environment
+from orchestrator.runner.trial_spec import TrialSpec, WorkerMessage, attempt_environment
 from orchestrator.runner.worker import ATTEMPTS_LOG, AttemptServer
 from orchestrator.show.environment_diff import Condition, environment_diff, recorded_config, restoring_commands
 from orchestrator.show.metrics_diff import ChangedMetric, MetricsDiff, metrics_diff

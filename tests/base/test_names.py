@@ -21,7 +21,7 @@ from orchestrator.cluster.names import (
     tune_name,
 )
 from orchestrator.runner import attempt_server
-from orchestrator.runner.attempt import TrialSpec
+from orchestrator.runner.trial_spec import TrialSpec
 
 
 def test_a_title_says_search_trial_and_the_first_parameters() -> None:

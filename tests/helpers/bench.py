@@ -9,10 +9,10 @@ from typing import Any
 from events import epoch_result
 
 from orchestrator.algorithms.async_suggester import AsyncSuggester
-from orchestrator.runner.attempt import AttemptResult, WorkerMessage
 from orchestrator.runner.searcher import TuneSearcher
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.trial_runner import AttemptSettings, TrialRunner
+from orchestrator.runner.trial_spec import AttemptResult, WorkerMessage
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.local import local_search
 from orchestrator.study.events import SearchCreated, SessionStarted

@@ -20,10 +20,10 @@ from ray.tune.search import Searcher
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.scoring import score
-from orchestrator.runner.attempt import AttemptResult, WorkerMessage
 from orchestrator.runner.searcher import TuneSearcher
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.trial_runner import AttemptSettings, TrialRunner
+from orchestrator.runner.trial_spec import AttemptResult, WorkerMessage
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.local import local_search

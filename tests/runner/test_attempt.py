@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.runner.attempt import (
+from orchestrator.runner.attempt import run_attempt
+from orchestrator.runner.trial_spec import (
     ERROR_FILE,
     LOG_FILE,
     STOP_FILE,
     TrialSpec,
     WorkerMessage,
     attempt_environment,
-    run_attempt,
 )
 from orchestrator.runner.watchdog import Watchdog, hung
 from trainer import DataError, DivergedError, TrialConfig

@@ -14,7 +14,7 @@ import pytest
 from waiting import wait_until
 
 from orchestrator.runner import worker
-from orchestrator.runner.attempt import TrialSpec, WorkerMessage
+from orchestrator.runner.trial_spec import TrialSpec, WorkerMessage
 from orchestrator.runner.watchdog import HeartbeatTimeout, hung
 from orchestrator.runner.worker import AttemptServer
 
@@ -24,7 +24,7 @@ import os, pathlib, signal, sys, time
 import trainer
 from trainer.child import Parent
 from orchestrator.runner import attempt_server
-from orchestrator.runner.attempt import WorkerMessage, AttemptResult
+from orchestrator.runner.trial_spec import WorkerMessage, AttemptResult
 
 trainer.prepare_process = lambda: None
 replies = os.dup(1)

@@ -12,10 +12,10 @@ from waiting import PATIENCE_S
 
 from orchestrator.base.errors import SearchError
 from orchestrator.runner import control
-from orchestrator.runner.attempt import STOP_FILE
 from orchestrator.runner.control import Requests
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.supervision import Supervisor
+from orchestrator.runner.trial_spec import STOP_FILE
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.local import local_search

@@ -11,7 +11,6 @@ import psutil
 import pytest
 from events import epoch_result, evaluation, node_load, started, suggested
 
-from orchestrator.runner.attempt import WorkerMessage
 from orchestrator.runner.epochs import record_epoch
 from orchestrator.runner.system_metrics import (
     SAMPLE_PERIOD_S,
@@ -21,6 +20,7 @@ from orchestrator.runner.system_metrics import (
     _sample,
     gpus_of_this_process,
 )
+from orchestrator.runner.trial_spec import WorkerMessage
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.local import local_search
 from orchestrator.study.events import EVENT, GpuLoad, NodeLoad, TrialReported

@@ -18,9 +18,9 @@ from ray.tune.search import Searcher
 from orchestrator.algorithms.ax_process import AxFailed
 from orchestrator.algorithms.health import CircuitBroken, DiskFull
 from orchestrator.base.errors import JournalError
-from orchestrator.runner.attempt import AttemptResult
 from orchestrator.runner.searcher import StopWith
 from orchestrator.runner.session import warn_of_random_points
+from orchestrator.runner.trial_spec import AttemptResult
 from orchestrator.study.events import AttemptFailed, TrialStarted, TrialSuggested
 from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.recorder import Recorder

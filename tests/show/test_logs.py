@@ -12,7 +12,8 @@ import pytest
 from searches import completed, write_search
 
 from orchestrator.base.formatting import utc, with_utc
-from orchestrator.runner.attempt import LOG_FILE, _logging_to
+from orchestrator.runner.attempt import logging_to
+from orchestrator.runner.trial_spec import LOG_FILE
 from orchestrator.show.logs import log_lines
 from orchestrator.space.search_space import SearchSpace
 
@@ -32,7 +33,7 @@ def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_events_and_what_an_attempt_logged_have_one_form_of_time(tmp_path: Path, in_tokyo: None) -> None:
     folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), completed(0, 0.5))
     folder.trial("t0000").mkdir(parents=True)
-    with _logging_to(folder.trial("t0000") / LOG_FILE):
+    with logging_to(folder.trial("t0000") / LOG_FILE):
         logging.getLogger("trainer").info("weights were loaded")
     lines = list(log_lines(folder, "t0000", follow=False))
     assert lines[-1].endswith("Z weights were loaded") and len(lines) > 3

@@ -15,8 +15,8 @@ from searches import completed, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
-from orchestrator.runner.attempt import AttemptResult, WorkerMessage
 from orchestrator.runner.splits import cut_splits, write_splits
+from orchestrator.runner.trial_spec import AttemptResult, WorkerMessage
 from orchestrator.show.environment_diff import Condition, restoring_commands
 from orchestrator.show.metrics_diff import metrics_diff
 from orchestrator.show.reproduce import ReproductionPlan, compared, new_folder, plan_reproduction, verdict

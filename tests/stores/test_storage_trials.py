@@ -18,7 +18,8 @@ from searches import a_search
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.runner import attempt as attempts
-from orchestrator.runner.attempt import ERROR_FILE, RESULTS_FILE, TrialSpec, WorkerMessage, run_attempt
+from orchestrator.runner.attempt import run_attempt
+from orchestrator.runner.trial_spec import ERROR_FILE, RESULTS_FILE, TrialSpec, WorkerMessage
 from orchestrator.stores import open_store, trial_files
 from orchestrator.stores.base import SearchFolder, StorageProblem, search_folder
 from orchestrator.stores.local import local_search
@@ -174,7 +175,7 @@ def test_a_trial_is_completed_only_when_everything_is_sent(
     store: ObjectStore, machines: Machines, tiny_config: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.stores.objects.ATTEMPTS", 1)
-    monkeypatch.setattr(attempts, "SEND_PATIENCE_S", 0.5)
+    monkeypatch.setattr(attempts, "UPLOAD_PATIENCE_S", 0.5)
     with Proxy(store.port) as proxy:
         uri = store.bucket(proxy.port)
         spec = assigned(uri, tiny_config)
@@ -185,7 +186,7 @@ def test_a_trial_is_completed_only_when_everything_is_sent(
         assert attempt_result is not None and (attempt_result.state, attempt_result.failure) == ("failed", "error")
         assert "could be sent within" in attempt_result.reason
         proxy.become("pass")
-        monkeypatch.setattr(attempts, "SEND_PATIENCE_S", PATIENCE_S)
+        monkeypatch.setattr(attempts, "UPLOAD_PATIENCE_S", PATIENCE_S)
         trained = (out_of(uri) / RESULTS_FILE).read_bytes()
         again = messages(later(spec))
         assert again[-1].attempt_result is not None and again[-1].attempt_result.state == "completed"
