@@ -71,7 +71,7 @@ def ahead_of(model: FakeModel, space: SearchSpace, *, stale: int = 0) -> AsyncSu
 
 def test_an_answer_is_decoded_and_what_is_inactive_left_out() -> None:
     space = mixed()
-    assert taken(ahead_of(FakeModel(ANSWER), space), space, history(space, 3)) == Suggestion(POINT, "ax")
+    assert taken(ahead_of(FakeModel(ANSWER), space), space, history(space, 3)) == Suggestion(POINT, "ax", config=space.config(POINT))
 
 
 def test_without_stale_answers_nothing_is_asked_before_it_is_needed() -> None:
@@ -97,7 +97,7 @@ def test_an_answer_that_was_asked_for_ahead_is_there_at_once_after_the_next_resu
     before, after = history(space, 3, running=2), history(space, 4, running=1)
     ahead.want(question_of(space, before))
     ahead.want(question_of(space, before))
-    assert ahead.take(question_of(space, after), after) == Suggestion(POINT, "ax")
+    assert ahead.take(question_of(space, after), after) == Suggestion(POINT, "ax", config=space.config(POINT))
     assert len(model.questions) == 1
 
 
