@@ -78,7 +78,7 @@ def driven(ablation: Ablation, *, most: int = 99) -> list[str]:
 def test_each_row_is_tried_once_and_then_judged_on_the_test_set_over_the_seeds(ablation: Ablation) -> None:
     assert driven(ablation) == ["abl-smoke", "abl-smoke", "abl-other", "abl-other"]
     for name in ("abl-smoke", "abl-other"):
-        search = read_summary(existing_search(LocalStore(ablation.storage), name))
+        search = read_summary(existing_search(ablation.storage, name))
         assert list(search.study.trials) == ["t0000"]
         assert sorted(search.study.finals) == ["t0000-f1", "t0000-f2"]
         (table,) = tables_of([search])
@@ -114,7 +114,7 @@ def test_a_row_that_is_there_with_other_seeds_or_settings_is_refused_before_anyt
 def test_settings_of_the_evaluation_hold_on_the_test_set_too(ablation: Ablation) -> None:
     overrides = (*ablation.overrides, "evaluation.sampling=even", "evaluation.every=1")
     driven(ablation._replace(overrides=overrides), most=2)
-    (opened,) = load_search(existing_search(LocalStore(ablation.storage), "abl-smoke")).study.finalizations
+    (opened,) = load_search(existing_search(ablation.storage, "abl-smoke")).study.finalizations
     assert opened.asked.evaluation[-1:] == ["evaluation.sampling=even"]
 
 

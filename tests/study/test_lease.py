@@ -41,8 +41,8 @@ from orchestrator.stores.local import LocalStore
 from orchestrator.study.lease import Lease
 from orchestrator.runner.preparation import prepare_space
 what, storage, data = sys.argv[1], LocalStore(Path(sys.argv[2])), sys.argv[3]
-space = prepare_space("smoke.yaml", data=data, overrides=(), storage=LocalStore(storage), dry_run=False)
-create = lambda: create_search(space, storage=LocalStore(storage), name="one", seed=0, options=Options())
+space = prepare_space("smoke.yaml", data=data, overrides=(), storage=storage, dry_run=False)
+create = lambda: create_search(space, storage=storage, name="one", seed=0, options=Options())
 if what == "lease":
     create()
 start, starter = os.pipe()
@@ -56,7 +56,7 @@ for number in range(20):
         os.close(starter), os.close(finisher)
         os.read(start, 1)
         try:
-            with Lease((search_folder(LocalStore(storage), "one") if what == "lease" else create()).lease):
+            with Lease((search_folder(storage, "one") if what == "lease" else create()).lease):
                 say("won")
                 os.read(finish, 1)
         except OrchestratorError as error:
