@@ -1,4 +1,4 @@
-"""What the command line turns into one line and an exit code."""
+"""Errors that the command line prints as one line, and exit codes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import errno
 from enum import IntEnum
 
 PROBLEMS_FILE = "REIDSEARCH_PROBLEMS_FILE"
-"""Environment variable: the file to which a command that fails writes why, for the program that started it: a JSON
+"""Environment variable: a file to which a failing command writes the reason, for the program that started it: a JSON
 object with `of_space`, whether the search space is wrong, and `lines`, the problems."""
 
 
 UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
-"""Why a standard stream takes nothing more."""
+"""Error numbers of a standard stream that cannot be written any more."""
 
 
 class Exit(IntEnum):

@@ -1,7 +1,7 @@
-"""Text from files on its way into documents and onto the screen: one function for each format, used by all writers.
+"""Escapes text for documents and terminals: one function for each format, used by all writers.
 
-A name, a reason or a setting may hold anything: control characters, marks that turn the direction of writing around,
-markup of the format. In all formats characters that do not print become visible escapes such as `\\x1b`.
+A name, a reason or a setting may hold control characters, marks that reverse the direction of writing, or markup of the
+format. In all formats, characters that do not print become visible escapes such as `\\x1b`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 def visible(text: str) -> str:
-    """The text with its lines, all else that does not print escaped: for HTML, where only markup is dangerous."""
+    """The text with line ends kept and everything else that does not print escaped, for HTML."""
     return "\n".join(map(one_line, text.split("\n")))
 
 
 def terminal_text(text: str) -> str:
-    """One line that a terminal prints and does not obey."""
+    """One line without control characters."""
     return one_line(text)
 
 
@@ -71,24 +71,24 @@ def csv_cell(value: object) -> object:
 
 
 class _Harmless:
-    """A renderable whose texts a terminal does not obey."""
+    """A renderable whose texts hold no control characters."""
 
     def __init__(self, inner: RenderableType) -> None:
         self._inner = inner
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """As the renderable, its texts made visible."""
+        """Renders with the texts escaped."""
         for segment in console.render(self._inner, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 class _HarmlessTexts(RenderHook):
     def process_renderables(self, renderables: Iterable[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Wraps whatever is to be printed."""
+        """Wraps everything that is printed."""
         return [_Harmless(each) for each in renderables]
 
 
 def harmless(console: Console) -> Console:
-    """The console, which prints texts and obeys none."""
+    """The console; escapes control characters in everything that it prints."""
     console.push_render_hook(_HarmlessTexts())
     return console

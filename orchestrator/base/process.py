@@ -1,10 +1,16 @@
-"""Processes: which ones are alive."""
+"""Processes of this machine: which are alive, and locks between them."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+LOCK_POLL_S = 0.1
 
 
 class Process(NamedTuple):
@@ -15,7 +21,7 @@ class Process(NamedTuple):
     """Start of the process in clock ticks since boot."""
 
     def is_alive(self) -> bool:
-        """Whether it runs still."""
+        """Whether it still runs."""
         return start_of(self.pid) == self.started
 
 
@@ -35,13 +41,13 @@ def children_named(*names: str) -> tuple[Process, ...]:
 
 
 def start_of(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot; None if there is no such process, or only its corpse."""
+    """Start of a process in clock ticks since boot; None if there is no such process, or only a zombie."""
     fields = _fields(pid)
     return None if fields is None or fields[1] in "ZX" else int(fields[20])
 
 
 def process_state(pid: int) -> str:
-    """What the kernel says a process is doing, such as `T (stopped)`; empty if there is no such process."""
+    """The kernel's state of a process, such as `T (stopped)`; empty if there is no such process."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -50,10 +56,35 @@ def process_state(pid: int) -> str:
 
 
 def _fields(pid: int) -> list[str] | None:
-    """Name of a process's program, its state, its parent and so on, as /proc/PID/stat has them after the number."""
+    """The fields of /proc/PID/stat after the number: name of the program, state, parent and so on."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     head, _, rest = stat.rpartition(")")  # a name may hold anything, also brackets and blanks
     return [head.partition("(")[2], *rest.split()]
+
+
+@contextmanager
+def exclusive(path: Path, patience: float) -> Iterator[None]:
+    """Holds the lock file at `path`, created if missing, after waiting at most `patience` seconds for it.
+
+    The kernel releases the lock when its holder ends, however it ends.
+
+    Raises:
+        TimeoutError: another process held it all that time.
+        OSError: it cannot be opened, or a link stands in its place.
+    """
+    end = time.monotonic() + patience
+    # The flags refuse links to files elsewhere, and pipes do not block. The file is empty, so that anyone may open it.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{path}: another process holds this lock for {patience:.0f} s") from None
+                time.sleep(LOCK_POLL_S)
+        yield

@@ -28,8 +28,8 @@ def file_path(uri: str) -> Path | None:
 def database_uri(path: Path) -> str:
     """The URI of the SQLite database at a path, which is made absolute, as SQLAlchemy 2.1 and later read it.
 
-    Where the path must be quoted, its slashes are, too: MLflow makes the folder that stands in the URI, unquoted by
-    nobody, before it opens the database.
+    If the path must be quoted, so are its slashes: MLflow creates the folder named in the URI, without unquoting it,
+    before it opens the database.
     """
     plain = str(path.absolute())
     return SQLITE + (quote(os.fsencode(plain), safe="") if _needs_quotes(plain) else plain)
@@ -69,7 +69,7 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 
 PASSWORD = re.compile(r"""(?<=://)[^/\s"'<>]*@|(?<=[?&]password=)[^&\s"'<>]+""")
-# What SQLAlchemy takes for one may hold a slash.
+# SQLAlchemy allows a slash in a password.
 DATABASE_PASSWORD = re.compile(r"://[^/@]*:[^@]*@")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.base.formatting import with_utc
-from orchestrator.base.locking import exclusive
+from orchestrator.base.process import exclusive
 from orchestrator.runner.failure_kind import failure_kind
 from orchestrator.runner.system_metrics import SystemMeter, gpus_of_this_process
 from orchestrator.runner.trial_spec import (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import LeaseError, SearchError
-from orchestrator.base.locking import exclusive
+from orchestrator.base.process import exclusive
 from orchestrator.stores.base import SearchFolder, StorageProblem, can_name_a_search
 from orchestrator.stores.cache import copy_folder
 from orchestrator.stores.journal_upload import ObjectUpload

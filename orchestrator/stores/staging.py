@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import Field
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
-from orchestrator.base.locking import exclusive
+from orchestrator.base.process import exclusive
 from orchestrator.stores.cache import cache_folder
 from orchestrator.stores.objects import is_uri, objects_at, parsed
 from trainer.errors import DataError

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
-from orchestrator.base.locking import exclusive
+from orchestrator.base.process import exclusive
 from orchestrator.stores.base import StorageProblem
 from orchestrator.stores.objects import ConflictError, Objects, Version
 from trainer.files import write_atomically

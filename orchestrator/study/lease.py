@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from orchestrator.base.errors import LeaseError
 from orchestrator.base.hints import hint
-from orchestrator.base.locking import exclusive
-from orchestrator.base.process import start_of
+from orchestrator.base.process import exclusive, start_of
 from trainer.files import read_regular
 
 HEARTBEAT_S = 10.0

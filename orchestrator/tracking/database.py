@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from orchestrator.base.locking import exclusive
+from orchestrator.base.process import exclusive
 from orchestrator.base.uris import database_path, database_uri, file_uri
 from trainer.files import sync_folder
 from trainer.formatting import first_line

@@ -18,7 +18,7 @@ from running import COMMAND
 from several_nodes import several_nodes
 from waiting import PATIENCE_S
 
-from orchestrator.base.locking import exclusive
+from orchestrator.base.process import exclusive
 from orchestrator.show.status import status_document
 from orchestrator.stores import open_store
 from orchestrator.stores.base import existing_search

@@ -353,7 +353,7 @@ def test_what_is_later_here_is_kept_and_what_is_later_there_is_fetched(uri: str,
 def test_nothing_is_fetched_over_an_attempt_that_runs_here(uri: str, machines: Machines) -> None:
     uploaded(uri, log_txt=b"there\n")
     machines.become("other")
-    from orchestrator.base.locking import exclusive
+    from orchestrator.base.process import exclusive
 
     out_of(uri).mkdir(parents=True)
     with exclusive(out_of(uri) / "lock", 1):
