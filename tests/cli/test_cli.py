@@ -485,6 +485,12 @@ def test_help_and_status_import_nothing_heavy(elsewhere: Path, arguments: list[s
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
+def test_the_command_line_is_parsed_without_the_types_of_spaces_and_searches() -> None:
+    program = "import sys, orchestrator.__main__; print('pydantic' in sys.modules, 'yaml' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
 # Ordinary mistakes, a line of each; the folder holds a search `first` and a broken space.
 SLIPS = (
     "launch --space gone.yaml",

@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -276,6 +277,13 @@ def test_auto_is_the_address_in_the_environment_or_that_of_the_latest_ray_start(
 
 
 # --- a cluster of our own
+
+
+def test_nothing_imports_ray_before_the_variables_are_set_that_it_reads_while_it_is_imported() -> None:
+    modules = "cli.launch, orchestrator.runner.session, orchestrator.runner.launch, orchestrator.show.live"
+    program = f"import sys, orchestrator.{modules}; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
