@@ -111,7 +111,7 @@ def write_ilids_splits(root: Path, table: np.ndarray) -> None:
 
 
 def _halves() -> list[list[int]]:
-    generator = np.random.default_rng(3)  # all ten differ in whom they test
+    generator = np.random.default_rng(3)  # all ten test different identities
     return [generator.permutation(len(IDENTITIES)).tolist() for _ in range(10)]
 
 

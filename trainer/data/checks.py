@@ -181,17 +181,7 @@ def _check_packed(
     check_pack(root, lambda done, total: progress("reading bytes", done, total))
     frames = _frames(filed_tracklets(partitions))
     decoded = decode_frames(frames, all_frames, findings, progress)
-    return FrameCheck(
-        listed=len(frames),
-        missing=0,
-        empty=0,
-        bytes=sum(file.stat().st_size for file in root.glob("*.pack")),
-        unlisted=0,
-        decoded=decoded.frames,
-        damaged=decoded.damaged,
-        single_colour=decoded.single_colour,
-        bearable=_tolerable(len(frames), 0, decoded),
-    )
+    return _frame_check(len(frames), decoded, size=sum(file.stat().st_size for file in root.glob("*.pack")))
 
 
 def _check_files(
@@ -212,17 +202,13 @@ def _check_files(
     decoded = decode_frames(whole, all_frames, findings, progress)
     if not findings.count and not path.exists():
         _write(path, manifest, findings, asked=path != folder.root / MANIFEST)
-    empty = len(files.sizes) - len(whole)
-    return FrameCheck(
-        listed=len(frames),
+    return _frame_check(
+        len(frames),
+        decoded,
+        size=sum(files.sizes.values()),
         missing=len(frames) - len(files.sizes),
-        empty=empty,
-        bytes=sum(files.sizes.values()),
+        empty=len(files.sizes) - len(whole),
         unlisted=files.unlisted,
-        decoded=decoded.frames,
-        damaged=decoded.damaged,
-        single_colour=decoded.single_colour,
-        bearable=_tolerable(len(whole), empty, decoded),
     )
 
 
@@ -230,11 +216,14 @@ def _frames(filed: Sequence[Filed]) -> list[str]:
     return [frame for each in filed for frame in each.tracklet.frames]
 
 
-def _tolerable(whole: int, empty: int, decoded: Decoded) -> bool | None:
-    """See `FrameCheck`; `whole` are the frames that could have been decoded."""
-    if empty + decoded.damaged > ALLOWED_SHARE * (whole + empty):
-        return False
-    return True if not decoded.damaged or decoded.frames == whole else None
+def _frame_check(
+    listed: int, decoded: Decoded, *, size: int, missing: int = 0, empty: int = 0, unlisted: int = 0
+) -> FrameCheck:
+    there = listed - missing
+    bearable: bool | None = empty + decoded.damaged <= ALLOWED_SHARE * there
+    if bearable and decoded.damaged and decoded.frames < there - empty:
+        bearable = None
+    return FrameCheck(listed, missing, empty, size, unlisted, *decoded, bearable)
 
 
 def _compare(root: Path, path: Path, now: Manifest, filed: Sequence[Filed], findings: Findings) -> None:

@@ -57,6 +57,6 @@ def test_the_error_names_five_frames_and_the_number_of_the_others() -> None:
     assert "\n" not in message
 
 
-def test_the_error_counts_nobody_more_where_it_names_all() -> None:
+def test_the_error_counts_no_others_where_it_names_all() -> None:
     with pytest.raises(DataError, match=r"\(a\.jpg, b\.jpg\)"):
         DamagedFrames(10).add(["a.jpg", "b.jpg"])

@@ -104,7 +104,7 @@ def test_without_the_published_file_halves_are_drawn_with_a_warning(
     assert "NOT the published ones" in record.getMessage()
 
 
-def test_an_identity_whom_one_camera_lacks_is_named(root: Path, images: Path) -> None:
+def test_an_identity_that_one_camera_lacks_is_named(root: Path, images: Path) -> None:
     shutil.rmtree(images / "cam2" / "person005")
     refused(root, images / "cam2" / "person005", "no such folder", "unpack iLIDS-VID again")
 

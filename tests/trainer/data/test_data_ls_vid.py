@@ -66,12 +66,12 @@ def test_frames_are_all_that_begin_as_listed(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("known_queries")
-def test_persons_counted_from_0_are_numbered_one_up_so_that_nobody_is_a_distractor(root: Path) -> None:
+def test_identities_counted_from_0_are_numbered_one_up_so_that_none_is_a_distractor(root: Path) -> None:
     assert [item.identity for item in read_ls_vid(root).train] == [1, 1, 2, 2]
 
 
 @pytest.mark.usefixtures("known_queries")
-def test_persons_counted_from_1_keep_their_numbers(root: Path) -> None:
+def test_identities_counted_from_1_keep_their_numbers(root: Path) -> None:
     for old, new in (("_ 0", "_ 9"), ("_ 0", "_ 9")):
         edit(root / TRAIN_LIST, old, new)
     splits = read_ls_vid(root)

@@ -236,7 +236,7 @@ def test_a_missing_frame_leaves_no_pack(mars: Path, tmp_path: Path) -> None:
 
 
 def unreadable(root: Path) -> str:
-    """The one line with which the pack is refused, whoever reads it."""
+    """The one line with which the pack is refused by every reader."""
     with pytest.raises(DataError) as caught:
         check_pack(root)
     assert "\n" not in str(caught.value)

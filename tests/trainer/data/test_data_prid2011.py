@@ -312,7 +312,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_published_partitions_are_ten_times_89_and_89_of_the_same_178_persons(published: Path) -> None:
+def test_published_partitions_are_ten_times_89_and_89_of_the_same_178_identities(published: Path) -> None:
     everyone = set()
     for fold in range(FOLDS):
         splits = PRID2011(published, fold)

@@ -152,7 +152,7 @@ def test_people_seen_by_one_camera_are_refused_without_advice_that_cannot_help(
 
 
 @pytest.mark.parametrize("train", [[], crowd(identities=1, cameras=2), crowd(identities=3, cameras=2)])
-def test_splits_that_leave_nobody_to_train_on_are_refused(train: list[Tracklet]) -> None:
+def test_splits_that_leave_no_identity_to_train_on_are_refused(train: list[Tracklet]) -> None:
     with pytest.raises(DataError, match="training tracklets"):
         cut_validation(train, ValidationConfig())
 
@@ -162,7 +162,7 @@ def test_splits_that_leave_nobody_to_train_on_are_refused(train: list[Tracklet])
 
 @quick
 @given(train=trains, seed=st.integers(0, 2**40), folds=st.integers(2, 3))
-def test_folds_are_disjoint_and_hold_out_everybody_whom_two_cameras_saw(
+def test_folds_are_disjoint_and_hold_out_every_identity_that_two_cameras_saw(
     train: list[Tracklet], seed: int, folds: int
 ) -> None:
     splits = [cut_validation(train, ValidationConfig(seed=seed, folds=folds, fold=fold)) for fold in range(folds)]
@@ -231,7 +231,7 @@ def test_enough_queries_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> N
     assert not caplog.records
 
 
-def test_the_89_training_persons_of_prid2011_can_be_cut_into_ten_folds() -> None:
+def test_the_89_training_identities_of_prid2011_can_be_cut_into_ten_folds() -> None:
     train = crowd(identities=89, cameras=2)
     splits = [cut_validation(train, ValidationConfig(folds=10, fold=fold)) for fold in range(10)]
     assert sorted(len(split.query) for split in splits) == [8] + [9] * 9

@@ -112,7 +112,7 @@ def test_an_iteration_keeps_the_epoch_it_began_with(epoch_is: str) -> None:
 
 
 @given(labels=label_lists)
-def test_an_epoch_of_identities_shows_nobody_twice_and_leaves_out_fewer_than_p(labels: list[int]) -> None:
+def test_an_epoch_of_identities_shows_none_twice_and_leaves_out_fewer_than_p(labels: list[int]) -> None:
     identities = [identity for batch in sampler(labels) for identity in identities_of(batch, labels)[::K]]
     assert len(identities) == len(set(identities)) > len(set(labels)) - P
 
