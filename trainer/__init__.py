@@ -1,4 +1,4 @@
-"""Training and evaluation of video person re-identification networks; knows nothing of any search.
+"""Training and evaluation of video person re-identification networks, without any search.
 
 The public face below is loaded when it is first used, so that reading results or configurations does not wait for
 torch.

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--all-folds", action="store_true", help="test part of every partition; {fold} in FILE is its number"
     )
-    evaluate.add_argument("--out", type=_out_path, metavar="DIR", help="write figures per query and pictures")
+    evaluate.add_argument("--out", type=_out_path, metavar="DIR", help="write metrics, metrics per query and pictures")
     evaluate.add_argument("--images", action="store_true", help="let pictures show real people")
     evaluate.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings, and use those kept")
     for command in (evaluate, embed):
@@ -85,9 +85,9 @@ def _out_path(text: str) -> Path:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code."""
-    asked = parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     try:
-        return _run(asked)
+        return _run(parsed)
     except (ConfigError, DataError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return EXIT_INVALID
@@ -99,42 +99,44 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
 
 
-def _run(asked: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from trainer.commands import Outputs, compare_command, embed_command, evaluate_command, train_command
 
-    def say(line: str) -> None:
+    def echo(line: str) -> None:
         print(line, flush=True)
 
-    if asked.command == "compare":
-        compare_command(asked.before, asked.after, out=asked.out, as_json=_as_json(asked), say=say)
+    if arguments.command == "compare":
+        compare_command(arguments.before, arguments.after, out=arguments.out, as_json=_as_json(arguments), echo=echo)
         return 0
-    common = {"overrides": asked.overrides, "say": say, "progress": _ProgressLine()}
-    if asked.command == "fit":
-        return train_command(asked.config, out=asked.out, resume=asked.resume, as_json=_as_json(asked), **common)
-    network = {"part": asked.part, "split": asked.split, **common}
-    if asked.command == "evaluate":
-        outputs = Outputs(asked.out, asked.images, asked.cache)
+    common = {"overrides": arguments.overrides, "echo": echo, "progress": _ProgressLine()}
+    if arguments.command == "fit":
+        return train_command(
+            arguments.config, out=arguments.out, resume=arguments.resume, as_json=_as_json(arguments), **common
+        )
+    network = {"part": arguments.part, "split": arguments.split, **common}
+    if arguments.command == "evaluate":
+        outputs = Outputs(arguments.out, arguments.images, arguments.cache)
         evaluate_command(
-            asked.config,
-            checkpoint=asked.checkpoint,
-            all_folds=asked.all_folds,
+            arguments.config,
+            checkpoint=arguments.checkpoint,
+            all_folds=arguments.all_folds,
             outputs=outputs,
-            as_json=_as_json(asked),
+            as_json=_as_json(arguments),
             **network,
         )
     else:
-        checkpoint = None if asked.checkpoint is None else Path(asked.checkpoint)
-        embed_command(asked.config, checkpoint=checkpoint, out=asked.out, **network)
+        checkpoint = None if arguments.checkpoint is None else Path(arguments.checkpoint)
+        embed_command(arguments.config, checkpoint=checkpoint, out=arguments.out, **network)
     return 0
 
 
-def _as_json(asked: argparse.Namespace) -> bool:
-    """Programs read pipes: unless a person looks at a terminal, results are JSON lines."""
-    return asked.as_json or not sys.stdout.isatty()
+def _as_json(arguments: argparse.Namespace) -> bool:
+    """Whether results are JSON lines: where asked for, and where standard output is no terminal."""
+    return arguments.as_json or not sys.stdout.isatty()
 
 
 class _ProgressLine:
-    """One line on a terminal, redrawn a few times a second; nothing anywhere else."""
+    """Progress as one line on a terminal, redrawn a few times a second; nothing where there is no terminal."""
 
     def __init__(self) -> None:
         self._drawn = 0.0
@@ -149,7 +151,7 @@ class _ProgressLine:
 
 
 def main() -> None:
-    """Entry point of the process: what holds for all of it is set here, and nowhere below."""
+    """Entry point of the process: sets what holds for the whole process."""
     if len(sys.argv) > 1 and not {"-h", "--help"} & set(sys.argv):
         from trainer.compute import prepare_process
 

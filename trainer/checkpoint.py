@@ -36,7 +36,7 @@ class CheckpointConfig(FrozenConfig):
     """Epochs after which `last.pt` is saved: network, averages, centers and optimizer, with Adam three times the size
     of the network. It is saved, too, with every new best network, after the last epoch, and where the training is asked
     to stop. A training that dies otherwise repeats up to `every` - 1 finished epochs when it is resumed, to the same
-    figures, besides the one under way."""
+    results, besides the one under way."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def seconds_to_save(state: dict[str, Any], folder: Path) -> float:
-    """How long it takes to save the state on the disk of that folder, where nothing is left, even by a crash.
+    """Seconds to save the state on the disk of the folder; nothing is left there, even by a crash.
 
     Raises:
         OSError: the disk is full or fails, or the folder cannot be written.

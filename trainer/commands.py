@@ -1,4 +1,4 @@
-"""What the command lines do: `python -m trainer` and, with the same words, `reidsearch train` and `evaluate`."""
+"""The commands of `python -m trainer`, and of `reidsearch train` and `evaluate`, and the lines that they print."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def train_command(
     overrides: Sequence[str],
     resume: bool,
     as_json: bool,
-    say: Print,
+    echo: Print,
     progress: Progress,
 ) -> int:
-    """Trains the network that a configuration file describes, says one line per epoch and returns the exit code.
+    """Trains the network that a configuration file describes, prints one line per epoch and returns the exit code.
 
     SIGTERM and SIGINT end it after the next step with its state saved: exit codes 75 and 130.
 
@@ -60,7 +60,7 @@ def train_command(
         try:
             fit(
                 config,
-                lambda result: say(result.model_dump_json() if as_json else _epoch_line(result, config.optim.epochs)),
+                lambda result: echo(result.model_dump_json() if as_json else _epoch_line(result, config.optim.epochs)),
                 checkpoint,
                 out=out,
                 progress=progress,
@@ -93,7 +93,7 @@ def evaluate_command(
     outputs: Outputs,
     overrides: Sequence[str],
     as_json: bool,
-    say: Print,
+    echo: Print,
     progress: Progress,
     record: RecordUse = record_use,
 ) -> None:
@@ -105,20 +105,20 @@ def evaluate_command(
     config = read_trial_config(config_file, overrides)
     if all_folds:
         _evaluate_all_folds(
-            config, checkpoint, part, outputs, as_json=as_json, say=say, progress=progress, record=record
+            config, checkpoint, part, outputs, as_json=as_json, echo=echo, progress=progress, record=record
         )
         return
     weights = None if checkpoint is None else Path(checkpoint)
     result = evaluate(config, weights, part=part, split=split, cache=outputs.cache, progress=progress, record=record)
     if as_json:
-        say(json.dumps({**result.evaluation.model_dump(), "seconds": result.seconds}))
+        echo(json.dumps({**result.evaluation.model_dump(), "seconds": result.seconds}))
     else:
-        say(evaluation_line(result.evaluation, part))
-        say(_stages_line(result.seconds))
+        echo(evaluation_line(result.evaluation, part))
+        echo(_stages_line(result.seconds))
     if outputs.folder is not None:
         write_evaluation(outputs.folder, result, config, part, images=outputs.images)
         if not as_json:
-            say(f"{outputs.folder}: metrics, every query's average precision, pictures")
+            echo(f"{outputs.folder}: metrics, every query's average precision, pictures")
 
 
 def _evaluate_all_folds(
@@ -128,7 +128,7 @@ def _evaluate_all_folds(
     outputs: Outputs,
     *,
     as_json: bool,
-    say: Print,
+    echo: Print,
     progress: Progress,
     record: RecordUse,
 ) -> None:
@@ -137,13 +137,13 @@ def _evaluate_all_folds(
     found = evaluate_partitions(config, checkpoint, cache=outputs.cache, progress=progress, record=record)
     if as_json:
         spreads = {name: spread._asdict() for name, spread in found.spreads.items()}
-        say(json.dumps({"folds": [each.model_dump() for each in found.evaluations], "over_folds": spreads}))
+        echo(json.dumps({"folds": [each.model_dump() for each in found.evaluations], "over_folds": spreads}))
         return
     for fold, evaluation in enumerate(found.evaluations):
-        say(evaluation_line(evaluation, f"fold {fold}"))
+        echo(evaluation_line(evaluation, f"fold {fold}"))
     for name in ("", "reranked/"):
         if f"{name}mAP" in found.spreads:
-            say(_spread_line(found.spreads, name))
+            echo(_spread_line(found.spreads, name))
 
 
 def embed_command(
@@ -154,27 +154,27 @@ def embed_command(
     part: Part,
     split: Path | None,
     overrides: Sequence[str],
-    say: Print,
+    echo: Print,
     progress: Progress,
 ) -> None:
-    """Writes the embeddings of a part of the data set to a file and says how many.
+    """Writes the embeddings of a part of the data set to a file and prints how many.
 
     Raises:
         ConfigError, DataError, CheckpointError: as `trainer.evaluate`.
     """
     config = read_trial_config(config_file, overrides)
     count = write_embeddings(config, checkpoint, out, part=part, split=split, progress=progress)
-    say(f"{out}: embeddings of {count} tracklets of the {part} part")
+    echo(f"{out}: embeddings of {count} tracklets of the {part} part")
 
 
-def compare_command(before: Path, after: Path, *, out: Path | None, as_json: bool, say: Print) -> None:
-    """Says by how much the second of two evaluations is better, and draws the differences into the file `out`.
+def compare_command(before: Path, after: Path, *, out: Path | None, as_json: bool, echo: Print) -> None:
+    """Prints by how much the second of two evaluations is better, and draws the differences into the file `out`.
 
     Raises:
         DataError: a folder was not written by `evaluate`, or the two have other queries, protocols or data.
     """
     found = compare_evaluations(before, after)
-    say(json.dumps(comparison_document(found)) if as_json else comparison_text(found))
+    echo(json.dumps(comparison_document(found)) if as_json else comparison_text(found))
     if out is not None:
         interval = (found.comparison.low, found.comparison.high)
         average_precision_deltas(found.deltas, interval, out, synthetic=found.synthetic)
@@ -257,7 +257,7 @@ def _changes(title: str, changes: Sequence[QueryChange]) -> list[str]:
 
 @contextmanager
 def _log_on_stderr() -> Iterator[None]:
-    """What the trainer logs (weights that were loaded, attention that died) goes to people, on standard error."""
+    """Prints what the trainer logs on standard error: weights that were loaded, uniform attention."""
     logger, handler = logging.getLogger("trainer"), logging.StreamHandler(sys.stderr)
     before = logger.level
     logger.addHandler(handler)

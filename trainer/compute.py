@@ -31,7 +31,7 @@ KEPT_BYTES = 1 << 30  # more than any one tensor of a training step; freed memor
 
 
 class ComputeConfig(FrozenConfig):
-    """How the network computes; figures change only within the accuracy of the precision."""
+    """How the network computes; results change only within the accuracy of the precision."""
 
     precision: Precision = "fp32"
     """Precision of convolutions and matrix products; weights, batch norms, losses and optimizer stay in float32.
@@ -117,7 +117,7 @@ def float32_products(compute: ComputeConfig, device: torch.device) -> Iterator[N
 def exact_products() -> Iterator[None]:
     """Makes matrix products of float32 exact to rounding on every device, whatever the process allows otherwise.
 
-    Neighbours are told apart by differences that 10 bits of mantissa do not hold. May decorate functions.
+    Neighbours differ by amounts that 10 bits of mantissa do not hold. May decorate functions.
     """
     backends: Any = torch.backends
     on_cpu = backends.mkldnn.matmul  # may take bf16 where the processor multiplies it faster

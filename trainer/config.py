@@ -125,11 +125,11 @@ class EvaluationConfig(FrozenConfig):
     protocol: ProtocolName = "mars"
     """Ranking protocol, see `trainer.data.dataset`; left out, it is the one usual for the data set."""
     reranking: bool = True
-    """Whether the last evaluation of a training, and those of `evaluate`, also give figures after re-ranking."""
+    """Whether the last evaluation of a training, and those of `evaluate`, also give metrics after re-ranking."""
     rerank: RerankConfig = RerankConfig()
     """Re-ranking by k-reciprocal neighbours."""
     folder: bool = True
-    """Whether a training leaves every query's figures and pictures of its best network, on the validation split."""
+    """Whether a training leaves every query's metrics and pictures of its best network, on the validation split."""
     images: bool = False
     """Whether those pictures may show real people, and go to MLflow; generated ones are always shown."""
 
@@ -142,7 +142,7 @@ class EvaluationConfig(FrozenConfig):
 
 
 class TrialConfig(FrozenConfig):
-    """Everything one trial is told; the same configuration on the same machine gives the same metrics."""
+    """All settings of one trial; the same configuration on the same machine gives the same metrics."""
 
     seed: int = Field(0, ge=0, lt=2**31)
     """All randomness of the trial derives from this, the epoch and the purpose."""
@@ -232,7 +232,7 @@ def filled_in(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_usual_protocol(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a trial with the protocol that figures on its data set are usually given under, if none is given."""
+    """Settings of a trial with the protocol that is usual for its data set, if none is given."""
     data, evaluation = settings.get("data", {}), settings.get("evaluation", {})
     name = data.get("name", "mars") if isinstance(data, Mapping) else getattr(data, "name", None)
     if name not in READERS or not isinstance(evaluation, Mapping) or "protocol" in evaluation:

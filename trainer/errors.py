@@ -1,4 +1,4 @@
-"""What can go wrong in a way that a user, or a search, has to know apart."""
+"""The errors that a user or a search has to tell apart."""
 
 
 class ConfigError(ValueError):

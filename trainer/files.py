@@ -59,7 +59,7 @@ def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def loads_checked(text: str | bytes) -> Any:
-    """What JSON says, every number in it finite and of a size to calculate with.
+    """The value of a JSON text, every number in it finite and of a size to calculate with.
 
     Raises:
         ValueError: it is no JSON, or a number is not.

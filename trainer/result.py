@@ -53,13 +53,13 @@ class Evaluation(RetrievalMetrics):
     dropped_queries: Count
     """Queries left out because the gallery holds no match for them."""
     reranked: RetrievalMetrics | None = None
-    """The figures after re-ranking, where it was done."""
+    """The metrics after re-ranking, where it was done."""
 
     def metrics(self) -> dict[str, float]:
-        """The figures that a search can optimise or a tracker can draw, by name."""
-        figures = {name: value for name, value in self if isinstance(value, float)}
+        """The metrics that a search can optimise or a tracker can draw, by name."""
+        metrics = {name: value for name, value in self if isinstance(value, float)}
         again = () if self.reranked is None else self.reranked
-        return figures | {f"reranked/{name}": value for name, value in again}
+        return metrics | {f"reranked/{name}": value for name, value in again}
 
 
 UNIFORM_ENTROPY = 0.995
@@ -95,24 +95,24 @@ class EpochResult(FrozenConfig):
     """When the epoch ended, in seconds since 1970 UTC."""
 
     def metrics(self) -> dict[str, float]:
-        """Every figure by name, flat: the names that journal, MLflow, tables and `objective.metric` share."""
-        figures = {
+        """Every metric by name, flat: the names that journal, MLflow, tables and `objective.metric` share."""
+        metrics = {
             "learning_rate": self.learning_rate,
             "images_per_second": self.images_per_second,
             "data_wait_share": self.data_wait_share,
             "seconds": self.seconds,
         }
-        figures |= {f"loss/{name}": value for name, value in self.losses.items()}
-        figures |= {f"attention/{name}": value for name, value in self.attention.items()}
-        return figures | (self.validation.metrics() if self.validation else {})
+        metrics |= {f"loss/{name}": value for name, value in self.losses.items()}
+        metrics |= {f"attention/{name}": value for name, value in self.attention.items()}
+        return metrics | (self.validation.metrics() if self.validation else {})
 
 
 Report = Callable[[EpochResult], None]
-"""Hears each epoch's result, and hears them again after a resume, so it must know results by their epoch."""
+"""Called with each epoch's result, and with earlier ones again after a resume: results are known by their epoch."""
 
 
 def ignore_report(result: EpochResult) -> None:
-    """The listener that does not listen."""
+    """Discards what it is called with."""
 
 
 def write_results(path: Path, results: Sequence[EpochResult]) -> None:
@@ -121,7 +121,7 @@ def write_results(path: Path, results: Sequence[EpochResult]) -> None:
 
 
 def read_evaluation(path: Path) -> Evaluation | None:
-    """The figures in a file that holds those of one evaluation; None where there is no such file.
+    """The evaluation in a file; None where there is no such file.
 
     Raises:
         DataError: the file is damaged.
@@ -183,8 +183,8 @@ class Progress(Protocol):
     """A listener to long work."""
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Hears what is being done, the steps done and the steps in all, and what else is worth a word."""
+        """Called with the name of the work, the steps done, the steps in all, and a note."""
 
 
 def no_progress(what: str, done: int, total: int, note: str = "") -> None:
-    """The listener that does not listen."""
+    """Discards what it is called with."""

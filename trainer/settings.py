@@ -25,7 +25,7 @@ class FrozenConfig(BaseModel):
     )
 
 
-# Settings that change where and how fast a trial runs, but none of its figures. Checkpoints of earlier versions lack
+# Settings that change where and how fast a trial runs, but none of its results. Checkpoints of earlier versions lack
 # the whole group `checkpoint`, and what pictures are left.
 NEUTRAL_SETTINGS = {
     *("data.root", "clips.workers", "clips.augment_on", "checkpoint", "checkpoint.every"),
@@ -36,7 +36,7 @@ RENAMED_SETTINGS: Mapping[str, str] = {"clips.persons": "clips.identities"}
 
 
 def differing_settings(now: dict[str, Any], then: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted paths, in alphabetical order, of the settings that differ and can change figures."""
+    """Dotted paths, in alphabetical order, of the settings that differ and can change results."""
     differing = []
     for key in sorted(now.keys() | then.keys()):
         path = prefix + key
@@ -49,7 +49,7 @@ def differing_settings(now: dict[str, Any], then: dict[str, Any], prefix: str = 
 
 
 def renamed_settings(tree: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Each place in plain data that names a setting by an old name, with what to say: `x is called y`."""
+    """Each place in plain data that names a setting by an old name, with a message: `x is called y`."""
     if isinstance(tree, Mapping | list | tuple):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             place = (*path, key)

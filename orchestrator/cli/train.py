@@ -41,7 +41,7 @@ def train(
             overrides=overrides,
             resume=resume,
             as_json=as_json,
-            say=click.echo,
+            echo=click.echo,
             progress=progress,
         )
     if code == Exit.OK:
@@ -109,7 +109,7 @@ def evaluate(
             outputs=Outputs(out, images, cache),
             overrides=overrides,
             as_json=as_json,
-            say=click.echo,
+            echo=click.echo,
             progress=progress,
             record=_record_in_journal if open_test_set else _record_beside,
         )

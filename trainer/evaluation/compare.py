@@ -1,4 +1,4 @@
-"""Two evaluations of the same queries compared: is the difference real, and where does it come from?
+"""Two evaluations of the same queries compared: size and confidence of the difference, and where it comes from.
 
 Q queries, P identities.
 """
@@ -98,7 +98,7 @@ class EvaluationComparison(NamedTuple):
     deltas: Float64[np.ndarray, " Q"]
     """Average precision after less before, NaN for queries not valid in both."""
     synthetic: bool
-    """Whether either was on generated data, which pictures of them say."""
+    """Whether either was on generated data; pictures are marked so."""
 
 
 def compare_evaluations(
@@ -239,7 +239,7 @@ def _checked_descriptions(before: Path, after: Path) -> tuple[_Description, _Des
     first, second = _description(before), _description(after)
     if first.protocol != second.protocol:
         raise DataError(
-            f"{after}: protocol {shown(second.protocol)}, but {before} has {shown(first.protocol)}; figures under "
+            f"{after}: protocol {shown(second.protocol)}, but {before} has {shown(first.protocol)}; metrics under "
             "different protocols must not be compared, evaluate again under one"
         )
     return first, second

@@ -35,7 +35,7 @@ from trainer.result import Progress, no_progress
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of what embeddings are; raise it when the same network and frames give others
-# What of `evaluation` changes embeddings; its other settings say when they are made and how they are ranked.
+# What of `evaluation` changes embeddings; its other settings decide when they are made and how they are ranked.
 SETTINGS = ("sampling", "clips", "max_clips", "pooling", "feature")
 
 
@@ -68,7 +68,7 @@ def embed(
         config: the trial: `evaluation` says how tracklets are sampled and pooled; clips are as in training, without
             augmentation.
         damage: counts frames that cannot be decoded; None allows 0.1 % of the frames of these tracklets.
-        progress: told after every batch.
+        progress: called after every batch.
 
     Raises:
         DataError: a frame is missing, or too many are damaged.

@@ -54,7 +54,7 @@ class QueryMetrics(NamedTuple):
 
 
 def query_metrics(ranking: Ranking, query: Sequence[Tracklet], by_camera: CameraPrecision) -> QueryMetrics:
-    """The queries of a ranking with their figures."""
+    """The queries of a ranking with their metrics."""
     return QueryMetrics(
         average_precision=ranking.average_precision.numpy(),
         valid=ranking.valid.numpy(),

@@ -1,6 +1,6 @@
-"""The record of every time that trained weights are judged on the test set, or its tracklets are embedded by them.
+"""The record of every use of the test set: trained weights evaluated on it, or its tracklets embedded by them.
 
-Figures on the test set are fair for what was chosen without them. So that nobody has to remember what was looked at,
+Metrics on the test set are fair for what was chosen without them. So that nobody has to remember what was looked at,
 each use is a line of the file `test-set.jsonl` beside the weights, written before the network sees a test tracklet.
 Trials of a search are refused here: their uses are events of the search's journal, which the search writes itself.
 """
@@ -84,7 +84,7 @@ def record_use(weights: Path, use: Use) -> None:
     """Adds a line to the record beside the weights, durably.
 
     Raises:
-        ConfigError: the weights are a search's, or the record cannot be written; then nothing may be judged.
+        ConfigError: the weights are a search's, or the record cannot be written; then nothing may be evaluated.
     """
     place = place_in_search(weights)
     if place is not None:

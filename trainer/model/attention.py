@@ -1,4 +1,4 @@
-"""How the frames of a clip become one feature: attention, mean or maximum over time; and figures of attention.
+"""How the frames of a clip become one feature: attention, mean or maximum over time; and statistics of attention.
 
 B clips, T frames, C channels, h x w feature map.
 """

@@ -33,7 +33,7 @@ class WeightAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module, taken: Bool[Tensor, ""] | None = None) -> None:
-        """Takes the network's weights in; not where `taken`, which stays on its device, says no. None is yes."""
+        """Takes the network's weights in where `taken`, which stays on its device, is true or None."""
         ours, theirs = _tensors(self.module), _tensors(model)
         if taken is not None:
             self._update_where(taken, ours, theirs)

@@ -70,7 +70,7 @@ class ModelConfig(FrozenConfig):
 
 
 class ModelOutput(NamedTuple):
-    """What the network says about a batch of clips, in training and in evaluation alike; at least float32."""
+    """What the network computes for a batch of clips, in training and in evaluation alike; at least float32."""
 
     logits: Float[Tensor, "B N"]
     """Scores of the training identities."""

@@ -193,7 +193,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _why_unreadable(error: Exception) -> str:
-    """Torch's own text invites to load unsafely, by which a file received from somebody runs what it likes."""
+    """Torch's own text suggests unsafe loading, which runs whatever code a file holds."""
     text = str(error)
     foreign = re.search(r"GLOBAL (\S+)", text)
     if foreign is not None or "TorchScript" in text:

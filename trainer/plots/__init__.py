@@ -1,1 +1,1 @@
-"""Pictures for people: sheets of frames, and charts of figures; all PNG, all without a display."""
+"""Pictures for people: sheets of frames, and charts of metrics; all PNG, all without a display."""

@@ -1,4 +1,4 @@
-"""Charts of figures, drawn by matplotlib without a display and without its global state.
+"""Charts of metrics, drawn by matplotlib without a display and without its global state.
 
 K ranks, C cameras, Q queries.
 """
@@ -31,7 +31,7 @@ MANY_CAMERAS = 8  # beyond, cells of the matrix are too small for the number of 
 
 
 def cmc_curve(curves: Mapping[str, Sequence[float]], out: Path, *, title: str = "", synthetic: bool) -> None:
-    """Draws shares of queries with a match among the first 1 .. K, a curve per name, with figures at ranks 1 and 5.
+    """Draws shares of queries with a match among the first 1 .. K, a curve per name, with its values at some ranks.
 
     Raises:
         ValueError: there is no curve, or one without ranks.
@@ -42,14 +42,14 @@ def cmc_curve(curves: Mapping[str, Sequence[float]], out: Path, *, title: str = 
     figure, axes = _figure(title or "Cumulative matching characteristic", synthetic)
     for number, (name, curve) in enumerate(curves.items()):
         shares = 100 * np.asarray(curve, dtype=np.float64)
-        figures = ", ".join(f"R{rank} {shares[rank - 1]:.1f}" for rank in NAMED_RANKS if rank <= len(shares))
+        values = ", ".join(f"R{rank} {shares[rank - 1]:.1f}" for rank in NAMED_RANKS if rank <= len(shares))
         axes.plot(
             np.arange(1, len(shares) + 1),
             shares,
             color=CURVES[number % len(CURVES)],
             linestyle=("-", "--", ":")[number // len(CURVES) % 3],
             marker="o" if len(shares) <= 20 else None,
-            label=f"{name}   {figures}",
+            label=f"{name}   {values}",
         )
     longest = max(len(curve) for curve in curves.values())
     axes.set_xticks(
@@ -117,7 +117,7 @@ def camera_matrix(
 ) -> None:
     """Draws mAP by camera of the query (rows) and of the gallery (columns); NaN is left empty.
 
-    `queries`, how many there are, stand below the figures where there are at most 8 cameras.
+    `queries`, how many there are, stand below the values where there are at most 8 cameras.
 
     Raises:
         ValueError: the matrix has not a row and a column for each camera.

@@ -63,7 +63,7 @@ class RankedItem(NamedTuple):
     """From 1, in what remains of the gallery for the query."""
     distance: float
     verdict: Verdict
-    """`match` shows the query's identity by another camera, `distractor` is nobody's, `wrong` is somebody else."""
+    """`match`: the query's identity by another camera; `distractor`: no identity; `wrong`: another identity."""
 
 
 class RankedQuery(NamedTuple):
@@ -247,7 +247,7 @@ def _draw_strip(canvas: Canvas, place: Place, tracklet: Tracklet, count: int, ca
 
 
 def _draw_mark(canvas: Canvas, center: Place, kind: str) -> None:
-    """A tick for what matches, a cross for what does not: colours alone do not tell everybody."""
+    """A tick for what matches, a cross for what does not: not every reader can tell the colours apart."""
     if kind in ("match", "missed match"):
         canvas.line([center.moved(-5), center.moved(-1, 4), center.moved(6, -4)], WHITE, width=2)
     elif kind in ("wrong", "distractor"):

@@ -20,7 +20,7 @@ def log_diagnostics(history: Sequence[EpochResult], config: TrialConfig) -> None
 
 
 def _check_attention(history: Sequence[EpochResult]) -> None:
-    """Warns of the last epoch if all its frames weighed the same; says what to do about it once."""
+    """Warns of the last epoch if all its frames weighed the same; the first time with advice."""
     uniform = [result for result in history if result.attention.get("entropy", 0.0) >= UNIFORM_ENTROPY]
     if not uniform or uniform[-1] is not history[-1]:
         return
@@ -35,7 +35,7 @@ def _check_attention(history: Sequence[EpochResult]) -> None:
 
 
 def _check_evaluation_time(history: Sequence[EpochResult], config: TrialConfig) -> None:
-    """Says at the end, or warns when it is first known, what part of the time goes into evaluations."""
+    """Logs, at the end or as a warning at the first evaluation, what share of the time evaluations take."""
     if not history[-1].evaluation_seconds:
         return
     share = evaluation_share(history, min(config.evaluation.every, config.optim.epochs))

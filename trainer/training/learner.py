@@ -1,4 +1,4 @@
-"""Everything that changes while a network learns, and the one step that changes it.
+"""The network, the losses and the optimizer of a training, and one step of it.
 
 B clips, T frames, H height, W width.
 """
@@ -27,7 +27,7 @@ from trainer.training.schedule import learning_rate
 log = logging.getLogger(__name__)
 
 Observe = Callable[[Batch, ModelOutput, Mapping[str, Tensor]], None]
-"""Hears each batch with what the network and the losses made of it."""
+"""Called with each batch, the network's output and the losses."""
 
 
 class Learner:

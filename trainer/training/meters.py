@@ -1,6 +1,6 @@
-"""What an epoch of training adds up: losses, attention, images and time.
+"""Meters of an epoch of training: losses, attention, images and time.
 
-Figures of the steps stay on the device until the epoch ends, so that no step waits for them.
+The values of the steps stay on the device until the epoch ends, so that no step waits for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainer.model.network import ModelOutput
 
 
 class EpochMeters:
-    """The running figures of one epoch; `state` and `restored` carry them over an interruption."""
+    """The sums of one epoch; `state` and `restored` carry them over an interruption."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -29,7 +29,7 @@ class EpochMeters:
         self.waited = 0.0
         """Time that the device spent waiting for frames."""
         self._names: list[str] = []
-        self._terms: list[Tensor] = []  # [terms] per batch, so that the first bad one can be told
+        self._terms: list[Tensor] = []  # [terms] per batch, so that the first bad one can be named
         self._attention: Tensor | None = None  # sums: entropy, dead share, erased weight, erased frames
 
     def add(self, batch: Batch, output: ModelOutput, terms: Mapping[str, Tensor], *, attention: bool) -> None:
@@ -81,14 +81,14 @@ class EpochMeters:
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], device: torch.device) -> EpochMeters:
-        """The tally that `state` was taken of, on a device."""
-        tally = cls()
-        tally.batches, tally.images = state["batches"], state["images"]
-        tally.seconds, tally.waited = state["seconds"], state["waited"]
-        tally._names = list(state["names"])
-        tally._terms = [terms.to(device) for terms in state["terms"]]
-        tally._attention = None if state["attention"] is None else state["attention"].to(device)
-        return tally
+        """The meters that `state` was taken of, on a device."""
+        meters = cls()
+        meters.batches, meters.images = state["batches"], state["images"]
+        meters.seconds, meters.waited = state["seconds"], state["waited"]
+        meters._names = list(state["names"])
+        meters._terms = [terms.to(device) for terms in state["terms"]]
+        meters._attention = None if state["attention"] is None else state["attention"].to(device)
+        return meters
 
 
 def _attention_sums(output: ModelOutput, erased: Tensor) -> Tensor:

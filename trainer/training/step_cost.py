@@ -91,7 +91,7 @@ def measure_step(
         config: the trial.
         device: where to train; None takes the GPU if there is one.
         disk: folder on the disk that checkpoints go to; None is that of temporary files.
-        progress: told after every step.
+        progress: called after every step.
 
     Raises:
         ConfigError: a setting that the data or the machine cannot follow.
@@ -214,7 +214,7 @@ def _seconds_per_frame(
     chosen = _enough(tracklets, config, EVALUATED_BATCHES)
     clips = len(evaluation_windows(chosen, config))
 
-    def hear(what: str, done: int, total: int, note: str = "") -> None:
+    def on_batch(what: str, done: int, total: int, note: str = "") -> None:
         nonlocal began, done_before, batches
         batches += 1
         if batches == 1 and done < clips:
@@ -222,7 +222,7 @@ def _seconds_per_frame(
             began, done_before = time.monotonic(), done
         progress("evaluation batches", batches, EVALUATED_BATCHES)
 
-    embed(learner.evaluated, chosen, config, progress=hear)
+    embed(learner.evaluated, chosen, config, progress=on_batch)
     synchronize(device)
     frames = config.clips.frames * (clips - done_before)
     embedding = (time.monotonic() - began) / frames

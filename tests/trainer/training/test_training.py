@@ -269,7 +269,7 @@ def test_what_is_compiled_is_compiled_under_the_precision_that_trains(
         yield
         entered.append("out")
 
-    for module in ("training.loop", "training.step_cost"):
+    for module in ("training.fit", "training.step_cost"):
         monkeypatch.setattr(f"trainer.{module}.float32_products", products)
     monkeypatch.setattr("trainer.training.learner.compiled", lambda *_: entered.append("compiled"))
     config = changed(tiny_config, optim__epochs=1)
