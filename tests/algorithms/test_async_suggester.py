@@ -71,7 +71,9 @@ def ahead_of(model: FakeModel, space: SearchSpace, *, stale: int = 0) -> AsyncSu
 
 def test_an_answer_is_decoded_and_what_is_inactive_left_out() -> None:
     space = mixed()
-    assert taken(ahead_of(FakeModel(ANSWER), space), space, history(space, 3)) == Suggestion(POINT, "ax", config=space.config(POINT))
+    assert taken(ahead_of(FakeModel(ANSWER), space), space, history(space, 3)) == Suggestion(
+        POINT, "ax", config=space.config(POINT)
+    )
 
 
 def test_without_stale_answers_nothing_is_asked_before_it_is_needed() -> None:
