@@ -16,7 +16,7 @@ import click
 
 FOLDER = Path("docs/reference")
 WRITTEN_BY = "<!-- Written by `python -m orchestrator.reference --write`; do not edit. -->"
-# Of the help texts, in columns, whatever the terminal.
+# Columns of the help texts, independent of the terminal.
 WIDTH = 100
 PARAMETER_KINDS = ("FloatRange", "IntRange", "Choice")
 PLAIN = frozenset({"boolean", "integer", "number", "string"})
@@ -51,7 +51,7 @@ def cli_page() -> str:
 
 
 def all_commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Every command below a group that does something itself, by its whole name, in alphabetical order."""
+    """Every command of a group and its subgroups, by its full name, in alphabetical order."""
     for name, command in sorted(group.commands.items()):
         if isinstance(command, click.Group):
             yield from all_commands(command, f"{prefix}{name} ")
@@ -60,8 +60,8 @@ def all_commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, cl
 
 
 def help_text(name: str, command: click.Command) -> str:
-    """What `--help` prints."""
-    # Click keeps the first `--help` that a command was asked for, by whatever names that was called.
+    """The output of `--help`."""
+    # Click caches the option `--help` with the names of its first use.
     command = copy.copy(command)
     command._help_option = None
     context = click.Context(
@@ -81,8 +81,8 @@ def settings_page() -> str:
     schema = TrialConfig.model_json_schema()
     parts = [
         _title("Settings of the trainer"),
-        "One trial is told all of these, by a configuration file (`reidsearch train`), by `trainer:` and `parameters:` "
-        "of a search space, or by `--set PATH=VALUE`. Defaults are those of `recipe: fixed`; "
+        "The settings of one trial, given by a configuration file (`reidsearch train`), by `trainer:` and "
+        "`parameters:` of a search space, or by `--set PATH=VALUE`. Defaults are those of `recipe: fixed`; "
         "[paper.md](../paper.md) says what `recipe: paper` changes.",
     ]
     found = list(rows(schema, schema["$defs"]))
@@ -100,7 +100,7 @@ def space_page() -> str:
     definitions = schema["$defs"]
     parts = [
         _title("Keys of a search space"),
-        "The same as JSON Schema, for editors: `search_spaces/schema.json`. [spaces.md](../spaces.md) explains "
+        "As JSON Schema, for editors: `search_spaces/schema.json`. [spaces.md](../spaces.md) explains "
         "them with examples. Beside these, `extends` names a file or built-in space that this one builds upon.",
         table(rows(schema, definitions)),
         "## A parameter",
@@ -120,11 +120,11 @@ def python_page() -> str:
     parts = [
         _title("Python"),
         "```python\nfrom orchestrator import launch, load, resume\n```",
-        "A search is driven by the command in a process of its own; see [tutorial.ipynb](../tutorial.ipynb).",
+        "The command runs a search in a process of its own; see [tutorial.ipynb](../tutorial.ipynb).",
     ]
     for name in ("launch", "resume", "load"):
         parts += [f"## {name}", _documented(name, getattr(orchestrator, name))]
-    parts += ["## Search", inspect.getdoc(Search) or "", "Beside what is listed here it has `folder` and `study`."]
+    parts += ["## Search", inspect.getdoc(Search) or "", "It also has the attributes `folder` and `study`."]
     for name, member in vars(Search).items():
         if name.startswith("_"):
             continue
@@ -134,7 +134,7 @@ def python_page() -> str:
 
 
 def rows(schema: JsonSchema, definitions: Mapping[str, JsonSchema], prefix: str = "") -> Iterator[Row]:
-    """Every field of an object that is none itself, by its dotted path."""
+    """Every field of an object by its dotted path, with the fields of nested objects in place of these."""
     required = schema.get("required", ())
     for name, field in schema["properties"].items():
         path = f"{prefix}{name}"
@@ -147,7 +147,7 @@ def rows(schema: JsonSchema, definitions: Mapping[str, JsonSchema], prefix: str 
 
 
 def takes(field: JsonSchema, definitions: Mapping[str, JsonSchema]) -> str:
-    """What a field accepts, in words."""
+    """The values that a field accepts, in words."""
     if "$ref" in field:
         return takes(_definition(field, definitions), definitions)
     if "const" in field:
@@ -176,7 +176,7 @@ def _mapping(field: JsonSchema, definitions: Mapping[str, JsonSchema]) -> str:
 
 
 def _group(field: JsonSchema, definitions: Mapping[str, JsonSchema]) -> JsonSchema | None:
-    """The object whose fields stand below this one; of alternatives, the one that is an object."""
+    """The definition of a field that is an object, or has one among its alternatives."""
     for each in (field, *field.get("anyOf", ())):
         if "$ref" in each and "properties" in (found := _definition(each, definitions)):
             return found
@@ -233,7 +233,7 @@ def _page(parts: Sequence[str]) -> str:
 
 
 def stale(folder: Path) -> list[str]:
-    """Names of the pages in the folder that are not what the code says."""
+    """Names of the pages in the folder that differ from the code."""
     return [
         name
         for name, text in pages().items()
@@ -242,7 +242,7 @@ def stale(folder: Path) -> list[str]:
 
 
 def main() -> int:
-    """Writes the pages, or says which are stale."""
+    """Writes the pages, or lists those that are stale."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.reference", description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the pages; without it stale ones are listed")
     parser.add_argument("--folder", type=Path, default=FOLDER, metavar="DIR", help=f"default: {FOLDER}")
@@ -254,7 +254,7 @@ def main() -> int:
         return 0
     found = stale(asked.folder)
     for name in found:
-        print(f"{asked.folder / name}: not what the code says; run: python -m orchestrator.reference --write")
+        print(f"{asked.folder / name}: differs from the code; run: python -m orchestrator.reference --write")
     return 1 if found else 0
 
 
