@@ -24,7 +24,7 @@ from orchestrator.space.expressions import LinearConstraint
 from orchestrator.space.parameters import MAX_STEPS, Choice, FloatRange, IntRange, Value
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.study import Study, Trial
+from orchestrator.study.study import Study, Trial, TrialStatus
 from trainer.formatting import shown
 from trainer.seeds import derived_seed
 
@@ -210,7 +210,7 @@ def _outcome_constraints(space: SearchSpace, study: Study, completed: Sequence[M
 
 
 def _observation(space: SearchSpace, trial: Trial) -> dict[str, Any]:
-    found = score(trial, space.objective) if trial.status == "completed" else None
+    found = score(trial, space.objective) if trial.status == TrialStatus.COMPLETED else None
     if found is None or not all(math.isfinite(value) for value in found.values):
         return {"params": _encoded(space, trial.params), "state": "abandoned" if trial.is_over else "pending"}
     metrics = modelled_metrics(found, space.objective)
@@ -222,13 +222,13 @@ def _predictions(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, dict[
     objective = space.objective
     if space.algorithm.stopped == "ignored" or len(objective.metrics()) > 1:
         return {}
-    completed = [trial for trial in trials if trial.status == "completed"]
+    completed = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
     done = [(learning_curve(trial, objective), score(trial, objective)) for trial in completed]
     curves = [curve for curve, _ in done]
     errors = [found.standard_error for _, found in done if found is not None and found.standard_error is not None]
     found = {}
     for trial in trials:
-        if trial.status == "stopped" and errors:
+        if trial.status == TrialStatus.STOPPED and errors:
             guess = predicted_value(learning_curve(trial, objective), curves, statistics.median(errors))
             if guess is not None:
                 value = objective.first.sign * guess.value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.scoring import Score, feasible, outcome_limits, ranked, satisfies_all, score
 from orchestrator.space.options import CONFIRMING_SEEDS
-from orchestrator.study.study import Study, Trial
+from orchestrator.study.study import Study, Trial, TrialStatus
 
 if TYPE_CHECKING:
     from orchestrator.space.objective import Objective
@@ -101,7 +101,9 @@ def confirmation(study: Study, original: str, objective: Objective) -> Confirmat
     The seed by which it was chosen does not count: its value is too good on average.
     """
     replicates = [trial for trial in study.replicates.values() if trial.repeats == original]
-    scores = [found for trial in replicates if trial.status == "completed" and (found := score(trial, objective))]
+    scores = [
+        found for trial in replicates if trial.status == TrialStatus.COMPLETED and (found := score(trial, objective))
+    ]
     if not scores:
         return None
     values = tuple(found.value for found in scores)
@@ -113,7 +115,7 @@ def confirmation(study: Study, original: str, objective: Objective) -> Confirmat
         standard_deviation=statistics.stdev(values) if len(values) > 1 else None,
         interval=t_interval(values),
         metrics=metrics,
-        lost=sum(trial.status in ("failed", "stopped") for trial in replicates),
+        lost=sum(trial.status in (TrialStatus.FAILED, TrialStatus.STOPPED) for trial in replicates),
         feasible=satisfies_all(metrics, outcome_limits(study, objective)),
     )
 
@@ -180,7 +182,11 @@ def replicates_left(study: Study, space: SearchSpace) -> Iterator[Replicate]:
 
 def interrupted_replicates(study: Study) -> list[Trial]:
     """Replicates that were stopped because a budget was spent; they continue if it is raised."""
-    return [trial for trial in study.replicates.values() if trial.status == "stopped" and trial.stopped_by == "budget"]
+    return [
+        trial
+        for trial in study.replicates.values()
+        if trial.status == TrialStatus.STOPPED and trial.stopped_by == "budget"
+    ]
 
 
 def top_trials(study: Study, objective: Objective, count: int) -> list[Trial]:

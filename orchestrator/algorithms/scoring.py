@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from orchestrator.space.objective import COSTS, Objective, ObjectiveTerm, OutcomeConstraint, RelativeConstraint
-from orchestrator.study.study import Study, Trial
+from orchestrator.study.study import Study, Trial, TrialStatus
 from trainer.result import EpochResult
 
 HOUR_S = 3600.0
@@ -69,7 +69,7 @@ def ranked(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
     scored = [
         (trial, found)
         for trial in study.trials.values()
-        if trial.status == "completed" and (found := score(trial, objective)) is not None
+        if trial.status == TrialStatus.COMPLETED and (found := score(trial, objective)) is not None
     ]
     return sorted(
         scored, key=lambda pair: (not satisfies_all(pair[1].metrics, constraints), -sign * pair[1].value, pair[0].index)
@@ -98,7 +98,7 @@ def is_baseline(trial: Trial) -> bool:
 def outcome_limits(study: Study, objective: Objective) -> list[OutcomeConstraint | None]:
     """The objective's constraints with numbers as limits; None for one that waits for the baseline."""
     known = baseline(study) if objective.is_relative else None
-    found = score(known, objective) if known is not None and known.status == "completed" else None
+    found = score(known, objective) if known is not None and known.status == TrialStatus.COMPLETED else None
     metrics = {} if found is None else found.metrics
     return [_in_numbers(constraint, metrics) for constraint in objective.outcome_constraints()]
 
@@ -124,7 +124,7 @@ def is_feasible(found: Score, study: Study, objective: Objective) -> bool:
 def lost_baseline(study: Study, objective: Objective) -> str | None:
     """Why relative constraints can never be decided: the baseline failed or was stopped. None otherwise."""
     known = baseline(study) if objective.is_relative else None
-    if known is None or not known.is_over or known.status == "completed":
+    if known is None or not known.is_over or known.status == TrialStatus.COMPLETED:
         return None
     return f"the baseline {known.key} {known.status}, with which objective.constraints compare"
 

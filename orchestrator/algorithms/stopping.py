@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.scoring import is_baseline
 from orchestrator.space.options import StoppingConfig
+from orchestrator.study.study import TrialStatus
 
 if TYPE_CHECKING:
     from orchestrator.space.objective import Objective
@@ -42,7 +43,7 @@ def decide(trial: Trial, study: Study, stopping: StoppingConfig, objective: Obje
     others = (
         learning_curve(other, objective)
         for other in study.trials.values()
-        if other.key != trial.key and other.status != "failed"
+        if other.key != trial.key and other.status != TrialStatus.FAILED
     )
     return verdict(learning_curve(trial, objective), others, stopping)
 

@@ -22,7 +22,7 @@ from orchestrator.algorithms.points import (
 from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Source
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, TrialStatus
 
 if TYPE_CHECKING:
     from trainer.config import TrialConfig
@@ -73,7 +73,7 @@ def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestio
     if (start := start_suggestion(space, study) or center_suggestion(space, study)) is not None:
         return start
     known = len(study.attached)
-    finished = known + sum(trial.status == "completed" for trial in study.trials.values())
+    finished = known + sum(trial.status == TrialStatus.COMPLETED for trial in study.trials.values())
     if len(study.trials) + known < initial_trials(space) or finished < OBSERVATIONS_FOR_A_MODEL:
         return sobol_suggestion(space, seed, study)
     return None

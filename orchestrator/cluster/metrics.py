@@ -130,7 +130,7 @@ def search_readings(
     every = [*study.trials.values(), *study.replicates.values(), *study.finals.values()]
     states = Counter(trial.status for trial in every)
     failures = sum((trial.failures for trial in every if trial.failures), Counter[FailureKind]())
-    for state in get_args(TrialStatus):
+    for state in TrialStatus:
         yield Reading(TRIALS, states[state], {**of_search, "state": state})
     for failure in get_args(FailureKind):
         yield Reading(FAILED_ATTEMPTS, failures[failure], {**of_search, "failure": failure})

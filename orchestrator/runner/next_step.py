@@ -16,7 +16,7 @@ from orchestrator.algorithms.stopping import decide
 from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Exhausted, Proposal, Suggestion
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import AttemptFailed, Source, TrialFailed, TrialStopped, TrialSuggested
-from orchestrator.study.study import Study, Trial, may_retry, unfinished
+from orchestrator.study.study import Study, Trial, TrialStatus, may_retry, unfinished
 
 if TYPE_CHECKING:
     from trainer.config import TrialConfig
@@ -84,7 +84,7 @@ def next_step(study: Study, space: SearchSpace, now: float, propose: Propose = p
     if not end.ends_replicates and (replicate := next_replicate(study, space)) is not None:
         return AddTrial(_replicate_trial(study, replicate))
     # A running trial may fail and want another attempt, or be among the best and then be replicated.
-    is_running = any(trial.status == "running" for trial in study.all_trials.values())
+    is_running = any(trial.status == TrialStatus.RUNNING for trial in study.all_trials.values())
     return Wait() if is_running else SearchOver(end.reason)
 
 

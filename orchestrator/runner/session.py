@@ -40,7 +40,7 @@ from orchestrator.study.description import Options, SearchDescription, current_s
 from orchestrator.study.events import SessionEnded, SessionStarted, TrialReopened, TrialSuggested
 from orchestrator.study.journal import Record
 from orchestrator.study.recorder import Recorder
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, TrialStatus
 from orchestrator.tracking.sync import tracker_of, tracking_uri
 from trainer.formatting import first_line
 
@@ -106,7 +106,7 @@ def run_search(
 def reopen_failed(recorder: Recorder) -> None:
     """Lets every failed trial be tried again."""
     for trial in list(recorder.study.all_trials.values()):
-        if trial.status == "failed":
+        if trial.status == TrialStatus.FAILED:
             recorder.record(TrialReopened(trial=trial.key))
 
 
@@ -326,7 +326,7 @@ class _Session:
 
     def _on_stop(self, wish: str | None) -> None:
         with self._recorder.lock:
-            running = sum(trial.status == "running" for trial in self._recorder.study.all_trials.values())
+            running = sum(trial.status == TrialStatus.RUNNING for trial in self._recorder.study.all_trials.values())
         self._callbacks.stopping(wish, running)
         self._guard.stop_requested()
 

@@ -18,7 +18,7 @@ from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
 from orchestrator.space.schema import flattened
 from orchestrator.stores.base import Store
-from orchestrator.study.study import Trial
+from orchestrator.study.study import Trial, TrialStatus
 from orchestrator.summary import Summary, find_trial
 from orchestrator.summary.intervals import Runs, SeedDifference, seed_difference
 from orchestrator.tracking.sync import tracking_uri
@@ -164,7 +164,7 @@ def compare(storage: Store, names: Sequence[str]) -> Comparison:
 def _fresh_runs(search: Summary, original: str) -> dict[tuple[int, int | None], float]:
     """mAP of the completed repeats of a configuration."""
     repeats = (trial for trial in search.study.replicates.values() if trial.repeats == original)
-    found = [(trial, kept_epoch(trial.results)) for trial in repeats if trial.status == "completed"]
+    found = [(trial, kept_epoch(trial.results)) for trial in repeats if trial.status == TrialStatus.COMPLETED]
     return {
         (trial.seed, trial.fold): epoch.validation.mAP
         for trial, epoch in found
@@ -252,7 +252,7 @@ def _repeated(searches: Iterable[Summary]) -> dict[tuple[str, str], list[float]]
 def _notes(sides: Sequence[Side]) -> list[str]:
     notes = []
     for side in sides:
-        if side.trial.status != "completed":
+        if side.trial.status != TrialStatus.COMPLETED:
             notes.append(f"{side.name} is {side.trial.status}: metrics of its best epoch so far, {side.epoch.epoch}")
         if side.evaluation is None:
             notes.append(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.base.escaping import csv_cell, latex_text, markdown_text
 from orchestrator.base.hints import hint
 from orchestrator.show.published import TABLES, PublishedTable
+from orchestrator.study.study import TrialStatus
 from orchestrator.summary import FinalResult, Mean, Summary
 from trainer.formatting import counted, one_line
 
@@ -121,7 +122,7 @@ def _notes(search: Summary, found: FinalResult | None) -> Iterator[str]:
     if found is None:
         yield f"test set not opened; `{hint('finalize', search.name, storage=search.folder.storage)}`"
     elif len(found.evaluations) < found.asked.seeds:
-        failed = sum(trial.status == "failed" for trial in found.trainings)
+        failed = sum(trial.status == TrialStatus.FAILED for trial in found.trainings)
         yield f"{len(found.evaluations)} of {found.asked.seeds} seeds" + f", {failed} failed" * bool(failed)
     if (opened := len(search.study.finalizations)) > 1:
         yield f"test set opened {opened} times; these are the first"

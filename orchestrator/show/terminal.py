@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
@@ -222,7 +222,7 @@ def _fitting_trials(summary: Summary, lines: int) -> set[str]:
 
     def urgency(place: tuple[int, Trial]) -> int:
         trial = place[1]
-        return 0 if trial.status == "running" else 1 if trial.key == best else 2 if trial.key in front else 3
+        return 0 if trial.status == TrialStatus.RUNNING else 1 if trial.key == best else 2 if trial.key in front else 3
 
     latest_first = [(index, trial) for index, table in reversed([*enumerate(tables)]) for trial in reversed(table)]
     shown: set[str] = set()
@@ -241,5 +241,5 @@ def _hidden(summary: Summary, shown: Collection[str]) -> str:
     """How many trials are not shown, by status; empty where all are."""
     trials = (*summary.trials, *summary.study.finals.values())
     others = Counter(trial.status for trial in trials if trial.key not in shown)
-    counts = ", ".join(f"{others[status]} {status}" for status in get_args(TrialStatus) if others[status])
+    counts = ", ".join(f"{others[status]} {status}" for status in TrialStatus if others[status])
     return f"and {others.total()} more: {counts}" if counts else ""

@@ -6,6 +6,7 @@ import math
 from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -40,8 +41,23 @@ from orchestrator.study.events import (
 from orchestrator.study.journal import Record
 from trainer.result import EpochResult, Evaluation
 
-TrialStatus = Literal["pending", "running", "completed", "stopped", "failed"]
 SearchState = Literal["running", "finished", "interrupted", "failed"]
+
+
+class TrialStatus(StrEnum):
+    """The state of a trial; the last three are final."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the trial has ended for good."""
+        return self in (TrialStatus.COMPLETED, TrialStatus.STOPPED, TrialStatus.FAILED)
+
 
 # Attempts after which a trial is given up. A lost worker says nothing about the configuration; running out of memory
 # may be a neighbour's doing once, and so may standing still; a full disk ends the search and no trial; the others would
@@ -70,7 +86,7 @@ class Trial:
     epochs: int
     """Epochs of the whole training."""
     note: str = ""
-    status: TrialStatus = "pending"
+    status: TrialStatus = TrialStatus.PENDING
     attempts: int = 0
     results: list[EpochResult] = field(default_factory=list)
     load: NodeLoad | None = None
@@ -105,7 +121,7 @@ class Trial:
     @property
     def is_over(self) -> bool:
         """Whether nothing will change any more."""
-        return self.status in ("completed", "stopped", "failed")
+        return self.status.is_over
 
 
 TrialEvent = (
@@ -262,7 +278,7 @@ class Study:
                 trial.mlflow_run_id = event.mlflow_run_id
                 return
             case TrialStarted():
-                trial.status, trial.attempts, trial.gpus = "running", event.attempt, event.gpus
+                trial.status, trial.attempts, trial.gpus = TrialStatus.RUNNING, event.attempt, event.gpus
                 trial.threads = event.threads
                 self.gpu_hours.held[trial.key] = event.gpus
                 self._dequeue(trial)
@@ -277,19 +293,23 @@ class Study:
                 trial.test = event.evaluation
                 return
             case TrialCompleted():
-                trial.status, trial.reason = "completed", None
+                trial.status, trial.reason = TrialStatus.COMPLETED, None
                 self.completed += [] if trial.repeats else [trial.key]
                 self.failed.clear()
             case TrialStopped():
-                trial.status, trial.reason, trial.stopped_by = "stopped", f"{event.rule}: {event.reason}", event.rule
+                trial.status, trial.reason, trial.stopped_by = (
+                    TrialStatus.STOPPED,
+                    f"{event.rule}: {event.reason}",
+                    event.rule,
+                )
             case AttemptFailed():
-                trial.status, trial.reason = "pending", event.reason
+                trial.status, trial.reason = TrialStatus.PENDING, event.reason
                 trial.failures[event.failure] += 1
             case TrialFailed():
-                trial.status, trial.reason = "failed", event.reason
+                trial.status, trial.reason = TrialStatus.FAILED, event.reason
                 self.failed.append(event)
             case TrialReopened():
-                trial.status, trial.stopped_by = "pending", None
+                trial.status, trial.stopped_by = TrialStatus.PENDING, None
                 trial.failures.clear()
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
         self.gpu_hours.held.pop(trial.key, None)
@@ -311,13 +331,13 @@ class Study:
 
     def _interrupt_running(self) -> None:
         for trial in self.all_trials.values():
-            if trial.status == "running":
-                trial.status = "pending"
+            if trial.status == TrialStatus.RUNNING:
+                trial.status = TrialStatus.PENDING
 
-    def counts(self) -> dict[TrialStatus, int]:
+    def counts(self) -> dict[str, int]:
         """Number of trials in each status, those that run a configuration again among them, all statuses named."""
         found = Counter(trial.status for trial in self.all_trials.values())
-        return {status: found[status] for status in ("pending", "running", "completed", "stopped", "failed")}
+        return {status.value: found[status] for status in TrialStatus}
 
 
 def fold(events: Iterable[Event]) -> Study:

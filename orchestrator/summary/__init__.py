@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from orchestrator.algorithms.health import Proposals, proposals
 from orchestrator.algorithms.replicates import Best, Confirmation, best_configuration, confirmations
@@ -127,12 +127,12 @@ class Summary:
         return [*self.configurations, *self.study.replicates.values()]
 
     @cached_property
-    def counts(self) -> dict[TrialStatus, int]:
+    def counts(self) -> dict[str, int]:
         """Number of configurations in each status, all statuses named."""
         return _counts(self.configurations)
 
     @cached_property
-    def repeat_counts(self) -> dict[TrialStatus, int]:
+    def repeat_counts(self) -> dict[str, int]:
         """Number of repeats in each status, all statuses named."""
         return _counts(self.study.replicates.values())
 
@@ -237,7 +237,7 @@ def _copied(study: Study, *, is_running: bool) -> Study:
         return {key: replace(trial, results=[*trial.results], status=status(trial)) for key, trial in trials.items()}
 
     def status(trial: Trial) -> TrialStatus:
-        return "pending" if trial.status == "running" and not is_running else trial.status
+        return TrialStatus.PENDING if trial.status == TrialStatus.RUNNING and not is_running else trial.status
 
     return replace(
         study,
@@ -251,9 +251,9 @@ def _copied(study: Study, *, is_running: bool) -> Study:
     )
 
 
-def _counts(trials: Iterable[Trial]) -> dict[TrialStatus, int]:
+def _counts(trials: Iterable[Trial]) -> dict[str, int]:
     found = Counter(trial.status for trial in trials)
-    return {status: found[status] for status in get_args(TrialStatus)}
+    return {status.value: found[status] for status in TrialStatus}
 
 
 def _trace(configurations: Sequence[Trial], study: Study, objective: Objective) -> list[TracePoint]:
@@ -264,7 +264,7 @@ def _trace(configurations: Sequence[Trial], study: Study, objective: Objective) 
         found = score(trial, objective)
         value = found.value if found is not None and math.isfinite(found.value) else None
         feasible = found is not None and satisfies_all(found.metrics, limits)
-        if value is not None and feasible and trial.status == "completed":
+        if value is not None and feasible and trial.status == TrialStatus.COMPLETED:
             best = value if best is None else sign * max(sign * best, sign * value)
         error = None if found is None else found.standard_error
         points.append(TracePoint(trial.key, trial.index, trial.status, value, error, feasible, best, trial.source))

@@ -61,7 +61,7 @@ def search_costs(study: Study, space: SearchSpace) -> Costs:
 def trial_cost(trial: Trial, space: SearchSpace) -> TrialCost:
     """Cost of one trial."""
     spent, planned = costs(trial), trial_config(space, trial).optim.epochs
-    left = max(0, planned - trial.epoch) if trial.status == "stopped" and trial.stopped_by in EARLY else 0
+    left = max(0, planned - trial.epoch) if trial.status == TrialStatus.STOPPED and trial.stopped_by in EARLY else 0
     share = left / trial.epoch if trial.epoch else 0.0
     return TrialCost(
         trial=trial.key,

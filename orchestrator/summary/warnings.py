@@ -13,6 +13,7 @@ from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.study import TrialStatus
 from orchestrator.summary import Summary
 from orchestrator.summary.intervals import welch_interval
 from trainer.result import UNIFORM_ENTROPY
@@ -153,7 +154,7 @@ def _of_the_trials(summary: Summary) -> Iterator[Notice]:
     if uniform := summary.uniform_attention:
         few = ", ".join(uniform[:3]) + (f" and {len(uniform) - 3} more" if len(uniform) > 3 else "")
         yield Notice("uniform_attention_somewhere", "note", f"Attention is uniform (entropy 1.00) in {few}.")
-    failed = [trial for trial in study.all_trials.values() if trial.status == "failed"]
+    failed = [trial for trial in study.all_trials.values() if trial.status == TrialStatus.FAILED]
     if failed and len(failed) >= MANY_FAILED * len(study.all_trials):
         kinds = Counter(kind for trial in failed for kind in trial.failures)
         why = f", most often: {kinds.most_common(1)[0][0]}" if kinds else ""

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from orchestrator.show.report.model import Card
 from orchestrator.show.report.theme import BLUE, GREY, ORANGE, PURPLE, SEQUENCE, axis, factor, faint, figure, unit
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
-from orchestrator.study.study import Trial
+from orchestrator.study.study import Trial, TrialStatus
 
 DIRECTIONS = {
     "raises": ("more of it raises it", BLUE),
@@ -105,7 +105,9 @@ def contour_chart(
 ) -> go.Figure:
     """The prediction over two parameters, and the completed trials."""
     x, y = card.about
-    there = [trial for trial in trials if trial.status == "completed" and x in trial.params and y in trial.params]
+    there = [
+        trial for trial in trials if trial.status == TrialStatus.COMPLETED and x in trial.params and y in trial.params
+    ]
     surface = go.Contour(
         x=[_place(value) for value in card.data["x"]],
         y=[_place(value) for value in card.data["y"]],

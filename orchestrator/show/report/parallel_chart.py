@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from orchestrator.base.formatting import number
 from orchestrator.show.report.theme import PURPLE, axis, factor, figure
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
-from orchestrator.study.study import Trial
+from orchestrator.study.study import Trial, TrialStatus
 
 BANDS = ("#5b02a3", "#9a179b", "#cb4679", "#eb7852", "#e8a020")  # of Plasma, without its ends, which paper swallows
 STOPPED = "#a8a8a8"
@@ -43,7 +43,9 @@ def parallel_chart(
     low, high = min(value for _, value in trials), max(value for _, value in trials)
     kinds: dict[_Line, list[tuple[Trial, float]]] = defaultdict(list)
     # What is drawn last lies on top: stopped trials first, then from the worst to the best.
-    for trial, value in sorted(trials, key=lambda row: (row[0].key == best, row[0].status != "stopped", sign * row[1])):
+    for trial, value in sorted(
+        trials, key=lambda row: (row[0].key == best, row[0].status != TrialStatus.STOPPED, sign * row[1])
+    ):
         kinds[_line_of(trial, (value - low) / (high - low or 1), (low, high), metric, best)].append((trial, value))
     opacity = max(0.25, min(1.0, FULL_LINES / len(trials)))
     traces = [
@@ -71,7 +73,7 @@ def _line_of(trial: Trial, share: float, ends: tuple[float, float], metric: str,
     """How a trial is drawn whose value lies at this share of the range of all values."""
     if trial.key == best:
         return _Line(f"best: {trial.key}", PURPLE, 4.0)
-    if trial.status == "stopped":
+    if trial.status == TrialStatus.STOPPED:
         return _Line("stopped early", STOPPED, 1.0)
     low, high = ends
     band = min(int(share * len(BANDS)), len(BANDS) - 1)

@@ -115,7 +115,11 @@ class ReportData:
     def by_value(self) -> list[tuple[Trial, float]]:
         """Completed and stopped configurations with their values, best first."""
         sign = self.summary.objective.first.sign
-        rows = [(trial, found.value) for trial, found in self.scored if trial.status in ("completed", "stopped")]
+        rows = [
+            (trial, found.value)
+            for trial, found in self.scored
+            if trial.status in (TrialStatus.COMPLETED, TrialStatus.STOPPED)
+        ]
         return sorted(rows, key=lambda row: -sign * row[1])
 
 

@@ -24,25 +24,25 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#8c8c8c",
 )
 COLOURS: Mapping[TrialStatus, str] = {
-    "completed": BLUE,
-    "stopped": ORANGE,
-    "failed": RED,
-    "running": SKY,
-    "pending": GREY,
+    TrialStatus.COMPLETED: BLUE,
+    TrialStatus.STOPPED: ORANGE,
+    TrialStatus.FAILED: RED,
+    TrialStatus.RUNNING: SKY,
+    TrialStatus.PENDING: GREY,
 }
 SYMBOLS: Mapping[TrialStatus, str] = {
-    "completed": "circle",
-    "stopped": "square-open",
-    "failed": "x",
-    "running": "circle-open",
-    "pending": "circle-dot",
+    TrialStatus.COMPLETED: "circle",
+    TrialStatus.STOPPED: "square-open",
+    TrialStatus.FAILED: "x",
+    TrialStatus.RUNNING: "circle-open",
+    TrialStatus.PENDING: "circle-dot",
 }
 NAMES: Mapping[TrialStatus, str] = {
-    "completed": "completed",
-    "stopped": "stopped early",
-    "failed": "failed",
-    "running": "running",
-    "pending": "waiting",
+    TrialStatus.COMPLETED: "completed",
+    TrialStatus.STOPPED: "stopped early",
+    TrialStatus.FAILED: "failed",
+    TrialStatus.RUNNING: "running",
+    TrialStatus.PENDING: "waiting",
 }
 SEQUENCE = "Viridis"  # ordered by lightness as well, so that it survives a photocopier
 
