@@ -93,6 +93,10 @@ class FrameTable(NamedTuple):
         return self.names.tobytes().decode().split("\n")[:-1]
 
 
+# Names of the arrays in index.npz; identities have been called persons there since 0.1.0.
+ARRAYS = ("person", *FrameTable._fields[1:])
+
+
 def packed_data_set(root: Path) -> str | None:
     """Name (a key of `READERS`) of the data set that is packed in the folder; None if it is no packed data set.
 
@@ -249,7 +253,7 @@ def _parsed(path: Path, data: bytes) -> FrameTable:
             if sum(member.file_size for member in archive.infolist()) > len(data):
                 raise DataError(f"{path}: compressed; {AGAIN}")  # as we never write it: it could be a bomb
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            table = FrameTable(*(arrays[name] for name in FrameTable._fields))
+            table = FrameTable(*(arrays[name] for name in ARRAYS))
     except DataError:
         raise
     except (

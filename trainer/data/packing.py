@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from trainer.data.folder import DataFolder
 from trainer.data.frames import DamagedFrames, frame_bytes, in_threads, read_clip, read_frame, stored_bytes
 from trainer.data.images import DamagedFrameError
 from trainer.data.pack import (
+    ARRAYS,
     HEADER,
     TABLE,
     FrameTable,
@@ -177,7 +178,8 @@ def write_table(folder: Path, table: FrameTable) -> str:
     if fault:
         raise DataError(f"{folder}: {fault}; rename it")
     buffer = io.BytesIO()
-    np.savez(buffer, **table._asdict())
+    arrays: dict[str, Any] = dict(zip(ARRAYS, table, strict=True))
+    np.savez(buffer, **arrays)
     (folder / TABLE).write_bytes(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 

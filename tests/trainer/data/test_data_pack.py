@@ -350,11 +350,11 @@ HOSTILE_TABLES: dict[str, tuple[str, Callable[[np.ndarray], object]]] = {
     "absent": ("offset", lambda array: None),
     "floats": ("offset", lambda array: array.astype(float)),
     "two rows": ("offset", lambda array: np.stack([array, array])),
-    "one number": ("identity", lambda array: np.int64(3)),
+    "one number": ("person", lambda array: np.int64(3)),
     "objects": ("names", lambda array: np.array([{}], dtype=object)),
     "fewer offsets": ("offset", lambda array: array[1:]),
-    "fewer identities": ("identity", lambda array: array[1:]),
-    "other identity": ("identity", first(77)),
+    "fewer identities": ("person", lambda array: array[1:]),
+    "other identity": ("person", first(77)),
     "no tracklet": ("frames", lambda array: array[:0]),
     "tracklet without frames": ("frames", first(0)),
     "too long a tracklet": ("frames", first(2**62)),
@@ -387,7 +387,7 @@ def test_a_table_that_lies_is_refused(copy: Path, name: str, change: Callable[[n
 
 def test_a_compressed_table_is_refused_unopened(copy: Path) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, identity=np.zeros(10**6, np.int64))
+    np.savez_compressed(buffer, person=np.zeros(10**6, np.int64))
     replace_table(copy, buffer.getvalue())
     assert "compressed" in unreadable(copy)
 
