@@ -26,7 +26,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> int:
     """Look at versions, GPUs, memory, disk, clock, ports and MLflow; exit code 5 when something is wrong."""
-    from orchestrator.doctor.findings import examine, summary
+    from orchestrator.doctor import examine, summary
     from orchestrator.stores import open_store
 
     findings = []

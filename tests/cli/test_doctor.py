@@ -16,8 +16,8 @@ from threading import Thread
 import pytest
 
 from orchestrator.__main__ import run
-from orchestrator.doctor import machine, network, software
-from orchestrator.doctor.findings import Finding, examine, summary
+from orchestrator.doctor import examine, machine, network, software, summary
+from orchestrator.doctor.findings import Finding
 from orchestrator.doctor.machine import Mount, file_system, mount_of
 
 Usage = namedtuple("Usage", "total used free")
