@@ -30,10 +30,10 @@ from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores import open_store
-from orchestrator.stores.base import existing_search
-from orchestrator.stores.loading import LoadedSearch, load_search
-from orchestrator.study.study import Trial
-from orchestrator.summary import summarise
+from orchestrator.stores.base import SearchFolder, existing_search
+from orchestrator.study.description import SearchDescription
+from orchestrator.study.study import SearchState, Study, Trial
+from orchestrator.summary import Summary, read_summary
 from trainer.child import die_with_parent, python_command, start_child
 
 if TYPE_CHECKING:
@@ -48,13 +48,46 @@ TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"
 
 
 @dataclass(frozen=True, repr=False)
-class Search(LoadedSearch):
+class Search:
     """The state of a search when it was loaded; load it again for newer results."""
+
+    summary: Summary
+    """All that is known of the search, typed."""
+
+    @property
+    def name(self) -> str:
+        """Name of the search."""
+        return self.summary.name
+
+    @property
+    def state(self) -> SearchState:
+        """`running`, `finished`, `interrupted` or `failed`."""
+        return self.summary.state
+
+    @property
+    def folder(self) -> SearchFolder:
+        """The folder of the search."""
+        return self.summary.folder
+
+    @property
+    def description(self) -> SearchDescription:
+        """What does not change: options, versions, data set."""
+        return self.summary.description
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that holds now: that of the launch, or that to which the search was extended."""
+        return self.summary.space
+
+    @property
+    def study(self) -> Study:
+        """Trials and what happened to them."""
+        return self.summary.study
 
     @cached_property
     def status(self) -> dict[str, Any]:
         """The document of `reidsearch status --json`."""
-        return status_document(summarise(self))
+        return status_document(self.summary)
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -104,7 +137,7 @@ class Search(LoadedSearch):
     def __repr__(self) -> str:
         from orchestrator.show.search_text import summary_line
 
-        return summary_line(summarise(self))
+        return summary_line(self.summary)
 
     def trial(self, key: str) -> Trial:
         """The trial with a key such as `t0003` or `t0003-r1`; `best` is the best configuration so far.
@@ -112,7 +145,7 @@ class Search(LoadedSearch):
         Raises:
             SearchError: there is none.
         """
-        return summarise(self).trial(key)
+        return self.summary.trial(key)
 
     def _repr_html_(self) -> str:
         """The summary and the table, for notebooks."""
@@ -134,8 +167,7 @@ def load(name: str, storage: str | Path = "runs") -> Search:
         SearchError: there is none of this name in the storage, or it is damaged.
         JournalError: its journal is damaged.
     """
-    found = load_search(existing_search(open_store(storage), name))
-    return Search(found.folder, found.description, found.study, found.is_driven)
+    return Search(read_summary(existing_search(open_store(storage), name)))
 
 
 # Options of the commands that make no sense where the call waits for the search and returns it.

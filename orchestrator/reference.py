@@ -124,7 +124,7 @@ def python_page() -> str:
     ]
     for name in ("launch", "resume", "load"):
         parts += [f"## {name}", _documented(name, getattr(orchestrator, name))]
-    parts += ["## Search", inspect.getdoc(Search) or "", "It also has the attributes `folder` and `study`."]
+    parts += ["## Search", inspect.getdoc(Search) or ""]
     for name, member in vars(Search).items():
         if name.startswith("_"):
             continue

@@ -84,10 +84,10 @@ def resume(given: ResumeOptions) -> int:
         return _submit_resume(given)
     from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
-    from orchestrator.stores.loading import load_search
+    from orchestrator.summary import read_summary
 
     folder, retry_failed = existing_search(open_store(given.storage), given.name), given.errored == "retry"
-    study = load_search(folder).study
+    study = read_summary(folder).study
     if study.ended == "finished" and not (study.counts()["failed"] and retry_failed):
         return _nothing_to_resume(folder, study, given.strict)
     from orchestrator.cluster.ray import require_admission

@@ -12,8 +12,8 @@ from orchestrator.runner.launch import create_search
 from orchestrator.runner.preparation import prepare_space
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, Store, search_folder
-from orchestrator.stores.loading import load_search
 from orchestrator.study.description import Options
+from orchestrator.summary import read_summary
 
 TABLE_1 = ("baseline", "b_bot", "b_bot_osm", "b_bot_osm_cl", "attn_cl")
 """Search spaces whose first point to start with is the published configuration of a row."""
@@ -59,9 +59,9 @@ def rows_under_way(ablation: Ablation) -> Iterator[Row]:
             create_search(
                 _space(row, ablation), storage=ablation.storage, name=folder.name, seed=0, options=ablation.options
             )
-        if load_search(folder).study.ended != "finished":
+        if read_summary(folder).study.ended != "finished":
             yield Row(row, folder)
-        study = load_search(folder).study
+        study = read_summary(folder).study
         if study.ended == "finished" and not study.finalizations:
             unseal_test_set(folder, FinalizationOptions(top=1, seeds=ablation.seeds, evaluation=_evaluation(ablation)))
             yield Row(row, folder)
@@ -102,7 +102,7 @@ def _check_agreement(row: str, ablation: Ablation) -> None:
     folder = _folder(row, ablation)
     if not folder.journal.is_file():
         return
-    search = load_search(folder)
+    search = read_summary(folder)
     changes = search.description.space.differences(_space(row, ablation))
     if search.study.finalizations:
         seeds = search.study.finalizations[0].asked.seeds

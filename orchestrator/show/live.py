@@ -23,7 +23,6 @@ from orchestrator.show.logs import event_line
 from orchestrator.show.search_text import SYNTHETIC_MARK, summary_line
 from orchestrator.show.terminal import LiveView, output, print_summary
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import LoadedSearch
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.journal import Record
 from orchestrator.study.recorder import Recorder
@@ -101,16 +100,16 @@ class Display:
 
     def ending(self, ending: SessionResult) -> None:
         """Prints the result of the search on standard output, and what to do next."""
-        search = LoadedSearch(self._folder, ending.description, ending.study, is_driven=False)
+        summary = summarise(self._folder, ending.description, ending.study, is_driven=False)
         out = output()
-        print_summary(out, summarise(search))
+        print_summary(out, summary)
         uri = tracking_uri(self._folder, ending.description.options)
         out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
         name, storage = self._folder.name, self._folder.storage
         if ending.unsent:
             sync = hint("sync", name, storage=storage)
             out.print(f"          {ending.unsent} events are not sent yet; `{sync}` sends them", soft_wrap=True)
-        if search.state == "interrupted":
+        if summary.state == "interrupted":
             out.print(f"next      {hint('resume', name, storage=storage)}", soft_wrap=True)
         else:
             out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
@@ -145,7 +144,7 @@ class Display:
         if self._recorder is None or self._description is None:
             return Text("starting")
         with self._recorder.lock:
-            now = summarise(LoadedSearch(self._folder, self._description, self._recorder.study, is_driven=True))
+            now = summarise(self._folder, self._description, self._recorder.study, is_driven=True)
         elapsed = time.monotonic() - self._began
         return LiveView(now, f"{summary_line(now)}, {elapsed / 60:.0f} min", HINT)
 

@@ -20,7 +20,7 @@ from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import Store, existing_search
-from orchestrator.stores.loading import LoadedSearch, load_search
+from orchestrator.summary import Summary, read_summary
 from trainer.formatting import counted, plain_words, spelled
 from trainer.yaml_file import YamlError, parse_yaml
 
@@ -46,7 +46,7 @@ def show_simulation(storage: Store, name: str, asked: SimulationOptions, *, as_j
         SearchError: there is no such search, or too little of it is finished.
         SpaceError: an override is no setting of the stopping rule.
     """
-    document = simulation_document(load_search(existing_search(storage, name)), asked)
+    document = simulation_document(read_summary(existing_search(storage, name)), asked)
     if as_json:
         print(json.dumps(document, indent=2, allow_nan=False))
         return
@@ -64,7 +64,7 @@ def show_simulation(storage: Store, name: str, asked: SimulationOptions, *, as_j
         console.print(SYNTHETIC_MARK)
 
 
-def simulation_document(search: LoadedSearch, asked: SimulationOptions) -> dict[str, Any]:
+def simulation_document(search: Summary, asked: SimulationOptions) -> dict[str, Any]:
     """All replays as one document."""
     study, space = search.study, search.space
     pool = candidates(study, space.objective)

@@ -20,10 +20,10 @@ from orchestrator.base.errors import SearchError
 from orchestrator.space.objective import Objective
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, Store, existing_search
-from orchestrator.stores.loading import LoadedSearch, load_search
-from orchestrator.study.description import SearchDescription
+from orchestrator.study.description import SearchDescription, current_space, read_description
 from orchestrator.study.events import FinalizationStarted
-from orchestrator.study.study import SearchState, Study, Trial, TrialStatus
+from orchestrator.study.journal import read_journal
+from orchestrator.study.study import SearchState, Study, Trial, TrialStatus, fold_records
 from orchestrator.summary.costs import Costs, search_costs
 from trainer.result import UNIFORM_ENTROPY, Evaluation
 
@@ -201,10 +201,13 @@ def read_summary(folder: SearchFolder) -> Summary:
 
     Raises:
         JournalError: the journal is damaged.
-        SearchError: `search.yaml` is damaged.
+        SearchError: `search.yaml` is damaged, or the space is of another version of this program.
         StorageProblem: the storage has a URI and cannot be reached.
     """
-    return summarise(load_search(folder))
+    folder.store.pull(folder)
+    study = fold_records(read_journal(folder.journal), folder.journal)
+    is_driven = folder.store.driver(folder) is not None
+    return summarise(folder, read_description(folder.description), study, is_driven=is_driven)
 
 
 def find_trial(storage: Store, name: str) -> tuple[Summary, Trial]:
@@ -218,10 +221,21 @@ def find_trial(storage: Store, name: str) -> tuple[Summary, Trial]:
     return summary, summary.trial(key or BEST)
 
 
-def summarise(search: LoadedSearch) -> Summary:
-    """The summary of a search as it is now; while a process writes to the study, hold its lock."""
-    study = _copied(search.study, is_running=search.state == "running")
-    return Summary(search.folder, search.description, search.space, study, search.state)
+def summarise(folder: SearchFolder, description: SearchDescription, study: Study, *, is_driven: bool) -> Summary:
+    """The summary of a search as it is now; while a process writes to the study, hold its lock.
+
+    Args:
+        folder: of the search.
+        description: of the search.
+        study: its state.
+        is_driven: whether a live process drives it. A search that nobody drives and that did not end is interrupted.
+
+    Raises:
+        SearchError: the space is of another version of this program.
+    """
+    state: SearchState = study.ended or ("running" if is_driven else "interrupted")
+    space = current_space(description, study)
+    return Summary(folder, description, space, _copied(study, is_running=state == "running"), state)
 
 
 def latest_metrics(trial: Trial) -> dict[str, float]:

@@ -16,7 +16,7 @@ from types import FrameType
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.uris import database_uri, file_uri
 from orchestrator.stores.base import Store, existing_search
-from orchestrator.stores.loading import load_search
+from orchestrator.summary import read_summary
 from orchestrator.tracking.database import ARTIFACTS, DATABASE, missing_database
 from orchestrator.tracking.pages import comparison_view, view_of
 from orchestrator.tracking.sync import trusted_tracking_uri
@@ -145,7 +145,7 @@ def serve(
     storage = store.path.absolute()
     uri, view = database_uri(storage / DATABASE), view_of(None, ())
     if name is not None:
-        search = load_search(existing_search(store, name))
+        search = read_summary(existing_search(store, name))
         uri = trusted_tracking_uri(search.folder, search.description, tracking)
         view = view_of(name, list(search.space.parameters))
     elif tracking is not None:

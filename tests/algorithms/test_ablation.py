@@ -14,7 +14,6 @@ from orchestrator.show.tables import tables_of
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import existing_search
-from orchestrator.stores.loading import load_search
 from orchestrator.stores.local import LocalStore
 from orchestrator.study.description import Options
 from orchestrator.study.events import (
@@ -40,10 +39,10 @@ def ablation(mini_mars: Path, tmp_path: Path) -> Ablation:
 
 def drive(row: Row) -> None:
     """In place of a session: does all that is to be done."""
-    study = load_search(row.folder).study
+    study = read_summary(row.folder).study
     journal = Journal(row.folder.journal)
     if not study.trials:
-        point = load_search(row.folder).space.start[0]
+        point = read_summary(row.folder).space.start[0]
         journal.append(TrialSuggested(trial="t0000", index=0, params=dict(point), source="start", seed=0, epochs=3))
         journal.append(TrialStarted(trial="t0000", attempt=1))
         journal.append(TrialReported(trial="t0000", result=epoch_result(3, 0.5)))
@@ -114,7 +113,7 @@ def test_a_row_that_is_there_with_other_seeds_or_settings_is_refused_before_anyt
 def test_settings_of_the_evaluation_hold_on_the_test_set_too(ablation: Ablation) -> None:
     overrides = (*ablation.overrides, "evaluation.sampling=even", "evaluation.every=1")
     driven(ablation._replace(overrides=overrides), most=2)
-    (opened,) = load_search(existing_search(ablation.storage, "abl-smoke")).study.finalizations
+    (opened,) = read_summary(existing_search(ablation.storage, "abl-smoke")).study.finalizations
     assert opened.asked.evaluation[-1:] == ["evaluation.sampling=even"]
 
 

@@ -27,9 +27,9 @@ from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import load_search
 from orchestrator.study.events import Event, SearchCreated
 from orchestrator.study.study import Study, fold
+from orchestrator.summary import read_summary
 
 EPOCHS = 9
 SPACE = SearchSpace.load("smoke.yaml", overrides=[f"optim.epochs={EPOCHS}"])
@@ -183,7 +183,7 @@ def search(tmp_path: Path) -> SearchFolder:
 
 def test_the_document_says_what_each_rule_costs_and_finds(search: SearchFolder) -> None:
     document = simulation_document(
-        load_search(search), SimulationOptions(RULES, ["journaled", "random"], [], slots=1, seeds=4)
+        read_summary(search), SimulationOptions(RULES, ["journaled", "random"], [], slots=1, seeds=4)
     )
     assert (document["candidates"], document["left_out"], document["epochs"]) == (3, 1, 3 * EPOCHS)
     assert document["best"] == {"trial": "t0001", "value": 0.7}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.loading import LoadedSearch
 from orchestrator.stores.local import local_search
 from orchestrator.study.description import Options, SearchDescription
 from orchestrator.study.study import Study
@@ -33,4 +32,4 @@ def description_of(space: SearchSpace) -> SearchDescription:
 def summary_of(study: Study, space: SearchSpace | None = None, *, is_driven: bool = False) -> Summary:
     """The summary of a study in a space, `smoke` where none is given."""
     description = description_of(space or SearchSpace.load("smoke.yaml"))
-    return summarise(LoadedSearch(local_search(Path("/runs/s")), description, study, is_driven))
+    return summarise(local_search(Path("/runs/s")), description, study, is_driven=is_driven)

@@ -25,7 +25,6 @@ from orchestrator.runner import control
 from orchestrator.runner.finalize import record_test_set_use
 from orchestrator.stores import journal_upload, object_lease, open_store, segments
 from orchestrator.stores.base import SearchFolder, StorageProblem, existing_search, searches
-from orchestrator.stores.loading import LoadedSearch, load_search
 from orchestrator.stores.local import LocalStore
 from orchestrator.stores.object_lease import LeaseLost, ObjectLease
 from orchestrator.stores.object_store import ObjectStore, forget_when
@@ -36,6 +35,7 @@ from orchestrator.study import lease
 from orchestrator.study.events import Event, TrialStarted
 from orchestrator.study.journal import Record, encode, read_journal
 from orchestrator.study.lease import Holder, this_process
+from orchestrator.summary import read_summary
 
 NAME = "first"
 
@@ -63,10 +63,10 @@ def found(uri: str) -> SearchFolder:
     return existing_search(open_store(uri), NAME)
 
 
-def fresh(uri: str) -> LoadedSearch:
+def fresh(uri: str) -> Summary:
     """The search as it is now."""
     forget_when()
-    return load_search(found(uri))
+    return read_summary(found(uri))
 
 
 def append(folder: SearchFolder, event: Event) -> None:
@@ -491,10 +491,10 @@ def test_a_damaged_missing_or_cut_line_is_refused() -> None:
 
 
 def test_another_machine_sees_the_search(uri: str, machines: Machines) -> None:
-    there = load_search(published(uri))
+    there = read_summary(published(uri))
     machines.become("other")
     assert [folder.name for folder in searches(open_store(uri))] == [NAME]
-    other = load_search(found(uri))
+    other = read_summary(found(uri))
     assert other.folder.path != there.folder.path
     assert other.description == there.description
     assert other.study.all_trials.keys() == there.study.all_trials.keys()
@@ -517,7 +517,7 @@ def test_what_is_recorded_here_is_seen_there_and_the_other_way_round(uri: str, m
                 recorder.record(event)
         assert folder.store.driver(folder) is None
     machines.become("fourth")
-    assert list(load_search(found(uri)).study.trials) == [f"t{i:04d}" for i in range(6)]
+    assert list(read_summary(found(uri)).study.trials) == [f"t{i:04d}" for i in range(6)]
 
 
 def test_that_the_test_set_was_opened_for_a_trial_is_seen_on_every_machine(uri: str, machines: Machines) -> None:
@@ -526,7 +526,7 @@ def test_that_the_test_set_was_opened_for_a_trial_is_seen_on_every_machine(uri: 
     folder = found(uri)
     record_test_set_use(folder, "t0001", folder.trial("t0001") / "checkpoint/best.pt", "evaluate")
     machines.become("third")
-    (use,) = load_search(found(uri)).study.test_set_uses
+    (use,) = read_summary(found(uri)).study.test_set_uses
     assert use.asked.weights == "trials/t0001/checkpoint/best.pt"
 
 
@@ -536,7 +536,7 @@ def test_a_running_search_is_sent_while_it_runs(uri: str, machines: Machines) ->
         recorder.record(suggested(7))
         machines.become("other")
         wait_until(lambda: "t0007" in fresh(uri).study.trials)
-        assert fresh(uri).is_driven
+        assert fresh(uri).state == "running"
 
 
 def test_a_long_journal_is_sent_in_segments_and_only_new_ones_are_fetched(

@@ -67,8 +67,7 @@ def test_a_trial_whose_driver_was_killed_waits_for_a_resume_and_the_study_is_lef
 
 
 def test_a_trial_is_found_by_its_name_and_a_search_stands_for_its_best(folder: SearchFolder) -> None:
-    storage = folder.path.parent
-    assert [find_trial(storage, name)[1].key for name in ("first", "first/best", "first/t0000")] == [
+    assert [find_trial(folder.store, name)[1].key for name in ("first", "first/best", "first/t0000")] == [
         "t0001",
         "t0001",
         "t0000",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from orchestrator.algorithms.ax_process import ONE_THREAD
 from orchestrator.algorithms.replicates import best_configuration
-from orchestrator.stores.loading import LoadedSearch
+from orchestrator.summary import Summary
 from trainer.child import BadReply, Child, ChildEnded, ChildTimeout, child_command
 
 LEAST_TRIALS = 3  # completed; fewer say nothing about any parameter
@@ -70,7 +70,7 @@ class ModelProcess:
         except OSError as error:
             self._missing = f"the model's process could not be started: {error.strerror}"
 
-    def ask(self, search: LoadedSearch) -> None:
+    def ask(self, search: Summary) -> None:
         """Sends the search to the child."""
         request = model_request(search)
         if request is None:
@@ -80,7 +80,7 @@ class ModelProcess:
             self._child.end_input()
             self._ends = time.monotonic() + self._deadline
 
-    def answer(self, search: LoadedSearch) -> ModelView:
+    def answer(self, search: Summary) -> ModelView:
         """Waits for the cards; the values on their axes are values of the space."""
         cards: list[Card] = []
         missing = self._missing
@@ -107,7 +107,7 @@ class ModelProcess:
             self._child.close()
 
 
-def model_request(search: LoadedSearch) -> dict[str, Any] | None:
+def model_request(search: Summary) -> dict[str, Any] | None:
     """Everything that the child needs, as plain JSON; None with too few completed trials."""
     # Imports torch, which takes seconds; the child imports Ax meanwhile.
     from orchestrator.algorithms.ax_experiment import ax_experiment
@@ -150,7 +150,7 @@ def grid(spec: Mapping[str, Any], most: int) -> list[float]:
     return sorted({min(values, key=lambda value: abs(value - code)) for code in even})
 
 
-def _decoded(reply: Any, search: LoadedSearch) -> Card:
+def _decoded(reply: Any, search: Summary) -> Card:
     """The card of a reply, with values of the space on its axes."""
     from orchestrator.algorithms.ax_experiment import decoded
 

@@ -14,9 +14,8 @@ from orchestrator.show.report.evaluations import EvaluationView, full_curve, rea
 from orchestrator.show.report.model import ModelProcess, ModelView
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import load_search
 from orchestrator.study.study import Trial, TrialStatus
-from orchestrator.summary import Summary, summarise
+from orchestrator.summary import Summary, read_summary
 from orchestrator.summary.warnings import Notice, warnings
 
 WITHOUT_MODEL = ModelView([], "the model was not asked (--without-model)")
@@ -136,13 +135,13 @@ def read_report(folder: SearchFolder, *, model: bool, images: bool) -> ReportDat
         SearchError: `search.yaml` is damaged.
     """
     if not model:
-        return _read(folder, summarise(load_search(folder)), images=images)
+        return _read(folder, read_summary(folder), images=images)
     log = folder.logs / "report.log" if folder.logs.is_dir() else None
     with ModelProcess(log) as process:
-        search = load_search(folder)
-        process.ask(search)
-        report = _read(folder, summarise(search), images=images)
-        report.model = process.answer(search)
+        summary = read_summary(folder)
+        process.ask(summary)
+        report = _read(folder, summary, images=images)
+        report.model = process.answer(summary)
         return report
 
 

@@ -24,9 +24,8 @@ from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
 from orchestrator.show.tables import tables_of
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.loading import load_search
 from orchestrator.study.lease import Lease
-from orchestrator.summary import read_summary, summarise
+from orchestrator.summary import read_summary
 from trainer import ConfigError, TrialConfig, evaluate, evaluate_on_test_set, fit
 from trainer.__main__ import run as run_trainer
 from trainer.checkpoint import save_checkpoint
@@ -172,11 +171,11 @@ def test_a_use_that_was_asked_for_is_in_the_journal_and_in_all_that_is_shown(
 ) -> None:
     assert by_command("--open-test-set")(config, of_search, tmp_path / "out") == 0
     assert "mAP" in capsys.readouterr().out
-    loaded = load_search(search)
+    loaded = read_summary(search)
     (use,) = loaded.study.test_set_uses
     assert (use.asked.trial, use.asked.use, use.asked.weights) == ("t0001", "evaluate", f"trials/t0001/{BEST}")
     assert loaded.study.ended == "finished", "there is nothing to resume"
-    summary = summarise(loaded)
+    summary = loaded
     assert status_document(summary)["test_set_uses"][0]["trial"] == "t0001"
     assert f"opened by {use.asked.by} for t0001" in final_lines(summary)[0]
     assert "also used 1 time by hand, for t0001" in tables_of([summary])[0].lines[0].note
@@ -207,7 +206,7 @@ def test_a_search_that_is_driven_refuses_with_who_drives_it_and_nothing_is_judge
     printed = capsys.readouterr()
     assert f"already driven by process {os.getpid()}" in printed.err
     assert "mAP" not in printed.out
-    assert not load_search(search).study.test_set_uses
+    assert not read_summary(search).study.test_set_uses
 
 
 def test_a_trial_that_the_journal_does_not_know_is_refused(
@@ -223,7 +222,7 @@ def test_weights_that_were_copied_out_of_a_search_are_recorded_beside_the_copy(
     shutil.copytree(of_search.parent, tmp_path / "mine")
     evaluate(config, tmp_path / "mine/best.pt", part="test")
     assert len(record(tmp_path / "mine/best.pt")) == 1
-    assert not load_search(search).study.test_set_uses
+    assert not read_summary(search).study.test_set_uses
 
 
 def test_a_record_that_cannot_be_written_refuses_the_use(
@@ -257,7 +256,7 @@ def test_every_partition_is_recorded_beside_its_weights(
     assert "--part test" in capsys.readouterr().err
     assert run([*words, "--part", "test"]) == 3
     assert run([*words, "--part", "test", "--open-test-set"]) == 0
-    assert len(load_search(search).study.test_set_uses) == 1
+    assert len(read_summary(search).study.test_set_uses) == 1
 
 
 def test_an_untrained_network_leaves_no_record(config: TrialConfig, tmp_path: Path) -> None:
