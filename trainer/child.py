@@ -93,7 +93,7 @@ class Child:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._printed = _log_file(log)
-        self._printed_before = self._printed.seek(0, os.SEEK_END)
+        self._printed_before = self._printed_bytes()
         self._has_replied = False
         try:
             self._process: subprocess.Popen[bytes] = start_child(
@@ -128,7 +128,7 @@ class Child:
         """
         line = json.dumps(message, allow_nan=False).encode() + b"\n"
         if self._has_replied:  # what was printed until now belongs to earlier requests
-            self._printed_before, self._has_replied = self._printed.seek(0, os.SEEK_END), False
+            self._printed_before, self._has_replied = self._printed_bytes(), False
         self._requests.put(line)
 
     def end_input(self) -> None:
@@ -146,8 +146,9 @@ class Child:
             BadReply: it is not JSON.
             ChildEnded: there are no more; the child has ended.
         """
+        timeout = None if timeout is None else max(0.0, timeout)
         try:
-            line = self._replies.get(timeout=None if timeout is None else max(0.0, timeout))
+            line = self._replies.get(timeout=timeout)
         except queue.Empty:
             raise ChildTimeout(f"{self._name} gave no reply within {timeout:g} s") from None
         if line is None:
@@ -166,9 +167,12 @@ class Child:
         """
         if self._printed.closed:
             return ""
-        size = self._printed.seek(0, os.SEEK_END)
-        self._printed.seek(max(self._printed_before, size - PRINTED_BYTES))
-        return last_line(self._printed.read().decode(errors="replace"))
+        start = max(self._printed_before, self._printed_bytes() - PRINTED_BYTES)
+        # No seek: the child writes at the same offset.
+        return last_line(os.pread(self._printed.fileno(), PRINTED_BYTES, start).decode(errors="replace"))
+
+    def _printed_bytes(self) -> int:
+        return os.fstat(self._printed.fileno()).st_size
 
     def _raise_ended(self) -> NoReturn:
         with suppress(subprocess.TimeoutExpired):
@@ -177,7 +181,7 @@ class Child:
         raise ChildEnded(self._name, self._process.returncode, self.last_line())
 
     def close(self, grace: float | None = GRACE_S) -> None:
-        """Ends the child: its input ends, it gets SIGTERM and, `grace` seconds later, SIGKILL; None waits for ever."""
+        """Ends the child: its input ends, it gets SIGTERM and, `grace` seconds later, SIGKILL; never, if None."""
         self._end(grace)
         self._printed.close()
 
