@@ -203,7 +203,7 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
     """One search; notes the driver's processor time whenever a trial ends."""
     from orchestrator.runner import session
     from orchestrator.runner.launch import create_search
-    from orchestrator.runner.preparation import prepare_space
+    from orchestrator.runner.prepare_space import prepare_space
     from orchestrator.stores.local import LocalStore
     from orchestrator.study.description import Options
     from orchestrator.study.events import TrialCompleted, TrialSuggested

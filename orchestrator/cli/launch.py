@@ -38,7 +38,7 @@ def launch(given: LaunchOptions) -> int:
     from orchestrator.algorithms.warm_start import WarmStart
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.data_staging import named_pack
-    from orchestrator.runner.preparation import prepare_space
+    from orchestrator.runner.prepare_space import prepare_space
     from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search, new_search
     from orchestrator.study.description import Options

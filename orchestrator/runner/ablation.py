@@ -9,7 +9,7 @@ from typing import NamedTuple
 from orchestrator.base.errors import SearchError
 from orchestrator.runner.finalize import WITHOUT_EFFECT, FinalizationOptions, unseal_test_set
 from orchestrator.runner.launch import create_search
-from orchestrator.runner.preparation import prepare_space
+from orchestrator.runner.prepare_space import prepare_space
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, Store, search_folder
 from orchestrator.study.description import Options
@@ -20,7 +20,7 @@ TABLE_1 = ("baseline", "b_bot", "b_bot_osm", "b_bot_osm_cl", "attn_cl")
 
 
 class Ablation(NamedTuple):
-    """What is to be compared."""
+    """The rows to compare, and how they are trained."""
 
     name: str
     """Searches are called by it and their row."""
@@ -35,17 +35,17 @@ class Ablation(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A search that has to be driven now."""
+    """A search to run now."""
 
     space: str
     folder: SearchFolder
 
 
 def rows_under_way(ablation: Ablation) -> Iterator[Row]:
-    """The searches of the ablation, one after the other: each to be driven to its end before the next is asked for.
+    """The searches of the ablation, one after the other; each must be finished before the next one is requested.
 
-    A row comes twice: first with one trial, whose figures on the validation split tell whether it works at all, then
-    with the trainings on all identities for the test set. What is done already is not done again.
+    Each row comes twice: first with one trial, whose metrics on the validation split tell whether it works at all, then
+    with the trainings on all identities for the test set. Finished parts are left out.
 
     Raises:
         SearchError: a row names no point to start with, or is there already with other settings or seeds.
@@ -72,7 +72,7 @@ def _folder(row: str, ablation: Ablation) -> SearchFolder:
 
 
 def _evaluation(ablation: Ablation) -> list[str]:
-    """The settings that hold on the test set, too."""
+    """The settings that also apply to the test set."""
     return [
         override
         for override in ablation.overrides
@@ -94,10 +94,10 @@ def _space(row: str, ablation: Ablation) -> SearchSpace:
 
 
 def _check_agreement(row: str, ablation: Ablation) -> None:
-    """A row that is there already was asked for with the same settings and seeds.
+    """Checks that a row that exists has the same settings and seeds.
 
     Raises:
-        SearchError: it was not.
+        SearchError: it has others.
     """
     folder = _folder(row, ablation)
     if not folder.journal.is_file():

@@ -34,7 +34,7 @@ from trainer.child import Parent, die_with_parent
 
 log = logging.getLogger(__name__)
 
-# What every attempt imports, the last one as soon as it makes an optimizer; loaded before the first attempt.
+# Imported by every attempt (`torch._dynamo` by any optimizer); loaded before the first one.
 PRELOADED = (
     "trainer.training",
     "trainer.evaluation.evaluate",
@@ -42,10 +42,10 @@ PRELOADED = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )
-# What torchvision's networks need besides, loaded when the first attempt asks for one.
+# Needed by torchvision's networks; loaded with the first attempt that has one.
 PRELOADED_FOR_RESNETS = "torchvision.models"
 STOP = {"stop": True}
-# What an attempt gets to finish its step and save. Slurm and Kubernetes kill 30 s after their SIGTERM.
+# For an attempt to finish its step and save its state. Slurm and Kubernetes kill 30 s after their SIGTERM.
 STOP_GRACE_S = 10.0
 
 
@@ -65,7 +65,7 @@ def main(parent: Parent) -> None:
 
 
 def _end_input(number: int, frame: FrameType | None) -> None:
-    """The handler of SIGTERM: from here on standard input has ended, whatever the process is waiting for."""
+    """Handler of SIGTERM: ends standard input, whatever the process is waiting for."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 

@@ -1,4 +1,4 @@
-"""Requests to the process that drives a search, left as files in its folder by other processes."""
+"""Requests of other processes to the driver of a search, as files in its folder."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from orchestrator.study.study import Study, fold_records
 # The name of a request is the trial to stop, or this for the whole search.
 WHOLE_SEARCH = "search"
 POLL_S = 0.2
-# A driver looks for requests several times a second, unless it is just reaching its cluster.
+# A driver looks for requests several times a second, except while it connects to its cluster.
 PATIENCE_S = 60.0
 STOPPED_BY_USER = "asked for by `reidsearch stop`"
 
 
 class Requests:
-    """The driver's end."""
+    """The requests, as the driver of the search sees them."""
 
     def __init__(self, folder: SearchFolder) -> None:
         self._folder = folder.requests
 
     def clear(self) -> None:
-        """Forgets what was asked of an earlier driver."""
+        """Deletes requests to an earlier driver."""
         for request in self.pending():
             self.done(request)
 
     def pending(self) -> list[str]:
-        """What is asked for: keys of trials, or `WHOLE_SEARCH`."""
+        """The requests: keys of trials to stop, or `WHOLE_SEARCH`."""
         try:
             return sorted(path.name for path in self._folder.iterdir())
         except FileNotFoundError:
             return []
 
     def done(self, request: str) -> None:
-        """Tells the one who asked that it was acted upon."""
+        """Deletes a request, which tells its sender that it was carried out."""
         (self._folder / request).unlink(missing_ok=True)
 
 
 class Answer(NamedTuple):
-    """What became of a request."""
+    """The outcome of a request."""
 
     done: bool
     text: str
@@ -53,13 +53,13 @@ class Answer(NamedTuple):
 
 
 def stop(folder: SearchFolder, trial: str | None, patience: float = PATIENCE_S) -> Answer:
-    """Asks the driver to end the search, or to give up one trial, and waits until it has.
+    """Asks the driver to end the search, or to stop one trial, and waits until it has.
 
-    A trial of a search that nothing drives is given up here and now.
+    A trial of a search without a driver is stopped at once, by this process.
 
     Raises:
         SearchError: there is no such trial, or it is over.
-        LeaseError: another process took over the search meanwhile.
+        LeaseError: a driver has started meanwhile.
     """
     if trial is not None:
         _check_trial(folder, trial)

@@ -1,4 +1,4 @@
-"""Where the nodes of a cluster get the data set of a search from."""
+"""From where the nodes of a cluster get the data set of a search."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from orchestrator.stores.staging import DataSource, check_pack_of, data_here, in
 from orchestrator.study.description import Options, read_description
 from trainer.errors import DataError
 
-# Who looks at a search does not wait for torch and scipy.
+# They import torch and scipy, for which commands that only read a search should not wait.
 if TYPE_CHECKING:
     from trainer import TrialConfig
     from trainer.data import DataConfig
 
 
 def named_pack(given: str | None) -> dict[str, str]:
-    """The options that say which pack is staged: where it is, in full, and which one it is; none where None is given.
+    """The options that name a packed data set: its absolute place and its digest; none if None is given.
 
     Raises:
         SearchError: the URI is not valid.
@@ -34,7 +34,7 @@ def named_pack(given: str | None) -> dict[str, str]:
 
 
 def pack_of(folder: SearchFolder, given: str | None) -> dict[str, str]:
-    """The same for a search that is there, of whose data set the pack has to be.
+    """As `named_pack`, for an existing search; the pack must be of its data set.
 
     Raises:
         SearchError: the URI is not valid, or `search.yaml` is damaged.
@@ -50,7 +50,7 @@ def pack_of(folder: SearchFolder, given: str | None) -> dict[str, str]:
 
 
 def moved_data(folder: SearchFolder, given: str | None) -> str | None:
-    """The folder of the data set of a search that is there, where it is now; None where None is given.
+    """The folder to which the data set of an existing search has moved; None if None is given.
 
     Raises:
         DataError: there is no data set, or another one.
@@ -71,10 +71,10 @@ def moved_data(folder: SearchFolder, given: str | None) -> str | None:
 
 
 def check_pack(options: Options, data: DataConfig, fingerprint: str) -> None:
-    """Whether what nodes would stage is the data set of the search.
+    """Checks that the pack for nodes is of the data set of the search.
 
     Raises:
-        DataError: it is another one, or damaged.
+        DataError: it is of another one, or damaged.
         StorageProblem: its storage cannot be reached.
     """
     if options.stage_data is not None:
@@ -84,7 +84,7 @@ def check_pack(options: Options, data: DataConfig, fingerprint: str) -> None:
 
 
 def with_data_here(config: TrialConfig, folder: SearchFolder) -> TrialConfig:
-    """The configuration of a trial, its data set where this machine has it.
+    """The configuration of a trial, with the data set where this machine has it.
 
     Raises:
         SearchError: `search.yaml` is damaged.
@@ -98,8 +98,8 @@ def with_data_here(config: TrialConfig, folder: SearchFolder) -> TrialConfig:
 
 
 def data_source(options: Options, space: SearchSpace, folder: SearchFolder) -> DataSource:
-    """Where a node gets the data from: a pack; for generated data in a storage that is no folder, its own drawing;
-    where a resume said they are now. Generated data have moved with the storage that they lie in."""
+    """From where a node gets the data: from a pack, from the folder that a resume named, or, if a storage with a URI
+    holds a search on generated data, by generating them. Generated data move with their storage."""
     if options.stage_data is not None:
         return DataSource(pack=options.stage_data, sha256=options.stage_sha256)
     if options.data is not None:

@@ -1,4 +1,4 @@
-"""A search that goes on with another budget or wider bounds than it was launched with."""
+"""Extends a search by more budget or wider bounds than it was launched with."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from orchestrator.study.study import Study
 from trainer.files import write_atomically
 from trainer.formatting import shown
 
-# What may change while the trials that are there keep their meaning.
+# Settings that may change without making the existing trials meaningless.
 CHANGEABLE = ("budget", "parameters", "stopping", "algorithm", "replicates")
 
 
 def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]) -> list[str]:
-    """Journals another space for the search and returns what changed; nothing is run.
+    """Records another space for the search and returns the changes; nothing is run.
 
     Args:
         folder: a search that no process drives.
@@ -34,9 +34,9 @@ def extend(folder: SearchFolder, *, trials: str | None, overrides: Sequence[str]
         overrides: `path=value` settings of the budget, the bounds, the stopping rule, the algorithm or the replicates.
 
     Raises:
-        SearchError: nothing would change, or trials that are there would lose their meaning.
+        SearchError: nothing would change, or existing trials would become meaningless.
         SpaceError: the space would not be valid.
-        DataError: repeats are to be judged on other folds than so far, and the data set cannot be read.
+        DataError: replicates need further folds, and the data set cannot be read.
         LeaseError: a process drives the search.
     """
     description = read_description(folder.description)
@@ -108,7 +108,7 @@ def _check(name: str, changes: Sequence[tuple[str, str]], study: Study, space: S
 
 
 def _outside(study: Study, space: SearchSpace) -> Iterator[str]:
-    """What is wrong with the trials that are there, in the new space."""
+    """Reasons why existing trials do not fit the new space."""
     for trial in study.trials.values():
         for path, value in trial.params.items():
             if path not in space.parameters:

@@ -1,4 +1,4 @@
-"""What an exception that ended a training says about the trial: the kind of its failure, which decides on a retry."""
+"""Classifies the exception that ended a training; the kind of failure decides whether the trial is retried."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ OF_THE_PROGRAM = re.compile(
 def failure_kind(error: BaseException) -> FailureKind:
     """The kind of failure that an exception raised by a training stands for.
 
-    Memory that could not be had is `out_of_memory`, whether of the GPU or not and whoever asked for it. A process that
-    decodes frames and died or stands still, and a GPU that failed (an uncorrectable ECC error, an unspecified launch
-    failure, a device that is gone), say nothing about the configuration: `worker_lost`, which is tried again.
+    Any allocation that failed, on the GPU or the CPU, is `out_of_memory`. A loader process that died or hangs, and a
+    GPU that failed (an uncorrectable ECC error, an unspecified launch failure, a lost device), say nothing about the
+    configuration: they are `worker_lost`, which is retried.
     """
     import torch
 

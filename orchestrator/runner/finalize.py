@@ -1,6 +1,6 @@
-"""Opens the test set, which is recorded before anything is trained for it or judged on it.
+"""Records that the test set is used, before anything is trained for it or evaluated on it.
 
-For the best configurations of a finished search by `unseal_test_set`; for one trial's network by `record_test_set_use`.
+`unseal_test_set` opens it for the best configurations of a finished search, `record_test_set_use` for one trial.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from trainer.evaluation.test_set_record import Use
 
 TOP, SEEDS = 3, 3
-# All frames, but no more than 41 clips, as the paper's code: figures are then like for like with published ones.
+# All frames, at most 41 clips, as the paper's code: metrics are then comparable with published ones.
 FINAL_EVALUATION = ("evaluation.sampling=dense", "evaluation.max_clips=41")
-# What of `evaluation` a training on all identities, judged once and with re-ranking, does not look at.
+# Settings of `evaluation` without effect on a training on all identities, evaluated once and with re-ranking.
 WITHOUT_EFFECT = ("every", "reranking", "folder", "images")
 
 
 class FinalizationOptions(NamedTuple):
-    """What a finalization is asked for; what is None is left to the one under way, or to the defaults."""
+    """Options of a finalization; None stands for the value of the one under way, or for the default."""
 
     top: int | None = None
     """Configurations, the best by the validation split."""
@@ -44,21 +44,21 @@ class FinalizationOptions(NamedTuple):
     epochs: int | None = None
     """Of each training; the configuration's by default."""
     evaluation: Sequence[str] = ()
-    """Settings of `evaluation` as `path=value`, laid over all frames of a tracklet and those of the configuration."""
+    """Settings of `evaluation` as `path=value`; they override all frames of a tracklet and the configuration's."""
     again: bool = False
-    """Whether a test set that was opened before may be opened once more."""
+    """Whether the test set may be opened although it was opened before."""
 
 
 def unseal_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalization:
-    """Journals that the test set is opened; nothing is run. One that was opened and is not done yet goes on.
+    """Records that the test set is opened; nothing is run. A finalization under way is returned.
 
     Args:
         folder: a finished search that no process drives.
-        asked: which configurations are trained how; must agree with a finalization that is under way.
+        asked: options; must agree with a finalization that is under way.
 
     Raises:
         SearchError: the search is not finished, has no best configuration, its test set was opened before, or the
-            finalization under way was asked for otherwise.
+            finalization under way has other options.
         DataError, ConfigError: the data set is not that of the search, or cannot be evaluated on.
         LeaseError: a process drives the search.
     """
@@ -88,13 +88,13 @@ def unseal_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finaliz
 
 
 def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Use) -> None:
-    """Journals that a trial's network is used on the test set.
+    """Records that a trial's network is used on the test set.
 
     Args:
         folder: a search that no process drives.
         trial: key of the trial.
         weights: file of the network, below the folder of the search.
-        use: for figures or for embeddings.
+        use: for metrics or for embeddings.
 
     Raises:
         SearchError: the search has no such trial, or the folder is the inside of a storage with a URI.
@@ -117,7 +117,7 @@ def _user() -> str:
 
 
 def _check_settings(overrides: Sequence[str]) -> None:
-    """Only the evaluation can be set: everything else is the configuration that was chosen."""
+    """Raises SearchError for settings other than those of the evaluation: the rest is the chosen configuration."""
     for override in overrides:
         group, _, name = override.partition("=")[0].strip().partition(".")
         if group != "evaluation" or not name:
@@ -130,13 +130,13 @@ def _check_settings(overrides: Sequence[str]) -> None:
 
 
 def _evaluation(configs: Sequence[TrialConfig], overrides: Sequence[str]) -> list[str]:
-    """All frames of every tracklet, unless the configurations look at all of them anyway, and what was asked for."""
+    """Settings for all frames of every tracklet, unless the configurations use all of them, and those of the user."""
     is_dense = all(config.evaluation.sampling == "dense" for config in configs)
     return [*(() if is_dense else FINAL_EVALUATION), *overrides]
 
 
 def _check_agreement(known: Finalization, asked: FinalizationOptions, study: Study, space: SearchSpace) -> None:
-    """What is asked for is what the finalization under way does.
+    """Checks that the options agree with the finalization under way.
 
     Raises:
         SearchError: names every option that differs.
@@ -188,7 +188,7 @@ def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *,
         last = study.finalizations[-1]
         raise SearchError(
             f"{study.name}: the test set was opened {_when(last)} by {last.asked.by} for "
-            f"{', '.join(last.asked.leaders)}; whoever has seen those figures "
+            f"{', '.join(last.asked.leaders)}; anyone who has seen those metrics "
             f"(`{hint('tables', folder.name, storage=storage)}`) "
             "no longer chooses blindly. --again opens it once more, which is recorded"
         )

@@ -1,4 +1,4 @@
-"""A new search: its data is found or made, its splits cut, its folder written, all before anything trains."""
+"""Creates a search: checks its data, cuts its validation splits and writes its folder, before anything trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.base.errors import OrchestratorError, SearchError
 from orchestrator.base.hints import command_line
 from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, trust
 from orchestrator.runner.data_staging import check_pack
-from orchestrator.runner.preparation import any_config, check_weights
+from orchestrator.runner.prepare_space import any_config, check_weights
 from orchestrator.runner.splits import Splits as CutSplits
 from orchestrator.runner.splits import cut_splits, write_splits
 from orchestrator.space.search_space import SearchSpace
@@ -35,7 +35,7 @@ from trainer.files import write_atomically
 
 
 class CheckedSearch(NamedTuple):
-    """All that a new search consists of before anything of it is written."""
+    """A new search before anything of it is written."""
 
     folder: SearchFolder
     description: SearchDescription
@@ -53,12 +53,12 @@ def check_search(
     options: Options,
     warm_start: WarmStart | None = None,
 ) -> CheckedSearch:
-    """Everything that can be wrong with a new search but for the storage; writes nothing.
+    """Checks all of a new search except the storage; writes nothing.
 
     Raises:
         SearchError: the name is taken, or the earlier search does not fit.
         DataError: the data set is damaged or too small.
-        ConfigError: the network's weights are not to be had or do not fit.
+        ConfigError: the network's weights are not available or do not fit.
     """
     _require_utf8(storage.path)
     folder = new_search(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
@@ -69,14 +69,14 @@ def check_search(
     cut = cut_splits(space, splits.train)
     description = _described(folder.name, space, config.data.root, splits, seed=seed, options=options)
     check_pack(options, config.data, description.data_fingerprint)
-    if space.synthetic is None:  # `prepare_space` checks them before it draws data
+    if space.synthetic is None:  # `prepare_space` has checked them otherwise
         check_weights(space)
     attached = None if warm_start is None else observations(warm_start, description)
     return CheckedSearch(folder, description, splits.train, cut, attached)
 
 
 def _require_utf8(storage: Path) -> None:
-    """Whether URIs can name the storage: MLflow, SQLAlchemy and Arrow read what is escaped in them as UTF-8."""
+    """Raises SearchError if URIs cannot name the storage: what is escaped in them is read as UTF-8."""
     try:
         str(storage.absolute()).encode()
     except UnicodeEncodeError as error:
@@ -86,7 +86,7 @@ def _require_utf8(storage: Path) -> None:
 
 
 def _check_first_frame(root: Path, splits: Splits) -> None:
-    """The lists were read without a look at the frames, which may not be there, or in a folder of another name."""
+    """Reads one frame: the lists of a data set are read without its frames, which may be missing or elsewhere."""
     try:
         for tracklet in splits.train[:1]:
             stored_bytes(tracklet.frames[0])
@@ -110,7 +110,7 @@ def create_search(
     Raises:
         SearchError: the name is taken, the storage cannot be written, or the earlier search does not fit.
         DataError: the data set is damaged or too small.
-        ConfigError: the network's weights are not to be had or do not fit.
+        ConfigError: the network's weights are not available or do not fit.
     """
     checked = check_search(space, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
     trust(storage, TRACKING, options.tracking_uri)
@@ -151,7 +151,7 @@ def _publish(folder: SearchFolder) -> None:
 def _described(
     name: str, space: SearchSpace, root: Path, splits: Splits, *, seed: int, options: Options
 ) -> SearchDescription:
-    """What is launched, on which data and from which code."""
+    """The description: what is launched, on which data, from which code."""
     return SearchDescription(
         search=name,
         uid=f"{name}-{secrets.token_hex(8)}",

@@ -6,13 +6,17 @@ A crash or the kernel's out-of-memory killer ends only that process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.runner.failure_kind import failure_kind
+from orchestrator.runner.prepare_space import any_config
 from orchestrator.runner.trial_spec import attempt_environment
+from orchestrator.space.search_space import SearchSpace
 from trainer.child import Child, ChildEnded, ChildError, Parent, child_command
 from trainer.errors import ConfigError, DataError
 from trainer.formatting import first_line
@@ -24,6 +28,28 @@ if TYPE_CHECKING:
 CHILD = child_command("orchestrator.runner.smoke_test")
 # Errors that the user can mend; they are raised in the parent as what they are.
 USER_ERRORS: Mapping[str, type[Exception]] = {"bad_config": ConfigError, "bad_data": DataError}
+
+
+@contextmanager
+def smoke_test_space(space: SearchSpace) -> Iterator[SearchSpace]:
+    """The space on data that exist: its own data set or, if that is still to be generated, an outline of it.
+
+    The outline lies in a temporary folder and is deleted at the end.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    if space.synthetic is None or any_config(space).data.root.is_dir():
+        yield space
+        return
+    from trainer.data.synthetic.dataset import write_outline
+
+    with tempfile.TemporaryDirectory(prefix="reidsearch-") as folder:
+        root = Path(folder) / "outline"
+        write_outline(root, size=space.synthetic, seed=0)
+        data = space.trainer.get("data")
+        there = {**(data if isinstance(data, dict) else {}), "root": str(root)}
+        yield space.model_copy(update={"trainer": {**space.trainer, "data": there}})
 
 
 def run_smoke_test(

@@ -19,7 +19,7 @@ Splits = Mapping[int | None, ValidationSplit]
 
 
 def cut_splits(space: SearchSpace, train: Sequence[Tracklet]) -> Splits:
-    """All validation splits that trials of the search are judged on.
+    """All validation splits on which trials of the search are evaluated.
 
     Raises:
         DataError: the training tracklets are too few.
@@ -30,17 +30,17 @@ def cut_splits(space: SearchSpace, train: Sequence[Tracklet]) -> Splits:
 
 
 def write_splits(folder: SearchFolder, splits: Splits, train: Sequence[Tracklet]) -> None:
-    """Saves those that are not there yet; one that is there stays as it is."""
+    """Writes the splits that do not exist yet."""
     for fold, split in splits.items():
         if not folder.split_of(fold).exists():
             write_validation(folder.split_of(fold), split, train)
 
 
 def add_splits(folder: SearchFolder, space: SearchSpace) -> None:
-    """Cuts and saves the splits that a search did not need before it was extended to this space.
+    """Cuts and writes the splits that a search needs only since it was extended to this space.
 
     Raises:
-        DataError: the data set is not there any more, or damaged.
+        DataError: the data set no longer exists, or is damaged.
     """
     if all(folder.split_of(fold).exists() for fold in replicate_folds(space)):
         return
@@ -49,7 +49,7 @@ def add_splits(folder: SearchFolder, space: SearchSpace) -> None:
 
 
 def batch_problems(space: SearchSpace) -> tuple[list[str], list[str]]:
-    """What cannot work on the data at the space's `data.root`, and what is worth knowing; nothing without data.
+    """Errors and notes on the batches that the data at the space's `data.root` can fill; none without data.
 
     Raises:
         DataError: there is a data set, but it cannot be read.
@@ -76,6 +76,6 @@ def batch_problems(space: SearchSpace) -> tuple[list[str], list[str]]:
 
 
 def _largest(space: SearchSpace, path: str) -> int | None:
-    """The largest value of a searched whole number; None where it is not searched."""
+    """The largest value of a searched integer; None if it is not searched."""
     parameter = space.parameters.get(path)
     return None if parameter is None else max(int(value) for value in parameter.ends().values())

@@ -1,4 +1,4 @@
-"""The wish to stop a search: asked for by a signal, by a user, or by an error that makes going on pointless."""
+"""The request to stop a search: by a signal, by a user, or after an error that ends it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ REPEATED_WITHIN_S = 1.0
 
 
 def _ignored(wish: str | None) -> None:
-    """Tells nobody."""
+    """Ignores the request."""
 
 
 class StopRequest:
     """Set once, never unset. As a context, entered by the main thread, it listens to SIGINT, SIGTERM and SIGUSR1.
 
-    The first signal lets the searcher hand out nothing more and the running attempts end after their next step, with
-    their state saved; the second ends the process at once.
+    After the first signal no attempt starts, and the running ones end after their next step, with their state saved.
+    The second signal ends the process at once.
 
     A handler of Python's runs in the main thread, and only once that returns from C, which takes Ray's calls up to
     minutes. The signals are therefore read by a thread, from a pipe that the interpreter's own handler writes to.
@@ -35,7 +35,7 @@ class StopRequest:
         """When it was set, on the monotonic clock."""
         self.signal: signal.Signals | None = None
         self.wish: str | None = None
-        """Who wants the search to end, in a word; None for an error."""
+        """The source of the request, in a word; None for an error."""
         self._asked = asked
         self._before: dict[signal.Signals, object] = {}
         self._wakeup_before = -1
@@ -70,7 +70,7 @@ class StopRequest:
         self._listener.join()
 
     def listen_again(self) -> None:
-        """Takes the signals back from a library that took them; does nothing where it did not listen."""
+        """Installs the handlers again after a library has replaced them; does nothing outside of the context."""
         for number in self._before:
             signal.signal(number, self._on_signal)
 
@@ -93,7 +93,7 @@ class StopRequest:
 
     def _listen(self, heard: int) -> None:
         """Reads a byte per signal, its number, and 0 per request without one, until the pipe is closed."""
-        told, first = False, None
+        is_reported, first = False, None
         with os.fdopen(heard, "rb", buffering=0) as pipe:
             while byte := pipe.read(1):
                 if byte[0] in HANDLED:
@@ -102,6 +102,6 @@ class StopRequest:
                         os._exit(128 + byte[0])
                     first = first or now
                     self._on_signal(byte[0])
-                if self.requested and not told:
-                    told = True
+                if self.requested and not is_reported:
+                    is_reported = True
                     self._asked(self.wish)

@@ -44,7 +44,7 @@ NO_GPUS = Gpus()
 
 
 class SystemMeter:
-    """The load of this machine, epoch by epoch. What cannot be measured costs no trial: it is logged and left out."""
+    """The load of this machine, epoch by epoch. A measurement that fails ends no trial: it is logged and left out."""
 
     def __init__(self, folder: Path, gpus: Gpus = NO_GPUS, now: Callable[[], float] = time.monotonic) -> None:
         """Begins to measure.
@@ -103,7 +103,7 @@ class SystemMeter:
             self._samples.append(sample)
 
     def _measured(self, measure: Callable[[], _T]) -> _T | None:
-        """What it gives; None once anything could not be measured."""
+        """The result of `measure`; None as soon as one measurement has failed."""
         if self._is_broken:
             return None
         try:

@@ -23,8 +23,7 @@ LOG_FILE = "log.txt"
 BEST_CHECKPOINT = "checkpoint/best.pt"
 TEST_FOLDER = "test"
 TEST_RESULT = "result.json"
-# Its presence asks the running attempt to save its state after the next step and to end; the search puts it there, on
-# whichever machine it runs.
+# Tells the running attempt to save its state after the next step and to end.
 STOP_FILE = trial_files.STOP_FILE
 
 
@@ -45,9 +44,9 @@ class TrialSpec(FrozenConfig):
     hang_after: float = HANG_AFTER_S
     """Seconds without a step after which the attempt ends itself."""
     fold: int | None = None
-    """The validation fold, where it is not that of the search."""
+    """The validation fold, if not that of the search."""
     tests: bool = False
-    """Whether all identities are trained on, and the network is judged on the test set in the end."""
+    """Whether it trains on all identities and evaluates the network on the test set at the end."""
     storage: str | None = None
     """URI of the storage that holds the search; the attempt then works in its node's mirror. None is a folder that
     all nodes see."""
@@ -56,7 +55,7 @@ class TrialSpec(FrozenConfig):
     data: DataSource = DataSource()
     """Where the node gets the data set from, unless it lies where the configuration says."""
     title: str = ""
-    """What logs and process lists call it, see `orchestrator.cluster.names.trial_title`."""
+    """Its name in logs and process lists, see `orchestrator.cluster.names.trial_title`."""
 
     @property
     def name(self) -> str:
@@ -65,9 +64,9 @@ class TrialSpec(FrozenConfig):
 
 
 class AttemptResult(FrozenConfig):
-    """How an attempt ended, as told by the attempt itself; one that cannot tell was lost.
+    """How an attempt ended, as reported by itself; an attempt that cannot report was lost.
 
-    `stopped` is one that was asked to, by a signal or by the search, and has saved its state after its last step.
+    `stopped`: by a signal or by the search, with its state saved after its last step.
     """
 
     state: Literal["completed", "failed", "stopped"]

@@ -1,4 +1,4 @@
-"""A training that makes no progress ends itself, and leaves behind where it stood; one that cannot is ended."""
+"""Ends a training that makes no progress, and writes where it stood."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-# Telling the watch costs a thread; once in this share of its patience is enough.
-SHARE_OF_PATIENCE = 1 / 20
-# What the watch in another process waits, in units of the training's own patience.
-LONGER_THAN_WATCH = 1.25
+# Arming the timer costs a thread; once in this share of its seconds is enough.
+SHARE_OF_SECONDS = 1 / 20
+LONGER_THAN_WATCHDOG = 1.25  # the timeout in another process, in units of the watchdog's seconds
 
 
 class Watchdog:
     """Ends this process, with exit code 1, when `progress` was not called for a while.
 
-    The stack of every thread is then in the file, which is empty otherwise. The watch is a thread of C that needs no
-    lock of the interpreter, so that it also sees a deadlock in a library. A process halted as a whole (SIGSTOP) it
-    cannot end: for that another process hears `alive`, and has a `HeartbeatTimeout` of its own.
+    The file then holds the stack of every thread; otherwise it is empty. The timer is a thread in C that needs no lock
+    of the interpreter, so that it also ends a deadlock in a library. It cannot end a process that is halted as a whole
+    (SIGSTOP): another process does that, which gets the heartbeats `alive` and has a `HeartbeatTimeout`.
     """
 
     def __init__(self, path: Path, seconds: float, alive: Callable[[], None] = lambda: None) -> None:
@@ -34,7 +33,7 @@ class Watchdog:
         self._alive = alive
         self._path = path
         self._seconds = seconds
-        self._told = 0.0
+        self._armed = 0.0
 
     def __enter__(self) -> Watchdog:
         self._file = self._path.open("w", encoding="utf-8")
@@ -48,41 +47,41 @@ class Watchdog:
         self._file.close()
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Hears that something was done; the trainer's listener of progress."""
-        if time.monotonic() - self._told > self._seconds * SHARE_OF_PATIENCE:
+        """To be called with progress, as the trainer does."""
+        if time.monotonic() - self._armed > self._seconds * SHARE_OF_SECONDS:
             self._arm()
 
     def _arm(self) -> None:
-        self._told = time.monotonic()
+        self._armed = time.monotonic()
         faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
         self._alive()
 
 
 class HeartbeatTimeout:
-    """How long one process still waits for a sign of life from another that has a `Watchdog`.
+    """How long a process still waits for a heartbeat of another one that has a `Watchdog`.
 
-    It is counted in ticks of the waiting process, not by a clock: where both were halted together, as batch systems
-    suspend a whole job, and go on together, only one tick has passed.
+    It counts ticks of the waiting process, not seconds of a clock: if both were halted and continued together, as batch
+    systems suspend a whole job, only one tick has passed.
     """
 
     def __init__(self, hang_after: float, before_first: float = 0.0) -> None:
-        """Waits longer than the other's own watch, which leaves a stack behind and therefore goes first.
+        """Waits longer than the other's watchdog, which writes a stack and therefore has to end it first.
 
         Args:
-            hang_after: seconds of the other's watch.
-            before_first: seconds, besides, that the other may take until its first sign.
+            hang_after: seconds of the other's watchdog.
+            before_first: additional seconds until its first heartbeat.
         """
-        self.tick = hang_after * SHARE_OF_PATIENCE
+        self.tick = hang_after * SHARE_OF_SECONDS
         """Seconds between two looks."""
-        self._ticks = math.ceil(LONGER_THAN_WATCH / SHARE_OF_PATIENCE)
+        self._ticks = math.ceil(LONGER_THAN_WATCHDOG / SHARE_OF_SECONDS)
         self._left = self._ticks + math.ceil(before_first / self.tick)
 
     def heard(self) -> None:
-        """A sign of life came."""
+        """To be called when a heartbeat came."""
         self._left = self._ticks
 
     def passed(self) -> bool:
-        """A tick went by without one; whether it was the last."""
+        """To be called after a tick without a heartbeat; whether the time is over."""
         self._left -= 1
         return self._left <= 0
 

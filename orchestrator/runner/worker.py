@@ -1,4 +1,4 @@
-"""The trainable: the only code that knows both Ray Tune and an attempt."""
+"""The trainable of Ray Tune: runs attempts in a process of their own and passes on what they report."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ _server: AttemptServer | None = None
 def trainable(config: dict[str, Any]) -> None:
     """Runs the assigned attempt and passes each of its messages on to Tune.
 
-    When Tune stops the trial, `tune.report` raises SystemExit; the attempt is told to stop and the server lives on for
-    the next trial. Tune waits two seconds for us before it gives the worker up, which is why its end is awaited by the
-    next one. A process that died without saying how it ended is reported with what is known of its death; an exception
-    would reach the search without its text.
+    When Tune stops the trial, `tune.report` raises SystemExit; the attempt is told to stop, and the server stays for
+    the next trial. Tune waits two seconds before it gives the worker up, so that the end of the attempt is awaited by the
+    next one. The death of a process is reported as a message, with its reason: an exception would reach the search
+    without its text.
     """
     from ray import tune
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.algorithms.budget import HOUR_S
+from orchestrator.algorithms.suggest import initial_trials
 from orchestrator.algorithms.warm_start import WarmStart
 from orchestrator.base.formatting import duration, number, size
 from orchestrator.base.progress import step_progress
 from orchestrator.cluster.resources import GPU_ROUNDING, Allocation, allocate, this_machine
 from orchestrator.runner.launch import check_search
-from orchestrator.runner.preparation import plan, smoke_test_space
-from orchestrator.runner.smoke_test import run_smoke_test
+from orchestrator.runner.prepare_space import any_config
+from orchestrator.runner.smoke_test import run_smoke_test, smoke_test_space
 from orchestrator.space.options import Resources
 from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
@@ -53,7 +55,7 @@ def dry_run_of(
     share = share_of_this_machine(space, options)
     with smoke_test_space(space) as there:
         check_search(there, storage=storage, name=name, seed=seed, options=options, warm_start=warm_start)
-        click.echo(plan(space, storage))
+        click.echo(_plan(space, storage))
         found = worst_case(there)
         click.echo("trying the largest configuration; this takes a few steps", err=True)
         with step_progress() as progress:
@@ -63,6 +65,43 @@ def dry_run_of(
     if options.address is not None:
         click.echo(f"          for this machine; the cluster at {options.address} was not looked at")
     click.echo(f"nothing was started or written; checked in {duration(time.monotonic() - began)}")
+
+
+def _plan(space: SearchSpace, storage: Store) -> str:
+    """A launch in lines of text."""
+    config = any_config(space)
+    first = initial_trials(space)
+    lines = [
+        f"space     {space.name}: {len(space.parameters)} searched parameters, {len(space.start)} known points",
+        f"budget    {space.budget.trials} trials of {config.optim.epochs} epochs" + _other_budgets(space),
+        f"algorithm {space.algorithm.name}"
+        + (f", {first} trials before the model is asked" if space.algorithm.name == "ax" else "")
+        + f"; stopping rule {space.stopping.rule}",
+        f"repeats   {_repeats(space)}",
+        f"objective {_objective(space)} of the {space.objective.epoch} evaluated epoch",
+        f"data      {config.data.root}" + (" (SYNTHETIC, not written yet)" if not config.data.root.is_dir() else ""),
+        f"network   {config.model.backbone} at {config.model.height}x{config.model.width}",
+        f"storage   {storage.uri or storage.path.absolute()}",
+        f"machine   {os.cpu_count()} CPU cores",
+    ]
+    return "\n".join(lines)
+
+
+def _objective(space: SearchSpace) -> str:
+    return ", ".join(f"{term.goal} {term.metric}" for term in space.objective.terms)
+
+
+def _repeats(space: SearchSpace) -> str:
+    replicates = space.replicates
+    if replicates.seeds == 0:
+        return "none: the best will be that of one seed, unconfirmed"
+    of = "configuration" if replicates.leaders == 1 else f"{replicates.leaders} configurations"
+    return f"the best {of} once more with each of {replicates.seeds} other seeds"
+
+
+def _other_budgets(space: SearchSpace) -> str:
+    budget = space.budget.model_dump(exclude={"trials", "concurrent"}, exclude_none=True)
+    return "".join(f", {key.replace('_', ' ')} {value:g}" for key, value in budget.items())
 
 
 def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:

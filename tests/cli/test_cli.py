@@ -17,7 +17,7 @@ from searches import a_search, completed, write_search
 from orchestrator.__main__ import cli, run
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
-from orchestrator.runner.preparation import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
+from orchestrator.runner.prepare_space import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
 from orchestrator.show.report.formats import write_report
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace

@@ -21,7 +21,7 @@ from searches import a_search, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import JournalError, SearchError
-from orchestrator.runner.preparation import MINI_MARS
+from orchestrator.runner.prepare_space import MINI_MARS
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import search_folder, searches

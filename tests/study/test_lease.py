@@ -39,7 +39,7 @@ from orchestrator.base.errors import OrchestratorError
 from orchestrator.stores.base import search_folder
 from orchestrator.stores.local import LocalStore
 from orchestrator.study.lease import Lease
-from orchestrator.runner.preparation import prepare_space
+from orchestrator.runner.prepare_space import prepare_space
 what, storage, data = sys.argv[1], LocalStore(Path(sys.argv[2])), sys.argv[3]
 space = prepare_space("smoke.yaml", data=data, overrides=(), storage=storage, dry_run=False)
 create = lambda: create_search(space, storage=storage, name="one", seed=0, options=Options())

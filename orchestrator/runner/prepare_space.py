@@ -1,12 +1,9 @@
-"""From what the user asked for to a space that can be searched here: data found or generated, weights that fit."""
+"""Prepares a search space for this machine: finds or generates its data set, checks the weights of its networks."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +15,15 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import Store
 from trainer.errors import DataError
 
-# Mistakes are answered without waiting for torch and scipy.
+# They import torch and scipy; errors in a space are reported without waiting for these.
 if TYPE_CHECKING:
     from trainer import TrialConfig
     from trainer.data.synthetic.scene import SizeName
 
 MINI_MARS = "mini-mars"
-# The space whose small network and images any other one borrows to run on generated data without a GPU.
+# Other spaces take their network and image sizes from this one to run on generated data without a GPU.
 SMALL_SPACE = "demo.yaml"
-# What it borrows: the size of things. What the space is about, its losses and the kind of its network, stays its own.
+# The settings they take: sizes only. The losses and the kind of network stay those of the space.
 SMALL_SPLIT = ("data.validation.share", "data.validation.distractors", "data.validation.seed")
 SMALL_SIZES = (
     *("clips.frames", "clips.identities", "clips.tracklets", "clips.pad"),
@@ -41,19 +38,19 @@ NETWORKS_TRIED = 64  # random points of a space that searches one of them
 def prepare_space(
     given: str, *, data: str | None, overrides: Sequence[str], storage: Store, dry_run: bool
 ) -> SearchSpace:
-    """The space as it will be searched, its data in place.
+    """The space as it will be searched; its data set exists afterwards.
 
     Args:
         given: file or built-in name of the space.
-        data: folder of the data set, `mini-mars` for a generated one, None for what the space says.
-        overrides: the user's `path=value` settings, which win over everything.
+        data: folder of the data set, `mini-mars` for a generated one, None for the space's own.
+        overrides: the user's `path=value` settings; they take precedence over all others.
         storage: where generated data is kept.
-        dry_run: write nothing.
+        dry_run: whether nothing is written.
 
     Raises:
         SpaceError: the space is not valid.
-        DataError: the data set is not where it was looked for.
-        ConfigError: on generated data, the network's weights are not to be had or do not fit.
+        DataError: the data set is not there.
+        ConfigError: on generated data, the network's weights are not available or do not fit.
     """
     parsed = SearchSpace.parse(given, overrides=overrides)
     if data == MINI_MARS:
@@ -84,7 +81,7 @@ def prepare_space(
 
 
 def _data_root(space: SearchSpace, storage: Path) -> Path:
-    """Where the data set is, or will be generated; does not ask the trainer."""
+    """The folder where the data set is, or will be generated. Does not import the trainer."""
     if space.synthetic is not None:
         return storage / f"{MINI_MARS}-{space.synthetic}"
     data = space.trainer.get("data")
@@ -103,10 +100,10 @@ def any_config(space: SearchSpace) -> TrialConfig:
 
 
 def check_weights(space: SearchSpace) -> None:
-    """Whether the weights of every network that the space can choose are to be had and fit it; downloads them.
+    """Downloads the weights of every network of the space, and checks that they fit.
 
     Raises:
-        ConfigError: they are not, or do not.
+        ConfigError: weights are not available or do not fit.
     """
     models = {any_config(space).model}
     if not NETWORK.isdisjoint(space.parameters):
@@ -119,7 +116,7 @@ def check_weights(space: SearchSpace) -> None:
 
 
 def generate(root: Path, size: SizeName) -> None:
-    """Writes a generated data set, unless it is there."""
+    """Generates a data set unless the folder holds one."""
     from trainer.data.synthetic.dataset import is_synthetic, write_synthetic
 
     if is_synthetic(root):
@@ -134,8 +131,8 @@ def generate(root: Path, size: SizeName) -> None:
 
 
 def small_settings(space: SearchSpace) -> list[str]:
-    """Overrides that let a space run on generated data here: on a GPU its own network on the demo set, otherwise the
-    demo's small network, images and budget; searched settings stay searched."""
+    """Overrides that let a space run on generated data: with a GPU its own network on the demo's data set, without one
+    the demo's small network, images and budget. Searched settings stay searched."""
     import torch
 
     small = SearchSpace.load(SMALL_SPACE)
@@ -150,64 +147,3 @@ def small_settings(space: SearchSpace) -> list[str]:
     if not torch.cuda.is_available():
         overrides.append(f"budget.trials={min(space.budget.trials, small.budget.trials)}")
     return overrides
-
-
-@contextmanager
-def smoke_test_space(space: SearchSpace) -> Iterator[SearchSpace]:
-    """The space on data that are there: its own or, where they are still to be generated, an outline of those.
-
-    The outline lies in a temporary folder, not in the storage, and is gone at the end.
-
-    Raises:
-        DataError: there is no room for it.
-    """
-    if space.synthetic is None or any_config(space).data.root.is_dir():
-        yield space
-        return
-    from trainer.data.synthetic.dataset import write_outline
-
-    with tempfile.TemporaryDirectory(prefix="reidsearch-") as folder:
-        root = Path(folder) / "outline"
-        write_outline(root, size=space.synthetic, seed=0)
-        data = space.trainer.get("data")
-        there = {**(data if isinstance(data, dict) else {}), "root": str(root)}
-        yield space.model_copy(update={"trainer": {**space.trainer, "data": there}})
-
-
-def plan(space: SearchSpace, storage: Store) -> str:
-    """What a launch would do, for people."""
-    from orchestrator.algorithms.suggest import initial_trials
-
-    config = any_config(space)
-    first = initial_trials(space)
-    lines = [
-        f"space     {space.name}: {len(space.parameters)} searched parameters, {len(space.start)} known points",
-        f"budget    {space.budget.trials} trials of {config.optim.epochs} epochs" + _other_budgets(space),
-        f"algorithm {space.algorithm.name}"
-        + (f", {first} trials before the model is asked" if space.algorithm.name == "ax" else "")
-        + f"; stopping rule {space.stopping.rule}",
-        f"repeats   {_repeats(space)}",
-        f"objective {_objective(space)} of the {space.objective.epoch} evaluated epoch",
-        f"data      {config.data.root}" + (" (SYNTHETIC, not written yet)" if not config.data.root.is_dir() else ""),
-        f"network   {config.model.backbone} at {config.model.height}x{config.model.width}",
-        f"storage   {storage.uri or storage.path.absolute()}",
-        f"machine   {os.cpu_count()} CPU cores",
-    ]
-    return "\n".join(lines)
-
-
-def _objective(space: SearchSpace) -> str:
-    return ", ".join(f"{term.goal} {term.metric}" for term in space.objective.terms)
-
-
-def _repeats(space: SearchSpace) -> str:
-    replicates = space.replicates
-    if replicates.seeds == 0:
-        return "none: the best will be that of one seed, unconfirmed"
-    of = "configuration" if replicates.leaders == 1 else f"{replicates.leaders} configurations"
-    return f"the best {of} once more with each of {replicates.seeds} other seeds"
-
-
-def _other_budgets(space: SearchSpace) -> str:
-    budget = space.budget.model_dump(exclude={"trials", "concurrent"}, exclude_none=True)
-    return "".join(f", {key.replace('_', ' ')} {value:g}" for key, value in budget.items())
