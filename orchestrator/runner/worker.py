@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -82,23 +82,28 @@ def trainable(config: dict[str, Any]) -> None:
     """Runs the assigned attempt and passes each of its messages on to Tune.
 
     When Tune stops the trial, `tune.report` raises SystemExit; the attempt is told to stop, and the server stays for
-    the next trial. Tune waits two seconds before it gives the worker up, so that the end of the attempt is awaited by the
-    next one. The death of a process is reported as a message, with its reason: an exception would reach the search
-    without its text.
+    the next trial. Tune gives a worker up after two seconds, which is why the next one waits for the attempt's end.
     """
     from ray import tune
 
     spec = TrialSpec.model_validate(config)
     _announce(spec)
+    with closing(attempt_messages(spec, _ready_server)) as messages:
+        for message in messages:
+            tune.report({"message": message})
+
+
+def attempt_messages(spec: TrialSpec, ready_server: Callable[[TrialSpec], AttemptServer]) -> Generator[str, None, None]:
+    """The messages of an attempt, in JSON. The last one reports the death of a process, with its reason.
+
+    As an exception the death would reach the search without its text.
+    """
     try:
-        with closing(_ready_server(spec).messages(spec)) as messages:
-            for message in messages:
-                tune.report({"message": message})
+        with closing(ready_server(spec).messages(spec)) as messages:
+            yield from messages
     except (OSError, OrchestratorError) as error:
-        lost = WorkerMessage(
-            attempt_result=AttemptResult(state="failed", reason=f"{first_line(error)}; see {_log_of(spec)}")
-        )
-        tune.report({"message": lost.model_dump_json()})
+        result = AttemptResult(state="failed", reason=f"{first_line(error)}; see {_log_of(spec)}")
+        yield WorkerMessage(attempt_result=result).model_dump_json()
 
 
 def _announce(spec: TrialSpec) -> None:

@@ -13,10 +13,9 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from orchestrator.runner import worker
 from orchestrator.runner.trial_spec import TrialSpec, WorkerMessage
 from orchestrator.runner.watchdog import HeartbeatTimeout, hung
-from orchestrator.runner.worker import AttemptServer
+from orchestrator.runner.worker import AttemptServer, attempt_messages
 
 # A server like the real one, whose attempts do what their trial's name says and leave their process id behind.
 FAKE = """
@@ -267,20 +266,15 @@ def test_a_server_that_is_killed_takes_its_attempt_along(
 
 
 def test_a_worker_tells_the_search_why_its_attempt_died_and_where_to_read_on(
-    tmp_path: Path, spec: Callable[[str], TrialSpec], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spec: Callable[[str], TrialSpec]
 ) -> None:
-    reports: list[dict[str, str]] = []
-    monkeypatch.setattr("ray.tune.report", reports.append)
-    monkeypatch.setattr(worker, "_announce", lambda spec: None)
-    monkeypatch.setattr(worker, "_server", None)
-    monkeypatch.setattr(worker, "SERVER", [sys.executable, "-c", "raise SystemExit('no torch here')"])
-    monkeypatch.setattr(worker.AttemptServer.__init__, "__defaults__", (worker.SERVER,))
-    worker.trainable(spec("plain").model_dump(mode="json"))
-    (report,) = reports
-    attempt_result = worker.read_message(report).attempt_result  # type: ignore[union-attr]
-    assert attempt_result is not None and attempt_result.failure is None
-    assert attempt_result.reason == (
+    log = tmp_path / "logs/attempts.log"
+    server = AttemptServer(log, os.environ, [sys.executable, "-c", "raise SystemExit('no torch here')"])
+    (message,) = attempt_messages(spec("plain"), lambda _: server)
+    result = WorkerMessage.model_validate_json(message).attempt_result
+    assert result is not None and result.failure is None
+    assert result.reason == (
         "the process that runs attempts ended with exit code 1: no torch here; see logs/attempts.log"
     )
-    assert (tmp_path / "logs/attempts.log").read_text() == "no torch here\n"
-    worker._server.close()  # type: ignore[union-attr]
+    assert log.read_text() == "no torch here\n"
+    server.close()

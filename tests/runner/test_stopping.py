@@ -123,7 +123,7 @@ from types import SimpleNamespace
 from orchestrator.cli.run_search import drive_and_show
 from orchestrator.runner import session
 from orchestrator.study.description import Options
-from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
 
 def connect(address, **others):
     print("connecting", flush=True)
