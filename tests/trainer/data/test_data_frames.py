@@ -20,6 +20,7 @@ from PIL import Image
 from trainer.data.frames import (
     bytes_address,
     frame_bytes,
+    in_threads,
     pixels_address,
     read_clip,
     read_frame,
@@ -509,3 +510,27 @@ def test_a_folder_that_looks_nearly_like_a_pack_is_a_folder(tmp_path: Path, name
     path.parent.mkdir()
     path.write_bytes(encoded("PNG"))
     np.testing.assert_array_equal(read_frame(str(path), HEIGHT, WIDTH), picture())
+
+
+# Threads
+
+
+def test_threads_give_results_in_order_and_work_only_a_little_ahead() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        return -number
+
+    results = in_threads(work, range(1000), threads=2)
+    assert [next(results) for _ in range(3)] == [0, -1, -2]
+    results.close()
+    assert len(begun) < 50
+    assert list(in_threads(work, range(100), threads=3)) == [-number for number in range(100)]
+
+
+def test_an_error_in_a_thread_is_raised_in_the_place_of_its_result() -> None:
+    results = in_threads(lambda number: 1 // number, [1, 0], threads=2)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -295,6 +296,11 @@ def test_files_that_hold_something_else_are_named(root: Path, content: bytes) ->
 def test_a_folder_in_place_of_the_file_is_named(without_file: Path) -> None:
     (without_file / SPLITS_FILE).mkdir()
     refused(without_file, without_file / SPLITS_FILE, "cannot be read")
+
+
+def test_a_pipe_in_place_of_the_partitions_is_named_and_not_waited_for(without_file: Path) -> None:
+    os.mkfifo(without_file / SPLITS_FILE)
+    refused(without_file, without_file / SPLITS_FILE, "is no regular file")
 
 
 # The published file
