@@ -100,7 +100,7 @@ def distance_histogram(
     axes.set_ylim(0, 1.4 * top)
     if margin is not None:
         _draw_margin(axes, float(np.median(matching)), margin, 1.06 * top)
-    nearer = f"the matching pair is nearer in {100 * _share_nearer(matching, others):.1f} % of comparisons"
+    nearer = f"the matching pair is nearer in {100 * share_nearer(matching, others):.1f} % of comparisons"
     axes.set_xlabel(f"distance (dashed: medians); {nearer}")
     axes.set_ylabel("share of the pairs, %")
     axes.legend(loc="upper left", frameon=False)
@@ -195,7 +195,7 @@ def _figure(title: str, synthetic: bool, *, size: tuple[float, float] = (7.2, 4.
     return figure, axes
 
 
-def _share_nearer(matching: Float[np.ndarray, " matching"], others: Float[np.ndarray, " others"]) -> float:
+def share_nearer(matching: Float[np.ndarray, " matching"], others: Float[np.ndarray, " others"]) -> float:
     """How often a pair of the first kind is nearer than one of the second, ties half: the area under the ROC curve."""
     ordered = np.sort(others)
     further = [len(others) - np.searchsorted(ordered, matching, side).mean() for side in ("left", "right")]

@@ -31,7 +31,10 @@ Observe = Callable[[Batch, ModelOutput, Mapping[str, Tensor]], None]
 
 
 class Learner:
-    """A network, its losses with their centers, its optimizer, and the average of its weights where asked for."""
+    """The components of a training: network, losses with their centers, optimizer, and the average of the weights.
+
+    All of them are saved by `state` and restored by `restore`; nothing else of a learner changes.
+    """
 
     def __init__(self, config: TrialConfig, num_classes: int, device: torch.device, *, own_weights: bool) -> None:
         """Builds everything from the trial's seed; with `own_weights` the network loads its configured weights,
@@ -44,19 +47,22 @@ class Learner:
         self.config, self.device = config, device
         architecture = config.model if own_weights else config.model.model_copy(update={"weights": "none"})
         self.model = TemporalAttentionResNet(architecture, num_classes)
+        """The network that learns; `evaluated` is the one to evaluate."""
         placed(self.model, config.compute, device)
         if own_weights and config.model.weights != "none":
             log.info("model.weights: %s", self.model.loaded_weights.summary())
         self.loss = ReidLoss(config.loss, num_classes, self.model.embedding_dim).to(device)
         self.optimizer = make_optimizer(self.model.parameters(), config.optim)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
+        """Scales the loss, in fp16 only."""
         decay = config.optim.ema_decay
-        self._average = None if decay is None else WeightAverage(self.model, decay)
+        self.average = None if decay is None else WeightAverage(self.model, decay)
+        """Exponential moving average of the weights, where `optim.ema_decay` asks for it."""
 
     @property
     def evaluated(self) -> TemporalAttentionResNet:
         """The network to evaluate: the average of the weights where there is one."""
-        return self.model if self._average is None else self._average.module
+        return self.model if self.average is None else self.average.module
 
     def compile(self) -> None:
         """Compiles the network if the configuration says so, with a batch as all are; restore comes first.
@@ -83,12 +89,13 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.loss.zero_grad(set_to_none=True)
         for batch in batches:
-            output, terms = self._forward(batch)
-            self._scaler.scale(terms["total"] / len(batches)).backward()  # type: ignore[no-untyped-call]
+            output, terms = self.forward(batch)
+            self.scaler.scale(terms["total"] / len(batches)).backward()  # type: ignore[no-untyped-call]
             observe(batch, output, terms)
         self._update()
 
-    def _forward(self, batch: Batch) -> tuple[ModelOutput, dict[str, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[ModelOutput, dict[str, Tensor]]:
+        """The network's output for a batch, and the losses."""
         frames, labels, erased = to_device(batch, self.device, self.config.clips)[:3]
         with autocast(self.config.compute, self.device):
             output: ModelOutput = self.model(self._seen(frames))
@@ -104,24 +111,24 @@ class Learner:
         Under fp16 the loss was scaled: gradients are scaled back first, and a step whose gradients overflowed
         is left out altogether.
         """
-        self._scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
         if self.config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        self._scaler.step(self.optimizer)
-        if not self._scaler.is_enabled():
+        self.scaler.step(self.optimizer)
+        if not self.scaler.is_enabled():
             self._follow(1.0, None)
             return
         # `get_scale` would read the scale back; scaling a one gives it on the device.
         one = torch.ones((), device=self.device)
-        scale = self._scaler.scale(one)
-        self._scaler.update()
-        self._follow(scale, self._scaler.scale(one) >= scale)
+        scale = self.scaler.scale(one)
+        self.scaler.update()
+        self._follow(scale, self.scaler.scale(one) >= scale)
 
     def _follow(self, gradient_scale: float | Tensor, taken: Tensor | None) -> None:
         """The steps of centers and average after the optimizer's, where it was `taken`; None is always."""
         self.loss.step_centers(gradient_scale=gradient_scale, taken=taken)
-        if self._average is not None:
-            self._average.update(self.model, taken)
+        if self.average is not None:
+            self.average.update(self.model, taken)
 
     def weights(self) -> dict[str, Any]:
         """State of the network to evaluate: all that an evaluation needs."""
@@ -129,12 +136,12 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """State of everything, for a checkpoint that a resume continues from."""
-        average = {} if self._average is None else {"average": self._average.state_dict()}
+        average = {} if self.average is None else {"average": self.average.state_dict()}
         return {
             "learning": self.model.state_dict(),
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            "scaler": self.scaler.state_dict(),
             **average,
         }
 
@@ -143,9 +150,9 @@ class Learner:
         self.model.load_state_dict(state["learning"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
 
 def in_groups(batches: Iterable[Batch], size: int) -> Iterable[list[Batch]]:

@@ -87,7 +87,7 @@ def test_a_step_that_dies_with_a_worker_while_a_stop_is_asked_for_is_a_stop_and_
     with monkeypatch.context() as patched:
 
         def interrupt(result: EpochResult) -> None:
-            patched.setattr(Learner, "_forward", killed)
+            patched.setattr(Learner, "forward", killed)
 
         with pytest.raises(StoppedError, match="in the middle of a step"):
             fit(several_batches, interrupt, out=tmp_path / "cut", stop=lambda: bool(asked))

@@ -141,7 +141,7 @@ class NothingReadBack(TorchDispatchMode):
 def test_no_value_is_read_back_during_a_step_and_its_tally(optim: dict[str, Any], update: str, scaled: bool) -> None:
     made, tally = learner(optim=optim, loss={"center_weight": 5e-4, "center_update": update}), EpochMeters()
     if scaled:
-        made._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as fp16 has it, on a GPU
+        made.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as fp16 has it, on a GPU
     made.step([batch(0)], ignore)  # the optimizer makes its state in the first step
     with NothingReadBack():
         made.step([batch(1)], lambda *seen: tally.add(*seen, attention=True))
@@ -151,12 +151,12 @@ def test_no_value_is_read_back_during_a_step_and_its_tally(optim: dict[str, Any]
 def test_the_average_is_that_of_torch_and_starts_at_the_first_step_that_is_taken() -> None:
     ours, scaled = learner(optim={"ema_decay": 0.75}), learner(optim={"ema_decay": 0.75})
     theirs = AveragedModel(ours.model, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
-    assert scaled._average is not None
+    assert scaled.average is not None
     for seed in range(3):
         ours.step([batch(seed)], ignore)
         theirs.update_parameters(ours.model)
         for taken in (False, True, False):
-            scaled._average.update(ours.model, torch.tensor(taken))
+            scaled.average.update(ours.model, torch.tensor(taken))
     expected = theirs.state_dict()
     for found in (ours.state()["average"], scaled.state()["average"]):
         assert set(found) == set(expected)
@@ -167,7 +167,7 @@ def test_the_average_is_that_of_torch_and_starts_at_the_first_step_that_is_taken
 
 def test_a_scaled_loss_takes_the_step_of_the_loss_itself() -> None:
     plain, scaled = learner(), learner()
-    scaled._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as fp16 has it, on a GPU
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as fp16 has it, on a GPU
     for each in (plain, scaled):
         each.step([batch()], ignore)
     close(parameters(plain), parameters(scaled))
@@ -177,7 +177,7 @@ def test_a_scaled_loss_takes_the_step_of_the_loss_itself() -> None:
 
 def test_a_step_whose_scaled_gradients_overflow_is_left_out_altogether() -> None:
     overflowing = learner(optim={"ema_decay": 0.5}, loss={"center_weight": 1000.0})
-    overflowing._scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
+    overflowing.scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
     before = parameters(overflowing)
     averaged = copy.deepcopy(dict(overflowing.evaluated.state_dict()))
     assert overflowing.loss.centers is not None
@@ -186,7 +186,7 @@ def test_a_step_whose_scaled_gradients_overflow_is_left_out_altogether() -> None
     close(parameters(overflowing), before)
     assert torch.equal(overflowing.loss.centers, centers)
     assert all(torch.equal(value, averaged[name]) for name, value in overflowing.evaluated.state_dict().items())
-    assert overflowing._scaler.get_scale() < 3e38
+    assert overflowing.scaler.get_scale() < 3e38
 
 
 # --- compilation

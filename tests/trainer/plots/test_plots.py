@@ -287,7 +287,7 @@ def test_equal_distances_are_drawn_and_missing_ones_refused(tmp_path: Path) -> N
 
 
 def test_share_of_nearer_matching_pairs_counts_ties_half() -> None:
-    assert charts._share_nearer(np.array([0.1, 0.5]), np.array([0.3, 0.5])) == (2 + 0 + 0.5) / 4
+    assert charts.share_nearer(np.array([0.1, 0.5]), np.array([0.3, 0.5])) == (2 + 0 + 0.5) / 4
 
 
 def test_a_matrix_without_any_match_is_drawn_and_one_of_another_size_refused(tmp_path: Path) -> None:
