@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
@@ -94,11 +94,14 @@ class NodeLoad(FrozenConfig):
         return {f"system/{name}": round(value, 1) for name, value in figures.items()}
 
 
+FORMAT: Final = 2  # 1 was that of version 0.1, whose trials did not name their epochs
+
+
 class SearchCreated(FrozenConfig):
     """First event of every journal."""
 
     kind: Literal["search_created"] = "search_created"
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     """Version of the journal's vocabulary."""
     search: str
     space: str

@@ -25,7 +25,7 @@ from typing import IO, NamedTuple
 from pydantic import ValidationError
 
 from orchestrator.base.errors import JournalError
-from orchestrator.study.events import EVENT, Event, SessionEnded
+from orchestrator.study.events import EVENT, FORMAT, Event, SessionEnded
 from trainer.files import loads_checked, open_regular, replacing, sync_folder
 from trainer.formatting import one_line
 
@@ -165,6 +165,10 @@ class Journal:
             sync_folder(self.path.parent)
 
 
+class OtherFormatError(ValueError):
+    """A journal whose events have the vocabulary of another version."""
+
+
 def read_journal(path: Path) -> list[Record]:
     """All events that count, in order; an empty list where there is no journal yet.
 
@@ -185,6 +189,7 @@ def decode(line: bytes) -> Record:
     """The record that a whole line stands for.
 
     Raises:
+        OtherFormatError: the journal was written by another version.
         ValueError: the checksum does not match, or the event is unknown to this version.
     """
     try:
@@ -198,6 +203,8 @@ def decode(line: bytes) -> Record:
     try:
         return Record(number, moment, EVENT.validate_python(fields))
     except ValidationError as error:
+        if fields.get("kind") == "search_created" and fields.get("format") != FORMAT:
+            raise OtherFormatError(f"format {fields.get('format')}, and this version reads {FORMAT}") from error
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"not an event that this version knows ({one_line(first['msg'])})") from error
 
@@ -235,6 +242,8 @@ def _records(path: Path, lines: Iterator[bytes]) -> tuple[list[Record], int]:
             record = decode(line)
             if record.number != number:
                 raise ValueError(f"it calls itself line {record.number}")
+        except OtherFormatError as error:
+            raise JournalError(f"{path}: was written by another version ({error}); use that one for it") from error
         except ValueError as error:
             if len(line) <= MAX_LINE and _is_cut_short(line):
                 break

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,22 @@ def test_a_lost_line_is_noticed_by_its_number(journal_file: Path) -> None:
 
 
 def test_an_event_of_a_later_version_is_refused_not_skipped(journal_file: Path) -> None:
-    import zlib
-
     body = b'{"number":6,"time":0.0,"kind":"trial_teleported"'
     with journal_file.open("ab") as file:
         file.write(b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body)))
     with pytest.raises(JournalError, match="not an event that this version knows"):
         read_journal(journal_file)
+
+
+def test_a_journal_of_version_0_1_is_refused_in_a_line_that_calls_it_no_damage(tmp_path: Path) -> None:
+    body = b'{"number":1,"time":0.0,"kind":"search_created","format":1,"search":"s","space":"0","seed":1'
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body)))
+    with pytest.raises(
+        JournalError, match="written by another version .format 1, and this version reads 2.; use"
+    ) as told:
+        read_journal(path)
+    assert "\n" not in str(told.value) and "damaged" not in str(told.value)
 
 
 def test_encode_and_decode_are_inverse(journal_file: Path) -> None:
