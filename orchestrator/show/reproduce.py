@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.base.errors import SearchError
-from orchestrator.cluster.resources import allocate, this_machine
 from orchestrator.runner.trial_spec import TrialSpec, WorkerMessage, attempt_environment
 from orchestrator.runner.worker import ATTEMPTS_LOG, AttemptServer
 from orchestrator.show.environment_diff import Condition, environment_diff, recorded_config, restoring_commands
 from orchestrator.show.metrics_diff import ChangedMetric, MetricsDiff, metrics_diff
-from orchestrator.space.options import Resources
 from orchestrator.stores.local import local_search
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
@@ -74,11 +72,12 @@ def plan_reproduction(
         search: that the trial is of.
         trial: with its results.
         data: where its data set lies now; None where it did not move.
-        threads: CPU threads; None are those that it had or, where the journal does not say, that it would get here.
+        threads: CPU threads; None are those that it had.
         tolerance: of relative differences; None is 0 for a trial on CPU cores.
 
     Raises:
-        SearchError: the trial has reported nothing, or its data are not where or what they were.
+        SearchError: the trial has reported nothing, its data are not where or what they were, or its number of CPU
+            threads is not known.
         DataError: the data set or the split is damaged.
     """
     if trial.finalization:
@@ -90,22 +89,13 @@ def plan_reproduction(
     if not root.is_dir():
         raise SearchError(f"{root}: the data set of {trial.key} is not there; say where it is with --data DIR")
     now = then.model_copy(update={"data": then.data.model_copy(update={"root": root})})
-    used = threads or trial.threads or _threads_here(search)
+    if (used := threads or trial.threads) is None:
+        raise SearchError(f"{trial.key}: its number of CPU threads was not recorded; name it with --threads")
     conditions = environment_diff(search, trial, then, now, used)
     if any(each.what.startswith("data") and each.matters for each in conditions):
         raise SearchError(f"{root}: is not the data set that {search.name} was trained on; --data DIR names another")
     default = GPU_TOLERANCE if trial.gpus else 0.0
     return ReproductionPlan(search, trial, now, used, default if tolerance is None else tolerance, conditions)
-
-
-def _threads_here(search: Summary) -> int:
-    """CPU threads that a trial of the search would get on this machine, with the options of its launch."""
-    options, space = search.description.options, search.space
-    if (asked := options.resources(space).cpus_per_trial) is not None:
-        return asked
-    trials = max(1, space.budget.trials + space.replicates.seeds * space.replicates.leaders)
-    concurrent = options.concurrent or space.budget.concurrent
-    return allocate([this_machine()], Resources(), concurrent=concurrent, trials=trials).cpus
 
 
 def new_folder(search: Summary, trial: Trial) -> Path:
@@ -205,8 +195,6 @@ def verdict(done: Reproduction) -> str:
     if first is not None:
         others = ", ".join(each.what for each in plan.conditions if each.matters)
         why = f"; what else differs: {others}" if others else "; nothing that was recorded differs"
-        if plan.trial.threads is None:
-            why += f"; {plan.threads} CPU threads are a guess, --threads tries another number"
         return (
             f"{name}: DIFFERS first in epoch {first.epoch}: {first.metric} was {first.then!r} and is {first.now!r} "
             f"(tolerance {plan.tolerance:g}){why}"
@@ -233,7 +221,6 @@ def reproduction_document(done: Reproduction, out: Path) -> dict[str, Any]:
         "first_difference": None if done.first is None else done.first._asdict(),
         "failure": done.failure,
         "threads": plan.threads,
-        "threads_recorded": plan.trial.threads is not None,
         "environment": [{**each._asdict(), "differs": each.differs} for each in plan.conditions],
         "out": str(out),
     }
