@@ -170,7 +170,7 @@ class Summary:
     @cached_property
     def costs(self) -> Costs:
         """Time of each trial, and what early stopping saved."""
-        return search_costs(self.study, self.space)
+        return search_costs(self.study)
 
     @cached_property
     def final_results(self) -> list[FinalResult]:

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.algorithms.scoring import costs
-from orchestrator.algorithms.trial_configs import trial_config
-from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study, Trial, TrialStatus
 
 EARLY = ("asha", "percentile")
@@ -44,9 +42,9 @@ class Costs(NamedTuple):
     """Wall time of all sessions of the search."""
 
 
-def search_costs(study: Study, space: SearchSpace) -> Costs:
+def search_costs(study: Study) -> Costs:
     """Costs of the search so far."""
-    each = [trial_cost(trial, space) for trial in study.all_trials.values()]
+    each = [trial_cost(trial) for trial in study.all_trials.values()]
     return Costs(
         trials=sorted(each, key=lambda cost: cost.trial),
         hours=sum(cost.hours for cost in each),
@@ -58,16 +56,18 @@ def search_costs(study: Study, space: SearchSpace) -> Costs:
     )
 
 
-def trial_cost(trial: Trial, space: SearchSpace) -> TrialCost:
+def trial_cost(trial: Trial) -> TrialCost:
     """Cost of one trial."""
-    spent, planned = costs(trial), trial_config(space, trial).optim.epochs
-    left = max(0, planned - trial.epoch) if trial.status == TrialStatus.STOPPED and trial.stopped_by in EARLY else 0
+    spent = costs(trial)
+    left = (
+        max(0, trial.epochs - trial.epoch) if trial.status == TrialStatus.STOPPED and trial.stopped_by in EARLY else 0
+    )
     share = left / trial.epoch if trial.epoch else 0.0
     return TrialCost(
         trial=trial.key,
         status=trial.status,
         epochs=trial.epoch,
-        planned=planned,
+        planned=trial.epochs,
         hours=spent["hours"],
         gpu_hours=spent["gpu_hours"],
         saved_hours=share * spent["hours"],

@@ -167,7 +167,7 @@ def stopped(rule: str, epochs: int) -> list[Event]:
 
 
 def test_early_stopping_saves_the_epochs_that_are_left_at_the_pace_of_those_run() -> None:
-    found = search_costs(fold(stopped("asha", 1)), SMOKE)
+    found = search_costs(fold(stopped("asha", 1)))
     (trial,) = found.trials
     assert (trial.epochs, trial.planned) == (1, 3)
     assert trial.hours == pytest.approx(1 / 3600)
@@ -178,4 +178,4 @@ def test_early_stopping_saves_the_epochs_that_are_left_at_the_pace_of_those_run(
 
 @pytest.mark.parametrize("rule", ["user", "budget"])
 def test_what_a_user_or_a_used_up_budget_ends_saves_nothing(rule: str) -> None:
-    assert search_costs(fold(stopped(rule, 1)), SMOKE).saved_hours == 0
+    assert search_costs(fold(stopped(rule, 1))).saved_hours == 0
