@@ -1,5 +1,5 @@
 """Measures the machine while an attempt trains, at the ends of its steps: no thread, and less than 1 ms per epoch
-without a GPU (`pytest tests/runner/test_loadmeter.py -k millisecond`)."""
+without a GPU (`pytest tests/runner/test_system_metrics.py -k millisecond`)."""
 
 from __future__ import annotations
 

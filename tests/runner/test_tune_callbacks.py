@@ -1,4 +1,4 @@
-"""The scheduler: the searcher's word is Tune's decision, and no copy of it has a mind of its own."""
+"""Tune's scheduler stops the trials that the searcher says, and every copy of it asks the same searcher."""
 
 from __future__ import annotations
 
