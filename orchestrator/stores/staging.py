@@ -1,4 +1,4 @@
-"""Packed data sets on the disks of nodes: fetched once per node, verified, and found there by every later trial."""
+"""Packed data sets on the disks of nodes: fetched once per node, verified, and used by every later trial there."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Source(NamedTuple):
 
 
 def nothing() -> None:
-    """What is called where nobody wants to know."""
+    """The default of `alive`; does nothing."""
 
 
 def data_here(source: DataSource, root: Path, storage: Path, alive: Callable[[], None] = nothing) -> Path:

@@ -77,11 +77,11 @@ class SearchDescription(FrozenConfig):
     """ISO 8601, UTC."""
     seed: int
     synthetic: bool
-    """Whether the data is generated; figures then say nothing about any published ones."""
+    """Whether the data is generated; metrics are then not comparable with published ones."""
     data_fingerprint: str
     """SHA-256 over the lists of training, query and gallery tracklets."""
     tracklets: dict[str, int] | None = None
-    """Numbers of tracklets by `train`, `query` and `gallery`; None in searches of before."""
+    """Numbers of tracklets by `train`, `query` and `gallery`; None in older searches."""
     data_manifest: str | None = None
     """SHA-256 of what `reidsearch data check` noted of every file's size; None where it was never run."""
     options: Options

@@ -1,4 +1,4 @@
-"""What can happen in a search, as immutable events; the vocabulary of the journal."""
+"""The events of a search, each immutable and one line of the journal."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ FailureKind = Literal[
     "diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "disk_full", "error"
 ]
 Source = Literal["start", "center", "sobol", "ax", "random", "grid", "repeat", "finalize"]
-"""Who proposed a trial: the space's known-good points, its middle, a sequence, the model, chance, the grid, or a
+"""What proposed a trial: the space's known-good points, its center, a Sobol sequence, Ax, a random draw, the grid, or a
 leading configuration that is run again with another seed, to confirm it or for the test set."""
 StopRule = Literal["asha", "percentile", "user", "budget"]
-"""Who stopped a trial before its last epoch."""
+"""What stopped a trial before its last epoch."""
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What searches and trials may be called: a name is a folder's."""
 
 TrialKey = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
-"""Names a folder below that of the search, whoever wrote the journal."""
+"""The key of a trial; names a folder below that of the search."""
 
 
 class GpuLoad(FrozenConfig):
-    """One GPU that the trial may use; others may use it, too."""
+    """One GPU of the trial, which other processes may use as well."""
 
     memory_bytes: float
-    """Memory in use, by whomever, mean of the samples."""
+    """Memory in use by all processes, mean of the samples."""
     memory_share: float
     """The same as a share of what the GPU has, in [0, 1]."""
     utilization: float
@@ -68,12 +68,12 @@ class NodeLoad(FrozenConfig):
     """The most that the trial's own tensors took of its GPUs in the epoch; None without a GPU."""
 
     def system_metrics(self) -> dict[str, float]:
-        """The figures under the names that MLflow's page of system metrics expects, in its units, rounded as it does.
+        """The values under the names and in the units of MLflow's page of system metrics, rounded as MLflow does.
 
         Source: `mlflow.system_metrics` of MLflow 3.17. Megabytes are 10^6 bytes. `process_gpu_memory_peak_megabytes`
         is ours.
         """
-        figures = {
+        values = {
             "cpu_utilization_percentage": 100 * self.cpu_utilization,
             "system_memory_usage_megabytes": self.memory_bytes / 1e6,
             "system_memory_usage_percentage": 100 * self.memory_share,
@@ -84,14 +84,14 @@ class NodeLoad(FrozenConfig):
             "network_transmit_megabytes": self.network_sent_bytes / 1e6,
         }
         for index, gpu in enumerate(self.gpus):
-            figures[f"gpu_{index}_memory_usage_percentage"] = 100 * gpu.memory_share
-            figures[f"gpu_{index}_memory_usage_megabytes"] = gpu.memory_bytes / 1e6
-            figures[f"gpu_{index}_utilization_percentage"] = 100 * gpu.utilization
+            values[f"gpu_{index}_memory_usage_percentage"] = 100 * gpu.memory_share
+            values[f"gpu_{index}_memory_usage_megabytes"] = gpu.memory_bytes / 1e6
+            values[f"gpu_{index}_utilization_percentage"] = 100 * gpu.utilization
             if gpu.power_watts is not None:
-                figures[f"gpu_{index}_power_usage_watts"] = gpu.power_watts
+                values[f"gpu_{index}_power_usage_watts"] = gpu.power_watts
         if self.gpu_memory_peak_bytes is not None:
-            figures["process_gpu_memory_peak_megabytes"] = self.gpu_memory_peak_bytes / 1e6
-        return {f"system/{name}": round(value, 1) for name, value in figures.items()}
+            values["process_gpu_memory_peak_megabytes"] = self.gpu_memory_peak_bytes / 1e6
+        return {f"system/{name}": round(value, 1) for name, value in values.items()}
 
 
 FORMAT: Final = 2  # 1 was that of version 0.1, whose trials did not name their epochs
@@ -150,7 +150,7 @@ class TrialTracked(FrozenConfig):
 
 
 class TrialStarted(FrozenConfig):
-    """An attempt of the trial was handed to Ray."""
+    """An attempt of the trial was submitted to Ray."""
 
     kind: Literal["trial_started"] = "trial_started"
     trial: TrialKey
@@ -159,7 +159,7 @@ class TrialStarted(FrozenConfig):
     gpus: float = 0.0
     """GPUs that it holds."""
     threads: int | None = None
-    """CPU threads that it may use, on which the last bits of its figures depend; None in journals of before."""
+    """CPU threads that it may use, which determine the last bits of its numbers; None in older journals."""
 
 
 class TrialReported(FrozenConfig):
@@ -169,7 +169,7 @@ class TrialReported(FrozenConfig):
     trial: TrialKey
     result: EpochResult
     load: NodeLoad | None = None
-    """Of the machine that trained it; None where nobody measured, and in journals of before."""
+    """Load of the machine that trained it; None if it was not measured, and in older journals."""
 
 
 class TrialCompleted(FrozenConfig):
@@ -188,7 +188,7 @@ class TrialTested(FrozenConfig):
 
 
 class TrialStopped(FrozenConfig):
-    """The trial is given up before its last epoch, and nothing is wrong with it."""
+    """The trial ends before its last epoch without a failure."""
 
     kind: Literal["trial_stopped"] = "trial_stopped"
     trial: TrialKey
@@ -232,7 +232,7 @@ class Observation(FrozenConfig):
     value: float
     standard_error: float | None
     metrics: dict[str, float] = Field(default_factory=dict)
-    """Its other objectives, and the figures that constraints bound."""
+    """Its other objectives, and the metrics that constraints bound."""
 
 
 class ObservationsAttached(FrozenConfig):
@@ -270,18 +270,18 @@ class FinalizationStarted(FrozenConfig):
     """Of each training; None leaves those of the configuration."""
     evaluation: list[str] = Field(default_factory=list)
     """Settings of the evaluation that are laid over the configurations', as `evaluation.sampling=dense`; empty in
-    journals of before."""
+    older journals."""
     by: str
     """Who asked for it: user and host."""
 
 
 class TrialOpenedTestSet(FrozenConfig):
-    """Somebody looked at the test set with a trial's network, outside of any finalization."""
+    """The test set was used with a trial's network, outside of a finalization."""
 
     kind: Literal["trial_opened_test_set"] = "trial_opened_test_set"
     trial: TrialKey
     use: Literal["evaluate", "embed"]
-    """Whether figures were made or embeddings."""
+    """Whether metrics or embeddings were computed."""
     weights: str
     """File of the network, relative to the folder of the search."""
     by: str
@@ -289,7 +289,7 @@ class TrialOpenedTestSet(FrozenConfig):
 
 
 class SessionEnded(FrozenConfig):
-    """The process that drove the search let go of it in good order."""
+    """The process that drove the search ended in good order."""
 
     kind: Literal["session_ended"] = "session_ended"
     state: Literal["finished", "interrupted", "failed"]

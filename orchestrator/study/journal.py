@@ -1,11 +1,10 @@
-"""The truth about a search: an append-only file of events, one JSON object per line.
+"""The journal of a search: an append-only file of events, one JSON object per line, and the only source of its state.
 
 Each line carries its number, the time and a CRC-32 of everything before the checksum. An event counts once the line is
-on disk (fsync). The last line of a journal may be cut short by a crash and is then left out, since nobody acted on it;
-damage anywhere else is an error that names the line. One process writes, under a lease (`orchestrator.study.lease`);
-any number may read.
+on disk (fsync). A last line that a crash cut short is ignored, as nothing acted on it; damage anywhere else is an error
+that names the line. One process writes, under a lease (`orchestrator.study.lease`); any number may read.
 
-Beside the journal lies a reserve of some disk blocks. It is given up when the disk is full, so that the line at hand
+A reserve of some disk blocks lies beside the journal. It is deleted when the disk is full, so that the line under way
 and the end of the session can still be written.
 """
 
@@ -97,7 +96,7 @@ class Journal:
             return record
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         self._file.close()
 
     def _check_open_for(self, event: Event) -> None:
@@ -196,7 +195,7 @@ def decode(line: bytes) -> Record:
         fields = loads_checked(verified(line) + b"}")
         number, moment = int(fields.pop("number")), float(fields.pop("time"))
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        # A checksum only tells of accidents: whoever can write the file can compute it.
+        # A checksum detects accidents only; anyone who can write the file can compute it.
         raise ValueError(f"not an event ({type(error).__name__})") from error
     if not 0 <= moment < LATEST:
         raise ValueError(f"its time is {moment:g}, which is no moment of our calendar")

@@ -1,4 +1,4 @@
-"""The journal and the study it tells, kept in step: an event is on disk first, then known, then passed on."""
+"""Records events: each is on disk first, then part of the study, then passed to listeners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a search, folded from its events. Every decision about trials is a function of it."""
+"""The state of a search, folded from its events; every decision about trials is a function of it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Trial:
     attempts: int = 0
     results: list[EpochResult] = field(default_factory=list)
     load: NodeLoad | None = None
-    """Of the machine during the latest epoch; None where nobody measured."""
+    """Load of the machine during the latest epoch; None if it was not measured."""
     failures: Counter[FailureKind] = field(default_factory=Counter)
     reason: str | None = None
     stopped_by: StopRule | None = None
