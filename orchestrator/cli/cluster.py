@@ -314,6 +314,6 @@ def _work(given: MachineOptions, *, overrides: tuple[str, ...] = ()) -> Work:
 
 def _absolute(place: str | None) -> str | None:
     """A folder by its absolute path; a URI, and the word for generated data, unchanged."""
-    from orchestrator.stores.objects import is_uri
+    from orchestrator.stores.uri import is_uri
 
     return place if place is None or is_uri(place) or place == MINI_MARS else str(Path(place).absolute())

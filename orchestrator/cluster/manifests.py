@@ -23,7 +23,7 @@ from orchestrator.cluster.trusted_servers import TRACKING
 from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import check_name
-from orchestrator.stores.objects import is_uri
+from orchestrator.stores.uri import is_uri
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")

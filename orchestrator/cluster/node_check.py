@@ -12,8 +12,8 @@ from orchestrator.base import provenance
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.ray import LiveNode
 from orchestrator.stores.base import Store
-from orchestrator.stores.objects import is_uri
 from orchestrator.stores.storage_probe import check_token, leave_token
+from orchestrator.stores.uri import is_uri
 from trainer.child import HOME
 from trainer.data import DataConfig, read_splits
 from trainer.data.dataset import dataset_fingerprint

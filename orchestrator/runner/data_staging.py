@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from orchestrator.base.errors import SearchError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
-from orchestrator.stores.objects import is_uri, parsed
 from orchestrator.stores.staging import DataSource, check_pack_of, data_here, index_digest
+from orchestrator.stores.uri import is_uri, parsed
 from orchestrator.study.description import Options, read_description
 from trainer.errors import DataError
 

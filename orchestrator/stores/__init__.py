@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.stores.base import SearchFolder, Store
-from orchestrator.stores.cache import uri_of_copy
 from orchestrator.stores.local import LocalStore
-from orchestrator.stores.objects import is_uri, parsed
+from orchestrator.stores.uri import is_uri, parsed, uri_of_copy
 
 
 def open_store(storage: str | Path) -> Store:

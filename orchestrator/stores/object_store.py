@@ -16,13 +16,13 @@ from typing import Any
 from orchestrator.base.errors import LeaseError, SearchError
 from orchestrator.base.process import exclusive
 from orchestrator.stores.base import SearchFolder, StorageProblem, can_name_a_search
-from orchestrator.stores.cache import copy_folder
 from orchestrator.stores.journal_upload import ObjectUpload
 from orchestrator.stores.local import LocalStore
 from orchestrator.stores.object_lease import ObjectLease, live_holder
-from orchestrator.stores.objects import ConflictError, Listed, objects_at, parsed
+from orchestrator.stores.objects import ConflictError, Listed, objects_at
 from orchestrator.stores.segments import FOLDER, Known, SegmentWriter, Tail, read_segments, read_tail
 from orchestrator.stores.trial_files import TrialObjects, TrialUpload, pull_trial
+from orchestrator.stores.uri import copy_folder, parsed
 from orchestrator.study.journal import Journal
 from orchestrator.study.lease import Holder, Lease, current_holder, this_process
 from orchestrator.study.recorder import Recorder

@@ -16,23 +16,15 @@ from datetime import timedelta
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
 
-from orchestrator.base.errors import SearchError
-from orchestrator.base.uris import quoted_path
 from orchestrator.stores.base import StorageProblem
+from orchestrator.stores.uri import Address, parsed
 from trainer.files import replacing
 from trainer.formatting import first_line
 
 if TYPE_CHECKING:
     from obstore import PutMode, PutResult, UpdateVersion
 
-SCHEMES = ("s3", "gs", "gcs", "az", "file", "memory")
-"""`file` is another spelling of a path; `memory` lives in this process, for tests."""
-# A path that was meant to be a URI: with a scheme, but without the colon or the two slashes.
-MISSPELT = re.compile(r"(?P<scheme>s3|gs|gcs|file)(:/?(?!/)|//)(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
-# What may follow the question mark of an s3:// URI.
-S3_SETTINGS = ("endpoint_override", "region", "scheme")
 # Far above what a healthy store needs.
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 15.0
@@ -42,17 +34,6 @@ DENIED = r"PermissionDenied|Unauthenticated|AccessDenied|Forbidden|Unauthorized|
 UNREACHABLE = r"HTTP error|error sending request|timed? ?out|dns error|connect"
 NO_BUCKET = r"NoSuchBucket|ContainerNotFound|specified bucket does not exist"
 PROBES = ".probe"
-
-
-class Address(NamedTuple):
-    """A URI in its parts."""
-
-    uri: str
-    scheme: str
-    path: str
-    """Bucket and prefix, or an absolute folder; without a slash at its end."""
-    settings: dict[str, str]
-    """What followed the question mark."""
 
 
 class Version(NamedTuple):
@@ -83,58 +64,6 @@ class Listed(NamedTuple):
 
 class ConflictError(Exception):
     """A conditional write was refused: the object is not what it was when it was read."""
-
-
-def is_uri(storage: str) -> bool:
-    """Whether a storage is given by a URI, and not as a path.
-
-    Raises:
-        SearchError: it begins like a URI but is none, such as `s3:/bucket`; the message says what was probably meant.
-    """
-    if (misspelt := MISSPELT.fullmatch(storage)) is not None:
-        scheme, rest = misspelt["scheme"].lower(), misspelt["rest"].lstrip("/")
-        if scheme != "file":
-            meant = f"{scheme}://{rest or 'BUCKET'}"
-        else:
-            meant = f"file:///{rest}" if "/" in misspelt[2] else f"the path {rest or 'alone'}"
-        raise SearchError(f"{storage}: no URI; write {meant}, or ./{storage} for a folder of that name")
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", storage) is not None
-
-
-def parsed(uri: str) -> Address:
-    """The checked URI; nothing is asked of the network.
-
-    Raises:
-        SearchError: the scheme is unknown, credentials stand in it, or it names no bucket.
-    """
-    try:
-        parts = urlsplit(uri)
-    except ValueError as error:  # brackets of an IPv6 address, for one
-        raise SearchError(f"{uri}: is no URI of a storage ({error})") from error
-    scheme = parts.scheme.lower()
-    if scheme not in SCHEMES:
-        known = ", ".join(f"{name}://" for name in SCHEMES[:-1])
-        raise SearchError(f"{parts.scheme}://: no storage that is known here (known: {known}, or a path)")
-    if "@" in parts.netloc:
-        # It would be written into search.yaml, into logs and onto the screen.
-        raise SearchError(f"{scheme}://: no credentials in the URI; give them in the environment or a profile")
-    settings = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    unknown = sorted(settings.keys() - (set(S3_SETTINGS) if scheme == "s3" else set()))
-    if unknown or parts.fragment:
-        what = unknown[0] if unknown else f"#{parts.fragment}"
-        allowed = f"; an s3:// URI takes {', '.join(S3_SETTINGS)}" if scheme == "s3" else ""
-        raise SearchError(f"{uri}: {what!r} is no setting of such a storage{allowed}")
-    path = (parts.netloc + unquote(parts.path)).rstrip("/")
-    if scheme == "file":
-        if parts.netloc not in ("", "localhost"):
-            raise SearchError(f"{uri}: a file:// URI names no host; three slashes begin a path: file:///{path}")
-        path = unquote(parts.path).rstrip("/")
-    if not path or path.startswith("/") != (scheme == "file"):
-        raise SearchError(f"{uri}: names no {'folder' if scheme == 'file' else 'bucket'}")
-    if any(part in (".", "..") or "\0" in part for part in path.split("/")) or "//" in path:
-        raise SearchError(f"{uri}: '.', '..' and empty names are no parts of a storage's path")
-    root = f"{scheme}://{quoted_path(path)}"
-    return Address(root + (f"?{parts.query}" if parts.query else ""), scheme, path, settings)
 
 
 class Objects:

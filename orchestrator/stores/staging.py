@@ -14,8 +14,8 @@ from pydantic import Field
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.process import exclusive
-from orchestrator.stores.cache import cache_folder
-from orchestrator.stores.objects import is_uri, objects_at, parsed
+from orchestrator.stores.objects import objects_at
+from orchestrator.stores.uri import cache_folder, is_uri, parsed
 from trainer.errors import DataError
 from trainer.files import sync_folder
 from trainer.settings import FrozenConfig

@@ -14,7 +14,7 @@ from mlflow.utils.uri import append_to_uri_path, resolve_uri_if_local
 from sqlalchemy import make_url
 
 from orchestrator.base.uris import SQLITE, absolute_database, database_path, database_uri, file_path, file_uri
-from orchestrator.stores.objects import parsed
+from orchestrator.stores.uri import parsed
 
 PART = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 PATHS = st.lists(PART.filter(lambda part: part not in (".", "..")), min_size=1, max_size=4).map(

@@ -23,7 +23,7 @@ from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.local import local_search
-from orchestrator.stores.objects import is_uri
+from orchestrator.stores.uri import is_uri
 from orchestrator.study.events import SessionEnded, TrialFailed
 from trainer.config import TrialConfig
 from trainer.data import read_splits

@@ -25,8 +25,8 @@ from orchestrator.runner.prepare_space import MINI_MARS
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import search_folder, searches
-from orchestrator.stores.cache import MARKER
 from orchestrator.stores.local import LocalStore, local_search
+from orchestrator.stores.uri import MARKER
 from orchestrator.study.description import read_description
 from orchestrator.study.events import TrialCompleted, TrialSuggested
 from orchestrator.study.journal import LATEST, Record, decode, encode, read_journal

@@ -28,9 +28,10 @@ from orchestrator.stores.base import SearchFolder, StorageProblem, existing_sear
 from orchestrator.stores.local import LocalStore
 from orchestrator.stores.object_lease import LeaseLost, ObjectLease
 from orchestrator.stores.object_store import ObjectStore, forget_when
-from orchestrator.stores.objects import ConflictError, Objects, Version, is_uri, objects_at, parsed
+from orchestrator.stores.objects import ConflictError, Objects, Version, objects_at
 from orchestrator.stores.segments import Tail, check_lines, segment_path
 from orchestrator.stores.storage_probe import check_token, leave_token, remove_token
+from orchestrator.stores.uri import is_uri, parsed
 from orchestrator.study import lease
 from orchestrator.study.events import Event, TrialStarted
 from orchestrator.study.journal import Record, encode, read_journal
