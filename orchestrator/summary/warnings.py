@@ -82,7 +82,7 @@ def _of_the_best(summary: Summary, best: Best) -> Iterator[Notice]:
     if result.validation is not None and result.validation.dropped_queries:
         dropped = result.validation.dropped_queries
         asked = dropped + result.validation.queries
-        text = f"{dropped} of {asked} queries have no match in the gallery and are left out of every figure."
+        text = f"{dropped} of {asked} queries have no match in the gallery and are left out of every metric."
         yield Notice("dropped_queries", "note", text)
     error = best.score.standard_error
     metric = summary.metric
