@@ -807,6 +807,17 @@ def test_epochs_are_as_they_were_after_the_way_through_the_storage(uri: str, mac
     assert fresh(uri).study.trials["t0001"].results[0] == epoch_result(3, 0.6)
 
 
+def test_purge_deletes_every_object_of_the_search(
+    uri: str, machines: Machines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published(uri)
+    objects_at(uri).write(f"{NAME}/trials/t0000/log.txt.0", b"")
+    machines.become("other")
+    assert run(["purge", NAME, "--yes", "--keep-mlflow", "--storage", uri]) == 0, capsys.readouterr().err
+    assert objects_at(uri).listing("") == []
+    assert not (open_store(uri).path / NAME).exists()
+
+
 def test_purge_of_a_folder_that_is_called_like_a_copy_deletes_nothing_elsewhere(tmp_path: Path) -> None:
     theirs = a_search(tmp_path / "victim" / NAME)
     received = tmp_path / "received/reidsearch/storage/runs"
