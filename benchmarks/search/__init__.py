@@ -1,0 +1,1 @@
+"""The benchmark of search algorithms: problems, contestants, the engine that counts epochs, and statistics."""
