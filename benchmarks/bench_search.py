@@ -77,9 +77,6 @@ def _prepare() -> None:
 def run_missing(jobs: Sequence[Job], out: Path, processes: int, tables: Path | None) -> None:
     """Runs the searches that the file lacks, and appends each when it is done."""
     missing = [job for job in jobs if job not in read_runs(out)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not out.exists():
-        out.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
     # Set before the workers load torch: a second thread would only wait for the other process.
     os.environ["OMP_NUM_THREADS"] = "1"
     spawn = multiprocessing.get_context("spawn")
@@ -87,10 +84,19 @@ def run_missing(jobs: Sequence[Job], out: Path, processes: int, tables: Path | N
         futures = {pool.submit(run_job, job, tables): job for job in missing}
         for number, future in enumerate(as_completed(futures), 1):
             line = future.result()
-            with out.open("a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n").writerow(line)
+            append(out, line)
             job = futures[future]
             print(f"{number}/{len(missing)}", *job, line["best"], f"{line['cpu_s']:.0f} s", file=sys.stderr, flush=True)
+
+
+def append(out: Path, line: dict[str, Any]) -> None:
+    """Adds a search to the file, which is made where there is none."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(line)
 
 
 def read_runs(out: Path) -> dict[Job, Outcome]:

@@ -14,9 +14,8 @@ from benchmarks.search.engine import Contestant, Continue, Start, Verdict
 from benchmarks.search.problems import Problem
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
-from orchestrator.algorithms.registry import ALGORITHMS
 from orchestrator.algorithms.stopping import decide
-from orchestrator.algorithms.suggest import AskModel, Suggestion
+from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Suggestion
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
     TrialCompleted,

@@ -99,10 +99,11 @@ class _Engine:
 
     def run(self, slots: int) -> Run:
         start, budget = time.process_time(), self._problem.trials * self._problem.epochs
-        running = [(1, slot, self._decide()) for slot in range(slots)]
+        free: list[tuple[int, int, int | None]] = [(0, slot, None) for slot in range(slots)]
         while self._spent < budget and self._merit < GOALS[-1]:
-            now, slot, trial = heapq.heappop(running)
-            heapq.heappush(running, (now + 1, slot, trial if self._goes_on(trial) else self._decide()))
+            now, slot, trial = heapq.heappop(free)
+            trial = self._decide() if trial is None else trial
+            heapq.heappush(free, (now + 1, slot, trial if self._goes_on(trial) else None))
         return Run(
             epochs={goal: next((spent for spent, merit in self._trace if merit >= goal), None) for goal in GOALS},
             area=regret_area(self._trace, budget),
