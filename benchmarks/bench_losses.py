@@ -30,7 +30,7 @@ RUNS, WARMUP = 15, 3
 TOLERANCE = 1e-4
 GOAL = 3.0
 
-# The published best configuration for MARS, but for a share of the triplet loss, which is 0 there, and its margin.
+# The published best configuration for MARS, except for a share of the triplet loss, which is 0 there, and its margin.
 # Every negative is nearer than alpha: with none, the formulas meet denormal numbers, up to six times as slow.
 CONFIG = LossConfig(
     osm_share=0.5,

@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_ranking [--queries 1980 --gallery 11310 --dimensions 2048] [--quick]
 
-One thread; processor seconds, medians of 7 runs that take turns, but for what takes tens of seconds: one run of those,
+One thread; processor seconds, medians of 7 runs that take turns; what takes tens of seconds is run once,
 none with --quick. `product` writes into memory that is there, `product, new memory` does not. Extra memory is that of a
 run in a process of its own. Figures have to agree with ours to 1e-5: if not, the exit code is 1.
 The process keeps freed memory, as the trainer's do.

@@ -29,7 +29,7 @@ IMPORTED = {
 
 
 class Case(NamedTuple):
-    """Embeddings of queries and gallery, and whom they show, by which camera."""
+    """Embeddings of queries and gallery, their identities and cameras."""
 
     query: Tensor
     gallery: Tensor

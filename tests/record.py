@@ -107,7 +107,7 @@ class Recorder:
 
 
 def leaves(value: object, at: str = "") -> Iterator[tuple[str, object]]:
-    """Path and value of each leaf of a JSON document, but for what differs from run to run."""
+    """Path and value of each leaf of a JSON document, except for what differs from run to run."""
     if isinstance(value, dict):
         for key, each in value.items():
             if not VOLATILE.match(str(key)):

@@ -239,7 +239,7 @@ def keep_freed_memory() -> bool:
     Memory from the kernel comes in pages that are zeroed one by one on first touch: 100,000 of them in a training step
     of 8 images through ResNet-50 in fp32, a sixth of its processor time, and none with this (benchmarks.bench_levers).
     It does what MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ in the environment do, also in a process that has
-    trained already, but for tensors that the main thread allocates only.
+    trained already, except for tensors that the main thread allocates only.
 
     Returns whether it was set; False without glibc.
     """

@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class RetrievalMetrics(FrozenConfig):
-    """Figures of one ranking, each a mean over the valid queries and in [0, 1]."""
+    """Metrics of one ranking, each a mean over the valid queries and in [0, 1]."""
 
     mAP: Share
     """Mean average precision."""
@@ -40,7 +40,7 @@ class RetrievalMetrics(FrozenConfig):
 
 
 class Evaluation(RetrievalMetrics):
-    """Figures of one evaluation; everything that they depend on besides the network stands beside them."""
+    """Metrics of one evaluation; everything that they depend on besides the network stands beside them."""
 
     attention_entropy: Share
     """Mean entropy of the attention over frames, divided by log T; 1 is uniform: nothing was learned."""
@@ -76,7 +76,7 @@ class EpochResult(FrozenConfig):
     learning_rate: float
     """Learning rate of the epoch."""
     validation: Evaluation | None
-    """Figures on the validation split, in the epochs that are evaluated."""
+    """Metrics on the validation split, in the epochs that are evaluated."""
     images_per_second: float
     """Frames trained on per second of training, until the device is done with them; evaluation excluded."""
     data_wait_share: float

@@ -49,14 +49,14 @@ def differing_settings(now: dict[str, Any], then: dict[str, Any], prefix: str = 
 
 
 def renamed_settings(tree: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Each place in plain data that names a setting by an old name, with a message: `x is called y`."""
+    """Each place in plain data, descriptions left out, that names a setting by an old name: `x is called y`."""
     if isinstance(tree, Mapping | list | tuple):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             place = (*path, key)
             old = [name for name in RENAMED_SETTINGS if f".{spelled(place)}".endswith(f".{name}")]
             yield from ((place, f"{name} is called {RENAMED_SETTINGS[name]}") for name in old)
             yield from renamed_settings(value, place)
-    elif isinstance(tree, str):
+    elif isinstance(tree, str) and "description" not in path:
         for name, new in RENAMED_SETTINGS.items():
             if re.search(rf"\b{re.escape(name)}\b", tree):
                 yield path, f"{name} is called {new}"

@@ -25,7 +25,7 @@ class Score(NamedTuple):
     values: tuple[float, ...]
     """Of all objectives, in their order."""
     metrics: Mapping[str, float]
-    """All metrics of that epoch, and the trial's costs."""
+    """All metrics of this epoch, and the trial's costs."""
 
 
 def score(trial: Trial, objective: Objective) -> Score | None:

@@ -175,10 +175,10 @@ class KubernetesOptions(JobOptions):
         str | None,
         option(
             "--storage-class",
-            help="Storage class of that claim; must let many nodes write.  [default: the cluster's]",
+            help="Storage class of this claim; must let many nodes write.  [default: the cluster's]",
         ),
     ] = None
-    storage_size: Annotated[str, option("--storage-size", metavar="SIZE", help="Size of that claim.")] = "100Gi"
+    storage_size: Annotated[str, option("--storage-size", metavar="SIZE", help="Size of this claim.")] = "100Gi"
 
 
 @command(

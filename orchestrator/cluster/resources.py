@@ -84,7 +84,7 @@ def slots(nodes: Sequence[Node], cpus: int, gpus: float, memory: int = 0) -> int
 
 
 def capacity(nodes: Sequence[Node], share: Allocation) -> int:
-    """Trials of that allocation that fit on the nodes at once."""
+    """Trials of this allocation that fit on the nodes at once."""
     return slots(nodes, share.cpus, share.gpus, share.memory)
 
 

@@ -43,7 +43,7 @@ class Side:
     epoch: EpochResult
     """The epoch of the network that it keeps."""
     validation: Evaluation
-    """Evaluation of that epoch on the validation split."""
+    """Evaluation of this epoch on the validation split."""
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ def builtin_files() -> dict[str, Path]:
 
 
 def read_layers(path_or_name: str | Path) -> Layer:
-    """A space file, or the built-in space of that name, laid over the files that it extends."""
+    """A space file, or the built-in space of this name, laid over the files that it extends."""
     space = Layer({}, {})
     for layer in reversed(_read_chain(str(path_or_name))):
         space = _laid_over(space, layer)
@@ -138,7 +138,7 @@ def _exists(path: Path) -> bool:
 
 def _no_builtin(name: str) -> str:
     names = list(builtin_files())
-    return f"no built-in space of that name ({', '.join(names)}){did_you_mean(Path(name).stem, names)}"
+    return f"no built-in space of this name ({', '.join(names)}){did_you_mean(Path(name).stem, names)}"
 
 
 def _laid_over(below: Layer, above: Layer) -> Layer:

@@ -175,7 +175,7 @@ def _leaves(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInf
 
 
 def file_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of a space file, made of that of `SearchSpace`.
+    """The JSON Schema of a space file, derived from the schema of `SearchSpace`.
 
     A file that extends another may leave out whatever the other one contains; a file that extends none may not.
     """

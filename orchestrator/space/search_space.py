@@ -103,7 +103,7 @@ class SearchSpace(StrictConfig):
 
     @classmethod
     def load(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """The space in a file, or the built-in one of that name, with overrides `path=value` laid over it.
+        """The space in a file, or the built-in one of this name, with overrides `path=value` laid over it.
 
         Everything is checked, the trainer's bounds included. Values are put to the trainer only when everything else is
         right: that imports torch.

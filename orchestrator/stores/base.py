@@ -201,7 +201,7 @@ def check_name(name: str) -> None:
     """Checks that a search can have the name.
 
     Raises:
-        SearchError: it would not be a plain folder name, or a storage has something else of that name.
+        SearchError: it would not be a plain folder name, or a storage has something else of this name.
     """
     if not NAME.fullmatch(name):
         raise SearchError(

@@ -132,7 +132,7 @@ def check_pack_of(source: str, sha256: str, data_set: str, fold: int, fingerprin
         sha256: digest of its index.json.
         data_set: key of the reader.
         fold: partition of the data set.
-        fingerprint: of that partition.
+        fingerprint: of this partition.
 
     Raises:
         DataError: it is not there, is another one, or has changed since its digest was taken.

@@ -132,7 +132,7 @@ class TrialObjects:
     def fetch(self, note: Note, wanted: Callable[[str], bool]) -> list[str]:
         """Fetches the wanted files of a note that are not here with the same content; returns those that are damaged.
 
-        One that does not match is fetched once more, by the note of that moment: it may have been replaced meanwhile.
+        One that does not match is fetched once more, by the note of this moment: it may have been replaced meanwhile.
 
         Raises:
             StorageProblem: the storage cannot be reached.

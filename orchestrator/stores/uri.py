@@ -46,7 +46,7 @@ def is_uri(storage: str) -> bool:
             meant = f"{scheme}://{rest or 'BUCKET'}"
         else:
             meant = f"file:///{rest}" if "/" in misspelt[2] else f"the path {rest or 'alone'}"
-        raise SearchError(f"{storage}: no URI; write {meant}, or ./{storage} for a folder of that name")
+        raise SearchError(f"{storage}: no URI; write {meant}, or ./{storage} for a folder of this name")
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", storage) is not None
 
 

@@ -45,7 +45,7 @@ class Options(FrozenConfig):
     stage_data: str | None = None
     """Folder, or URI, of the packed data set that every node fetches once; None reads the data where they are."""
     stage_sha256: str | None = None
-    """SHA-256 of the index of that pack."""
+    """SHA-256 of the index of this pack."""
 
     def resources(self, space: SearchSpace) -> Resources:
         """What one trial is given: what was asked for, otherwise what the space says.

@@ -20,7 +20,7 @@ from trainer.result import UNIFORM_ENTROPY
 
 NEAR_BOUND = 0.01  # share of a range, on its own scale
 GOOD_FIT = 0.3  # R2 of held-out trials below which Ax's authors would not read a sensitivity
-FEW_TRIALS = 2  # per searched parameter; Ax's own initial design is of that order
+FEW_TRIALS = 2  # per searched parameter; Ax's own initial design is of this order
 MANY_FAILED = 0.2  # share of the trials
 
 Level = Literal["warning", "note"]

@@ -264,7 +264,7 @@ def _best_so_far(study: Study, objective: Objective) -> Iterator[Point]:
 
 
 def _best_of_all(study: Study, objective: Objective, moment: int) -> Iterator[Point]:
-    """Figures of the best configuration's first seed and, where it was repeated, their means over fresh seeds."""
+    """Metrics of the best configuration's first seed and, where it was repeated, their means over fresh seeds."""
     best = best_configuration(study, objective)
     if best is None:
         return

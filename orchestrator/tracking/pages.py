@@ -105,7 +105,7 @@ def view_of(search: str | None, parameters: Sequence[str]) -> dict[str, Any]:
 
 
 def _section() -> dict[str, Any]:
-    """Of the charts that come first; MLflow adds one for every other figure."""
+    """The section of our charts, which comes first; MLflow adds a chart for every other metric."""
     return {"uuid": SECTION, "name": "Comparison", "display": True, "isReordered": False, "deleted": False}
 
 

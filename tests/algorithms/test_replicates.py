@@ -245,7 +245,7 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
     draws = random.Random(0)
     samples = [[draws.gauss(0.5, 0.05) for _ in range(3)] for _ in range(4000)]
     held = sum(low <= 0.5 <= high for low, high in map(t_interval, samples))  # type: ignore[misc]
-    assert held / len(samples) == pytest.approx(0.95, abs=0.012), "three standard errors of that share are 0.0103"
+    assert held / len(samples) == pytest.approx(0.95, abs=0.012), "three standard errors of this share are 0.0103"
 
 
 def test_fresh_seeds_are_unbiased_where_the_value_that_chose_the_winner_is_too_good() -> None:

@@ -92,7 +92,7 @@ def test_a_slow_link_makes_a_search_slower_and_nothing_else(tmp_path: Path) -> N
 
 
 def test_a_node_whose_clock_is_off_is_refused_with_a_table(tmp_path: Path) -> None:
-    # The clock as every Python process of that host reads it; Ray's own daemons keep the right one.
+    # The clock as every Python process of this host reads it; Ray's own daemons keep the right one.
     (tmp_path / "skewed").mkdir()
     (tmp_path / "skewed" / "sitecustomize.py").write_text(
         f"import time\n\n_true = time.time\ntime.time = lambda: _true() + {SKEW_S}\n"

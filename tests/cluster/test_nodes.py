@@ -52,7 +52,7 @@ def test_trials_use_a_node_that_joins_and_go_on_elsewhere_when_one_is_lost(tmp_p
     for trial in document["trials"]:
         epochs = [line["epoch"] for line in results_of(search.folder, trial["trial"])]
         assert epochs == list(range(1, EPOCHS + 1))
-    # It went on from a checkpoint: no epoch is in its log twice but for the one that was under way.
+    # It went on from a checkpoint: no epoch is in its log twice except for the one that was under way.
     text = (search.folder / "trials" / retried[0]["trial"] / "log.txt").read_text()
     assert "attempt 2" in text
     runs = mlflow_runs(search.storage)

@@ -77,7 +77,7 @@ def events_of(cluster: Slurm, name: str) -> list[Event]:
 
 
 def await_event(cluster: Slurm, name: str, kind: type) -> None:
-    """Waits for an event of that kind in the search's journal."""
+    """Waits for an event of this kind in the search's journal."""
     end = time.monotonic() + JOB_S
     while not any(isinstance(event, kind) for event in events_of(cluster, name)):
         assert time.monotonic() < end, log(cluster)

@@ -171,7 +171,7 @@ def test_extending_in_a_circle_is_refused_where_it_closes(write: Write) -> None:
 
 def test_extending_a_missing_file_lists_the_builtin_spaces(write: Write) -> None:
     assert problems(write("name: x\nextends: dmeo.yaml\n")) == [
-        "s.yaml:2:1: extends: no file 'dmeo.yaml' beside this one, and no built-in space of that name"
+        "s.yaml:2:1: extends: no file 'dmeo.yaml' beside this one, and no built-in space of this name"
         f" ({', '.join(BUILTIN)}) - did you mean 'demo'?"
     ]
 
@@ -191,7 +191,7 @@ def start_point(margin: str = "0.2", identities: str = "4", gate: str = "softmax
 
 def test_a_missing_file_lists_the_builtin_spaces(write: Write) -> None:
     assert problems("smoek.yaml") == [
-        f"smoek.yaml: no such file, and no built-in space of that name ({', '.join(BUILTIN)}) - did you mean 'smoke'?"
+        f"smoek.yaml: no such file, and no built-in space of this name ({', '.join(BUILTIN)}) - did you mean 'smoke'?"
     ]
 
 

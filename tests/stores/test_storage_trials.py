@@ -140,7 +140,7 @@ def test_another_node_goes_on_from_the_checkpoint_with_the_same_figures(
 
 
 def epochs_of(sent: list[WorkerMessage]) -> list[dict[str, object]]:
-    """What epochs say but for the time that they took."""
+    """What epochs say except for the time that they took."""
     timed = {"time", "seconds", "images_per_second", "data_wait_share", "evaluation_seconds"}
     return [message.epoch_result.model_dump(exclude=timed) for message in sent if message.epoch_result is not None]
 

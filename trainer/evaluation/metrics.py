@@ -60,7 +60,7 @@ class Ranking(NamedTuple):
 
 
 class QueryScore(NamedTuple):
-    """The metrics of one query, each in [0, 1] but for the rank."""
+    """The metrics of one query, each in [0, 1] except for the rank."""
 
     average_precision: float
     inverse_negative_penalty: float

@@ -107,7 +107,7 @@ def _centered(query: Float[Tensor, "Q D"], gallery: Float[Tensor, "G D"]) -> Flo
     """All embeddings, their mean subtracted: it changes no distance, and no length exceeds the largest distance.
 
     So squared distances as differences of products are exact to rounding relative to the largest one. Embeddings that
-    are equal but for the rounding of their mean become zeros: what is left of them would be taken for distances.
+    are equal except for the rounding of their mean become zeros: what is left of them would be taken for distances.
     """
     everyone = torch.cat([query, gallery]).float()
     mean = everyone.mean(0)

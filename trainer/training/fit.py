@@ -206,7 +206,7 @@ class _Run:
             meters.seconds = before + time.monotonic() - started
             progress(f"epoch {epoch + 1}", meters.batches, len(self.batches), _speed(meters))
             self._stop_if(stop)
-        # A GPU is steps behind the host; whoever reads the losses would wait for it, with the clock stopped.
+        # A GPU is steps behind the host; reading the losses would wait for it with the clock stopped.
         synchronize(self.device)
         meters.waited += frames.known()
         meters.seconds = before + time.monotonic() - started

@@ -65,7 +65,7 @@ class StepCost(FrozenConfig):
     gpu_memory_bytes: int | None
     """Peak of the memory that torch took from the GPU; what CUDA itself takes is not in it. None without a GPU."""
     gpu_total_bytes: int | None
-    """All memory of that GPU. None without one."""
+    """All memory of this GPU. None without one."""
     parameters: int
     """Numbers in the network that are learned."""
     best_bytes: int

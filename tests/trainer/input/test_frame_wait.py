@@ -30,7 +30,7 @@ class Host:
 
 
 class Point:
-    """An event of that device."""
+    """An event of this device."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
