@@ -4,7 +4,7 @@
 
 A search asks for several points at once where places for trials stand idle; the model is fitted once for all of them,
 and each is optimised with less effort (`orchestrator.algorithms.ax_worker`). On 11 numbers, as many as the paper's
-space has, of which six enter Hartmann's function, with noise (`benchmarks.search_problems`), for each number of points:
+space has, of which six enter Hartmann's function, with noise (`benchmarks.search.problems`), for each number of points:
 
 - seconds: processor time a point, with 200 finished trials and so many running ones; all points of an answer, its fit
   included. One answer each.
@@ -29,13 +29,13 @@ import torch
 from scipy.stats import qmc
 
 from benchmarks.measuring import say
-from benchmarks.search_problems import NOISE, PROBLEMS
+from benchmarks.search.problems import FAMILIES, NOISE
 from orchestrator.algorithms.ax_worker import answers
 
 NAMES = [f"x{index}" for index in range(11)]
 FINISHED = 200
 PLACES, ROUNDS = 16, 6
-HARTMANN = PROBLEMS["hartmann6"]
+HARTMANN = FAMILIES["hartmann6"](0)
 
 
 def main() -> int:
