@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime
-from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import yaml
@@ -87,12 +86,6 @@ class Ours:
         self._ahead = AsyncSuggester(cast("AxProcess", _AxHere()), self.space, stale=0)
         self._points: dict[int, list[float]] = {}
         self._source = "random"
-        # Every trial has as many epochs; asking the space each time would take most of the time.
-        whole = SimpleNamespace(optim=SimpleNamespace(epochs=problem.epochs))
-        view = SimpleNamespace(
-            stopping=self.space.stopping, objective=self.space.objective, config=lambda params: whole
-        )
-        self._view = cast("SearchSpace", view)
 
     def decide(self) -> Start | Continue:
         """As the searcher asks."""
@@ -104,7 +97,8 @@ class Ours:
         """Records the point, which in a table is a row's."""
         key, self._points[trial] = _key(trial), point
         params = {path: LOW + (HIGH - LOW) * x for path, x in zip(self.space.parameters, point, strict=True)}
-        self.study.apply(TrialSuggested(trial=key, index=trial, params=params, source=self._source, seed=0))
+        event = {"trial": key, "index": trial, "params": params, "source": self._source, "seed": 0}
+        self.study.apply(TrialSuggested.model_validate({**event, "epochs": self._problem.epochs}))
         self.study.apply(TrialStarted(trial=key, attempt=1))
 
     def _suggestion(self) -> Suggestion:
@@ -119,7 +113,7 @@ class Ours:
     def report(self, trial: int, values: list[float]) -> Verdict:
         """As the runner does: the epoch is recorded, then the rule decides."""
         self._record(trial, values)
-        if decide(self.study.trials[_key(trial)], self.study, self._view) is None:
+        if decide(self.study.trials[_key(trial)], self.study, self.space.stopping, self.space.objective) is None:
             return Verdict.GO
         rule = self.space.stopping.rule
         assert rule != "none"
