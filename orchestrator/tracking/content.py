@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from orchestrator.algorithms.replicates import Best, best_configuration
-from orchestrator.algorithms.scoring import score
+from orchestrator.algorithms.replicates import Best
 from orchestrator.base.escaping import markdown_code, markdown_text
 from orchestrator.base.formatting import number
-from orchestrator.space.objective import Objective
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import NodeLoad
-from orchestrator.study.study import Study
+from orchestrator.study.study import Trial
+from orchestrator.summary import Summary
 from trainer.files import loads_checked, read_regular
 from trainer.result import EpochResult, Evaluation
 
@@ -193,57 +192,49 @@ def about(description: SearchDescription, tell: Callable[[int], Content]) -> Abo
     )
 
 
-def search_content(description: SearchDescription, objective: Objective, study: Study, moment: int) -> Content:
+def search_content(summary: Summary, moment: int) -> Content:
     """A table of all trials, a note that the run's page shows, and the best value so far after each trial."""
-    rows = trial_rows(study, objective)
+    rows = [_row(trial, summary) for trial in summary.trials]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}
     content = Content([Artifact(TABLE, json.dumps(table))])
     content.tags = {
-        NOTE_TAG: note(description, objective, study, rows)[:LONGEST_NOTE],
+        NOTE_TAG: _note(summary)[:LONGEST_NOTE],
         TABLES_TAG: json.dumps([{"path": TABLE, "type": "table"}]),
     }
-    content.points = [*_best_so_far(study, objective), *_best_of_all(study, objective, moment)]
+    content.points = [*_best_so_far(summary), *_best_of_all(summary, moment)]
     return content
 
 
-def trial_rows(study: Study, objective: Objective) -> list[dict[str, Any]]:
-    """A row per trial, configurations in the order of their suggestion and then repeats."""
-    metric = objective.first.metric
-    rows = []
-    for trial in (*sorted(study.trials.values(), key=lambda each: each.index), *study.replicates.values()):
-        found = score(trial, objective)
-        metrics = {} if found is None else found.metrics
-        rows.append(
-            {
-                **{"trial": trial.key, "status": trial.status, "source": trial.source, "seed": trial.seed},
-                **{"epoch": trial.epoch, metric: None if found is None else found.value},
-                **{name: metrics.get(name) for name in (f"rank{rank}" for rank in NAMED_RANKS)},
-                **trial.params,
-            }
-        )
-    return rows
+def _row(trial: Trial, summary: Summary) -> dict[str, Any]:
+    found = summary.scores.get(trial.key)
+    metrics = {} if found is None else found.metrics
+    return {
+        **{"trial": trial.key, "status": trial.status, "source": trial.source, "seed": trial.seed},
+        **{"epoch": trial.epoch, summary.metric: None if found is None else found.value},
+        **{name: metrics.get(name) for name in (f"rank{rank}" for rank in NAMED_RANKS)},
+        **trial.params,
+    }
 
 
-def note(description: SearchDescription, objective: Objective, study: Study, rows: list[dict[str, Any]]) -> str:
+def _note(summary: Summary) -> str:
     """A few paragraphs of Markdown."""
-    counts = ", ".join(f"{many} {status}" for status, many in study.counts().items() if many) or "no trials yet"
-    paragraphs = [f"**{markdown_text(description.search)}**: space {markdown_code(description.space.name)}, {counts}."]
+    description = summary.description
+    counts = ", ".join(f"{many} {status}" for status, many in summary.counts.items() if many) or "no trials yet"
+    paragraphs = [f"**{markdown_text(summary.name)}**: space {markdown_code(description.space.name)}, {counts}."]
     if description.synthetic:
         paragraphs.append("**SYNTHETIC data: these metrics say nothing about published results.**")
-    best = best_configuration(study, objective)
-    if best is not None:
-        paragraphs.append(_best_line(best, objective))
+    if summary.best is not None:
+        params = summary.best.trial.params.items()
+        paragraphs.append(_best_line(summary.best, summary.metric))
         paragraphs.append(
-            "\n".join(
-                f"- {markdown_code(path)} = {markdown_text(number(value))}" for path, value in best.trial.params.items()
-            )
+            "\n".join(f"- {markdown_code(path)} = {markdown_text(number(value))}" for path, value in params)
         )
-    return "\n\n".join([*paragraphs, f"All {len(rows)} trials: artifact `{TABLE}`."])
+    return "\n\n".join([*paragraphs, f"All {len(summary.trials)} trials: artifact `{TABLE}`."])
 
 
-def _best_line(best: Best, objective: Objective) -> str:
-    head, metric, confirmation = f"Best: {markdown_code(best.trial.key)}", objective.first.metric, best.confirmation
+def _best_line(best: Best, metric: str) -> str:
+    head, confirmation = f"Best: {markdown_code(best.trial.key)}", best.confirmation
     if confirmation is None:
         return f"{head}, {metric} {best.score.value:.3f} with one seed, not confirmed."
     deviation = confirmation.standard_deviation
@@ -252,28 +243,30 @@ def _best_line(best: Best, objective: Objective) -> str:
     return f"{head}, {metric} {confirmation.mean:.3f}{spread} over {len(confirmation.values)} fresh seeds{sure}."
 
 
-def _best_so_far(study: Study, objective: Objective) -> Iterator[Point]:
+def _best_so_far(summary: Summary) -> Iterator[Point]:
     """The best value after each completed configuration: step 1 is the first."""
-    first, best = objective.first, None
-    for step, key in enumerate(study.completed, 1):
-        found = score(study.trials[key], objective)
+    first, best = summary.objective.first, None
+    for step, key in enumerate(summary.study.completed, 1):
+        found = summary.scores.get(key)
         if found is None:
             continue
         best = found.value if best is None else max(best, found.value, key=lambda value: first.sign * value)
-        yield Point(f"best_so_far/{first.metric}", best, milliseconds(study.trials[key].results[-1].time), step)
+        ended = milliseconds(summary.study.trials[key].results[-1].time)
+        yield Point(f"best_so_far/{first.metric}", best, ended, step)
 
 
-def _best_of_all(study: Study, objective: Objective, moment: int) -> Iterator[Point]:
+def _best_of_all(summary: Summary, moment: int) -> Iterator[Point]:
     """Metrics of the best configuration's first seed and, where it was repeated, their means over fresh seeds."""
-    best = best_configuration(study, objective)
+    best = summary.best
     if best is None:
         return
+    validation = best.score.result.validation
     for name, value in best.score.result.metrics().items():
-        if best.score.result.validation is not None and name in best.score.result.validation.metrics():
+        if validation is not None and name in validation.metrics():
             yield Point(BEST_PREFIX + name, value, moment, 0)
     if best.confirmation is not None:
         for name, value in best.confirmation.metrics.items():
-            if name in (objective.first.metric, "mINP", *(f"rank{rank}" for rank in NAMED_RANKS)):
+            if name in (summary.metric, "mINP", *(f"rank{rank}" for rank in NAMED_RANKS)):
                 yield Point(f"confirmed/{name}", value, moment, 0)
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from orchestrator.base.uris import database_uri
 from orchestrator.cluster.trusted_servers import TRACKING, require_trusted, trust
 from orchestrator.stores.base import SearchFolder
-from orchestrator.study.description import Options, SearchDescription, current_space, read_description
+from orchestrator.study.description import Options, SearchDescription, read_description
 from orchestrator.study.events import TrialTracked
 from orchestrator.study.recorder import Recorder
+from orchestrator.summary import summarise
 from orchestrator.tracking.content import Content, about, search_content
 from orchestrator.tracking.database import ARTIFACTS, DATABASE
 from orchestrator.tracking.tracker import Tracker
@@ -47,8 +48,8 @@ def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, r
 
     def tell(moment: int) -> Content:
         with recorder.lock:
-            objective = current_space(description, recorder.study).objective
-            return search_content(description, objective, recorder.study, moment)
+            summary = summarise(folder, description, recorder.study, is_driven=True)
+        return search_content(summary, moment)
 
     tracker = Tracker(
         uri,

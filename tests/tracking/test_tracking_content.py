@@ -16,7 +16,8 @@ from orchestrator.stores.local import local_search
 from orchestrator.study.description import Options, SearchDescription
 from orchestrator.study.events import Event, TrialCompleted, TrialStopped, TrialSuggested, TrialTested
 from orchestrator.study.study import Study, fold
-from orchestrator.tracking.content import Artifact, about, evaluation_content, search_content
+from orchestrator.summary import summarise
+from orchestrator.tracking.content import Artifact, Content, about, evaluation_content, search_content
 from orchestrator.tracking.projection import Plan, Writes
 from orchestrator.tracking.uploads import staged
 from trainer.result import kept_epoch
@@ -118,8 +119,12 @@ def test_pictures_have_the_same_names_when_they_are_sent_again_and_other_ones_fo
 # --- the search
 
 
+def told(description: SearchDescription, study: Study) -> Content:
+    return search_content(summarise(local_search(Path("s")), description, study, is_driven=True), 9)
+
+
 def test_a_session_is_told_by_a_table_a_note_and_the_best_so_far() -> None:
-    found = search_content(description(), SPACE.objective, study(0.3, 0.2, 0.6), 9)
+    found = told(description(), study(0.3, 0.2, 0.6))
     table = json.loads(str(next(each.source for each in found.artifacts if each.place == "trials.json")))
     assert len(table["data"]) == 3
     assert table["data"][2][table["columns"].index("mAP")] == 0.6
@@ -133,7 +138,7 @@ def test_a_session_is_told_by_a_table_a_note_and_the_best_so_far() -> None:
 
 
 def test_a_search_without_a_completed_trial_is_told_too() -> None:
-    found = search_content(description(synthetic=False), SPACE.objective, fold([suggested(0)]), 9)
+    found = told(description(synthetic=False), fold([suggested(0)]))
     assert not found.points
     assert "SYNTHETIC" not in found.tags["mlflow.note.content"]
 
