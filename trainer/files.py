@@ -97,7 +97,13 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path`, durably, when all is written; not at all if that fails."""
+    """A file to write to, which takes the place of `path`, durably, when all is written; not at all if that fails.
+
+    Raises:
+        OSError: there is something else than a regular file, such as /dev/null, or the file cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
     temporary = path.with_name(path.name + ".tmp")
     try:
         # Not through a link, which would lead elsewhere, and without waiting for the reader of a pipe.

@@ -26,7 +26,7 @@ from orchestrator.study import journal as journals
 from orchestrator.study.events import TrialReported
 from orchestrator.study.journal import Record, decode, encode, read_journal
 from trainer.errors import DataError
-from trainer.files import LARGEST_FLOAT, loads_checked, read_regular
+from trainer.files import LARGEST_FLOAT, loads_checked, read_regular, write_atomically
 from trainer.result import read_results
 
 
@@ -95,6 +95,15 @@ def forged(fields: str) -> bytes:
     """A line of a journal with these fields and the checksum of its author."""
     body = fields.encode()
     return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_regular_file_is_never_replaced(kind: str, tmp_path: Path) -> None:
+    KINDS[kind](tmp_path / "out")
+    before = (tmp_path / "out").lstat().st_ino
+    with pytest.raises(OSError, match="is no regular file"):
+        write_atomically(tmp_path / "out", "text")
+    assert (tmp_path / "out").lstat().st_ino == before
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(

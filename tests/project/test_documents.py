@@ -324,7 +324,7 @@ class Home:
             elif word.startswith(("/data/", "/shared/mars")) or word == "FOLDER":
                 found.append("mini-mars" if launches else DATA)
             elif word.startswith("s3://"):
-                found.append((self.folder / "bucket").as_uri())
+                found.append("runs")
             elif word.startswith(("/scratch/", "/shared/")):
                 found.append(word.rpartition("/")[2])
             else:
