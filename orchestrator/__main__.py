@@ -123,6 +123,10 @@ for command in (
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code; errors that a user can fix are one line each."""
     try:
+        Path.cwd()
+    except FileNotFoundError:
+        return _say("the current folder was deleted; change to another one", Exit.ENVIRONMENT)
+    try:
         code = int(cli.main(list(arguments), prog_name="reidsearch", standalone_mode=False) or Exit.OK)
         with _reader_noticed():
             sys.stdout.flush()  # at its end the interpreter would report a closed pipe

@@ -47,10 +47,12 @@ def train_command(
     SIGTERM and SIGINT end it after the next step with its state saved: exit codes 75 and 130.
 
     Raises:
-        ConfigError: the configuration cannot be run, or `out` holds a run and `resume` is not set.
+        ConfigError: the configuration cannot be run, `out` is a file, or it holds a run and `resume` is not set.
         DataError, CheckpointError, DivergedError: as `trainer.fit`.
     """
     config = read_trial_config(config_file, overrides)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file, and --out names a folder; choose another one")
     checkpoint = last_checkpoint(out)
     if checkpoint is not None and not resume:
         raise ConfigError(f"{out}: holds a run already; continue it with --resume, or choose another --out")

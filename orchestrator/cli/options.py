@@ -141,7 +141,11 @@ class StoragePath(click.Path):
     """A folder, or a URI, as it is given; `open_store` opens it."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        """The text; a path of a file is refused."""
+        """The text; a path of a file is refused, and what other commands could not find again."""
+        if not value:
+            self.fail("is empty; name a folder or a bucket", parameter, context)
+        if value.lower().startswith("memory:"):
+            self.fail("memory:// lives in one process only; name a folder or a bucket", parameter, context)
         return value if "://" in value else super().convert(value, parameter, context)
 
 
@@ -152,6 +156,8 @@ class OutPath(click.Path):
         """The path; raises OSError, which names the folder that refuses it."""
         from trainer.files import check_writable
 
+        if not os.fspath(value):
+            self.fail("is empty; name what is to be written", parameter, context)
         path = super().convert(value, parameter, context)
         check_writable(Path(os.fsdecode(path)))
         return path

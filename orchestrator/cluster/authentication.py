@@ -188,7 +188,7 @@ def head_accepts(address: str, token: str | None) -> bool:
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 return False
-            why = one_line(str(error.details()).rpartition(": ")[2]) or error.code().name.lower()
+            why = one_line(str(error.details()).rpartition(": ")[2]).rstrip("]") or error.code().name.lower()
             raise EnvironmentProblem(
                 f"no Ray head answers at {address} ({why}); start it (ray start --head), open port {GCS_PORT} in the "
                 "firewall, or give another --address; a dashboard's URL is for --submit"

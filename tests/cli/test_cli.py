@@ -602,3 +602,30 @@ def test_output_into_a_closed_pipe_ends_quietly_with_0(elsewhere: Path, argument
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["status", "--storage", ""], "is empty; name a folder or a bucket"),
+        (["launch", "smoke", "--storage", "memory://x"], "memory:// lives in one process only"),
+        (["report", "first", "--out", ""], "is empty; name what is to be written"),
+    ],
+)
+def test_a_place_that_is_empty_or_that_no_other_command_finds_is_refused(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(words) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_current_folder_that_was_deleted_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run(["status"]) == 5
+    assert capsys.readouterr().err.strip() == "the current folder was deleted; change to another one"

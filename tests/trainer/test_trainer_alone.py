@@ -15,6 +15,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from trainer.__main__ import run
 from trainer.config import TrialConfig
 
 # What a GPU node without the orchestrator has; these and what they require themselves.
@@ -176,3 +177,12 @@ def test_a_missing_data_set_and_a_missing_checkpoint_are_named(
     assert gone in mistakes(capsys, "fit", str(config_file), "--out", str(tmp_path / "o"), "--set", f"data.root={gone}")
     assert gone in mistakes(capsys, "evaluate", str(config_file), "--checkpoint", gone)
     assert "nothing to resume" in mistakes(capsys, "fit", str(config_file), "--out", gone, "--resume")
+
+
+def test_a_file_in_place_of_the_output_folder_is_refused(
+    tiny_config: TrialConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trial.json").write_text(tiny_config.model_dump_json())
+    (tmp_path / "out").touch()
+    assert run(["fit", str(tmp_path / "trial.json"), "--out", str(tmp_path / "out")]) == 3
+    assert "is a file, and --out names a folder" in capsys.readouterr().err
