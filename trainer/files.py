@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import struct
@@ -20,11 +21,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pydantic_core
+
 MAX_BYTES = 256 * 1024 * 1024
 """Of a file that is read whole, unless it is said otherwise; our own are far smaller."""
 LARGEST_FLOAT = 3.5e38
 """Of a number that is read: what float32 holds. Squares and sums of such numbers are finite."""
 LARGEST_INTEGER = 2**63
+# Of a number in JSON: an exponent that is not negative, or many digits.
+MAYBE_TOO_LARGE = re.compile(rb"[eE]\+?\d|\d{19}")
 # What numpy and zipfile raise for damaged files; RuntimeError for those that seem to be encrypted.
 DAMAGED_NPZ = (
     *(OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error),
@@ -65,6 +70,12 @@ def loads_checked(text: str | bytes) -> Any:
         ValueError: it is no JSON, or a number is not.
         RecursionError: it is nested too deeply.
     """
+    try:
+        content = text.encode() if isinstance(text, str) else text
+        if MAYBE_TOO_LARGE.search(content) is None:
+            return pydantic_core.from_json(content, allow_inf_nan=False)  # a fifth of the time of what follows
+    except ValueError:
+        pass  # below it is accepted, or refused with the reason
     return json.loads(text, parse_float=_checked_float, parse_int=_checked_int, parse_constant=_refused)
 
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from trainer.config import TrialConfig
 
 CONFIDENCE = 0.95
+# Quantiles of Student's t for 2 to 9 values, as `scipy.special.stdtrit` gives them.
+T_QUANTILES: Mapping[float, float] = {
+    **{1: 12.706204736174694, 2: 4.302652729749462, 3: 3.1824463052837078, 4: 2.7764451051977934},
+    **{5: 2.5705818356363146, 6: 2.4469118511449786, 7: 2.364624251592784, 8: 2.306004135204166},
+}
 BEST = "best"
 """In place of a trial's key: the configuration that is best so far."""
 
@@ -141,6 +146,8 @@ def t_quantile(freedom: float) -> float:
     Args:
         freedom: degrees of freedom, positive, not necessarily whole.
     """
+    if freedom in T_QUANTILES:
+        return T_QUANTILES[freedom]
     from scipy.special import stdtrit  # its import takes longer than reading most searches
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -12,11 +12,13 @@ from events import completed, epoch_result, started, suggested
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import stdtrit
 from summaries import summary_of
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.replicates import (
+    T_QUANTILES,
     Replicate,
     best_configuration,
     confirmations,
@@ -428,3 +430,7 @@ def test_a_best_of_one_seed_is_said_to_be_unconfirmed() -> None:
     assert summary_line(found).endswith("best mAP 60.0 (t0001, one seed, not confirmed)")
     assert best_lines(found)[0].endswith("rank20 60.0 (one seed, not confirmed)")
     assert best_lines(summary_of(fold([]))) == []
+
+
+def test_the_quantiles_that_are_kept_are_those_of_scipy() -> None:
+    assert {freedom: float(stdtrit(freedom, 0.975)) for freedom in T_QUANTILES} == T_QUANTILES

@@ -154,7 +154,8 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_numbers_that_can_be_calculated_with_are_read_as_they_are(value: object) -> None:
-    assert loads_checked(json.dumps(value)) == value
+    for text in (json.dumps(value), json.dumps(value).encode()):
+        assert repr(loads_checked(text)) == repr(json.loads(text))  # to the last bit, and of the same type
     assert math.isfinite(LARGEST_FLOAT**2)
 
 
