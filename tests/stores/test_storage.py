@@ -775,6 +775,7 @@ def test_a_storage_that_cannot_be_written_leaves_no_token(tmp_path: Path) -> Non
 # The command line
 
 
+@pytest.mark.parametrize("uri", ["s3"], indirect=True)
 def test_the_commands_take_a_uri(uri: str, machines: Machines, capsys: pytest.CaptureFixture[str]) -> None:
     published(uri)
     machines.become("other")
@@ -807,6 +808,7 @@ def test_epochs_are_as_they_were_after_the_way_through_the_storage(uri: str, mac
     assert fresh(uri).study.trials["t0001"].results[0] == epoch_result(3, 0.6)
 
 
+@pytest.mark.parametrize("uri", ["s3"], indirect=True)
 def test_purge_deletes_every_object_of_the_search(
     uri: str, machines: Machines, capsys: pytest.CaptureFixture[str]
 ) -> None:
