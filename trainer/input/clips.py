@@ -54,8 +54,8 @@ class ClipConfig(FrozenConfig):
     """Which frames the attention loss takes for erased: those with any rectangle, or, as in the paper's code, only
     those with a second one."""
     erase_fill: Literal["mean", "light_grey"] = "mean"
-    """Colour of what is erased: ImageNet's mean, or the light grey of the paper's code, which writes the numbers of
-    that mean into normalised frames."""
+    """Colour of what is erased: ImageNet's mean, or the light grey of the paper's code, which writes that
+    mean's numbers into normalised frames."""
     augment_on: Literal["worker", "device"] = "worker"
     """Where frames are augmented: in the processes that decode them, or on the device that trains. The pixels are the
     same."""
