@@ -117,28 +117,12 @@ class Plan:
                 writes = self._of(SEARCH_RUN)
                 writes.status, writes.end, writes.summary = RUNNING, None, None
             case TrialSuggested():
-                tags = {"trial": event.trial, "source": event.source, "seed": str(event.seed)}
-                tags |= {"repeats": event.repeats} if event.repeats else {}
-                tags |= {} if event.fold is None else {"fold": str(event.fold)}
-                tags |= {"finalization": str(event.finalization)} if event.finalization else {}
-                creation = Creation(f"{self._folder.name}/{event.trial}", moment, tags)
-                writes = self._begin(event.trial, creation)
-                writes.params |= {name: str(value) for name, value in event.params.items()}
-                if self._about is not None:
-                    split = None if event.finalization else self._folder.split_of(event.fold)
-                    writes.data_sets = self._about.data_sets(split)
+                writes = self._suggested(event, moment)
             case TrialStarted(attempt=1):
                 writes = self._of(event.trial)
                 writes.files.append(self._folder.trial(event.trial) / "config.json")
             case TrialReported():
-                writes = self._of(event.trial)
-                writes.points += epoch_points(event.result)
-                if event.load is not None:
-                    writes.points += load_points(event.load, event.result)
-                    writes.tags[NODE_TAG] = self._nodes_of(event.trial, event.load.node)
-                best = better_epoch(self._best.get(event.trial), event.result)
-                if best is not None:
-                    self._best[event.trial] = best
+                writes = self._reported(event)
             case TrialTested():
                 writes = self._of(event.trial)
                 writes.points += test_points(event.evaluation, moment)
@@ -168,6 +152,29 @@ class Plan:
                 return False
         writes.events += 1
         return True
+
+    def _suggested(self, event: TrialSuggested, moment: int) -> Writes:
+        tags = {"trial": event.trial, "source": event.source, "seed": str(event.seed)}
+        tags |= {"repeats": event.repeats} if event.repeats else {}
+        tags |= {} if event.fold is None else {"fold": str(event.fold)}
+        tags |= {"finalization": str(event.finalization)} if event.finalization else {}
+        writes = self._begin(event.trial, Creation(f"{self._folder.name}/{event.trial}", moment, tags))
+        writes.params |= {name: str(value) for name, value in event.params.items()}
+        if self._about is not None:
+            split = None if event.finalization else self._folder.split_of(event.fold)
+            writes.data_sets = self._about.data_sets(split)
+        return writes
+
+    def _reported(self, event: TrialReported) -> Writes:
+        writes = self._of(event.trial)
+        writes.points += epoch_points(event.result)
+        if event.load is not None:
+            writes.points += load_points(event.load, event.result)
+            writes.tags[NODE_TAG] = self._nodes_of(event.trial, event.load.node)
+        best = better_epoch(self._best.get(event.trial), event.result)
+        if best is not None:
+            self._best[event.trial] = best
+        return writes
 
     def creations(self, now: float, limit: int) -> list[Writes]:
         """Runs to create, before anything else, because their trials wait; the search's own run first."""

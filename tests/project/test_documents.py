@@ -413,3 +413,9 @@ def perform(words: list[str]) -> int:
     if words[:3] == ["python", "-m", "trainer"]:
         return run_trainer(words[3:])
     return subprocess.run([sys.executable, *words[1:]], check=False, capture_output=True).returncode
+
+
+def test_the_licence_is_that_of_mit_to_the_letter() -> None:
+    text = " ".join((ROOT / "LICENSE").read_text(encoding="utf-8").split())
+    assert "hereby granted, free of charge, to any person obtaining a copy of this software" in text
+    assert "and to permit persons to whom the Software is furnished to do so" in text

@@ -91,7 +91,7 @@ def wen_step(
     """The centers after one step towards their identities' clips, by the rule of Wen et al. 2016 (ECCV), Eq. 4.
 
     A center moves `rate` n / (1 + n) of the way to the mean of its n clips: whatever the size of the batch,
-    and never beyond the mean for a rate up to 1. The center of an identity who is absent stays.
+    and never beyond the mean for a rate up to 1. The center of an identity without clips stays.
     """
     clips = torch.zeros_like(centers[:, 0]).index_add_(0, labels, torch.ones_like(embeddings[:, 0]))
     gaps = embeddings - centers[labels]
@@ -116,7 +116,7 @@ def osm_caa(
     L_N = 1/2 of the mean of s^2 over pairs of two identities, weighted by s a, with s = max(alpha - d, 0).
     a is the smaller attention of the two clips: the softmax over identities of the cosines with `class_vectors`
     (rows of the classifier, or the centers) divided by `temperature`, at the clip's own identity. Vectors of
-    identities who have no clips, more of them than training identities even, take part in the softmax.
+    identities without clips, more of them than training identities even, take part in the softmax.
 
     `detach` takes the weights for constants: then neither they nor the class vectors get a gradient (Wang's
     code). In the paper's code nothing is detached, and the temperature is 1, which leaves a nearly constant.

@@ -341,7 +341,7 @@ def test_only_known_places_ask_for_the_test_part_or_choose_how_it_is_recorded() 
 
 
 @pytest.mark.parametrize("other", [{"share": 0.0}, {"share": 0.4, "seed": 1}, {"folds": 3}], ids=str)
-def test_a_network_is_not_judged_on_identities_of_another_split_whom_it_was_trained_on(
+def test_a_network_is_not_judged_on_identities_that_it_was_trained_on_under_another_split(
     other: dict[str, object], config: TrialConfig, tmp_path: Path
 ) -> None:
     weights = save_weights(changed(config, data__validation=other), tmp_path / "run" / BEST)
