@@ -16,7 +16,7 @@ from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.scoring import ranked
 from orchestrator.algorithms.stopping import learning_curve, verdict
-from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Exhausted, Proposal, Suggestion
+from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Proposal, Suggestion
 from orchestrator.base.errors import SearchError
 from orchestrator.space.objective import Objective
 from orchestrator.space.options import StoppingConfig
@@ -237,7 +237,7 @@ def _journaled(study: Study, untried: Sequence[Candidate]) -> Pick:
     return Pick(untried[0], cast(Source, untried[0].trial.source))
 
 
-def _answered(ask: Callable[[], Proposal], ahead: AsyncSuggester, study: Study) -> Suggestion | Exhausted:
+def _answered(ask: Callable[[], Proposal], ahead: AsyncSuggester, study: Study) -> Proposal:
     """The algorithm's proposal, with the model's answer in place of a question."""
     step = ask()
     while isinstance(step, AskModel):

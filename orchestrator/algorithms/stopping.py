@@ -36,7 +36,7 @@ def decide(trial: Trial, study: Study, stopping: StoppingConfig, objective: Obje
     """
     if trial.repeats or (objective.is_relative and is_baseline(trial)):
         return None
-    if stopping.rule == "none" or not trial.results or objective.first.metric not in trial.results[-1].metrics():
+    if not trial.results or objective.first.metric not in trial.results[-1].metrics():
         return None
     if trial.epoch >= trial.epochs:
         return None
@@ -65,7 +65,7 @@ def _best_so_far(values: Iterable[float]) -> Iterator[float]:
 
 def verdict(own: Sequence[float], others: Iterable[Sequence[float]], stopping: StoppingConfig) -> str | None:
     """The reason to stop a trial at the end of its curve, or None. Larger is better; curves may have any length."""
-    if stopping.rule == "none" or len(own) < stopping.grace:
+    if stopping.rule not in ("asha", "percentile") or len(own) < stopping.grace:
         return None
     if stopping.rule == "asha" and not is_rung(len(own), stopping):
         return None

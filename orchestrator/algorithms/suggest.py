@@ -21,7 +21,7 @@ from orchestrator.algorithms.points import (
 )
 from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import Source
+from orchestrator.study.events import Forecast, Source
 from orchestrator.study.study import Study, TrialStatus
 
 if TYPE_CHECKING:
@@ -42,6 +42,17 @@ class Suggestion(NamedTuple):
     """The trainer's configuration at the point, where a check of the point has built it."""
 
 
+class Continuation(NamedTuple):
+    """A paused trial that is worth more than a new one."""
+
+    trial: str
+    """Its key."""
+    until: int | None
+    """Epoch after which it pauses again; None trains it to its end."""
+    reason: str
+    forecast: Forecast | None
+
+
 class AskModel(NamedTuple):
     """Ask the model; see `orchestrator.algorithms.async_suggester`."""
 
@@ -55,8 +66,8 @@ class Exhausted(NamedTuple):
     reason: str
 
 
-Proposal: TypeAlias = Suggestion | AskModel | Exhausted
-"""What an algorithm proposes: a point, to ask the model for one, or that there is none."""
+Proposal: TypeAlias = Suggestion | Continuation | AskModel | Exhausted
+"""What an algorithm proposes: a point, a paused trial, to ask the model for one of them, or that there is none."""
 
 
 def initial_trials(space: SearchSpace) -> int:

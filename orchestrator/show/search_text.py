@@ -22,7 +22,11 @@ def summary_line(summary: Summary) -> str:
     if total := sum(repeats.values()):
         parts.append(f"{repeats['completed']}/{total} repeats completed")
     others = {status: counts[status] + repeats[status] for status in counts}
-    parts += [f"{others[status]} {status}" for status in ("running", "pending", "stopped", "failed") if others[status]]
+    parts += [
+        f"{others[status]} {status}"
+        for status in ("running", "paused", "pending", "stopped", "failed")
+        if others[status]
+    ]
     if summary.best is not None:
         parts.append(f"best {best_value(summary.metric, summary.best)}")
     # The numbers say already that all trials of the budget are over.

@@ -28,6 +28,7 @@ from trainer.formatting import one_line, shortened
 
 STATUS_STYLES = {
     "running": "cyan",
+    "paused": "blue",
     "completed": "green",
     "failed": "red",
     "pending": "dim",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import math
 import re
+from fractions import Fraction
 from typing import Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -88,7 +91,7 @@ class Budget(StrictConfig):
     """Limits of a search; it ends with the one that is reached first."""
 
     trials: int = Field(ge=1, le=100_000)
-    """Number of trials."""
+    """Number of trials; where they pause (`stopping`), the number of whole trainings that their epochs add up to."""
     concurrent: int | None = Field(None, ge=1)
     """Trials at a time; null runs as many as the machines hold."""
     epochs: int | None = Field(None, ge=1)
@@ -104,19 +107,69 @@ class Budget(StrictConfig):
 
 
 class StoppingConfig(StrictConfig):
-    """When a trial that is worse than others is stopped; time is counted in evaluations of the objective."""
+    """When a trial is paused or stopped; `grace` and `curves` count evaluations of the objective."""
 
-    rule: Literal["none", "asha", "percentile"] = "none"
-    """`asha`: asynchronous successive halving (Li et al. 2020, arXiv:1810.05934); `percentile`: compare with the other
-    curves at every evaluation, as the median rule does (Golovin et al. 2017); `none`: train every trial to its end."""
+    rule: Literal["none", "asha", "percentile", "promote", "freeze_thaw"] = "none"
+    """`promote`: successive halving by promotion (Li et al. 2020, arXiv:1810.05934): every trial pauses early, and the
+    best paused ones continue. `freeze_thaw`: the trial with the largest expected improvement per remaining epoch
+    trains, a paused one or a new one (Swersky et al. 2014, arXiv:1406.3896). `asha`: asynchronous successive halving by
+    stopping, without pauses; `percentile`: compare with the other curves at every evaluation, as the median rule does
+    (Golovin et al. 2017); `none`: train every trial to its end."""
+    first: float = Field(0.25, gt=0, lt=1)
+    """`promote` and `freeze_thaw`: share of its epochs after which a trial first pauses, at the next evaluation."""
     grace: int = Field(1, ge=1)
     """Evaluations that every trial gets; with `asha` the first rung."""
     reduction: int = Field(3, ge=2)
-    """`asha`: each rung is this many times longer than the one before; the best one in so many trials continues."""
+    """`asha` and `promote`: each rung is this many times longer than the one before; the best one in so many trials
+    continues."""
     percentile: float = Field(50.0, gt=0, lt=100)
     """`percentile`: a trial below this percentile of the others is stopped; 50 is the median rule."""
     curves: int = Field(5, ge=1)
     """`percentile`: other trials that must have as many evaluations before a trial is stopped."""
+
+    @property
+    def pauses(self) -> bool:
+        """Whether trials pause and continue, so that the budget of trials counts whole trainings."""
+        return self.rule in ("promote", "freeze_thaw")
+
+
+# `freeze_thaw` decides anew after each such part of a trial's epochs.
+PARTS = 9
+
+
+def pause_shares(stopping: StoppingConfig) -> list[Fraction]:
+    """The shares of its epochs after which a trial pauses, ascending, below 1; empty for rules that pause nothing.
+
+    `promote`: `first` times the powers of `reduction`, up to the last that lies at least `reduction` times before the
+    end, which is the last rung itself (Li et al. 2020, algorithm 2); `first` in any case. `freeze_thaw`: `first`, then
+    steps of 1 / `PARTS`.
+    """
+    first = Fraction(stopping.first).limit_denominator(10_000)
+    if stopping.rule == "promote":
+        later = itertools.takewhile(
+            lambda share: share * stopping.reduction <= 1,
+            (first * stopping.reduction**rung for rung in itertools.count(1)),
+        )
+        return [first, *later]
+    if stopping.rule == "freeze_thaw":
+        steps = (first + Fraction(part, PARTS) for part in itertools.count())
+        return list(itertools.takewhile(lambda share: share < 1, steps))
+    return []
+
+
+def next_pause(epoch: int, epochs: int, every: int, stopping: StoppingConfig) -> int | None:
+    """The epoch after which a trial with `epoch` finished ones pauses next; None if it trains to its end.
+
+    The first evaluated epoch at or after one of the shares.
+
+    Args:
+        epoch: finished epochs.
+        epochs: of the whole training.
+        every: epochs from one evaluation to the next.
+        stopping: the rule.
+    """
+    ends = (math.ceil(share * epochs / every) * every for share in pause_shares(stopping))
+    return next((end for end in ends if epoch < end < epochs), None)
 
 
 # Fresh seeds that a configuration has to complete before it is called the best.

@@ -32,6 +32,8 @@ THEIRS: Mapping[str, str] = {
     "grid": "gridsearch grid_search bruteforce",
     "sobol": "qmc halton quasirandom",
     "asha": "hyperband halving successive_halving sha asynchyperband pbt",
+    "promote": "promotion asha_promotion pause",
+    "freeze_thaw": "freezethaw freeze-thaw dyhpo",
     "percentile": "median medianstopping median_stopping",
     "none": "fifo nop off",
     # Parts of a space.

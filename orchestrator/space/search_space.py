@@ -31,6 +31,7 @@ from orchestrator.space.options import (
     Resources,
     StoppingConfig,
     missing_for,
+    next_pause,
 )
 from orchestrator.space.parameters import (
     Parameter,
@@ -325,15 +326,18 @@ def _check_points(space: SearchSpace, problems: Problems) -> None:
 
 def _check_stopping(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:
     """Notes a stopping rule that would first apply when a trial is over."""
-    if space.stopping.rule == "none" or _varies(space, "optim.epochs", "evaluation.every"):
+    stopping = space.stopping
+    if stopping.rule == "none" or _varies(space, "optim.epochs", "evaluation.every"):
         return
     epochs, every = config.optim.epochs, config.evaluation.every
-    if (evaluations := math.ceil(epochs / every)) <= space.stopping.grace:
-        problems.add(
-            ("stopping", "grace"),
-            f"{space.stopping.grace} of {evaluations} evaluations (optim.epochs {epochs}, evaluation.every {every}) "
-            "leave nothing to stop; lower grace or evaluation.every",
-        )
+    of_a_trial = f"(optim.epochs {epochs}, evaluation.every {every})"
+    if stopping.pauses:
+        if next_pause(0, epochs, every, stopping) is None:
+            what = f"no evaluation lies between {stopping.first:g} of a trial and its end {of_a_trial}"
+            problems.add(("stopping", "first"), f"{what}; lower first or evaluation.every")
+    elif (evaluations := math.ceil(epochs / every)) <= stopping.grace:
+        what = f"{stopping.grace} of {evaluations} evaluations {of_a_trial} leave nothing to stop"
+        problems.add(("stopping", "grace"), f"{what}; lower grace or evaluation.every")
 
 
 def _check_epochs(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:

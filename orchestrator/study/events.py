@@ -17,8 +17,8 @@ FailureKind = Literal[
 Source = Literal["start", "center", "sobol", "ax", "random", "grid", "repeat", "finalize"]
 """What proposed a trial: the space's known-good points, its center, a Sobol sequence, Ax, a random draw, the grid, or a
 leading configuration that is run again with another seed, to confirm it or for the test set."""
-StopRule = Literal["asha", "percentile", "user", "budget"]
-"""What stopped a trial before its last epoch."""
+StopRule = Literal["asha", "percentile", "promote", "freeze_thaw", "user", "budget"]
+"""What stopped a trial before its last epoch; `promote` and `freeze_thaw` had paused it."""
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -119,6 +119,15 @@ class SessionStarted(FrozenConfig):
     pid: int
 
 
+class Forecast(FrozenConfig):
+    """A prediction of the objective at the end of a trial's training."""
+
+    value: float
+    """In the objective's own units; of several objectives the first."""
+    error: float = Field(ge=0)
+    """One standard deviation, in the same units."""
+
+
 class TrialSuggested(FrozenConfig):
     """A trial exists from here on, whether or not it ever starts."""
 
@@ -139,6 +148,8 @@ class TrialSuggested(FrozenConfig):
     """Number of the finalization that trains it on all identities for the test set, from 1; 0 for all other trials."""
     epochs: int = Field(ge=1)
     """Epochs of the training."""
+    until: int | None = Field(None, ge=1)
+    """Epoch after which it pauses; None trains it to its end."""
 
 
 class TrialTracked(FrozenConfig):
@@ -196,6 +207,30 @@ class TrialStopped(FrozenConfig):
     epoch: int
     """Epochs that it had finished."""
     reason: str
+
+
+class TrialPaused(FrozenConfig):
+    """The trial's attempt ended after the epoch until which it was to train, with its state saved; its slot is free."""
+
+    kind: Literal["trial_paused"] = "trial_paused"
+    trial: TrialKey
+    epoch: int
+    """Epochs that it has finished."""
+    reason: str
+    forecast: Forecast | None = None
+    """The model's, where the stopping rule has one."""
+
+
+class TrialContinued(FrozenConfig):
+    """The paused trial waits for an attempt, which continues it from its checkpoint."""
+
+    kind: Literal["trial_continued"] = "trial_continued"
+    trial: TrialKey
+    until: int | None = Field(None, ge=1)
+    """Epoch after which it pauses again; None trains it to its end."""
+    reason: str
+    forecast: Forecast | None = None
+    """The model's, by which it was chosen; None where the stopping rule has no model."""
 
 
 class AttemptFailed(FrozenConfig):
@@ -306,6 +341,8 @@ Event = (
     | TrialCompleted
     | TrialTested
     | TrialStopped
+    | TrialPaused
+    | TrialContinued
     | AttemptFailed
     | TrialFailed
     | TrialReopened

@@ -19,6 +19,7 @@ from orchestrator.study.events import (
     Event,
     FailureKind,
     FinalizationStarted,
+    Forecast,
     NodeLoad,
     Observation,
     ObservationsAttached,
@@ -28,8 +29,10 @@ from orchestrator.study.events import (
     SessionStarted,
     StopRule,
     TrialCompleted,
+    TrialContinued,
     TrialFailed,
     TrialOpenedTestSet,
+    TrialPaused,
     TrialReopened,
     TrialReported,
     TrialStarted,
@@ -49,6 +52,7 @@ class TrialStatus(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETED = "completed"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -86,6 +90,12 @@ class Trial:
     epochs: int
     """Epochs of the whole training."""
     note: str = ""
+    until: int | None = None
+    """Epoch after which it pauses, or has paused; None if it trains to its end."""
+    pauses: list[int] = field(default_factory=list)
+    """Epochs after which it has paused."""
+    forecast: Forecast | None = None
+    """The latest prediction of its final value; None without a model."""
     status: TrialStatus = TrialStatus.PENDING
     attempts: int = 0
     results: list[EpochResult] = field(default_factory=list)
@@ -131,6 +141,8 @@ TrialEvent = (
     | TrialTested
     | TrialCompleted
     | TrialStopped
+    | TrialPaused
+    | TrialContinued
     | AttemptFailed
     | TrialFailed
     | TrialReopened
@@ -266,6 +278,7 @@ class Study:
     def _add(self, event: TrialSuggested) -> None:
         trial = Trial(event.trial, event.index, event.params, event.source, event.seed, event.epochs, event.note)
         trial.repeats, trial.fold, trial.finalization = event.repeats, event.fold, event.finalization
+        trial.until = event.until
         asked = [each.asked for each in self.finalizations if each.asked.finalization == event.finalization]
         trial.evaluation = asked[0].evaluation if asked else []
         kind = self.finals if event.finalization else self.replicates if event.repeats else self.trials
@@ -302,6 +315,13 @@ class Study:
                     f"{event.rule}: {event.reason}",
                     event.rule,
                 )
+            case TrialPaused():
+                trial.status, trial.reason = TrialStatus.PAUSED, event.reason
+                trial.pauses.append(event.epoch)
+                trial.forecast = event.forecast or trial.forecast
+            case TrialContinued():
+                trial.status, trial.reason, trial.until = TrialStatus.PENDING, event.reason, event.until
+                trial.forecast = event.forecast or trial.forecast
             case AttemptFailed():
                 trial.status, trial.reason = TrialStatus.PENDING, event.reason
                 trial.failures[event.failure] += 1
@@ -314,7 +334,7 @@ class Study:
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
         self.gpu_hours.held.pop(trial.key, None)
         self._dequeue(trial)
-        if not trial.is_over:
+        if trial.status == TrialStatus.PENDING:
             self.queue.append(trial.key)
 
     def _dequeue(self, trial: Trial) -> None:
@@ -325,7 +345,7 @@ class Study:
         self.sessions, self.ended, self.reason = event.session, None, None
         self.failed.clear()
         self._interrupt_running()
-        self.queue = [trial.key for trial in unfinished(self)]
+        self.queue = [trial.key for trial in unfinished(self) if trial.status == TrialStatus.PENDING]
         if moment is not None:
             self.gpu_hours.begin(moment)
 
@@ -372,7 +392,10 @@ def may_retry(trial: Trial, failure: FailureKind) -> bool:
 
 
 def unfinished(study: Study) -> list[Trial]:
-    """Trials that were suggested and are not over, in the order of their suggestion, repeats after configurations."""
+    """Trials that were suggested and are not over, paused ones among them, in the order of their suggestion.
+
+    Repeats come after configurations.
+    """
     configurations = sorted(study.trials.values(), key=lambda trial: trial.index)
     others = (*study.replicates.values(), *study.finals.values())
     return [trial for trial in (*configurations, *others) if not trial.is_over]

@@ -113,7 +113,7 @@ def test_a_search_counts_its_trials_by_state_its_failures_by_kind_and_what_mlflo
 def test_every_state_and_every_kind_of_failure_has_a_series_from_the_start() -> None:
     states = [each.labels["state"] for each in of_search([]) if "state" in each.labels]
     failures = [each.labels["failure"] for each in of_search([]) if "failure" in each.labels]
-    assert (len(states), len(failures)) == (5, 8)
+    assert (len(states), len(failures)) == (6, 8)
 
 
 def test_the_best_value_follows_the_objective_and_its_constraints() -> None:

@@ -6,6 +6,8 @@ from orchestrator.study.events import (
     Event,
     NodeLoad,
     TrialCompleted,
+    TrialContinued,
+    TrialPaused,
     TrialReported,
     TrialStarted,
     TrialSuggested,
@@ -55,6 +57,14 @@ def started(index: int, attempt: int = 1) -> TrialStarted:
 
 def reported(index: int, epoch: int, mean_ap: float | None = None) -> TrialReported:
     return TrialReported(trial=f"t{index:04d}", result=epoch_result(epoch, mean_ap))
+
+
+def paused(index: int, epoch: int) -> TrialPaused:
+    return TrialPaused(trial=f"t{index:04d}", epoch=epoch, reason="because")
+
+
+def continued(index: int, until: int | None = None) -> TrialContinued:
+    return TrialContinued(trial=f"t{index:04d}", until=until, reason="because")
 
 
 def completed(index: int, *curve: float) -> list[Event]:

@@ -29,7 +29,7 @@ def finished(storage: Path) -> Search:
 def test_every_trial_of_a_search_completes_and_the_best_one_is_named(finished: Search) -> None:
     document = finished.status()
     assert document["state"] == "finished"
-    assert document["counts"] == {"pending": 0, "running": 0, "completed": 6, "stopped": 0, "failed": 0}
+    assert document["counts"] == {"pending": 0, "running": 0, "paused": 0, "completed": 6, "stopped": 0, "failed": 0}
     values = {trial["trial"]: trial["metrics"]["mAP"] for trial in document["trials"]}
     assert document["best"]["value"] == max(values.values())
     assert values[document["best"]["trial"]] == document["best"]["value"]

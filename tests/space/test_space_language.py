@@ -464,7 +464,7 @@ MISTAKES = {
     ),
     "unknown stopping rule": (
         ("budget:", "stopping: {rule: median}\nbudget:"),
-        "3:12: stopping.rule: must be 'none', 'asha' or 'percentile' (is 'median')",
+        "3:12: stopping.rule: must be 'none', 'asha', 'percentile', 'promote' or 'freeze_thaw' (is 'median')",
     ),
     "target in percent": (
         ("trials: 4", "trials: 4, target: 80"),
@@ -477,6 +477,11 @@ MISTAKES = {
     "rule that never stops anything": (
         ("budget:", "stopping: {rule: asha, grace: 12}\nbudget:"),
         "3:24: stopping.grace: 12 of 12 evaluations (optim.epochs 120, evaluation.every 10) leave nothing to stop",
+    ),
+    "rule that never pauses anything": (
+        ("budget:", "stopping: {rule: promote, first: 0.95}\nbudget:"),
+        "3:27: stopping.first: no evaluation lies between 0.95 of a trial and its end (optim.epochs 120, "
+        "evaluation.every 10); lower first or evaluation.every",
     ),
 }
 

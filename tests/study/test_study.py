@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from events import completed, reported, started, suggested
+from events import completed, continued, paused, reported, started, suggested
 
 from orchestrator.algorithms.scoring import ranked, score
 from orchestrator.space.objective import Objective
-from orchestrator.study.events import AttemptFailed, SearchCreated, SessionEnded, SessionStarted, TrialFailed
+from orchestrator.study.events import (
+    AttemptFailed,
+    Forecast,
+    SearchCreated,
+    SessionEnded,
+    SessionStarted,
+    TrialFailed,
+    TrialStopped,
+)
 from orchestrator.study.study import fold, may_retry, unfinished
 
 
@@ -44,6 +52,48 @@ def test_a_trial_running_when_its_session_ended_or_died_is_pending_again() -> No
     running = [SESSION, suggested(0), started(0)]
     assert fold([*running, SessionEnded(state="interrupted", reason="SIGTERM")]).trials["t0000"].status == "pending"
     assert fold([*running, SESSION]).trials["t0000"].status == "pending"
+
+
+PAUSED = [SESSION, suggested(0), started(0), reported(0, 1, 0.3), paused(0, 1)]
+
+
+def test_a_paused_trial_holds_no_slot_waits_for_no_attempt_and_is_not_over() -> None:
+    study = fold([*PAUSED, suggested(1), started(1)])
+    trial = study.trials["t0000"]
+    assert (trial.status, trial.pauses, trial.is_over, trial.reason) == ("paused", [1], False, "because")
+    assert study.queue == [] and list(study.gpu_hours.held) == ["t0001"]
+    assert trial in unfinished(study) and study.counts()["paused"] == 1
+
+
+def test_a_paused_trial_stays_paused_over_sessions_however_they_end() -> None:
+    study = fold([*PAUSED, SessionEnded(state="interrupted", reason="SIGTERM"), SESSION, SESSION])
+    assert study.trials["t0000"].status == "paused" and study.queue == []
+
+
+def test_a_continued_trial_waits_for_an_attempt_until_its_next_pause() -> None:
+    study = fold([*PAUSED, continued(0, until=2)])
+    trial = study.trials["t0000"]
+    assert (trial.status, trial.until, study.queue) == ("pending", 2, ["t0000"])
+    for event in (started(0, 2), reported(0, 2, 0.5), paused(0, 2), continued(0)):
+        study.apply(event)
+    assert (trial.until, trial.pauses, trial.epoch, study.queue) == (None, [1, 2], 2, ["t0000"])
+
+
+def test_the_latest_forecast_of_a_pause_or_a_continuation_is_the_trials() -> None:
+    first, second = Forecast(value=0.5, error=0.1), Forecast(value=0.6, error=0.05)
+    study = fold([*PAUSED[:-1], paused(0, 1).model_copy(update={"forecast": first})])
+    trial = study.trials["t0000"]
+    assert trial.forecast == first
+    study.apply(continued(0).model_copy(update={"forecast": second}))
+    assert trial.forecast == second
+    study.apply(paused(0, 2))
+    assert trial.forecast == second, "a pause without a forecast takes none away"
+
+
+def test_a_trial_that_paused_for_good_is_stopped_by_its_rule() -> None:
+    stopped = TrialStopped(trial="t0000", rule="promote", epoch=1, reason="paused for good")
+    trial = fold([*PAUSED, stopped]).trials["t0000"]
+    assert (trial.status, trial.stopped_by, trial.is_over) == ("stopped", "promote", True)
 
 
 def test_a_lost_worker_is_retried_three_times_and_a_divergence_never() -> None:

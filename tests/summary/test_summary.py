@@ -54,7 +54,7 @@ def test_a_summary_keeps_its_moment_while_the_search_goes_on() -> None:
     summary = summary_of(study, is_driven=True)
     for event in (reported(1, 1, 0.9), TrialCompleted(trial="t0001")):
         study.apply(event)
-    assert summary.counts == {"pending": 0, "running": 1, "completed": 1, "stopped": 0, "failed": 0}
+    assert summary.counts == {"pending": 0, "running": 1, "paused": 0, "completed": 1, "stopped": 0, "failed": 0}
     assert summary.trial("best").key == "t0000"
     assert summary.trial("t0001").results == []
 

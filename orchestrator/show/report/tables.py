@@ -81,7 +81,11 @@ def tiles(report: ReportData) -> Iterator[Tile]:
         note = "one seed" if means is None else f"mean of {len(means.values)} seeds"
         yield Tile("rank-1", value_text("rank1", metrics.get("rank1")), note)
     done = f"{counts['completed']} of {report.summary.space.budget.trials}"
-    others = [f"{counts[status]} {status}" for status in ("stopped", "failed", "running", "pending") if counts[status]]
+    others = [
+        f"{counts[status]} {status}"
+        for status in ("stopped", "failed", "running", "paused", "pending")
+        if counts[status]
+    ]
     yield Tile("trials completed", done, ", ".join(others) or "none stopped, none failed")
     if any(repeats.values()):
         yield Tile("repeats completed", f"{repeats['completed']} of {sum(repeats.values())}", "with other seeds")

@@ -28,6 +28,7 @@ COLOURS: Mapping[TrialStatus, str] = {
     TrialStatus.STOPPED: ORANGE,
     TrialStatus.FAILED: RED,
     TrialStatus.RUNNING: SKY,
+    TrialStatus.PAUSED: PURPLE,
     TrialStatus.PENDING: GREY,
 }
 SYMBOLS: Mapping[TrialStatus, str] = {
@@ -35,6 +36,7 @@ SYMBOLS: Mapping[TrialStatus, str] = {
     TrialStatus.STOPPED: "square-open",
     TrialStatus.FAILED: "x",
     TrialStatus.RUNNING: "circle-open",
+    TrialStatus.PAUSED: "diamond-open",
     TrialStatus.PENDING: "circle-dot",
 }
 NAMES: Mapping[TrialStatus, str] = {
@@ -42,6 +44,7 @@ NAMES: Mapping[TrialStatus, str] = {
     TrialStatus.STOPPED: "stopped early",
     TrialStatus.FAILED: "failed",
     TrialStatus.RUNNING: "running",
+    TrialStatus.PAUSED: "paused",
     TrialStatus.PENDING: "waiting",
 }
 SEQUENCE = "Viridis"  # ordered by lightness as well, so that it survives a photocopier
