@@ -102,12 +102,17 @@ class Search:
         return trials
 
     def frame(self) -> DataFrame:
-        """A table with a row per trial, and a column per metric and per setting."""
+        """A table with a row per trial, and a column per metric and per setting.
+
+        Where the search made forecasts, also `forecast` and `forecast_error`: the objective at the end of training and
+        its standard deviation.
+        """
         import pandas
 
-        named = ("trial", "status", "source", "seed", "repeats", "fold", "attempts", "epoch", "reason")
+        named = ("trial", "status", "source", "seed", "repeats", "fold", "attempts", "epoch", "epochs", "reason")
         rows = [
-            {name: trial[name] for name in named} | trial["metrics"] | dict(trial["params"]) for trial in self.trials
+            {name: trial[name] for name in named} | _forecast(trial) | trial["metrics"] | dict(trial["params"])
+            for trial in self.trials
         ]
         return pandas.DataFrame(rows, columns=None if rows else list(named)).set_index("trial")
 
@@ -158,6 +163,11 @@ class Search:
         searched = [path for path in self.space.parameters if path in frame]
         shown = [*("status", "source", "epoch"), *(name for name in ("mAP", "rank1") if name in frame), *searched]
         return f"<p>{escape(repr(self))}</p>{mark}{frame[shown].to_html(float_format='%.4g')}"
+
+
+def _forecast(trial: Mapping[str, Any]) -> dict[str, float]:
+    known = trial["forecast"]
+    return {} if known is None else {"forecast": known["value"], "forecast_error": known["error"]}
 
 
 def load(name: str, storage: str | Path = "runs") -> Search:

@@ -64,7 +64,11 @@ EPOCH_SECONDS = _of_trial("epoch_duration_seconds", "Duration of the latest epoc
 GPU_MEMORY = _of_trial("gpu_memory_bytes", "The most its tensors took of its GPUs in the latest epoch; 0 without one")
 REPORTED = _of_trial("last_report_timestamp_seconds", "When its latest epoch ended, in seconds since 1970 UTC")
 
-TRIALS = _of_search("trials", "Trials, repeats among them, in each state; `pending` wait for a slot", "state")
+TRIALS = _of_search(
+    "trials",
+    "Trials, repeats among them, in each state; `pending` wait for a slot, `paused` may never get one",
+    "state",
+)
 BUDGET = _of_search("budget_trials", "Configurations that the search may try")
 BEST = _of_search("best", "The best value of the first objective, by one seed, constraints kept", "metric")
 FAILED_ATTEMPTS = _of_search("failed_attempts", "Attempts that failed; a reopened trial starts at 0 again", "failure")

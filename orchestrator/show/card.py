@@ -165,11 +165,14 @@ def _row(name: str, metrics: RetrievalMetrics, of: Evaluation) -> str:
 
 
 def _notes(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[str]:
-    completed = len(search.study.completed)
+    completed, counts = len(search.study.completed), search.counts
+    partly = counts["paused"] + counts["stopped"]
+    others = f" and {partly} paused or stopped" if partly else ""
     if metrics.validation is not None:
         yield (
             f"The validation split shares no identity with the training part. The configuration is one of {completed} "
-            "completed ones that were compared on it, and the epoch was chosen on it: its metrics are too good."
+            f"completed{others} ones that were compared on it, and the epoch was "
+            "chosen on it: its metrics are too good."
         )
     found = metrics.confirmation
     if found is None:

@@ -26,6 +26,7 @@ from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.journal import Record
 from orchestrator.study.recorder import Recorder
+from orchestrator.study.study import Study, TrialStatus
 from orchestrator.summary import summarise
 from orchestrator.tracking.sync import tracking_uri
 
@@ -45,6 +46,15 @@ def stopping_line(wish: str | None, running: int) -> str:
     by = "" if wish in (None, "SIGINT") else f" ({wish})"
     what = f"saving {running} trial{'s' * (running > 1)} …" if running else "no trial runs …"
     return f"stopping{by}: {what}" + ("  Ctrl-C again ends at once" if wish == "SIGINT" else "")
+
+
+def _resumed(study: Study) -> str:
+    """How many trials a resumed search finds, by what becomes of them."""
+    trials = study.all_trials.values()
+    over = sum(trial.is_over for trial in trials)
+    paused = sum(trial.status == TrialStatus.PAUSED for trial in trials)
+    rest = len(trials) - over - paused
+    return f"{over} trials are over, {rest} continue where they stopped" + f", {paused} are paused" * bool(paused)
 
 
 @contextmanager
@@ -124,8 +134,7 @@ class Display:
         if description.synthetic:
             self.line("data", SYNTHETIC_MARK)
         if study.sessions > 1:
-            over = sum(trial.is_over for trial in study.all_trials.values())
-            self.line("resume", f"{over} trials are over, {len(study.all_trials) - over} continue where they stopped")
+            self.line("resume", _resumed(study))
 
     def _on_connection(self, connection: Connection, share: Allocation, tracking_uri: str) -> None:
         self.line("trials", share.reason)

@@ -15,13 +15,16 @@ from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import (
     AttemptFailed,
     FinalizationStarted,
+    Forecast,
     ObservationsAttached,
     SearchExtended,
     SessionEnded,
     SessionStarted,
     TrialCompleted,
+    TrialContinued,
     TrialFailed,
     TrialOpenedTestSet,
+    TrialPaused,
     TrialReopened,
     TrialReported,
     TrialStarted,
@@ -111,6 +114,11 @@ def _of_trial(record: Record) -> str | None:
             return f"trial={event.trial} completed"
         case TrialStopped() as event:
             return f"trial={event.trial} stopped by={event.rule} after epoch={event.epoch} {event.reason}"
+        case TrialPaused() as event:
+            return f"trial={event.trial} paused after epoch={event.epoch}{_expected(event.forecast)} {event.reason}"
+        case TrialContinued() as event:
+            until = "" if event.until is None else f" until epoch={event.until}"
+            return f"trial={event.trial} continues{until}{_expected(event.forecast)} {event.reason}"
         case AttemptFailed() as event:
             return f"trial={event.trial} attempt={event.attempt} failed={event.failure} {event.reason}"
         case TrialFailed() as event:
@@ -121,6 +129,11 @@ def _of_trial(record: Record) -> str | None:
             return f"trial={event.trial} is tried again"
         case _:
             return None
+
+
+def _expected(forecast: Forecast | None) -> str:
+    """The forecast in the objective's own unit, which an event does not name."""
+    return "" if forecast is None else f" ends at={forecast.value:.3g}±{forecast.error:.2g}"
 
 
 def _repeated(event: TrialSuggested) -> str:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.base.formatting import number, percent
 from orchestrator.space.objective import VALIDATION_METRICS
+from orchestrator.study.events import Forecast
 from orchestrator.summary import FinalResult, Mean, Summary
+from orchestrator.summary.costs import Costs
 from trainer.formatting import counted, one_line
 
 SYNTHETIC_MARK = "SYNTHETIC data: these metrics say nothing about published results"
 UNCONFIRMED = "one seed, not confirmed"
+OTHER_STATUSES = ("running", "paused", "pending", "stopped", "failed")
 TEST_METRICS = ("mAP", "rank1", "rank5", "rank20", "reranked/mAP", "reranked/rank1")
 
 
@@ -22,11 +25,7 @@ def summary_line(summary: Summary) -> str:
     if total := sum(repeats.values()):
         parts.append(f"{repeats['completed']}/{total} repeats completed")
     others = {status: counts[status] + repeats[status] for status in counts}
-    parts += [
-        f"{others[status]} {status}"
-        for status in ("running", "paused", "pending", "stopped", "failed")
-        if others[status]
-    ]
+    parts += [f"{others[status]} {status}" for status in OTHER_STATUSES if others[status]]
     if summary.best is not None:
         parts.append(f"best {best_value(summary.metric, summary.best)}")
     # The numbers say already that all trials of the budget are over.
@@ -92,6 +91,24 @@ def spread(mean: Mean) -> str:
 def metric_text(metric: str, value: float) -> str:
     """A share in per cent with one decimal, anything else with three significant digits."""
     return f"{100 * value:.1f}" if metric in VALIDATION_METRICS else f"{value:.3g}"
+
+
+def forecast_text(metric: str, forecast: Forecast) -> str:
+    """What a trial is expected to reach and the standard deviation of that, shares in per cent: `78.1 ± 2.0`."""
+    return f"{metric_text(metric, forecast.value)} ± {metric_text(metric, forecast.error)}"
+
+
+def pauses_line(costs: Costs) -> str:
+    """How many trials paused and went on, and what is not trained; empty where none ever paused."""
+    if not costs.paused:
+        return ""
+    trials, epochs = counted(costs.paused, "trial", "trials"), counted(costs.epochs_saved, "epoch", "epochs")
+    return f"{trials} paused, {costs.continued} continued; {epochs} not trained"
+
+
+def saving(costs: Costs) -> str:
+    """What saved epochs: `stopping early`, or `pausing` where trials pause."""
+    return "pausing" if costs.paused else "stopping early"
 
 
 def attention_line(summary: Summary) -> str:

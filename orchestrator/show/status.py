@@ -20,6 +20,7 @@ from orchestrator.space.problems import SpaceError
 from orchestrator.stores.base import Store, existing_search, searches
 from orchestrator.study.study import Finalization, Trial, UseOfTestSet
 from orchestrator.summary import Summary, latest_metrics, read_summary
+from orchestrator.summary.costs import trial_cost
 
 WATCH_PERIOD_S = 2.0
 TRY_OUT = ("--space", "demo.yaml")
@@ -116,6 +117,7 @@ def status_document(summary: Summary) -> dict[str, Any]:
             {"trial": each.trial, "values": each.values, **_confirmation_document(each)}
             for each in summary.confirmations
         ],
+        "epochs_saved": summary.costs.epochs_saved,
         "front": _front_document(summary),
         "trials": [_trial_document(trial) for trial in summary.trials],
         "finalizations": [_finalization_document(each) for each in study.finalizations],
@@ -205,11 +207,17 @@ def _confirmation_document(found: Confirmation | None) -> dict[str, Any]:
 
 
 def _trial_document(trial: Trial) -> dict[str, Any]:
+    """A trial; `until` is the epoch after which it pauses, `pauses` are the epochs after which it did."""
     return {
         "trial": trial.key,
         "status": trial.status,
         "attempts": trial.attempts,
         "epoch": trial.epoch,
+        "epochs": trial.epochs,
+        "until": trial.until,
+        "pauses": trial.pauses,
+        "forecast": None if trial.forecast is None else trial.forecast.model_dump(),
+        "epochs_saved": trial_cost(trial).epochs_saved,
         "metrics": latest_metrics(trial),
         "params": trial.params,
         "ax_index": trial.index,

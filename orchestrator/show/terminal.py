@@ -19,7 +19,9 @@ from orchestrator.show.search_text import (
     attention_line,
     best_lines,
     final_lines,
+    forecast_text,
     metric_text,
+    pauses_line,
     summary_line,
 )
 from orchestrator.study.study import Trial, TrialStatus
@@ -57,6 +59,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(summary_line(summary))
     if summary.proposals.fails:
         console.print(Text(f"model     {summary.proposals}"), soft_wrap=True)
+    if pauses := pauses_line(summary.costs):
+        console.print(f"pauses    {pauses}", soft_wrap=True)
     if front := front_table(summary):
         console.print(front)
     for index, line in enumerate(best_lines(summary)):
@@ -97,7 +101,7 @@ def trials_table(summary: Summary, *, width: int, only: Collection[str] | None =
     trials, best = summary.trials, summary.best
     mark = "" if best is None else "best" if best.confirmed else "best?"
     is_best = [best is not None and trial.key == best.trial.key for trial in trials]
-    notes = [mark if each else one_line(trial.reason or "") for trial, each in zip(trials, is_best, strict=True)]
+    notes = [mark if each else _note(summary, trial) for trial, each in zip(trials, is_best, strict=True)]
     metrics = [latest_metrics(trial) for trial in trials]
     columns = [
         *_first_columns("trial", trials),
@@ -114,6 +118,13 @@ def trials_table(summary: Summary, *, width: int, only: Collection[str] | None =
             key = Text(trial.key, style="bold" if is_best[index] else "")
             table.add_row(key, Text(status, style=STATUS_STYLES[status]), *cells, Text(notes[index]))
     return table
+
+
+def _note(summary: Summary, trial: Trial) -> str:
+    """What an unfinished trial is expected to reach, and why it paused or ended."""
+    forecast = None if trial.is_over else summary.forecasts.get(trial.key)
+    ends = "" if forecast is None else f"ends at {forecast_text(summary.metric, forecast)}"
+    return "; ".join(filter(None, (ends, one_line(trial.reason or ""))))
 
 
 def finals_table(summary: Summary, *, width: int, only: Collection[str] | None = None) -> Table | None:
@@ -151,8 +162,13 @@ def _first_columns(head: str, trials: Sequence[Trial]) -> list[Column]:
     return [
         Column(head, [trial.key for trial in trials], "left"),
         Column("state", [trial.status for trial in trials], "left"),
-        Column("epoch", [str(trial.epoch) for trial in trials]),
+        Column("epoch", [_epoch(trial) for trial in trials]),
     ]
+
+
+def _epoch(trial: Trial) -> str:
+    """`5/20`, or `20` of a completed trial."""
+    return str(trial.epoch) if trial.status == TrialStatus.COMPLETED else f"{trial.epoch}/{trial.epochs}"
 
 
 def _parameter_columns(trials: Sequence[Trial]) -> Iterator[Column]:
@@ -212,8 +228,8 @@ class LiveView:
 def _fitting_trials(summary: Summary, lines: int) -> set[str]:
     """Keys of the trials, and of the trainings for the test set, whose tables take at most so many lines.
 
-    Running ones come first, then the best and the front, then the latest. A table has a line for its head; where not
-    all fit, one line is left for a count of the others.
+    Running ones come first, then the best and the front, then the latest, those that were stopped last. A table has a
+    line for its head; where not all fit, one line is left for a count of the others.
     """
     tables = [table for table in (summary.trials, [*summary.study.finals.values()]) if table]
     if sum(len(table) + 1 for table in tables) <= lines:
@@ -223,7 +239,11 @@ def _fitting_trials(summary: Summary, lines: int) -> set[str]:
 
     def urgency(place: tuple[int, Trial]) -> int:
         trial = place[1]
-        return 0 if trial.status == TrialStatus.RUNNING else 1 if trial.key == best else 2 if trial.key in front else 3
+        if trial.status == TrialStatus.RUNNING:
+            return 0
+        if trial.key in (best, *front):
+            return 1 if trial.key == best else 2
+        return 4 if trial.status == TrialStatus.STOPPED else 3
 
     latest_first = [(index, trial) for index, table in reversed([*enumerate(tables)]) for trial in reversed(table)]
     shown: set[str] = set()

@@ -21,7 +21,7 @@ from orchestrator.space.objective import Objective
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, Store, existing_search
 from orchestrator.study.description import SearchDescription, current_space, read_description
-from orchestrator.study.events import FinalizationStarted
+from orchestrator.study.events import FinalizationStarted, Forecast
 from orchestrator.study.journal import read_journal
 from orchestrator.study.study import SearchState, Study, Trial, TrialStatus, fold_records
 from orchestrator.summary.costs import Costs, search_costs
@@ -169,8 +169,18 @@ class Summary:
 
     @cached_property
     def costs(self) -> Costs:
-        """Time of each trial, and what early stopping saved."""
+        """Time of each trial, and what stopping and pausing trials saved."""
         return search_costs(self.study)
+
+    @cached_property
+    def forecasts(self) -> dict[str, Forecast]:
+        """By trial the latest forecast of the journal, of trials that never reached the end of their training."""
+        over = (TrialStatus.COMPLETED, TrialStatus.FAILED)
+        return {
+            trial.key: trial.forecast
+            for trial in self.configurations
+            if trial.forecast is not None and trial.status not in over
+        }
 
     @cached_property
     def final_results(self) -> list[FinalResult]:
@@ -248,7 +258,10 @@ def latest_metrics(trial: Trial) -> dict[str, float]:
 
 def _copied(study: Study, *, is_running: bool) -> Study:
     def copied(trials: Mapping[str, Trial]) -> dict[str, Trial]:
-        return {key: replace(trial, results=[*trial.results], status=status(trial)) for key, trial in trials.items()}
+        return {
+            key: replace(trial, results=[*trial.results], pauses=[*trial.pauses], status=status(trial))
+            for key, trial in trials.items()
+        }
 
     def status(trial: Trial) -> TrialStatus:
         return TrialStatus.PENDING if trial.status == TrialStatus.RUNNING and not is_running else trial.status

@@ -1,4 +1,4 @@
-"""Training time of each trial, and what early stopping saved."""
+"""Training time of each trial, and what stopping and pausing trials saved."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.algorithms.scoring import costs
 from orchestrator.study.study import Study, Trial, TrialStatus
 
-EARLY = ("asha", "percentile")
-"""Rules that stop a trial because of its curve. What a user or the budget stops is not counted as saved."""
+NOTHING_SAVED = ("user", "budget")
+"""What stops a trial for other reasons than its curve: nothing counts as saved."""
 
 
 class TrialCost(NamedTuple):
@@ -22,9 +22,10 @@ class TrialCost(NamedTuple):
     """Epochs of a complete training."""
     hours: float
     gpu_hours: float
+    epochs_saved: int
+    """Epochs that it did not train because a rule stopped it; of a paused trial, as long as it is paused."""
     saved_hours: float
-    """Estimated time of the epochs that early stopping left out, at the mean duration of those that were run; 0 for a
-    trial that was not stopped early."""
+    """Estimated time of these epochs, at the mean duration of those that were run."""
     saved_gpu_hours: float
 
 
@@ -35,34 +36,41 @@ class Costs(NamedTuple):
     hours: float
     """Training and evaluation, added up over trials that may have run at the same time."""
     gpu_hours: float
+    epochs_saved: int
     saved_hours: float
     saved_gpu_hours: float
     stopped_early: int
+    """Trials that a rule stopped, those that it had paused before among them."""
+    paused: int
+    """Trials that paused at least once."""
+    continued: int
+    """Those of them that went on."""
     wall_hours: float
     """Wall time of all sessions of the search."""
 
 
 def search_costs(study: Study) -> Costs:
     """Costs of the search so far."""
-    each = [trial_cost(trial) for trial in study.all_trials.values()]
+    trials = [*study.all_trials.values()]
+    each = [trial_cost(trial) for trial in trials]
     return Costs(
         trials=sorted(each, key=lambda cost: cost.trial),
         hours=sum(cost.hours for cost in each),
         gpu_hours=sum(cost.gpu_hours for cost in each),
+        epochs_saved=sum(cost.epochs_saved for cost in each),
         saved_hours=sum(cost.saved_hours for cost in each),
         saved_gpu_hours=sum(cost.saved_gpu_hours for cost in each),
-        stopped_early=sum(cost.saved_hours > 0 for cost in each),
+        stopped_early=sum(cost.epochs_saved > 0 and cost.status == TrialStatus.STOPPED for cost in each),
+        paused=sum(bool(trial.pauses) for trial in trials),
+        continued=sum(_was_continued(trial) for trial in trials),
         wall_hours=study.gpu_hours.seconds / HOUR_S,
     )
 
 
 def trial_cost(trial: Trial) -> TrialCost:
     """Cost of one trial."""
-    spent = costs(trial)
-    left = (
-        max(0, trial.epochs - trial.epoch) if trial.status == TrialStatus.STOPPED and trial.stopped_by in EARLY else 0
-    )
-    share = left / trial.epoch if trial.epoch else 0.0
+    spent, saved = costs(trial), _epochs_saved(trial)
+    share = saved / trial.epoch if trial.epoch else 0.0
     return TrialCost(
         trial=trial.key,
         status=trial.status,
@@ -70,6 +78,17 @@ def trial_cost(trial: Trial) -> TrialCost:
         planned=trial.epochs,
         hours=spent["hours"],
         gpu_hours=spent["gpu_hours"],
+        epochs_saved=saved,
         saved_hours=share * spent["hours"],
         saved_gpu_hours=share * spent["gpu_hours"],
     )
+
+
+def _epochs_saved(trial: Trial) -> int:
+    is_stopped = trial.status == TrialStatus.STOPPED and trial.stopped_by not in NOTHING_SAVED
+    return max(0, trial.epochs - trial.epoch) if is_stopped or trial.status == TrialStatus.PAUSED else 0
+
+
+def _was_continued(trial: Trial) -> bool:
+    in_training = trial.status in (TrialStatus.PENDING, TrialStatus.RUNNING)
+    return bool(trial.pauses) and (in_training or trial.epoch > trial.pauses[0])

@@ -18,7 +18,7 @@ from orchestrator.algorithms.replicates import Best
 from orchestrator.base.escaping import markdown_code, markdown_text
 from orchestrator.base.formatting import number
 from orchestrator.study.description import SearchDescription
-from orchestrator.study.events import NodeLoad
+from orchestrator.study.events import Forecast, NodeLoad
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
 from trainer.files import loads_checked, read_regular
@@ -131,6 +131,12 @@ def best_points(best: EpochResult) -> list[Point]:
     return [Point(BEST_PREFIX + name, value, moment, 0) for name, value in metrics.items()]
 
 
+def forecast_points(forecast: Forecast | None, epoch: int, moment: int) -> list[Point]:
+    """What the trial was expected to reach after an epoch, and the standard deviation of that; nothing for None."""
+    values = {} if forecast is None else {"value": forecast.value, "error": forecast.error}
+    return [Point(f"forecast/{name}", value, moment, epoch) for name, value in values.items()]
+
+
 def test_points(evaluation: Evaluation, moment: int) -> list[Point]:
     """The metrics on the test set."""
     return [Point(TEST_PREFIX + name, value, moment, 0) for name, value in evaluation.metrics().items()]
@@ -213,8 +219,13 @@ def _row(trial: Trial, summary: Summary) -> dict[str, Any]:
         **{"trial": trial.key, "status": trial.status, "source": trial.source, "seed": trial.seed},
         **{"epoch": trial.epoch, summary.metric: None if found is None else found.value},
         **{name: metrics.get(name) for name in (f"rank{rank}" for rank in NAMED_RANKS)},
+        **({} if trial.key not in summary.forecasts else _forecast_cells(summary.forecasts[trial.key])),
         **trial.params,
     }
+
+
+def _forecast_cells(forecast: Forecast) -> dict[str, float]:
+    return {"forecast": forecast.value, "forecast_error": forecast.error}
 
 
 def _note(summary: Summary) -> str:

@@ -14,8 +14,10 @@ from orchestrator.study.events import (
     SessionEnded,
     SessionStarted,
     TrialCompleted,
+    TrialContinued,
     TrialFailed,
     TrialOpenedTestSet,
+    TrialPaused,
     TrialReopened,
     TrialReported,
     TrialStarted,
@@ -30,6 +32,7 @@ from orchestrator.tracking.content import (
     Point,
     best_points,
     epoch_points,
+    forecast_points,
     load_points,
     milliseconds,
     test_points,
@@ -41,6 +44,7 @@ SEARCH_RUN: Final = "-"
 LONGEST_TAG = 5000
 NODE_TAG = "node"
 RUNNING = "RUNNING"
+PAUSED = "SCHEDULED"
 END_OF_SESSION = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 # A refused write is repeated after 1, 2, 4 ... seconds; `close` waits for so many attempts.
 FIRST_DELAY_S = 1.0
@@ -100,6 +104,7 @@ class Plan:
         self._about = about
         self._best: dict[str, EpochResult] = {}
         self._nodes: dict[str, list[str]] = {}
+        self._pauses: dict[str, list[int]] = {}
         self._writes: dict[str, Writes] = {}
         self._unmade: dict[str, Writes] = {}
         self._has_refused = False
@@ -133,6 +138,10 @@ class Plan:
                 writes = self._ended(event.trial)
                 writes.evaluation = moment
                 writes.status, writes.end = "FINISHED", moment
+            case TrialPaused():
+                writes = self._paused(event, moment)
+            case TrialContinued():
+                writes = self._continued(event, moment)
             case TrialStopped():
                 writes = self._ended(event.trial)
                 writes.tags |= {"stopped": event.rule, "reason": event.reason[:LONGEST_TAG]}
@@ -174,6 +183,22 @@ class Plan:
         best = better_epoch(self._best.get(event.trial), event.result)
         if best is not None:
             self._best[event.trial] = best
+        return writes
+
+    def _paused(self, event: TrialPaused, moment: int) -> Writes:
+        writes = self._of(event.trial)
+        pauses = self._pauses.setdefault(event.trial, [])
+        pauses.append(event.epoch)
+        writes.points += forecast_points(event.forecast, event.epoch, moment)
+        writes.tags |= {"pauses": ", ".join(map(str, pauses)), "pause_reason": event.reason[:LONGEST_TAG]}
+        writes.status, writes.end = PAUSED, None
+        return writes
+
+    def _continued(self, event: TrialContinued, moment: int) -> Writes:
+        writes = self._of(event.trial)
+        writes.points += forecast_points(event.forecast, self._pauses.get(event.trial, [0])[-1], moment)
+        writes.tags["continue_reason"] = event.reason[:LONGEST_TAG]
+        writes.status, writes.end = RUNNING, None
         return writes
 
     def creations(self, now: float, limit: int) -> list[Writes]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.base.uris import database_path, file_uri, without_passwords
 from orchestrator.tracking.database import EXPERIMENT, is_database, prepare_database
-from orchestrator.tracking.projection import RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
+from orchestrator.tracking.projection import PAUSED, RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
 from orchestrator.tracking.uploads import Source, upload_steps
 from trainer.formatting import first_line
 
@@ -257,8 +257,8 @@ class RunStore:
                 return found
 
     def _set_status(self, run: Run, writes: Writes) -> None:
-        if writes.status == RUNNING:
-            self._client.update_run(run.id, status=RUNNING)
+        if writes.status in (RUNNING, PAUSED):
+            self._client.update_run(run.id, status=writes.status)
         elif writes.status is not None:
             self._client.set_terminated(run.id, writes.status, end_time=writes.end)
             self._delete_duplicates_of(writes.key)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from searches import POINT, a_search, completed, write_search
+from searches import POINT, a_pausing_search, a_search, completed, write_search
 
 import orchestrator
 from orchestrator import Search, launch, load, notebook, resume
@@ -78,6 +78,14 @@ def test_the_frame_has_a_row_per_trial_with_figures_and_settings(search: Search)
     assert list(frame["mAP"]) == [0.4, 0.6]
     assert list(frame["clips.identities"]) == [3, 4]
     assert list(frame["status"]) == ["completed"] * 2
+
+
+def test_the_frame_of_a_search_that_pauses_has_forecasts(tmp_path: Path) -> None:
+    a_pausing_search(tmp_path / "demo")
+    frame = load("demo", tmp_path).frame()
+    assert list(frame["status"]) == ["paused", "completed", "pending", "stopped"]
+    assert (frame["forecast"]["t0000"], frame["forecast_error"]["t0000"]) == (0.5, 0.04)
+    assert (frame["epoch"]["t0002"], frame["epochs"]["t0002"]) == (7, 20)
 
 
 def test_curves_have_a_column_per_trial_and_a_row_per_epoch(search: Search) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from events import completed, epoch_result, node_load, reported, started, suggested
+from events import completed, epoch_result, node_load, paused, reported, started, suggested
 
 from orchestrator.cluster.metrics import (
     KINDS,
@@ -108,6 +108,12 @@ def test_a_search_counts_its_trials_by_state_its_failures_by_kind_and_what_mlflo
     assert values["reidsearch_search_budget_trials",] == 8
     assert values["reidsearch_search_best", "mAP"] == 0.4
     assert values["reidsearch_search_session",] == 1
+
+
+def test_paused_trials_are_counted_as_such() -> None:
+    readings = of_search([suggested(0), started(0), reported(0, 1, 0.2), paused(0, 1)])
+    states = {each.labels["state"]: each.value for each in readings if "state" in each.labels}
+    assert (states["paused"], states["pending"], states["running"]) == (1, 0, 0)
 
 
 def test_every_state_and_every_kind_of_failure_has_a_series_from_the_start() -> None:

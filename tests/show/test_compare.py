@@ -16,7 +16,7 @@ from evaluations import BETTER, WORSE, checkpoint, search
 from events import epoch_result
 from PIL import Image
 from scipy import stats
-from searches import POINT, completed
+from searches import POINT, completed, pausing_events
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
@@ -151,6 +151,14 @@ def test_a_trial_without_figures_and_one_named_twice_are_refused(storage: Path) 
 
 
 # --- what is said
+
+
+def test_a_paused_trial_is_compared_by_its_best_epoch_so_far_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(tmp_path, "first", pausing_events())
+    assert run(["compare", "first/t0001", "first/t0000", "--storage", str(tmp_path)]) == 0
+    assert "first/t0000 is paused: metrics of its best epoch so far, 5" in capsys.readouterr().out
 
 
 def test_people_get_deltas_verdicts_and_only_what_differs(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from events import completed, epoch_result, reported, started, suggested
 from rich.console import Console
-from searches import write_search
+from searches import a_pausing_search, pausing_events, write_search
 from summaries import description_of, summary_of
 
 from orchestrator.base.errors import EnvironmentProblem, JournalError, SearchError
 from orchestrator.base.formatting import number, percent
-from orchestrator.show.live import HINT, pages_command
+from orchestrator.show.live import HINT, Display, pages_command
 from orchestrator.show.logs import event_line
 from orchestrator.show.search_text import attention_line, summary_line
 from orchestrator.show.status import searches_table, show_search, show_searches, status_document
@@ -24,7 +24,15 @@ from orchestrator.show.terminal import LiveView, finals_table, output, trials_ta
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.local import LocalStore, local_search
 from orchestrator.study.description import read_description, write_description
-from orchestrator.study.events import AttemptFailed, Event, SessionEnded, SessionStarted, TrialFailed, TrialReported
+from orchestrator.study.events import (
+    AttemptFailed,
+    Event,
+    SessionEnded,
+    SessionStarted,
+    TrialFailed,
+    TrialReported,
+    TrialStopped,
+)
 from orchestrator.study.journal import Record
 from orchestrator.study.study import TrialStatus, fold
 from orchestrator.summary import Summary, read_summary
@@ -60,7 +68,39 @@ def test_a_table_shows_each_trial_its_figures_in_per_cent_and_why_it_failed() ->
     assert lines[1].split() == ["t0000", "completed", "2", "25.0", "25.0", "0.5"]
     assert lines[2].split() == ["t0001", "completed", "2", "45.7", "45.7", "0.5", "best?"]
     assert "loss/osm is nan" in lines[3]
-    assert lines[4].split() == ["t0003", "running", "1", "10.0", "10.0", "0.5"]
+    assert lines[4].split() == ["t0003", "running", "1/3", "10.0", "10.0", "0.5"]
+
+
+def test_a_paused_trial_shows_its_epoch_and_where_it_is_expected_to_end() -> None:
+    found = summary(pausing_events())
+    table, finished, training, ended = drawn(trials_table(found, width=120), 120).splitlines()[1:]
+    assert table.split()[:5] == ["t0000", "paused", "5/20", "5.0", "5.0"]
+    assert table.rstrip().endswith("ends at 50.0 ± 4.0; until epoch 5"), "the latest forecast of the journal"
+    assert finished.split()[:3] == ["t0001", "completed", "20"] and "ends at" not in finished
+    assert training.split()[:3] == ["t0002", "running", "7/20"] and "ends at 78.1 ± 2.0" in training
+    assert ended.split()[:3] == ["t0003", "stopped", "5/20"] and "ends at" not in ended
+    assert "1 running, 1 paused, 1 stopped" in summary_line(found)
+
+
+def test_status_says_how_many_trials_paused_and_what_is_not_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_pausing_search(tmp_path / "first")
+    show_search(LocalStore(tmp_path), "first", as_json=False, watch=False)
+    assert "pauses    4 trials paused, 2 continued; 30 epochs not trained" in capsys.readouterr().out
+
+
+def test_json_has_forecast_pauses_and_saved_epochs_of_each_trial() -> None:
+    document = status_document(summary(pausing_events()))
+    paused, finished, training, ended = document["trials"]
+    assert (document["counts"]["paused"], document["epochs_saved"]) == (1, 30)
+    assert (paused["status"], paused["epoch"], paused["epochs"], paused["until"]) == ("paused", 5, 20, 5)
+    assert (paused["forecast"], paused["pauses"]) == ({"value": 0.5, "error": 0.04}, [5])
+    assert [trial["epochs_saved"] for trial in (paused, finished, training, ended)] == [15, 0, 0, 15]
+    assert (finished["until"], training["until"]) == (None, 10)
+    assert all(
+        trial["forecast"] is None and trial["pauses"] == [] for trial in status_document(summary(EVENTS))["trials"]
+    )
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -159,6 +199,14 @@ def test_trainings_for_the_test_set_that_run_are_shown_before_trials_that_are_ov
     assert len(lines) <= 12
 
 
+def test_where_not_all_trials_fit_paused_ones_are_shown_before_stopped_ones() -> None:
+    later = TrialStopped(trial="t0004", rule="freeze_thaw", epoch=0, reason="")
+    lines = live_lines(summary([*pausing_events(), suggested(4), later]), 100, 7)
+    shown = {line.split()[0] for line in lines if line.startswith("t0")}
+    assert shown == {"t0002", "t0001", "t0000"}, "it runs, it is the best, it is paused"
+    assert "and 2 more: 2 stopped" in "\n".join(lines)
+
+
 @pytest.mark.parametrize("columns", [80, 100, 120, 200])
 def test_a_long_reason_is_shortened_and_squeezes_no_column(columns: int) -> None:
     found = large_summary(66, running=2)
@@ -166,7 +214,7 @@ def test_a_long_reason_is_shortened_and_squeezes_no_column(columns: int) -> None
     assert len(lines) == 67 and all(len(line) <= columns for line in lines)
     assert lines[0].split()[:5] == ["trial", "state", "epoch", "mAP", "rank1"]
     failed = lines[2]
-    assert failed.split()[:5] == ["t0001", "failed", "0", "-", "-"]
+    assert failed.split()[:5] == ["t0001", "failed", "0/3", "-", "-"]
     assert "DataError: /data/mars" in failed and failed.rstrip().endswith("…")
     assert ("learning_rate" in lines[0]) == (columns >= 100)
     assert all("…" not in line for line in lines if "failed" not in line and "weights" not in lines[0])
@@ -254,6 +302,24 @@ def test_every_event_that_people_care_about_is_one_line() -> None:
     assert all("\n" not in line and line.startswith("1970-01-01T00:00:00Z ") for line in shown)
     assert any("epoch=2 loss=0.500 mAP=45.7" in line for line in shown)
     assert any("failed=diverged for good" in line for line in shown)
+
+
+def test_pauses_and_continuations_are_lines_of_the_log() -> None:
+    lines = [event_line(Record(number, 0.0, event)) or "" for number, event in enumerate(pausing_events(), 1)]
+    assert sum("paused after epoch=5 ends at=0.5±0.04 until epoch 5" in line for line in lines) == 4
+    (whole,) = (line for line in lines if "trial=t0001 continues" in line)
+    assert whole.endswith("trial=t0001 continues ends at=0.781±0.02 the best")
+    assert any("trial=t0002 continues until epoch=10" in line for line in lines)
+
+
+def test_a_resumed_search_says_how_many_trials_are_paused(tmp_path: Path) -> None:
+    folder = a_pausing_search(tmp_path / "first")
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    with LocalStore(tmp_path).record(folder) as recorder:
+        recorder.record(SessionStarted(session=2, host="h", pid=1))
+        started_callback = Display(folder, console).watch().started
+        started_callback(recorder, read_description(folder.description))
+    assert "2 trials are over, 1 continue where they stopped, 1 are paused" in console.export_text()
 
 
 def test_what_a_terminal_would_obey_is_shown_and_not_obeyed() -> None:

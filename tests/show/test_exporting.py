@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from evaluations import save_network
 from events import epoch_result, evaluation
-from searches import a_search, completed, write_search
+from searches import a_pausing_search, a_search, completed, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
@@ -134,6 +134,15 @@ def test_a_folder_that_holds_something_and_a_trial_without_a_network_are_refused
     (folder.trial("t0000") / "checkpoint/best.pt").unlink()
     with pytest.raises(SearchError, match=r"t0000 \(completed\) has saved no network"):
         export_of(folder, "t0000", ["checkpoint"], tmp_path / "out")
+
+
+def test_a_paused_trial_is_exported_with_a_card_that_says_so(tmp_path: Path) -> None:
+    folder = a_pausing_search(tmp_path / "runs" / "first")
+    save_network(folder, "t0000", epoch=5)
+    text = card(folder, "t0000", tmp_path / "out")
+    assert "trial `t0000` of search `first` (paused)" in text
+    assert "weights after epoch 5 of " in text
+    assert "one of 1 completed and 2 paused or stopped ones that were compared on it" in text
 
 
 def test_only_the_owner_can_read_what_was_exported(folder: SearchFolder, tmp_path: Path) -> None:

@@ -10,18 +10,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from events import epoch_result, evaluation
 from plotly.offline import get_plotlyjs
-from searches import POINT, a_search, completed, write_search
+from searches import POINT, a_pausing_search, a_search, completed, write_search
 from summaries import summary_of
 
 from orchestrator.__main__ import run
+from orchestrator.show.report.charts import MOST_FANS, curves_chart
 from orchestrator.show.report.formats import FORMATS, json_text, markdown_text
 from orchestrator.show.report.model import Card, ModelView
 from orchestrator.show.report.page import html_text
-from orchestrator.show.report.report_data import ReportData, learning_curves, read_report, thinned
+from orchestrator.show.report.report_data import Curve, ReportData, learning_curves, read_report, thinned
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description, write_description
@@ -29,6 +31,7 @@ from orchestrator.study.events import (
     AttemptFailed,
     Event,
     FinalizationStarted,
+    Forecast,
     SessionEnded,
     SessionStarted,
     TrialCompleted,
@@ -40,7 +43,7 @@ from orchestrator.study.events import (
     TrialTested,
 )
 from orchestrator.study.lease import Lease
-from orchestrator.study.study import fold
+from orchestrator.study.study import TrialStatus, fold
 
 HOSTILE = "<script>alert(1)</script> \"'&</script><b>|`x`"
 ENDING = SessionEnded(state="finished", reason="enough")
@@ -168,6 +171,63 @@ def test_stopped_and_failed_trials_are_marked_in_the_trace(folder: SearchFolder)
     assert by_name["chosen as best"]["x"] == [1]
 
 
+def drawn_traces(page: str, chart: str) -> list[dict[str, Any]]:
+    (data,) = re.findall(rf'data-figure="{chart}">(.*?)</script>', page)
+    traces: list[dict[str, Any]] = json.loads(data)["data"]
+    return traces
+
+
+def test_curves_mark_pauses_and_those_with_a_forecast_end_in_a_fan(tmp_path: Path) -> None:
+    page = page_without_plotly(a_pausing_search(tmp_path / "first"))
+    curves = drawn_traces(page, "curve-0")
+    (pauses,) = (trace for trace in curves if trace.get("name") == "a pause")
+    assert (pauses["x"], pauses["y"]) == ([5] * 4, [5, 25, 5, 5])
+    fans = [trace for trace in curves if trace.get("fill") == "toself"]
+    assert [fan["x"] for fan in fans] == [[7, 20, 20], [5, 20, 20], [5, 20, 20]], (
+        "a trial that reached its end has none"
+    )
+    assert fans[0]["y"] == pytest.approx([7, 78.1 - 1.96 * 2, 78.1 + 1.96 * 2], rel=1e-3)
+    assert fans[1]["fillcolor"] != fans[2]["fillcolor"], "of the colour of its curve: paused and stopped"
+    ends = [trace["text"][0] for trace in curves if trace.get("name") == "forecast, 95 %" and "text" in trace]
+    assert sorted(ends) == [
+        "t0000 ends at 50.0 ± 4.0",
+        "t0002 ends at 78.1 ± 2.0",
+        "t0003 ends at 50.0 ± 4.0",
+    ]
+    assert sum(bool(trace["showlegend"]) for trace in curves if trace.get("name") == "forecast, 95 %") == 1
+    assert not [trace for trace in drawn_traces(page, "curve-1") if trace.get("fill")], "none of the loss"
+    assert "<p>4 trials paused, 2 continued; 30 epochs not trained.</p>" in page
+    assert "pausing saved" in page and ">paused</span>" in page
+
+
+def test_of_many_forecasts_the_most_promising_have_a_band_and_all_a_line() -> None:
+    curves = [Curve(f"t{n:04d}", TrialStatus.PAUSED, [1, 5], [0.1, 0.2], [(5, 0.2)], 20) for n in range(30)]
+    forecasts = {f"t{n:04d}": Forecast(value=0.9 - n / 100, error=0.1) for n in range(30)}
+    drawn = curves_chart(curves, "mAP", None, title="", forecasts=forecasts).data
+    bands = [trace for trace in drawn if trace.fill == "toself"]
+    assert len(bands) == MOST_FANS
+    assert max(bands[0].y) == 100, "a share ends at 100 %"
+    (lines,) = (trace for trace in drawn if trace.line.dash == "dot")
+    assert len([epoch for epoch in lines.x if epoch == 20]) == 30
+
+
+def test_tables_of_a_search_that_pauses_have_forecasts_pauses_and_saved_epochs(tmp_path: Path) -> None:
+    report = report_of(a_pausing_search(tmp_path / "first"))
+    paused, finished, *_ = csv.DictReader(io.StringIO(FORMATS["csv"](report)))
+    assert (paused["status"], paused["epoch"], paused["epochs"]) == ("paused", "5", "20")
+    assert (paused["forecast"], paused["forecast_error"], paused["pauses"], paused["epochs_saved"]) == (
+        *("0.5", "0.04", "5", "15"),
+    )
+    assert (finished["forecast"], finished["epochs_saved"]) == ("", "0")
+    text = markdown_text(report)
+    assert "| trials that paused | 4, of which 2 continued |" in text
+    assert "| epochs not trained | 30 |" in text
+    found = json.loads(json_text(report))
+    assert list(found["forecasts"]) == ["t0002", "t0000", "t0003"], "the most promising first"
+    assert found["curves"]["mAP"][0]["pauses"] == [[5, 0.05]]
+    assert (found["cost"]["paused"], found["cost"]["continued"], found["cost"]["epochs_saved"]) == (4, 2, 30)
+
+
 def test_where_fresh_seeds_choose_another_configuration_than_the_best_value_the_report_says_why(tmp_path: Path) -> None:
     def again(key: str, number: int, value: float) -> list[Event]:
         repeat = f"{key}-r{number}"
@@ -287,7 +347,15 @@ def test_json_holds_status_trace_curves_cost_and_cards(folder: SearchFolder) -> 
         "dropped_queries": 0,
     }
     assert [point["trial"] for point in found["trace"]] == [f"t000{index}" for index in range(5)]
-    assert found["curves"]["mAP"][2] == {"trial": "t0002", "status": "stopped", "epochs": [1, 2], "values": [0.1, 0.2]}
+    stopped = {
+        "trial": "t0002",
+        "status": "stopped",
+        "epochs": [1, 2],
+        "values": [0.1, 0.2],
+        "pauses": [],
+        "planned": 3,
+    }
+    assert found["curves"]["mAP"][2] == stopped
     assert found["cost"]["stopped_early"] == 1
     assert {card["kind"] for card in found["model"]["cards"]} == {"importance", "fit", "slice", "contour"}
     assert "not_confirmed" in {each["kind"] for each in found["warnings"]}

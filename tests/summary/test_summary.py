@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from events import completed, reported, started, suggested
-from searches import a_search
+from searches import a_search, pausing_events
 from summaries import summary_of
 
 from orchestrator.base.errors import SearchError
@@ -72,3 +72,18 @@ def test_a_trial_is_found_by_its_name_and_a_search_stands_for_its_best(folder: S
         "t0001",
         "t0000",
     ]
+
+
+def test_forecasts_are_those_of_trials_that_never_reached_their_end() -> None:
+    events = pausing_events()
+    found = summary_of(fold(events), is_driven=True)
+    assert {key: forecast.value for key, forecast in found.forecasts.items()} == {
+        "t0000": 0.5,
+        "t0002": 0.781,
+        "t0003": 0.5,
+    }
+
+
+def test_a_paused_trial_stays_paused_when_nobody_drives_the_search() -> None:
+    found = summary_of(fold(pausing_events()), is_driven=False)
+    assert (found.counts["paused"], found.counts["pending"], found.counts["running"]) == (1, 1, 0)

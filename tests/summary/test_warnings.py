@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from events import epoch_result
 from scipy.stats import ttest_ind
-from searches import POINT, completed, write_search
+from searches import POINT, completed, pausing_events, write_search
 from small_spaces import FLAG, GATE, IDENTITIES, MARGIN, RATE, space_of
 
 from orchestrator.space.search_space import SearchSpace
@@ -17,6 +17,7 @@ from orchestrator.study.events import (
     SessionEnded,
     SessionStarted,
     TrialCompleted,
+    TrialContinued,
     TrialReported,
     TrialStarted,
     TrialStopped,
@@ -179,3 +180,12 @@ def test_early_stopping_saves_the_epochs_that_are_left_at_the_pace_of_those_run(
 @pytest.mark.parametrize("rule", ["user", "budget"])
 def test_what_a_user_or_a_used_up_budget_ends_saves_nothing(rule: str) -> None:
     assert search_costs(fold(stopped(rule, 1))).saved_hours == 0
+
+
+def test_a_paused_trial_saves_its_epochs_until_it_is_continued() -> None:
+    events = pausing_events()
+    first = next(index for index, event in enumerate(events) if isinstance(event, TrialContinued))
+    before, after = search_costs(fold(events[:first])), search_costs(fold(events))
+    assert (before.paused, before.continued, before.stopped_early, before.epochs_saved) == (4, 0, 0, 60)
+    assert (after.paused, after.continued, after.stopped_early, after.epochs_saved) == (4, 2, 1, 30)
+    assert after.saved_hours == pytest.approx(30 / 3600)

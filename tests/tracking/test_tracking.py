@@ -20,7 +20,18 @@ from waiting import PATIENCE_S, wait_until
 
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.local import local_search
-from orchestrator.study.events import Event, SearchCreated, SessionEnded, SessionStarted, TrialFailed, TrialReported
+from orchestrator.study.events import (
+    Event,
+    Forecast,
+    SearchCreated,
+    SessionEnded,
+    SessionStarted,
+    TrialContinued,
+    TrialFailed,
+    TrialPaused,
+    TrialReported,
+    TrialStopped,
+)
 from orchestrator.study.journal import Record
 from orchestrator.tracking import projection, tracker
 from orchestrator.tracking.content import About, Artifact, Content, Point
@@ -172,6 +183,39 @@ def test_a_session_that_has_nothing_to_add_writes_nothing(
     assert tracked(folder, EVENTS)[0] == 0
     calls.pop("log_batch", None)  # called with nothing, it does nothing
     assert calls == {"search_runs": 1}
+
+
+PAUSES: list[Event] = [
+    *EVENTS[:2],
+    suggested(0),
+    started(0),
+    reported(0, 1, 0.1),
+    TrialPaused(trial="t0000", epoch=1, reason="until epoch 1", forecast=Forecast(value=0.5, error=0.04)),
+    TrialContinued(trial="t0000", until=2, reason="better", forecast=Forecast(value=0.6, error=0.03)),
+    started(0, attempt=2),
+    reported(0, 2, 0.3),
+    TrialPaused(trial="t0000", epoch=2, reason="until epoch 2", forecast=Forecast(value=0.55, error=0.02)),
+    TrialStopped(trial="t0000", rule="freeze_thaw", epoch=2, reason="paused for good"),
+    SessionEnded(state="finished", reason=""),
+]
+
+
+@pytest.mark.parametrize(("sent", "status"), [(6, "SCHEDULED"), (7, "RUNNING"), (10, "SCHEDULED"), (11, "KILLED")])
+def test_a_pausing_trial_has_one_run_whose_state_follows_the_journal_whenever_its_driver_was_killed(
+    folder: SearchFolder, sent: int, status: str
+) -> None:
+    def run() -> Any:
+        (found,) = mlflow_runs(folder.path.parent)["t0000"]
+        return found
+
+    assert tracked(folder, PAUSES[:sent])[0] == 0
+    assert run().info.status == status
+    for resend in (False, True):
+        assert tracked(folder, PAUSES, resend=resend)[0] == 0
+        assert (run().info.status, run().info.end_time) == ("KILLED", 1_000_000_011_000)
+        assert (run().data.tags["pauses"], run().data.tags["stopped"]) == ("1, 2", "freeze_thaw")
+        points = metric_points(folder.path.parent, run().info.run_id, "forecast/value")
+        assert [(step, value) for step, value, _ in points] == [(1, 0.5), (1, 0.6), (2, 0.55)]
 
 
 def test_what_somebody_took_away_comes_back_when_everything_is_sent_again(folder: SearchFolder) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from events import completed, epoch_result, reported, suggested
 from PIL import Image
-from searches import POINT
+from searches import POINT, pausing_events
+from summaries import summary_of
 
 from orchestrator.base.uris import without_passwords
 from orchestrator.space.search_space import SearchSpace
@@ -135,6 +136,19 @@ def test_a_session_is_told_by_a_table_a_note_and_the_best_so_far() -> None:
     so_far = [(point.step, point.value) for point in found.points if point.metric == "best_so_far/mAP"]
     assert so_far == [(1, 0.3), (2, 0.3), (3, 0.6)]
     assert ("best/mAP", 0.6, 9, 0) in [(p.metric, p.value, p.time, p.step) for p in found.points]
+
+
+def test_the_table_of_a_search_that_pauses_has_states_and_forecasts() -> None:
+    told = search_content(summary_of(fold(pausing_events()), is_driven=True), 9000)
+    table = json.loads(str(told.artifacts[0].source))
+    rows = {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["data"]}
+    assert (rows["t0000"]["status"], rows["t0000"]["forecast"], rows["t0000"]["forecast_error"]) == (
+        "paused",
+        0.5,
+        0.04,
+    )
+    assert rows["t0001"]["forecast"] is None, "it has reached its end"
+    assert "1 paused" in told.tags["mlflow.note.content"]
 
 
 def test_a_search_without_a_completed_trial_is_told_too() -> None:

@@ -11,11 +11,14 @@ from orchestrator.stores.local import local_search
 from orchestrator.study.events import (
     AttemptFailed,
     Event,
+    Forecast,
     SearchCreated,
     SessionEnded,
     SessionStarted,
     TrialCompleted,
+    TrialContinued,
     TrialFailed,
+    TrialPaused,
     TrialReopened,
     TrialStopped,
     TrialTracked,
@@ -66,6 +69,27 @@ def test_the_last_event_decides_about_the_status() -> None:
     plan.add(TrialStopped(trial="t0000", rule="asha", epoch=1, reason="worse"), 9.0)
     assert (writes_of(plan, "t0000").status, writes_of(plan, "t0000").end) == ("KILLED", 9000)
     assert writes_of(plan, "t0000").tags == {"failure": "error", "reason": "worse", "stopped": "asha"}
+
+
+def test_a_paused_trial_is_scheduled_until_it_is_continued_or_ends() -> None:
+    pause = TrialPaused(trial="t0000", epoch=1, reason="until epoch 1", forecast=Forecast(value=0.5, error=0.04))
+    plan = planned(suggested(0), started(0), reported(0, 1, 0.2), pause)
+    writes = writes_of(plan, "t0000")
+    assert (writes.status, writes.end) == ("SCHEDULED", None)
+    assert writes.tags == {"pauses": "1", "pause_reason": "until epoch 1"}
+    plan.add(TrialContinued(trial="t0000", until=2, reason="better", forecast=Forecast(value=0.6, error=0.03)), 5.0)
+    assert (writes.status, writes.end, writes.tags["continue_reason"]) == ("RUNNING", None, "better")
+    plan.add(pause.model_copy(update={"epoch": 2, "forecast": None}), 6.0)
+    assert (writes.status, writes.tags["pauses"]) == ("SCHEDULED", "1, 2")
+    plan.add(TrialStopped(trial="t0000", rule="freeze_thaw", epoch=2, reason="paused for good"), 7.0)
+    assert (writes.status, writes.end) == ("KILLED", 7000)
+    forecasts = [(point.metric, point.value, point.step) for point in writes.points if "forecast" in point.metric]
+    assert forecasts == [
+        ("forecast/value", 0.5, 1),
+        ("forecast/error", 0.04, 1),
+        ("forecast/value", 0.6, 1),
+        ("forecast/error", 0.03, 1),
+    ]
 
 
 def test_what_mlflow_need_not_know_is_no_work() -> None:

@@ -6,6 +6,7 @@ Every function returns a `plotly` figure. Texts are escaped and numbers rounded 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import plotly.graph_objects as go
@@ -27,17 +28,22 @@ from orchestrator.show.report.theme import (
     SEQUENCE,
     SKY,
     SYMBOLS,
+    Z_95,
     axis,
     factor,
     faint,
     figure,
 )
+from orchestrator.show.search_text import forecast_text, saving
+from orchestrator.space.objective import VALIDATION_METRICS
+from orchestrator.study.events import Forecast
 from orchestrator.study.study import Trial, TrialStatus
 from orchestrator.summary import TracePoint
 from orchestrator.summary.costs import Costs
 
 PALETTE = (PURPLE, BLUE, GREEN, ORANGE, SKY, RED)
 FULL_CURVES = 15  # of a kind; more than that are drawn translucent
+MOST_FANS = 10  # of more forecasts, the others have only a line
 MANY_CAMERAS = 8  # beyond, cells are too small for numbers
 HOUR_S = 3600
 SMALL_HOURS = 0.1  # if the longest trial took less, seconds are drawn
@@ -51,7 +57,7 @@ def trace_chart(points: Sequence[TracePoint], metric: str, best: str | None) -> 
     traces = []
     if leading:
         x, y = zip(*leading, strict=True)
-        line = {"shape": "hv", "width": 2, "color": GREEN}
+        line = {"shape": "hv", "width": 2, "color": PURPLE}
         traces.append(go.Scatter(mode="lines", name="best so far", x=x, y=y, line=line, hoverinfo="skip"))
     for status in NAMES:
         alike = [
@@ -106,10 +112,22 @@ def front_chart(
     return figure(traces, axis(across), axis(up))
 
 
-def curves_chart(curves: Sequence[Curve], metric: str, best: str | None, *, title: str) -> go.Figure:
-    """A metric of every trial over the epochs; the ends of stopped and failed trials are marked, the best is bold."""
+def curves_chart(
+    curves: Sequence[Curve],
+    metric: str,
+    best: str | None,
+    *,
+    title: str,
+    forecasts: Mapping[str, Forecast] = MappingProxyType({}),
+) -> go.Figure:
+    """A metric of every trial over the epochs; pauses and the ends of stopped and failed trials are marked.
+
+    A trial with a forecast of the metric has a fan from its last value to the end of its training: the forecast and its
+    95 % interval. Forecasts are given with the most promising first; of many, the others have no interval. The best
+    trial is bold.
+    """
     times = factor(metric)
-    traces = []
+    traces = _fans([curve for curve in curves if curve.epochs[-1] < curve.planned], forecasts, metric)
     for status in NAMES:
         alike = [curve for curve in curves if curve.status == status and curve.trial != best]
         if alike:
@@ -117,7 +135,79 @@ def curves_chart(curves: Sequence[Curve], metric: str, best: str | None, *, titl
         if alike and status in ("stopped", "failed"):
             traces.append(_curve_ends(alike, status, times))
     traces += [_best_curve(curve, times) for curve in curves if curve.trial == best]
+    if any(curve.pauses for curve in curves):
+        traces.append(_pause_marks(curves, best, times))
     return figure(traces, "epoch", title)
+
+
+def _fans(curves: Sequence[Curve], forecasts: Mapping[str, Forecast], metric: str) -> list[go.Scatter]:
+    """The forecasts of curves that have one; of many, only the first have a band. One entry in the legend."""
+    by_trial = {curve.trial: curve for curve in curves}
+    ahead = [(by_trial[trial], forecast) for trial, forecast in forecasts.items() if trial in by_trial]
+    traces = [_band(curve, forecast, metric) for curve, forecast in ahead[:MOST_FANS]]
+    for status in NAMES:
+        alike = [(curve, forecast) for curve, forecast in ahead if curve.status == status]
+        if alike:
+            traces.append(_middles(alike, metric, COLOURS[status]))
+    for trace in traces:
+        trace.update(name="forecast, 95 %", legendgroup="forecasts", showlegend=trace is traces[0])
+    return traces
+
+
+def _band(curve: Curve, forecast: Forecast, metric: str) -> go.Scatter:
+    """A triangle from the last value to the 95 % interval at the last epoch."""
+    low, high = _interval(forecast, metric)
+    return go.Scatter(
+        mode="lines",
+        x=[curve.epochs[-1], curve.planned, curve.planned],
+        y=[factor(metric) * value for value in (curve.values[-1], low, high)],
+        fill="toself",
+        fillcolor=faint(COLOURS[curve.status], 0.1),
+        line={"width": 0, "color": COLOURS[curve.status]},
+        hoverinfo="skip",
+    )
+
+
+def _middles(ahead: Sequence[tuple[Curve, Forecast]], metric: str, colour: str) -> go.Scatter:
+    """Dotted lines from the last values to the forecasts, with a mark at the end."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    texts: list[str] = []
+    for curve, forecast in ahead:
+        x += [curve.epochs[-1], curve.planned, None]
+        y += [factor(metric) * curve.values[-1], factor(metric) * forecast.value, None]
+        texts += [f"{curve.trial} ends at {forecast_text(metric, forecast)}"] * 3
+    return go.Scatter(
+        mode="lines+markers",
+        x=x,
+        y=y,
+        text=texts,
+        line={"color": faint(colour), "width": 1, "dash": "dot"},
+        marker={"color": faint(colour, 0.7), "size": [0, 5, 0] * len(ahead), "line": {"width": 0}},
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _interval(forecast: Forecast, metric: str) -> tuple[float, float]:
+    """The 95 % interval of a forecast, of shares within [0, 1]."""
+    low, high = (forecast.value + sign * Z_95 * forecast.error for sign in (-1, 1))
+    return (max(low, 0.0), min(high, 1.0)) if metric in VALIDATION_METRICS else (low, high)
+
+
+def _pause_marks(curves: Sequence[Curve], best: str | None, times: float) -> go.Scatter:
+    """Where trials paused: bars across their curves."""
+    marks = [(curve, *pause) for curve in curves for pause in curve.pauses]
+    opacity = max(0.3, min(1.0, 2 * FULL_CURVES / len(marks)))
+    colours = [faint(PURPLE if curve.trial == best else COLOURS[curve.status], opacity) for curve, _, _ in marks]
+    return go.Scatter(
+        mode="markers",
+        name="a pause",
+        x=[epoch for _, epoch, _ in marks],
+        y=[times * value for _, _, value in marks],
+        text=[curve.trial for curve, _, _ in marks],
+        marker={"symbol": "line-ns-open", "size": 9, "line": {"width": 2}, "color": colours},
+        hovertemplate="%{text} paused after epoch %{x}: %{y:.4g}<extra></extra>",
+    )
 
 
 def _joined_curves(curves: Sequence[Curve], status: TrialStatus, times: float) -> go.Scatter:
@@ -279,7 +369,7 @@ def histogram(values: Sequence[float], bins: int = 20) -> list[int]:
 
 
 def cost_chart(costs: Costs) -> go.Figure:
-    """What each trial took and, stacked on it, what stopping it early saved; in GPU hours if GPUs were held."""
+    """What each trial took and, stacked on it, what stopping or pausing it saved; in GPU hours if GPUs were held."""
     gpus = costs.gpu_hours > 0
     taken = [cost.gpu_hours if gpus else cost.hours for cost in costs.trials]
     saved = [cost.saved_gpu_hours if gpus else cost.saved_hours for cost in costs.trials]
@@ -290,7 +380,7 @@ def cost_chart(costs: Costs) -> go.Figure:
     ]
     if any(saved):
         text = f"about %{{y:.3g}} {unit} saved"
-        bars.append(("saved by early stopping (estimate)", saved, "rgba(140,140,140,0.3)", text))
+        bars.append((f"saved by {saving(costs)} (estimate)", saved, "rgba(140,140,140,0.3)", text))
     traces = [
         go.Bar(
             name=name,

@@ -95,6 +95,7 @@ def json_text(report: ReportData) -> str:
         "curves": {
             metric: [curve._asdict() for curve in learning_curves(trials, metric, most=None)] for metric in CURVES
         },
+        "forecasts": {key: forecast.model_dump() for key, forecast in report.forecasts.items()},
         "model": {"cards": [card._asdict() for card in report.model.cards], "missing": report.model.missing},
         "evaluation": None if report.evaluation is None else _evaluation_document(report.evaluation),
         "cost": {**costs._asdict(), "trials": [cost._asdict() for cost in costs.trials]},

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from orchestrator.show.report.model import Card
-from orchestrator.show.report.theme import BLUE, GREY, ORANGE, PURPLE, SEQUENCE, axis, factor, faint, figure, unit
+from orchestrator.show.report.theme import BLUE, GREY, ORANGE, PURPLE, SEQUENCE, Z_95, axis, factor, faint, figure, unit
 from orchestrator.space.parameters import Choice, FloatRange, IntRange, Value
 from orchestrator.study.study import Trial, TrialStatus
 
@@ -19,7 +19,6 @@ DIRECTIONS = {
     "-": ("a choice without an order", GREY),
 }
 FEW_DECADES = 2.5  # of a logarithmic axis that has room for more ticks than its powers of ten
-Z_95 = 1.96  # standard errors to either side of a 95 % interval
 
 
 def importance_chart(card: Card, parameters: Mapping[str, FloatRange | IntRange | Choice]) -> go.Figure:

@@ -18,7 +18,7 @@ from orchestrator.show.report import charts, model_charts, tables
 from orchestrator.show.report.parallel_chart import parallel_chart
 from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import axis
-from orchestrator.show.search_text import SYNTHETIC_MARK
+from orchestrator.show.search_text import SYNTHETIC_MARK, forecast_text, pauses_line
 from orchestrator.summary.warnings import GOOD_FIT
 
 # The browser itself refuses everything that the page would fetch.
@@ -43,6 +43,8 @@ def html_text(report: ReportData) -> str:
             parallel_chart=parallel_chart,
             tables=tables,
             axis=axis,
+            forecast_text=forecast_text,
+            pauses_line=pauses_line,
             policy=POLICY,
             synthetic_mark=SYNTHETIC_MARK,
             good_fit=GOOD_FIT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,6 +14,7 @@ from orchestrator.show.report.evaluations import EvaluationView, full_curve, rea
 from orchestrator.show.report.model import ModelProcess, ModelView
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.stores.base import SearchFolder
+from orchestrator.study.events import Forecast
 from orchestrator.study.study import Trial, TrialStatus
 from orchestrator.summary import Summary, read_summary
 from orchestrator.summary.warnings import Notice, warnings
@@ -33,6 +34,10 @@ class Curve(NamedTuple):
     status: TrialStatus
     epochs: list[int]
     values: list[float]
+    pauses: list[tuple[int, float]]
+    """Epochs after which the trial paused, and the metric there."""
+    planned: int
+    """Epochs of the whole training."""
 
 
 @dataclass
@@ -94,6 +99,12 @@ class ReportData:
         """Of each configuration with fresh seeds, the value by which it was chosen."""
         scores = self.summary.scores
         return {each.trial: scores[each.trial].value for each in self.summary.confirmations if each.trial in scores}
+
+    @cached_property
+    def forecasts(self) -> Mapping[str, Forecast]:
+        """By trial what an unfinished or stopped one is, or was, expected to reach, the most promising first."""
+        sign, known = self.summary.objective.first.sign, self.summary.forecasts
+        return dict(sorted(known.items(), key=lambda item: -sign * item[1].value))
 
     def curves(self, metric: str) -> list[Curve]:
         """A metric of every configuration by epoch, thinned to what a chart can show."""
@@ -160,7 +171,8 @@ def learning_curves(trials: Iterable[Trial], metric: str, *, most: int | None = 
         ]
         if points:
             epochs, values = zip(*(points if most is None else thinned(points, most)), strict=True)
-            curves.append(Curve(trial.key, trial.status, list(epochs), list(values)))
+            pauses = [point for point in points if point[0] in trial.pauses]
+            curves.append(Curve(trial.key, trial.status, list(epochs), list(values), pauses, trial.epochs))
     return curves
 
 

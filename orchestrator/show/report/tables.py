@@ -15,7 +15,7 @@ from orchestrator.base.formatting import duration, number, percent
 from orchestrator.show.report.model_charts import direction
 from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import unit
-from orchestrator.show.search_text import UNCONFIRMED
+from orchestrator.show.search_text import UNCONFIRMED, pauses_line, saving
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange
 from orchestrator.summary import latest_metrics
@@ -91,9 +91,10 @@ def tiles(report: ReportData) -> Iterator[Tile]:
         yield Tile("repeats completed", f"{repeats['completed']} of {sum(repeats.values())}", "with other seeds")
     spent = f"{costs.gpu_hours:.3g} GPU hours" if costs.gpu_hours else f"{duration(HOUR_S * costs.hours)} of training"
     yield Tile("took", duration(HOUR_S * costs.wall_hours), spent)
-    if costs.stopped_early:
+    if costs.epochs_saved:
         saved = f"{costs.saved_gpu_hours:.3g} GPU h" if costs.gpu_hours else duration(HOUR_S * costs.saved_hours)
-        yield Tile("early stopping saved", f"≈ {saved}", f"{costs.stopped_early} trials stopped")
+        stopped = counted(costs.stopped_early, "trial", "trials") + " stopped"
+        yield Tile(f"{saving(costs)} saved", f"≈ {saved}", pauses_line(costs) or stopped)
 
 
 def _confirmed(report: ReportData) -> Confirmation | None:
@@ -250,8 +251,12 @@ def cost_rows(report: ReportData) -> Iterator[tuple[str, str]]:
     yield "wall time of all sessions", duration(HOUR_S * costs.wall_hours)
     yield "training and evaluation, all trials added up", duration(HOUR_S * costs.hours)
     yield "GPU hours", f"{costs.gpu_hours:.3g}" if costs.gpu_hours else "0 (no GPU was held)"
+    if costs.paused:
+        yield "trials that paused", f"{costs.paused}, of which {costs.continued} continued"
     if costs.stopped_early:
         yield "trials stopped early", str(costs.stopped_early)
+    if costs.epochs_saved:
+        yield "epochs not trained", str(costs.epochs_saved)
         yield "saved by that, about", duration(HOUR_S * costs.saved_hours)
         if costs.saved_gpu_hours:
             yield "GPU hours saved, about", f"{costs.saved_gpu_hours:.3g}"
@@ -276,6 +281,10 @@ def trial_rows(report: ReportData) -> list[dict[str, Any]]:
         cost, metrics = costs[trial.key], latest_metrics(trial)
         row = {"trial": trial.key, "status": trial.status, "epoch": trial.epoch, "epochs": cost.planned}
         row |= {name: metrics.get(name) for name in METRICS}
+        forecast = report.forecasts.get(trial.key)
+        row |= {"forecast": None if forecast is None else forecast.value}
+        row |= {"forecast_error": None if forecast is None else forecast.error}
+        row |= {"pauses": " ".join(map(str, trial.pauses)), "epochs_saved": cost.epochs_saved}
         row |= {"hours": cost.hours, "gpu_hours": cost.gpu_hours, "saved_hours": cost.saved_hours}
         row |= {"seed": trial.seed, "fold": trial.fold, "repeats": trial.repeats, "source": trial.source}
         row |= {"attempts": trial.attempts}

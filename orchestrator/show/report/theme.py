@@ -28,7 +28,7 @@ COLOURS: Mapping[TrialStatus, str] = {
     TrialStatus.STOPPED: ORANGE,
     TrialStatus.FAILED: RED,
     TrialStatus.RUNNING: SKY,
-    TrialStatus.PAUSED: PURPLE,
+    TrialStatus.PAUSED: GREEN,
     TrialStatus.PENDING: GREY,
 }
 SYMBOLS: Mapping[TrialStatus, str] = {
@@ -36,7 +36,7 @@ SYMBOLS: Mapping[TrialStatus, str] = {
     TrialStatus.STOPPED: "square-open",
     TrialStatus.FAILED: "x",
     TrialStatus.RUNNING: "circle-open",
-    TrialStatus.PAUSED: "diamond-open",
+    TrialStatus.PAUSED: "hourglass-open",
     TrialStatus.PENDING: "circle-dot",
 }
 NAMES: Mapping[TrialStatus, str] = {
@@ -47,6 +47,7 @@ NAMES: Mapping[TrialStatus, str] = {
     TrialStatus.PAUSED: "paused",
     TrialStatus.PENDING: "waiting",
 }
+Z_95 = 1.96  # standard deviations to either side of a 95 % interval
 SEQUENCE = "Viridis"  # ordered by lightness as well, so that it survives a photocopier
 
 
