@@ -367,7 +367,7 @@ class LaunchOptions(SessionOptions):
     warm_start_anyway: Annotated[
         bool, option("--warm-start-anyway", help="Also if that search measured something else.")
     ] = False
-    dry_run: Annotated[bool, option("--dry-run", help="Check everything, try one step, print plan and forecast.")] = (
+    dry_run: Annotated[bool, option("--dry-run", help="Check everything, try one step, print plan and estimate.")] = (
         False
     )
 

@@ -21,7 +21,7 @@ from orchestrator.cluster.resources import GPU_ROUNDING, Allocation, allocate, t
 from orchestrator.runner.launch import check_search
 from orchestrator.runner.prepare_space import any_config
 from orchestrator.runner.smoke_test import run_smoke_test, smoke_test_space
-from orchestrator.space.options import Resources
+from orchestrator.space.options import Resources, next_pause
 from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import OF_SIZE, WorstCase, worst_case
@@ -42,7 +42,7 @@ def dry_run_of(
     options: Options,
     warm_start: WarmStart | None,
 ) -> None:
-    """Checks the search, prints its plan, tries a step, and prints the forecast; arguments as in `create_search`.
+    """Checks the search, prints its plan, tries a step, and prints the estimate; arguments as in `create_search`.
 
     Raises:
         SearchError, DataError: as `create_search`.
@@ -61,7 +61,7 @@ def dry_run_of(
         with step_progress() as progress:
             disk = existing_folder(storage.path)
             cost = run_smoke_test(found.config, threads=share.cpus, disk=disk, progress=progress)
-    click.echo(Forecast(space, cost, found, share).text())
+    click.echo(Estimate(space, cost, found, share).text())
     if options.address is not None:
         click.echo(f"          for this machine; the cluster at {options.address} was not looked at")
     click.echo(f"nothing was started or written; checked in {duration(time.monotonic() - began)}")
@@ -73,7 +73,8 @@ def _plan(space: SearchSpace, storage: Store) -> str:
     first = initial_trials(space)
     lines = [
         f"space     {space.name}: {len(space.parameters)} searched parameters, {len(space.start)} known points",
-        f"budget    {space.budget.trials} trials of {config.optim.epochs} epochs" + _other_budgets(space),
+        f"budget    {space.budget.trials} {'whole ' * space.stopping.pauses}trials of {config.optim.epochs} epochs"
+        + _other_budgets(space),
         f"algorithm {space.algorithm.name}"
         + (f", {first} trials before the model is asked" if space.algorithm.name == "ax" else "")
         + f"; stopping rule {space.stopping.rule}",
@@ -123,8 +124,8 @@ def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What a search takes if no trial is stopped early, computed from one measured step.
+class Estimate:
+    """What a search takes if no trial is stopped early, computed from one measured step; pauses cost no time in it.
 
     Every trial is assumed to be as large as the largest configuration, as long as the longest, and trained to its end.
     Not included: starting Ray and trials, ranking after an evaluation, and that trials side by side slow each other
@@ -138,8 +139,14 @@ class Forecast:
 
     @property
     def trials(self) -> int:
-        """Number of configurations."""
+        """Number of configurations; where trials pause, of whole trainings that their epochs add up to."""
         return self.space.budget.trials
+
+    @property
+    def configurations(self) -> int:
+        """Number of configurations at most, which is more than that of whole trainings where trials pause."""
+        first = next_pause(0, self.epochs, self.largest.config.evaluation.every, self.space.stopping)
+        return self.trials * self.epochs // (first or self.epochs)
 
     @property
     def repeats(self) -> int:
@@ -216,10 +223,10 @@ class Forecast:
     def disk_bytes(self) -> int:
         """Disk for all trials' `last.pt` and `best.pt`, and for a second `last.pt` of trials that save."""
         trial = self.cost.last_bytes + self.cost.best_bytes
-        return (self.trials + self.repeats) * trial + self.slots * self.cost.last_bytes
+        return (self.configurations + self.repeats) * trial + self.slots * self.cost.last_bytes
 
     def text(self) -> str:
-        """The forecast and what it was computed from; lines as in the plan of a launch."""
+        """The estimate and what it was computed from; lines as in the plan of a launch."""
         lines = [*_measured(self.cost, self.largest), *_time(self), *_memory(self), *_disk(self)]
         return "\n".join(f"{name:<9} {text}" for name, text in lines)
 
@@ -246,7 +253,7 @@ def _of_size(point: Mapping[str, Value]) -> dict[str, Value]:
     return {path: value for path, value in point.items() if path.startswith(OF_SIZE)}
 
 
-def _time(found: Forecast) -> list[tuple[str, str]]:
+def _time(found: Estimate) -> list[tuple[str, str]]:
     cost, space = found.cost, found.space
     what = f"{found.trials} trials" + (f" and {found.repeats} repeats" if found.repeats else "")
     lines = [
@@ -262,7 +269,10 @@ def _time(found: Forecast) -> list[tuple[str, str]]:
             f"{found.evaluations} of best.pt ({duration(cost.save_best_seconds)})",
         ),
     ]
-    if space.stopping.rule != "none":
+    if space.stopping.pauses:
+        many = f"up to {found.configurations} configurations share these epochs: each pauses, and few continue"
+        lines.append(("", many))
+    elif space.stopping.rule != "none":
         lines.append(("", f"an upper bound in this: the stopping rule {space.stopping.rule} ends trials earlier"))
     lines.append(("", "not included: starting Ray and trials, ranking, and that trials side by side are slower"))
     lines += [("", f"the budget ends it before: {limit}") for limit in _limits(found)]
@@ -270,7 +280,7 @@ def _time(found: Forecast) -> list[tuple[str, str]]:
     return [*lines, ("GPU hours", f"{hours}; {found.share.reason}")]
 
 
-def _limits(found: Forecast) -> list[str]:
+def _limits(found: Estimate) -> list[str]:
     """Limits of the budget that are reached before all trials are over."""
     budget, limits = found.space.budget, []
     if budget.epochs is not None and budget.epochs < (found.trials + found.repeats) * found.epochs:
@@ -282,7 +292,7 @@ def _limits(found: Forecast) -> list[str]:
     return limits
 
 
-def _memory(found: Forecast) -> list[tuple[str, str]]:
+def _memory(found: Estimate) -> list[tuple[str, str]]:
     cost = found.cost
     each = f"{size(cost.memory_bytes)} per trial at its peak, {size(found.memory_bytes)} for {found.slots} at once"
     lines = [("memory", f"{each}; Ray, Ax and MLflow besides")]
@@ -296,13 +306,14 @@ def _memory(found: Forecast) -> list[tuple[str, str]]:
     return lines
 
 
-def _disk(found: Forecast) -> list[tuple[str, str]]:
-    cost = found.cost
+def _disk(found: Estimate) -> list[tuple[str, str]]:
+    cost, most = found.cost, "at most " if found.space.stopping.pauses else ""
     return [
         (
             "disk",
-            f"{size(found.disk_bytes)}: {found.trials + found.repeats} trials with last.pt ({size(cost.last_bytes)}) "
-            f"and best.pt ({size(cost.best_bytes)}), and {found.slots} last.pt twice while saving;",
+            f"{size(found.disk_bytes)}: {most}{found.configurations + found.repeats} trials with last.pt "
+            f"({size(cost.last_bytes)}) and best.pt ({size(cost.best_bytes)}), "
+            f"and {found.slots} last.pt twice while saving;",
         ),
         ("", "journal and MLflow take some kB per epoch besides"),
     ]

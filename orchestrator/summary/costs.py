@@ -9,7 +9,7 @@ from orchestrator.algorithms.scoring import costs
 from orchestrator.study.study import Study, Trial, TrialStatus
 
 NOTHING_SAVED = ("user", "budget")
-"""What stops a trial for other reasons than its curve: nothing counts as saved."""
+"""What stops a training trial for other reasons than its curve: nothing counts as saved."""
 
 
 class TrialCost(NamedTuple):
@@ -23,7 +23,7 @@ class TrialCost(NamedTuple):
     hours: float
     gpu_hours: float
     epochs_saved: int
-    """Epochs that it did not train because a rule stopped it; of a paused trial, as long as it is paused."""
+    """Epochs that it did not train because it is paused, was stopped while it was paused, or was stopped by a rule."""
     saved_hours: float
     """Estimated time of these epochs, at the mean duration of those that were run."""
     saved_gpu_hours: float
@@ -85,8 +85,10 @@ def trial_cost(trial: Trial) -> TrialCost:
 
 
 def _epochs_saved(trial: Trial) -> int:
-    is_stopped = trial.status == TrialStatus.STOPPED and trial.stopped_by not in NOTHING_SAVED
-    return max(0, trial.epochs - trial.epoch) if is_stopped or trial.status == TrialStatus.PAUSED else 0
+    if trial.status not in (TrialStatus.STOPPED, TrialStatus.PAUSED):
+        return 0
+    waited = trial.until is not None and trial.epoch in trial.pauses and trial.epoch >= trial.until
+    return max(0, trial.epochs - trial.epoch) if waited or trial.stopped_by not in NOTHING_SAVED else 0
 
 
 def _was_continued(trial: Trial) -> bool:

@@ -106,7 +106,7 @@ def test_where_mars_is_not_found_the_answer_names_the_place_and_both_ways_on(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_dry_run_measures_a_step_forecasts_the_search_and_writes_nothing(
+def test_a_dry_run_measures_a_step_estimates_the_search_and_writes_nothing(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.cluster.ray.connect", lambda _: pytest.fail("a dry run needs no Ray"))

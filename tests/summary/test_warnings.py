@@ -182,6 +182,16 @@ def test_what_a_user_or_a_used_up_budget_ends_saves_nothing(rule: str) -> None:
     assert search_costs(fold(stopped(rule, 1))).saved_hours == 0
 
 
+@pytest.mark.parametrize(("paused", "saved"), [(True, 15), (False, 0)])
+def test_a_paused_trial_that_a_used_up_budget_ends_has_saved_its_epochs_a_training_one_has_not(
+    paused: bool, saved: int
+) -> None:
+    ending = TrialStopped(trial="t0000", rule="budget", epoch=5, reason="10 epochs")
+    going_on = [] if paused else [TrialContinued(trial="t0000", until=10, reason="")]
+    (trial, *_) = search_costs(fold([*pausing_events(), *going_on, ending])).trials
+    assert (trial.trial, trial.epochs_saved) == ("t0000", saved)
+
+
 def test_a_paused_trial_saves_its_epochs_until_it_is_continued() -> None:
     events = pausing_events()
     first = next(index for index, event in enumerate(events) if isinstance(event, TrialContinued))

@@ -146,7 +146,7 @@ def facts(report: ReportData) -> Iterator[tuple[str, str]]:
     yield "algorithm", space.algorithm.name + (f" ({space.algorithm.method})" if space.algorithm.name == "ax" else "")
     if summary.proposals.fails:
         yield "proposals", str(summary.proposals)
-    yield "early stopping", space.stopping.rule
+    yield "stopping", space.stopping.rule
     yield "seed", str(description.seed)
     yield "sessions", str(study.sessions)
     yield "started", description.created

@@ -1,4 +1,4 @@
-"""The forecast of a search: its arithmetic, its words, and the largest configuration that it rests on."""
+"""The estimate of a search: its arithmetic, its words, and the largest configuration that it rests on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from orchestrator.base.formatting import GIB, duration, size
 from orchestrator.cluster.resources import Allocation
-from orchestrator.show.dry_run import Forecast
+from orchestrator.show.dry_run import Estimate
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import MAX_CORNERS, WorstCase, corners, worst_case
@@ -51,11 +51,11 @@ def searched(**fields: Any) -> SearchSpace:
     return space_of({"clips.erase": {"type": "float", "low": 0.1, "high": 0.9}}, **{"trainer": TRAINER, **fields})
 
 
-def computed(space: SearchSpace, share: Allocation = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Forecast, str]:
+def computed(space: SearchSpace, share: Allocation = SIDE_BY_SIDE, cost: StepCost = COST) -> tuple[Estimate, str]:
     config = space.config(space.any_sample())
     found = WorstCase(config, {"clips.erase": 0.5, "clips.identities": 8}, 70, config.optim.epochs)
-    forecast = Forecast(space, cost, found, share)
-    return forecast, forecast.text()
+    estimate = Estimate(space, cost, found, share)
+    return estimate, estimate.text()
 
 
 def test_an_epoch_is_its_batches_and_every_evaluation_its_frames() -> None:
@@ -119,6 +119,16 @@ def test_checkpoints_are_kept_for_every_trial_and_one_is_there_twice_while_it_is
     assert found.disk_bytes == 8 * 2**30 + 4 * 3 * 2**28
     assert "11 GB: 8 trials with last.pt (768 MB) and best.pt (256 MB)" in text
     assert "3 GB per trial at its peak, 12 GB for 4 at once" in text
+
+
+def test_where_trials_pause_as_many_epochs_are_shared_by_more_configurations_which_all_take_disk() -> None:
+    whole, _ = computed(searched(trials=8))
+    found, text = computed(searched(trials=8, stopping={"rule": "promote", "first": 0.25}))
+    assert found.wall_s == whole.wall_s
+    assert found.configurations == 20, "each pauses after epoch 4 of 10, the first evaluation after a quarter"
+    assert found.disk_bytes == 20 * 2**30 + 4 * 3 * 2**28
+    assert "up to 20 configurations share these epochs" in text
+    assert "at most 20 trials with last.pt" in text
 
 
 def test_the_words_say_from_how_much_and_what_is_left_out() -> None:
