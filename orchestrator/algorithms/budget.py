@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.finalization import open_finalization
 from orchestrator.algorithms.scoring import is_feasible, lost_baseline, ranked, trials_since_improvement
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, Trial, TrialStatus
 from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from orchestrator.space.objective import Objective
     from orchestrator.space.options import Budget
+    from orchestrator.space.search_space import SearchSpace
 
 HOUR_S = 3600.0
 
@@ -24,9 +27,11 @@ class Spent(NamedTuple):
     """Whether running trials are stopped, too, rather than trained to their end."""
     ends_replicates: bool = False
     """Whether replicates of the best configurations end as well; otherwise they begin now."""
+    continues_paused: bool = False
+    """Whether paused trials may be continued nevertheless, as far as the budget of trials lasts."""
 
 
-def spent(study: Study, budget: Budget, objective: Objective, moment: float | None = None) -> Spent | None:
+def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spent | None:
     """Why no more configurations are suggested; None if they may be.
 
     A spent budget of time or epochs and a reached target stop running trials, too. Without improvement for `patience`
@@ -36,10 +41,10 @@ def spent(study: Study, budget: Budget, objective: Objective, moment: float | No
 
     Args:
         study: the history.
-        budget: the limits of the search.
-        objective: decides improvements, and whether the target is reached.
+        space: holds the limits, and the objective that decides improvements and whether the target is reached.
         moment: the time in seconds since 1970; None for the time of the last event.
     """
+    budget, objective = space.budget, space.objective
     if open_finalization(study) is not None:
         return Spent("the test set is open", at_once=False, ends_replicates=True)
     if (reason := _resources(study, budget, moment)) is not None:
@@ -50,9 +55,42 @@ def spent(study: Study, budget: Budget, objective: Objective, moment: float | No
         return Spent(reason, at_once=True)
     if budget.patience is not None and trials_since_improvement(study, objective) >= budget.patience:
         return Spent(f"{budget.patience} completed trials in a row improved nothing", at_once=False)
-    if len(study.trials) >= budget.trials:
-        return Spent(counted(budget.trials, "trial", "trials"), at_once=False)
+    if trainings_left(study, space) < 1:
+        return Spent(counted(budget.trials, "trial", "trials"), at_once=False, continues_paused=True)
     return None
+
+
+def trainings_left(study: Study, space: SearchSpace) -> Fraction:
+    """Trials that the budget leaves.
+
+    A new trial, or the rest of a paused one, starts only if all of it is left: whatever starts can come to its end.
+    """
+    return space.budget.trials - trainings_taken(study, space)
+
+
+def trainings_taken(study: Study, space: SearchSpace) -> Fraction:
+    """Trials of the budget that the configurations have taken: their number or, where they pause, whole trainings.
+
+    A trial that pauses takes the share of its epochs that it has trained or will train without another decision.
+    """
+    if not (space.stopping.pauses or any(trial.pauses for trial in study.trials.values())):
+        return Fraction(len(study.trials))
+    epochs = Counter[int]()
+    for trial in study.trials.values():
+        epochs[trial.epochs] += _taken(trial)
+    return sum((Fraction(taken, whole) for whole, taken in epochs.items()), Fraction())
+
+
+def _taken(trial: Trial) -> int:
+    if trial.status in (TrialStatus.PAUSED, TrialStatus.STOPPED):
+        return trial.epoch
+    # A failed one has taken what it was to train: else trials that fail at once would never use the budget up.
+    return trial.epochs if trial.until is None else min(trial.until, trial.epochs)
+
+
+def rest(trial: Trial) -> Fraction:
+    """The share of its epochs that a trial has left."""
+    return Fraction(trial.epochs - trial.epoch, trial.epochs)
 
 
 def _resources(study: Study, budget: Budget, moment: float | None) -> str | None:

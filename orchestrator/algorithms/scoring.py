@@ -61,16 +61,18 @@ def costs(trial: Trial) -> dict[str, float]:
 
 
 def ranked(study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
-    """Completed trials, best first; of equals the earlier suggested one first.
+    """Completed trials in the order of `best_first`."""
+    completed = [trial for trial in study.trials.values() if trial.status == TrialStatus.COMPLETED]
+    return best_first(completed, study, objective)
+
+
+def best_first(trials: Iterable[Trial], study: Study, objective: Objective) -> list[tuple[Trial, Score]]:
+    """Those of some trials that have a score, by it, best first; of equals the earlier suggested one first.
 
     Those that violate a constraint of the objective come last. Several objectives rank by the first.
     """
     constraints, sign = outcome_limits(study, objective), objective.first.sign
-    scored = [
-        (trial, found)
-        for trial in study.trials.values()
-        if trial.status == TrialStatus.COMPLETED and (found := score(trial, objective)) is not None
-    ]
+    scored = [(trial, found) for trial in trials if (found := score(trial, objective)) is not None]
     return sorted(
         scored, key=lambda pair: (not satisfies_all(pair[1].metrics, constraints), -sign * pair[1].value, pair[0].index)
     )

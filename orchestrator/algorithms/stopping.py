@@ -1,12 +1,17 @@
-"""Early stopping: which trials are stopped before their last epoch, as a pure function of their learning curves."""
+"""Early stopping: which trials are stopped before their last epoch, and which paused ones continue.
+
+Both are pure functions of their learning curves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.algorithms.scoring import is_baseline
-from orchestrator.space.options import StoppingConfig
+from orchestrator.algorithms.scoring import best_first, is_baseline
+from orchestrator.space.options import StoppingConfig, pause_shares
 from orchestrator.study.study import TrialStatus
 
 if TYPE_CHECKING:
@@ -50,17 +55,18 @@ def decide(trial: Trial, study: Study, stopping: StoppingConfig, objective: Obje
 
 def learning_curve(trial: Trial, objective: Objective) -> list[float]:
     """The objective's value at each evaluation of the trial; larger is better."""
-    first = objective.first
-    metrics = (result.metrics() for result in trial.results)
-    values = [first.sign * each[first.metric] for each in metrics if first.metric in each]
-    return list(_best_so_far(values)) if objective.epoch == "best" else values
+    return [value for _, value in _curve(trial, objective)]
 
 
-def _best_so_far(values: Iterable[float]) -> Iterator[float]:
-    best = -float("inf")
-    for value in values:
-        best = max(best, value)
-        yield best
+def _curve(trial: Trial, objective: Objective) -> Iterator[tuple[int, float]]:
+    """The epoch and the objective's value at each evaluation of the trial; larger is better."""
+    first, best = objective.first, -math.inf
+    for result in trial.results:
+        metrics = result.metrics()
+        if first.metric in metrics:
+            value = first.sign * metrics[first.metric]
+            best = max(best, value)
+            yield result.epoch, best if objective.epoch == "best" else value
 
 
 def verdict(own: Sequence[float], others: Iterable[Sequence[float]], stopping: StoppingConfig) -> str | None:
@@ -109,3 +115,70 @@ def _below_percentile(standing: Standing, stopping: StoppingConfig) -> str | Non
 
 def _evaluations(standing: Standing) -> str:
     return f"{standing.evaluations} evaluation{'s' * (standing.evaluations > 1)}"
+
+
+class Promotion(NamedTuple):
+    """A paused trial that continues."""
+
+    trial: Trial
+    reason: str
+
+
+def promotion(
+    study: Study, stopping: StoppingConfig, objective: Objective, fits: Callable[[Trial], bool]
+) -> Promotion | None:
+    """The paused trial that the rule `promote` continues in a free place; None if a new trial is tried there.
+
+    Asynchronous successive halving by promotion (Li et al. 2020, arXiv:1810.05934, algorithm 2): of the highest rung
+    first, the best paused trial among the best 1 / `reduction` of all that have reached the rung. Trials that have
+    passed a rung without a pause count there, too; failed ones do not. Of several objectives the first one decides, of
+    equals the earlier trial.
+
+    Args:
+        study: the history.
+        stopping: the rule; with another one than `promote` nothing is promoted.
+        objective: decides which is better.
+        fits: whether the budget lasts for the rest of a trial.
+    """
+    if stopping.rule != "promote" or not any(trial.status == TrialStatus.PAUSED for trial in study.trials.values()):
+        return None
+    higher: set[str] = set()
+    for share in reversed(pause_shares(stopping)):
+        rung = _rung(study, share, objective)
+        best = rung[: len(rung) // stopping.reduction]
+        for place, trial in enumerate(best, 1):
+            if trial.status == TrialStatus.PAUSED and trial.key not in higher and fits(trial):
+                goes_on = f"the best {len(best)} of them {'goes' if len(best) == 1 else 'go'} on"
+                reason = f"number {place} of {len(rung)} after {float(share):.3g} of the epochs, and {goes_on}"
+                return Promotion(trial, reason)
+        higher.update(trial.key for trial in rung)
+    return None
+
+
+def _rung(study: Study, share: Fraction, objective: Objective) -> list[Trial]:
+    """The trials that were evaluated at or after a share of their epochs, by the first such evaluation, best first."""
+    reached = [
+        (-value, trial.index, trial)
+        for trial in study.trials.values()
+        if trial.status != TrialStatus.FAILED and (value := _value_after(trial, share, objective)) is not None
+    ]
+    return [trial for _, _, trial in sorted(reached, key=lambda each: each[:2])]
+
+
+def _value_after(trial: Trial, share: Fraction, objective: Objective) -> float | None:
+    due = math.ceil(share * trial.epochs)
+    if trial.epoch < due:
+        return None
+    return next((value for epoch, value in _curve(trial, objective) if epoch >= due), None)
+
+
+def last_promotion(study: Study, objective: Objective, fits: Callable[[Trial], bool]) -> Promotion | None:
+    """The paused trial that uses the rest of the budget once no new trial is tried; None if there is none it lasts for.
+
+    The best by its value so far, whatever it was trained: the rest is too short for a rung to fill up.
+    """
+    paused = [trial for trial in study.trials.values() if trial.status == TrialStatus.PAUSED and fits(trial)]
+    in_order = best_first(paused, study, objective)
+    if not in_order:
+        return None
+    return Promotion(in_order[0][0], f"the best of {len(in_order)} paused trials that the rest of the budget lasts for")

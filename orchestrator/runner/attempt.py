@@ -47,6 +47,8 @@ LOCK_PATIENCE_S = 120.0  # for an earlier attempt of the same trial to end
 # For the upload of the trial's files: after the whole training, and of an attempt that is about to be killed.
 UPLOAD_PATIENCE_S = 900.0
 LAST_UPLOAD_PATIENCE_S = 8.0
+# Results of attempts that did what they were to do; what they leave must be there for the next one.
+IN_ORDER = ("completed", "paused")
 
 
 def run_attempt(
@@ -107,7 +109,7 @@ class _Attempt:
         """Trains from what the storage has of the trial, and uploads the trial's files to it.
 
         An epoch is sent before it is uploaded; a node that is lost in between costs training it again. The result is
-        `completed` only after everything is uploaded.
+        `completed` or `paused` only after everything is uploaded.
         """
         spec, folder = self._spec, folder_here(self._spec)
         upload = folder.store.upload(folder, spec.trial, spec.start)
@@ -128,10 +130,10 @@ class _Attempt:
         result = self.train(upload.changed)
         try:
             with stop_on_signals():  # the sender of a signal kills this process soon enough
-                patience = UPLOAD_PATIENCE_S if result.state == "completed" else LAST_UPLOAD_PATIENCE_S
+                patience = UPLOAD_PATIENCE_S if result.state in IN_ORDER else LAST_UPLOAD_PATIENCE_S
                 upload.finish(patience, self._alive)
         except StorageProblem as error:
-            if result.state == "completed":
+            if result.state in IN_ORDER:
                 return self._failed("error", error)
             log.warning("%s", error)
         return result
@@ -158,7 +160,9 @@ class _Attempt:
                 Watchdog(self.out / HANG_FILE, self._spec.hang_after, self._alive) as watchdog,
                 stop_on_signals() as stop,
             ):
-                self._fit(config, send, watchdog.progress, lambda: stop() or (self.out / STOP_FILE).exists())
+                is_done = self._fit(config, send, watchdog.progress, lambda: stop() or (self.out / STOP_FILE).exists())
+                if not is_done:
+                    return AttemptResult(state="paused")
                 if self._spec.tests:
                     self._test(config, send, watchdog.progress)
             return AttemptResult(state="completed")
@@ -176,7 +180,8 @@ class _Attempt:
 
     def _fit(
         self, config: TrialConfig, send: Callable[[WorkerMessage], None], progress: Progress, stop: Callable[[], bool]
-    ) -> None:
+    ) -> bool:
+        """Trains to the end, or until the trial pauses; whether it was to the end."""
         from trainer import CheckpointError, fit, last_checkpoint
 
         meter = SystemMeter(self.out, gpus_of_this_process())
@@ -190,21 +195,22 @@ class _Attempt:
 
         # Without a validation split there is nothing that the trials of a search would have to share.
         split = None if self._spec.tests else folder_here(self._spec).split_of(self._spec.fold)
-        checkpoint = last_checkpoint(self.out)
+        checkpoint, until = last_checkpoint(self.out), self._spec.until
         try:
-            fit(config, report, checkpoint, out=self.out, split=split, progress=measured, stop=stop)
+            done = fit(config, report, checkpoint, out=self.out, split=split, until=until, progress=measured, stop=stop)
         except CheckpointError as error:
             if checkpoint is None:
                 raise
             # Damaged on its way to disk: train again from the start rather than lose the trial, and keep the evidence.
             checkpoint.rename(checkpoint.with_suffix(".damaged"))
             (self.out / ERROR_FILE).write_text(f"{error}\n", encoding="utf-8")
-            fit(config, report, None, out=self.out, split=split, progress=measured, stop=stop)
+            done = fit(config, report, None, out=self.out, split=split, until=until, progress=measured, stop=stop)
         finally:
             # The trainer notes where the data are on this node, which is no part of the trial.
             file = self.out / CONFIG_FILE
             if not file.is_file() or file.read_text(encoding="utf-8") != self._spec.config:
                 write_atomically(file, self._spec.config)
+        return len(done.history) == config.optim.epochs
 
     def _test(self, config: TrialConfig, send: Callable[[WorkerMessage], None], progress: Progress) -> None:
         """Evaluates the trained network on the test set, unless an earlier attempt has.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import hint
+from orchestrator.runner.checkpoints import drop_checkpoint
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import TrialStopped
 from orchestrator.study.journal import read_journal
@@ -95,6 +96,8 @@ def _stop_undriven(folder: SearchFolder, trial: str | None) -> Answer:
     with folder.store.record(folder) as recorder:
         epoch = recorder.study.all_trials[trial].epoch
         recorder.record(TrialStopped(trial=trial, rule="user", epoch=epoch, reason=STOPPED_BY_USER))
+        if trial in recorder.study.trials:
+            drop_checkpoint(folder, trial)
     return Answer(True, f"{folder.name}/{trial}: given up; no process drives the search")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from orchestrator.runner.next_step import stop_after_epoch
+from orchestrator.runner.next_step import pause_after_epoch, stop_after_epoch
 from orchestrator.runner.trial_spec import RESULTS_FILE, TEST_FOLDER, TEST_RESULT
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, StorageProblem
 from orchestrator.study.events import NodeLoad, TrialCompleted, TrialReported, TrialTested
 from orchestrator.study.recorder import Recorder
-from orchestrator.study.study import unfinished
+from orchestrator.study.study import TrialStatus, unfinished
 from trainer.result import EpochResult, read_evaluation, read_results
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ def record_epoch(
 def recover_epochs(folder: SearchFolder, space: SearchSpace, recorder: Recorder) -> None:
     """Records what attempts finished on disk after the last session had died."""
     for trial in unfinished(recorder.study):
+        if trial.status == TrialStatus.PAUSED:
+            continue  # its attempt had ended
         try:
             folder.store.pull_trial(folder, trial.key, RESULTS_FILE, f"{TEST_FOLDER}/{TEST_RESULT}")
         except StorageProblem as problem:
@@ -38,7 +40,11 @@ def recover_epochs(folder: SearchFolder, space: SearchSpace, recorder: Recorder)
         out = folder.trial(trial.key)
         for result in read_results(out / RESULTS_FILE):
             record_epoch(recorder, space, trial.key, result)
-        if trial.is_over or trial.epoch < trial.epochs:
+        if trial.is_over:
+            continue
+        if (pause := pause_after_epoch(trial)) is not None:
+            recorder.record(pause)
+        if trial.epoch < trial.epochs:
             continue
         if trial.finalization:
             test = read_evaluation(out / TEST_FOLDER / TEST_RESULT)

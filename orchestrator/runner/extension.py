@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from orchestrator.algorithms.budget import trainings_taken
 from orchestrator.algorithms.replicates import interrupted_replicates
 from orchestrator.base.errors import SearchError
 from orchestrator.runner.splits import add_splits
@@ -103,8 +105,8 @@ def _check(name: str, changes: Sequence[tuple[str, str]], study: Study, space: S
                 f"{name}: {text}: a search keeps its {key}, because its trials could not be compared any more; launch "
                 f"a new one, with --warm-start {name} where it may learn from this one"
             )
-    if space.budget.trials < len(study.trials):
-        raise SearchError(f"{name}: has {len(study.trials)} trials already; --trials cannot be less than that")
+    if space.budget.trials < (taken := math.ceil(trainings_taken(study, space))):
+        raise SearchError(f"{name}: has {taken} trials already; --trials cannot be less than that")
 
 
 def _outside(study: Study, space: SearchSpace) -> Iterator[str]:

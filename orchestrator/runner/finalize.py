@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import getpass
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.algorithms.budget import trainings_taken
 from orchestrator.algorithms.finalization import final_candidates, open_finalization
 from orchestrator.algorithms.trial_configs import without_validation_split
 from orchestrator.base import provenance
@@ -179,10 +181,11 @@ def _check_agreement(known: Finalization, asked: FinalizationOptions, study: Stu
 def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *, again: bool) -> list[Trial]:
     storage = folder.storage
     if study.ended != "finished":
+        taken = math.ceil(trainings_taken(study, space))
         raise SearchError(
             f"{study.name} is not finished, and the test set must not be seen before that; "
             f"`{hint('resume', folder.name, storage=storage)}` goes on, with fewer trials after "
-            f"`{hint('extend', folder.name, '--trials', str(len(study.trials)), storage=storage)}`"
+            f"`{hint('extend', folder.name, '--trials', str(taken), storage=storage)}`"
         )
     if study.finalizations and not again:
         last = study.finalizations[-1]

@@ -56,7 +56,7 @@ class ModelCheck:
             EnvironmentProblem: packages are missing that the model needs, or its process cannot be started.
         """
         study, space = self._study, self._space
-        if spent(study, space.budget, space.objective, time.time()) is not None or not asks_model(space, study):
+        if spent(study, space, time.time()) is not None or not asks_model(space, study):
             return
         if (missing := missing_for(self._space.algorithm.method)) is not None:
             raise EnvironmentProblem(f"algorithm.method: {missing}")

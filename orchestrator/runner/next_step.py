@@ -7,15 +7,25 @@ event before it acts on it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from orchestrator.algorithms.budget import Spent, spent
+from orchestrator.algorithms.budget import Spent, rest, spent, trainings_left
 from orchestrator.algorithms.finalization import Final, final_seed, finals_left, next_final
 from orchestrator.algorithms.replicates import Replicate, next_replicate, replicates_left
-from orchestrator.algorithms.stopping import decide
-from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Exhausted, Proposal, Suggestion
+from orchestrator.algorithms.stopping import Promotion, decide, last_promotion, promotion
+from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Continuation, Exhausted, Proposal, Suggestion
+from orchestrator.space.options import next_pause
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import AttemptFailed, Source, TrialFailed, TrialStopped, TrialSuggested
+from orchestrator.study.events import (
+    AttemptFailed,
+    Source,
+    TrialContinued,
+    TrialFailed,
+    TrialPaused,
+    TrialStopped,
+    TrialSuggested,
+)
 from orchestrator.study.study import Study, Trial, TrialStatus, may_retry, unfinished
 
 if TYPE_CHECKING:
@@ -36,6 +46,18 @@ class AddTrial(NamedTuple):
     """The configuration of a new point; None for a configuration that another trial has run."""
 
 
+class ContinueTrial(NamedTuple):
+    """A paused trial is continued, and gets its next attempt."""
+
+    event: TrialContinued
+
+
+class EndPaused(NamedTuple):
+    """The paused trials that nothing will continue are stopped."""
+
+    events: list[TrialStopped]
+
+
 class Wait(NamedTuple):
     """Nothing can start until a running trial ends."""
 
@@ -46,8 +68,8 @@ class SearchOver(NamedTuple):
     reason: str
 
 
-Step: TypeAlias = StartAttempt | AddTrial | AskModel | Wait | SearchOver
-"""`AskModel`: the model proposes the next trial; `new_trial` makes a step of its suggestion."""
+Step: TypeAlias = StartAttempt | AddTrial | ContinueTrial | AskModel | EndPaused | Wait | SearchOver
+"""`AskModel`: the model proposes the next trial; `step_of` makes a step of its proposal."""
 
 Propose: TypeAlias = Callable[[Study, SearchSpace], Proposal]
 
@@ -61,7 +83,8 @@ def next_step(study: Study, space: SearchSpace, now: float, propose: Propose = p
     """What to do with a free place for a trial.
 
     First come trials that wait for an attempt (interrupted ones of an earlier session, then retries), then trainings
-    for an opened test set, new configurations while budget and space last, and replicates of the best configurations.
+    for an opened test set, paused trials or new configurations while budget and space last, and replicates of the best
+    configurations.
 
     Args:
         study: the history.
@@ -73,19 +96,90 @@ def next_step(study: Study, space: SearchSpace, now: float, propose: Propose = p
         return StartAttempt(study.queue[0])
     if (final := next_final(study)) is not None:
         return AddTrial(_final_trial(study, final))
-    end = spent(study, space.budget, space.objective, now)
+    end = spent(study, space, now)
     if end is None:
-        proposal = propose(study, space)
+        found = promotion(study, space.stopping, space.objective, _fits(study, space))
+        proposal = propose(study, space) if found is None else _continuation(space, found)
         if isinstance(proposal, AskModel):
             return proposal
-        if isinstance(proposal, Suggestion):
-            return new_trial(study, space, proposal)
-        end = Spent(proposal.reason, at_once=False)
+        if (step := step_of(study, space, proposal)) is not None:
+            return step
+        too_little = f"{space.budget.trials} trials leave too little for more"
+        reason = proposal.reason if isinstance(proposal, Exhausted) else too_little
+        end = Spent(reason, at_once=False, continues_paused=True)
+    return _closing_step(study, space, end)
+
+
+def _closing_step(study: Study, space: SearchSpace, end: Spent) -> Step:
+    """What to do with a free place when no new configuration is tried."""
+    running = [trial for trial in study.all_trials.values() if trial.status == TrialStatus.RUNNING]
+    if any(trial.status == TrialStatus.PAUSED for trial in study.trials.values()):
+        if end.continues_paused and not any(trial.until for trial in running):
+            found = last_promotion(study, space.objective, _fits(study, space))
+            if found is not None:
+                return _continued(_continuation(space, found, to_its_end=True))
+        # One that runs may improve the search yet, or fail, and the paused ones are still there to continue then.
+        return Wait() if running else EndPaused(_paused_for_good(study, space, end))
     if not end.ends_replicates and (replicate := next_replicate(study, space)) is not None:
         return AddTrial(_replicate_trial(study, replicate))
     # A running trial may fail and want another attempt, or be among the best and then be replicated.
-    is_running = any(trial.status == TrialStatus.RUNNING for trial in study.all_trials.values())
-    return Wait() if is_running else SearchOver(end.reason)
+    return Wait() if running else SearchOver(end.reason)
+
+
+def step_of(study: Study, space: SearchSpace, proposal: Proposal | None) -> AddTrial | ContinueTrial | None:
+    """The step that carries out a proposal; None if it asks for nothing that can be done.
+
+    Raises:
+        SpaceError: the trainer refuses the point.
+    """
+    if isinstance(proposal, Suggestion):
+        return new_trial(study, space, proposal)
+    if isinstance(proposal, Continuation):
+        trial = study.trials[proposal.trial]
+        # The model may have computed while it was continued or stopped.
+        is_possible = trial.status == TrialStatus.PAUSED and _fits(study, space)(trial)
+        return _continued(proposal) if is_possible else None
+    return None
+
+
+def _fits(study: Study, space: SearchSpace) -> Callable[[Trial], bool]:
+    """Whether the budget lasts for the rest of a paused trial."""
+    left = trainings_left(study, space)
+    return lambda trial: rest(trial) <= left
+
+
+def _continuation(space: SearchSpace, found: Promotion, *, to_its_end: bool = False) -> Continuation:
+    trial = found.trial
+    every = space.config(trial.params).evaluation.every
+    until = None if to_its_end else next_pause(trial.epoch, trial.epochs, every, space.stopping)
+    return Continuation(trial.key, until, found.reason, None)
+
+
+def _continued(continuation: Continuation) -> ContinueTrial:
+    trial, until, reason, forecast = continuation
+    return ContinueTrial(TrialContinued(trial=trial, until=until, reason=reason, forecast=forecast))
+
+
+def _paused_for_good(study: Study, space: SearchSpace, end: Spent) -> list[TrialStopped]:
+    rule = space.stopping.rule if space.stopping.pauses and not end.at_once else "budget"
+    return [
+        TrialStopped(
+            trial=trial.key,
+            rule=rule,
+            epoch=trial.epoch,
+            reason=f"paused for good after {trial.epoch} of {trial.epochs} epochs, as the search is over: {end.reason}",
+        )
+        for trial in study.trials.values()
+        if trial.status == TrialStatus.PAUSED
+    ]
+
+
+def pause_after_epoch(trial: Trial) -> TrialPaused | None:
+    """The event that pauses a trial whose attempt has ended in order; None if it was to train on."""
+    if trial.until is None or not trial.until <= trial.epoch < trial.epochs:
+        return None
+    reason = f"waits after {trial.epoch} of {trial.epochs} epochs to be compared with others"
+    return TrialPaused(trial=trial.key, epoch=trial.epoch, reason=reason)
 
 
 def new_trial(study: Study, space: SearchSpace, suggestion: Suggestion) -> AddTrial:
@@ -104,8 +198,16 @@ def new_trial(study: Study, space: SearchSpace, suggestion: Suggestion) -> AddTr
         seed=study.seed,
         note=suggestion.note,
         epochs=config.optim.epochs,
+        until=_first_pause(space, suggestion, index, config),
     )
     return AddTrial(event, config)
+
+
+def _first_pause(space: SearchSpace, suggestion: Suggestion, index: int, config: TrialConfig) -> int | None:
+    """The epoch after which a new trial first pauses; the baseline of constraints never does."""
+    if space.objective.is_relative and index == 0 and suggestion.source == "start":
+        return None
+    return next_pause(0, config.optim.epochs, config.evaluation.every, space.stopping)
 
 
 def _replicate_trial(study: Study, replicate: Replicate) -> TrialSuggested:
@@ -134,7 +236,7 @@ def _again(key: str, original: Trial, source: Source, seed: int) -> TrialSuggest
 
 def question_ahead(study: Study, space: SearchSpace, propose: Propose = propose) -> AskModel | None:
     """The question to ask the model before a place is free; None if the next trial needs no model."""
-    if spent(study, space.budget, space.objective) is not None:
+    if spent(study, space) is not None:
         return None
     proposal = propose(study, space)
     return proposal if isinstance(proposal, AskModel) else None
@@ -143,12 +245,12 @@ def question_ahead(study: Study, space: SearchSpace, propose: Propose = propose)
 def trials_left(study: Study, space: SearchSpace, now: float) -> int:
     """Trials that may still run: unfinished ones, new ones up to the budget, then replicates and trainings for the
     test set."""
-    end = spent(study, space.budget, space.objective, now)
+    end = spent(study, space, now)
     if end is None and isinstance(proposal := propose(study, space), Exhausted):
         end = Spent(proposal.reason, at_once=False)
     if end is None:
-        over = sum(trial.is_over for trial in study.trials.values())
-        return max(len(unfinished(study)), space.budget.trials - over)
+        shortest = Fraction(space.stopping.first) if space.stopping.pauses else 1
+        return len(unfinished(study)) + int(trainings_left(study, space) / shortest)
     replicates = 0 if end.ends_replicates else sum(1 for _ in replicates_left(study, space))
     return len(unfinished(study)) + replicates + sum(1 for _ in finals_left(study))
 
@@ -163,7 +265,7 @@ def stop_after_epoch(study: Study, space: SearchSpace, trial: Trial) -> TrialSto
 
 def stops_for_budget(study: Study, space: SearchSpace, now: float) -> list[TrialStopped]:
     """The events that stop all unfinished trials for which the budget leaves nothing."""
-    end = spent(study, space.budget, space.objective, now)
+    end = spent(study, space, now)
     if end is None or not end.at_once:
         return []
     return [

@@ -22,6 +22,7 @@ from orchestrator.cluster.names import job_metadata, marked
 from orchestrator.cluster.node_check import Expected, check_nodes, expected_here, why_unfit
 from orchestrator.cluster.ray import RAY_LOG, Connection, LiveNode, connect, disconnect, keep_messages, live_nodes
 from orchestrator.cluster.resources import Allocation, allocate
+from orchestrator.runner.checkpoints import drop_checkpoints, stopped_trials
 from orchestrator.runner.control import Requests
 from orchestrator.runner.data_staging import data_source
 from orchestrator.runner.epochs import recover_epochs
@@ -285,6 +286,7 @@ class _Session:
             on_join=lambda node: None if check is None else why_unfit(node, check),
         )
         state, name = context.folder.path / "tune", context.folder.name
+        stopped = stopped_trials(self._recorder.study)
         tuner = tuner_of(searcher, trainable, allocation, search=name, session=context.number, state=state)
         room.start()
         try:
@@ -299,6 +301,7 @@ class _Session:
             room.close()
             if check is not None:
                 remove_token(self._context.folder.store, check.token)
+            drop_checkpoints(context.folder, self._recorder.study, stopped)
         if searcher.failure is not None:
             raise searcher.failure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
+from orchestrator.runner.checkpoints import drop_checkpoint
 from orchestrator.runner.control import STOPPED_BY_USER, WHOLE_SEARCH, Requests
 from orchestrator.runner.next_step import stops_for_budget
 from orchestrator.runner.stop_request import StopRequest
@@ -13,6 +14,7 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import TrialStopped
 from orchestrator.study.recorder import Recorder
+from orchestrator.study.study import TrialStatus
 
 LOOK_PERIOD_S = 0.5
 
@@ -62,9 +64,12 @@ class Supervisor:
             self._requests.done(request)
 
     def _stop_trial(self, event: TrialStopped, live: Collection[str]) -> None:
+        was_paused = self._recorder.study.all_trials[event.trial].status == TrialStatus.PAUSED
         self._recorder.record(event)
         if event.trial in live:
             self._tell(event.trial)
+        elif was_paused:
+            drop_checkpoint(self._folder, event.trial)
 
     def _tell(self, key: str) -> None:
         """Lets the running attempt end after its next step."""

@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.health import DiskFull, broken_circuit
-from orchestrator.algorithms.suggest import AskModel, Proposal, Suggestion
+from orchestrator.algorithms.suggest import AskModel, Proposal
 from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.cluster.names import trial_title
+from orchestrator.runner.checkpoints import drop_checkpoint
 from orchestrator.runner.epochs import record_epoch
 from orchestrator.runner.next_step import (
     AddTrial,
+    ContinueTrial,
+    EndPaused,
     SearchOver,
     StartAttempt,
     Wait,
     failure_of_trial,
-    new_trial,
     next_step,
+    pause_after_epoch,
     propose,
     question_ahead,
+    step_of,
 )
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.supervision import Supervisor
@@ -113,13 +117,21 @@ class TrialRunner:
         step = next_step(self._study, self._space, time.time(), self._propose)
         if isinstance(step, AskModel):
             found = self._suggester.take(step, self._study, free=free)
-            step = new_trial(self._study, self._space, found) if isinstance(found, Suggestion) else Wait()
+            step = step_of(self._study, self._space, found) or Wait()
         match step:
             case StartAttempt(trial):
                 return self._start(trial)
             case AddTrial(event, config):
                 self._recorder.record(event)
                 return self._start(event.trial, config)
+            case ContinueTrial(event):
+                self._recorder.record(event)
+                return self._start(event.trial)
+            case EndPaused(stopped):
+                for each in stopped:
+                    self._recorder.record(each)
+                    drop_checkpoint(self._folder, each.trial)
+                return self.next_attempt(free)
             case _:
                 return step
 
@@ -155,10 +167,13 @@ class TrialRunner:
         Raises:
             DiskFull, DataError, CircuitBroken: the failure ends the search.
         """
-        if self._study.all_trials[key].is_over:
+        trial = self._study.all_trials[key]
+        if trial.is_over:
             return
         if result is not None and result.state == "completed":
             self._recorder.record(TrialCompleted(trial=key))
+        elif result is not None and result.state == "paused" and (pause := pause_after_epoch(trial)) is not None:
+            self._recorder.record(pause)
         elif result is not None and result.failure is not None:
             self._attempt_failed(key, result.failure, result.reason)
         elif not self._stop.requested:
@@ -190,6 +205,7 @@ class TrialRunner:
             search=self._folder.path,
             trial=key,
             attempt=attempt,
+            until=trial.until,
             config=text,
             threads=settings.threads,
             gpus=settings.gpus,

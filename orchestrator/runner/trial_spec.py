@@ -21,6 +21,7 @@ ERROR_FILE = "error.txt"
 HANG_FILE = "hang.txt"
 LOG_FILE = "log.txt"
 BEST_CHECKPOINT = "checkpoint/best.pt"
+LAST_CHECKPOINT = "checkpoint/last.pt"
 TEST_FOLDER = "test"
 TEST_RESULT = "result.json"
 # Tells the running attempt to save its state after the next step and to end.
@@ -35,6 +36,8 @@ class TrialSpec(FrozenConfig):
     trial: str
     attempt: int
     """1 for the first."""
+    until: int | None = None
+    """Epoch after which it pauses; None trains it to its end."""
     config: str
     """The trainer's configuration in JSON, as the trial's config.json holds it."""
     threads: int
@@ -66,10 +69,11 @@ class TrialSpec(FrozenConfig):
 class AttemptResult(FrozenConfig):
     """How an attempt ended, as reported by itself; an attempt that cannot report was lost.
 
-    `stopped`: by a signal or by the search, with its state saved after its last step.
+    `paused`: after the epoch until which it was to train, with its state saved. `stopped`: by a signal or by the
+    search, with its state saved after its last step.
     """
 
-    state: Literal["completed", "failed", "stopped"]
+    state: Literal["completed", "paused", "failed", "stopped"]
     failure: FailureKind | None = None
     reason: str = ""
 

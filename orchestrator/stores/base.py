@@ -85,6 +85,13 @@ class Store(Protocol):
     def pull_trial(self, search: SearchFolder, trial: str, *patterns: str) -> None:
         """Updates this machine's copy of the files of a trial that match one of the patterns."""
 
+    def delete_file(self, search: SearchFolder, trial: str, path: str) -> None:
+        """Deletes a checkpoint of a trial, here and where other machines see it; does nothing where there is none.
+
+        Raises:
+            TimeoutError: an attempt of the trial runs on this machine.
+        """
+
     def publish(self, search: SearchFolder) -> None:
         """Makes a new search, written to `path`, visible to other machines.
 

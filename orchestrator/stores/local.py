@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.base.errors import SearchError
+from orchestrator.base.process import exclusive
 from orchestrator.stores.base import SearchFolder, StorageProblem
+from orchestrator.stores.trial_files import DIGEST, LOCK_FILE
 from orchestrator.study.lease import Holder, Lease, current_holder
 from trainer.files import existing_folder, read_regular, replacing
 
@@ -45,6 +47,14 @@ class LocalStore:
 
     def pull_trial(self, search: SearchFolder, trial: str, *patterns: str) -> None:
         """Does nothing."""
+
+    def delete_file(self, search: SearchFolder, trial: str, path: str) -> None:
+        """Deletes a checkpoint and the digest beside it, unless an attempt of the trial runs."""
+        file = search.trial(trial) / path
+        if file.exists():
+            with exclusive(search.trial(trial) / LOCK_FILE, 0):
+                file.unlink(missing_ok=True)
+                file.with_name(file.name + DIGEST).unlink(missing_ok=True)
 
     def publish(self, search: SearchFolder) -> None:
         """Does nothing."""

@@ -94,6 +94,14 @@ class ObjectStore:
         """See `Store`; does nothing while an attempt of the trial runs on this machine."""
         pull_trial(self._trial(search, trial), patterns)
 
+    def delete_file(self, search: SearchFolder, trial: str, path: str) -> None:
+        """See `Store`."""
+        self._local.delete_file(search, trial, path)
+        try:
+            self._trial(search, trial).delete_file(path)
+        except ConflictError as error:
+            raise StorageProblem(f"{self.name}: an attempt of {trial} was still sending") from error
+
     def upload(self, search: SearchFolder, trial: str, start: int) -> TrialUpload:
         """What copies the files of a trial."""
         return TrialUpload(self._trial(search, trial), start)

@@ -125,6 +125,21 @@ class TrialObjects:
         found = [each.path for each in self._objects.listing(self._prefix)]
         self._objects.delete([path for path in found if path not in named and SHA_256.search(path)])
 
+    def delete_file(self, path: str) -> None:
+        """Deletes a file of a trial whose attempts have ended; does nothing where there is none.
+
+        Raises:
+            ConflictError: an attempt has sent something meanwhile.
+            StorageProblem: the storage cannot be reached.
+        """
+        note, version = self.read_note()
+        if note is None or path not in note.files:
+            return
+        others = {other: digest for other, digest in note.files.items() if other != path}
+        without = note.model_copy(update={"count": note.count + 1, "files": others})
+        self.write_note(without, version)
+        self.sweep(without)
+
     def is_asked_to_stop(self, start: int) -> bool:
         """Whether the driver, on another machine, asks this attempt to stop."""
         return self._objects.exists(f"{self._prefix}/{stop_name(start)}")

@@ -11,7 +11,6 @@ from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.health import broken_circuit
 from orchestrator.algorithms.scoring import ranked, trials_since_improvement
 from orchestrator.space.objective import Objective
-from orchestrator.space.options import Budget
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.local import local_search
 from orchestrator.study.events import Event, SessionEnded, SessionStarted, TrialFailed, TrialStarted
@@ -26,11 +25,6 @@ def space(*budget: str) -> SearchSpace:
     return SearchSpace.load("smoke.yaml", overrides=[f"budget.{each}" for each in budget])
 
 
-def limits(*budget: str) -> tuple[Budget, Objective]:
-    found = space(*budget)
-    return found.budget, found.objective
-
-
 def told(*events: tuple[float, Event]) -> Study:
     """A study of events at given seconds."""
     return fold_records(Record(number, moment, event) for number, (moment, event) in enumerate(events, 1))
@@ -38,16 +32,16 @@ def told(*events: tuple[float, Event]) -> Study:
 
 def test_a_search_without_other_budgets_ends_with_its_trials() -> None:
     study = fold([*completed(0, 0.5), *completed(1, 0.5)])
-    assert spent(study, *limits("trials=3")) is None
-    found = spent(study, *limits("trials=2"))
+    assert spent(study, space("trials=3")) is None
+    found = spent(study, space("trials=2"))
     assert found is not None
     assert (found.reason, found.at_once) == ("2 trials", False)
 
 
 def test_epochs_count_over_all_trials_and_end_the_running_ones_too() -> None:
     study = fold([*completed(0, 0.5, 0.6), suggested(1), started(1), reported(1, 1)])
-    assert spent(study, *limits("epochs=4")) is None
-    found = spent(study, *limits("epochs=3"))
+    assert spent(study, space("epochs=4")) is None
+    found = spent(study, space("epochs=3"))
     assert found is not None
     assert found.at_once
 
@@ -55,9 +49,9 @@ def test_epochs_count_over_all_trials_and_end_the_running_ones_too() -> None:
 def test_hours_are_those_of_the_sessions_and_not_the_time_between_them() -> None:
     study = told((0, SESSION), (1800, ENDED), (90_000, SESSION), (90_900, suggested(0)))
     assert study.gpu_hours.seconds == 2700
-    assert spent(study, *limits("hours=1")) is None
-    assert spent(study, *limits("hours=1"), moment=91_799) is None
-    assert spent(study, *limits("hours=1"), moment=91_800) is not None
+    assert spent(study, space("hours=1")) is None
+    assert spent(study, space("hours=1"), moment=91_799) is None
+    assert spent(study, space("hours=1"), moment=91_800) is not None
 
 
 def test_a_killed_session_counts_up_to_its_last_event() -> None:
@@ -70,8 +64,8 @@ def test_gpu_hours_are_those_that_running_trials_held() -> None:
     done = completed(0, 0.5)[-1]
     study = told((0, SESSION), (100, suggested(0)), (200, two), (500, done), (900, suggested(1)))
     assert study.gpu_hours.gpu_seconds == 600
-    assert spent(study, *limits("gpu_hours=0.2")) is None
-    assert spent(study, *limits("gpu_hours=0.1")) is not None
+    assert spent(study, space("gpu_hours=0.2")) is None
+    assert spent(study, space("gpu_hours=0.1")) is not None
 
 
 def test_a_clock_that_was_set_back_costs_nothing() -> None:
@@ -84,7 +78,7 @@ def test_a_clock_that_was_set_back_costs_nothing() -> None:
 
 @pytest.mark.parametrize(("value", "ends"), [(0.79, False), (0.8, True)])
 def test_a_target_that_is_reached_ends_the_search(value: float, ends: bool) -> None:
-    found = spent(fold(completed(0, value)), *limits("target=0.8"))
+    found = spent(fold(completed(0, value)), space("target=0.8"))
     assert (found is not None and found.at_once) == ends
 
 
@@ -92,8 +86,8 @@ def test_patience_counts_completed_trials_since_the_best_in_the_order_of_their_c
     events = [event for index, value in enumerate((0.3, 0.5, 0.4, 0.5)) for event in completed(index, value)]
     assert trials_since_improvement(fold(events), Objective()) == 2
     assert trials_since_improvement(fold(events), Objective(goal="minimize")) == 3
-    assert spent(fold(events), *limits("trials=9", "patience=3")) is None
-    found = spent(fold(events), *limits("trials=9", "patience=2"))
+    assert spent(fold(events), space("trials=9", "patience=3")) is None
+    found = spent(fold(events), space("trials=9", "patience=2"))
     assert found is not None
     assert not found.at_once, "a running trial may yet improve the search"
 

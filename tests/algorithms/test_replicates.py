@@ -36,7 +36,7 @@ from orchestrator.algorithms.trial_configs import trial_config
 from orchestrator.runner.splits import batch_problems
 from orchestrator.show.search_text import best_lines, confirmation_lines, summary_line
 from orchestrator.space.objective import Objective
-from orchestrator.space.options import CONFIRMING_SEEDS, Budget
+from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
@@ -58,11 +58,6 @@ POINT = {"optim.learning_rate": 1e-3, "clips.identities": 4, "model.attention_ga
 
 def space(*overrides: str, replicates: str = "{seeds: 3, leaders: 2}", trials: int = 3) -> SearchSpace:
     return SearchSpace.load("smoke.yaml", overrides=[f"budget.trials={trials}", f"replicates={replicates}", *overrides])
-
-
-def limits(*overrides: str, trials: int = 3) -> tuple[Budget, Objective]:
-    found = space(*overrides, trials=trials)
-    return found.budget, found.objective
 
 
 def tried(index: int, *curve: float) -> list[Event]:
@@ -345,17 +340,17 @@ def test_the_choice_of_the_next_configuration_does_not_know_of_repeats(confirmed
 
 
 def test_repeats_count_neither_as_trials_nor_for_patience_nor_for_a_target(confirmed: Study) -> None:
-    assert spent(confirmed, *limits(trials=3)) is None
+    assert spent(confirmed, space(trials=3)) is None
     assert trials_since_improvement(confirmed, MEAN_AP) == 0
-    assert spent(confirmed, *limits("budget.target=0.65", trials=3)) is None
+    assert spent(confirmed, space("budget.target=0.65", trials=3)) is None
 
 
 def test_repeats_cost_epochs_and_end_with_them(confirmed: Study) -> None:
-    end = spent(confirmed, *limits("budget.epochs=8"))
+    end = spent(confirmed, space("budget.epochs=8"))
     assert end is not None
     assert (end.at_once, end.ends_replicates) == (True, True)
-    assert spent(confirmed, *limits("budget.epochs=9")) is None
-    reached = spent(confirmed, *limits("budget.target=0.5"))
+    assert spent(confirmed, space("budget.epochs=9")) is None
+    reached = spent(confirmed, space("budget.target=0.5"))
     assert reached is not None
     assert (reached.at_once, reached.ends_replicates) == (True, False), "what one seed reached is to be confirmed"
 

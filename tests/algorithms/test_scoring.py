@@ -207,9 +207,9 @@ def test_a_search_whose_baseline_failed_ends_and_says_why() -> None:
         *outcome_events(1, Outcome(0.9)),
     ]
     space = relative_space("replicates=3")
-    assert spent(fold(events), space.budget, space.objective) is None
+    assert spent(fold(events), space) is None
     study = fold([*events, failed])
-    end = spent(study, space.budget, space.objective)
+    end = spent(study, space)
     assert end is not None
     assert end.reason == "the baseline t0000 failed, with which objective.constraints compare"
     assert (end.at_once, end.ends_replicates) == (False, True)

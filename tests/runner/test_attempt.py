@@ -52,6 +52,16 @@ def test_an_attempt_sends_every_epoch_and_then_that_it_is_completed(spec: TrialS
     assert sent[-1].attempt_result.state == "completed"
 
 
+def test_an_attempt_that_is_to_pause_ends_after_that_epoch_and_the_next_one_goes_on(spec: TrialSpec) -> None:
+    sent = messages(spec.model_copy(update={"until": 2}))
+    assert [message.epoch_result.epoch for message in sent[:-1] if message.epoch_result] == [1, 2]
+    assert sent[-1].attempt_result is not None and sent[-1].attempt_result.state == "paused"
+    assert "attempt 1 paused" in (spec.search / "trials/t0000" / LOG_FILE).read_text(encoding="utf-8")
+    rest = messages(spec)
+    assert [message.epoch_result for message in rest[:2]] == [message.epoch_result for message in sent[:2]]
+    assert rest[-1].attempt_result is not None and rest[-1].attempt_result.state == "completed"
+
+
 def test_an_attempt_on_another_fold_is_judged_on_the_split_of_that_fold(spec: TrialSpec) -> None:
     (spec.search / "split.json").rename(spec.search / "split-fold-2.json")
     assert messages(spec)[-1].attempt_result.failure == "bad_data"  # type: ignore[union-attr]

@@ -93,7 +93,7 @@ def test_a_finished_search_is_confirmed_later_by_seeds_that_it_is_given(search: 
     assert status_document(read_summary(search))["state"] == "interrupted"
     study = fold_records(read_journal(search.journal))
     space = space_now(search)
-    assert spent(study, space.budget, space.objective) is not None
+    assert spent(study, space) is not None
     assert len(list(replicates_left(study, space))) == 6
 
 

@@ -273,12 +273,12 @@ def test_confirmed_configurations_lead_before_those_with_one_lucky_seed() -> Non
 def test_while_the_test_set_is_open_nothing_else_is_done_and_no_budget_ends_it(search: SearchFolder) -> None:
     study = opened(search, top=1, seeds=1)
     space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=99", "budget.epochs=3"])
-    end = spent(study, space.budget, space.objective)
+    end = spent(study, space)
     assert end is not None
     assert (end.at_once, end.ends_replicates) == (False, True)
     study = all_trained(search, study)
     assert open_finalization(study) is None
-    end = spent(study, space.budget, space.objective)
+    end = spent(study, space)
     assert end is not None and end.reason == "3 epochs"
 
 
@@ -288,7 +288,7 @@ def test_trainings_for_the_test_set_do_not_count_as_epochs_of_the_budget(search:
     trained_before = sum(trial.epoch for trial in before.trials.values())
     space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=99", f"budget.epochs={trained_before + 1}"])
     assert sum(trial.epoch for trial in after.all_trials.values()) > trained_before + 1
-    assert spent(after, space.budget, space.objective) is None
+    assert spent(after, space) is None
 
 
 def test_the_model_and_the_next_suggestion_never_hear_of_the_test_set(search: SearchFolder) -> None:

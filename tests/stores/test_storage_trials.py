@@ -139,6 +139,25 @@ def test_another_node_goes_on_from_the_checkpoint_with_the_same_figures(
     assert epochs_of(rest) == whole
 
 
+def test_a_trial_that_paused_on_one_node_ends_on_another_as_if_it_had_never_paused(
+    bucket: str, machines: Machines, tiny_config: TrialConfig
+) -> None:
+    whole = epochs_of(messages(assigned(bucket, tiny_config)))
+    best = noted(bucket).files["checkpoint/best.pt"]
+    second = bucket.replace("searches", "others")
+    machines.become("driver-of-the-second")
+    spec = assigned(second, tiny_config)
+    machines.become("node")
+    sent = messages(spec.model_copy(update={"until": 2}))
+    assert sent[-1].attempt_result is not None and sent[-1].attempt_result.state == "paused"
+    assert noted(second).files.keys() >= {"checkpoint/last.pt", "results.jsonl"}, "all is sent before it is paused"
+    machines.become("other-node")
+    rest = messages(later(spec))
+    assert rest[-1].attempt_result is not None and rest[-1].attempt_result.state == "completed"
+    assert epochs_of(rest) == whole
+    assert noted(second).files["checkpoint/best.pt"] == best, "to the last bit"
+
+
 def epochs_of(sent: list[WorkerMessage]) -> list[dict[str, object]]:
     """What epochs say except for the time that they took."""
     timed = {"time", "seconds", "images_per_second", "data_wait_share", "evaluation_seconds"}
@@ -267,6 +286,18 @@ def test_what_was_replaced_is_deleted(uri: str, machines: Machines) -> None:
     replace(uri, "checkpoint/last.pt", b"last 2")
     upload.send(None)
     assert objects(uri) == {"uploaded.json", *(f"{path}.{digest}" for path, digest in noted(uri).files.items())}
+
+
+def test_a_state_that_is_dropped_is_gone_here_and_there_and_the_rest_stays(uri: str, machines: Machines) -> None:
+    uploaded(uri, checkpoint__last_pt=b"last 1", checkpoint__best_pt=b"best 1", log_txt=b"one\n")
+    folder = search_folder(open_store(uri), NAME)
+    for _ in range(2):
+        folder.store.delete_file(folder, TRIAL, "checkpoint/last.pt")
+        assert noted(uri).files.keys() == {"checkpoint/best.pt", "log.txt"}
+        assert objects(uri) == {"uploaded.json", *(f"{path}.{digest}" for path, digest in noted(uri).files.items())}
+    assert not (out_of(uri) / "checkpoint/last.pt").exists() and (out_of(uri) / "checkpoint/best.pt").exists()
+    machines.become("other")
+    assert (pull(uri) / "checkpoint/best.pt").read_bytes() == b"best 1"
 
 
 def test_a_line_that_is_being_written_is_not_sent(uri: str, machines: Machines) -> None:

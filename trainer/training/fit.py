@@ -53,7 +53,7 @@ SPLIT_FILE = "split.json"
 
 
 class FitResult(NamedTuple):
-    """What a finished training leaves behind."""
+    """What a training leaves behind that came to its end, or to the epoch that it was to train to."""
 
     history: tuple[EpochResult, ...]
     best: EpochResult
@@ -67,6 +67,7 @@ def fit(
     *,
     out: Path,
     split: Path | None = None,
+    until: int | None = None,
     device: torch.device | str | None = None,
     progress: Progress = no_progress,
     stop: Stop = never,
@@ -80,6 +81,9 @@ def fit(
     With `checkpoint.every` 1 that of an epoch is on disk before the epoch is reported, so nothing that was reported is
     trained twice; otherwise epochs that a crash took from the checkpoint are trained and reported again.
 
+    With `until` it ends early, in order: resumed from its `last.pt`, here or on another machine, it continues as if it
+    had never ended.
+
     Args:
         config: the trial.
         report: called with every epoch's result; after a resume with the finished ones again, some of which may not
@@ -87,6 +91,8 @@ def fit(
         resume_from: a `last.pt`; None starts from the beginning.
         out: folder of the run, made if missing.
         split: validation split that a search shares among its trials; None cuts one and saves it in `out`.
+        until: epochs after which to end, at least 1, with the state in `last.pt`; None, or the epochs of the
+            configuration and more, trains to the end. A run that has as many trains nothing.
         device: where to train; None takes the GPU if there is one.
         progress: called after every step.
         stop: called after every step; see `Stop`.
@@ -112,9 +118,10 @@ def fit(
         write_results(out / RESULTS_FILE, history)
         for result in history:
             report(result)
-        for epoch in range(len(history), config.optim.epochs):
+        end = min(until or config.optim.epochs, config.optim.epochs)
+        for epoch in range(len(history), end):
             result = run.epoch_result(epoch, progress, stop)
-            run.save_epoch(result)
+            run.save_epoch(result, ends=epoch + 1 == end)
             if run.is_done:
                 run.leave_evaluation(validation, progress, stop)
             append_result(out / RESULTS_FILE, result)
@@ -226,10 +233,11 @@ class _Run:
             )
         return self._latest.evaluation
 
-    def save_epoch(self, result: EpochResult) -> None:
+    def save_epoch(self, result: EpochResult, *, ends: bool) -> None:
         """Adds the epoch to the history; writes `best.pt` if it is the best, and `last.pt` as `checkpoint.every` says.
 
-        `last.pt` follows every `best.pt`: epochs that are trained again then never put a lesser network in its place.
+        `last.pt` is written, too, where the run `ends`, and it follows every `best.pt`: epochs that are trained again
+        then never put a lesser network in its place.
         """
         history = self.state.history
         history.append(result)
@@ -240,7 +248,7 @@ class _Run:
         if is_best:
             self.state.save_best(self.out)
             self._best = self._latest
-        if is_best or len(history) % self.config.checkpoint.every == 0 or self.is_done:
+        if is_best or len(history) % self.config.checkpoint.every == 0 or ends:
             self.state.save_last(self.out)
 
     def leave_evaluation(self, split: Path, progress: Progress, stop: Stop) -> None:

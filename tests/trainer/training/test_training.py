@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,57 @@ def test_a_run_interrupted_after_any_epoch_resumes_bit_identically(
         torch.load(tmp_path / run / "checkpoint/last.pt", weights_only=True)["model"] for run in ("whole", "cut")
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+TIMES = {"images_per_second", "data_wait_share", "seconds", "evaluation_seconds", "time"}
+
+
+def exact(value: object) -> object:
+    """All of a checkpoint that must repeat: tensors to the last bit, everything but times."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), value.reshape(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, dict):
+        return {name: exact(each) for name, each in value.items() if name not in TIMES}
+    return [exact(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "on another machine"])
+def test_a_run_paused_again_and_again_leaves_what_one_leaves_that_never_paused(
+    tiny_config: TrialConfig, tmp_path: Path, elsewhere: bool, every: int
+) -> None:
+    config = changed(tiny_config, checkpoint__every=every, optim__epochs=5, evaluation__every=2, optim__ema_decay=0.9)
+    config = changed(config, evaluation__folder=True)
+    whole = fit(config, out=tmp_path / "whole")
+    out, checkpoint, heard = tmp_path / "cut", None, list[EpochResult]()
+    for until in (2, 4, None):
+        heard.clear()
+        paused = fit(config, heard.append, checkpoint, out=out, until=until)
+        assert len(paused.history) == len(heard) == (until or 5)
+        assert load_checkpoint(out / "checkpoint/last.pt")["epoch"] == (until or 5), "its state is saved"
+        assert (out / "evaluation").exists() == (until is None), "only the end is a result"
+        if elsewhere and until is not None:
+            moved = tmp_path / f"after-{until}"
+            shutil.copytree(out / "checkpoint", moved / "checkpoint")
+            out.rename(tmp_path / f"gone-{until}")
+            out = moved
+        checkpoint = out / "checkpoint/last.pt"
+    assert figures(read_results(out / "results.jsonl")) == figures(heard) == figures(whole.history)
+    for file in ("checkpoint/last.pt", "checkpoint/best.pt"):
+        assert exact(load_checkpoint(out / file)) == exact(load_checkpoint(tmp_path / "whole" / file)), file
+    files = [path.relative_to(out) for path in (out / "evaluation").rglob("*") if path.is_file()]
+    assert files
+    for file in files:
+        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_a_run_that_has_the_epochs_it_was_to_train_trains_nothing(tiny_config: TrialConfig, tmp_path: Path) -> None:
+    first = fit(tiny_config, out=tmp_path, until=2)
+    before = (tmp_path / "checkpoint/last.pt").read_bytes()
+    again = fit(tiny_config, resume_from=tmp_path / "checkpoint/last.pt", out=tmp_path, until=2)
+    assert again.history == first.history
+    assert (tmp_path / "checkpoint/last.pt").read_bytes() == before
+    assert len(fit(tiny_config, out=tmp_path / "more", until=99).history) == tiny_config.optim.epochs
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 4])
