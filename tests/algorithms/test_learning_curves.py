@@ -1,0 +1,297 @@
+"""The model of learning curves: its formulas against slow ones, its properties, and histories that say little."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import approx_fprime
+from strategies import quick
+
+from orchestrator.algorithms.learning_curves import (
+    LEVEL,
+    RATES,
+    SHARED_CURVE,
+    Array,
+    CurveModel,
+    Hyperparameters,
+    Observations,
+    Prior,
+    Rows,
+    Scale,
+    expected_improvement,
+    final_covariance,
+    fit,
+    index,
+    loss,
+    trend_features,
+    value_covariance,
+)
+
+seeds = st.integers(0, 2**31 - 1)
+UNIT = Scale(center=0.0, deviation=1.0, lowest=-1e9, diverged=-1e9)
+
+
+def curves(seed: int, *, trials: int = 6, d: int = 2, steps: tuple[float, ...] = (0.1, 0.4, 1.0)) -> Observations:
+    """Curves that rise to a value that depends on the point, with noise."""
+    draws = np.random.default_rng(seed)
+    runs = np.repeat(np.arange(trials), len(steps))
+    points, at = draws.random((trials, d))[runs], np.tile(steps, trials)
+    values = np.sin(3 * points[:, 0]) - np.exp(-4 * at) + 0.05 * draws.standard_normal(len(runs))
+    return Observations(points, at, runs, values)
+
+
+def settings_of(seed: int, d: int) -> Array:
+    """Logarithms of hyperparameters that are probable under the prior."""
+    prior = Prior.of(d)
+    found: Array = prior.mean + 0.5 * prior.deviation * np.random.default_rng(seed).standard_normal(len(prior.mean))
+    return found
+
+
+def model_of(observations: Observations, seed: int = 0) -> CurveModel:
+    return CurveModel.of(observations, UNIT, Hyperparameters.of(settings_of(seed, observations.points.shape[1])))
+
+
+# --- formulas --------------------------------------------------------------------------------------------------------
+
+
+def slow_covariance(a: tuple[Array, float, int], b: tuple[Array, float, int], h: Hyperparameters) -> float:
+    """Of two values without noise, one pair of coordinates after the other."""
+    (x, s, run), (z, t, other) = a, b
+
+    def matern(distance: float) -> float:
+        return (1 + math.sqrt(5) * distance + 5 * distance**2 / 3) * math.exp(-math.sqrt(5) * distance)
+
+    total = LEVEL
+    for i in range(len(x)):
+        linear = (2 * x[i] - 1) * (2 * z[i] - 1)
+        quadratic = (1.5 * (2 * x[i] - 1) ** 2 - 0.5) * (1.5 * (2 * z[i] - 1) ** 2 - 0.5)
+        total += h.trend[i] * (linear + quadratic)
+    total += h.final * matern(math.sqrt(sum(((x[i] - z[i]) / h.scales[i]) ** 2 for i in range(len(x)))))
+    near = matern(math.dist(x, z) / h.curve_scale)
+    total += h.run * (run == other)
+    for k, rate in enumerate(RATES):
+
+        def decays(p: float, q: float, rate: float = rate) -> float:
+            return rate / (p + q + rate)
+
+        # Covariance of f(s) - f(1) with f(t) - f(1), of a process f with covariance `decays`.
+        ended = decays(s, t) - decays(s, 1) - decays(1, t) + decays(1, 1)
+        ended /= decays(0, 0) - 2 * decays(0, 1) + decays(1, 1)
+        total += ended * (SHARED_CURVE + h.by_point[k] * near + h.by_run[k] * (run == other))
+    return float(total)
+
+
+@given(seed=seeds)
+@quick
+def test_the_covariance_is_that_of_the_formula(seed: int) -> None:
+    points, steps, runs, _ = curves(seed, trials=3)
+    h = Hyperparameters.of(settings_of(seed, 2))
+    rows = list(zip(points, steps, runs, strict=True))
+    slow = [[slow_covariance(a, b, h) for b in rows] for a in rows]
+    told = Rows(points, steps, runs)
+    np.testing.assert_allclose(value_covariance(told, told, h), slow, rtol=1e-5, atol=1e-5)
+
+
+@given(seed=seeds)
+@quick
+def test_the_gradient_of_the_loss_is_its_slope(seed: int) -> None:
+    observations, at = curves(seed, d=3), settings_of(seed, 3)
+    slope = approx_fprime(at, lambda logarithms: loss(logarithms, observations).value, 1e-6)
+    np.testing.assert_allclose(loss(at, observations).gradient, slope, rtol=1e-3, atol=1e-3)
+
+
+@given(seed=seeds)
+@quick
+def test_the_covariance_of_any_rows_is_positive_definite(seed: int) -> None:
+    points, steps, runs, _ = curves(seed, trials=8, steps=(0.01, 0.3, 0.3, 1.0))
+    told = Rows(points, steps, runs)
+    covariance = value_covariance(told, told, Hyperparameters.of(settings_of(seed, 2)))
+    np.testing.assert_allclose(covariance, covariance.T, rtol=1e-12)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+
+
+def test_a_posterior_is_that_of_the_normal_distribution_of_all_values() -> None:
+    """The plain conditional of a joint normal distribution, by the whole matrix."""
+    observations = curves(3)
+    model, h = model_of(observations), Hyperparameters.of(settings_of(0, 2))
+    asked = np.array([[0.2, 0.7], [0.9, 0.1]])
+    joint = Rows(
+        np.vstack([observations.points, asked]),
+        np.append(observations.steps, [1.0, 1.0]),
+        np.append(observations.runs, [50, 51]),
+    )
+    covariance = value_covariance(joint, joint, h)
+    covariance[-2:, -2:] = final_covariance(asked, asked, h)
+    n = len(observations.steps)
+    gain = np.linalg.inv(covariance[:n, :n] + (h.noise + 1e-5) * np.eye(n))
+    found = model.final(asked)
+    np.testing.assert_allclose(found.mean, covariance[n:, :n] @ gain @ observations.values, rtol=1e-6)
+    left = covariance[n:, n:] - covariance[n:, :n] @ gain @ covariance[:n, n:]
+    np.testing.assert_allclose(found.covariance, left, rtol=1e-6, atol=1e-9)
+
+
+def test_the_trend_is_a_line_and_a_parabola_of_mean_zero() -> None:
+    features = trend_features(np.linspace(0, 1, 1001)[:, None])
+    np.testing.assert_allclose(features[[0, 500, 1000]], [[-1, 1], [0, -0.5], [1, 1]])
+    np.testing.assert_allclose(features.mean(0), 0, atol=2e-3)
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds, step=st.floats(0.01, 1))
+@quick
+def test_one_more_observation_never_increases_a_deviation(seed: int, step: float) -> None:
+    observations = curves(seed)
+    before = model_of(observations, seed)
+    new = np.random.default_rng(seed).random((1, 2))
+    after = before.believing(Rows(new, np.array([step]), np.array([99])))
+    asked = np.random.default_rng(seed + 1).random((5, 2))
+    assert (np.diag(after.final(asked).covariance) <= np.diag(before.final(asked).covariance) + 1e-9).all()
+    runs = np.arange(5)
+    points = observations.points[::3][:5]
+    assert (after.forecasts(points, runs).deviation <= before.forecasts(points, runs).deviation + 1e-9).all()
+
+
+@given(seed=seeds, step=st.floats(0.01, 1))
+@quick
+def test_the_gain_of_an_observation_is_the_variance_that_it_takes_away(seed: int, step: float) -> None:
+    model = model_of(curves(seed), seed)
+    new = np.random.default_rng(seed).random((1, 2))
+    (gain,) = model.posterior(new).gain(step)
+    after = model.believing(Rows(new, np.array([step]), np.array([99])))
+    (before,), (left,) = np.diag(model.final(new).covariance), np.diag(after.final(new).covariance)
+    assert gain**2 == pytest.approx(before - left, rel=1e-5, abs=1e-8)
+
+
+def test_what_is_believed_changes_no_mean() -> None:
+    observations = curves(1)
+    model = model_of(observations)
+    rows = Rows(np.array([[0.3, 0.3]]), np.array([1.0]), np.array([99]))
+    believed = model.believing(rows)
+    asked = np.array([[0.3, 0.3], [0.8, 0.2]])
+    np.testing.assert_array_equal(believed.final(asked).mean, model.final(asked).mean)
+    value = model.forecasts(rows.points, rows.runs).mean
+    told = Observations(*(np.concatenate(pair) for pair in zip(observations, (*rows, value), strict=True)))
+    np.testing.assert_allclose(believed.final(asked).mean, model_of(told).final(asked).mean, rtol=1e-6)
+    np.testing.assert_allclose(believed.final(asked).covariance, model_of(told).final(asked).covariance, rtol=1e-6)
+
+
+@given(mean=st.floats(-3, 3), gain=st.floats(0.05, 2), more=st.floats(0, 1), share=st.floats(0, 1))
+@quick
+def test_a_training_is_worth_more_with_a_higher_mean_and_a_larger_gain_and_less_if_it_costs_more(
+    mean: float, gain: float, more: float, share: float
+) -> None:
+    def worth(mean: float, first: float, whole: float, cost: float) -> float:
+        (found,) = index(np.array([mean]), np.array([first]), np.array([whole]), 0.5, cost, 3 * cost)
+        return float(found)
+
+    slack = 1e-3  # of the interval that `HALVINGS` leaves, and of the twelve nodes
+    usual = worth(mean, share * gain, gain, 5)
+    assert worth(mean + more, share * gain, gain, 5) >= usual - slack
+    assert worth(mean, share * gain, gain, 5 * (1 + more)) <= usual + slack
+    whole = math.log(max(expected_improvement(np.array([mean]), np.array([gain]), 0.5)[0], 1e-300) / 20)
+    assert usual >= whole - slack, "to train it whole is one of the two ways"
+
+
+def test_a_look_that_tells_everything_is_worth_taking_and_one_that_tells_nothing_is_not() -> None:
+    mean, gain = np.array([0.0]), np.array([1.0])
+    (telling,) = index(mean, 0.99 * gain, gain, 1.0, 1, 9)
+    (silent,) = index(mean, 0.0 * gain, gain, 1.0, 1, 9)
+    (whole,) = index(mean, gain, gain, 1.0, 10, 0)
+    assert telling > whole + 0.5
+    assert silent == pytest.approx(whole, abs=1e-3)
+
+
+# --- what it learns --------------------------------------------------------------------------------------------------
+
+
+def test_a_forecast_follows_from_the_other_curves() -> None:
+    """Twelve whole curves rise by the same amount; so does the one that has only begun."""
+    known = curves(5, trials=12)
+    begun = Observations(np.array([[0.5, 0.5]]), np.array([0.4]), np.array([99]), np.array([math.sin(1.5) - 0.2]))
+    told = Observations(*(np.concatenate(pair) for pair in zip(known, begun, strict=True)))
+    model = CurveModel.fitted(told)
+    assert model is not None
+    (mean,), (deviation,) = model.forecasts(begun.points, begun.runs)
+    assert mean == pytest.approx(math.sin(1.5), abs=0.1)
+    assert deviation < 0.2
+
+
+def test_the_model_knows_the_luck_of_a_training_from_that_of_its_point() -> None:
+    """Ten points trained four times each: their values differ by 0.3 between seeds."""
+    draws = np.random.default_rng(0)
+    points = np.repeat(draws.random((10, 1)), 4, axis=0)
+    values = 2 * points[:, 0] + 0.3 * draws.standard_normal(40)
+    model = CurveModel.fitted(Observations(points, np.ones(40), np.arange(40), values))
+    assert model is not None
+    assert 0.2 < math.sqrt(model.noise) < 0.4
+
+
+# --- histories that say little ---------------------------------------------------------------------------------------
+
+
+def observed(values: list[float], steps: list[float], runs: list[int]) -> Observations:
+    points = np.array([[0.1 * (run + 1), 0.5] for run in runs])
+    return Observations(points, np.array(steps), np.array(runs), np.array(values))
+
+
+def test_equal_values_or_none_make_no_model() -> None:
+    assert CurveModel.fitted(observed([0.5, 0.5], [1.0, 1.0], [0, 1])) is None
+    assert CurveModel.fitted(observed([-math.inf, -math.inf], [0.5, 1.0], [0, 0])) is None
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [
+        observed([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0, 0, 0]),
+        observed([0.5, 0.6], [1.0, 1.0], [0, 1]),
+        observed([0.5, 0.6, 0.4], [1.0, 1.0, 1.0], [0, 1, 2]),
+        observed([0.5, 0.6, -math.inf], [1.0, 1.0, 0.1], [0, 1, 2]),
+    ],
+    ids=["one trial", "two trials", "one epoch", "one diverged"],
+)
+def test_the_fewest_values_make_a_model_with_finite_forecasts(observations: Observations) -> None:
+    model = CurveModel.fitted(observations)
+    assert model is not None
+    found = model.forecasts(np.array([[0.1, 0.5], [0.9, 0.9]]), np.array([0, -1]))
+    assert np.isfinite(found.mean).all() and (found.deviation > 0).all()
+
+
+def test_a_training_that_diverged_counts_as_the_worst_and_one_far_below_as_little_worse() -> None:
+    values = [0.70, 0.71, 0.72, 0.73, -50.0]
+    scale = Scale.of(observed([*values, -math.inf], [1.0] * 6, list(range(6))))
+    assert scale is not None
+    found = scale.to_model(np.array([*values, -math.inf]))
+    assert found[-1] == found.min() == found[-2] > -5
+    assert found[:4].tolist() == sorted(found[:4])
+
+
+def test_the_same_history_gives_the_same_model() -> None:
+    first, second = CurveModel.fitted(curves(2)), CurveModel.fitted(curves(2))
+    assert first is not None and second is not None
+    np.testing.assert_array_equal(first.weights, second.weights)
+
+
+def test_values_in_percent_give_the_same_forecasts_in_percent() -> None:
+    usual = curves(4)
+    scaled = usual._replace(values=7 + 100 * usual.values)
+    first, second = CurveModel.fitted(usual), CurveModel.fitted(scaled)
+    assert first is not None and second is not None
+    asked, runs = np.array([[0.3, 0.3]]), np.array([-1])
+    (percent,), (share,) = second.forecasts(asked, runs).mean, first.forecasts(asked, runs).mean
+    assert percent == pytest.approx(7 + 100 * share, rel=1e-3)
+
+
+def test_a_fit_is_better_than_the_medians_of_its_priors() -> None:
+    observations = curves(6)
+    scale = Scale.of(observations)
+    assert scale is not None
+    told = observations._replace(values=scale.to_model(observations.values))
+    found = fit(told)
+    logarithms = np.log(np.concatenate([np.atleast_1d(field) for field in found]))
+    assert loss(logarithms, told).value < loss(Prior.of(2).mean, told).value
