@@ -69,7 +69,7 @@ TRIALS = _of_search(
     "Trials, repeats among them, in each state; `pending` wait for a slot, `paused` may never get one",
     "state",
 )
-BUDGET = _of_search("budget_trials", "Configurations that the search may try")
+BUDGET = _of_search("budget_trials", "Configurations that the search may try; whole trainings where they pause")
 BEST = _of_search("best", "The best value of the first objective, by one seed, constraints kept", "metric")
 FAILED_ATTEMPTS = _of_search("failed_attempts", "Attempts that failed; a reopened trial starts at 0 again", "failure")
 UNSENT = _of_search("unsent_events", "Events that MLflow has not taken yet")

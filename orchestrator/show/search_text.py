@@ -22,14 +22,17 @@ def summary_line(summary: Summary) -> str:
     """How far a search is, in one line."""
     counts, repeats, budget = summary.counts, summary.repeat_counts, summary.space.budget.trials
     parts = [f"{counts['completed']}/{budget} trials completed"]
+    if summary.space.stopping.pauses:  # the budget does not count them
+        completed = counted(counts["completed"], "trial", "trials")
+        parts = [f"{completed} completed", f"{summary.trainings:.1f}/{budget} trainings"]
     if total := sum(repeats.values()):
         parts.append(f"{repeats['completed']}/{total} repeats completed")
     others = {status: counts[status] + repeats[status] for status in counts}
     parts += [f"{others[status]} {status}" for status in OTHER_STATUSES if others[status]]
     if summary.best is not None:
         parts.append(f"best {best_value(summary.metric, summary.best)}")
-    # The numbers say already that all trials of the budget are over.
-    reason = "" if sum(counts.values()) >= budget else one_line(summary.study.reason or "")
+    # The numbers say already that no trial of the budget is left.
+    reason = "" if summary.trainings > budget - 1 else one_line(summary.study.reason or "")
     return f"{summary.name}: {summary.state}" + (f" ({reason})" if reason else "") + "; " + ", ".join(parts)
 
 

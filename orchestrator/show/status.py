@@ -80,10 +80,11 @@ def searches_table(summaries: Sequence[Summary]) -> Table:
     for column in ("state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
         table.add_column(column, no_wrap=True)
     for summary in summaries:
+        completed = summary.counts["completed"]
         table.add_row(
             summary.name,
             summary.state,
-            f"{summary.counts['completed']}/{summary.space.budget.trials}",
+            str(completed) if summary.space.stopping.pauses else f"{completed}/{summary.space.budget.trials}",
             str(summary.counts["failed"]),
             *(("-", "-", "-") if summary.best is None else _best_cells(summary.best)),
             "SYNTHETIC" if summary.description.synthetic else "real",
@@ -108,6 +109,7 @@ def status_document(summary: Summary) -> dict[str, Any]:
         "storage": summary.folder.storage,
         "objective": space.objective.model_dump(mode="json"),
         "budget": space.budget.trials,
+        "trainings": summary.trainings,
         "replicates": space.replicates.model_dump(mode="json"),
         "proposals": _proposals_document(summary.proposals),
         "counts": summary.counts,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from orchestrator.algorithms.budget import trainings_taken
 from orchestrator.algorithms.health import Proposals, proposals
 from orchestrator.algorithms.replicates import Best, Confirmation, best_configuration, confirmations
 from orchestrator.algorithms.scoring import Score, outcome_limits, pareto_front, satisfies_all, score
@@ -135,6 +136,11 @@ class Summary:
     def repeat_counts(self) -> dict[str, int]:
         """Number of repeats in each status, all statuses named."""
         return _counts(self.study.replicates.values())
+
+    @cached_property
+    def trainings(self) -> float:
+        """How much of `budget.trials` is taken: a number of configurations or, where they pause, of whole trainings."""
+        return float(trainings_taken(self.study, self.space))
 
     @cached_property
     def scores(self) -> dict[str, Score]:

@@ -82,6 +82,17 @@ def test_a_paused_trial_shows_its_epoch_and_where_it_is_expected_to_end() -> Non
     assert "1 running, 1 paused, 1 stopped" in summary_line(found)
 
 
+def test_where_trials_pause_the_budget_is_counted_in_whole_trainings(tmp_path: Path) -> None:
+    found = read_summary(a_pausing_search(tmp_path / "first"))
+    line = (
+        "first: interrupted (asked to stop); 1 trial completed, 2.0/4 trainings, 1 paused, 1 pending, 1 stopped, best"
+    )
+    assert summary_line(found).startswith(line)
+    assert status_document(found)["trainings"] == 2.0, "5 + 20 + 10 + 5 of 4 x 20 epochs"
+    assert " 1 " in drawn(searches_table([found])).splitlines()[1]
+    assert status_document(summary(EVENTS))["trainings"] == 4
+
+
 def test_status_says_how_many_trials_paused_and_what_is_not_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,8 @@ def test_curves_mark_pauses_and_those_with_a_forecast_end_in_a_fan(tmp_path: Pat
     assert sum(bool(trace["showlegend"]) for trace in curves if trace.get("name") == "forecast, 95 %") == 1
     assert not [trace for trace in drawn_traces(page, "curve-1") if trace.get("fill")], "none of the loss"
     assert "<p>4 trials paused, 2 continued; 30 epochs not trained.</p>" in page
+    assert "2.0 of 4 trainings, 1 stopped, 1 paused, 1 pending" in page
+    assert "4 whole trainings" in page
     assert "pausing saved" in page and ">paused</span>" in page
 
 

@@ -18,7 +18,7 @@ from orchestrator.show.report.theme import unit
 from orchestrator.show.search_text import UNCONFIRMED, pauses_line, saving
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange
-from orchestrator.summary import latest_metrics
+from orchestrator.summary import Summary, latest_metrics
 from trainer.formatting import counted
 
 HEADLINE = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP")
@@ -73,20 +73,14 @@ def value_and_spread(report: ReportData) -> tuple[str, str]:
 
 def tiles(report: ReportData) -> Iterator[Tile]:
     """The numbers at the top of the page; the first is the best value."""
-    counts, repeats, costs = report.summary.counts, report.summary.repeat_counts, report.summary.costs
+    repeats, costs = report.summary.repeat_counts, report.summary.costs
     yield Tile(f"best {report.metric}", *value_and_spread(report))
     if report.best is not None and report.metric != "rank1":
         means = _confirmed(report)
         metrics = report.best.score.metrics if means is None else means.metrics
         note = "one seed" if means is None else f"mean of {len(means.values)} seeds"
         yield Tile("rank-1", value_text("rank1", metrics.get("rank1")), note)
-    done = f"{counts['completed']} of {report.summary.space.budget.trials}"
-    others = [
-        f"{counts[status]} {status}"
-        for status in ("stopped", "failed", "running", "paused", "pending")
-        if counts[status]
-    ]
-    yield Tile("trials completed", done, ", ".join(others) or "none stopped, none failed")
+    yield _trials_tile(report.summary)
     if any(repeats.values()):
         yield Tile("repeats completed", f"{repeats['completed']} of {sum(repeats.values())}", "with other seeds")
     spent = f"{costs.gpu_hours:.3g} GPU hours" if costs.gpu_hours else f"{duration(HOUR_S * costs.hours)} of training"
@@ -95,6 +89,17 @@ def tiles(report: ReportData) -> Iterator[Tile]:
         saved = f"{costs.saved_gpu_hours:.3g} GPU h" if costs.gpu_hours else duration(HOUR_S * costs.saved_hours)
         stopped = counted(costs.stopped_early, "trial", "trials") + " stopped"
         yield Tile(f"{saving(costs)} saved", f"≈ {saved}", pauses_line(costs) or stopped)
+
+
+def _trials_tile(summary: Summary) -> Tile:
+    counts, budget = summary.counts, summary.space.budget.trials
+    statuses = ("stopped", "failed", "running", "paused", "pending")
+    others = [f"{counts[status]} {status}" for status in statuses if counts[status]]
+    if summary.space.stopping.pauses:
+        trainings = f"{summary.trainings:.1f} of {budget} trainings"
+        return Tile("trials completed", str(counts["completed"]), ", ".join([trainings, *others]))
+    note = ", ".join(others) or "none stopped, none failed"
+    return Tile("trials completed", f"{counts['completed']} of {budget}", note)
 
 
 def _confirmed(report: ReportData) -> Confirmation | None:
@@ -159,7 +164,8 @@ def facts(report: ReportData) -> Iterator[tuple[str, str]]:
 
 def _budget(report: ReportData) -> Iterator[str]:
     budget, repeats = report.summary.space.budget, report.summary.space.replicates
-    yield counted(budget.trials, "trial", "trials")
+    what = "whole training" if report.summary.space.stopping.pauses else "trial"
+    yield counted(budget.trials, what, f"{what}s")
     if repeats.seeds:
         yield f"then {repeats.seeds} fresh seeds for each of {repeats.leaders} leaders"
     for name, value in (("epochs", budget.epochs), ("hours", budget.hours), ("GPU hours", budget.gpu_hours)):
