@@ -161,7 +161,11 @@ class Search:
         mark = f"<p><b>{SYNTHETIC_MARK}</b></p>" if self.description.synthetic else ""
         frame = self.frame()
         searched = [path for path in self.space.parameters if path in frame]
-        shown = [*("status", "source", "epoch"), *(name for name in ("mAP", "rank1") if name in frame), *searched]
+        shown = [
+            *("status", "source", "epoch"),
+            *(name for name in ("mAP", "rank1", "forecast") if name in frame),
+            *searched,
+        ]
         return f"<p>{escape(repr(self))}</p>{mark}{frame[shown].to_html(float_format='%.4g')}"
 
 

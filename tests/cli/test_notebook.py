@@ -86,6 +86,7 @@ def test_the_frame_of_a_search_that_pauses_has_forecasts(tmp_path: Path) -> None
     assert list(frame["status"]) == ["paused", "completed", "pending", "stopped"]
     assert (frame["forecast"]["t0000"], frame["forecast_error"]["t0000"]) == (0.5, 0.04)
     assert (frame["epoch"]["t0002"], frame["epochs"]["t0002"]) == (7, 20)
+    assert "<th>forecast</th>" in load("demo", tmp_path)._repr_html_()
 
 
 def test_curves_have_a_column_per_trial_and_a_row_per_epoch(search: Search) -> None:

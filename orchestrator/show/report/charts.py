@@ -182,7 +182,7 @@ def _middles(ahead: Sequence[tuple[Curve, Forecast]], metric: str, colour: str) 
         x=x,
         y=y,
         text=texts,
-        line={"color": faint(colour), "width": 1, "dash": "dot"},
+        line={"color": faint(colour, _opacity(len(ahead))), "width": 1, "dash": "dot"},
         marker={"color": faint(colour, 0.7), "size": [0, 5, 0] * len(ahead), "line": {"width": 0}},
         hovertemplate="%{text}<extra></extra>",
     )
@@ -219,16 +219,20 @@ def _joined_curves(curves: Sequence[Curve], status: TrialStatus, times: float) -
         x += [*curve.epochs, None]
         y += [*(times * value for value in curve.values), None]
         names += [curve.trial] * (len(curve.epochs) + 1)
-    opacity = max(0.15, min(0.6, FULL_CURVES / len(curves)))
     return go.Scatter(
         mode="lines+markers" if all(len(curve.epochs) < 3 for curve in curves) else "lines",
         name=NAMES[status],
         x=x,
         y=y,
         text=names,
-        line={"color": faint(COLOURS[status], opacity), "width": 1.3},
+        line={"color": faint(COLOURS[status], _opacity(len(curves))), "width": 1.3},
         hovertemplate="%{text}, epoch %{x}: %{y:.4g}<extra></extra>",
     )
+
+
+def _opacity(lines: int) -> float:
+    """How opaque each of so many lines is."""
+    return max(0.15, min(0.6, FULL_CURVES / lines))
 
 
 def _curve_ends(curves: Sequence[Curve], status: TrialStatus, times: float) -> go.Scatter:
