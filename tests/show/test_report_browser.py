@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from events import epoch_result
 from searches import completed, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.show.report.page import POLICY
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import SessionEnded
+from orchestrator.study.events import (
+    Forecast,
+    SessionEnded,
+    TrialPaused,
+    TrialReported,
+    TrialStarted,
+    TrialSuggested,
+)
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -45,6 +53,7 @@ const look = (frame) => {{
       const [inner, outer] = [bar?.getBoundingClientRect(), place.getBoundingClientRect()];
       return bar && (inner.bottom > drawn.top + 0.5 || inner.top < outer.top - 0.5 || inner.right > outer.right + 0.5);
     }}).map((place) => place.id),
+    fans: page.querySelectorAll("#curve-0 .fills path").length,
     bars: places.filter((place) => place.querySelector(".modebar")).length,
     requests: frame.contentWindow.performance.getEntriesByType("resource").length,
     banner: page.querySelector(".banner").textContent,
@@ -90,7 +99,15 @@ def test_the_page_works_in_a_browser_without_a_network(tmp_path: Path) -> None:
         for index in range(8)
     ]
     trials = [event for index, given in enumerate(settings) for event in completed(index, 0.2 + index / 20, **given)]
-    folder = write_search(tmp_path / "first", space, [*trials, SessionEnded(state="finished", reason="8 trials")])
+    forecast = Forecast(value=0.5, error=0.02)
+    paused = [
+        TrialSuggested(trial="t0008", index=8, params=settings[0], source="ax", seed=0, epochs=3, until=1),
+        TrialStarted(trial="t0008", attempt=1),
+        TrialReported(trial="t0008", result=epoch_result(1, 0.3)),
+        TrialPaused(trial="t0008", epoch=1, reason="until epoch 1", forecast=forecast),
+    ]
+    ending = SessionEnded(state="interrupted", reason="asked to stop")
+    folder = write_search(tmp_path / "first", space, [*trials, *paused, ending])
     folder.logs.mkdir()
     assert run(["report", "first", "--storage", str(tmp_path)]) == 0
 
@@ -113,6 +130,7 @@ def test_the_page_works_in_a_browser_without_a_network(tmp_path: Path) -> None:
         assert (seen["overflow"], seen["wide"]) == (0, 0), f"{name}: nothing is wider than the screen"
         assert seen["bars"] == (0 if name == "phone" else len(seen["charts"]))
         assert seen["covered"] == [], f"{name}: Plotly's buttons cover nothing, and nothing cuts them off"
+        assert seen["fans"] == 1, f"{name}: the forecast of the paused trial"
         assert seen["requests"] == 0
         assert "SYNTHETIC" in seen["banner"]
         assert seen["sorted"] == ["t0000", "t0007"], "a click sorts, a second one the other way round"
