@@ -25,7 +25,8 @@
   }
 
   // Colours that a dark page would swallow.
-  const brighter = [["#0072b2", "#56a8e0"], ["rgba(0,114,178,", "rgba(86,168,224,"], ["#5b02a3", "#9a66e0"], ["#9a179b", "#c04cc1"]];
+  const brighter = [["#0072b2", "#56a8e0"], ["rgba(0,114,178,", "rgba(86,168,224,"], ["#009e73", "#3cd6aa"],
+    ["rgba(0,158,115,", "rgba(60,214,170,"], ["#5b02a3", "#9a66e0"], ["#9a179b", "#c04cc1"]];
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
   function draw(place) {
