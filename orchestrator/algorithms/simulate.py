@@ -1,7 +1,8 @@
 """Replays a finished search from its recorded curves under another stopping rule or in another order.
 
 Only trials that were trained to their end take part: how the others would have continued is not known. A replayed trial
-reports its recorded epochs, each of which takes as long as it did.
+reports its recorded epochs, each of which takes as long as it did. With `promote` every trial trains to its first
+pause, and those that are paused at the end count as stopped.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ from typing import NamedTuple, cast
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.scoring import ranked
-from orchestrator.algorithms.stopping import learning_curve, verdict
+from orchestrator.algorithms.stopping import last_promotion, learning_curve, promotion, verdict
 from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Proposal, Suggestion
 from orchestrator.base.errors import SearchError
 from orchestrator.space.objective import Objective
-from orchestrator.space.options import StoppingConfig
+from orchestrator.space.options import StoppingConfig, next_pause
 from orchestrator.space.parameters import AnyParameter, Choice, Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
     Source,
     TrialCompleted,
+    TrialPaused,
     TrialReported,
     TrialStarted,
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.study.study import Study, Trial
+from orchestrator.study.study import Study, Trial, TrialStatus
 
 JOURNALED = "journaled"  # the order in which the search itself tried its trials
 POLL_PERIOD_S = 0.02
@@ -112,12 +114,20 @@ class _Running:
         self.candidate = candidate
         self.epochs = iter(candidate.trial.results)
         self.left = len(candidate.trial.results)
+        self.until: int | None = None
+        """Epoch after which it pauses."""
         self.seen: list[float] = []
         self._metric = metric
 
     def seconds(self) -> float:
         """How long the next epoch takes."""
         return self.candidate.trial.results[-self.left].seconds
+
+    def next_pause(self, stopping: StoppingConfig) -> int | None:
+        """The epoch after which it pauses next; None if it is trained to its end."""
+        results = self.candidate.trial.results
+        every = next((result.epoch for result in results if result.validation is not None), 1)
+        return next_pause(len(results) - self.left, self.candidate.trial.epochs, every, stopping)
 
     def advance(self) -> TrialReported:
         """The next epoch."""
@@ -134,12 +144,14 @@ class _Replaying:
 
     def __init__(self, pool: Sequence[Candidate], objective: Objective, order: Order, stopping: StoppingConfig) -> None:
         self._untried = list(pool)
+        self._objective = objective
         self._metric = objective.first.metric
         self._order = order
         self._stopping = stopping
         self._study = Study()
         self._events: list[tuple[float, int]] = []
         self._slots: dict[int, _Running] = {}
+        self._free: list[int] = []
         self._all: list[_Running] = []
         self._epochs, self._now = 0, 0.0
         self._stopped: list[Candidate] = []
@@ -147,17 +159,42 @@ class _Replaying:
         self._best = len(pool)
 
     def run(self, slots: int) -> Replay:
-        for slot in range(slots):
-            self._start(slot)
-        while self._events:
+        self._free = [*range(slots)]
+        while self._fill_places():
             self._now, slot = heapq.heappop(self._events)
             self._advance(slot, self._slots[slot])
+        for trial in self._study.trials.values():
+            if trial.status == TrialStatus.PAUSED:
+                self._stop(self._all[trial.index], "paused for good")
         best_stopped = any(candidate.rank == 0 for candidate in self._stopped)
         return Replay(self._epochs, self._now / 3600, len(self._stopped), best_stopped, tuple(self._found))
 
-    def _start(self, slot: int) -> None:
+    def _fill_places(self) -> bool:
+        """Starts or continues trials in the free slots; whether any slot is at work."""
+        while self._free and (running := self._continued() or self._started() or self._last()) is not None:
+            slot = self._free.pop(0)
+            running.until = running.next_pause(self._stopping)
+            self._study.apply(TrialStarted(trial=running.key, attempt=1, gpus=running.candidate.trial.gpus))
+            self._slots[slot] = running
+            self._schedule(slot, running)
+        return bool(self._events)
+
+    def _continued(self) -> _Running | None:
+        """The paused trial that the rule continues now."""
+        found = promotion(self._study, self._stopping, self._objective, lambda trial: True)
+        return None if found is None else self._all[found.trial.index]
+
+    def _last(self) -> _Running | None:
+        """The best paused trial, once no other can become the first to be trained to its end."""
+        if self._events or self._found:
+            return None
+        found = last_promotion(self._study, self._objective, lambda trial: True)
+        return None if found is None else self._all[found.trial.index]
+
+    def _started(self) -> _Running | None:
+        """A new trial, in the order's turn."""
         if not self._untried:
-            return
+            return None
         candidate, source = self._order(self._study, self._untried)
         self._untried.remove(candidate)
         index = len(self._all)
@@ -173,10 +210,8 @@ class _Replaying:
                 epochs=known.epochs,
             )
         )
-        self._study.apply(TrialStarted(trial=running.key, attempt=1, gpus=candidate.trial.gpus))
         self._all.append(running)
-        self._slots[slot] = running
-        self._schedule(slot, running)
+        return running
 
     def _schedule(self, slot: int, running: _Running) -> None:
         heapq.heappush(self._events, (self._now + running.seconds(), slot))
@@ -186,12 +221,14 @@ class _Replaying:
         self._epochs += 1
         if running.left == 0:
             self._complete(running)
+        elif len(self._study.trials[running.key].results) == running.until:
+            self._study.apply(TrialPaused(trial=running.key, epoch=running.until, reason=""))
         elif running.evaluated and (reason := self._reason(running)) is not None:
             self._stop(running, reason)
         else:
             self._schedule(slot, running)
             return
-        self._start(slot)
+        self._free.append(slot)
 
     def _reason(self, running: _Running) -> str | None:
         others = (other.seen for other in self._all if other is not running)

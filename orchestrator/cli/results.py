@@ -196,7 +196,7 @@ def reproduce(
     return Exit.OK if done.is_equal else Exit.SEARCH_FAILED
 
 
-RULES = ("none", "asha", "percentile")
+RULES = ("none", "asha", "percentile", "promote")
 ALGORITHMS = ("journaled", "random", "sobol", "grid", "ax")
 
 

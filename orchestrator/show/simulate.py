@@ -13,6 +13,7 @@ from rich.table import Table
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.simulate import Candidate, Replay, candidates, order_of, replay
 from orchestrator.base.formatting import duration
+from orchestrator.runner.replay import replayed_decisions
 from orchestrator.show.search_text import SYNTHETIC_MARK, metric_text
 from orchestrator.show.terminal import output, plain_table
 from orchestrator.space.objective import parse_objective
@@ -20,6 +21,7 @@ from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import Store, existing_search
+from orchestrator.study.journal import read_journal
 from orchestrator.summary import Summary, read_summary
 from trainer.formatting import counted, plain_words, spelled
 from trainer.yaml_file import YamlError, parse_yaml
@@ -60,6 +62,8 @@ def show_simulation(storage: Store, name: str, asked: SimulationOptions, *, as_j
     console.print(_table(document))
     if document["left_out"]:
         console.print(f"left out: {document['left_out']} without a whole curve")
+    if document["decisions"] is not None:
+        console.print(_decisions_line(document["decisions"]))
     if document["synthetic"]:
         console.print(SYNTHETIC_MARK)
 
@@ -84,7 +88,24 @@ def simulation_document(search: Summary, asked: SimulationOptions) -> dict[str, 
         "best": {"trial": best.trial.key, "value": best.value},
         "slots": asked.slots,
         "replays": replays,
+        "decisions": _decisions(search),
     }
+
+
+def _decisions(search: Summary) -> dict[str, Any] | None:
+    """The decisions of a search whose trials pause, made again from its journal; None for other searches."""
+    if not any(trial.pauses for trial in search.study.trials.values()):
+        return None
+    counts, differences = replayed_decisions(read_journal(search.folder.journal), search.description.space)
+    named = {"started": "trial_suggested", "paused": "trial_paused", "continued": "trial_continued"}
+    return {**{name: counts[kind] for name, kind in named.items()}, "differences": differences}
+
+
+def _decisions_line(decisions: dict[str, Any]) -> str:
+    parts = [f"{decisions[name]} {name}" for name in ("started", "paused", "continued")]
+    differences = decisions["differences"]
+    outcome = f"{len(differences)} differ, first {differences[0]}" if differences else "all of them the same"
+    return f"decided again from the journal: {', '.join(parts)}; {outcome}"
 
 
 def _replays(

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from events import completed, reported, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
+from playing import Play, paused_space
 from searches import write_search
 from strategies import quick
 
@@ -123,6 +124,56 @@ def test_a_replay_stops_where_the_search_itself_would_have(
         assert reasons == [*[None] * (len(reasons) - 1), expected]
 
 
+PROMOTE = StoppingConfig(rule="promote", first=0.1)  # pauses after 1 and 3 of 9 epochs
+
+
+def test_promotion_trains_the_best_third_of_each_rung_further_and_stops_what_is_never_promoted() -> None:
+    falling = replayed(study_of(*(flat(0.9 - 0.1 * index) for index in range(9))), PROMOTE)
+    assert (falling.epochs, falling.stopped, falling.best_stopped) == (9 + 3 * 2 + 1 * 6, 8, False)
+    assert [found.value for found in falling.found] == [0.9]
+    rising = replayed(study_of(*(flat(0.1 * index) for index in range(9))), PROMOTE)
+    assert rising.epochs == 9 + 7 * 2 + 5 * 6, "the best yet is always promoted"
+    assert rising.found[-1].value == pytest.approx(0.8)
+
+
+def test_one_trial_is_trained_to_its_end_even_if_no_rung_fills_up() -> None:
+    made = replayed(study_of(flat(0.2), flat(0.7)), PROMOTE, slots=3)
+    assert (made.epochs, made.stopped, made.found[-1].value) == (1 + EPOCHS, 1, 0.7)
+
+
+def test_a_place_that_was_free_is_filled_when_a_pause_makes_room_for_a_promotion() -> None:
+    study = study_of(*(flat(0.9 - 0.1 * index) for index in range(9)))
+    alone, together = replayed(study, PROMOTE, slots=1), replayed(study, PROMOTE, slots=9)
+    assert together.epochs == alone.epochs == 21
+    assert together.hours == pytest.approx(9 / 3600), "1 + 2 + 6 epochs, one after the other"
+
+
+def paused_search(folder: Path, **changed: Any) -> tuple[SearchFolder, Play]:
+    """A finished search whose trials paused, on disk."""
+    play = Play(paused_space("stopping.first=0.1", trials=4))
+    play.to_the_end(2, seed=1)
+    return write_search(folder, play.space, play.events[1:]), play
+
+
+def test_a_search_whose_trials_paused_is_decided_again_from_its_journal_alone(tmp_path: Path) -> None:
+    search, play = paused_search(tmp_path / "s")
+    document = simulation_document(read_summary(search), SimulationOptions(["none"], ["journaled"], (), 1, 1))
+    counts = play.study.counts()
+    assert document["candidates"] == counts["completed"] >= 2
+    assert document["left_out"] == counts["stopped"] > 0, "how they would have ended is not known"
+    decisions = document["decisions"]
+    assert decisions["started"] == len(play.study.trials)
+    assert decisions["paused"] == sum(len(trial.pauses) for trial in play.study.trials.values())
+    assert decisions["continued"] > 0 and decisions["differences"] == []
+    printed = CliRunner().invoke(simulate, ["s", "--storage", str(tmp_path), "--stopping", "promote"]).output
+    assert "all of them the same" in printed
+
+
+def test_a_search_without_pauses_says_nothing_of_decisions(search: SearchFolder) -> None:
+    document = simulation_document(read_summary(search), SimulationOptions(["none"], ["journaled"], (), 1, 1))
+    assert document["decisions"] is None
+
+
 @pytest.mark.parametrize("algorithm", ["journaled", "random", "sobol", "grid"])
 def test_every_order_tries_every_trial_once_and_is_repeatable(algorithm: str) -> None:
     study = study_of(*(flat(0.1 * index) for index in range(7)))
@@ -148,7 +199,7 @@ def test_the_nearest_trial_is_measured_on_the_scale_of_the_search() -> None:
 def test_the_command_offers_what_there_is() -> None:
     assert set(OFFERED) == {"journaled", *ALGORITHMS}
     rules = set(StoppingConfig.model_json_schema()["properties"]["rule"]["enum"])
-    assert set(RULES) == rules - {"promote", "freeze_thaw"}, "these pause trials"
+    assert set(RULES) == rules - {"freeze_thaw"}, "its model is not replayed"
 
 
 def test_a_search_with_one_finished_trial_cannot_be_replayed() -> None:

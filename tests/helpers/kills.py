@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 from running import Search, is_attempt, is_attempt_server, metric_points, mlflow_runs
 from waiting import PATIENCE_S
 
-from orchestrator.study.events import TrialCompleted, TrialReported, TrialStarted, TrialSuggested
+from orchestrator.algorithms.budget import trainings_taken
+from orchestrator.runner.replay import replayed_decisions
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import (
+    Event,
+    TrialCompleted,
+    TrialContinued,
+    TrialPaused,
+    TrialReported,
+    TrialStarted,
+    TrialStopped,
+    TrialSuggested,
+)
 from orchestrator.study.journal import Record, read_journal
+from orchestrator.study.study import fold_records
 
 VICTIMS = ("driver", "attempt", "raylet", "GCS")
 
@@ -47,9 +61,11 @@ KINDS: Mapping[str, Callable[[psutil.Process], bool]] = {
 }
 
 EPOCHS = 30
+# Whole trainings, over which about three times as many trials share their epochs.
 TRIALS = 6
 # Epochs of about a fifth of a second: there is always something in the act.
 SLOW = ("--set", f"optim.epochs={EPOCHS}", "--set", "clips.frames=4", "--set", "model.height=64")
+PAUSING = ("--set", "stopping.rule=promote", "--set", "stopping.first=0.1")
 # A driver is also killed while it starts.
 LONGEST_LIFE_S = 25.0
 # After others have been found, this long at most passes before one of them is killed.
@@ -77,7 +93,7 @@ def batter_searches(folder: Path, kills: int, seed: int, victims: Sequence[str])
         searches += 1
     counts = ", ".join(f"{count} of a {victim}" for victim, count in sorted(toll.items()))
     print(
-        f"{toll.total()} kills ({counts}) over {searches} searches of {TRIALS} trials in "
+        f"{toll.total()} kills ({counts}) over {searches} searches of {TRIALS} trainings in "
         f"{time.monotonic() - began:.0f} s: {len(problems)} violations"
     )
     print("".join(f"  {problem}\n" for problem in problems), end="")
@@ -96,7 +112,7 @@ class Battering:
 
     def until_finished(self, kills: int) -> None:
         """Kills at most so often."""
-        self.search.launch("--trials", str(TRIALS), *SLOW)
+        self._launch()
         while self._is_unfinished():
             if self._driver.poll() is not None:
                 self._resume()
@@ -124,7 +140,10 @@ class Battering:
         if (self.search.folder / "journal.jsonl").exists():
             self.search.resume()
         else:  # it died before there was anything to resume
-            self.search.launch("--trials", str(TRIALS), *SLOW)
+            self._launch()
+
+    def _launch(self) -> None:
+        self.search.launch("--trials", str(TRIALS), *SLOW, *PAUSING)
 
     def _kill(self, victim: str) -> None:
         if victim == "driver":
@@ -187,11 +206,24 @@ def violations(search: Search) -> list[str]:
     trials = [record.event.trial for record in records if isinstance(record.event, TrialSuggested)]
     reported = _reported(records)
     found = [f"{trial} was suggested {count} times" for trial, count in Counter(trials).items() if count > 1]
-    if len(trials) != TRIALS:
-        found.append(f"there are {len(trials)} trials, not {TRIALS}")
+    found += _of_decisions(records)
     for trial in trials:
         found += [f"{trial}: {problem}" for problem in _of_trial(search, records, trial, reported.get(trial, []))]
     return found + _in_mlflow(search, reported)
+
+
+def _of_decisions(records: list[Record]) -> list[str]:
+    """Pausing was at work, spent no more than the budget, and is decided again from the journal alone."""
+    study = fold_records(records)
+    settings = [setting for setting in (*SLOW, *PAUSING) if setting != "--set"]
+    space = SearchSpace.load("smoke.yaml", overrides=[*settings, f"budget.trials={TRIALS}"])
+    taken = trainings_taken(study, space)
+    found = [f"{float(taken):.2f} trainings were spent, not {TRIALS} at most"] if taken > TRIALS else []
+    if len(study.trials) <= TRIALS:
+        found.append(f"there are {len(study.trials)} trials: none was paused for others")
+    if not any(isinstance(record.event, TrialContinued) for record in records):
+        found.append("no trial was continued")
+    return found + replayed_decisions(records, space).differences
 
 
 def _reported(records: list[Record]) -> dict[str, list[tuple[int, float]]]:
@@ -209,13 +241,13 @@ def _of_trial(search: Search, records: list[Record], trial: str, reported: list[
     evidence = [(what, int(epoch), float(moment)) for what, epoch, moment, _ in map(str.split, lines)]
     saved = [(epoch, moment) for what, epoch, moment in evidence if what == "saving"]
     finished = [(epoch, moment) for what, epoch, moment in evidence if what == "finished"]
-    completions = [
-        record for record in records if isinstance(record.event, TrialCompleted) and record.event.trial == trial
-    ]
-    found = []
-    if len(completions) != 1:
-        return [f"completed {len(completions)} times"]
-    if [epoch for epoch, _ in reported] != list(range(1, EPOCHS + 1)):
+    own = [record for record in records if getattr(record.event, "trial", None) == trial]
+    ends = [record for record in own if isinstance(record.event, TrialCompleted | TrialStopped)]
+    if len(ends) != 1:
+        return [f"ended {len(ends)} times"]
+    found = _of_pauses([record.event for record in own])
+    last = EPOCHS if isinstance(ends[0].event, TrialCompleted) else max(_pauses(own), default=0)
+    if [epoch for epoch, _ in reported] != list(range(1, last + 1)):
         found.append(f"the journal has the epochs {[epoch for epoch, _ in reported]}")
     if missing := set(reported) - set(saved):
         found.append(f"the journal has epochs that no attempt trained: {sorted(missing)}")
@@ -223,14 +255,45 @@ def _of_trial(search: Search, records: list[Record], trial: str, reported: list[
         found.append(f"finished epochs were lost or trained again: {sorted(lost)}")
     if again := [epoch for epoch, count in Counter(epoch for epoch, _ in finished).items() if count > 1]:
         found.append(f"epochs were finished more than once: {again}")
-    if any(moment > completions[0].time for _, moment in saved):
-        found.append("trained on after its completion was known")
-    started = [
-        record.number for record in records if isinstance(record.event, TrialStarted) and record.event.trial == trial
-    ]
-    if max(started, default=0) > completions[0].number:
-        found.append("started again after its completion was known")
+    for since, until in _idle_times(own):
+        if any(since < moment < until for _, moment in saved):
+            found.append("trained on after its pause or its end was known")
     return found
+
+
+def _pauses(own: list[Record]) -> list[int]:
+    """Epochs after which a trial paused."""
+    return [record.event.epoch for record in own if isinstance(record.event, TrialPaused)]
+
+
+def _of_pauses(own: list[Event]) -> list[str]:
+    """Every pause is where it was to be, and only a continuation ends it."""
+    found, until, rests = list[str](), None, False
+    for event in own:
+        if isinstance(event, TrialSuggested | TrialContinued):
+            if isinstance(event, TrialContinued) and not rests:
+                found.append("continued, but not paused")
+            until, rests = event.until, False
+        elif isinstance(event, TrialPaused):
+            found += [f"paused after {event.epoch}, not after {until}"] if event.epoch != until or rests else []
+            rests = True
+        elif isinstance(event, TrialStarted | TrialReported | TrialCompleted) and rests:
+            found.append(f"{event.kind} while it was paused, or after its end")
+        elif isinstance(event, TrialCompleted | TrialStopped):
+            rests = True
+    return found
+
+
+def _idle_times(own: list[Record]) -> Iterator[tuple[float, float]]:
+    """From when to when no attempt of a trial may train: since a pause until it is continued, and since its end."""
+    since = math.inf
+    for record in own:
+        if isinstance(record.event, TrialPaused | TrialCompleted | TrialStopped):
+            since = min(since, record.time)
+        elif isinstance(record.event, TrialContinued):
+            yield since, record.time
+            since = math.inf
+    yield since, math.inf
 
 
 def _in_mlflow(search: Search, reported: dict[str, list[tuple[int, float]]]) -> list[str]:

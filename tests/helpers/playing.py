@@ -50,7 +50,7 @@ class Play:
         self.space, self.curve, self.propose = space, curve, propose
         self.study, self.events = Study(), list[Event]()
         self.running: list[str] = []
-        self.record(SearchCreated(search="s", space="0", seed=7), SessionStarted(session=1, host="h", pid=1))
+        self.record(SearchCreated(search="s", space="0", seed=0), SessionStarted(session=1, host="h", pid=1))
 
     def record(self, *events: Event) -> None:
         for event in events:

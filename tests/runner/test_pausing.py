@@ -28,11 +28,13 @@ from orchestrator.runner.next_step import (
     SearchOver,
     Wait,
     next_step,
+    propose,
     question_ahead,
     step_of,
     stops_for_budget,
     trials_left,
 )
+from orchestrator.runner.replay import replayed_decisions
 from orchestrator.runner.trial_spec import AttemptResult
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.search_space import SearchSpace
@@ -46,12 +48,12 @@ from orchestrator.study.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.study.journal import read_journal
-from orchestrator.study.study import Study
+from orchestrator.study.journal import Record, read_journal
+from orchestrator.study.study import Study, fold
 from trainer.result import write_results
 
 slow = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
@@ -167,7 +169,7 @@ def promoted(study: Study, space: SearchSpace) -> str | None:
     first=st.sampled_from([0.1, 0.05, 0.25]),
     reduction=st.integers(2, 4),
     every=st.integers(1, 3),
-    moves=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 11)), min_size=50, max_size=200),
+    moves=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 11)), min_size=40, max_size=100),
 )
 @slow
 def test_promotion_is_that_of_the_definition(
@@ -417,6 +419,59 @@ def test_the_state_of_a_trial_with_a_living_attempt_is_kept(tmp_path: Path) -> N
         assert "last.pt" in names(folder)
     drop_checkpoints(bench.folder, bench.recorder.study, before={"t0000"})
     assert "last.pt" not in names(folder), "what an earlier session left is found"
+
+
+# --- replays -------------------------------------------------------------------------------------------------------
+
+
+def records(events: Sequence[Event]) -> list[Record]:
+    return [Record(number, NOW + number, event) for number, event in enumerate(events, 1)]
+
+
+@given(
+    rule=st.sampled_from(["promote", "freeze_thaw", "none"]),
+    slots=st.integers(1, 4),
+    moves=st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["epoch", "epoch", "lost", "diverged"])), max_size=60),
+)
+@slow
+def test_every_decision_is_made_again_from_the_journal_alone(
+    rule: str, slots: int, moves: list[tuple[int, str]]
+) -> None:
+    play = Play(paused_space("stopping.first=0.1", "replicates=1", rule=rule, trials=3))
+    for place, what in moves:
+        if play.fill(slots):
+            break
+        if what == "epoch":
+            play.advance(place)
+        else:
+            play.fail(place, for_good=what == "diverged")
+    play.to_the_end(slots)
+    found = replayed_decisions(records(play.events), play.space)
+    assert found.differences == []
+    assert found.counts["trial_suggested"] == len(play.study.all_trials)
+    assert found.counts["trial_paused"] == sum(len(trial.pauses) for trial in play.study.trials.values())
+
+
+def test_a_model_that_continued_a_trial_is_not_asked_again() -> None:
+    def model(study: Study, space: SearchSpace) -> Proposal:
+        if "t0000" in study.trials and study.trials["t0000"].pauses == [3]:
+            return Continuation("t0000", 5, "it has the largest expected improvement", FORECAST)
+        return propose(study, space)
+
+    play = Play(paused_space(rule="freeze_thaw", trials=3), propose=model)
+    study = play.to_the_end()
+    assert study.trials["t0000"].pauses[:2] == [3, 5] and study.trials["t0000"].forecast == FORECAST
+    assert replayed_decisions(records(play.events), play.space).differences == []
+
+
+def test_a_journal_with_other_decisions_than_the_rule_makes_is_found_out() -> None:
+    play = Play(paused_space("stopping.first=0.25"))
+    play.to_the_end()
+    at, continued = next((place, event) for place, event in enumerate(play.events) if isinstance(event, TrialContinued))
+    worse = next(trial.key for trial in fold(play.events[:at]).trials.values() if trial.key != continued.trial)
+    forged = [*play.events[:at], continued.model_copy(update={"trial": worse}), *play.events[at + 1 :]]
+    differences = replayed_decisions(records(forged), play.space).differences
+    assert differences[0] == f"line {at + 1}: trial_continued {worse}; now trial_continued {continued.trial}"
 
 
 # --- sessions ------------------------------------------------------------------------------------------------------

@@ -26,9 +26,9 @@ if "orchestrator.runner.attempt_server" in sys.orig_argv:
         os.write(descriptor, line)
         os.close(descriptor)
 
-    def _save_with_evidence(run, result):
+    def _save_with_evidence(run, result, **settings):
         _note(run.out, "saving", result)
-        _save_epoch(run, result)
+        _save_epoch(run, result, **settings)
 
     def _append_with_evidence(path, result):
         _note(path.parent, "finished", result)
