@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import pytest
 from bench import Bench
 from events import epoch_result, paused, reported, started, suggested
 from hypothesis import HealthCheck, given, settings
@@ -14,10 +15,12 @@ from playing import NOW, Play, paused_space
 from ray.tune.search import Searcher
 from searches import POINT
 
+from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.budget import trainings_left, trainings_taken
 from orchestrator.algorithms.stopping import promotion
 from orchestrator.algorithms.suggest import AskModel, Continuation, Exhausted
 from orchestrator.base.process import exclusive
+from orchestrator.runner import trial_runner
 from orchestrator.runner.checkpoints import drop_checkpoints
 from orchestrator.runner.control import stop
 from orchestrator.runner.epochs import recover_epochs
@@ -47,6 +50,7 @@ from orchestrator.study.events import (
     TrialStarted,
     TrialStopped,
     TrialSuggested,
+    TrialTracked,
 )
 from orchestrator.study.journal import Record, read_journal
 from orchestrator.study.study import Study, fold
@@ -324,9 +328,9 @@ PAUSED = AttemptResult(state="paused")
 SHORT = ("optim.epochs=6", "stopping.rule=promote", "stopping.first=0.3", "algorithm.name=sobol")
 
 
-def bench_with(folder: Path, *, paused: int, trials: int = 4) -> Bench:
+def bench_with(folder: Path, *, paused: int, trials: int = 4, rule: str = "promote") -> Bench:
     """A search of one trial at a time, with some that have paused after 2 of 6 epochs."""
-    bench = Bench(folder, trials=trials, concurrent=1, overrides=SHORT)
+    bench = Bench(folder, trials=trials, concurrent=1, overrides=[*SHORT, f"stopping.rule={rule}"])
     for index in range(paused):
         spec = bench.searcher.suggest(f"x{index}")
         assert (spec["trial"], spec["until"]) == (f"t{index:04d}", 2)
@@ -347,6 +351,21 @@ def test_an_attempt_that_has_paused_frees_its_place_and_the_best_is_handed_out_a
     bench.epoch("again", 6, 0.9)
     bench.end("again", AttemptResult(state="completed"))
     assert bench.status()["t0002"] == "completed"
+
+
+def test_a_place_waits_for_the_model_and_takes_the_paused_trial_that_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_with(tmp_path / "s", paused=2, trials=9, rule="freeze_thaw")
+    monkeypatch.setattr(trial_runner, "propose", lambda study, space: AskModel({"trials": []}))
+    answers = [None, None, Continuation("t0001", 4, "it gains most", FORECAST)]
+    monkeypatch.setattr(AsyncSuggester, "take", lambda *arguments, **settings: answers.pop(0))
+    bench.recorder.record(TrialTracked(trial="t0000", mlflow_run_id="r"))  # the history has changed: it is asked anew
+    assert [bench.searcher.suggest("x2"), bench.searcher.suggest("x2")] == [None, None], "it computes"
+    spec = bench.searcher.suggest("x2")
+    assert (spec["trial"], spec["attempt"], spec["until"]) == ("t0001", 2, 4)
+    assert bench.recorder.study.trials["t0001"].forecast == FORECAST
+    assert bench.searcher.failure is None
 
 
 def test_an_attempt_that_is_lost_between_its_last_epoch_and_its_result_is_tried_again(tmp_path: Path) -> None:

@@ -100,12 +100,15 @@ def test_resuming_a_finished_search_changes_nothing(finished: Search) -> None:
     assert all(len(found) == 1 for trial, found in mlflow_runs(finished.storage).items() if trial != "-")
 
 
-def test_a_finished_search_is_extended_confirmed_and_its_journal_sent_again(finished: Search, tmp_path: Path) -> None:
+def test_a_finished_search_is_extended_by_a_trial_that_pauses_confirmed_and_its_journal_sent_again(
+    finished: Search, tmp_path: Path
+) -> None:
     copy = Search(tmp_path / "storage", "finished")
     shutil.copytree(finished.folder, copy.folder)
     before = copy.status()
     at = ("--storage", str(copy.storage))
-    extended = command("extend", "finished", "--trials", "+1", "--set", "replicates={seeds: 3, leaders: 1}", *at)
+    settings = ("--set", "replicates={seeds: 3, leaders: 1}", "--set", "stopping.rule=promote")
+    extended = command("extend", "finished", "--trials", "+1", *settings, *at)
     assert extended.stdout.startswith("budget.trials 6 -> 7\n"), extended.stderr
     assert copy.status()["state"] == "interrupted"
     copy.resume()
@@ -123,7 +126,9 @@ def test_a_finished_search_is_extended_confirmed_and_its_journal_sent_again(fini
     ]
     lines = command("logs", "finished/t0006", *at).stdout
     assert "suggested by=ax" in lines
-    assert "attempt 1 completed" in lines
+    assert [line for line in ("attempt 1 paused", "attempt 2 completed") if line not in lines] == []
+    assert "paused after epoch=1" in lines and "continues" in lines
+    assert [result["epoch"] for result in results_of(copy.folder, "t0006")] == [1, 2, 3]
     other = tmp_path / "other"
     other.mkdir()
     synced = command("sync", "finished", *at, "--tracking-uri", f"sqlite:///{other / 'mlflow.db'}")
