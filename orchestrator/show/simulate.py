@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
+from rich.console import Console
 from rich.table import Table
 
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.simulate import Candidate, Replay, candidates, order_of, replay
+from orchestrator.base.errors import SearchError
 from orchestrator.base.formatting import duration
 from orchestrator.runner.replay import replayed_decisions
 from orchestrator.show.search_text import SYNTHETIC_MARK, metric_text
@@ -53,6 +55,17 @@ def show_simulation(storage: Store, name: str, asked: SimulationOptions, *, as_j
         print(json.dumps(document, indent=2, allow_nan=False))
         return
     console = output()
+    if document["replays"]:
+        _print_replays(console, document)
+    else:
+        console.print(f"{document['search']}: too few trials have whole curves to be replayed under other rules")
+    if document["decisions"] is not None:
+        console.print(_decisions_line(document["decisions"]))
+    if document["synthetic"]:
+        console.print(SYNTHETIC_MARK)
+
+
+def _print_replays(console: Console, document: dict[str, Any]) -> None:
     best, metric = document["best"], parse_objective(document["objective"]["metric"])[0].metric
     console.print(
         f"{document['search']}: {counted(document['candidates'], 'trial', 'trials')} with whole curves, "
@@ -62,20 +75,21 @@ def show_simulation(storage: Store, name: str, asked: SimulationOptions, *, as_j
     console.print(_table(document))
     if document["left_out"]:
         console.print(f"left out: {document['left_out']} without a whole curve")
-    if document["decisions"] is not None:
-        console.print(_decisions_line(document["decisions"]))
-    if document["synthetic"]:
-        console.print(SYNTHETIC_MARK)
 
 
 def simulation_document(search: Summary, asked: SimulationOptions) -> dict[str, Any]:
-    """All replays as one document."""
-    study, space = search.study, search.space
-    pool = candidates(study, space.objective)
-    best = min(pool, key=lambda candidate: candidate.rank)
+    """All replays as one document; of a search whose trials pause its own decisions, too, and perhaps nothing else."""
+    study, space, decisions = search.study, search.space, _decisions(search)
+    try:
+        pool = candidates(study, space.objective)
+    except SearchError:
+        if decisions is None:
+            raise
+        pool = []
+    best = min(pool, key=lambda candidate: candidate.rank, default=None)
     model = AxProcess(search.folder.logs / "simulate.log")
     try:
-        replays = [found for rule in asked.rules for found in _replays(rule, pool, space, asked, model)]
+        replays = [found for rule in asked.rules if pool for found in _replays(rule, pool, space, asked, model)]
     finally:
         model.close()
     return {
@@ -85,10 +99,10 @@ def simulation_document(search: Summary, asked: SimulationOptions) -> dict[str, 
         "candidates": len(pool),
         "left_out": len(study.trials) - len(pool),
         "epochs": sum(len(candidate.trial.results) for candidate in pool),
-        "best": {"trial": best.trial.key, "value": best.value},
+        "best": None if best is None else {"trial": best.trial.key, "value": best.value},
         "slots": asked.slots,
         "replays": replays,
-        "decisions": _decisions(search),
+        "decisions": decisions,
     }
 
 

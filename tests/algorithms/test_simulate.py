@@ -148,9 +148,9 @@ def test_a_place_that_was_free_is_filled_when_a_pause_makes_room_for_a_promotion
     assert together.hours == pytest.approx(9 / 3600), "1 + 2 + 6 epochs, one after the other"
 
 
-def paused_search(folder: Path, **changed: Any) -> tuple[SearchFolder, Play]:
+def paused_search(folder: Path, *, trials: int = 4) -> tuple[SearchFolder, Play]:
     """A finished search whose trials paused, on disk."""
-    play = Play(paused_space("stopping.first=0.1", trials=4))
+    play = Play(paused_space("stopping.first=0.1", trials=trials))
     play.to_the_end(2, seed=1)
     return write_search(folder, play.space, play.events[1:]), play
 
@@ -167,6 +167,15 @@ def test_a_search_whose_trials_paused_is_decided_again_from_its_journal_alone(tm
     assert decisions["continued"] > 0 and decisions["differences"] == []
     printed = CliRunner().invoke(simulate, ["s", "--storage", str(tmp_path), "--stopping", "promote"]).output
     assert "all of them the same" in printed
+
+
+def test_a_search_with_one_whole_curve_still_has_its_decisions_made_again(tmp_path: Path) -> None:
+    search, play = paused_search(tmp_path / "s", trials=1)
+    assert play.study.counts()["completed"] == 1
+    document = simulation_document(read_summary(search), SimulationOptions(["none"], ["journaled"], (), 1, 1))
+    assert (document["replays"], document["best"], document["decisions"]["differences"]) == ([], None, [])
+    printed = CliRunner().invoke(simulate, ["s", "--storage", str(tmp_path)]).output
+    assert "too few trials have whole curves" in printed and "all of them the same" in printed
 
 
 def test_a_search_without_pauses_says_nothing_of_decisions(search: SearchFolder) -> None:
