@@ -2,6 +2,8 @@
 
 The value by which a configuration was chosen is the largest of many noisy ones, and so too good on average (the
 winner's curse; Cawley and Talbot 2010, JMLR 11, 2079-2107). Means and intervals are therefore of the fresh seeds only.
+Where the model chooses the winner (`choose: model`), trainings that choose and trainings that confirm are different
+ones, the first with the source `compare`, the second with the source `repeat`: the reported mean is of the second only.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.scoring import Score, feasible, outcome_limits, ranked, satisfies_all, score
 from orchestrator.space.options import CONFIRMING_SEEDS
+from orchestrator.study.events import Source
 from orchestrator.study.study import Study, Trial, TrialStatus
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ class Replicate(NamedTuple):
     seed: int
     fold: int | None
     """The validation fold, if the identities are divided into folds."""
+    source: Source = "repeat"
+    """`compare` of a training that chooses between the best configurations."""
+    note: str = ""
+    """Why this configuration, where the model says it."""
 
 
 class Confirmation(NamedTuple):
@@ -105,7 +112,7 @@ def confirmation(study: Study, original: str, objective: Objective) -> Confirmat
 
     The seed by which it was chosen does not count: its value is too good on average.
     """
-    replicates = [trial for trial in study.replicates.values() if trial.repeats == original]
+    replicates = fresh_seeds(study, original)
     scores = [
         found for trial in replicates if trial.status == TrialStatus.COMPLETED and (found := score(trial, objective))
     ]
@@ -123,6 +130,11 @@ def confirmation(study: Study, original: str, objective: Objective) -> Confirmat
         lost=sum(trial.status in (TrialStatus.FAILED, TrialStatus.STOPPED) for trial in replicates),
         feasible=satisfies_all(metrics, outcome_limits(study, objective)),
     )
+
+
+def fresh_seeds(study: Study, original: str) -> list[Trial]:
+    """The trainings that confirm a configuration, without those that chose it."""
+    return [trial for trial in study.replicates.values() if (trial.repeats, trial.source) == (original, "repeat")]
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -169,7 +181,23 @@ def next_replicate(study: Study, space: SearchSpace) -> Replicate | None:
     """
     if any(not trial.is_over for trial in study.trials.values()):
         return None
+    if space.replicates.choose == "model":
+        return _next_by_model(study, space)
     return next(replicates_left(study, space), None)
+
+
+def replicates_left_at_most(study: Study, space: SearchSpace) -> int:
+    """The number of replicates that are not suggested yet, if no configuration becomes one of the best besides."""
+    if space.replicates.choose == "leaders":
+        return sum(1 for _ in replicates_left(study, space))
+    from orchestrator.algorithms.final_choice import Contenders, comparing
+
+    contenders = Contenders.of(study, space)
+    if contenders is None:
+        return 0
+    left = space.replicates.trainings - len(comparing(study))
+    confirming = 0 if left > 0 else len(fresh_seeds(study, contenders.winner.key))
+    return max(left, 0) + max(CONFIRMING_SEEDS - confirming, 0)
 
 
 def replicates_left(study: Study, space: SearchSpace) -> Iterator[Replicate]:
@@ -185,6 +213,34 @@ def replicates_left(study: Study, space: SearchSpace) -> Iterator[Replicate]:
             if key not in study.replicates:
                 fold = replicate_fold(space.config(trial.params), number)
                 yield Replicate(key, trial, replicate_seed(study.seed, number), fold)
+
+
+def _next_by_model(study: Study, space: SearchSpace) -> Replicate | None:
+    """The next training that chooses the winner, then the next that confirms it; None if there is none, or not yet.
+
+    Those that choose are spent one after the other, or several at once as if each that runs had the value that is
+    expected of it. The winner has the largest mean by the model once all of them are over; what confirms it chooses
+    no more. A failed training is not replaced; a configuration that fails when it is compared is out.
+    """
+    from orchestrator.algorithms.final_choice import Contenders, comparing  # import SciPy, which few reads need
+
+    contenders, compared = Contenders.of(study, space), comparing(study)
+    if contenders is None:
+        return None
+    if len(compared) < space.replicates.trainings:
+        trial, gain = contenders.next_training()
+        return _again(study, trial, "compare", f"one more training of it improves the best mean most, by {gain:.2g}")
+    if any(not trial.is_over for trial in compared):
+        return None
+    winner = contenders.winner
+    if len(fresh_seeds(study, winner.key)) >= CONFIRMING_SEEDS:
+        return None
+    return _again(study, winner, "repeat", "confirms the winner, which has the best mean by the model")
+
+
+def _again(study: Study, original: Trial, source: Source, note: str) -> Replicate:
+    number = 1 + sum(trial.repeats == original.key for trial in study.replicates.values())
+    return Replicate(f"{original.key}-r{number}", original, replicate_seed(study.seed, number), None, source, note)
 
 
 def interrupted_replicates(study: Study) -> list[Trial]:

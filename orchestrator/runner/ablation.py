@@ -82,7 +82,7 @@ def _evaluation(ablation: Ablation) -> list[str]:
 
 
 def _space(row: str, ablation: Ablation) -> SearchSpace:
-    one = ("budget.trials=1", "replicates={seeds: 0}", "stopping={rule: none}")
+    one = ("budget.trials=1", "replicates={seeds: 0, choose: leaders}", "stopping={rule: none}")
     space = prepare_space(
         row, data=ablation.data, overrides=[*ablation.overrides, *one], storage=ablation.storage, dry_run=False
     )

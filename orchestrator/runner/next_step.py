@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from orchestrator.algorithms.budget import Spent, rest, spent, trainings_left
 from orchestrator.algorithms.finalization import Final, final_seed, finals_left, next_final
-from orchestrator.algorithms.replicates import Replicate, next_replicate, replicates_left
+from orchestrator.algorithms.replicates import Replicate, next_replicate, replicates_left_at_most
 from orchestrator.algorithms.stopping import Promotion, decide, last_promotion, promotion
 from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Continuation, Exhausted, Proposal, Suggestion
 from orchestrator.space.options import next_pause
@@ -211,8 +211,8 @@ def _first_pause(space: SearchSpace, suggestion: Suggestion, index: int, config:
 
 
 def _replicate_trial(study: Study, replicate: Replicate) -> TrialSuggested:
-    again = _again(replicate.key, replicate.original, "repeat", replicate.seed)
-    return again.model_copy(update={"fold": replicate.fold})
+    again = _again(replicate.key, replicate.original, replicate.source, replicate.seed)
+    return again.model_copy(update={"fold": replicate.fold, "note": replicate.note})
 
 
 def _final_trial(study: Study, final: Final) -> TrialSuggested:
@@ -251,7 +251,7 @@ def trials_left(study: Study, space: SearchSpace, now: float) -> int:
     if end is None:
         shortest = Fraction(space.stopping.first) if space.stopping.pauses else 1
         return len(unfinished(study)) + int(trainings_left(study, space) / shortest)
-    replicates = 0 if end.ends_replicates else sum(1 for _ in replicates_left(study, space))
+    replicates = 0 if end.ends_replicates else replicates_left_at_most(study, space)
     return len(unfinished(study)) + replicates + sum(1 for _ in finals_left(study))
 
 

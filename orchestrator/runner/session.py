@@ -115,7 +115,7 @@ def warn_of_random_points(recorder: Recorder, notice: Callable[[str, str], None]
     """Lets `notice` be called as soon as `IN_A_ROW` random points in a row have stood in for the model's proposals."""
 
     def listen(record: Record) -> None:
-        if isinstance(record.event, TrialSuggested) and record.event.note:
+        if isinstance(record.event, TrialSuggested) and record.event.note and not record.event.repeats:
             known = proposals(recorder.study)
             if known.in_a_row == IN_A_ROW:
                 notice("model", f"{IN_A_ROW} proposals in a row had to be random points; {known}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import JsonValue
 
+from orchestrator.algorithms.replicates import fresh_seeds
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
 from orchestrator.space.schema import flattened
@@ -163,7 +164,7 @@ def compare(storage: Store, names: Sequence[str]) -> Comparison:
 
 def _fresh_runs(search: Summary, original: str) -> dict[tuple[int, int | None], float]:
     """mAP of the completed repeats of a configuration."""
-    repeats = (trial for trial in search.study.replicates.values() if trial.repeats == original)
+    repeats = fresh_seeds(search.study, original)
     found = [(trial, kept_epoch(trial.results)) for trial in repeats if trial.status == TrialStatus.COMPLETED]
     return {
         (trial.seed, trial.fold): epoch.validation.mAP

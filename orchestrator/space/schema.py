@@ -187,6 +187,7 @@ def file_schema(schema: dict[str, Any]) -> dict[str, Any]:
     definitions["PartOfParameter"] = _part_of_parameter(definitions)
     groups = {"budget": "Budget", "replicates": "Replicates"}
     whole_groups = {name: {"required": definitions[group].pop("required")} for name, group in groups.items()}
+    whole_groups["replicates"] = {"anyOf": [whole_groups["replicates"], {"required": ["choose"]}]}
     trainer = _trainer_schema(properties["trainer"]["description"])
     searchable = {path: each for path, each in schema_leaves(trainer, trainer) if not path.startswith(SAME_FOR_ALL)}
     properties["trainer"] = trainer

@@ -58,8 +58,10 @@ TRIED_POINTS = 64  # random ones of a space whose settings depend on each other;
 
 
 def _spelled_out(short: object) -> object:
-    """`3` means `{seeds: 3}`."""
-    return short if isinstance(short, Mapping | Replicates) else {"seeds": short}
+    """`3` means `{seeds: 3}`; where the model chooses, no number of seeds is needed."""
+    if isinstance(short, Mapping):
+        return {"seeds": 0, **short} if short.get("choose") == "model" else short
+    return short if isinstance(short, Replicates) else {"seeds": short}
 
 
 ConstraintText = Annotated[str, readable_by(parse_constraint)]
@@ -295,6 +297,7 @@ def _check_whole(space: SearchSpace, problems: Problems) -> None:
             what = "0 holds out nobody, and trials are compared on those held out; choose a share such as 0.1"
             problems.add(("trainer", "data", "validation", "share"), what)
         _check_stopping(space, config, problems)
+        _check_replicates(space, config, problems)
         _check_epochs(space, config, problems)
 
 
@@ -340,6 +343,18 @@ def _check_stopping(space: SearchSpace, config: TrialConfig, problems: Problems)
         problems.add(("stopping", "grace"), f"{what}; lower grace or evaluation.every")
 
 
+def _check_replicates(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:
+    """Notes that the model cannot choose the best configuration."""
+    if space.replicates.choose == "leaders":
+        return
+    if len(space.objective.terms) > 1:
+        what = "the model compares by one objective, and there are several; use choose: leaders"
+        problems.add(("replicates", "choose"), what)
+    if config.data.validation.folds is not None:
+        what = "the model compares values of one split, and data.validation.folds makes several; use choose: leaders"
+        problems.add(("replicates", "choose"), what)
+
+
 def _check_epochs(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:
     """Notes a budget of epochs that one trial exceeds."""
     budget, epochs = space.budget.epochs, config.optim.epochs
@@ -376,7 +391,7 @@ def _on_milestones(config: TrialConfig) -> list[str]:
 
 def _on_replicates(space: SearchSpace) -> list[str]:
     seeds = space.replicates.seeds
-    if not 0 < seeds < CONFIRMING_SEEDS:
+    if space.replicates.choose == "model" or not 0 < seeds < CONFIRMING_SEEDS:
         return []
     return [f"replicates.seeds: {seeds} confirm no configuration as the best; {CONFIRMING_SEEDS} at least do"]
 

@@ -14,7 +14,7 @@ from trainer.settings import FrozenConfig
 FailureKind = Literal[
     "diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "disk_full", "error"
 ]
-Source = Literal["start", "center", "sobol", "ax", "random", "grid", "repeat", "finalize"]
+Source = Literal["start", "center", "sobol", "ax", "random", "grid", "repeat", "compare", "finalize"]
 """What proposed a trial: the space's known-good points, its center, a Sobol sequence, Ax, a random draw, the grid, or a
 leading configuration that is run again with another seed, to confirm it or for the test set."""
 StopRule = Literal["asha", "percentile", "promote", "freeze_thaw", "user", "budget"]
@@ -139,7 +139,7 @@ class TrialSuggested(FrozenConfig):
     source: Source
     seed: int
     note: str = ""
-    """Why this and not what the search's algorithm would have proposed; empty where it did."""
+    """Why this and not what the algorithm would have proposed, or why a configuration trains again; else empty."""
     repeats: str = ""
     """Key of the trial whose configuration is run again with another seed; empty for a new configuration."""
     fold: int | None = None
