@@ -140,21 +140,16 @@ PARTS = 9
 def pause_shares(stopping: StoppingConfig) -> list[Fraction]:
     """The shares of its epochs after which a trial pauses, ascending, below 1; empty for rules that pause nothing.
 
-    `promote`: `first` times the powers of `reduction`, up to the last that lies at least `reduction` times before the
-    end, which is the last rung itself (Li et al. 2020, algorithm 2); `first` in any case. `freeze_thaw`: `first`, then
-    steps of 1 / `PARTS`.
+    `promote`: `first` times the powers of `reduction`. `freeze_thaw`: `first`, then steps of 1 / `PARTS`.
     """
     first = Fraction(stopping.first).limit_denominator(10_000)
     if stopping.rule == "promote":
-        later = itertools.takewhile(
-            lambda share: share * stopping.reduction <= 1,
-            (first * stopping.reduction**rung for rung in itertools.count(1)),
-        )
-        return [first, *later]
-    if stopping.rule == "freeze_thaw":
-        steps = (first + Fraction(part, PARTS) for part in itertools.count())
-        return list(itertools.takewhile(lambda share: share < 1, steps))
-    return []
+        shares = (first * stopping.reduction**rung for rung in itertools.count())
+    elif stopping.rule == "freeze_thaw":
+        shares = (first + Fraction(part, PARTS) for part in itertools.count())
+    else:
+        return []
+    return list(itertools.takewhile(lambda share: share < 1, shares))
 
 
 def next_pause(epoch: int, epochs: int, every: int, stopping: StoppingConfig) -> int | None:

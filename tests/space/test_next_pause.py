@@ -19,10 +19,12 @@ def pauses(epochs: int, every: int, stopping: StoppingConfig) -> list[int]:
 
 
 def test_promote_pauses_at_first_times_powers_of_reduction() -> None:
-    assert pauses(100, 1, StoppingConfig(rule="promote", first=0.1, reduction=3)) == [10, 30]
+    assert pauses(100, 1, StoppingConfig(rule="promote", first=0.1, reduction=3)) == [10, 30, 90]
     assert pauses(81, 1, StoppingConfig(rule="promote", first=1 / 81, reduction=3)) == [1, 3, 9, 27]
-    assert pauses(30, 1, StoppingConfig(rule="promote", first=0.1)) == [3, 9], "0.1 * 30 is a bit more than 3 in floats"
-    assert pauses(10, 1, StoppingConfig(rule="promote", first=0.5)) == [5], "first counts even without a rung above it"
+    assert pauses(30, 1, StoppingConfig(rule="promote", first=0.1)) == [3, 9, 27], (
+        "0.1 * 30 is a bit more than 3 in floats"
+    )
+    assert pauses(10, 1, StoppingConfig(rule="promote", first=0.5)) == [5], "no rung lies at the end or beyond"
 
 
 def test_freeze_thaw_pauses_at_first_and_then_in_steps_of_a_ninth() -> None:
@@ -30,7 +32,7 @@ def test_freeze_thaw_pauses_at_first_and_then_in_steps_of_a_ninth() -> None:
 
 
 def test_pauses_fall_on_evaluated_epochs() -> None:
-    assert pauses(40, 10, StoppingConfig(rule="promote", first=0.1)) == [10, 20]
+    assert pauses(40, 10, StoppingConfig(rule="promote", first=0.1)) == [10, 20], "0.9 of 40 is evaluated at the end"
     assert pauses(40, 10, StoppingConfig(rule="freeze_thaw", first=0.25)) == [10, 20, 30]
     assert pauses(40, 40, StoppingConfig(rule="promote", first=0.1)) == [], "there is one evaluation, at the end"
 
