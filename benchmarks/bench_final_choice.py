@@ -71,10 +71,15 @@ def _value(problem: Reid, point: Vector, seed: int, number: int) -> float:
     return float(problem.curve(point, np.random.default_rng([seed, number]))[-1])
 
 
-def _proposal(points: Vector, values: Vector, draws: np.random.Generator) -> Vector:
-    runs = np.arange(len(values))
-    model = CurveModel.fitted(Observations(points, np.ones(len(values)), runs, values))
+def model_of(points: Vector, values: Vector) -> CurveModel:
+    """Of whole trials, (m, d) and (m,)."""
+    model = CurveModel.fitted(Observations(points, np.ones(len(values)), np.arange(len(values)), values))
     assert model is not None, "values with noise differ"
+    return model
+
+
+def _proposal(points: Vector, values: Vector, draws: np.random.Generator) -> Vector:
+    model = model_of(points, values)
     means = model.posterior(points).mean
     near = points[np.argsort(-means)[:4], None] + 0.1 * draws.standard_normal((4, NEAR, DIMENSIONS))
     asked = np.vstack([draws.random((RANDOM, DIMENSIONS)), np.clip(near.reshape(-1, DIMENSIONS), 0, 1)])
@@ -154,7 +159,8 @@ def _line(name: str, found: Sequence[Choice], first: Sequence[Choice]) -> str:
     )
 
 
-def _seeds(text: str) -> range:
+def seeds_of(text: str) -> range:
+    """`A:B`."""
     first, _, end = text.partition(":")
     return range(int(first), int(end))
 
@@ -162,7 +168,7 @@ def _seeds(text: str) -> range:
 def main() -> None:
     """Prints a block per deviation between seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=_seeds, default=range(60), metavar="A:B")
+    parser.add_argument("--seeds", type=seeds_of, default=range(60), metavar="A:B")
     parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args()
     with ProcessPoolExecutor(asked.processes, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -35,9 +35,10 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
     """Why no more configurations are suggested; None if they may be.
 
     A spent budget of time or epochs and a reached target stop running trials, too. Without improvement for `patience`
-    trials, running ones go on: they may still improve the search. Replicates of the best configurations cost time and
-    epochs like all trials, but are not counted as trials or for `patience`, and they begin when a single seed reaches
-    the target. While the test set is open, only trainings for it run, and no budget applies.
+    trials, or where less than `gain` is expected of more, running ones go on: they may still improve the search.
+    Replicates of the best configurations cost time and epochs like all trials, but are not counted as trials or for
+    `patience`, and they begin when a single seed reaches the target. While the test set is open, only trainings for it
+    run, and no budget applies.
 
     Args:
         study: the history.
@@ -55,9 +56,20 @@ def spent(study: Study, space: SearchSpace, moment: float | None = None) -> Spen
         return Spent(reason, at_once=True)
     if budget.patience is not None and trials_since_improvement(study, objective) >= budget.patience:
         return Spent(f"{budget.patience} completed trials in a row improved nothing", at_once=False)
+    if budget.gain is not None and (reason := _expects_little(study, space, budget.gain)) is not None:
+        return Spent(reason, at_once=False)
     if trainings_left(study, space) < 1:
         return Spent(counted(budget.trials, "trial", "trials"), at_once=False, continues_paused=True)
     return None
+
+
+def _expects_little(study: Study, space: SearchSpace, least: float) -> str | None:
+    from orchestrator.algorithms.expected_gain import outlook  # imports SciPy, which few searches need here
+
+    ahead = outlook(study, space)
+    if ahead is None or ahead.gain >= least:
+        return None
+    return f"{ahead.trials} more trials are expected to improve {space.objective.first.metric} by less than {least:g}"
 
 
 def trainings_left(study: Study, space: SearchSpace) -> Fraction:

@@ -174,12 +174,16 @@ def belief(points: Array, values: Array) -> Belief:
 @lru_cache(maxsize=4)  # asked again for each free place
 def _belief(points_: bytes, values_: bytes, d: int) -> Belief:
     points, values = np.frombuffer(points_).reshape(-1, d), np.frombuffer(values_)
-    known = np.sort(np.argsort(-values, kind="stable")[:MODELLED])
-    ones, runs = np.ones(len(known)), np.arange(len(known))
-    model = CurveModel.fitted(Observations(points[known], ones, runs, values[known])) if len(known) > 1 else None
+    model = model_of(points, values)
     if model is None:
         return Belief(values, np.zeros((len(values), len(values))), 0.0)
     return Belief(*model.final(points), model.noise)
+
+
+def model_of(points: Array, values: Array) -> CurveModel | None:
+    """The model of the best of these configurations; None where their values do not differ. Arguments as `belief`."""
+    known = np.sort(np.argsort(-values, kind="stable")[:MODELLED])
+    return CurveModel.fitted(Observations(points[known], np.ones(len(known)), np.arange(len(known)), values[known]))
 
 
 def knowledge_gradients(belief: Belief) -> Array:

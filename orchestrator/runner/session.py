@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
+from orchestrator.algorithms.expected_gain import outlook
 from orchestrator.algorithms.health import IN_A_ROW, proposals
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import hint
@@ -343,5 +344,6 @@ class _Session:
         if counts["completed"] == 0:
             self._recorder.record(SessionEnded(state="failed", reason="no trial completed"))
             return Exit.SEARCH_FAILED
-        self._recorder.record(SessionEnded(state="finished", reason=step.reason))
+        ahead = outlook(study, self._context.space)
+        self._recorder.record(SessionEnded(state="finished", reason=step.reason, outlook=ahead))
         return Exit.SOME_TRIALS_FAILED if counts["failed"] else Exit.OK

@@ -114,6 +114,16 @@ def saving(costs: Costs) -> str:
     return "pausing" if costs.paused else "stopping early"
 
 
+def outlook_line(summary: Summary) -> str:
+    """What more trials are expected to bring: `10 more trials: +0.4 mAP, 95 % 0.0 to 1.3`; empty where none says."""
+    ahead, sign = summary.study.outlook, summary.objective.first.sign
+    if ahead is None:
+        return ""
+    mean, low, high = (metric_text(summary.metric, sign * value) for value in (ahead.gain, ahead.low, ahead.high))
+    plus = "" if mean.startswith("-") else "+"
+    return f"{ahead.trials} more trials: {plus}{mean} {summary.metric}, 95 % {low} to {high}"
+
+
 def attention_line(summary: Summary) -> str:
     """Which trials weigh all frames of a clip alike; empty if none does."""
     trials = summary.uniform_attention

@@ -120,6 +120,7 @@ def status_document(summary: Summary) -> dict[str, Any]:
             for each in summary.confirmations
         ],
         "epochs_saved": summary.costs.epochs_saved,
+        "outlook": None if study.outlook is None else study.outlook.model_dump(),
         "front": _front_document(summary),
         "trials": [_trial_document(trial) for trial in summary.trials],
         "finalizations": [_finalization_document(each) for each in study.finalizations],

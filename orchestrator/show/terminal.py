@@ -21,6 +21,7 @@ from orchestrator.show.search_text import (
     final_lines,
     forecast_text,
     metric_text,
+    outlook_line,
     pauses_line,
     summary_line,
 )
@@ -65,6 +66,8 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(front)
     for index, line in enumerate(best_lines(summary)):
         console.print(f"{'' if index else 'best':<10}{line}", soft_wrap=True)
+    if outlook := outlook_line(summary):
+        console.print(f"outlook   {outlook}", soft_wrap=True)
     if attention := attention_line(summary):
         console.print(f"attention {attention}", soft_wrap=True)
     if finals := finals_table(summary, width=console.width):

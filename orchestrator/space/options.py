@@ -104,6 +104,9 @@ class Budget(StrictConfig):
     """Value of the objective, a share between 0 and 1, at which the search ends."""
     patience: int | None = Field(None, ge=1)
     """Completed trials in a row without improvement after which the search ends."""
+    gain: float | None = Field(None, gt=0)
+    """Improvement of the objective; the search ends when less is expected of 10 more trials, by a model of all values.
+    For `ax` with one objective and no constraints on metrics."""
 
 
 class StoppingConfig(StrictConfig):

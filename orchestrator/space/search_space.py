@@ -298,6 +298,7 @@ def _check_whole(space: SearchSpace, problems: Problems) -> None:
             problems.add(("trainer", "data", "validation", "share"), what)
         _check_stopping(space, config, problems)
         _check_replicates(space, config, problems)
+        _check_gain(space, problems)
         _check_epochs(space, config, problems)
 
 
@@ -353,6 +354,16 @@ def _check_replicates(space: SearchSpace, config: TrialConfig, problems: Problem
     if config.data.validation.folds is not None:
         what = "the model compares values of one split, and data.validation.folds makes several; use choose: leaders"
         problems.add(("replicates", "choose"), what)
+
+
+def _check_gain(space: SearchSpace, problems: Problems) -> None:
+    """Notes a limit on the expected improvement where no model tells it."""
+    objective = space.objective
+    if space.budget.gain is not None and (
+        space.algorithm.name != "ax" or objective.constraints or len(objective.terms) > 1
+    ):
+        what = "needs algorithm 'ax', and one objective without constraints, for which a model tells what to expect"
+        problems.add(("budget", "gain"), f"{what}; use patience")
 
 
 def _check_epochs(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:

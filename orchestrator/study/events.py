@@ -323,12 +323,28 @@ class TrialOpenedTestSet(FrozenConfig):
     """Who asked for it: user and host."""
 
 
+class Outlook(FrozenConfig):
+    """By how much further trials are expected to improve the best configuration, in the objective's units.
+
+    Improvements are positive, whether the objective is maximized or minimized.
+    """
+
+    trials: int
+    """The number of further trials."""
+    gain: float
+    low: float
+    """Of the 95 % interval; negative where the best by few seeds may turn out not to be the best."""
+    high: float
+
+
 class SessionEnded(FrozenConfig):
     """The process that drove the search ended in good order."""
 
     kind: Literal["session_ended"] = "session_ended"
     state: Literal["finished", "interrupted", "failed"]
     reason: str
+    outlook: Outlook | None = None
+    """None before there are enough trials, and where no model tells."""
 
 
 Event = (

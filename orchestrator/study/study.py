@@ -23,6 +23,7 @@ from orchestrator.study.events import (
     NodeLoad,
     Observation,
     ObservationsAttached,
+    Outlook,
     SearchCreated,
     SearchExtended,
     SessionEnded,
@@ -215,6 +216,8 @@ class Study:
     sessions: int = 0
     ended: Literal["finished", "interrupted", "failed"] | None = None
     reason: str | None = None
+    outlook: Outlook | None = None
+    """What further trials were expected to bring when the last session ended; None while one runs."""
     trials: dict[str, Trial] = field(default_factory=dict)
     """The configurations that were tried, each with the search's own seed: all that the choice of the next one, the
     budget of trials and the stopping rules know of."""
@@ -252,7 +255,7 @@ class Study:
             case SessionStarted():
                 self._start_session(event, moment)
             case SessionEnded():
-                self.ended, self.reason = event.state, event.reason
+                self.ended, self.reason, self.outlook = event.state, event.reason, event.outlook
                 self._interrupt_running()
                 self.gpu_hours.end()
             case TrialSuggested():
@@ -342,7 +345,7 @@ class Study:
             self.queue.remove(trial.key)
 
     def _start_session(self, event: SessionStarted, moment: float | None) -> None:
-        self.sessions, self.ended, self.reason = event.session, None, None
+        self.sessions, self.ended, self.reason, self.outlook = event.session, None, None, None
         self.failed.clear()
         self._interrupt_running()
         self.queue = [trial.key for trial in unfinished(self) if trial.status == TrialStatus.PENDING]

@@ -156,7 +156,7 @@ def test_a_problem_in_a_parent_is_shown_in_the_parent(write: Write) -> None:
     child = write("extends: parent.yaml\nbudget: {trails: 3}\n", "folder/child.yaml")
     assert problems(child) == [
         "folder/child.yaml:2:10: budget.trails: unknown key, not one of trials, concurrent, epochs, hours, gpu_hours,"
-        " target, patience - did you mean 'trials'?",
+        " target, patience, gain - did you mean 'trials'?",
         "folder/parent.yaml:5:48: parameters.loss.triplet_margin.high: must be greater than low (0.05 <= 0.1)",
     ]
 
@@ -551,8 +551,8 @@ def test_the_last_of_two_overrides_wins() -> None:
         ("bugdet.trials=3", "unknown setting 'bugdet.trials' - did you mean 'budget.trials'?"),
         (
             "budget.trails=3",
-            "budget.trails: unknown key, not one of trials, concurrent, epochs, hours, gpu_hours, target, patience"
-            " - did you mean 'trials'?",
+            "budget.trails: unknown key, not one of trials, concurrent, epochs, hours, gpu_hours, target, patience,"
+            " gain - did you mean 'trials'?",
         ),
         (
             "parameters.optim.learning_rat.high=1",

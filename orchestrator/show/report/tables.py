@@ -15,7 +15,7 @@ from orchestrator.base.formatting import duration, number, percent
 from orchestrator.show.report.model_charts import direction
 from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import unit
-from orchestrator.show.search_text import UNCONFIRMED, pauses_line, saving
+from orchestrator.show.search_text import UNCONFIRMED, outlook_line, pauses_line, saving
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange
@@ -139,6 +139,8 @@ def facts(report: ReportData) -> Iterator[tuple[str, str]]:
     summary, judged = report.summary, report.summary.protocol
     description, space, study = summary.description, summary.space, summary.study
     yield "state", summary.state + (f" ({study.reason})" if study.reason else "")
+    if outlook := outlook_line(summary):
+        yield "outlook", outlook
     goal = ", ".join(f"{term.goal} {term.metric}" for term in space.objective.terms)
     epoch = "last epoch" if space.objective.epoch == "last" else "best epoch"
     constraints = "".join(f"; {text}" for text in space.objective.constraints)
@@ -178,6 +180,8 @@ def _budget(report: ReportData) -> Iterator[str]:
         yield f"until {report.metric} {budget.target:g}"
     if budget.patience is not None:
         yield f"{budget.patience} trials without improvement"
+    if budget.gain is not None:
+        yield f"until 10 more trials are expected to improve {report.metric} by less than {budget.gain:g}"
 
 
 def front_rows(report: ReportData) -> list[tuple[str, ...]]:
