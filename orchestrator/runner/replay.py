@@ -64,10 +64,12 @@ def replayed_decisions(records: Iterable[Record], space: SearchSpace) -> Decisio
 
 
 def _is_decision(event: Event) -> bool:
-    """Whether the rule decided it; what users ask for and what attempts report is as it is."""
+    """Whether it is about what trains next; what users ask for, what attempts report, and repeats are as they are."""
     if isinstance(event, TrialStopped):
         return event.rule in ("promote", "freeze_thaw")
-    return isinstance(event, TrialSuggested | TrialContinued | TrialStarted | TrialPaused)
+    if isinstance(event, TrialSuggested):
+        return not event.repeats
+    return isinstance(event, TrialContinued | TrialStarted | TrialPaused)
 
 
 def _decided(study: Study, space: SearchSpace, event: Event, now: float) -> list[Event]:
