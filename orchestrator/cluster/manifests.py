@@ -100,10 +100,11 @@ class Work(NamedTuple):
         """
         check_name(self.name)
         resources = self.space.resources.overridden(self.resources)
-        most, trials = self.concurrent or self.space.budget.concurrent, self.space.budget.trials
+        most, trials = self.concurrent or self.space.budget.concurrent, self.space.trials_at_most
         allocate(machines._replace(number=1).nodes(), resources, concurrent=most, trials=trials)
         allocation = allocate(machines.nodes(), resources, concurrent=most, trials=trials)
-        return f"{self.name}: {trials} trials, {allocation.reason}"
+        whole = "whole " * self.space.stopping.pauses
+        return f"{self.name}: {self.space.budget.trials} {whole}trials, {allocation.reason}"
 
 
 # --- Slurm

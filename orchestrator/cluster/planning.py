@@ -61,7 +61,7 @@ def planned(space: SearchSpace, options: Options, nodes: Sequence[Node], free: S
         EnvironmentProblem: no node can ever hold a trial.
     """
     asked = options.concurrent or space.budget.concurrent
-    trials = space.budget.trials
+    trials = space.trials_at_most
     share = allocate(nodes, options.resources(space), concurrent=asked, trials=trials)
     most = allocate(nodes, options.resources(space), concurrent=None, trials=MANY).concurrent
     now = None if free is None else capacity(free, share)

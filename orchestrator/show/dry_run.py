@@ -122,7 +122,7 @@ def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:
         [this_machine(gpus=torch.cuda.device_count())],
         resources,
         concurrent=options.concurrent or space.budget.concurrent,
-        trials=space.budget.trials,
+        trials=space.trials_at_most,
     )
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -181,6 +182,11 @@ class SearchSpace(StrictConfig):
     def linear_constraints(self) -> list[LinearConstraint]:
         """The parsed linear constraints."""
         return [parse_constraint(text) for text in self.constraints]
+
+    @property
+    def trials_at_most(self) -> int:
+        """Trials that its budget can start: more than whole trainings where each pauses after a share of its epochs."""
+        return int(self.budget.trials / Fraction(self.stopping.first)) if self.stopping.pauses else self.budget.trials
 
     def every_point(self) -> Iterator[Point]:
         """Every point of a space without continuous parameters, once; the last parameter varies fastest."""

@@ -44,6 +44,14 @@ def test_more_at_once_than_fit_wait_and_fewer_leave_places_idle() -> None:
     assert "idle" not in lines(BIG, concurrent=3, trials=3)
 
 
+def test_trials_that_pause_fill_more_places_than_their_budget_of_whole_trainings() -> None:
+    assert lines(BIG, trials=2)["fits"].startswith("2 at once")
+    pausing = SearchSpace.load(
+        "smoke.yaml", overrides=["budget={trials: 2, concurrent: null}", "stopping={rule: promote, first: 0.25}"]
+    )
+    assert dict(plan_lines(planned(pausing, Options(), [BIG], None)))["fits"].startswith("4 at once")
+
+
 def test_what_others_hold_is_explained() -> None:
     taken = [BIG._replace(gpus=1.0, cpus=12)]
     assert lines(BIG, free=taken)["now"] == (
