@@ -14,9 +14,11 @@ from benchmarks.search.problems import Problem
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
 from orchestrator.algorithms.stopping import decide
-from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Suggestion
+from orchestrator.algorithms.suggest import ALGORITHMS, AskModel
+from orchestrator.runner.next_step import AddTrial, ContinueTrial, next_step, pause_after_epoch, step_of
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
+    AttemptFailed,
     TrialCompleted,
     TrialFailed,
     TrialReported,
@@ -73,46 +75,47 @@ class _AxHere:
 class Ours:
     """An algorithm and a stopping rule of this project, through the functions that a search runs.
 
-    The algorithm's step, the question to the model, its answer and what becomes of it, the study and the stopping
-    rule are the orchestrator's own. Left out are the journal, Ray and the model's own process; and with several slots
-    the model is asked about the history as it is, where a search may use an answer that is one result short.
+    The next step, the question to the model, its answer and what becomes of it, the study and the stopping rule are the
+    orchestrator's own. Left out are the journal, Ray and the model's own process; and with several slots the model is
+    asked about the history as it is, where a search may use an answer that is one result short.
     """
 
     def __init__(self, problem: Problem, algorithm: dict[str, Any], stopping: dict[str, Any], seed: int) -> None:
         self.space = _space(problem, algorithm, stopping)
         self.study = Study(seed=seed)
-        self._algorithm = ALGORITHMS[algorithm["name"]]
         self._problem = problem
         self._ahead = AsyncSuggester(cast("AxProcess", _AxHere()), self.space, stale=0)
         self._points: dict[int, list[float]] = {}
-        self._source = "random"
+        self._added: TrialSuggested | None = None
+        self._epochs = 0
 
     def decide(self) -> Start | Continue:
-        """As the searcher asks."""
-        suggestion = self._suggestion()
-        self._source = suggestion.source
-        return Start([(float(suggestion.params[path]) - LOW) / (HIGH - LOW) for path in self.space.parameters])
+        """As the runner does with a free place."""
+        step = next_step(self.study, self.space, 0.0)
+        while isinstance(step, AskModel):
+            step = step_of(self.study, self.space, self._ahead.take(step, self.study)) or step
+        if isinstance(step, ContinueTrial):
+            self.study.apply(step.event)
+            self.study.apply(TrialStarted(trial=step.event.trial, attempt=1))
+            return Continue(self.study.trials[step.event.trial].index)
+        assert isinstance(step, AddTrial), "a space of real numbers has no end, and the budget is the benchmark's"
+        self._added = step.event
+        return Start([(float(step.event.params[path]) - LOW) / (HIGH - LOW) for path in self.space.parameters])
 
     def started(self, trial: int, point: list[float]) -> None:
         """Records the point, which in a table is a row's."""
-        key, self._points[trial] = _key(trial), point
+        assert self._added is not None
+        self._points[trial] = point
         params = {path: LOW + (HIGH - LOW) * x for path, x in zip(self.space.parameters, point, strict=True)}
-        event = {"trial": key, "index": trial, "params": params, "source": self._source, "seed": 0}
-        self.study.apply(TrialSuggested.model_validate({**event, "epochs": self._problem.epochs}))
-        self.study.apply(TrialStarted(trial=key, attempt=1))
-
-    def _suggestion(self) -> Suggestion:
-        step = self._algorithm(self.space, self.study.seed, self.study)
-        found = self._ahead.take(step, self.study) if isinstance(step, AskModel) else step
-        while found is None:
-            assert isinstance(step, AskModel)
-            found = self._ahead.take(step, self.study)
-        assert isinstance(found, Suggestion), "a space of real numbers has no end"
-        return found
+        self.study.apply(self._added.model_copy(update={"params": params}))
+        self.study.apply(TrialStarted(trial=_key(trial), attempt=1))
 
     def report(self, trial: int, values: list[float]) -> Verdict:
-        """As the runner does: the epoch is recorded, then the rule decides."""
+        """As the runner does: the epoch is recorded, then the trial pauses, or the rule decides."""
         self._record(trial, values)
+        if (pause := pause_after_epoch(self.study.trials[_key(trial)])) is not None:
+            self.study.apply(pause)
+            return Verdict.PAUSE
         if decide(self.study.trials[_key(trial)], self.study, self.space.stopping, self.space.objective) is None:
             return Verdict.GO
         rule = self.space.stopping.rule
@@ -127,12 +130,15 @@ class Ours:
 
     def failed(self, trial: int, values: list[float]) -> None:
         """Records it as diverged, which is not tried again."""
+        self.study.apply(AttemptFailed(trial=_key(trial), attempt=1, failure="diverged", reason="NaN"))
         self.study.apply(TrialFailed(trial=_key(trial), failure="diverged", reason="NaN"))
 
     def _record(self, trial: int, values: list[float]) -> None:
+        self._epochs += 1
         error = self._problem.standard_error(self._points[trial]) / RANGE
         value = (values[-1] - LOWEST) / RANGE
-        self.study.apply(TrialReported(trial=_key(trial), result=_result(len(values), value, error)))
+        result = _result(len(values), value, error, time=self._epochs)
+        self.study.apply(TrialReported(trial=_key(trial), result=result))
 
 
 def _key(trial: int) -> str:
@@ -147,7 +153,7 @@ def _space(problem: Problem, algorithm: dict[str, Any], stopping: dict[str, Any]
         "optim": {"epochs": problem.epochs},
         "evaluation": {"every": 1},
     }
-    budget = {"trials": problem.trials}
+    budget = {"trials": 10 * problem.trials}  # the benchmark ends a search
     told = {"version": 1, "name": problem.name, "budget": budget, "parameters": parameters}
     return SearchSpace.model_validate({**told, "algorithm": algorithm, "stopping": stopping, "trainer": fixed})
 
@@ -162,14 +168,14 @@ class _Shown(EpochResult):
 
 
 _OTHERS = dict.fromkeys(("mINP", "rank1", "rank5", "rank10", "rank20", "attention_entropy"), 0.0)
-_TIMES: dict[str, Any] = {"images_per_second": 1.0, "data_wait_share": 0.0, "seconds": 1.0, "time": 0.0}
+_TIMES: dict[str, Any] = {"images_per_second": 1.0, "data_wait_share": 0.0, "seconds": 1.0}
 
 
-def _result(epoch: int, value: float, error: float) -> EpochResult:
+def _result(epoch: int, value: float, error: float, *, time: float) -> EpochResult:
     evaluation = Evaluation(
         mAP=value, mAP_standard_error=error, protocol="none", queries=1, dropped_queries=0, **_OTHERS
     )
-    return _Shown(epoch=epoch, losses={}, learning_rate=1.0, validation=evaluation, **_TIMES)
+    return _Shown(epoch=epoch, losses={}, learning_rate=1.0, validation=evaluation, time=time, **_TIMES)
 
 
 # --- others ----------------------------------------------------------------------------------------------------------
@@ -344,7 +350,7 @@ _FORM = re.compile(rf"(?P<algorithm>\w+){_TOLD}(\+(?P<rule>\w+){_TOLD})?")
 
 
 def contestant(name: str) -> Named:
-    """The search that a name means: one of `NAMES`, or as `ax(noise: queries)+asha(grace: 3)` any of ours.
+    """The search that a name means: one of `NAMES`, or as `ax(method: quality)+asha(grace: 3)` any of ours.
 
     Raises:
         ValueError: it means none.

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Set
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.algorithms.ax_experiment import point_from_answer, reseeded
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
 from orchestrator.algorithms.health import PREFIX
 from orchestrator.algorithms.points import point_key, tried_points
-from orchestrator.algorithms.suggest import AskModel, Exhausted, Suggestion, new_random_suggestion
+from orchestrator.algorithms.suggest import AskModel, Continuation, Exhausted, Suggestion, new_random_suggestion
+from orchestrator.space.options import chunk_ends
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.study import Study
+from orchestrator.study.events import Forecast
+from orchestrator.study.study import Study, TrialStatus
+
+if TYPE_CHECKING:
+    from trainer.config import TrialConfig
 
 # How often a question is asked again, with another seed, if the answer is a point that was tried before or breaks a
 # constraint. Ax itself has drawn five times by then.
@@ -23,10 +28,10 @@ REPEATS = 3
 class _Answer(NamedTuple):
     """One answer of the model."""
 
-    params: object
-    """As Ax gave them."""
+    told: Mapping[str, Any]
+    """As `orchestrator.algorithms.ax_worker.answers` gave it."""
     failure: str = ""
-    """Why there is no point; empty if there is one."""
+    """Why there is none; empty if there is one."""
 
 
 class AsyncSuggester:
@@ -51,6 +56,8 @@ class AsyncSuggester:
         """The question that the answers belong to, with the seed that the history gives it."""
         self._taken = 0
         """Points of its answers that have become trials."""
+        self._continued: set[str] = set()
+        """Keys of the paused trials that its answers have continued."""
         self._repeats = 0
         self._count = 0
         """Points that the last question asked for."""
@@ -68,10 +75,10 @@ class AsyncSuggester:
         if self._stale:
             self._proceed(question.experiment, 0)
 
-    def take(self, question: AskModel, study: Study, *, free: int = 1) -> Suggestion | Exhausted | None:
-        """The model's suggestion; None while it computes.
+    def take(self, question: AskModel, study: Study, *, free: int = 1) -> Suggestion | Continuation | Exhausted | None:
+        """The model's suggestion, or the paused trial that it continues; None while it computes.
 
-        If the model fails, or suggests nothing new after `REPEATS` more questions, the suggestion is a random new point
+        If the model fails, or gives nothing of use after `REPEATS` more questions, the suggestion is a random new point
         with a note that says why.
 
         Args:
@@ -85,17 +92,46 @@ class AsyncSuggester:
             answer = self._answers.popleft()
             if answer.failure:
                 return self._without_model(study, answer.failure)
-            try:
-                point = point_from_answer(self._space, answer.params)
-                config = self._space.config(point, seed=study.seed)
-            except SpaceError as error:
-                useless = str(error)
-                continue
-            if point_key(point) not in tried_points(study):
-                self._taken += 1
-                return Suggestion(point, "ax", config=config)
-            useless = "the point had been tried"
+            found = self._continuation(answer.told, study) if "continue" in answer.told else self._new(answer, study)
+            if not isinstance(found, str):
+                return found
+            useless = found
         return self._ask_again(question.experiment, study, useless) if useless and not self._model.awaited else None
+
+    def _new(self, answer: _Answer, study: Study) -> Suggestion | str:
+        """The point of an answer, or why it is of no use."""
+        try:
+            point = point_from_answer(self._space, answer.told.get("params"))
+            config = self._space.config(point, seed=study.seed)
+        except SpaceError as error:
+            return str(error)
+        if point_key(point) in tried_points(study):
+            return "the point had been tried"
+        self._taken += 1
+        until = self._until(answer.told, config)
+        return Suggestion(point, "ax", answer.told.get("note", ""), config=config, until=until)
+
+    def _until(self, told: Mapping[str, Any], config: TrialConfig) -> int | None:
+        """The epoch after which a new trial pauses: the model thinks of a typical trial, of maybe other epochs."""
+        if self._space.stopping.rule != "freeze_thaw":
+            return None
+        typical: list[int] = self._asked["ends"]
+        if told.get("until") not in typical[:-1]:
+            return config.optim.epochs
+        ends = chunk_ends(0, config.optim.epochs, config.evaluation.every, self._space.stopping)
+        return ends[min(typical.index(told["until"]), len(ends) - 1)]
+
+    def _continuation(self, told: Mapping[str, Any], study: Study) -> Continuation | str:
+        """The paused trial of an answer, or why it is of no use."""
+        trial = study.trials.get(told["continue"])
+        if trial is None or trial.status != TrialStatus.PAUSED:
+            return f"{told['continue']} was not paused any more"
+        self._continued.add(trial.key)
+        until = told["until"] if told["until"] < trial.epochs else None
+        value, error = told["forecast"]
+        forecast = Forecast(value=self._space.objective.first.sign * value, error=error)
+        reason = f"expected to end at {forecast.value:.4g} ± {error:.2g}, worth more per epoch than a new trial"
+        return Continuation(trial.key, until, reason + (f"; {told['note']}" if "note" in told else ""), forecast)
 
     def _ask_again(self, asked: dict[str, Any], study: Study, useless: str) -> Suggestion | Exhausted | None:
         if self._repeats >= REPEATS:
@@ -125,33 +161,37 @@ class AsyncSuggester:
 
     def _receive(self) -> None:
         try:
-            while self._model.awaited and (params := self._model.poll()) is not None:
-                self._answers.append(_Answer(params))
+            while self._model.awaited and (told := self._model.poll()) is not None:
+                self._answers.append(_Answer(told))
         except AxFailed as error:
-            self._answers.append(_Answer(None, str(error)))
+            self._answers.append(_Answer({}, str(error)))
 
     def _ask(self, asked: dict[str, Any], repeats: int, count: int) -> None:
         self._insists, self._has_dropped = self._has_dropped and self._stale > 0, False
-        self._asked, self._taken, self._repeats = asked, 0, repeats
+        self._asked, self._taken, self._continued, self._repeats = asked, 0, set(), repeats
         question = reseeded(asked, repeats) if repeats else asked
         try:
             self._model.ask(question if count == 1 else {**question, "count": count})
         except AxFailed as error:
-            self._answers.append(_Answer(None, str(error)))
+            self._answers.append(_Answer({}, str(error)))
 
     def _fits(self, now: Mapping[str, Any]) -> bool:
         at_most = len(now["trials"]) if self._insists else self._stale
-        return self._asked == now or _only_lacks_results(self._asked, now, taken=self._taken, at_most=at_most)
+        known = self._asked
+        return known == now or _only_lacks_results(known, now, self._taken, self._continued, at_most=at_most)
 
 
-def _only_lacks_results(asked: Mapping[str, Any], now: Mapping[str, Any], *, taken: int, at_most: int) -> bool:
+def _only_lacks_results(
+    asked: Mapping[str, Any], now: Mapping[str, Any], taken: int, continued: Set[str], *, at_most: int
+) -> bool:
     """Whether a question differs from the present one only by its own answers and a few results.
 
     Args:
         asked: the question as it was asked.
         now: the question as it would be asked now.
         taken: answers to it that have become trials, the last ones of `now`; later answers took them for running.
-        at_most: trials that may have ended since then.
+        continued: keys of the paused trials that answers to it continued; later answers took them for running, too.
+        at_most: trials that may have ended or paused since then.
     """
     # The seed follows from the number of trials.
     if any(asked.get(part) != now[part] for part in now.keys() - {"trials", "seed"}):
@@ -160,5 +200,6 @@ def _only_lacks_results(asked: Mapping[str, Any], now: Mapping[str, Any], *, tak
     if len(asked["trials"]) + taken != len(trials):
         return False
     changed = [(old, new) for old, new in zip(asked["trials"], trials, strict=False) if old != new]
+    changed = [(old, new) for old, new in changed if not (new["trial"] in continued and new["state"] == "pending")]
     changed += [(new, new) for new in trials[len(trials) - taken :] if new["state"] != "pending"]
     return len(changed) <= at_most and all(old["params"] == new["params"] for old, new in changed)

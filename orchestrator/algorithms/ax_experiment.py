@@ -11,19 +11,20 @@ have them. Ax's own hierarchical spaces would impute them too, and have no const
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from orchestrator.algorithms.points import Point
 from orchestrator.algorithms.scoring import modelled_metrics, outcome_limits, score
-from orchestrator.algorithms.stopping import learning_curve
+from orchestrator.algorithms.stopping import evaluated_curve
 from orchestrator.space.expressions import LinearConstraint
+from orchestrator.space.options import StoppingConfig, chunk_ends, pause_shares
 from orchestrator.space.parameters import MAX_STEPS, Choice, FloatRange, IntRange, Value
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import Observation
 from orchestrator.study.study import Study, Trial, TrialStatus
 from trainer.formatting import shown
 from trainer.seeds import derived_seed
@@ -35,48 +36,71 @@ DIGITS = 15  # of a place in a range, after the point
 MAX_COUNTED = MAX_STEPS + 1
 # Ax refuses choices of more values.
 MAX_LISTED = 1000
-# Completed curves from which the gain of a stopped one, and its spread, are taken.
-CURVES = 3
+# Where trials are stopped early but never pause: the shares of a training at which curves are told.
+CURVE_STEPS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 MADE_UP = 3  # trials of the experiment that only tests whether the model answers
 
 Parameter: TypeAlias = FloatRange | IntRange | Choice
 
 
-def ax_experiment(space: SearchSpace, seed: int, study: Study) -> dict[str, Any]:
+def ax_experiment(space: SearchSpace, seed: int, study: Study, *, forecasting: bool = False) -> dict[str, Any]:
     """All that Ax needs to suggest a point, as plain JSON: parameters, goal, seed and every trial by its index.
 
-    Completed trials with finite values are observations, with their standard error if `algorithm.noise` is `queries`;
-    unfinished trials are pending points; failed and stopped ones are abandoned, so that Ax neither learns from them nor
-    suggests them again. If `algorithm.stopped` is `estimated`, stopped ones are observations with a predicted value.
-    Completed trials of an earlier search (warm start) come first, if they have a value for every objective.
+    Completed trials with finite values are observations; unfinished trials are pending points; failed and stopped ones
+    are not suggested again. Completed trials of an earlier search (warm start) come first, if they have a value for
+    every objective. Our model (`SearchSpace.has_curve_model`) gets curves besides, and may answer with a paused trial.
+
+    Args:
+        space: the space.
+        seed: of the search.
+        study: the history.
+        forecasting: whether the curves of all trials are told up to their latest evaluation, for forecasts and not for
+            a decision: the question then changes with each epoch.
     """
     in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
-    predictions = _predictions(space, in_order)
-    ours = [predictions.get(trial.key) or _observation(space, trial) for trial in in_order]
     others = [term.metric for term in space.objective.terms[1:]]
-    earlier = [
-        _completed(space, known.params, known.value, known.standard_error, known.metrics)
-        for known in study.attached
-        if all(metric in known.metrics for metric in others)
-    ]
-    completed = [trial for trial in earlier + ours if trial["state"] == "completed"]
-    return {
-        "parameters": {path: _parameter(parameter) for path, parameter in space.parameters.items()},
+    earlier = [_known(space, known) for known in study.attached if all(metric in known.metrics for metric in others)]
+    question = {
+        "parameters": _parameters(space),
         "constraints": [constraint.standard_form() for constraint in _coded_constraints(space)],
         "metric": space.objective.first.metric,
         "objective": ", ".join("-" * (term.goal == "minimize") + term.metric for term in space.objective.terms),
-        "outcome_constraints": _outcome_constraints(space, study, completed),
         "method": space.algorithm.method,
-        "seed": derived_seed(seed, "model", len(ours)) % 2**31,
-        "trials": earlier + ours,
+        "seed": derived_seed(seed, "model", len(in_order)) % 2**31,
+        "model": "ax",
     }
+    if space.has_curve_model or forecasting:
+        steps = (_steps(space.stopping) or list(CURVE_STEPS)) if forecasting else _steps(space.stopping)
+        typical = space.typical_config()
+        every = typical.evaluation.every
+        trials = earlier + [
+            _told(space, trial) | _curve_of(space, trial, every, steps, latest=forecasting) for trial in in_order
+        ]
+        ends = chunk_ends(0, typical.optim.epochs, every, space.stopping)
+        # With another rule than freeze_thaw a new trial is judged as a whole one, and what pauses is not the model's.
+        is_choosing = space.stopping.rule == "freeze_thaw"
+        curves = {"ends": ends if is_choosing else ends[-1:], "chunks": steps}
+        question |= {"model": "curves", **curves}
+    else:
+        trials = earlier + [_told(space, trial) for trial in in_order]
+    completed = [trial for trial in trials if trial["state"] == "completed"]
+    return question | {"outcome_constraints": _outcome_constraints(space, study, completed), "trials": trials}
 
 
 def made_up_experiment(space: SearchSpace, seed: int) -> dict[str, Any]:
     """An experiment with invented results, which tests whether the model answers at all."""
     others = space.objective.metrics()[1:]
     trials = [
-        _completed(space, point, place / MADE_UP, 1 / MADE_UP, {other: 1 - place / MADE_UP for other in others})
+        _known(
+            space,
+            Observation(
+                trial=f"t{place:04d}",
+                params=point,
+                value=place / MADE_UP,
+                standard_error=None,
+                metrics={other: 1 - place / MADE_UP for other in others},
+            ),
+        )
         for place, point in enumerate(islice(space.samples(seed), MADE_UP))
     ]
     question = ax_experiment(space, seed, Study())
@@ -106,6 +130,19 @@ def point_from_answer(space: SearchSpace, answer: object) -> Point:
         if not constraint.holds({path: float(values[path]) for path in constraint.weights}):
             raise SpaceError(f"the answer breaks {constraint.text}")
     return space.active(values)
+
+
+def _parameters(space: SearchSpace) -> dict[str, dict[str, Any]]:
+    """All parameters; our model also needs to know where one is not active, and its code there."""
+    found = {path: _parameter(parameter) for path, parameter in space.parameters.items()}
+    for path, parameter in space.parameters.items():
+        if parameter.when:
+            found[path]["inactive"] = coded(parameter, parameter.at(0.5))
+            found[path]["when"] = {
+                other: [coded(space.parameters[other], value) for value in values]
+                for other, values in parameter.when.items()
+            }
+    return found
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -209,71 +246,82 @@ def _outcome_constraints(space: SearchSpace, study: Study, completed: Sequence[M
     ]
 
 
-def _observation(space: SearchSpace, trial: Trial) -> dict[str, Any]:
-    found = score(trial, space.objective) if trial.status == TrialStatus.COMPLETED else None
+def _told(space: SearchSpace, trial: Trial) -> dict[str, Any]:
+    """A trial of this search: its point, its state and, if it is completed, its values."""
+    told = {"trial": trial.key, "params": _encoded(space, trial.params), "state": _state(trial)}
+    if trial.status != TrialStatus.COMPLETED:
+        return told
+    found = score(trial, space.objective)
     if found is None or not all(math.isfinite(value) for value in found.values):
-        return {"params": _encoded(space, trial.params), "state": "abandoned" if trial.is_over else "pending"}
-    metrics = modelled_metrics(found, space.objective)
-    return _completed(space, trial.params, found.value, found.standard_error, metrics)
+        return told | {"state": "failed"}
+    return told | {"value": found.value, "metrics": modelled_metrics(found, space.objective)}
 
 
-def _predictions(space: SearchSpace, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-    """Predicted observations of stopped trials, by their keys, if the space asks for them."""
-    objective = space.objective
-    if space.algorithm.stopped == "ignored" or len(objective.metrics()) > 1:
-        return {}
-    completed = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
-    done = [(learning_curve(trial, objective), score(trial, objective)) for trial in completed]
-    curves = [curve for curve, _ in done]
-    errors = [found.standard_error for _, found in done if found is not None and found.standard_error is not None]
-    found = {}
-    for trial in trials:
-        if trial.status == TrialStatus.STOPPED and errors:
-            guess = predicted_value(learning_curve(trial, objective), curves, statistics.median(errors))
-            if guess is not None:
-                value = objective.first.sign * guess.value
-                found[trial.key] = _completed(space, trial.params, value, guess.standard_error, {})
+def _state(trial: Trial) -> str:
+    """The status; a trial that waits is pending like one that runs, and one that diverged is told from other failures.
+
+    Other failures say nothing about a configuration.
+    """
+    if trial.status == TrialStatus.RUNNING:
+        return "pending"
+    return "diverged" if trial.status == TrialStatus.FAILED and trial.failures["diverged"] else trial.status.value
+
+
+def _curve_of(space: SearchSpace, trial: Trial, every: int, steps: Sequence[float], *, latest: bool) -> dict[str, Any]:
+    """What `orchestrator.algorithms.freeze_thaw.CurveTrial` holds besides.
+
+    The curve of a trial that trains ends at its last pause, so that the question does not change with each epoch.
+
+    Args:
+        space: the space.
+        trial: one of its trials.
+        every: epochs from one evaluation to the next, where these are the same for all trials.
+        steps: shares of a training at which values are told.
+        latest: whether the curve of a trial that trains goes on to its latest evaluation.
+    """
+    trains = trial.status in (TrialStatus.PENDING, TrialStatus.RUNNING)
+    until = (trial.until or trial.epochs) if trains else trial.epoch
+    found = {
+        "epochs": trial.epochs,
+        "until": until,
+        "first": trial.pauses[0] if trial.pauses else until,
+        "pauses": len(trial.pauses),
+        "curve": _kept_values(
+            trial, space, steps, max(trial.pauses, default=0) if trains and not latest else trial.epochs
+        ),
+    }
+    if trial.status == TrialStatus.PAUSED and space.stopping.rule == "freeze_thaw":
+        if space.is_searched("evaluation.every"):
+            every = space.config(trial.params).evaluation.every
+        found["ends"] = chunk_ends(trial.epoch, trial.epochs, every, space.stopping)
     return found
 
 
-def _completed(
-    space: SearchSpace,
-    params: Mapping[str, Value],
-    value: float,
-    error: float | None,
-    metrics: Mapping[str, float],
-) -> dict[str, Any]:
-    tells_error = space.algorithm.noise == "queries" and error is not None and math.isfinite(error)
+def _kept_values(trial: Trial, space: SearchSpace, steps: Sequence[float], last: int) -> list[list[float]]:
+    """Epoch, value and time at the first evaluation after each step, and at the last one."""
+    values = {epoch: value for epoch, value in evaluated_curve(trial, space.objective) if math.isfinite(value)}
+    times = {result.epoch: result.time for result in trial.results}
+    known = sorted(epoch for epoch in values if epoch <= last)
+    firsts = (next((epoch for epoch in known if epoch >= step * trial.epochs), None) for step in steps)
+    kept = sorted({epoch for epoch in firsts if epoch is not None} | set(known[-1:]))
+    return [[epoch, values[epoch], times[epoch]] for epoch in kept]
+
+
+def _steps(stopping: StoppingConfig) -> list[float]:
+    """Shares of a training at which the model gets values of curves."""
+    if stopping.rule == "none":
+        return []  # all trainings are whole, and curves would add little
+    return [float(share) for share in pause_shares(stopping)] or list(CURVE_STEPS)
+
+
+def _known(space: SearchSpace, known: Observation) -> dict[str, Any]:
+    """A completed trial of an earlier search."""
+    curve = [[1, space.objective.first.sign * known.value, 0.0]]
     return {
-        "params": _encoded(space, params),
+        "trial": known.trial,
+        "params": _encoded(space, known.params),
         "state": "completed",
-        "value": value,
-        "standard_error": error if tells_error else None,
-        "metrics": dict(metrics),
+        "value": known.value,
+        "metrics": dict(known.metrics),
+        **{"epochs": 1, "until": 0, "first": 0, "pauses": 0, "curve": curve},
     }
-
-
-class Prediction(NamedTuple):
-    """The value that a stopped trial would have reached."""
-
-    value: float
-    """At its last epoch; larger is better."""
-    standard_error: float
-
-
-def predicted_value(own: Sequence[float], completed: Sequence[Sequence[float]], error: float) -> Prediction | None:
-    """A stopped trial's last value plus the mean gain of completed trials from there to their end.
-
-    Its standard error combines the spread of those gains with the error of one value. Completed trials are the
-    survivors of the stopping rule, which biases the gain; the error has to cover that, too. None with fewer than
-    `CURVES` completed trials that went further.
-
-    Args:
-        own: values of the stopped trial at its evaluations; larger is better.
-        completed: those of completed trials.
-        error: standard error of a completed trial's last value.
-    """
-    gains = [curve[-1] - curve[len(own) - 1] for curve in completed if len(curve) > len(own)]
-    if not own or len(gains) < CURVES:
-        return None
-    return Prediction(own[-1] + statistics.fmean(gains), math.hypot(statistics.stdev(gains), error))

@@ -38,8 +38,8 @@ class AxProcess:
         Args:
             log: file to which the child's standard error is appended.
             deadline: seconds after which a question is given up and the child ended; None for `deadline_for`.
-            command: the child; answers each message with as many messages `{"params": ...}` as its `count` says, one by
-                default, or with an `{"error": ...}` that ends the answer.
+            command: the child; answers each message with as many messages `{"params": ...}` or `{"continue": ...}` as
+                its `count` says, one by default, or with an `{"error": ...}` that ends the answer.
         """
         self._command = command
         self._log = log
@@ -85,7 +85,7 @@ class AxProcess:
         self._awaited = question.get("count", 1)
 
     def poll(self) -> dict[str, Any] | None:
-        """The next answer as Ax gave it, unchecked; None while Ax computes.
+        """The next answer as the child gave it, a point or a paused trial, unchecked; None while it computes.
 
         Raises:
             AxFailed: Ax raised, died, or took longer than the deadline; no more answers will come.
@@ -101,15 +101,15 @@ class AxProcess:
             raise AxFailed(f"{error}; see {self._log}") from error
         except BadReply as error:
             reply = {"error": str(error)}
-        params, problem = _read_reply(reply)
-        if params is None:
+        answer, problem = _read_reply(reply)
+        if answer is None:
             if self._awaited > 1:
                 self.close()  # its other answers could not be told from those to the next question
             self._awaited = 0
             raise AxFailed(problem)
         self._awaited -= 1
         self._since = time.monotonic()
-        return params
+        return answer
 
     def _check_deadline(self) -> None:
         if time.monotonic() - self._since > self._limit:
@@ -125,10 +125,9 @@ class AxProcess:
 
 
 def _read_reply(reply: object) -> tuple[dict[str, Any] | None, str]:
-    """The parameters in a reply, or None and what is wrong."""
+    """A reply that answers the question, or None and what is wrong."""
     if not isinstance(reply, dict):
         return None, "a reply that is no object"
-    params = reply.get("params")
-    if "error" in reply or not isinstance(params, dict):
+    if "error" in reply or not (isinstance(reply.get("params"), dict) or isinstance(reply.get("continue"), str)):
         return None, str(reply.get("error", "the reply holds no point"))
-    return params, ""
+    return reply, ""

@@ -55,10 +55,10 @@ def decide(trial: Trial, study: Study, stopping: StoppingConfig, objective: Obje
 
 def learning_curve(trial: Trial, objective: Objective) -> list[float]:
     """The objective's value at each evaluation of the trial; larger is better."""
-    return [value for _, value in _curve(trial, objective)]
+    return [value for _, value in evaluated_curve(trial, objective)]
 
 
-def _curve(trial: Trial, objective: Objective) -> Iterator[tuple[int, float]]:
+def evaluated_curve(trial: Trial, objective: Objective) -> Iterator[tuple[int, float]]:
     """The epoch and the objective's value at each evaluation of the trial; larger is better."""
     first, best = objective.first, -math.inf
     for result in trial.results:
@@ -169,7 +169,7 @@ def _value_after(trial: Trial, share: Fraction, objective: Objective) -> float |
     due = math.ceil(share * trial.epochs)
     if trial.epoch < due:
         return None
-    return next((value for epoch, value in _curve(trial, objective) if epoch >= due), None)
+    return next((value for epoch, value in evaluated_curve(trial, objective) if epoch >= due), None)
 
 
 def last_promotion(study: Study, objective: Objective, fits: Callable[[Trial], bool]) -> Promotion | None:

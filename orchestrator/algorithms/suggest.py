@@ -1,7 +1,7 @@
 """The search algorithms: which point to try next, as a pure function of the space, the seed and the study.
 
 With `ax`, points come from the list `start` of the space, or from its middle if it lists none, then from a scrambled
-Sobol sequence, then from Ax's model (`orchestrator.algorithms.ax_worker`), which is fitted anew for every question. The
+Sobol sequence, then from the model (`orchestrator.algorithms.ax_worker`), which is fitted anew for every question. The
 same history always gives the same proposal, so that a restart cannot change a search.
 """
 
@@ -27,8 +27,12 @@ from orchestrator.study.study import Study, TrialStatus
 if TYPE_CHECKING:
     from trainer.config import TrialConfig
 
-# With fewer completed trials a model says too little to be worth its time.
+# With fewer trials that have values a model says too little to be worth its time.
 OBSERVATIONS_FOR_A_MODEL = 2
+# Trials before the model is asked; where they pause, most of them are short.
+FIRST_WHOLE_TRIALS = 5
+FIRST_TRIALS = 8
+NEVER_PAUSED = 3  # of these
 
 
 class Suggestion(NamedTuple):
@@ -40,6 +44,8 @@ class Suggestion(NamedTuple):
     """Why it does not come from the search's algorithm; empty if it does."""
     config: TrialConfig | None = None
     """The trainer's configuration at the point, where a check of the point has built it."""
+    until: int | None = None
+    """Epoch after which it first pauses, that of its end where it does not; None: as the stopping rule says."""
 
 
 class Continuation(NamedTuple):
@@ -71,20 +77,32 @@ Proposal: TypeAlias = Suggestion | Continuation | AskModel | Exhausted
 
 
 def initial_trials(space: SearchSpace) -> int:
-    """Trials before the model is asked: a third of the budget, at least 4 and at most two per parameter."""
-    return max(len(space.start), min(2 * len(space.parameters), max(4, space.budget.trials // 3)))
+    """Trials before the model is asked: the space's `start`, and at least a handful."""
+    few = FIRST_TRIALS if space.stopping.rule == "freeze_thaw" else FIRST_WHOLE_TRIALS
+    return max(len(space.start), min(few, space.budget.trials))
 
 
 def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
     """The next point of the initial design; None if the model is to be asked or the design has no new point.
 
-    The design goes on while too few trials are completed, so that a search never waits for a first result. Completed
-    trials of an earlier search (warm start) take the place of the design.
+    The design goes on while too few trials have values, so that a search never waits for a first result. Completed
+    trials of an earlier search (warm start) take the place of the design. With the rule `freeze_thaw` the first trials
+    train to their end, from which the model learns where curves lead.
     """
+    found = _initial_point(space, seed, study)
+    if found is None or space.stopping.rule != "freeze_thaw" or len(study.trials) + len(study.attached) >= NEVER_PAUSED:
+        return found
+    config = space.config(found.params, seed=study.seed)
+    return found._replace(config=config, until=config.optim.epochs)
+
+
+def _initial_point(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
     if (start := start_suggestion(space, study) or center_suggestion(space, study)) is not None:
         return start
     known = len(study.attached)
-    finished = known + sum(trial.status == TrialStatus.COMPLETED for trial in study.trials.values())
+    finished = known + sum(
+        trial.status == TrialStatus.COMPLETED or bool(trial.pauses) for trial in study.trials.values()
+    )
     if len(study.trials) + known < initial_trials(space) or finished < OBSERVATIONS_FOR_A_MODEL:
         return sobol_suggestion(space, seed, study)
     return None

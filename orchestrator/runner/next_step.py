@@ -207,6 +207,8 @@ def _first_pause(space: SearchSpace, suggestion: Suggestion, index: int, config:
     """The epoch after which a new trial first pauses; the baseline of constraints never does."""
     if space.objective.is_relative and index == 0 and suggestion.source == "start":
         return None
+    if suggestion.until is not None:
+        return suggestion.until if suggestion.until < config.optim.epochs else None
     return next_pause(0, config.optim.epochs, config.evaluation.every, space.stopping)
 
 

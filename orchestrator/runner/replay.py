@@ -78,7 +78,7 @@ def _decided(study: Study, space: SearchSpace, event: Event, now: float) -> list
         pause = pause_after_epoch(study.all_trials[event.trial])
         # A model's forecast is part of the event only.
         return [] if pause is None else [pause.model_copy(update={"forecast": event.forecast})]
-    step = next_step(study, space, now, _proposing(event))
+    step = next_step(study, space, now, _proposing(event, space))
     match step:
         case StartAttempt(trial) if isinstance(event, TrialStarted):
             return [event.model_copy(update={"trial": trial, "attempt": study.all_trials[trial].attempts + 1})]
@@ -92,11 +92,13 @@ def _decided(study: Study, space: SearchSpace, event: Event, now: float) -> list
             return []
 
 
-def _proposing(event: Event) -> Propose:
+def _proposing(event: Event, space: SearchSpace) -> Propose:
     """Proposes what the journal has."""
     proposal: Proposal = Exhausted("the journal has another decision here")
     if isinstance(event, TrialSuggested):
-        proposal = Suggestion(event.params, event.source, event.note)
+        # The model also proposes when a new trial first pauses.
+        until = (event.until or event.epochs) if space.stopping.rule == "freeze_thaw" else None
+        proposal = Suggestion(event.params, event.source, event.note, until=until)
     elif isinstance(event, TrialContinued):
         proposal = Continuation(event.trial, event.until, event.reason, event.forecast)
     return lambda study, space: proposal

@@ -69,22 +69,14 @@ class AlgorithmConfig(StrictConfig):
     method: Literal["fast", "quality"] = "fast"
     """Model of `ax`. `fast`: one Gaussian process. `quality`: a fully Bayesian one that assumes that few parameters
     have an effect (SAAS), with warped inputs; needs `pip install 'reidsearch[quality]'` and takes many times longer."""
-    noise: Literal["inferred", "queries"] = "inferred"
-    """Noise of mAP. `inferred`: the model estimates it. `queries`: the model is told the standard error over queries,
-    most of which all trials share."""
-    stopped: Literal["ignored", "estimated"] = "ignored"
-    """Trials that were stopped early. `ignored`: the model only learns not to suggest them again. `estimated`: it is
-    told a predicted final value with its error; needs `noise: queries`, since values are weighted by their errors."""
 
-    @field_validator("method", "noise", "stopped")
+    @field_validator("method")
     @classmethod
-    def _of_the_model(cls, value: str, info: ValidationInfo) -> str:
+    def _of_the_model(cls, method: str, info: ValidationInfo) -> str:
         name = info.data.get("name", "ax")
-        if name != "ax" and value not in ("fast", "inferred", "ignored"):
-            raise ValueError(f"is a setting of ax; {name} has no model (is {shown(value)})")
-        if value == "estimated" and info.data.get("noise") != "queries":
-            raise ValueError("needs 'noise: queries' beside it: the model weighs estimates by their errors")
-        return value
+        if name != "ax" and method != "fast":
+            raise ValueError(f"is a setting of ax; {name} has no model (is {shown(method)})")
+        return method
 
 
 class Budget(StrictConfig):
@@ -136,29 +128,23 @@ class StoppingConfig(StrictConfig):
         return self.rule in ("promote", "freeze_thaw")
 
 
-# `freeze_thaw` decides anew after each such part of a trial's epochs.
-PARTS = 9
-
-
 def pause_shares(stopping: StoppingConfig) -> list[Fraction]:
     """The shares of its epochs after which a trial pauses, ascending, below 1; empty for rules that pause nothing.
 
-    `promote`: `first` times the powers of `reduction`. `freeze_thaw`: `first`, then steps of 1 / `PARTS`.
+    `first` times the powers of `reduction` or, for `freeze_thaw`, of 2.
     """
-    first = Fraction(stopping.first).limit_denominator(10_000)
-    if stopping.rule == "promote":
-        shares = (first * stopping.reduction**rung for rung in itertools.count())
-    elif stopping.rule == "freeze_thaw":
-        shares = (first + Fraction(part, PARTS) for part in itertools.count())
-    else:
+    if not stopping.pauses:
         return []
+    factor = stopping.reduction if stopping.rule == "promote" else 2
+    first = Fraction(stopping.first).limit_denominator(10_000)
+    shares = (first * factor**times for times in itertools.count())
     return list(itertools.takewhile(lambda share: share < 1, shares))
 
 
-def next_pause(epoch: int, epochs: int, every: int, stopping: StoppingConfig) -> int | None:
-    """The epoch after which a trial with `epoch` finished ones pauses next; None if it trains to its end.
+def chunk_ends(epoch: int, epochs: int, every: int, stopping: StoppingConfig) -> list[int]:
+    """The epochs after `epoch` at which a trial can pause, and its last one.
 
-    The first evaluated epoch at or after one of the shares.
+    Each pause falls on the first evaluated epoch at or after one of the shares.
 
     Args:
         epoch: finished epochs.
@@ -166,8 +152,14 @@ def next_pause(epoch: int, epochs: int, every: int, stopping: StoppingConfig) ->
         every: epochs from one evaluation to the next.
         stopping: the rule.
     """
-    ends = (math.ceil(share * epochs / every) * every for share in pause_shares(stopping))
-    return next((end for end in ends if epoch < end < epochs), None)
+    ends = {math.ceil(share * epochs / every) * every for share in pause_shares(stopping)}
+    return [*sorted(end for end in ends if epoch < end < epochs), epochs]
+
+
+def next_pause(epoch: int, epochs: int, every: int, stopping: StoppingConfig) -> int | None:
+    """The first of `chunk_ends`; None if a trial trains to its end."""
+    first, *later = chunk_ends(epoch, epochs, every, stopping)
+    return first if later else None
 
 
 # Fresh seeds that a configuration has to complete before it is called the best.

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 MAX_DIFFERENCE = 160  # characters of a value that differs
 MAX_DRAWS = 10_000  # points in a row that constraints may refuse before none is left to be found
+LENGTHS = ("optim.epochs", "evaluation.every")  # settings that say how long a trial is and where it is evaluated
 MAX_POINTS = 100_000  # up to which a finite space is counted
 TRIED_POINTS = 64  # random ones of a space whose settings depend on each other; a tenth of a second
 
@@ -179,6 +180,19 @@ class SearchSpace(StrictConfig):
             if point is not None:
                 yield point
 
+    @property
+    def has_curve_model(self) -> bool:
+        """Whether our model of learning curves proposes what comes next, not one of Ax's own models.
+
+        It models one objective without constraints on metrics.
+        """
+        is_one = len(self.objective.terms) == 1 and not self.objective.constraints
+        return is_one and self.algorithm.name == "ax" and self.algorithm.method == "fast"
+
+    def is_searched(self, path: str) -> bool:
+        """Whether trials may differ in a setting."""
+        return path in self.parameters or path in self.derived
+
     def linear_constraints(self) -> list[LinearConstraint]:
         """The parsed linear constraints."""
         return [parse_constraint(text) for text in self.constraints]
@@ -226,6 +240,16 @@ class SearchSpace(StrictConfig):
         except ValidationError as error:
             lines = [f"{spelled(problem['loc'])}: {plain_words(problem)}" for problem in error.errors()]
             raise SpaceError(*lines) from error
+
+    def typical_config(self) -> TrialConfig:
+        """A configuration whose fixed settings are those of all trials, and whose length is that of a middling one.
+
+        Searched settings have the trainer's defaults otherwise, so that it is the same for all points.
+        """
+        lengths = {path: self.parameters[path].at(0.5) for path in LENGTHS if path in self.parameters}
+        if any(path in self.derived for path in LENGTHS):
+            return self.config(self.any_sample())
+        return build_trial_config(self.trainer, lengths)
 
     def resolved(self) -> dict[str, JsonValue]:
         """The whole space as plain data, without `extends`."""
@@ -337,7 +361,10 @@ def _check_points(space: SearchSpace, problems: Problems) -> None:
 def _check_stopping(space: SearchSpace, config: TrialConfig, problems: Problems) -> None:
     """Notes a stopping rule that would first apply when a trial is over."""
     stopping = space.stopping
-    if stopping.rule == "none" or _varies(space, "optim.epochs", "evaluation.every"):
+    if stopping.rule == "freeze_thaw" and not space.has_curve_model:
+        what = "freeze_thaw needs the model of algorithm 'ax' with method 'fast', and one objective without constraints"
+        problems.add(("stopping", "rule"), f"{what}; use promote, which needs no model")
+    if stopping.rule == "none" or _varies(space, *LENGTHS):
         return
     epochs, every = config.optim.epochs, config.evaluation.every
     of_a_trial = f"(optim.epochs {epochs}, evaluation.every {every})"
@@ -414,7 +441,7 @@ def _on_replicates(space: SearchSpace) -> list[str]:
 
 
 def _varies(space: SearchSpace, *paths: str) -> bool:
-    return any(path in space.parameters or path in space.derived for path in paths)
+    return any(map(space.is_searched, paths))
 
 
 def _lines(data: Mapping[str, JsonValue]) -> dict[str, str]:

@@ -140,7 +140,7 @@ def test_ax_asks_its_model_once_the_initial_design_has_results() -> None:
         suggestion = step if isinstance(step, Suggestion) else random_answer(space, 0, study)
         assert isinstance(suggestion, Suggestion)
         events += ended(suggestion, index)
-    assert kinds == [Suggestion] * 10 + [AskModel] * 4
+    assert kinds == [Suggestion] * 5 + [AskModel] * 9
 
 
 def test_a_failing_design_goes_on_in_a_finite_space_until_it_ends() -> None:

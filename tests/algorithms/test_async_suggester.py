@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ax_children import ANSWER, history, question_of
-from events import completed, epoch_result, suggested
+from events import completed, continued, epoch_result, paused, reported, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
 from small_spaces import finite, mixed
@@ -17,9 +17,9 @@ from orchestrator.algorithms.async_suggester import REPEATS, AsyncSuggester
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.ax_process import AxFailed
 from orchestrator.algorithms.points import point_key, random_point
-from orchestrator.algorithms.suggest import Exhausted, Suggestion
+from orchestrator.algorithms.suggest import Continuation, Exhausted, Suggestion
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import Event, TrialReported
+from orchestrator.study.events import Event, Forecast, TrialReported
 from orchestrator.study.study import Study, fold
 
 
@@ -45,7 +45,8 @@ class FakeModel:
         if isinstance(answer, Exception):
             self.awaited = 0
             raise answer
-        return answer
+        is_whole = isinstance(answer, dict) and ("continue" in answer or "params" in answer)
+        return answer if is_whole else {"params": answer, "until": self.questions[-1].get("ends", [3])[-1]}
 
 
 POINT = {
@@ -58,7 +59,9 @@ POINT = {
 OTHER = {**ANSWER, "clips.identities": 7}
 
 
-def taken(ahead: AsyncSuggester, space: SearchSpace, study: Study, *, patience: int = 20) -> Suggestion | Exhausted:
+def taken(
+    ahead: AsyncSuggester, space: SearchSpace, study: Study, *, patience: int = 20
+) -> Suggestion | Continuation | Exhausted:
     for _ in range(patience):
         if (proposal := ahead.take(question_of(space, study), study)) is not None:
             return proposal
@@ -129,7 +132,7 @@ def test_where_many_run_an_answer_may_lack_as_many_results_as_allowed() -> None:
 PLACES = [{**ANSWER, "clips.identities": identities - 2} for identities in (4, 5, 6, 7)]
 
 
-def taken_from(study: Study, found: Suggestion | Exhausted | None, *others: Event) -> Study:
+def taken_from(study: Study, found: Suggestion | Continuation | Exhausted | None, *others: Event) -> Study:
     """The history once a proposal has become a trial, and what else has happened."""
     assert isinstance(found, Suggestion)
     event = suggested(len(study.trials), **found.params)  # type: ignore[arg-type]
@@ -359,4 +362,72 @@ def test_values_that_are_not_finite_never_reach_the_model() -> None:
     broken = result.model_copy(update={"validation": result.validation.model_copy(update={"mAP": math.nan})})
     poisoned[2] = TrialReported(trial="t0003", result=broken)
     asked = ax_experiment(space, 0, fold([*history_events(space), *poisoned]))
-    assert [trial["state"] for trial in asked["trials"]] == ["completed"] * 3 + ["abandoned"]
+    assert [trial["state"] for trial in asked["trials"]] == ["completed"] * 3 + ["failed"]
+
+
+# --- paused trials -------------------------------------------------------------------------------------------------
+
+
+def pausing() -> SearchSpace:
+    return mixed(
+        stopping={"rule": "freeze_thaw", "first": 0.25}, trainer={"optim": {"epochs": 8}, "evaluation": {"every": 1}}
+    )
+
+
+def with_paused(space: SearchSpace, *others: Event) -> Study:
+    """Three whole trials and one that has paused after 2 of 8 epochs."""
+    point = suggested(3, **random_point(space, 0, 3))  # type: ignore[arg-type]
+    begun = [point.model_copy(update={"epochs": 8, "until": 2}), started(3), reported(3, 1), reported(3, 2, 0.7)]
+    return fold([*history_events(space), *begun, paused(3, 2), *others])
+
+
+GOES_ON = {"continue": "t0003", "until": 4, "forecast": [0.8, 0.05]}
+
+
+def test_an_answer_that_continues_a_paused_trial_has_a_forecast_and_says_why() -> None:
+    space = pausing()
+    found = taken(ahead_of(FakeModel(GOES_ON), space), space, with_paused(space))
+    assert isinstance(found, Continuation)
+    assert (found.trial, found.until, found.forecast) == ("t0003", 4, Forecast(value=0.8, error=0.05))
+    assert found.reason == "expected to end at 0.8 ± 0.05, worth more per epoch than a new trial"
+    whole = taken(ahead_of(FakeModel({**GOES_ON, "until": 8}), space), space, with_paused(space))
+    assert isinstance(whole, Continuation)
+    assert whole.until is None
+
+
+def test_the_forecast_of_a_value_that_is_lowered_has_its_own_sign() -> None:
+    space = pausing()
+    space = space.model_copy(update={"objective": space.objective.model_copy(update={"goal": "minimize"})})
+    found = taken(ahead_of(FakeModel({**GOES_ON, "forecast": [-0.3, 0.05]}), space), space, with_paused(space))
+    assert isinstance(found, Continuation)
+    assert found.forecast == Forecast(value=-0.3 * -1, error=0.05)
+
+
+def test_a_continuation_of_a_trial_that_is_not_paused_any_more_is_not_used() -> None:
+    space, model = pausing(), FakeModel(GOES_ON, ANSWER)
+    ahead = ahead_of(model, space, stale=1)
+    ahead.want(question_of(space, with_paused(space)))
+    found = taken(ahead, space, with_paused(space, continued(3, 4)))
+    assert isinstance(found, Suggestion)
+    assert found.source == "ax"
+
+
+def test_the_answers_after_a_continuation_took_it_for_training_and_are_used() -> None:
+    space, model = pausing(), FakeModel(GOES_ON, ANSWER)
+    ahead, study = ahead_of(model, space, stale=4), with_paused(space)
+    assert ahead.take(question_of(space, study), study, free=2) is None
+    assert isinstance(ahead.take(question_of(space, study), study, free=2), Continuation)
+    study = with_paused(space, continued(3, 4))
+    found = ahead.take(question_of(space, study), study, free=1)
+    assert isinstance(found, Suggestion)
+    assert [question.get("count") for question in model.questions] == [2]
+
+
+def test_a_new_trial_pauses_at_the_chunk_of_its_own_length_that_the_model_chose() -> None:
+    space = pausing()
+    found = taken(ahead_of(FakeModel({"params": ANSWER, "until": 4}), space), space, with_paused(space))
+    assert isinstance(found, Suggestion)
+    assert found.until == 4
+    whole = taken(ahead_of(FakeModel({"params": ANSWER, "until": 8}), space), space, with_paused(space))
+    assert isinstance(whole, Suggestion)
+    assert whole.until == 8, "the epochs of its training: it never pauses"

@@ -65,21 +65,21 @@ def test_whatever_the_child_does_the_search_gets_a_point_and_can_go_on(tmp_path:
 @pytest.mark.parametrize("fault", REPLIES)
 def test_whatever_the_child_does_a_whole_search_completes(tmp_path: Path, fault: str) -> None:
     process = child(tmp_path, REPLIES[fault], deadline=0.1)
-    bench = Bench(tmp_path / "s", process, trials=7, concurrent=1)
+    bench = Bench(tmp_path / "s", process, trials=8, concurrent=1)
     try:
-        for number in range(7):
+        for number in range(8):
             while (assignment := bench.searcher.suggest(f"x{number}")) is None:
                 assert bench.searcher.failure is None
                 time.sleep(0.005)
             bench.complete(f"x{number}", 0.1 * number)
-        assert bench.searcher.suggest("x7") == Searcher.FINISHED
+        assert bench.searcher.suggest("x8") == Searcher.FINISHED
     finally:
         process.close()
-    assert assignment["trial"] == "t0006"
+    assert assignment["trial"] == "t0007"
     trials = list(bench.recorder.study.trials.values())
-    assert [trial.status for trial in trials] == ["completed"] * 7
-    assert [trial.source for trial in trials] == ["start", *["sobol"] * 3, *["random"] * 3]
-    assert all(trial.note.startswith("Ax: ") for trial in trials[4:])
+    assert [trial.status for trial in trials] == ["completed"] * 8
+    assert [trial.source for trial in trials] == ["start", *["sobol"] * 4, *["random"] * 3]
+    assert all(trial.note.startswith("Ax: ") for trial in trials[5:])
 
 
 def test_a_good_child_is_believed(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_answers_come_one_by_one_and_one_that_fails_ends_them_all(tmp_path: Path
                     found.append(str(error))
     finally:
         process.close()
-    assert [each for each in found if each is not None] == 2 * [{"a": 1}, "the reply holds no point"]
+    assert [each for each in found if each is not None] == 2 * [{"params": {"a": 1}}, "the reply holds no point"]
 
 
 def test_a_question_longer_than_the_pipe_is_put_without_waiting_for_the_child_to_read(tmp_path: Path) -> None:

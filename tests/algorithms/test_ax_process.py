@@ -10,14 +10,15 @@ from typing import Any
 
 import psutil
 import pytest
-from events import completed, epoch_result, suggested
+from events import completed, epoch_result, paused, reported, started, suggested
 from small_spaces import FLAG, IDENTITIES, MARGIN, WIDTH, mixed, space_of
 
 from orchestrator.algorithms.ax_experiment import ax_experiment, made_up_experiment, point_from_answer
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
+from orchestrator.algorithms.freeze_thaw import Continue, History, Start, decide, decisions
 from orchestrator.algorithms.points import Point, point_key, random_point, sobol_point, tried_points
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import Event, TrialReported
+from orchestrator.study.events import Event, TrialReported, TrialSuggested
 from orchestrator.study.study import fold
 
 pytestmark = pytest.mark.e2e
@@ -43,9 +44,13 @@ def question() -> dict[str, Any]:
 
 def answer(ax: AxProcess, asked: dict[str, Any]) -> dict[str, Any]:
     ax.ask(asked)
-    while (params := ax.poll()) is None:
+    while (told := ax.poll()) is None:
         time.sleep(0.05)
-    return params
+    return told
+
+
+def point_of(space: SearchSpace, told: dict[str, Any]) -> Point:
+    return point_from_answer(space, told["params"])
 
 
 def children() -> list[psutil.Process]:
@@ -55,23 +60,55 @@ def children() -> list[psutil.Process]:
 def test_ax_proposes_a_point_of_the_space_and_the_same_one_for_the_same_question(ax: AxProcess) -> None:
     first = answer(ax, question())
     space = SearchSpace.load("smoke.yaml")
-    point = point_from_answer(space, first)
+    point = point_of(space, first)
     assert all(parameter.refusal(point[path]) is None for path, parameter in space.parameters.items())
     assert answer(ax, question()) == first
 
 
+def test_what_ax_proposes_is_what_the_decision_is(ax: AxProcess) -> None:
+    decision = decide(History.of(question()))
+    assert isinstance(decision, Start)
+    told = answer(ax, question())
+    assert told == {"params": History.of(question()).space.codes(decision.places), "until": decision.until}
+
+
+def test_a_paused_trial_goes_on_and_a_new_one_starts_as_decided(ax: AxProcess) -> None:
+    overrides = ["stopping={rule: freeze_thaw, first: 0.25}", "optim.epochs=8", "evaluation.every=1"]
+    space = SearchSpace.load("smoke.yaml", overrides=overrides)
+    events: list[Event] = []
+    for index in range(5):
+        curve = [0.5 + 0.01 * index - 0.3 / epoch for epoch in range(1, 9)]
+        events += [suggested(index, **random_point(space, 0, index)), *completed(index, *curve)[1:]]  # type: ignore[arg-type]
+    point = suggested(5, **random_point(space, 0, 5)).model_copy(update={"until": 2})  # type: ignore[arg-type]
+    epochs = [reported(5, 1, 0.5), reported(5, 2, 0.6), paused(5, 2)]
+    told_of = [*events, point, started(5), *epochs]
+    longer = [each.model_copy(update={"epochs": 8}) if isinstance(each, TrialSuggested) else each for each in told_of]
+    asked = ax_experiment(space, 0, fold(longer))
+    ax.ask({**asked, "count": 3})
+    found = []
+    while ax.awaited:
+        if (told := ax.poll()) is not None:
+            found.append(told)
+        time.sleep(0.02)
+    expected = [decision for decision, _ in zip(decisions(History.of(asked)), range(3), strict=False)]
+    assert ["continue" in told for told in found] == [isinstance(decision, Continue) for decision in expected]
+    assert [told["until"] for told in found] == [decision.until for decision in expected]
+    (continuation,) = [told for told in found if "continue" in told]
+    assert continuation["continue"] == "t0005"
+
+
 @pytest.mark.parametrize("objective", [{"metric": "mAP"}, {"metric": "mAP, -hours", "constraints": ["rank1 >= 0.1"]}])
 def test_ax_answers_a_question_about_results_that_nobody_has_measured(ax: AxProcess, objective: dict[str, Any]) -> None:
-    space = mixed(objective=objective, algorithm={"noise": "queries"})
-    point_from_answer(space, answer(ax, made_up_experiment(space, 0)))
+    space = mixed(objective=objective)
+    point_of(space, answer(ax, made_up_experiment(space, 0)))
 
 
 def several_answers(ax: AxProcess, space: SearchSpace, asked: dict[str, Any], count: int) -> list[Point]:
     ax.ask({**asked, "count": count})
     points = []
     while ax.awaited:
-        if (params := ax.poll()) is not None:
-            points.append(point_from_answer(space, params))
+        if (told := ax.poll()) is not None:
+            points.append(point_of(space, told))
         time.sleep(0.02)
     return points
 
@@ -122,7 +159,7 @@ def test_steps_conditions_and_constraints_hold_for_what_ax_proposes(ax: AxProces
         point = random_point(space, 0, index)
         value = float(point["clips.flip"]) - (float(point["clips.erase"]) - 0.6) ** 2
         events += [suggested(index, **point), *completed(index, value)[1:]]
-    point = point_from_answer(space, answer(ax, ax_experiment(space, 0, fold(events))))
+    point = point_of(space, answer(ax, ax_experiment(space, 0, fold(events))))
     assert point_key(point) not in tried_points(fold(events))
 
 
@@ -150,7 +187,7 @@ def test_ax_proposes_points_of_ranges_that_it_could_not_express_itself(ax: AxPro
     for index in range(4 if len(paths) > 1 else 1):
         events += [suggested(index, **random_point(space, 0, index)), *completed(index, 0.1 * index)[1:]]
     study = fold(events)
-    point = point_from_answer(space, answer(ax, ax_experiment(space, 0, study)))
+    point = point_of(space, answer(ax, ax_experiment(space, 0, study)))
     assert point_key(point) not in tried_points(study)
     assert all(space.parameters[path].refusal(value) is None for path, value in point.items())
 
@@ -165,7 +202,7 @@ def test_ax_keeps_away_from_what_breaks_a_constraint_on_another_figure(ax: AxPro
             point = sobol_point(space, 0, index)
             share = float(point["clips.flip"])
             events += [suggested(index, **point), *two_figures(index, share, mean_inp=1 - share)]
-        return float(point_from_answer(space, answer(ax, ax_experiment(space, 0, fold(events))))["clips.flip"])
+        return float(point_of(space, answer(ax, ax_experiment(space, 0, fold(events))))["clips.flip"])
 
     assert proposal([]) > 0.9
     assert proposal(["mINP >= 0.5"]) < 0.7
@@ -173,8 +210,8 @@ def test_ax_keeps_away_from_what_breaks_a_constraint_on_another_figure(ax: AxPro
 
 def test_ax_searches_the_front_of_two_objectives_and_keeps_what_the_baseline_reached(ax: AxProcess) -> None:
     # More flips raise mAP and lower mINP; what the erasing share does, all trials suffer from.
-    def proposal(objective: dict[str, Any], noise: str = "inferred") -> Point:
-        space = space_of({"clips.flip": MARGIN, "clips.erase": MARGIN}, objective=objective, algorithm={"noise": noise})
+    def proposal(objective: dict[str, Any]) -> Point:
+        space = space_of({"clips.flip": MARGIN, "clips.erase": MARGIN}, objective=objective)
         events = []
         for index in range(12):
             point = {"clips.flip": 0.5, "clips.erase": 0.5} if index == 0 else sobol_point(space, 0, index)
@@ -183,9 +220,9 @@ def test_ax_searches_the_front_of_two_objectives_and_keeps_what_the_baseline_rea
             events += [first, *two_figures(index, 0.6 * share - lost / 1.5 + 0.3, mean_inp=1 - share - lost)]
         asked = ax_experiment(space, 0, fold(events))
         assert ("mINP >= 0.35" in asked["outcome_constraints"]) == ("constraints" in objective)
-        return point_from_answer(space, answer(ax, asked))
+        return point_of(space, answer(ax, asked))
 
-    assert float(proposal({"metric": "mAP, mINP"}, noise="queries")["clips.erase"]) < 0.3
+    assert float(proposal({"metric": "mAP, mINP"})["clips.erase"]) < 0.3
     kept = proposal({"metric": "mAP", "constraints": ["mINP >= baseline"]})
     assert 1 - float(kept["clips.flip"]) - 0.3 * float(kept["clips.erase"]) > 0.3
 
@@ -213,7 +250,7 @@ kinds += {kind for module in modules for _, kind in inspect.getmembers(module, i
 
 def answers(question):
     if question["number"] == len(kinds):
-        return [{"over": True}]
+        return [{"params": {"over": True}}]
     kind = kinds[question["number"]]
     try:
         error = kind("poison")
@@ -231,7 +268,7 @@ def test_every_exception_of_ax_is_an_answer_and_leaves_the_child_alive(tmp_path:
     try:
         for number in range(100):
             try:
-                assert answer(process, {"number": number}) == {"over": True}
+                assert answer(process, {"number": number}) == {"params": {"over": True}}
                 break
             except AxFailed as error:
                 failures.append(str(error))
@@ -253,10 +290,8 @@ def one_by_one(question):
     for trial in question["trials"]:
         index = client.attach_trial(trial["params"])
         if trial["state"] == "completed":
-            error = trial["standard_error"]
-            value = trial["value"] if error is None else (trial["value"], error)
-            client.complete_trial(index, raw_data={**trial["metrics"], question["metric"]: value})
-        elif trial["state"] == "abandoned":
+            client.complete_trial(index, raw_data={**trial["metrics"], question["metric"]: trial["value"]})
+        elif trial["state"] == "failed":
             client.mark_trial_abandoned(index)
     return client
 
@@ -266,7 +301,7 @@ def answers(question):
         known.append(client.summarize().to_csv(index=False))
         torch.manual_seed(question["seed"])
         proposed.append(client.get_next_trials(max_trials=1))
-    return [{"same": known[0] == known[1] and proposed[0] == proposed[1], "rows": known[1].count("\\n")}]
+    return [{"params": {"same": known[0] == known[1] and proposed[0] == proposed[1], "rows": known[1].count("\\n")}}]
 
 worker.answers = answers
 worker.main(Parent())
@@ -275,19 +310,18 @@ worker.main(Parent())
 
 def test_trials_told_in_one_go_are_what_ax_knows_of_trials_told_one_by_one(tmp_path: Path) -> None:
     process, asked = AxProcess(tmp_path / "ax.log", command=(sys.executable, "-c", ONE_BY_ONE)), question()
+    asked["model"] = "ax"
     asked["trials"][1]["metrics"] = {"mINP": 0.3}
-    for trial in asked["trials"][:3]:
-        trial["standard_error"] = 0.01
-    asked["trials"][3] = {"params": asked["trials"][3]["params"], "state": "abandoned"}
+    asked["trials"][3] = {"params": asked["trials"][3]["params"], "state": "failed"}
     try:
-        assert answer(process, asked) == {"same": True, "rows": 1 + 5}
+        assert answer(process, asked) == {"params": {"same": True, "rows": 1 + 5}}
     finally:
         process.close()
 
 
 def test_poison_in_a_question_is_an_error_and_the_next_question_is_answered(ax: AxProcess) -> None:
     poisoned = question()
-    poisoned["trials"][0]["value"] = "high"
+    poisoned["trials"][0]["curve"] = "high"
     with pytest.raises(AxFailed):
         answer(ax, poisoned)
     assert answer(ax, question())

@@ -111,6 +111,7 @@ class Play:
 
 
 def paused_space(*overrides: str, trials: int = 4, epochs: int = 12, rule: str = "promote") -> SearchSpace:
-    """The space `smoke` with longer trials that pause, without a model."""
-    settings = ["algorithm.name=sobol", f"optim.epochs={epochs}", f"stopping.rule={rule}", f"budget.trials={trials}"]
-    return SearchSpace.load("smoke.yaml", overrides=[*settings, *overrides])
+    """The space `smoke` with longer trials that pause, without a model, which a launch refuses for `freeze_thaw`."""
+    settings = ["algorithm.name=sobol", f"optim.epochs={epochs}", "stopping.rule=promote", f"budget.trials={trials}"]
+    space = SearchSpace.load("smoke.yaml", overrides=[*settings, *overrides])
+    return space.model_copy(update={"stopping": space.stopping.model_copy(update={"rule": rule})})

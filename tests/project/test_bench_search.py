@@ -220,6 +220,6 @@ def test_a_run_is_a_line_of_the_file_and_the_last_line_of_output_compares(
 
 
 def test_names_with_settings_are_told_apart() -> None:
-    assert bench_search.split_names("ours, ax(noise: queries, stopped: estimated)+asha,tpe") == [
-        *("ours", "ax(noise: queries, stopped: estimated)+asha", "tpe"),
+    assert bench_search.split_names("ours, ax+asha(grace: 2, reduction: 4),tpe") == [
+        *("ours", "ax+asha(grace: 2, reduction: 4)", "tpe"),
     ]

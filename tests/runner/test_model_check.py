@@ -102,17 +102,17 @@ def test_a_search_that_never_comes_to_its_model_does_not_ask_it(
 
 
 def test_the_model_is_asked_where_the_budget_is_larger_than_the_initial_design_and_trials_are_left() -> None:
-    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=5"])
-    assert initial_trials(space) == 4
-    tried = [suggested(index, **random_point(space, 0, index)) for index in range(5)]  # type: ignore[arg-type]
-    assert [asks_model(space, fold(tried[:count])) for count in (0, 4, 5)] == [True, True, False]
-    smaller = SearchSpace.load("smoke.yaml", overrides=["budget.trials=4"])
+    space = SearchSpace.load("smoke.yaml", overrides=["budget.trials=6"])
+    assert initial_trials(space) == 5
+    tried = [suggested(index, **random_point(space, 0, index)) for index in range(6)]  # type: ignore[arg-type]
+    assert [asks_model(space, fold(tried[:count])) for count in (0, 5, 6)] == [True, True, False]
+    smaller = SearchSpace.load("smoke.yaml", overrides=["budget.trials=5"])
     assert not asks_model(smaller, fold([]))
 
 
 def test_the_question_is_about_the_space_and_all_its_objectives() -> None:
     overrides = ["objective.metric='mAP, -hours'", "objective.constraints=['rank1 >= 0.1', 'mINP >= baseline']"]
-    space = SearchSpace.load("smoke.yaml", overrides=[*overrides, "algorithm.noise=queries"])
+    space = SearchSpace.load("smoke.yaml", overrides=overrides)
     asked = made_up_experiment(space, 0)
     json.dumps(asked, allow_nan=False)
     assert asked["objective"] == "mAP, -hours"
@@ -120,6 +120,5 @@ def test_the_question_is_about_the_space_and_all_its_objectives() -> None:
     for trial in asked["trials"]:
         assert trial["state"] == "completed"
         assert set(trial["metrics"]) == {"hours", "rank1", "mINP"}
-        assert trial["standard_error"] is not None
         point_from_answer(space, trial["params"])
     assert len({trial["value"] for trial in asked["trials"]}) > 1

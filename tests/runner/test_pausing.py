@@ -329,9 +329,9 @@ PAUSED = AttemptResult(state="paused")
 SHORT = ("optim.epochs=6", "stopping.rule=promote", "stopping.first=0.3", "algorithm.name=sobol")
 
 
-def bench_with(folder: Path, *, paused: int, trials: int = 4, rule: str = "promote") -> Bench:
+def bench_with(folder: Path, *, paused: int, trials: int = 4) -> Bench:
     """A search of one trial at a time, with some that have paused after 2 of 6 epochs."""
-    bench = Bench(folder, trials=trials, concurrent=1, overrides=[*SHORT, f"stopping.rule={rule}"])
+    bench = Bench(folder, trials=trials, concurrent=1, overrides=SHORT)
     for index in range(paused):
         spec = bench.searcher.suggest(f"x{index}")
         assert (spec["trial"], spec["until"]) == (f"t{index:04d}", 2)
@@ -357,7 +357,7 @@ def test_an_attempt_that_has_paused_frees_its_place_and_the_best_is_handed_out_a
 def test_a_place_waits_for_the_model_and_takes_the_paused_trial_that_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = bench_with(tmp_path / "s", paused=2, trials=9, rule="freeze_thaw")
+    bench = bench_with(tmp_path / "s", paused=2, trials=9)  # too few for a promotion
     monkeypatch.setattr(trial_runner, "propose", lambda study, space: AskModel({"trials": []}))
     answers = [None, None, Continuation("t0001", 4, "it gains most", FORECAST)]
     monkeypatch.setattr(AsyncSuggester, "take", lambda *arguments, **settings: answers.pop(0))

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.space.options import StoppingConfig, next_pause
+from orchestrator.space.options import StoppingConfig, chunk_ends, next_pause
 
 
 def pauses(epochs: int, every: int, stopping: StoppingConfig) -> list[int]:
@@ -27,13 +27,15 @@ def test_promote_pauses_at_first_times_powers_of_reduction() -> None:
     assert pauses(10, 1, StoppingConfig(rule="promote", first=0.5)) == [5], "no rung lies at the end or beyond"
 
 
-def test_freeze_thaw_pauses_at_first_and_then_in_steps_of_a_ninth() -> None:
-    assert pauses(36, 1, StoppingConfig(rule="freeze_thaw", first=0.25)) == [9, 13, 17, 21, 25, 29, 33]
+def test_freeze_thaw_pauses_at_first_times_powers_of_two() -> None:
+    assert pauses(36, 1, StoppingConfig(rule="freeze_thaw", first=0.25)) == [9, 18]
+    assert pauses(51, 1, StoppingConfig(rule="freeze_thaw", first=1 / 16)) == [4, 7, 13, 26]
+    assert chunk_ends(7, 51, 1, StoppingConfig(rule="freeze_thaw", first=1 / 16)) == [13, 26, 51]
 
 
 def test_pauses_fall_on_evaluated_epochs() -> None:
     assert pauses(40, 10, StoppingConfig(rule="promote", first=0.1)) == [10, 20], "0.9 of 40 is evaluated at the end"
-    assert pauses(40, 10, StoppingConfig(rule="freeze_thaw", first=0.25)) == [10, 20, 30]
+    assert pauses(40, 10, StoppingConfig(rule="freeze_thaw", first=0.25)) == [10, 20]
     assert pauses(40, 40, StoppingConfig(rule="promote", first=0.1)) == [], "there is one evaluation, at the end"
 
 

@@ -124,7 +124,7 @@ def model_request(search: Summary) -> dict[str, Any] | None:
     place = sorted(trial.index for trial in study.trials.values()).index(best.trial.index)
     centre = question["trials"][place - len(study.trials)]["params"]
     return {
-        "question": {**question, "method": "fast", "trials": completed},
+        "question": {**question, "method": "fast", "model": "ax", "trials": completed},
         "metrics": [term.metric for term in space.objective.terms],
         "centre": centre,
         "grids": {
