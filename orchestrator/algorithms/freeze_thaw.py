@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.coded_points import CodedSpace, keys
+from orchestrator.algorithms.health import WHOLE
 from orchestrator.algorithms.learning_curves import (
     EQUAL,
     Array,
@@ -209,7 +210,7 @@ def silent_start(history: History) -> str:
     if correlation >= 1 / math.sqrt(len(curves) - 1) or error < spread:
         return ""
     return (
-        f"trials run whole, because values after {curves[0][0].epoch} of {history.ends[-1]} epochs say nothing about "
+        f"{WHOLE}, because values after {curves[0][0].epoch} of {history.ends[-1]} epochs say nothing about "
         f"the last ones: their rank correlation over {len(curves)} whole trials is {correlation:.2f}"
     )
 

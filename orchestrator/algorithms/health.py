@@ -17,6 +17,8 @@ EQUAL_FAILURES = 3
 OF_THE_CONFIGURATION = ("diverged", "out_of_memory")
 # Begins the note of every trial whose point stands in for one of the model.
 PREFIX = "Ax: "
+# Begins the note of a trial that does not pause because the first values of others said nothing.
+WHOLE = "trials run whole"
 # With as many in a row the model fails; fewer may be chance.
 IN_A_ROW = 3
 
@@ -80,7 +82,8 @@ class Proposals(NamedTuple):
 def proposals(study: Study) -> Proposals:
     """How many of the trials after the initial design the model proposed."""
     in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
-    notes = [trial.note for trial in in_order if trial.source == "ax" or trial.note.startswith(PREFIX)]
+    random = [trial.note if trial.note.startswith(PREFIX) else "" for trial in in_order]
+    notes = [note for trial, note in zip(in_order, random, strict=True) if note or trial.source == "ax"]
     runs = [(is_random, len(list(run))) for is_random, run in groupby(notes, key=bool)]
     reasons = Counter(note.removeprefix(PREFIX) for note in notes if note)
     return Proposals(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
 from orchestrator.algorithms.expected_gain import outlook
-from orchestrator.algorithms.health import IN_A_ROW, proposals
+from orchestrator.algorithms.health import IN_A_ROW, WHOLE, proposals
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import hint
 from orchestrator.base.uris import without_passwords
@@ -124,6 +124,19 @@ def warn_of_random_points(recorder: Recorder, notice: Callable[[str, str], None]
     recorder.subscribe(listen)
 
 
+def tell_of_whole_trials(recorder: Recorder, notice: Callable[[str, str], None]) -> None:
+    """Lets `notice` be called once, with the reason, as soon as trials run whole that could pause."""
+    told: list[str] = []
+
+    def listen(record: Record) -> None:
+        event = record.event
+        if isinstance(event, TrialSuggested) and event.note.startswith(WHOLE) and not told:
+            told.append(event.note)
+            notice("model", event.note)
+
+    recorder.subscribe(listen)
+
+
 @dataclass(frozen=True)
 class SessionContext:
     """What a session runs, and with which options."""
@@ -221,6 +234,7 @@ class _Session:
             recorder.record(event)
         self._callbacks.started(recorder, self._context.description)
         warn_of_random_points(recorder, self._callbacks.noticed)
+        tell_of_whole_trials(recorder, self._callbacks.noticed)
         self._tracker.start()
 
     def _search(self) -> Exit:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from searches import write_search
 from strategies import quick
 
-from orchestrator.algorithms.health import proposals
+from orchestrator.algorithms.health import WHOLE, proposals
 from orchestrator.base.errors import Exit
 from orchestrator.cli.run_search import exit_code
 from orchestrator.show.report.formats import markdown_text
@@ -79,6 +79,11 @@ def test_every_proposal_is_the_models_or_a_random_points(proposed: list[tuple[st
     assert found.random == proposed.count(DEAD) + proposed.count(SLOW)
     flags = "".join("r" if each in (DEAD, SLOW) else "m" for each in proposed if each in (MODEL, DEAD, SLOW))
     assert (found.longest, found.in_a_row) == (max(map(len, flags.split("m"))), len(flags) - len(flags.rstrip("r")))
+
+
+def test_a_note_of_a_trial_that_runs_whole_is_no_random_point() -> None:
+    found = proposals(study_of(MODEL, (MODEL[0], f"{WHOLE}, because values say nothing"), MODEL))
+    assert (found.by_model, found.random) == (3, 0)
 
 
 def test_status_says_it_to_people_and_to_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ class FakeAx:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return {"params": answer}
 
 
 TWO_POINTS = ["optim.learning_rate=1e-3", "clips.identities=4"]

@@ -16,10 +16,10 @@ from events import completed, suggested
 from ray.tune.search import Searcher
 
 from orchestrator.algorithms.ax_process import AxFailed
-from orchestrator.algorithms.health import CircuitBroken, DiskFull
+from orchestrator.algorithms.health import WHOLE, CircuitBroken, DiskFull
 from orchestrator.base.errors import JournalError
 from orchestrator.runner.searcher import StopWith
-from orchestrator.runner.session import warn_of_random_points
+from orchestrator.runner.session import tell_of_whole_trials, warn_of_random_points
 from orchestrator.runner.trial_spec import AttemptResult
 from orchestrator.study.events import AttemptFailed, TrialStarted, TrialSuggested
 from orchestrator.study.journal import Journal, read_journal
@@ -51,15 +51,15 @@ def test_no_more_trials_run_at_once_than_asked_for(bench: Callable[..., Bench]) 
 
 
 def test_the_model_is_asked_without_waiting_and_its_point_is_tried(bench: Callable[..., Bench]) -> None:
-    b = bench(FakeAx(ANSWER, delay=3), trials=6, concurrent=1)
-    for number in range(4):
+    b = bench(FakeAx(ANSWER, delay=3), trials=7, concurrent=1)
+    for number in range(5):
         b.searcher.suggest(f"x{number}")
         b.complete(f"x{number}", 0.1 * number)
-    assert [b.searcher.suggest("x4") for _ in range(3)] == [None] * 3
-    assert b.next("x4")["trial"] == "t0004"
-    assert b.recorder.study.trials["t0004"].source == "ax"
+    assert [b.searcher.suggest("x5") for _ in range(3)] == [None] * 3
+    assert b.next("x5")["trial"] == "t0005"
+    assert b.recorder.study.trials["t0005"].source == "ax"
     point = {"optim.learning_rate": 10**-2.8, "clips.identities": 3, "model.attention_gate": "sigmoid"}
-    assert b.recorder.study.trials["t0004"].params == pytest.approx(point)
+    assert b.recorder.study.trials["t0005"].params == pytest.approx(point)
     assert len(b.ax.questions) == 1
 
 
@@ -69,14 +69,14 @@ def test_the_model_is_asked_without_waiting_and_its_point_is_tried(bench: Callab
 def test_a_model_that_fails_or_talks_nonsense_is_replaced_by_a_random_point(
     bench: Callable[..., Bench], answer: dict[str, Any] | Exception
 ) -> None:
-    b = bench(FakeAx(*[answer] * 4), trials=6, concurrent=1)
-    for number in range(4):
+    b = bench(FakeAx(*[answer] * 4), trials=7, concurrent=1)
+    for number in range(5):
         b.searcher.suggest(f"x{number}")
         b.complete(f"x{number}", 0.1 * number)
-    assert b.searcher.suggest("x4") is None
-    assert b.next("x4")["trial"] == "t0004"
-    assert b.recorder.study.trials["t0004"].source == "random"
-    assert b.recorder.study.trials["t0004"].note.startswith("Ax: ")
+    assert b.searcher.suggest("x5") is None
+    assert b.next("x5")["trial"] == "t0005"
+    assert b.recorder.study.trials["t0005"].source == "random"
+    assert b.recorder.study.trials["t0005"].note.startswith("Ax: ")
     assert b.searcher.failure is None
 
 
@@ -86,11 +86,25 @@ def test_three_proposals_in_a_row_that_had_to_be_random_are_said_at_once(bench: 
     warn_of_random_points(b.recorder, lambda label, text: said.append((label, text)))
     for number in range(9):
         b.next(f"x{number}")
-        assert len(said) == (number >= 6)
+        assert len(said) == (number >= 7)
         b.complete(f"x{number}", 0.1 * number)
     ((label, text),) = said
     assert label == "model"
     assert "Ax proposed 0 of 3; 3 random points stood in: no answer within 180 s" in text
+
+
+def test_that_trials_run_whole_is_said_once(bench: Callable[..., Bench]) -> None:
+    b, said = bench(), []
+    tell_of_whole_trials(b.recorder, lambda label, text: said.append((label, text)))
+    b.next("x0")
+    first = b.recorder.study.trials["t0000"]
+    for index in (1, 2):
+        note = f"{WHOLE}, because"
+        event = TrialSuggested(
+            trial=f"t000{index}", index=index, params=first.params, source="ax", seed=0, epochs=first.epochs, note=note
+        )
+        b.recorder.record(event)
+    assert said == [("model", f"{WHOLE}, because")]
 
 
 def test_finished_is_only_said_when_nothing_runs_that_might_fail(bench: Callable[..., Bench]) -> None:
@@ -219,11 +233,11 @@ def test_a_resumed_searcher_hands_out_unfinished_trials_first_with_their_next_at
 
 def test_suggestions_are_the_same_with_and_without_a_restart_in_between(tmp_path: Path) -> None:
     def run(folder: Path, restarts: bool) -> list[dict[str, Any]]:
-        b = Bench(folder, FakeAx(ANSWER, ANOTHER), concurrent=1)
-        for number in range(6):
+        b = Bench(folder, FakeAx(ANSWER, ANOTHER), concurrent=1, trials=7)
+        for number in range(7):
             if restarts and number:
                 b.journal.close()
-                b = Bench(folder, b.ax, concurrent=1)
+                b = Bench(folder, b.ax, concurrent=1, trials=7)
             b.next(f"x{number}")
             b.complete(f"x{number}", 0.1 * number)
         questions.append(b.ax.questions)
@@ -452,8 +466,8 @@ def test_a_repeat_is_judged_on_another_fold_and_its_attempt_is_told_so(bench: Ca
 
 
 def test_the_model_is_asked_ahead_while_trials_run(bench: Callable[..., Bench]) -> None:
-    b = bench(FakeAx(ANSWER, ANOTHER), trials=6, concurrent=2)
-    for number in range(4):
+    b = bench(FakeAx(ANSWER, ANOTHER), trials=7, concurrent=2)
+    for number in range(5):
         b.searcher.suggest(f"x{number}")
         if number:
             b.complete(f"x{number}", 0.1 * number)
