@@ -80,7 +80,7 @@ def ax_experiment(space: SearchSpace, seed: int, study: Study, *, forecasting: b
         # With another rule than freeze_thaw a new trial is judged as a whole one, and what pauses is not the model's.
         is_choosing = space.stopping.rule == "freeze_thaw"
         curves = {"ends": ends if is_choosing else ends[-1:], "chunks": steps}
-        question |= {"model": "curves", **curves}
+        question |= {"model": "curves", "budget": space.budget.trials, **curves}
     else:
         trials = earlier + [_told(space, trial) for trial in in_order]
     completed = [trial for trial in trials if trial["state"] == "completed"]
@@ -133,9 +133,11 @@ def point_from_answer(space: SearchSpace, answer: object) -> Point:
 
 
 def _parameters(space: SearchSpace) -> dict[str, dict[str, Any]]:
-    """All parameters; our model also needs to know where one is not active, and its code there."""
+    """All parameters; our model also needs to know their priors, where one is not active, and its code there."""
     found = {path: _parameter(parameter) for path, parameter in space.parameters.items()}
     for path, parameter in space.parameters.items():
+        if parameter.prior is not None:
+            found[path]["prior"] = {"code": coded(parameter, parameter.prior.value), "sure": parameter.prior.sure}
         if parameter.when:
             found[path]["inactive"] = coded(parameter, parameter.at(0.5))
             found[path]["when"] = {

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from orchestrator.algorithms.learning_curves import Array
+from orchestrator.algorithms.priors import ParameterPrior
 from orchestrator.space.expressions import parse_constraint
 
 # Steps away from a point have a standard deviation between these, drawn on a log scale.
@@ -49,6 +50,8 @@ class CodedSpace:
     """(constraints, p): on codes."""
     limits: Array
     """(constraints,): of the weighted sums."""
+    priors: Mapping[int, ParameterPrior]
+    """Of the parameters that have one, by their columns."""
 
     @classmethod
     def of(cls, question: Mapping[str, Any]) -> Self:
@@ -72,6 +75,7 @@ class CodedSpace:
             np.array([spec.get("inactive", 0.0) for spec in specs.values()]) / highest,
             np.array([[each.weights.get(name, 0.0) for name in names] for each in constraints]).reshape(-1, len(names)),
             np.array([each.limit for each in constraints]),
+            {column: _prior(spec) for column, spec in enumerate(specs.values()) if "prior" in spec},
         )
 
     def places(self, codes: Mapping[str, float]) -> Array:
@@ -104,6 +108,14 @@ class CodedSpace:
             matches = np.abs(places[:, [other]] - allowed).min(1) < 0.1 / self.highest[other]
             active &= matches & self._is_active(other, places)
         return active
+
+    def log_prior(self, places: Array) -> Array:
+        """(m,): logarithm of the prior density; a parameter that is not active neither adds nor takes."""
+        found = np.zeros(len(places))
+        for column, prior in self.priors.items():
+            density = prior.density(places[:, column])
+            found += np.where(self._is_active(column, places), np.log(density), 0.0)
+        return found
 
     def are_allowed(self, places: Array) -> Any:
         """(m,): whether rows satisfy all constraints."""
@@ -167,6 +179,11 @@ class CodedSpace:
 def keys(places: Array) -> Iterator[tuple[float, ...]]:
     """Of each row; equal for rows that are the same point."""
     return map(tuple, np.round(places, DIGITS).tolist())
+
+
+def _prior(spec: Mapping[str, Any]) -> ParameterPrior:
+    told, is_unordered = spec["prior"], spec["type"] == "choice" and not spec["ordered"]
+    return ParameterPrior.of(told["code"] / _highest(spec), told["sure"], len(spec["values"]) if is_unordered else 0)
 
 
 def _highest(spec: Mapping[str, Any]) -> float:

@@ -32,6 +32,7 @@ from orchestrator.algorithms.learning_curves import (
     fit,
     index,
 )
+from orchestrator.algorithms.priors import prior_weight
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Forecast
 from orchestrator.study.study import Study
@@ -104,6 +105,8 @@ class History:
     chunks: Sequence[float]
     """Steps at which a trial that diverged counts as evaluated."""
     seed: int
+    budget: int = 0
+    """Trials of the whole search, over which priors are forgotten; 0 gives them no weight."""
 
     @classmethod
     def of(cls, question: Mapping[str, Any]) -> Self:
@@ -122,7 +125,7 @@ class History:
             )
             for told in question["trials"]
         ]
-        return cls(space, trials, question["ends"], question["chunks"], question["seed"])
+        return cls(space, trials, question["ends"], question["chunks"], question["seed"], question["budget"])
 
     @property
     def decisions(self) -> int:
@@ -444,7 +447,8 @@ class _Choice:
         if not len(probes):
             return None
         longest = max(ends, key=lambda end: indices(probes, end).max()) if len(ends) > 1 else ends[0]
-        found = self._maximum(lambda places: indices(places, longest))
+        weight = prior_weight(len(self._history.trials), self._history.budget)
+        found = self._maximum(lambda places: indices(places, longest) + weight * space.log_prior(places))
         if found is None:
             return None
         worth = {end: float(indices(found[None], end)[0]) for end in ends}

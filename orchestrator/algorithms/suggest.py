@@ -123,11 +123,13 @@ def start_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
 def center_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
     """The middle of all ranges, on their scales, as the first point of a space without `start`; otherwise None.
 
-    Ranges are usually centred on a good guess. None, too, if a constraint forbids the middle.
+    Ranges are usually centred on a good guess; where a parameter has a prior, its value is the guess. None, too, if a
+    constraint forbids the point.
     """
     if study.trials or study.attached or space.start:
         return None
-    middle = space.sample([0.5] * len(space.parameters))
+    priors = [(parameter, parameter.prior) for parameter in space.parameters.values()]
+    middle = space.sample([0.5 if prior is None else each.place(prior.value) for each, prior in priors])
     return None if middle is None else Suggestion(middle, "center")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from trainer.formatting import KeyPath, exactly, listed, shown
@@ -104,6 +105,20 @@ def _fits_range(step: Number | None, info: ValidationInfo) -> Number | None:
     return step
 
 
+class Prior(StrictConfig):
+    """A value that is probably good."""
+
+    value: Value
+    """The value, one of the parameter."""
+    sure: Literal["weak", "medium", "strong"] = "medium"
+    """How much the search keeps to its neighbourhood at first; evidence takes over as trials come in."""
+
+
+def _check_prior(prior: Prior | None, refusal: Callable[[object], str | None]) -> None:
+    if prior is not None and (why := refusal(prior.value)) is not None:
+        raise ValueError(f"prior.value {why}")
+
+
 class FloatRange(StrictConfig):
     """Any number between two bounds, both included."""
 
@@ -118,6 +133,13 @@ class FloatRange(StrictConfig):
     """Distance between neighbouring values, counted from `low`; null allows any number in between."""
     when: Conditions = {}
     """Searched only if each of these searched choices has one of these values; otherwise the default is used."""
+    prior: Prior | None = None
+    """A value that is probably good; null where none is known. For the model of `ax`."""
+
+    @model_validator(mode="after")
+    def _prior_is_a_value(self) -> Self:
+        _check_prior(self.prior, self.refusal)
+        return self
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
@@ -169,6 +191,13 @@ class IntRange(StrictConfig):
     """Distance between neighbouring values, counted from `low`; null allows every whole number."""
     when: Conditions = {}
     """Searched only if each of these searched choices has one of these values; otherwise the default is used."""
+    prior: Prior | None = None
+    """A value that is probably good; null where none is known. For the model of `ax`."""
+
+    @model_validator(mode="after")
+    def _prior_is_a_value(self) -> Self:
+        _check_prior(self.prior, self.refusal)
+        return self
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
@@ -209,6 +238,8 @@ class Choice(StrictConfig):
     """Whether neighbours in the list are similar, as sizes are."""
     when: Conditions = {}
     """Searched only if each of these searched choices has one of these values; otherwise the default is used."""
+    prior: Prior | None = None
+    """A value that is probably good; null where none is known. For the model of `ax`."""
 
     @field_validator("values")
     @classmethod
@@ -221,6 +252,11 @@ class Choice(StrictConfig):
                 raise ValueError(f"must be distinct ({shown(value)} is there twice)")
         whole = all(isinstance(value, int) for value in values)
         return values if whole or kinds == {str} else tuple(float(value) for value in values)
+
+    @model_validator(mode="after")
+    def _prior_is_a_value(self) -> Self:
+        _check_prior(self.prior, self.refusal)
+        return self
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """Every value, by the keys that state it."""

@@ -255,7 +255,7 @@ class SearchSpace(StrictConfig):
         """The whole space as plain data, without `extends`."""
         data = self.model_dump(mode="json")
         for parameter in data["parameters"].values():
-            for key, nothing in (("step", None), ("when", {})):
+            for key, nothing in (("step", None), ("when", {}), ("prior", None)):
                 if parameter.get(key, ...) == nothing:
                     del parameter[key]
         return data
@@ -263,7 +263,7 @@ class SearchSpace(StrictConfig):
     def warnings(self) -> list[str]:
         """Settings that are allowed but have no effect together, a line each."""
         config = self.config(self.any_sample())
-        return [*_on_warmup(self, config), *_on_milestones(config), *_on_replicates(self)]
+        return [*_on_warmup(self, config), *_on_milestones(config), *_on_replicates(self), *_on_priors(self)]
 
     def differences(self, other: Self) -> list[str]:
         """The changes that turn this space into the other: lines `- path: value` and `+ path: value`."""
@@ -438,6 +438,14 @@ def _on_replicates(space: SearchSpace) -> list[str]:
     if space.replicates.choose == "model" or not 0 < seeds < CONFIRMING_SEEDS:
         return []
     return [f"replicates.seeds: {seeds} confirm no configuration as the best; {CONFIRMING_SEEDS} at least do"]
+
+
+def _on_priors(space: SearchSpace) -> list[str]:
+    path = next((path for path, parameter in space.parameters.items() if parameter.prior is not None), None)
+    if path is None or space.has_curve_model:
+        return []
+    what = "only the model of algorithm 'ax' with method 'fast' and one objective without constraints uses priors"
+    return [f"parameters.{path}.prior: {what}"]
 
 
 def _varies(space: SearchSpace, *paths: str) -> bool:

@@ -246,7 +246,7 @@ MISTAKES = {
     "unknown key of a parameter": (
         ("high: 0.8", "hihg: 0.8"),
         "5:48: parameters.loss.triplet_margin.hihg: unknown key, not one of type, low, high, log, step,"
-        " when - did you mean 'high'?",
+        " when, prior - did you mean 'high'?",
     ),
     "missing key of a parameter": (
         (", high: 0.8", ""),
@@ -560,7 +560,7 @@ def test_the_last_of_two_overrides_wins() -> None:
         ),
         (
             "parameters.optim.learning_rate.hihg=1",
-            "parameters.optim.learning_rate.hihg: unknown key, not one of type, low, high, log, step, when"
+            "parameters.optim.learning_rate.hihg: unknown key, not one of type, low, high, log, step, when, prior"
             " - did you mean 'high'?",
         ),
         ("budget.trials=four", "budget.trials: must be a whole number (is 'four')"),
