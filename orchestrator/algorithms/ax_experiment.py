@@ -11,11 +11,15 @@ have them. Ax's own hierarchical spaces would impute them too, and have no const
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from orchestrator.algorithms.coded_points import CodedSpace
+from orchestrator.algorithms.learning_curves import Array
 from orchestrator.algorithms.points import Point
 from orchestrator.algorithms.scoring import modelled_metrics, outcome_limits, score
 from orchestrator.algorithms.stopping import evaluated_curve
@@ -85,6 +89,18 @@ def ax_experiment(space: SearchSpace, seed: int, study: Study, *, forecasting: b
         trials = earlier + [_told(space, trial) for trial in in_order]
     completed = [trial for trial in trials if trial["state"] == "completed"]
     return question | {"outcome_constraints": _outcome_constraints(space, study, completed), "trials": trials}
+
+
+def coordinates(space: SearchSpace, points: Iterable[Mapping[str, Value]]) -> Array:
+    """(m, d): points as our model sees them.
+
+    Raises:
+        SpaceError: a value is none of its parameter's.
+    """
+    coded_space = CodedSpace.of({"parameters": _parameters(space), "constraints": []})
+    codes = ({path: float(code) for path, code in _encoded(space, point).items()} for point in points)
+    places = [coded_space.places(each) for each in codes]
+    return coded_space.coordinates(np.array(places).reshape(-1, len(space.parameters)))
 
 
 def made_up_experiment(space: SearchSpace, seed: int) -> dict[str, Any]:

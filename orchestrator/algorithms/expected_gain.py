@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.algorithms.final_choice import FirstValues, coordinates, model_of
+from orchestrator.algorithms.ax_experiment import coordinates
+from orchestrator.algorithms.final_choice import FirstValues, model_of
 from orchestrator.algorithms.learning_curves import JITTER, Array, CurveModel, expected_improvement
 from orchestrator.study.events import Outlook
 from orchestrator.study.study import Study, Trial
@@ -81,7 +82,7 @@ def _further_points(space: SearchSpace, best: Sequence[Trial], seed: int) -> Arr
         [each.place(trial.params.get(path, each.at(0.5))) for path, each in space.parameters.items()] for trial in best
     ]
     points = (space.sample(shares) for shares in candidates(np.array(known), draws).tolist())
-    return np.array([coordinates(space, point) for point in points if point is not None])
+    return coordinates(space, (point for point in points if point is not None))
 
 
 def played_gains(model: CurveModel, points: Array, known: int, trials: int, draws: np.random.Generator) -> Array:

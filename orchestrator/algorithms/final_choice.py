@@ -10,16 +10,16 @@ m configurations, d coordinates.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from scipy.special import ndtr
 
+from orchestrator.algorithms.ax_experiment import coordinates
 from orchestrator.algorithms.learning_curves import Array, CurveModel, Observations
 from orchestrator.algorithms.scoring import feasible, score
-from orchestrator.space.parameters import Choice, Value
 from orchestrator.study.study import Study, Trial, TrialStatus
 
 if TYPE_CHECKING:
@@ -136,27 +136,12 @@ class FirstValues(NamedTuple):
         rows = [(trial, _value(trial, space.objective)) for trial in study.trials.values()]
         told = [(trial, value) for trial, value in rows if value is not None or _has_diverged(trial)]
         places = {trial.key: place for place, (trial, value) in enumerate(told) if value is not None}
-        points = np.array([coordinates(space, trial.params) for trial, _ in told])
+        points = coordinates(space, (trial.params for trial, _ in told))
         return cls(places, points, np.array([-math.inf if value is None else value for _, value in told]))
 
 
 def _has_diverged(trial: Trial) -> bool:
     return trial.status == TrialStatus.FAILED and trial.failures["diverged"] > 0
-
-
-def coordinates(space: SearchSpace, params: Mapping[str, Value]) -> list[float]:
-    """A point of the space as the model sees it, in [0, 1]: the place in each range, a coordinate for each choice.
-
-    A parameter that is not active lies in the middle.
-    """
-    found: list[float] = []
-    for path, parameter in space.parameters.items():
-        value = params.get(path, parameter.at(0.5))
-        if isinstance(parameter, Choice) and not parameter.ordered and len(parameter.values) > 2:
-            found += [float(value == other) for other in parameter.values]
-        else:
-            found.append(parameter.place(value))
-    return found
 
 
 def belief(points: Array, values: Array) -> Belief:

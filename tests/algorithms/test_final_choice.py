@@ -16,11 +16,11 @@ from small_spaces import mixed
 from strategies import quick
 from summaries import summary_of
 
+from orchestrator.algorithms.ax_experiment import coordinates
 from orchestrator.algorithms.final_choice import (
     Belief,
     Contenders,
     belief,
-    coordinates,
     expected_maximum,
     knowledge_gradients,
 )
@@ -175,11 +175,11 @@ def test_where_nothing_differs_every_mean_is_sure(values: list[float]) -> None:
 def test_a_point_is_seen_by_its_places_with_a_coordinate_for_each_choice() -> None:
     where = mixed()
     whole = next(iter(where.samples(0)))
-    assert all(0 <= each <= 1 for each in coordinates(where, whole))
-    idle = {**whole, "model.pooling": "mean"}
-    idle.pop("model.attention_hidden", None)
-    assert coordinates(where, idle)[-1] == pytest.approx(0.5, abs=0.05), "not active: the middle"
-    assert len(coordinates(where, idle)) == len(where.parameters), "a choice of two values takes one coordinate"
+    idle = {path: value for path, value in whole.items() if path != "model.attention_hidden"}
+    found = coordinates(where, [whole, {**idle, "model.pooling": "mean"}])
+    assert found.shape == (2, len(where.parameters)), "a choice of two values takes one coordinate"
+    assert ((found >= 0) & (found <= 1)).all()
+    assert found[1, -1] == pytest.approx(0.5, abs=0.05), "not active: the middle"
 
 
 # --- what trainings are spent on -------------------------------------------------------------------------------------
