@@ -10,7 +10,8 @@ m points, s draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.algorithms.ax_experiment import coordinates
-from orchestrator.algorithms.final_choice import FirstValues, model_of
+from orchestrator.algorithms.final_choice import FirstValues, first_values, model_of
 from orchestrator.algorithms.learning_curves import JITTER, Array, CurveModel, expected_improvement
 from orchestrator.study.events import Outlook
 from orchestrator.study.study import Study, Trial
@@ -41,8 +42,8 @@ RANDOM, BEST, NEAR_EACH = 200, 4, 50  # points that further trials may try
 NEAR = (0.02, 0.3)  # standard deviations of steps away from one of the best points, drawn on a log scale
 
 
-def outlook(study: Study, space: SearchSpace, trials: int = AHEAD) -> Outlook | None:
-    """What further trials of a search are expected to bring.
+def outlook(study: Study, space: SearchSpace) -> Outlook | None:
+    """What `AHEAD` further trials of a search are expected to bring.
 
     None before `ENOUGH` trials are completed, where their values do not differ, and where the space has another
     algorithm than `ax`, several objectives, or constraints on metrics.
@@ -50,29 +51,36 @@ def outlook(study: Study, space: SearchSpace, trials: int = AHEAD) -> Outlook | 
     objective = space.objective
     if space.algorithm.name != "ax" or len(objective.terms) > 1 or objective.constraints:
         return None
-    first = FirstValues.of(study, space)
-    if len(first.places) < ENOUGH:
+    told = first_values(study, objective)
+    if sum(math.isfinite(value) for _, value in told) < ENOUGH:
         return None
-    finished = [study.trials[key] for key in first.places]
-    best = sorted(finished, key=lambda trial: -first.values[first.places[trial.key]])[:BEST]
-    asked = _further_points(space, best, study.seed)
-    return _outlook(first.points.tobytes(), first.values.tobytes(), asked.tobytes(), asked.shape[1], trials)
+    content = tuple((trial.key, value, *trial.params.values()) for trial, value in told)
+    return _remembered(_Question((content, space.fingerprint(), study.seed), told, space, study.seed))
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Equal to another one where the answer is the same."""
+
+    content: Hashable
+    told: Sequence[tuple[Trial, float]] = field(compare=False)
+    space: SearchSpace = field(compare=False)
+    seed: int = field(compare=False)
 
 
 @lru_cache(maxsize=4)  # asked again at each step until another trial is completed
-def _outlook(points_: bytes, values_: bytes, asked_: bytes, d: int, trials: int) -> Outlook | None:
-    points, asked, values = (
-        np.frombuffer(points_).reshape(-1, d),
-        np.frombuffer(asked_).reshape(-1, d),
-        np.frombuffer(values_),
-    )
-    model = model_of(points, values)
+def _remembered(question: _Question) -> Outlook | None:
+    first = FirstValues.of(question.told, question.space)
+    model = model_of(first.points, first.values)
     if model is None:
         return None
-    known = points[np.isfinite(values)]
-    gains = played_gains(model, np.vstack([known, asked]), len(known), trials, np.random.default_rng(len(values)))
+    best = [trial for trial, _ in sorted(question.told, key=lambda row: -row[1])[:BEST]]
+    known = first.points[np.isfinite(first.values)]
+    points = np.vstack([known, _further_points(question.space, best, question.seed)])
+    draws = np.random.default_rng(derived_seed(question.seed, "played worlds"))
+    gains = played_gains(model, points, len(known), AHEAD, draws)
     low, high = np.quantile(gains, [0.025, 0.975])
-    return Outlook(trials=trials, gain=float(gains.mean()), low=float(low), high=float(high))
+    return Outlook(trials=AHEAD, gain=float(gains.mean()), low=float(low), high=float(high))
 
 
 def _further_points(space: SearchSpace, best: Sequence[Trial], seed: int) -> Array:

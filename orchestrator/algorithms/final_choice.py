@@ -79,7 +79,7 @@ class Contenders(NamedTuple):
 
         One that failed, or was stopped, when it was compared is out.
         """
-        compared, first = comparing(study), FirstValues.of(study, space)
+        compared, first = comparing(study), FirstValues.of(first_values(study, space.objective), space)
         out = {trial.repeats for trial in compared if trial.status in (TrialStatus.FAILED, TrialStatus.STOPPED)}
         trials = [trial for trial, _ in feasible(study, space.objective) if trial.key in first.places.keys() - out]
         if not trials:
@@ -131,13 +131,22 @@ class FirstValues(NamedTuple):
     """(m,): larger is better; minus infinity of one that diverged."""
 
     @classmethod
-    def of(cls, study: Study, space: SearchSpace) -> Self:
-        """Of a study. Other trials that failed say nothing."""
-        rows = [(trial, _value(trial, space.objective)) for trial in study.trials.values()]
-        told = [(trial, value) for trial, value in rows if value is not None or _has_diverged(trial)]
-        places = {trial.key: place for place, (trial, value) in enumerate(told) if value is not None}
-        points = coordinates(space, (trial.params for trial, _ in told))
-        return cls(places, points, np.array([-math.inf if value is None else value for _, value in told]))
+    def of(cls, told: Sequence[tuple[Trial, float]], space: SearchSpace) -> Self:
+        """Of `first_values`."""
+        places = {trial.key: place for place, (trial, value) in enumerate(told) if math.isfinite(value)}
+        return cls(
+            places, coordinates(space, (trial.params for trial, _ in told)), np.array([each for _, each in told])
+        )
+
+
+def first_values(study: Study, objective: Objective) -> list[tuple[Trial, float]]:
+    """The completed configurations and their values, larger where better, and those that diverged: minus infinity.
+
+    Other trials that failed say nothing.
+    """
+    values = ((trial, _value(trial, objective)) for trial in study.trials.values())
+    rows = ((trial, -math.inf if value is None and _has_diverged(trial) else value) for trial, value in values)
+    return [(trial, value) for trial, value in rows if value is not None]
 
 
 def _has_diverged(trial: Trial) -> bool:
