@@ -110,8 +110,11 @@ def _initial_point(space: SearchSpace, seed: int, study: Study) -> Suggestion | 
 
 def asks_model(space: SearchSpace, study: Study) -> bool:
     """Whether the model will be asked before the budget of trials is spent."""
+    if space.algorithm.name != "ax":
+        return False
     first = initial_trials(space) - len(study.attached)
-    return space.algorithm.name == "ax" and max(first, len(study.trials)) < space.budget.trials
+    # Where trials pause, there may be more of them than the budget has whole trainings.
+    return space.stopping.pauses or max(first, len(study.trials)) < space.budget.trials
 
 
 def start_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:

@@ -108,6 +108,8 @@ def test_the_model_is_asked_where_the_budget_is_larger_than_the_initial_design_a
     assert [asks_model(space, fold(tried[:count])) for count in (0, 5, 6)] == [True, True, False]
     smaller = SearchSpace.load("smoke.yaml", overrides=["budget.trials=5"])
     assert not asks_model(smaller, fold([]))
+    pausing = ["budget.trials=5", "stopping={rule: freeze_thaw, first: 0.5}", "optim.epochs=4"]
+    assert asks_model(SearchSpace.load("smoke.yaml", overrides=pausing), fold(tried)), "6 trials that are not whole"
 
 
 def test_the_question_is_about_the_space_and_all_its_objectives() -> None:
