@@ -12,20 +12,22 @@ import yaml
 from benchmarks.search.engine import Contestant, Continue, Start, Verdict
 from benchmarks.search.problems import Problem
 from orchestrator.algorithms.async_suggester import AsyncSuggester
-from orchestrator.algorithms.ax_process import AxFailed, AxProcess
-from orchestrator.algorithms.stopping import decide
+from orchestrator.algorithms.ax_process import AxProcess
+from orchestrator.algorithms.freeze_thaw import History, answer, decide
 from orchestrator.algorithms.suggest import ALGORITHMS, AskModel
-from orchestrator.runner.next_step import AddTrial, ContinueTrial, next_step, pause_after_epoch, step_of
-from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import (
-    AttemptFailed,
-    TrialCompleted,
-    TrialFailed,
-    TrialReported,
-    TrialStarted,
-    TrialStopped,
-    TrialSuggested,
+from orchestrator.runner.next_step import (
+    AddTrial,
+    ContinueTrial,
+    EndPaused,
+    SearchOver,
+    Step,
+    next_step,
+    pause_after_epoch,
+    step_of,
+    stop_after_epoch,
 )
+from orchestrator.space.search_space import SearchSpace
+from orchestrator.study.events import AttemptFailed, TrialCompleted, TrialFailed, TrialReported, TrialStarted
 from orchestrator.study.study import Study
 from trainer.result import EpochResult, Evaluation
 
@@ -57,27 +59,25 @@ class _AxHere:
         self._question = question
 
     def poll(self) -> dict[str, Any]:
-        """Answers it.
-
-        Raises:
-            AxFailed: as in a search, which goes on without the model then.
-        """
-        from orchestrator.algorithms.ax_worker import answers
-
+        """Answers it. What fails here ends the benchmark, where a search goes on without the model."""
         question, self._question = self._question, None
         assert question is not None
-        try:
-            return next(answers(question))
-        except Exception as error:
-            raise AxFailed(repr(error)) from error
+        if question["model"] == "curves":  # Ax's client would only pass its answer on
+            history = History.of(question)
+            decision = decide(history)
+            assert decision is not None, "a space of real numbers has no end"
+            return answer(question, history, decision)
+        from orchestrator.algorithms.ax_worker import answers
+
+        return next(answers(question))
 
 
 class Ours:
     """An algorithm and a stopping rule of this project, through the functions that a search runs.
 
-    The next step, the question to the model, its answer and what becomes of it, the study and the stopping rule are the
-    orchestrator's own. Left out are the journal, Ray and the model's own process; and with several slots the model is
-    asked about the history as it is, where a search may use an answer that is one result short.
+    The next step, the question to the model, its answer and what becomes of it, the study, pauses and the stopping
+    rule are the orchestrator's own. Left out are the journal, Ray and the model's own process; and with several slots
+    the model is asked about the history as it is, where a search may use an answer that is one result short.
     """
 
     def __init__(self, problem: Problem, algorithm: dict[str, Any], stopping: dict[str, Any], seed: int) -> None:
@@ -86,42 +86,47 @@ class Ours:
         self._problem = problem
         self._ahead = AsyncSuggester(cast("AxProcess", _AxHere()), self.space, stale=0)
         self._points: dict[int, list[float]] = {}
-        self._added: TrialSuggested | None = None
-        self._epochs = 0
+        self._added: AddTrial | None = None
 
-    def decide(self) -> Start | Continue:
-        """As the runner does with a free place."""
-        step = next_step(self.study, self.space, 0.0)
-        while isinstance(step, AskModel):
-            step = step_of(self.study, self.space, self._ahead.take(step, self.study)) or step
+    def decide(self) -> Start | Continue | None:
+        """As the runner asks."""
+        step = self._step()
+        if isinstance(step, EndPaused | SearchOver):
+            return None
         if isinstance(step, ContinueTrial):
             self.study.apply(step.event)
             self.study.apply(TrialStarted(trial=step.event.trial, attempt=1))
-            return Continue(self.study.trials[step.event.trial].index)
-        assert isinstance(step, AddTrial), "a space of real numbers has no end, and the budget is the benchmark's"
-        self._added = step.event
+            return Continue(int(step.event.trial[1:]))
+        assert isinstance(step, AddTrial)
+        self._added = step
         return Start([(float(step.event.params[path]) - LOW) / (HIGH - LOW) for path in self.space.parameters])
 
     def started(self, trial: int, point: list[float]) -> None:
         """Records the point, which in a table is a row's."""
         assert self._added is not None
-        self._points[trial] = point
         params = {path: LOW + (HIGH - LOW) * x for path, x in zip(self.space.parameters, point, strict=True)}
-        self.study.apply(self._added.model_copy(update={"params": params}))
+        self._points[trial] = point
+        self.study.apply(self._added.event.model_copy(update={"params": params}))
         self.study.apply(TrialStarted(trial=_key(trial), attempt=1))
 
+    def _step(self) -> Step:
+        step = next_step(self.study, self.space, 0.0)
+        while isinstance(step, AskModel):
+            found = self._ahead.take(step, self.study)
+            step = step if found is None else step_of(self.study, self.space, found) or step
+        return step
+
     def report(self, trial: int, values: list[float]) -> Verdict:
-        """As the runner does: the epoch is recorded, then the trial pauses, or the rule decides."""
+        """As the runner does: the epoch is recorded, then the rule decides."""
         self._record(trial, values)
-        if (pause := pause_after_epoch(self.study.trials[_key(trial)])) is not None:
-            self.study.apply(pause)
+        known = self.study.trials[_key(trial)]
+        if (paused := pause_after_epoch(known)) is not None:
+            self.study.apply(paused)
             return Verdict.PAUSE
-        if decide(self.study.trials[_key(trial)], self.study, self.space.stopping, self.space.objective) is None:
-            return Verdict.GO
-        rule = self.space.stopping.rule
-        assert rule != "none"
-        self.study.apply(TrialStopped(trial=_key(trial), rule=rule, epoch=len(values), reason=""))
-        return Verdict.STOP
+        if (stopped := stop_after_epoch(self.study, self.space, known)) is not None:
+            self.study.apply(stopped)
+            return Verdict.STOP
+        return Verdict.GO
 
     def completed(self, trial: int, values: list[float]) -> None:
         """Records it."""
@@ -134,11 +139,9 @@ class Ours:
         self.study.apply(TrialFailed(trial=_key(trial), failure="diverged", reason="NaN"))
 
     def _record(self, trial: int, values: list[float]) -> None:
-        self._epochs += 1
         error = self._problem.standard_error(self._points[trial]) / RANGE
         value = (values[-1] - LOWEST) / RANGE
-        result = _result(len(values), value, error, time=self._epochs)
-        self.study.apply(TrialReported(trial=_key(trial), result=result))
+        self.study.apply(TrialReported(trial=_key(trial), result=_result(len(values), value, error)))
 
 
 def _key(trial: int) -> str:
@@ -153,7 +156,9 @@ def _space(problem: Problem, algorithm: dict[str, Any], stopping: dict[str, Any]
         "optim": {"epochs": problem.epochs},
         "evaluation": {"every": 1},
     }
-    budget = {"trials": 10 * problem.trials}  # the benchmark ends a search
+    # The engine ends a search by its epochs. Trials that stop early or diverge leave some for others.
+    is_whole = stopping["rule"] in ("promote", "freeze_thaw")
+    budget = {"trials": problem.trials * (1 if is_whole else problem.epochs)}
     told = {"version": 1, "name": problem.name, "budget": budget, "parameters": parameters}
     return SearchSpace.model_validate({**told, "algorithm": algorithm, "stopping": stopping, "trainer": fixed})
 
@@ -168,14 +173,14 @@ class _Shown(EpochResult):
 
 
 _OTHERS = dict.fromkeys(("mINP", "rank1", "rank5", "rank10", "rank20", "attention_entropy"), 0.0)
-_TIMES: dict[str, Any] = {"images_per_second": 1.0, "data_wait_share": 0.0, "seconds": 1.0}
+_TIMES: dict[str, Any] = {"images_per_second": 1.0, "data_wait_share": 0.0, "seconds": 1.0, "time": 0.0}
 
 
-def _result(epoch: int, value: float, error: float, *, time: float) -> EpochResult:
+def _result(epoch: int, value: float, error: float) -> EpochResult:
     evaluation = Evaluation(
         mAP=value, mAP_standard_error=error, protocol="none", queries=1, dropped_queries=0, **_OTHERS
     )
-    return _Shown(epoch=epoch, losses={}, learning_rate=1.0, validation=evaluation, time=time, **_TIMES)
+    return _Shown(epoch=epoch, losses={}, learning_rate=1.0, validation=evaluation, **_TIMES)
 
 
 # --- others ----------------------------------------------------------------------------------------------------------
@@ -350,7 +355,7 @@ _FORM = re.compile(rf"(?P<algorithm>\w+){_TOLD}(\+(?P<rule>\w+){_TOLD})?")
 
 
 def contestant(name: str) -> Named:
-    """The search that a name means: one of `NAMES`, or as `ax(method: quality)+asha(grace: 3)` any of ours.
+    """The search that a name means: one of `NAMES`, or as `ax(noise: queries)+asha(grace: 3)` any of ours.
 
     Raises:
         ValueError: it means none.

@@ -41,8 +41,8 @@ class Verdict(Enum):
 class Contestant(Protocol):
     """A search. Trials are numbered from 0 in the order of their start; values are larger where better."""
 
-    def decide(self) -> Start | Continue:
-        """What a free slot does."""
+    def decide(self) -> Start | Continue | None:
+        """What a free slot does; None where the epochs that are left suffice for nothing."""
 
     def started(self, trial: int, point: list[float]) -> None:
         """A new trial has this point, which in a table differs from the proposed one."""
@@ -103,6 +103,8 @@ class _Engine:
         while self._spent < budget and self._merit < GOALS[-1]:
             now, slot, trial = heapq.heappop(free)
             trial = self._decide() if trial is None else trial
+            if trial is None:
+                break
             heapq.heappush(free, (now + 1, slot, trial if self._goes_on(trial) else None))
         return Run(
             epochs={goal: next((spent for spent, merit in self._trace if merit >= goal), None) for goal in GOALS},
@@ -114,12 +116,12 @@ class _Engine:
             cpu_s=time.process_time() - start,
         )
 
-    def _decide(self) -> int:
+    def _decide(self) -> int | None:
         start = time.process_time()
         decision = self._contestant.decide()
         self._decision_s += time.process_time() - start
-        if isinstance(decision, Continue):
-            return decision.trial
+        if decision is None or isinstance(decision, Continue):
+            return None if decision is None else decision.trial
         number = len(self._trials)
         point = self._problem.place(decision.point, self._taken)
         self._taken.add(tuple(point))

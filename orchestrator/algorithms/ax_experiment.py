@@ -76,11 +76,9 @@ def ax_experiment(space: SearchSpace, seed: int, study: Study, *, forecasting: b
     if space.has_curve_model or forecasting:
         steps = (_steps(space.stopping) or list(CURVE_STEPS)) if forecasting else _steps(space.stopping)
         typical = space.typical_config()
-        every = typical.evaluation.every
-        trials = earlier + [
-            _told(space, trial) | _curve_of(space, trial, every, steps, latest=forecasting) for trial in in_order
-        ]
-        ends = chunk_ends(0, typical.optim.epochs, every, space.stopping)
+        ours = [_told(space, trial) | _curve_of(space, trial, steps, latest=forecasting) for trial in in_order]
+        trials = earlier + ours
+        ends = chunk_ends(0, typical.optim.epochs, typical.evaluation.every, space.stopping)
         # With another rule than freeze_thaw a new trial is judged as a whole one, and what pauses is not the model's.
         is_choosing = space.stopping.rule == "freeze_thaw"
         curves = {"ends": ends if is_choosing else ends[-1:], "chunks": steps}
@@ -285,7 +283,7 @@ def _state(trial: Trial) -> str:
     return "diverged" if trial.status == TrialStatus.FAILED and trial.failures["diverged"] else trial.status.value
 
 
-def _curve_of(space: SearchSpace, trial: Trial, every: int, steps: Sequence[float], *, latest: bool) -> dict[str, Any]:
+def _curve_of(space: SearchSpace, trial: Trial, steps: Sequence[float], *, latest: bool) -> dict[str, Any]:
     """What `orchestrator.algorithms.freeze_thaw.CurveTrial` holds besides.
 
     The curve of a trial that trains ends at its last pause, so that the question does not change with each epoch.
@@ -293,13 +291,12 @@ def _curve_of(space: SearchSpace, trial: Trial, every: int, steps: Sequence[floa
     Args:
         space: the space.
         trial: one of its trials.
-        every: epochs from one evaluation to the next, where these are the same for all trials.
         steps: shares of a training at which values are told.
         latest: whether the curve of a trial that trains goes on to its latest evaluation.
     """
     trains = trial.status in (TrialStatus.PENDING, TrialStatus.RUNNING)
     until = (trial.until or trial.epochs) if trains else trial.epoch
-    found = {
+    return {
         "epochs": trial.epochs,
         "until": until,
         "first": trial.pauses[0] if trial.pauses else until,
@@ -308,11 +305,6 @@ def _curve_of(space: SearchSpace, trial: Trial, every: int, steps: Sequence[floa
             trial, space, steps, max(trial.pauses, default=0) if trains and not latest else trial.epochs
         ),
     }
-    if trial.status == TrialStatus.PAUSED and space.stopping.rule == "freeze_thaw":
-        if space.is_searched("evaluation.every"):
-            every = space.config(trial.params).evaluation.every
-        found["ends"] = chunk_ends(trial.epoch, trial.epochs, every, space.stopping)
-    return found
 
 
 def _kept_values(trial: Trial, space: SearchSpace, steps: Sequence[float], last: int) -> list[list[float]]:
@@ -341,5 +333,5 @@ def _known(space: SearchSpace, known: Observation) -> dict[str, Any]:
         "state": "completed",
         "value": known.value,
         "metrics": dict(known.metrics),
-        **{"epochs": 1, "until": 0, "first": 0, "pauses": 0, "curve": curve},
+        **{"epochs": 1, "until": 1, "first": 1, "pauses": 0, "curve": curve},
     }

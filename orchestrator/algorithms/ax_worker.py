@@ -30,7 +30,7 @@ from ax.generation_strategy.external_generation_node import ExternalGenerationNo
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from botorch.optim.optimize_mixed import ALTERNATING_OPTIMIZER_THRESHOLD
 
-from orchestrator.algorithms.freeze_thaw import Decision, History, Start, decide
+from orchestrator.algorithms.freeze_thaw import Decision, History, Start, answer, decide
 from trainer.child import Parent
 from trainer.formatting import first_line
 
@@ -54,7 +54,7 @@ class CurveNode(ExternalGenerationNode):
     def __init__(self, history: History) -> None:
         """A node that decides about the trials of `history`, which stays as it was."""
         super().__init__(name="LearningCurves")
-        self._history = history
+        self.history = history
         self._decision: Decision | None = None
 
     def decide(self) -> Decision:
@@ -63,10 +63,10 @@ class CurveNode(ExternalGenerationNode):
         Raises:
             NothingUntried: there is no point left to start.
         """
-        self._decision = decide(self._history)
+        self._decision = decide(self.history)
         if self._decision is None:
             raise NothingUntried("each point that the model looked at had been tried")
-        self._history = self._history.after(self._decision)
+        self.history = self.history.after(self._decision)
         return self._decision
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
@@ -77,7 +77,7 @@ class CurveNode(ExternalGenerationNode):
         decision = self._decision or self.decide()
         assert isinstance(decision, Start)
         self._decision = None
-        return dict(self._history.space.codes(decision.places))
+        return dict(self.history.space.codes(decision.places))
 
 
 def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -98,12 +98,8 @@ def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     client = told_client(question, GenerationStrategy(nodes=[node]))
     for _ in range(count):
         decision = node.decide()
-        told = {"until": decision.until} | ({"note": decision.note} if decision.note else {})
-        if isinstance(decision, Start):
-            yield {"params": _next_point(client), **told}
-        else:
-            key = question["trials"][decision.trial]["trial"]
-            yield {"continue": key, "forecast": decision.forecast, **told}
+        told = answer(question, node.history, decision)
+        yield told | {"params": _next_point(client)} if isinstance(decision, Start) else told
 
 
 def _next_point(client: Client) -> dict[str, Any]:

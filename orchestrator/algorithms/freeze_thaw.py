@@ -1,13 +1,17 @@
 """What trains next, a new trial or a paused one, and for how long: a pure function of the trials and a seed.
 
-Every possible training has an index: the improvement that an epoch of it is expected to bring
-(`orchestrator.algorithms.learning_curves.index`). The largest one is chosen, as in freeze-thaw Bayesian optimisation
-(Swersky et al. 2014, arXiv:1406.3896). Where nothing pauses, the same function is Bayesian optimisation of whole
-trials, and the curves of trials that a stopping rule ended still tell of the others.
+Every possible training has a worth, the improvement that an epoch of it is expected to bring
+(`orchestrator.algorithms.learning_curves.worth`), and the largest one is chosen, as in freeze-thaw Bayesian
+optimisation (Swersky et al. 2014, arXiv:1406.3896). Where nothing pauses, the same function is Bayesian optimisation of
+whole trials, and the curves of trials that a stopping rule ended still tell of the others.
+
+Pauses have to earn their place: the first trials train to their end, and from them follows after how many epochs a
+trial pauses, once, or that none does (`Evidence`). A paused trial that goes on trains to its end.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,22 +19,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
-from scipy.stats import rankdata
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.coded_points import CodedSpace, keys
 from orchestrator.algorithms.health import WHOLE
 from orchestrator.algorithms.learning_curves import (
-    EQUAL,
     Array,
     CurveModel,
     Hyperparameters,
+    LeftOut,
     Observations,
-    Posterior,
     Rows,
     Scale,
     fit,
-    index,
+    worth,
 )
 from orchestrator.algorithms.priors import prior_weight
 from orchestrator.space.search_space import SearchSpace
@@ -38,26 +40,29 @@ from orchestrator.study.events import Forecast
 from orchestrator.study.study import Study
 
 # --- constants of the decision, tuned on the development problems of `benchmarks.bench_search` ---------------------
-# Forecasts are somewhat overconfident: standard deviations count as so many times larger.
-INFLATION = 1.3
+# Completed trials before one may pause,
+WHOLE_FIRST = 8
+# and the share of what is unknown about a trial's last value that its values at a pause may leave unknown.
+MOST_LEFT = 0.6
+# Trials that count beside those that are there: as many, which early values told nothing of,
+SILENT = 1
+# and as many, whose forecasts were as wrong as they said; a forecast is at most taken for so many times too sure.
+CALM, LARGEST_SURPRISE = 4, 4.0
 # Of every second decision, in units of the spread: by how much a training has to be better than the best one.
 MARGIN = 0.1
 # New trials take at most this share of all epochs, as long as a paused one is worth continuing:
 SHARE_OF_STARTS = 0.5
 # a logarithm of improvement per epoch above this.
 WORTH_CONTINUING = -30.0
-# Rows of a trial for the model, by the number of trials up to which it gets as many.
-ROWS = ((60, 4), (120, 3), (math.inf, 2))
+# Rows for the model of a trial that is not completed, by the number of trials up to which it gets as many.
+ROWS = ((60, 3), (math.inf, 2))
 # Hyperparameters are fitted to the first rows of the history: to a number of rows that grows by this factor,
-REFIT = 1.05
+REFIT = 1.1
 # and to whole trials of about so many rows. A fit takes a time that grows with the cube of them.
 MAX_FITTED = 240
-# Whole trials, none of which was chosen by its first values, before these may turn out to say nothing.
-JUDGED = 5
 # Candidates for a new trial: random points, points near each of the best trials, rounds of steps around the best.
-RANDOM, BEST, NEAR_EACH = 256, 4, 48
-ROUNDS, KEPT, STEPS_EACH, FIRST_WIDTH = 3, 5, 24, 0.08
-PROBED = 64  # random points by which the length of a new trial's first chunk is chosen
+RANDOM, BEST, NEAR_EACH = 128, 4, 32
+ROUNDS, KEPT, STEPS_EACH, FIRST_WIDTH = 3, 8, 16, 0.08
 
 
 State: TypeAlias = Literal["completed", "pending", "paused", "stopped", "diverged", "failed"]
@@ -90,8 +95,6 @@ class CurveTrial:
     pauses: int
     curve: Sequence[Evaluated]
     """At the ends of chunks and at its last evaluation; of a pending trial up to its last pause."""
-    ends: Sequence[int] = ()
-    """Of a paused one: the epochs at which it can pause again, and its last epoch."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,6 @@ class History:
                 told["first"],
                 told["pauses"],
                 [Evaluated(*each) for each in told["curve"]],
-                told.get("ends", ()),
             )
             for told in question["trials"]
         ]
@@ -131,10 +133,6 @@ class History:
     def decisions(self) -> int:
         """Starts and continuations so far."""
         return sum(1 + trial.pauses - (trial.state == "paused") for trial in self.trials)
-
-    def without_pauses(self) -> Self:
-        """The same, but whatever trains next trains to its end."""
-        return replace(self, ends=self.ends[-1:], trials=[replace(each, ends=each.ends[-1:]) for each in self.trials])
 
     def after(self, decision: Decision) -> Self:
         """The history once a decision is carried out."""
@@ -180,50 +178,76 @@ def decisions(history: History) -> Iterator[Decision]:
         history = history.after(decision)
 
 
+def answer(question: Mapping[str, Any], history: History, decision: Decision) -> dict[str, Any]:
+    """A decision in the words of `orchestrator.algorithms.ax_worker.answers`."""
+    told: dict[str, Any] = {"until": decision.until} | ({"note": decision.note} if decision.note else {})
+    if isinstance(decision, Start):
+        return {"params": dict(history.space.codes(decision.places)), **told}
+    key = question["trials"][decision.trial]["trial"]
+    return {"continue": key, "forecast": decision.forecast, **told}
+
+
 def decide(history: History) -> Decision | None:
     """What trains next; None if each point that was looked at has been tried."""
     draws = np.random.default_rng([history.seed, history.decisions])
     model = curve_model(history)
     if model is None:
         return _random_start(history, draws)
-    note = silent_start(history)
-    decision = _Choice(history.without_pauses() if note else history, model, draws).decision()
-    return decision if decision is None else decision._replace(note=note)
+    return _Choice(history, model, Evidence.of(history, model), draws).decision()
 
 
-def silent_start(history: History) -> str:
-    """Why trials run whole: the first values of whole trials say nothing about their last ones. Empty otherwise.
+class Evidence(NamedTuple):
+    """What completed trials say of forecasts, each left out of the model in turn."""
 
-    Their rank correlation is less than one standard error above 0, and last values are forecast from first ones, by a
-    line through all other trials, no better than by the mean of the others. Trials that have paused do not count: they
-    went on because of their first values, which hides what these say.
-    """
-    curves = [
-        trial.curve
-        for trial in history.trials
-        if trial.state == "completed" and not trial.pauses and len(trial.curve) > 1
-    ]
-    if len(curves) < JUDGED or len(history.ends) < 2:
-        return ""
-    first, last = (np.array([curve[place].value for curve in curves]) for place in (0, -1))
-    if first.std() < EQUAL or last.std() < EQUAL:
-        return ""
-    correlation = float(np.corrcoef(rankdata(first), rankdata(last))[0, 1])
-    error, spread = _left_out_error(first, last), _left_out_error(np.zeros(len(last)), last)
-    if correlation >= 1 / math.sqrt(len(curves) - 1) or error < spread:
-        return ""
-    return (
-        f"{WHOLE}, because values after {curves[0][0].epoch} of {history.ends[-1]} epochs say nothing about "
-        f"the last ones: their rank correlation over {len(curves)} whole trials is {correlation:.2f}"
-    )
+    completed: int
+    left: Sequence[float]
+    """By the ends of chunks but the last: the share of the squared error of forecasts of last values that is left when
+    the values up to there are known; at most 1, and not larger after more epochs."""
+    new: float
+    """By how much deviations of forecasts of new trials are too small; at least 1."""
+    paused: Sequence[float]
+    """The same for trials that have paused, by the ends of chunks but the last."""
+
+    @classmethod
+    def of(cls, history: History, model: CurveModel) -> Self:
+        """Of the completed trials of a history and its model."""
+        completed = [run for run, trial in enumerate(history.trials) if trial.state == "completed"]
+        steps = [end / history.ends[-1] for end in history.ends[:-1]]
+        unknown, *known = model.left_out(completed, [0.0, *steps])
+        squares = unknown.error**2
+        silent = SILENT * (squares.mean() if completed else 1.0)
+        left = [float(((each.error**2).sum() + silent) / (squares.sum() + silent)) for each in known]
+        falling = np.minimum.accumulate(np.minimum(left, 1.0)) if left else np.empty(0)
+        return cls(len(completed), falling.tolist(), _too_sure(unknown), [_too_sure(each) for each in known])
+
+    def first_end(self, history: History) -> int:
+        """The epoch after which a new trial pauses, or its last one."""
+        if self.completed < WHOLE_FIRST:
+            return history.ends[-1]
+        return next(
+            (end for end, left in zip(history.ends, self.left, strict=False) if left <= MOST_LEFT), history.ends[-1]
+        )
+
+    def why_whole(self, history: History) -> str:
+        """Why trials run whole although they could pause; empty where they do not, or where it is too early to say."""
+        if len(history.ends) < 2 or self.completed < WHOLE_FIRST or self.first_end(history) < history.ends[-1]:
+            return ""
+        latest, last = history.ends[-2:]
+        return (
+            f"{WHOLE}: values up to epoch {latest} of {last} leave {100 * self.left[-1]:.0f} % of what is "
+            f"unknown about the last one, by {self.completed} completed trials"
+        )
+
+    def inflation(self, step: float, history: History) -> float:
+        """Of a trial that paused at a step."""
+        ends = [end / history.ends[-1] for end in history.ends[:-1]]
+        place = bisect.bisect_right(ends, step + 1e-9) - 1
+        return self.paused[place] if place >= 0 else self.new
 
 
-def _left_out_error(first: Array, last: Array) -> float:
-    """Root mean square error of forecasts of each last value by a line through the others."""
-    design = np.stack([np.ones(len(first)), first - first.mean()], axis=1)
-    hat = design @ np.linalg.pinv(design)
-    errors = (last - hat @ last) / (1 - np.diag(hat))
-    return float(np.sqrt((errors**2).mean()))
+def _too_sure(forecasts: LeftOut) -> float:
+    surprises = np.minimum(np.abs(forecasts.error / forecasts.deviation), LARGEST_SURPRISE)
+    return max(1.0, math.sqrt((CALM + float((surprises**2).sum())) / (CALM + len(surprises))))
 
 
 def forecasts(study: Study, space: SearchSpace) -> dict[str, Forecast]:
@@ -249,12 +273,17 @@ def ends(history: History) -> dict[int, tuple[float, float]]:
     ]
     if model is None or not open_:
         return {}
+    evidence = Evidence.of(history, model)
     points = history.space.coordinates(np.array([history.trials[number].places for number in open_]))
     found = model.forecasts(points, np.array(open_))
     return {
-        number: (float(mean), INFLATION * float(deviation))
+        number: (float(mean), evidence.inflation(_step_of(history.trials[number]), history) * float(deviation))
         for number, mean, deviation in zip(open_, *found, strict=True)
     }
+
+
+def _step_of(trial: CurveTrial) -> float:
+    return trial.curve[-1].epoch / trial.epochs if trial.curve else 0.0
 
 
 # --- the model of a history ------------------------------------------------------------------------------------------
@@ -298,7 +327,11 @@ def curve_model(history: History) -> CurveModel | None:
     points = history.space.coordinates(np.array([trial.places for trial in history.trials]))
     rows = [_rows(trial, run, history.chunks) for run, trial in enumerate(history.trials)]
     most = next(most for limit, most in ROWS if len(rows) <= limit)
-    told = [row for each in rows for row in _thinned(each, most)]
+    told = [
+        row
+        for trial, each in zip(history.trials, rows, strict=True)
+        for row in (each if trial.state == "completed" else _thinned(each, most))
+    ]
     scale = Scale.of(_observations(told, points)) if told else None
     if scale is None:
         return None
@@ -357,7 +390,7 @@ def _fitted(points: bytes, steps: bytes, runs: bytes, values: bytes, d: int) -> 
 
 def _random_start(history: History, draws: np.random.Generator) -> Start | None:
     found = _untried(history, history.space.random(draws, RANDOM))
-    return Start(found[0], history.ends[0]) if len(found) else None
+    return Start(found[0], history.ends[-1]) if len(found) else None
 
 
 def _untried(history: History, places: Array) -> Array:
@@ -368,11 +401,9 @@ def _untried(history: History, places: Array) -> Array:
 
 
 class _Valued(NamedTuple):
-    """A training and what it is worth."""
+    """A training and its worth."""
 
     worth: float
-    """See `learning_curves.index`."""
-    until: int
     trial: int = -1
     """Of a paused one."""
     places: Array = np.empty(0)
@@ -382,8 +413,9 @@ class _Valued(NamedTuple):
 class _Choice:
     """One decision, given a model."""
 
-    def __init__(self, history: History, model: CurveModel, draws: np.random.Generator) -> None:
+    def __init__(self, history: History, model: CurveModel, evidence: Evidence, draws: np.random.Generator) -> None:
         self._history = history
+        self._evidence = evidence
         self._draws = draws
         self._places = np.array([trial.places for trial in history.trials])
         self._points = history.space.coordinates(self._places)
@@ -398,16 +430,19 @@ class _Choice:
 
     def decision(self) -> Decision | None:
         paused, new = self._best_paused(), self._best_new()
-        if paused is None:
-            return None if new is None else Start(new.places, new.until)
-        if new is None or paused.worth >= new.worth or (self._starts_took_enough() and paused.worth > WORTH_CONTINUING):
-            return self._continue(paused)
-        return Start(new.places, new.until)
+        if new is None:
+            return None if paused is None else self._continue(paused)
+        if paused is not None:
+            has_enough_starts = self._starts_took_enough() and paused.worth > WORTH_CONTINUING
+            if paused.worth >= new.worth or has_enough_starts:
+                return self._continue(paused)
+        return Start(new.places, self._evidence.first_end(self._history), self._evidence.why_whole(self._history))
 
     def _continue(self, paused: _Valued) -> Continue:
-        run = np.array([paused.trial])
+        run, trial = np.array([paused.trial]), self._history.trials[paused.trial]
         (mean,), (deviation,) = self._model.forecasts(self._points[run], run)
-        return Continue(paused.trial, paused.until, (float(mean), INFLATION * float(deviation)))
+        inflation = self._evidence.inflation(_step_of(trial), self._history)
+        return Continue(paused.trial, trial.epochs, (float(mean), inflation * float(deviation)))
 
     def _best(self) -> float:
         """The mean of the best completed trial; without one that of a trial which is better than most."""
@@ -415,45 +450,36 @@ class _Choice:
         return float(self._means[done].max() if done else np.quantile(self._means, 0.25))
 
     def _starts_took_enough(self) -> bool:
-        started = sum(trial.first for trial in self._history.trials)
-        return started > SHARE_OF_STARTS * sum(trial.until for trial in self._history.trials)
+        """Of the epochs of trials that paused, or will."""
+        pausing = [trial for trial in self._history.trials if trial.first < trial.epochs]
+        return sum(trial.first for trial in pausing) > SHARE_OF_STARTS * sum(trial.until for trial in pausing)
 
     def _best_paused(self) -> _Valued | None:
-        """The paused trial with the largest index, and the chunk that gives it."""
-        alike: dict[tuple[int, int, Sequence[int]], list[int]] = {}
-        for run, trial in enumerate(self._history.trials):
-            if trial.state == "paused":
-                alike.setdefault((trial.until, trial.epochs, tuple(trial.ends)), []).append(run)
-        best, goal = None, self._best() + self._margin
-        for (since, _, ends), runs in alike.items():
-            posterior = self._model.posterior(self._points[runs], np.array(runs))
-            for end in ends:
-                values = _indices(posterior, goal, end - since, ends[-1] - end, end / ends[-1])
-                place = int(values.argmax())
-                if best is None or values[place] > best.worth:
-                    best = _Valued(float(values[place]), end, runs[place])
-        return best
+        """The paused trial with the largest worth."""
+        runs = [run for run, trial in enumerate(self._history.trials) if trial.state == "paused"]
+        if not runs:
+            return None
+        posterior = self._model.posterior(self._points[runs], np.array(runs))
+        trials = [self._history.trials[run] for run in runs]
+        inflation = np.array([self._evidence.inflation(_step_of(trial), self._history) for trial in trials])
+        cost = np.array([trial.epochs - trial.until for trial in trials], dtype=float)
+        values = worth(posterior.mean, inflation * posterior.gain(), self._best() + self._margin, cost)
+        place = int(values.argmax())
+        return _Valued(float(values[place]), runs[place])
 
     def _best_new(self) -> _Valued | None:
-        """The new point with the largest index, and the first chunk that gives it."""
-        ends, space = self._history.ends, self._history.space
+        """The new point with the largest worth; better than the best forecast, which needs no new trial."""
         goal = max(self._best(), float(self._means.max())) + self._margin
+        cost = float(self._history.ends[-1])
 
-        def indices(places: Array, end: int) -> Array:
-            posterior = self._model.posterior(space.coordinates(places))
-            return _indices(posterior, goal, end, ends[-1] - end, end / ends[-1])
+        def value(places: Array) -> Array:
+            posterior = self._model.posterior(self._history.space.coordinates(places))
+            return worth(posterior.mean, self._evidence.new * posterior.gain(), goal, cost)
 
-        probes = space.random(self._draws, PROBED)
-        if not len(probes):
-            return None
-        longest = max(ends, key=lambda end: indices(probes, end).max()) if len(ends) > 1 else ends[0]
+        space = self._history.space
         weight = prior_weight(len(self._history.trials), self._history.budget)
-        found = self._maximum(lambda places: indices(places, longest) + weight * space.log_prior(places))
-        if found is None:
-            return None
-        worth = {end: float(indices(found[None], end)[0]) for end in ends}
-        until = max(ends, key=lambda end: worth[end])
-        return _Valued(worth[until], until, places=found)
+        found = self._maximum(lambda places: value(places) + weight * space.log_prior(places))
+        return None if found is None else _Valued(float(value(found[None])[0]), places=found)
 
     def _maximum(self, worth: Callable[[Array], Array]) -> Array | None:
         """The untried point with the largest value that a search among random ones and around the best trials finds."""
@@ -483,9 +509,3 @@ class _Choice:
         values = worth(untried)
         order = np.argsort(-values, kind="stable")[:KEPT]
         return untried[order], values[order]
-
-
-def _indices(posterior: Posterior, goal: float, cost: int, rest: int, step: float) -> Array:
-    whole = INFLATION * posterior.gain(1.0)
-    first = INFLATION * posterior.gain(step) if rest else whole
-    return index(posterior.mean, first, whole, goal, cost, rest)

@@ -23,6 +23,7 @@ n rows, m points, d coordinates.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self, TypeAlias
 
@@ -48,7 +49,7 @@ LENGTHSCALE, LENGTHSCALE_SD = 0.5, 0.8
 TREND, TREND_SD = 0.3, 1.5
 JITTER = 1e-5
 BOUNDS_SCALE, BOUNDS_VARIANCE, BOUNDS_TREND = (-4.0, 4.0), (-9.0, 2.5), (-12.0, 3.0)  # of the logarithms
-STEPS = 25  # of L-BFGS; the posterior is flat around its maximum
+STEPS = 80  # of L-BFGS; the posterior is flat around its maximum
 # Values further below the median than so many interquartile ranges say no more than that a point is bad.
 FAR_BELOW = 3.0
 EQUAL = 1e-9  # standard deviation of values that do not differ
@@ -118,8 +119,8 @@ class Hyperparameters(NamedTuple):
 
     scales: Array
     """(d,): lengthscales of g."""
-    curve_scale: float
-    """Lengthscale of c."""
+    curve_scales: Array
+    """(d,): lengthscales of c."""
     final: float
     """Variance of g."""
     run: float
@@ -134,16 +135,16 @@ class Hyperparameters(NamedTuple):
 
     @classmethod
     def of(cls, logarithms: Array) -> Self:
-        """From a vector of 2 d + 8 logarithms, in the order of the fields."""
+        """From a vector of 3 d + 7 logarithms, in the order of the fields."""
         d = _dimensions(logarithms)
         values = np.exp(logarithms)
-        curve, final, run, slow, fast, own_slow, own_fast, noise = (float(value) for value in values[d : d + 8])
+        final, run, slow, fast, own_slow, own_fast, noise = (float(value) for value in values[2 * d : 2 * d + 7])
         by_point, by_run = np.array([slow, fast]), np.array([own_slow, own_fast])
-        return cls(values[:d], curve, final, run, by_point, by_run, noise, values[d + 8 :])
+        return cls(values[:d], values[d : 2 * d], final, run, by_point, by_run, noise, values[2 * d + 7 :])
 
 
 def _dimensions(logarithms: Array) -> int:
-    return (len(logarithms) - 8) // 2
+    return (len(logarithms) - 7) // 3
 
 
 class Prior(NamedTuple):
@@ -157,9 +158,9 @@ class Prior(NamedTuple):
     def of(cls, d: int) -> Self:
         """The prior for d coordinates."""
         scale = LENGTHSCALE * math.sqrt(max(d, 3) / 3)
-        medians = [scale] * (d + 1) + [median for median, _ in VARIANCES] + [TREND / d] * d
-        deviations = [LENGTHSCALE_SD] * (d + 1) + [deviation for _, deviation in VARIANCES] + [TREND_SD] * d
-        bounds = [BOUNDS_SCALE] * (d + 1) + [BOUNDS_VARIANCE] * len(VARIANCES) + [BOUNDS_TREND] * d
+        medians = [scale] * 2 * d + [median for median, _ in VARIANCES] + [TREND / d] * d
+        deviations = [LENGTHSCALE_SD] * 2 * d + [deviation for _, deviation in VARIANCES] + [TREND_SD] * d
+        bounds = [BOUNDS_SCALE] * 2 * d + [BOUNDS_VARIANCE] * len(VARIANCES) + [BOUNDS_TREND] * d
         return cls(np.log(medians), np.array(deviations), bounds)
 
 
@@ -229,18 +230,11 @@ class Rows(NamedTuple):
 def value_covariance(rows: Rows, others: Rows, h: Hyperparameters) -> Array:
     """(n, m): prior covariance of values without noise. Rows of different new runs (-1) are different runs."""
     same = ((rows.runs[:, None] == others.runs[None]) & (rows.runs >= 0)[:, None]).astype(float)
-    near = _matern(_squared_distances(rows.points, others.points) / h.curve_scale**2).value
+    near = _matern(_squared_distances(rows.points / h.curve_scales, others.points / h.curve_scales)).value
     covariance: Array = final_covariance(rows.points, others.points, h) + h.run * same
     for rate, by_point, by_run in zip(RATES, h.by_point, h.by_run, strict=True):
         covariance += decay(rows.steps, others.steps, rate) * (SHARED_CURVE + by_point * near + by_run * same)
     return covariance
-
-
-def _variance_beyond_final(step: float, h: Hyperparameters) -> float:
-    """Prior variance of one observation at a step, less that of g."""
-    at = np.array([step])
-    decays = np.array([decay(at, at, rate)[0, 0] for rate in RATES])
-    return h.run + h.noise + JITTER + float(decays @ (SHARED_CURVE + h.by_point + h.by_run))
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------------
@@ -251,8 +245,6 @@ class _Pairs(NamedTuple):
 
     squares: Array
     """(n, n, d): squared differences along each coordinate."""
-    distances: Array
-    """(n, n): their sum."""
     same: Array
     """(n, n): 1 where both rows are of one run."""
     decays: Array
@@ -265,7 +257,7 @@ def _pairs(points: Array, steps: Array, runs: Ints) -> _Pairs:
     squares = (points[:, None] - points[None]) ** 2
     decays = np.array([decay(steps, steps, rate) for rate in RATES])
     same = (runs[:, None] == runs[None]).astype(float)
-    return _Pairs(squares, squares.sum(-1), same, decays, trend_features(points))
+    return _Pairs(squares, same, decays, trend_features(points))
 
 
 class Loss(NamedTuple):
@@ -285,7 +277,7 @@ def loss(logarithms: Array, observations: Observations) -> Loss:
 def _loss(logarithms: Array, pairs: _Pairs, values: Array, prior: Prior) -> Loss:
     """As `loss`; Rasmussen and Williams 2006, eqs. 5.8 and 5.9."""
     h = Hyperparameters.of(logarithms)
-    final, curve = _matern(pairs.squares @ h.scales**-2), _matern(pairs.distances / h.curve_scale**2)
+    final, curve = _matern(pairs.squares @ h.scales**-2), _matern(pairs.squares @ h.curve_scales**-2)
     by_point = np.tensordot(h.by_point, pairs.decays, 1)
     unshared = np.tensordot(h.by_run, pairs.decays, 1) + h.run
     covariance = LEVEL + SHARED_CURVE * pairs.decays.sum(0) + h.final * final.value
@@ -299,13 +291,16 @@ def _loss(logarithms: Array, pairs: _Pairs, values: Array, prior: Prior) -> Loss
     weights = inverse @ values
     evidence = 0.5 * values @ weights + np.log(np.diag(root)).sum()
     slope = 0.5 * (inverse - np.outer(weights, weights))  # of the evidence by the covariance
-    along = (slope * final.slope).ravel() @ pairs.squares.reshape(-1, len(h.scales))
+    along, along_curve = (
+        slope_of.ravel() @ pairs.squares.reshape(-1, len(h.scales))
+        for slope_of in (slope * final.slope, slope * by_point * curve.slope)
+    )
     near, own = slope * curve.value, slope * pairs.same
     trend = (pairs.trend * (slope @ pairs.trend)).sum(0).reshape(2, -1).sum(0)
     gradient = np.concatenate(
         [
             h.final * along * h.scales**-2,
-            [(slope * by_point * curve.slope * pairs.distances).sum() / h.curve_scale**2],
+            along_curve * h.curve_scales**-2,
             [h.final * (slope * final.value).sum(), h.run * own.sum()],
             h.by_point * (pairs.decays * near).sum((1, 2)),
             h.by_run * (pairs.decays * own).sum((1, 2)),
@@ -377,18 +372,24 @@ class Posterior:
         mean = self.mean + h.run * own.T @ self.model.weights
         return Normal(mean, np.sqrt(np.maximum(self.prior + h.run - (half**2).sum(0), 1e-8)))
 
-    def gain(self, step: float) -> Array:
-        """(m,): standard deviation of the change of g's mean by one more observation of each run at a step.
-
-        At step 1 that is the standard deviation of what a whole training can tell.
-        """
+    def gain(self) -> Array:
+        """(m,): standard deviation of the change of g's mean by the value of each training at its end."""
         h = self.model.hyperparameters
-        rows = Rows(self.points, np.full(len(self.points), step), self.runs)
+        rows = Rows(self.points, np.ones(len(self.points)), self.runs)
         half = self.model.solved(value_covariance(self.model.rows, rows, h))
-        variance = self.prior + _variance_beyond_final(step, h) - (half**2).sum(0)
+        variance = self.prior + h.run + h.noise + JITTER - (half**2).sum(0)
         covariance = self.prior - (self.half * half).sum(0)
         gain: Array = np.abs(covariance) / np.sqrt(np.maximum(variance, 1e-6))
         return gain
+
+
+class LeftOut(NamedTuple):
+    """Forecasts of the last values of some runs by a model that does not know them, in units of the model."""
+
+    error: Array
+    """(m,): value less forecast."""
+    deviation: Array
+    """(m,): that the model gives the error."""
 
 
 @dataclass(frozen=True)
@@ -446,6 +447,25 @@ class CurveModel:
         unit = self.scale.deviation
         return FinalValues(self.scale.center + unit * found.mean, unit**2 * (prior - found.half.T @ found.half))
 
+    def left_out(self, runs: Sequence[int], steps: Sequence[float]) -> list[LeftOut]:
+        """By step: forecasts of each run's last value by all other runs and by its own values up to that step.
+
+        Step 0 leaves all of its values out. In closed form, from the inverse of the covariance (Rasmussen and Williams
+        2006, eqs. 5.10 to 5.12, for blocks of rows); the hyperparameters stay those of all values.
+        """
+        inverse = cho_solve((self.root, True), np.eye(len(self.root)), check_finite=False)
+        found = np.empty((len(steps), 2, len(runs)))
+        for number, run in enumerate(runs):
+            own = np.flatnonzero(self.rows.runs == run)
+            covariance = np.linalg.inv(inverse[np.ix_(own, own)])
+            errors = covariance @ self.weights[own]
+            for place, step in enumerate(steps):
+                known = np.flatnonzero(self.rows.steps[own[:-1]] <= step)
+                slope = np.linalg.solve(covariance[np.ix_(known, known)], covariance[known, -1])
+                variance = covariance[-1, -1] - slope @ covariance[known, -1]
+                found[place, :, number] = errors[-1] - slope @ errors[known], math.sqrt(max(variance, JITTER))
+        return [LeftOut(*each) for each in found]
+
     @property
     def noise(self) -> float:
         """Variance of the value of a whole training around g, in the objective's units squared."""
@@ -475,10 +495,7 @@ class CurveModel:
 
 # --- what a step of training is worth --------------------------------------------------------------------------------
 
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(12)
-_SHARES = _WEIGHTS / _WEIGHTS.sum()
 TINY = 1e-300  # improvement whose logarithm stands for that of none
-HALVINGS = 22  # of the interval that holds an index
 
 
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
@@ -489,32 +506,14 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     return improvement
 
 
-def index(mean: Array, next_gain: Array, whole_gain: Array, best: float, next_cost: float, rest_cost: float) -> Array:
-    """(m,): logarithm of the improvement per epoch of each training, the best of two ways to train it.
-
-    To its end at once; or to the end of the next chunk, which moves the mean by `next_gain` (one standard deviation),
-    and then to the end if that still pays at the same rate. The rate l at which the second way breaks even solves
-    E[max(EI(mean after the chunk) - l rest_cost, 0)] = l next_cost; it is a Gittins index with one look ahead.
+def worth(mean: Array, gain: Array, best: float, cost: Array | float) -> Array:
+    """(m,): logarithm of the improvement that an epoch of each training is expected to bring.
 
     Args:
         mean: (m,): of g.
-        next_gain: (m,): see `Posterior.gain`, for the chunk.
-        whole_gain: (m,): for the whole training.
+        gain: (m,): see `Posterior.gain`.
         best: the value that counts as reached.
-        next_cost: epochs of the chunk, positive.
-        rest_cost: epochs after the chunk; 0 if it ends the training.
+        cost: (m,) or one number: epochs to the end of each training, positive.
     """
-    whole = np.log(np.maximum(expected_improvement(mean, whole_gain, best), TINY)) - math.log(next_cost + rest_cost)
-    if rest_cost <= 0:
-        return whole
-    first = np.minimum(next_gain, whole_gain * 0.999999)
-    rest = np.sqrt(whole_gain**2 - first**2)
-    after = expected_improvement(mean[:, None] + first[:, None] * _NODES, rest[:, None], best)
-    low = whole
-    high = np.maximum(np.log(np.maximum(after @ _SHARES, TINY)) - math.log(next_cost), low)
-    for _ in range(HALVINGS):
-        middle = 0.5 * (low + high)
-        rate = np.exp(middle)
-        pays = np.maximum(after - rate[:, None] * rest_cost, 0.0) @ _SHARES > rate * next_cost
-        low, high = np.where(pays, middle, low), np.where(pays, high, middle)
-    return low
+    found: Array = np.log(np.maximum(expected_improvement(mean, gain, best), TINY)) - np.log(cost)
+    return found

@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 
 # With fewer trials that have values a model says too little to be worth its time.
 OBSERVATIONS_FOR_A_MODEL = 2
-# Trials before the model is asked; where they pause, most of them are short.
-FIRST_WHOLE_TRIALS = 5
-FIRST_TRIALS = 8
-NEVER_PAUSED = 3  # of these
+# Trials before the model is asked. More of them are worse on the problems of `benchmarks.bench_search`.
+FIRST_TRIALS = 5
 
 
 class Suggestion(NamedTuple):
@@ -78,19 +76,18 @@ Proposal: TypeAlias = Suggestion | Continuation | AskModel | Exhausted
 
 def initial_trials(space: SearchSpace) -> int:
     """Trials before the model is asked: the space's `start`, and at least a handful."""
-    few = FIRST_TRIALS if space.stopping.rule == "freeze_thaw" else FIRST_WHOLE_TRIALS
-    return max(len(space.start), min(few, space.budget.trials))
+    return max(len(space.start), min(FIRST_TRIALS, space.budget.trials))
 
 
 def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
     """The next point of the initial design; None if the model is to be asked or the design has no new point.
 
     The design goes on while too few trials have values, so that a search never waits for a first result. Completed
-    trials of an earlier search (warm start) take the place of the design. With the rule `freeze_thaw` the first trials
-    train to their end, from which the model learns where curves lead.
+    trials of an earlier search (warm start) take the place of the design. With the rule `freeze_thaw` they train
+    to their end, from which the model learns where curves lead.
     """
     found = _initial_point(space, seed, study)
-    if found is None or space.stopping.rule != "freeze_thaw" or len(study.trials) + len(study.attached) >= NEVER_PAUSED:
+    if found is None or space.stopping.rule != "freeze_thaw":
         return found
     config = space.config(found.params, seed=study.seed)
     return found._replace(config=config, until=config.optim.epochs)

@@ -110,7 +110,7 @@ class StoppingConfig(StrictConfig):
     trains, a paused one or a new one (Swersky et al. 2014, arXiv:1406.3896). `asha`: asynchronous successive halving by
     stopping, without pauses; `percentile`: compare with the other curves at every evaluation, as the median rule does
     (Golovin et al. 2017); `none`: train every trial to its end."""
-    first: float = Field(0.25, gt=0, lt=1)
+    first: float = Field(0.0625, gt=0, lt=1)
     """`promote` and `freeze_thaw`: share of its epochs after which a trial first pauses, at the next evaluation."""
     grace: int = Field(1, ge=1)
     """Evaluations that every trial gets; with `asha` the first rung."""

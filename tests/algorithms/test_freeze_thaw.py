@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -17,14 +18,15 @@ from orchestrator.algorithms.freeze_thaw import (
     Continue,
     CurveTrial,
     Evaluated,
+    Evidence,
     History,
     Start,
     State,
+    curve_model,
     decide,
     decisions,
     ends,
     forecasts,
-    silent_start,
 )
 from orchestrator.algorithms.points import random_point
 from orchestrator.space.problems import SpaceError
@@ -46,9 +48,8 @@ def curve(final: float, until: int, clock: float = 0.0) -> list[Evaluated]:
 def trial(
     x: float, y: float, final: float, until: int = EPOCHS, state: State = "completed", start: int = EPOCHS
 ) -> CurveTrial:
-    goes_on = [end for end in ENDS if end > until] if state == "paused" else []
     pauses = sum(start <= end <= until for end in ENDS[:-1])
-    return CurveTrial(np.array([x, y]), state, EPOCHS, until, min(start, until), pauses, curve(final, until), goes_on)
+    return CurveTrial(np.array([x, y]), state, EPOCHS, until, min(start, until), pauses, curve(final, until))
 
 
 def value(x: float, y: float) -> float:
@@ -85,7 +86,7 @@ def test_a_paused_trial_whose_curve_is_the_best_goes_on_and_a_bad_one_waits() ->
     found = decide(history(promising, hopeless))
     assert isinstance(found, Continue)
     assert found.trial == 6
-    assert found.until in (8, 16)
+    assert found.until == EPOCHS, "a trial pauses once"
     mean, deviation = found.forecast
     assert mean == pytest.approx(1.3, abs=0.25) and 0 < deviation < 0.5
     assert isinstance(decide(history(hopeless)), Start)
@@ -144,42 +145,78 @@ def test_a_small_space_is_tried_out_and_then_there_is_nothing_left() -> None:
     assert sorted(found) == [0.75, 1.0]
 
 
-def test_equal_values_are_followed_by_a_random_point_in_the_shortest_chunk() -> None:
+def test_equal_values_are_followed_by_a_random_point_that_trains_whole() -> None:
     equal = [
         CurveTrial(np.array([0.1 * i, 0.5]), "completed", 16, 16, 16, 0, [Evaluated(16, 0.5, i)]) for i in range(4)
     ]
     found = decide(History(PLANE, equal, ENDS, CHUNKS, 0))
     assert isinstance(found, Start)
-    assert found.until == ENDS[0]
+    assert found.until == EPOCHS
 
 
 # --- the guard -------------------------------------------------------------------------------------------------------
 
 
-def judged(count: int, *, tells: float, pauses: int = 0) -> History:
-    """Whole trials whose first value says nothing, or something, about their last one."""
-    places = np.random.default_rng(3).random((count, 2))
+def judged(count: int, *, tells: bool, seed: int = 3) -> History:
+    """Whole trials at random points with random ends, which earlier values are close to, or say nothing about."""
+    draws = np.random.default_rng(seed)
     rows = []
-    for number, place in enumerate(places):
-        first = tells * number + (1 - tells) * (number % 2)
-        values = [Evaluated(1, first, number), Evaluated(16, number, number + 0.5)]
-        rows.append(CurveTrial(place, "completed", 16, 16, 16, pauses, values))
+    for number in range(count):
+        final, other = draws.standard_normal(2)
+        early = final + 0.1 * other if tells else other
+        values = [Evaluated(end, final if end == EPOCHS else early, number + end / 100) for end in ENDS]
+        rows.append(CurveTrial(draws.random(2), "completed", EPOCHS, EPOCHS, EPOCHS, 0, values))
     return History(PLANE, rows, ENDS, CHUNKS, 0)
 
 
-def test_where_first_values_say_nothing_trials_run_whole_and_a_note_says_why() -> None:
-    silent = judged(12, tells=0)
-    assert "say nothing about the last ones" in silent_start(silent)
-    found = decide(silent)
-    assert found is not None
-    assert found.until == EPOCHS and found.note == silent_start(silent)
+def evidence_of(history: History) -> Evidence:
+    model = curve_model(history)
+    assert model is not None
+    return Evidence.of(history, model)
 
 
-def test_first_values_that_tell_trials_that_paused_and_too_few_trials_silence_nothing() -> None:
-    assert silent_start(judged(12, tells=0.9)) == ""
-    assert silent_start(judged(12, tells=0, pauses=1)) == ""
-    assert silent_start(judged(4, tells=0)) == ""
-    assert silent_start(replace(judged(12, tells=0), ends=(EPOCHS,))) == "", "nothing pauses anyway"
+def test_new_trials_pause_where_early_values_tell_of_the_last_ones() -> None:
+    found = decide(judged(16, tells=True))
+    assert isinstance(found, Start)
+    assert (found.until, found.note) == (1, "")
+
+
+def test_a_trial_pauses_after_the_first_epoch_whose_values_leave_little_unknown() -> None:
+    enough = Evidence(completed=8, left=[0.9, 0.6, 0.2, 0.1], new=1.0, paused=[1.0] * 4)
+    assert enough.first_end(history()) == 2
+    assert enough._replace(left=[0.9, 0.8, 0.7, 0.61]).first_end(history()) == EPOCHS
+    assert enough._replace(completed=7).first_end(history()) == EPOCHS, "too few have said so"
+
+
+def test_where_early_values_say_nothing_trials_run_whole_and_a_note_says_why() -> None:
+    found = decide(judged(16, tells=False))
+    assert isinstance(found, Start)
+    assert found.until == EPOCHS
+    assert "trials run whole: values up to epoch 8 of 16 leave" in found.note and "16 completed trials" in found.note
+
+
+def test_the_first_trials_run_whole_whatever_their_values_tell_and_without_pauses_nothing_is_noted() -> None:
+    for history_ in (judged(7, tells=True), replace(judged(16, tells=False), ends=(EPOCHS,), chunks=())):
+        found = decide(history_)
+        assert isinstance(found, Start)
+        assert (found.until, found.note) == (EPOCHS, "")
+
+
+@given(seed=seeds)
+@quick
+def test_more_epochs_never_leave_more_unknown(seed: int) -> None:
+    left = evidence_of(judged(10, tells=bool(seed % 2), seed=seed)).left
+    assert all(0 <= after <= before <= 1 for before, after in itertools.pairwise(left))
+
+
+def test_starts_take_no_more_than_half_of_the_epochs_of_trials_that_pause() -> None:
+    """Paused trials that a new one beats: where starts have taken half of the epochs, the best of them goes on."""
+    whole = list(history(whole=10).trials)
+    behind = [trial(0.6, 0.3 + 0.02 * i, 0.95, until=1, state="paused", start=1) for i in range(8)]
+    found = decide(replace(history(), trials=[*whole, *behind]))
+    assert isinstance(found, Continue)
+    went_on = [trial(0.6, 0.6 + 0.02 * i, 0.95, start=1) for i in range(8)]
+    assert isinstance(decide(replace(history(), trials=[*whole, *went_on, *behind])), Start)
 
 
 # --- forecasts -------------------------------------------------------------------------------------------------------
@@ -217,11 +254,10 @@ def asked(space: SearchSpace, *parts: list[Event]) -> dict[str, object]:
     return json.loads(json.dumps(question, allow_nan=False))["trials"][-1]  # type: ignore[no-any-return]
 
 
-def test_a_paused_trial_is_told_with_its_curve_at_chunk_ends_and_where_it_can_pause_again(space: SearchSpace) -> None:
+def test_a_paused_trial_is_told_with_its_curve_at_chunk_ends(space: SearchSpace) -> None:
     told = asked(space, begun(space, 0, 0.1, 0.2), [paused(0, 2)])
     assert (told["state"], told["until"], told["first"], told["pauses"]) == ("paused", 2, 2, 1)
     assert [each[:2] for each in told["curve"]] == [[2, 0.2]]  # type: ignore[union-attr, attr-defined]
-    assert told["ends"] == [4, 8]
 
 
 def test_the_question_does_not_change_while_trials_train(space: SearchSpace) -> None:

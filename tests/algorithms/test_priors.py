@@ -93,7 +93,7 @@ def test_the_middle_of_a_space_is_where_its_priors_are() -> None:
 @pytest.mark.parametrize("rate", [0.0001, 0.01])
 def test_proposals_begin_around_a_value_that_is_probably_good(rate: float) -> None:
     where = space(f"{{value: {rate}, sure: strong}}")
-    events = [event for index, value in enumerate((0.5, 0.6, 0.55)) for event in completed(index, value)]
+    events = [event for index, value in enumerate((0.6, 0.5, 0.55)) for event in completed(index, value)]
     for event in events:
         if isinstance(event, TrialSuggested):
             event.params.update(next(itertools.islice(where.samples(0), event.index, None)))

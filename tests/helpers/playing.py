@@ -112,6 +112,12 @@ class Play:
 
 def paused_space(*overrides: str, trials: int = 4, epochs: int = 12, rule: str = "promote") -> SearchSpace:
     """The space `smoke` with longer trials that pause, without a model, which a launch refuses for `freeze_thaw`."""
-    settings = ["algorithm.name=sobol", f"optim.epochs={epochs}", "stopping.rule=promote", f"budget.trials={trials}"]
+    settings = [
+        "algorithm.name=sobol",
+        f"optim.epochs={epochs}",
+        "stopping.rule=promote",
+        "stopping.first=0.25",
+        f"budget.trials={trials}",
+    ]
     space = SearchSpace.load("smoke.yaml", overrides=[*settings, *overrides])
     return space.model_copy(update={"stopping": space.stopping.model_copy(update={"rule": rule})})

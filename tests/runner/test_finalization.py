@@ -262,7 +262,8 @@ def test_confirmed_configurations_lead_before_those_with_one_lucky_seed() -> Non
         key = f"t0001-r{number}"
         events += [
             event.model_copy(
-                update={"trial": key} | ({"repeats": "t0001"} if isinstance(event, TrialSuggested) else {})
+                update={"trial": key}
+                | ({"repeats": "t0001", "source": "repeat"} if isinstance(event, TrialSuggested) else {})
             )
             for event in repeat
         ]
