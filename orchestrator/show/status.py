@@ -19,7 +19,7 @@ from orchestrator.show.terminal import LiveView, output, plain_table, print_summ
 from orchestrator.space.problems import SpaceError
 from orchestrator.stores.base import Store, existing_search, searches
 from orchestrator.study.study import Finalization, Trial, UseOfTestSet
-from orchestrator.summary import Summary, latest_metrics, read_summary
+from orchestrator.summary import Summary, latest_metrics, read_summary, with_forecasts
 from orchestrator.summary.costs import trial_cost
 
 WATCH_PERIOD_S = 2.0
@@ -32,6 +32,8 @@ def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> Non
     console = output()
     while True:
         summary = read_summary(folder)
+        if summary.space.stopping.pauses and summary.state != "finished":
+            summary = with_forecasts(summary)
         if as_json:
             print(json.dumps(status_document(summary), indent=None if watch else 2, allow_nan=False), flush=True)
         elif watch and console.is_terminal and summary.state == "running":

@@ -16,7 +16,7 @@ from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import Forecast
 from orchestrator.study.study import Trial, TrialStatus
-from orchestrator.summary import Summary, read_summary
+from orchestrator.summary import Summary, read_summary, with_forecasts
 from orchestrator.summary.warnings import Notice, warnings
 
 WITHOUT_MODEL = ModelView([], "the model was not asked (--without-model)")
@@ -159,7 +159,7 @@ def read_report(folder: SearchFolder, *, model: bool, images: bool) -> ReportDat
 def _read(folder: SearchFolder, summary: Summary, *, images: bool) -> ReportData:
     pictures = images or summary.description.synthetic
     evaluation = None if summary.best is None else read_evaluation(folder, summary.best.trial.key, pictures=pictures)
-    return ReportData(summary, evaluation, datetime.now(UTC).isoformat(timespec="seconds"))
+    return ReportData(with_forecasts(summary), evaluation, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def learning_curves(trials: Iterable[Trial], metric: str, *, most: int | None = MOST_POINTS) -> list[Curve]:
