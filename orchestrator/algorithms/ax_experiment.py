@@ -11,6 +11,7 @@ have them. Ax's own hierarchical spaces would impute them too, and have no const
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
@@ -286,25 +287,41 @@ def _state(trial: Trial) -> str:
 def _curve_of(space: SearchSpace, trial: Trial, steps: Sequence[float], *, latest: bool) -> dict[str, Any]:
     """What `orchestrator.algorithms.freeze_thaw.CurveTrial` holds besides.
 
-    The curve of a trial that trains ends at its last pause, so that the question does not change with each epoch.
+    The curve and the durations of a trial that trains end at its last pause, so that the question does not change with
+    each epoch.
 
     Args:
         space: the space.
         trial: one of its trials.
         steps: shares of a training at which values are told.
-        latest: whether the curve of a trial that trains goes on to its latest evaluation.
+        latest: whether those of a trial that trains go on to its latest evaluation.
     """
     trains = trial.status in (TrialStatus.PENDING, TrialStatus.RUNNING)
     until = (trial.until or trial.epochs) if trains else trial.epoch
+    last = max(trial.pauses, default=0) if trains and not latest else trial.epochs
     return {
         "epochs": trial.epochs,
         "until": until,
         "first": trial.pauses[0] if trial.pauses else until,
         "pauses": len(trial.pauses),
-        "curve": _kept_values(
-            trial, space, steps, max(trial.pauses, default=0) if trains and not latest else trial.epochs
-        ),
+        "curve": _kept_values(trial, space, steps, last),
+        "seconds": _seconds_per_epoch(trial, last),
     }
+
+
+def _seconds_per_epoch(trial: Trial, last: int) -> float | None:
+    """A typical duration up to an epoch, times the GPUs held, to three digits; None if no epoch was measured.
+
+    The median of the training, of which the first epoch may be slower, and the mean of the evaluations, which most
+    epochs may not have.
+    """
+    results = [result for result in trial.results if result.epoch <= last]
+    if not results:
+        return None
+    training = statistics.median(result.seconds - result.evaluation_seconds for result in results)
+    evaluation = statistics.fmean(result.evaluation_seconds for result in results)
+    seconds = float(f"{(training + evaluation) * (trial.gpus or 1):.3g}")
+    return seconds if seconds > 0 else None
 
 
 def _kept_values(trial: Trial, space: SearchSpace, steps: Sequence[float], last: int) -> list[list[float]]:

@@ -2,8 +2,10 @@
 
 Every possible training has a worth, the improvement that an epoch of it is expected to bring
 (`orchestrator.algorithms.learning_curves.worth`), and the largest one is chosen, as in freeze-thaw Bayesian
-optimisation (Swersky et al. 2014, arXiv:1406.3896). Where nothing pauses, the same function is Bayesian optimisation of
-whole trials, and the curves of trials that a stopping rule ended still tell of the others.
+optimisation (Swersky et al. 2014, arXiv:1406.3896). Where measured durations differ with the point, a second counts in
+place of an epoch (`orchestrator.algorithms.costs`; Snoek et al. 2012, arXiv:1206.2944). Where nothing pauses, the same
+function is Bayesian optimisation of whole trials, and the curves of trials that a stopping rule ended still tell of the
+others.
 
 Pauses have to earn their place: the first trials train to their end, and from them follows after how many epochs a
 trial pauses, once, or that none does (`Evidence`). A paused trial that goes on trains to its end.
@@ -22,6 +24,7 @@ import numpy as np
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.coded_points import CodedSpace, keys
+from orchestrator.algorithms.costs import CostModel
 from orchestrator.algorithms.health import WHOLE
 from orchestrator.algorithms.learning_curves import (
     Array,
@@ -95,6 +98,8 @@ class CurveTrial:
     pauses: int
     curve: Sequence[Evaluated]
     """At the ends of chunks and at its last evaluation; of a pending trial up to its last pause."""
+    seconds: float | None = None
+    """Of an epoch, times the GPUs held; None where no epoch was measured."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class History:
                 told["first"],
                 told["pauses"],
                 [Evaluated(*each) for each in told["curve"]],
+                told.get("seconds"),
             )
             for told in question["trials"]
         ]
@@ -338,6 +344,15 @@ def curve_model(history: History) -> CurveModel | None:
     return CurveModel.of(_observations(told, points), scale, _hyperparameters(rows, points))
 
 
+def cost_model(history: History) -> CostModel | None:
+    """The model of what whole trials cost; None if it cannot tell their costs apart."""
+    measured = [(trial.places, trial.epochs * trial.seconds) for trial in history.trials if trial.seconds]
+    if not measured:
+        return None
+    places, seconds = zip(*measured, strict=True)
+    return CostModel.fitted(history.space.coordinates(np.array(places)), np.array(seconds))
+
+
 def _hyperparameters(rows: Sequence[Sequence[_Row]], points: Array) -> Hyperparameters:
     """The most probable ones given the first rows of the history, the latest of a series of moments.
 
@@ -422,6 +437,7 @@ class _Choice:
         self._model = self._believing(model)
         self._means = self._model.posterior(self._points).mean
         self._margin = MARGIN * (history.decisions % 2)
+        self._costs = cost_model(history)
 
     def _believing(self, model: CurveModel) -> CurveModel:
         """The model as if each trial that trains had ended where it is expected to."""
@@ -462,24 +478,40 @@ class _Choice:
         posterior = self._model.posterior(self._points[runs], np.array(runs))
         trials = [self._history.trials[run] for run in runs]
         inflation = np.array([self._evidence.inflation(_step_of(trial), self._history) for trial in trials])
-        cost = np.array([trial.epochs - trial.until for trial in trials], dtype=float)
-        values = worth(posterior.mean, inflation * posterior.gain(), self._best() + self._margin, cost)
+        values = worth(posterior.mean, inflation * posterior.gain(), self._best() + self._margin, self._to_end(runs))
         place = int(values.argmax())
         return _Valued(float(values[place]), runs[place])
 
     def _best_new(self) -> _Valued | None:
         """The new point with the largest worth; better than the best forecast, which needs no new trial."""
         goal = max(self._best(), float(self._means.max())) + self._margin
-        cost = float(self._history.ends[-1])
 
         def value(places: Array) -> Array:
-            posterior = self._model.posterior(self._history.space.coordinates(places))
-            return worth(posterior.mean, self._evidence.new * posterior.gain(), goal, cost)
+            points = self._history.space.coordinates(places)
+            posterior = self._model.posterior(points)
+            return worth(posterior.mean, self._evidence.new * posterior.gain(), goal, self._whole(points))
 
         space = self._history.space
         weight = prior_weight(len(self._history.trials), self._history.budget)
         found = self._maximum(lambda places: value(places) + weight * space.log_prior(places))
         return None if found is None else _Valued(float(value(found[None])[0]), places=found)
+
+    def _whole(self, points: Array) -> Array | float:
+        """Cost of new trials at points (m, d): their epochs; where costs differ, each counts as many typical ones."""
+        epochs = float(self._history.ends[-1])
+        return epochs if self._costs is None else epochs * self._costs.predicted(points)
+
+    def _to_end(self, runs: Sequence[int]) -> Array:
+        """(m,): the same of what paused trials have left, by their own durations."""
+        trials = [self._history.trials[run] for run in runs]
+        left = np.array([trial.epochs - trial.until for trial in trials], dtype=float)
+        if self._costs is None:
+            return left
+        epochs = np.array([trial.epochs for trial in trials])
+        seconds = np.array([trial.seconds or math.nan for trial in trials])
+        known, predicted = self._costs.measured(epochs * seconds), self._costs.predicted(self._points[runs])
+        cost: Array = self._history.ends[-1] * left / epochs * np.where(np.isnan(known), predicted, known)
+        return cost
 
     def _maximum(self, worth: Callable[[Array], Array]) -> Array | None:
         """The untried point with the largest value that a search among random ones and around the best trials finds."""

@@ -513,7 +513,7 @@ def worth(mean: Array, gain: Array, best: float, cost: Array | float) -> Array:
         mean: (m,): of g.
         gain: (m,): see `Posterior.gain`.
         best: the value that counts as reached.
-        cost: (m,) or one number: epochs to the end of each training, positive.
+        cost: (m,) or one number: epochs to the end of each training, of a typical duration; positive.
     """
     found: Array = np.log(np.maximum(expected_improvement(mean, gain, best), TINY)) - np.log(cost)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from events import completed, reported, started, suggested
+from events import completed, continued, paused, reported, started, suggested
 
 from orchestrator.algorithms.budget import spent
 from orchestrator.algorithms.health import broken_circuit
@@ -66,6 +66,15 @@ def test_gpu_hours_are_those_that_running_trials_held() -> None:
     assert study.gpu_hours.gpu_seconds == 600
     assert spent(study, space("gpu_hours=0.2")) is None
     assert spent(study, space("gpu_hours=0.1")) is not None
+
+
+def test_a_paused_trial_holds_no_gpu_until_it_goes_on() -> None:
+    begins = TrialStarted(trial="t0000", attempt=1, gpus=2)
+    again = begins.model_copy(update={"attempt": 2})
+    before = ((0, SESSION), (100, suggested(0)), (200, begins), (500, paused(0, 1)), (5000, continued(0)))
+    study = told(*before, (6000, again), (6100, completed(0, 0.5)[-1]))
+    assert study.gpu_hours.gpu_seconds == 2 * (300 + 100)
+    assert spent(told(*before), space("gpu_hours=0.2"), moment=9000) is None
 
 
 def test_a_clock_that_was_set_back_costs_nothing() -> None:
