@@ -130,7 +130,7 @@ class AsyncSuggester:
         until = told["until"] if told["until"] < trial.epochs else None
         value, error = told["forecast"]
         forecast = Forecast(value=self._space.objective.first.sign * value, error=error)
-        reason = f"expected to end at {forecast.value:.4g} ± {error:.2g}, worth more per epoch than a new trial"
+        reason = f"expected to end at {forecast.value:.4g} ± {error:.2g}, worth more than a new trial of the same cost"
         return Continuation(trial.key, until, reason + (f"; {told['note']}" if "note" in told else ""), forecast)
 
     def _ask_again(self, asked: dict[str, Any], study: Study, useless: str) -> Suggestion | Exhausted | None:
