@@ -73,7 +73,7 @@ def _value(problem: Reid, point: Vector, seed: int, number: int) -> float:
 
 def model_of(points: Vector, values: Vector) -> CurveModel:
     """Of whole trials, (m, d) and (m,)."""
-    model = CurveModel.fitted(Observations(points, np.ones(len(values)), np.arange(len(values)), values))
+    model = CurveModel.fitted(Observations.of(points, np.ones(len(values)), np.arange(len(values)), values))
     assert model is not None, "values with noise differ"
     return model
 

@@ -64,7 +64,12 @@ def ax_experiment(space: SearchSpace, seed: int, study: Study, *, forecasting: b
     """
     in_order = sorted(study.trials.values(), key=lambda trial: trial.index)
     others = [term.metric for term in space.objective.terms[1:]]
-    earlier = [_known(space, known) for known in study.attached if all(metric in known.metrics for metric in others)]
+    earlier = [
+        _known(space, known, search)
+        for search, observations in enumerate(study.attached, 1)
+        for known in observations
+        if all(metric in known.metrics for metric in others)
+    ]
     question = {
         "parameters": _parameters(space),
         "constraints": [constraint.standard_form() for constraint in _coded_constraints(space)],
@@ -115,6 +120,7 @@ def made_up_experiment(space: SearchSpace, seed: int) -> dict[str, Any]:
                 standard_error=None,
                 metrics={other: 1 - place / MADE_UP for other in others},
             ),
+            search=0,
         )
         for place, point in enumerate(islice(space.samples(seed), MADE_UP))
     ]
@@ -341,13 +347,14 @@ def _steps(stopping: StoppingConfig) -> list[float]:
     return [float(share) for share in pause_shares(stopping)] or list(CURVE_STEPS)
 
 
-def _known(space: SearchSpace, known: Observation) -> dict[str, Any]:
-    """A completed trial of an earlier search."""
+def _known(space: SearchSpace, known: Observation, search: int) -> dict[str, Any]:
+    """A completed trial of an earlier search, by the number of that."""
     curve = [[1, space.objective.first.sign * known.value, 0.0]]
     return {
         "trial": known.trial,
         "params": _encoded(space, known.params),
         "state": "completed",
+        "search": search,
         "value": known.value,
         "metrics": dict(known.metrics),
         **{"epochs": 1, "until": 1, "first": 1, "pauses": 0, "curve": curve},

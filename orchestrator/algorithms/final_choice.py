@@ -177,7 +177,7 @@ def _belief(points_: bytes, values_: bytes, d: int) -> Belief:
 def model_of(points: Array, values: Array) -> CurveModel | None:
     """The model of the best of these configurations; None where their values do not differ. Arguments as `belief`."""
     known = np.sort(np.argsort(-values, kind="stable")[:MODELLED])
-    return CurveModel.fitted(Observations(points[known], np.ones(len(known)), np.arange(len(known)), values[known]))
+    return CurveModel.fitted(Observations.of(points[known], np.ones(len(known)), np.arange(len(known)), values[known]))
 
 
 def knowledge_gradients(belief: Belief) -> Array:

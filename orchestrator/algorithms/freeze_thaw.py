@@ -16,7 +16,7 @@ from __future__ import annotations
 import bisect
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -30,6 +30,7 @@ from orchestrator.algorithms.learning_curves import (
     Array,
     CurveModel,
     Hyperparameters,
+    Ints,
     LeftOut,
     Observations,
     Rows,
@@ -100,6 +101,8 @@ class CurveTrial:
     """At the ends of chunks and at its last evaluation; of a pending trial up to its last pause."""
     seconds: float | None = None
     """Of an epoch, times the GPUs held; None where no epoch was measured."""
+    search: int = 0
+    """0 of this search; another number for each earlier one (warm start), whose trials are all completed."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +133,26 @@ class History:
                 told["pauses"],
                 [Evaluated(*each) for each in told["curve"]],
                 told.get("seconds"),
+                told.get("search", 0),
             )
             for told in question["trials"]
         ]
         return cls(space, trials, question["ends"], question["chunks"], question["seed"], question["budget"])
 
     @property
+    def own(self) -> Sequence[CurveTrial]:
+        """The trials of this search."""
+        return [trial for trial in self.trials if trial.search == 0]
+
+    @property
+    def completed(self) -> list[int]:
+        """Places of the completed trials of this search."""
+        return [run for run, trial in enumerate(self.trials) if trial.state == "completed" and trial.search == 0]
+
+    @property
     def decisions(self) -> int:
         """Starts and continuations so far."""
-        return sum(1 + trial.pauses - (trial.state == "paused") for trial in self.trials)
+        return sum(1 + trial.pauses - (trial.state == "paused") for trial in self.own)
 
     def after(self, decision: Decision) -> Self:
         """The history once a decision is carried out."""
@@ -217,7 +231,7 @@ class Evidence(NamedTuple):
     @classmethod
     def of(cls, history: History, model: CurveModel) -> Self:
         """Of the completed trials of a history and its model."""
-        completed = [run for run, trial in enumerate(history.trials) if trial.state == "completed"]
+        completed = history.completed
         steps = [end / history.ends[-1] for end in history.ends[:-1]]
         unknown, *known = model.left_out(completed, [0.0, *steps])
         squares = unknown.error**2
@@ -321,27 +335,48 @@ def _thinned(rows: Sequence[_Row], most: int) -> list[_Row]:
     return [rows[round(place)] for place in np.linspace(0, len(rows) - 2, most - 1)] + [rows[-1]]
 
 
-def _observations(rows: Sequence[_Row], points: Array) -> Observations:
+def _observations(rows: Sequence[_Row], points: Array, searches: Ints) -> Observations:
     runs = np.array([row.run for row in rows], dtype=int)
-    return Observations(points[runs], np.array([row.step for row in rows]), runs, np.array([row.value for row in rows]))
+    steps, values = np.array([row.step for row in rows]), np.array([row.value for row in rows])
+    return Observations(points[runs], steps, runs, values, searches[runs])
 
 
 def curve_model(history: History) -> CurveModel | None:
-    """The model of a history; None if its values do not differ."""
+    """The model of a history; None if its values do not differ.
+
+    Earlier searches are left out where forecasts of this one's trials, each left out in turn, are better without them.
+    """
     if not history.trials:
         return None
+    alone, searches = _model_of(history, {0}), {trial.search for trial in history.trials}
+    found = alone if searches == {0} else _model_of(history, searches)
+    if alone is None or found is alone or found is None:
+        return found
+    return found if _left_out_density(history, found) >= _left_out_density(history, alone) else alone
+
+
+def _left_out_density(history: History, model: CurveModel) -> float:
+    """Logarithm of the density of the last values of completed trials, each left out of the model in turn."""
+    (found,) = model.left_out(history.completed, [0.0])
+    return float(-(0.5 * (found.error / found.deviation) ** 2 + np.log(found.deviation)).sum())
+
+
+def _model_of(history: History, known: Set[int]) -> CurveModel | None:
+    """The model of the trials of some searches."""
     points = history.space.coordinates(np.array([trial.places for trial in history.trials]))
-    rows = [_rows(trial, run, history.chunks) for run, trial in enumerate(history.trials)]
+    searches = np.array([trial.search for trial in history.trials])
+    rows = [
+        _rows(trial, run, history.chunks) if trial.search in known else [] for run, trial in enumerate(history.trials)
+    ]
     most = next(most for limit, most in ROWS if len(rows) <= limit)
     told = [
         row
         for trial, each in zip(history.trials, rows, strict=True)
         for row in (each if trial.state == "completed" else _thinned(each, most))
     ]
-    scale = Scale.of(_observations(told, points)) if told else None
-    if scale is None:
-        return None
-    return CurveModel.of(_observations(told, points), scale, _hyperparameters(rows, points))
+    observations = _observations(told, points, searches)
+    scale = Scale.of(observations)
+    return None if scale is None else CurveModel.of(observations, scale, _hyperparameters(rows, points, searches))
 
 
 def cost_model(history: History) -> CostModel | None:
@@ -353,21 +388,21 @@ def cost_model(history: History) -> CostModel | None:
     return CostModel.fitted(history.space.coordinates(np.array(places)), np.array(seconds))
 
 
-def _hyperparameters(rows: Sequence[Sequence[_Row]], points: Array) -> Hyperparameters:
-    """The most probable ones given the first rows of the history, the latest of a series of moments.
+def _hyperparameters(rows: Sequence[Sequence[_Row]], points: Array, searches: Ints) -> Hyperparameters:
+    """The most probable ones given the first rows of the search, the latest of a series of moments, and earlier ones.
 
     They depend on the history alone, and a process that has just fitted them finds them in its memory.
     """
     in_order = sorted((row for each in rows for row in each), key=lambda row: row.time)
-    first = _subset(in_order[: _moment(len(in_order))])
-    observations = _observations(first, points)
+    earlier = [row for row in in_order if searches[row.run]]
+    own = [row for row in in_order if not searches[row.run]]
+    observations = _observations(_subset(earlier + own[: _moment(len(own))]), points, searches)
     scale = Scale.of(observations)
     if scale is None:  # all rows up to that moment are equal
-        observations = _observations(in_order, points)
+        observations = _observations(in_order, points, searches)
         scale = Scale.of(observations)
         assert scale is not None
-    scaled = observations._replace(values=scale.to_model(observations.values))
-    return _fitted(*(part.tobytes() for part in scaled), points.shape[1])
+    return _fitted(*(part.tobytes() for part in scale.scaled(observations)), points.shape[1])
 
 
 def _moment(rows: int) -> int:
@@ -389,13 +424,14 @@ def _subset(rows: Sequence[_Row]) -> list[_Row]:
 
 
 @functools.lru_cache(maxsize=32)
-def _fitted(points: bytes, steps: bytes, runs: bytes, values: bytes, d: int) -> Hyperparameters:
+def _fitted(points: bytes, steps: bytes, runs: bytes, values: bytes, searches: bytes, d: int) -> Hyperparameters:
     return fit(
         Observations(
             np.frombuffer(points).reshape(-1, d),
             np.frombuffer(steps),
             np.frombuffer(runs, dtype=int),
             np.frombuffer(values),
+            np.frombuffer(searches, dtype=int),
         )
     )
 
@@ -409,8 +445,8 @@ def _random_start(history: History, draws: np.random.Generator) -> Start | None:
 
 
 def _untried(history: History, places: Array) -> Array:
-    """The rows that are no trial yet."""
-    tried = set(keys(np.array([trial.places for trial in history.trials]))) if history.trials else set()
+    """The rows that are no trial of this search yet."""
+    tried = set(keys(np.array([trial.places for trial in history.own]))) if history.own else set()
     untried: Array = places[np.array([key not in tried for key in keys(places)], dtype=bool)]
     return untried
 
@@ -436,13 +472,14 @@ class _Choice:
         self._points = history.space.coordinates(self._places)
         self._model = self._believing(model)
         self._means = self._model.posterior(self._points).mean
+        self._is_own = np.array([trial.search == 0 for trial in history.trials])
         self._margin = MARGIN * (history.decisions % 2)
         self._costs = cost_model(history)
 
     def _believing(self, model: CurveModel) -> CurveModel:
         """The model as if each trial that trains had ended where it is expected to."""
         runs = np.array([run for run, trial in enumerate(self._history.trials) if trial.state == "pending"], dtype=int)
-        return model.believing(Rows(self._points[runs], np.ones(len(runs)), runs)) if len(runs) else model
+        return model.believing(Rows.of(self._points[runs], np.ones(len(runs)), runs)) if len(runs) else model
 
     def decision(self) -> Decision | None:
         paused, new = self._best_paused(), self._best_new()
@@ -462,8 +499,8 @@ class _Choice:
 
     def _best(self) -> float:
         """The mean of the best completed trial; without one that of a trial which is better than most."""
-        done = [run for run, trial in enumerate(self._history.trials) if trial.state == "completed"]
-        return float(self._means[done].max() if done else np.quantile(self._means, 0.25))
+        done = self._history.completed
+        return float(self._means[done].max() if done else np.quantile(self._means[self._is_own], 0.25))
 
     def _starts_took_enough(self) -> bool:
         """Of the epochs of trials that paused, or will."""
@@ -484,7 +521,7 @@ class _Choice:
 
     def _best_new(self) -> _Valued | None:
         """The new point with the largest worth; better than the best forecast, which needs no new trial."""
-        goal = max(self._best(), float(self._means.max())) + self._margin
+        goal = max(self._best(), float(self._means[self._is_own].max())) + self._margin
 
         def value(places: Array) -> Array:
             points = self._history.space.coordinates(places)
@@ -492,7 +529,7 @@ class _Choice:
             return worth(posterior.mean, self._evidence.new * posterior.gain(), goal, self._whole(points))
 
         space = self._history.space
-        weight = prior_weight(len(self._history.trials), self._history.budget)
+        weight = prior_weight(len(self._history.own), self._history.budget)
         found = self._maximum(lambda places: value(places) + weight * space.log_prior(places))
         return None if found is None else _Valued(float(value(found[None])[0]), places=found)
 
@@ -520,7 +557,8 @@ class _Choice:
         if found is None:
             anchors = self._places[np.argsort(-self._means, kind="stable")[:BEST]]
             nearby = [space.near(draws, anchor, NEAR_EACH) for anchor in anchors]
-            found = np.vstack([space.random(draws, RANDOM), *nearby])
+            # Points of earlier searches may be the best of this one, too.
+            found = np.vstack([space.random(draws, RANDOM), *nearby, self._places[~self._is_own]])
             rounds = ROUNDS
         else:
             rounds = 0

@@ -14,6 +14,14 @@ c and e are 0 at t = 1: each is a sum over `RATES` of a process with covariance 
 exponential decays has (Swersky et al. 2014, arXiv:1406.3896, eq. 6), less its value at t = 1. An observation at t = 1
 therefore tells of g and u alone. Hyperparameters are the maximum of their posterior, under log-normal priors.
 
+Rows may be of earlier searches (warm start), which measured something else: search k has, in place of g,
+
+    g_k(x) = level_k + rho (g(x) - level) + sqrt(1 - rho^2) difference_k(x),    rho = 1 / sqrt(1 + v)
+
+with a level and a difference of its own. The difference has the kernel of g without its level, and v, its variance in
+units of that of g, is a hyperparameter: where an earlier search does not agree with this one, rho goes to 0 and it says
+nothing. Its values are in units of their own spread, so that their level and scale do not matter.
+
 Points are rows of coordinates in [0, 1]. Values are larger where better; the model works in units of their spread and
 cuts off what lies far below most of them (`Scale`).
 
@@ -45,10 +53,13 @@ VARIANCES = ((0.6, 0.7), (0.02, 1.2), (1.0, 1.2), (1.0, 1.2), (0.1, 1.2), (0.1, 
 # of lengthscales: the median is 0.5 up to 3 coordinates and grows with the root of their number, as distances do
 # (Hvarfner et al. 2024, arXiv:2402.02229),
 LENGTHSCALE, LENGTHSCALE_SD = 0.5, 0.8
-# and of the trend's variance, which the coordinates share.
+# of the trend's variance, which the coordinates share,
 TREND, TREND_SD = 0.3, 1.5
+# and of the variance of the difference of an earlier search, in units of that of g.
+DIFFERENCE, DIFFERENCE_SD = 1.0, 2.0
 JITTER = 1e-5
 BOUNDS_SCALE, BOUNDS_VARIANCE, BOUNDS_TREND = (-4.0, 4.0), (-9.0, 2.5), (-12.0, 3.0)  # of the logarithms
+BOUNDS_DIFFERENCE = (-6.0, 6.0)
 STEPS = 80  # of L-BFGS; the posterior is flat around its maximum
 # Values further below the median than so many interquartile ranges say no more than that a point is bad.
 FAR_BELOW = 3.0
@@ -67,6 +78,18 @@ class Observations(NamedTuple):
     """(n,): rows of the same training have the same number."""
     values: Array
     """(n,), larger is better; minus infinity of a training that diverged."""
+    searches: Ints
+    """(n,): 0 of this search, another number for each earlier one."""
+
+    @classmethod
+    def of(cls, points: Array, steps: Array, runs: Ints, values: Array) -> Self:
+        """Of this search."""
+        return cls(points, steps, runs, values, np.zeros(len(steps), dtype=int))
+
+    def of_search(self, number: int) -> Self:
+        """The rows of one search."""
+        is_its = self.searches == number
+        return type(self)(*(part[is_its] for part in self))
 
 
 class Scale(NamedTuple):
@@ -82,8 +105,12 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, observations: Observations) -> Self | None:
-        """The scale of observations; None if there are none, or all are equal."""
-        _, steps, runs, values = observations
+        """The scale of the observations of this search; None if there are none, or all are equal."""
+        return cls._of_rows(observations.of_search(0))
+
+    @classmethod
+    def _of_rows(cls, observations: Observations) -> Self | None:
+        _, steps, runs, values, _ = observations
         finite = np.isfinite(values)
         if not finite.any():
             return None
@@ -104,6 +131,15 @@ class Scale(NamedTuple):
         """Values in units of the model."""
         cut = np.where(np.isneginf(values), self.diverged, np.maximum(values, self.lowest))
         return (cut - self.center) / self.deviation
+
+    def scaled(self, observations: Observations) -> Observations:
+        """With values in units of the model; those of each earlier search in units of their own spread."""
+        values = self.to_model(observations.values)
+        for search in set(observations.searches.tolist()) - {0}:
+            its = observations.of_search(search)
+            scale = Scale._of_rows(its)
+            values[observations.searches == search] = 0.0 if scale is None else scale.to_model(its.values)
+        return observations._replace(values=values)
 
 
 def _last_steps(steps: Array, runs: Ints) -> Array:
@@ -130,21 +166,24 @@ class Hyperparameters(NamedTuple):
     by_run: Array
     """(2,): variances of e by rate."""
     noise: float
+    difference: float
+    """Variance of the difference of an earlier search, in units of that of g."""
     trend: Array
     """(d,): variances of the linear and of the quadratic trend of g along each coordinate."""
 
     @classmethod
     def of(cls, logarithms: Array) -> Self:
-        """From a vector of 3 d + 7 logarithms, in the order of the fields."""
-        d = _dimensions(logarithms)
+        """From a vector of 3 d + 8 logarithms, in the order of the fields."""
+        d = (len(logarithms) - 8) // 3
         values = np.exp(logarithms)
-        final, run, slow, fast, own_slow, own_fast, noise = (float(value) for value in values[2 * d : 2 * d + 7])
+        final, run, slow, fast, own_slow, own_fast, noise, difference = values[2 * d : 2 * d + 8].tolist()
         by_point, by_run = np.array([slow, fast]), np.array([own_slow, own_fast])
-        return cls(values[:d], values[d : 2 * d], final, run, by_point, by_run, noise, values[2 * d + 7 :])
+        return cls(values[:d], values[d : 2 * d], final, run, by_point, by_run, noise, difference, values[2 * d + 8 :])
 
-
-def _dimensions(logarithms: Array) -> int:
-    return (len(logarithms) - 7) // 3
+    def correlation(self, apart: Array) -> Array:
+        """Of final values less their levels; arguments as `apart` returns them."""
+        found: Array = (1 + self.difference) ** (-0.5 * apart)
+        return found
 
 
 class Prior(NamedTuple):
@@ -158,9 +197,10 @@ class Prior(NamedTuple):
     def of(cls, d: int) -> Self:
         """The prior for d coordinates."""
         scale = LENGTHSCALE * math.sqrt(max(d, 3) / 3)
-        medians = [scale] * 2 * d + [median for median, _ in VARIANCES] + [TREND / d] * d
-        deviations = [LENGTHSCALE_SD] * 2 * d + [deviation for _, deviation in VARIANCES] + [TREND_SD] * d
-        bounds = [BOUNDS_SCALE] * 2 * d + [BOUNDS_VARIANCE] * len(VARIANCES) + [BOUNDS_TREND] * d
+        variances, deviations_of = zip(*VARIANCES, strict=True)
+        medians = [scale] * 2 * d + [*variances, DIFFERENCE] + [TREND / d] * d
+        deviations = [LENGTHSCALE_SD] * 2 * d + [*deviations_of, DIFFERENCE_SD] + [TREND_SD] * d
+        bounds = [BOUNDS_SCALE] * 2 * d + [BOUNDS_VARIANCE] * len(VARIANCES) + [BOUNDS_DIFFERENCE] + [BOUNDS_TREND] * d
         return cls(np.log(medians), np.array(deviations), bounds)
 
 
@@ -205,11 +245,21 @@ def _squared_distances(points: Array, others: Array) -> Array:
     return distances
 
 
-def final_covariance(points: Array, others: Array, h: Hyperparameters) -> Array:
-    """(m, n): prior covariance of g."""
+def apart(searches: Ints, others: Ints) -> Array:
+    """(n, m): 0 for rows of the same search, 1 for rows of this one and an earlier one, 2 for two earlier ones."""
+    are_different = searches[:, None] != others[None]
+    found: Array = are_different * ((searches > 0)[:, None].astype(float) + (others > 0)[None])
+    return found
+
+
+def final_covariance(points: Array, others: Array, h: Hyperparameters, apart: Array | None = None) -> Array:
+    """(m, n): prior covariance of g; with `apart` (m, n), see there, of what earlier searches have in its place."""
     trend = (trend_features(points) * np.tile(h.trend, 2)) @ trend_features(others).T
     distances = _squared_distances(points / h.scales, others / h.scales)
-    covariance: Array = LEVEL + trend + h.final * _matern(distances).value
+    varying: Array = trend + h.final * _matern(distances).value
+    if apart is None:
+        return LEVEL + varying
+    covariance: Array = LEVEL * (apart == 0) + varying * h.correlation(apart)
     return covariance
 
 
@@ -220,18 +270,25 @@ def _final_variance(points: Array, h: Hyperparameters) -> Array:
 
 
 class Rows(NamedTuple):
-    """Where observations are made: points (n, d), steps (n,), runs (n,); a run of -1 is a new one."""
+    """Where observations are made: points (n, d), steps (n,), runs (n,), searches (n,); a run of -1 is a new one."""
 
     points: Array
     steps: Array
     runs: Ints
+    searches: Ints
+
+    @classmethod
+    def of(cls, points: Array, steps: Array, runs: Ints) -> Self:
+        """Of this search."""
+        return cls(points, steps, runs, np.zeros(len(steps), dtype=int))
 
 
 def value_covariance(rows: Rows, others: Rows, h: Hyperparameters) -> Array:
     """(n, m): prior covariance of values without noise. Rows of different new runs (-1) are different runs."""
     same = ((rows.runs[:, None] == others.runs[None]) & (rows.runs >= 0)[:, None]).astype(float)
     near = _matern(_squared_distances(rows.points / h.curve_scales, others.points / h.curve_scales)).value
-    covariance: Array = final_covariance(rows.points, others.points, h) + h.run * same
+    between = apart(rows.searches, others.searches)
+    covariance: Array = final_covariance(rows.points, others.points, h, between) + h.run * same
     for rate, by_point, by_run in zip(RATES, h.by_point, h.by_run, strict=True):
         covariance += decay(rows.steps, others.steps, rate) * (SHARED_CURVE + by_point * near + by_run * same)
     return covariance
@@ -251,13 +308,16 @@ class _Pairs(NamedTuple):
     """(2, n, n): by rate."""
     trend: Array
     """(n, 2 d)."""
+    apart: Array
+    """(n, n): see `apart`."""
 
 
-def _pairs(points: Array, steps: Array, runs: Ints) -> _Pairs:
+def _pairs(observations: Observations) -> _Pairs:
+    points, steps, runs, _, searches = observations
     squares = (points[:, None] - points[None]) ** 2
     decays = np.array([decay(steps, steps, rate) for rate in RATES])
     same = (runs[:, None] == runs[None]).astype(float)
-    return _Pairs(squares, same, decays, trend_features(points))
+    return _Pairs(squares, same, decays, trend_features(points), apart(searches, searches))
 
 
 class Loss(NamedTuple):
@@ -270,8 +330,7 @@ class Loss(NamedTuple):
 
 def loss(logarithms: Array, observations: Observations) -> Loss:
     """Of `Hyperparameters.of(logarithms)`, given observations in units of the model."""
-    pairs = _pairs(observations.points, observations.steps, observations.runs)
-    return _loss(logarithms, pairs, observations.values, Prior.of(observations.points.shape[1]))
+    return _loss(logarithms, _pairs(observations), observations.values, Prior.of(observations.points.shape[1]))
 
 
 def _loss(logarithms: Array, pairs: _Pairs, values: Array, prior: Prior) -> Loss:
@@ -280,8 +339,10 @@ def _loss(logarithms: Array, pairs: _Pairs, values: Array, prior: Prior) -> Loss
     final, curve = _matern(pairs.squares @ h.scales**-2), _matern(pairs.squares @ h.curve_scales**-2)
     by_point = np.tensordot(h.by_point, pairs.decays, 1)
     unshared = np.tensordot(h.by_run, pairs.decays, 1) + h.run
-    covariance = LEVEL + SHARED_CURVE * pairs.decays.sum(0) + h.final * final.value
-    covariance += by_point * curve.value + unshared * pairs.same + (pairs.trend * np.tile(h.trend, 2)) @ pairs.trend.T
+    correlation = h.correlation(pairs.apart)
+    varying = correlation * (h.final * final.value + (pairs.trend * np.tile(h.trend, 2)) @ pairs.trend.T)
+    covariance = LEVEL * (pairs.apart == 0) + SHARED_CURVE * pairs.decays.sum(0) + varying
+    covariance += by_point * curve.value + unshared * pairs.same
     covariance[np.diag_indices(len(values))] += h.noise + JITTER
     try:
         root = np.linalg.cholesky(covariance)
@@ -291,20 +352,22 @@ def _loss(logarithms: Array, pairs: _Pairs, values: Array, prior: Prior) -> Loss
     weights = inverse @ values
     evidence = 0.5 * values @ weights + np.log(np.diag(root)).sum()
     slope = 0.5 * (inverse - np.outer(weights, weights))  # of the evidence by the covariance
+    related = slope * correlation
     along, along_curve = (
         slope_of.ravel() @ pairs.squares.reshape(-1, len(h.scales))
-        for slope_of in (slope * final.slope, slope * by_point * curve.slope)
+        for slope_of in (related * final.slope, slope * by_point * curve.slope)
     )
     near, own = slope * curve.value, slope * pairs.same
-    trend = (pairs.trend * (slope @ pairs.trend)).sum(0).reshape(2, -1).sum(0)
+    trend = (pairs.trend * (related @ pairs.trend)).sum(0).reshape(2, -1).sum(0)
+    differing = -0.5 * h.difference / (1 + h.difference) * (slope * pairs.apart * varying).sum()
     gradient = np.concatenate(
         [
             h.final * along * h.scales**-2,
             along_curve * h.curve_scales**-2,
-            [h.final * (slope * final.value).sum(), h.run * own.sum()],
+            [h.final * (related * final.value).sum(), h.run * own.sum()],
             h.by_point * (pairs.decays * near).sum((1, 2)),
             h.by_run * (pairs.decays * own).sum((1, 2)),
-            [h.noise * np.trace(slope)],
+            [h.noise * np.trace(slope), differing],
             h.trend * trend,
         ]
     )
@@ -314,10 +377,9 @@ def _loss(logarithms: Array, pairs: _Pairs, values: Array, prior: Prior) -> Loss
 
 def fit(observations: Observations, *, steps: int = STEPS) -> Hyperparameters:
     """The most probable hyperparameters, given observations in units of the model."""
-    points, at, runs, values = observations
-    prior, pairs = Prior.of(points.shape[1]), _pairs(points, at, runs)
+    prior, pairs = Prior.of(observations.points.shape[1]), _pairs(observations)
     found = minimize(
-        lambda logarithms: _loss(logarithms, pairs, values, prior),
+        lambda logarithms: _loss(logarithms, pairs, observations.values, prior),
         prior.mean,
         jac=True,
         method="L-BFGS-B",
@@ -375,7 +437,7 @@ class Posterior:
     def gain(self) -> Array:
         """(m,): standard deviation of the change of g's mean by the value of each training at its end."""
         h = self.model.hyperparameters
-        rows = Rows(self.points, np.ones(len(self.points)), self.runs)
+        rows = Rows.of(self.points, np.ones(len(self.points)), self.runs)
         half = self.model.solved(value_covariance(self.model.rows, rows, h))
         variance = self.prior + h.run + h.noise + JITTER - (half**2).sum(0)
         covariance = self.prior - (self.half * half).sum(0)
@@ -407,12 +469,12 @@ class CurveModel:
     @classmethod
     def of(cls, observations: Observations, scale: Scale, hyperparameters: Hyperparameters) -> Self:
         """The model with given hyperparameters."""
-        points, steps, runs, values = observations
-        rows = Rows(points, steps, runs)
+        points, steps, runs, values, searches = scale.scaled(observations)
+        rows = Rows(points, steps, runs, searches)
         covariance = value_covariance(rows, rows, hyperparameters)
         covariance[np.diag_indices(len(values))] += hyperparameters.noise + JITTER
         root: Array = np.asarray(np.linalg.cholesky(covariance), dtype=float)
-        weights: Array = cho_solve((root, True), scale.to_model(values), check_finite=False)
+        weights: Array = cho_solve((root, True), values, check_finite=False)
         return cls(scale, hyperparameters, rows, root, weights)
 
     @classmethod
@@ -421,7 +483,7 @@ class CurveModel:
         scale = Scale.of(observations)
         if scale is None:
             return None
-        return cls.of(observations, scale, fit(observations._replace(values=scale.to_model(observations.values))))
+        return cls.of(observations, scale, fit(scale.scaled(observations)))
 
     def solved(self, right: Array) -> Array:
         """(n, m): the Cholesky factor's inverse times a matrix."""
@@ -429,8 +491,9 @@ class CurveModel:
         return found
 
     def posterior(self, points: Array, runs: Ints | None = None) -> Posterior:
-        """Of points (m, d), and of these runs (m,) there; None for new ones."""
-        covariance = final_covariance(self.rows.points, points, self.hyperparameters)
+        """Of points (m, d), and of these runs (m,) of this search there; None for new ones."""
+        between = apart(self.rows.searches, np.zeros(len(points), dtype=int))
+        covariance = final_covariance(self.rows.points, points, self.hyperparameters, between)
         return Posterior(
             self,
             points,

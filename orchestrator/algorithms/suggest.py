@@ -82,9 +82,8 @@ def initial_trials(space: SearchSpace) -> int:
 def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
     """The next point of the initial design; None if the model is to be asked or the design has no new point.
 
-    The design goes on while too few trials have values, so that a search never waits for a first result. Completed
-    trials of an earlier search (warm start) take the place of the design. With the rule `freeze_thaw` they train
-    to their end, from which the model learns where curves lead.
+    The design goes on while too few trials have values, so that a search never waits for a first result. With the rule
+    `freeze_thaw` they train to their end, from which the model learns where curves lead.
     """
     found = _initial_point(space, seed, study)
     if found is None or space.stopping.rule != "freeze_thaw":
@@ -96,7 +95,7 @@ def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestio
 def _initial_point(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
     if (start := start_suggestion(space, study) or center_suggestion(space, study)) is not None:
         return start
-    known = len(study.attached)
+    known = _in_place_of_design(space, study)
     finished = known + sum(
         trial.status == TrialStatus.COMPLETED or bool(trial.pauses) for trial in study.trials.values()
     )
@@ -105,11 +104,19 @@ def _initial_point(space: SearchSpace, seed: int, study: Study) -> Suggestion | 
     return None
 
 
+def _in_place_of_design(space: SearchSpace, study: Study) -> int:
+    """Number of completed trials of earlier searches (warm start) that count as trials of the initial design.
+
+    None of them do with our model, which has to learn from trials of this search what an earlier one tells of it.
+    """
+    return 0 if space.has_curve_model else sum(map(len, study.attached))
+
+
 def asks_model(space: SearchSpace, study: Study) -> bool:
     """Whether the model will be asked before the budget of trials is spent."""
     if space.algorithm.name != "ax":
         return False
-    first = initial_trials(space) - len(study.attached)
+    first = initial_trials(space) - _in_place_of_design(space, study)
     # Where trials pause, there may be more of them than the budget has whole trainings.
     return space.stopping.pauses or max(first, len(study.trials)) < space.budget.trials
 
@@ -126,7 +133,7 @@ def center_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
     Ranges are usually centred on a good guess; where a parameter has a prior, its value is the guess. None, too, if a
     constraint forbids the point.
     """
-    if study.trials or study.attached or space.start:
+    if study.trials or _in_place_of_design(space, study) or space.start:
         return None
     priors = [(parameter, parameter.prior) for parameter in space.parameters.values()]
     middle = space.sample([0.5 if prior is None else each.place(prior.value) for each, prior in priors])

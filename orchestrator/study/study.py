@@ -236,8 +236,8 @@ class Study:
     """Keys of the completed configurations in the order in which they were."""
     failed: list[TrialFailed] = field(default_factory=list)
     """Trials that failed for good in this session since one last completed."""
-    attached: list[Observation] = field(default_factory=list)
-    """Finished trials of earlier searches, for the model."""
+    attached: list[list[Observation]] = field(default_factory=list)
+    """Finished trials of each earlier search, for the model."""
     extended: dict[str, JsonValue] | None = None
     """The resolved space where it is no longer that of the launch."""
     gpu_hours: GpuHours = field(default_factory=GpuHours)
@@ -261,7 +261,7 @@ class Study:
             case TrialSuggested():
                 self._add(event)
             case ObservationsAttached():
-                self.attached += event.observations
+                self.attached.append(event.observations)
             case SearchExtended():
                 self.extended = event.space
                 self.ended = "interrupted" if self.ended == "finished" else self.ended

@@ -198,14 +198,26 @@ def test_numbers_that_differ_in_the_last_digits_only_are_one_point() -> None:
     assert point_key({"a": True}) != point_key({"a": 1})
 
 
-def test_finished_trials_of_an_earlier_search_take_the_place_of_the_initial_design() -> None:
-    space = mixed()
+def warm_started(space: SearchSpace) -> Study:
+    """A study without trials that knows ten of an earlier search."""
     known = [
         Observation(trial=f"t{index:04d}", params=random_point(space, 0, index), value=0.1 * index, standard_error=0.02)
         for index in range(10)
     ]
     attached = ObservationsAttached(search="earlier", observations=known)
-    step = ALGORITHMS["ax"](space, 0, fold([SearchCreated(search="s", space="0", seed=0), attached]))
+    return fold([SearchCreated(search="s", space="0", seed=0), attached])
+
+
+def test_finished_trials_of_an_earlier_search_take_the_place_of_the_initial_design_of_ax_models() -> None:
+    space = mixed(algorithm={"name": "ax", "method": "quality"})
+    step = ALGORITHMS["ax"](space, 0, warm_started(space))
     assert isinstance(step, AskModel)
     assert [trial["state"] for trial in step.experiment["trials"]] == ["completed"] * 10
     assert step.experiment["trials"][3]["value"] == pytest.approx(0.3)
+
+
+def test_a_search_with_our_model_begins_with_its_own_trials_whatever_an_earlier_one_found() -> None:
+    space = mixed()
+    step = ALGORITHMS["ax"](space, 0, warm_started(space))
+    assert isinstance(step, Suggestion)
+    assert step.source == "center"

@@ -49,7 +49,7 @@ def world(seed: int, count: int, noise: float) -> tuple[CurveModel, Array]:
     h = Hyperparameters.of(prior.mean)._replace(run=noise, noise=1e-4)
     points = draws.random((count, 2))
     values = np.sin(5 * points[:, 0]) + math.sqrt(noise) * draws.standard_normal(count)
-    told = Observations(points, np.ones(count), np.arange(count), values)
+    told = Observations.of(points, np.ones(count), np.arange(count), values)
     return CurveModel.of(told, Scale(0.0, 1.0, -1e9, -1e9), h), points
 
 

@@ -319,3 +319,61 @@ def test_forecasts_need_no_algorithm_with_a_model() -> None:
     space = SearchSpace.load("smoke.yaml", overrides=["optim.epochs=8", "algorithm.name=sobol"])
     assert set(forecasts(some_trials(space), space)) == {"t0004", "t0005", "t0006"}
     assert forecasts(Study(), space) == {}
+
+
+# --- trials of an earlier search -------------------------------------------------------------------------------------
+
+
+def with_earlier(known: History, *, level: float = 0.0, scale: float = 1.0, sign: float = 1.0) -> History:
+    """After twelve trials of an earlier search of the same hill, or with a sign of -1 of its mirror image."""
+    points = np.random.default_rng([known.seed, 1]).random((12, 2))
+    values = [level + scale * sign * value(x, y) for x, y in points]
+    earlier = [
+        CurveTrial(point, "completed", 1, 1, 1, 0, [Evaluated(1, each, 0.0)], search=1)
+        for point, each in zip(points, values, strict=True)
+    ]
+    return replace(known, trials=[*earlier, *known.trials])
+
+
+def test_level_and_scale_of_an_earlier_search_do_not_matter() -> None:
+    for seed in range(3):
+        plain = decide(with_earlier(history(seed=seed)))
+        moved = decide(with_earlier(history(seed=seed), level=40.0, scale=1000.0))
+        assert isinstance(plain, Start) and isinstance(moved, Start)
+        np.testing.assert_allclose(moved.places, plain.places, atol=0.02)
+
+
+def test_an_earlier_search_of_the_same_function_shows_where_the_best_points_are() -> None:
+    known = history(whole=3, seed=2)
+    best = np.array([[0.7, 0.4]])
+    alone, warm = curve_model(known), curve_model(with_earlier(known, level=40.0))
+    assert alone is not None and warm is not None
+    assert warm.final(best).covariance[0, 0] < 0.5 * alone.final(best).covariance[0, 0]
+    assert abs(warm.final(best).mean[0] - (1 - np.exp(-5))) < 0.2, "in the units of this search"
+
+
+def test_an_earlier_search_that_says_otherwise_moves_next_to_nothing() -> None:
+    known = history(whole=12)
+    wrong, alone = curve_model(with_earlier(known, sign=-1.0)), curve_model(known)
+    assert wrong is not None and alone is not None
+    asked = np.random.default_rng(5).random((4, 2))
+    np.testing.assert_allclose(wrong.final(asked).mean, alone.final(asked).mean, atol=0.02)
+
+
+def test_trials_of_an_earlier_search_count_as_none_of_this_one() -> None:
+    known = history(whole=7)
+    warm = with_earlier(known)
+    assert warm.decisions == known.decisions
+    assert warm.completed == [12 + place for place in range(7)]
+    model = curve_model(warm)
+    assert model is not None
+    assert Evidence.of(warm, model).completed == 7, "a pause has to be earned by trials of this search"
+
+
+def test_a_point_of_an_earlier_search_may_be_tried_again() -> None:
+    space = CodedSpace.of({"parameters": {"a": {"type": "int", "low": 0, "high": 4}}, "constraints": []})
+    rows = [CurveTrial(np.array([i / 4]), "completed", 16, 16, 16, 0, curve(i, 16)) for i in range(4)]
+    earlier = replace(rows[0], places=np.array([1.0]), search=1)
+    found = decide(History(space, [earlier, *rows], ENDS, CHUNKS, 0))
+    assert isinstance(found, Start)
+    assert found.places.tolist() == [1.0]

@@ -35,13 +35,15 @@ seeds = st.integers(0, 2**31 - 1)
 UNIT = Scale(center=0.0, deviation=1.0, lowest=-1e9, diverged=-1e9)
 
 
-def curves(seed: int, *, trials: int = 6, d: int = 2, steps: tuple[float, ...] = (0.1, 0.4, 1.0)) -> Observations:
-    """Curves that rise to a value that depends on the point, with noise."""
+def curves(
+    seed: int, *, trials: int = 6, d: int = 2, steps: tuple[float, ...] = (0.1, 0.4, 1.0), searches: int = 1
+) -> Observations:
+    """Curves that rise to a value that depends on the point, with noise; the trials are dealt among searches."""
     draws = np.random.default_rng(seed)
     runs = np.repeat(np.arange(trials), len(steps))
     points, at = draws.random((trials, d))[runs], np.tile(steps, trials)
     values = np.sin(3 * points[:, 0]) - np.exp(-4 * at) + 0.05 * draws.standard_normal(len(runs))
-    return Observations(points, at, runs, values)
+    return Observations(points, at, runs, values, runs % searches)
 
 
 def settings_of(seed: int, d: int) -> Array:
@@ -58,19 +60,25 @@ def model_of(observations: Observations, seed: int = 0) -> CurveModel:
 # --- formulas --------------------------------------------------------------------------------------------------------
 
 
-def slow_covariance(a: tuple[Array, float, int], b: tuple[Array, float, int], h: Hyperparameters) -> float:
+def slow_covariance(a: tuple[Array, float, int, int], b: tuple[Array, float, int, int], h: Hyperparameters) -> float:
     """Of two values without noise, one pair of coordinates after the other."""
-    (x, s, run), (z, t, other) = a, b
+    (x, s, run, search), (z, t, other, other_search) = a, b
 
     def matern(distance: float) -> float:
         return (1 + math.sqrt(5) * distance + 5 * distance**2 / 3) * math.exp(-math.sqrt(5) * distance)
 
-    total = LEVEL
+    total = 0.0
     for i in range(len(x)):
         linear = (2 * x[i] - 1) * (2 * z[i] - 1)
         quadratic = (1.5 * (2 * x[i] - 1) ** 2 - 0.5) * (1.5 * (2 * z[i] - 1) ** 2 - 0.5)
         total += h.trend[i] * (linear + quadratic)
     total += h.final * matern(math.sqrt(sum(((x[i] - z[i]) / h.scales[i]) ** 2 for i in range(len(x)))))
+    # rho g + sqrt(1 - rho^2) difference of an earlier search, g of this one.
+    rho = 1 / math.sqrt(1 + h.difference)
+    share, other_share = (rho if each else 1.0 for each in (search, other_search))
+    is_same = search == other_search
+    total *= share * other_share + is_same * math.sqrt(1 - share**2) * math.sqrt(1 - other_share**2)
+    total += LEVEL * is_same
     near = matern(math.dist(x / h.curve_scales, z / h.curve_scales))
     total += h.run * (run == other)
     for k, rate in enumerate(RATES):
@@ -88,18 +96,18 @@ def slow_covariance(a: tuple[Array, float, int], b: tuple[Array, float, int], h:
 @given(seed=seeds)
 @quick
 def test_the_covariance_is_that_of_the_formula(seed: int) -> None:
-    points, steps, runs, _ = curves(seed, trials=3)
+    points, steps, runs, _, searches = curves(seed, trials=4, searches=3)
     h = Hyperparameters.of(settings_of(seed, 2))
-    rows = list(zip(points, steps, runs, strict=True))
+    rows = list(zip(points, steps, runs, searches, strict=True))
     slow = [[slow_covariance(a, b, h) for b in rows] for a in rows]
-    told = Rows(points, steps, runs)
+    told = Rows(points, steps, runs, searches)
     np.testing.assert_allclose(value_covariance(told, told, h), slow, rtol=1e-5, atol=1e-5)
 
 
 @given(seed=seeds)
 @quick
 def test_the_gradient_of_the_loss_is_its_slope(seed: int) -> None:
-    observations, at = curves(seed, d=3), settings_of(seed, 3)
+    observations, at = curves(seed, d=3, searches=3), settings_of(seed, 3)
     slope = approx_fprime(at, lambda logarithms: loss(logarithms, observations).value, 1e-6)
     np.testing.assert_allclose(loss(at, observations).gradient, slope, rtol=1e-3, atol=1e-3)
 
@@ -107,8 +115,8 @@ def test_the_gradient_of_the_loss_is_its_slope(seed: int) -> None:
 @given(seed=seeds)
 @quick
 def test_the_covariance_of_any_rows_is_positive_definite(seed: int) -> None:
-    points, steps, runs, _ = curves(seed, trials=8, steps=(0.01, 0.3, 0.3, 1.0))
-    told = Rows(points, steps, runs)
+    points, steps, runs, _, searches = curves(seed, trials=8, steps=(0.01, 0.3, 0.3, 1.0), searches=3)
+    told = Rows(points, steps, runs, searches)
     covariance = value_covariance(told, told, Hyperparameters.of(settings_of(seed, 2)))
     np.testing.assert_allclose(covariance, covariance.T, rtol=1e-12)
     assert np.linalg.eigvalsh(covariance).min() > -1e-9
@@ -116,20 +124,22 @@ def test_the_covariance_of_any_rows_is_positive_definite(seed: int) -> None:
 
 def test_a_posterior_is_that_of_the_normal_distribution_of_all_values() -> None:
     """The plain conditional of a joint normal distribution, by the whole matrix."""
-    observations = curves(3)
+    observations = curves(3, searches=2)
     model, h = model_of(observations), Hyperparameters.of(settings_of(0, 2))
     asked = np.array([[0.2, 0.7], [0.9, 0.1]])
     joint = Rows(
         np.vstack([observations.points, asked]),
         np.append(observations.steps, [1.0, 1.0]),
         np.append(observations.runs, [50, 51]),
+        np.append(observations.searches, [0, 0]),
     )
     covariance = value_covariance(joint, joint, h)
     covariance[-2:, -2:] = final_covariance(asked, asked, h)
     n = len(observations.steps)
     gain = np.linalg.inv(covariance[:n, :n] + (h.noise + 1e-5) * np.eye(n))
     found = model.final(asked)
-    np.testing.assert_allclose(found.mean, covariance[n:, :n] @ gain @ observations.values, rtol=1e-6)
+    values = UNIT.scaled(observations).values
+    np.testing.assert_allclose(found.mean, covariance[n:, :n] @ gain @ values, rtol=1e-6)
     left = covariance[n:, n:] - covariance[n:, :n] @ gain @ covariance[:n, n:]
     np.testing.assert_allclose(found.covariance, left, rtol=1e-6, atol=1e-9)
 
@@ -149,7 +159,7 @@ def test_one_more_observation_never_increases_a_deviation(seed: int, step: float
     observations = curves(seed)
     before = model_of(observations, seed)
     new = np.random.default_rng(seed).random((1, 2))
-    after = before.believing(Rows(new, np.array([1.0]), np.array([99])))
+    after = before.believing(Rows.of(new, np.array([1.0]), np.array([99])))
     asked = np.random.default_rng(seed + 1).random((5, 2))
     assert (np.diag(after.final(asked).covariance) <= np.diag(before.final(asked).covariance) + 1e-9).all()
     runs = np.arange(5)
@@ -163,7 +173,7 @@ def test_the_gain_of_a_training_is_the_variance_that_its_last_value_takes_away(s
     model = model_of(curves(seed), seed)
     new = np.random.default_rng(seed).random((1, 2))
     (gain,) = model.posterior(new).gain()
-    after = model.believing(Rows(new, np.array([1.0]), np.array([99])))
+    after = model.believing(Rows.of(new, np.array([1.0]), np.array([99])))
     (before,), (left,) = np.diag(model.final(new).covariance), np.diag(after.final(new).covariance)
     assert gain**2 == pytest.approx(before - left, rel=1e-5, abs=1e-8)
 
@@ -171,12 +181,14 @@ def test_the_gain_of_a_training_is_the_variance_that_its_last_value_takes_away(s
 def test_what_is_believed_changes_no_mean() -> None:
     observations = curves(1)
     model = model_of(observations)
-    rows = Rows(np.array([[0.3, 0.3]]), np.array([1.0]), np.array([99]))
+    rows = Rows.of(np.array([[0.3, 0.3]]), np.array([1.0]), np.array([99]))
     believed = model.believing(rows)
     asked = np.array([[0.3, 0.3], [0.8, 0.2]])
     np.testing.assert_array_equal(believed.final(asked).mean, model.final(asked).mean)
     value = model.forecasts(rows.points, rows.runs).mean
-    told = Observations(*(np.concatenate(pair) for pair in zip(observations, (*rows, value), strict=True)))
+    told = Observations(
+        *(np.concatenate(pair) for pair in zip(observations, (*rows[:3], value, rows.searches), strict=True))
+    )
     np.testing.assert_allclose(believed.final(asked).mean, model_of(told).final(asked).mean, rtol=1e-6)
     np.testing.assert_allclose(believed.final(asked).covariance, model_of(told).final(asked).covariance, rtol=1e-6)
 
@@ -199,7 +211,7 @@ def test_a_training_is_worth_more_with_a_higher_mean_and_a_larger_gain_and_less_
 @given(seed=seeds, step=st.sampled_from([0.0, 0.1, 0.4]))
 @quick
 def test_the_error_of_a_run_left_out_is_that_of_a_model_without_its_later_values(seed: int, step: float) -> None:
-    observations = curves(seed)
+    observations = curves(seed, searches=2)
     model, run = model_of(observations, seed), 2
     (found,) = model.left_out([run], [step])
     kept = (observations.runs != run) | (observations.steps <= step)
@@ -217,7 +229,7 @@ def test_the_error_of_a_run_left_out_is_that_of_a_model_without_its_later_values
 def test_a_forecast_follows_from_the_other_curves() -> None:
     """Twelve whole curves rise by the same amount; so does the one that has only begun."""
     known = curves(5, trials=12)
-    begun = Observations(np.array([[0.5, 0.5]]), np.array([0.4]), np.array([99]), np.array([math.sin(1.5) - 0.2]))
+    begun = Observations.of(np.array([[0.5, 0.5]]), np.array([0.4]), np.array([99]), np.array([math.sin(1.5) - 0.2]))
     told = Observations(*(np.concatenate(pair) for pair in zip(known, begun, strict=True)))
     model = CurveModel.fitted(told)
     assert model is not None
@@ -231,7 +243,7 @@ def test_the_model_knows_the_luck_of_a_training_from_that_of_its_point() -> None
     draws = np.random.default_rng(0)
     points = np.repeat(draws.random((10, 1)), 4, axis=0)
     values = 2 * points[:, 0] + 0.3 * draws.standard_normal(40)
-    model = CurveModel.fitted(Observations(points, np.ones(40), np.arange(40), values))
+    model = CurveModel.fitted(Observations.of(points, np.ones(40), np.arange(40), values))
     assert model is not None
     assert 0.2 < math.sqrt(model.noise) < 0.4
 
@@ -241,7 +253,7 @@ def test_the_model_knows_the_luck_of_a_training_from_that_of_its_point() -> None
 
 def observed(values: list[float], steps: list[float], runs: list[int]) -> Observations:
     points = np.array([[0.1 * (run + 1), 0.5] for run in runs])
-    return Observations(points, np.array(steps), np.array(runs), np.array(values))
+    return Observations.of(points, np.array(steps), np.array(runs), np.array(values))
 
 
 def test_equal_values_or_none_make_no_model() -> None:

@@ -195,7 +195,7 @@ def test_figures_that_do_not_compare_are_refused_unless_asked_for_and_then_said(
 def test_observations_are_known_to_the_study_and_are_no_trials_of_it(search: SearchFolder) -> None:
     attached = observations(WarmStart(search, anyway=False), the_new(search))
     study = fold([SearchCreated(search="new", space="0", seed=0), attached])
-    assert len(study.attached) == 2
+    assert study.attached == [attached.observations]
     assert study.trials == {}
 
 
