@@ -95,7 +95,9 @@ def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"params": _next_point(client)}
         return
     node = CurveNode(History.of(question))
-    client = told_client(question, GenerationStrategy(nodes=[node]))
+    # Ax would refuse a point of an earlier search, which this one may try.
+    own = [trial for trial in question["trials"] if not trial.get("search")]
+    client = told_client({**question, "trials": own}, GenerationStrategy(nodes=[node]))
     for _ in range(count):
         decision = node.decide()
         told = answer(question, node.history, decision)

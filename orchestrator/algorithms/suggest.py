@@ -15,6 +15,7 @@ from orchestrator.algorithms.points import (
     MAX_DRAWS,
     first_untried,
     grid_points,
+    point_key,
     random_points,
     sobol_points,
     tried_points,
@@ -82,7 +83,8 @@ def initial_trials(space: SearchSpace) -> int:
 def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:
     """The next point of the initial design; None if the model is to be asked or the design has no new point.
 
-    The design goes on while too few trials have values, so that a search never waits for a first result. With the rule
+    The design goes on while too few trials have values, so that a search never waits for a first result. The best point
+    of an earlier search (warm start) is in it: as likely to be good as any other, or better. With the rule
     `freeze_thaw` they train to their end, from which the model learns where curves lead.
     """
     found = _initial_point(space, seed, study)
@@ -100,7 +102,7 @@ def _initial_point(space: SearchSpace, seed: int, study: Study) -> Suggestion | 
         trial.status == TrialStatus.COMPLETED or bool(trial.pauses) for trial in study.trials.values()
     )
     if len(study.trials) + known < initial_trials(space) or finished < OBSERVATIONS_FOR_A_MODEL:
-        return sobol_suggestion(space, seed, study)
+        return earlier_suggestion(space, study) or sobol_suggestion(space, seed, study)
     return None
 
 
@@ -138,6 +140,16 @@ def center_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
     priors = [(parameter, parameter.prior) for parameter in space.parameters.values()]
     middle = space.sample([0.5 if prior is None else each.place(prior.value) for each, prior in priors])
     return None if middle is None else Suggestion(middle, "center")
+
+
+def earlier_suggestion(space: SearchSpace, study: Study) -> Suggestion | None:
+    """The best point of an earlier search (warm start) whose best point was not tried; None if there is none."""
+    tried = tried_points(study)
+    for observations in study.attached:
+        best = max(observations, key=lambda known: space.objective.first.sign * known.value)
+        if point_key(best.params) not in tried:
+            return Suggestion(dict(best.params), "start")
+    return None
 
 
 def sobol_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestion | None:

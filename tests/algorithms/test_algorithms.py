@@ -221,3 +221,17 @@ def test_a_search_with_our_model_begins_with_its_own_trials_whatever_an_earlier_
     step = ALGORITHMS["ax"](space, 0, warm_started(space))
     assert isinstance(step, Suggestion)
     assert step.source == "center"
+
+
+def test_the_best_point_of_an_earlier_search_is_tried_after_the_known_points() -> None:
+    space, study = mixed(), warm_started(mixed())
+    for event in ended(Suggestion(random_point(space, 1, 0), "center"), 0):
+        study.apply(event)
+    step = ALGORITHMS["ax"](space, 0, study)
+    assert isinstance(step, Suggestion)
+    assert (step.params, step.source) == (study.attached[0][9].params, "start")
+    for event in ended(step, 1):
+        study.apply(event)
+    following = ALGORITHMS["ax"](space, 0, study)
+    assert isinstance(following, Suggestion)
+    assert following.source == "sobol"

@@ -11,14 +11,14 @@ from typing import Any
 import psutil
 import pytest
 from events import completed, epoch_result, paused, reported, started, suggested
-from small_spaces import FLAG, IDENTITIES, MARGIN, WIDTH, mixed, space_of
+from small_spaces import FLAG, IDENTITIES, MARGIN, WIDTH, finite, mixed, space_of
 
 from orchestrator.algorithms.ax_experiment import ax_experiment, made_up_experiment, point_from_answer
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
 from orchestrator.algorithms.freeze_thaw import Continue, History, Start, decide, decisions
 from orchestrator.algorithms.points import Point, point_key, random_point, sobol_point, tried_points
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import Event, TrialReported, TrialSuggested
+from orchestrator.study.events import Event, Observation, ObservationsAttached, TrialReported, TrialSuggested
 from orchestrator.study.study import fold
 
 pytestmark = pytest.mark.e2e
@@ -95,6 +95,21 @@ def test_a_paused_trial_goes_on_and_a_new_one_starts_as_decided(ax: AxProcess) -
     assert [told["until"] for told in found] == [decision.until for decision in expected]
     (continuation,) = [told for told in found if "continue" in told]
     assert continuation["continue"] == "t0005"
+
+
+def test_a_point_of_an_earlier_search_can_be_proposed(ax: AxProcess) -> None:
+    space = finite()
+    points = list(space.every_point())
+    known = [
+        Observation(trial=f"t{place:04d}", params=point, value=40.0 + place, standard_error=None)
+        for place, point in enumerate(points)
+    ]
+    own: list[Event] = []
+    for index in range(3):
+        own += completed(index, 0.1 * index)
+        own[-4] = suggested(index).model_copy(update={"params": points[index]})
+    asked = ax_experiment(space, 0, fold([ObservationsAttached(search="earlier", observations=known), *own]))
+    assert point_of(space, answer(ax, asked)) in points[3:]
 
 
 @pytest.mark.parametrize("objective", [{"metric": "mAP"}, {"metric": "mAP, -hours", "constraints": ["rank1 >= 0.1"]}])
