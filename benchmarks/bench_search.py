@@ -83,6 +83,8 @@ def run_missing(jobs: Sequence[Job], out: Path, processes: int, tables: Path | N
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_prepare) as pool:
         futures = {pool.submit(run_job, job, tables): job for job in missing}
         for number, future in enumerate(as_completed(futures), 1):
+            if future.exception() is not None:  # the searches that wait would run for nothing
+                pool.shutdown(wait=False, cancel_futures=True)
             line = future.result()
             append(out, line)
             job = futures[future]

@@ -37,6 +37,7 @@ from trainer.result import EpochResult, Evaluation
 PATHS = (
     *("clips.flip", "clips.erase", "loss.label_smoothing", "loss.osm_alpha", "loss.osm_sigma", "loss.osm_balance"),
     *("loss.center_learning_rate", "optim.learning_rate", "optim.weight_decay", "loss.triplet_margin"),
+    *("optim.gamma", "optim.warmup"),
 )
 LOW, HIGH = 0.1, 0.9
 # An mAP lies in [0, 1]; merits with their noise lie well within this range.
@@ -151,6 +152,7 @@ def _key(trial: int) -> str:
 def _space(problem: Problem, algorithm: dict[str, Any], stopping: dict[str, Any]) -> SearchSpace:
     bounds = {"type": "float", "low": LOW, "high": HIGH}
     parameters = dict.fromkeys(PATHS[: problem.dimensions], bounds)
+    assert len(parameters) == problem.dimensions, "a setting for each coordinate"
     fixed = {
         "loss": {"osm_share": 0.5, "center_weight": 0.1},
         "optim": {"epochs": problem.epochs},
