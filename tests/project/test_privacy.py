@@ -58,7 +58,7 @@ def searched(data: Path, current: Path, tmp_path_factory: pytest.TempPathFactory
             patch.setenv(name, value)
         patch.chdir(current)
         search.command = [str(Path(sys.executable).with_name("reidsearch"))]
-        search.launch("--data", str(data), "--trials", "5", "--set", "evaluation.folder=true")
+        search.launch("--data", str(data), "--trials", "6", "--set", "evaluation.folder=true")
         assert search.wait() == 0, search.log.read_text()
         search.start("report", "private", "--without-model")
         assert search.wait() == 0, search.log.read_text()
