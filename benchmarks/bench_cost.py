@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.bench_final_choice import seeds_of
-from benchmarks.search.problems import FAMILIES, Vector
-from orchestrator.algorithms.coded_points import CodedSpace
-from orchestrator.algorithms.freeze_thaw import CurveTrial, Evaluated, History, Start, decide
+from benchmarks.search.problems import FAMILIES
+from benchmarks.search.whole_trials import proposal, unit_cube, whole_trial
+from orchestrator.algorithms.curve_history import CurveTrial
 
 PROBLEMS, GOALS = ("branin", "hartmann6", "rosenbrock5", "reid5"), (0.8, 0.95)
 TRIALS, FIRST, NOISE, DRAWS, SAMPLED = 60, 5, 0.05, 4000, 2000
@@ -50,17 +50,17 @@ def seconds_to_goals(form: Form, trials: float) -> list[float]:
     function, dimensions = problem.dimensions, problem.dimensions + form.is_apart
     place, slope = _cost_axis(form, function)
     points = list(draws.random((FIRST, dimensions)))
-    space, known, clock = _space(dimensions), list[CurveTrial](), 0.0
+    space, known, clock = unit_cube(dimensions), list[CurveTrial](), 0.0
     reached: dict[float, float] = {}
     while clock < trials and len(reached) < len(GOALS):
         count = len(known)
-        point = points[count] if count < FIRST else _proposal(space, known, form.seed)
+        point = points[count] if count < FIRST else proposal(space, known, form.seed)
         luck = np.random.default_rng([form.seed, count])
         shown = float(problem.curve(point[:function], luck)[-1])
         seconds = math.exp(slope * (point[place] - 0.5) + NOISE * luck.standard_normal())
         clock += seconds
         told = seconds if form.is_measured else None
-        known.append(CurveTrial(np.asarray(point), "completed", 1, 1, 1, 0, [Evaluated(1, shown, count)], told))
+        known.append(whole_trial(point, shown, count, seconds=told))
         for goal in GOALS:
             if problem.merit(point[:function]) >= goal:
                 reached.setdefault(goal, clock)
@@ -81,17 +81,6 @@ def is_dear(form: Form) -> bool:
     sample = np.random.default_rng([form.seed, 7]).random((SAMPLED, problem.dimensions + 1))
     best = np.argsort([-problem.merit(point[: problem.dimensions]) for point in sample])[: SAMPLED // 100]
     return bool(slope * (sample[best, place].mean() - 0.5) > 0)
-
-
-def _space(dimensions: int) -> CodedSpace:
-    parameters = {f"x{column}": {"type": "float", "high": 1.0} for column in range(dimensions)}
-    return CodedSpace.of({"parameters": parameters, "constraints": []})
-
-
-def _proposal(space: CodedSpace, known: list[CurveTrial], seed: int) -> Vector:
-    found = decide(History(space, known, (1,), (), seed))
-    assert isinstance(found, Start), "nothing pauses"
-    return found.places
 
 
 def summary(measured: Sequence[float], without: Sequence[float], most: float) -> dict[str, float]:

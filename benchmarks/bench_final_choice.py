@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.search.problems import Reid, Vector
+from orchestrator.algorithms.curve_values import Observations
 from orchestrator.algorithms.final_choice import CANDIDATES, Belief, belief, knowledge_gradients
-from orchestrator.algorithms.learning_curves import CurveModel, Observations, expected_improvement
+from orchestrator.algorithms.learning_curves import CurveModel, expected_improvement
 from orchestrator.algorithms.replicates import t_interval
 from orchestrator.space.options import CONFIRMING_SEEDS
 

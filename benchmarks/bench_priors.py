@@ -14,14 +14,14 @@ import argparse
 import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.bench_final_choice import seeds_of
-from benchmarks.search.problems import FAMILIES, Vector
-from orchestrator.algorithms.coded_points import CodedSpace
-from orchestrator.algorithms.freeze_thaw import CurveTrial, Evaluated, History, Start, decide
+from benchmarks.search.problems import FAMILIES
+from benchmarks.search.whole_trials import proposal, unit_cube, whole_trial
+from orchestrator.algorithms.curve_history import CurveTrial
 
 PROBLEMS = ("hartmann6", "reid8", "rosenbrock5")
 TRIALS, FIRST, SAMPLED = 30, 5, 600
@@ -45,29 +45,18 @@ def regret(form: Form) -> float:
     merits = np.array([problem.merit(point) for point in sample])
     value = sample[np.argsort(merits)[round(PLACES[form.place] * (SAMPLED - 1))]]
     points = [value, *draws.random((FIRST - 1, problem.dimensions))]
-    space, trials, regrets = _space(value, form.sure), list[CurveTrial](), list[float]()
+    priors = [{"prior": {"code": place, "sure": form.sure}} if form.sure else {} for place in value]
+    space, trials, regrets = unit_cube(problem.dimensions, priors), list[CurveTrial](), list[float]()
     best = -math.inf
     while len(trials) < TRIALS:
         count = len(trials)
-        point = points[count] if count < FIRST else _proposal(space, trials, form.seed)
+        point = points[count] if count < FIRST else proposal(space, trials, form.seed, TRIALS)
         shown = float(problem.curve(point, np.random.default_rng([form.seed, count]))[-1])
         if shown > best:
             best, merit = shown, problem.merit(point)
         regrets.append(max(0.0, 1 - merit))
-        trials.append(CurveTrial(np.asarray(point), "completed", 1, 1, 1, 0, [Evaluated(1, shown, count)]))
+        trials.append(whole_trial(point, shown, count))
     return float(np.mean(regrets))
-
-
-def _space(value: Vector, sure: str) -> CodedSpace:
-    prior: list[dict[str, Any]] = [{"prior": {"code": place, "sure": sure}} if sure else {} for place in value]
-    parameters = {f"x{column}": {"type": "float", "high": 1.0, **each} for column, each in enumerate(prior)}
-    return CodedSpace.of({"parameters": parameters, "constraints": []})
-
-
-def _proposal(space: CodedSpace, trials: list[CurveTrial], seed: int) -> Vector:
-    found = decide(History(space, trials, (1,), (), seed, TRIALS))
-    assert isinstance(found, Start), "nothing pauses"
-    return found.places
 
 
 def main() -> None:

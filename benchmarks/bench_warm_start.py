@@ -16,16 +16,15 @@ import argparse
 import json
 import math
 import multiprocessing
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.bench_final_choice import seeds_of
-from benchmarks.search.problems import FAMILIES, Problem, Vector
-from orchestrator.algorithms.coded_points import CodedSpace
-from orchestrator.algorithms.freeze_thaw import CurveTrial, Evaluated, History, Start, decide
+from benchmarks.search.problems import FAMILIES, Problem
+from benchmarks.search.whole_trials import proposal, unit_cube, whole_trial
+from orchestrator.algorithms.curve_history import CurveTrial
 
 PROBLEMS = ("hartmann6", "reid5", "reid8")
 RELATIONS, POINTS = ("same", "moved", "unrelated"), ("random", "good")
@@ -59,18 +58,18 @@ class Result(NamedTuple):
 def search(form: Form) -> Result:
     """Runs a search."""
     problem, draws = FAMILIES[form.problem](form.seed), np.random.default_rng([form.seed, 3])
-    space, earlier = _space(problem.dimensions), _earlier(form, problem)
+    space, earlier = unit_cube(problem.dimensions), _earlier(form, problem)
     points, own, merits, best = list(draws.random((FIRST, problem.dimensions))), list[CurveTrial](), [], -math.inf
     if form.is_first_best and earlier:
         points.insert(0, max(earlier, key=lambda trial: trial.curve[-1].value).places)
     while len(own) < TRIALS:
         count = len(own)
-        point = points[count] if count < form.first else _proposal(space, [*earlier, *own], form.seed)
+        point = points[count] if count < form.first else proposal(space, [*earlier, *own], form.seed, TRIALS)
         shown = float(problem.curve(point, np.random.default_rng([form.seed, count]))[-1])
         if shown > best:
             best, merit = shown, problem.merit(point)
         merits.append(merit)
-        own.append(_completed(point, shown, count, 0))
+        own.append(whole_trial(point, shown, count))
     trials = next((count for count, merit in enumerate(merits, 1) if merit >= GOAL), TRIALS + 1)
     return Result(trials, float(np.mean([max(0.0, 1 - merit) for merit in merits])))
 
@@ -84,22 +83,7 @@ def _earlier(form: Form, problem: Problem) -> list[CurveTrial]:
     points = draws.random((EARLIER if form.points == "random" else AMONG, problem.dimensions))
     values = np.array([other.curve(np.clip(point + shift, 0, 1), draws)[-1] for point in points])
     kept = np.argsort(-values)[:EARLIER]
-    return [_completed(points[place], LEVEL + SCALE * values[place], 0, 1) for place in kept]
-
-
-def _completed(point: Sequence[float] | Vector, value: float, time: int, search: int) -> CurveTrial:
-    return CurveTrial(np.asarray(point), "completed", 1, 1, 1, 0, [Evaluated(1, value, time)], search=search)
-
-
-def _space(dimensions: int) -> CodedSpace:
-    parameters = {f"x{column}": {"type": "float", "high": 1.0} for column in range(dimensions)}
-    return CodedSpace.of({"parameters": parameters, "constraints": []})
-
-
-def _proposal(space: CodedSpace, trials: list[CurveTrial], seed: int) -> Vector:
-    found = decide(History(space, trials, (1,), (), seed, TRIALS))
-    assert isinstance(found, Start), "nothing pauses"
-    return found.places
+    return [whole_trial(points[place], LEVEL + SCALE * values[place], 0, search=1) for place in kept]
 
 
 def main() -> None:

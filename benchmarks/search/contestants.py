@@ -13,7 +13,8 @@ from benchmarks.search.engine import Contestant, Continue, Start, Verdict
 from benchmarks.search.problems import Problem
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.ax_process import AxProcess
-from orchestrator.algorithms.freeze_thaw import History, answer, decide
+from orchestrator.algorithms.curve_history import History
+from orchestrator.algorithms.freeze_thaw import answer, decide
 from orchestrator.algorithms.suggest import ALGORITHMS, AskModel
 from orchestrator.runner.next_step import (
     AddTrial,
@@ -67,7 +68,7 @@ class _AxHere:
             history = History.of(question)
             decision = decide(history)
             assert decision is not None, "a space of real numbers has no end"
-            return answer(question, history, decision)
+            return answer(question, history.space, decision)
         from orchestrator.algorithms.ax_worker import answers
 
         return next(answers(question))

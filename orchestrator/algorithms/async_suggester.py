@@ -130,8 +130,8 @@ class AsyncSuggester:
         until = told["until"] if told["until"] < trial.epochs else None
         value, error = told["forecast"]
         forecast = Forecast(value=self._space.objective.first.sign * value, error=error)
-        reason = f"expected to end at {forecast.value:.4g} ± {error:.2g}, worth more than a new trial of the same cost"
-        return Continuation(trial.key, until, reason + (f"; {told['note']}" if "note" in told else ""), forecast)
+        reason = f"expected to end at {forecast.value:.4g} ± {error:.2g}; {told['reason']}"
+        return Continuation(trial.key, until, reason, forecast)
 
     def _ask_again(self, asked: dict[str, Any], study: Study, useless: str) -> Suggestion | Exhausted | None:
         if self._repeats >= REPEATS:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from orchestrator.algorithms.coded_points import CodedSpace
-from orchestrator.algorithms.learning_curves import Array
+from orchestrator.algorithms.curve_values import Array
 from orchestrator.algorithms.points import Point
 from orchestrator.algorithms.scoring import modelled_metrics, outcome_limits, score
 from orchestrator.algorithms.stopping import evaluated_curve

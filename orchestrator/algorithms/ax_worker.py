@@ -30,7 +30,8 @@ from ax.generation_strategy.external_generation_node import ExternalGenerationNo
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from botorch.optim.optimize_mixed import ALTERNATING_OPTIMIZER_THRESHOLD
 
-from orchestrator.algorithms.freeze_thaw import Decision, History, Start, answer, decide
+from orchestrator.algorithms.curve_history import History
+from orchestrator.algorithms.freeze_thaw import Decision, Start, answer, decisions
 from trainer.child import Parent
 from trainer.formatting import first_line
 
@@ -54,7 +55,8 @@ class CurveNode(ExternalGenerationNode):
     def __init__(self, history: History) -> None:
         """A node that decides about the trials of `history`, which stays as it was."""
         super().__init__(name="LearningCurves")
-        self.history = history
+        self._space = history.space
+        self._decisions = decisions(history)
         self._decision: Decision | None = None
 
     def decide(self) -> Decision:
@@ -63,10 +65,9 @@ class CurveNode(ExternalGenerationNode):
         Raises:
             NothingUntried: there is no point left to start.
         """
-        self._decision = decide(self.history)
+        self._decision = next(self._decisions, None)
         if self._decision is None:
             raise NothingUntried("each point that the model looked at had been tried")
-        self.history = self.history.after(self._decision)
         return self._decision
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
@@ -77,7 +78,7 @@ class CurveNode(ExternalGenerationNode):
         decision = self._decision or self.decide()
         assert isinstance(decision, Start)
         self._decision = None
-        return dict(self.history.space.codes(decision.places))
+        return dict(self._space.codes(decision.places))
 
 
 def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -85,7 +86,8 @@ def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     As many as the question's `count` says, one if it says nothing, each as if those before it were running. The model
     is fitted once for all of them. `{"params": codes}` is a point, from our model with the epoch after which it pauses,
-    `until`; `{"continue": key, "until": epoch, "forecast": [mean, sd]}` a paused trial. Both may have a `note`.
+    `until`, and maybe a `note`; `{"continue": key, "until": epoch, "forecast": [mean, sd], "reason": text}` is a paused
+    trial that goes on.
     """
     count = question.get("count", 1)
     if question["model"] == "ax":
@@ -94,13 +96,14 @@ def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for _ in range(count):
             yield {"params": _next_point(client)}
         return
-    node = CurveNode(History.of(question))
+    history = History.of(question)
+    node = CurveNode(history)
     # Ax would refuse a point of an earlier search, which this one may try.
     own = [trial for trial in question["trials"] if not trial.get("search")]
     client = told_client({**question, "trials": own}, GenerationStrategy(nodes=[node]))
     for _ in range(count):
         decision = node.decide()
-        told = answer(question, node.history, decision)
+        told = answer(question, history.space, decision)
         yield told | {"params": _next_point(client)} if isinstance(decision, Start) else told
 
 

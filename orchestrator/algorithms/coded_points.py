@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from orchestrator.algorithms.learning_curves import Array
+from orchestrator.algorithms.curve_values import Array
 from orchestrator.algorithms.priors import ParameterPrior
 from orchestrator.space.expressions import parse_constraint
 

@@ -15,7 +15,8 @@ from typing import Self
 
 import numpy as np
 
-from orchestrator.algorithms.learning_curves import Array, trend_features
+from orchestrator.algorithms.curve_kernel import trend_features
+from orchestrator.algorithms.curve_values import Array
 
 # Trainings without which nothing is said of costs.
 LEAST_MEASURED = 8

@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.algorithms.ax_experiment import coordinates
+from orchestrator.algorithms.curve_kernel import JITTER
+from orchestrator.algorithms.curve_values import Array
 from orchestrator.algorithms.final_choice import FirstValues, first_values, model_of
-from orchestrator.algorithms.learning_curves import JITTER, Array, CurveModel, expected_improvement
+from orchestrator.algorithms.learning_curves import CurveModel, expected_improvement
 from orchestrator.study.events import Outlook
 from orchestrator.study.study import Study, Trial
 from trainer.seeds import derived_seed

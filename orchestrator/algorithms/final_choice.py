@@ -18,7 +18,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from orchestrator.algorithms.ax_experiment import coordinates
-from orchestrator.algorithms.learning_curves import Array, CurveModel, Observations
+from orchestrator.algorithms.curve_values import Array, Observations
+from orchestrator.algorithms.learning_curves import CurveModel
 from orchestrator.algorithms.scoring import feasible, score
 from orchestrator.study.study import Study, Trial, TrialStatus
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-from orchestrator.algorithms.learning_curves import Array
+from orchestrator.algorithms.curve_values import Array
 
 SHARE_OF_BUDGET = 0.1  # beta
 # By how sure a value is: the standard deviation around its place in the range, and the weight of a uniform density, so

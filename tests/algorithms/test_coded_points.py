@@ -10,7 +10,7 @@ from strategies import quick, seeds
 
 from orchestrator.algorithms.ax_experiment import ax_experiment, point_from_answer
 from orchestrator.algorithms.coded_points import CodedSpace, keys
-from orchestrator.algorithms.learning_curves import Array
+from orchestrator.algorithms.curve_values import Array
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study
 

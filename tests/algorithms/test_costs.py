@@ -14,18 +14,10 @@ from strategies import quick, seeds
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.coded_points import CodedSpace
 from orchestrator.algorithms.costs import LARGEST_RATIO, LEAST_MEASURED, RATIOS, CostModel
-from orchestrator.algorithms.freeze_thaw import (
-    Continue,
-    CurveTrial,
-    Decision,
-    Evaluated,
-    History,
-    Start,
-    answer,
-    cost_model,
-    decide,
-)
-from orchestrator.algorithms.learning_curves import Array, trend_features
+from orchestrator.algorithms.curve_history import CurveTrial, Evaluated, History, cost_model
+from orchestrator.algorithms.curve_kernel import trend_features
+from orchestrator.algorithms.curve_values import Array
+from orchestrator.algorithms.freeze_thaw import Continue, Decision, Start, answer, decide
 from orchestrator.algorithms.points import random_point
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event
@@ -156,7 +148,7 @@ def test_equal_costs_leave_every_decision_as_it_is_without_durations() -> None:
             with_durations, without = decide(replace(known, seed=seed)), decide(replace(unmeasured, seed=seed))
             assert with_durations is not None and without is not None
             question = {**QUESTION, "trials": [{"trial": f"t{place}"} for place in range(len(known.trials))]}
-            assert answer(question, known, with_durations) == answer(question, unmeasured, without)
+            assert answer(question, known.space, with_durations) == answer(question, known.space, without)
 
 
 def test_a_trial_of_more_epochs_costs_more() -> None:

@@ -6,20 +6,21 @@ import math
 
 import numpy as np
 import pytest
-from events import completed
+from searches import trials_of_rates
 from summaries import summary_of
 
 from orchestrator.algorithms.budget import spent
+from orchestrator.algorithms.curve_kernel import Hyperparameters, Prior
+from orchestrator.algorithms.curve_values import Array, Observations, Scale
 from orchestrator.algorithms.expected_gain import AHEAD, ENOUGH, candidates, outlook, played_gains
-from orchestrator.algorithms.learning_curves import Array, CurveModel, Hyperparameters, Observations, Prior, Scale
+from orchestrator.algorithms.learning_curves import CurveModel
 from orchestrator.show.search_text import outlook_line
 from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.study.events import Outlook, SessionEnded, SessionStarted, TrialSuggested
+from orchestrator.study.events import Outlook, SessionEnded, SessionStarted
 from orchestrator.study.study import Study, fold
 
-POINT = {"optim.learning_rate": 1e-3, "clips.identities": 4, "model.attention_gate": "softmax"}
 HILL = [round(0.7 - 2 * (index / 24 - 0.4) ** 2 + 0.01 * (index % 3), 3) for index in range(24)]
 
 
@@ -31,15 +32,7 @@ SPACE = space()
 
 
 def study_of(values: list[float]) -> Study:
-    """Whole trials whose learning rates are spread over their range."""
-    study = Study()
-    for index, value in enumerate(values):
-        rate = SPACE.parameters["optim.learning_rate"].at((index + 0.5) / len(values))
-        for event in completed(index, value):
-            is_new = isinstance(event, TrialSuggested)
-            params = {"params": POINT | {"optim.learning_rate": rate}}
-            study.apply(event.model_copy(update=params) if is_new else event)
-    return study
+    return fold(trials_of_rates(SPACE, values))
 
 
 def world(seed: int, count: int, noise: float) -> tuple[CurveModel, Array]:

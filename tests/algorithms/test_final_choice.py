@@ -8,15 +8,17 @@ import statistics
 
 import numpy as np
 import pytest
-from events import completed, epoch_result, started, suggested
+from events import epoch_result, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
+from searches import trials_of_rates
 from small_spaces import mixed
 from strategies import quick
 from summaries import summary_of
 
 from orchestrator.algorithms.ax_experiment import coordinates
+from orchestrator.algorithms.curve_values import Array
 from orchestrator.algorithms.final_choice import (
     Belief,
     Contenders,
@@ -24,7 +26,6 @@ from orchestrator.algorithms.final_choice import (
     expected_maximum,
     knowledge_gradients,
 )
-from orchestrator.algorithms.learning_curves import Array
 from orchestrator.algorithms.replicates import (
     Replicate,
     best_configuration,
@@ -62,15 +63,7 @@ SPACE = space()
 
 
 def tried(values: list[float]) -> list[Event]:
-    """Whole trials whose learning rates are spread over their range."""
-    events: list[Event] = []
-    for index, value in enumerate(values):
-        rate = SPACE.parameters["optim.learning_rate"].at((index + 0.5) / len(values))
-        for event in completed(index, value):
-            is_new = isinstance(event, TrialSuggested)
-            update = {"params": POINT | {"optim.learning_rate": rate}}
-            events.append(event.model_copy(update=update) if is_new else event)
-    return events
+    return trials_of_rates(SPACE, values)
 
 
 def begun(replicate: Replicate) -> list[Event]:

@@ -14,20 +14,8 @@ from strategies import quick, seeds
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.coded_points import CodedSpace, keys
-from orchestrator.algorithms.freeze_thaw import (
-    Continue,
-    CurveTrial,
-    Evaluated,
-    Evidence,
-    History,
-    Start,
-    State,
-    curve_model,
-    decide,
-    decisions,
-    ends,
-    forecasts,
-)
+from orchestrator.algorithms.curve_history import CurveTrial, Evaluated, History, State, curve_model
+from orchestrator.algorithms.freeze_thaw import Continue, Evidence, Start, decide, decisions, ends, forecasts
 from orchestrator.algorithms.points import random_point
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace

@@ -11,25 +11,22 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 from strategies import quick
 
-from orchestrator.algorithms.learning_curves import (
+from orchestrator.algorithms.curve_kernel import (
     JITTER,
     LEVEL,
     RATES,
     SHARED_CURVE,
-    Array,
-    CurveModel,
     Hyperparameters,
-    Observations,
     Prior,
     Rows,
-    Scale,
     final_covariance,
     fit,
     loss,
     trend_features,
     value_covariance,
-    worth,
 )
+from orchestrator.algorithms.curve_values import Array, Observations, Scale
+from orchestrator.algorithms.learning_curves import CurveModel, worth
 
 seeds = st.integers(0, 2**31 - 1)
 UNIT = Scale(center=0.0, deviation=1.0, lowest=-1e9, diverged=-1e9)

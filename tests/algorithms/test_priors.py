@@ -15,7 +15,8 @@ from strategies import quick
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.coded_points import CodedSpace
-from orchestrator.algorithms.freeze_thaw import History, Start, decide
+from orchestrator.algorithms.curve_history import History
+from orchestrator.algorithms.freeze_thaw import Start, decide
 from orchestrator.algorithms.priors import FLOORS, ParameterPrior, prior_weight
 from orchestrator.algorithms.suggest import center_suggestion
 from orchestrator.space.parameters import Point, Value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from events import epoch_result
@@ -109,6 +109,17 @@ def pausing_events() -> list[Event]:
         TrialContinued(trial="t0002", until=10, reason="the next", forecast=ahead),
         *_trained("t0002", 5, 7),
         TrialStopped(trial="t0003", rule="freeze_thaw", epoch=5, reason="paused for good"),
+    ]
+
+
+def trials_of_rates(space: SearchSpace, values: Sequence[float]) -> list[Event]:
+    """Whole trials in the space `smoke` whose learning rates are spread over their range."""
+    path = "optim.learning_rate"
+    rates = [space.parameters[path].at((index + 0.5) / len(values)) for index in range(len(values))]
+    return [
+        event
+        for index, (rate, value) in enumerate(zip(rates, values, strict=True))
+        for event in completed(index, value, **{path: rate})
     ]
 
 
