@@ -1,14 +1,13 @@
 """What trains next, a new trial or a paused one, and for how long: a pure function of the trials and a seed.
 
-Every possible training has a worth, the improvement that an epoch of it is expected to bring
-(`orchestrator.algorithms.learning_curves.worth`), and the largest one is chosen, as in freeze-thaw Bayesian
-optimisation (Swersky et al. 2014, arXiv:1406.3896). Where measured durations differ with the point, a second counts in
-place of an epoch (`orchestrator.algorithms.costs`; Snoek et al. 2012, arXiv:1206.2944). Where nothing pauses, the same
-function is Bayesian optimisation of whole trials, and the curves of trials that a stopping rule ended still tell of the
-others.
+The training with the largest expected improvement per remaining epoch is chosen
+(`orchestrator.algorithms.learning_curves.log_improvement_rate`), as in freeze-thaw Bayesian optimisation (Swersky et
+al. 2014, arXiv:1406.3896). Where measured durations differ with the point, a second counts in place of an epoch
+(`orchestrator.algorithms.costs`; Snoek et al. 2012, arXiv:1206.2944). Where nothing pauses, the same function is
+Bayesian optimisation of whole trials, which also uses the curves of trials that a stopping rule ended.
 
-Pauses have to earn their place: the first trials train to their end, and from them follows after how many epochs a
-trial pauses, once, or that none does (`Evidence`). A paused trial that goes on trains to its end.
+The first trials train to their end. They decide after how many epochs later ones pause, or that none pauses
+(`Evidence`). A trial pauses once; continued, it trains to its end.
 """
 
 from __future__ import annotations
@@ -27,27 +26,24 @@ from orchestrator.algorithms.curve_history import CurveTrial, History, cost_mode
 from orchestrator.algorithms.curve_kernel import Rows
 from orchestrator.algorithms.curve_values import Array
 from orchestrator.algorithms.health import WHOLE
-from orchestrator.algorithms.learning_curves import CurveModel, LeftOut, worth
+from orchestrator.algorithms.learning_curves import CurveModel, LeftOut, log_improvement_rate
 from orchestrator.algorithms.priors import prior_weight
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Forecast
 from orchestrator.study.study import Study
 
 # --- constants of the decision, tuned on the development problems of `benchmarks.bench_search` ---------------------
-# Completed trials before one may pause,
-WHOLE_FIRST = 8
-# and the share of what is unknown about a trial's last value that its values at a pause may leave unknown.
-MOST_LEFT = 0.6
-# Trials that count beside those that are there: as many, which early values told nothing of,
-SILENT = 1
-# and as many, whose forecasts were as wrong as they said; a forecast is at most taken for so many times too sure.
-CALM, LARGEST_SURPRISE = 4, 4.0
-# Of every second decision, in units of the spread: by how much a training has to be better than the best one.
-MARGIN = 0.1
-# New trials take at most this share of all epochs, as long as a paused one is worth continuing:
+WHOLE_FIRST = 8  # completed trials before one may pause
+# A trial pauses where the values so far leave at most this share of the squared error of forecasts of its last value.
+MAX_RESIDUAL = 0.6
+# Added to the completed trials: so many whose early values told nothing, and so many whose forecasts were calibrated.
+UNINFORMATIVE, CALIBRATED = 1, 4
+MAX_Z = 4.0  # a larger error of a forecast, in its standard deviations, counts as this one
+MARGIN = 0.1  # of every second decision: the least improvement, in units of the spread
+# New trials take at most this share of the epochs of all trials that pause,
 SHARE_OF_STARTS = 0.5
-# a logarithm of improvement per epoch above this.
-WORTH_CONTINUING = -30.0
+# unless the logarithm of improvement per epoch of every paused trial is lower.
+MIN_IMPROVEMENT = -30.0
 # Candidates for a new trial: random points, points near each of the best trials, rounds of steps around the best.
 RANDOM, BEST, NEAR_EACH = 128, 4, 32
 ROUNDS, KEPT, STEPS_EACH, FIRST_WIDTH = 3, 8, 16, 0.08
@@ -119,12 +115,12 @@ class Evidence(NamedTuple):
     """What completed trials say of forecasts, each left out of the model in turn."""
 
     completed: int
-    left: Sequence[float]
+    residual: Sequence[float]
     """By the ends of chunks but the last: the share of the squared error of forecasts of last values that is left when
     the values up to there are known; at most 1, and not larger after more epochs."""
-    new: float
+    new_inflation: float
     """By how much deviations of forecasts of new trials are too small; at least 1."""
-    paused: Sequence[float]
+    paused_inflation: Sequence[float]
     """The same for trials that have paused, by the ends of chunks but the last."""
 
     @classmethod
@@ -134,26 +130,27 @@ class Evidence(NamedTuple):
         steps = [end / history.ends[-1] for end in history.ends[:-1]]
         unknown, *known = model.left_out(completed, [0.0, *steps])
         squares = unknown.error**2
-        silent = SILENT * (squares.mean() if completed else 1.0)
-        left = [float(((each.error**2).sum() + silent) / (squares.sum() + silent)) for each in known]
+        prior = UNINFORMATIVE * (squares.mean() if completed else 1.0)
+        left = [float(((each.error**2).sum() + prior) / (squares.sum() + prior)) for each in known]
         falling = np.minimum.accumulate(np.minimum(left, 1.0)) if left else np.empty(0)
-        return cls(len(completed), falling.tolist(), _too_sure(unknown), [_too_sure(each) for each in known])
+        return cls(len(completed), falling.tolist(), _inflation(unknown), [_inflation(each) for each in known])
 
-    def first_end(self, history: History) -> int:
+    def first_pause(self, history: History) -> int:
         """The epoch after which a new trial pauses, or its last one."""
         if self.completed < WHOLE_FIRST:
             return history.ends[-1]
         return next(
-            (end for end, left in zip(history.ends, self.left, strict=False) if left <= MOST_LEFT), history.ends[-1]
+            (end for end, residual in zip(history.ends, self.residual, strict=False) if residual <= MAX_RESIDUAL),
+            history.ends[-1],
         )
 
     def why_whole(self, history: History) -> str:
         """Why trials run whole although they could pause; empty where they do not, or where it is too early to say."""
-        if len(history.ends) < 2 or self.completed < WHOLE_FIRST or self.first_end(history) < history.ends[-1]:
+        if len(history.ends) < 2 or self.completed < WHOLE_FIRST or self.first_pause(history) < history.ends[-1]:
             return ""
         latest, last = history.ends[-2:]
         return (
-            f"{WHOLE}: values up to epoch {latest} of {last} leave {100 * self.left[-1]:.0f} % of what is "
+            f"{WHOLE}: values up to epoch {latest} of {last} leave {100 * self.residual[-1]:.0f} % of what is "
             f"unknown about the last one, by {self.completed} completed trials"
         )
 
@@ -161,12 +158,12 @@ class Evidence(NamedTuple):
         """Of a trial that paused at a step."""
         ends = [end / history.ends[-1] for end in history.ends[:-1]]
         place = bisect.bisect_right(ends, step + 1e-9) - 1
-        return self.paused[place] if place >= 0 else self.new
+        return self.paused_inflation[place] if place >= 0 else self.new_inflation
 
 
-def _too_sure(forecasts: LeftOut) -> float:
-    surprises = np.minimum(np.abs(forecasts.error / forecasts.deviation), LARGEST_SURPRISE)
-    return max(1.0, math.sqrt((CALM + float((surprises**2).sum())) / (CALM + len(surprises))))
+def _inflation(forecasts: LeftOut) -> float:
+    z = np.minimum(np.abs(forecasts.error / forecasts.deviation), MAX_Z)
+    return max(1.0, math.sqrt((CALIBRATED + float((z**2).sum())) / (CALIBRATED + len(z))))
 
 
 def forecasts(study: Study, space: SearchSpace) -> dict[str, Forecast]:
@@ -220,10 +217,10 @@ def _untried(history: History, places: Array) -> Array:
     return untried
 
 
-class _Valued(NamedTuple):
-    """A training and its worth."""
+class _Candidate(NamedTuple):
+    """A training and its logarithm of expected improvement per epoch."""
 
-    worth: float
+    rate: float
     trial: int = -1
     """Of a paused one."""
     places: Array = np.empty(0)
@@ -254,13 +251,13 @@ class _Choice:
         paused, new = self._best_paused(), self._best_new()
         if new is None:
             return None if paused is None else self._continue(paused, "no new point is left")
-        if paused is not None and paused.worth >= new.worth:
-            return self._continue(paused, "worth more than a new trial of the same cost")
-        if paused is not None and paused.worth > WORTH_CONTINUING and self._starts_took_enough():
+        if paused is not None and paused.rate >= new.rate:
+            return self._continue(paused, "a new trial promises less per epoch")
+        if paused is not None and paused.rate > MIN_IMPROVEMENT and self._starts_took_enough():
             return self._continue(paused, f"first epochs took {SHARE_OF_STARTS:.0%} of those of all that paused")
-        return Start(new.places, self._evidence.first_end(self._history), self._evidence.why_whole(self._history))
+        return Start(new.places, self._evidence.first_pause(self._history), self._evidence.why_whole(self._history))
 
-    def _continue(self, paused: _Valued, reason: str) -> Continue:
+    def _continue(self, paused: _Candidate, reason: str) -> Continue:
         run, trial = np.array([paused.trial]), self._history.trials[paused.trial]
         (mean,), (deviation,) = self._model.forecasts(self._points[run], run)
         inflation = self._evidence.inflation(_step_of(trial), self._history)
@@ -276,31 +273,35 @@ class _Choice:
         pausing = [trial for trial in self._history.trials if trial.first < trial.epochs]
         return sum(trial.first for trial in pausing) > SHARE_OF_STARTS * sum(trial.until for trial in pausing)
 
-    def _best_paused(self) -> _Valued | None:
-        """The paused trial with the largest worth."""
+    def _best_paused(self) -> _Candidate | None:
+        """The paused trial with the largest rate."""
         runs = [run for run, trial in enumerate(self._history.trials) if trial.state == "paused"]
         if not runs:
             return None
         posterior = self._model.posterior(self._points[runs], np.array(runs))
         trials = [self._history.trials[run] for run in runs]
         inflation = np.array([self._evidence.inflation(_step_of(trial), self._history) for trial in trials])
-        values = worth(posterior.mean, inflation * posterior.gain(), self._best() + self._margin, self._to_end(runs))
+        values = log_improvement_rate(
+            posterior.mean, inflation * posterior.gain(), self._best() + self._margin, self._to_end(runs)
+        )
         place = int(values.argmax())
-        return _Valued(float(values[place]), runs[place])
+        return _Candidate(float(values[place]), runs[place])
 
-    def _best_new(self) -> _Valued | None:
-        """The new point with the largest worth; better than the best forecast, which needs no new trial."""
+    def _best_new(self) -> _Candidate | None:
+        """The new point with the largest rate; better than the best forecast, which needs no new trial."""
         goal = max(self._best(), float(self._means[self._is_own].max())) + self._margin
 
         def value(places: Array) -> Array:
             points = self._history.space.coordinates(places)
             posterior = self._model.posterior(points)
-            return worth(posterior.mean, self._evidence.new * posterior.gain(), goal, self._whole(points))
+            return log_improvement_rate(
+                posterior.mean, self._evidence.new_inflation * posterior.gain(), goal, self._whole(points)
+            )
 
         space = self._history.space
         weight = prior_weight(len(self._history.own), self._history.budget)
         found = self._maximum(lambda places: value(places) + weight * space.log_prior(places))
-        return None if found is None else _Valued(float(value(found[None])[0]), places=found)
+        return None if found is None else _Candidate(float(value(found[None])[0]), places=found)
 
     def _whole(self, points: Array) -> Array | float:
         """Cost of new trials at points (m, d): their epochs; where costs differ, each counts as many typical ones."""
@@ -319,7 +320,7 @@ class _Choice:
         cost: Array = self._history.ends[-1] * left / epochs * np.where(np.isnan(known), predicted, known)
         return cost
 
-    def _maximum(self, worth: Callable[[Array], Array]) -> Array | None:
+    def _maximum(self, rate: Callable[[Array], Array]) -> Array | None:
         """The untried point with the largest value that a search among random ones and around the best trials finds."""
         space, draws = self._history.space, self._draws
         found = space.every()
@@ -331,20 +332,20 @@ class _Choice:
             rounds = ROUNDS
         else:
             rounds = 0
-        kept, values = self._kept(found, worth)
+        kept, values = self._kept(found, rate)
         for turn in range(rounds if len(kept) else 0):
             around = space.around(draws, kept, STEPS_EACH, FIRST_WIDTH * 0.5**turn)
-            more, others = self._kept(around, worth)
+            more, others = self._kept(around, rate)
             kept, values = np.vstack([kept, more]), np.concatenate([values, others])
             order = np.argsort(-values, kind="stable")[:KEPT]
             kept, values = kept[order], values[order]
         return kept[0] if len(kept) else None
 
-    def _kept(self, places: Array, worth: Callable[[Array], Array]) -> tuple[Array, Array]:
+    def _kept(self, places: Array, rate: Callable[[Array], Array]) -> tuple[Array, Array]:
         """The best untried rows and their values."""
         untried = _untried(self._history, places)
         if not len(untried):
             return untried, np.empty(0)
-        values = worth(untried)
+        values = rate(untried)
         order = np.argsort(-values, kind="stable")[:KEPT]
         return untried[order], values[order]

@@ -193,7 +193,7 @@ class CurveModel:
         return type(self)(self.scale, h, both, root, weights)
 
 
-# --- what a step of training is worth --------------------------------------------------------------------------------
+# --- expected improvement ---------------------------------------------------------------------------------------------
 
 TINY = 1e-300  # improvement whose logarithm stands for that of none
 
@@ -206,8 +206,8 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     return improvement
 
 
-def worth(mean: Array, gain: Array, best: float, cost: Array | float) -> Array:
-    """(m,): logarithm of the improvement that an epoch of each training is expected to bring.
+def log_improvement_rate(mean: Array, gain: Array, best: float, cost: Array | float) -> Array:
+    """(m,): logarithm of the expected improvement per epoch of each training.
 
     Args:
         mean: (m,): of g.

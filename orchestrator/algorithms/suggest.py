@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # With fewer trials that have values a model says too little to be worth its time.
 OBSERVATIONS_FOR_A_MODEL = 2
-# Trials before the model is asked. More of them are worse on the problems of `benchmarks.bench_search`.
+# Trials before the model is asked.
 FIRST_TRIALS = 5
 
 
@@ -48,7 +48,7 @@ class Suggestion(NamedTuple):
 
 
 class Continuation(NamedTuple):
-    """A paused trial that is worth more than a new one."""
+    """A paused trial that goes on."""
 
     trial: str
     """Its key."""
@@ -84,8 +84,7 @@ def initial_suggestion(space: SearchSpace, seed: int, study: Study) -> Suggestio
     """The next point of the initial design; None if the model is to be asked or the design has no new point.
 
     The design goes on while too few trials have values, so that a search never waits for a first result. The best point
-    of an earlier search (warm start) is in it: as likely to be good as any other, or better. With the rule
-    `freeze_thaw` they train to their end, from which the model learns where curves lead.
+    of an earlier search (warm start) is in it. With the rule `freeze_thaw` these trials train to their end.
     """
     found = _initial_point(space, seed, study)
     if found is None or space.stopping.rule != "freeze_thaw":

@@ -381,7 +381,7 @@ def with_paused(space: SearchSpace, *others: Event) -> Study:
     return fold([*history_events(space), *begun, paused(3, 2), *others])
 
 
-GOES_ON = {"continue": "t0003", "until": 4, "forecast": [0.8, 0.05], "reason": "worth more than a new trial"}
+GOES_ON = {"continue": "t0003", "until": 4, "forecast": [0.8, 0.05], "reason": "a new trial promises less"}
 
 
 def test_an_answer_that_continues_a_paused_trial_has_a_forecast_and_says_why() -> None:
@@ -389,7 +389,7 @@ def test_an_answer_that_continues_a_paused_trial_has_a_forecast_and_says_why() -
     found = taken(ahead_of(FakeModel(GOES_ON), space), space, with_paused(space))
     assert isinstance(found, Continuation)
     assert (found.trial, found.until, found.forecast) == ("t0003", 4, Forecast(value=0.8, error=0.05))
-    assert found.reason == "expected to end at 0.8 ± 0.05; worth more than a new trial"
+    assert found.reason == "expected to end at 0.8 ± 0.05; a new trial promises less"
     whole = taken(ahead_of(FakeModel({**GOES_ON, "until": 8}), space), space, with_paused(space))
     assert isinstance(whole, Continuation)
     assert whole.until is None

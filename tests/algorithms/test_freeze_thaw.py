@@ -170,10 +170,10 @@ def test_new_trials_pause_where_early_values_tell_of_the_last_ones() -> None:
 
 
 def test_a_trial_pauses_after_the_first_epoch_whose_values_leave_little_unknown() -> None:
-    enough = Evidence(completed=8, left=[0.9, 0.6, 0.2, 0.1], new=1.0, paused=[1.0] * 4)
-    assert enough.first_end(history()) == 2
-    assert enough._replace(left=[0.9, 0.8, 0.7, 0.61]).first_end(history()) == EPOCHS
-    assert enough._replace(completed=7).first_end(history()) == EPOCHS, "too few have said so"
+    enough = Evidence(completed=8, residual=[0.9, 0.6, 0.2, 0.1], new_inflation=1.0, paused_inflation=[1.0] * 4)
+    assert enough.first_pause(history()) == 2
+    assert enough._replace(residual=[0.9, 0.8, 0.7, 0.61]).first_pause(history()) == EPOCHS
+    assert enough._replace(completed=7).first_pause(history()) == EPOCHS, "too few have said so"
 
 
 def test_where_early_values_say_nothing_trials_run_whole_and_a_note_says_why() -> None:
@@ -193,8 +193,8 @@ def test_the_first_trials_run_whole_whatever_their_values_tell_and_without_pause
 @given(seed=seeds)
 @quick
 def test_more_epochs_never_leave_more_unknown(seed: int) -> None:
-    left = evidence_of(judged(10, tells=bool(seed % 2), seed=seed)).left
-    assert all(0 <= after <= before <= 1 for before, after in itertools.pairwise(left))
+    residual = evidence_of(judged(10, tells=bool(seed % 2), seed=seed)).residual
+    assert all(0 <= after <= before <= 1 for before, after in itertools.pairwise(residual))
 
 
 def test_starts_take_no_more_than_half_of_the_epochs_of_trials_that_pause() -> None:

@@ -26,7 +26,7 @@ from orchestrator.algorithms.curve_kernel import (
     value_covariance,
 )
 from orchestrator.algorithms.curve_values import Array, Observations, Scale
-from orchestrator.algorithms.learning_curves import CurveModel, worth
+from orchestrator.algorithms.learning_curves import CurveModel, log_improvement_rate
 
 seeds = st.integers(0, 2**31 - 1)
 UNIT = Scale(center=0.0, deviation=1.0, lowest=-1e9, diverged=-1e9)
@@ -192,17 +192,17 @@ def test_what_is_believed_changes_no_mean() -> None:
 
 @given(mean=st.floats(-3, 3), gain=st.floats(0.05, 2), more=st.floats(0, 1))
 @quick
-def test_a_training_is_worth_more_with_a_higher_mean_and_a_larger_gain_and_less_if_it_costs_more(
+def test_the_improvement_rate_rises_with_mean_and_gain_and_falls_with_cost(
     mean: float, gain: float, more: float
 ) -> None:
-    def worth_of(mean: float, gain: float, cost: float) -> float:
-        (found,) = worth(np.array([mean]), np.array([gain]), 0.5, cost)
+    def rate_of(mean: float, gain: float, cost: float) -> float:
+        (found,) = log_improvement_rate(np.array([mean]), np.array([gain]), 0.5, cost)
         return float(found)
 
-    usual = worth_of(mean, gain, 5)
-    assert worth_of(mean + more, gain, 5) >= usual
-    assert worth_of(mean, gain * (1 + more), 5) >= usual
-    assert worth_of(mean, gain, 5 * (1 + more)) == pytest.approx(usual - math.log(1 + more))
+    usual = rate_of(mean, gain, 5)
+    assert rate_of(mean + more, gain, 5) >= usual
+    assert rate_of(mean, gain * (1 + more), 5) >= usual
+    assert rate_of(mean, gain, 5 * (1 + more)) == pytest.approx(usual - math.log(1 + more))
 
 
 @given(seed=seeds, step=st.sampled_from([0.0, 0.1, 0.4]))
