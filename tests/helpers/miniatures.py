@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +148,31 @@ def write_hdf5(path: Path, matrices: Mapping[str, Int[np.ndarray, ...] | np.ndar
         raw.write(MATLAB_HEADER)
 
 
+# Tracklets of one's own
+
+OWN_TRAIN = [(name, camera) for name in ("Ada", "Bo, jr.", "Čeněk") for camera in ("door", "yard 2", "yard 10")]
+OWN_TEST = [(name, camera) for name in ("7", "Zoë 🐈") for camera in ("door", "door", "yard 2")]
+
+
+def write_tracklets(root: Path) -> None:
+    """Three identities to train on and two to test on, under three cameras with names; a folder for each tracklet."""
+    rows = []
+    for number, (identity, camera) in enumerate([*OWN_TRAIN, *OWN_TEST], start=1):
+        folder = f"crops/{number:03d}"
+        write_frames(root / folder, [f"{frame:06d}.jpg" for frame in range(1, 3 + number % 3)])
+        part = "train" if number <= len(OWN_TRAIN) else "query" if number % 3 == 1 else "gallery"
+        rows.append({"identity": identity, "camera": camera, "path": folder, "part": part})
+    write_table(root / "tracklets.csv", rows)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """A CSV file with a header."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 MINIATURES: dict[str, Miniature] = {
     "mars": Miniature(
         write_mars,
@@ -174,5 +200,6 @@ MINIATURES: dict[str, Miniature] = {
         ("list_sequence/list_seq_train.txt", "list_sequence/list_seq_test.txt", "test/data/info_test.mat"),
         "tracklet_train/0000/0000_0001_01_000007.jpg",
     ),
+    "tracklets": Miniature(write_tracklets, ("tracklets.csv",), "crops/001/000001.jpg"),
 }
 """By key of `READERS`."""

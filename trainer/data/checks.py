@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data.dataset import ALL_CAMERAS, ProtocolName, Splits, dataset_fingerprint, seen_by_one_camera
+from trainer.data.dataset import (
+    ALL_CAMERAS,
+    ProtocolName,
+    Splits,
+    dataset_fingerprint,
+    protocol_for,
+    seen_by_one_camera,
+)
 from trainer.data.folder import DataFolder, find_data
 from trainer.data.frame_checks import Decoded, Findings, decode_frames, look_for_frames
 from trainer.data.frames import ALLOWED_SHARE
@@ -64,7 +71,7 @@ class DataCheck(NamedTuple):
     query: PartCounts
     gallery: PartCounts
     counts_as_published: bool | None
-    """None if not asked for, or if the people are drawn."""
+    """None if not asked for, if the people are drawn, or if nothing is published of data of one's own."""
     queries_without_match: Mapping[ProtocolName, int]
     """Queries that a protocol leaves out: no tracklet of the identity by another camera in the gallery."""
     frames: FrameCheck
@@ -107,7 +114,10 @@ def check_data(
         raise DataError(f"{root}: packed; {root / HEADER} is its manifest, leave --manifest out")
     partitions = [folder.read(fold) for fold in range(folder.data_set.folds)]
     first = partitions[0]
-    as_published = None if any_counts or folder.synthetic else _check_counts(folder, partitions, findings)
+    protocol = protocol_for(first.query, folder.data_set.protocol)
+    as_published = (
+        None if any_counts or folder.synthetic or folder.data_set.own else _check_counts(folder, partitions, findings)
+    )
     _check_cameras(folder, partitions, findings)
     if folder.packed:
         path = root / HEADER
@@ -128,9 +138,7 @@ def check_data(
         query=part_counts(first.query),
         gallery=part_counts(first.gallery),
         counts_as_published=as_published,
-        queries_without_match={
-            usual: matches_of_queries(first, usual).count(0) for usual in usual_protocols(folder.data_set.protocol)
-        },
+        queries_without_match={usual: matches_of_queries(first, usual).count(0) for usual in usual_protocols(protocol)},
         frames=frames,
         fingerprint=dataset_fingerprint(first),
         manifest=str(path) if path.is_file() else None,
@@ -205,7 +213,7 @@ def _check_files(
     return _frame_check(
         len(frames),
         decoded,
-        size=sum(files.sizes.values()),
+        size=files.bytes,
         missing=len(frames) - len(files.sizes),
         empty=len(files.sizes) - len(whole),
         unlisted=files.unlisted,

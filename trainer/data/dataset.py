@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from trainer.errors import DataError
 from trainer.files import open_regular
@@ -17,9 +17,32 @@ from trainer.formatting import one_line, shortened
 
 ALL_CAMERAS = "see that the data set holds all its cameras"  # advice beside `seen_by_one_camera`
 DISTRACTOR, JUNK = 0, -1  # numbers of what is not a person, as in MARS
+NO_CAMERA = -1  # camera of every tracklet of a data set that does not tell cameras apart
 LOOKED_AT = 100  # entries of a folder that are looked at
-ProtocolName = Literal["mars", "mars_official", "mars_query_in_gallery", "prid"]
+ProtocolName = Literal["mars", "mars_official", "mars_query_in_gallery", "prid", "no_camera"]
 Precision = Literal["standard", "mars_official"]
+
+
+class NamedNumber(int):
+    """The number of an identity or a camera that prints as the text by which its data set knows it."""
+
+    name: str
+    """The text as it is, line breaks and all."""
+
+    def __new__(cls, number: int, name: str) -> Self:
+        """The number with its text."""
+        made = super().__new__(cls, number)
+        made.name = name
+        return made
+
+    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]  # copied and pickled with its text
+        return int(self), self.name
+
+    def __str__(self) -> str:
+        return one_line(shortened(self.name))
+
+    def __format__(self, specification: str) -> str:
+        return format(str(self), specification)
 
 
 class Tracklet(NamedTuple):
@@ -28,9 +51,9 @@ class Tracklet(NamedTuple):
     frames: tuple[str, ...]
     """Paths of the frames, in temporal order."""
     identity: int
-    """Identity as the data set numbers it; 0 is a distractor, -1 is junk."""
+    """Identity as the data set numbers it; 0 is a distractor, -1 is junk. A `NamedNumber` where it has a name."""
     camera: int
-    """Camera as the data set numbers it."""
+    """Camera as the data set numbers it, or `NO_CAMERA`. A `NamedNumber` where it has a name."""
 
 
 class Splits(NamedTuple):
@@ -60,7 +83,15 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
     "prid": Protocol(
         False, "standard", "one query and one gallery tracklet per identity; mAP is the mean reciprocal rank"
     ),
+    "no_camera": Protocol(
+        False, "standard", "cross-tracklet: cameras are not known, nothing is left out of the gallery but the query"
+    ),
 }
+
+
+def protocol_for(tracklets: Sequence[Tracklet], protocol: ProtocolName) -> ProtocolName:
+    """The protocol under which a ranking of the tracklets counts: `no_camera` where their cameras are not known."""
+    return "no_camera" if any(tracklet.camera == NO_CAMERA for tracklet in tracklets) else protocol
 
 
 class Counts(NamedTuple):
@@ -85,11 +116,17 @@ class DataSet:
     protocol: ProtocolName
     """Protocol under which its metrics are usually published."""
     published: Mapping[str, Counts]
-    """What each partition holds, by part: train, query, gallery."""
+    """What each partition holds, by part: train, query, gallery. Empty for data of one's own, whose results never
+    stand beside published ones."""
     folds: int = 1
     """Number of published partitions."""
     frame_folders: tuple[str, ...] = ()
     """Folders of its frames, by which it is recognised if its lists are missing."""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is data of one's own: nothing is published of it."""
+        return not self.published
 
     def __call__(self, root: Path, fold: int = 0) -> Splits:
         """The tracklets below the folder `root`; frames are not opened.
@@ -101,14 +138,29 @@ class DataSet:
         return self.read(root, fold)
 
 
+def same_view(one: Tracklet, other: Tracklet) -> bool:
+    """Whether both show the same identity by the same camera, so that neither counts as found by the other.
+
+    Two tracklets of unknown cameras never do (`NO_CAMERA`).
+    """
+    return one.identity == other.identity and one.camera == other.camera != NO_CAMERA
+
+
 def seen_by_one_camera(tracklets: Sequence[Tracklet]) -> str | None:
-    """Why no identity can be found again by another camera, as half a sentence; None if one can."""
+    """Why no identity can be found again by another camera, as half a sentence; None if one can.
+
+    Where cameras are not known, one can be found again if it has two tracklets.
+    """
     cameras: defaultdict[int, set[int]] = defaultdict(set)
+    seen: Counter[int] = Counter()
     for tracklet in tracklets:
         if tracklet.identity > DISTRACTOR:
             cameras[tracklet.identity].add(tracklet.camera)
-    if any(len(of_identity) > 1 for of_identity in cameras.values()):
+            seen[tracklet.identity] += tracklet.camera == NO_CAMERA
+    if any(len(of_identity) > 1 for of_identity in cameras.values()) or any(count > 1 for count in seen.values()):
         return None
+    if any(seen.values()):
+        return "every identity has one tracklet only"
     if len(all_cameras := set().union(*cameras.values())) == 1:
         return f"every identity is seen by camera {all_cameras.pop()} only"
     return "every identity is seen by one camera only"

@@ -39,7 +39,8 @@ class DataConfig(FrozenConfig):
     """Which data set, and where."""
 
     name: str = "mars"
-    """Layout of the data set, a key of `READERS`: mars, prid2011, ilids_vid, ls_vid."""
+    """Layout of the data set, a key of `READERS`: mars, prid2011, ilids_vid, ls_vid, or tracklets for data of one's
+    own."""
     root: Path = Path("data/mars")
     """Folder of the data set."""
     fold: int = Field(0, ge=0)

@@ -7,13 +7,13 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data.dataset import contents
-from trainer.data.frames import in_threads, read_frame
+from trainer.data.frames import frame_file, in_threads, read_frame
 from trainer.data.images import DamagedFrameError
 from trainer.errors import DataError
 from trainer.formatting import one_line
@@ -47,7 +47,9 @@ class FrameFiles(NamedTuple):
     """Files in the folders of the frames."""
 
     sizes: Mapping[str, int]
-    """Bytes of each frame that is there, by path."""
+    """Bytes of each frame that is there, by path; of a crop, those of its image."""
+    bytes: int
+    """Of all files together."""
     unlisted: int
     """Files that are no frames."""
 
@@ -76,21 +78,24 @@ class _Listing(NamedTuple):
 
 def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progress) -> FrameFiles:
     """The frames that are there, each folder listed once; the others are problems."""
-    by_folder: defaultdict[str, list[str]] = defaultdict(list)
+    by_folder: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for frame in frames:
-        by_folder[frame.rpartition(os.sep)[0]].append(frame)
+        folder, _, name = frame_file(frame).rpartition(os.sep)
+        by_folder[folder][frame] = name
     sizes: dict[str, int] = {}
     missing: dict[str, str] = {}
     other: dict[str, str] = {}
-    unlisted = 0
+    total = unlisted = 0
     with closing(in_threads(_sizes_in, by_folder, FOLDER_THREADS)) as looks:
         for done, ((folder, named), look) in enumerate(zip(by_folder.items(), looks, strict=True), start=1):
             if look.trouble is None:
-                found = {frame: look.sizes.pop(frame[len(folder) + 1 :], None) for frame in named}
+                found = {frame: look.sizes.get(name) for frame, name in named.items()}
                 sizes |= {frame: size for frame, size in found.items() if size is not None}
-                unlisted += len(look.sizes)
-                if look.sizes and all(size is None for size in found.values()):
-                    other[folder] = contents(Path(folder), os.path.basename(named[0]))  # noqa: PTH119
+                listed = look.sizes.keys() & {*named.values()}
+                total += sum(look.sizes[name] for name in listed)
+                unlisted += len(look.sizes) - len(listed)
+                if look.sizes and not listed:
+                    other[folder] = contents(Path(folder), next(iter(named.values())))
                 else:
                     _report(found, findings)
             else:
@@ -98,10 +103,10 @@ def look_for_frames(frames: Iterable[str], findings: Findings, progress: Progres
             progress("looking for frames", done, len(by_folder))
     _report_folders(missing, by_folder, findings)
     _report_other_names(other, by_folder, findings)
-    return FrameFiles(sizes, unlisted)
+    return FrameFiles(sizes, total, unlisted)
 
 
-def _report_folders(missing: Mapping[str, str], by_folder: Mapping[str, Sequence[str]], findings: Findings) -> None:
+def _report_folders(missing: Mapping[str, str], by_folder: Mapping[str, Collection[str]], findings: Findings) -> None:
     """A line for each folder that cannot be read, or a single one where all folders beside it cannot be either."""
     beside: defaultdict[str, list[str]] = defaultdict(list)
     for folder in by_folder:
@@ -120,7 +125,7 @@ def _report_folders(missing: Mapping[str, str], by_folder: Mapping[str, Sequence
                 findings.problem(f"{folder}: {missing[folder]}, but the lists name {listed:,} frames in it")
 
 
-def _report_other_names(other: Mapping[str, str], by_folder: Mapping[str, Sequence[str]], findings: Findings) -> None:
+def _report_other_names(other: Mapping[str, str], by_folder: Mapping[str, Collection[str]], findings: Findings) -> None:
     """A line for each data set's part in whose folders files lie, but none under the names of the lists."""
     beside: defaultdict[str, list[str]] = defaultdict(list)
     for folder in other:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import mmap
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +15,16 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-from trainer.data.images import COPY_AGAIN, DamagedFrameError, Frame, decode_image, resized
+from trainer.data.images import COPY_AGAIN, MAX_PIXELS, DamagedFrameError, Frame, decode_image, resized
 from trainer.errors import DataError
 
 MAX_BYTES = 64 * 2**20
 PACK = ".pack"
+# End of the address of a crop: left, top, width, height. No image file is called so, as it ends in a digit.
+CROP = re.compile(r"@(-?[0-9]{1,6}),(-?[0-9]{1,6}),([0-9]{1,6})x([0-9]{1,6})\Z")
+MAX_CROPPED_PIXELS = 16 * MAX_PIXELS  # of an image that crops are cut from: 8K video has 33 million
 ALLOWED_SHARE = 0.001  # of a run's frames that may be damaged
 AHEAD = 4  # items for each thread
 NAMED = 5  # damaged frames in the message of a run that stops
@@ -98,21 +104,21 @@ def read_frame(path: str, height: int, width: int) -> UInt8[np.ndarray, "height 
 
 
 def frame_bytes(path: str) -> bytes:
-    """Content of the image file; `path` as in `read_frame`.
+    """Content of the image file, of a crop as PNG; `path` as in `read_frame`.
 
     Raises:
         DataError: the file is missing or over 64 MiB, or pixels are packed there instead of a file.
     """
     place = _packed_place(path)
     if place is None:
-        return _file_bytes(path)
+        return _file_bytes(path) if crop_of(path) is None else _as_png(_decoded(path, (0, 0)))
     if place.size is not None:
         raise DataError(f"{path}: packed as pixels; the image files are needed, or a pack of their bytes")
     return _mapped(place.file)[_checked_start(path, place) : place.offset + place.length]
 
 
 def stored_bytes(path: str) -> int:
-    """Bytes that a frame takes on the disk; `path` as in `read_frame`.
+    """Bytes that a frame takes on the disk, a crop at most if it is packed; `path` as in `read_frame`.
 
     Raises:
         DataError: the file is missing.
@@ -120,6 +126,8 @@ def stored_bytes(path: str) -> int:
     place = _packed_place(path)
     if place is not None:
         return place.length
+    if (crop := crop_of(path)) is not None:
+        return crop.box.width * crop.box.height * 3
     try:
         return os.stat(path).st_size  # noqa: PTH116 - 2x Path, and data sets have a million
     except OSError as error:
@@ -127,9 +135,12 @@ def stored_bytes(path: str) -> int:
 
 
 def frame_file(path: str) -> str:
-    """Path of the file that a frame lies in: its own, or the pack's."""
+    """Path of the file that a frame lies in: its own, the image that it is cut from, or the pack's."""
     place = _packed_place(path)
-    return path if place is None else place.file
+    if place is not None:
+        return place.file
+    crop = crop_of(path)
+    return path if crop is None else crop.image
 
 
 def bytes_address(pack: str, offset: int, length: int, name: str) -> str:
@@ -140,6 +151,43 @@ def bytes_address(pack: str, offset: int, length: int, name: str) -> str:
 def pixels_address(pack: str, offset: int, size: tuple[int, int], name: str) -> str:
     """Stands for the decoded frame of `size` (height, width) in a pack; (0, 0) for one that was damaged."""
     return f"{pack}@{offset}+{size[0]}x{size[1]}/{name}"
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels; the image's first pixel is at 0, 0."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class Crop(NamedTuple):
+    """A part of an image file."""
+
+    image: str
+    """Path of the file."""
+    box: Box
+    """May reach beyond the image, and is clipped then."""
+
+
+def crop_address(image: str, box: Box) -> str:
+    """Stands for a part of an image file wherever the path of a frame does."""
+    return f"{image}@{box.left},{box.top},{box.width}x{box.height}"
+
+
+def crop_of(path: str) -> Crop | None:
+    """The crop that an address stands for; None for the path of a file, and for what is packed."""
+    if not path[-1:].isdigit() or (end := CROP.search(path)) is None or PACK + "@" in path:
+        return None
+    return Crop(path[: end.start()], Box(*map(int, end.groups())))
+
+
+def clipped(box: Box, width: int, height: int) -> Box | None:
+    """The part of the box that lies in an image of this size; None if none does."""
+    left, top = max(box.left, 0), max(box.top, 0)
+    right, bottom = min(box.left + box.width, width), min(box.top + box.height, height)
+    return Box(left, top, right - left, bottom - top) if left < right and top < bottom else None
 
 
 class _Place(NamedTuple):
@@ -192,8 +240,25 @@ def _decoded(path: str, size: tuple[int, int], slot: Frame | None = None) -> Fra
     place = _packed_place(path)
     if place is not None and place.size is not None:
         return _packed_pixels(path, place, place.size, size)
+    if place is None and (crop := crop_of(path)) is not None:
+        return _cropped(path, crop)
     data = _file_bytes(path) if place is None else frame_bytes(path)
     return decode_image(path, data, slot)
+
+
+def _cropped(path: str, crop: Crop) -> Frame:
+    image = decode_image(crop.image, _file_bytes(crop.image), max_pixels=MAX_CROPPED_PIXELS)
+    height, width, _ = image.shape
+    box = clipped(crop.box, width, height)
+    if box is None:
+        raise DataError(f"{path}: the box lies outside of the image of {width}x{height} pixels; correct or remove it")
+    return np.ascontiguousarray(image[box.top : box.top + box.height, box.left : box.left + box.width])
+
+
+def _as_png(frame: Frame) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _packed_pixels(path: str, place: _Place, packed: tuple[int, int], size: tuple[int, int]) -> Frame:

@@ -42,7 +42,7 @@ class DamagedFrameError(DataError):
     """A frame that is there, but cannot be decoded: truncated, garbage, or empty."""
 
 
-def decode_image(path: str, data: bytes, slot: Frame | None = None) -> Frame:
+def decode_image(path: str, data: bytes, slot: Frame | None = None, *, max_pixels: int = MAX_PIXELS) -> Frame:
     """The image in RGB, 0 to 255, upright, at its own size; it is `slot` itself if that could be decoded to.
 
     Of 16-bit values, grey or colour, the high byte is taken: the same scale for every image, and a picture of 8 bits
@@ -52,17 +52,18 @@ def decode_image(path: str, data: bytes, slot: Frame | None = None) -> Frame:
         path: names the image in messages.
         data: content of the file.
         slot: memory to decode to, if it has the image's size.
+        max_pixels: the most that the image may have; 4 megapixels for a frame.
 
     Raises:
         DamagedFrameError: the data are empty, truncated or no image.
-        DataError: the image has over 4 megapixels.
+        DataError: the image has more pixels.
     """
     if not data:
         raise DamagedFrameError(f"{path}: empty file; {COPY_AGAIN}")
     if not data.startswith(JPEG_START):
-        return _decode_other(path, data)
+        return _decode_other(path, data, max_pixels)
     exif = _exif_of_jpeg(data)
-    return _upright(_decode_jpeg(path, data, slot if exif is None else None), exif)
+    return _upright(_decode_jpeg(path, data, slot if exif is None else None, max_pixels), exif)
 
 
 def resized(frames: UInt8[np.ndarray, "T h w 3"], height: int, width: int) -> UInt8[np.ndarray, "T height width 3"]:
@@ -78,10 +79,10 @@ def resized(frames: UInt8[np.ndarray, "T h w 3"], height: int, width: int) -> UI
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
-def _decode_jpeg(path: str, data: bytes, slot: Frame | None) -> Frame:
+def _decode_jpeg(path: str, data: bytes, slot: Frame | None, max_pixels: int) -> Frame:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(path, int(height), int(width))
+        _check_size(path, int(height), int(width), max_pixels)
         if slot is None or slot.shape != (height, width, 3):
             return simplejpeg.decode_jpeg(data, "RGB")  # type: ignore[no-any-return]
         simplejpeg.decode_jpeg(data, "RGB", buffer=slot)
@@ -124,20 +125,20 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _decode_other(path: str, data: bytes) -> Frame:
+def _decode_other(path: str, data: bytes, max_pixels: int) -> Frame:
     if (other := OTHER_FORMATS.get(data[:4])) is not None:
         raise DamagedFrameError(f"{path}: a {other} image; frames are JPEG, PNG, BMP or WebP: convert the data set")
     if data.startswith(PNG_START) and PNG_END not in data:  # Pillow may not miss the last bytes
         raise DamagedFrameError(f"{path}: truncated PNG; {COPY_AGAIN}")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(path, image.height, image.width)
+            _check_size(path, image.height, image.width, max_pixels)
             pixels = _rgb(image)
             return _upright(pixels, image.info.get("exif"))  # asked last: in a PNG it may follow the pixels
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: far too many pixels; a frame has at most {MAX_PIXELS}") from error
+        raise DataError(f"{path}: far too many pixels; a frame has at most {max_pixels}") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         reason = "no JPEG, PNG, BMP or WebP image, or a damaged one"
         raise DamagedFrameError(f"{path}: {reason} ({type(error).__name__}); {COPY_AGAIN}") from error
@@ -150,6 +151,6 @@ def _rgb(image: Image.Image) -> Frame:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _check_size(path: str, height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise DataError(f"{path}: {width}x{height} pixels; a frame has at most {MAX_PIXELS}")
+def _check_size(path: str, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise DataError(f"{path}: {width}x{height} pixels; a frame has at most {max_pixels}")

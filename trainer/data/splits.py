@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from trainer.data.dataset import ALL_CAMERAS, DISTRACTOR, Tracklet, fingerprint, seen_by_one_camera
+from trainer.data.dataset import ALL_CAMERAS, DISTRACTOR, NO_CAMERA, Tracklet, fingerprint, seen_by_one_camera
 from trainer.errors import DataError
 from trainer.files import read_regular, write_atomically
 from trainer.settings import FrozenConfig
@@ -83,12 +83,12 @@ def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> Valid
     if not config.holds_out:
         return ValidationSplit(identities=(), train=tuple(range(len(train))), query=(), gallery=(), distractors=())
     generator = np.random.default_rng(config.seed)
-    by_identity = _cameras_of_identities(train)
+    by_identity = by_identity_and_camera(train)
     if by_identity and (why := seen_by_one_camera(train)) is not None:
         raise DataError(f"training tracklets: {why}, and validation needs identities seen by two; {ALL_CAMERAS}")
     identities = _held_out(by_identity, config, generator)
     held = {index for identity in identities for group in by_identity[identity].values() for index in group}
-    query = {index for identity in identities for index in _queries(by_identity[identity], generator)}
+    query = {index for identity in identities for index in draw_queries(by_identity[identity], generator)}
     rest = [index for index in range(len(train)) if index not in held]
     drawn = generator.choice(rest, round(config.distractors * len(rest)), replace=False)
     distractors = sorted(int(index) for index in drawn)
@@ -102,7 +102,7 @@ def cut_validation(train: Sequence[Tracklet], config: ValidationConfig) -> Valid
     )
 
 
-def _cameras_of_identities(train: Sequence[Tracklet]) -> dict[int, dict[int, list[int]]]:
+def by_identity_and_camera(train: Sequence[Tracklet]) -> dict[int, dict[int, list[int]]]:
     """Identity -> camera -> indices of the tracklets; identities and cameras ascending."""
     groups: defaultdict[int, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, tracklet in enumerate(train):
@@ -111,11 +111,16 @@ def _cameras_of_identities(train: Sequence[Tracklet]) -> dict[int, dict[int, lis
     return {identity: dict(sorted(groups[identity].items())) for identity in sorted(groups)}
 
 
+def can_be_found_again(cameras: Mapping[int, Sequence[int]]) -> bool:
+    """Whether an identity's tracklets, by camera, give a query and a match: two cameras, or two tracklets of none."""
+    return len(cameras) >= 2 or len(cameras.get(NO_CAMERA, ())) >= 2
+
+
 def _held_out(
     by_identity: Mapping[int, Mapping[int, Sequence[int]]], config: ValidationConfig, generator: np.random.Generator
 ) -> list[int]:
     """The identities of the validation split, ascending."""
-    eligible = [identity for identity, cameras in by_identity.items() if len(cameras) >= 2]
+    eligible = [identity for identity, cameras in by_identity.items() if can_be_found_again(cameras)]
     if config.folds is None:
         count = max(2, round(config.share * len(by_identity)))
         _check_enough(count, len(eligible), len(by_identity))
@@ -152,8 +157,17 @@ def _warn_if_coarse(queries: int, config: ValidationConfig) -> None:
     )
 
 
-def _queries(cameras: Mapping[int, Sequence[int]], generator: np.random.Generator) -> list[int]:
-    """One random tracklet per camera, cameras in random order, as far as every query keeps a match."""
+def draw_queries(cameras: Mapping[int, Sequence[int]], generator: np.random.Generator) -> list[int]:
+    """One random tracklet per camera, cameras in random order, as far as every query keeps a match.
+
+    Where cameras are not known, one of all.
+
+    Args:
+        cameras: the tracklets of an identity, as indices, by camera.
+        generator: source of randomness.
+    """
+    if NO_CAMERA in cameras:
+        return [int(generator.choice(cameras[NO_CAMERA]))]
     queries: list[int] = []
     left = {camera: len(group) for camera, group in cameras.items()}
     asked: set[int] = set()

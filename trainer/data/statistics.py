@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.dataset import DISTRACTOR, PROTOCOLS, ProtocolName, Splits, Tracklet
+from trainer.data.dataset import DISTRACTOR, NO_CAMERA, PROTOCOLS, ProtocolName, Splits, Tracklet, protocol_for
 
 SHORT = 4  # frames; the paper's clips are as long, a shorter tracklet repeats some
 
@@ -71,17 +71,24 @@ def usual_protocols(protocol: ProtocolName) -> tuple[ProtocolName, ...]:
 
 
 def matches_of_queries(splits: Splits, protocol: ProtocolName) -> list[int]:
-    """For each query, the gallery's tracklets of its identity by other cameras; 0 cannot be averaged."""
+    """For each query, the gallery's tracklets of its identity by other cameras; 0 cannot be averaged.
+
+    Where cameras are not known, all tracklets of its identity.
+    """
     gallery = (*splits.gallery, *splits.query) if PROTOCOLS[protocol].queries_in_gallery else splits.gallery
     seen = Counter((tracklet.identity, tracklet.camera) for tracklet in gallery)
     by_identity: Counter[int] = Counter()
     for (identity, _), tracklets in seen.items():
         by_identity[identity] += tracklets
-    return [by_identity[query.identity] - seen[query.identity, query.camera] for query in splits.query]
+    return [
+        by_identity[query.identity] - (seen[query.identity, query.camera] if query.camera != NO_CAMERA else 0)
+        for query in splits.query
+    ]
 
 
 def statistics(splits: Splits, protocol: ProtocolName) -> Statistics:
     """What the partition is like, its queries under the protocol and those usual beside it."""
+    protocol = protocol_for(splits.query, protocol)
     return Statistics(
         parts={name: _part_statistics(part) for name, part in splits._asdict().items()},
         identities_by_cameras={

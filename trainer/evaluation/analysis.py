@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from trainer.data.dataset import DISTRACTOR, JUNK, Precision, Tracklet
+from trainer.data.dataset import DISTRACTOR, JUNK, Precision, Tracklet, same_view
 from trainer.evaluation.metrics import evaluate_ranking, pairwise_distance
-from trainer.evaluation.retrieval import RetrievalData
+from trainer.evaluation.retrieval import RetrievalData, cameras_of_gallery, cameras_of_queries
 from trainer.plots.sheets import RankedItem, RankedQuery, Verdict
 
 
@@ -170,8 +170,8 @@ def _average_precisions(
             distances[places],
             _identities(answered),
             _identities(gallery),
-            _cameras(answered),
-            _cameras(gallery),
+            cameras_of_queries(answered),
+            cameras_of_gallery(gallery),
             protocol=protocol,
         )
         for place, precision in zip(places, ranking.average_precision.tolist(), strict=True):
@@ -183,15 +183,11 @@ def _matching(query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> Bool[Te
     """Whether query and gallery tracklet show the same identity by different cameras."""
     searched = _identities(gallery)
     same = _identities(query)[:, None] == searched
-    return same & (_cameras(query)[:, None] != _cameras(gallery)) & (searched != JUNK)
+    return same & (cameras_of_queries(query)[:, None] != cameras_of_gallery(gallery)) & (searched != JUNK)
 
 
 def _identities(tracklets: Sequence[Tracklet]) -> Int[Tensor, " N"]:
     return torch.tensor([tracklet.identity for tracklet in tracklets], dtype=torch.long)
-
-
-def _cameras(tracklets: Sequence[Tracklet]) -> Int[Tensor, " N"]:
-    return torch.tensor([tracklet.camera for tracklet in tracklets], dtype=torch.long)
 
 
 def _ranked_query(
@@ -207,7 +203,7 @@ def _ranked_query(
 
 
 def _left_out(query: Tracklet, found: Tracklet) -> bool:
-    return found.identity == JUNK or (found.identity == query.identity and found.camera == query.camera)
+    return found.identity == JUNK or same_view(query, found)
 
 
 def _verdict(query: Tracklet, found: Tracklet) -> Verdict:

@@ -127,7 +127,7 @@ def evaluate_network(
     evaluation = Evaluation(
         **_metrics(ranking).model_dump(),
         attention_entropy=embeddings.attention_entropy,
-        protocol=config.evaluation.protocol,
+        protocol=data.protocol,
         sampling=config.evaluation.frames_seen,
         queries=int(ranking.valid.sum()),
         dropped_queries=ranking.dropped,

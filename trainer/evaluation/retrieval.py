@@ -16,7 +16,15 @@ from torch.nn import functional
 
 from trainer.config import Distance, EvaluationConfig, RerankConfig
 from trainer.data import Tracklet
-from trainer.data.dataset import ALL_CAMERAS, PROTOCOLS, Precision, ProtocolName, seen_by_one_camera
+from trainer.data.dataset import (
+    ALL_CAMERAS,
+    NO_CAMERA,
+    PROTOCOLS,
+    Precision,
+    ProtocolName,
+    protocol_for,
+    seen_by_one_camera,
+)
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation.metrics import Ranking, evaluate_ranking, rank_embeddings
 from trainer.evaluation.rerank import k_reciprocal_distance
@@ -46,17 +54,48 @@ class RetrievalData(NamedTuple):
     @property
     def query_cameras(self) -> Int[Tensor, " Q"]:
         """Cameras of the queries."""
-        return torch.tensor([tracklet.camera for tracklet in self.query], dtype=torch.long)
+        return cameras_of_queries(self.query)
 
     @property
     def gallery_cameras(self) -> Int[Tensor, " G"]:
         """Cameras of the gallery."""
-        return torch.tensor([tracklet.camera for tracklet in self.gallery], dtype=torch.long)
+        return cameras_of_gallery(self.gallery)
 
     @property
     def precision(self) -> Precision:
         """How the protocol averages precision."""
         return PROTOCOLS[self.protocol].precision
+
+
+def cameras_of_queries(query: Sequence[Tracklet]) -> Int[Tensor, " Q"]:
+    """Cameras of queries; `NO_CAMERA` where they are not known, which no gallery tracklet has."""
+    return torch.tensor([tracklet.camera for tracklet in query], dtype=torch.long)
+
+
+def cameras_of_gallery(gallery: Sequence[Tracklet]) -> Int[Tensor, " G"]:
+    """Cameras of gallery tracklets; unknown ones are numbered apart from the queries', so that they share none."""
+    cameras = cameras_of_queries(gallery)
+    return torch.where(cameras == NO_CAMERA, NO_CAMERA - 1, cameras)
+
+
+def used_protocol(query: Sequence[Tracklet], protocol: ProtocolName) -> ProtocolName:
+    """The protocol that is followed: the one asked for, or `no_camera` where the queries' cameras are not known.
+
+    Raises:
+        ConfigError: the protocol needs cameras that are not known, or is for data without and they are known.
+    """
+    found = protocol_for(query, protocol)
+    if found == "no_camera" != protocol and protocol != "mars":
+        raise ConfigError(
+            f"evaluation.protocol: {protocol} leaves out what the query's camera saw, but cameras of this data set are "
+            "not known; leave it out, then no_camera is taken"
+        )
+    if query and protocol == "no_camera" and protocol_for(query, "mars") != "no_camera":
+        raise ConfigError(
+            "evaluation.protocol: no_camera is for data whose cameras are not known, and this data set tells them; "
+            "choose mars, or remove the column camera from its table"
+        )
+    return found
 
 
 def retrieval_data(
@@ -68,11 +107,10 @@ def retrieval_data(
         ConfigError: the protocol does not fit the data.
         DataError: no query has a match in the gallery.
     """
-    searched = searched_gallery(query, gallery, config.protocol)
+    protocol = used_protocol(query, config.protocol)
+    searched = searched_gallery(query, gallery, protocol)
     first = len(query) + len(gallery) - len(searched)
-    return RetrievalData(
-        query, searched, embeddings[: len(query)], embeddings[first:], config.distance, config.protocol
-    )
+    return RetrievalData(query, searched, embeddings[: len(query)], embeddings[first:], config.distance, protocol)
 
 
 def searched_gallery(query: Sequence[Tracklet], gallery: Sequence[Tracklet], protocol: ProtocolName) -> list[Tracklet]:
@@ -82,11 +120,17 @@ def searched_gallery(query: Sequence[Tracklet], gallery: Sequence[Tracklet], pro
         ConfigError: the protocol does not fit the data.
         DataError: no query has a match in the gallery.
     """
+    protocol = used_protocol(query, protocol)
     searched = [*(query if PROTOCOLS[protocol].queries_in_gallery else ()), *gallery]
     identities = Counter(tracklet.identity for tracklet in searched)
     seen = Counter((tracklet.identity, tracklet.camera) for tracklet in searched)
-    matches = [identities[each.identity] - seen[each.identity, each.camera] for each in query]
+    matches = [
+        identities[each.identity] - (0 if each.camera == NO_CAMERA else seen[each.identity, each.camera])
+        for each in query
+    ]
     if not any(matches):
+        if protocol == "no_camera":
+            raise DataError(f"none of the {len(query)} queries has another tracklet of its identity in the gallery")
         if (why := seen_by_one_camera([*query, *searched])) is not None:
             raise DataError(f"{why}, and a query is searched among other cameras; {ALL_CAMERAS}")
         raise DataError(

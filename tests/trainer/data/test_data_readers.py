@@ -43,12 +43,11 @@ def copy(intact: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def refused(name: str, root: Path, place: Path) -> str:
-    """Reading fails with one line that begins with the file; returns it."""
+    """Reading fails with lines that begin with the file, one for each fault; returns them."""
     with pytest.raises(DataError) as failure:
         read_splits(DataConfig(name=name, root=root))
     message = str(failure.value)
-    assert message.startswith(f"{place}: "), message
-    assert message.isprintable()
+    assert all(line.startswith(f"{place}: ") and line.isprintable() for line in message.split("\n")), message
     return message
 
 
@@ -90,7 +89,7 @@ def test_training_and_test_identities_are_disjoint_and_queries_are_identities(in
     assert query & gallery
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not READERS[name].own])
 def test_every_published_part_is_one_that_is_read(intact: Path, name: str) -> None:
     assert list(READERS[name].published) == list(READERS[name](intact / name)._asdict())
 
@@ -333,12 +332,11 @@ def test_wrong_entries_are_named_with_their_place(copy: Callable[[str], Path], d
 
 
 def read_or_named(name: str, root: Path) -> None:
-    """Reading succeeds, or fails with one line that names a file of the data set."""
+    """Reading succeeds, or fails with lines that name a file of the data set, one for each fault."""
     try:
         read_splits(DataConfig(name=name, root=root))
     except DataError as error:
-        assert str(error).startswith(str(root))
-        assert str(error).isprintable()
+        assert all(line.startswith(str(root)) and line.isprintable() for line in str(error).split("\n"))
 
 
 @pytest.mark.parametrize(("name", "file"), [each for each in FILES if each[0] != "ls_vid"])

@@ -9,8 +9,10 @@ from torch.nn import functional
 
 from trainer.config import EvaluationConfig, RerankConfig
 from trainer.data import Tracklet
-from trainer.data.dataset import PROTOCOLS, ProtocolName
+from trainer.data.dataset import NO_CAMERA, PROTOCOLS, ProtocolName
 from trainer.errors import ConfigError, DataError
+from trainer.evaluation.analysis import nearest as nearest_of
+from trainer.evaluation.analysis import precision_by_camera
 from trainer.evaluation.metrics import Ranking, evaluate_ranking, pairwise_distance
 from trainer.evaluation.rerank import k_reciprocal_distance
 from trainer.evaluation.retrieval import RetrievalData, rank, rerank, retrieval_data
@@ -74,17 +76,54 @@ def test_only_the_official_protocol_integrates_by_trapezoids() -> None:
         "mars_official": "mars_official",
         "mars_query_in_gallery": "standard",
         "prid": "standard",
+        "no_camera": "standard",
     }
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "prid"])
+@pytest.mark.parametrize("protocol", ["mars", "mars_official", "mars_query_in_gallery"])
 def test_metrics_are_those_of_the_distance_matrix(protocol: ProtocolName, distance: str) -> None:
     data = data_of(protocol, distance)
     whole = ranked_by_distances(data, pairwise_distance(data.query_embeddings, data.gallery_embeddings, data.distance))
     found = rank(data)
     torch.testing.assert_close(found.average_precision, whole.average_precision, equal_nan=True)
     torch.testing.assert_close(found.cmc, whole.cmc)
+
+
+def without_cameras(tracklets: list[Tracklet]) -> list[Tracklet]:
+    return [tracklet._replace(camera=NO_CAMERA) for tracklet in tracklets]
+
+
+@pytest.mark.parametrize("protocol", ["mars", "no_camera"])
+def test_without_cameras_nothing_is_left_out_of_the_gallery(protocol: ProtocolName) -> None:
+    query, gallery, embeddings = without_cameras(QUERY), without_cameras(GALLERY), vectors(len(QUERY) + len(GALLERY))
+    data = retrieval_data(embeddings, query, gallery, EvaluationConfig(protocol=protocol))
+    assert data.protocol == "no_camera"
+    nearest = pairwise_distance(embeddings[: len(query)], embeddings[len(query) :], "cosine").argsort()
+    expected = []
+    for each, row in zip(query, nearest.tolist(), strict=True):
+        hits = [place for place, other in enumerate(row) if gallery[other].identity == each.identity]
+        expected.append(sum((found + 1) / (place + 1) for found, place in enumerate(hits)) / len(hits))
+    assert rank(data).average_precision.tolist() == pytest.approx(expected)
+    assert precision_by_camera(data).average_precision[:, 0] == pytest.approx(expected)
+    assert [len(each.ranked) for each in nearest_of(data, range(4), count=9)] == [len(gallery)] * 4
+
+
+def test_protocols_that_need_cameras_are_refused_without_and_no_camera_with_them() -> None:
+    for query, protocol, said in (
+        (without_cameras(QUERY), "mars_official", "leave it out, then no_camera is taken"),
+        (without_cameras(QUERY), "prid", "leave it out, then no_camera is taken"),
+        (QUERY, "no_camera", "this data set tells them; choose mars"),
+    ):
+        config = EvaluationConfig.model_validate({"protocol": protocol})
+        with pytest.raises(ConfigError, match=said):
+            retrieval_data(vectors(8), query, query, config)
+
+
+def test_without_cameras_a_query_needs_another_tracklet_of_its_identity() -> None:
+    query, gallery = without_cameras(tracklets((1, 1))), without_cameras(tracklets((2, 1)))
+    with pytest.raises(DataError, match="none of the 1 queries has another tracklet of its identity in the gallery"):
+        retrieval_data(vectors(2), query, gallery, EvaluationConfig())
 
 
 def test_re_ranking_under_cosine_distance_is_that_of_normalised_embeddings() -> None:
