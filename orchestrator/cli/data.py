@@ -1,4 +1,4 @@
-"""data synth, check, stats, preview, pack."""
+"""data import, synth, check, stats, preview, pack."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DataName = Annotated[
 
 @click.group()
 def data() -> None:
-    """Generate, check, look at and pack data sets."""
+    """Import, generate, check, look at and pack data sets."""
 
 
 @command(example="reidsearch data synth data/mini-mars --size demo", group=data)
@@ -52,6 +52,38 @@ def synth(
         "SYNTHETIC, never to be compared with published results"
     )
     click.echo(f"next: {command_line('data', 'check', folder)}", err=True)
+    return Exit.OK
+
+
+@command(example="reidsearch data import cameras/ data/own --margin 0.05", group=data, name="import")
+def import_(
+    source: Annotated[Path, argument(type=click.Path(path_type=Path))],
+    out: Annotated[Path, argument(type=OutPath(path_type=Path, file_okay=False))],
+    folders: Annotated[
+        str | None,
+        option("--folders", metavar="LEVELS", help="As identity/camera/tracklet, in any order.  [default: by depth]"),
+    ] = None,
+    margin: Annotated[
+        float,
+        option("--margin", type=click.FloatRange(0, 1), help="Added on each side of a box, as a share of its size."),
+    ] = 0.0,
+    quality: Annotated[int, option("--quality", type=click.IntRange(1, 100), help="Of crops, as JPEG files.")] = 95,
+) -> int:
+    """Write tracklets in folders, or a tracker's boxes and videos, as a data set; a second run goes on."""
+    from orchestrator.base.progress import step_progress
+    from trainer.data.importing import ImportOptions, import_data
+
+    options = ImportOptions(folders=folders, margin=margin, quality=quality)
+    with step_progress() as progress:
+        made = import_data(source, out, options, progress=lambda done, total: progress("writing frames", done, total))
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
+    cameras = f"{made.cameras} cameras" if made.cameras else "cameras not known"
+    click.echo(
+        f"{out}: {made.identities:,} identities, {cameras}, {made.tracklets:,} tracklets, {made.frames:,} frames, "
+        f"{made.written:,} of them written now, {made.seconds:.1f} s"
+    )
+    click.echo(f"next: {command_line('data', 'check', out)}", err=True)
     return Exit.OK
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from miniatures import write_miniature
 from PIL import Image
+from tracked import write_source
 
 from orchestrator.__main__ import run
 from orchestrator.base.hints import command_line
@@ -99,6 +100,34 @@ def test_a_folder_without_a_data_set_is_one_line_and_exit_3(tmp_path: Path, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert str(tmp_path) in line
     assert list(tmp_path.iterdir()) == []
+
+
+# import
+
+
+def test_import_says_what_was_written_and_what_was_left_out(tmp_path: Path, capsys: Printed) -> None:
+    source = write_source(tmp_path / "cameras")
+    (source / "identities.csv").write_text("video,track,identity\ndoor,1,ada\nyard,1,ada\nyard,2,bo\n")
+    assert run(["data", "import", str(source), str(tmp_path / "own"), "--margin", "0.1"]) == 0
+    printed = capsys.readouterr()
+    assert f"{tmp_path}/own: 2 identities, 2 cameras, 3 tracklets, 36 frames, 36 of them written now, " in printed.out
+    assert "note: left out: 1 track without an identity in identities.csv\n" in printed.err
+    assert printed.err.endswith(f"next: {command_line('data', 'check', tmp_path / 'own')}\n")
+
+
+def test_import_prints_a_line_for_each_fault_writes_nothing_and_exits_3(tmp_path: Path, capsys: Printed) -> None:
+    source = write_source(tmp_path / "cameras")
+    (source / "door.txt").write_text("1,1,1,1,9\n2,1,x,1,9,9\n")
+    (source / "yard.mkv").unlink()
+    assert run(["data", "import", str(source), str(tmp_path / "own")]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.replace(f"{source}/", "").partition(";")[0] for line in lines] == [
+        "door.txt: row 1: 5 fields",
+        "door.txt: row 2: x,y,w,h are 'x,1,9,9'",
+        "door.txt: lists no box",
+        "yard.mkv: no such video or folder of frames",
+    ]
+    assert not (tmp_path / "own").exists()
 
 
 # stats
