@@ -156,9 +156,10 @@ class Search:
         """The summary and the table, for notebooks."""
         from html import escape
 
-        from orchestrator.show.search_text import SYNTHETIC_MARK
+        from orchestrator.show.search_text import data_mark
 
-        mark = f"<p><b>{SYNTHETIC_MARK}</b></p>" if self.description.synthetic else ""
+        said = data_mark(self.description)
+        mark = f"<p><b>{said}</b></p>" if said else ""
         frame = self.frame()
         searched = [path for path in self.space.parameters if path in frame]
         shown = [

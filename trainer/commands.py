@@ -200,9 +200,10 @@ def _epoch_line(result: EpochResult, epochs: int) -> str:
 def evaluation_line(evaluation: Evaluation, part: str) -> str:
     """An evaluation for people, with its protocol and the queries that were left out."""
     sampling = f", {evaluation.sampling}" if evaluation.sampling else ""
+    across = ", cross-tracklet" if evaluation.protocol == "no_camera" else ""
     line = (
         f"{part}  {_metrics(evaluation)}  attention entropy {evaluation.attention_entropy:.2f}  "
-        f"({evaluation.protocol} protocol, {counted(evaluation.queries, 'query', 'queries')}, "
+        f"({evaluation.protocol} protocol{across}, {counted(evaluation.queries, 'query', 'queries')}, "
         f"{evaluation.dropped_queries} dropped{sampling})"
     )
     if evaluation.reranked is not None:

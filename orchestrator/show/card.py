@@ -12,6 +12,7 @@ from orchestrator.base.formatting import number
 from orchestrator.show.search_text import spread
 from orchestrator.study.study import Trial
 from orchestrator.summary import Mean, Summary
+from trainer.data.dataset import PROTOCOLS
 from trainer.result import Evaluation, RetrievalMetrics
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _files(exported: Sequence[ExportedNetwork]) -> Iterator[str]:
 
 def _data(search: Summary, exported: ExportedNetwork) -> str:
     description, data = search.description, exported.config.data
-    note = SYNTHETIC_DATA if description.synthetic else DATA_NOTES[data.name]
+    note = SYNTHETIC_DATA if description.synthetic else DATA_NOTES.get(data.name, DATA_NOTES["tracklets"])
     return (
         f"{note}\n\n- layout `{data.name}`, partition {data.fold}, {exported.identities} identities trained on\n"
         f"- fingerprint of its lists {markdown_code(description.data_fingerprint)}, of its files "
@@ -144,7 +145,8 @@ def _data(search: Summary, exported: ExportedNetwork) -> str:
 
 
 def _metrics(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[str]:
-    mark = " (SYNTHETIC)" if search.description.synthetic else ""
+    kind = search.description.data_kind
+    mark = "" if kind == "real" else f" ({kind})"
     yield f"Per cent{mark}; ± is the standard error over queries, or the standard deviation over seeds.\n"
     yield "| measured on | " + " | ".join(RANKS) + " | protocol | sampling | queries | dropped |"
     yield "|---|" + "---|" * (len(RANKS) + 4)
@@ -156,6 +158,8 @@ def _metrics(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[st
     if metrics.validation is None and metrics.test is None:
         yield "| nothing: these weights were not evaluated |" + " |" * (len(RANKS) + 4)
     yield ""
+    if any(found is not None and found.protocol == "no_camera" for found in (metrics.validation, metrics.test)):
+        yield f"Protocol `no_camera`, {PROTOCOLS['no_camera'].about}."
     yield from _notes(search, trial, metrics)
 
 

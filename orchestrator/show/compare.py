@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from orchestrator.algorithms.replicates import fresh_seeds
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
+from orchestrator.show.search_text import data_mark
 from orchestrator.space.schema import flattened
 from orchestrator.stores.base import Store
 from orchestrator.study.study import Trial, TrialStatus
@@ -143,6 +144,11 @@ class Comparison(NamedTuple):
     def synthetic(self) -> bool:
         """Whether the data is generated."""
         return any(side.search.description.synthetic for side in self.sides)
+
+    @property
+    def mark(self) -> str | None:
+        """What has to be said of the data beside the metrics; None where the data set is a published one."""
+        return next(filter(None, (data_mark(side.search.description) for side in self.sides)), None)
 
 
 def compare(storage: Store, names: Sequence[str]) -> Comparison:

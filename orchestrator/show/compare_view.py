@@ -16,7 +16,6 @@ from orchestrator.base.formatting import number
 from orchestrator.base.hints import hint
 from orchestrator.base.progress import step_progress
 from orchestrator.show.compare import METRIC, Comparison, MetricChange, Pair, Side, evaluation_command, tracking_of
-from orchestrator.show.search_text import SYNTHETIC_MARK
 from orchestrator.show.terminal import output, plain_table
 from orchestrator.summary.intervals import SeedDifference
 from orchestrator.tracking.pages import comparison_page, experiment_of
@@ -36,6 +35,7 @@ def comparison_document(comparison: Comparison, link: str | None) -> dict[str, A
     """The comparison for programs; shares are in [0, 1]."""
     return {
         "synthetic": comparison.synthetic,
+        "mark": comparison.mark,
         "sides": [_side_document(side) for side in comparison.sides],
         "settings": comparison.settings,
         "pairs": [_pair_document(pair) for pair in comparison.pairs],
@@ -117,8 +117,8 @@ def _show_to_people(comparison: Comparison, link: str | None) -> None:
         console.print("no setting differs but the seed")
     for note in comparison.notes:
         console.print(f"note      {note}", soft_wrap=True, highlight=False)
-    if comparison.synthetic:
-        console.print(SYNTHETIC_MARK)
+    if comparison.mark:
+        console.print(comparison.mark)
     if link is not None:
         console.print(f"MLflow    {link}", soft_wrap=True, highlight=False)
 

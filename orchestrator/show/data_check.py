@@ -84,13 +84,19 @@ def statistics_text(folder: DataFolder, found: Statistics) -> str:
 def statistics_document(folder: DataFolder, found: Statistics) -> dict[str, object]:
     """The same for machines."""
     parts = {
-        name: {**part._asdict(), "counts": part.counts._asdict(), "lengths": part.lengths and part.lengths._asdict()}
+        name: {
+            **part._asdict(),
+            "counts": part.counts._asdict(),
+            "lengths": part.lengths and part.lengths._asdict(),
+            "tracklets_by_camera": {str(camera): count for camera, count in part.tracklets_by_camera.items()},
+        }
         for name, part in found.parts.items()
     }
     return {
         "folder": str(folder.root),
         "name": folder.name,
         "synthetic": folder.synthetic,
+        "own_data": folder.data_set.own,
         "partition": 0,
         "partitions": folder.data_set.folds,
         **found._asdict(),
@@ -149,8 +155,9 @@ def _lengths_row(name: str, part: PartStatistics) -> str:
 def _bars(title: str, counts: Mapping[str, int] | Mapping[int, int]) -> str:
     """A bar per count, the longest `BAR` characters long, at least one character for a count above 0."""
     longest = max(counts.values(), default=0)
+    width = max([9, *(len(str(key)) for key in counts)])
     rows = [
-        f"{key:>9} {count:>9,} {'#' * (-(-BAR * count // longest) if longest else 0)}".rstrip()
+        f"{key:>{width}} {count:>9,} {'#' * (-(-BAR * count // longest) if longest else 0)}".rstrip()
         for key, count in counts.items()
     ]
     return "\n".join([title, *rows])

@@ -20,7 +20,7 @@ from orchestrator.cluster.ray import Connection
 from orchestrator.cluster.resources import Allocation
 from orchestrator.runner.session import SessionCallbacks, SessionResult
 from orchestrator.show.logs import event_line
-from orchestrator.show.search_text import SYNTHETIC_MARK, summary_line
+from orchestrator.show.search_text import data_mark, summary_line
 from orchestrator.show.terminal import LiveView, output, print_summary
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import SearchDescription
@@ -131,8 +131,8 @@ class Display:
             recorder.subscribe(self.event)
         study = recorder.study
         self.line("search", f"{description.search}  {self._folder.path}")
-        if description.synthetic:
-            self.line("data", SYNTHETIC_MARK)
+        if mark := data_mark(description):
+            self.line("data", mark)
         if study.sessions > 1:
             self.line("resume", _resumed(study))
 

@@ -7,15 +7,22 @@ from collections.abc import Mapping
 from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.base.formatting import number, percent
 from orchestrator.space.objective import VALIDATION_METRICS
+from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import Forecast
 from orchestrator.summary import FinalResult, Mean, Summary
 from orchestrator.summary.costs import Costs
 from trainer.formatting import counted, one_line
 
 SYNTHETIC_MARK = "SYNTHETIC data: these metrics say nothing about published results"
+OWN_DATA_MARK = "own data: these metrics must not stand beside published results"
 UNCONFIRMED = "one seed, not confirmed"
 OTHER_STATUSES = ("running", "paused", "pending", "stopped", "failed")
 TEST_METRICS = ("mAP", "rank1", "rank5", "rank20", "reranked/mAP", "reranked/rank1")
+
+
+def data_mark(description: SearchDescription) -> str | None:
+    """What has to be said wherever metrics of the search are printed; None where its data set is a published one."""
+    return {"SYNTHETIC": SYNTHETIC_MARK, "own data": OWN_DATA_MARK}.get(description.data_kind)
 
 
 def summary_line(summary: Summary) -> str:

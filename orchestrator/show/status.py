@@ -89,7 +89,7 @@ def searches_table(summaries: Sequence[Summary]) -> Table:
             str(completed) if summary.space.stopping.pauses else f"{completed}/{summary.space.budget.trials}",
             str(summary.counts["failed"]),
             *(("-", "-", "-") if summary.best is None else _best_cells(summary.best)),
-            "SYNTHETIC" if summary.description.synthetic else "real",
+            summary.description.data_kind,
         )
     return table
 
@@ -108,6 +108,7 @@ def status_document(summary: Summary) -> dict[str, Any]:
         "state": summary.state,
         "reason": study.reason,
         "synthetic": summary.description.synthetic,
+        "own_data": summary.description.own_data,
         "storage": summary.folder.storage,
         "objective": space.objective.model_dump(mode="json"),
         "budget": space.budget.trials,

@@ -69,8 +69,8 @@ class Table(NamedTuple):
 def tables_of(searches: Sequence[Summary]) -> list[Table]:
     """The tables to which the searches belong, whole: also with the published rows that no search is of.
 
-    Beside published rows stand searches of the same rows on the same data set only: one on generated data, on part of a
-    data set or on another partition stands in a table of its own.
+    Beside published rows stand searches of the same rows on the same data set only: one on generated data, on data of
+    one's own, on part of a data set or on another partition stands in a table of its own.
     """
     found = [
         Table(table.title, table.columns, list(_lines(table, searches)))
@@ -84,7 +84,8 @@ def tables_of(searches: Sequence[Summary]) -> list[Table]:
 def _belongs(search: Summary, table: PublishedTable) -> bool:
     """Whether the search is of a row of the table, on a data set with the counts of the published one."""
     description = search.description
-    return search.space.name in table.rows and not description.synthetic and description.tracklets == table.data
+    published = description.data_kind == "real"
+    return published and search.space.name in table.rows and description.tracklets == table.data
 
 
 def _lines(table: PublishedTable, searches: Sequence[Summary]) -> Iterator[Line]:
@@ -117,8 +118,8 @@ def _own(search: Summary, row: str) -> Line:
 
 
 def _notes(search: Summary, found: FinalResult | None) -> Iterator[str]:
-    if search.description.synthetic:
-        yield "SYNTHETIC data"
+    if search.description.data_kind != "real":
+        yield {"SYNTHETIC": "SYNTHETIC data", "own data": "own data"}[search.description.data_kind]
     if found is None:
         yield f"test set not opened; `{hint('finalize', search.name, storage=search.folder.storage)}`"
     elif len(found.evaluations) < found.asked.seeds:

@@ -14,10 +14,10 @@ from rich.text import Text
 from orchestrator.base.escaping import harmless
 from orchestrator.base.formatting import number, percent
 from orchestrator.show.search_text import (
-    SYNTHETIC_MARK,
     TEST_METRICS,
     attention_line,
     best_lines,
+    data_mark,
     final_lines,
     forecast_text,
     metric_text,
@@ -74,8 +74,8 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(finals)
     for line in final_lines(summary):
         console.print(f"test set  {line}", soft_wrap=True)
-    if summary.description.synthetic:
-        console.print(f"data      {SYNTHETIC_MARK}")
+    if mark := data_mark(summary.description):
+        console.print(f"data      {mark}")
 
 
 class Column(NamedTuple):

@@ -12,6 +12,7 @@ from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import NAME
 from orchestrator.study.study import Study
+from trainer.data import READERS
 from trainer.files import write_atomically
 from trainer.formatting import plain_words
 from trainer.settings import FrozenConfig
@@ -95,9 +96,25 @@ class SearchDescription(FrozenConfig):
     @property
     def data_name(self) -> str:
         """Name of the data set; that of generated data begins with `mini-`."""
+        return f"mini-{self._layout}" if self.synthetic else self._layout
+
+    @property
+    def own_data(self) -> bool:
+        """Whether nothing is published of the data set, as of `tracklets`; results then stand beside no published ones.
+
+        False for generated data.
+        """
+        return not self.synthetic and (self._layout not in READERS or READERS[self._layout].own)
+
+    @property
+    def data_kind(self) -> Literal["SYNTHETIC", "own data", "real"]:
+        """What the data is, in short."""
+        return "SYNTHETIC" if self.synthetic else "own data" if self.own_data else "real"
+
+    @property
+    def _layout(self) -> str:
         data = self.space.trainer.get("data")
-        name = str(data.get("name", "mars")) if isinstance(data, dict) else "mars"
-        return f"mini-{name}" if self.synthetic else name
+        return str(data.get("name", "mars")) if isinstance(data, dict) else "mars"
 
 
 def write_description(path: Path, description: SearchDescription) -> None:

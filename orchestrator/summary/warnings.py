@@ -56,6 +56,8 @@ def _of_the_search(summary: Summary) -> Iterator[Notice]:
     if summary.description.synthetic:
         text = "SYNTHETIC data: these metrics say nothing about published results, nor about real people."
         yield Notice("synthetic", "warning", text)
+    if summary.description.own_data:
+        yield Notice("own_data", "note", "Own data: these metrics must not stand beside published results.")
     if summary.state == "running":
         yield Notice("running", "note", "The search is still running; everything here may change.")
     if summary.state in ("interrupted", "failed"):

@@ -235,6 +235,8 @@ def _note(summary: Summary) -> str:
     paragraphs = [f"**{markdown_text(summary.name)}**: space {markdown_code(description.space.name)}, {counts}."]
     if description.synthetic:
         paragraphs.append("**SYNTHETIC data: these metrics say nothing about published results.**")
+    elif description.own_data:
+        paragraphs.append("**Own data: these metrics must not stand beside published results.**")
     if summary.best is not None:
         params = summary.best.trial.params.items()
         paragraphs.append(_best_line(summary.best, summary.metric))

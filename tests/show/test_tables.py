@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import statistics
@@ -109,6 +110,16 @@ def test_generated_data_is_marked_in_every_format(tmp_path: Path) -> None:
     generated = a_search(tmp_path / "ours", "attn_cl", *finals(1, "t0001", TEST))
     for form, write in FORMATS.items():
         assert "SYNTHETIC" in write(tables_of([generated])), form
+
+
+def test_own_data_with_the_published_counts_never_stands_beside_published_rows(tmp_path: Path) -> None:
+    search = a_search(tmp_path / "ours", "attn_cl", *finals(1, "t0001", TEST), tracklets=MARS)
+    space = search.space.model_copy(update={"trainer": {**search.space.trainer, "data": {"name": "tracklets"}}})
+    description = search.description.model_copy(update={"synthetic": False, "space": space})
+    mine = dataclasses.replace(search, description=description)
+    assert [(found.title, len(found.lines)) for found in tables_of([mine])] == [("Other searches", 1)]
+    for form, write in FORMATS.items():
+        assert "own data" in write(tables_of([mine])), form
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from trainer.data.dataset import (
     ALL_CAMERAS,
+    PROTOCOLS,
     ProtocolName,
     Splits,
     dataset_fingerprint,
@@ -16,7 +17,7 @@ from trainer.data.dataset import (
     seen_by_one_camera,
 )
 from trainer.data.folder import DataFolder, find_data
-from trainer.data.frame_checks import Decoded, Findings, decode_frames, look_for_frames
+from trainer.data.frame_checks import Decoded, Findings, decode_frames, look_for_frames, without_boxes_outside
 from trainer.data.frames import ALLOWED_SHARE
 from trainer.data.manifest import (
     MANIFEST,
@@ -119,6 +120,8 @@ def check_data(
         None if any_counts or folder.synthetic or folder.data_set.own else _check_counts(folder, partitions, findings)
     )
     _check_cameras(folder, partitions, findings)
+    if protocol == "no_camera":
+        findings.notes.append(f"protocol no_camera, {PROTOCOLS['no_camera'].about}")
     if folder.packed:
         path = root / HEADER
         frames = _check_packed(root, partitions, findings, all_frames, progress)
@@ -207,7 +210,8 @@ def _check_files(
     manifest = make_manifest(folder.root, folder.name, partitions, filed, files.sizes)
     _compare(folder.root, path, manifest, filed, findings)
     whole = [frame for frame in frames if files.sizes.get(frame)]
-    decoded = decode_frames(whole, all_frames, findings, progress)
+    can_be_cut = without_boxes_outside(whole, findings, progress)
+    decoded = decode_frames(can_be_cut, all_frames, findings, progress)
     if not findings.count and not path.exists():
         _write(path, manifest, findings, asked=path != folder.root / MANIFEST)
     return _frame_check(

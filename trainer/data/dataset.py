@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -43,6 +43,16 @@ class NamedNumber(int):
 
     def __format__(self, specification: str) -> str:
         return format(str(self), specification)
+
+
+def named(number: int, names: Mapping[int, str]) -> int:
+    """The number, with its name if it has one."""
+    return NamedNumber(number, names[number]) if number in names else number
+
+
+def names_of(numbers: Iterable[int]) -> dict[int, str]:
+    """The names of those numbers that have one, by number."""
+    return {int(number): number.name for number in numbers if isinstance(number, NamedNumber)}
 
 
 class Tracklet(NamedTuple):

@@ -6,15 +6,18 @@ import contextlib
 import os
 import random
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from trainer.data.dataset import contents
-from trainer.data.frames import frame_file, in_threads, read_frame
-from trainer.data.images import DamagedFrameError
+from trainer.data.frames import Box, clipped, crop_of, frame_file, in_threads, read_frame
+from trainer.data.images import FORMATS, ORIENTATION, DamagedFrameError
 from trainer.errors import DataError
 from trainer.formatting import one_line
 from trainer.result import Progress
@@ -24,6 +27,8 @@ SAMPLE_SEED = 0
 KEPT = 1_000  # problems whose text is kept; all are counted
 FOLDER_THREADS = 16  # looking into a folder of a network file system is waiting, not work
 FRAMES_AT_ONCE = 64
+IMAGE_FORMATS = ("JPEG", *FORMATS)
+SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
 MARS_SIZE = (256, 128)  # frames are asked for as MARS has them, so that no time goes into resizing
 PIXELS = re.compile(r"\.pack@[0-9]+\+([0-9]+)x([0-9]+)/")  # in the address of a packed frame that is decoded already
 
@@ -189,6 +194,47 @@ def decode_frames(frames: Sequence[str], everything: bool, findings: Findings, p
             f"is {single_colour[0]}"
         )
     return Decoded(len(frames), damaged, len(single_colour))
+
+
+def without_boxes_outside(frames: Sequence[str], findings: Findings, progress: Progress) -> list[str]:
+    """The frames whose boxes are not outside of their images; those that are, are problems, those partly so a note.
+
+    Only the heads of images are read, and only of those that crops are cut from.
+    """
+    boxes: defaultdict[str, list[tuple[str, Box]]] = defaultdict(list)
+    for frame in frames:
+        if (crop := crop_of(frame)) is not None:
+            boxes[crop.image].append((frame, crop.box))
+    partly: list[str] = []
+    outside: set[str] = set()
+    with closing(in_threads(_image_size, boxes)) as sizes:
+        for done, (found, size) in enumerate(zip(boxes.values(), sizes, strict=True), start=1):
+            for frame, box in found:
+                if size is None:
+                    break
+                inside = clipped(box, *size)
+                if inside is None:
+                    what = f"the box lies outside of the image of {size[0]}x{size[1]} pixels"
+                    findings.problem(f"{frame}: {what}; correct or remove it")
+                    outside.add(frame)
+                elif inside != box:
+                    partly.append(frame)
+            progress("looking at boxes", done, len(boxes))
+    if partly:
+        findings.notes.append(
+            f"{len(partly):,} boxes reach beyond their images and are clipped; the first is {partly[0]}"
+        )
+    return [frame for frame in frames if frame not in outside]
+
+
+def _image_size(image: str) -> tuple[int, int] | None:
+    """Width and height of an image, upright; None where it is missing or damaged, which is a problem of its own."""
+    try:
+        with Image.open(image, formats=IMAGE_FORMATS) as opened:
+            turned = opened.getexif().get(ORIENTATION, 1) in SIDEWAYS
+            return (opened.height, opened.width) if turned else opened.size
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
+        return None
 
 
 def _sample(frames: Sequence[str]) -> Sequence[str]:

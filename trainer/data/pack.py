@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from pydantic import Field, ValidationError
 
-from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, read_bounded
+from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, named, read_bounded
 from trainer.data.frames import MAX_BYTES, bytes_address, pixels_address
 from trainer.data.images import MAX_PIXELS
 from trainer.data.readers import READERS
@@ -71,6 +71,10 @@ class PackHeader(FrozenConfig):
     folds: tuple[PackedFold, ...] = Field(min_length=1)
     table_sha256: str = Field(pattern=DIGEST)
     """Digest of index.npz."""
+    identities: dict[int, str] = Field(default_factory=dict)
+    """Texts by which the data set knows its identities, by number; empty where it numbers them itself."""
+    cameras: dict[int, str] = Field(default_factory=dict)
+    """The same of its cameras."""
 
 
 class FrameTable(NamedTuple):
@@ -174,7 +178,11 @@ def _splits(root: Path, header: PackHeader, table: FrameTable, fold: PackedFold)
             *(row[span].tolist() for row in (table.pack, table.offset, table.length)), names[span], strict=True
         )
         addresses = tuple([_address(packs[file], at, length, name, header.size) for file, at, length, name in places])
-        return Tracklet(addresses, int(table.identity[index]), int(table.camera[index]))
+        return Tracklet(
+            addresses,
+            named(int(table.identity[index]), header.identities),
+            named(int(table.camera[index]), header.cameras),
+        )
 
     return Splits(*(tuple([tracklet(index) for index in part]) for part in (fold.train, fold.query, fold.gallery)))
 

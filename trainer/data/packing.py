@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint
+from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, names_of
 from trainer.data.folder import DataFolder
 from trainer.data.frames import DamagedFrames, frame_bytes, in_threads, read_clip, read_frame, stored_bytes
 from trainer.data.images import DamagedFrameError
@@ -97,7 +97,15 @@ def pack_data_set(
                 progress(done, len(frames))
         digest = write_table(part, _table(tracklets, writer.extents))
         packed = _packed_folds(folds, tracklets)
-        header = PackHeader(data_set=name, size=size, files=tuple(writer.files), folds=packed, table_sha256=digest)
+        header = PackHeader(
+            data_set=name,
+            size=size,
+            files=tuple(writer.files),
+            folds=packed,
+            table_sha256=digest,
+            identities=names_of(tracklet.identity for tracklet in tracklets),
+            cameras=names_of(tracklet.camera for tracklet in tracklets),
+        )
         _copy_truth(root, part)
         write_header(part, header)
     return PackSummary(

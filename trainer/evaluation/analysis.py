@@ -102,8 +102,9 @@ def camera_matrix(precision: CameraPrecision, query_cameras: Iterable[int]) -> C
 
     The diagonal is empty: a query's identity by its own camera is left out of its ranking.
     """
-    of_query = np.fromiter(query_cameras, dtype=np.int64)
-    cameras = tuple(sorted({*of_query.tolist(), *precision.cameras}))
+    asked = [*query_cameras]
+    of_query = np.array(asked, dtype=np.int64)
+    cameras = tuple(sorted({*asked, *precision.cameras}))
     mean_ap = np.full((len(cameras), len(cameras)), math.nan)
     queries = np.zeros_like(mean_ap, dtype=np.int64)
     for column, gallery_camera in enumerate(precision.cameras):

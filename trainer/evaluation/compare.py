@@ -6,6 +6,8 @@ Q queries, P identities.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from jaxtyping import Float64, Shaped
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import special
 
+from trainer.data.dataset import named
 from trainer.errors import DataError
 from trainer.evaluation.query_metrics import QueryMetrics, read_query_metrics
 from trainer.files import loads_checked, open_regular
@@ -117,6 +120,7 @@ def compare_evaluations(
     _check_same_queries(first, second, before, after)
     if described[0].fingerprint != described[1].fingerprint:
         raise DataError(f"{after}: another gallery was searched than in {before}; evaluate both on the same data")
+    change = partial(_query_change, first, second, described[1].cameras)
     valid = first.valid & second.valid
     if not valid.any():
         raise DataError(f"{after}: no query has a match both here and in {before}; there is nothing to compare")
@@ -130,9 +134,9 @@ def compare_evaluations(
         comparison=paired_bootstrap(
             first.average_precision, second.average_precision, groups=first.identity, draws=draws, seed=seed
         ),
-        cameras=_camera_changes(first, second),
-        gains=tuple(_query_change(first, second, place) for place in order[:count] if deltas[place] > 0),
-        losses=tuple(_query_change(first, second, place) for place in order[::-1][:count] if deltas[place] < 0),
+        cameras=_camera_changes(first, second, described[1].cameras),
+        gains=tuple(change(place) for place in order[:count] if deltas[place] > 0),
+        losses=tuple(change(place) for place in order[::-1][:count] if deltas[place] < 0),
         deltas=deltas,
         synthetic=any(each.synthetic for each in described),
     )
@@ -233,6 +237,8 @@ class _Description(BaseModel):
     protocol: str
     fingerprint: str
     synthetic: bool
+    cameras: dict[int, str] = {}
+    """Names by number."""
 
 
 def _checked_descriptions(before: Path, after: Path) -> tuple[_Description, _Description]:
@@ -252,7 +258,8 @@ def _description(folder: Path) -> _Description:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise DataError(f"{path}: more than {MAX_BYTES} bytes; this is not the description of an evaluation")
-        return _Description.model_validate(loads_checked(data))
+        loads_checked(data)
+        return _Description.model_validate_json(data)
     except OSError as error:
         advice = "name a folder that an evaluation was written to"
         raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
@@ -281,7 +288,9 @@ def _check_same_queries(first: QueryMetrics, second: QueryMetrics, before: Path,
         )
 
 
-def _camera_changes(first: QueryMetrics, second: QueryMetrics) -> tuple[CameraPairChange, ...]:
+def _camera_changes(
+    first: QueryMetrics, second: QueryMetrics, names: Mapping[int, str]
+) -> tuple[CameraPairChange, ...]:
     """Changes by pair of cameras, of the cameras that both galleries have."""
     changes = []
     for camera in np.intersect1d(first.gallery_cameras, second.gallery_cameras).tolist():
@@ -292,17 +301,18 @@ def _camera_changes(first: QueryMetrics, second: QueryMetrics) -> tuple[CameraPa
             kept = (first.camera == asked) & ~np.isnan(before + after)
             if kept.any():
                 means = float(before[kept].mean()), float(after[kept].mean())
-                changes.append(CameraPairChange(asked, camera, *means, int(kept.sum())))
+                pair = named(asked, names), named(camera, names)
+                changes.append(CameraPairChange(*pair, *means, int(kept.sum())))
     return tuple(
         sorted(changes, key=lambda change: (-change.delta * change.queries, change.query_camera, change.gallery_camera))
     )
 
 
-def _query_change(first: QueryMetrics, second: QueryMetrics, place: int) -> QueryChange:
+def _query_change(first: QueryMetrics, second: QueryMetrics, names: Mapping[int, str], place: int) -> QueryChange:
     return QueryChange(
         place=place,
         identity=int(first.identity[place]),
-        camera=int(first.camera[place]),
+        camera=named(int(first.camera[place]), names),
         frames=int(first.frames[place]),
         first_frame=str(first.first_frame[place]),
         before=float(first.average_precision[place]),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.config import TrialConfig
-from trainer.data.dataset import Splits, dataset_fingerprint
+from trainer.data.dataset import Splits, dataset_fingerprint, names_of
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.evaluation.analysis import (
     CameraPrecision,
@@ -110,6 +110,8 @@ def _description(result: EvaluationResult, config: TrialConfig, part: Part, synt
         "fingerprint": dataset_fingerprint(evaluated),
         "seconds": result.seconds,
         "cmc": _cmc_curves(result),
+        # Of cameras only: the names of identities may be those of people, and the file goes to MLflow.
+        "cameras": names_of(tracklet.camera for tracklet in (*result.data.query, *result.data.gallery)),
     }
 
 
@@ -127,7 +129,7 @@ def _draw_charts(
     sample = distance_sample(result.data)
     margin = config.loss.triplet_margin if config.evaluation.distance == config.loss.triplet_metric else None
     charts.distance_histogram(sample.matching, sample.others, out / "distances.png", margin=margin, synthetic=synthetic)
-    matrix = camera_matrix(by_camera, result.data.query_cameras.tolist())
+    matrix = camera_matrix(by_camera, [tracklet.camera for tracklet in result.data.query])
     charts.camera_matrix(
         matrix.mean_ap, matrix.cameras, out / "cameras.png", queries=matrix.queries, synthetic=synthetic
     )

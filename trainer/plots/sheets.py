@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from trainer.data.dataset import DISTRACTOR, JUNK, Tracklet
+from trainer.data.dataset import DISTRACTOR, JUNK, NamedNumber, Tracklet
 from trainer.data.frames import WindowPixels, read_window
 from trainer.model.attention import attention_entropy
 from trainer.plots.canvas import (
@@ -38,6 +38,7 @@ from trainer.plots.canvas import (
 
 LABEL = 104  # pixels wide, beside a row
 GAP = 10
+FOUND_NAME = 48  # pixels wide, of a camera's name below a strip; its distance stands beside it
 FRAME, SMALL_FRAME = Size(64, 128), Size(48, 96)
 TALL = 6  # tracklets; more of them stand in two columns
 QUERY_FRAMES, FOUND_FRAMES = 4, 2
@@ -219,8 +220,10 @@ def _draw_query(canvas: Canvas, place: Place, row: RankedQuery) -> None:
 def _draw_found(canvas: Canvas, place: Place, item: RankedItem, kind: str) -> None:
     _draw_strip(canvas, place, item.tracklet, FOUND_FRAMES, f"{item.rank}", kind)
     below = place.moved(y=_strip_size(FOUND_FRAMES).height + 3)
-    camera = f"c{item.tracklet.camera}  {item.distance:.3f}"
-    canvas.lines(below, [_named(item.tracklet), camera], colour=INK if kind == "match" else FAINT)
+    camera = item.tracklet.camera
+    short = _fitted(str(camera), FOUND_NAME) if isinstance(camera, NamedNumber) else f"c{camera}"
+    about = f"{short}  {item.distance:.3f}"
+    canvas.lines(below, [_named(item.tracklet), about], colour=INK if kind == "match" else FAINT)
 
 
 def _draw_missed(canvas: Canvas, place: Place, missed: Sequence[RankedItem], width: int) -> None:
@@ -292,8 +295,21 @@ def _evenly_spaced(length: int, count: int) -> list[int]:
 
 def _label(tracklet: Tracklet) -> list[str]:
     count = len(tracklet.frames)
-    return [_named(tracklet), f"camera {tracklet.camera}", f"{count} frame{'s' if count > 1 else ''}"]
+    return [
+        _named(tracklet),
+        _fitted(f"camera {tracklet.camera}", LABEL - GAP),
+        f"{count} frame{'s' if count > 1 else ''}",
+    ]
 
 
 def _named(tracklet: Tracklet) -> str:
+    if isinstance(tracklet.identity, NamedNumber):
+        return _fitted(str(tracklet.identity), LABEL - GAP)
     return {DISTRACTOR: "distractor", JUNK: "junk"}.get(tracklet.identity, f"identity {tracklet.identity}")
+
+
+def _fitted(text: str, width: int) -> str:
+    """The text, cut off where it would be wider than so many pixels."""
+    if text_width(text) <= width:
+        return text
+    return next((cut for end in range(len(text), 0, -1) if text_width(cut := f"{text[:end]}…") <= width), "…")

@@ -13,7 +13,7 @@ import numpy as np
 from orchestrator.stores.base import SearchFolder
 from trainer.errors import DataError
 from trainer.files import loads_checked, read_regular
-from trainer.formatting import first_line
+from trainer.formatting import first_line, one_line
 
 FOLDER = "evaluation"
 PICTURES = {"ranking": "ranking.png", "attention": "attention.png"}
@@ -26,7 +26,8 @@ QUALITY = 82
 class CameraTable(NamedTuple):
     """mAP of the queries of each camera in the gallery of each camera."""
 
-    cameras: list[int]
+    cameras: list[str]
+    """Names, or numbers where they have none."""
     mean_ap: list[list[float | None]]
     """Rows are cameras of queries; None where no query has a match."""
     queries: list[list[int]]
@@ -63,7 +64,7 @@ def read_evaluation(folder: SearchFolder, trial: str, *, pictures: bool) -> Eval
         return None
     problems: list[str] = []
     metrics = _metrics(place / "evaluation.json", problems)
-    precisions, cameras = _queries(place, problems)
+    precisions, cameras = _queries(place, metrics.get("cameras"), problems)
     files = PICTURES if pictures else {}
     shown = {name: uri for name, file in files.items() if (uri := _picture(place / file, problems))}
     return EvaluationView(trial, metrics, _curve(metrics), precisions, cameras, shown, problems)
@@ -100,7 +101,7 @@ def _is_share(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _queries(place: Path, problems: list[str]) -> tuple[list[float], CameraTable | None]:
+def _queries(place: Path, names: object, problems: list[str]) -> tuple[list[float], CameraTable | None]:
     # Both import torch, which takes seconds, and are needed only where there is something to read.
     from trainer.evaluation.analysis import CameraPrecision, camera_matrix
     from trainer.evaluation.query_metrics import FILE, read_query_metrics
@@ -114,7 +115,9 @@ def _queries(place: Path, problems: list[str]) -> tuple[list[float], CameraTable
         return [], None
     seen = CameraPrecision(tuple(found.gallery_cameras.tolist()), found.by_camera)
     matrix = camera_matrix(seen, found.camera.tolist())
-    table = CameraTable(list(matrix.cameras), _without_nan(matrix.mean_ap), matrix.queries.tolist())
+    known = names if isinstance(names, dict) else {}
+    cameras = [one_line(str(known.get(str(camera), camera))) for camera in matrix.cameras]
+    table = CameraTable(cameras, _without_nan(matrix.mean_ap), matrix.queries.tolist())
     return found.average_precision[found.valid].tolist(), table if matrix.queries.any() else None
 
 

@@ -25,7 +25,7 @@ from orchestrator.show.report.tables import (
     trial_rows,
     value_and_spread,
 )
-from orchestrator.show.search_text import SYNTHETIC_MARK
+from orchestrator.show.search_text import data_mark
 from orchestrator.show.status import status_document
 from orchestrator.stores.base import SearchFolder
 from trainer.files import check_writable, write_atomically
@@ -117,8 +117,8 @@ def markdown_text(report: ReportData) -> str:
 
 def _markdown(report: ReportData) -> Iterator[str]:
     yield f"# {escaped(report.summary.name)}"
-    if report.summary.description.synthetic:
-        yield from ("", f"> **{SYNTHETIC_MARK}**")
+    if mark := data_mark(report.summary.description):
+        yield from ("", f"> **{mark}**")
     if report.best is not None:
         value, spread = value_and_spread(report)
         yield from ("", f"**Best {report.metric}: {value}** ({escaped(spread)})")

@@ -18,7 +18,7 @@ from orchestrator.show.report import charts, model_charts, tables
 from orchestrator.show.report.parallel_chart import parallel_chart
 from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import axis
-from orchestrator.show.search_text import SYNTHETIC_MARK, forecast_text, pauses_line
+from orchestrator.show.search_text import data_mark, forecast_text, pauses_line
 from orchestrator.summary.warnings import GOOD_FIT
 
 # The browser itself refuses everything that the page would fetch.
@@ -46,7 +46,7 @@ def html_text(report: ReportData) -> str:
             forecast_text=forecast_text,
             pauses_line=pauses_line,
             policy=POLICY,
-            synthetic_mark=SYNTHETIC_MARK,
+            data_mark=data_mark(report.summary.description),
             good_fit=GOOD_FIT,
             csv_uri=f"data:text/csv;charset=utf-8;base64,{csv}",
             plotly_js=Markup(get_plotlyjs()),

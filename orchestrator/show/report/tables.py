@@ -145,7 +145,7 @@ def facts(report: ReportData) -> Iterator[tuple[str, str]]:
     epoch = "last epoch" if space.objective.epoch == "last" else "best epoch"
     constraints = "".join(f"; {text}" for text in space.objective.constraints)
     yield "objective", f"{goal}, validation split, {epoch}{constraints}"
-    yield "data set", f"{report.data_set} ({'SYNTHETIC' if description.synthetic else 'real'})"
+    yield "data set", f"{report.data_set} ({description.data_kind})"
     yield "data fingerprint", description.data_fingerprint[:COMMIT_DIGITS]
     if judged is not None:
         yield "protocol", judged.protocol

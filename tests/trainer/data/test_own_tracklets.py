@@ -17,10 +17,19 @@ from miniatures import write_frames, write_table
 from PIL import Image
 from strategies import quick
 
-from trainer.data.dataset import NO_CAMERA, NamedNumber, Splits, Tracklet
-from trainer.data.frames import Box, clipped, crop_address, crop_of, frame_bytes, frame_file, read_frame
+from trainer.commands import evaluation_line
+from trainer.config import TrialConfig
+from trainer.data.checks import check_data
+from trainer.data.dataset import NO_CAMERA, NamedNumber, Splits, Tracklet, dataset_fingerprint
+from trainer.data.frames import Box, clipped, crop_address, crop_of, frame_bytes, frame_file, read_clip, read_frame
+from trainer.data.pack import read_packed
+from trainer.data.packing import pack_data_set
 from trainer.data.readers.tracklets import natural, read_table, read_tracklets
+from trainer.data.statistics import statistics
 from trainer.errors import DataError
+from trainer.evaluation.compare import compare_evaluations
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.folder import write_evaluation
 
 IDENTITIES = ("ada", "bo", "cy", "di")
 
@@ -260,7 +269,7 @@ def test_what_is_drawn_is_warned_of_and_the_same_every_time(tmp_path: Path, capl
     root = written(tmp_path, rows_of())
     with caplog.at_level(logging.WARNING):
         first = read_tracklets(root)
-    assert "2 of 4 identities for the test" in caplog.text
+    assert "2 of 4 identities to test on, and the queries" in caplog.text
     assert read_tracklets(root) == first
 
 
@@ -423,3 +432,93 @@ def test_columns_that_are_not_known_are_warned_of(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.WARNING):
         read_table(written(tmp_path, rows_of(weather="rain")))
     assert "not read: 'weather'" in caplog.text
+
+
+# What works on published data sets works on it
+
+
+def cut(root: Path, boxes: Sequence[tuple[int, int, int, int]]) -> Path:
+    """A table of crops from one scene, a tracklet of one frame each, without cameras: two identities take turns."""
+    scene(root / "scene.png", 40, 30)
+    rows = [
+        {
+            "identity": "xyzw"[number % 4],
+            "tracklet": number,
+            "frame": 1,
+            "path": "scene.png",
+            **dict(zip("xywh", box, strict=True)),
+        }
+        for number, box in enumerate(boxes)
+    ]
+    write_table(root / "tracklets.csv", rows)
+    return root
+
+
+INSIDE = [(column, row, 8, 12) for column in (0, 8, 16, 24) for row in (0, 12)]
+
+
+@pytest.mark.parametrize("size", [None, (12, 8)])
+def test_a_pack_keeps_names_and_crops(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    root = cut(tmp_path / "files", INSIDE)
+    pack_data_set("tracklets", root, tmp_path / "pack", size=size)
+    files, packed = read_tracklets(root), read_packed(tmp_path / "pack", "tracklets")
+    assert dataset_fingerprint(files) == dataset_fingerprint(packed)
+    for one, other in zip(sum(files, ()), sum(packed, ()), strict=True):
+        assert labels([one]) == labels([other])
+        assert np.array_equal(read_clip(one.frames, 12, 8), read_clip(other.frames, 12, 8))
+    assert {str(tracklet.identity) for tracklet in packed.train} < set("xyzw")
+
+
+def test_a_check_finds_boxes_outside_of_their_images_and_notes_those_that_are_clipped(tmp_path: Path) -> None:
+    root = cut(tmp_path, [*INSIDE[:-2], (36, 20, 8, 12), (40, 0, 5, 5)])
+    found = check_data(root)
+    (problem,) = found.problems
+    assert problem == (
+        f"{root}/scene.png@40,0,5x5: the box lies outside of the image of 40x30 pixels; correct or remove it"
+    )
+    assert f"1 boxes reach beyond their images and are clipped; the first is {root}/scene.png@36,20,8x12" in found.notes
+    assert found.frames.bytes == (root / "scene.png").stat().st_size
+    assert found.frames.unlisted == 1  # the table
+
+
+def test_a_check_and_statistics_without_cameras_name_the_protocol(tmp_path: Path) -> None:
+    root = cut(tmp_path, INSIDE)
+    found = check_data(root)
+    assert found.problems == ()
+    assert found.counts_as_published is None
+    assert list(found.queries_without_match) == ["no_camera"]
+    assert any(note.startswith("protocol no_camera, cross-tracklet") for note in found.notes)
+    numbers = statistics(read_tracklets(root), "mars")
+    assert numbers.queries_by_matches == {"no_camera": {"1": 2}}
+    assert [str(camera) for camera in numbers.parts["train"].tracklets_by_camera] == ["unknown"]
+
+
+def test_missing_and_damaged_frames_are_problems_of_a_check(tmp_path: Path) -> None:
+    root = written(tmp_path, rows_of(frames=2))
+    check_data(root)
+    (root / "crops" / "0" / "1.jpg").write_bytes(b"")
+    (root / "crops" / "1" / "2.jpg").write_bytes(b"no image")
+    said = "\n".join(check_data(root).problems)
+    assert "crops/0/1.jpg: empty file" in said
+    assert "crops/1/2.jpg: damaged" in said or "crops/1/2.jpg: no JPEG" in said
+    (root / "crops" / "0" / "1.jpg").unlink()
+    assert faults(root) == ["row 2: 'crops/0' holds 1 frames, but frames is 2; copy it again, or correct it"]
+
+
+def test_a_network_is_evaluated_across_tracklets_where_cameras_are_not_known(tmp_path: Path) -> None:
+    root = cut(tmp_path, INSIDE)
+    config = TrialConfig.model_validate(
+        {
+            "data": {"name": "tracklets", "root": root},
+            "model": {"backbone": "tiny", "weights": "none", "height": 32, "width": 16},
+            "clips": {"frames": 2},
+        }
+    )
+    result = evaluate(config, None, part="test")
+    write_evaluation(tmp_path / "out", result, config, "test", images=True)
+    assert result.evaluation.protocol == "no_camera"
+    assert result.evaluation.queries == 2
+    assert "(no_camera protocol, cross-tracklet, 2 queries" in evaluation_line(result.evaluation, "test")
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (written["protocol"], written["cameras"]) == ("no_camera", {"-1": "unknown"})
+    assert compare_evaluations(tmp_path / "out", tmp_path / "out").cameras[0].query_camera.name == "unknown"  # type: ignore[attr-defined]

@@ -500,11 +500,12 @@ def read_tracklets(root: Path, fold: int = 0) -> Splits:
     tracklets = _numbered_tracklets(found)
     parts = [each.part for each in found]
     if None in parts:
-        parts = list(_drawn_halves(path, tracklets))
+        parts = _with_queries(tracklets, list(_drawn_halves(path, tracklets)))
     else:
         _check_disjoint(path, found)
-    if "test" in parts:
-        parts = _with_queries(path, tracklets, parts)
+        if "test" in parts:
+            _warn_of_drawing(path, "the queries")
+            parts = _with_queries(tracklets, parts)
     return Splits(
         *(tuple([t for t, own in zip(tracklets, parts, strict=True) if own == part]) for part in Splits._fields)
     )
@@ -554,11 +555,11 @@ def _drawn_halves(path: Path, tracklets: Sequence[Tracklet]) -> Iterator[str]:
         )
     drawn = np.random.default_rng(SEED).permutation(eligible)[: len(eligible) // 2]
     tested = {int(identity) for identity in drawn}
-    _warn_of_drawing(path, f"{len(tested)} of {len(by_identity)} identities for the test, and the queries")
+    _warn_of_drawing(path, f"{len(tested)} of {len(by_identity)} identities to test on, and the queries")
     return ("test" if tracklet.identity in tested else "train" for tracklet in tracklets)
 
 
-def _with_queries(path: Path, tracklets: Sequence[Tracklet], parts: Sequence[str | None]) -> list[str | None]:
+def _with_queries(tracklets: Sequence[Tracklet], parts: Sequence[str | None]) -> list[str | None]:
     """The parts with one query for each test identity and camera, as far as each keeps a match, and the gallery."""
     tested = [index for index, part in enumerate(parts) if part == "test"]
     generator = np.random.default_rng(SEED)
@@ -569,7 +570,6 @@ def _with_queries(path: Path, tracklets: Sequence[Tracklet], parts: Sequence[str
         if can_be_found_again(cameras)
         for place in draw_queries(cameras, generator)
     }
-    _warn_of_drawing(path, "the queries")
     drawn = {index: "query" if index in queries else "gallery" for index in tested}
     return [drawn.get(index, part) for index, part in enumerate(parts)]
 

@@ -1,0 +1,55 @@
+"""The page on one's own data, followed to the letter: its commands on 51 tracklets in folders with a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from documented import ROOT, block_commands
+from miniatures import write_table
+from PIL import Image
+
+from orchestrator.__main__ import run
+
+PAGE = ROOT / "docs/howto-own-data.md"
+CAMERAS = ("front door", "back door", "yard 1", "yard 2", "Hall, left", "Hall, right", "garage")
+
+
+def write_tracks(root: Path) -> None:
+    """17 identities with three tracklets each, under seven cameras; each identity has colours of its own."""
+    rows = []
+    for number in range(51):
+        person = number // 3
+        colours = np.random.default_rng(person).integers(20, 236, (4, 2, 3)).repeat(8, 0).repeat(8, 1)
+        folder = root / "crops" / f"{number:03d}"
+        folder.mkdir(parents=True)
+        for frame in range(4):
+            noise = np.random.default_rng((number, frame)).integers(-20, 20, (32, 16, 3))
+            Image.fromarray((colours + noise).astype(np.uint8)).save(folder / f"{frame}.jpg")
+        camera = CAMERAS[(3 * number + person) % len(CAMERAS)]
+        rows.append({"identity": f"Person {chr(65 + person)}", "camera": camera, "path": f"crops/{number:03d}"})
+    write_table(root / "tracklets.csv", rows)
+
+
+@pytest.mark.e2e
+def test_the_way_from_a_table_to_an_exported_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tracks(tmp_path / "tracks")
+    said = {}
+    for command in block_commands(PAGE):
+        code = run(list(command.words[1:]))
+        out, err = capfd.readouterr()
+        assert code == 0, f"{command}\n{out}{err}"
+        said[" ".join(command.words[1:3])] = out
+    assert "Hall, right" in said["data stats"]
+    assert "data      own data: these metrics must not stand beside published results" in said["status mine"]
+    assert "| own data |" in said["tables mine"]
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "Per cent (own data)" in card
+    assert "Person" not in card
+    config = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert config["data"]["name"] == "tracklets"
