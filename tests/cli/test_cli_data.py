@@ -159,6 +159,24 @@ def test_stats_of_a_data_set_with_partitions_name_the_one(
     assert capsys.readouterr().out.startswith("prid: PRID2011, partition 0 of 10\n")
 
 
+def test_stats_of_own_data_name_its_cameras(tmp_path: Path, capsys: Printed) -> None:
+    write_miniature("tracklets", tmp_path / "own")
+    assert run(["data", "stats", str(tmp_path / "own")]) == 0
+    assert "  yard 10         3 ####" in capsys.readouterr().out
+    assert run(["data", "stats", str(tmp_path / "own"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["own_data"] is True
+    assert found["parts"]["train"]["tracklets_by_camera"] == {"door": 3, "yard 2": 3, "yard 10": 3}
+
+
+def test_a_table_with_faults_is_a_line_for_each_and_exit_3(tmp_path: Path, capsys: Printed) -> None:
+    (tmp_path / "tracklets.csv").write_text("identity,camera,path\nAda,door,../a\n,door,b\n")
+    assert run(["data", "check", str(tmp_path)]) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": row ")[2][:2] for line in said] == ["2:", "3:", "3:"]
+    assert [each.name for each in tmp_path.iterdir()] == ["tracklets.csv"]
+
+
 def test_stats_as_json_name_every_number(synthetic: Path, capsys: Printed) -> None:
     assert run(["data", "stats", "data", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -123,22 +123,28 @@ def _held_out(
     eligible = [identity for identity, cameras in by_identity.items() if can_be_found_again(cameras)]
     if config.folds is None:
         count = max(2, round(config.share * len(by_identity)))
-        _check_enough(count, len(eligible), len(by_identity))
+        _check_enough(count, len(eligible), len(by_identity), _twice(by_identity))
         return sorted(int(identity) for identity in generator.choice(eligible, count, replace=False))
     if len(eligible) < 2 * config.folds:
         raise DataError(
             f"training tracklets: {config.folds} folds of at least two identities are to be held out in turn, but only "
-            f"{len(eligible)} are seen by two cameras or more; lower data.validation.folds or add data"
+            f"{len(eligible)} {_twice(by_identity)} or more; lower data.validation.folds or add data"
         )
     dealt = generator.permutation(eligible)
     return sorted(int(identity) for identity in dealt[config.fold :: config.folds])
 
 
-def _check_enough(count: int, eligible: int, identities: int) -> None:
+def _twice(by_identity: Mapping[int, Mapping[int, Sequence[int]]]) -> str:
+    """What an identity that is held out has to be, in a few words."""
+    unknown = any(NO_CAMERA in cameras for cameras in by_identity.values())
+    return "have two tracklets" if unknown else "are seen by two cameras"
+
+
+def _check_enough(count: int, eligible: int, identities: int, twice: str) -> None:
     if eligible < count:
         raise DataError(
             f"training tracklets: {count} of {identities} identities are to be held out for validation, but only "
-            f"{eligible} are seen by two cameras or more; lower data.validation.share or add data"
+            f"{eligible} {twice} or more; lower data.validation.share or add data"
         )
     if identities - count < 2:
         raise DataError(

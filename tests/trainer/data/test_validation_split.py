@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import quick
 
-from trainer.data.dataset import Tracklet, fingerprint
+from trainer.data.dataset import NO_CAMERA, Tracklet, fingerprint
 from trainer.data.splits import (
     FEW_QUERIES,
     ValidationConfig,
@@ -128,6 +128,27 @@ def test_two_tracklets_per_camera_make_every_camera_a_query() -> None:
 def test_identities_under_one_camera_are_never_held_out() -> None:
     train = crowd(identities=4, cameras=2) + [tracklet(identity, 1) for identity in range(5, 30)]
     assert set(cut_validation(train, ValidationConfig(share=0.13)).identities) == {1, 2, 3, 4}
+
+
+@quick
+@given(st.lists(st.integers(2, 6), min_size=6, max_size=9), configs)
+def test_without_cameras_one_tracklet_of_each_held_out_identity_is_a_query(
+    tracklets: list[int], config: ValidationConfig
+) -> None:
+    train = [tracklet(who, NO_CAMERA, each) for who, count in enumerate(tracklets, 1) for each in range(count)]
+    split = cut_validation(train, config)
+    assert sorted(train[index].identity for index in split.query) == list(split.identities)
+    assert {train[index].identity for index in split.gallery} >= set(split.identities)
+
+
+def test_without_cameras_identities_of_one_tracklet_are_never_held_out() -> None:
+    alone = [tracklet(identity, NO_CAMERA) for identity in range(1, 6)]
+    again = [tracklet(identity, NO_CAMERA, 2) for identity in (2, 4)]
+    assert cut_validation([*alone, *again], ValidationConfig(share=0.4)).identities == (2, 4)
+    with pytest.raises(DataError, match="but only 2 have two tracklets or more"):
+        cut_validation([*alone, *again], ValidationConfig(share=0.6))
+    with pytest.raises(DataError, match="every identity has one tracklet only"):
+        cut_validation(alone, ValidationConfig())
 
 
 def test_too_few_identities_under_two_cameras_are_refused_with_their_number() -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from trainer.data import DataConfig, read_splits
-from trainer.data.dataset import Splits, Tracklet
+from trainer.data.dataset import NamedNumber, Splits, Tracklet
 from trainer.data.frames import pixels_address, read_frame
 from trainer.errors import DataError
 from trainer.plots import canvas, charts
@@ -137,6 +137,22 @@ def test_contact_sheet_shows_the_frames_that_it_names(splits: Splits, tmp_path: 
         left = canvas.MARGIN + 104 + column * 66
         shown = found[canvas.MARGIN : canvas.MARGIN + 128, left : left + 64]
         np.testing.assert_array_equal(shown, read_frame(frames[index], 128, 64))
+
+
+def test_names_are_drawn_in_place_of_numbers_and_cut_off_where_they_are_too_long(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(canvas.Canvas, "lines", lambda self, place, lines, **_: drawn.extend(lines))
+    identity, camera = NamedNumber(1, "Ada"), NamedNumber(2, "door of the yard behind the house")
+    named = splits.train[0]._replace(identity=identity, camera=camera)
+    item = RankedItem(named, 1, 0.25, "match")
+    ranking_sheet([RankedQuery(named, 0.5, (item,), ())], tmp_path / "a.png", synthetic=False)
+    assert drawn[0] == "Ada"
+    assert drawn[1].startswith("camera door")
+    assert drawn[1].endswith("…")
+    assert canvas.text_width(drawn[1]) <= 94
+    assert drawn[4].endswith("…  0.250")
 
 
 def test_many_tracklets_stand_in_two_columns(splits: Splits, tmp_path: Path) -> None:

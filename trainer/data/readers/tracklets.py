@@ -313,18 +313,14 @@ class _Found(NamedTuple):
 
 
 def _listed_by_folder(root: Path, table: _Table, faults: _Faults) -> Iterator[Listed]:
-    rows = [
-        (number, row[table.columns["path"]], _labels(table, row, number, faults), row) for number, row in table.rows
-    ]
-    with contextlib.closing(
-        in_threads(functools.partial(_frames_at, root), [path for _, path, _, _ in rows], LOOKING)
-    ) as looks:
-        for (number, path, labels, row), found in zip(rows, looks, strict=True):
-            fault = found.fault or _wrong_count(table, row, len(found.frames))
-            if fault:
+    rows, path_at = [*table.rows], table.columns["path"]
+    paths = [row[path_at] for _, row in rows]
+    with contextlib.closing(in_threads(functools.partial(_frames_at, root), paths, LOOKING)) as looks:
+        for (number, row), path, found in zip(rows, paths, looks, strict=True):
+            identity, camera, name, part, time = _labels(table, row, number, faults)
+            if fault := found.fault or _wrong_count(table, row, len(found.frames)):
                 faults.add(number, fault)
             else:
-                identity, camera, name, part, time = labels
                 yield Listed(identity, camera, name or path, found.frames, part, time, number)
 
 
