@@ -70,6 +70,13 @@ class OptimConfig(FrozenConfig):
     """Share of the epochs over which the learning rate rises linearly."""
     warmup_factor: float = Field(0.01, gt=0, le=1)
     """Factor of the learning rate in the first epoch of the warm-up."""
+    warmup_per: Literal["epoch", "step"] = "epoch"
+    """Whether the rate rises from epoch to epoch, as published, or from step to step between the same values."""
+    backbone_rate: float = Field(1.0, gt=0, le=1)
+    """Learning rate of the backbone as a share of the others'; below 1 for a pretrained one."""
+    freeze_epochs: int = Field(0, ge=0)
+    """Epochs at the beginning in which the backbone learns nothing: neither its weights nor the statistics of its batch
+    norms."""
     milestones: Annotated[tuple[Share, ...], BeforeValidator(_as_tuple)] = (40 / 120, 70 / 120)
     """Shares of the epochs after which the learning rate is multiplied by `gamma`, ascending."""
     gamma: float = Field(0.1, gt=0, le=1)

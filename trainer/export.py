@@ -137,7 +137,8 @@ def _config_of(checkpoint: Path, settings: dict[str, Any]) -> TrialConfig:
 def portable(config: TrialConfig) -> TrialConfig:
     """The configuration without folders of this machine: the data set at its default place, weights by file name."""
     data = config.data.model_copy(update={"root": DataConfig().root})
-    model = config.model.model_copy(update={"weights": Path(config.model.weights).name})
+    file = config.model.weights_file
+    model = config.model if file is None else config.model.model_copy(update={"weights": file.name})
     return config.model_copy(update={"data": data, "model": model})
 
 

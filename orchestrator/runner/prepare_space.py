@@ -75,8 +75,8 @@ def prepare_space(
             generate(root, space.synthetic)
     # A search may be resumed from any folder, so its paths are absolute.
     places = [_setting("data.root", root.absolute())]
-    if config.model.weights not in ("imagenet", "none"):
-        places.append(_setting("model.weights", Path(config.model.weights).absolute()))
+    if config.model.weights_file is not None:
+        places.append(_setting("model.weights", config.model.weights_file.absolute()))
     return SearchSpace.load(given, overrides=[*overrides, *places])
 
 

@@ -19,7 +19,8 @@ from trainer.model.network import TemporalAttentionResNet
 def inference_copy(model: TemporalAttentionResNet, compute: ComputeConfig) -> TemporalAttentionResNet:
     """A copy of `model` for evaluation on the same device, without gradients; the original stays as it is.
 
-    Its batch norms are part of the convolutions before them, computed in float32. Then the convolutions over frames
+    Its batch norms are part of the convolutions before them, computed in float32, where the order of computation is
+    known (`Backbone.foldable`). Then the convolutions over frames
     and maps, in which all the time goes, take the precision of `compute`; everything after the attention's spatial
     convolution stays in float32, and so are the outputs. It is neither autocast nor compiled.
 
@@ -28,7 +29,8 @@ def inference_copy(model: TemporalAttentionResNet, compute: ComputeConfig) -> Te
     """
     require_precision(compute, next(model.parameters()).device)
     duplicate = copy.deepcopy(model).eval().requires_grad_(False)
-    fold_batch_norms(duplicate.backbone)
+    if duplicate.foldable:
+        fold_batch_norms(duplicate.backbone)
     duplicate.backbone.to(weight_dtype(compute))
     if isinstance(duplicate.attention, TemporalAttention):
         duplicate.attention.spatial.to(weight_dtype(compute))
@@ -38,7 +40,7 @@ def inference_copy(model: TemporalAttentionResNet, compute: ComputeConfig) -> Te
 def fold_batch_norms(module: nn.Module) -> None:
     """Replaces each convolution and the batch norm registered right after it, at any depth, by one convolution.
 
-    In torchvision's ResNets and in the tiny backbone, registration order is the order of computation.
+    For networks in which registration order is the order of computation, as `Backbone.foldable` says.
     """
     children = list(module.named_children())
     for (name, child), (next_name, follower) in pairwise(children):

@@ -1,22 +1,23 @@
-"""The network: a ResNet over frames, attention over time, and the neck that feeds classifier and ranking.
+"""The network: a backbone over frames, attention over time, and the neck that feeds classifier and ranking.
 
 B clips, T frames, C channels (= embedding), h x w feature map, N identities (classes).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticKnownError
 from torch import Tensor, nn
 
-from trainer.errors import ConfigError
 from trainer.model.attention import POOLINGS, AttentionOutput, Gate, TemporalAttention
-from trainer.model.weights import load_weights
+from trainer.model.backbones import BACKBONES, TIMM, FrameSize, Geometry, backbone_geometry, find_backbone
+from trainer.model.weights import NAMED_WEIGHTS, PACKAGE, load_weights
 from trainer.settings import FrozenConfig
 
 __all__ = [
@@ -31,25 +32,45 @@ __all__ = [
 
 Feature = Literal["after_neck", "before_neck"]
 
-RESNET_CHANNELS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
-RESNET_STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-TINY_CHANNELS = (16, 32, 64, 64)
 CLASSIFIER_STD = 1e-3  # Luo et al. 2019: the classifier starts near zero, so the neck's scale settles first
+
+
+def _known(name: str) -> str:
+    """The name of a backbone.
+
+    Raises:
+        PydanticKnownError: there is none of this name.
+        ConfigError: timm has none of this name, or is not installed.
+    """
+    if not name.startswith(TIMM) and name not in BACKBONES:
+        names = ", ".join(map(repr, BACKBONES))
+        raise PydanticKnownError("literal_error", {"expected": f"{names} or 'timm:NAME'"})
+    find_backbone(name)
+    return name
+
+
+BackboneName = Annotated[
+    str,
+    AfterValidator(_known),
+    WithJsonSchema({"anyOf": [{"enum": [*BACKBONES]}, {"type": "string", "pattern": f"^{TIMM}."}]}),
+]
 
 
 class ModelConfig(FrozenConfig):
     """Architecture of the network and where its weights come from."""
 
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "tiny"] = "resnet50"
-    """torchvision's ResNets, or `tiny`: four convolutions, for tests and for laptops."""
+    backbone: BackboneName = "resnet50"
+    """torchvision's ResNets and MobileNetV2, `timm:NAME` for a network of timm (`reidsearch[timm]`), or `tiny`: four
+    convolutions, for tests and for laptops."""
     weights: str = "imagenet"
-    """`imagenet` (torchvision's IMAGENET1K_V1), `none` (random), or the path of a file or checkpoint."""
+    """`imagenet` (torchvision's IMAGENET1K_V1, timm's own weights), `none` (random), the path of a file or checkpoint,
+    or `package:NAME`: the weights file of an installed package."""
     height: int = Field(256, ge=16, le=1024)
     """Height of the input frames, in pixels."""
     width: int = Field(128, ge=8, le=1024)
     """Width of the input frames, in pixels."""
     last_stride: Literal[1, 2] = 1
-    """Stride of the last stage; 1 doubles the feature map (Luo et al. 2019)."""
+    """Stride of the last stage; 1 doubles the feature map (Luo et al. 2019). timm's networks keep their own."""
     pooling: Literal["attention", "mean", "max"] = "attention"
     """How a clip's frames become one feature; without attention none of its parameters exist."""
     attention_hidden: int = Field(256, ge=1)
@@ -65,8 +86,14 @@ class ModelConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _frames_hold_a_cell(self) -> ModelConfig:
-        feature_map_size(self)
+        geometry(self)
         return self
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names; None where it names something else."""
+        named = self.weights in NAMED_WEIGHTS or self.weights.startswith(PACKAGE)
+        return None if named else Path(self.weights)
 
 
 class ModelOutput(NamedTuple):
@@ -103,9 +130,10 @@ class TemporalAttentionResNet(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.input_size = (config.height, config.width)
-        map_size = feature_map_size(config)
-        self.backbone = _backbone(config)
-        self.embedding_dim = RESNET_CHANNELS.get(config.backbone, TINY_CHANNELS[-1])
+        self.embedding_dim, map_size, _ = geometry(config)
+        backbone = find_backbone(config.backbone)
+        self.backbone = backbone.build(frame_size(config), config.last_stride)
+        self.foldable = backbone.foldable
         self.attention = _pooling(config, self.embedding_dim, map_size)
         self.neck, self.classifier = _neck_and_classifier(config.neck, self.embedding_dim, num_classes)
         self.loaded_weights = load_weights(self, config.weights, config.backbone)
@@ -139,19 +167,14 @@ def require_weights(config: ModelConfig) -> None:
     load_weights(network, config.weights, config.backbone)
 
 
-def feature_map_size(config: ModelConfig) -> tuple[int, int]:
-    """Height and width of the backbone's last feature map, each at least 1.
+def geometry(config: ModelConfig) -> Geometry:
+    """What the backbone makes of a frame; raises ConfigError as `backbone_geometry` does."""
+    return backbone_geometry(config.backbone, frame_size(config), config.last_stride)
 
-    Every stride-2 layer is padded so that it halves and rounds up. Frames smaller than the total stride raise
-    ConfigError: their map would hold less than one whole cell.
-    """
-    stride = (8 if config.backbone == "tiny" else 16) * config.last_stride
-    if config.height < stride or config.width < stride:
-        raise ConfigError(
-            f"height, width: {config.height} x {config.width} is too small for {config.backbone} with last_stride "
-            f"{config.last_stride}; give at least {stride} x {stride}"
-        )
-    return -(-config.height // stride), -(-config.width // stride)
+
+def frame_size(config: ModelConfig) -> FrameSize:
+    """Height and width of the frames, in pixels."""
+    return FrameSize(config.height, config.width)
 
 
 def _pooling(
@@ -177,32 +200,3 @@ def _neck_and_classifier(neck: str, channels: int, num_classes: int) -> tuple[nn
     classifier = nn.Linear(channels, num_classes, bias=False)
     nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
     return norm, classifier
-
-
-def _backbone(config: ModelConfig) -> nn.Sequential:
-    if config.backbone == "tiny":
-        return _tiny(config.last_stride)
-    from torchvision.models import get_model  # takes seconds to import, and a tiny network does without
-
-    resnet = get_model(config.backbone, weights=None)
-    if config.last_stride == 1:
-        _keep_resolution(resnet.layer4[0])
-    return nn.Sequential(OrderedDict((stage, getattr(resnet, stage)) for stage in RESNET_STAGES))
-
-
-def _keep_resolution(block: nn.Module) -> None:
-    """Undo the stride of a stage's first block, which has it in one 3 x 3 convolution and in the shortcut."""
-    for module in block.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-
-
-def _tiny(last_stride: int) -> nn.Sequential:
-    """Four convolutions with batch norm and ReLU; 2.6 million multiplications for a frame of 64 x 32."""
-    stages = []
-    channels = 3
-    for width, stride in zip(TINY_CHANNELS, (2, 2, 2, last_stride), strict=True):
-        convolution = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-        stages.append(nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)))
-        channels = width
-    return nn.Sequential(*stages)

@@ -209,6 +209,7 @@ class _Run:
                 group = next(groups)
             meters.waited += frames.came()
             self.state.damage.add(name for batch in group for name in batch.damaged)
+            learner.begin_step(epoch, meters.batches / len(self.batches))
             learner.step(group, lambda batch, output, terms: meters.add(batch, output, terms, attention=attention))
             meters.seconds = before + time.monotonic() - started
             progress(f"epoch {epoch + 1}", meters.batches, len(self.batches), _speed(meters))

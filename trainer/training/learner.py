@@ -21,7 +21,7 @@ from trainer.losses.reid_loss import ReidLoss
 from trainer.model.averaging import WeightAverage
 from trainer.model.network import ModelOutput, TemporalAttentionResNet
 from trainer.seeds import derived_seed
-from trainer.training.optimizer import make_optimizer
+from trainer.training.optimizer import make_optimizer, set_rate
 from trainer.training.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,10 @@ class Learner:
         if own_weights and config.model.weights != "none":
             log.info("model.weights: %s", self.model.loaded_weights.summary())
         self.loss = ReidLoss(config.loss, num_classes, self.model.embedding_dim).to(device)
-        self.optimizer = make_optimizer(self.model.parameters(), config.optim)
+        self.optimizer = make_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
         """Scales the loss, in fp16 only."""
+        self._of_backbone = [each for each in self.model.backbone.parameters() if each.requires_grad]
         decay = config.optim.ema_decay
         self.average = None if decay is None else WeightAverage(self.model, decay)
         """Exponential moving average of the weights, where `optim.ema_decay` asks for it."""
@@ -75,10 +76,19 @@ class Learner:
         compiled(self.model, self._seen(frames), self.config.compute)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Sets the learning rate of the epoch, counted from 0, and the network to training."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optim, epoch)
+        """Sets the learning rate of the epoch, counted from 0, and the network to training, its backbone too unless the
+        epoch is one of those in which it is frozen."""
+        self.begin_step(epoch, 0.0)
+        frozen = epoch < self.config.optim.freeze_epochs
         self.model.train()
+        self.model.backbone.train(not frozen)
+        for parameter in self._of_backbone:
+            # Without a gradient the optimizer leaves a parameter alone, its decay and moments too.
+            parameter.requires_grad_(not frozen)
+
+    def begin_step(self, epoch: int, passed: float) -> None:
+        """Sets the learning rate of a step, where a share of the epoch has passed."""
+        set_rate(self.optimizer, learning_rate(self.config.optim, epoch, passed))
 
     def step(self, batches: Sequence[Batch], observe: Observe) -> None:
         """One step of the optimizer and of the centers on the mean loss of the batches.

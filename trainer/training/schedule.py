@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the epoch."""
+"""The learning rate as a pure function of the epoch, or of the step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainer.config import OptimConfig
 
 
 def milestone_factor(
-    epoch: int, *, warmup_epochs: int, warmup_factor: float, milestones: Sequence[int], gamma: float
+    epoch: float, *, warmup_epochs: int, warmup_factor: float, milestones: Sequence[int], gamma: float
 ) -> float:
     """Factor of the learning rate in `epoch`, counted from 0, under warm-up and milestones.
 
@@ -21,7 +21,7 @@ def milestone_factor(
     return float(_warmup(epoch, warmup_epochs, warmup_factor) * gamma**passed)
 
 
-def cosine_factor(epoch: int, *, epochs: int, warmup_epochs: int, warmup_factor: float, floor: float) -> float:
+def cosine_factor(epoch: float, *, epochs: int, warmup_epochs: int, warmup_factor: float, floor: float) -> float:
     """Factor of the learning rate in `epoch`, counted from 0, under warm-up and half a cosine.
 
     After the warm-up of `milestone_factor` it falls from 1 in epoch `warmup_epochs` towards `floor`, which
@@ -33,20 +33,26 @@ def cosine_factor(epoch: int, *, epochs: int, warmup_epochs: int, warmup_factor:
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _warmup(epoch: int, epochs: int, factor: float) -> float:
+def _warmup(epoch: float, epochs: int, factor: float) -> float:
     progress = min(epoch / epochs, 1.0) if epochs else 1.0
     return factor * (1 - progress) + progress
 
 
-def learning_rate(config: OptimConfig, epoch: int) -> float:
+def learning_rate(config: OptimConfig, epoch: int, passed: float = 0.0) -> float:
     """Learning rate in `epoch`, counted from 0; shares of the epochs are rounded to epochs.
 
     However few the epochs, the first one comes before every milestone.
+
+    Args:
+        config: the schedule.
+        epoch: epochs that are over.
+        passed: share of this epoch that is over, in [0, 1); it counts in a warm-up per step only.
     """
     warmup_epochs = round(config.warmup * config.epochs)
+    now = epoch + passed if config.warmup_per == "step" and epoch < warmup_epochs else epoch
     if config.schedule == "cosine":
         factor = cosine_factor(
-            epoch,
+            now,
             epochs=config.epochs,
             warmup_epochs=warmup_epochs,
             warmup_factor=config.warmup_factor,
@@ -54,7 +60,7 @@ def learning_rate(config: OptimConfig, epoch: int) -> float:
         )
     else:
         factor = milestone_factor(
-            epoch,
+            now,
             warmup_epochs=warmup_epochs,
             warmup_factor=config.warmup_factor,
             milestones=[max(1, round(share * config.epochs)) for share in config.milestones],

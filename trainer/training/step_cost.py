@@ -166,7 +166,8 @@ def _groups(
     loader = training_loader(clips, batches, workers=config.clips.workers, device=device)
     for epoch in count():
         batches.epoch = epoch
-        learner.begin_epoch(epoch % config.optim.epochs)
+        # Steps after the backbone is unfrozen take more time and memory, and there are more of them.
+        learner.begin_epoch(min(config.optim.freeze_epochs + epoch, config.optim.epochs - 1))
         yield from in_groups(loader, config.optim.accumulate)
 
 

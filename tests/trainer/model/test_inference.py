@@ -13,7 +13,7 @@ from trainer.errors import ConfigError
 from trainer.model.inference import inference_copy
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
-SIZES = {"tiny": (64, 32), "resnet18": (64, 32), "resnet50": (64, 32)}
+SIZES = {"tiny": (64, 32), "resnet18": (64, 32), "resnet50": (64, 32), "mobilenet_v2": (64, 32)}
 every_backbone = pytest.mark.parametrize("backbone", SIZES)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import trainer.model.attention
 import trainer.model.network
-from trainer.model.network import ModelConfig, TemporalAttentionResNet, feature_map_size
+from trainer.model.network import ModelConfig, TemporalAttentionResNet, geometry
 
 
 def clips(count: int = 2, frames: int = 3, height: int = 64, width: int = 32) -> Tensor:
@@ -30,7 +30,7 @@ def test_output_has_the_same_structure_in_training_and_evaluation(training: bool
     }
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101", "tiny"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "tiny"])
 @pytest.mark.parametrize("last_stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(64, 32), (50, 33)])
 def test_feature_map_has_the_computed_size(backbone: str, last_stride: int, height: int, width: int) -> None:
@@ -46,7 +46,7 @@ def test_feature_map_has_the_computed_size(backbone: str, last_stride: int, heig
     with torch.device("meta"):
         model = TemporalAttentionResNet(config, 5)
         maps = model.backbone(torch.empty(1, 3, height, width))
-    assert maps.shape[1:] == (model.embedding_dim, *feature_map_size(config))
+    assert maps.shape[1:] == (model.embedding_dim, *geometry(config).map_size)
 
 
 def test_the_papers_input_gives_the_papers_map_and_parameters() -> None:
@@ -54,14 +54,16 @@ def test_the_papers_input_gives_the_papers_map_and_parameters() -> None:
     with torch.device("meta"):
         model = TemporalAttentionResNet(config, 625)
     counts = [sum(p.numel() for p in part.parameters()) for part in (model.backbone, model.attention.spatial)]
-    assert feature_map_size(config) == (14, 7)
+    assert geometry(config).map_size == (14, 7)
     assert counts == [23_508_032, 51_380_480]
 
 
-@pytest.mark.parametrize(("backbone", "stride"), [("resnet18", 32), ("resnet50", 32), ("tiny", 16)])
+@pytest.mark.parametrize(
+    ("backbone", "stride"), [("resnet18", 32), ("resnet50", 32), ("mobilenet_v2", 32), ("tiny", 16)]
+)
 def test_too_small_frames_are_refused(backbone: str, stride: int) -> None:
     settings = {"backbone": backbone, "weights": "none", "last_stride": 2, "height": 64}
-    assert feature_map_size(ModelConfig.model_validate({**settings, "width": stride})) == (64 // stride, 1)
+    assert geometry(ModelConfig.model_validate({**settings, "width": stride})).map_size == (64 // stride, 1)
     small = f"height, width: 64 x {stride - 1} is too small for {backbone} .* give at least {stride} x {stride}"
     with pytest.raises(ValidationError, match=small):
         ModelConfig.model_validate({**settings, "width": stride - 1})

@@ -17,13 +17,13 @@ from trainer.training.schedule import learning_rate
 def test_optimizer_leaves_out_frozen_parameters() -> None:
     neck = nn.BatchNorm1d(3)
     neck.bias.requires_grad_(False)
-    (group,) = make_optimizer(neck.parameters(), OptimConfig()).param_groups
+    (group,) = make_optimizer(neck, OptimConfig()).param_groups
     assert [parameter is neck.weight for parameter in group["params"]] == [True]
 
 
 def test_optimizer_starts_at_the_rate_of_the_first_epoch() -> None:
     config = OptimConfig()
-    (group,) = make_optimizer(nn.Linear(2, 2).parameters(), config).param_groups
+    (group,) = make_optimizer(nn.Linear(2, 2), config).param_groups
     assert group["lr"] == learning_rate(config, 0)
     assert group["weight_decay"] == config.weight_decay
 
@@ -34,7 +34,7 @@ def test_optimizer_is_torchs_plain_one_of_its_name(name: Literal["adam", "adamw"
     ours = nn.Linear(3, 2)
     theirs = copy.deepcopy(ours)
     optimizers = (
-        make_optimizer(ours.parameters(), config),
+        make_optimizer(ours, config),
         OPTIMIZERS[name](theirs.parameters(), lr=0.1, weight_decay=0.3, foreach=False, fused=False),
     )
     for _ in range(5):
@@ -47,15 +47,13 @@ def test_optimizer_is_torchs_plain_one_of_its_name(name: Literal["adam", "adamw"
 
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(ValueError, match="empty parameter list"):
-        make_optimizer([], OptimConfig())
+        make_optimizer(nn.Identity(), OptimConfig())
 
 
 def test_adamw_decays_apart_from_the_gradient() -> None:
     layer = nn.Linear(3, 2)
     before = layer.weight.detach().clone()
-    optimizer = make_optimizer(
-        layer.parameters(), OptimConfig(optimizer="adamw", learning_rate=0.1, warmup=0, weight_decay=0.3)
-    )
+    optimizer = make_optimizer(layer, OptimConfig(optimizer="adamw", learning_rate=0.1, warmup=0, weight_decay=0.3))
     for parameter in layer.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -67,7 +65,7 @@ def test_norms_and_biases_can_be_spared_the_decay() -> None:
     config = OptimConfig(weight_decay=0.3, decay_norm_and_bias=False)
     decay = {
         id(parameter): group["weight_decay"]
-        for group in make_optimizer(network.parameters(), config).param_groups
+        for group in make_optimizer(network, config).param_groups
         for parameter in group["params"]
     }
     found = {name: decay[id(parameter)] for name, parameter in network.named_parameters()}
