@@ -214,7 +214,7 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
         "attn_cl.yaml", data="mini-mars", overrides=overrides, storage=LocalStore(folder), dry_run=False
     )
     options = Options(address=address, cpus_per_trial=1, concurrent=slots)
-    search = create_search(space, storage=LocalStore(LocalStore)(folder), name="bench", seed=0, options=options)
+    search = create_search(space, storage=LocalStore(folder), name="bench", seed=0, options=options)
 
     def listen(recorder: Recorder, _: object) -> None:
         def note(record: Any) -> None:

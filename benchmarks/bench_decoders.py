@@ -12,6 +12,7 @@ import importlib.util
 import io
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def _resizes(paths: Sequence[str]) -> dict[str, dict[str, float]]:
         return functional.interpolate(batch, size, mode="bilinear", antialias=antialias)
 
     ways = {"antialiased": True, "not antialiased": False}
-    taken = measure({name: lambda antialias=way: resize(antialias) for name, way in ways.items()}, runs=RUNS)
+    taken = measure({name: partial(resize, way) for name, way in ways.items()}, runs=RUNS)
     return {
         name: {
             "us_per_frame": round(1e6 * taken[name].cpu_s / len(padded), 1),
@@ -131,7 +132,9 @@ def _resamplings(paths: Sequence[str]) -> dict[str, dict[str, float]]:
 
     ways = {"twice": twice, "once": once}
     clips = [files[start : start + CONFIG.frames] for start in range(0, BATCH_FRAMES, CONFIG.frames)]
-    taken = measure({name: lambda way=way: [way(clip) for clip in clips] for name, way in ways.items()}, runs=RUNS)
+    taken = measure(
+        {name: partial(lambda way: [way(clip) for clip in clips], way) for name, way in ways.items()}, runs=RUNS
+    )
     gap = np.abs(once(files).astype(int) - twice(files)).mean()
     return {
         "us_per_frame": {name: round(1e6 * taken[name].cpu_s / BATCH_FRAMES, 1) for name in ways},

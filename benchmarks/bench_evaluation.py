@@ -59,10 +59,9 @@ def _stages(root: Path, sampling: str, backbone: str) -> dict[str, Any]:
         }
     )
     found = evaluate(config, None, part="test")
-    lineup = found.lineup
     return {
-        "queries": len(lineup.query),
-        "gallery": len(lineup.gallery),
+        "queries": len(found.data.query),
+        "gallery": len(found.data.gallery),
         **{stage: round(taken, 3) for stage, taken in found.seconds.items()},
     }
 

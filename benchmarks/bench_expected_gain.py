@@ -53,8 +53,8 @@ def looks(job: tuple[str, int]) -> list[Look]:
             merit = problem.merit(points[means.argmax()])
             if count - AHEAD in predicted:
                 gains, before = predicted[count - AHEAD]
-                interval = np.quantile(gains, [0.025, 0.975])
-                found.append(Look(name, count - AHEAD, float(gains.mean()), *interval, merit - before))
+                low, high = map(float, np.quantile(gains, [0.025, 0.975]))
+                found.append(Look(name, count - AHEAD, float(gains.mean()), low, high, merit - before))
             if count in LOOKS:
                 asked = np.vstack([points, candidates(points[np.argsort(-means)[:BEST]], draws)])
                 luck = np.random.default_rng([seed, count])
@@ -78,7 +78,7 @@ def _proposal(model: CurveModel, points: Vector, means: Vector, draws: np.random
 
 def _worth(model: CurveModel, asked: Vector, means: Vector) -> Vector:
     found = model.posterior(asked)
-    return expected_improvement(found.mean, found.gain(1.0), means.max())
+    return expected_improvement(found.mean, found.gain(), means.max())
 
 
 def _line(name: str, found: list[Look]) -> str:

@@ -55,12 +55,12 @@ class Choice(NamedTuple):
 # --- searches --------------------------------------------------------------------------------------------------------
 
 
-def end_of_search(seed: int, deviation: float) -> End:
+def end_of_search(seed: int, deviation: float, trials: int) -> End:
     """Random points first, then the largest expected improvement of the mean by one more training."""
-    problem, draws = Reid("reid", DIMENSIONS, TRIALS, seed, run_noise=deviation), np.random.default_rng([seed, 1])
-    points = list(draws.random((FIRST, DIMENSIONS)))
+    problem, draws = Reid("reid", DIMENSIONS, trials, seed, run_noise=deviation), np.random.default_rng([seed, 1])
+    points = list(draws.random((min(FIRST, trials), DIMENSIONS)))
     values = [_value(problem, point, seed, number) for number, point in enumerate(points)]
-    while len(points) < TRIALS:
+    while len(points) < trials:
         point = _proposal(np.array(points), np.array(values), draws)
         values.append(_value(problem, point, seed, len(points)))
         points.append(point)
@@ -85,7 +85,7 @@ def _proposal(points: Vector, values: Vector, draws: np.random.Generator) -> Vec
     near = points[np.argsort(-means)[:4], None] + 0.1 * draws.standard_normal((4, NEAR, DIMENSIONS))
     asked = np.vstack([draws.random((RANDOM, DIMENSIONS)), np.clip(near.reshape(-1, DIMENSIONS), 0, 1)])
     found = model.posterior(asked)
-    best: Vector = asked[expected_improvement(found.mean, found.gain(1.0), means.max()).argmax()]
+    best: Vector = asked[expected_improvement(found.mean, found.gain(), means.max()).argmax()]
     return best
 
 
@@ -106,7 +106,7 @@ def by_leaders(end: End, known: Belief, train: Train, *, seeds: int, leaders: in
 def by_model(end: End, known: Belief, train: Train, *, trainings: int) -> tuple[int, list[float], int]:
     """`{trainings: 6, choose: model}`, as `orchestrator.algorithms.replicates` spends them one after the other."""
     places = np.argsort(-known.mean)[:CANDIDATES]
-    told = known.among(places)
+    told = known.among(places.tolist())
     for _ in range(trainings):
         place = int(knowledge_gradients(told).argmax())
         told = told.told(place, train(int(places[place])))
@@ -137,9 +137,9 @@ def spent_on(end: End, known: Belief, way: Way, deviation: float, luck: np.rando
     return Choice(merit, trainings, float(np.mean(fresh)) - merit, interval[0] <= merit <= interval[1])
 
 
-def results(seed: int, deviation: float) -> dict[str, Choice]:
+def results(seed: int, deviation: float, trials: int) -> dict[str, Choice]:
     """The means of all ways after one search."""
-    end = end_of_search(seed, deviation)
+    end = end_of_search(seed, deviation, trials)
     known = belief(end.points, end.values)
     found = {}
     for number, (name, way) in enumerate(WAYS.items()):
@@ -170,11 +170,12 @@ def main() -> None:
     """Prints a block per deviation between seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=seeds_of, default=range(60), metavar="A:B")
+    parser.add_argument("--trials", type=int, default=TRIALS, metavar="N", help="whole trials of a search")
     parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args()
     with ProcessPoolExecutor(asked.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for deviation in DEVIATIONS:
-            found = list(pool.map(partial(results, deviation=deviation), asked.seeds))
+            found = list(pool.map(partial(results, deviation=deviation, trials=asked.trials), asked.seeds))
             print(f"seed sd {deviation}, {len(found)} searches")
             for name in WAYS:
                 first = [each[next(iter(WAYS))] for each in found]

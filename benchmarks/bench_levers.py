@@ -154,7 +154,7 @@ def _attention(asked: argparse.Namespace) -> dict[str, float]:
 
     def convolution() -> None:
         attention.zero_grad(set_to_none=True)
-        functional.relu(attention.spatial(maps.requires_grad_())).sum().backward()
+        functional.relu(attention.spatial(maps.requires_grad_())).sum().backward()  # type: ignore[no-untyped-call]
 
     def product() -> None:
         attention.zero_grad(set_to_none=True)

@@ -59,10 +59,10 @@ def case(queries: int, gallery: int, dimensions: int, identities: int, *, camera
 
     ids = draw(identities // 2, queries), draw(identities, gallery)
     centers = torch.randn(identities, dimensions, generator=generator)
-    embeddings = [
+    query, found = (
         (centers[who] + noise * torch.randn(len(who), dimensions, generator=generator)).contiguous() for who in ids
-    ]
-    return Case(*embeddings, *ids, draw(cameras, queries), draw(cameras, gallery))
+    )
+    return Case(query, found, *ids, draw(cameras, queries), draw(cameras, gallery))
 
 
 def rankers() -> dict[str, tuple[Ranker, bool]]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 Vector = np.ndarray[Any, Any]
+Point = Sequence[float] | Vector
 Cost = Callable[[Vector], Vector]  # (B, D) -> (B)
 
 START, NOISE = -0.3, 0.02
@@ -36,16 +37,16 @@ class Problem(Protocol):
     trials: int
     """Whole trials whose epochs a search may spend."""
 
-    def place(self, point: Sequence[float], taken: Set[tuple[float, ...]]) -> list[float]:
+    def place(self, point: Point, taken: Set[tuple[float, ...]]) -> list[float]:
         """The point that is trained for a proposal: itself, or in a table the nearest row that is not taken."""
 
-    def merit(self, point: Sequence[float]) -> float:
+    def merit(self, point: Point) -> float:
         """1 at the best point, 0 at the median."""
 
-    def curve(self, point: Sequence[float], noise: np.random.Generator) -> Vector:
+    def curve(self, point: Point, noise: np.random.Generator) -> Vector:
         """The value after each epoch, on the scale of merit; NaN from the epoch at which the trial diverges."""
 
-    def standard_error(self, point: Sequence[float]) -> float:
+    def standard_error(self, point: Point) -> float:
         """The standard error of the last value that a search is told."""
 
 
@@ -66,16 +67,16 @@ class Synthetic:
         self._cost, self._minimum = cost, minimum
         self._median = float(np.median(cost(np.random.default_rng(0).random((SAMPLED, dimensions)))))
 
-    def place(self, point: Sequence[float], taken: Set[tuple[float, ...]]) -> list[float]:
+    def place(self, point: Point, taken: Set[tuple[float, ...]]) -> list[float]:
         """See `Problem`."""
         return list(point)
 
-    def merit(self, point: Sequence[float]) -> float:
+    def merit(self, point: Point) -> float:
         """See `Problem`."""
         value = float(self._cost(np.asarray(point, float)[None])[0])
         return (self._median - value) / (self._median - self._minimum)
 
-    def curve(self, point: Sequence[float], noise: np.random.Generator) -> Vector:
+    def curve(self, point: Point, noise: np.random.Generator) -> Vector:
         """See the class."""
         merit = self.merit(point)
         tau = 3 * 4 ** math.sin(5 * sum(point))  # from 0.75 to 12 epochs
@@ -83,7 +84,7 @@ class Synthetic:
         rise = (1 - np.exp(-epochs / tau)) / (1 - math.exp(-self.epochs / tau))
         return START + (merit - START) * rise + NOISE * noise.standard_normal(self.epochs)
 
-    def standard_error(self, point: Sequence[float]) -> float:
+    def standard_error(self, point: Point) -> float:
         """The noise."""
         return NOISE
 
@@ -204,16 +205,16 @@ class Reid:
         fall = 3 * np.maximum(0, x[:, 0] - self._cliff) * (1 + x[:, 1])
         return bowl + self._waves(x) - fall
 
-    def place(self, point: Sequence[float], taken: Set[tuple[float, ...]]) -> list[float]:
+    def place(self, point: Point, taken: Set[tuple[float, ...]]) -> list[float]:
         """See `Problem`."""
         return list(point)
 
-    def merit(self, point: Sequence[float]) -> float:
+    def merit(self, point: Point) -> float:
         """See `Problem`."""
         value = float(self._value(np.asarray(point, float)[None])[0])
         return (value - self._median) / (self._best - self._median)
 
-    def curve(self, point: Sequence[float], noise: np.random.Generator) -> Vector:
+    def curve(self, point: Point, noise: np.random.Generator) -> Vector:
         """See the class."""
         end, epochs, last = self.merit(point), np.arange(1, self.epochs + 1), self.epochs
         speed = -1.8 * (point[0] - 0.5) + 0.6 * float(self._speed(np.asarray(point, float)[None])[0])
@@ -225,7 +226,7 @@ class Reid:
         bridge = walk - walk[-1] * epochs / last
         return start + (end - start) * rise + drift + bridge + self._epoch_noise * 0.7 * noise.standard_normal(last)
 
-    def standard_error(self, point: Sequence[float]) -> float:
+    def standard_error(self, point: Point) -> float:
         """Of an evaluation, which all trials of a search share: it hides no difference between them."""
         return 0.3
 

@@ -8,12 +8,12 @@ over seeds, and a trial shows the curve of one seed, drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.search.problems import Vector
+from benchmarks.search.problems import Point, Vector
 
 TRIALS = 60
 # A loss may be larger than the median by orders of magnitude; below this merit all are as bad.
@@ -67,23 +67,23 @@ class Table:
         between, within = seeds * ends.mean(1).var(ddof=1), ends.var(1, ddof=1).mean()
         return float((between - within) / (between + (seeds - 1) * within))
 
-    def place(self, point: Sequence[float], taken: Set[tuple[float, ...]]) -> list[float]:
+    def place(self, point: Point, taken: Set[tuple[float, ...]]) -> list[float]:
         """See `Problem`."""
         order = np.argsort(((self._points - np.asarray(point)) ** 2).sum(1), kind="stable")
         near = (tuple(self._points[number].tolist()) for number in order)
         # A rule that stops nearly every trial after an epoch gets through the whole table: rows are then used again.
         return list(next((found for found in near if found not in taken), tuple(self._points[order[0]].tolist())))
 
-    def merit(self, point: Sequence[float]) -> float:
+    def merit(self, point: Point) -> float:
         """See `Problem`."""
         return float(self._merit[self._index[tuple(point)]])
 
-    def curve(self, point: Sequence[float], noise: np.random.Generator) -> Vector:
+    def curve(self, point: Point, noise: np.random.Generator) -> Vector:
         """See `Problem`."""
         curves = self._curves[self._index[tuple(point)]]
         chosen: Vector = curves[noise.integers(len(curves))]
         return chosen
 
-    def standard_error(self, point: Sequence[float]) -> float:
+    def standard_error(self, point: Point) -> float:
         """Unknown: all trials share the validation set."""
         return 0.0

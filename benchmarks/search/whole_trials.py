@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search.problems import Vector
+from benchmarks.search.problems import Point, Vector
 from orchestrator.algorithms.coded_points import CodedSpace
 from orchestrator.algorithms.curve_history import CurveTrial, Evaluated, History
 from orchestrator.algorithms.freeze_thaw import Start, decide
@@ -20,9 +20,7 @@ def unit_cube(dimensions: int, specs: Sequence[dict[str, Any]] = ()) -> CodedSpa
     return CodedSpace.of({"parameters": parameters, "constraints": []})
 
 
-def whole_trial(
-    point: Sequence[float] | Vector, value: float, time: int, *, seconds: float | None = None, search: int = 0
-) -> CurveTrial:
+def whole_trial(point: Point, value: float, time: int, *, seconds: float | None = None, search: int = 0) -> CurveTrial:
     """A completed trial of one epoch."""
     return CurveTrial(np.asarray(point), "completed", 1, 1, 1, 0, [Evaluated(1, value, time)], seconds, search)
 
