@@ -66,6 +66,8 @@ class Run(NamedTuple):
     """Mean regret over the budget: of max(0, 1 - merit of the search's best trial), 1 before the first complete one."""
     best: float
     """Merit of the trial that the search calls best at its end."""
+    point: list[float]
+    """That trial's point; empty where no trial was completed."""
     trials: int
     completed: int
     decision_s: float
@@ -95,6 +97,7 @@ class _Engine:
         self._taken: set[tuple[float, ...]] = set()
         self._spent, self._completed, self._decision_s = 0, 0, 0.0
         self._seen, self._merit = -math.inf, -math.inf
+        self._point: list[float] = []
         self._trace: list[tuple[int, float]] = []
 
     def run(self, slots: int) -> Run:
@@ -110,6 +113,7 @@ class _Engine:
             epochs={goal: next((spent for spent, merit in self._trace if merit >= goal), None) for goal in GOALS},
             area=regret_area(self._trace, budget),
             best=self._merit,
+            point=self._point,
             trials=len(self._trials),
             completed=self._completed,
             decision_s=self._decision_s,
@@ -148,7 +152,8 @@ class _Engine:
     def _complete(self, trial: _Trial) -> None:
         self._completed += 1
         if trial.curve[-1] > self._seen:
-            self._seen, self._merit = trial.curve[-1], self._problem.merit(trial.point)
+            self._seen, self._point = trial.curve[-1], trial.point
+            self._merit = self._problem.merit(trial.point)
             self._trace.append((self._spent, self._merit))
 
 
