@@ -256,6 +256,13 @@ def without(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     return [{name: value for name, value in row.items() if name != "camera"} for row in rows]
 
 
+def test_a_part_test_draws_queries_of_its_identities(tmp_path: Path) -> None:
+    rows = [row | {"part": "test" if row["identity"] in ("bo", "di") else "train"} for row in rows_of()]
+    splits = read_tracklets(written(tmp_path, rows))
+    check_drawn(splits)
+    assert {identity for identity, _ in labels(splits.query)} == {"bo", "di"}
+
+
 def test_a_split_tells_the_identities_and_queries_are_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [row | {"split": "test" if row["identity"] in ("bo", "di") else "train"} for row in rows_of()]
     with caplog.at_level(logging.WARNING):
@@ -290,6 +297,14 @@ DAMAGES: dict[str, tuple[str | bytes, list[str]]] = {
     "other encoding": (ROW.encode() + b"Zo\xeb,1,a\n", ["not UTF-8; save the table as CSV in UTF-8"]),
     "open quote": (ROW + 'x,1,"a\n', ["line 2: unexpected end of data; quote texts with commas, quotes or breaks"]),
     "too few fields": (ROW + "x,1\n", ["row 2: 2 fields, the header has 3; quote texts that hold commas"]),
+    "faults of several kinds": (
+        ROW + "x,1\nx,,a\nx,1,/b\n",
+        [
+            "row 2: 2 fields, the header has 3; quote texts that hold commas",
+            "row 3: camera is empty; every row names one, or remove the column if cameras are not known",
+            "row 4: path '/b' leaves the folder; paths start at the table's folder, with / and without ..",
+        ],
+    ),
     "bare comma": (ROW + "Ada, jr.,1,a\n", ["row 2: 4 fields, the header has 3; quote texts that hold commas"]),
     "no path": ("identity,camera\nx,1\n", ["has no column path; add it"]),
     "two columns missing": ("path,frame\na,1\n", ["has no column identity; add it", "has no column tracklet; add it"]),
@@ -339,7 +354,7 @@ DAMAGES: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "wrong part": (
         ROW.replace("\n", ",part\n") + "x,1,a,Train\n",
-        ["row 2: part is 'Train'; it is train, query or gallery"],
+        ["row 2: part is 'Train'; it is train, query, gallery or test"],
     ),
     "wrong time": (
         ROW.replace("\n", ",time\n") + "x,1,a,noon\n",

@@ -38,7 +38,7 @@ from trainer.formatting import listed, one_line, shown
 CSV, PARQUET = "tracklets.csv", "tracklets.parquet"
 BOX = ("x", "y", "w", "h")
 COLUMNS = ("identity", "camera", "tracklet", "path", "frame", "frames", *BOX, "part", "split", "time")
-PARTS = {"part": ("train", "query", "gallery"), "split": ("train", "test")}
+PARTS = {"part": ("train", "query", "gallery", "test"), "split": ("train", "test")}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 OUTSIDE = re.compile(r"/|\\|[A-Za-z]:[\\/]|(?:.*/)?\.\.(?:/|\Z)", re.DOTALL)
@@ -116,7 +116,7 @@ def read_table(root: Path) -> list[Listed]:
     """
     path = _table_path(root)
     faults = _Faults(path)
-    with _opened(path) as table:
+    with _opened(path, faults) as table:
         _check_columns(table, faults)
         by_frame = "frame" in table.columns
         found = list((_listed_by_frame if by_frame else _listed_by_folder)(root, table, faults))
@@ -143,7 +143,7 @@ def _table_path(root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_Table]:
+def _opened(path: Path, faults: _Faults) -> Iterator[_Table]:
     """The table, whose rows are read one after another."""
     number, opened = (1, _parquet_rows) if path.name == PARQUET else (2, _csv_rows)
     try:
@@ -152,7 +152,7 @@ def _opened(path: Path) -> Iterator[_Table]:
             header = [name.strip() for name in next(rows, [])]
             columns = {name: place for place, name in enumerate(header) if name in COLUMNS}
             _check_header(path, header)
-            yield _Table(path, header, columns, _numbered(path, rows, number, len(header)))
+            yield _Table(path, header, columns, _numbered(rows, number, len(header), faults))
     except OSError as error:
         why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise DataError(f"{path}: {why}") from error
@@ -180,7 +180,7 @@ def _parquet_rows(path: Path, file: IO[bytes]) -> Iterator[Sequence[str]]:
         yield content.schema_arrow.names
         for batch in content.iter_batches():
             yield from zip(*([_text(value) for value in column.to_pylist()] for column in batch.columns), strict=True)
-    except (ArrowException, UnicodeDecodeError) as error:
+    except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: not a Parquet file, or a damaged one ({type(error).__name__})") from error
 
 
@@ -201,15 +201,15 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise DataError(f"{path}: columns are {names}; identity, camera and path are expected, in a header")
 
 
-def _numbered(path: Path, rows: Iterable[Sequence[str]], first: int, width: int) -> Iterator[tuple[int, Sequence[str]]]:
+def _numbered(
+    rows: Iterable[Sequence[str]], first: int, width: int, faults: _Faults
+) -> Iterator[tuple[int, Sequence[str]]]:
     """Rows that hold something, with their numbers."""
     for number, row in enumerate(rows, start=first):
         if len(row) == width:
             yield number, row
         elif row:
-            raise DataError(
-                f"{path}: row {number}: {len(row)} fields, the header has {width}; quote texts that hold commas"
-            )
+            faults.add(number, f"{len(row)} fields, the header has {width}; quote texts that hold commas")
 
 
 def _check_columns(table: _Table, faults: _Faults) -> None:
