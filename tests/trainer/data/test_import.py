@@ -280,6 +280,11 @@ def test_options_of_the_other_kind_of_source_are_refused(source: Path, tmp_path:
     assert "margin and quality" in faults(tmp_path / "f", tmp_path / "out", margin=0.1)[0]
 
 
+def test_videos_without_a_table_are_told_to_need_one(source: Path, tmp_path: Path) -> None:
+    (source / "videos.csv").unlink()
+    assert "videos.csv: no such file, but there are videos; write it" in faults(source, tmp_path / "out")[0]
+
+
 # Again
 
 

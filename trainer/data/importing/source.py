@@ -9,6 +9,7 @@ from pydantic import Field
 from trainer.data.importing.folders import read_folders, read_levels
 from trainer.data.importing.mot import IDENTITIES, VIDEOS, is_mot, read_mot
 from trainer.data.importing.plan import ImportPlan
+from trainer.data.readers.tracklets import VIDEOS as VIDEO_FILES
 from trainer.errors import DataError
 from trainer.settings import FrozenConfig
 
@@ -36,6 +37,11 @@ def read_source(source: Path, options: ImportOptions) -> ImportPlan:
         if not is_mot(source):
             if options != ImportOptions(folders=options.folders):
                 raise DataError(f"{source}: holds no {VIDEOS}; margin and quality are of crops that boxes cut")
+            if any(each.suffix.lower() in VIDEO_FILES for each in source.iterdir()):
+                raise DataError(
+                    f"{source / VIDEOS}: no such file, but there are videos; write it, with a row for each of them: "
+                    f"camera,video,tracks, and {IDENTITIES}: video,track,identity"
+                )
             return read_folders(source, None if options.folders is None else read_levels(options.folders))
         if options.folders is not None:
             raise DataError(f"{source}: holds {VIDEOS}; leave out what its folders are")
