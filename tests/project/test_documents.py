@@ -40,7 +40,8 @@ PARSED = "only parsed"
 WAYS = {
     RUN: (
         r"reidsearch (status|report|compare|tables|simulate|logs|export|reproduce|completion|doctor|evaluate|train)\b",
-        r"reidsearch (config show|data (check|stats|preview|pack)|space (check|show|sample|diff|schema)|purge)\b",
+        r"reidsearch (config show|data (check|import|stats|preview|pack)|purge)\b",
+        r"reidsearch space (check|show|sample|diff|schema)\b",
         r"python -m trainer (fit|evaluate|compare|embed) ",
         r"python -m orchestrator\.reference\b",
         r"eval \$\(reidsearch completion ",
