@@ -68,6 +68,21 @@ def test_a_training_stopped_again_and_again_still_ends_the_same(several_batches:
     assert figures(result.history) == figures(whole.history)
 
 
+@pytest.mark.parametrize("question", [0, 2, 5, 6])
+def test_a_training_with_a_frozen_backbone_and_rates_per_step_resumes_bit_identically(
+    several_batches: TrialConfig, tmp_path: Path, question: int
+) -> None:
+    """Stopped in the frozen epoch, between both and after it."""
+    config = changed(
+        several_batches, optim__freeze_epochs=1, optim__backbone_rate=0.3, optim__warmup_per="step", optim__warmup=0.5
+    )
+    whole = fit(config, out=tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        fit(config, out=tmp_path / "cut", stop=StopAt(question))
+    resumed = fit(config, resume_from=tmp_path / "cut/checkpoint/last.pt", out=tmp_path / "cut")
+    assert figures(resumed.history) == figures(whole.history)
+
+
 def test_accumulated_batches_are_never_cut_apart(several_batches: TrialConfig, tmp_path: Path) -> None:
     config = changed(several_batches, optim__accumulate=2)
     with pytest.raises(StoppedError, match="2 of 2 batches"):

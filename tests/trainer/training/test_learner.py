@@ -250,3 +250,33 @@ def test_a_blank_batch_is_as_those_of_the_loader(mini_mars: Path) -> None:
                 assert ours is theirs
                 continue
             assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
+
+
+def backbone_state(of: Learner) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in of.model.backbone.state_dict().items()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_frozen_backbone_keeps_weights_and_statistics_while_the_rest_learns_and_then_learns_too() -> None:
+    made = learner(optim={"freeze_epochs": 1, "weight_decay": 0.1})
+    backbone, everything = backbone_state(made), parameters(made)
+    made.step([batch()], ignore)
+    assert same(backbone_state(made), backbone)
+    assert not torch.equal(made.model.classifier.weight, everything["classifier.weight"])
+    made.begin_epoch(1)
+    made.step([batch()], ignore)
+    after = backbone_state(made)
+    assert not any(torch.equal(after[name], backbone[name]) for name in ("0.0.weight", "0.1.running_mean"))
+
+
+def test_the_backbone_learns_at_its_share_of_the_rate() -> None:
+    made = learner(optim={"backbone_rate": 0.1})
+    rates = {id(parameter): group["lr"] for group in made.optimizer.param_groups for parameter in group["params"]}
+    whole = rates[id(made.model.classifier.weight)]
+    for parameter in made.model.backbone.parameters():
+        assert rates[id(parameter)] == pytest.approx(0.1 * whole)
+    made.begin_epoch(50)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * made.optimizer.param_groups[-1]["lr"])

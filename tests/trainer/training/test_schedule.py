@@ -110,3 +110,13 @@ def test_cosine_falls_from_the_end_of_the_warmup_on(epochs: int, warmup: int) ->
 def test_schedule_of_a_configuration_is_the_one_it_names() -> None:
     config = OptimConfig(epochs=100, warmup=0.1, schedule="cosine", cosine_floor=0.2, learning_rate=2.0)
     assert learning_rate(config, 55) == pytest.approx(2 * cosine(55, floor=0.2))
+
+
+def test_warm_up_per_step_rises_between_the_rates_of_the_epochs_and_ends_with_the_warm_up() -> None:
+    epochs, steps = OptimConfig(), OptimConfig(warmup_per="step")
+    for epoch in range(12):
+        assert learning_rate(steps, epoch) == learning_rate(epochs, epoch)
+        assert learning_rate(epochs, epoch, 0.5) == learning_rate(epochs, epoch)
+    between = (learning_rate(epochs, 3) + learning_rate(epochs, 4)) / 2
+    assert learning_rate(steps, 3, 0.5) == pytest.approx(between)
+    assert learning_rate(steps, 10, 0.5) == steps.learning_rate

@@ -287,12 +287,16 @@ def test_where_frames_are_augmented_changes_no_figure(tiny_config: TrialConfig, 
         {"optim__optimizer": "adamw", "optim__schedule": "cosine", "optim__clip_norm": 1.0, "optim__ema_decay": 0.9},
         {"clips__epoch": "tracklets", "clips__sampling": "intelligent", "optim__accumulate": 2},
         {"compute__precision": "bf16", "compute__channels_last": False},
+        {"model__backbone": "mobilenet_v2"},
+        {"model__backbone": "timm:test_vit", "model__attention_hidden": 8},
     ],
     ids=lambda settings: next(iter(settings)).replace("__", "."),
 )
 def test_every_option_trains_and_resumes_bit_identically(
     tiny_config: TrialConfig, tmp_path: Path, settings: dict[str, object]
 ) -> None:
+    if str(settings.get("model__backbone")).startswith("timm:"):
+        pytest.importorskip("timm", reason="needs the extra [timm]")
     config = changed(tiny_config, clips__identities=2, optim__epochs=2, **settings)
     whole = fit(config, out=tmp_path / "whole")
     with pytest.raises(Interruption):
