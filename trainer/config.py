@@ -15,8 +15,9 @@ from pydantic_core import InitErrorDetails
 
 from trainer.checkpoint import CheckpointConfig
 from trainer.compute import ComputeConfig
-from trainer.data import READERS, DataConfig
+from trainer.data import DataConfig, find_data_set
 from trainer.data.dataset import ProtocolName
+from trainer.errors import ConfigError
 from trainer.formatting import KeyPath
 from trainer.input.clips import ClipConfig
 from trainer.losses.reid_loss import LossConfig
@@ -242,9 +243,13 @@ def with_usual_protocol(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a trial with the protocol that is usual for its data set, if none is given."""
     data, evaluation = settings.get("data", {}), settings.get("evaluation", {})
     name = data.get("name", "mars") if isinstance(data, Mapping) else getattr(data, "name", None)
-    if name not in READERS or not isinstance(evaluation, Mapping) or "protocol" in evaluation:
+    if not isinstance(name, str) or not isinstance(evaluation, Mapping) or "protocol" in evaluation:
         return dict(settings)  # complete, or an error that validation names
-    return {**settings, "evaluation": {**evaluation, "protocol": READERS[name].protocol}}
+    try:
+        protocol = find_data_set(name).protocol
+    except ConfigError:
+        return dict(settings)
+    return {**settings, "evaluation": {**evaluation, "protocol": protocol}}
 
 
 def _numbers(config: BaseModel) -> Iterator[tuple[KeyPath, float]]:

@@ -8,6 +8,7 @@ same history always gives the same proposal, so that a restart cannot change a s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
@@ -24,6 +25,8 @@ from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Forecast, Source
 from orchestrator.study.study import Study, TrialStatus
+from trainer.errors import ConfigError
+from trainer.plugins import Plugin, blamed, is_plugin, load_plugin
 
 if TYPE_CHECKING:
     from trainer.config import TrialConfig
@@ -73,6 +76,8 @@ class Exhausted(NamedTuple):
 
 Proposal: TypeAlias = Suggestion | Continuation | AskModel | Exhausted
 """What an algorithm proposes: a point, a paused trial, to ask the model for one of them, or that there is none."""
+Algorithm: TypeAlias = Callable[[SearchSpace, int, Study], Proposal]
+"""Proposes from the space, the seed and the study; same history, same answer."""
 
 
 def initial_trials(space: SearchSpace) -> int:
@@ -202,10 +207,39 @@ def grid(space: SearchSpace, seed: int, study: Study) -> Proposal:
     return Exhausted("every point of the grid was tried") if point is None else Suggestion(point, "grid")
 
 
-ALGORITHMS: Mapping[str, Callable[[SearchSpace, int, Study], Proposal]] = {
+ALGORITHMS: Mapping[str, Algorithm] = {
     "ax": ax,
     "sobol": sobol,
     "random": random,
     "grid": grid,
 }
 """By the name under `algorithm` in a space."""
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """The algorithm of a name: one of `ALGORITHMS`, or `plugin:` and the name of an installed package's.
+
+    Points under `start` come first there, too.
+
+    Raises:
+        ConfigError: the plug-in is not installed or cannot be imported.
+    """
+    return partial(_ask_plugin, *load_plugin("algorithms", name)) if is_plugin(name) else ALGORITHMS[name]
+
+
+def _ask_plugin(plugin: Plugin, algorithm: Algorithm, space: SearchSpace, seed: int, study: Study) -> Proposal:
+    """The proposal of a plug-in, checked: a point of the space, or that none is left.
+
+    Raises:
+        ConfigError: it raised, or proposed something else.
+    """
+    if (start := start_suggestion(space, study)) is not None:
+        return start
+    with blamed(plugin):
+        proposal = algorithm(space, seed, study)
+        if isinstance(proposal, Suggestion):
+            point = dict(proposal.params)
+            return Suggestion(point, "plugin", proposal.note, space.config(point, seed=study.seed))
+    if not isinstance(proposal, Exhausted):
+        raise ConfigError(f"{plugin}: proposed {type(proposal).__name__}, neither Suggestion nor Exhausted")
+    return proposal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import socket
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,10 +13,10 @@ PACKAGES = ("reidsearch", "torch", "torchvision", "numpy", "scipy", "ray", "ax-p
 GIT_TIMEOUT_S = 10
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a result."""
+def versions(plugins: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of Python, of the packages that can change a result, and of the packages `plugins`."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in dict.fromkeys((*PACKAGES, *plugins)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

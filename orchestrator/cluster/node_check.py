@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from orchestrator.base import provenance
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.ray import LiveNode
@@ -18,7 +20,7 @@ from trainer.child import HOME
 from trainer.data import DataConfig, read_splits
 from trainer.data.dataset import dataset_fingerprint
 from trainer.errors import DataError
-from trainer.formatting import first_line
+from trainer.formatting import first_line, plain_words
 
 # Reading the lists of a large data set over a network file system takes tens of seconds.
 PATIENCE_S = 120.0
@@ -66,10 +68,11 @@ class NodeMismatch(NamedTuple):
     needed: str
 
 
-def expected_here(storage: Store, data: DataConfig | None, fingerprint: str) -> Expected:
-    """What this process has, and every node must have."""
+def expected_here(storage: Store, data: DataConfig | None, fingerprint: str, plugins: Sequence[str] = ()) -> Expected:
+    """What this process has, and every node must have; the packages `plugins` too."""
+    checked = {*CHECKED, *plugins}
     return Expected(
-        versions={name: version for name, version in provenance.versions().items() if name in CHECKED},
+        versions={name: version for name, version in provenance.versions(plugins).items() if name in checked},
         code=code_hash(),
         storage=storage.uri or str(storage.path.absolute()),
         token=leave_token(storage),
@@ -117,7 +120,7 @@ def examine(node: LiveNode, expected: Expected) -> list[NodeMismatch]:
 def facts(expected: Expected) -> Facts:
     """What the node has that this runs on."""
     expected = Expected(*expected)
-    versions = provenance.versions()
+    versions = provenance.versions(name for name in expected.versions if name != "python")
     return Facts(
         versions={name: versions[name] for name in expected.versions},
         code=code_hash(),
@@ -132,7 +135,10 @@ def read_clock() -> float:
 
 
 def _data_problem(settings: str, fingerprint: str) -> str | None:
-    data = DataConfig.model_validate_json(settings)
+    try:
+        data = DataConfig.model_validate_json(settings)
+    except ValidationError as error:  # the data set is of a plug-in that the node lacks
+        return plain_words(error.errors()[0])
     if not data.root.is_dir():
         return f"{data.root} is not there"
     try:

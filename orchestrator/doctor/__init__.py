@@ -20,6 +20,7 @@ def examine(*, data: Path | None, address: str | None, storage: Path) -> Iterato
 
     checks: list[Callable[[], Iterable[Finding]]] = [
         software.versions,
+        software.plugins,
         software.torch_pair,
         software.gpus,
         software.jpeg_decoder,

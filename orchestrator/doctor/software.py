@@ -9,7 +9,9 @@ from pathlib import Path
 
 from orchestrator.base import provenance
 from orchestrator.doctor.findings import Finding
+from trainer.errors import ConfigError
 from trainer.formatting import first_line
+from trainer.plugins import KINDS, PREFIX, installed_plugins, load_plugin
 
 PROJECT = "reidsearch"
 SMALLEST_PYTHON = (3, 11)
@@ -42,6 +44,23 @@ def versions() -> Iterator[Finding]:
             yield Finding("problem", "versions", f"{requirement.name} {found}, needed is {needed}", INSTALL_AGAIN)
     if not wrong:
         yield Finding("ok", "versions", ", ".join(f"{name} {found}" for name, found in provenance.versions().items()))
+
+
+def plugins() -> Iterator[Finding]:
+    """Every installed plug-in, which is imported."""
+    for kind in KINDS:
+        try:
+            found = installed_plugins(kind)
+        except ConfigError as error:
+            yield Finding("problem", "plug-ins", str(error), f"entry points reidsearch.{kind}")
+            continue
+        for name, plugin in found.items():
+            try:
+                load_plugin(kind, PREFIX + name)
+            except ConfigError as error:
+                yield Finding("problem", "plug-ins", str(error), "repair or uninstall the package")
+            else:
+                yield Finding("ok", "plug-ins", f"{plugin}, of {kind.replace('_', ' ')}")
 
 
 def torch_pair() -> Iterator[Finding]:

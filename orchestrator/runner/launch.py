@@ -20,6 +20,7 @@ from orchestrator.runner.data_staging import check_pack
 from orchestrator.runner.prepare_space import any_config, check_weights
 from orchestrator.runner.splits import Splits as CutSplits
 from orchestrator.runner.splits import cut_splits, write_splits
+from orchestrator.space.plugins import plugins_of
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, Store, new_search
 from orchestrator.study.description import Options, SearchDescription, write_description
@@ -165,6 +166,6 @@ def _described(
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         host=provenance.host(),
         commit=provenance.commit(),
-        versions=provenance.versions(),
+        versions=provenance.versions(plugin.package for plugin in plugins_of(space)),
         space=space,
     )

@@ -14,7 +14,7 @@ from orchestrator.algorithms.budget import Spent, rest, spent, trainings_left
 from orchestrator.algorithms.finalization import Final, final_seed, finals_left, next_final
 from orchestrator.algorithms.replicates import Replicate, next_replicate, replicates_left_at_most
 from orchestrator.algorithms.stopping import Promotion, decide, last_promotion, promotion
-from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Continuation, Exhausted, Proposal, Suggestion
+from orchestrator.algorithms.suggest import AskModel, Continuation, Exhausted, Proposal, Suggestion, find_algorithm
 from orchestrator.space.options import next_pause
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (
@@ -76,7 +76,7 @@ Propose: TypeAlias = Callable[[Study, SearchSpace], Proposal]
 
 def propose(study: Study, space: SearchSpace) -> Proposal:
     """The proposal of the space's algorithm. It does not depend on the epochs of unfinished trials."""
-    return ALGORITHMS[space.algorithm.name](space, study.seed, study)
+    return find_algorithm(space.algorithm.name)(space, study.seed, study)
 
 
 def next_step(study: Study, space: SearchSpace, now: float, propose: Propose = propose) -> Step:

@@ -34,6 +34,7 @@ from orchestrator.runner.stop_request import StopRequest
 from orchestrator.runner.trial_runner import AttemptSettings, TrialRunner
 from orchestrator.runner.worker import trainable
 from orchestrator.space.objective import check_costs
+from orchestrator.space.plugins import changed_plugins, plugins_of
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.staging import DataSource
@@ -92,7 +93,7 @@ def run_search(
     Raises:
         LeaseError: another process drives it.
         JournalError: its journal is damaged or cannot be written.
-        EnvironmentProblem: the cluster cannot run it.
+        EnvironmentProblem: the cluster cannot run it, or a plug-in of its space is not installed.
         DataError: a trial found its data damaged.
         CircuitBroken: trials failed one after another in the same way.
     """
@@ -101,6 +102,8 @@ def run_search(
         if retry_failed:
             reopen_failed(recorder)
         space, options = current_space(description, recorder.study), overrides or description.options
+        for line in changed_plugins(space, description.versions):
+            callbacks.noticed("plug-in", line)
         context = SessionContext(folder, description, space, options, recorder.study.sessions + 1)
         return _Session(context, recorder, callbacks).run()
 
@@ -190,7 +193,8 @@ class SessionContext:
         if source.root is not None:
             data = data.model_copy(update={"root": Path(source.root)})
         fingerprint = self.description.data_fingerprint
-        return expected_here(self.folder.store, None if is_fetched else data, fingerprint)
+        plugins = [plugin.package for plugin in plugins_of(self.space)]
+        return expected_here(self.folder.store, None if is_fetched else data, fingerprint, plugins)
 
     def allocate(self, nodes: Sequence[LiveNode], trials: int) -> Allocation:
         """What each of the remaining trials gets of the nodes."""

@@ -89,7 +89,7 @@ def _of_the_code(search: Summary) -> Iterator[Condition]:
     patch = search.folder.path / "code.diff"
     then = _digest(read_regular(patch)) if patch.is_file() else UNKNOWN
     yield Condition("uncommitted changes", then, _digest(provenance.uncommitted_changes().encode()))
-    now = provenance.versions()
+    now = provenance.versions(name for name in description.versions if name != "python")
     for name, version in description.versions.items():
         yield Condition(name, version, now.get(name, NONE))
 

@@ -13,6 +13,7 @@ from orchestrator.runner.trial_spec import TrialSpec, WorkerMessage, attempt_env
 from orchestrator.runner.worker import ATTEMPTS_LOG, AttemptServer
 from orchestrator.show.environment_diff import Condition, environment_diff, recorded_config, restoring_commands
 from orchestrator.show.metrics_diff import ChangedMetric, MetricsDiff, metrics_diff
+from orchestrator.space.plugins import plugins_of
 from orchestrator.stores.local import local_search
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
@@ -84,6 +85,7 @@ def plan_reproduction(
         raise SearchError(f"{trial.key}: is judged on the test set, which is not opened for a repetition; take another")
     if not trial.results:
         raise SearchError(f"{trial.key}: has reported no epoch ({trial.status}), so that there is nothing to compare")
+    plugins_of(search.space)  # a missing one would look like a damaged configuration
     then = recorded_config(search, trial)
     root = (then.data.root if data is None else data).absolute()
     if not root.is_dir():

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from fractions import Fraction
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -63,9 +63,9 @@ def memory_bytes(text: str) -> int:
 class AlgorithmConfig(StrictConfig):
     """How the next point is chosen."""
 
-    name: Literal["ax", "sobol", "random", "grid"] = "ax"
+    name: Literal["ax", "sobol", "random", "grid"] | Annotated[str, Field(pattern=r"^plugin:\S+$")] = "ax"
     """`ax`: Bayesian optimisation after an initial design. `sobol`: even coverage. `random`: independent points.
-    `grid`: every combination that the budget allows."""
+    `grid`: every combination that the budget allows. `plugin:NAME`: the algorithm of an installed package."""
     method: Literal["fast", "quality"] = "fast"
     """Model of `ax`. `fast`: one Gaussian process. `quality`: a fully Bayesian one that assumes that few parameters
     have an effect (SAAS), with warped inputs; needs `pip install 'reidsearch[quality]'` and takes many times longer."""

@@ -46,7 +46,9 @@ from orchestrator.space.parameters import (
 )
 from orchestrator.space.problems import Place, Problems, SpaceError
 from orchestrator.space.schema import build_trial_config, derived_values, file_schema, flattened
+from trainer.errors import ConfigError
 from trainer.formatting import KeyPath, did_you_mean, plain_words, shortened, shown, spelled
+from trainer.plugins import is_plugin, load_plugin
 from trainer.yaml_file import dump_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -328,6 +330,7 @@ def _check_whole(space: SearchSpace, problems: Problems) -> None:
             problems.add(("trainer", "data", "validation", "share"), what)
         _check_stopping(space, config, problems)
         _check_replicates(space, config, problems)
+        _check_algorithm(space, problems)
         _check_gain(space, problems)
         _check_epochs(space, config, problems)
 
@@ -387,6 +390,15 @@ def _check_replicates(space: SearchSpace, config: TrialConfig, problems: Problem
     if config.data.validation.folds is not None:
         what = "the model compares values of one split, and data.validation.folds makes several; use choose: leaders"
         problems.add(("replicates", "choose"), what)
+
+
+def _check_algorithm(space: SearchSpace, problems: Problems) -> None:
+    """Notes a plug-in that cannot be used."""
+    if is_plugin(space.algorithm.name):
+        try:
+            load_plugin("algorithms", space.algorithm.name)
+        except ConfigError as error:
+            problems.add(("algorithm", "name"), str(error))
 
 
 def _check_gain(space: SearchSpace, problems: Problems) -> None:

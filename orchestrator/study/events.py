@@ -14,9 +14,10 @@ from trainer.settings import FrozenConfig
 FailureKind = Literal[
     "diverged", "out_of_memory", "bad_data", "bad_config", "worker_lost", "hang", "disk_full", "error"
 ]
-Source = Literal["start", "center", "sobol", "ax", "random", "grid", "repeat", "compare", "finalize"]
-"""What proposed a trial: the space's known-good points, its center, a Sobol sequence, Ax, a random draw, the grid, or a
-leading configuration that is run again with another seed, to confirm it or for the test set."""
+Source = Literal["start", "center", "sobol", "ax", "random", "grid", "plugin", "repeat", "compare", "finalize"]
+"""What proposed a trial: the space's known-good points, its center, a Sobol sequence, Ax, a random draw, the grid, an
+algorithm of another package; or a leading configuration that is run again with another seed, to confirm it or for the
+test set."""
 StopRule = Literal["asha", "percentile", "promote", "freeze_thaw", "user", "budget"]
 """What stopped a trial before its last epoch; `promote` and `freeze_thaw` had paused it."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.data.dataset import Counts, DataSet, Splits, Tracklet
 from trainer.data.folder import DataConfig, instead, read_splits, recognised, training_data
-from trainer.data.readers import READERS
+from trainer.data.readers import READERS, find_data_set
 from trainer.data.splits import ValidationConfig
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Splits",
     "Tracklet",
     "ValidationConfig",
+    "find_data_set",
     "instead",
     "read_splits",
     "recognised",

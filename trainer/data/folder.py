@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trainer.data.dataset import DataSet, Splits
 from trainer.data.pack import packed_data_set, read_packed
-from trainer.data.readers import READERS
+from trainer.data.readers import READERS, find_data_set
 from trainer.data.splits import (
     TrainingData,
     ValidationConfig,
@@ -22,8 +22,8 @@ from trainer.data.splits import (
     write_validation,
 )
 from trainer.data.synthetic.dataset import is_synthetic
-from trainer.errors import DataError
-from trainer.formatting import did_you_mean, one_line
+from trainer.errors import ConfigError, DataError
+from trainer.formatting import one_line
 from trainer.settings import FrozenConfig
 
 LEVELS_ABOVE = 3  # from multi_shot/cam_a/person_0001 to the data set
@@ -40,7 +40,7 @@ class DataConfig(FrozenConfig):
 
     name: str = "mars"
     """Layout of the data set, a key of `READERS`: mars, prid2011, ilids_vid, ls_vid, or tracklets for data of one's
-    own."""
+    own; or `plugin:NAME` for one of an installed package."""
     root: Path = Path("data/mars")
     """Folder of the data set."""
     fold: int = Field(0, ge=0)
@@ -52,13 +52,12 @@ class DataConfig(FrozenConfig):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in READERS:
-            raise ValueError(f"no data set of this name{did_you_mean(name, READERS)} (known: {', '.join(READERS)})")
+        find_data_set(name)
         return name
 
     @model_validator(mode="after")
     def _fold_exists(self) -> DataConfig:
-        folds = READERS[self.name].folds
+        folds = find_data_set(self.name).folds
         if self.fold >= folds:
             partitions = "one partition only; leave fold at 0" if folds == 1 else f"partitions 0 to {folds - 1}"
             raise ValueError(f"fold: {self.fold}, but data set {self.name} has {partitions}")
@@ -77,7 +76,7 @@ class DataFolder(NamedTuple):
     @property
     def data_set(self) -> DataSet:
         """The data set's description."""
-        return READERS[self.name]
+        return find_data_set(self.name)
 
     @property
     def synthetic(self) -> bool:
@@ -131,12 +130,17 @@ def find_data(root: Path, name: str | None = None) -> DataFolder:
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; name the folder of a data set{instead(root)}")
-    if name is not None and name not in READERS:
-        raise DataError(f"{name}: no data set of this name{did_you_mean(name, READERS)} (known: {', '.join(READERS)})")
+    if name is not None:
+        try:
+            find_data_set(name)
+        except ConfigError as error:
+            raise DataError(f"{name}: {error}") from error
     refuse_banned(root)
     packed = packed_data_set(root)
     if packed is not None and name not in (None, packed):
-        raise DataError(f"{root}: a packed {READERS[packed].title}, not {READERS[name].title}; leave the name out")
+        raise DataError(
+            f"{root}: a packed {find_data_set(packed).title}, not {find_data_set(name).title}; leave the name out"
+        )
     found = packed or name or recognised(root) or _named_by_frames(root)
     if found is None:
         advice = instead(root) or "; name the folder that holds its lists, or say which it is with --name"
@@ -170,7 +174,7 @@ def instead(root: Path) -> str:
             continue
         if name is not None:
             advice = f"its data.name is {name}" if folder == here else "name that folder"
-            return f"; {one_line(str(folder))} holds {READERS[name].title}: {advice}"
+            return f"; {one_line(str(folder))} holds {find_data_set(name).title}: {advice}"
     return ""
 
 

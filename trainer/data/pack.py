@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, named, read_bounded
 from trainer.data.frames import MAX_BYTES, bytes_address, pixels_address
 from trainer.data.images import MAX_PIXELS
-from trainer.data.readers import READERS
+from trainer.data.readers import find_data_set
 from trainer.errors import DataError
 from trainer.settings import FrozenConfig
 
@@ -110,8 +110,10 @@ def packed_data_set(root: Path) -> str | None:
     if not (root / HEADER).is_file() or not ((root / TABLE).is_file() or any(root.glob("frames-*.pack"))):
         return None
     name = read_header(root).data_set
-    if name not in READERS:
-        raise DataError(f"{root / HEADER}: a pack of {name}; known data sets are {', '.join(READERS)}")
+    try:
+        find_data_set(name)
+    except ConfigError as error:
+        raise DataError(f"{root / HEADER}: a pack of {name}: {error}") from error
     return name
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
-from trainer.data import READERS, read_splits
+from trainer.data import find_data_set, read_splits
 from trainer.data.dataset import dataset_fingerprint
 from trainer.errors import ConfigError
 from trainer.evaluation.evaluate import evaluate
@@ -110,7 +110,7 @@ def evaluate_partitions(
         ConfigError: the data set has one partition, or a checkpoint was trained on another partition.
         DataError, CheckpointError: as `trainer.evaluate`.
     """
-    folds = READERS[config.data.name].folds
+    folds = find_data_set(config.data.name).folds
     if folds == 1:
         raise ConfigError(f"data.name: {config.data.name} has one partition only; leave --all-folds out")
     paths = [None if checkpoint is None else Path(checkpoint.replace(FOLD, str(fold))) for fold in range(folds)]

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,11 +28,12 @@ from trainer.losses.functional import (
     wen_step,
 )
 from trainer.model.network import Feature, ModelOutput
+from trainer.plugins import PREFIX, blamed, is_plugin, load_plugin
 from trainer.settings import FrozenConfig
 
 
 class LossConfig(FrozenConfig):
-    """Constants of L = L_id + (1 - s) L_tri + w_c L_cen + s L_osm + w_a L_att, s = `osm_share`."""
+    """Constants of L = L_id + (1 - s) L_tri + w_c L_cen + s L_osm + w_a L_att + w_x L_x, s = `osm_share`."""
 
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Mass that the identity loss spreads over all identities (Szegedy et al. 2016)."""
@@ -70,6 +71,25 @@ class LossConfig(FrozenConfig):
     """What that loss sees: weights over frames, or, as in the paper's code, scores before the gate, which can die."""
     attention_reduction: Reduction = "sum"
     """Whether it sums over the frames of a clip, as the paper's code does, or averages, as the paper's Eq. 1."""
+    extra: str | None = None
+    """`plugin:NAME`: a loss of an installed package; null for none."""
+    extra_weight: float = Field(0.0, ge=0)
+    """Weight of the extra loss."""
+
+    @field_validator("extra")
+    @classmethod
+    def _is_installed(cls, extra: str | None) -> str | None:
+        if extra is not None:
+            if not is_plugin(extra):
+                raise ValueError(f"names a loss of an installed package as {PREFIX}NAME")
+            load_plugin("losses", extra)
+        return extra
+
+    @model_validator(mode="after")
+    def _extra_weight_is_of_a_loss(self) -> LossConfig:
+        if self.extra is None and self.extra_weight > 0:
+            raise ValueError(f"extra_weight has no effect without extra; name a loss there as {PREFIX}NAME")
+        return self
 
     @model_validator(mode="after")
     def _centers_are_trained(self) -> LossConfig:
@@ -101,7 +121,7 @@ class LossConfig(FrozenConfig):
 
 
 class ReidLoss(nn.Module):
-    """L = L_id + (1 - s) L_tri + w_c L_cen + s L_osm + w_a L_att; owns the centers of the center loss.
+    """L = L_id + (1 - s) L_tri + w_c L_cen + s L_osm + w_a L_att + w_x L_x; owns the centers of the center loss.
 
     `centers` is "C D", drawn from N(0, 1) as in the paper's code, and None where the center loss has no weight.
 
@@ -126,7 +146,7 @@ class ReidLoss(nn.Module):
         erased: Bool[Tensor, "B T"],
         classifier: Float[Tensor, "C D"],
     ) -> dict[str, Tensor]:
-        """`total` and its terms unweighted: `identity`, `triplet`, `center`, `osm`, `attention`.
+        """`total` and its terms unweighted: `identity`, `triplet`, `center`, `osm`, `attention`, `extra`.
 
         A term without weight is not computed and has no key. `classifier` is the weight of the classifier.
         Under autocast too, all is computed in float32 or better: half precision ruins exponents.
@@ -184,6 +204,7 @@ class ReidLoss(nn.Module):
             "center": config.center_weight,
             "osm": config.osm_share,
             "attention": config.attention_weight,
+            "extra": config.extra_weight,
         }
 
     def _terms(
@@ -201,6 +222,8 @@ class ReidLoss(nn.Module):
         if config.attention_weight > 0:
             attention = output.scores if config.attention_on == "scores" else output.weights
             terms["attention"] = erased_frame_attention(attention, erased, reduction=config.attention_reduction)
+        if config.extra is not None and config.extra_weight > 0:
+            terms["extra"] = _of_plugin(config.extra, output, labels)
         return terms
 
     def _metric_terms(
@@ -248,6 +271,21 @@ class ReidLoss(nn.Module):
         if self.training and torch.is_grad_enabled():
             self._seen.append((feature.detach(), labels))
         return self.centers.detach()
+
+
+def _of_plugin(name: str, output: ModelOutput, labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
+    """The loss of an installed package; its interface is docs/howto-extend.md's.
+
+    Raises:
+        ConfigError: its code raised, or it gave something else than one number.
+    """
+    plugin, loss = load_plugin("losses", name)
+    with blamed(plugin):
+        value = loss(output, labels)
+    if not isinstance(value, Tensor) or value.shape != ():
+        what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"{plugin}: gave {what} where a loss is a tensor of shape []")
+    return value
 
 
 def _center_count(config: LossConfig, identities: int) -> int:
