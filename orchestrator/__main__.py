@@ -30,6 +30,7 @@ from orchestrator.cli.results import compare, export, report, reproduce, simulat
 from orchestrator.cli.shell_complete import completion
 from orchestrator.cli.space import config, space
 from orchestrator.cli.train import evaluate, train
+from orchestrator.cli.use import embed, match
 from orchestrator.space.problems import SpaceError
 from trainer.child import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -108,6 +109,8 @@ for command in (
     simulate,
     train,
     evaluate,
+    embed,
+    match,
     data,
     space,
     export,

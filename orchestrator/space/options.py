@@ -9,12 +9,15 @@ import re
 from fractions import Fraction
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic_core import PydanticKnownError
 
 from orchestrator.space.parameters import StrictConfig
 from trainer.formatting import shown
+from trainer.plugins import is_plugin
 
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+ALGORITHM_NAMES = ("ax", "sobol", "random", "grid")
 MEMORY = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})")
 
 
@@ -60,10 +63,24 @@ def memory_bytes(text: str) -> int:
     return number
 
 
+def _known_algorithm(name: str) -> str:
+    if name not in ALGORITHM_NAMES and not is_plugin(name):
+        *others, last = (f"'{each}'" for each in ALGORITHM_NAMES)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
+AlgorithmName = Annotated[
+    str,
+    AfterValidator(_known_algorithm),
+    WithJsonSchema({"anyOf": [{"enum": list(ALGORITHM_NAMES)}, {"type": "string", "pattern": r"^plugin:\S+$"}]}),
+]
+
+
 class AlgorithmConfig(StrictConfig):
     """How the next point is chosen."""
 
-    name: Literal["ax", "sobol", "random", "grid"] | Annotated[str, Field(pattern=r"^plugin:\S+$")] = "ax"
+    name: AlgorithmName = "ax"
     """`ax`: Bayesian optimisation after an initial design. `sobol`: even coverage. `random`: independent points.
     `grid`: every combination that the budget allows. `plugin:NAME`: the algorithm of an installed package."""
     method: Literal["fast", "quality"] = "fast"

@@ -72,7 +72,7 @@ def loss_of(config: LossConfig) -> dict[str, torch.Tensor]:
 
 def test_a_plugin_that_nobody_has_is_named_with_those_that_are_there(install: Install) -> None:
     install("data_sets", "farm", "")
-    with pytest.raises(ValueError, match=r"plugin:frm: no installed package has this plug-in, did you mean 'farm'\?"):
+    with pytest.raises(ValueError, match=r"plugin:frm: no installed package has this plug-in - did you mean 'farm'\?"):
         DataConfig(name="plugin:frm")
 
 
@@ -151,7 +151,9 @@ SUGGESTS = "from orchestrator.algorithms.suggest import Suggestion\ndef made(spa
 
 def test_an_algorithm_of_a_package_proposes_after_the_points_under_start(install: Install) -> None:
     install("algorithms", "mine", SUGGESTS + "Suggestion({'loss.label_smoothing': 0.25}, 'random')")
-    space = space_of({"loss.label_smoothing": {"type": "float", "low": 0, "high": 0.5}}, algorithm={"name": "plugin:mine"})
+    space = space_of(
+        {"loss.label_smoothing": {"type": "float", "low": 0, "high": 0.5}}, algorithm={"name": "plugin:mine"}
+    )
     proposal = find_algorithm("plugin:mine")(space, 0, Study("s"))
     assert isinstance(proposal, Suggestion)
     assert (proposal.params, proposal.source) == ({"loss.label_smoothing": 0.25}, "plugin")
@@ -167,13 +169,17 @@ def test_an_algorithm_of_a_package_proposes_after_the_points_under_start(install
 )
 def test_what_is_no_point_of_the_space_is_refused_with_the_package(install: Install, returned: str, what: str) -> None:
     install("algorithms", "mine", SUGGESTS + returned)
-    space = space_of({"loss.label_smoothing": {"type": "float", "low": 0, "high": 0.5}}, algorithm={"name": "plugin:mine"})
+    space = space_of(
+        {"loss.label_smoothing": {"type": "float", "low": 0, "high": 0.5}}, algorithm={"name": "plugin:mine"}
+    )
     with pytest.raises(ConfigError, match=rf"plugin:mine \(package lab 1.2\): .*{what}"):
         find_algorithm("plugin:mine")(space, 0, Study("s"))
 
 
 def test_a_search_knows_the_packages_of_its_plugins_and_says_when_one_changed_or_is_gone(install: Install) -> None:
-    space = space_of({"loss.label_smoothing": {"type": "float", "low": 0, "high": 0.5}}, algorithm={"name": "plugin:mine"})
+    space = space_of(
+        {"loss.label_smoothing": {"type": "float", "low": 0, "high": 0.5}}, algorithm={"name": "plugin:mine"}
+    )
     with pytest.raises(EnvironmentProblem, match="plugin:mine: no installed package has this plug-in"):
         plugins_of(space)
     install("algorithms", "mine", "def made(): ...")
@@ -235,7 +241,7 @@ parameters:
 trainer:
   data: {name: "plugin:zoo", validation: {share: 0.5}}
   clips: {identities: 2, tracklets: 2, frames: 2}
-  model: {backbone: "plugin:patches", weights: none, height: 32, width: 16}
+  model: {backbone: tiny, weights: none, height: 32, width: 16}
   loss: {extra: "plugin:uniformity"}
   optim: {epochs: 1}
   evaluation: {reranking: false}
@@ -288,7 +294,7 @@ def test_with_the_example_package_installed_its_space_is_good_and_a_network_trai
 
 @pytest.mark.e2e
 def test_a_search_runs_with_the_plugins_of_the_example(fresh: Path, zoo: Path) -> None:
-    arguments = ("--space", "zoo.yaml", "--data", "data", "--name", "z", "--storage", "runs", "--no-ui")
+    arguments = ("--space", "zoo.yaml", "--data", "data", "--name", "z", "--storage", "runs")
     launched = run_fresh(fresh, "orchestrator", "launch", *arguments)
     assert launched.returncode == 0, launched.stderr
     assert "reidsearch-zoo: 0.1.0" in (zoo / "runs" / "z" / "search.yaml").read_text()

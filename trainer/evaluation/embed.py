@@ -48,6 +48,14 @@ class Embeddings(NamedTuple):
     """Seconds for which the device waited for frames."""
 
 
+class ClipEmbeddings(NamedTuple):
+    """What a network makes of a batch of clips."""
+
+    vectors: Float[Tensor, "B D"]
+    weights: Float[Tensor, "B T"]
+    """Of the frames; they sum to 1 over T."""
+
+
 def embed(
     model: TemporalAttentionResNet,
     tracklets: Sequence[Tracklet],
@@ -74,14 +82,37 @@ def embed(
         DataError: a frame is missing, or too many are damaged.
         DivergedError: an embedding is not finite.
     """
+    network = inference_copy(model, config.compute)
+
+    def embedded(frames: Float[Tensor, "B T 3 H W"]) -> ClipEmbeddings:
+        output = network(laid_out(frames, config.compute))
+        return ClipEmbeddings(output.feature(config.evaluation.feature), output.weights)
+
     device = next(model.parameters()).device
+    return embed_clips(embedded, model.embedding_dim, device, tracklets, config, damage=damage, progress=progress)
+
+
+def embed_clips(
+    network: Callable[[Float[Tensor, "B T 3 H W"]], ClipEmbeddings],
+    dimension: int,
+    device: torch.device,
+    tracklets: Sequence[Tracklet],
+    config: TrialConfig,
+    *,
+    damage: DamagedFrames | None = None,
+    progress: Progress = no_progress,
+) -> Embeddings:
+    """As `embed`, by any function from normalised clips on the device to embeddings of this dimension, D.
+
+    Raises:
+        DataError, DivergedError: as `embed`.
+    """
     windows = evaluation_windows(tracklets, config)
     clips = EvaluationClips(tracklets, windows, size=config.input_size)
     loader = evaluation_loader(clips, batch=config.evaluation.batch, workers=config.clips.workers, device=device)
     damage = damage or DamagedFrames(sum(len(tracklet.frames) for tracklet in tracklets))
-    pooled = _Pooled(len(tracklets), model.embedding_dim, config.evaluation.pooling, device)
+    pooled = _Pooled(len(tracklets), dimension, config.evaluation.pooling, device)
     entropy = torch.zeros((), device=device)
-    network = inference_copy(model, config.compute)
     waited, wait, done = 0.0, FrameWait(device), 0
     with torch.inference_mode():
         tracklet_of = torch.tensor([window.tracklet for window in windows]).to(device)
@@ -89,10 +120,9 @@ def embed(
         for pixels, damaged in loader:
             waited += wait.came()
             damage.add(damaged)
-            frames = normalised(pixels.to(device, non_blocking=True))
-            output = network(laid_out(frames, config.compute))
+            output = network(normalised(pixels.to(device, non_blocking=True)))
             shown = slice(done, done := done + len(pixels))
-            pooled.add(tracklet_of[shown], output.feature(config.evaluation.feature))
+            pooled.add(tracklet_of[shown], output.vectors)
             entropy += attention_entropy(output.weights).sum()
             progress("embedding", done, len(windows))
             wait.ask()

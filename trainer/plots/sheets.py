@@ -51,9 +51,14 @@ BARS = 56  # pixels that the highest bar of attention may have
 ALIKE = "all alike"
 ROUNDING = 0.02  # that half precision may leave between a sum of weights and 1
 PACKED_PIXELS = re.compile(r"\.pack@[0-9]+\+([1-9][0-9]*)x([1-9][0-9]*)/")  # `frames.pixels_address`
-COLOURS: dict[str, Colour] = {"query": BLUE, "match": GREEN, "wrong": RED, "distractor": RED, "missed match": GREY}
+COLOURS: dict[str, Colour] = {"query": BLUE, "match": GREEN, "wrong": RED, "distractor": RED,
+    "missed match": GREY,
+    "found": GREY,
+    "same": GREEN,
+    "other": RED,
+}
 
-Verdict = Literal["match", "wrong", "distractor"]
+Verdict = Literal["match", "wrong", "distractor", "found", "same", "other"]
 
 
 class RankedItem(NamedTuple):
@@ -64,15 +69,16 @@ class RankedItem(NamedTuple):
     """From 1, in what remains of the gallery for the query."""
     distance: float
     verdict: Verdict
-    """`match`: the query's identity by another camera; `distractor`: no identity; `wrong`: another identity."""
+    """`match`: the query's identity by another camera; `distractor`: no identity; `wrong`: another identity. Where
+    the truth is not known: `same` or `other` by a threshold of the distance, `found` without one."""
 
 
 class RankedQuery(NamedTuple):
     """A query, what stands first in its ranking, and the matches that do not."""
 
     query: Tracklet
-    average_precision: float
-    """NaN for a query without a match."""
+    average_precision: float | None
+    """NaN for a query without a match; None where the truth is not known."""
     ranked: tuple[RankedItem, ...]
     """The nearest of what remains of the gallery, nearest first."""
     missed: tuple[RankedItem, ...]
@@ -129,7 +135,7 @@ def ranking_sheet(rows: Sequence[RankedQuery], out: Path, *, title: str = "", sy
     top, row_height = MARGIN + LARGE + 2 * GAP, found.height + 2 * LINE + 2 * GAP
     width = max(width, MARGIN + text_width(title, LARGE) + LEGEND)
     canvas = Canvas(Size(width, top + len(rows) * row_height), synthetic=synthetic)
-    _draw_legend(canvas, title)
+    _draw_legend(canvas, title, rows)
     for number, row in enumerate(rows):
         place = Place(MARGIN, top + number * row_height)
         canvas.line([place.moved(y=-GAP), Place(width - MARGIN, place.y - GAP)], PALE)
@@ -196,23 +202,28 @@ def _draw_frames(canvas: Canvas, place: Place, tracklet: Tracklet, indices: Sequ
         canvas.text(below, "damaged" if gone else str(index + 1), colour=RED if gone else FAINT, anchor="ma")
 
 
-def _draw_legend(canvas: Canvas, title: str) -> None:
+def _draw_legend(canvas: Canvas, title: str, rows: Sequence[RankedQuery]) -> None:
     place = Place(MARGIN, MARGIN)
     if title:
         canvas.text(place, title, size=LARGE)
         place = place.moved(text_width(title, LARGE) + 4 * GAP)
-    for name in ("query", "match", "wrong", "missed match"):
+    judged = any(row.average_precision is not None for row in rows)
+    found = {item.verdict for row in rows for item in row.ranked}
+    unjudged = ("query", *(name for name in ("same", "other", "found") if name in found))
+    for name in ("query", "match", "wrong", "missed match") if judged else unjudged:
         canvas.box(place.moved(y=2), Size(LARGE, LARGE - 2), COLOURS[name])
         _draw_mark(canvas, place.moved(LARGE // 2, LARGE // 2 + 1), name)
         canvas.text(place.moved(LARGE + GAP // 2, 2), name)
         place = place.moved(LARGE + text_width(name) + 3 * GAP)
-    note = "nearest first, same identity by the same camera left out; numbers below: camera, distance"
+    left_out = ", same identity by the same camera left out" if judged else ""
+    note = f"nearest first{left_out}; numbers below: camera, distance"
     canvas.text(place.moved(y=2), note, colour=FAINT)
 
 
 def _draw_query(canvas: Canvas, place: Place, row: RankedQuery) -> None:
-    precision = "no match" if math.isnan(row.average_precision) else f"AP {100 * row.average_precision:.1f}"
-    canvas.text(place, precision, size=LARGE)
+    if row.average_precision is not None:
+        precision = "no match" if math.isnan(row.average_precision) else f"AP {100 * row.average_precision:.1f}"
+        canvas.text(place, precision, size=LARGE)
     canvas.lines(place.moved(y=LARGE + GAP), _label(row.query))
     _draw_strip(canvas, place.moved(LABEL), row.query, QUERY_FRAMES, "query", "query")
 
@@ -251,9 +262,9 @@ def _draw_strip(canvas: Canvas, place: Place, tracklet: Tracklet, count: int, ca
 
 def _draw_mark(canvas: Canvas, center: Place, kind: str) -> None:
     """A tick for what matches, a cross for what does not: not every reader can tell the colours apart."""
-    if kind in ("match", "missed match"):
+    if kind in ("match", "missed match", "same"):
         canvas.line([center.moved(-5), center.moved(-1, 4), center.moved(6, -4)], WHITE, width=2)
-    elif kind in ("wrong", "distractor"):
+    elif kind in ("wrong", "distractor", "other"):
         for slope in (-1, 1):
             canvas.line([center.moved(-4, -4 * slope), center.moved(4, 4 * slope)], WHITE, width=2)
 

@@ -10,6 +10,7 @@ from trainer.errors import DataError
 
 NAME = re.compile(r"(?P<animal>[^_]+)_(?P<camera>[0-9]{1,4})_[^_]+")
 
+
 def read_zoo(root: Path, fold: int) -> Splits:
     """The tracklets below `root`; frames are not opened.
 
