@@ -151,7 +151,7 @@ def _by_onnx(file: Path, config: TrialConfig) -> Embed:
     try:
         session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
         dimension = int(session.get_outputs()[0].shape[1])
-    except Exception as error:  # noqa: BLE001  # of many kinds, none of them documented
+    except Exception as error:  # of many kinds, none of them documented
         raise CheckpointError(f"{file}: is no graph that ONNX Runtime can run ({first_line(error)})") from error
 
     def embedded(frames: Tensor) -> ClipEmbeddings:
@@ -255,7 +255,9 @@ def _write_parquet(file: Any, vectors: Any, columns: dict[str, Any]) -> None:
 
     flat = pyarrow.array(vectors.reshape(-1), pyarrow.float32())
     embedding = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    parquet.write_table(pyarrow.table({**{name: list(each) for name, each in columns.items()}, "embedding": embedding}), file)
+    parquet.write_table(
+        pyarrow.table({**{name: list(each) for name, each in columns.items()}, "embedding": embedding}), file
+    )
 
 
 class Found(NamedTuple):

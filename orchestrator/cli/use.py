@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,9 +37,11 @@ def embed(
     from trainer.exported import open_exported, write_embeddings
 
     prepare_process()
+    exported, began = open_exported(model, runtime), time.monotonic()
     with step_progress() as progress:
-        count, dimension = write_embeddings(open_exported(model, runtime), source, out, progress=progress)
-    click.echo(f"{out}: embeddings of {count} tracklets, {dimension} numbers each")
+        count, dimension = write_embeddings(exported, source, out, progress=progress)
+    rate = count / (time.monotonic() - began)
+    click.echo(f"{out}: embeddings of {count} tracklets, {dimension} numbers each; {rate:.3g} tracklets/s")
     return Exit.OK
 
 

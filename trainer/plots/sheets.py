@@ -51,7 +51,11 @@ BARS = 56  # pixels that the highest bar of attention may have
 ALIKE = "all alike"
 ROUNDING = 0.02  # that half precision may leave between a sum of weights and 1
 PACKED_PIXELS = re.compile(r"\.pack@[0-9]+\+([1-9][0-9]*)x([1-9][0-9]*)/")  # `frames.pixels_address`
-COLOURS: dict[str, Colour] = {"query": BLUE, "match": GREEN, "wrong": RED, "distractor": RED,
+COLOURS: dict[str, Colour] = {
+    "query": BLUE,
+    "match": GREEN,
+    "wrong": RED,
+    "distractor": RED,
     "missed match": GREY,
     "found": GREY,
     "same": GREEN,

@@ -253,7 +253,7 @@ def test_other_data_sets_and_partitions_are_refused(copy: Path) -> None:
 
 def test_a_pack_of_an_unknown_data_set_is_refused(copy: Path) -> None:
     changed_header(copy, lambda header: header.update(data_set="duke"))
-    with pytest.raises(DataError, match=r"index\.json: a pack of duke; known data sets are mars"):
+    with pytest.raises(DataError, match=r"index\.json: a pack of duke: no data set of this name \(known: mars"):
         packed_data_set(copy)
 
 
