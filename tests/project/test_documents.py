@@ -47,7 +47,7 @@ WAYS = {
         r"eval \$\(reidsearch completion ",
     ),
     UNDRIVEN: (r"reidsearch (launch(?! --submit)|finalize)\b",),
-    # They do not end, train for minutes, are the shell's, or have a test that runs them (tests/trainer/test_exported.py).
+    # They do not end, train for minutes, are the shell's, or have a test of their own (test_exported.py).
     PARSED: (r"reidsearch (ui|ablate|cluster|launch --submit|embed|match)\b", r"make ", r"source "),
 }
 SEARCH_FIRST = ("status", "report", "tables", "simulate", "logs", "export", "reproduce", "purge", "finalize", "compare")
