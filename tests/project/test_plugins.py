@@ -30,9 +30,10 @@ from trainer.data import DataConfig, read_splits
 from trainer.data.readers import _data_set_of_plugin
 from trainer.errors import ConfigError, DataError
 from trainer.losses.reid_loss import LossConfig, ReidLoss
+from trainer.model.backbones import backbone_geometry
 from trainer.model.network import ModelOutput
 
-CACHES = (plugins.find_plugin, plugins.load_plugin, _data_set_of_plugin)
+CACHES = (plugins.find_plugin, plugins.load_plugin, _data_set_of_plugin, backbone_geometry)
 Install = Callable[..., None]
 
 
@@ -146,6 +147,20 @@ def test_an_extra_loss_without_prefix_and_a_weight_without_loss_are_refused() ->
         LossConfig(extra_weight=1)
 
 
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("def made(size, last_stride): return 7", "made int where a backbone is a torch.nn.Module"),
+        ("def made(size, last_stride): raise ValueError('too small')", "ValueError: too small"),
+    ],
+)
+def test_a_backbone_that_fails_is_said_with_its_package(install: Install, code: str, what: str) -> None:
+    install("backbones", "net", code)
+    with pytest.raises(ValueError) as raised:
+        TrialConfig.model_validate({"model": {"backbone": "plugin:net", "weights": "none"}})
+    assert f"plugin:net (package lab 1.2): {what}" in str(raised.value)
+
+
 SUGGESTS = "from orchestrator.algorithms.suggest import Suggestion\ndef made(space, seed, study): return "
 
 
@@ -241,7 +256,7 @@ parameters:
 trainer:
   data: {name: "plugin:zoo", validation: {share: 0.5}}
   clips: {identities: 2, tracklets: 2, frames: 2}
-  model: {backbone: tiny, weights: none, height: 32, width: 16}
+  model: {backbone: "plugin:patches", weights: none, height: 32, width: 16}
   loss: {extra: "plugin:uniformity"}
   optim: {epochs: 1}
   evaluation: {reranking: false}

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.errors import ConfigError
 from trainer.formatting import first_line, listed, shortened, shown
+from trainer.plugins import blamed, is_plugin, load_plugin
 
 TIMM = "timm:"
 TIMM_NEAREST = 3
@@ -63,16 +64,32 @@ class Backbone(NamedTuple):
 
 
 def find_backbone(name: str) -> Backbone:
-    """The backbone of a name: one of `BACKBONES`, or `timm:` and the name of a network of timm.
+    """The backbone of a name: one of `BACKBONES`, or `timm:` and the name of a network of timm, or
+    `plugin:` and the name of an installed package's.
 
     Raises:
-        ConfigError: there is none of this name, or timm is not installed.
+        ConfigError: there is none of this name, timm is not installed, or the plug-in cannot be used.
     """
     if name in BACKBONES:
         return BACKBONES[name]
     if name.startswith(TIMM):
         return _timm_backbone(name.removeprefix(TIMM))
-    raise ConfigError(f"model.backbone: {shown(name)} is neither {listed([*BACKBONES])} nor timm:NAME")
+    if is_plugin(name):
+        return _backbone_of_plugin(name)
+    raise ConfigError(f"model.backbone: {shown(name)} is neither {listed([*BACKBONES])} nor timm:NAME or plugin:NAME")
+
+
+def _backbone_of_plugin(name: str) -> Backbone:
+    plugin, make = load_plugin("backbones", name)
+
+    def build(size: FrameSize, last_stride: int) -> nn.Module:
+        with blamed(plugin):
+            network = make(size, last_stride)
+            if not isinstance(network, nn.Module):
+                raise ConfigError(f"made {type(network).__name__} where a backbone is a torch.nn.Module")
+            return network
+
+    return Backbone(build)
 
 
 @lru_cache(maxsize=4096)  # a search checks many configurations of few networks

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from trainer.model.attention import POOLINGS, AttentionOutput, Gate, TemporalAttention
 from trainer.model.backbones import BACKBONES, TIMM, FrameSize, Geometry, backbone_geometry, find_backbone
 from trainer.model.weights import NAMED_WEIGHTS, PACKAGE, load_weights
+from trainer.plugins import PREFIX
 from trainer.settings import FrozenConfig
 
 __all__ = [
@@ -42,7 +43,7 @@ def _known(name: str) -> str:
         PydanticKnownError: there is none of this name.
         ConfigError: timm has none of this name, or is not installed.
     """
-    if not name.startswith(TIMM) and name not in BACKBONES:
+    if not name.startswith((TIMM, PREFIX)) and name not in BACKBONES:
         names = ", ".join(map(repr, BACKBONES))
         raise PydanticKnownError("literal_error", {"expected": f"{names} or 'timm:NAME'"})
     find_backbone(name)
@@ -52,7 +53,7 @@ def _known(name: str) -> str:
 BackboneName = Annotated[
     str,
     AfterValidator(_known),
-    WithJsonSchema({"anyOf": [{"enum": [*BACKBONES]}, {"type": "string", "pattern": f"^{TIMM}."}]}),
+    WithJsonSchema({"anyOf": [{"enum": [*BACKBONES]}, {"type": "string", "pattern": f"^({TIMM}|{PREFIX})."}]}),
 ]
 
 
@@ -60,8 +61,8 @@ class ModelConfig(FrozenConfig):
     """Architecture of the network and where its weights come from."""
 
     backbone: BackboneName = "resnet50"
-    """torchvision's ResNets and MobileNetV2, `timm:NAME` for a network of timm (`reidsearch[timm]`), or `tiny`: four
-    convolutions, for tests and for laptops."""
+    """torchvision's ResNets and MobileNetV2, `timm:NAME` for a network of timm (`reidsearch[timm]`),
+    `plugin:NAME` for one of an installed package, or `tiny`: four convolutions, for tests and for laptops."""
     weights: str = "imagenet"
     """`imagenet` (torchvision's IMAGENET1K_V1, timm's own weights), `none` (random), the path of a file or checkpoint,
     or `package:NAME`: the weights file of an installed package."""
