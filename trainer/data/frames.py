@@ -216,12 +216,16 @@ def _packed_place(path: str) -> _Place | None:
         return None
 
 
-@cache
 def _mapped(file: str) -> mmap.mmap:
     """The file's bytes, mapped once for each process and kept: packed files never change.
 
     Who truncates a file that is mapped kills the process (SIGBUS); that its size is right is checked before.
     """
+    return _mapped_once(os.path.abspath(file))  # noqa: PTH100 - 5x Path; the current folder may change
+
+
+@cache
+def _mapped_once(file: str) -> mmap.mmap:
     try:
         with open(file, "rb") as pack:  # noqa: PTH123 - 3x Path
             return mmap.mmap(pack.fileno(), 0, access=mmap.ACCESS_READ)

@@ -26,7 +26,7 @@ from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, named, r
 from trainer.data.frames import MAX_BYTES, bytes_address, pixels_address
 from trainer.data.images import MAX_PIXELS
 from trainer.data.readers import find_data_set
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 from trainer.settings import FrozenConfig
 
 HEADER, TABLE = "index.json", "index.npz"
