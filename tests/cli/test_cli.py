@@ -457,7 +457,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
     assert {name for name, _ in all_commands()} == {
         *("launch", "resume", "status", "stop", "logs", "extend", "sync", "simulate", "train", "evaluate"),
         *("report", "export", "reproduce", "purge", "doctor", "completion", "config show"),
-        *("compare", "ui", "finalize", "ablate", "tables"),
+        *("compare", "ui", "finalize", "ablate", "tables", "embed", "match"),
         *("data synth", "data check", "data stats", "data preview", "data pack", "data import"),
         *("space check", "space show", "space sample", "space diff", "space schema"),
         *("cluster plan", "cluster slurm", "cluster k8s", "cluster ray-up"),
