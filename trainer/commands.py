@@ -21,7 +21,7 @@ from trainer.evaluation.test_set import Spread, evaluate_partitions
 from trainer.evaluation.test_set_record import RecordUse, record_use
 from trainer.formatting import counted
 from trainer.plots.charts import average_precision_deltas
-from trainer.result import EpochResult, Evaluation, Progress, RetrievalMetrics
+from trainer.result import EpochResult, Evaluation, Progress, RetrievalMetrics, VerificationMetrics
 from trainer.training.fit import fit
 from trainer.training.interruption import stop_on_signals
 from trainer.training.state import last_checkpoint
@@ -208,7 +208,19 @@ def evaluation_line(evaluation: Evaluation, part: str) -> str:
     )
     if evaluation.reranked is not None:
         line += f"\n  re-ranked  {_metrics(evaluation.reranked)}"
+    if evaluation.verification is not None:
+        line += f"\n  same or not  {verification_text(evaluation.verification)}"
     return line
+
+
+def verification_text(metrics: VerificationMetrics) -> str:
+    """Error rates of "same identity or not", for people."""
+    rates = "  ".join(
+        f"{name} {'not measurable' if value is None else f'{100 * value:.1f}'}" for name, value in metrics.TPR.items()
+    )
+    return (
+        f"EER {100 * metrics.EER:.1f}  {rates}  ({metrics.matching_pairs:,} same, {metrics.other_pairs:,} other pairs)"
+    )
 
 
 def _metrics(metrics: RetrievalMetrics) -> str:

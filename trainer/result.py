@@ -39,6 +39,31 @@ class RetrievalMetrics(FrozenConfig):
     """CMC at rank 20."""
 
 
+class DistanceThreshold(FrozenConfig):
+    """A distance that tracklets of the same identity are at most apart."""
+
+    distance: float = Field(ge=0)
+    """In the distance that `evaluation.distance` names."""
+    false_positive_rate: Share
+    """Share of the pairs of different identities that are not farther apart."""
+
+
+class VerificationMetrics(FrozenConfig):
+    """Error rates of a threshold on the distance, over the pairs that the protocol ranks."""
+
+    EER: Share
+    """Equal error rate: where the false positive rate is the false negative rate."""
+    TPR: dict[str, Share | None]
+    """Largest true positive rate at a false positive rate of at most 1e-1 to 1e-4; None: not measurable, for there are
+    fewer pairs of different identities than one error needs."""
+    threshold: DistanceThreshold | None
+    """Of a false positive rate of at most 1e-2; None: not measurable."""
+    matching_pairs: Count
+    """Pairs of the same identity."""
+    other_pairs: Count
+    """Pairs of different identities, distractors included."""
+
+
 class Evaluation(RetrievalMetrics):
     """Metrics of one evaluation; everything that they depend on besides the network stands beside them."""
 
@@ -54,12 +79,20 @@ class Evaluation(RetrievalMetrics):
     """Queries left out because the gallery holds no match for them."""
     reranked: RetrievalMetrics | None = None
     """The metrics after re-ranking, where it was done."""
+    verification: VerificationMetrics | None = None
+    """Same identity or not, by the distance without re-ranking; None where it was not measured."""
 
     def metrics(self) -> dict[str, float]:
         """The metrics that a search can optimise or a tracker can draw, by name."""
         metrics = {name: value for name, value in self if isinstance(value, float)}
         again = () if self.reranked is None else self.reranked
-        return metrics | {f"reranked/{name}": value for name, value in again}
+        metrics |= {f"reranked/{name}": value for name, value in again}
+        if self.verification is None:
+            return metrics
+        measured = {"EER": self.verification.EER, **self.verification.TPR}
+        # MLflow takes neither @ nor = in a name.
+        names = {name: name.replace("@", "_at_").replace("=", "_") for name in measured}
+        return metrics | {f"verification/{names[name]}": value for name, value in measured.items() if value is not None}
 
 
 UNIFORM_ENTROPY = 0.995

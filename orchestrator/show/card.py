@@ -13,7 +13,7 @@ from orchestrator.show.search_text import spread
 from orchestrator.study.study import Trial
 from orchestrator.summary import Mean, Summary
 from trainer.data.dataset import PROTOCOLS
-from trainer.result import Evaluation, RetrievalMetrics
+from trainer.result import Evaluation, RetrievalMetrics, VerificationMetrics
 
 if TYPE_CHECKING:
     from trainer import ExportedNetwork
@@ -75,16 +75,30 @@ def card_metrics(search: Summary, trial: Trial, epoch: int) -> CardMetrics:
     return CardMetrics(validation, trial.test, confirmation)
 
 
-def write_card(folder: Path, search: Summary, trial: Trial, exported: Sequence[ExportedNetwork]) -> Path:
-    """Writes the card of all files that were exported of a trial; returns its path."""
+def write_card(
+    folder: Path,
+    search: Summary,
+    trial: Trial,
+    exported: Sequence[ExportedNetwork],
+    verification: VerificationMetrics | None = None,
+) -> Path:
+    """Writes the card of all files that were exported of a trial; returns its path.
+
+    `verification` was measured on the validation split.
+    """
     from trainer.files import write_atomically
 
     path = folder / CARD
-    write_atomically(path, card_text(search, trial, exported))
+    write_atomically(path, card_text(search, trial, exported, verification))
     return path
 
 
-def card_text(search: Summary, trial: Trial, exported: Sequence[ExportedNetwork]) -> str:
+def card_text(
+    search: Summary,
+    trial: Trial,
+    exported: Sequence[ExportedNetwork],
+    verification: VerificationMetrics | None = None,
+) -> str:
     """The card as Markdown."""
     description, first = search.description, exported[0]
     metrics = card_metrics(search, trial, first.epoch)
@@ -95,6 +109,7 @@ def card_text(search: Summary, trial: Trial, exported: Sequence[ExportedNetwork]
         "## Files\n\n" + "\n".join(_files(exported)),
         "## Data\n\n" + _data(search, first),
         "## Metrics\n\n" + "\n".join(_metrics(search, trial, metrics)),
+        "## Same identity or not\n\n" + "\n".join(_same_or_not(verification, metrics.test)),
         "## Input and output\n\n" + "\n".join(_interface(first)),
         f"## Intended use\n\n{INTENDED_USE}",
         f"## Out of scope\n\n{OUT_OF_SCOPE}",
@@ -161,6 +176,25 @@ def _metrics(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[st
     if any(found is not None and found.protocol == "no_camera" for found in (metrics.validation, metrics.test)):
         yield f"Protocol `no_camera`, {PROTOCOLS['no_camera'].about}."
     yield from _notes(search, trial, metrics)
+
+
+def _same_or_not(validation: VerificationMetrics | None, test: Evaluation | None) -> Iterator[str]:
+    """Error rates of a threshold on the distance, and the threshold that was chosen."""
+    from trainer.commands import verification_text
+
+    parts = (("validation split", validation), ("test set", None if test is None else test.verification))
+    measured = [(name, found) for name, found in parts if found is not None]
+    yield from (f"- {name}: {verification_text(found)}" for name, found in measured)
+    if not measured:
+        yield "- not measured of these weights"
+    threshold = None if validation is None else validation.threshold
+    if threshold is None:
+        yield "- no threshold was chosen"
+    else:
+        yield (
+            f"- `threshold.json`: distance {threshold.distance:.4f}, chosen on the validation split, where "
+            f"{100 * threshold.false_positive_rate:.2g} % of the pairs of different identities are not farther apart"
+        )
 
 
 def _row(name: str, metrics: RetrievalMetrics, of: Evaluation) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,11 @@ from orchestrator.summary import Summary
 if TYPE_CHECKING:
     from trainer import ExportedNetwork
     from trainer.export import ExportFormat
+    from trainer.result import VerificationMetrics
+
+log = logging.getLogger(__name__)
+
+SAME_MAP = 1e-4  # what an evaluation made again may differ by
 
 
 class Export(NamedTuple):
@@ -46,10 +52,38 @@ def export_trial(search: Summary, trial: Trial, formats: Sequence[ExportFormat],
     if out.exists() and any(out.iterdir()):
         raise SearchError(f"{out}: is not empty; choose another --out")
     from trainer import export_network
+    from trainer.exported import THRESHOLD_FILE
+    from trainer.files import write_atomically
 
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     networks = tuple(export_network(checkpoint, out, each) for each in dict.fromkeys(formats))
-    return Export(networks, write_card(out, search, trial, networks))
+    verification = _verification(search, trial, networks[0].epoch)
+    if verification is not None and verification.threshold is not None:
+        write_atomically(out / THRESHOLD_FILE, verification.threshold.model_dump_json(indent=2) + "\n")
+    return Export(networks, write_card(out, search, trial, networks, verification))
+
+
+def _verification(search: Summary, trial: Trial, epoch: int) -> VerificationMetrics | None:
+    """Measured on the validation split of the weights after `epoch`; None where the trial has left none of them."""
+    from trainer.evaluation.folder import FOLDER
+    from trainer.files import loads_checked, read_regular
+    from trainer.result import VerificationMetrics
+
+    file = FOLDER / "evaluation.json"
+    search.folder.store.pull_trial(search.folder, trial.key, str(file))
+    place = search.folder.trial(trial.key) / file
+    validation = next((result.validation for result in trial.results if result.epoch == epoch), None)
+    if validation is None or not place.is_file():
+        return None
+    try:
+        found = loads_checked(read_regular(place))
+        # A trial that was trained on since has left an evaluation of earlier weights.
+        if found.get("verification") is None or abs(found["mAP"] - validation.mAP) > SAME_MAP:
+            return None
+        return VerificationMetrics.model_validate(found["verification"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        log.warning("%s: damaged; no threshold is exported", place)
+        return None
 
 
 def require_packages(formats: Sequence[ExportFormat]) -> None:

@@ -186,3 +186,24 @@ def test_a_damaged_checkpoint_is_one_line_and_exit_3(
     assert run(["export", "first/t0001", "--out", str(tmp_path / "out"), "--storage", storage]) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{checkpoint}: its SHA-256 is not the one noted")
+
+
+def test_the_threshold_of_the_validation_split_is_exported_and_stands_in_the_card(
+    folder: SearchFolder, tmp_path: Path
+) -> None:
+    trial = next(iter(summarize(folder).study.trials.values()))
+    save_network(folder, trial.key, epoch=trial.results[-1].epoch)
+    validation = trial.results[-1].validation
+    assert validation is not None
+    threshold = {"distance": 0.25, "false_positive_rate": 0.01}
+    rates = {"EER": 0.1, "TPR": {"TPR@FPR=1e-4": None}, "matching_pairs": 5, "other_pairs": 200, "threshold": threshold}
+    place = folder.trial(trial.key) / "evaluation/evaluation.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(json.dumps({"mAP": validation.mAP, "verification": rates}))
+    text = card(folder, trial.key, tmp_path / "out")
+    assert json.loads((tmp_path / "out/threshold.json").read_text()) == threshold
+    assert "EER 10.0  TPR@FPR=1e-4 not measurable" in text
+    assert "distance 0.2500, chosen on the validation split" in text
+    place.write_text(json.dumps({"mAP": validation.mAP / 2, "verification": rates}))
+    assert "no threshold was chosen" in card(folder, trial.key, tmp_path / "other weights")
+    assert not (tmp_path / "other weights/threshold.json").exists()

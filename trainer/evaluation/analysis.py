@@ -123,10 +123,21 @@ def distance_sample(data: RetrievalData, *, count: int = 50_000, seed: int = 0) 
     Pairs of the same identity by the same camera, and junk, are of neither kind. Memory is of order Q G.
     """
     distances = pairwise_distance(data.query_embeddings, data.gallery_embeddings, data.distance).cpu()
-    others = (data.query_ids[:, None] != data.gallery_ids) & (data.gallery_ids != JUNK)
     generator = np.random.default_rng(seed)
-    pairs = (_matching(data.query, data.gallery), others)
-    return DistanceSample(*(_drawn(distances, each, count, generator) for each in pairs))
+    return DistanceSample(*(_drawn(distances, each, count, generator) for each in _kinds(data)))
+
+
+def pair_distances(data: RetrievalData) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " N"]]:
+    """Distances of all matching and of all other pairs, the kinds of `distance_sample`. Memory is of order Q G."""
+    distances = pairwise_distance(data.query_embeddings, data.gallery_embeddings, data.distance).cpu()
+    matching, others = (distances[each].numpy() for each in _kinds(data))
+    return matching, others
+
+
+def _kinds(data: RetrievalData) -> tuple[Bool[Tensor, "Q G"], Bool[Tensor, "Q G"]]:
+    """Which pairs match and which show different identities; what the protocol leaves out is of neither kind."""
+    others = (data.query_ids[:, None] != data.gallery_ids) & (data.gallery_ids != JUNK)
+    return _matching(data.query, data.gallery), others
 
 
 def choose_queries(

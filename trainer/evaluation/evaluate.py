@@ -24,10 +24,12 @@ from trainer.data.dataset import Splits
 from trainer.data.frames import DamagedFrames
 from trainer.data.splits import applied_split, cut_validation, read_validation
 from trainer.errors import CheckpointError, ConfigError, DataError
+from trainer.evaluation.analysis import pair_distances
 from trainer.evaluation.embed import cached_embeddings, embed
 from trainer.evaluation.metrics import Ranking
 from trainer.evaluation.retrieval import RetrievalData, rank, rerank, retrieval_data, searched_gallery
 from trainer.evaluation.test_set_record import RecordUse, Use, judged_weights, record_use
+from trainer.evaluation.verification import verify
 from trainer.files import replacing
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
 from trainer.result import Evaluation, Progress, RetrievalMetrics, no_progress
@@ -47,6 +49,8 @@ class EvaluationResult(NamedTuple):
     model: TemporalAttentionResNet
     seconds: dict[str, float]
     """Of each stage: reading, network, embedding (of which waiting for frames), ranking, reranking."""
+    roc: list[tuple[float, float]] | None = None
+    """Points (false positive rate, true positive rate); None where verification was not measured."""
 
 
 def evaluate(
@@ -91,7 +95,7 @@ def evaluate(
         result = evaluate_network(
             model, query, gallery, config, reranking=config.evaluation.reranking, cache=cache, progress=progress
         )
-    return result._replace(seconds=watch.seconds | result.seconds)
+    return with_verification(result._replace(seconds=watch.seconds | result.seconds))
 
 
 def evaluate_network(
@@ -146,6 +150,19 @@ def with_reranking(result: EvaluationResult, config: TrialConfig) -> EvaluationR
     reranked = rerank(result.data, config.evaluation.rerank)
     evaluation = result.evaluation.model_copy(update={"reranked": _metrics(reranked)})
     return result._replace(evaluation=evaluation, reranked=reranked)
+
+
+def with_verification(result: EvaluationResult) -> EvaluationResult:
+    """The result with error rates of "same identity or not"; as it is where the part shows one identity only.
+
+    Holds the distance of every pair of query and gallery, on MARS 22 million.
+    """
+    matching, others = pair_distances(result.data)
+    if not len(matching) or not len(others):
+        return result
+    found = verify(matching, others)
+    evaluation = result.evaluation.model_copy(update={"verification": found.metrics})
+    return result._replace(evaluation=evaluation, roc=found.roc)
 
 
 def write_embeddings(

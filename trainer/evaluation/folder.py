@@ -110,6 +110,7 @@ def _description(result: EvaluationResult, config: TrialConfig, part: Part, synt
         "fingerprint": dataset_fingerprint(evaluated),
         "seconds": result.seconds,
         "cmc": _cmc_curves(result),
+        "roc": result.roc,
         # Of cameras only: the names of identities may be those of people, and the file goes to MLflow.
         "cameras": names_of(tracklet.camera for tracklet in (*result.data.query, *result.data.gallery)),
     }

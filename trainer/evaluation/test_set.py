@@ -124,7 +124,8 @@ def evaluate_partitions(
         result = evaluate(of_fold, path, part="test", cache=cache, progress=progress, record=record)
         evaluations.append(result.evaluation)
     metrics = [evaluation.metrics() for evaluation in evaluations]
-    columns = {name: [each[name] for each in metrics] for name in metrics[0]}
+    shared = [name for name in metrics[0] if all(name in each for each in metrics)]
+    columns = {name: [each[name] for each in metrics] for name in shared}
     spreads = {name: Spread(fmean(column), stdev(column)) for name, column in columns.items()}
     return PartitionsEvaluation(evaluations, spreads)
 

@@ -23,6 +23,7 @@ from trainer.evaluation.evaluate import (
     evaluate_network,
     trained_network,
     with_reranking,
+    with_verification,
 )
 from trainer.evaluation.folder import FOLDER, write_evaluation
 from trainer.files import write_atomically
@@ -274,7 +275,7 @@ class _Run:
         if self._best is None:
             return evaluate(self.config, best, part="validation", split=split, device=self.device, progress=progress)
         result = with_reranking(self._best, self.config) if self.config.evaluation.reranking else self._best
-        return result._replace(model=trained_network(self.config.model, best).to(self.device))
+        return with_verification(result._replace(model=trained_network(self.config.model, best).to(self.device)))
 
     def _stoppable(self, progress: Progress, stop: Stop) -> Progress:
         def each_batch(what: str, done: int, total: int, note: str = "") -> None:

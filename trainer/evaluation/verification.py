@@ -1,0 +1,109 @@
+"""Same identity or not: error rates of a threshold on the distance, over all pairs of a query and the gallery.
+
+P pairs of the same identity, N pairs of different ones. A pair is accepted, taken for the same identity, where its
+distance is at most the threshold.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from trainer.result import DistanceThreshold, VerificationMetrics
+
+PAIRS = 10, 100, 1_000, 10_000
+"""False positive rates 1e-1 to 1e-4, as 1 in so many pairs."""
+CHOSEN = 100  # 1 in so many is the false positive rate that a threshold is chosen for
+ROC_POINTS = 100
+
+Distances = Float[np.ndarray, " P"]
+
+
+class Verification(NamedTuple):
+    """The metrics of all thresholds, and points of the ROC curve."""
+
+    metrics: VerificationMetrics
+    roc: list[tuple[float, float]]
+    """False and true positive rate of thresholds, ascending, at most 102 points: dense where few pairs are accepted."""
+
+
+def verify(matching: Float[np.ndarray, " P"], others: Float[np.ndarray, " N"]) -> Verification:
+    """Error rates from the distances of pairs of the same identity and of pairs of different ones.
+
+    Sorts copies: 4 bytes a pair in float32, no table of thresholds.
+
+    Raises:
+        ValueError: there is no pair of either kind, or a distance is NaN.
+    """
+    if not len(matching) or not len(others):
+        raise ValueError(f"{len(matching)} pairs of the same identity and {len(others)} of different ones; both needed")
+    positives, negatives = np.sort(matching), np.sort(others)
+    if np.isnan(positives[-1]) or np.isnan(negatives[-1]):  # sorted last
+        raise ValueError("distances are NaN, so there is no threshold")
+    tpr = {f"TPR@FPR=1e-{power}": _tpr(positives, negatives, pairs) for power, pairs in enumerate(PAIRS, 1)}
+    metrics = VerificationMetrics(
+        EER=_equal_error_rate(positives, negatives),
+        TPR=tpr,
+        threshold=_threshold(positives, negatives, CHOSEN),
+        matching_pairs=len(positives),
+        other_pairs=len(negatives),
+    )
+    return Verification(metrics, _roc(positives, negatives))
+
+
+def _tpr(positives: Distances, negatives: Distances, pairs: int) -> float | None:
+    """Largest true positive rate at a false positive rate of at most 1 / pairs; None where it is not measurable."""
+    if len(negatives) < pairs:
+        return None
+    return _share_below(positives, _first_refused(negatives, pairs))
+
+
+def _first_refused(negatives: Distances, pairs: int) -> float:
+    """The distance that every threshold of a false positive rate of at most 1 / pairs is below."""
+    return float(negatives[len(negatives) // pairs])
+
+
+def _threshold(positives: Distances, negatives: Distances, pairs: int) -> DistanceThreshold | None:
+    """Halfway between the last distance that is accepted and the first that must not be.
+
+    None where it is not measurable, and where no threshold accepts a pair at all.
+    """
+    if len(negatives) < pairs:
+        return None
+    refused = _first_refused(negatives, pairs)
+    below = [float(kind[place - 1]) for kind in (positives, negatives) if (place := kind.searchsorted(refused))]
+    if not below:
+        return None
+    return DistanceThreshold(distance=(max(below) + refused) / 2, false_positive_rate=_share_below(negatives, refused))
+
+
+def _equal_error_rate(positives: Distances, negatives: Distances) -> float:
+    """Where false positive and false negative rate are equal, on the line between neighbouring thresholds."""
+
+    def is_past(distance: float) -> bool:
+        false_negatives = len(positives) - positives.searchsorted(distance, "right")
+        false_positives = negatives.searchsorted(distance, "right")
+        return bool(int(false_positives) * len(positives) >= int(false_negatives) * len(negatives))
+
+    # Of either kind, the first distance that is past the crossing.
+    places = ((kind, bisect_left(kind, True, key=is_past)) for kind in (positives, negatives))
+    crossing = min(float(kind[place]) for kind, place in places if place < len(kind))
+    before = _share_below(negatives, crossing), 1 - _share_below(positives, crossing)
+    after = _share_below(negatives, crossing, "right"), 1 - _share_below(positives, crossing, "right")
+    gap, overshoot = before[1] - before[0], after[0] - after[1]
+    return before[0] + (after[0] - before[0]) * gap / (gap + overshoot)
+
+
+def _roc(positives: Distances, negatives: Distances) -> list[tuple[float, float]]:
+    counts = np.unique(np.geomspace(1, len(negatives), ROC_POINTS).astype(np.int64))
+    refused = [float(negatives[count]) for count in (0, *counts.tolist()) if count < len(negatives)]
+    points = {(_share_below(negatives, each), _share_below(positives, each)) for each in refused}
+    return sorted({(0.0, 0.0), *points, (1.0, 1.0)})
+
+
+def _share_below(distances: Distances, limit: float, side: str = "left") -> float:
+    """Share of sorted distances below the limit; with side "right", at most it."""
+    return int(distances.searchsorted(distances.dtype.type(limit), side)) / len(distances)  # type: ignore[call-overload]
