@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def test_a_damaged_checkpoint_is_one_line_and_exit_3(
 def test_the_threshold_of_the_validation_split_is_exported_and_stands_in_the_card(
     folder: SearchFolder, tmp_path: Path
 ) -> None:
-    trial = next(iter(summarize(folder).study.trials.values()))
+    trial = read_summary(folder).trial("t0000")
     save_network(folder, trial.key, epoch=trial.results[-1].epoch)
     validation = trial.results[-1].validation
     assert validation is not None
