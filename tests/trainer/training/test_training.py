@@ -178,7 +178,9 @@ def test_the_best_checkpoint_evaluates_to_the_figures_it_was_saved_with(
     ).evaluation
     best = result.best.validation
     assert best is not None
-    assert again.model_dump(exclude={"reranked"}) == best.model_dump(exclude={"reranked"})
+    after_training = {"reranked", "verification"}
+    assert again.model_dump(exclude=after_training) == best.model_dump(exclude=after_training)
+    assert again.verification is not None and best.verification is None
     last = result.history[-1].validation
     assert last is not None and last.reranked is not None
 
