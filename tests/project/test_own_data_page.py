@@ -12,9 +12,8 @@ import pytest
 from documented import ROOT, block_commands
 from miniatures import write_frames, write_table
 from PIL import Image
+from running import command as reidsearch
 from tracked import write_source
-
-from orchestrator.__main__ import run
 
 PAGE = ROOT / "docs/howto-own-data.md"
 CAMERAS = ("front door", "back door", "yard 1", "yard 2", "Hall, left", "Hall, right", "garage")
@@ -39,24 +38,23 @@ def write_tracks(root: Path) -> None:
 def import_tracks(root: Path) -> None:
     """17 identities under four cameras, cut from videos."""
     source = write_source(root.parent / "videos", CAMERAS[:4], {t: f"Person {chr(64 + t)}" for t in range(1, 18)})
-    assert run(["data", "import", str(source), str(root)]) == 0
+    done = reidsearch("data", "import", str(source), str(root))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("write", [write_tracks, import_tracks])
 def test_the_way_from_a_table_or_from_videos_to_an_exported_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], write: Callable[[Path], None]
+    tmp_path: Path, write: Callable[[Path], None]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     write(tmp_path / "tracks")
     write_source(tmp_path / "cameras")
     write_frames(tmp_path / "people", [f"{name}/{c}/t/{n}.jpg" for name in "abcd" for c in "xy" for n in (1, 2)])
     said = {}
     for command in block_commands(PAGE):
-        code = run(list(command.words[1:]))
-        out, err = capfd.readouterr()
-        assert code == 0, f"{command}\n{out}{err}"
-        said[" ".join(command.words[1:3])] = out
+        done = reidsearch(*command.words[1:], cwd=tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        said[" ".join(command.words[1:3])] = done.stdout
     assert "yard 1" in said["data stats"]
     assert "data      own data: these metrics must not stand beside published results" in said["status mine"]
     assert "| own data |" in said["tables mine"]
