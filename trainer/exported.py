@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from trainer.checkpoint import load_checkpoint
@@ -25,7 +25,7 @@ from trainer.data.dataset import NO_CAMERA, NamedNumber
 from trainer.data.folder import find_data, recognised
 from trainer.data.importing.folders import read_folders
 from trainer.data.pack import packed_data_set
-from trainer.data.readers.tracklets import IMAGES
+from trainer.data.readers.tracklet_table import IMAGES
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.evaluation.embed import ClipEmbeddings, embed, embed_clips
@@ -35,8 +35,7 @@ from trainer.export import CONFIG_FILE, FILE_NAMES
 from trainer.files import read_regular, replacing, write_atomically
 from trainer.formatting import first_line, plain_words
 from trainer.plots.sheets import RankedItem, RankedQuery, ranking_sheet
-from trainer.result import Progress, no_progress
-from trainer.settings import FrozenConfig
+from trainer.result import DistanceThreshold, Progress, no_progress
 
 Runtime: TypeAlias = Literal["torch", "onnx"]
 Embed: TypeAlias = Callable[[Sequence[Tracklet], Progress], Float[Tensor, "N D"]]
@@ -46,21 +45,12 @@ PARQUET, NPZ = ".parquet", ".npz"
 SHEET_QUERIES = 20  # rows of a sheet
 
 
-class Threshold(FrozenConfig):
-    """Where the distance of one identity's tracklets ends, as it was chosen on the validation split."""
-
-    distance: float = Field(ge=0)
-    """Tracklets at most so far apart count as the same identity, in the distance that the configuration names."""
-    false_positive_rate: float | None = Field(None, ge=0, le=1)
-    """Share of pairs of different identities that it takes for the same, on the validation split."""
-
-
 class ExportedModel(NamedTuple):
     """A network in a folder that `export` wrote."""
 
     folder: Path
     config: TrialConfig
-    threshold: Threshold | None
+    threshold: DistanceThreshold | None
     """None where the folder holds none."""
     embed: Embed
     """Embeddings of tracklets, on the CPU."""
@@ -97,7 +87,7 @@ def open_exported(folder: Path, runtime: Runtime = "torch") -> ExportedModel:
     # As the graph computes, and without processes that a few tracklets do not need.
     clips = config.clips.model_copy(update={"workers": 0})
     config = config.model_copy(update={"compute": ComputeConfig(precision="fp32", channels_last=False), "clips": clips})
-    threshold = _read(folder / THRESHOLD_FILE, Threshold)
+    threshold = _read(folder / THRESHOLD_FILE, DistanceThreshold)
     embed_by = _by_torch(folder, config) if runtime == "torch" else _by_onnx(folder / FILE_NAMES["onnx"], config)
     return ExportedModel(folder, config, threshold, embed_by)
 
@@ -299,7 +289,7 @@ def _match(
     query: SourceTracklet,
     distances: Float[Tensor, " G"],
     gallery: Sequence[SourceTracklet],
-    threshold: Threshold | None,
+    threshold: DistanceThreshold | None,
     top: int,
 ) -> Match:
     order = torch.argsort(distances, stable=True).tolist()

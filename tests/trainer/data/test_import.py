@@ -16,7 +16,8 @@ from tracked import BOX, FRAMES, frame_shown, mot_text, write_images, write_sour
 from trainer.data.frames import read_frame
 from trainer.data.images import decode_image
 from trainer.data.importing import ImportOptions, import_data
-from trainer.data.readers.tracklets import read_table, read_tracklets
+from trainer.data.readers.tracklet_table import read_table
+from trainer.data.readers.tracklets import read_tracklets
 from trainer.errors import DataError
 
 

@@ -24,7 +24,8 @@ from trainer.data.dataset import NO_CAMERA, NamedNumber, Splits, Tracklet, datas
 from trainer.data.frames import Box, clipped, crop_address, crop_of, frame_bytes, frame_file, read_clip, read_frame
 from trainer.data.pack import read_packed
 from trainer.data.packing import pack_data_set
-from trainer.data.readers.tracklets import natural, read_table, read_tracklets
+from trainer.data.readers.tracklet_table import natural, read_table
+from trainer.data.readers.tracklets import read_tracklets
 from trainer.data.statistics import statistics
 from trainer.errors import DataError
 from trainer.evaluation.compare import compare_evaluations

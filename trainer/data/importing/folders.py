@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.data.dataset import contents
 from trainer.data.importing.plan import Faults, ImportPlan, PlannedTracklet, cleaned, stamp_of_sizes
-from trainer.data.readers.tracklets import IMAGES, natural
+from trainer.data.readers.tracklet_table import IMAGES, natural
 from trainer.errors import DataError
 from trainer.formatting import shown
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from trainer.data.importing.folders import read_folders, read_levels
 from trainer.data.importing.mot import IDENTITIES, VIDEOS, is_mot, read_mot
 from trainer.data.importing.plan import ImportPlan
-from trainer.data.readers.tracklets import VIDEOS as VIDEO_FILES
+from trainer.data.readers.tracklet_table import VIDEOS as VIDEO_FILES
 from trainer.errors import DataError
 from trainer.settings import FrozenConfig
 

@@ -13,7 +13,7 @@ import numpy as np
 from trainer.data.dataset import contents, read_bounded
 from trainer.data.frames import MAX_BYTES, MAX_CROPPED_PIXELS
 from trainer.data.images import Frame, decode_image
-from trainer.data.readers.tracklets import IMAGES, natural
+from trainer.data.readers.tracklet_table import IMAGES, natural
 from trainer.errors import DataError
 
 NUMBER = re.compile(r"([0-9]+)\Z")
