@@ -33,7 +33,7 @@ from trainer.evaluation.evaluate import restored_network
 from trainer.evaluation.metrics import pairwise_distance
 from trainer.export import CONFIG_FILE, FILE_NAMES
 from trainer.files import read_regular, replacing, write_atomically
-from trainer.formatting import first_line, plain_words
+from trainer.formatting import first_line, plain_words, spelled
 from trainer.plots.sheets import RankedItem, RankedQuery, ranking_sheet
 from trainer.result import DistanceThreshold, Progress, no_progress
 
@@ -67,7 +67,7 @@ class SourceTracklet(NamedTuple):
     camera: str
     """Empty where the source does not say."""
     name: str
-    """The folder of its frames, below the source; of a data set the name of its first frame."""
+    """The folder of its frames, below the source; of a data set its first frame, below the source unless packed."""
 
     def described(self) -> dict[str, object]:
         """What a document says of it."""
@@ -98,7 +98,10 @@ def _read(path: Path, model: type[Any]) -> Any:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
-        raise CheckpointError(f"{path}: {plain_words(error.errors()[0])}; export the network again") from error
+        fault = error.errors()[0]
+        where = f"{spelled(fault['loc'])}: " if fault["loc"] else ""
+        what = "is no JSON" if fault["type"] == "json_invalid" else plain_words(fault)
+        raise CheckpointError(f"{path}: {where}{what}; export the network again") from error
 
 
 def _by_torch(folder: Path, config: TrialConfig) -> Embed:
@@ -182,7 +185,11 @@ def _of_data_set(source: Path, only: str | None) -> Iterator[SourceTracklet]:
         if only in (None, part):
             for each in tracklets:
                 camera = "" if each.camera == NO_CAMERA else str(each.camera)
-                yield SourceTracklet(each, part, str(each.identity), camera, Path(each.frames[0]).name)
+                yield SourceTracklet(each, part, str(each.identity), camera, _below(source, Path(each.frames[0])))
+
+
+def _below(source: Path, frame: Path) -> str:
+    return frame.relative_to(source).as_posix() if frame.is_relative_to(source) else frame.name
 
 
 def _of_folders(source: Path) -> Iterator[SourceTracklet]:

@@ -23,6 +23,8 @@ from typing import Any, BinaryIO
 
 import pydantic_core
 
+from trainer.errors import ConfigError
+
 MAX_BYTES = 256 * 1024 * 1024
 """Of a file that is read whole, unless it is said otherwise; our own are far smaller."""
 LARGEST_FLOAT = 3.5e38
@@ -159,6 +161,17 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, f"cannot be written ({error.strerror})", str(folder)) from error
+
+
+def check_apart(out: Path, *sources: Path) -> None:
+    """Checks that what is written lies in none of the folders that are read, links followed.
+
+    Raises:
+        ConfigError: it does; names the folder.
+    """
+    for source in sources:
+        if out.resolve().is_relative_to(source.resolve()):
+            raise ConfigError(f"{out}: lies in {source}, which is read; write it somewhere else")
 
 
 def existing_folder(path: Path) -> Path:

@@ -11,7 +11,7 @@ import click
 
 from orchestrator.base.errors import Exit, OrchestratorError
 from orchestrator.base.hints import command_line
-from orchestrator.cli.options import AsJson, OutPath, argument, command, option, out_file
+from orchestrator.cli.options import AsJson, FloatRange, OutPath, argument, command, option, out_file
 
 if TYPE_CHECKING:
     from trainer.data import Splits, Tracklet
@@ -65,7 +65,7 @@ def import_(
     ] = None,
     margin: Annotated[
         float,
-        option("--margin", type=click.FloatRange(0, 1), help="Added on each side of a box, as a share of its size."),
+        option("--margin", type=FloatRange(0, 1), help="Added on each side of a box, as a share of its size."),
     ] = 0.0,
     quality: Annotated[int, option("--quality", type=click.IntRange(1, 100), help="Of crops, as JPEG files.")] = 95,
 ) -> int:
@@ -145,7 +145,9 @@ def preview(
 ) -> int:
     """Draw a sheet of some tracklets, a row each."""
     from trainer.data.folder import find_data
+    from trainer.files import check_apart
 
+    check_apart(out, folder)
     found = find_data(folder, name)
     from trainer.plots.sheets import contact_sheet  # imports torch
 

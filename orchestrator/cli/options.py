@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -149,6 +150,17 @@ class StoragePath(click.Path):
         return value if "://" in value else super().convert(value, parameter, context)
 
 
+class FloatRange(click.FloatRange):
+    """A finite number in a range; click's own lets NaN pass, which no comparison refuses."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, parameter, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", parameter, context)
+        return number
+
+
 class OutPath(click.Path):
     """A file or folder to write; refused before any work if it cannot be written."""
 
@@ -253,7 +265,7 @@ GpusPerTrial = Annotated[
     float | None,
     option(
         "--gpus-per-trial",
-        type=click.FloatRange(min=0),
+        type=FloatRange(min=0),
         callback=_checked_resource,
         help="GPUs of one trial, at most 1; 0.5 lets two share one.",
     ),
@@ -326,7 +338,7 @@ class SessionOptions(TrialResources):
         float | None,
         option(
             "--hang-after",
-            type=click.FloatRange(min=1),
+            type=FloatRange(min=1),
             help="Seconds without a step that mean a hang.  [default: 1800]",
         ),
     ] = None

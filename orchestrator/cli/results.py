@@ -13,6 +13,7 @@ from orchestrator.base.hints import DEFAULT_STORAGE, hint
 from orchestrator.cli import shell_complete
 from orchestrator.cli.options import (
     AsJson,
+    FloatRange,
     OptionalSearch,
     Search,
     SearchOrTrial,
@@ -164,7 +165,7 @@ def reproduce(
         float | None,
         option(
             "--tolerance",
-            type=click.FloatRange(min=0),
+            type=FloatRange(min=0),
             help="Of relative differences.  [default: 0; 0.02 for a trial on a GPU]",
         ),
     ] = None,

@@ -35,7 +35,9 @@ def embed(
     from orchestrator.base.progress import step_progress
     from trainer import prepare_process
     from trainer.exported import open_exported, write_embeddings
+    from trainer.files import check_apart
 
+    check_apart(out, model, source)
     prepare_process()
     exported, began = open_exported(model, runtime), time.monotonic()
     with step_progress() as progress:
@@ -71,7 +73,11 @@ def match(
     from trainer import prepare_process
     from trainer.exported import draw_matches, match_document, open_exported, shows_drawings, write_matches
     from trainer.exported import match as matches_of
+    from trainer.files import check_apart
 
+    for written in (out, sheet):
+        if written is not None:
+            check_apart(written, model, query, gallery)
     prepare_process()
     exported = open_exported(model, runtime)
     with step_progress() as progress:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from miniatures import write_miniature
+from miniatures import write_frames, write_miniature, write_table
 from PIL import Image
 from tracked import write_source
 
@@ -128,6 +128,23 @@ def test_import_prints_a_line_for_each_fault_writes_nothing_and_exits_3(tmp_path
         "yard.mkv: no such video or folder of frames",
     ]
     assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("margin", ["nan", "inf", "-1"])
+def test_a_margin_that_is_no_share_is_a_usage_error(tmp_path: Path, capsys: Printed, margin: str) -> None:
+    source = write_source(tmp_path / "cameras")
+    assert run(["data", "import", str(source), str(tmp_path / "own"), "--margin", margin]) == 2
+    assert "--margin" in capsys.readouterr().err
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_data_set_without_test_tracklets_is_said_to_have_none(tmp_path: Path, capsys: Printed) -> None:
+    names = [f"{name}/{camera}/1.jpg" for name in "ab" for camera in "xy"]
+    write_frames(tmp_path, names)
+    rows = [{"identity": n[0], "camera": n[2], "path": n.rpartition("/")[0], "part": "train"} for n in names]
+    write_table(tmp_path / "tracklets.csv", rows)
+    assert run(["data", "check", str(tmp_path)]) == 3
+    assert "in the test tracklets there is no identity: " in capsys.readouterr().err
 
 
 # stats

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from miniatures import write_table
 from PIL import Image
 from pyarrow import parquet
 
@@ -206,3 +207,29 @@ def test_a_folder_without_tracklets_is_one_line_and_exit_3(
     lines = capsys.readouterr().err.splitlines()
     assert "empty" in lines[0]
     assert "gone: no such folder" in lines[-1]
+
+
+@pytest.mark.parametrize("place", ["exported/config.json", "gallery/ada/door/t1/000.png", "gallery/tracklets.parquet"])
+def test_what_is_read_is_never_written_over(
+    exported: Path, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    shutil.copytree(exported, tmp_path / "exported")
+    out = str(tmp_path / place)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    sources = [str(tmp_path / "exported"), str(gallery)]
+    assert run(["match", *sources, str(gallery), "--out", out]) == 3
+    assert run(["match", *sources, str(gallery), "--sheet", out]) == 3
+    assert run(["embed", *sources, "--out", out]) == 3
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert capsys.readouterr().err.count("which is read") == 3
+
+
+def test_tracklets_of_a_table_are_told_apart_by_their_folders(gallery: Path) -> None:
+    rows = [
+        {"identity": name, "camera": camera, "path": f"{name}/{camera}/t1"}
+        for name in COLOURS
+        for camera in ("door", "yard")
+    ]
+    write_table(gallery / "tracklets.csv", rows)
+    names = [each.name for each in read_source(gallery)]
+    assert sorted(names) == sorted(f"{row['path']}/000.png" for row in rows)

@@ -183,7 +183,8 @@ def _check_cameras(folder: DataFolder, partitions: Sequence[Splits], findings: F
             ("test", tested, "no query has a match by another camera, and nothing can be evaluated"),
         ):
             if (why := seen_by_one_camera(tracklets)) is not None:
-                advice = "add tracklets" if protocol_for(tracklets, "mars") == "no_camera" else ALL_CAMERAS
+                is_known = tracklets and protocol_for(tracklets, "mars") != "no_camera"
+                advice = ALL_CAMERAS if is_known else "add tracklets"
                 findings.problem(f"{where}in the {part} tracklets {why}: {lost}; {advice}")
 
 

@@ -169,6 +169,8 @@ def seen_by_one_camera(tracklets: Sequence[Tracklet]) -> str | None:
             seen[tracklet.identity] += tracklet.camera == NO_CAMERA
     if any(len(of_identity) > 1 for of_identity in cameras.values()) or any(count > 1 for count in seen.values()):
         return None
+    if not cameras:
+        return "there is no identity"
     if any(seen.values()):
         return "every identity has one tracklet only"
     if len(all_cameras := set().union(*cameras.values())) == 1:

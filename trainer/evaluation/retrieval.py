@@ -128,6 +128,8 @@ def searched_gallery(query: Sequence[Tracklet], gallery: Sequence[Tracklet], pro
         identities[each.identity] - (0 if each.camera == NO_CAMERA else seen[each.identity, each.camera])
         for each in query
     ]
+    if not query:
+        raise DataError("there are no query tracklets in this part, so nothing can be evaluated on it")
     if not any(matches):
         if protocol == "no_camera":
             raise DataError(f"none of the {len(query)} queries has another tracklet of its identity in the gallery")

@@ -365,14 +365,14 @@ DAMAGES: dict[str, tuple[str | bytes, list[str]]] = {
         ROW.replace("\n", ",frames\n") + "x,1,a,3\n",
         ["row 2: 'a' holds 2 frames, but frames is 3; copy it again, or correct it"],
     ),
-    "row twice": (ROW + "x,1,a\nx,1,./a/\n", ["row 3: '1.jpg' belongs to row 2 as well; remove one of them"]),
+    "row twice": (ROW + "x,1,a\nx,1,./a/\n", ["row 3: 'a/1.jpg' belongs to row 2 as well; remove one of them"]),
     "frame twice": (
         FRAMES + "x,1,t,1,a/1.jpg,1,1,1,1\nx,1,t,1.0,a/2.jpg,1,1,1,1\n",
         ["row 3: frame 1 of tracklet 't' is there before"],
     ),
     "crop twice": (
         FRAMES + "x,1,t,1,a/1.jpg,1,1,1,1\nx,1,u,1,a/1.jpg,1,1,1,1\n",
-        ["row 3: '1.jpg@1,1,1x1' belongs to row 2 as well; remove one of them"],
+        ["row 3: 'a/1.jpg@1,1,1x1' belongs to row 2 as well; remove one of them"],
     ),
     "two identities": (
         FRAMES + "x,1,t,1,a/1.jpg,1,1,1,1\ny,1,t,2,a/2.jpg,1,1,1,1\n",

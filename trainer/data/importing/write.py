@@ -21,7 +21,7 @@ from trainer.data.importing.source import ImportOptions, read_source
 from trainer.data.importing.video import pictures
 from trainer.data.readers.tracklet_table import CSV
 from trainer.errors import DataError
-from trainer.files import read_regular, write_atomically
+from trainer.files import check_apart, read_regular, write_atomically
 from trainer.settings import FrozenConfig
 
 STATE = "import.json"
@@ -65,12 +65,12 @@ def import_data(
     written last. Nothing outside of `out` is written.
 
     Raises:
+        ConfigError: `out` lies in the source.
         DataError: the source is faulty (a line for each fault), or `out` holds something else, or the import of
             another source, or cannot be written.
     """
     start = time.perf_counter()
-    if out.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{out}: lies in the source; name a folder beside it")
+    check_apart(out, source)
     plan = read_source(source, options)
     folders = crop_folders(plan.tracklets)
     try:

@@ -117,7 +117,7 @@ def read_table(root: Path) -> list[Listed]:
     faults.refuse()
     if not found:
         raise DataError(f"{path}: lists no tracklet; every row below the header is one, or a frame of one")
-    _check_overlaps(found, faults)
+    _check_overlaps(root, found, faults)
     faults.refuse()
     return sorted(found, key=lambda each: (natural(each.identity), natural(each.camera or ""), each.time, each.row))
 
@@ -467,13 +467,13 @@ def _check_groups(groups: Iterable[_Frames], faults: Faults) -> None:
 # What holds for both
 
 
-def _check_overlaps(found: Sequence[Listed], faults: Faults) -> None:
+def _check_overlaps(root: Path, found: Sequence[Listed], faults: Faults) -> None:
     """No frame, or crop, belongs to two tracklets; of two that overlap one frame is named."""
     owner: dict[str, int] = {}
     for each in found:
         for frame in each.frames:
             before = owner.setdefault(frame, each.row)
             if before != each.row:
-                name = shown(frame.rpartition(os.sep)[2])
+                name = shown(frame.removeprefix(f"{root}{os.sep}"))
                 faults.add(each.row, f"{name} belongs to row {before} as well; remove one of them")
                 break
