@@ -24,7 +24,6 @@ from trainer.data import Tracklet
 from trainer.data.dataset import NO_CAMERA, NamedNumber
 from trainer.data.folder import find_data, recognised
 from trainer.data.importing.folders import read_folders
-from trainer.data.pack import packed_data_set
 from trainer.data.readers.tracklet_table import IMAGES
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import CheckpointError, ConfigError, DataError
@@ -171,10 +170,7 @@ def read_source(source: Path, part: Literal["query", "gallery"] | None = None) -
     """
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; name a data set or a folder of tracklets")
-    if packed_data_set(source) is not None or recognised(source) is not None:
-        found = list(_of_data_set(source, part))
-    else:
-        found = list(_of_folders(source))
+    found = list(_of_data_set(source, part) if recognised(source) else _of_folders(source))
     if not found:
         raise DataError(f"{source}: holds no tracklet" + (f" of the {part} part" if part else ""))
     return found

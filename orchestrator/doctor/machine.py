@@ -159,10 +159,9 @@ def data_set(root: Path) -> Iterator[Finding]:
         return
     from trainer.data import instead, recognised
     from trainer.data.manifest import manifest_digest
-    from trainer.data.pack import packed_data_set
     from trainer.data.synthetic.dataset import is_synthetic
 
-    name = packed_data_set(root) or recognised(root)
+    name = recognised(root)
     if name is None:
         text = f"{root} has the layout of no known data set{instead(root)}"
         yield Finding("problem", "data", text, "docs/data.md lists them")

@@ -56,7 +56,7 @@ def prepare_space(
     if data == MINI_MARS:
         overrides = [*small_settings(parsed), *overrides]
     elif data is not None:
-        overrides = [*overrides, _setting("data.root", Path(data).absolute())]
+        overrides = [*_name_override(parsed, Path(data)), *overrides, _setting("data.root", Path(data).absolute())]
     if any(override.partition("=")[0].strip().endswith("data.root") for override in overrides):
         overrides = ["synthetic=null", *overrides]
     parsed = SearchSpace.parse(given, overrides=overrides)
@@ -87,6 +87,17 @@ def _data_root(space: SearchSpace, storage: Path) -> Path:
     data = space.trainer.get("data")
     root = data.get("root") if isinstance(data, dict) else None
     return Path(str(setting_schemas()["data.root"]["default"] if root is None else root))
+
+
+def _name_override(space: SearchSpace, root: Path) -> list[str]:
+    """The `data.name` of what lies in the folder; none where that is no known data set, or a plug-in reads it."""
+    from trainer.data import recognised
+    from trainer.plugins import is_plugin
+
+    data = space.trainer.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    found = None if isinstance(name, str) and is_plugin(name) else recognised(root)
+    return [] if found is None else [f"data.name={found}"]
 
 
 def _setting(path: str, value: Path) -> str:

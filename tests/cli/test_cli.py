@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -12,21 +13,31 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from miniatures import write_miniature
 from searches import a_search, completed, write_search
 
 from orchestrator.__main__ import cli, run
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
-from orchestrator.runner.prepare_space import SMALL_SIZES, SMALL_SPLIT, any_config, small_settings
+from orchestrator.runner.prepare_space import (
+    SMALL_SIZES,
+    SMALL_SPLIT,
+    _name_override,
+    any_config,
+    prepare_space,
+    small_settings,
+)
 from orchestrator.show.report.formats import write_report
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores import open_store
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.local import local_search
 from orchestrator.stores.uri import is_uri
 from orchestrator.study.events import SessionEnded, TrialFailed
 from trainer.config import TrialConfig
 from trainer.data import read_splits
+from trainer.data.packing import pack_data_set
 from trainer.errors import DataError
 from trainer.settings import differing_settings
 
@@ -231,6 +242,25 @@ def test_a_folder_one_level_too_high_stops_a_launch_with_the_one_that_would_do(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(f"; {elsewhere / 'all/mars'} holds MARS: name that folder")
     assert not Path("runs/x").exists()
+
+
+@pytest.mark.parametrize("name", ["tracklets", "prid2011", "packed"])
+def test_the_data_set_in_a_named_folder_is_recognised_and_a_setting_of_its_name_wins(
+    elsewhere: Path, name: str
+) -> None:
+    write_miniature("prid2011" if name == "packed" else name, Path("data"))
+    if name == "packed":
+        pack_data_set("prid2011", Path("data"), Path("pack"))
+    folder, expected = ("pack", "prid2011") if name == "packed" else ("data", name)
+    prepare = functools.partial(prepare_space, "smoke.yaml", data=folder, storage=open_store("runs"), dry_run=True)
+    assert any_config(prepare(overrides=())).data.name == expected
+    assert any_config(prepare(overrides=["data.name=mars"])).data.name == "mars"
+
+
+def test_a_data_set_that_a_plug_in_reads_stays_its_own(elsewhere: Path) -> None:
+    write_miniature("tracklets", Path("data"))
+    plain = SearchSpace.parse("smoke.yaml", overrides=["data.name=plugin:zoo"])
+    assert _name_override(plain, Path("data")) == []
 
 
 def weights_file(name: str, backbone: str = "tiny") -> str:

@@ -149,8 +149,14 @@ def find_data(root: Path, name: str | None = None) -> DataFolder:
 
 
 def recognised(root: Path) -> str | None:
-    """Name of the data set whose layout a folder has, a key of `READERS`; None if it has none of theirs."""
-    return next((name for name, data_set in READERS.items() if data_set.recognises(root)), None)
+    """Name of the data set that a folder holds, a key of `READERS`, packed or not; None if it is none of these.
+
+    Raises:
+        DataError: the folder is a packed data set, but its index is damaged or the data set unknown.
+    """
+    return packed_data_set(root) or next(
+        (name for name, data_set in READERS.items() if data_set.recognises(root)), None
+    )
 
 
 def _named_by_frames(root: Path) -> str | None:
@@ -169,7 +175,7 @@ def instead(root: Path) -> str:
     here = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() follows links
     for folder in (here, *here.parents[:LEVELS_ABOVE], *_folders_in(here)):
         try:
-            name = packed_data_set(folder) or recognised(folder)
+            name = recognised(folder)
         except (DataError, OSError):
             continue
         if name is not None:
