@@ -159,7 +159,7 @@ def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Fi
     for fold, splits in enumerate(partitions):
         where = f"partition {fold}: " * (len(partitions) > 1)
         for part, published in folder.data_set.published.items():
-            found = part_counts(splits._asdict()[part])
+            found = part_counts(sum(splits, ()) if part == "all" else splits._asdict()[part])
             wrong = [
                 f"{held:,} {what} ({right:,} published)"
                 for what, held, right in zip(PartCounts._fields, found, published, strict=True)
@@ -167,7 +167,7 @@ def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Fi
             ]
             if wrong:
                 findings.problem(
-                    f"{folder.root}: {where}{part} holds {', '.join(wrong)}; copy {folder.data_set.title} again, or "
+                    f"{folder.root}: {where}{'it' if part == 'all' else part} holds {', '.join(wrong)}; copy {folder.data_set.title} again, or "
                     "let other counts pass with --any-counts"
                 )
     return findings.count == before
