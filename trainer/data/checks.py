@@ -122,6 +122,9 @@ def check_data(
     _check_cameras(folder, partitions, findings)
     if protocol == "no_camera":
         findings.notes.append(f"protocol no_camera, {PROTOCOLS['no_camera'].about}")
+    if pairs := folder.pairs():
+        same = sum(pair.same for pair in pairs)
+        findings.notes.append(f"{len(pairs):,} listed pairs, {same:,} of the same identity")
     if folder.packed:
         path = root / HEADER
         frames = _check_packed(root, partitions, findings, all_frames, progress)
@@ -159,6 +162,8 @@ def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Fi
     for fold, splits in enumerate(partitions):
         where = f"partition {fold}: " * (len(partitions) > 1)
         for part, published in folder.data_set.published.items():
+            if part == "all" and fold:
+                continue  # the same in every partition
             found = part_counts(sum(splits, ()) if part == "all" else splits._asdict()[part])
             wrong = [
                 f"{held:,} {what} ({right:,} published)"
@@ -166,9 +171,10 @@ def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Fi
                 if right not in (None, held)
             ]
             if wrong:
+                what = "" if part == "all" else f"{where}{part} "
                 findings.problem(
-                    f"{folder.root}: {where}{'it' if part == 'all' else part} holds {', '.join(wrong)}; copy {folder.data_set.title} again, or "
-                    "let other counts pass with --any-counts"
+                    f"{folder.root}: {what}holds {', '.join(wrong)}; copy {folder.data_set.title} again, or let "
+                    "other counts pass with --any-counts"
                 )
     return findings.count == before
 

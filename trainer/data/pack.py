@@ -342,7 +342,8 @@ def _fold_fault(table: FrameTable, header: PackHeader) -> str | None:
         for part in ("train", "query", "gallery"):
             if not all(0 <= index < len(table.identity) for index in getattr(fold, part)):
                 return f"partition {number} of {HEADER} has a {part} tracklet that is not there"
-    for *pair, fold in header.pairs:
-        if not (all(0 <= index < len(table.identity) for index in pair) and 0 <= fold < len(header.folds)):
+    for first, second, of_fold in header.pairs:
+        there = range(len(table.identity))
+        if first not in there or second not in there or of_fold not in range(len(header.folds)):
             return f"a pair of {HEADER} has a tracklet or a fold that is not there"
     return None

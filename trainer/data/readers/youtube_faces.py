@@ -34,7 +34,9 @@ FOLDS = 10
 VIDEO = re.compile(r"[0-9]{1,9}")
 FRAME = re.compile(r"(?:aligned_detect_)?([0-9]{1,9})\.([0-9]{1,9})\.jpg")
 NUMBER = re.compile(r"\s*[0-9]+\s*")
-ROW = re.compile(rf"\s*([0-9]{{1,9}})\s*,(?:{NUMBER.pattern},)?\s*([^,/]+/[0-9]+)\s*,\s*([^,/]+/[0-9]+)\s*,\s*([01])\s*")
+ROW = re.compile(
+    rf"\s*([0-9]{{1,9}})\s*,(?:{NUMBER.pattern},)?\s*([^,/]+/[0-9]+)\s*,\s*([^,/]+/[0-9]+)\s*,\s*([01])\s*"
+)
 EXAMPLE = "'1, 7, Ann/0, Ann/2, 1' (fold, pair, two videos, 1 for the same identity or 0)"
 MAX_LIST_BYTES = 16 * 2**20  # the published list holds 0.2 MB
 AGAIN = "copy the file again"
