@@ -8,6 +8,7 @@ distance is at most the threshold.
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_left
 from collections.abc import Mapping
 from statistics import fmean, stdev
@@ -81,7 +82,7 @@ def verify_folds(
     """Each fold's accuracy at the threshold that is best on the pairs of all others (Huang et al. 2007, LFW).
 
     Of thresholds that are equally good the smallest counts. It lies halfway between the last distance that it accepts
-    and the next; 1 below all where none should be accepted.
+    and the next; just below all where none should be accepted.
 
     Args:
         distances: of both tracklets of each pair.
@@ -126,7 +127,9 @@ def _best_threshold(distances: Float[np.ndarray, " pairs"], same: Bool[np.ndarra
     gains[1:-1][ascending[1:] == ascending[:-1]] = -len(distances)
     accepted = int(gains.argmax())
     if accepted == 0:
-        return float(ascending[0]) - 1  # not the next number below 0: processes that train take it for 0
+        # Below 0 the next number that is not denormal: processes that train take those for 0.
+        nearest = float(ascending[0])
+        return min(math.nextafter(nearest, -math.inf), nearest - sys.float_info.min)
     if accepted == len(ascending):
         return float(ascending[-1])
     last, first = float(ascending[accepted - 1]), float(ascending[accepted])

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,7 +141,12 @@ def test_a_threshold_lies_halfway_to_the_next_pair_and_a_perfect_network_makes_n
 def test_equal_distances_are_as_good_as_chance_and_go_to_one_side_together() -> None:
     for metrics in found_in_folds([[(0.5, True), (0.5, False)]] * 3).by_fold.values():
         assert (metrics.accuracy, metrics.EER, metrics.AUC) == (0.5, 0.5, 0.5)
-        assert metrics.threshold == -0.5  # of equally good thresholds the smallest: none is accepted
+        assert metrics.threshold < 0.5  # of equally good thresholds the smallest: none is accepted
+
+
+def test_where_none_should_be_accepted_none_is_also_in_a_process_that_flushes_denormal_numbers() -> None:
+    torch.set_flush_denormal(True)
+    assert found_in_folds([[(0.0, True), (0.0, False), (0.0, False)]] * 2).mean_accuracy == pytest.approx(2 / 3)
 
 
 def test_neighbouring_distances_are_kept_apart_by_their_threshold() -> None:
