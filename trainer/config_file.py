@@ -102,6 +102,8 @@ def _lay_over(tree: Any, override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override}: write PATH=VALUE")
+    if not text.strip():
+        raise ConfigError(f"--set {override}: a value is missing after '='; write null or '' if that is meant")
     for _, what in renamed_settings(path):
         raise ConfigError(f"--set {override}: {what}")
     try:

@@ -43,8 +43,8 @@ PLAIN_WORDS = {
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """`1 query`, `2 queries`."""
-    return f"{count} {one if count == 1 else several}"
+    """`1 query`, `2,000 queries`."""
+    return f"{count:,} {one if count == 1 else several}"
 
 
 def plain_words(error: ErrorDetails) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import random
@@ -53,20 +52,10 @@ def sobol_points(space: SearchSpace, seed: int, start: int = 0) -> Iterator[Poin
         yield from _allowed(space, sequence.draw(_SOBOL_BLOCK, dtype=torch.float64).tolist())
 
 
-def sobol_point(space: SearchSpace, seed: int, index: int) -> Point:
-    """Point `index` of `sobol_points`, or a random point if constraints leave fewer."""
-    return next(itertools.islice(sobol_points(space, seed), index, None), None) or random_point(space, seed, index)
-
-
 def random_points(space: SearchSpace, seed: int, index: int) -> Iterator[Point]:
     """Uniformly random points for trial `index`, without those that break a constraint."""
     draws = np.random.default_rng(derived_seed(seed, "random point", index))
     return _allowed(space, (draws.random(len(space.parameters)).tolist() for _ in range(MAX_DRAWS)))
-
-
-def random_point(space: SearchSpace, seed: int, index: int) -> Point:
-    """The first of `random_points`."""
-    return next(random_points(space, seed, index))
 
 
 def grid_points(space: SearchSpace, seed: int) -> Iterator[Point]:

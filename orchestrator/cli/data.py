@@ -11,7 +11,8 @@ import click
 
 from orchestrator.base.errors import Exit, OrchestratorError
 from orchestrator.base.hints import command_line
-from orchestrator.cli.options import AsJson, FloatRange, OutPath, argument, command, option, out_file
+from orchestrator.cli.options import AsJson, FloatRange, OutPath, argument, command, option, out_picture
+from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from trainer.data import Splits, Tracklet
@@ -55,13 +56,31 @@ def synth(
     return Exit.OK
 
 
+def _levels(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """What the folders of a source name."""
+    from trainer.data.importing.folders import read_levels
+    from trainer.errors import DataError
+
+    try:
+        if value is not None:
+            read_levels(value)
+    except DataError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
 @command(example="reidsearch data import cameras/ data/own --margin 0.05", group=data, name="import")
 def import_(
     source: Annotated[Path, argument(type=click.Path(path_type=Path))],
     out: Annotated[Path, argument(type=OutPath(path_type=Path, file_okay=False))],
     folders: Annotated[
         str | None,
-        option("--folders", metavar="LEVELS", help="As identity/camera/tracklet, in any order.  [default: by depth]"),
+        option(
+            "--folders",
+            callback=_levels,
+            metavar="LEVELS",
+            help="As identity/camera/tracklet, in any order.  [default: by depth]",
+        ),
     ] = None,
     margin: Annotated[
         float,
@@ -78,9 +97,10 @@ def import_(
         made = import_data(source, out, options, progress=lambda done, total: progress("writing frames", done, total))
     for note in made.notes:
         click.echo(f"note: {note}", err=True)
-    cameras = f"{made.cameras} cameras" if made.cameras else "cameras not known"
+    cameras = counted(made.cameras, "camera", "cameras") if made.cameras else "cameras not known"
     click.echo(
-        f"{out}: {made.identities:,} identities, {cameras}, {made.tracklets:,} tracklets, {made.frames:,} frames, "
+        f"{out}: {counted(made.identities, 'identity', 'identities')}, {cameras}, "
+        f"{counted(made.tracklets, 'tracklet', 'tracklets')}, {counted(made.frames, 'frame', 'frames')}, "
         f"{made.written:,} of them written now, {made.seconds:.1f} s"
     )
     click.echo(f"next: {command_line('data', 'check', out)}", err=True)
@@ -138,7 +158,7 @@ def stats(folder: Folder, name: DataName = None, as_json: AsJson = False) -> int
 def preview(
     folder: Folder,
     name: DataName = None,
-    out: Annotated[Path, option("--out", type=out_file(), help="Picture.")] = Path("preview.png"),
+    out: Annotated[Path, option("--out", type=out_picture(), help="Picture.")] = Path("preview.png"),
     count: Annotated[int, option("--count", type=click.IntRange(1, 100), help="How many tracklets.")] = 12,
     seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Same seed, same tracklets.")] = 0,
     images: Annotated[bool, option("--images", help="Write a picture of real people.")] = False,
@@ -154,9 +174,10 @@ def preview(
     if not (found.synthetic or images):
         raise OrchestratorError(f"{folder}: shows real people; pictures of them are written with --images only")
     tracklets = _drawn(found.read(), count, seed)
-    title = f"{found.data_set.title}: {len(tracklets)} tracklets, seed {seed}"
+    count_of = counted(len(tracklets), "tracklet", "tracklets")
+    title = f"{found.data_set.title}: {count_of}, seed {seed}"
     contact_sheet(tracklets, out, title=title, synthetic=found.synthetic)
-    click.echo(f"{out}: {len(tracklets)} tracklets" + ("  SYNTHETIC" if found.synthetic else ""))
+    click.echo(f"{out}: {count_of}" + ("  SYNTHETIC" if found.synthetic else ""))
     return Exit.OK
 
 

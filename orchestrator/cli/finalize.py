@@ -101,6 +101,7 @@ def tables(
     if out is None:
         click.echo(text, nl=False)
     else:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text)
         click.echo(f"{out}: {form}")
     return Exit.OK

@@ -19,6 +19,7 @@ from orchestrator.cli.options import (
     command,
     option,
 )
+from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from orchestrator.stores.base import SearchFolder
@@ -150,9 +151,9 @@ def purge(
     folder = existing_search(open_store(storage), name)
     refuse_if_driven(folder.lease, folder.storage)
     copies = purge.find(folder, keep_mlflow=keep_mlflow, tracking=tracking_uri)
-    click.echo(f"folder    {folder.path}  ({copies.files} files, {copies.bytes / 1e6:.1f} MB)")
+    click.echo(f"folder    {folder.path}  ({counted(copies.files, 'file', 'files')}, {copies.bytes / 1e6:.1f} MB)")
     if copies.mlflow is not None:
-        click.echo(f"MLflow    {len(copies.mlflow.runs)} runs in {copies.mlflow.shown_uri}")
+        click.echo(f"MLflow    {counted(len(copies.mlflow.runs), 'run', 'runs')} in {copies.mlflow.shown_uri}")
         for place in copies.mlflow.places:
             click.echo(f"          with their files below {place}")
     if not yes and _typed() != name:

@@ -52,6 +52,23 @@ def option(*flags: str, **settings: Any) -> Declared:
     return Declared(flags, settings)
 
 
+class Command(click.Command):
+    """A command that names all options that are missing, and not only the first."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """What click leaves of the arguments."""
+        before = list(arguments)
+        try:
+            return super().parse_args(context, arguments)
+        except click.MissingParameter:
+            given, _, _ = self.make_parser(context).parse_args(before)
+            options = [each for each in self.params if isinstance(each, click.Option) and each.required]
+            missing = [repr(each.opts[-1]) for each in options if each.name not in given]
+            if len(missing) < 2:
+                raise
+            raise click.MissingParameter(ctx=context, param_hint=", ".join(missing), param_type="options") from None
+
+
 def argument(**settings: Any) -> Declared:
     """A positional argument: required if it has no default."""
     return Declared((), settings)
@@ -77,7 +94,7 @@ def command(
 
         params = [_click_parameter(each) for each in parameters(kind or function)]
         make = click.command if group is None else group.command
-        return make(name or function.__name__, params=params, epilog=f"Example: {example}")(call)
+        return make(name or function.__name__, cls=Command, params=params, epilog=f"Example: {example}")(call)
 
     return made
 
@@ -175,9 +192,25 @@ class OutPath(click.Path):
         return path
 
 
+class PicturePath(OutPath):
+    """A picture to write."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """As `OutPath`."""
+        path = super().convert(value, parameter, context)
+        if path.suffix.lower() != ".png":
+            self.fail(f"{str(path)!r} does not end with .png; pictures are PNG files", parameter, context)
+        return path
+
+
 def out_file() -> OutPath:
     """A file to write."""
     return OutPath(path_type=Path, dir_okay=False)
+
+
+def out_picture() -> OutPath:
+    """A picture to write."""
+    return PicturePath(path_type=Path, dir_okay=False)
 
 
 def out_folder() -> OutPath:

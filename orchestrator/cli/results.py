@@ -24,6 +24,7 @@ from orchestrator.cli.options import (
     option,
     out_file,
     out_folder,
+    out_picture,
 )
 
 
@@ -35,7 +36,7 @@ def compare(
     sheet: Annotated[
         Path | None,
         option(
-            "--sheet", type=out_file(), help="Draw what each network finds for the queries that changed most (PNG)."
+            "--sheet", type=out_picture(), help="Draw what each network finds for the queries that changed most (PNG)."
         ),
     ] = None,
     images: Annotated[bool, option("--images", help="Let the sheet show real people.")] = False,

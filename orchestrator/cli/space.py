@@ -10,6 +10,7 @@ import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.cli.options import AsJson, OptionalSpaceFile, Overrides, SpaceFile, command, option
+from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -32,8 +33,9 @@ def check(file: SpaceFile, overrides: Overrides = ()) -> int:
     if wrong:
         raise SpaceError(*wrong)
     click.echo(
-        f"ok   {file}: {len(found.parameters)} searched parameters, {len(found.start)} known points, "
-        f"{found.budget.trials} trials; every path exists in the trainer"
+        f"ok   {file}: {counted(len(found.parameters), 'searched parameter', 'searched parameters')}, "
+        f"{counted(len(found.start), 'known point', 'known points')}, "
+        f"{counted(found.budget.trials, 'trial', 'trials')}; every path exists in the trainer"
     )
     for note in [*found.warnings(), *notes]:
         click.echo(f"note {note}")

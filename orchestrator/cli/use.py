@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.cli.options import AsJson, OutPath, argument, command, option
+from orchestrator.cli.options import AsJson, argument, command, option, out_file, out_picture
+from trainer.formatting import counted
 
 Model = Annotated[Path, argument(type=click.Path(path_type=Path), metavar="MODEL")]
 RuntimeOption = Annotated[
@@ -23,9 +24,7 @@ RuntimeOption = Annotated[
 def embed(
     model: Model,
     source: Annotated[Path, argument(type=click.Path(path_type=Path))],
-    out: Annotated[
-        Path, option("--out", type=OutPath(path_type=Path, dir_okay=False), help="File to write: .parquet or .npz.")
-    ],
+    out: Annotated[Path, option("--out", type=out_file(), help="File to write: .parquet or .npz.")],
     runtime: RuntimeOption = "torch",
 ) -> int:
     """Embed all tracklets of SOURCE with the network in the folder MODEL, which `export` wrote.
@@ -43,7 +42,10 @@ def embed(
     with step_progress() as progress:
         count, dimension = write_embeddings(exported, source, out, progress=progress)
     rate = count / (time.monotonic() - began)
-    click.echo(f"{out}: embeddings of {count} tracklets, {dimension} numbers each; {rate:.3g} tracklets/s")
+    click.echo(
+        f"{out}: embeddings of {counted(count, 'tracklet', 'tracklets')}, {dimension} numbers each; "
+        f"{rate:.3g} tracklets/s"
+    )
     return Exit.OK
 
 
@@ -55,11 +57,11 @@ def match(
     top: Annotated[int, option("--top", type=click.IntRange(min=1, max=1000), help="Tracklets per query.")] = 10,
     out: Annotated[
         Path | None,
-        option("--out", type=OutPath(path_type=Path, dir_okay=False), help="Write the ranked lists as JSON."),
+        option("--out", type=out_file(), help="Write the ranked lists as JSON."),
     ] = None,
     sheet: Annotated[
         Path | None,
-        option("--sheet", type=OutPath(path_type=Path, dir_okay=False), help="Draw them, with people, as a PNG."),
+        option("--sheet", type=out_picture(), help="Draw them, with people, as a PNG."),
     ] = None,
     runtime: RuntimeOption = "torch",
     as_json: AsJson = False,

@@ -21,7 +21,7 @@ from orchestrator.study.description import current_space, read_description
 from orchestrator.study.events import SearchExtended, TrialReopened
 from orchestrator.study.study import Study
 from trainer.files import write_atomically
-from trainer.formatting import shown
+from trainer.formatting import counted, shown
 
 # Settings that may change without making the existing trials meaningless.
 CHANGEABLE = ("budget", "parameters", "stopping", "algorithm", "replicates")
@@ -106,7 +106,7 @@ def _check(name: str, changes: Sequence[tuple[str, str]], study: Study, space: S
                 f"a new one, with --warm-start {name} where it may learn from this one"
             )
     if space.budget.trials < (taken := math.ceil(trainings_taken(study, space))):
-        raise SearchError(f"{name}: has {taken} trials already; --trials cannot be less than that")
+        raise SearchError(f"{name}: has {counted(taken, 'trial', 'trials')} already; --trials cannot be less than that")
 
 
 def _outside(study: Study, space: SearchSpace) -> Iterator[str]:

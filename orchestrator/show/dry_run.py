@@ -28,6 +28,7 @@ from orchestrator.space.worst_case import OF_SIZE, WorstCase, worst_case
 from orchestrator.stores.base import Store
 from orchestrator.study.description import Options
 from trainer.files import existing_folder
+from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from trainer import StepCost
@@ -71,12 +72,15 @@ def _plan(space: SearchSpace, storage: Store) -> str:
     """A launch in lines of text."""
     config = any_config(space)
     first = initial_trials(space)
+    whole = "whole " * space.stopping.pauses
     lines = [
-        f"space     {space.name}: {len(space.parameters)} searched parameters, {len(space.start)} known points",
-        f"budget    {space.budget.trials} {'whole ' * space.stopping.pauses}trials of {config.optim.epochs} epochs"
+        f"space     {space.name}: {counted(len(space.parameters), 'searched parameter', 'searched parameters')}, "
+        + counted(len(space.start), "known point", "known points"),
+        f"budget    {counted(space.budget.trials, f'{whole}trial', f'{whole}trials')} of "
+        + counted(config.optim.epochs, "epoch", "epochs")
         + _other_budgets(space),
         f"algorithm {space.algorithm.name}"
-        + (f", {first} trials before the model is asked" if space.algorithm.name == "ax" else "")
+        + (f", {counted(first, 'trial', 'trials')} before the model is asked" if space.algorithm.name == "ax" else "")
         + f"; stopping rule {space.stopping.rule}",
         f"repeats   {_repeats(space)}",
         f"objective {_objective(space)} of the {space.objective.epoch} evaluated epoch",
@@ -261,13 +265,16 @@ def _of_size(point: Mapping[str, Value]) -> dict[str, Value]:
 
 def _time(found: Estimate) -> list[tuple[str, str]]:
     cost, space = found.cost, found.space
-    what = f"{found.trials} trials" + (f" and {found.repeats} repeats" if found.repeats else "")
+    repeats = f" and {counted(found.repeats, 'repeat', 'repeats')}" * bool(found.repeats)
+    what = counted(found.trials, "trial", "trials") + repeats
     lines = [
         ("time", f"about {duration(found.wall_s)}: {what} of {duration(found.trial_s)}, {found.slots} at once"),
         (
             "",
-            f"a trial: {found.epochs} epochs of {cost.batches_per_epoch} batches ({duration(found.training_s)}), "
-            f"{found.evaluations} evaluations of {cost.evaluation_frames} frames ({duration(found.evaluation_s)}),",
+            f"a trial: {counted(found.epochs, 'epoch', 'epochs')} of "
+            f"{counted(cost.batches_per_epoch, 'batch', 'batches')} ({duration(found.training_s)}), "
+            f"{counted(found.evaluations, 'evaluation', 'evaluations')} of {cost.evaluation_frames} frames "
+            f"({duration(found.evaluation_s)}),",
         ),
         (
             "",
@@ -290,7 +297,7 @@ def _limits(found: Estimate) -> list[str]:
     """Limits of the budget that are reached before all trials are over."""
     budget, limits = found.space.budget, []
     if budget.epochs is not None and budget.epochs < (found.trials + found.repeats) * found.epochs:
-        limits.append(f"{budget.epochs} epochs")
+        limits.append(counted(budget.epochs, "epoch", "epochs"))
     if budget.hours is not None and budget.hours * HOUR_S < found.wall_s:
         limits.append(f"{budget.hours:g} hours")
     if budget.gpu_hours is not None and budget.gpu_hours < found.gpu_hours:
@@ -317,7 +324,8 @@ def _disk(found: Estimate) -> list[tuple[str, str]]:
     return [
         (
             "disk",
-            f"{size(found.disk_bytes)}: {most}{found.configurations + found.repeats} trials with last.pt "
+            f"{size(found.disk_bytes)}: {most}"
+            f"{counted(found.configurations + found.repeats, 'trial', 'trials')} with last.pt "
             f"({size(cost.last_bytes)}) and best.pt ({size(cost.best_bytes)}), "
             f"and {found.slots} last.pt twice while saving;",
         ),

@@ -29,6 +29,7 @@ from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import Study, TrialStatus
 from orchestrator.summary import summarise
 from orchestrator.tracking.sync import tracking_uri
+from trainer.formatting import counted
 
 HINT = "Ctrl-C stops; resume continues"
 REFRESH_PER_S = 2
@@ -54,7 +55,9 @@ def _resumed(study: Study) -> str:
     over = sum(trial.is_over for trial in trials)
     paused = sum(trial.status == TrialStatus.PAUSED for trial in trials)
     rest = len(trials) - over - paused
-    return f"{over} trials are over, {rest} continue where they stopped" + f", {paused} are paused" * bool(paused)
+    are = counted(over, "trial is", "trials are")
+    continue_ = counted(rest, "continues where it stopped", "continue where they stopped")
+    return f"{are} over, {continue_}" + f", {counted(paused, 'is', 'are')} paused" * bool(paused)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ from orchestrator.space.parameters import (
 from orchestrator.space.problems import Place, Problems, SpaceError
 from orchestrator.space.schema import build_trial_config, derived_values, file_schema, flattened
 from trainer.errors import ConfigError
-from trainer.formatting import KeyPath, did_you_mean, plain_words, shortened, shown, spelled
+from trainer.formatting import KeyPath, counted, did_you_mean, plain_words, shortened, shown, spelled
 from trainer.plugins import is_plugin, load_plugin
 from trainer.yaml_file import dump_yaml, read_yaml
 
@@ -439,7 +439,7 @@ def _on_milestones(config: TrialConfig) -> list[str]:
     found = []
     if len(set(epochs)) < len(epochs):
         what = "fall on the same epoch; the learning rate falls by more than optim.gamma at once"
-        found.append(f"optim.milestones: with {config.optim.epochs} epochs two of them {what}")
+        found.append(f"optim.milestones: with {counted(config.optim.epochs, 'epoch', 'epochs')} two of them {what}")
     if any(epoch >= config.optim.epochs for epoch in epochs):
         found.append("optim.milestones: the last one is at the end of the training and has no effect")
     return found

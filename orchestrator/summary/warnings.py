@@ -16,6 +16,7 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import TrialStatus
 from orchestrator.summary import Summary
 from orchestrator.summary.intervals import welch_interval
+from trainer.formatting import counted
 from trainer.result import UNIFORM_ENTROPY
 
 NEAR_BOUND = 0.01  # share of a range, on its own scale
@@ -160,7 +161,7 @@ def _of_the_trials(summary: Summary) -> Iterator[Notice]:
     if failed and len(failed) >= MANY_FAILED * len(study.all_trials):
         kinds = Counter(kind for trial in failed for kind in trial.failures)
         why = f", most often: {kinds.most_common(1)[0][0]}" if kinds else ""
-        text = f"{len(failed)} of {len(study.all_trials)} trials failed{why}."
+        text = f"{len(failed)} of {counted(len(study.all_trials), 'trial', 'trials')} failed{why}."
         yield Notice("many_failed", "warning", text)
 
 

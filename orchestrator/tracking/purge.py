@@ -13,7 +13,7 @@ from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.uris import file_path, file_uri, without_passwords
 from orchestrator.tracking.database import EXPERIMENT, is_database, missing_database, prepare_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT, RUNS_PER_PAGE, SEARCH_TAG
-from trainer.formatting import first_line, one_line
+from trainer.formatting import counted, first_line, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -97,7 +97,7 @@ def delete_copies(copies: MlflowCopies) -> list[str]:
                 client.delete_run(run)
     except MlflowException as error:
         raise EnvironmentProblem(f"{copies.shown_uri}: MLflow did not delete: {_first_line(error)}") from error
-    return [f"{copies.shown_uri}: {len(copies.runs)} runs, marked deleted; {_erasure(copies)}"]
+    return [f"{copies.shown_uri}: {counted(len(copies.runs), 'run', 'runs')}, marked deleted; {_erasure(copies)}"]
 
 
 def _erasure(copies: MlflowCopies) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from events import reported
 from hypothesis import given, settings
-from small_spaces import FLAG, GATE, IDENTITIES, MARGIN, RATE, finite, mixed, space_of
+from small_spaces import FLAG, GATE, IDENTITIES, MARGIN, RATE, finite, mixed, random_point, space_of
 from strategies import quick, seeds
 
-from orchestrator.algorithms.points import grid_points, point_key, random_point
+from orchestrator.algorithms.points import grid_points, point_key
 from orchestrator.algorithms.suggest import ALGORITHMS, AskModel, Exhausted, Proposal, Suggestion, new_random_suggestion
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import (

@@ -10,13 +10,13 @@ from ax_children import ANSWER, history, question_of
 from events import completed, continued, epoch_result, paused, reported, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
-from small_spaces import finite, mixed
+from small_spaces import finite, mixed, random_point
 from strategies import quick
 
 from orchestrator.algorithms.async_suggester import REPEATS, AsyncSuggester
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.ax_process import AxFailed
-from orchestrator.algorithms.points import point_key, random_point
+from orchestrator.algorithms.points import point_key
 from orchestrator.algorithms.suggest import Continuation, Exhausted, Suggestion
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, Forecast, TrialReported

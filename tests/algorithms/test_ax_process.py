@@ -11,13 +11,13 @@ from typing import Any
 import psutil
 import pytest
 from events import completed, epoch_result, paused, reported, started, suggested
-from small_spaces import FLAG, IDENTITIES, MARGIN, WIDTH, finite, mixed, space_of
+from small_spaces import FLAG, IDENTITIES, MARGIN, WIDTH, finite, mixed, random_point, sobol_point, space_of
 
 from orchestrator.algorithms.ax_experiment import ax_experiment, made_up_experiment, point_from_answer
 from orchestrator.algorithms.ax_process import AxFailed, AxProcess
 from orchestrator.algorithms.curve_history import History
 from orchestrator.algorithms.freeze_thaw import Continue, Start, decide, decisions
-from orchestrator.algorithms.points import Point, point_key, random_point, sobol_point, tried_points
+from orchestrator.algorithms.points import Point, point_key, tried_points
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, Observation, ObservationsAttached, TrialReported, TrialSuggested
 from orchestrator.study.study import fold

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from events import completed, continued, paused, reported, started, suggested
 from hypothesis import given
+from small_spaces import random_point
 from strategies import quick, seeds
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
@@ -18,7 +19,6 @@ from orchestrator.algorithms.curve_history import CurveTrial, Evaluated, History
 from orchestrator.algorithms.curve_kernel import trend_features
 from orchestrator.algorithms.curve_values import Array
 from orchestrator.algorithms.freeze_thaw import Continue, Decision, Start, answer, decide
-from orchestrator.algorithms.points import random_point
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event
 from orchestrator.study.study import fold

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from events import completed, paused, reported, started, suggested
 from hypothesis import given
+from small_spaces import random_point
 from strategies import quick, seeds
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.coded_points import CodedSpace, keys
 from orchestrator.algorithms.curve_history import CurveTrial, Evaluated, History, State, curve_model
 from orchestrator.algorithms.freeze_thaw import Continue, Evidence, Start, decide, decisions, ends, forecasts
-from orchestrator.algorithms.points import random_point
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import AttemptFailed, Event, TrialFailed, TrialStopped

@@ -6,9 +6,9 @@ import json
 
 import pytest
 from events import completed, suggested
+from small_spaces import random_point, sobol_point
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
-from orchestrator.algorithms.points import random_point, sobol_point
 from orchestrator.algorithms.suggest import initial_suggestion, initial_trials
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import AttemptFailed, Event, Observation, ObservationsAttached, TrialFailed

@@ -130,7 +130,7 @@ def test_a_dry_run_measures_a_step_estimates_the_search_and_writes_nothing(
     assert "clips.identities=4" in text
     assert "that are not counted" in text
     assert "4 trials and 6 repeats" in text
-    assert "a trial: 3 epochs of 1 batches" in text
+    assert "a trial: 3 epochs of 1 batch (" in text
     assert list(elsewhere.iterdir()) == []
 
 
@@ -483,6 +483,13 @@ def all_commands() -> list[tuple[str, click.Command]]:
     return found
 
 
+def test_all_options_that_are_missing_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cluster", "slurm", "smoke.yaml", "--time", "1:00:00"]) == 2
+    assert "Missing options '--nodes', '--storage', '--cpus-per-node'" in capsys.readouterr().err
+    assert run(["embed", "model"]) == 2
+    assert "Missing argument 'SOURCE'" in capsys.readouterr().err
+
+
 def test_the_commands_are_those_that_are_documented() -> None:
     assert {name for name, _ in all_commands()} == {
         *("launch", "resume", "status", "stop", "logs", "extend", "sync", "simulate", "train", "evaluate"),
@@ -610,6 +617,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     monkeypatch.setattr("orchestrator.stores.base.existing_search", lambda *_: pytest.fail("work"))
     assert run([*command.split(), "file/below/out"]) == 5
     assert capsys.readouterr().err == f"{elsewhere / 'file'}: cannot be written (Not a directory)\n"
+
+
+def test_the_folder_of_a_file_to_write_is_made(elsewhere: Path) -> None:
+    a_search(Path("runs/first"))
+    assert run(["tables", "first", "--out", "new/tables.md"]) == 0
+    assert run(["report", "first", "--format", "csv", "--out", "newer/trials.csv"]) == 0
+    assert Path("new/tables.md").is_file()
+    assert Path("newer/trials.csv").is_file()
 
 
 def test_a_report_into_a_folder_that_cannot_be_written_fails_before_the_search_is_read(elsewhere: Path) -> None:

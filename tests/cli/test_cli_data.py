@@ -118,16 +118,20 @@ def test_import_says_what_was_written_and_what_was_left_out(tmp_path: Path, caps
 def test_import_prints_a_line_for_each_fault_writes_nothing_and_exits_3(tmp_path: Path, capsys: Printed) -> None:
     source = write_source(tmp_path / "cameras")
     (source / "door.txt").write_text("1,1,1,1,9\n2,1,x,1,9,9\n")
-    (source / "yard.mkv").unlink()
+    (source / "yard.mkv").write_bytes(b"")
     assert run(["data", "import", str(source), str(tmp_path / "own")]) == 3
     lines = capsys.readouterr().err.splitlines()
     assert [line.replace(f"{source}/", "").partition(";")[0] for line in lines] == [
         "door.txt: row 1: 5 fields",
         "door.txt: row 2: x,y,w,h are 'x,1,9,9'",
-        "door.txt: lists no box",
-        "yard.mkv: no such video or folder of frames",
+        "yard.mkv: no video that can be read, or a truncated one (Invalid data found when processing input)",
     ]
     assert not (tmp_path / "own").exists()
+
+
+def test_levels_of_folders_that_are_none_are_a_usage_error(tmp_path: Path, capsys: Printed) -> None:
+    assert run(["data", "import", str(tmp_path), str(tmp_path / "own"), "--folders", "foo/bar"]) == 2
+    assert "'--folders': 'foo/bar': is no layout; write identity/camera/tracklet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("margin", ["nan", "inf", "-1"])

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from events import completed, suggested
+from small_spaces import random_point
 
 from orchestrator.algorithms.ax_experiment import ax_experiment
 from orchestrator.algorithms.ax_process import AxProcess
-from orchestrator.algorithms.points import random_point
 from orchestrator.algorithms.suggest import AskModel
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event

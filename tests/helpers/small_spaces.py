@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
+from orchestrator.algorithms.points import Point, random_points, sobol_points
 from orchestrator.space.search_space import SearchSpace
 
 RATE = {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}
@@ -20,6 +22,16 @@ def space_of(parameters: dict[str, Any], *, trials: int = 30, **fields: Any) -> 
     return SearchSpace.model_validate(
         {"version": 1, "name": "small", "budget": {"trials": trials}, "parameters": parameters, **fields}
     )
+
+
+def sobol_point(space: SearchSpace, seed: int, index: int) -> Point:
+    """Point `index` of `sobol_points`."""
+    return next(islice(sobol_points(space, seed), index, None))
+
+
+def random_point(space: SearchSpace, seed: int, index: int) -> Point:
+    """The first of `random_points`."""
+    return next(random_points(space, seed, index))
 
 
 def mixed(**fields: Any) -> SearchSpace:

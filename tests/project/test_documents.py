@@ -20,6 +20,7 @@ from searches import a_search
 
 from orchestrator import Search, load, reference
 from orchestrator.__main__ import cli, run
+from orchestrator.cli.options import LaunchOptions, ResumeOptions
 from orchestrator.stores.base import SearchFolder
 from trainer.__main__ import parser as trainer_parser
 from trainer.__main__ import run as run_trainer

@@ -28,6 +28,7 @@ from orchestrator.study.study import Study
 from trainer import plugins
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, read_splits
+from trainer.data.folder import find_data
 from trainer.data.readers import _data_set_of_plugin
 from trainer.errors import ConfigError, DataError
 from trainer.losses.reid_loss import LossConfig, ReidLoss
@@ -72,10 +73,12 @@ def loss_of(config: LossConfig) -> dict[str, torch.Tensor]:
     return ReidLoss(config, 8, 8)(output_of(vectors), torch.tensor([0, 0, 1, 1]), erased, torch.randn(8, 8))
 
 
-def test_a_plugin_that_nobody_has_is_named_with_those_that_are_there(install: Install) -> None:
+def test_a_plugin_that_nobody_has_is_named_with_those_that_are_there(install: Install, tmp_path: Path) -> None:
     install("data_sets", "farm", "")
     with pytest.raises(ValueError, match=r"plugin:frm: no installed package has this plug-in - did you mean 'farm'\?"):
         DataConfig(name="plugin:frm")
+    with pytest.raises(DataError, match=r"^plugin:frm: no installed"):
+        find_data(tmp_path, "plugin:frm")
 
 
 def test_a_plugin_is_imported_only_when_it_is_named(install: Install) -> None:
@@ -160,6 +163,7 @@ def test_a_backbone_that_fails_is_said_with_its_package(install: Install, code: 
     with pytest.raises(ValueError) as raised:
         TrialConfig.model_validate({"model": {"backbone": "plugin:net", "weights": "none"}})
     assert f"plugin:net (package lab 1.2): {what}" in str(raised.value)
+    assert str(raised.value).count("plugin:net") == 1 + len(raised.value.errors())  # and in what was given
 
 
 SUGGESTS = "from orchestrator.algorithms.suggest import Suggestion\ndef made(space, seed, study): return "

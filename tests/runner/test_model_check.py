@@ -10,10 +10,10 @@ from typing import TypeAlias
 import pytest
 from ax_children import LOOP, child
 from events import suggested
+from small_spaces import random_point
 
 from orchestrator.algorithms.ax_experiment import made_up_experiment, point_from_answer
 from orchestrator.algorithms.ax_process import AxProcess
-from orchestrator.algorithms.points import random_point
 from orchestrator.algorithms.suggest import asks_model, initial_trials
 from orchestrator.base.errors import EnvironmentProblem, Exit
 from orchestrator.runner.model_check import ModelCheck

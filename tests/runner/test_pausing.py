@@ -18,7 +18,7 @@ from searches import POINT
 from orchestrator.algorithms.async_suggester import AsyncSuggester
 from orchestrator.algorithms.budget import trainings_left, trainings_taken
 from orchestrator.algorithms.stopping import promotion
-from orchestrator.algorithms.suggest import AskModel, Continuation, Exhausted
+from orchestrator.algorithms.suggest import AskModel, Continuation, Exhausted, Proposal
 from orchestrator.base.process import exclusive
 from orchestrator.runner import trial_runner
 from orchestrator.runner.checkpoints import drop_checkpoints

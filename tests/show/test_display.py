@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -330,7 +331,7 @@ def test_a_resumed_search_says_how_many_trials_are_paused(tmp_path: Path) -> Non
         recorder.record(SessionStarted(session=2, host="h", pid=1))
         started_callback = Display(folder, console).watch().started
         started_callback(recorder, read_description(folder.description))
-    assert "2 trials are over, 1 continue where they stopped, 1 are paused" in console.export_text()
+    assert "2 trials are over, 1 continues where it stopped, 1 is paused" in console.export_text()
 
 
 def test_what_a_terminal_would_obey_is_shown_and_not_obeyed() -> None:

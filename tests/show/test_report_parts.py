@@ -18,7 +18,7 @@ from orchestrator.show.report.model import ModelProcess, ModelView, grid, model_
 from orchestrator.show.report.page import html_text, plain
 from orchestrator.show.report.report_data import read_report
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.summary import read_summary
+from orchestrator.summary import Summary, read_summary
 from trainer.evaluation.query_metrics import QueryMetrics, write_query_metrics
 
 
@@ -75,6 +75,13 @@ def test_a_model_that_takes_too_long_is_given_up_and_what_it_said_is_kept(search
     found = asked(search, program, deadline=0.3)
     assert found.fits() == {"mAP": 0.5}
     assert "within 0.3 s" in found.missing
+
+
+def test_the_model_is_told_of_metrics_without_any_difference_of_which_no_importance_is_asked(tmp_path: Path) -> None:
+    events = [event for index in range(3) for event in completed(index, 1.0, **{"clips.identities": 2 + index})]
+    request = model_request(read_summary(write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), events)))
+    assert request is not None
+    assert request["flat"] == ["mAP"]
 
 
 def test_a_model_is_not_asked_about_too_few_trials(tmp_path: Path) -> None:

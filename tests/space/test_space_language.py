@@ -547,7 +547,7 @@ def test_no_remark_on_a_shipped_space(name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("optim.epochs=1", "optim.milestones: with 1 epochs two of them fall on the same epoch"),
+        ("optim.epochs=1", "optim.milestones: with 1 epoch two of them fall on the same epoch"),
         ("optim.milestones=[0.5, 1.0]", "optim.milestones: the last one is at the end of the training"),
         ("optim.warmup=0.5", "optim.warmup: 0.5 of the epochs lasts beyond the first of optim.milestones"),
     ],

@@ -36,7 +36,7 @@ from orchestrator.study import lease
 from orchestrator.study.events import Event, TrialStarted
 from orchestrator.study.journal import Record, encode, read_journal
 from orchestrator.study.lease import Holder, this_process
-from orchestrator.summary import read_summary
+from orchestrator.summary import Summary, read_summary
 
 NAME = "first"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from events import completed, paused, reported, started, suggested
+from small_spaces import random_point
 from summaries import summary_of
 
-from orchestrator.algorithms.points import random_point
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, TrialSuggested
 from orchestrator.study.study import fold

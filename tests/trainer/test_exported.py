@@ -138,7 +138,7 @@ def test_match_writes_the_ranked_lists_and_a_sheet(
 def test_embed_writes_a_row_for_each_tracklet_of_a_folder(
     exported: Path, gallery: Path, tmp_path: Path, suffix: str
 ) -> None:
-    out = tmp_path / f"embeddings{suffix}"
+    out = tmp_path / "new" / f"embeddings{suffix}"
     assert run(["embed", str(exported), str(gallery), "--out", str(out)]) == 0
     if suffix == ".npz":
         with np.load(out) as arrays:
@@ -218,10 +218,16 @@ def test_what_is_read_is_never_written_over(
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     sources = [str(tmp_path / "exported"), str(gallery)]
     assert run(["match", *sources, str(gallery), "--out", out]) == 3
-    assert run(["match", *sources, str(gallery), "--sheet", out]) == 3
+    assert run(["match", *sources, str(gallery), "--sheet", str(Path(out).with_suffix(".png"))]) == 3
     assert run(["embed", *sources, "--out", out]) == 3
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert capsys.readouterr().err.count("which is read") == 3
+
+
+def test_a_picture_that_is_no_png_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("match a b c --sheet x.gif", "compare a b --sheet x", "data preview a --out x.jpg"):
+        assert run(command.split()) == 2
+        assert "does not end with .png; pictures are PNG files" in capsys.readouterr().err
 
 
 def test_tracklets_of_a_table_are_told_apart_by_their_folders(gallery: Path) -> None:

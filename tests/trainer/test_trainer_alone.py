@@ -137,7 +137,9 @@ def test_a_setting_that_does_not_exist_is_named_with_its_place(
     [
         ("optim.epochs=0", "optim.epochs: must be at least 1"),
         ("optim.epochs=many", "optim.epochs: must be a whole number"),
+        ("clips.frames=100000000", "clips.frames: must be at most 1024"),
         ("epochs", "--set epochs: write PATH=VALUE"),
+        ("data.root=", "--set data.root=: a value is missing after '='; write null or '' if that is meant"),
         ("seed.x=1", "seed is a value, not a group"),
     ],
 )

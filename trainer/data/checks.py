@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import combining, normalize
 
 from trainer.data.dataset import (
     ALL_CAMERAS,
     PROTOCOLS,
     ProtocolName,
     Splits,
+    Tracklet,
     dataset_fingerprint,
+    names_of,
     protocol_for,
     seen_by_one_camera,
 )
@@ -32,6 +36,7 @@ from trainer.data.manifest import (
 from trainer.data.pack import HEADER, check_pack
 from trainer.data.statistics import PartCounts, matches_of_queries, part_counts, usual_protocols
 from trainer.errors import DataError
+from trainer.formatting import shown
 from trainer.result import Progress, no_progress
 
 
@@ -120,11 +125,9 @@ def check_data(
         None if any_counts or folder.synthetic or folder.data_set.own else _check_counts(folder, partitions, findings)
     )
     _check_cameras(folder, partitions, findings)
+    findings.notes += _look_alike(tracklet for part in first for tracklet in part)
     if protocol == "no_camera":
         findings.notes.append(f"protocol no_camera, {PROTOCOLS['no_camera'].about}")
-    if pairs := folder.pairs():
-        same = sum(pair.same for pair in pairs)
-        findings.notes.append(f"{len(pairs):,} listed pairs, {same:,} of the same identity")
     if folder.packed:
         path = root / HEADER
         frames = _check_packed(root, partitions, findings, all_frames, progress)
@@ -162,19 +165,16 @@ def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Fi
     for fold, splits in enumerate(partitions):
         where = f"partition {fold}: " * (len(partitions) > 1)
         for part, published in folder.data_set.published.items():
-            if part == "all" and fold:
-                continue  # the same in every partition
-            found = part_counts(sum(splits, ()) if part == "all" else splits._asdict()[part])
+            found = part_counts(splits._asdict()[part])
             wrong = [
                 f"{held:,} {what} ({right:,} published)"
                 for what, held, right in zip(PartCounts._fields, found, published, strict=True)
                 if right not in (None, held)
             ]
             if wrong:
-                what = "" if part == "all" else f"{where}{part} "
                 findings.problem(
-                    f"{folder.root}: {what}holds {', '.join(wrong)}; copy {folder.data_set.title} again, or let "
-                    "other counts pass with --any-counts"
+                    f"{folder.root}: {where}{part} holds {', '.join(wrong)}; copy {folder.data_set.title} again, or "
+                    "let other counts pass with --any-counts"
                 )
     return findings.count == before
 
@@ -192,6 +192,20 @@ def _check_cameras(folder: DataFolder, partitions: Sequence[Splits], findings: F
                 is_known = tracklets and protocol_for(tracklets, "mars") != "no_camera"
                 advice = ALL_CAMERAS if is_known else "add tracklets"
                 findings.problem(f"{where}in the {part} tracklets {why}: {lost}; {advice}")
+
+
+def _look_alike(tracklets: Iterable[Tracklet]) -> Iterator[str]:
+    """A line on names of identities that differ by case or accents only, and one on such names of cameras."""
+    identities, cameras = zip(*((tracklet.identity, tracklet.camera) for tracklet in tracklets), strict=True)
+    for what, numbers in (("identities", identities), ("cameras", cameras)):
+        alike: defaultdict[str, list[str]] = defaultdict(list)
+        for name in names_of(sorted({*numbers})).values():
+            alike["".join(c for c in normalize("NFKD", name.casefold()) if not combining(c))].append(name)
+        several = [names for names in alike.values() if len(names) > 1]
+        if several:
+            more = f", and {len(several) - 1:,} more" if len(several) > 1 else ""
+            first = " and ".join(map(shown, several[0]))
+            yield f"{what} whose names differ by case or accents only: {first}{more}; write them alike if they are one"
 
 
 def _check_packed(

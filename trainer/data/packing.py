@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.data.dataset import Pair, Splits, Tracklet, dataset_fingerprint, names_of
+from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, names_of
 from trainer.data.folder import DataFolder
 from trainer.data.frames import DamagedFrames, frame_bytes, in_threads, read_clip, read_frame, stored_bytes
 from trainer.data.images import DamagedFrameError
@@ -35,7 +35,7 @@ from trainer.data.pack import (
 )
 from trainer.data.synthetic.dataset import TRUTH
 from trainer.errors import ConfigError, DataError
-from trainer.files import new_folder
+from trainer.files import check_apart, new_folder
 
 MAX_FILE_BYTES = 2**30
 FRAMES_AT_ONCE = 32
@@ -75,13 +75,14 @@ def pack_data_set(
         progress: called with the frames packed and all frames.
 
     Raises:
-        ConfigError: no frame can have this size.
+        ConfigError: no frame can have this size, or `out` lies in `root`.
         DataError: the data set cannot be read, more of its frames are damaged than a run tolerates, or `out` is
             occupied, has too little space or cannot be written.
     """
     start = time.perf_counter()
     if size is not None and not is_frame_size(size):
         raise ConfigError(f"size: no frame has {size[0]}x{size[1]} pixels (height x width); 256x128 is usual")
+    check_apart(out, root)
     root, out = root.resolve(), out.resolve()
     folder = DataFolder(root, name, packed_data_set(root) is not None)
     folds = [folder.read(fold) for fold in range(folder.data_set.folds)]
@@ -102,7 +103,6 @@ def pack_data_set(
             size=size,
             files=tuple(writer.files),
             folds=packed,
-            pairs=_packed_pairs(folder.pairs(), tracklets),
             table_sha256=digest,
             identities=names_of(tracklet.identity for tracklet in tracklets),
             cameras=names_of(tracklet.camera for tracklet in tracklets),
@@ -169,11 +169,6 @@ def _packed_folds(folds: Sequence[Splits], tracklets: Sequence[Tracklet]) -> tup
     )
 
 
-def _packed_pairs(pairs: Sequence[Pair], tracklets: Sequence[Tracklet]) -> tuple[tuple[int, int, int], ...]:
-    index = {tracklet: number for number, tracklet in enumerate(tracklets)} if pairs else {}
-    return tuple((index[pair.first], index[pair.second], pair.fold) for pair in pairs)
-
-
 def _copy_truth(root: Path, out: Path) -> None:
     """Copies the file that marks a data set as synthetic."""
     truth = root / "info" / TRUTH
@@ -200,8 +195,7 @@ def write_table(folder: Path, table: FrameTable) -> str:
 
 def write_header(folder: Path, header: PackHeader) -> None:
     """Writes index.json, the last file of a pack."""
-    absent = None if header.pairs else {"pairs"}
-    (folder / HEADER).write_bytes(header.model_dump_json(exclude=absent).encode() + b"\n")
+    (folder / HEADER).write_bytes(header.model_dump_json().encode() + b"\n")
 
 
 def payloads_of(

@@ -23,11 +23,11 @@ Sampling = Literal[RandomSampling, "dense", "even"]
 class ClipConfig(FrozenConfig):
     """How tracklets become batches of `identities` x `tracklets` clips of `frames` frames."""
 
-    frames: int = Field(4, ge=1)
+    frames: int = Field(4, ge=1, le=1024)
     """Frames per clip, T."""
     identities: int = Field(8, ge=2)
     """Identities per batch, P."""
-    tracklets: int = Field(4, ge=1)
+    tracklets: int = Field(4, ge=1, le=1024)
     """Tracklets per identity in a batch, K; drawn with replacement where an identity has fewer."""
     sampling: RandomSampling = "chunks"
     """Which frames form a clip. `chunks`: one random frame from each of T equal parts. `consecutive`: frames in a row
@@ -40,7 +40,7 @@ class ClipConfig(FrozenConfig):
     crop: Literal["pad", "translate"] = "pad"
     """`pad`: black padding, then a random crop of the input size. `translate`: the paper's code; the padded frame is
     resized, either to the input size or to 1.125 times that and then cropped at random."""
-    pad: int = Field(10, ge=0)
+    pad: int = Field(10, ge=0, le=1024)
     """Black padding around a frame, in pixels."""
     geometry_per: Literal["frame", "clip"] = "frame"
     """Whether flip and crop are drawn for each frame, as in the paper's code, or once for a clip."""

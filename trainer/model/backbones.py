@@ -76,7 +76,7 @@ def find_backbone(name: str) -> Backbone:
         return _timm_backbone(name.removeprefix(TIMM))
     if is_plugin(name):
         return _backbone_of_plugin(name)
-    raise ConfigError(f"model.backbone: {shown(name)} is neither {listed([*BACKBONES])} nor timm:NAME or plugin:NAME")
+    raise ConfigError(f"{shown(name)} is neither {listed([*BACKBONES])} nor timm:NAME or plugin:NAME")
 
 
 def _backbone_of_plugin(name: str) -> Backbone:
@@ -105,9 +105,11 @@ def backbone_geometry(name: str, size: FrameSize, last_stride: int) -> Geometry:
     try:
         return _measured(backbone.build, size, last_stride)
     except Exception as error:  # other people's networks refuse a size by whatever error happens first
+        why = shortened(first_line(error))
+        who = "" if why.startswith(name) else f"{name} "  # what a plug-in raises begins with it
         raise ConfigError(
-            f"model.backbone: {name} cannot be used with frames of {size.height} x {size.width} "
-            f"({shortened(first_line(error))}); give another size or network"
+            f"model.backbone: {who}cannot be used with frames of {size.height} x {size.width} ({why}); give another "
+            "size or network"
         ) from error
 
 
@@ -206,7 +208,7 @@ def _timm_backbone(name: str) -> Backbone:
     if not timm.is_model(name.partition(".")[0]):
         nearest = get_close_matches(name, timm.list_models(), TIMM_NEAREST, cutoff=0)
         raise ConfigError(
-            f"model.backbone: timm {timm.__version__} has no network {shown(name)}; the nearest names are "
+            f"timm {timm.__version__} has no network {shown(name)}; the nearest names are "
             f"{listed([TIMM + near for near in nearest])}"
         )
     return Backbone(partial(timm_network, name), pretrained="timm")
@@ -246,7 +248,5 @@ def _timm() -> ModuleType:
     try:
         import timm  # takes seconds to import
     except ImportError as error:
-        raise ConfigError(
-            f"model.backbone: timm is not installed ({first_line(error)}); pip install 'reidsearch[timm]'"
-        ) from error
+        raise ConfigError(f"timm is not installed ({first_line(error)}); pip install 'reidsearch[timm]'") from error
     return timm

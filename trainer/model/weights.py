@@ -33,6 +33,7 @@ MAX_NESTING = 4  # state dicts in checkpoints in checkpoints; a pickle may even 
 BACKBONE = "backbone."
 COUNT = "num_batches_tracked"  # of batch norms, which old files lack and which nothing here uses
 CONNECT_SECONDS = 20.0  # of silence on a socket before a download counts as failed
+ANSWER_SECONDS = 10.0  # in which Hugging Face's hub answers, or only its cache is looked into
 
 
 class LoadedWeights(NamedTuple):
@@ -213,13 +214,37 @@ def _of_timm(backbone: str, model: nn.Module) -> Mapping[str, Tensor]:
     """timm's own weights, from its cache or by download; position embeddings are resampled for the network's frames."""
     size: Any = model.input_size
     try:
-        with _connect_timeout(CONNECT_SECONDS):
+        with _connect_timeout(CONNECT_SECONDS), _hub_asked_once():
             return timm_network(backbone.removeprefix(TIMM), FrameSize(*size), 2, pretrained=True).state_dict()
     except Exception as error:  # of huggingface_hub, which may be absent, and of what it downloads with
         raise ConfigError(
             f"model.weights: imagenet: timm cannot get the weights of {backbone} ({shortened(first_line(error))}); "
             "set model.weights to none or to the path of a weights file"
         ) from error
+
+
+@contextmanager
+def _hub_asked_once() -> Iterator[None]:
+    """Lets huggingface_hub look into its cache alone where the hub does not answer; it would ask for a minute.
+
+    Raises:
+        OSError: the hub does not answer, and what was to be downloaded failed.
+    """
+    from huggingface_hub import constants, get_session
+
+    before, unanswered = constants.HF_HUB_OFFLINE, None
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+    except Exception as error:  # noqa: BLE001 - of whatever it asks with
+        constants.HF_HUB_OFFLINE, unanswered = True, first_line(error)
+    try:
+        yield
+    except Exception as error:
+        if unanswered is None:
+            raise
+        raise OSError(f"{constants.ENDPOINT}: {unanswered}") from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _file_in_package(package: str) -> Path:

@@ -126,6 +126,11 @@ def model_request(search: Summary) -> dict[str, Any] | None:
     return {
         "question": {**question, "method": "fast", "model": "ax", "trials": completed},
         "metrics": [term.metric for term in space.objective.terms],
+        "flat": [
+            term.metric
+            for term in space.objective.terms
+            if len({trial["metrics"].get(term.metric, trial["value"]) for trial in completed}) == 1
+        ],
         "centre": centre,
         "grids": {
             path: {"slice": grid(spec, SLICE_POINTS), "contour": grid(spec, CONTOUR_POINTS)}

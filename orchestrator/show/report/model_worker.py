@@ -39,10 +39,10 @@ def cards(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     client = told_client(request["question"])
     torch.manual_seed(request["question"]["seed"])
     first, *others = request["metrics"]
-    found = _card("importance", [first], partial(importance, client))
+    found = _card("importance", [first], partial(importance, client, request))
     yield found
     for metric in others:
-        yield _card("importance", [metric], partial(importance, client))
+        yield _card("importance", [metric], partial(importance, client, request))
     for metric in request["metrics"]:
         yield _card("fit", [metric], partial(fit, client))
     important = found["data"].get("names") or list(request["grids"])
@@ -69,8 +69,10 @@ def _card(kind: str, about: list[str], make: Callable[..., dict[str, Any]]) -> d
     return card | {"data": data}
 
 
-def importance(client: Client, metric: str) -> dict[str, Any]:
+def importance(client: Client, request: dict[str, Any], metric: str) -> dict[str, Any]:
     """Total-order Sobol indices, scaled to a sum of 1, with the sign of the mean slope; the largest first."""
+    if metric in request["flat"]:  # they would be NaN
+        raise CardFailed("all trials have the same value")
     (card,) = _leaves(client.compute_analyses([SensitivityAnalysisPlot(metric, "total", None)], display=False))
     rows = sorted(
         zip(card.df["parameter_name"].tolist(), card.df["sensitivity"].tolist(), strict=True),

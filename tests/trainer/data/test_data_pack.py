@@ -207,6 +207,12 @@ def refused(mars: Path, out: Path, **options: Any) -> str:
     return str(caught.value)
 
 
+def test_a_pack_in_its_own_source_is_refused(mars: Path) -> None:
+    with pytest.raises(ConfigError, match="which is read; write it somewhere else"):
+        pack_data_set("mars", mars, mars / "pack")
+    assert not (mars / "pack").exists()
+
+
 def test_an_occupied_folder_is_left_as_it_is(mars: Path, tmp_path: Path) -> None:
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "note").write_text("mine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from networks import network
@@ -19,8 +20,15 @@ from trainer.export import TOLERATED_DIFFERENCE
 from trainer.model.backbones import BACKBONES, Backbone, FrameSize, backbone_geometry
 from trainer.model.inference import inference_copy
 from trainer.model.network import ModelConfig, geometry, require_weights
+from trainer.model.weights import _hub_asked_once
 
 timm = pytest.importorskip("timm", reason="needs the extra [timm]")
+
+
+class Hub:
+    """Hugging Face's hub, which answers."""
+
+    def head(self, url: str, timeout: float) -> None: ...
 
 
 def of_timm(name: str, **settings: Any) -> ModelConfig:
@@ -95,9 +103,24 @@ def test_weights_that_timm_cannot_get_are_an_error_with_the_way_out(monkeypatch:
 
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", absent)
-    cannot = r"timm cannot get the weights of timm:test_vit \(no such cache\); set model\.weights to none"
-    with pytest.raises(ConfigError, match=cannot):
+    cannot = r"timm cannot get the weights of timm:test_vit \({}\); set model\.weights to none"
+    monkeypatch.setattr("huggingface_hub.get_session", Hub)
+    with pytest.raises(ConfigError, match=cannot.format("no such cache")):
         require_weights(of_timm("test_vit", weights="imagenet"))
+    monkeypatch.setattr(Hub, "head", lambda *_, **__: 1 / 0)
+    with pytest.raises(ConfigError, match=cannot.format("https://.*: division by zero")):
+        require_weights(of_timm("test_vit", weights="imagenet"))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_only_its_cache_is_looked_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Hub, "head", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("huggingface_hub.get_session", Hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with _hub_asked_once():
+        assert huggingface_hub.is_offline_mode()
+    assert not huggingface_hub.is_offline_mode()
 
 
 def test_unknown_names_of_timm_are_one_line_with_the_nearest() -> None:
@@ -106,6 +129,7 @@ def test_unknown_names_of_timm_are_one_line_with_the_nearest() -> None:
     (error,) = caught.value.errors()
     assert error["loc"] == ("backbone",)
     assert "timm:resnet50" in error["msg"]
+    assert "model.backbone" not in error["msg"]  # the place says so
     assert "\n" not in error["msg"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.data.dataset import contents
 from trainer.data.importing.plan import Faults, ImportPlan, PlannedTracklet, cleaned, stamp_of_sizes
-from trainer.data.readers.tracklet_table import IMAGES, natural
+from trainer.data.readers.tracklet_table import IMAGES, is_label, natural
 from trainer.errors import DataError
 from trainer.formatting import shown
 
@@ -97,6 +97,8 @@ def _text(folder: Path, step: str, faults: Faults) -> str:
     """A folder's name as a text of the table."""
     if not step.strip():
         faults.add(folder, "the name is blank; rename the folder")
+    if not is_label(step):
+        faults.add(folder, "the name holds a line break; rename the folder")
     try:
         step.encode()
     except UnicodeEncodeError:

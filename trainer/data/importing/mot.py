@@ -22,6 +22,7 @@ from typing import NamedTuple
 from trainer.data.frames import Box, clipped
 from trainer.data.importing.plan import Cut, Faults, ImportPlan, PlannedTracklet, cleaned, stamp, stamp_of_sizes
 from trainer.data.importing.video import Pictures, image_files, look_at
+from trainer.data.readers.tracklet_table import is_label
 from trainer.errors import DataError
 from trainer.files import open_regular
 from trainer.formatting import counted, did_you_mean, shown
@@ -91,10 +92,11 @@ def read_mot(source: Path, margin: float) -> ImportPlan:
                 faults.add(source / IDENTITIES, f"track {track} is not in {video.tracks}; correct the row", row)
             if found is None or track not in tracks:
                 continue
+            before = faults.count
             cuts = [_cut(video, boxed, found, first, margin, faults) for boxed in tracks[track]]
             inside = tuple([cut for cut in cuts if cut is not None])
             outside += len(cuts) - len(inside)
-            if not inside:
+            if not inside and faults.count == before:
                 faults.add(source / IDENTITIES, f"track {track} has no box in a picture of {video.path}", row)
             tracklets.append(PlannedTracklet(identity, video.camera, f"{video.stem}-{track}", inside))
     faults.refuse()
@@ -126,6 +128,8 @@ def _read_videos(source: Path, faults: Faults) -> Iterator[_Video]:
         empty = [column for column in ("video", "tracks", "camera") if field.get(column) == ""]
         for column in empty:
             faults.add(path, f"{column} is empty", row)
+        if not is_label(field.get("camera", "")):
+            faults.add(path, f"camera {shown(field['camera'])} holds a line break or a NUL; remove it", row)
         if seen.setdefault(name, row) != row:
             faults.add(path, f"video {shown(name)} is in row {seen[name]} as well; each is listed once", row)
         first = _whole(field.get("first") or "0")
@@ -133,6 +137,8 @@ def _read_videos(source: Path, faults: Faults) -> Iterator[_Video]:
             faults.add(path, f"first is {shown(field['first'])}; the number of the first frame is expected", row)
         if not empty and not (source / field["tracks"]).is_file():
             faults.add(path, f"tracks: {source / field['tracks']}: no such file", row)
+        if not empty and not (source / name).exists():
+            faults.add(path, f"video: {source / name}: no such video or folder of frames", row)
         told = first if field.get("first") else None
         yield _Video(field.get("camera"), name, source / name, source / field["tracks"], told)
 
@@ -140,23 +146,25 @@ def _read_videos(source: Path, faults: Faults) -> Iterator[_Video]:
 def _read_identities(source: Path, videos: Sequence[_Video], faults: Faults) -> dict[str, dict[int, tuple[int, str]]]:
     """Row and identity of each track, by video."""
     path = source / IDENTITIES
-    named = _videos_by_name(videos)
+    named, so_far = _videos_by_name(videos), faults.count
     found: dict[str, dict[int, tuple[int, str]]] = defaultdict(dict)
     for row, field in _rows(path, ("video", "track", "identity"), (), faults):
         video, track = named.get(field["video"]), _whole(field["track"])
-        if video is None:
+        if video is None and videos:
             near = did_you_mean(field["video"], named)
             faults.add(path, f"video {shown(field['video'])} is not in {VIDEOS}{near}", row)
         if track is None:
             faults.add(path, f"track is {shown(field['track'])}; the tracker's whole number is expected", row)
         if not field["identity"]:
             faults.add(path, "identity is empty; remove the row if the track is nobody's", row)
+        if not is_label(field["identity"]):
+            faults.add(path, f"identity {shown(field['identity'])} holds a line break or a NUL; remove it", row)
         if video is None or track is None:
             continue
         before = found[video.name].setdefault(track, (row, field["identity"]))
         if before[0] != row:
             faults.add(path, f"track {track} of {shown(field['video'])} is in row {before[0]} as well", row)
-    if not found:
+    if not found and videos and faults.count == so_far:
         faults.add(path, "names no track; a row a track is expected")
     return found
 
@@ -173,10 +181,11 @@ def _rows(
     path: Path, needed: Sequence[str], others: Sequence[str], faults: Faults
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a table with a header, by column; the header is row 1."""
-    lines = _lines(path, faults)
+    before, lines = faults.count, _lines(path, faults)
     header = [cleaned(name) for name in next(lines, (0, []))[1]]
     if missing := [name for name in needed if name not in header]:
-        faults.add(path, f"has no column {', '.join(missing)}; the header is {','.join([*needed, *others])}")
+        if faults.count == before:
+            faults.add(path, f"has no column {', '.join(missing)}; the header is {','.join([*needed, *others])}")
         return
     known = {name: header.index(name) for name in (*needed, *others) if name in header}
     for row, fields in lines:
@@ -210,18 +219,20 @@ def _lines(path: Path, faults: Faults) -> Iterator[tuple[int, list[str]]]:
 def _read_boxes(video: _Video, faults: Faults) -> _Tracks:
     """The boxes of each track in the order of frames."""
     tracks: dict[int, dict[int, _Boxed]] = defaultdict(dict)
+    before = faults.count
     for row, fields in _lines(video.tracks, faults):
         if row == 1 and fields[0].strip().casefold() == "frame":
             continue
         line = _boxed(row, fields)
         if isinstance(line, str):
-            faults.add(video.tracks, line, row)
+            faults.add(video.tracks, line, row, cause=line.rpartition("; ")[2])
             continue
         track, boxed = line
-        before = tracks[track].setdefault(boxed.frame, boxed)
-        if before is not boxed:
-            faults.add(video.tracks, f"track {track} is in frame {boxed.frame} in row {before.row} as well", row)
-    if not tracks:
+        known = tracks[track].setdefault(boxed.frame, boxed)
+        if known is not boxed:
+            what = f"track {track} is in frame {boxed.frame} in row {known.row} as well"
+            faults.add(video.tracks, what, row, cause="track twice in a frame")
+    if not tracks and faults.count == before:
         faults.add(video.tracks, f"lists no box; lines {BOX_LINE} are expected")
     return {track: [frames[frame] for frame in sorted(frames)] for track, frames in tracks.items()}
 
@@ -276,7 +287,7 @@ def _cut(video: _Video, boxed: _Boxed, found: Pictures, first: int | None, margi
     """The part of a frame that the box shows; None if it lies outside of the picture, or there is no such frame."""
     place = boxed.frame - first if first is not None else found.places.get(boxed.frame, -1)
     if not 0 <= place < found.frames:
-        faults.add(video.tracks, _no_frame(video, boxed.frame, found, first), boxed.row)
+        faults.add(video.tracks, _no_frame(video, boxed.frame, found, first), boxed.row, cause="no such frame")
         return None
     box = _whole_box(boxed.box, margin, found)
     return None if box is None else Cut(video.path, place, box)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -57,20 +57,32 @@ class Faults:
     """What is wrong in the sources: every fault is counted, the first are kept."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._count = 0
+        self.count = 0
+        self._lines: list[tuple[str, tuple[Path, str] | None]] = []
+        self._alike: Counter[tuple[Path, str]] = Counter()
 
-    def add(self, path: Path, what: str, row: int | None = None) -> None:
-        """Adds a line that names the file, and the row if it is one's."""
-        self._count += 1
-        if len(self._lines) < SHOWN:
-            self._lines.append(one_line(f"{path}: {'' if row is None else f'row {row}: '}{what}"))
+    def add(self, path: Path, what: str, row: int | None = None, *, cause: str | None = None) -> None:
+        """Adds a line that names the file, and the row if it is one's.
+
+        Of the faults of a file with one cause the first has a line, which says how many there are besides.
+        """
+        self.count += 1
+        key = None if cause is None else (path, cause)
+        if key is not None:
+            self._alike[key] += 1
+        if (key is None or self._alike[key] == 1) and len(self._lines) < SHOWN:
+            self._lines.append((one_line(f"{path}: {'' if row is None else f'row {row}: '}{what}"), key))
 
     def refuse(self) -> None:
-        """Raises DataError, a line for each fault, if there is any."""
-        if self._count:
-            more = self._count - len(self._lines)
-            raise DataError("\n".join([*self._lines, *([f"and {more:,} more"] if more else [])]))
+        """Raises DataError, a line for each fault or cause, if there is any."""
+        if self.count:
+            counts = [1 if key is None else self._alike[key] for _, key in self._lines]
+            lines = [
+                line + (f" (and {count - 1:,} more like it)" if count > 1 else "")
+                for (line, _), count in zip(self._lines, counts, strict=True)
+            ]
+            more = self.count - sum(counts)
+            raise DataError("\n".join([*lines, *([f"and {more:,} more"] if more else [])]))
 
 
 def cleaned(text: str) -> str:

@@ -12,9 +12,8 @@ from trainer.data.readers.ls_vid import LS_VID
 from trainer.data.readers.mars import MARS
 from trainer.data.readers.prid2011 import PRID2011
 from trainer.data.readers.tracklets import TRACKLETS
-from trainer.data.readers.youtube_faces import YOUTUBE_FACES
 from trainer.errors import ConfigError, DataError
-from trainer.formatting import did_you_mean
+from trainer.formatting import did_you_mean, one_line, shortened
 from trainer.plugins import Plugin, blamed, is_plugin, load_plugin
 
 READERS: dict[str, DataSet] = {
@@ -22,7 +21,6 @@ READERS: dict[str, DataSet] = {
     "prid2011": PRID2011,
     "ilids_vid": ILIDS_VID,
     "ls_vid": LS_VID,
-    "youtube_faces": YOUTUBE_FACES,
     "tracklets": TRACKLETS,
 }
 """Reads the data set below a folder; `DataError` names the file that is missing or wrong."""
@@ -38,7 +36,8 @@ def find_data_set(name: str) -> DataSet:
         return _data_set_of_plugin(name)
     if name not in READERS:
         raise ConfigError(
-            f"no data set of this name{did_you_mean(name, READERS)} (known: {', '.join(READERS)}, plugin:NAME)"
+            f"{one_line(shortened(name))}: no data set of this name{did_you_mean(name, READERS)} "
+            f"(known: {', '.join(READERS)}, plugin:NAME)"
         )
     return READERS[name]
 

@@ -28,7 +28,7 @@ from trainer.data.dataset import contents
 from trainer.data.frames import Box, crop_address, in_threads
 from trainer.errors import DataError
 from trainer.files import open_regular
-from trainer.formatting import listed, one_line, shown
+from trainer.formatting import counted, listed, one_line, shown
 
 CSV, PARQUET = "tracklets.csv", "tracklets.parquet"
 BOX = ("x", "y", "w", "h")
@@ -273,6 +273,9 @@ def _labels(table: _Table, row: Sequence[str], number: int, faults: Faults) -> _
         if field.get(name) == "":
             otherwise = ", or remove the column if cameras are not known" if name == "camera" else ""
             faults.add(number, f"{name} is empty; every row names one{otherwise}")
+    for name in ("identity", "camera"):
+        if not is_label(field.get(name, "")):
+            faults.add(number, f"{name} {shown(field[name])} holds a line break or a NUL; remove it")
     part = None
     for name, known in PARTS.items():
         if name in field:
@@ -288,6 +291,11 @@ def _labels(table: _Table, row: Sequence[str], number: int, faults: Faults) -> _
 def _clean(text: str) -> str:
     """The text without spaces around it, its accents composed: what looks alike is alike."""
     return text if text.isascii() and text == text.strip() else unicodedata.normalize("NFC", text.strip())
+
+
+def is_label(text: str) -> bool:
+    """Whether the text may name an identity or a camera: it is one line, without NUL."""
+    return "\0" not in text and len(text.splitlines()) < 2
 
 
 def _seconds(text: str) -> float | None:
@@ -380,7 +388,7 @@ def _wrong_count(table: _Table, row: Sequence[str], found: int) -> str:
     if not told.isdecimal():
         return f"frames is {shown(told)}; a whole number is expected"
     path = shown(row[table.columns["path"]])
-    return f"{path} holds {found:,} frames, but frames is {told}; copy it again, or correct it"
+    return f"{path} holds {counted(found, 'frame', 'frames')}, but frames is {told}; copy it again, or correct it"
 
 
 # A row for each frame
