@@ -146,6 +146,9 @@ def _evaluate_all_folds(
     for name in ("", "reranked/"):
         if f"{name}mAP" in found.spreads:
             echo(_spread_line(found.spreads, name))
+    if "pairs/accuracy" in found.spreads:
+        shown = (f"{name} {_mean_and_error(found.spreads[f'pairs/{name}'])}" for name in ("accuracy", "EER", "AUC"))
+        echo(f"listed pairs  {'  '.join(shown)}  (mean ± standard error over partitions)")
 
 
 def embed_command(
@@ -210,6 +213,12 @@ def evaluation_line(evaluation: Evaluation, part: str) -> str:
         line += f"\n  re-ranked  {_metrics(evaluation.reranked)}"
     if evaluation.verification is not None:
         line += f"\n  same or not  {verification_text(evaluation.verification)}"
+    if (pairs := evaluation.pairs) is not None:
+        line += (
+            f"\n  listed pairs  accuracy {100 * pairs.accuracy:.1f}  EER {100 * pairs.EER:.1f}  "
+            f"AUC {100 * pairs.AUC:.1f}  ({pairs.matching_pairs:,} same, {pairs.other_pairs:,} other pairs; threshold "
+            f"{pairs.threshold:.4g} from the other folds)"
+        )
     return line
 
 
@@ -242,6 +251,10 @@ def _spread_line(spreads: Mapping[str, Spread], prefix: str) -> str:
     found = [(name, spreads[prefix + name]) for name in names]
     shown = "  ".join(f"{name} {100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}" for name, spread in found)
     return f"{'re-ranked' if prefix else 'all folds'}  {shown}  (mean ± standard deviation over partitions)"
+
+
+def _mean_and_error(spread: Spread) -> str:
+    return f"{100 * spread.mean:.1f} ± {100 * spread.standard_error:.1f}"
 
 
 def comparison_text(found: EvaluationComparison) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from trainer.errors import DataError
 from trainer.files import in_place, loads_checked, read_regular, write_atomically
@@ -64,6 +64,24 @@ class VerificationMetrics(FrozenConfig):
     """Pairs of different identities, distractors included."""
 
 
+class PairMetrics(FrozenConfig):
+    """Same identity or not, over one fold of a data set's own list of pairs."""
+
+    accuracy: Share
+    """Share of the fold's pairs that `threshold` tells right."""
+    threshold: float
+    """Distance up to which a pair is accepted, with the highest accuracy on the pairs of all other folds."""
+    EER: Share
+    """Equal error rate over the fold's pairs."""
+    AUC: Share
+    """Area under the ROC curve: how often a pair of the same identity is nearer than one of different identities, over
+    all such couples of the fold; equal distances count by half."""
+    matching_pairs: Count
+    """Pairs of the same identity."""
+    other_pairs: Count
+    """Pairs of different identities."""
+
+
 class Evaluation(RetrievalMetrics):
     """Metrics of one evaluation; everything that they depend on besides the network stands beside them."""
 
@@ -81,12 +99,23 @@ class Evaluation(RetrievalMetrics):
     """The metrics after re-ranking, where it was done."""
     verification: VerificationMetrics | None = None
     """Same identity or not, by the distance without re-ranking; None where it was not measured."""
+    pairs: PairMetrics | None = None
+    """The same over the data set's own list of pairs, on its test part; None, and left out of files, without a list."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_pairs(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if self.pairs is None:
+            content.pop("pairs", None)
+        return content
 
     def metrics(self) -> dict[str, float]:
         """The metrics that a search can optimise or a tracker can draw, by name."""
         metrics = {name: value for name, value in self if isinstance(value, float)}
         again = () if self.reranked is None else self.reranked
         metrics |= {f"reranked/{name}": value for name, value in again}
+        if self.pairs is not None:
+            metrics |= {f"pairs/{name}": getattr(self.pairs, name) for name in ("accuracy", "EER", "AUC")}
         if self.verification is None:
             return metrics
         measured = {"EER": self.verification.EER, **self.verification.TPR}

@@ -34,6 +34,8 @@ DATA_NOTES: Mapping[str, str] = {
     "ilids_vid": "iLIDS-VID (Wang et al. 2014) shows real people filmed in an airport. " + NO_LICENCE_READ,
     "ls_vid": "LS-VID (Li et al. 2019) shows real people and is given out on a signed agreement: its terms hold for "
     "what is made of it. " + NO_LICENCE_READ,
+    "youtube_faces": "YouTube Faces (Wolf et al. 2011) shows real people, named, in videos that others put on YouTube. "
+    + NO_LICENCE_READ,
     "tracklets": "Own data, no published data set: only its owner can say what it shows, by what right it was recorded "
     "and whether weights trained on it may be passed on. Its metrics must not stand beside published ones.",
 }

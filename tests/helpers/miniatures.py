@@ -148,6 +148,37 @@ def write_hdf5(path: Path, matrices: Mapping[str, Int[np.ndarray, ...] | np.ndar
         raw.write(MATLAB_HEADER)
 
 
+# YouTube Faces
+
+FACES = {f"{name}_{fold:02d}": videos for fold in range(11) for name, videos in (("Ann", (0, 2)), ("Bo", (1, 3, 10)))}
+"""Numbers of the videos of each identity; the last two identities are in no pair."""
+
+
+def write_youtube_faces(root: Path) -> None:
+    """Two identities in each of ten folds, with a pair of the same and two of different identities, and two in none."""
+    write_frames(
+        root / "aligned_images_DB",
+        [
+            f"{identity}/{video}/aligned_detect_{video}.{frame}.jpg"
+            for identity, videos in FACES.items()
+            for video in videos
+            for frame in range(151, 154)
+        ],
+    )
+    rows = []
+    for fold in range(10):
+        ann, bo = f"Ann_{fold:02d}", f"Bo_{fold:02d}"
+        pairs = [(f"{ann}/0", f"{ann}/2", 1), (f"{ann}/0", f"{bo}/1", 0), (f"{bo}/3", f"{ann}/2", 0)]
+        rows += [(fold + 1, number, *pair) for number, pair in enumerate(pairs, start=1)]
+    write_pairs(root / "splits.txt", rows)
+
+
+def write_pairs(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    """YouTube Faces' list of pairs, with its header."""
+    header = "split number, pair number, first name, second name, is same"
+    path.write_text("".join(f"{line}\n" for line in (header, *(", ".join(map(str, row)) for row in rows))))
+
+
 # Tracklets of one's own
 
 OWN_TRAIN = [(name, camera) for name in ("Ada", "Bo, jr.", "Čeněk") for camera in ("door", "yard 2", "yard 10")]
@@ -199,6 +230,9 @@ MINIATURES: dict[str, Miniature] = {
         write_ls_vid,
         ("list_sequence/list_seq_train.txt", "list_sequence/list_seq_test.txt", "test/data/info_test.mat"),
         "tracklet_train/0000/0000_0001_01_000007.jpg",
+    ),
+    "youtube_faces": Miniature(
+        write_youtube_faces, ("splits.txt",), "aligned_images_DB/Ann_10/0/aligned_detect_0.151.jpg"
     ),
     "tracklets": Miniature(write_tracklets, ("tracklets.csv",), "crops/001/000001.jpg"),
 }

@@ -128,6 +128,9 @@ def check_data(
     findings.notes += _look_alike(tracklet for part in first for tracklet in part)
     if protocol == "no_camera":
         findings.notes.append(f"protocol no_camera, {PROTOCOLS['no_camera'].about}")
+    if pairs := folder.pairs():
+        same = sum(pair.same for pair in pairs)
+        findings.notes.append(f"{len(pairs):,} listed pairs, {same:,} of the same identity")
     if folder.packed:
         path = root / HEADER
         frames = _check_packed(root, partitions, findings, all_frames, progress)
@@ -165,16 +168,19 @@ def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Fi
     for fold, splits in enumerate(partitions):
         where = f"partition {fold}: " * (len(partitions) > 1)
         for part, published in folder.data_set.published.items():
-            found = part_counts(splits._asdict()[part])
+            if part == "all" and fold:
+                continue  # the same in every partition
+            found = part_counts(sum(splits, ()) if part == "all" else splits._asdict()[part])
             wrong = [
                 f"{held:,} {what} ({right:,} published)"
                 for what, held, right in zip(PartCounts._fields, found, published, strict=True)
                 if right not in (None, held)
             ]
             if wrong:
+                what = "" if part == "all" else f"{where}{part} "
                 findings.problem(
-                    f"{folder.root}: {where}{part} holds {', '.join(wrong)}; copy {folder.data_set.title} again, or "
-                    "let other counts pass with --any-counts"
+                    f"{folder.root}: {what}holds {', '.join(wrong)}; copy {folder.data_set.title} again, or let "
+                    "other counts pass with --any-counts"
                 )
     return findings.count == before
 

@@ -74,6 +74,20 @@ class Splits(NamedTuple):
     gallery: tuple[Tracklet, ...]
 
 
+class Pair(NamedTuple):
+    """Two tracklets of a data set's own list of pairs, by which networks are judged to tell identities apart."""
+
+    first: Tracklet
+    second: Tracklet
+    fold: int
+    """The partition that tests it, from 0."""
+
+    @property
+    def same(self) -> bool:
+        """Whether both show the same identity."""
+        return self.first.identity == self.second.identity
+
+
 class Protocol(NamedTuple):
     """A ranking protocol: which gallery is searched, and how precision is averaged."""
 
@@ -126,12 +140,14 @@ class DataSet:
     protocol: ProtocolName
     """Protocol under which its metrics are usually published."""
     published: Mapping[str, Counts]
-    """What each partition holds, by part: train, query, gallery. Empty for data of one's own, whose results never
-    stand beside published ones."""
+    """What each partition holds, by part: train, query, gallery, or "all" for the three together. Empty for data of
+    one's own, whose results never stand beside published ones."""
     folds: int = 1
     """Number of published partitions."""
     frame_folders: tuple[str, ...] = ()
     """Folders of its frames, by which it is recognised if its lists are missing."""
+    pairs: Callable[[Path], tuple[Pair, ...]] | None = None
+    """Reads its list of pairs, of all partitions; None where it has none."""
 
     @property
     def own(self) -> bool:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from trainer.data.dataset import DataSet, Splits
-from trainer.data.pack import packed_data_set, read_packed
+from trainer.data.dataset import DataSet, Pair, Splits
+from trainer.data.pack import packed_data_set, read_packed, read_packed_pairs
 from trainer.data.readers import READERS, find_data_set
 from trainer.data.splits import (
     TrainingData,
@@ -39,13 +39,13 @@ class DataConfig(FrozenConfig):
     """Which data set, and where."""
 
     name: str = "mars"
-    """Layout of the data set, a key of `READERS`: mars, prid2011, ilids_vid, ls_vid, or tracklets for data of one's
-    own; or `plugin:NAME` for one of an installed package."""
+    """Layout of the data set, a key of `READERS`: mars, prid2011, ilids_vid, ls_vid, youtube_faces, or tracklets for
+    data of one's own; or `plugin:NAME` for one of an installed package."""
     root: Path = Path("data/mars")
     """Folder of the data set."""
     fold: int = Field(0, ge=0)
-    """Number, from 0, of one of the published partitions of a data set that has several, as PRID2011 and iLIDS-VID
-    with ten; the paper reports 0 only."""
+    """Number, from 0, of one of the published partitions of a data set that has several, as PRID2011, iLIDS-VID and
+    YouTube Faces with ten; the paper reports 0 only."""
     validation: ValidationConfig = ValidationConfig()
     """The validation split."""
 
@@ -99,6 +99,16 @@ class DataFolder(NamedTuple):
                 raise
             raise DataError(f"{error}{instead(self.root)}") from error
 
+    def pairs(self) -> tuple[Pair, ...]:
+        """The data set's list of pairs, of all partitions; empty where it has none.
+
+        Raises:
+            DataError: as `read`.
+        """
+        if self.packed:
+            return read_packed_pairs(self.root)
+        return () if self.data_set.pairs is None else self.data_set.pairs(self.root)
+
 
 def read_splits(config: DataConfig) -> Splits:
     """The published parts of the configured data set, whether its folder is as published or packed.
@@ -107,7 +117,20 @@ def read_splits(config: DataConfig) -> Splits:
         DataError: as `DataFolder.read`, or the data set is banned.
     """
     refuse_banned(config.root)
-    return DataFolder(config.root, config.name, packed_data_set(config.root) is not None).read(config.fold)
+    return _folder(config).read(config.fold)
+
+
+def read_pairs(config: DataConfig) -> tuple[Pair, ...]:
+    """The list of pairs of the configured data set, of all its partitions; empty where it has none.
+
+    Raises:
+        DataError: as `DataFolder.read`.
+    """
+    return _folder(config).pairs()
+
+
+def _folder(config: DataConfig) -> DataFolder:
+    return DataFolder(config.root, config.name, packed_data_set(config.root) is not None)
 
 
 def training_data(config: DataConfig, split: Path, *, make: bool) -> TrainingData:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from pydantic import Field, ValidationError
 
-from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, named, read_bounded
+from trainer.data.dataset import Pair, Splits, Tracklet, dataset_fingerprint, named, read_bounded
 from trainer.data.frames import MAX_BYTES, bytes_address, pixels_address
 from trainer.data.images import MAX_PIXELS
 from trainer.data.readers import find_data_set
@@ -69,6 +69,8 @@ class PackHeader(FrozenConfig):
     """Height and width of decoded frames; None where the image files' own bytes are packed."""
     files: tuple[PackedFile, ...] = Field(min_length=1)
     folds: tuple[PackedFold, ...] = Field(min_length=1)
+    pairs: tuple[tuple[int, int, int], ...] = ()
+    """The data set's list of pairs: indices of both tracklets, and of the fold."""
     table_sha256: str = Field(pattern=DIGEST)
     """Digest of index.npz."""
     identities: dict[int, str] = Field(default_factory=dict)
@@ -131,6 +133,17 @@ def read_packed(root: Path, name: str, fold: int = 0) -> Splits:
     return _checked_splits(root, header, read_table(root, header), header.folds[fold])
 
 
+def read_packed_pairs(root: Path) -> tuple[Pair, ...]:
+    """The list of pairs of the data set that is packed in the folder; empty where it has none.
+
+    Raises:
+        DataError: the index is damaged, or files are missing or truncated.
+    """
+    header = read_header(root)
+    tracklet = _tracklets(root, header, read_table(root, header))
+    return tuple([Pair(tracklet(first), tracklet(second), fold) for first, second, fold in header.pairs])
+
+
 def check_pack(root: Path, progress: OnProgress = lambda done, total: None) -> None:
     """Compares every byte of the pack with what was written, by SHA-256; `progress` is called with bytes.
 
@@ -169,6 +182,12 @@ def _checked_splits(root: Path, header: PackHeader, table: FrameTable, fold: Pac
 
 
 def _splits(root: Path, header: PackHeader, table: FrameTable, fold: PackedFold) -> Splits:
+    tracklet = _tracklets(root, header, table)
+    return Splits(*(tuple([tracklet(index) for index in part]) for part in (fold.train, fold.query, fold.gallery)))
+
+
+def _tracklets(root: Path, header: PackHeader, table: FrameTable) -> Callable[[int], Tracklet]:
+    """Makes the tracklet of an index."""
     last = table.frames.cumsum()
     first = (last - table.frames).tolist()
     names = table.name_list()
@@ -186,7 +205,7 @@ def _splits(root: Path, header: PackHeader, table: FrameTable, fold: PackedFold)
             named(int(table.camera[index]), header.cameras),
         )
 
-    return Splits(*(tuple([tracklet(index) for index in part]) for part in (fold.train, fold.query, fold.gallery)))
+    return tracklet
 
 
 def _address(pack: str, offset: int, length: int, name: str, size: tuple[int, int] | None) -> str:
@@ -323,4 +342,8 @@ def _fold_fault(table: FrameTable, header: PackHeader) -> str | None:
         for part in ("train", "query", "gallery"):
             if not all(0 <= index < len(table.identity) for index in getattr(fold, part)):
                 return f"partition {number} of {HEADER} has a {part} tracklet that is not there"
+    for first, second, of_fold in header.pairs:
+        there = range(len(table.identity))
+        if first not in there or second not in there or of_fold not in range(len(header.folds)):
+            return f"a pair of {HEADER} has a tracklet or a fold that is not there"
     return None

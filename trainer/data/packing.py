@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.data.dataset import Splits, Tracklet, dataset_fingerprint, names_of
+from trainer.data.dataset import Pair, Splits, Tracklet, dataset_fingerprint, names_of
 from trainer.data.folder import DataFolder
 from trainer.data.frames import DamagedFrames, frame_bytes, in_threads, read_clip, read_frame, stored_bytes
 from trainer.data.images import DamagedFrameError
@@ -103,6 +103,7 @@ def pack_data_set(
             size=size,
             files=tuple(writer.files),
             folds=packed,
+            pairs=_packed_pairs(folder.pairs(), tracklets),
             table_sha256=digest,
             identities=names_of(tracklet.identity for tracklet in tracklets),
             cameras=names_of(tracklet.camera for tracklet in tracklets),
@@ -169,6 +170,11 @@ def _packed_folds(folds: Sequence[Splits], tracklets: Sequence[Tracklet]) -> tup
     )
 
 
+def _packed_pairs(pairs: Sequence[Pair], tracklets: Sequence[Tracklet]) -> tuple[tuple[int, int, int], ...]:
+    index = {tracklet: number for number, tracklet in enumerate(tracklets)} if pairs else {}
+    return tuple((index[pair.first], index[pair.second], pair.fold) for pair in pairs)
+
+
 def _copy_truth(root: Path, out: Path) -> None:
     """Copies the file that marks a data set as synthetic."""
     truth = root / "info" / TRUTH
@@ -195,7 +201,8 @@ def write_table(folder: Path, table: FrameTable) -> str:
 
 def write_header(folder: Path, header: PackHeader) -> None:
     """Writes index.json, the last file of a pack."""
-    (folder / HEADER).write_bytes(header.model_dump_json().encode() + b"\n")
+    absent = None if header.pairs else {"pairs"}
+    (folder / HEADER).write_bytes(header.model_dump_json(exclude=absent).encode() + b"\n")
 
 
 def payloads_of(

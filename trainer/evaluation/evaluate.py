@@ -20,16 +20,17 @@ from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, Tracklet, read_splits
-from trainer.data.dataset import Splits
+from trainer.data.dataset import Pair, Splits
+from trainer.data.folder import read_pairs
 from trainer.data.frames import DamagedFrames
 from trainer.data.splits import applied_split, cut_validation, read_validation
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.evaluation.analysis import pair_distances
 from trainer.evaluation.embed import cached_embeddings, embed
-from trainer.evaluation.metrics import Ranking
+from trainer.evaluation.metrics import Ranking, pairwise_distance
 from trainer.evaluation.retrieval import RetrievalData, rank, rerank, retrieval_data, searched_gallery
 from trainer.evaluation.test_set_record import RecordUse, Use, judged_weights, record_use
-from trainer.evaluation.verification import verify
+from trainer.evaluation.verification import verify, verify_folds
 from trainer.files import replacing
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
 from trainer.result import Evaluation, Progress, RetrievalMetrics, no_progress
@@ -88,6 +89,7 @@ def evaluate(
     with watch("reading"):
         splits = read_splits(config.data)
         query, gallery = _query_and_gallery(config, splits, part, split)
+        pairs = read_pairs(config.data) if part == "test" else ()
     with watch("network"):
         model = _network(config, checkpoint, splits, part, split).to(device or _default_device())
     _record(config, checkpoint, part, "evaluate", record)
@@ -95,6 +97,9 @@ def evaluate(
         result = evaluate_network(
             model, query, gallery, config, reranking=config.evaluation.reranking, cache=cache, progress=progress
         )
+        if pairs:
+            with watch("pairs"):
+                result = _with_pairs(result, pairs, config, cache, progress)
     return with_verification(result._replace(seconds=watch.seconds | result.seconds))
 
 
@@ -163,6 +168,34 @@ def with_verification(result: EvaluationResult) -> EvaluationResult:
     found = verify(matching, others)
     evaluation = result.evaluation.model_copy(update={"verification": found.metrics})
     return result._replace(evaluation=evaluation, roc=found.roc)
+
+
+def _with_pairs(
+    result: EvaluationResult, pairs: Sequence[Pair], config: TrialConfig, cache: Path | None, progress: Progress
+) -> EvaluationResult:
+    """The result with the metrics of the data set's list of pairs in the fold that is tested.
+
+    The tracklets of all folds are embedded, since the others say what the threshold is. They are the same in every
+    fold, so that a network that serves several finds them in `cache`.
+    """
+    tracklets = list(dict.fromkeys(tracklet for pair in pairs for tracklet in (pair.first, pair.second)))
+    embedded = cached_embeddings(
+        cache,
+        result.model,
+        tracklets,
+        config,
+        lambda: embed(result.model, tracklets, config, progress=progress),
+    )
+    place = {tracklet: index for index, tracklet in enumerate(tracklets)}
+    first, second = ([place[tracklet] for tracklet in side] for side in list(zip(*pairs, strict=True))[:2])
+    distances = pairwise_distance(embedded.vectors, embedded.vectors, config.evaluation.distance)[first, second]
+    found = verify_folds(
+        distances.cpu().numpy(),
+        np.array([pair.same for pair in pairs]),
+        np.array([pair.fold for pair in pairs]),
+    )
+    evaluation = result.evaluation.model_copy(update={"pairs": found.by_fold[config.data.fold]})
+    return result._replace(evaluation=evaluation)
 
 
 def write_embeddings(

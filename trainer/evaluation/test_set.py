@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -76,6 +77,8 @@ class Spread(NamedTuple):
     mean: float
     deviation: float
     """Standard deviation over partitions (of a sample: divided by their number less 1)."""
+    standard_error: float
+    """Standard error of the mean: the deviation divided by the root of their number."""
 
 
 class PartitionsEvaluation(NamedTuple):
@@ -126,7 +129,9 @@ def evaluate_partitions(
     metrics = [evaluation.metrics() for evaluation in evaluations]
     shared = [name for name in metrics[0] if all(name in each for each in metrics)]
     columns = {name: [each[name] for each in metrics] for name in shared}
-    spreads = {name: Spread(fmean(column), stdev(column)) for name, column in columns.items()}
+    spreads = {
+        name: Spread(fmean(column), stdev(column), stdev(column) / math.sqrt(folds)) for name, column in columns.items()
+    }
     return PartitionsEvaluation(evaluations, spreads)
 
 

@@ -1,18 +1,23 @@
 """Same identity or not: error rates of a threshold on the distance, over all pairs of a query and the gallery.
 
-P pairs of the same identity, N pairs of different ones. A pair is accepted, taken for the same identity, where its
+Or, where a data set has a list of pairs in folds, over that list. P pairs of the same identity, N pairs of different
+ones. A pair is accepted, taken for the same identity, where its
 distance is at most the threshold.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from bisect import bisect_left
+from collections.abc import Mapping
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
-from trainer.result import DistanceThreshold, VerificationMetrics
+from trainer.result import DistanceThreshold, PairMetrics, VerificationMetrics
 
 PAIRS = 10, 100, 1_000, 10_000
 """False positive rates 1e-1 to 1e-4, as 1 in so many pairs."""
@@ -52,6 +57,89 @@ def verify(matching: Float[np.ndarray, " P"], others: Float[np.ndarray, " N"]) -
         other_pairs=len(negatives),
     )
     return Verification(metrics, _roc(positives, negatives))
+
+
+class FoldVerification(NamedTuple):
+    """How well pairs in folds are told apart, each fold by what the others say."""
+
+    by_fold: Mapping[int, PairMetrics]
+    """By the number of the fold, ascending."""
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean of the folds' accuracies."""
+        return fmean(fold.accuracy for fold in self.by_fold.values())
+
+    @property
+    def standard_error(self) -> float:
+        """Of `mean_accuracy`: the deviation of the folds' accuracies over the root of their number."""
+        return stdev(fold.accuracy for fold in self.by_fold.values()) / math.sqrt(len(self.by_fold))
+
+
+def verify_folds(
+    distances: Float[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"], folds: Int[np.ndarray, " pairs"]
+) -> FoldVerification:
+    """Each fold's accuracy at the threshold that is best on the pairs of all others (Huang et al. 2007, LFW).
+
+    Of thresholds that are equally good the smallest counts. It lies halfway between the last distance that it accepts
+    and the next; just below all where none should be accepted.
+
+    Args:
+        distances: of both tracklets of each pair.
+        same: whether they show the same identity.
+        folds: number of each pair's fold.
+
+    Raises:
+        ValueError: there is one fold only, one lacks pairs of either kind, or a distance is NaN.
+    """
+    numbers = np.unique(folds).tolist()
+    if len(numbers) < 2:
+        raise ValueError(f"{len(numbers)} fold; its threshold comes from others, so two are needed")
+    if np.isnan(distances).any():
+        raise ValueError("distances are NaN, so there is no threshold")
+    distances = distances.astype(np.float64)
+    by_fold = {}
+    for number in numbers:
+        own = folds == number
+        threshold = _best_threshold(distances[~own], same[~own])
+        positives, negatives = np.sort(distances[own & same]), np.sort(distances[own & ~same])
+        if not len(positives) or not len(negatives):
+            raise ValueError(
+                f"fold {number} has {len(positives)} pairs of the same identity and {len(negatives)} of different "
+                "ones; both needed"
+            )
+        by_fold[number] = PairMetrics(
+            accuracy=float(((distances[own] <= threshold) == same[own]).mean()),
+            threshold=threshold,
+            EER=_equal_error_rate(positives, negatives),
+            AUC=_area_under_roc(positives, negatives),
+            matching_pairs=len(positives),
+            other_pairs=len(negatives),
+        )
+    return FoldVerification(by_fold)
+
+
+def _best_threshold(distances: Float[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"]) -> float:
+    order = distances.argsort()
+    ascending = distances[order]
+    # Correct pairs if the nearest 0, 1, 2 ... are accepted, beyond those if none is; equal distances go together.
+    gains = np.concatenate([[0], np.where(same[order], 1, -1).cumsum()])
+    gains[1:-1][ascending[1:] == ascending[:-1]] = -len(distances)
+    accepted = int(gains.argmax())
+    if accepted == 0:
+        # Below 0 the next number that is not denormal: processes that train take those for 0.
+        nearest = float(ascending[0])
+        return min(math.nextafter(nearest, -math.inf), nearest - sys.float_info.min)
+    if accepted == len(ascending):
+        return float(ascending[-1])
+    last, first = float(ascending[accepted - 1]), float(ascending[accepted])
+    return min((last + first) / 2, math.nextafter(first, -math.inf))
+
+
+def _area_under_roc(positives: Distances, negatives: Distances) -> float:
+    """Share of positives that are nearer than negatives; both are sorted, equal distances count by half."""
+    nearer = (negatives.searchsorted(positives, "left") + negatives.searchsorted(positives, "right")) / 2
+    return 1 - float(nearer.mean()) / len(negatives)
 
 
 def _tpr(positives: Distances, negatives: Distances, pairs: int) -> float | None:

@@ -91,7 +91,7 @@ def test_training_and_test_identities_are_disjoint_and_queries_are_identities(in
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not READERS[name].own])
 def test_every_published_part_is_one_that_is_read(intact: Path, name: str) -> None:
-    assert list(READERS[name].published) == list(READERS[name](intact / name)._asdict())
+    assert {*READERS[name].published} in ({*READERS[name](intact / name)._asdict()}, {"all"})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -284,6 +284,7 @@ def first_partition(content: object) -> Callable[[Path], object]:
 
 MARS_TABLE, ILIDS_SPLITS = "info/tracks_train_info.mat", MINIATURES["ilids_vid"].files[0]
 TRAIN_LIST, TEST_LIST, QUERIES = MINIATURES["ls_vid"].files
+(PAIRS,) = MINIATURES["youtube_faces"].files
 DAMAGES = {
     "mars: line out of range": Damage("mars", MARS_TABLE, put("track_train_info", 99), "row 1"),
     "mars: query out of range": Damage("mars", "info/query_IDX.mat", put("query_IDX", 10), "entry 1 [10]"),
@@ -321,6 +322,8 @@ DAMAGES = {
     ),
     "ls_vid: line outside the grammar": Damage("ls_vid", TRAIN_LIST, replaced("_01_ 0", "_01_ x"), "line 1: "),
     "ls_vid: path out of the folder": Damage("ls_vid", TEST_LIST, replaced("tracklet_test/", "../"), "line 1: "),
+    "youtube_faces: a field too few": Damage("youtube_faces", PAIRS, replaced(", Bo_00/1, 0", ", 0"), "line 3: "),
+    "youtube_faces: path out of the folder": Damage("youtube_faces", PAIRS, replaced("Ann_00/0", "../0"), "line 2: "),
 }
 
 

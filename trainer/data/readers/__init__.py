@@ -12,6 +12,7 @@ from trainer.data.readers.ls_vid import LS_VID
 from trainer.data.readers.mars import MARS
 from trainer.data.readers.prid2011 import PRID2011
 from trainer.data.readers.tracklets import TRACKLETS
+from trainer.data.readers.youtube_faces import YOUTUBE_FACES
 from trainer.errors import ConfigError, DataError
 from trainer.formatting import did_you_mean, one_line, shortened
 from trainer.plugins import Plugin, blamed, is_plugin, load_plugin
@@ -21,6 +22,7 @@ READERS: dict[str, DataSet] = {
     "prid2011": PRID2011,
     "ilids_vid": ILIDS_VID,
     "ls_vid": LS_VID,
+    "youtube_faces": YOUTUBE_FACES,
     "tracklets": TRACKLETS,
 }
 """Reads the data set below a folder; `DataError` names the file that is missing or wrong."""
