@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--all-folds", action="store_true", help="test part of every partition; {fold} in FILE is its number"
     )
+    evaluate.add_argument("--data", type=Path, metavar="DIR", help="judge the data set there, whatever was trained on")
     evaluate.add_argument("--out", type=_out_path, metavar="DIR", help="write metrics, metrics per query and pictures")
     evaluate.add_argument("--images", action="store_true", help="let pictures show real people")
     evaluate.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings, and use those kept")
@@ -120,6 +121,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.config,
             checkpoint=arguments.checkpoint,
             all_folds=arguments.all_folds,
+            data=arguments.data,
             outputs=outputs,
             as_json=_as_json(arguments),
             **network,

@@ -17,8 +17,9 @@ from trainer.errors import ConfigError, StoppedError
 from trainer.evaluation.compare import EvaluationComparison, QueryChange, compare_evaluations, comparison_document
 from trainer.evaluation.evaluate import Part, evaluate, write_embeddings
 from trainer.evaluation.folder import write_evaluation
-from trainer.evaluation.test_set import Spread, evaluate_partitions
+from trainer.evaluation.test_set import FOLD, Spread, evaluate_partitions
 from trainer.evaluation.test_set_record import RecordUse, record_use
+from trainer.evaluation.trained_on import config_on
 from trainer.formatting import counted
 from trainer.plots.charts import average_precision_deltas
 from trainer.result import EpochResult, Evaluation, Progress, RetrievalMetrics, VerificationMetrics
@@ -97,14 +98,23 @@ def evaluate_command(
     as_json: bool,
     echo: Print,
     progress: Progress,
+    data: Path | None = None,
     record: RecordUse = record_use,
 ) -> None:
     """Evaluates a checkpoint, or the untrained network without one, and prints the metrics.
 
+    With `data` the data set in that folder is judged instead of the configuration's, see
+    `trainer.evaluation.trained_on.config_on`.
+
     Raises:
         ConfigError, DataError, CheckpointError: as `trainer.evaluate` and `evaluate_partitions`.
     """
-    config = read_trial_config(config_file, overrides)
+    if data is None:
+        config = read_trial_config(config_file, overrides)
+    else:
+        of_training = None if checkpoint is None else Path(checkpoint.replace(FOLD, "0"))
+        config = config_on(config_file, overrides, data, of_training)
+        print(f"{data}: {config.data.name}, its {part} part is judged", file=sys.stderr)
     if all_folds:
         _evaluate_all_folds(
             config, checkpoint, part, outputs, as_json=as_json, echo=echo, progress=progress, record=record
@@ -209,6 +219,8 @@ def evaluation_line(evaluation: Evaluation, part: str) -> str:
         f"({evaluation.protocol} protocol{across}, {counted(evaluation.queries, 'query', 'queries')}, "
         f"{evaluation.dropped_queries} dropped{sampling})"
     )
+    if evaluation.other_data is not None:
+        line += f"\n  {evaluation.other_data}"
     if evaluation.reranked is not None:
         line += f"\n  re-ranked  {_metrics(evaluation.reranked)}"
     if evaluation.verification is not None:
@@ -260,7 +272,9 @@ def _mean_and_error(spread: Spread) -> str:
 def comparison_text(found: EvaluationComparison) -> str:
     """Two evaluations side by side, for people."""
     result = found.comparison
+    marks = [f"{when}: {mark}" for when, mark in zip(("before", "after"), found.other_data, strict=True) if mark]
     lines = [
+        *marks,
         f"mAP {100 * found.before:.1f} -> {100 * found.after:.1f}  difference {100 * result.delta:+.1f} "
         f"[{100 * result.low:+.1f}, {100 * result.high:+.1f}] (95 %, identities resampled), p {result.p_value:.2g}  "
         f"({found.protocol} protocol, {counted(found.queries, 'query', 'queries')})",

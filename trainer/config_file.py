@@ -53,7 +53,7 @@ def read_tree(path: Path, overrides: Sequence[str] = ()) -> tuple[Document, Any]
     if lines:
         raise ConfigError("\n".join(lines))
     for override in overrides:
-        _lay_over(document.data, override)
+        lay_over(document.data, override)
     return document, document.data
 
 
@@ -63,11 +63,19 @@ def overridden(config: TrialConfig, overrides: Sequence[str]) -> TrialConfig:
     Raises:
         ConfigError: one line per problem, with the setting.
     """
+    return checked(config.model_dump(mode="json"), overrides)
+
+
+def checked(tree: dict[str, Any], overrides: Sequence[str]) -> TrialConfig:
+    """The configuration of plain settings, with `path=value` settings laid over them.
+
+    Raises:
+        ConfigError: one line per problem, with the setting.
+    """
     from trainer.config import TrialConfig
 
-    tree = config.model_dump(mode="json")
     for override in overrides:
-        _lay_over(tree, override)
+        lay_over(tree, override)
     try:
         return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
@@ -98,7 +106,12 @@ def _siblings(keys: KeyPath) -> list[str]:
     return list(model.model_fields)
 
 
-def _lay_over(tree: Any, override: str) -> None:
+def lay_over(tree: Any, override: str) -> None:
+    """Changes plain settings as `path=value` says.
+
+    Raises:
+        ConfigError: it is no such text, or the path leads through a value.
+    """
     path, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override}: write PATH=VALUE")

@@ -102,7 +102,8 @@ def export_network(checkpoint: Path, out: Path, to: ExportFormat) -> ExportedNet
     out.mkdir(parents=True, exist_ok=True)
     difference = None
     if to == "checkpoint":
-        weights = {"config": config.model_dump(mode="json"), "epoch": state["epoch"], "model": state["model"]}
+        weights = {name: state[name] for name in ("data", "epoch", "model") if name in state}
+        weights["config"] = config.model_dump(mode="json")
         save_checkpoint(file, weights)
     elif to == "safetensors":
         _write_safetensors(file, state["model"], config)

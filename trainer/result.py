@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, ValidationError
 
 from trainer.errors import DataError
 from trainer.files import in_place, loads_checked, read_regular, write_atomically
@@ -18,6 +18,10 @@ MAX_LINE = 1024 * 1024
 # A mean of shares may be above 1 by a rounding.
 Share = Annotated[float, Field(ge=0, le=1 + 1e-6)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class RetrievalMetrics(FrozenConfig):
@@ -99,15 +103,17 @@ class Evaluation(RetrievalMetrics):
     """The metrics after re-ranking, where it was done."""
     verification: VerificationMetrics | None = None
     """Same identity or not, by the distance without re-ranking; None where it was not measured."""
-    pairs: PairMetrics | None = None
+    pairs: PairMetrics | None = Field(None, exclude_if=_is_none)
     """The same over the data set's own list of pairs, on its test part; None, and left out of files, without a list."""
+    trained_on: str | None = Field(None, exclude_if=_is_none)
+    """Name of the data set that the network was trained on; None, and then not written, where it is the one tested."""
+    tested_on: str | None = Field(None, exclude_if=_is_none)
+    """Name of the data set that it was tested on, where that is another one."""
 
-    @model_serializer(mode="wrap")
-    def _without_absent_pairs(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = serialize(self)
-        if self.pairs is None:
-            content.pop("pairs", None)
-        return content
+    @property
+    def other_data(self) -> str | None:
+        """`trained on A, tested on B`; None where both are one data set."""
+        return None if self.trained_on is None else f"trained on {self.trained_on}, tested on {self.tested_on}"
 
     def metrics(self) -> dict[str, float]:
         """The metrics that a search can optimise or a tracker can draw, by name."""

@@ -12,6 +12,7 @@ from orchestrator.base.hints import command_line, hint
 from orchestrator.cli.options import AsJson, Overrides, argument, command, option, out_folder
 
 if TYPE_CHECKING:
+    from trainer.data.dataset import DataRecord
     from trainer.evaluation.test_set_record import Use
 
 ConfigFile = Annotated[Path, argument(type=click.Path(path_type=Path))]
@@ -71,6 +72,15 @@ def evaluate(
     split: Annotated[
         Path | None, option("--split", type=click.Path(path_type=Path), help="Validation split of a run or search.")
     ] = None,
+    data: Annotated[
+        Path | None,
+        option(
+            "--data",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Judge the data set there, also another one than was trained on.  [default: the configuration's]",
+        ),
+    ] = None,
     all_folds: Annotated[
         bool, option("--all-folds", help="Test part of every partition; {fold} in FILE is its number.")
     ] = False,
@@ -106,6 +116,7 @@ def evaluate(
             part=part,
             split=split,
             all_folds=all_folds,
+            data=data,
             outputs=Outputs(out, images, cache),
             overrides=overrides,
             as_json=as_json,
@@ -116,7 +127,7 @@ def evaluate(
     return Exit.OK
 
 
-def _record_in_journal(weights: Path, use: Use) -> None:
+def _record_in_journal(weights: Path, use: Use, data: DataRecord) -> None:
     """Records the use of a trial's weights on the test set in its search's journal, of others beside the weights."""
     from orchestrator.runner.finalize import record_test_set_use
     from orchestrator.stores import open_search
@@ -124,13 +135,13 @@ def _record_in_journal(weights: Path, use: Use) -> None:
 
     place = place_in_search(weights)
     if place is None:
-        record_use(weights, use)
+        record_use(weights, use, data)
         return
-    record_test_set_use(open_search(place.search), place.trial, weights, use)
+    record_test_set_use(open_search(place.search), place.trial, weights, use, data)
     click.echo(f"{weights}: used on the test set, which is recorded in the journal of {place.search.name}", err=True)
 
 
-def _record_beside(weights: Path, use: Use) -> None:
+def _record_beside(weights: Path, use: Use, data: DataRecord) -> None:
     """Records the use beside the weights; trials of a search are refused."""
     from orchestrator.stores import open_search
     from trainer.errors import ConfigError
@@ -144,4 +155,4 @@ def _record_beside(weights: Path, use: Use) -> None:
             f"be chosen without the test set; `{finalize}` opens it for the best ones, --open-test-set for this "
             "network alone, which the search's journal records"
         )
-    record_use(weights, use)
+    record_use(weights, use, data)

@@ -220,7 +220,7 @@ class _Attempt:
         from trainer import evaluate_on_test_set
 
         weights, folder = self.out / BEST_CHECKPOINT, self.out / TEST_FOLDER
-        found = evaluate_on_test_set(config, weights, folder, progress=progress, record=lambda weights, use: None)
+        found = evaluate_on_test_set(config, weights, folder, progress=progress, record=lambda *use: None)
         send(WorkerMessage(test=found))
 
     def _config(self) -> TrialConfig:

@@ -27,6 +27,7 @@ from orchestrator.study.study import Finalization, Study, Trial, UseOfTestSet
 
 if TYPE_CHECKING:
     from trainer import TrialConfig
+    from trainer.data.dataset import DataRecord
     from trainer.evaluation.test_set_record import Use
 
 TOP, SEEDS = 3, 3
@@ -89,14 +90,15 @@ def unseal_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finaliz
         return study.finalizations[-1]
 
 
-def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Use) -> None:
-    """Records that a trial's network is used on the test set.
+def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Use, data: DataRecord) -> None:
+    """Records that a trial's network is used on a test set.
 
     Args:
         folder: a search that no process drives.
         trial: key of the trial.
         weights: file of the network, below the folder of the search.
         use: for metrics or for embeddings.
+        data: whose test set; the search's own data set or another one.
 
     Raises:
         SearchError: the search has no such trial, or the folder is the inside of a storage with a URI.
@@ -111,7 +113,10 @@ def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Us
         if trial not in recorder.study.all_trials:
             raise SearchError(f"{weights}: {folder.name} has no trial {trial!r} that its journal could record this for")
         inner = weights.resolve().relative_to(folder.path.resolve())
-        recorder.record(TrialOpenedTestSet(trial=trial, use=use, weights=str(inner), by=_user()))
+        is_own = data.fingerprint == read_description(folder.description).data_fingerprint
+        recorder.record(
+            TrialOpenedTestSet(trial=trial, use=use, weights=str(inner), by=_user(), data=None if is_own else data)
+        )
 
 
 def _user() -> str:
@@ -169,7 +174,7 @@ def _check_agreement(known: Finalization, asked: FinalizationOptions, study: Stu
             differing.append(
                 f"{given} (it has {', '.join(under_way.evaluation) or 'the settings of the configuration'})"
             )
-    if asked.again and len(study.finalizations) == 1 and not study.test_set_uses:
+    if asked.again and len(study.finalizations) == 1 and not study.own_test_set_uses:
         differing.append("--again (it is the first)")
     if differing:
         raise SearchError(
@@ -195,8 +200,8 @@ def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *,
             f"(`{hint('tables', folder.name, storage=storage)}`) "
             "no longer chooses blindly. --again opens it once more, which is recorded"
         )
-    if study.test_set_uses and not again:
-        use = study.test_set_uses[-1]
+    if study.own_test_set_uses and not again:
+        use = study.own_test_set_uses[-1]
         raise SearchError(
             f"{study.name}: the test set was opened {_when(use)} by {use.asked.by} for {use.asked.trial} "
             f"(`{use.asked.use} --part test`), so that nobody who has seen that chooses blindly. --again opens it "

@@ -232,7 +232,7 @@ def _notes(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[str]
 
 def _openings(search: Summary, trial: Trial, *, is_tested: bool) -> str:
     """How often the test set was opened for these weights and for others."""
-    uses = [use.asked for use in search.study.test_set_uses]
+    uses = [use.asked for use in search.study.own_test_set_uses]
     own = [use for use in uses if use.trial == trial.key]
     opened = len(search.study.finalizations) + len(uses)
     if is_tested:

@@ -124,7 +124,9 @@ def _of_trial(record: Record) -> str | None:
         case TrialFailed() as event:
             return f"trial={event.trial} failed={event.failure} for good"
         case TrialOpenedTestSet() as event:
-            return f"trial={event.trial} test set opened by={event.by} {event.use} of={event.weights}"
+            return f"trial={event.trial} test set opened by={event.by} {event.use} of={event.weights}" + (
+                "" if event.data is None else f" data={event.data.name}"
+            )
         case TrialReopened() as event:
             return f"trial={event.trial} is tried again"
         case _:

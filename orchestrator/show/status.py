@@ -154,6 +154,7 @@ def _use_document(use: UseOfTestSet) -> dict[str, Any]:
         "trial": use.asked.trial,
         "use": use.asked.use,
         "weights": use.asked.weights,
+        "data": None if use.asked.data is None else use.asked.data.model_dump(),
     }
 
 

@@ -127,7 +127,7 @@ def _notes(search: Summary, found: FinalResult | None) -> Iterator[str]:
         yield f"{len(found.evaluations)} of {found.asked.seeds} seeds" + f", {failed} failed" * bool(failed)
     if (opened := len(search.study.finalizations)) > 1:
         yield f"test set opened {opened} times; these are the first"
-    if uses := search.study.test_set_uses:
+    if uses := search.study.own_test_set_uses:
         seen = ", ".join(dict.fromkeys(use.asked.trial for use in uses))
         yield f"test set also used {counted(len(uses), 'time', 'times')} by hand, for {seen}"
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, JsonValue, TypeAdapter
 
 from orchestrator.space.parameters import Value
+from trainer.data.dataset import DataRecord
 from trainer.result import EpochResult, Evaluation
 from trainer.settings import FrozenConfig
 
@@ -197,6 +198,8 @@ class TrialTested(FrozenConfig):
     kind: Literal["trial_tested"] = "trial_tested"
     trial: TrialKey
     evaluation: Evaluation
+    data: DataRecord | None = Field(None, exclude_if=lambda data: data is None)
+    """Whose test set, where it is not that of the search's data set."""
 
 
 class TrialStopped(FrozenConfig):
@@ -322,6 +325,8 @@ class TrialOpenedTestSet(FrozenConfig):
     """File of the network, relative to the folder of the search."""
     by: str
     """Who asked for it: user and host."""
+    data: DataRecord | None = Field(None, exclude_if=lambda data: data is None)
+    """Whose test set, where it is not that of the search's data set."""
 
 
 class Outlook(FrozenConfig):

@@ -229,7 +229,7 @@ class Study:
     finalizations: list[Finalization] = field(default_factory=list)
     """Each time that the test set was opened for the best configurations."""
     test_set_uses: list[UseOfTestSet] = field(default_factory=list)
-    """Each time that it was opened for the network of one trial."""
+    """Each time that it, or the test set of another data set, was opened for the network of one trial."""
     queue: list[str] = field(default_factory=list)
     """Keys of the trials that wait for an attempt, in the order in which they get one."""
     completed: list[str] = field(default_factory=list)
@@ -272,6 +272,11 @@ class Study:
                 self.test_set_uses.append(UseOfTestSet(event, moment))
             case _:
                 self._apply_to_trial(event, self.all_trials[event.trial])
+
+    @property
+    def own_test_set_uses(self) -> list[UseOfTestSet]:
+        """Those of the search's own data set."""
+        return [use for use in self.test_set_uses if use.asked.data is None]
 
     @property
     def all_trials(self) -> Mapping[str, Trial]:

@@ -133,7 +133,8 @@ class Plan:
                 writes.points += test_points(event.evaluation, moment)
             case TrialOpenedTestSet():
                 writes = self._of(event.trial)
-                writes.tags["test_set_opened"] = event.by
+                name = "test_set_opened" if event.data is None else f"test_set_opened.{event.data.name}"
+                writes.tags[name] = event.by
             case TrialCompleted():
                 writes = self._ended(event.trial)
                 writes.evaluation = moment

@@ -323,6 +323,8 @@ class Home:
                     found.pop()
             elif word == "/data/prid2011" and checks:
                 found += [str(self.drawn / "prid2011"), "--any-counts"]
+            elif word == "/data/prid2011" and words[1] == "evaluate":
+                found.append(str(self.drawn / "prid2011"))
             elif word.startswith(("/data/", "/shared/mars")) or word == "FOLDER":
                 found.append("mini-mars" if launches else DATA)
             elif word.startswith("s3://"):

@@ -40,6 +40,7 @@ from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.lease import Lease
 from orchestrator.study.study import Study, fold, fold_records, unfinished
 from orchestrator.summary import read_summary
+from trainer.data.dataset import DataRecord
 from trainer.errors import ConfigError
 from trainer.result import write_results
 
@@ -225,11 +226,20 @@ def test_settings_that_cannot_be_laid_over_the_configuration_are_refused_before_
 
 
 def test_who_looked_at_the_test_set_with_one_trial_no_longer_opens_it_blindly(search: SearchFolder) -> None:
-    record_test_set_use(search, "t0000", search.trial("t0000") / "checkpoint/best.pt", "evaluate")
+    weights = search.trial("t0000") / "checkpoint/best.pt"
+    record_test_set_use(search, "t0000", weights, "evaluate", DataRecord(name="mars", fingerprint=FINGERPRINT))
     with pytest.raises(SearchError, match=r"was opened .* by .*@.* for t0000 .*--again"):
         opened(search)
     study = opened(search, again=True)
     assert (len(study.test_set_uses), len(study.finalizations)) == (1, 1)
+
+
+def test_who_looked_at_the_test_set_of_another_data_set_opens_that_of_the_search_for_the_first_time(
+    search: SearchFolder,
+) -> None:
+    weights = search.trial("t0000") / "checkpoint/best.pt"
+    record_test_set_use(search, "t0000", weights, "evaluate", DataRecord(name="prid2011", fingerprint="ab"))
+    assert len(opened(search).finalizations) == 1
 
 
 def test_a_search_that_is_not_finished_is_refused(search: SearchFolder) -> None:

@@ -37,6 +37,7 @@ from orchestrator.study.events import Event, TrialStarted
 from orchestrator.study.journal import Record, encode, read_journal
 from orchestrator.study.lease import Holder, this_process
 from orchestrator.summary import Summary, read_summary
+from trainer.data.dataset import DataRecord
 
 NAME = "first"
 
@@ -525,10 +526,11 @@ def test_that_the_test_set_was_opened_for_a_trial_is_seen_on_every_machine(uri: 
     published(uri)
     machines.become("other")
     folder = found(uri)
-    record_test_set_use(folder, "t0001", folder.trial("t0001") / "checkpoint/best.pt", "evaluate")
+    data = DataRecord(name="prid2011", fingerprint="ab")
+    record_test_set_use(folder, "t0001", folder.trial("t0001") / "checkpoint/best.pt", "evaluate", data)
     machines.become("third")
     (use,) = read_summary(found(uri)).study.test_set_uses
-    assert use.asked.weights == "trials/t0001/checkpoint/best.pt"
+    assert (use.asked.weights, use.asked.data) == ("trials/t0001/checkpoint/best.pt", data)
 
 
 def test_a_running_search_is_sent_while_it_runs(uri: str, machines: Machines) -> None:

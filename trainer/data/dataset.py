@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Self
 from trainer.errors import DataError
 from trainer.files import open_regular
 from trainer.formatting import one_line, shortened
+from trainer.settings import FrozenConfig
 
 ALL_CAMERAS = "see that the data set holds all its cameras"  # advice beside `seen_by_one_camera`
 DISTRACTOR, JUNK = 0, -1  # numbers of what is not a person, as in MARS
@@ -86,6 +87,15 @@ class Pair(NamedTuple):
     def same(self) -> bool:
         """Whether both show the same identity."""
         return self.first.identity == self.second.identity
+
+
+class DataRecord(FrozenConfig):
+    """Which data set a network was trained on, or judged on, wherever its folder is."""
+
+    name: str
+    """Name of its layout; that of generated data begins with `mini-`."""
+    fingerprint: str
+    """`dataset_fingerprint` of the partition."""
 
 
 class Protocol(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from trainer.data.dataset import DataSet, Pair, Splits
+from trainer.data.dataset import DataRecord, DataSet, Pair, Splits, dataset_fingerprint
 from trainer.data.pack import packed_data_set, read_packed, read_packed_pairs
 from trainer.data.readers import READERS, find_data_set
 from trainer.data.splits import (
@@ -133,16 +133,26 @@ def _folder(config: DataConfig) -> DataFolder:
     return DataFolder(config.root, config.name, packed_data_set(config.root) is not None)
 
 
-def training_data(config: DataConfig, split: Path, *, make: bool) -> TrainingData:
+def data_record(config: DataConfig, splits: Splits) -> DataRecord:
+    """Which data set the splits were read from."""
+    name = f"mini-{config.name}" if is_synthetic(config.root) else config.name
+    return DataRecord(name=name, fingerprint=dataset_fingerprint(splits))
+
+
+def training_data(config: DataConfig, split: Path, *, make: bool) -> tuple[TrainingData, DataRecord]:
     """Reads the data set and applies the validation split in the file `split`, cutting it first if `make`.
+
+    Returns:
+        The tracklets of a trial, and which data set they are of.
 
     Raises:
         DataError: the data set or the split is missing, damaged, or they do not belong together.
     """
-    train = read_splits(config).train
+    splits = read_splits(config)
+    train = splits.train
     if make:
         write_validation(split, cut_validation(train, config.validation), train)
-    return applied_split(train, read_validation(split, train))
+    return applied_split(train, read_validation(split, train)), data_record(config, splits)
 
 
 def find_data(root: Path, name: str | None = None) -> DataFolder:

@@ -20,7 +20,7 @@ from trainer.data.dataset import named
 from trainer.errors import DataError
 from trainer.evaluation.query_metrics import QueryMetrics, read_query_metrics
 from trainer.files import loads_checked, open_regular
-from trainer.formatting import shown
+from trainer.formatting import one_line, shortened, shown
 
 DESCRIPTION = "evaluation.json"
 MAX_BYTES = 2**20  # of the description; it has about 1 kB
@@ -102,6 +102,8 @@ class EvaluationComparison(NamedTuple):
     """Average precision after less before, NaN for queries not valid in both."""
     synthetic: bool
     """Whether either was on generated data; pictures are marked so."""
+    other_data: tuple[str | None, str | None] = (None, None)
+    """`trained on A, tested on B` before and after; None where a network was tested on the data set of its training."""
 
 
 def compare_evaluations(
@@ -139,6 +141,7 @@ def compare_evaluations(
         losses=tuple(change(place) for place in order[::-1][:count] if deltas[place] < 0),
         deltas=deltas,
         synthetic=any(each.synthetic for each in described),
+        other_data=(described[0].other_data, described[1].other_data),
     )
 
 
@@ -153,6 +156,7 @@ def comparison_document(comparison: EvaluationComparison) -> dict[str, Any]:
         "cameras": [change._asdict() for change in comparison.cameras],
         "gains": [change._asdict() for change in comparison.gains],
         "losses": [change._asdict() for change in comparison.losses],
+        **({"other_data": comparison.other_data} if any(comparison.other_data) else {}),
     }
 
 
@@ -239,6 +243,14 @@ class _Description(BaseModel):
     synthetic: bool
     cameras: dict[int, str] = {}
     """Names by number."""
+    trained_on: str | None = None
+    tested_on: str | None = None
+
+    @property
+    def other_data(self) -> str | None:
+        if self.trained_on is None:
+            return None
+        return one_line(f"trained on {shortened(self.trained_on)}, tested on {shortened(str(self.tested_on))}")
 
 
 def _checked_descriptions(before: Path, after: Path) -> tuple[_Description, _Description]:

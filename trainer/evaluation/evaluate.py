@@ -14,14 +14,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
-from trainer.data import DataConfig, Tracklet, read_splits
-from trainer.data.dataset import Pair, Splits
-from trainer.data.folder import read_pairs
+from trainer.data import Tracklet, read_splits
+from trainer.data.dataset import DataRecord, Pair, Splits
+from trainer.data.folder import data_record, read_pairs
 from trainer.data.frames import DamagedFrames
 from trainer.data.splits import applied_split, cut_validation, read_validation
 from trainer.errors import CheckpointError, ConfigError, DataError
@@ -30,6 +29,7 @@ from trainer.evaluation.embed import cached_embeddings, embed
 from trainer.evaluation.metrics import Ranking, pairwise_distance
 from trainer.evaluation.retrieval import RetrievalData, rank, rerank, retrieval_data, searched_gallery
 from trainer.evaluation.test_set_record import RecordUse, Use, judged_weights, record_use
+from trainer.evaluation.trained_on import TrainedOn, check_not_trained_on, other_data, trained_on
 from trainer.evaluation.verification import verify, verify_folds
 from trainer.files import replacing
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
@@ -67,7 +67,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluates the network in `checkpoint` on the `test` or `validation` part of the configured data set.
 
-    The metrics after re-ranking are with them unless `evaluation.reranking` is off.
+    The metrics after re-ranking are with them unless `evaluation.reranking` is off. `Evaluation.trained_on` and
+    `tested_on` are set where the network was trained on another data set.
 
     Args:
         config: the trial.
@@ -91,8 +92,10 @@ def evaluate(
         query, gallery = _query_and_gallery(config, splits, part, split)
         pairs = read_pairs(config.data) if part == "test" else ()
     with watch("network"):
-        model = _network(config, checkpoint, splits, part, split).to(device or _default_device())
-    _record(config, checkpoint, part, "evaluate", record)
+        model, trained = _network(config, checkpoint, splits, part, split)
+        model.to(device or _default_device())
+    judged = data_record(config.data, splits)
+    _record(config, checkpoint, part, "evaluate", record, judged)
     with float32_products(config.compute, _device_of(model)):
         result = evaluate_network(
             model, query, gallery, config, reranking=config.evaluation.reranking, cache=cache, progress=progress
@@ -100,7 +103,9 @@ def evaluate(
         if pairs:
             with watch("pairs"):
                 result = _with_pairs(result, pairs, config, cache, progress)
-    return with_verification(result._replace(seconds=watch.seconds | result.seconds))
+    names = {} if trained is None else other_data(trained, config.data, splits, judged)
+    evaluation = result.evaluation.model_copy(update=names)
+    return with_verification(result._replace(evaluation=evaluation, seconds=watch.seconds | result.seconds))
 
 
 def evaluate_network(
@@ -220,8 +225,9 @@ def write_embeddings(
     """
     splits = read_splits(config.data)
     query, gallery = _query_and_gallery(config, splits, part, split)
-    model = _network(config, checkpoint, splits, part, split).to(device or _default_device())
-    _record(config, checkpoint, part, "embed", record)
+    model, _ = _network(config, checkpoint, splits, part, split)
+    model.to(device or _default_device())
+    _record(config, checkpoint, part, "embed", record, data_record(config.data, splits))
     tracklets = [*query, *gallery]
     with float32_products(config.compute, _device_of(model)):
         embeddings = embed(model, tracklets, config, progress=progress)
@@ -320,51 +326,30 @@ def _query_and_gallery(
     return data.query, data.gallery
 
 
-def _record(config: TrialConfig, checkpoint: Path | None, part: Part, use: Use, record: RecordUse) -> None:
+def _record(
+    config: TrialConfig, checkpoint: Path | None, part: Part, use: Use, record: RecordUse, data: DataRecord
+) -> None:
     """Records the use of the test part; untrained weights have learned nothing that it could be used to choose."""
     weights = judged_weights(config, checkpoint)
     if part == "test" and weights is not None:
-        record(weights, use)
+        record(weights, use, data)
 
 
 def _network(
     config: TrialConfig, checkpoint: Path | None, splits: Splits, part: Part, split: Path | None
-) -> TemporalAttentionResNet:
-    """The network with as many classes as the checkpoint's: it may have learned from another data set."""
-    torch.manual_seed(derived_seed(config.seed, "weights"))
-    if checkpoint is None:
-        return TemporalAttentionResNet(config.model, len({tracklet.identity for tracklet in splits.train}))
-    state = load_checkpoint(checkpoint)
-    try:
-        trained = DataConfig.model_validate(state["config"]["data"])
-    except (LookupError, TypeError, ValidationError) as error:
-        raise CheckpointError(f"{checkpoint}: does not say what it was trained on; it is of another version") from error
-    _check_not_trained_on(checkpoint, trained, config.data, part, split)
-    return restored_network(config.model, checkpoint, state["model"])
+) -> tuple[TemporalAttentionResNet, TrainedOn | None]:
+    """The network with as many classes as the checkpoint's, which may have learned from another data set.
 
-
-def _check_not_trained_on(
-    checkpoint: Path, trained: DataConfig, judged: DataConfig, part: Part, split: Path | None
-) -> None:
-    """That the network was not trained on identities that it is judged on, as far as the configurations tell.
+    And what it was trained on; None for the untrained network.
 
     Raises:
-        ConfigError: it was trained on another partition of the same data set, or with another validation split.
+        CheckpointError: the checkpoint is damaged or of another architecture.
+        ConfigError: it was trained on identities that are to be judged.
     """
-    if trained.name != judged.name:
-        return
-    if trained.fold != judged.fold:
-        raise ConfigError(
-            f"{checkpoint}: was trained on partition {trained.fold} of {trained.name}, which holds identities that "
-            f"partition {judged.fold} judges; set data.fold to {trained.fold}"
-        )
-    if part == "validation" and split is None and trained.validation != judged.validation:
-        raise ConfigError(
-            f"{checkpoint}: was trained with another data.validation ({_listed(trained)}) than the one that is to be "
-            f"judged ({_listed(judged)}), and so on identities of it; take the configuration of its training, or name "
-            "its split with --split"
-        )
-
-
-def _listed(data: DataConfig) -> str:
-    return ", ".join(f"{name} {value}" for name, value in data.validation if value is not None)
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    if checkpoint is None:
+        return TemporalAttentionResNet(config.model, len({tracklet.identity for tracklet in splits.train})), None
+    state = load_checkpoint(checkpoint)
+    trained = trained_on(checkpoint, state)
+    check_not_trained_on(trained, config.data, splits, validation=part == "validation" and split is None)
+    return restored_network(config.model, checkpoint, state["model"]), trained

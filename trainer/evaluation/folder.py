@@ -125,7 +125,7 @@ def _draw_charts(
     out: Path, result: EvaluationResult, config: TrialConfig, by_camera: CameraPrecision, synthetic: bool
 ) -> None:
     queries = counted(result.evaluation.queries, "query", "queries")
-    title = f"{config.data.name}, {result.data.protocol} protocol, {queries}"
+    title = f"{result.evaluation.other_data or config.data.name}, {result.data.protocol} protocol, {queries}"
     charts.cmc_curve(_cmc_curves(result), out / "cmc.png", title=title, synthetic=synthetic)
     sample = distance_sample(result.data)
     margin = config.loss.triplet_margin if config.evaluation.distance == config.loss.triplet_metric else None

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trainer.config import TrialConfig
+from trainer.data.dataset import DataRecord
 from trainer.errors import ConfigError
 from trainer.files import open_regular, sync_folder
 from trainer.model.weights import NAMED_WEIGHTS
@@ -32,8 +33,8 @@ RECORD_FILE = "test-set.jsonl"
 JOURNALS, TRIALS_FOLDER = ("journal.jsonl", "journal"), "trials"
 
 Use = Literal["evaluate", "embed"]
-RecordUse = Callable[[Path, Use], None]
-"""Called with the weights before they are used on the test set; raises where that may not be."""
+RecordUse = Callable[[Path, Use, DataRecord], None]
+"""Called with the weights and the data set before they are used on its test set; raises where that may not be."""
 
 
 class RecordedUse(FrozenConfig):
@@ -48,6 +49,8 @@ class RecordedUse(FrozenConfig):
     """Name of the file."""
     sha256: str
     """Of the file."""
+    data: DataRecord | None = None
+    """Whose test set it was; None in lines of earlier versions: that of the training."""
 
 
 class TrialPlace(NamedTuple):
@@ -80,7 +83,7 @@ def place_in_search(weights: Path) -> TrialPlace | None:
     return None
 
 
-def record_use(weights: Path, use: Use) -> None:
+def record_use(weights: Path, use: Use, data: DataRecord) -> None:
     """Adds a line to the record beside the weights, durably.
 
     Raises:
@@ -99,6 +102,7 @@ def record_use(weights: Path, use: Use) -> None:
         use=use,
         weights=weights.resolve().name,
         sha256=_sha256(weights),
+        data=data,
     )
     try:
         # A FIFO or a device in its place would hang or swallow the line.
@@ -114,7 +118,7 @@ def record_use(weights: Path, use: Use) -> None:
             f"{record}: cannot be written ({error.strerror}), so that this use of the test set would leave no record; "
             "copy the weights into a folder of your own"
         ) from error
-    log.warning("%s: used on the test set, which is recorded in %s", weights, record)
+    log.warning("%s: used on the test set of %s, which is recorded in %s", weights, data.name, record)
 
 
 def record_beside(weights: Path) -> Path:

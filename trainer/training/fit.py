@@ -13,6 +13,7 @@ import torch
 
 from trainer.compute import float32_products, require_precision, synchronize
 from trainer.config import TrialConfig
+from trainer.data.dataset import DataRecord
 from trainer.data.folder import training_data
 from trainer.data.frames import DamagedFrames
 from trainer.data.splits import TrainingData
@@ -110,9 +111,9 @@ def fit(
     require_precision(config.compute, device)
     out.mkdir(parents=True, exist_ok=True)
     validation = split or out / SPLIT_FILE
-    data = training_data(config.data, validation, make=split is None)
+    data, source = training_data(config.data, validation, make=split is None)
     with float32_products(config.compute, device), _cut_short(stop):
-        run = _Run(config, data, device, out, resume_from)
+        run = _Run(config, data, source, device, out, resume_from)
         history = run.state.history
         if run.is_done:
             run.leave_evaluation(validation, progress, stop)
@@ -149,14 +150,20 @@ class _Run:
     """One training in a folder: its data, its state, and the evaluation of its best network."""
 
     def __init__(
-        self, config: TrialConfig, data: TrainingData, device: torch.device, out: Path, resume_from: Path | None
+        self,
+        config: TrialConfig,
+        data: TrainingData,
+        source: DataRecord,
+        device: torch.device,
+        out: Path,
+        resume_from: Path | None,
     ) -> None:
         self.config, self.data, self.out, self.device = config, data, out, device
         self.batches = IdentityBatches(data.labels, config.clips, config.seed)
         clips = TrainingClips(data.train, data.labels, config.clips, size=config.input_size, seed=config.seed)
         self.loader = training_loader(clips, self.batches, workers=config.clips.workers, device=device)
         learner = Learner(config, data.num_classes, device, own_weights=resume_from is None)
-        self.state = TrainingState(config, learner, DamagedFrames(data.frames))
+        self.state = TrainingState(config, source, learner, DamagedFrames(data.frames))
         self._latest: EvaluationResult | None = None
         """The latest evaluation."""
         self._best: EvaluationResult | None = None

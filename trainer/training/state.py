@@ -1,6 +1,6 @@
 """The state of a training: everything that changes while it runs, and what of it the checkpoints hold.
 
-best.pt   `config`, `epoch`, `model`: all that an evaluation needs
+best.pt   `config`, `data` (a `DataRecord`: what was trained on), `epoch`, `model`: all that an evaluation needs
 last.pt   the same, and `learner`, `meters`, `damaged`, `history`: all that a resume needs
 
 Randomness is in neither: it derives from seed, purpose and position (`trainer.seeds`).
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig
+from trainer.data.dataset import DataRecord
 from trainer.data.frames import DamagedFrames
 from trainer.errors import CheckpointError
 from trainer.result import EpochResult
@@ -32,9 +33,9 @@ def last_checkpoint(out: Path) -> Path | None:
 class TrainingState:
     """What a training changes."""
 
-    def __init__(self, config: TrialConfig, learner: Learner, damage: DamagedFrames) -> None:
+    def __init__(self, config: TrialConfig, source: DataRecord, learner: Learner, damage: DamagedFrames) -> None:
         """The state before the first epoch."""
-        self._config = config
+        self._config, self._source = config, source
         self.learner = learner
         """Network, losses, optimizer, average of the weights."""
         self.damage = damage
@@ -88,6 +89,7 @@ class TrainingState:
     def _weights(self) -> dict[str, object]:
         return {
             "config": self._config.model_dump(mode="json"),
+            "data": self._source.model_dump(),
             "epoch": len(self.history),
             "model": self.learner.weights(),
         }

@@ -15,7 +15,7 @@ from orchestrator.base.formatting import duration, number, percent
 from orchestrator.show.report.model_charts import direction
 from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import unit
-from orchestrator.show.search_text import UNCONFIRMED, outlook_line, pauses_line, saving
+from orchestrator.show.search_text import UNCONFIRMED, on_other_data, outlook_line, pauses_line, saving
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange
@@ -201,7 +201,9 @@ def test_set_uses(report: ReportData) -> list[str]:
         for each in (finalization.asked for finalization in study.finalizations)
     ]
     uses = (use.asked for use in study.test_set_uses)
-    return finalizations + [f"for {each.trial} alone ({each.use} of {each.weights}), by {each.by}" for each in uses]
+    return finalizations + [
+        f"for {each.trial} alone ({each.use} of {each.weights}){on_other_data(each)}, by {each.by}" for each in uses
+    ]
 
 
 def test_rows(report: ReportData) -> list[tuple[str, ...]]:

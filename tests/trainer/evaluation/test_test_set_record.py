@@ -29,6 +29,9 @@ from orchestrator.summary import read_summary
 from trainer import ConfigError, TrialConfig, evaluate, evaluate_on_test_set, fit
 from trainer.__main__ import run as run_trainer
 from trainer.checkpoint import save_checkpoint
+from trainer.data import read_splits
+from trainer.data.dataset import DataRecord
+from trainer.data.folder import data_record
 from trainer.evaluation.evaluate import write_embeddings
 from trainer.evaluation.folder import Network, draw_comparison
 from trainer.evaluation.test_set import evaluate_partitions
@@ -110,8 +113,12 @@ def weights(config: TrialConfig, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def search(tmp_path: Path) -> SearchFolder:
-    return a_search(tmp_path / "runs/first")
+def search(config: TrialConfig, tmp_path: Path) -> SearchFolder:
+    return a_search(tmp_path / "runs/first", fingerprint=own_data(config).fingerprint)
+
+
+def own_data(config: TrialConfig) -> DataRecord:
+    return data_record(config.data, read_splits(config.data))
 
 
 @pytest.fixture
@@ -192,10 +199,28 @@ def test_the_card_of_another_trial_says_that_the_search_opened_the_test_set(
     config: TrialConfig, search: SearchFolder, tmp_path: Path
 ) -> None:
     save_weights(config, search.trial("t0000") / BEST)
-    record_test_set_use(search, "t0001", search.trial("t0001") / BEST, "evaluate")
+    record_test_set_use(search, "t0001", search.trial("t0001") / BEST, "evaluate", own_data(config))
     summary = read_summary(search)
     card = export_trial(summary, summary.trial("t0000"), ["checkpoint"], tmp_path / "out").card.read_text()
     assert "was not opened for these weights (the search opened it once for others)" in card
+
+
+def test_a_use_of_another_data_set_is_recorded_with_its_name_and_leaves_the_search_s_own_test_set_closed(
+    config: TrialConfig, of_search: Path, search: SearchFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_miniature("tracklets", tmp_path / "own")
+    words = ("--open-test-set", "--data", str(tmp_path / "own"))
+    assert by_command(*words)(config, of_search, tmp_path / "out") == 0
+    summary = read_summary(search)
+    (use,) = summary.study.test_set_uses
+    assert use.asked.data is not None
+    assert use.asked.data.name == "tracklets"
+    assert not summary.study.own_test_set_uses
+    assert status_document(summary)["test_set_uses"][0]["data"] == use.asked.data.model_dump()
+    assert final_lines(summary)[0].endswith(f", on tracklets {use.asked.data.fingerprint[:8]}")
+    assert "also used" not in tables_of([summary])[0].lines[0].note
+    assert run(["logs", "first", "--storage", str(search.path.parent)]) == 0
+    assert "data=tracklets" in capsys.readouterr().out
 
 
 def test_a_search_that_is_driven_refuses_with_who_drives_it_and_nothing_is_judged(
@@ -213,7 +238,7 @@ def test_a_trial_that_the_journal_does_not_know_is_refused(
     config: TrialConfig, search: SearchFolder, tmp_path: Path
 ) -> None:
     with pytest.raises(SearchError, match="no trial 't0009'"):
-        record_test_set_use(search, "t0009", search.trial("t0009") / BEST, "evaluate")
+        record_test_set_use(search, "t0009", search.trial("t0009") / BEST, "evaluate", own_data(config))
 
 
 def test_weights_that_were_copied_out_of_a_search_are_recorded_beside_the_copy(

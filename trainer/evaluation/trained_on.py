@@ -1,0 +1,156 @@
+"""Trained on one data set, judged on another: how they are told apart, and what a network may not be judged on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from trainer.checkpoint import load_checkpoint
+from trainer.config import TrialConfig
+from trainer.config_file import checked, lay_over, read_trial_config
+from trainer.data import DataConfig, Splits, find_data_set, read_splits
+from trainer.data.dataset import DataRecord, dataset_fingerprint
+from trainer.data.folder import find_data
+from trainer.errors import CheckpointError, ConfigError
+
+UNKNOWN = "unknown data"
+
+log = logging.getLogger(__name__)
+
+
+class TrainedOn(NamedTuple):
+    """What a checkpoint says of the data set that its network was trained on."""
+
+    checkpoint: Path
+    settings: DataConfig
+    record: DataRecord | None
+    """None in checkpoints of earlier versions, of which the settings have to tell."""
+
+    def includes(self, judged: DataConfig, splits: Splits) -> bool:
+        """Whether the judged data set is the one trained on, in this or another partition, wherever its folder is."""
+        if self.record is None:
+            return self.settings.name == judged.name
+        if self.record.fingerprint == dataset_fingerprint(splits):
+            return True
+        if self.settings.name != judged.name or self.settings.fold == judged.fold:
+            return False
+        same_partition = judged.model_copy(update={"fold": self.settings.fold})
+        return self.record.fingerprint == dataset_fingerprint(read_splits(same_partition))
+
+
+def trained_on(checkpoint: Path, state: Mapping[str, Any]) -> TrainedOn:
+    """What the state in a checkpoint says of its training's data set.
+
+    Raises:
+        CheckpointError: it does not say.
+    """
+    try:
+        settings = DataConfig.model_validate(state["config"]["data"])
+        record = None if state.get("data") is None else DataRecord.model_validate(state["data"])
+    except (LookupError, TypeError, ValidationError) as error:
+        raise CheckpointError(f"{checkpoint}: does not say what it was trained on; it is of another version") from error
+    return TrainedOn(checkpoint, settings, record)
+
+
+def other_data(trained: TrainedOn, judged: DataConfig, splits: Splits, record: DataRecord) -> dict[str, str]:
+    """`trained_on` and `tested_on` of an evaluation; empty where both are one data set.
+
+    Of two data sets of one name each is named with the beginning of its fingerprint.
+    """
+    if trained.record is None:
+        if (trained.settings.name, trained.settings.root) == (judged.name, judged.root):
+            return {}
+        log.warning(
+            "%s: an earlier version wrote it, without a fingerprint of the data that it was trained on; its settings "
+            "name %s in %s",
+            *(trained.checkpoint, trained.settings.name, trained.settings.root),
+        )
+        before = UNKNOWN if trained.settings.name == judged.name else trained.settings.name
+        return {"trained_on": before, "tested_on": record.name}
+    if trained.includes(judged, splits):
+        return {}
+    if trained.record.name != record.name:
+        return {"trained_on": trained.record.name, "tested_on": record.name}
+    log.warning(
+        "%s: was trained on another %s than the one in %s; identities that both hold are not recognised",
+        *(trained.checkpoint, record.name, judged.root),
+    )
+    return {"trained_on": _named(trained.record), "tested_on": _named(record)}
+
+
+def _named(record: DataRecord) -> str:
+    return f"{record.name} {record.fingerprint[:8]}"
+
+
+def check_not_trained_on(
+    trained: TrainedOn, judged: DataConfig, splits: Splits, *, validation: bool, advice: str = ""
+) -> None:
+    """Checks that the network was not trained on identities that it is judged on; another data set has none of them.
+
+    Args:
+        trained: what the checkpoint says.
+        judged: the data set to be judged.
+        splits: its partition.
+        validation: whether its validation part is judged, as the settings cut it.
+        advice: what to do about another partition.
+
+    Raises:
+        ConfigError: it was trained on another partition of the same data set, or with another validation split.
+    """
+    before = trained.settings
+    is_other_partition, is_other_split = before.fold != judged.fold, before.validation != judged.validation
+    if not (is_other_partition or (validation and is_other_split)) or not trained.includes(judged, splits):
+        return
+    if is_other_partition:
+        raise ConfigError(
+            f"{trained.checkpoint}: was trained on partition {before.fold} of {before.name}, which holds identities "
+            f"that partition {judged.fold} judges; {advice or f'set data.fold to {before.fold}'}"
+        )
+    raise ConfigError(
+        f"{trained.checkpoint}: was trained with another data.validation ({_listed(before)}) than the one that is to "
+        f"be judged ({_listed(judged)}), and so on identities of it; take the configuration of its training, or name "
+        "its split with --split"
+    )
+
+
+def _listed(data: DataConfig) -> str:
+    return ", ".join(f"{name} {value}" for name, value in data.validation if value is not None)
+
+
+def config_on(file: Path, overrides: Sequence[str], root: Path, checkpoint: Path | None) -> TrialConfig:
+    """The configuration in a file, for judging the data set in another folder.
+
+    Which data set it is shows in the folder, unless an override of `data.name` says it. The one that was trained on,
+    moved, keeps its settings. Of another one partition and validation split are the defaults and the protocol is the
+    usual one, where neither the overrides nor, for a protocol unusual for the training's data set, the file names one.
+
+    Raises:
+        ConfigError: the file or an override is wrong.
+        DataError: there is no data set in the folder, or another one than named.
+        CheckpointError: the checkpoint is damaged or does not say what it was trained on.
+    """
+    config = read_trial_config(file)
+    given: dict[str, Any] = {}
+    for override in overrides:
+        lay_over(given, override)
+    named = given.get("data", {})
+    if "root" in named:
+        raise ConfigError("--set data.root: --data names the folder already; leave one of them out")
+    found = find_data(root, named.get("name"))
+    tree = config.model_dump(mode="json")
+    moved = config.data.model_copy(update={"root": root})
+    if found.name == config.data.name and (checkpoint is None or _is_moved(checkpoint, moved)):
+        tree["data"]["root"] = str(root)
+    else:
+        tree["data"] = {"name": found.name, "root": str(root)}
+        if config.evaluation.protocol == find_data_set(config.data.name).protocol:
+            del tree["evaluation"]["protocol"]
+    return checked(tree, overrides)
+
+
+def _is_moved(checkpoint: Path, data: DataConfig) -> bool:
+    return trained_on(checkpoint, load_checkpoint(checkpoint)).includes(data, read_splits(data))
