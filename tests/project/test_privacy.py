@@ -27,7 +27,7 @@ FRAME = re.compile(rb"(?:\d{4}|00-1)C\dT\d{4}F\d{3}\.jpg")
 """The name of a frame of MARS tells identity, camera and tracklet."""
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n")
 # Charts without people.
-CHARTS = {"cmc.png", "distances.png", "cameras.png"}
+CHARTS = {"cmc.png", "distances.png", "cameras.png", "roc.png"}
 # Lists frames on purpose, so that evaluations can be compared query by query; it stays in the trial's own folder.
 PER_QUERY = "per_query.npz"
 

@@ -4,7 +4,7 @@ A training leaves it too, in `evaluation/`, for its best network on the validati
 
 evaluation.json   metrics, protocol, data set, seconds of each stage, CMC at all ranks to 50
 per_query.npz     average precision of every query (see `trainer.evaluation.query_metrics`)
-cmc.png distances.png cameras.png
+cmc.png distances.png cameras.png; roc.png where pairs of both kinds are there
 ranking.png attention.png   show people: only of generated data, or where they were asked for
 """
 
@@ -130,6 +130,8 @@ def _draw_charts(
     sample = distance_sample(result.data)
     margin = config.loss.triplet_margin if config.evaluation.distance == config.loss.triplet_metric else None
     charts.distance_histogram(sample.matching, sample.others, out / "distances.png", margin=margin, synthetic=synthetic)
+    if (verification := result.evaluation.verification) is not None and result.roc is not None:
+        charts.roc_curve(result.roc, verification, out / "roc.png", synthetic=synthetic)
     matrix = camera_matrix(by_camera, [tracklet.camera for tracklet in result.data.query])
     charts.camera_matrix(
         matrix.mean_ap, matrix.cameras, out / "cameras.png", queries=matrix.queries, synthetic=synthetic

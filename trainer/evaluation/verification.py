@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from trainer.plots.charts import share_nearer
 from trainer.result import DistanceThreshold, PairMetrics, VerificationMetrics
 
 PAIRS = 10, 100, 1_000, 10_000
@@ -112,7 +113,7 @@ def verify_folds(
             accuracy=float(((distances[own] <= threshold) == same[own]).mean()),
             threshold=threshold,
             EER=_equal_error_rate(positives, negatives),
-            AUC=_area_under_roc(positives, negatives),
+            AUC=share_nearer(positives, negatives),
             matching_pairs=len(positives),
             other_pairs=len(negatives),
         )
@@ -134,12 +135,6 @@ def _best_threshold(distances: Float[np.ndarray, " pairs"], same: Bool[np.ndarra
         return float(ascending[-1])
     last, first = float(ascending[accepted - 1]), float(ascending[accepted])
     return min((last + first) / 2, math.nextafter(first, -math.inf))
-
-
-def _area_under_roc(positives: Distances, negatives: Distances) -> float:
-    """Share of positives that are nearer than negatives; both are sorted, equal distances count by half."""
-    nearer = (negatives.searchsorted(positives, "left") + negatives.searchsorted(positives, "right")) / 2
-    return 1 - float(nearer.mean()) / len(negatives)
 
 
 def _tpr(positives: Distances, negatives: Distances, pairs: int) -> float | None:

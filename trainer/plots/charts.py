@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from trainer.plots.files import PNG_LEVEL, SYNTHETIC, picture_file
+from trainer.result import VerificationMetrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,8 @@ BLUE, GREEN, RED, GREY = "#1f5eb2", "#006e42", "#e4543a", "#969696"
 CURVES = (BLUE, RED, GREEN, "#8a5bb8", "#b07d00", "#3aa0b0")
 NAMED_RANKS = (1, 5, 10, 20)
 BINS = range(8, 81)  # of a histogram; the square root of the number of pairs in between
+LEAST_RATE = 1e-4  # the smallest false positive rate of the axis
+CHOSEN_RATE = "TPR@FPR=1e-2"  # of the threshold that is chosen
 MANY_CAMERAS = 8  # beyond, cells of the matrix are too small for the number of queries
 
 
@@ -104,6 +107,55 @@ def distance_histogram(
     axes.set_xlabel(f"distance (dashed: medians); {nearer}")
     axes.set_ylabel("share of the pairs, %")
     axes.legend(loc="upper left", frameon=False)
+    _save(figure, out)
+
+
+def roc_curve(
+    points: Sequence[tuple[float, float]], metrics: VerificationMetrics, out: Path, *, title: str = "", synthetic: bool
+) -> None:
+    """Draws the true positive rate over the false positive rate on a logarithmic axis from 1e-4 to 1.
+
+    The equal error rate and the chosen threshold are marked. Rates below one in the pairs of different identities are
+    not measurable and greyed.
+
+    Args:
+        points: false and true positive rates, ascending, as `trainer.evaluation.verification.Verification.roc`.
+        metrics: of the same pairs.
+        out: the file.
+        title: above the chart.
+        synthetic: whether the people in it are drawn.
+
+    Raises:
+        ValueError: there are no points.
+        DataError: the picture cannot be written.
+    """
+    if not points:
+        raise ValueError("there is nothing to draw: no points of the ROC curve")
+    figure, axes = _figure(title or "Same identity or not", synthetic)
+    rates = np.asarray(points, dtype=np.float64)
+    measurable = 1 / metrics.other_pairs
+    axes.step(np.maximum(rates[:, 0], LEAST_RATE / 10), 100 * rates[:, 1], where="post", color=BLUE, linewidth=1.5)
+    chance = np.geomspace(LEAST_RATE, 1, 200)
+    axes.plot(chance, 100 * chance, color=GREY, linestyle=":", label="chance")
+    if measurable > LEAST_RATE:
+        note = f"not measurable with {metrics.other_pairs:,} pairs of different identities"
+        axes.axvspan(LEAST_RATE, measurable, color="#dcdcdc", zorder=0, label=note)
+    marked = [(f"equal error rate {100 * metrics.EER:.1f} %", metrics.EER, 1 - metrics.EER, "o", RED)]
+    if (chosen := metrics.threshold) is not None and (accepted := metrics.TPR[CHOSEN_RATE]) is not None:
+        name = (
+            f"threshold {chosen.distance:.4g}: FPR {100 * chosen.false_positive_rate:.2g} %, TPR {100 * accepted:.1f} %"
+        )
+        marked.append((name, chosen.false_positive_rate, accepted, "D", GREEN))
+    for name, false_positives, true_positives, marker, colour in marked:
+        place = max(false_positives, LEAST_RATE), 100 * true_positives
+        axes.plot(*place, marker, color=colour, label=name, clip_on=False, zorder=3)
+    axes.set_xscale("log")
+    axes.set_xlim(LEAST_RATE, 1)
+    axes.set_ylim(0, 103)  # a marker at 100 is whole
+    axes.set_xlabel("false positive rate: pairs of different identities that are accepted")
+    axes.set_ylabel("true positive rate, %")
+    axes.grid(color="#e6e6e6")
+    axes.legend(loc="best", facecolor="white", edgecolor="white", framealpha=1)
     _save(figure, out)
 
 

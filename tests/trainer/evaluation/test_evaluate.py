@@ -20,7 +20,7 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.folder import write_evaluation
 from trainer.evaluation.test_set import evaluate_partitions
 
-PICTURES = {"cmc.png", "distances.png", "cameras.png"}
+PICTURES = {"cmc.png", "distances.png", "cameras.png", "roc.png"}
 IDENTITIES = {"ranking.png", "attention.png"}
 
 

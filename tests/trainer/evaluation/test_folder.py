@@ -14,7 +14,7 @@ from trainer.data.dataset import Tracklet
 from trainer.evaluation.analysis import probe_queries
 
 FILES = {
-    *("evaluation.json", "per_query.npz", "cmc.png", "distances.png", "cameras.png"),
+    *("evaluation.json", "per_query.npz", "cmc.png", "distances.png", "cameras.png", "roc.png"),
     *("ranking.png", "attention.png"),
 }
 

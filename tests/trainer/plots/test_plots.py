@@ -17,6 +17,7 @@ from trainer.data import DataConfig, read_splits
 from trainer.data.dataset import NamedNumber, Splits, Tracklet
 from trainer.data.frames import pixels_address, read_frame
 from trainer.errors import DataError
+from trainer.evaluation.verification import verify
 from trainer.plots import canvas, charts
 from trainer.plots.sheets import (
     AttendedClip,
@@ -27,6 +28,7 @@ from trainer.plots.sheets import (
     contact_sheet,
     ranking_sheet,
 )
+from trainer.result import VerificationMetrics
 
 Draw = Callable[..., None]
 
@@ -58,6 +60,11 @@ def share(path: Path, colour: tuple[int, int, int]) -> float:
     return float((pixels(path) == colour).all(2).mean())
 
 
+def roc_of(near: np.ndarray, far: np.ndarray) -> tuple[list[tuple[float, float]], VerificationMetrics]:
+    found = verify(near, far)
+    return found.roc, found.metrics
+
+
 def every_picture(splits: Splits) -> dict[str, Draw]:
     """Each kind, to be drawn with (out, synthetic=)."""
     values, cameras = np.array([[math.nan, 0.5], [1.0, math.nan]]), [1, 2]
@@ -70,12 +77,13 @@ def every_picture(splits: Splits) -> dict[str, Draw]:
         "attention": lambda out, **mark: attention_strip([clip(splits, [0.7, 0.3])], out, **mark),
         "cmc": lambda out, **mark: charts.cmc_curve({"plain": [0.5, 0.9, 1.0]}, out, **mark),
         "distances": lambda out, **mark: charts.distance_histogram(near, far, out, margin=0.3, **mark),
+        "roc": lambda out, **mark: charts.roc_curve(*roc_of(near, far), out, **mark),
         "cameras": lambda out, **mark: charts.camera_matrix(values, cameras, out, queries=counts, **mark),
         "deltas": lambda out, **mark: charts.average_precision_deltas(deltas, (-0.1, 0.2), out, **mark),
     }
 
 
-KINDS = ("contact", "ranking", "attention", "cmc", "distances", "cameras", "deltas")
+KINDS = ("contact", "ranking", "attention", "cmc", "distances", "roc", "cameras", "deltas")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -300,6 +308,14 @@ def test_equal_distances_are_drawn_and_missing_ones_refused(tmp_path: Path) -> N
     charts.distance_histogram(same, same, tmp_path / "a.png", margin=None, synthetic=False)
     with pytest.raises(ValueError, match="no pairs"):
         charts.distance_histogram(same, none, tmp_path / "a.png", margin=None, synthetic=False)
+
+
+@pytest.mark.parametrize("others", [1, 200])
+def test_a_roc_curve_is_drawn_of_any_pairs_and_refused_without_points(tmp_path: Path, others: int) -> None:
+    points, metrics = roc_of(np.array([0.1, 0.5]), np.linspace(0.3, 1, others))
+    charts.roc_curve(points, metrics, tmp_path / "a.png", synthetic=False)
+    with pytest.raises(ValueError, match="no points"):
+        charts.roc_curve([], metrics, tmp_path / "a.png", synthetic=False)
 
 
 def test_share_of_nearer_matching_pairs_counts_ties_half() -> None:
