@@ -4,7 +4,8 @@
 
 One thread; processor seconds, medians of 7 runs that take turns; what takes tens of seconds is run once,
 none with --quick. `product` writes into memory that is there, `product, new memory` does not. Extra memory is that of a
-run in a process of its own. Figures have to agree with ours to 1e-5: if not, the exit code is 1.
+run in a process of its own. `verification` is the error rates of a threshold over all pairs, distances included.
+Figures have to agree with ours to 1e-5: if not, the exit code is 1.
 The process keeps freed memory, as the trainer's do.
 """
 
@@ -19,7 +20,11 @@ import torch
 from benchmarks import peers
 from benchmarks.measuring import extra_memory, measure, measure_once, say
 from trainer.compute import prepare_process
+from trainer.data import Tracklet
+from trainer.evaluation.analysis import pair_distances
 from trainer.evaluation.metrics import Ranking, evaluate_ranking, pairwise_distance, rank_embeddings
+from trainer.evaluation.retrieval import RetrievalData
+from trainer.evaluation.verification import Verification, verify
 
 IDENTITIES = 1252  # about 9 matches a query, as MARS has
 RUNS = 7
@@ -38,6 +43,7 @@ def main() -> int:
     fast = {
         **_products(given),
         **_ours(given),
+        **_verification(given),
         **{n: _bound(rank, given) for n, (rank, slow) in others.items() if not slow},
     }
     seconds = {name: found.as_dict(4) for name, found in measure(fast, runs=RUNS).items()}
@@ -91,6 +97,15 @@ def _ours(given: peers.Case) -> dict[str, Callable[[], Ranking]]:
     }
 
 
+def _verification(given: peers.Case) -> dict[str, Callable[[], Verification]]:
+    query, gallery = (
+        [Tracklet((), *of) for of in zip(ids.tolist(), cameras.tolist(), strict=True)]
+        for ids, cameras in ((given.query_ids, given.query_cameras), (given.gallery_ids, given.gallery_cameras))
+    )
+    data = RetrievalData(query, gallery, given.query, given.gallery)
+    return {"verification": lambda: verify(*pair_distances(data))}
+
+
 def _bound(rank: peers.Ranker, given: peers.Case) -> Callable[[], peers.Figures]:
     return lambda: rank(given)
 
@@ -112,7 +127,7 @@ def _figures(ranking: Ranking) -> peers.Figures:
 
 def _memory(given: peers.Case, quick: bool) -> dict[str, int]:
     others = {name: _bound(rank, given) for name, (rank, slow) in peers.rankers().items() if not (slow and quick)}
-    return {name: extra_memory(work) for name, work in {**_ours(given), **others}.items()}
+    return {name: extra_memory(work) for name, work in {**_ours(given), **_verification(given), **others}.items()}
 
 
 if __name__ == "__main__":

@@ -129,8 +129,9 @@ def distance_sample(data: RetrievalData, *, count: int = 50_000, seed: int = 0) 
 
 def pair_distances(data: RetrievalData) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " N"]]:
     """Distances of all matching and of all other pairs, the kinds of `distance_sample`. Memory is of order Q G."""
-    distances = pairwise_distance(data.query_embeddings, data.gallery_embeddings, data.distance).cpu()
-    matching, others = (distances[each].numpy() for each in _kinds(data))
+    distances = pairwise_distance(data.query_embeddings, data.gallery_embeddings, data.distance).cpu().numpy()
+    # torch would list the places of all pairs taken, 16 bytes a pair.
+    matching, others = (distances[each.numpy()] for each in _kinds(data))
     return matching, others
 
 
