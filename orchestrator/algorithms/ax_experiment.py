@@ -81,7 +81,7 @@ def ax_experiment(space: SearchSpace, seed: int, study: Study, *, forecasting: b
     }
     if space.has_curve_model or forecasting:
         steps = (_steps(space.stopping) or list(CURVE_STEPS)) if forecasting else _steps(space.stopping)
-        typical = space.typical_config()
+        typical = space.config(space.any_sample())
         ours = [_told(space, trial) | _curve_of(space, trial, steps, latest=forecasting) for trial in in_order]
         trials = earlier + ours
         ends = chunk_ends(0, typical.optim.epochs, typical.evaluation.every, space.stopping)

@@ -243,16 +243,6 @@ class SearchSpace(StrictConfig):
             lines = [f"{spelled(problem['loc'])}: {plain_words(problem)}" for problem in error.errors()]
             raise SpaceError(*lines) from error
 
-    def typical_config(self) -> TrialConfig:
-        """A configuration whose fixed settings are those of all trials, and whose length is that of a middling one.
-
-        Searched settings have the trainer's defaults otherwise, so that it is the same for all points.
-        """
-        lengths = {path: self.parameters[path].at(0.5) for path in LENGTHS if path in self.parameters}
-        if any(path in self.derived for path in LENGTHS):
-            return self.config(self.any_sample())
-        return build_trial_config(self.trainer, lengths)
-
     def resolved(self) -> dict[str, JsonValue]:
         """The whole space as plain data, without `extends`."""
         data = self.model_dump(mode="json")

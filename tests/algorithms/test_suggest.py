@@ -125,6 +125,12 @@ def test_finished_trials_of_an_earlier_search_need_all_objectives() -> None:
     assert (told["value"], told["metrics"]) == (0.6, {"hours": 2.0})
 
 
+def test_the_model_is_asked_about_a_space_whose_fixed_settings_alone_the_trainer_refuses() -> None:
+    space = SearchSpace.load("b_bot_osm_cl.yaml", overrides=["loss.osm_share=1"])  # needs the centers that are searched
+    assert "loss.center_weight" in space.parameters
+    assert ax_experiment(space, 0, fold([]))["model"] == "curves"
+
+
 def test_the_question_to_the_model_is_the_same_for_the_same_history(smoke: SearchSpace) -> None:
     events = [*completed(0, 0.2), *completed(1, 0.3), suggested(2)]
     assert ax_experiment(smoke, 0, fold(events)) == ax_experiment(smoke, 0, fold(events))
@@ -142,6 +148,6 @@ def test_the_first_trials_of_a_search_that_pauses_train_to_their_end() -> None:
     for index in range(initial_trials(space)):
         suggestion = initial_suggestion(space, 0, fold(events))
         assert suggestion is not None
-        assert suggestion.until == space.typical_config().optim.epochs
+        assert suggestion.until == space.config(space.any_sample()).optim.epochs
         events += completed(index, 0.1 * index)
     assert initial_suggestion(space, 0, fold(events)) is None
