@@ -4,8 +4,8 @@
 
 The network has random weights and is exported for both runtimes; tracklets are folders of 8 JPEG files of 256 x 128
 pixels, all of which are looked at (two clips of 4). `match` searches a quarter of the tracklets among all. Commands
-take turns. Pairs of numbers are the median and the best run. Images per second are over the processor time that a command
-takes beyond the same command with one tracklet.
+take turns. Pairs of numbers are the median and the best run. Images per second are over the processor time that a
+command takes beyond the same command with one tracklet.
 """
 
 from __future__ import annotations
