@@ -52,6 +52,8 @@ class YamlError(ValueError):
     def __init__(self, name: str, what: str, line: int = 0, column: int = 0) -> None:
         super().__init__(name, what, line, column)
         self.what = one_line(what)
+        self.line = line
+        """From 1; 0 where the whole document is meant."""
         self._where = one_line(f"{name}:{line}:{column}" if line else name)
 
     def __str__(self) -> str:

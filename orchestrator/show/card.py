@@ -38,6 +38,8 @@ DATA_NOTES: Mapping[str, str] = {
     + NO_LICENCE_READ,
     "tracklets": "Own data, no published data set: only its owner can say what it shows, by what right it was recorded "
     "and whether weights trained on it may be passed on. Its metrics must not stand beside published ones.",
+    "joined": "Several data sets joined for training, which this card does not know: name them here, as the terms of "
+    "each hold. Its metrics on the validation split must not stand beside published ones.",
 }
 SYNTHETIC_DATA = "People drawn by this program (`reidsearch data synth`); no person was filmed. No licence is needed."
 INTENDED_USE = """\

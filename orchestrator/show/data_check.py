@@ -62,23 +62,14 @@ def statistics_text(folder: DataFolder, found: Statistics) -> str:
         f"{'frames':<8} {'least':>8} {'quarter':>10} {'median':>10} {'three quarters':>15} {'most':>8} {'mean':>8}",
         *(_lengths_row(name, part) for name, part in found.parts.items()),
     ]
-    bars = [
-        *(
-            _bars(f"{name}: tracklets by frames", part.lengths.histogram)
-            for name, part in found.parts.items()
-            if part.lengths
-        ),
-        *(_bars(f"{name}: tracklets by camera", part.tracklets_by_camera) for name, part in found.parts.items()),
-        *(
-            _bars(f"{name}: identities by number of cameras", each)
-            for name, each in found.identities_by_cameras.items()
-        ),
-        *(
-            _bars(f"queries by matches, protocol {protocol}", each)
-            for protocol, each in found.queries_by_matches.items()
-        ),
-    ]
-    return "\n\n".join(["\n".join(head), *bars])
+    lengths = {name: part.lengths.histogram if part.lengths else {} for name, part in found.parts.items()}
+    charts: dict[str, Mapping[str, int] | Mapping[int, int]] = {
+        **{f"{name}: tracklets by frames": each for name, each in lengths.items()},
+        **{f"{name}: tracklets by camera": part.tracklets_by_camera for name, part in found.parts.items()},
+        **{f"{name}: identities by number of cameras": each for name, each in found.identities_by_cameras.items()},
+        **{f"queries by matches, protocol {name}": each for name, each in found.queries_by_matches.items()},
+    }
+    return "\n\n".join(["\n".join(head), *(_bars(title, counts) for title, counts in charts.items() if counts)])
 
 
 def statistics_document(folder: DataFolder, found: Statistics) -> dict[str, object]:
@@ -116,11 +107,13 @@ def _of_all(folds: int) -> str:
 
 def _notes(found: DataCheck) -> list[str]:
     (protocol, count), *others = found.queries_without_match.items()
-    notes = [
-        f"{count:,} of {found.query.tracklets:,} queries have no match by another camera under protocol {protocol}"
-        + "".join(f", {fewer:,} under {other}" for other, fewer in others)
-        + "; they are left out of its metrics"
-    ]
+    notes = []
+    if found.query.tracklets:
+        notes.append(
+            f"{count:,} of {found.query.tracklets:,} queries have no match by another camera under protocol {protocol}"
+            + "".join(f", {fewer:,} under {other}" for other, fewer in others)
+            + "; they are left out of its metrics"
+        )
     frames = found.frames
     if frames.unlisted:
         notes.append(f"{_counted(frames.unlisted, 'file')} beside the frames named by no list; never read")

@@ -186,7 +186,7 @@ def _copy(source: _Source, name: str, digest: str, part: Path) -> None:
 
 def _copy_truth(source: _Source, part: Path) -> None:
     """What marks generated data as such goes with it."""
-    from trainer.data.synthetic.dataset import TRUTH  # comes with scipy
+    from trainer.data.dataset import TRUTH  # comes with scipy
 
     try:
         text = source.read(f"info/{TRUTH}")

@@ -151,6 +151,24 @@ def test_a_data_set_without_test_tracklets_is_said_to_have_none(tmp_path: Path, 
     assert "in the test tracklets there is no identity: " in capsys.readouterr().err
 
 
+def test_joined_data_sets_are_checked_counted_packed_and_shown_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_miniature("joined", Path("joined"))
+    assert run(["data", "check", "joined"]) == 0
+    assert "queries have no match" not in capsys.readouterr().out
+    assert run(["data", "pack", "joined", "packed"]) == 0
+    assert run(["data", "check", "packed"]) == 0
+    assert run(["data", "preview", "packed", "--images"]) == 0
+    capsys.readouterr()
+    assert run(["data", "stats", "packed"]) == 0
+    head, *bars = capsys.readouterr().out.split("\n\n")
+    assert head == "packed: joined data sets" + head.partition("joined data sets")[2]
+    assert all(len(each.splitlines()) > 1 for each in bars)
+    assert "   own/door         3 ####" in "\n".join(bars)
+
+
 # stats
 
 

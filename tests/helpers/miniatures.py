@@ -204,6 +204,16 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         writer.writerows(rows)
 
 
+# Joined
+
+
+def write_joined(root: Path) -> None:
+    """MARS and tracklets of one's own, below the folder that joins them."""
+    write_mars(root / "mars")
+    write_tracklets(root / "people")
+    (root / "joined.yaml").write_text("sets:\n  mars: {root: mars}\n  own: {root: people, name: tracklets}\n")
+
+
 MINIATURES: dict[str, Miniature] = {
     "mars": Miniature(
         write_mars,
@@ -235,5 +245,6 @@ MINIATURES: dict[str, Miniature] = {
         write_youtube_faces, ("splits.txt",), "aligned_images_DB/Ann_10/0/aligned_detect_0.151.jpg"
     ),
     "tracklets": Miniature(write_tracklets, ("tracklets.csv",), "crops/001/000001.jpg"),
+    "joined": Miniature(write_joined, ("joined.yaml",), "mars/bbox_train/0001/0001C1T0001F001.jpg"),
 }
 """By key of `READERS`."""

@@ -18,7 +18,7 @@ from canaries import SECRETS, telling
 from current_folder import plant
 from running import Search
 
-from trainer.data.synthetic.dataset import TRUTH
+from trainer.data.dataset import TRUTH
 
 pytestmark = pytest.mark.e2e
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from unicodedata import combining, normalize
 
 from trainer.data.dataset import (
     ALL_CAMERAS,
+    DISTRACTOR,
     PROTOCOLS,
     ProtocolName,
     Splits,
@@ -131,6 +132,8 @@ def check_data(
     if pairs := folder.pairs():
         same = sum(pair.same for pair in pairs)
         findings.notes.append(f"{len(pairs):,} listed pairs, {same:,} of the same identity")
+    if not folder.data_set.tested:
+        findings.notes.append(_joined(first.train))
     if folder.packed:
         path = root / HEADER
         frames = _check_packed(root, partitions, findings, all_frames, progress)
@@ -160,6 +163,14 @@ def check_data(
         problems=tuple(findings.problems),
         seconds=time.monotonic() - began,
     )
+
+
+def _joined(train: Sequence[Tracklet]) -> str:
+    """Of which data sets the training identities of a joined one are."""
+    identities = {tracklet.identity for tracklet in train if tracklet.identity > DISTRACTOR}
+    counts = Counter(str(identity).partition("/")[0] for identity in identities)
+    members = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"joined for training, identities by data set: {members}; evaluate on one of them, there is no test part"
 
 
 def _check_counts(folder: DataFolder, partitions: Sequence[Splits], findings: Findings) -> bool:
@@ -194,6 +205,8 @@ def _check_cameras(folder: DataFolder, partitions: Sequence[Splits], findings: F
             ("training", splits.train, "none can be held out for validation"),
             ("test", tested, "no query has a match by another camera, and nothing can be evaluated"),
         ):
+            if part == "test" and not folder.data_set.tested:
+                continue
             if (why := seen_by_one_camera(tracklets)) is not None:
                 is_known = tracklets and protocol_for(tracklets, "mars") != "no_camera"
                 advice = ALL_CAMERAS if is_known else "add tracklets"

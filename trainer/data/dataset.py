@@ -19,6 +19,8 @@ from trainer.settings import FrozenConfig
 ALL_CAMERAS = "see that the data set holds all its cameras"  # advice beside `seen_by_one_camera`
 DISTRACTOR, JUNK = 0, -1  # numbers of what is not a person, as in MARS
 NO_CAMERA = -1  # camera of every tracklet of a data set that does not tell cameras apart
+MEMBER = 10**9  # identities and cameras of the n-th member of a joined data set are numbered from n times this on
+TRUTH = "synth_truth.json"  # in info/ of a generated data set
 LOOKED_AT = 100  # entries of a folder that are looked at
 ProtocolName = Literal["mars", "mars_official", "mars_query_in_gallery", "prid", "no_camera"]
 Precision = Literal["standard", "mars_official"]
@@ -158,6 +160,8 @@ class DataSet:
     """Folders of its frames, by which it is recognised if its lists are missing."""
     pairs: Callable[[Path], tuple[Pair, ...]] | None = None
     """Reads its list of pairs, of all partitions; None where it has none."""
+    tested: bool = True
+    """Whether it has a test part; joined data sets are for training only."""
 
     @property
     def own(self) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from trainer.data.banned import refuse_banned
 from trainer.data.dataset import DataRecord, DataSet, Pair, Splits, dataset_fingerprint
-from trainer.data.pack import packed_data_set, read_packed, read_packed_pairs
+from trainer.data.pack import HEADER, packed_data_set, read_packed, read_packed_pairs
 from trainer.data.readers import READERS, find_data_set
 from trainer.data.splits import (
     TrainingData,
@@ -28,11 +28,6 @@ from trainer.settings import FrozenConfig
 
 LEVELS_ABOVE = 3  # from multi_shot/cam_a/person_0001 to the data set
 LOOKED_AT = 1_000  # entries of a folder that may hold data sets
-# Frames of DukeMTMC-VideoReID, PART/IDENTITY/TRACKLET/0001_C6_F0099_X30823.jpg; in older copies without underscores; D
-# in place of X marks a distractor.
-BANNED_PARTS = ("train", "query", "gallery")
-BANNED_FRAME = re.compile(r"[0-9]{4}_?C[1-8]_?F[0-9]{4}_?[XD][0-9]+\.jpg")
-FIRST_FRAMES = 10  # looked at in each part
 
 
 class DataConfig(FrozenConfig):
@@ -40,7 +35,7 @@ class DataConfig(FrozenConfig):
 
     name: str = "mars"
     """Layout of the data set, a key of `READERS`: mars, prid2011, ilids_vid, ls_vid, youtube_faces, or tracklets for
-    data of one's own; or `plugin:NAME` for one of an installed package."""
+    data of one's own; joined for several together, to train on; or `plugin:NAME` for one of an installed package."""
     root: Path = Path("data/mars")
     """Folder of the data set."""
     fold: int = Field(0, ge=0)
@@ -133,6 +128,12 @@ def _folder(config: DataConfig) -> DataFolder:
     return DataFolder(config.root, config.name, packed_data_set(config.root) is not None)
 
 
+def require_test_part(config: DataConfig) -> None:
+    """Raises DataError for a data set that has none."""
+    if not find_data_set(config.name).tested:
+        raise DataError(f"{config.root}: joined data sets have no test part; name one of them with --data DIR")
+
+
 def data_record(config: DataConfig, splits: Splits) -> DataRecord:
     """Which data set the splits were read from."""
     name = f"mini-{config.name}" if is_synthetic(config.root) else config.name
@@ -169,7 +170,7 @@ def find_data(root: Path, name: str | None = None) -> DataFolder:
         except ConfigError as error:
             raise DataError(str(error)) from error
     refuse_banned(root)
-    packed = packed_data_set(root)
+    packed = _packed(root)
     if packed is not None and name not in (None, packed):
         raise DataError(
             f"{root}: a packed {find_data_set(packed).title}, not {find_data_set(name).title}; leave the name out"
@@ -187,9 +188,18 @@ def recognised(root: Path) -> str | None:
     Raises:
         DataError: the folder is a packed data set, but its index is damaged or the data set unknown.
     """
-    return packed_data_set(root) or next(
-        (name for name, data_set in READERS.items() if data_set.recognises(root)), None
-    )
+    return _packed(root) or next((name for name, data_set in READERS.items() if data_set.recognises(root)), None)
+
+
+def _packed(root: Path) -> str | None:
+    """Name of the data set that is packed in the folder, a known one; None if none is."""
+    name = packed_data_set(root)
+    try:
+        if name is not None:
+            find_data_set(name)
+    except ConfigError as error:
+        raise DataError(f"{root / HEADER}: a pack of {error}") from error
+    return name
 
 
 def _named_by_frames(root: Path) -> str | None:
@@ -224,18 +234,3 @@ def _folders_in(folder: Path) -> list[Path]:
             return sorted(Path(entry) for entry in islice(entries, LOOKED_AT) if entry.is_dir())
     except OSError:
         return []
-
-
-def refuse_banned(root: Path) -> None:
-    """Refuses DukeMTMC-VideoReID (Wu et al. 2018, CVPR), which was withdrawn in 2019; looks at a few names only.
-
-    Raises:
-        DataError: the folder looks like it, or holds it.
-    """
-    for folder in (root, root / "DukeMTMC-VideoReID"):
-        frames = (frame for part in BANNED_PARTS for frame in islice((folder / part).glob("*/*/*"), FIRST_FRAMES))
-        if any(BANNED_FRAME.fullmatch(frame.name) for frame in frames):
-            raise DataError(
-                f"{folder}: this is DukeMTMC-VideoReID, which its authors withdrew in 2019 to protect the privacy of "
-                "the people in it; it is not supported, use another data set"
-            )

@@ -25,8 +25,7 @@ from pydantic import Field, ValidationError
 from trainer.data.dataset import Pair, Splits, Tracklet, dataset_fingerprint, named, read_bounded
 from trainer.data.frames import MAX_BYTES, bytes_address, pixels_address
 from trainer.data.images import MAX_PIXELS
-from trainer.data.readers import find_data_set
-from trainer.errors import ConfigError, DataError
+from trainer.errors import DataError
 from trainer.settings import FrozenConfig
 
 HEADER, TABLE = "index.json", "index.npz"
@@ -104,19 +103,14 @@ ARRAYS = ("person", *FrameTable._fields[1:])
 
 
 def packed_data_set(root: Path) -> str | None:
-    """Name (a key of `READERS`) of the data set that is packed in the folder; None if it is no packed data set.
+    """Name of the data set that is packed in the folder, maybe unknown; None if it is no packed data set.
 
     Raises:
-        DataError: the folder is a packed data set, but its index is damaged or the data set unknown.
+        DataError: the folder is a packed data set, but its index is damaged.
     """
     if not (root / HEADER).is_file() or not ((root / TABLE).is_file() or any(root.glob("frames-*.pack"))):
         return None
-    name = read_header(root).data_set
-    try:
-        find_data_set(name)
-    except ConfigError as error:
-        raise DataError(f"{root / HEADER}: a pack of {error}") from error
-    return name
+    return read_header(root).data_set
 
 
 def read_packed(root: Path, name: str, fold: int = 0) -> Splits:

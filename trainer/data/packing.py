@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.data.dataset import Pair, Splits, Tracklet, dataset_fingerprint, names_of
+from trainer.data.dataset import TRUTH, Pair, Splits, Tracklet, dataset_fingerprint, names_of
 from trainer.data.folder import DataFolder
 from trainer.data.frames import DamagedFrames, frame_bytes, in_threads, read_clip, read_frame, stored_bytes
 from trainer.data.images import DamagedFrameError
@@ -33,7 +33,7 @@ from trainer.data.pack import (
     name_fault,
     packed_data_set,
 )
-from trainer.data.synthetic.dataset import TRUTH
+from trainer.data.synthetic.dataset import truth_file
 from trainer.errors import ConfigError, DataError
 from trainer.files import check_apart, new_folder
 
@@ -177,8 +177,8 @@ def _packed_pairs(pairs: Sequence[Pair], tracklets: Sequence[Tracklet]) -> tuple
 
 def _copy_truth(root: Path, out: Path) -> None:
     """Copies the file that marks a data set as synthetic."""
-    truth = root / "info" / TRUTH
-    if truth.is_file():
+    truth = truth_file(root)
+    if truth is not None:
         (out / "info").mkdir()
         shutil.copyfile(truth, out / "info" / TRUTH)
 

@@ -7,13 +7,14 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from trainer.data.dataset import ALL_CAMERAS, DISTRACTOR, NO_CAMERA, Tracklet, fingerprint, seen_by_one_camera
+from trainer.data.dataset import ALL_CAMERAS, DISTRACTOR, MEMBER, NO_CAMERA, Tracklet, fingerprint, seen_by_one_camera
 from trainer.errors import DataError
 from trainer.files import read_regular, write_atomically
 from trainer.settings import FrozenConfig
@@ -124,14 +125,27 @@ def _held_out(
     if config.folds is None:
         count = max(2, round(config.share * len(by_identity)))
         _check_enough(count, len(eligible), len(by_identity), _twice(by_identity))
-        return sorted(int(identity) for identity in generator.choice(eligible, count, replace=False))
+        return sorted(_drawn(eligible, count, generator))
     if len(eligible) < 2 * config.folds:
         raise DataError(
             f"training tracklets: {config.folds} folds of at least two identities are to be held out in turn, but only "
             f"{len(eligible)} {_twice(by_identity)} or more; lower data.validation.folds or add data"
         )
-    dealt = generator.permutation(eligible)
-    return sorted(int(identity) for identity in dealt[config.fold :: config.folds])
+    return sorted(_shuffled(eligible, generator)[config.fold :: config.folds])
+
+
+def _drawn(identities: Sequence[int], count: int, generator: np.random.Generator) -> list[int]:
+    """So many of the identities, of each member of a joined data set in proportion."""
+    if identities[0] // MEMBER == identities[-1] // MEMBER:
+        return [int(identity) for identity in generator.choice(identities, count, replace=False)]
+    shuffled = _shuffled(identities, generator)
+    return [shuffled[(2 * place + 1) * len(shuffled) // (2 * count)] for place in range(count)]
+
+
+def _shuffled(identities: Sequence[int], generator: np.random.Generator) -> list[int]:
+    """The ascending identities in random order, those of each member of a joined data set together."""
+    members = groupby(identities, lambda identity: identity // MEMBER)
+    return [int(identity) for _, member in members for identity in generator.permutation(list(member))]
 
 
 def _twice(by_identity: Mapping[int, Mapping[int, Sequence[int]]]) -> str:

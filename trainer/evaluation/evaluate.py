@@ -20,7 +20,7 @@ from trainer.compute import float32_products
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
 from trainer.data.dataset import DataRecord, Pair, Splits
-from trainer.data.folder import data_record, read_pairs
+from trainer.data.folder import data_record, read_pairs, require_test_part
 from trainer.data.frames import DamagedFrames
 from trainer.data.splits import applied_split, cut_validation, read_validation
 from trainer.errors import CheckpointError, ConfigError, DataError
@@ -313,6 +313,7 @@ def _query_and_gallery(
     if part == "test":
         if split is not None:
             raise ConfigError(f"{split}: a split says what the validation part is; leave it out for the test part")
+        require_test_part(config.data)
         return list(splits.query), list(splits.gallery)
     cut = (
         cut_validation(splits.train, config.data.validation) if split is None else read_validation(split, splits.train)

@@ -11,6 +11,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
 from trainer.data import find_data_set, read_splits
 from trainer.data.dataset import dataset_fingerprint
+from trainer.data.folder import require_test_part
 from trainer.errors import ConfigError
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.folder import write_evaluation
@@ -31,6 +32,7 @@ def check_test_set(config: TrialConfig) -> str:
         ConfigError: the protocol does not fit the test set.
         DataError: the data set is missing or damaged, or no query has a match.
     """
+    require_test_part(config.data)
     splits = read_splits(config.data)
     searched_gallery(splits.query, splits.gallery, config.evaluation.protocol)
     return dataset_fingerprint(splits)

@@ -591,4 +591,4 @@ def test_matches_of_queries_are_those_of_a_plain_loop(query: list[Tracklet], gal
 
 
 def test_only_mars_protocols_come_in_pairs() -> None:
-    assert Counter(len(usual_protocols(data_set.protocol)) for data_set in READERS.values()) == {2: 3, 1: 3}
+    assert Counter(len(usual_protocols(data_set.protocol)) for data_set in READERS.values()) == {2: 4, 1: 3}

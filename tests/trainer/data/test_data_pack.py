@@ -22,6 +22,7 @@ from PIL import Image
 
 from trainer.data import READERS, Splits, Tracklet, packing
 from trainer.data.dataset import dataset_fingerprint
+from trainer.data.folder import find_data
 from trainer.data.frames import DamagedFrames, frame_bytes, read_clip
 from trainer.data.pack import HEADER, TABLE, check_pack, packed_data_set, read_packed
 from trainer.data.packing import pack_data_set
@@ -260,7 +261,7 @@ def test_other_data_sets_and_partitions_are_refused(copy: Path) -> None:
 def test_a_pack_of_an_unknown_data_set_is_refused(copy: Path) -> None:
     changed_header(copy, lambda header: header.update(data_set="duke"))
     with pytest.raises(DataError, match=r"index\.json: a pack of duke: no data set of this name \(known: mars"):
-        packed_data_set(copy)
+        find_data(copy)
 
 
 def test_a_changed_byte_of_a_frame_is_found_by_its_digest(copy: Path) -> None:

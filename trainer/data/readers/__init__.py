@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trainer.data.dataset import DataSet, Splits
 from trainer.data.readers.ilids_vid import ILIDS_VID
+from trainer.data.readers.joined import joined_data_set
 from trainer.data.readers.ls_vid import LS_VID
 from trainer.data.readers.mars import MARS
 from trainer.data.readers.prid2011 import PRID2011
@@ -17,7 +18,7 @@ from trainer.errors import ConfigError, DataError
 from trainer.formatting import did_you_mean, one_line, shortened
 from trainer.plugins import Plugin, blamed, is_plugin, load_plugin
 
-READERS: dict[str, DataSet] = {
+_PUBLISHED_OR_OWN: dict[str, DataSet] = {
     "mars": MARS,
     "prid2011": PRID2011,
     "ilids_vid": ILIDS_VID,
@@ -25,6 +26,7 @@ READERS: dict[str, DataSet] = {
     "youtube_faces": YOUTUBE_FACES,
     "tracklets": TRACKLETS,
 }
+READERS = {**_PUBLISHED_OR_OWN, "joined": joined_data_set(_PUBLISHED_OR_OWN)}
 """Reads the data set below a folder; `DataError` names the file that is missing or wrong."""
 
 

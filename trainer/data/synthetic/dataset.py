@@ -21,6 +21,8 @@ from jaxtyping import Int
 from pydantic import ValidationError
 
 from trainer.child import Child, ChildError, Parent, child_command
+from trainer.data.dataset import TRUTH
+from trainer.data.readers.joined import member_roots
 from trainer.data.synthetic.render import write_walk
 from trainer.data.synthetic.scene import Plan, Planned, SizeName, plan
 from trainer.errors import DataError
@@ -28,7 +30,6 @@ from trainer.files import new_folder
 from trainer.settings import FrozenConfig
 
 VERSION = 1  # of the drawing; raise it when the same seed gives other bytes
-TRUTH = "synth_truth.json"
 FRAMES_PER_WORKER = 400  # fewer are drawn sooner here than a process starts
 OUTLINED = 8  # tracklets that an outline draws
 DRAWER = child_command("trainer.data.synthetic.dataset")
@@ -120,8 +121,14 @@ def write_outline(root: Path, *, size: SizeName, seed: int) -> None:
 
 
 def is_synthetic(root: Path) -> bool:
-    """Whether `write_synthetic` has drawn the data set below `root`."""
-    return (root / "info" / TRUTH).is_file()
+    """Whether `write_synthetic` has drawn the data set below `root`; all of them if it is a joined one."""
+    return truth_file(root) is not None
+
+
+def truth_file(root: Path) -> Path | None:
+    """The file that marks the data set below `root` as drawn, of a joined one the first; None if people are real."""
+    files = [folder / "info" / TRUTH for folder in member_roots(root) or [root]]
+    return files[0] if all(file.is_file() for file in files) else None
 
 
 def _summary_of_same(root: Path, size: SizeName, seed: int) -> SyntheticSummary | None:
