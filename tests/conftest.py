@@ -48,7 +48,7 @@ def mini_mars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(mini_mars: Path) -> TrialConfig:
     """A trial of about a second on the tiny data set, with every loss term at work."""
     return TrialConfig.model_validate(

@@ -709,7 +709,7 @@ def read_or_refuse(path: Path) -> None:
 
 
 @given(mutants())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_mutated_space_is_refused_in_plain_lines_or_read_back_equal(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
@@ -734,7 +734,7 @@ INNER = st.recursive(
 
 
 @given(st.dictionaries(KEYS, INNER, max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_shape_of_data_is_refused_in_plain_lines(
     tmp_path_factory: pytest.TempPathFactory, data: dict[str, object]
 ) -> None:

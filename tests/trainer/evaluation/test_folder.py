@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from trainer import EpochResult, StoppedError, TrialConfig, fit
 from trainer.data.dataset import Tracklet
 from trainer.evaluation.analysis import probe_queries
+from trainer.training.fit import FitResult
 
 FILES = {
     *("evaluation.json", "per_query.npz", "cmc.png", "distances.png", "cameras.png", "roc.png"),
@@ -23,7 +26,7 @@ class Interruption(Exception):
     """Stands for whatever ends a process."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(tiny_config: TrialConfig) -> TrialConfig:
     """Its best epoch is not its last one, whose evaluation alone is re-ranked."""
     return with_evaluation(tiny_config, folder=True)
@@ -45,10 +48,26 @@ def interrupt_after(epoch: int) -> Callable[[EpochResult], None]:
     return report
 
 
-def test_a_training_leaves_the_evaluation_of_the_network_that_it_keeps(config: TrialConfig, tmp_path: Path) -> None:
-    found = fit(config, out=tmp_path)
-    assert set(left_in(tmp_path)) == FILES
-    written = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
+class Whole(NamedTuple):
+    """A training that nothing interrupted."""
+
+    training: FitResult
+    out: Path
+    there: list[bool]
+    """Whether the evaluation was there when an epoch was told."""
+
+
+@pytest.fixture(scope="module")
+def whole(config: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    out, there = tmp_path_factory.mktemp("whole"), list[bool]()
+    training = fit(config, lambda _: there.append((out / "evaluation/ranking.png").exists()), out=out)
+    return Whole(training, out, there)
+
+
+def test_a_training_leaves_the_evaluation_of_the_network_that_it_keeps(whole: Whole) -> None:
+    found = whole.training
+    assert set(left_in(whole.out)) == FILES
+    written = json.loads((whole.out / "evaluation/evaluation.json").read_text())
     assert found.best.validation is not None
     assert written["mAP"] == found.best.validation.mAP
     assert written["reranked"] is not None
@@ -56,18 +75,17 @@ def test_a_training_leaves_the_evaluation_of_the_network_that_it_keeps(config: T
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3, 4])
-def test_a_resumed_training_leaves_the_same_files(config: TrialConfig, tmp_path: Path, epoch: int) -> None:
-    fit(config, out=tmp_path / "whole")
+def test_a_resumed_training_leaves_the_same_files(
+    whole: Whole, config: TrialConfig, tmp_path: Path, epoch: int
+) -> None:
     with pytest.raises(Interruption):
-        fit(config, interrupt_after(epoch), out=tmp_path / "cut")
-    fit(config, resume_from=tmp_path / "cut/checkpoint/last.pt", out=tmp_path / "cut")
-    assert left_in(tmp_path / "cut") == left_in(tmp_path / "whole")
+        fit(config, interrupt_after(epoch), out=tmp_path)
+    fit(config, resume_from=tmp_path / "checkpoint/last.pt", out=tmp_path)
+    assert left_in(tmp_path) == left_in(whole.out)
 
 
-def test_whoever_hears_of_the_last_epoch_finds_the_evaluation(config: TrialConfig, tmp_path: Path) -> None:
-    there: list[bool] = []
-    fit(config, lambda _: there.append((tmp_path / "evaluation/ranking.png").exists()), out=tmp_path)
-    assert there == [False, False, False, True]
+def test_whoever_hears_of_the_last_epoch_finds_the_evaluation(whole: Whole) -> None:
+    assert whole.there == [False, False, False, True]
 
 
 def test_an_evaluation_that_cannot_be_written_costs_no_trained_network(
@@ -82,18 +100,16 @@ def test_an_evaluation_that_cannot_be_written_costs_no_trained_network(
 
 
 def test_a_training_that_is_stopped_while_it_evaluates_its_best_network_leaves_it_when_resumed(
-    config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, config: TrialConfig, tmp_path: Path
 ) -> None:
-    fit(config, out=tmp_path / "whole")
-    with pytest.raises(Interruption):
-        fit(config, interrupt_after(4), out=tmp_path / "cut")
-    last = tmp_path / "cut/checkpoint/last.pt"
-    (tmp_path / "cut/evaluation/evaluation.json").unlink()
+    shutil.copytree(whole.out, tmp_path, dirs_exist_ok=True)
+    last, written = tmp_path / "checkpoint/last.pt", tmp_path / "evaluation/evaluation.json"
+    written.unlink()
     with pytest.raises(StoppedError):
-        fit(config, resume_from=last, out=tmp_path / "cut", stop=lambda: True)
-    assert not (tmp_path / "cut/evaluation/evaluation.json").exists()
-    fit(config, resume_from=last, out=tmp_path / "cut")
-    assert left_in(tmp_path / "cut") == left_in(tmp_path / "whole")
+        fit(config, resume_from=last, out=tmp_path, stop=lambda: True)
+    assert not written.exists()
+    fit(config, resume_from=last, out=tmp_path)
+    assert left_in(tmp_path) == left_in(whole.out)
 
 
 def test_no_evaluation_is_left_where_none_is_wanted(tiny_config: TrialConfig, tmp_path: Path) -> None:

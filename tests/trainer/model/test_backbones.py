@@ -77,9 +77,8 @@ def test_evaluation_copy_of_a_network_of_timm_embeds_as_the_network_does(name: s
     torch.testing.assert_close(copied, model(clips).embedding)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_networks_of_timm_are_exported_to_onnx(name: str, tmp_path: Path) -> None:
-    config = TrialConfig(model=of_timm(name))
+def test_a_network_of_timm_is_exported_to_onnx(tmp_path: Path) -> None:
+    config = TrialConfig(model=of_timm("test_vit"))
     state = {"config": config.model_dump(mode="json"), "epoch": 1, "model": network(config.model).state_dict()}
     save_checkpoint(tmp_path / "best.pt", state)
     exported = export_network(tmp_path / "best.pt", tmp_path, "onnx")
