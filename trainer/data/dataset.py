@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
+from pydantic import Field
+
 from trainer.errors import DataError
 from trainer.files import open_regular
 from trainer.formatting import one_line, shortened
@@ -98,6 +100,8 @@ class DataRecord(FrozenConfig):
     """Name of its layout; that of generated data begins with `mini-`."""
     fingerprint: str
     """`dataset_fingerprint` of the partition."""
+    joined: tuple[str, ...] = Field((), exclude_if=lambda joined: not joined)
+    """`fingerprint` of the training tracklets of each data set that a joined one holds."""
 
 
 class Protocol(NamedTuple):

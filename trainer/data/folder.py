@@ -13,6 +13,7 @@ from trainer.data.banned import refuse_banned
 from trainer.data.dataset import DataRecord, DataSet, Pair, Splits, dataset_fingerprint
 from trainer.data.pack import HEADER, packed_data_set, read_packed, read_packed_pairs
 from trainer.data.readers import READERS, find_data_set
+from trainer.data.readers.joined import member_fingerprints
 from trainer.data.splits import (
     TrainingData,
     ValidationConfig,
@@ -137,7 +138,8 @@ def require_test_part(config: DataConfig) -> None:
 def data_record(config: DataConfig, splits: Splits) -> DataRecord:
     """Which data set the splits were read from."""
     name = f"mini-{config.name}" if is_synthetic(config.root) else config.name
-    return DataRecord(name=name, fingerprint=dataset_fingerprint(splits))
+    joined = member_fingerprints(splits.train) if config.name == "joined" else ()
+    return DataRecord(name=name, fingerprint=dataset_fingerprint(splits), joined=joined)
 
 
 def training_data(config: DataConfig, split: Path, *, make: bool) -> tuple[TrainingData, DataRecord]:

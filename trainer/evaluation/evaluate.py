@@ -29,7 +29,7 @@ from trainer.evaluation.embed import cached_embeddings, embed
 from trainer.evaluation.metrics import Ranking, pairwise_distance
 from trainer.evaluation.retrieval import RetrievalData, rank, rerank, retrieval_data, searched_gallery
 from trainer.evaluation.test_set_record import RecordUse, Use, judged_weights, record_use
-from trainer.evaluation.trained_on import TrainedOn, check_not_trained_on, other_data, trained_on
+from trainer.evaluation.trained_on import TrainedOn, check_not_joined, check_not_trained_on, other_data, trained_on
 from trainer.evaluation.verification import verify, verify_folds
 from trainer.files import replacing
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
@@ -353,4 +353,5 @@ def _network(
     state = load_checkpoint(checkpoint)
     trained = trained_on(checkpoint, state)
     check_not_trained_on(trained, config.data, splits, validation=part == "validation" and split is None)
+    check_not_joined(trained, config.data, splits, validation=part == "validation")
     return restored_network(config.model, checkpoint, state["model"]), trained

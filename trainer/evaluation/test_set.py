@@ -17,7 +17,7 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.folder import write_evaluation
 from trainer.evaluation.retrieval import searched_gallery
 from trainer.evaluation.test_set_record import RecordUse, record_use
-from trainer.evaluation.trained_on import check_not_trained_on, trained_on
+from trainer.evaluation.trained_on import check_not_joined, check_not_trained_on, trained_on
 from trainer.files import write_atomically
 from trainer.result import Evaluation, Progress, no_progress, read_evaluation
 
@@ -142,5 +142,6 @@ def _check_trained_on(path: Path, config: TrialConfig, fold: int) -> None:
     """The checkpoint has not seen the identities that this partition tests."""
     data = config.data.model_copy(update={"fold": fold})
     advice = f"name each partition's checkpoint, with {FOLD} for its number"
-    trained = trained_on(path, load_checkpoint(path))
-    check_not_trained_on(trained, data, read_splits(data), validation=False, advice=advice)
+    trained, splits = trained_on(path, load_checkpoint(path)), read_splits(data)
+    check_not_trained_on(trained, data, splits, validation=False, advice=advice)
+    check_not_joined(trained, data, splits, validation=False)

@@ -13,7 +13,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
 from trainer.config_file import checked, lay_over, read_trial_config
 from trainer.data import DataConfig, Splits, find_data_set, read_splits
-from trainer.data.dataset import DataRecord, dataset_fingerprint
+from trainer.data.dataset import DataRecord, dataset_fingerprint, fingerprint
 from trainer.data.folder import find_data
 from trainer.errors import CheckpointError, ConfigError
 
@@ -115,6 +115,28 @@ def check_not_trained_on(
         f"be judged ({_listed(judged)}), and so on identities of it; take the configuration of its training, or name "
         "its split with --split"
     )
+
+
+def check_not_joined(trained: TrainedOn, judged: DataConfig, splits: Splits, *, validation: bool) -> None:
+    """Checks that the training did not join what is judged with other data sets; the test part of one may be judged.
+
+    Raises:
+        ConfigError: it was trained on another partition of the data set, or its validation part is judged.
+    """
+    joined = trained.record.joined if trained.record else ()
+    for fold in range(find_data_set(judged.name).folds) if joined else ():
+        is_judged = fold == judged.fold
+        partition = splits if is_judged else read_splits(judged.model_copy(update={"fold": fold}))
+        if fingerprint(partition.train) not in joined or (is_judged and not validation):
+            continue
+        raise ConfigError(
+            f"{trained.checkpoint}: was trained on partition {fold} of {judged.name}, joined with others, and so on "
+            + (
+                "the identities of its validation part; judge its test part, or the joined data set's validation part"
+                if is_judged
+                else f"identities that partition {judged.fold} judges; set data.fold to {fold}"
+            )
+        )
 
 
 def _listed(data: DataConfig) -> str:

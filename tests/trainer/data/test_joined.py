@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from evaluations import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from miniatures import write_miniature
@@ -16,19 +17,20 @@ from strategies import quick
 from trainings import changed
 
 from trainer import fit
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig
 from trainer.data import READERS, DataConfig, Tracklet, read_splits
 from trainer.data.checks import check_data
 from trainer.data.dataset import DISTRACTOR, MEMBER, NO_CAMERA, fingerprint
-from trainer.data.folder import find_data
+from trainer.data.folder import data_record, find_data
 from trainer.data.packing import pack_data_set
 from trainer.data.readers.joined import FILE
 from trainer.data.splits import ValidationConfig, applied_split, cut_validation
 from trainer.data.synthetic.dataset import is_synthetic, write_outline
-from trainer.errors import DataError
-from trainer.evaluation.evaluate import evaluate
+from trainer.errors import ConfigError, DataError
+from trainer.evaluation.evaluate import Part, evaluate
 from trainer.evaluation.test_set import check_test_set
+from trainer.result import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +228,42 @@ def test_a_network_trained_on_several_is_judged_on_the_test_part_of_each(
     root = join(one={"root": "THERE/drawn-1"}, two={"root": "THERE/drawn-2"})
     config = changed(tiny_config, data__name="joined", data__root=str(root), optim__epochs=1)
     fit(config, out=tmp_path / "run")
-    checkpoint = tmp_path / "run" / "checkpoint" / "last.pt"
+    trained = tmp_path / "run" / "checkpoint" / "last.pt"
     data = applied_split(train_of(root), cut_validation(train_of(root), config.data.validation))
-    assert len(load_checkpoint(checkpoint)["model"]["classifier.weight"]) == data.num_classes == 10
+    assert len(load_checkpoint(trained)["model"]["classifier.weight"]) == data.num_classes == 10
     for member in ("drawn-1", "drawn-2"):
         of_member = changed(config, data__name="mars", data__root=str(there / member))
-        found = evaluate(of_member, checkpoint, part="test").evaluation
+        found = evaluate(of_member, trained, part="test").evaluation
+        assert (found.trained_on, found.tested_on) == ("mini-joined", "mini-mars")
         assert found.queries + found.dropped_queries == len(READERS["mars"](there / member).query)
+
+
+def judged(joined: Path, config: TrialConfig, there: Path, part: Part, fold: int) -> Evaluation:
+    """PRID's partition, judged by a network that says that it was trained on the joined data set."""
+    path = checkpoint(joined.parent / "joined.pt", config, classes=3)
+    data = DataConfig(name="joined", root=joined)
+    record = data_record(data, read_splits(data)).model_dump()
+    state = load_checkpoint(path)
+    state["config"]["data"] = data.model_dump(mode="json")
+    save_checkpoint(path, {**state, "data": record})
+    of_prid = {"data__name": "prid2011", "data__root": str(there / "prid2011"), "data__fold": fold}
+    return evaluate(changed(config, **of_prid, evaluation__protocol="prid"), path, part=part).evaluation
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_other_partitions_and_the_validation_part_of_what_was_joined_are_not_judged(
+    join: Callable[..., Path], there: Path, tmp_path: Path, tiny_config: TrialConfig, packed: bool
+) -> None:
+    root = join(mars=MARS, prid=PRID | {"fold": 3})
+    if packed:
+        pack_data_set("joined", root, root := tmp_path / "pack")
+    assert judged(root, tiny_config, there, "test", 3).queries == 4
+    with pytest.raises(
+        ConfigError, match=r"trained on partition 3 of prid2011, joined with others.*set data\.fold to 3$"
+    ):
+        judged(root, tiny_config, there, "test", 0)
+    with pytest.raises(ConfigError, match="the identities of its validation part; judge its test part"):
+        judged(root, tiny_config, there, "validation", 3)
 
 
 # Validation

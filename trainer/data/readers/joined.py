@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -136,6 +137,15 @@ def member_roots(root: Path) -> list[Path]:
         return [root / member.root for member in _read_file(root / FILE).sets.values()]
     except DataError:
         return []
+
+
+def member_fingerprints(train: Sequence[Tracklet]) -> tuple[str, ...]:
+    """The `fingerprint` that the training tracklets of each joined data set have by themselves, in their order."""
+    members: defaultdict[int, list[Tracklet]] = defaultdict(list)
+    for frames, identity, camera in train:
+        own = (number % MEMBER if number >= MEMBER else number for number in (identity, camera))
+        members[max(identity, camera) // MEMBER].append(Tracklet(frames, *own))
+    return tuple(map(fingerprint, members.values()))
 
 
 def _read_file(path: Path) -> Joined:
