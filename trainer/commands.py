@@ -22,7 +22,7 @@ from trainer.evaluation.test_set_record import RecordUse, record_use
 from trainer.evaluation.trained_on import config_on
 from trainer.formatting import counted
 from trainer.plots.charts import average_precision_deltas
-from trainer.result import EpochResult, Evaluation, Progress, RetrievalMetrics, VerificationMetrics
+from trainer.result import EpochResult, Evaluation, PairMetrics, Progress, RetrievalMetrics, VerificationMetrics
 from trainer.training.fit import fit
 from trainer.training.interruption import stop_on_signals
 from trainer.training.state import last_checkpoint
@@ -225,12 +225,8 @@ def evaluation_line(evaluation: Evaluation, part: str) -> str:
         line += f"\n  re-ranked  {_metrics(evaluation.reranked)}"
     if evaluation.verification is not None:
         line += f"\n  same or not  {verification_text(evaluation.verification)}"
-    if (pairs := evaluation.pairs) is not None:
-        line += (
-            f"\n  listed pairs  accuracy {100 * pairs.accuracy:.1f}  EER {100 * pairs.EER:.1f}  "
-            f"AUC {100 * pairs.AUC:.1f}  ({pairs.matching_pairs:,} same, {pairs.other_pairs:,} other pairs; threshold "
-            f"{pairs.threshold:.4g} from the other folds)"
-        )
+    if evaluation.pairs is not None:
+        line += f"\n  listed pairs  {pairs_text(evaluation.pairs)}"
     return line
 
 
@@ -241,6 +237,15 @@ def verification_text(metrics: VerificationMetrics) -> str:
     )
     return (
         f"EER {100 * metrics.EER:.1f}  {rates}  ({metrics.matching_pairs:,} same, {metrics.other_pairs:,} other pairs)"
+    )
+
+
+def pairs_text(metrics: PairMetrics) -> str:
+    """How a fold of a data set's own list of pairs was judged, for people."""
+    return (
+        f"accuracy {100 * metrics.accuracy:.1f}  EER {100 * metrics.EER:.1f}  AUC {100 * metrics.AUC:.1f}  "
+        f"({metrics.matching_pairs:,} same, {metrics.other_pairs:,} other pairs; threshold {metrics.threshold:.4g} "
+        "from the other folds)"
     )
 
 

@@ -184,13 +184,15 @@ def _metrics(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[st
 
 def _same_or_not(validation: VerificationMetrics | None, test: Evaluation | None) -> Iterator[str]:
     """Error rates of a threshold on the distance, and the threshold that was chosen."""
-    from trainer.commands import verification_text
+    from trainer.commands import pairs_text, verification_text
 
     parts = (("validation split", validation), ("test set", None if test is None else test.verification))
     measured = [(name, found) for name, found in parts if found is not None]
     yield from (f"- {name}: {verification_text(found)}" for name, found in measured)
     if not measured:
         yield "- not measured of these weights"
+    if test is not None and test.pairs is not None:
+        yield f"- test set, the data set's own list of pairs: {pairs_text(test.pairs)}"
     threshold = None if validation is None else validation.threshold
     if threshold is None:
         yield "- no threshold was chosen"

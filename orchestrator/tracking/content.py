@@ -34,7 +34,7 @@ LONGEST_DIGEST = 36  # what MLflow takes
 BEST_PREFIX = "best/"
 CMC = "cmc"
 TEST_PREFIX = "test/"
-CHARTS = ("evaluation.json", "cmc.png", "distances.png", "cameras.png")
+CHARTS = ("evaluation.json", "cmc.png", "distances.png", "cameras.png", "roc.png")
 SHEETS = ("ranking", "attention")
 """Pictures that show people, of the same queries for every trial: keys of MLflow's image grid."""
 NAMED_RANKS = (1, 5, 20)

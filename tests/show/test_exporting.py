@@ -13,6 +13,7 @@ from searches import a_pausing_search, a_search, completed, write_search
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import SearchError
+from orchestrator.show.card import _same_or_not
 from orchestrator.show.export import Export, export_trial
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -27,6 +28,7 @@ from orchestrator.study.events import (
 )
 from orchestrator.summary import read_summary
 from trainer.export import ExportFormat
+from trainer.result import PairMetrics
 
 
 @pytest.fixture
@@ -208,3 +210,10 @@ def test_the_threshold_of_the_validation_split_is_exported_and_stands_in_the_car
     place.write_text(json.dumps({"mAP": validation.mAP / 2, "verification": rates}))
     assert "no threshold was chosen" in card(folder, trial.key, tmp_path / "other weights")
     assert not (tmp_path / "other weights/threshold.json").exists()
+
+
+def test_the_card_says_how_the_data_sets_own_pairs_were_told_apart_on_the_test_set() -> None:
+    pairs = PairMetrics(accuracy=0.9, threshold=0.5, EER=0.1, AUC=0.95, matching_pairs=250, other_pairs=250)
+    judged = evaluation(0.8).model_copy(update={"pairs": pairs})
+    assert any("own list of pairs: accuracy 90.0  EER 10.0  AUC 95.0" in line for line in _same_or_not(None, judged))
+    assert not any("pairs" in line for line in _same_or_not(None, evaluation(0.8)))
