@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from evaluations import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from trainings import changed
 
 from trainer import fit
 from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.config import TrialConfig
+from trainer.config import EvaluationConfig, TrialConfig
 from trainer.data import READERS, DataConfig, Tracklet, read_splits
 from trainer.data.checks import check_data
 from trainer.data.dataset import DISTRACTOR, MEMBER, NO_CAMERA, fingerprint
@@ -29,6 +30,7 @@ from trainer.data.splits import ValidationConfig, applied_split, cut_validation
 from trainer.data.synthetic.dataset import is_synthetic, write_outline
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation.evaluate import Part, evaluate
+from trainer.evaluation.retrieval import rank, retrieval_data
 from trainer.evaluation.test_set import check_test_set
 from trainer.result import Evaluation
 
@@ -318,3 +320,14 @@ def test_a_query_matches_its_own_data_set_only_and_others_are_in_its_gallery(joi
         assert matches
         assert {found.identity // MEMBER for found in matches} == {query.identity // MEMBER}
         assert len({found.identity // MEMBER for found in data.gallery}) == 3
+
+
+def test_a_query_leaves_out_its_own_camera_beside_a_data_set_that_has_none() -> None:
+    first, second = MEMBER + 1, 2 * MEMBER + 1
+    query = [Tracklet(("a",), first, first), Tracklet(("b",), second, NO_CAMERA)]
+    gallery = [Tracklet(("c",), first, first), Tracklet(("d",), first, first + 1), Tracklet(("e",), second, NO_CAMERA)]
+    # Counted, the tracklet of the own camera, which is farthest, would halve the precision of the first query.
+    embeddings = torch.tensor([[1.0, 0], [0, 1], [-1, 0.1], [1, 0.1], [0.1, 1]])
+    data = retrieval_data(embeddings, query, gallery, EvaluationConfig())
+    assert data.protocol == "no_camera"
+    assert rank(data).mean_ap == 1
