@@ -15,7 +15,8 @@ from orchestrator.space.search_space import SearchSpace
 from trainer.data.folder import find_data
 from trainer.data.images import decode_image
 
-MAKE, SPACE = ROOT / "examples/omniglot/make.py", ROOT / "examples/omniglot/characters.yaml"
+EXAMPLE = ROOT / "examples/omniglot"
+MAKE = EXAMPLE / "make.py"
 STROKES = ROOT.parent / "shared/data/omniglot/strokes_background_small1.zip"
 NAME = re.compile(r"[^/]+/([A-Za-z_]+)/character(\d\d)/\d+_\d\d\.txt")
 DRAWING = "START\n10,-10,0\n10,-90,400\nBREAK\n90,-50,800\nBREAK\n"  # a line, then a dot
@@ -71,7 +72,9 @@ def test_the_published_strokes_hold_136_characters_of_20_drawers_and_some_of_the
     assert {len(tracklet.frames) for tracklet in (*train, *query, *gallery)} == {8}
 
 
-def test_the_space_of_the_example_starts_from_a_configuration_of_the_trainer() -> None:
-    space = SearchSpace.load(str(SPACE))
-    config = space.config(space.start[0])
-    assert (config.data.name, config.clips.flip) == ("tracklets", 0)
+@pytest.mark.parametrize("path", sorted(EXAMPLE.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_spaces_of_the_example_are_of_configurations_of_the_trainer(path: Path) -> None:
+    space = SearchSpace.load(str(path))
+    for point in (space.any_sample(), *space.start):
+        config = space.config(point)
+        assert (config.data.name, config.clips.flip) == ("tracklets", 0)
