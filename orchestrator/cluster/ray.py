@@ -35,13 +35,15 @@ NODE_STARTS = 3
 # Ray's default is 30 % of a machine's memory; trials pass nothing large through it.
 OBJECT_STORE_BYTES = 200 * 2**20
 # No usage statistics, no loggers beside the journal, no change of folder in a trial (data paths may be relative), no
-# handler of Ctrl-C beside ours.
+# handler of Ctrl-C beside ours. Where memory runs low, Ray would end its workers, which hold little: trials train in
+# processes of their own. Tune then ends the whole session with an exception.
 ENVIRONMENT = {
     MODE: "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
