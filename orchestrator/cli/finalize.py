@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
@@ -27,6 +27,13 @@ from orchestrator.cli.options import (
     run_settings,
 )
 from orchestrator.cli.run_search import drive_and_show, options_as_before
+
+if TYPE_CHECKING:
+    from orchestrator.stores.base import SearchFolder
+    from trainer.data.dataset import DataRecord
+    from trainer.data.folder import DataFolder
+
+SYNC_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,15 @@ class FinalizeOptions:
             help="How the test set is evaluated; may be repeated.  [default: all frames, at most 41 clips a tracklet]",
         ),
     ] = ()
+    data: Annotated[
+        Path | None,
+        option(
+            "--data",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Judge the finalized networks on the test set of another data set too, on this machine.",
+        ),
+    ] = None
     again: Annotated[bool, option("--again", help="Open a test set that was opened before; recorded.")] = False
     concurrent: Concurrent = None
     gpus_per_trial: GpusPerTrial = None
@@ -68,23 +84,66 @@ def finalize(given: FinalizeOptions) -> int:
     """Train the best configurations on all identities and evaluate them on the test set, which is opened once.
 
     Needs a finished search. If it is interrupted, the same command or `resume` continues it; options that differ from
-    those of the first call are refused.
+    those of the first call are refused. With --data the networks are judged on another data set afterwards, and those
+    of a search that is finalized already are judged there without any training.
     """
     from orchestrator.cluster.ray import require_admission
+    from orchestrator.runner import other_test_set
     from orchestrator.runner.finalize import FinalizationOptions, unseal_test_set
     from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search
+    from orchestrator.summary import read_summary
 
     folder = existing_search(open_store(given.storage), given.name)
-    asked = options_as_before(folder, **run_settings(given))
-    require_admission(asked.address, insecure=given.insecure)
     wanted = FinalizationOptions(
         top=given.top, seeds=given.seeds, epochs=given.epochs, evaluation=given.evaluation, again=given.again
     )
+    asked = options_as_before(folder, **run_settings(given))
+    other = None if given.data is None else other_test_set.other_data_set(folder, given.data)
+    if other is not None:
+        study = read_summary(folder).study
+        other_test_set.check_unopened(study, other[1], again=given.again)
+        if other_test_set.finalized(study):
+            other_test_set.refuse_settings_of_trainings(wanted)
+            return _judge_elsewhere(folder, *other, given)
+        wanted = wanted._replace(data=other[1])
+    require_admission(asked.address, insecure=given.insecure)
     opened = unseal_test_set(folder, wanted).asked
     trainings = f"{', '.join(opened.leaders)}, {opened.seeds} seed{'s' * (opened.seeds > 1)} each"
-    click.echo(f"test set  opened by {opened.by} for {trainings}", err=True)
-    return drive_and_show(folder, asked, given.strict)
+    whose = "" if opened.data is None else f" of {opened.data.name}"
+    click.echo(f"test set{whose}  opened by {opened.by} for {trainings}", err=True)
+    code = drive_and_show(folder, asked, given.strict)
+    if other is None or not other_test_set.finalized(read_summary(folder).study):
+        return code
+    return max(code, _judge_elsewhere(folder, *other, given))
+
+
+def _judge_elsewhere(folder: SearchFolder, found: DataFolder, record: DataRecord, given: FinalizeOptions) -> int:
+    """Judges the finalized networks on another data set, in this process, and shows and sends the results."""
+    import torch
+
+    from orchestrator.base.progress import step_progress
+    from orchestrator.runner import other_test_set
+    from orchestrator.show.search_text import other_lines
+    from orchestrator.summary import read_summary
+    from orchestrator.tracking.sync import sync
+    from trainer import prepare_process
+
+    device = "its GPU" if torch.cuda.is_available() else "its CPU cores"
+    click.echo(
+        f"{found.root}: {record.name}, judged by this process on {device}, one network after the other; nodes of a "
+        "cluster take no part",
+        err=True,
+    )
+    prepare_process()
+    with step_progress() as progress:
+        other_test_set.judge(folder, found, record, again=given.again, progress=progress)
+    for line in other_lines(read_summary(folder)):
+        click.echo(line)
+    synced = sync(folder, tracking=given.tracking_uri, patience=SYNC_PATIENCE_S)
+    if synced.unsent:
+        click.echo(f"MLflow: {synced.unsent} events not accepted: {synced.problem}", err=True)
+    return Exit.OK
 
 
 @command(example="reidsearch tables baseline-1c02 b_bot-88ab attn_cl-7f3a --format latex")

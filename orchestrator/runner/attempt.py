@@ -218,7 +218,10 @@ class _Attempt:
         That the test set is used is recorded already: the journal holds the finalization that asks for this.
         """
         from trainer import evaluate_on_test_set
+        from trainer.data import find_data_set
 
+        if not find_data_set(config.data.name).tested:  # `finalize --data` judges it on another data set
+            return
         weights, folder = self.out / BEST_CHECKPOINT, self.out / TEST_FOLDER
         found = evaluate_on_test_set(config, weights, folder, progress=progress, record=lambda *use: None)
         send(WorkerMessage(test=found))

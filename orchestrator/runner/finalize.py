@@ -50,6 +50,8 @@ class FinalizationOptions(NamedTuple):
     """Settings of `evaluation` as `path=value`; they override all frames of a tracklet and the configuration's."""
     again: bool = False
     """Whether the test set may be opened although it was opened before."""
+    data: DataRecord | None = None
+    """Another data set that the networks are judged on afterwards."""
 
 
 def unseal_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finalization:
@@ -76,7 +78,9 @@ def unseal_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finaliz
         leaders = _chosen(folder, study, space, asked.top or TOP, again=asked.again)
         configs = [space.config(leader.params) for leader in leaders]
         evaluation = _evaluation(configs, asked.evaluation)
-        _check_data(folder, description, [without_validation_split(each, asked.epochs, evaluation) for each in configs])
+        finals = [without_validation_split(each, asked.epochs, evaluation) for each in configs]
+        elsewhere = None if _has_test_part(finals[0]) else asked.data
+        _check_data(folder, description, finals, tested=elsewhere is None)
         recorder.record(
             FinalizationStarted(
                 finalization=len(study.finalizations) + 1,
@@ -84,7 +88,8 @@ def unseal_test_set(folder: SearchFolder, asked: FinalizationOptions) -> Finaliz
                 seeds=asked.seeds or SEEDS,
                 epochs=asked.epochs,
                 evaluation=evaluation,
-                by=_user(),
+                by=this_user(),
+                data=elsewhere,
             )
         )
         return study.finalizations[-1]
@@ -115,11 +120,12 @@ def record_test_set_use(folder: SearchFolder, trial: str, weights: Path, use: Us
         inner = weights.resolve().relative_to(folder.path.resolve())
         is_own = data.fingerprint == read_description(folder.description).data_fingerprint
         recorder.record(
-            TrialOpenedTestSet(trial=trial, use=use, weights=str(inner), by=_user(), data=None if is_own else data)
+            TrialOpenedTestSet(trial=trial, use=use, weights=str(inner), by=this_user(), data=None if is_own else data)
         )
 
 
-def _user() -> str:
+def this_user() -> str:
+    """Who runs this process: user and host."""
     return f"{getpass.getuser()}@{provenance.host()}"
 
 
@@ -195,7 +201,7 @@ def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *,
     if study.finalizations and not again:
         last = study.finalizations[-1]
         raise SearchError(
-            f"{study.name}: the test set was opened {_when(last)} by {last.asked.by} for "
+            f"{study.name}: the test set was opened {when(last)} by {last.asked.by} for "
             f"{', '.join(last.asked.leaders)}; anyone who has seen those metrics "
             f"(`{hint('tables', folder.name, storage=storage)}`) "
             "no longer chooses blindly. --again opens it once more, which is recorded"
@@ -203,7 +209,7 @@ def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *,
     if study.own_test_set_uses and not again:
         use = study.own_test_set_uses[-1]
         raise SearchError(
-            f"{study.name}: the test set was opened {_when(use)} by {use.asked.by} for {use.asked.trial} "
+            f"{study.name}: the test set was opened {when(use)} by {use.asked.by} for {use.asked.trial} "
             f"(`{use.asked.use} --part test`), so that nobody who has seen that chooses blindly. --again opens it "
             "once more, which is recorded"
         )
@@ -213,17 +219,30 @@ def _chosen(folder: SearchFolder, study: Study, space: SearchSpace, top: int, *,
     return leaders
 
 
-def _when(opened: Finalization | UseOfTestSet) -> str:
+def when(opened: Finalization | UseOfTestSet) -> str:
+    """The moment of an opening, for people."""
     moment = opened.moment
     return "earlier" if moment is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
 
 
-def _check_data(folder: SearchFolder, description: SearchDescription, configs: Sequence[TrialConfig]) -> None:
+def _has_test_part(config: TrialConfig) -> bool:
+    from trainer.data import find_data_set
+
+    return find_data_set(config.data.name).tested
+
+
+def _check_data(
+    folder: SearchFolder, description: SearchDescription, configs: Sequence[TrialConfig], *, tested: bool
+) -> None:
+    """Checks that the data set is that of the search and, if it is `tested`, can be evaluated on."""
     from trainer import check_test_set
+    from trainer.data import read_splits
+    from trainer.data.dataset import dataset_fingerprint
 
     for each in configs:
         config = with_data_here(each, folder)
-        if check_test_set(config) != description.data_fingerprint:
+        found = check_test_set(config) if tested else dataset_fingerprint(read_splits(config.data))
+        if found != description.data_fingerprint:
             raise SearchError(
                 f"{config.data.root}: is not the data set that {description.search} was launched on; restore that one"
             )

@@ -232,6 +232,7 @@ def _notes(search: Summary, trial: Trial, metrics: CardMetrics) -> Iterator[str]
             f"{search.metric} {value}{sure}."
         )
     yield _openings(search, trial, is_tested=metrics.test is not None)
+    yield from _on_other_data(search, trial)
 
 
 def _openings(search: Summary, trial: Trial, *, is_tested: bool) -> str:
@@ -250,6 +251,17 @@ def _openings(search: Summary, trial: Trial, *, is_tested: bool) -> str:
     return "The test set was not opened for these weights" + (
         f" (the search opened it {_times(opened)} for others)." if opened else ", nor by this search."
     )
+
+
+def _on_other_data(search: Summary, trial: Trial) -> Iterator[str]:
+    """Uses and results of these weights on the test sets of other data sets."""
+    for use in (each.asked for each in search.study.test_set_uses):
+        if use.data is not None and use.trial == trial.key and use.use != "finalize":
+            name, by = markdown_text(use.data.name), markdown_text(use.by)
+            yield f"The test set of {name} was opened for these weights by {by}."
+    for test in trial.other_tests.values():
+        shown = ", ".join(f"{name} {100 * getattr(test, name):.1f}" for name in RANKS)
+        yield f"{markdown_text(test.other_data or '')}: {shown} ({markdown_text(test.protocol)} protocol)."
 
 
 def _interface(exported: ExportedNetwork) -> Iterator[str]:

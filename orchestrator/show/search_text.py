@@ -8,7 +8,7 @@ from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.base.formatting import number, percent
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.study.description import SearchDescription
-from orchestrator.study.events import Forecast, TrialOpenedTestSet
+from orchestrator.study.events import FinalizationStarted, Forecast, TrialOpenedTestSet
 from orchestrator.summary import FinalResult, Mean, Summary
 from orchestrator.summary.costs import Costs
 from trainer.formatting import counted, one_line
@@ -152,14 +152,22 @@ def final_lines(summary: Summary) -> list[str]:
             queries = f"{counted(first.queries, 'query', 'queries')}, {first.dropped_queries} dropped"
             lines.append(f"protocol {first.protocol}{sampling}, {queries}")
         again = "" if opened.finalization == 1 else f", for time {opened.finalization}"
-        lines.append(f"opened by {opened.by}{again}; chosen on the validation split: {opened.leaders[0]}")
+        lines.append(
+            f"opened by {opened.by}{again}{on_other_data(opened)}; chosen on the validation split: {opened.leaders[0]}"
+        )
+    lines += other_lines(summary)
     uses = (use.asked for use in summary.study.test_set_uses)
     return lines + [
         f"opened by {use.by} for {use.trial} ({use.use} of {use.weights}){on_other_data(use)}" for use in uses
     ]
 
 
-def on_other_data(use: TrialOpenedTestSet) -> str:
+def other_lines(summary: Summary) -> list[str]:
+    """What the test sets of other data sets say of each configuration."""
+    return [f"{_final_line(each)}, {each.other_data}" for each in summary.other_results]
+
+
+def on_other_data(use: TrialOpenedTestSet | FinalizationStarted) -> str:
     """Whose test set was used, where it is not that of the search's data set."""
     return "" if use.data is None else f", on {use.data.name} {use.data.fingerprint[:8]}"
 

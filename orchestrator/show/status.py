@@ -168,6 +168,16 @@ def _test_document(trial: Trial) -> dict[str, Any]:
         "sampling": None if test is None else test.sampling,
         "queries": None if test is None else test.queries,
         "dropped_queries": None if test is None else test.dropped_queries,
+        "other_tests": [
+            {
+                "trained_on": each.trained_on,
+                "tested_on": each.tested_on,
+                "fingerprint": fingerprint,
+                "test": each.metrics(),
+                "protocol": each.protocol,
+            }
+            for fingerprint, each in trial.other_tests.items()
+        ],
     }
 
 

@@ -47,6 +47,8 @@ class Line(NamedTuple):
     epochs: int | None
     note: str
     """What a reader has to know, such as that the data is generated."""
+    data: str = ""
+    """`trained on A, tested on B` where these are two data sets."""
 
     @property
     def about(self) -> dict[str, str]:
@@ -54,7 +56,8 @@ class Line(NamedTuple):
         numbers = {"queries": self.queries, "dropped": self.dropped_queries}
         numbers |= {"seeds": self.seeds or None, "epochs": self.epochs}
         texts = {name: "" if number is None else str(number) for name, number in numbers.items()}
-        return {"protocol": self.protocol, "sampling": self.sampling, **texts, "note": self.note}
+        about = {"protocol": self.protocol, "sampling": self.sampling, **texts, "note": self.note}
+        return {"data": self.data, **about} if self.data else about
 
 
 class Table(NamedTuple):
@@ -70,7 +73,8 @@ def tables_of(searches: Sequence[Summary]) -> list[Table]:
     """The tables to which the searches belong, whole: also with the published rows that no search is of.
 
     Beside published rows stand searches of the same rows on the same data set only: one on generated data, on data of
-    one's own, on part of a data set or on another partition stands in a table of its own.
+    one's own, on part of a data set or on another partition stands in a table of its own, as do tests on another data
+    set than that of the training.
     """
     found = [
         Table(table.title, table.columns, list(_lines(table, searches)))
@@ -78,7 +82,11 @@ def tables_of(searches: Sequence[Summary]) -> list[Table]:
         if any(_belongs(search, table) for search in searches)
     ]
     others = [_own(search, search.space.name) for search in searches if not any(_belongs(search, t) for t in TABLES)]
-    return found + ([Table("Other searches", OTHER_COLUMNS, others)] if others else [])
+    found += [Table("Other searches", OTHER_COLUMNS, others)] if others else []
+    elsewhere = [_tested_elsewhere(search, each) for search in searches for each in search.other_results]
+    return found + (
+        [Table("Trained on one data set, tested on another", OTHER_COLUMNS, elsewhere)] if elsewhere else []
+    )
 
 
 def _belongs(search: Summary, table: PublishedTable) -> bool:
@@ -101,6 +109,17 @@ def _lines(table: PublishedTable, searches: Sequence[Summary]) -> Iterator[Line]
 def _own(search: Summary, row: str) -> Line:
     """What the test set said of a search's best configuration when it was first opened; empty where it was not."""
     found = next(iter(search.final_results), None)
+    return _line(search, row, found, "; ".join(_notes(search, found)))
+
+
+def _tested_elsewhere(search: Summary, found: FinalResult) -> Line:
+    drawn = "SYNTHETIC data" if "tested on mini-" in (found.other_data or "") else ""
+    kinds = dict.fromkeys(filter(None, [*_kind_of_data(search), drawn]))
+    note = "; ".join([*kinds, *_missing_seeds(found)])
+    return _line(search, search.space.name, found, note)._replace(data=found.other_data or "")
+
+
+def _line(search: Summary, row: str, found: FinalResult | None, note: str) -> Line:
     evaluations = [] if found is None else found.evaluations
     first = next(iter(evaluations), None)
     return Line(
@@ -113,18 +132,27 @@ def _own(search: Summary, row: str) -> Line:
         dropped_queries=None if first is None else first.dropped_queries,
         seeds=len(evaluations),
         epochs=found.trainings[0].epoch if found is not None and evaluations else None,
-        note="; ".join(_notes(search, found)),
+        note=note,
     )
 
 
-def _notes(search: Summary, found: FinalResult | None) -> Iterator[str]:
+def _kind_of_data(search: Summary) -> Iterator[str]:
     if search.description.data_kind != "real":
         yield {"SYNTHETIC": "SYNTHETIC data", "own data": "own data"}[search.description.data_kind]
-    if found is None:
-        yield f"test set not opened; `{hint('finalize', search.name, storage=search.folder.storage)}`"
-    elif len(found.evaluations) < found.asked.seeds:
+
+
+def _missing_seeds(found: FinalResult) -> Iterator[str]:
+    if len(found.evaluations) < found.asked.seeds:
         failed = sum(trial.status == TrialStatus.FAILED for trial in found.trainings)
         yield f"{len(found.evaluations)} of {found.asked.seeds} seeds" + f", {failed} failed" * bool(failed)
+
+
+def _notes(search: Summary, found: FinalResult | None) -> Iterator[str]:
+    yield from _kind_of_data(search)
+    if found is None:
+        yield f"test set not opened; `{hint('finalize', search.name, storage=search.folder.storage)}`"
+    elif found.asked.data is None:
+        yield from _missing_seeds(found)
     if (opened := len(search.study.finalizations)) > 1:
         yield f"test set opened {opened} times; these are the first"
     if uses := search.study.own_test_set_uses:
@@ -150,7 +178,8 @@ def latex(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         frame = _printed(table, latex_text, r"$\pm$")
-        alignment = "ll" + "r" * len(table.columns) + "llrrrrl"
+        data = "l" * any(line.data for line in table.lines)
+        alignment = "ll" + "r" * len(table.columns) + data + "llrrrrl"
         tabular = frame.to_latex(index=False, escape=False, column_format=alignment)
         parts.append(f"% {one_line(table.title)}. {LEGEND}\n{tabular}")
     return "\n".join(parts)

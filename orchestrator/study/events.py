@@ -312,15 +312,17 @@ class FinalizationStarted(FrozenConfig):
     older journals."""
     by: str
     """Who asked for it: user and host."""
+    data: DataRecord | None = Field(None, exclude_if=lambda data: data is None)
+    """Whose test set it is for, where the data set of the search has none; None is that of the search."""
 
 
 class TrialOpenedTestSet(FrozenConfig):
-    """The test set was used with a trial's network, outside of a finalization."""
+    """The test set was used with a trial's network outside of a finalization, or that of another data set by one."""
 
     kind: Literal["trial_opened_test_set"] = "trial_opened_test_set"
     trial: TrialKey
-    use: Literal["evaluate", "embed"]
-    """Whether metrics or embeddings were computed."""
+    use: Literal["evaluate", "embed", "finalize"]
+    """Whether metrics or embeddings were computed by hand, or metrics on another data set by `finalize --data`."""
     weights: str
     """File of the network, relative to the folder of the search."""
     by: str

@@ -117,6 +117,8 @@ class Trial:
     """Settings of the evaluation on the test set that are laid over the configuration's, as `path=value`."""
     test: Evaluation | None = None
     """What the test set said of its network."""
+    other_tests: dict[str, Evaluation] = field(default_factory=dict)
+    """What the test sets of other data sets said of it, by the fingerprint of the data set."""
     gpus: float = 0.0
     """That its latest attempt holds or held."""
     threads: int | None = None
@@ -311,7 +313,10 @@ class Study:
                     trial.gpu_seconds += event.result.seconds * trial.gpus
                 return
             case TrialTested():
-                trial.test = event.evaluation
+                if event.data is None:
+                    trial.test = event.evaluation
+                else:
+                    trial.other_tests[event.data.fingerprint] = event.evaluation
                 return
             case TrialCompleted():
                 trial.status, trial.reason = TrialStatus.COMPLETED, None

@@ -73,6 +73,11 @@ class FinalResult(NamedTuple):
     metrics: dict[str, Mean]
     """Means of the metrics that all evaluations have, by name; shares in [0, 1]."""
 
+    @property
+    def other_data(self) -> str | None:
+        """`trained on A, tested on B`; None for results on the search's own data set."""
+        return next((each.other_data for each in self.evaluations), None)
+
 
 # Completed trials without which the model's forecasts say little.
 FORECASTING = 3
@@ -203,6 +208,19 @@ class Summary:
         ]
 
     @cached_property
+    def other_results(self) -> list[FinalResult]:
+        """Results on the test sets of other data sets, data set by data set; never beside those of the search's own."""
+        finals = self.study.finals.values()
+        data_sets = dict.fromkeys(fingerprint for trial in finals for fingerprint in trial.other_tests)
+        found = [
+            _final_result(each.asked, leader, finals, data)
+            for data in data_sets
+            for each in self.study.finalizations
+            for leader in each.asked.leaders
+        ]
+        return [each for each in found if each.evaluations]
+
+    @cached_property
     def protocol(self) -> Evaluation | None:
         """An evaluation on the validation split, whose protocol and number of queries hold for all trials."""
         best = None if self.best is None else self.best.score.result.validation
@@ -290,7 +308,13 @@ def latest_metrics(trial: Trial) -> dict[str, float]:
 def _copied(study: Study, *, is_running: bool) -> Study:
     def copied(trials: Mapping[str, Trial]) -> dict[str, Trial]:
         return {
-            key: replace(trial, results=[*trial.results], pauses=[*trial.pauses], status=status(trial))
+            key: replace(
+                trial,
+                results=[*trial.results],
+                pauses=[*trial.pauses],
+                other_tests={**trial.other_tests},
+                status=status(trial),
+            )
             for key, trial in trials.items()
         }
 
@@ -329,10 +353,14 @@ def _trace(configurations: Sequence[Trial], study: Study, objective: Objective) 
     return points
 
 
-def _final_result(asked: FinalizationStarted, configuration: str, finals: Iterable[Trial]) -> FinalResult:
+def _final_result(
+    asked: FinalizationStarted, configuration: str, finals: Iterable[Trial], data: str | None = None
+) -> FinalResult:
+    """The results on the test set of the search's data set, or of the one with this fingerprint."""
     wanted = (asked.finalization, configuration)
     trainings = [trial for trial in finals if (trial.finalization, trial.repeats) == wanted]
-    evaluations = [trial.test for trial in trainings if trial.test is not None]
+    tests = [trial.test if data is None else trial.other_tests.get(data) for trial in trainings]
+    evaluations = [test for test in tests if test is not None]
     metrics = [each.metrics() for each in evaluations]
     shared = [name for name in (metrics[0] if metrics else ()) if all(name in each for each in metrics)]
     means = {name: _mean([each[name] for each in metrics]) for name in shared}

@@ -34,6 +34,7 @@ LONGEST_DIGEST = 36  # what MLflow takes
 BEST_PREFIX = "best/"
 CMC = "cmc"
 TEST_PREFIX = "test/"
+OTHER_DATA_PREFIX = "other_data/"
 CHARTS = ("evaluation.json", "cmc.png", "distances.png", "cameras.png", "roc.png")
 SHEETS = ("ranking", "attention")
 """Pictures that show people, of the same queries for every trial: keys of MLflow's image grid."""
@@ -137,9 +138,10 @@ def forecast_points(forecast: Forecast | None, epoch: int, moment: int) -> list[
     return [Point(f"forecast/{name}", value, moment, epoch) for name, value in values.items()]
 
 
-def test_points(evaluation: Evaluation, moment: int) -> list[Point]:
-    """The metrics on the test set."""
-    return [Point(TEST_PREFIX + name, value, moment, 0) for name, value in evaluation.metrics().items()]
+def test_points(evaluation: Evaluation, moment: int, data: str | None = None) -> list[Point]:
+    """The metrics on the test set, under a name of their own where it is that of another data set."""
+    prefix = TEST_PREFIX if data is None else f"{OTHER_DATA_PREFIX}{data}/"
+    return [Point(prefix + name, value, moment, 0) for name, value in evaluation.metrics().items()]
 
 
 def evaluation_content(folder: Path, identity: str, moment: int, *, people: bool) -> Content:

@@ -130,10 +130,11 @@ class Plan:
                 writes = self._reported(event)
             case TrialTested():
                 writes = self._of(event.trial)
-                writes.points += test_points(event.evaluation, moment)
+                other = None if event.data is None else event.data.label
+                writes.points += test_points(event.evaluation, moment, other)
             case TrialOpenedTestSet():
                 writes = self._of(event.trial)
-                name = "test_set_opened" if event.data is None else f"test_set_opened.{event.data.name}"
+                name = "test_set_opened" if event.data is None else f"test_set_opened.{event.data.label}"
                 writes.tags[name] = event.by
             case TrialCompleted():
                 writes = self._ended(event.trial)

@@ -323,7 +323,7 @@ class Home:
                     found.pop()
             elif word == "/data/prid2011" and checks:
                 found += [str(self.drawn / "prid2011"), "--any-counts"]
-            elif word == "/data/prid2011" and words[1] == "evaluate":
+            elif word == "/data/prid2011" and words[1] in ("evaluate", "finalize"):
                 found.append(str(self.drawn / "prid2011"))
             elif word.startswith(("/data/", "/shared/mars")) or word == "FOLDER":
                 found.append("mini-mars" if launches else DATA)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from miniatures import write_miniature
+from trainings import changed
 
 from orchestrator.runner.attempt import run_attempt
 from orchestrator.runner.trial_spec import (
@@ -67,6 +69,17 @@ def test_an_attempt_on_another_fold_is_judged_on_the_split_of_that_fold(spec: Tr
     assert messages(spec)[-1].attempt_result.failure == "bad_data"  # type: ignore[union-attr]
     on_fold = spec.model_copy(update={"fold": 2})
     assert messages(on_fold)[-1].attempt_result.state == "completed"  # type: ignore[union-attr]
+
+
+def test_a_final_training_on_joined_data_sets_which_have_no_test_part_ends_without_a_test(
+    spec: TrialSpec, tiny_config: TrialConfig, tmp_path: Path
+) -> None:
+    write_miniature("joined", tmp_path / "all")
+    data = {"name": "joined", "root": str(tmp_path / "all"), "validation": {"share": 0.0}}
+    config = changed(tiny_config, data=data, optim__epochs=1)
+    sent = messages(spec.model_copy(update={"config": config.model_dump_json(), "tests": True}))
+    assert sent[-1].attempt_result is not None and sent[-1].attempt_result.state == "completed"
+    assert not [message for message in sent if message.test is not None]
 
 
 def test_a_message_survives_the_pipe(spec: TrialSpec) -> None:

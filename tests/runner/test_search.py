@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from miniatures import write_miniature
 from running import Search, command, metric_points, mlflow_runs, results_of
 
 pytestmark = pytest.mark.e2e
@@ -161,6 +162,13 @@ def test_the_test_set_is_opened_once_and_a_killed_finalization_goes_on(finished:
     refused = command("finalize", "finished", "--storage", str(copy.storage))
     assert refused.returncode == 3
     assert "the test set was opened" in refused.stderr
+    write_miniature("tracklets", tmp_path / "own")
+    judged = command("finalize", "finished", "--storage", str(copy.storage), "--data", str(tmp_path / "own"))
+    assert judged.returncode == 0, judged.stderr
+    assert "trained on mini-mars, tested on tracklets" in judged.stdout
+    finals = copy.status()["finals"]
+    assert len(finals) == 2, "nothing is trained"
+    assert all(len(trial["other_tests"]) == 1 for trial in finals)
 
 
 def test_no_token_is_readable_by_others_and_the_search_folder_is_private(finished: Search) -> None:

@@ -92,9 +92,9 @@ def evaluate(
         query, gallery = _query_and_gallery(config, splits, part, split)
         pairs = read_pairs(config.data) if part == "test" else ()
     with watch("network"):
-        model, trained = _network(config, checkpoint, splits, part, split)
+        judged = data_record(config.data, splits)
+        model, trained = _network(config, checkpoint, splits, judged, part, split)
         model.to(device or _default_device())
-    judged = data_record(config.data, splits)
     _record(config, checkpoint, part, "evaluate", record, judged)
     with float32_products(config.compute, _device_of(model)):
         result = evaluate_network(
@@ -103,7 +103,7 @@ def evaluate(
         if pairs:
             with watch("pairs"):
                 result = _with_pairs(result, pairs, config, cache, progress)
-    names = {} if trained is None else other_data(trained, config.data, splits, judged)
+    names = {} if trained is None else other_data(trained, config.data, judged)
     evaluation = result.evaluation.model_copy(update=names)
     return with_verification(result._replace(evaluation=evaluation, seconds=watch.seconds | result.seconds))
 
@@ -225,9 +225,10 @@ def write_embeddings(
     """
     splits = read_splits(config.data)
     query, gallery = _query_and_gallery(config, splits, part, split)
-    model, _ = _network(config, checkpoint, splits, part, split)
+    judged = data_record(config.data, splits)
+    model, _ = _network(config, checkpoint, splits, judged, part, split)
     model.to(device or _default_device())
-    _record(config, checkpoint, part, "embed", record, data_record(config.data, splits))
+    _record(config, checkpoint, part, "embed", record, judged)
     tracklets = [*query, *gallery]
     with float32_products(config.compute, _device_of(model)):
         embeddings = embed(model, tracklets, config, progress=progress)
@@ -337,7 +338,7 @@ def _record(
 
 
 def _network(
-    config: TrialConfig, checkpoint: Path | None, splits: Splits, part: Part, split: Path | None
+    config: TrialConfig, checkpoint: Path | None, splits: Splits, judged: DataRecord, part: Part, split: Path | None
 ) -> tuple[TemporalAttentionResNet, TrainedOn | None]:
     """The network with as many classes as the checkpoint's, which may have learned from another data set.
 
@@ -352,6 +353,6 @@ def _network(
         return TemporalAttentionResNet(config.model, len({tracklet.identity for tracklet in splits.train})), None
     state = load_checkpoint(checkpoint)
     trained = trained_on(checkpoint, state)
-    check_not_trained_on(trained, config.data, splits, validation=part == "validation" and split is None)
+    check_not_trained_on(trained, config.data, judged, validation=part == "validation" and split is None)
     check_not_joined(trained, config.data, splits, validation=part == "validation")
     return restored_network(config.model, checkpoint, state["model"]), trained

@@ -11,7 +11,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
 from trainer.data import find_data_set, read_splits
 from trainer.data.dataset import dataset_fingerprint
-from trainer.data.folder import require_test_part
+from trainer.data.folder import data_record, require_test_part
 from trainer.errors import ConfigError
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.folder import write_evaluation
@@ -143,5 +143,5 @@ def _check_trained_on(path: Path, config: TrialConfig, fold: int) -> None:
     data = config.data.model_copy(update={"fold": fold})
     advice = f"name each partition's checkpoint, with {FOLD} for its number"
     trained, splits = trained_on(path, load_checkpoint(path)), read_splits(data)
-    check_not_trained_on(trained, data, splits, validation=False, advice=advice)
+    check_not_trained_on(trained, data, data_record(data, splits), validation=False, advice=advice)
     check_not_joined(trained, data, splits, validation=False)

@@ -14,7 +14,7 @@ from trainer.config import TrialConfig
 from trainer.config_file import checked, lay_over, read_trial_config
 from trainer.data import DataConfig, Splits, find_data_set, read_splits
 from trainer.data.dataset import DataRecord, dataset_fingerprint, fingerprint
-from trainer.data.folder import find_data
+from trainer.data.folder import DataFolder, data_record, find_data
 from trainer.errors import CheckpointError, ConfigError
 
 UNKNOWN = "unknown data"
@@ -30,11 +30,11 @@ class TrainedOn(NamedTuple):
     record: DataRecord | None
     """None in checkpoints of earlier versions, of which the settings have to tell."""
 
-    def includes(self, judged: DataConfig, splits: Splits) -> bool:
+    def includes(self, judged: DataConfig, record: DataRecord) -> bool:
         """Whether the judged data set is the one trained on, in this or another partition, wherever its folder is."""
         if self.record is None:
             return self.settings.name == judged.name
-        if self.record.fingerprint == dataset_fingerprint(splits):
+        if self.record.fingerprint == record.fingerprint:
             return True
         if self.settings.name != judged.name or self.settings.fold == judged.fold:
             return False
@@ -56,7 +56,7 @@ def trained_on(checkpoint: Path, state: Mapping[str, Any]) -> TrainedOn:
     return TrainedOn(checkpoint, settings, record)
 
 
-def other_data(trained: TrainedOn, judged: DataConfig, splits: Splits, record: DataRecord) -> dict[str, str]:
+def other_data(trained: TrainedOn, judged: DataConfig, record: DataRecord) -> dict[str, str]:
     """`trained_on` and `tested_on` of an evaluation; empty where both are one data set.
 
     Of two data sets of one name each is named with the beginning of its fingerprint.
@@ -71,7 +71,7 @@ def other_data(trained: TrainedOn, judged: DataConfig, splits: Splits, record: D
         )
         before = UNKNOWN if trained.settings.name == judged.name else trained.settings.name
         return {"trained_on": before, "tested_on": record.name}
-    if trained.includes(judged, splits):
+    if trained.includes(judged, record):
         return {}
     if trained.record.name != record.name:
         return {"trained_on": trained.record.name, "tested_on": record.name}
@@ -87,14 +87,14 @@ def _named(record: DataRecord) -> str:
 
 
 def check_not_trained_on(
-    trained: TrainedOn, judged: DataConfig, splits: Splits, *, validation: bool, advice: str = ""
+    trained: TrainedOn, judged: DataConfig, record: DataRecord, *, validation: bool, advice: str = ""
 ) -> None:
     """Checks that the network was not trained on identities that it is judged on; another data set has none of them.
 
     Args:
         trained: what the checkpoint says.
         judged: the data set to be judged.
-        splits: its partition.
+        record: which it is.
         validation: whether its validation part is judged, as the settings cut it.
         advice: what to do about another partition.
 
@@ -103,7 +103,7 @@ def check_not_trained_on(
     """
     before = trained.settings
     is_other_partition, is_other_split = before.fold != judged.fold, before.validation != judged.validation
-    if not (is_other_partition or (validation and is_other_split)) or not trained.includes(judged, splits):
+    if not (is_other_partition or (validation and is_other_split)) or not trained.includes(judged, record):
         return
     if is_other_partition:
         raise ConfigError(
@@ -163,16 +163,25 @@ def config_on(file: Path, overrides: Sequence[str], root: Path, checkpoint: Path
     if "root" in named:
         raise ConfigError("--set data.root: --data names the folder already; leave one of them out")
     found = find_data(root, named.get("name"))
-    tree = config.model_dump(mode="json")
     moved = config.data.model_copy(update={"root": root})
     if found.name == config.data.name and (checkpoint is None or _is_moved(checkpoint, moved)):
-        tree["data"]["root"] = str(root)
-    else:
-        tree["data"] = {"name": found.name, "root": str(root)}
-        if config.evaluation.protocol == find_data_set(config.data.name).protocol:
-            del tree["evaluation"]["protocol"]
+        return checked(config.model_copy(update={"data": moved}).model_dump(mode="json"), overrides)
+    return for_data_set(config, found, overrides)
+
+
+def for_data_set(config: TrialConfig, found: DataFolder, overrides: Sequence[str] = ()) -> TrialConfig:
+    """The configuration of a network, for judging another data set than its own; see `config_on`.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    tree = config.model_dump(mode="json")
+    tree["data"] = {"name": found.name, "root": str(found.root)}
+    if config.evaluation.protocol == find_data_set(config.data.name).protocol:
+        del tree["evaluation"]["protocol"]
     return checked(tree, overrides)
 
 
 def _is_moved(checkpoint: Path, data: DataConfig) -> bool:
-    return trained_on(checkpoint, load_checkpoint(checkpoint)).includes(data, read_splits(data))
+    trained = trained_on(checkpoint, load_checkpoint(checkpoint))
+    return trained.includes(data, data_record(data, read_splits(data)))

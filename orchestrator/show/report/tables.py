@@ -198,6 +198,7 @@ def test_set_uses(report: ReportData) -> list[str]:
     study = report.summary.study
     finalizations = [
         f"no. {each.finalization}: {', '.join(each.leaders)}, {counted(each.seeds, 'seed', 'seeds')}, by {each.by}"
+        f"{on_other_data(each)}"
         for each in (finalization.asked for finalization in study.finalizations)
     ]
     uses = (use.asked for use in study.test_set_uses)
@@ -207,18 +208,25 @@ def test_set_uses(report: ReportData) -> list[str]:
 
 
 def test_rows(report: ReportData) -> list[tuple[str, ...]]:
-    """What the test set says: trial, configuration, `TEST_METRICS` in per cent, protocol, sampling, dropped queries."""
+    """What the test set says: trial, configuration, `TEST_METRICS` in per cent, protocol, sampling, dropped queries.
+
+    Those of other data sets follow, and say so beside the trial.
+    """
+    finals = report.summary.study.finals.values()
+    own = [(trial, trial.test, trial.key) for trial in finals if trial.test is not None]
+    others = [
+        (trial, test, f"{trial.key}, {test.other_data}") for trial in finals for test in trial.other_tests.values()
+    ]
     return [
         (
-            trial.key,
+            name,
             trial.repeats or "",
-            *(percent(trial.test.metrics(), name) for name in TEST_METRICS),
-            trial.test.protocol,
-            trial.test.sampling,
-            str(trial.test.dropped_queries),
+            *(percent(test.metrics(), metric) for metric in TEST_METRICS),
+            test.protocol,
+            test.sampling,
+            str(test.dropped_queries),
         )
-        for trial in report.summary.study.finals.values()
-        if trial.test is not None
+        for trial, test, name in own + others
     ]
 
 

@@ -362,7 +362,11 @@ def test_only_known_places_ask_for_the_test_part_or_choose_how_it_is_recorded() 
             if node.arg == "record" and not (isinstance(node.value, ast.Name) and node.value.id == "record"):
                 recording.add(name)
     assert asking == {"trainer/evaluation/test_set.py"}
-    assert recording == {"orchestrator/cli/train.py", "orchestrator/runner/attempt.py"}
+    assert recording == {
+        "orchestrator/cli/train.py",
+        "orchestrator/runner/attempt.py",
+        "orchestrator/runner/other_test_set.py",
+    }
 
 
 @pytest.mark.parametrize("other", [{"share": 0.0}, {"share": 0.4, "seed": 1}, {"folds": 3}], ids=str)
