@@ -197,7 +197,7 @@ def replicates_left_at_most(study: Study, space: SearchSpace) -> int:
         return 0
     left = space.replicates.trainings - len(comparing(study))
     confirming = 0 if left > 0 else len(fresh_seeds(study, contenders.winner.key))
-    return max(left, 0) + max(CONFIRMING_SEEDS - confirming, 0)
+    return max(left, 0) + max(space.replicates.seeds - confirming, 0)
 
 
 def replicates_left(study: Study, space: SearchSpace) -> Iterator[Replicate]:
@@ -233,7 +233,7 @@ def _next_by_model(study: Study, space: SearchSpace) -> Replicate | None:
     if any(not trial.is_over for trial in compared):
         return None
     winner = contenders.winner
-    if len(fresh_seeds(study, winner.key)) >= CONFIRMING_SEEDS:
+    if len(fresh_seeds(study, winner.key)) >= space.replicates.seeds:
         return None
     return _again(study, winner, "repeat", "confirms the winner, which has the best mean by the model")
 

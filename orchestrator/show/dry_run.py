@@ -21,7 +21,7 @@ from orchestrator.cluster.resources import GPU_ROUNDING, Allocation, allocate, t
 from orchestrator.runner.launch import check_search
 from orchestrator.runner.prepare_space import any_config
 from orchestrator.runner.smoke_test import run_smoke_test, smoke_test_space
-from orchestrator.space.options import CONFIRMING_SEEDS, Resources, next_pause
+from orchestrator.space.options import Resources, next_pause
 from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import OF_SIZE, WorstCase, worst_case
@@ -99,7 +99,7 @@ def _objective(space: SearchSpace) -> str:
 def _repeats(space: SearchSpace) -> str:
     replicates = space.replicates
     if replicates.choose == "model":
-        confirmed = f"{CONFIRMING_SEEDS} more of the winner"
+        confirmed = f"{replicates.seeds} more of the winner"
         return f"{replicates.trainings} trainings of what the model chooses, then {confirmed}, all with fresh seeds"
     if replicates.seeds == 0:
         return "none: the best will be that of one seed, unconfirmed"
@@ -160,7 +160,7 @@ class Estimate:
         """Trainings of the leading configurations with other seeds."""
         replicates = self.space.replicates
         if replicates.choose == "model":
-            return replicates.trainings + CONFIRMING_SEEDS
+            return replicates.trainings + replicates.seeds
         return replicates.seeds * min(replicates.leaders, self.trials)
 
     @property

@@ -187,18 +187,18 @@ MAX_SEEDS = 100
 class Replicates(StrictConfig):
     """How the best configuration is chosen and confirmed once no new ones are tried."""
 
-    seeds: int = Field(ge=0, le=MAX_SEEDS)
-    """`leaders`: fresh seeds with which each of the best configurations is trained again; at least 3 confirm it, 0
-    leaves it with one seed, unconfirmed."""
+    seeds: int = Field(CONFIRMING_SEEDS, ge=0, le=MAX_SEEDS)
+    """Fresh seeds that confirm a configuration, at least 3; 0 leaves it with one seed, unconfirmed. `leaders`: each of
+    the best configurations is trained again with them; `model`: the winner alone is."""
     leaders: int = Field(2, ge=1, le=MAX_SEEDS)
     """`leaders`: configurations that are trained again, the best by their first seed."""
     choose: Literal["leaders", "model"] = "leaders"
     """`leaders`: each of the best by their first seed is trained `seeds` times more, and the best mean wins. `model`:
     `trainings` more are spent where they tell most of which configuration is best, by a model of all values; the winner
-    is then confirmed by 3 fresh seeds of its own. For one objective, without folds."""
+    is then confirmed by `seeds` of its own. For one objective, without folds."""
     trainings: int = Field(3, ge=0, le=MAX_SEEDS)
-    """`model`: trainings with fresh seeds that choose the winner; the 3 that confirm it come on top, so that 3 cost as
-    much as `{seeds: 3, leaders: 2}`."""
+    """`model`: trainings with fresh seeds that choose the winner; `seeds` come on top, so that `{trainings: 3, choose:
+    model}` costs as much as `{seeds: 3, leaders: 2}`."""
 
 
 # Packages of Ax's fully Bayesian models; it imports them when it first needs them.

@@ -185,9 +185,7 @@ def file_schema(schema: dict[str, Any]) -> dict[str, Any]:
     whole = {"oneOf": [{"$ref": f"{OWN}{kind}"} for kind in KINDS]}
     definitions.pop("JsonValue")  # the trainer's settings say what they take
     definitions["PartOfParameter"] = _part_of_parameter(definitions)
-    groups = {"budget": "Budget", "replicates": "Replicates"}
-    whole_groups = {name: {"required": definitions[group].pop("required")} for name, group in groups.items()}
-    whole_groups["replicates"] = {"anyOf": [whole_groups["replicates"], {"required": ["choose"]}]}
+    budget = {"required": definitions["Budget"].pop("required")}
     trainer = _trainer_schema(properties["trainer"]["description"])
     searchable = {path: each for path, each in schema_leaves(trainer, trainer) if not path.startswith(SAME_FOR_ALL)}
     properties["trainer"] = trainer
@@ -208,7 +206,7 @@ def file_schema(schema: dict[str, Any]) -> dict[str, Any]:
             "required": required,
             "properties": {
                 "parameters": {"minProperties": 1, "additionalProperties": whole},
-                **whole_groups,
+                "budget": budget,
             },
         },
         "$defs": definitions,

@@ -62,10 +62,8 @@ TRIED_POINTS = 64  # random ones of a space whose settings depend on each other;
 
 
 def _spelled_out(short: object) -> object:
-    """`3` means `{seeds: 3}`; where the model chooses, no number of seeds is needed."""
-    if isinstance(short, Mapping):
-        return {"seeds": 0, **short} if short.get("choose") == "model" else short
-    return short if isinstance(short, Replicates) else {"seeds": short}
+    """`3` means `{seeds: 3}`."""
+    return short if isinstance(short, Mapping | Replicates) else {"seeds": short}
 
 
 ConstraintText = Annotated[str, readable_by(parse_constraint)]
@@ -437,7 +435,7 @@ def _on_milestones(config: TrialConfig) -> list[str]:
 
 def _on_replicates(space: SearchSpace) -> list[str]:
     seeds = space.replicates.seeds
-    if space.replicates.choose == "model" or not 0 < seeds < CONFIRMING_SEEDS:
+    if not 0 < seeds < CONFIRMING_SEEDS:
         return []
     return [f"replicates.seeds: {seeds} confirm no configuration as the best; {CONFIRMING_SEEDS} at least do"]
 

@@ -256,6 +256,15 @@ def test_a_confirming_training_that_fails_is_not_replaced() -> None:
     assert not best.confirmed
 
 
+@pytest.mark.parametrize("seeds", [0, 5])
+def test_the_winner_is_confirmed_by_as_many_seeds_as_asked_for(seeds: int) -> None:
+    study, where = fold(tried(VALUES)), space(f"replicates.seeds={seeds}")
+    assert replicates_left_at_most(study, where) == 6 + seeds
+    assert [each.source for each in spend(study, where, lambda index: VALUES[index])] == ["compare"] * 6 + [
+        "repeat"
+    ] * seeds
+
+
 def test_one_configuration_is_confirmed_by_all_that_is_spent() -> None:
     study = fold(tried([0.5]))
     assert len(spend(study, SPACE, lambda index: 0.5)) == 6 + CONFIRMING_SEEDS
@@ -340,7 +349,7 @@ def test_a_confirmed_winner_is_shown_like_any_other() -> None:
 
 
 def test_the_model_needs_no_number_of_seeds() -> None:
-    assert SPACE.replicates == Replicates(seeds=0, choose="model", trainings=6)
+    assert SPACE.replicates == Replicates(seeds=CONFIRMING_SEEDS, choose="model", trainings=6)
     assert SearchSpace.model_validate(SPACE.resolved()) == SPACE
 
 

@@ -397,7 +397,6 @@ def test_a_number_stands_for_so_many_seeds_of_two_leaders() -> None:
     [
         ("-1", "replicates: must be at least 0"),
         ("true", "replicates: must be a whole number"),
-        ("{leaders: 1}", "replicates.seeds: is missing"),
         ("{seeds: 3, leaders: 0}", "replicates.leaders: must be at least 1"),
         ("{seed: 3}", "did you mean 'seeds'"),
     ],

@@ -17,7 +17,6 @@ from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import unit
 from orchestrator.show.search_text import UNCONFIRMED, on_other_data, outlook_line, pauses_line, saving
 from orchestrator.space.objective import VALIDATION_METRICS
-from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange
 from orchestrator.summary import Summary, latest_metrics
 from trainer.formatting import counted
@@ -170,7 +169,7 @@ def _budget(report: ReportData) -> Iterator[str]:
     what = "whole training" if report.summary.space.stopping.pauses else "trial"
     yield counted(budget.trials, what, f"{what}s")
     if repeats.choose == "model":
-        yield f"then {repeats.trainings} trainings that choose the winner and {CONFIRMING_SEEDS} that confirm it"
+        yield f"then {repeats.trainings} trainings that choose the winner and {repeats.seeds} that confirm it"
     elif repeats.seeds:
         yield f"then {repeats.seeds} fresh seeds for each of {repeats.leaders} leaders"
     for name, value in (("epochs", budget.epochs), ("hours", budget.hours), ("GPU hours", budget.gpu_hours)):
