@@ -373,10 +373,10 @@ def _check_replicates(space: SearchSpace, config: TrialConfig, problems: Problem
     if space.replicates.choose == "leaders":
         return
     if len(space.objective.terms) > 1:
-        what = "the model compares by one objective, and there are several; use choose: leaders"
+        what = "the model compares by one objective, and there are several; write replicates: 3"
         problems.add(("replicates", "choose"), what)
     if config.data.validation.folds is not None:
-        what = "the model compares values of one split, and data.validation.folds makes several; use choose: leaders"
+        what = "the model compares values of one split, and data.validation.folds makes several; write replicates: 3"
         problems.add(("replicates", "choose"), what)
 
 
