@@ -18,10 +18,10 @@ FLAG = {"type": "choice", "values": [False, True]}
 
 
 def space_of(parameters: dict[str, Any], *, trials: int = 30, **fields: Any) -> SearchSpace:
-    """A space of these parameters; constraints and the like by keyword."""
-    return SearchSpace.model_validate(
-        {"version": 1, "name": "small", "budget": {"trials": trials}, "parameters": parameters, **fields}
-    )
+    """A space of these parameters, `loss.osm_detach` among those that can be; constraints and the like by keyword."""
+    trainer = {"loss": {"osm_share": 0.5, "center_weight": 5e-4}}
+    given = {"version": 1, "name": "small", "budget": {"trials": trials}, "parameters": parameters, "trainer": trainer}
+    return SearchSpace.model_validate({**given, **fields})
 
 
 def sobol_point(space: SearchSpace, seed: int, index: int) -> Point:
