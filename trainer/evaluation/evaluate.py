@@ -61,6 +61,7 @@ def evaluate(
     part: Part,
     split: Path | None = None,
     cache: Path | None = None,
+    verification: bool = True,
     device: torch.device | str | None = None,
     progress: Progress = no_progress,
     record: RecordUse = record_use,
@@ -76,6 +77,7 @@ def evaluate(
         part: query and gallery of the data set, or of its validation split.
         split: validation split of a run or search; None cuts the one that the configuration describes.
         cache: folder that keeps embeddings; those of the same network, frames and settings are read from there.
+        verification: whether error rates of "same identity or not" are measured, with the distance of every pair.
         device: where to embed; None takes the GPU if there is one.
         progress: called after every batch.
         record: called before trained weights are used on the test part, see `trainer.evaluation.test_set_record`.
@@ -105,7 +107,8 @@ def evaluate(
                 result = _with_pairs(result, pairs, config, cache, progress)
     names = {} if trained is None else other_data(trained, config.data, judged)
     evaluation = result.evaluation.model_copy(update=names)
-    return with_verification(result._replace(evaluation=evaluation, seconds=watch.seconds | result.seconds))
+    result = result._replace(evaluation=evaluation, seconds=watch.seconds | result.seconds)
+    return with_verification(result) if verification else result
 
 
 def evaluate_network(

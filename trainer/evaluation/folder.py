@@ -95,7 +95,9 @@ def draw_comparison(
 def _nearest_of(network: Network, places: Sequence[int], progress: Progress) -> list[RankedQuery]:
     settings = network.config.evaluation.model_copy(update={"reranking": False})
     config = network.config.model_copy(update={"evaluation": settings})
-    result = evaluate(config, network.checkpoint, part="validation", split=network.split, progress=progress)
+    result = evaluate(
+        config, network.checkpoint, part="validation", split=network.split, verification=False, progress=progress
+    )
     return nearest(result.data, places)
 
 
