@@ -109,6 +109,7 @@ def _of_trial(record: Record) -> str | None:
             return (
                 f"trial={event.trial} test set mAP={percent(metrics, 'mAP')} rank1={percent(metrics, 'rank1')} "
                 f"protocol={evaluation.protocol} dropped={evaluation.dropped_queries}"
+                + ("" if event.data is None else f" data={event.data.name}")
             )
         case TrialCompleted() as event:
             return f"trial={event.trial} completed"

@@ -72,11 +72,16 @@ class FinalResult(NamedTuple):
     """One per training that was judged."""
     metrics: dict[str, Mean]
     """Means of the metrics that all evaluations have, by name; shares in [0, 1]."""
+    data: str | None = None
+    """Fingerprint of the data set that was tested, where it is not that of the search."""
 
     @property
     def other_data(self) -> str | None:
-        """`trained on A, tested on B`; None for results on the search's own data set."""
-        return next((each.other_data for each in self.evaluations), None)
+        """`trained on A, tested on B 1a2b3c4d`, where B is told by its fingerprint; None for the search's own data."""
+        if self.data is None:
+            return None
+        names, beginning = self.evaluations[0].other_data or "", f" {self.data[:8]}"
+        return names.removesuffix(beginning) + beginning
 
 
 # Completed trials without which the model's forecasts say little.
@@ -364,7 +369,7 @@ def _final_result(
     metrics = [each.metrics() for each in evaluations]
     shared = [name for name in (metrics[0] if metrics else ()) if all(name in each for each in metrics)]
     means = {name: _mean([each[name] for each in metrics]) for name in shared}
-    return FinalResult(asked, configuration, trainings, evaluations, means)
+    return FinalResult(asked, configuration, trainings, evaluations, means, data)
 
 
 def _mean(values: Sequence[float]) -> Mean:

@@ -21,6 +21,7 @@ from orchestrator.runner.other_test_set import (
     refuse_settings_of_trainings,
 )
 from orchestrator.show.card import _on_other_data
+from orchestrator.show.logs import event_line
 from orchestrator.show.search_text import final_lines
 from orchestrator.show.status import status_document
 from orchestrator.show.tables import FORMATS, tables_of
@@ -130,17 +131,19 @@ def test_results_on_another_data_set_stand_apart_wherever_they_are_shown(search:
     summary = read_summary(search)
     assert [result.configuration for result in summary.final_results] == ["t0000"]
     (other,) = summary.other_results
-    assert (other.other_data, len(other.evaluations)) == (MARK, 2)
-    assert any(line.endswith(f"over 2 seeds, {MARK}") for line in final_lines(summary))
+    mark = f"{MARK} {record.fingerprint[:8]}"
+    assert (other.other_data, len(other.evaluations)) == (mark, 2)
+    assert any(line.endswith(f"over 2 seeds, {mark}") for line in final_lines(summary))
     own, apart = tables_of([summary])
     assert (own.title, apart.title) == ("Other searches", "Trained on one data set, tested on another")
-    assert [line.data for line in (*own.lines, *apart.lines)] == ["", MARK]
+    assert [line.data for line in (*own.lines, *apart.lines)] == ["", mark]
     assert own.lines[0].metrics["mAP"].value == 0.5
     for text in (form([own, apart]) for form in FORMATS.values()):
         assert MARK in text
     (test,) = status_document(summary)["finals"][0]["other_tests"]
     assert (test["trained_on"], test["tested_on"]) == ("mini-mars", "tracklets")
     assert next(_on_other_data(summary, summary.study.finals[FINALS[0]])).startswith(MARK)
+    assert f"data={record.name}" in str(event_line(read_journal(search.journal)[-1]))
     plan = Plan(search)
     for each in read_journal(search.journal):
         plan.add(each.event, each.time)
