@@ -27,7 +27,7 @@ from trainer.training.schedule import learning_rate
 log = logging.getLogger(__name__)
 
 Observe = Callable[[Batch, ModelOutput, Mapping[str, Tensor]], None]
-"""Called with each batch, the network's output and the losses."""
+"""Called with each batch, on the device, the network's output and the losses."""
 
 
 class Learner:
@@ -98,18 +98,18 @@ class Learner:
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.loss.zero_grad(set_to_none=True)
-        for batch in batches:
+        for each in batches:
+            batch = to_device(each, self.device, self.config.clips)
             output, terms = self.forward(batch)
             self.scaler.scale(terms["total"] / len(batches)).backward()  # type: ignore[no-untyped-call]
             observe(batch, output, terms)
         self._update()
 
     def forward(self, batch: Batch) -> tuple[ModelOutput, dict[str, Tensor]]:
-        """The network's output for a batch, and the losses."""
-        frames, labels, erased = to_device(batch, self.device, self.config.clips)[:3]
+        """The network's output for a batch on the device, and the losses."""
         with autocast(self.config.compute, self.device):
-            output: ModelOutput = self.model(self._seen(frames))
-            return output, self.loss(output, labels, erased, self.model.classifier.weight)
+            output: ModelOutput = self.model(self._seen(batch.frames))
+            return output, self.loss(output, batch.labels, batch.erased, self.model.classifier.weight)
 
     def _seen(self, frames: UInt8[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T 3 H W"]:
         """The frames as the network takes them."""

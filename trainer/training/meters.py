@@ -33,14 +33,14 @@ class EpochMeters:
         self._attention: Tensor | None = None  # sums: entropy, dead share, erased weight, erased frames
 
     def add(self, batch: Batch, output: ModelOutput, terms: Mapping[str, Tensor], *, attention: bool) -> None:
-        """Counts a batch, its losses and, where the network has it, its attention; waits for nothing."""
+        """Counts a batch on the device, its losses and, where the network has it, its attention; waits for nothing."""
         self.batches += 1
         self.images += batch.frames.shape[0] * batch.frames.shape[1]
         self._names = list(terms)
         self._terms.append(torch.stack([term.detach() for term in terms.values()]))
         if attention:
             with torch.no_grad():
-                seen = _attention_sums(output, batch.erased.to(output.weights.device, non_blocking=True))
+                seen = _attention_sums(output, batch.erased)
             self._attention = seen if self._attention is None else self._attention + seen
 
     def losses(self, epoch: int) -> dict[str, float]:
