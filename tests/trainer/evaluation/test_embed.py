@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
-from pretend_gpu import PretendGpu, PretendTensor
 
 from trainer.config import EvaluationConfig, TrialConfig
 from trainer.data import READERS, Tracklet
 from trainer.data.frames import DamagedFrames, read_clip
 from trainer.errors import DataError
 from trainer.evaluation.embed import attention_over_frames, embed
-from trainer.input.augment import _scale_and_offset, normalised
+from trainer.input.augment import normalised
 from trainer.input.clips import frame_windows
 from trainer.model.inference import inference_copy
-from trainer.model.network import ModelOutput, TemporalAttentionResNet
+from trainer.model.network import TemporalAttentionResNet
 
 
 @pytest.fixture(scope="module")
@@ -95,67 +92,3 @@ def test_damaged_frames_are_counted_and_too_many_are_named(
     assert tally.count == 1
     with pytest.raises(DataError, match=str(bad)):
         embed(model, wounded, config)
-
-
-class _OnTheGpu:
-    """The network of an evaluation as a pretended GPU would run it: it takes and gives tensors of the GPU alone."""
-
-    def __init__(self, model: TemporalAttentionResNet, config: TrialConfig) -> None:
-        self.embedding_dim = model.embedding_dim
-        self._network = inference_copy(model, config.compute)
-
-    def parameters(self) -> Iterator[torch.Tensor]:
-        yield torch.zeros(1, device="cuda")
-
-    def __call__(self, frames: torch.Tensor) -> ModelOutput:
-        assert isinstance(frames, PretendTensor)
-        return ModelOutput(*map(PretendTensor, self._network(frames.held)))
-
-
-class _Event:
-    """What `torch.cuda.Event` is, where the GPU is never behind."""
-
-    def __init__(self, enable_timing: bool = False) -> None:
-        assert enable_timing
-
-    def record(self) -> None:
-        self.time = time.monotonic()
-
-    def query(self) -> bool:
-        return True
-
-    def elapsed_time(self, end_event: _Event) -> float:
-        return 1000 * (end_event.time - self.time)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
-def test_an_evaluation_copies_frames_without_waiting_and_waits_for_the_gpu_at_its_end(
-    model: TemporalAttentionResNet,
-    tracklets: Sequence[Tracklet],
-    tiny_config: TrialConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    pooling: str,
-) -> None:
-    config = evaluating(tiny_config, pooling=pooling, batch=3)
-    expected = embed(model, tracklets, config)
-    monkeypatch.setattr("trainer.evaluation.embed.inference_copy", lambda network, compute: network)
-    monkeypatch.setattr(torch.cuda, "Event", _Event)
-    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
-    network = cast(TemporalAttentionResNet, _OnTheGpu(model, config))
-    batches: list[int] = []
-    _scale_and_offset.cache_clear()
-    with PretendGpu() as gpu:
-        found = embed(
-            network,
-            tracklets,
-            config,
-            progress=lambda *_: batches.append(gpu.waits.total()),
-        )
-        vectors = found.vectors.cpu()
-    _scale_and_offset.cache_clear()
-    assert len(batches) > 3
-    assert set(batches) == {batches[0]}, "a batch made the host wait"
-    assert gpu.copies["to the GPU"] == len(batches) + 3, "frames, and once whose they are, scale and offset"
-    assert torch.equal(vectors, expected.vectors)
-    assert found.attention_entropy == expected.attention_entropy

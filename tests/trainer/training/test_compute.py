@@ -308,6 +308,39 @@ def test_errors_of_the_network_itself_are_not_taken_for_the_compilers(monkeypatc
         compiled(network(), torch.zeros(1, 1, 3, 8, 8), COMPILE)
 
 
+NETWORKS: dict[str, dict[str, Any]] = {
+    "resnet50": {"backbone": "resnet50"},
+    "mobilenet_v2": {"backbone": "mobilenet_v2"},
+    "softmax": {},
+    "sigmoid": {"attention_gate": "sigmoid"},
+    "factorised": {"attention_factorised": True},
+    "without the second ReLU": {"attention_score_relu": False},
+    "mean": {"pooling": "mean"},
+    "max": {"pooling": "max"},
+    "without neck": {"neck": "none"},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_backbone_and_head_is_one_graph_compiled_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.utils import counters
+
+    real = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: real(module, backend="eager"))
+    settings = {"backbone": "tiny", "weights": "none", "height": 16, "width": 16} | NETWORKS[name]
+    model = TemporalAttentionResNet(ModelConfig.model_validate(settings), 5)
+    torch._dynamo.reset()
+    counters.clear()
+    try:
+        assert compiled(model, torch.zeros(2, 2, 3, 16, 16), COMPILE)
+        for _ in range(2):  # as the steps of a training, whose clips have one shape
+            model.train()(torch.randn(2, 2, 3, 16, 16)).logits.sum().backward()
+        assert counters["stats"]["unique_graphs"] == 1
+        assert not counters["graph_break"]
+    finally:
+        torch._dynamo.reset()
+
+
 REAL_COMPILER = """
 import logging, torch
 from trainer.compute import ComputeConfig, compiled

@@ -1,4 +1,4 @@
-"""One step of learning: what it changes, what it averages, and that it never waits for the device."""
+"""One step of learning: what it changes, and what it averages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from pretend_gpu import reads_back
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, read_splits
@@ -124,28 +122,6 @@ def test_a_learner_restored_from_its_state_goes_on_bit_identically(optim: dict[s
     assert torch.equal(one.loss.centers, other.loss.centers)
     left, right = one.evaluated.state_dict(), other.evaluated.state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
-
-
-class NothingReadBack(TorchDispatchMode):
-    """Refuses what makes the host wait for a device: reading one of its values."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation unless it reads a value back."""
-        assert not reads_back(func, args, kwargs), f"{func}: a value is read back"
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("optim", [{}, {"ema_decay": 0.9}, {"clip_norm": 1.0}], ids=["plain", "average", "clipped"])
-@pytest.mark.parametrize("update", ["gradient", "wen"])
-@pytest.mark.parametrize("scaled", [False, True], ids=["fp32", "fp16"])
-def test_no_value_is_read_back_during_a_step_and_its_tally(optim: dict[str, Any], update: str, scaled: bool) -> None:
-    made, tally = learner(optim=optim, loss={"center_weight": 5e-4, "center_update": update}), EpochMeters()
-    if scaled:
-        made.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as fp16 has it, on a GPU
-    made.step([batch(0)], ignore)  # the optimizer makes its state in the first step
-    with NothingReadBack():
-        made.step([batch(1)], lambda *seen: tally.add(*seen, attention=True))
-    assert tally.batches == 1
 
 
 def test_the_average_is_that_of_torch_and_starts_at_the_first_step_that_is_taken() -> None:
