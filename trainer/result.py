@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
@@ -22,6 +23,22 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 
 def _is_none(value: object) -> bool:
     return value is None
+
+
+class DataRecord(FrozenConfig):
+    """Which data set a network was trained on, or judged on, wherever its folder is."""
+
+    name: str = Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,300}$")
+    """Name of its layout; that of generated data begins with `mini-`."""
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{1,64}$")
+    """`trainer.data.dataset.dataset_fingerprint` of the partition."""
+    joined: tuple[str, ...] = Field((), exclude_if=lambda joined: not joined)
+    """`trainer.data.dataset.fingerprint` of the training tracklets of each data set that a joined one holds."""
+
+    @property
+    def label(self) -> str:
+        """Name and beginning of the fingerprint, of characters that stand in the name of a folder and of a metric."""
+        return f"{re.sub('[^A-Za-z0-9_-]', '-', self.name)[:64]}-{self.fingerprint[:8]}"
 
 
 class RetrievalMetrics(FrozenConfig):

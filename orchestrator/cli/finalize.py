@@ -30,8 +30,8 @@ from orchestrator.cli.run_search import drive_and_show, options_as_before
 
 if TYPE_CHECKING:
     from orchestrator.stores.base import SearchFolder
-    from trainer.data.dataset import DataRecord
     from trainer.data.folder import DataFolder
+    from trainer.result import DataRecord
 
 SYNC_PATIENCE_S = 30.0
 

@@ -12,8 +12,8 @@ from orchestrator.base.hints import command_line, hint
 from orchestrator.cli.options import AsJson, Overrides, argument, command, option, out_folder
 
 if TYPE_CHECKING:
-    from trainer.data.dataset import DataRecord
     from trainer.evaluation.test_set_record import Use
+    from trainer.result import DataRecord
 
 ConfigFile = Annotated[Path, argument(type=click.Path(path_type=Path))]
 

@@ -27,8 +27,8 @@ from orchestrator.study.study import Finalization, Study, Trial, UseOfTestSet
 
 if TYPE_CHECKING:
     from trainer import TrialConfig
-    from trainer.data.dataset import DataRecord
     from trainer.evaluation.test_set_record import Use
+    from trainer.result import DataRecord
 
 TOP, SEEDS = 3, 3
 # All frames, at most 41 clips, as the paper's code: metrics are then comparable with published ones.

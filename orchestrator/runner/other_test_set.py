@@ -21,8 +21,8 @@ from trainer.result import Evaluation, Progress
 
 if TYPE_CHECKING:
     from trainer import TrialConfig
-    from trainer.data.dataset import DataRecord
     from trainer.data.folder import DataFolder
+    from trainer.result import DataRecord
 
 
 def other_data_set(folder: SearchFolder, root: Path) -> tuple[DataFolder, DataRecord]:

@@ -8,8 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, JsonValue, TypeAdapter
 
 from orchestrator.space.parameters import Value
-from trainer.data.dataset import DataRecord
-from trainer.result import EpochResult, Evaluation
+from trainer.result import DataRecord, EpochResult, Evaluation
 from trainer.settings import FrozenConfig
 
 FailureKind = Literal[

@@ -40,9 +40,8 @@ from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.lease import Lease
 from orchestrator.study.study import Study, fold, fold_records, unfinished
 from orchestrator.summary import read_summary
-from trainer.data.dataset import DataRecord
 from trainer.errors import ConfigError
-from trainer.result import write_results
+from trainer.result import DataRecord, write_results
 
 FINGERPRINT = "0"
 

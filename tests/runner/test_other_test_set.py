@@ -42,11 +42,10 @@ from orchestrator.summary import read_summary
 from orchestrator.tracking.projection import Plan
 from trainer.checkpoint import save_checkpoint
 from trainer.data import DataConfig, read_splits
-from trainer.data.dataset import DataRecord
 from trainer.data.folder import data_record
 from trainer.errors import DataError
 from trainer.model.network import TemporalAttentionResNet
-from trainer.result import no_progress
+from trainer.result import DataRecord, no_progress
 
 FINALS = ("t0000-f1", "t0000-f2")
 OWN = DataRecord(name="mini-mars", fingerprint="0" * 64)

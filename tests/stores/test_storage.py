@@ -37,7 +37,7 @@ from orchestrator.study.events import Event, TrialStarted
 from orchestrator.study.journal import Record, encode, read_journal
 from orchestrator.study.lease import Holder, this_process
 from orchestrator.summary import Summary, read_summary
-from trainer.data.dataset import DataRecord
+from trainer.result import DataRecord
 
 NAME = "first"
 

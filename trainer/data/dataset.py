@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-from pydantic import Field
-
 from trainer.errors import DataError
 from trainer.files import open_regular
 from trainer.formatting import one_line, shortened
-from trainer.settings import FrozenConfig
 
 ALL_CAMERAS = "see that the data set holds all its cameras"  # advice beside `seen_by_one_camera`
 DISTRACTOR, JUNK = 0, -1  # numbers of what is not a person, as in MARS
@@ -92,22 +88,6 @@ class Pair(NamedTuple):
     def same(self) -> bool:
         """Whether both show the same identity."""
         return self.first.identity == self.second.identity
-
-
-class DataRecord(FrozenConfig):
-    """Which data set a network was trained on, or judged on, wherever its folder is."""
-
-    name: str = Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,300}$")
-    """Name of its layout; that of generated data begins with `mini-`."""
-    fingerprint: str = Field(pattern=r"^[0-9a-f]{1,64}$")
-    """`dataset_fingerprint` of the partition."""
-    joined: tuple[str, ...] = Field((), exclude_if=lambda joined: not joined)
-    """`fingerprint` of the training tracklets of each data set that a joined one holds."""
-
-    @property
-    def label(self) -> str:
-        """Name and beginning of the fingerprint, of characters that stand in the name of a folder and of a metric."""
-        return f"{re.sub('[^A-Za-z0-9_-]', '-', self.name)[:64]}-{self.fingerprint[:8]}"
 
 
 class Protocol(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from trainer.data.banned import refuse_banned
-from trainer.data.dataset import DataRecord, DataSet, Pair, Splits, dataset_fingerprint
+from trainer.data.dataset import DataSet, Pair, Splits, dataset_fingerprint
 from trainer.data.pack import HEADER, packed_data_set, read_packed, read_packed_pairs
 from trainer.data.readers import READERS, find_data_set
 from trainer.data.readers.joined import member_fingerprints
@@ -25,6 +25,7 @@ from trainer.data.splits import (
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import ConfigError, DataError
 from trainer.formatting import one_line
+from trainer.result import DataRecord
 from trainer.settings import FrozenConfig
 
 LEVELS_ABOVE = 3  # from multi_shot/cam_a/person_0001 to the data set

@@ -19,7 +19,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
-from trainer.data.dataset import DataRecord, Pair, Splits
+from trainer.data.dataset import Pair, Splits
 from trainer.data.folder import data_record, read_pairs, require_test_part
 from trainer.data.frames import DamagedFrames
 from trainer.data.splits import applied_split, cut_validation, read_validation
@@ -33,7 +33,7 @@ from trainer.evaluation.trained_on import TrainedOn, check_not_joined, check_not
 from trainer.evaluation.verification import verify, verify_folds
 from trainer.files import replacing
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
-from trainer.result import Evaluation, Progress, RetrievalMetrics, no_progress
+from trainer.result import DataRecord, Evaluation, Progress, RetrievalMetrics, no_progress
 from trainer.seeds import derived_seed
 
 Part = Literal["test", "validation"]

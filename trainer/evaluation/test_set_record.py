@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trainer.config import TrialConfig
-from trainer.data.dataset import DataRecord
 from trainer.errors import ConfigError
 from trainer.files import open_regular, sync_folder
 from trainer.model.weights import NAMED_WEIGHTS
+from trainer.result import DataRecord
 from trainer.settings import FrozenConfig
 
 log = logging.getLogger(__name__)

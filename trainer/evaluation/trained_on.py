@@ -13,9 +13,10 @@ from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
 from trainer.config_file import checked, lay_over, read_trial_config
 from trainer.data import DataConfig, Splits, find_data_set, read_splits
-from trainer.data.dataset import DataRecord, dataset_fingerprint, fingerprint
+from trainer.data.dataset import dataset_fingerprint, fingerprint
 from trainer.data.folder import DataFolder, data_record, find_data
 from trainer.errors import CheckpointError, ConfigError
+from trainer.result import DataRecord
 
 UNKNOWN = "unknown data"
 

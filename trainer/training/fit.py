@@ -13,7 +13,6 @@ import torch
 
 from trainer.compute import float32_products, require_precision, synchronize
 from trainer.config import TrialConfig
-from trainer.data.dataset import DataRecord
 from trainer.data.folder import training_data
 from trainer.data.frames import DamagedFrames
 from trainer.data.splits import TrainingData
@@ -31,6 +30,7 @@ from trainer.files import write_atomically
 from trainer.input.loader import FrameWait, TrainingClips, training_loader
 from trainer.input.sampler import IdentityBatches
 from trainer.result import (
+    DataRecord,
     EpochResult,
     Evaluation,
     Progress,

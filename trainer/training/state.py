@@ -12,10 +12,9 @@ from pathlib import Path
 
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig
-from trainer.data.dataset import DataRecord
 from trainer.data.frames import DamagedFrames
 from trainer.errors import CheckpointError
-from trainer.result import EpochResult
+from trainer.result import DataRecord, EpochResult
 from trainer.settings import differing_settings
 from trainer.training.learner import Learner
 from trainer.training.meters import EpochMeters

@@ -30,13 +30,13 @@ from trainer import ConfigError, TrialConfig, evaluate, evaluate_on_test_set, fi
 from trainer.__main__ import run as run_trainer
 from trainer.checkpoint import save_checkpoint
 from trainer.data import read_splits
-from trainer.data.dataset import DataRecord
 from trainer.data.folder import data_record
 from trainer.evaluation.evaluate import write_embeddings
 from trainer.evaluation.folder import Network, draw_comparison
 from trainer.evaluation.test_set import evaluate_partitions
 from trainer.evaluation.test_set_record import RECORD_FILE, RecordedUse, place_in_search
 from trainer.model.network import TemporalAttentionResNet
+from trainer.result import DataRecord
 
 Way = Callable[[TrialConfig, Path, Path], object]
 """Judges the weights in a file on the test set and may write into a folder; a command's result is its exit code."""

@@ -16,12 +16,12 @@ from trainer import ConfigError, DataError, TrialConfig, evaluate, fit
 from trainer.__main__ import run
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import read_splits
-from trainer.data.dataset import DataRecord, dataset_fingerprint
+from trainer.data.dataset import dataset_fingerprint
 from trainer.evaluation.test_set import evaluate_partitions
 from trainer.evaluation.test_set_record import RECORD_FILE, RecordedUse
 from trainer.evaluation.trained_on import config_on
 from trainer.export import export_network
-from trainer.result import Evaluation
+from trainer.result import DataRecord, Evaluation
 
 BEST = Path("checkpoint/best.pt")
 OTHER = {"trained_on": "mini-mars", "tested_on": "tracklets"}
