@@ -85,7 +85,8 @@ def ax_experiment(space: SearchSpace, seed: int, study: Study, *, forecasting: b
         ours = [_told(space, trial) | _curve_of(space, trial, steps, latest=forecasting) for trial in in_order]
         trials = earlier + ours
         ends = chunk_ends(0, typical.optim.epochs, typical.evaluation.every, space.stopping)
-        # With another rule than freeze_thaw a new trial is judged as a whole one, and what pauses is not the model's.
+        # With another rule than freeze_thaw a new trial is judged as a whole one. A paused trial is told as paused with
+        # `promote`, too: what no rung promotes may still be what promises most per remaining epoch.
         is_choosing = space.stopping.rule == "freeze_thaw"
         curves = {"ends": ends if is_choosing else ends[-1:], "chunks": steps}
         question |= {"model": "curves", "budget": space.budget.trials, **curves}

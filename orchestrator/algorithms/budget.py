@@ -69,7 +69,8 @@ def _expects_little(study: Study, space: SearchSpace, least: float) -> str | Non
     ahead = outlook(study, space)
     if ahead is None or ahead.gain >= least:
         return None
-    return f"{ahead.trials} more trials are expected to improve {space.objective.first.metric} by less than {least:g}"
+    metric = space.objective.first.metric
+    return f"{ahead.trials} more trials are expected to improve {metric} by less than {least:g} (budget.gain)"
 
 
 def trainings_left(study: Study, space: SearchSpace) -> Fraction:

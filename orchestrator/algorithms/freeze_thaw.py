@@ -7,7 +7,8 @@ al. 2014, arXiv:1406.3896). Where measured durations differ with the point, a se
 Bayesian optimisation of whole trials, which also uses the curves of trials that a stopping rule ended.
 
 The first trials train to their end. They decide after how many epochs later ones pause, or that none pauses
-(`Evidence`). A trial pauses once; continued, it trains to its end.
+(`Evidence`). A trial pauses once; continued, it trains to its end. With the rule `promote` the rungs come first, and
+the same choice is made where none of their trials is due.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from orchestrator.study.study import Study
 
 # --- constants of the decision, tuned on the development problems of `benchmarks.bench_search` ---------------------
 WHOLE_FIRST = 8  # completed trials before one may pause
+# Completed trials before a forecast is shown: what they say of its error has to be known.
+FORECASTING = 3
 # A trial pauses where the values so far leave at most this share of the squared error of forecasts of its last value.
 MAX_RESIDUAL = 0.6
 # Added to the completed trials: so many whose early values told nothing, and so many whose forecasts were calibrated.
@@ -180,14 +183,17 @@ def forecasts(study: Study, space: SearchSpace) -> dict[str, Forecast]:
 
 
 def ends(history: History) -> dict[int, tuple[float, float]]:
-    """Where trials that are not completed and have values end: mean and standard deviation, by place in the history."""
+    """Where trials that are not completed and have values end: mean and standard deviation, by place in the history.
+
+    None before `FORECASTING` trials are completed.
+    """
     model = curve_model(history)
     open_ = [
         number
         for number, trial in enumerate(history.trials)
         if trial.state in ("pending", "paused", "stopped") and trial.curve
     ]
-    if model is None or not open_:
+    if model is None or not open_ or len(history.completed) < FORECASTING:
         return {}
     evidence = Evidence.of(history, model)
     points = history.space.coordinates(np.array([history.trials[number].places for number in open_]))

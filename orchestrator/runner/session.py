@@ -293,7 +293,8 @@ class _Session:
             check = context.expected_nodes()
             check_nodes(nodes, check)
         allocation = context.allocate(nodes, trials_left(self._recorder.study, context.space, time.time()))
-        check_costs(context.space.objective, allocation.gpus)
+        limited = context.space.budget.gpu_hours is not None
+        check_costs(context.space.objective, allocation.gpus, is_limited=limited)
         self._callbacks.connected(connection, allocation, context.tracking_uri)
         searcher = TuneSearcher(self._trial_runner(allocation), self._stop, lambda: room.now)
         room = Capacity(

@@ -207,11 +207,17 @@ def _says_goals(metric: str) -> bool:
     return "," in metric or "-" in metric
 
 
-def check_costs(objective: Objective, gpus: float) -> None:
+def check_costs(objective: Objective, gpus: float, *, is_limited: bool = False) -> None:
     """Checks that trials hold GPUs if `gpu_hours` is improved or bounded.
 
+    Args:
+        objective: names what is improved and bounded.
+        gpus: GPUs of each trial.
+        is_limited: whether the budget limits `gpu_hours`.
+
     Raises:
-        EnvironmentProblem: `gpus` per trial is 0, and the objective names `gpu_hours`.
+        EnvironmentProblem: `gpus` per trial is 0, and the objective or the budget names `gpu_hours`.
     """
-    if not gpus and "gpu_hours" in objective.metrics():
-        raise EnvironmentProblem("objective: no GPU for the trials here, so that gpu_hours are always 0; use hours")
+    if not gpus and (is_limited or "gpu_hours" in objective.metrics()):
+        where = "budget.gpu_hours" if is_limited else "objective"
+        raise EnvironmentProblem(f"{where}: no GPU for the trials here, so that gpu_hours are always 0; use hours")

@@ -113,9 +113,10 @@ class Budget(StrictConfig):
     """Value of the objective, a share between 0 and 1, at which the search ends."""
     patience: int | None = Field(None, ge=1)
     """Completed trials in a row without improvement after which the search ends."""
-    gain: float | None = Field(None, gt=0)
-    """Improvement of the objective; the search ends when less is expected of 10 more trials, by a model of all values.
-    For `ax` with one objective and no constraints on metrics."""
+    gain: float | None = Field(None, gt=0, le=1)
+    """Improvement of the objective, in its own units (0.002 is 0.2 points of mAP); the search ends when less is
+    expected of 10 more trials, by a model of all values, once 20 are completed. For `ax` with one objective and no
+    constraints on metrics."""
 
 
 class StoppingConfig(StrictConfig):
@@ -123,11 +124,12 @@ class StoppingConfig(StrictConfig):
 
     rule: Literal["none", "asha", "percentile", "promote", "freeze_thaw"] = "none"
     """`promote`: successive halving by promotion (Li et al. 2020, arXiv:1810.05934): every trial pauses early, and the
-    best paused ones continue. `freeze_thaw`: the trial with the largest expected improvement per remaining epoch
-    trains, a paused one or a new one (Swersky et al. 2014, arXiv:1406.3896). `asha`: asynchronous successive halving by
-    stopping, without pauses; `percentile`: compare with the other curves at every evaluation, as the median rule does
-    (Golovin et al. 2017); `none`: train every trial to its end."""
-    first: float = Field(0.0625, gt=0, lt=1)
+    best paused ones continue; where no rung has one to promote, our model may also train a paused one to its end.
+    `freeze_thaw`: the trial with the largest expected improvement per remaining epoch trains, a paused one or a new one
+    (Swersky et al. 2014, arXiv:1406.3896). `asha`: asynchronous successive halving by stopping, without pauses;
+    `percentile`: compare with the other curves at every evaluation, as the median rule does (Golovin et al. 2017);
+    `none`: train every trial to its end."""
+    first: float = Field(0.0625, ge=0.001, lt=1)
     """`promote` and `freeze_thaw`: share of its epochs after which a trial first pauses, at the next evaluation."""
     grace: int = Field(1, ge=1)
     """Evaluations that every trial gets; with `asha` the first rung."""

@@ -107,6 +107,8 @@ def test_gpu_hours_are_refused_where_trials_hold_no_gpu() -> None:
         check_costs(objective, 0.5)
         with pytest.raises(EnvironmentProblem, match=r"no GPU for the trials here.*use hours"):
             check_costs(objective, 0)
+    with pytest.raises(EnvironmentProblem, match=r"budget\.gpu_hours: no GPU"):
+        check_costs(BOTH, 0, is_limited=True)
     check_costs(BOTH, 0)
 
 

@@ -80,7 +80,7 @@ def embed(
 
     Raises:
         DataError: a frame is missing, or too many are damaged.
-        DivergedError: an embedding is not finite.
+        DivergedError: an embedding is not finite, or too large to be ranked.
     """
     network = inference_copy(model, config.compute)
 
@@ -127,8 +127,9 @@ def embed_clips(
             progress("embedding", done, len(windows))
             wait.ask()
     vectors = pooled.vectors()
-    if not bool(vectors.isfinite().all()):
-        raise DivergedError("an embedding holds NaN or infinity")
+    lengths = torch.linalg.vector_norm(vectors.float(), dim=1).sum()
+    if not bool((lengths * lengths).isfinite()):  # as a ranking asks for
+        raise DivergedError("an embedding holds NaN, infinity or numbers too large to be ranked")
     return Embeddings(vectors, float(entropy) / len(windows), waited + wait.known())
 
 
