@@ -80,6 +80,12 @@ def test_a_paused_trial_whose_curve_is_the_best_goes_on_and_a_bad_one_waits() ->
     assert isinstance(decide(history(hopeless)), Start)
 
 
+def test_no_forecast_is_shown_before_three_trials_are_completed() -> None:
+    promising = trial(0.72, 0.42, 1.3, until=4, state="paused", start=1)
+    assert not ends(history(promising, whole=2))
+    assert list(ends(history(promising, whole=3))) == [3]
+
+
 def test_trials_that_train_or_are_over_never_go_on() -> None:
     for state in ("pending", "stopped", "failed", "diverged"):
         promising = trial(0.72, 0.42, 1.3, until=4, state=state, start=1)  # type: ignore[arg-type]

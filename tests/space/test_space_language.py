@@ -478,6 +478,10 @@ MISTAKES = {
         ("budget:", "stopping: {rule: asha, grace: 12}\nbudget:"),
         "3:24: stopping.grace: 12 of 12 evaluations (optim.epochs 120, evaluation.every 10) leave nothing to stop",
     ),
+    "first pause after nothing": (
+        ("budget:", "stopping: {rule: promote, first: 1e-9}\nbudget:"),
+        "3:27: stopping.first: must be at least 0.001 (is 1e-09)",
+    ),
     "rule that never pauses anything": (
         ("budget:", "stopping: {rule: promote, first: 0.95}\nbudget:"),
         "3:27: stopping.first: no evaluation lies between 0.95 of a trial and its end (optim.epochs 120, "

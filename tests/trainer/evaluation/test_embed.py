@@ -11,7 +11,7 @@ import torch
 from trainer.config import EvaluationConfig, TrialConfig
 from trainer.data import READERS, Tracklet
 from trainer.data.frames import DamagedFrames, read_clip
-from trainer.errors import DataError
+from trainer.errors import DataError, DivergedError
 from trainer.evaluation.embed import attention_over_frames, embed
 from trainer.input.augment import normalised
 from trainer.input.clips import frame_windows
@@ -77,6 +77,16 @@ def test_what_is_attended_to_is_a_weight_for_each_frame_of_a_clip(
         assert len(attention.frames) == len(attention.weights) == tiny_config.clips.frames
         assert max(attention.frames) < len(tracklet.frames)
         assert float(attention.weights.sum()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), 1e25])
+def test_embeddings_that_cannot_be_ranked_are_a_divergence(
+    model: TemporalAttentionResNet, tracklets: Sequence[Tracklet], tiny_config: TrialConfig, factor: float
+) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(factor if parameter.ndim == 1 else 1)
+    with pytest.raises(DivergedError, match="NaN, infinity or numbers too large"):
+        embed(model, tracklets, evaluating(tiny_config))
 
 
 def test_damaged_frames_are_counted_and_too_many_are_named(
