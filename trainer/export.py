@@ -102,7 +102,9 @@ def export_network(checkpoint: Path, out: Path, to: ExportFormat) -> ExportedNet
     out.mkdir(parents=True, exist_ok=True)
     difference = None
     if to == "checkpoint":
-        weights: dict[str, Any] = {name: state[name] for name in ("data", "epoch", "model") if name in state}
+        weights: dict[str, Any] = {
+            name: state[name] for name in ("data", "held_out", "epoch", "model") if name in state
+        }
         weights["config"] = config.model_dump(mode="json")
         save_checkpoint(file, weights)
     elif to == "safetensors":

@@ -89,6 +89,7 @@ def judge(folder: SearchFolder, found: DataFolder, record: DataRecord, *, again:
         LeaseError: a process drives the search.
     """
     from trainer import check_test_set
+    from trainer.evaluation.test_set import check_network
 
     with folder.store.record(folder) as recorder:
         study = recorder.study
@@ -96,8 +97,10 @@ def judge(folder: SearchFolder, found: DataFolder, record: DataRecord, *, again:
         check_unopened(study, record, again=again)
         space = current_space(read_description(folder.description), study)
         configs = {trial.key: _config(trial_config(space, trial), found) for trial in trials}
-        for config in configs.values():
+        for key, config in configs.items():
             check_test_set(config)
+            folder.store.pull_trial(folder, key, BEST_CHECKPOINT)
+            check_network(config, folder.trial(key) / BEST_CHECKPOINT, advice="finalize judges partition 0 alone")
         known = {use.asked.trial for use in _uses(study, record) if use.asked.use == "finalize"}
         for trial in trials:
             if record.fingerprint in trial.other_tests:
@@ -146,7 +149,6 @@ def _evaluated(
 ) -> Evaluation:
     from trainer import evaluate_on_test_set
 
-    folder.store.pull_trial(folder, trial.key, BEST_CHECKPOINT)
     place = folder.trial(trial.key)
     return evaluate_on_test_set(
         config,

@@ -49,7 +49,8 @@ INTENDED_USE = """\
 OUT_OF_SCOPE = """\
 - Finding, following or identifying people without a legal ground and their knowledge; remote biometric identification,
   which the EU's AI Act forbids or counts as high-risk.
-- Any decision about a person: it gives similarities, not identities, and no threshold was measured.
+- Any decision about a person: it gives similarities, not identities; a threshold holds for data like those it was
+  chosen on.
 - Other cameras, places, seasons or crops than those it was trained on: that was not measured, and such networks lose
   much of their accuracy there.
 - Groups of people: no metric was broken down by age, sex, skin or disability."""

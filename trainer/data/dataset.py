@@ -201,7 +201,8 @@ def seen_by_one_camera(tracklets: Sequence[Tracklet]) -> str | None:
 def fingerprint(train: Sequence[Tracklet]) -> str:
     """SHA-256 in hex over identity, camera, length and the outer frames' base names of every tracklet.
 
-    Folders do not count, so a data set that was moved keeps its fingerprint.
+    Identities and cameras count by their names where they have any. Folders do not count, so a data set that was moved
+    keeps its fingerprint.
     """
     digest = hashlib.sha256()
     for tracklet in train:
@@ -222,7 +223,8 @@ def dataset_fingerprint(splits: Splits) -> str:
 def _line(tracklet: Tracklet) -> bytes:
     frames, identity, camera = tracklet
     ends = [os.path.basename(frame) for frame in (frames[0], frames[-1])]  # noqa: PTH119 - 5x Path
-    return json.dumps([identity, camera, len(frames), *ends]).encode() + b"\n"
+    known = [number.name if isinstance(number, NamedNumber) else number for number in (identity, camera)]
+    return json.dumps([*known, len(frames), *ends]).encode() + b"\n"
 
 
 def read_bounded(path: Path, limit: int, what: str) -> bytes:

@@ -180,7 +180,10 @@ def find_data(root: Path, name: str | None = None) -> DataFolder:
         )
     found = packed or name or recognised(root) or _named_by_frames(root)
     if found is None:
-        advice = instead(root) or "; name the folder that holds its lists, or say which it is with --name"
+        advice = (
+            instead(root)
+            or "; name the folder that holds its lists, or say which it is (--name, or --set data.name=NAME)"
+        )
         raise DataError(f"{root}: looks like no data set that can be read ({', '.join(READERS)}){advice}")
     return DataFolder(root, found, packed is not None)
 

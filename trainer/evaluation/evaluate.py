@@ -6,7 +6,7 @@ N tracklets, D embedding.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from trainer.evaluation.trained_on import TrainedOn, check_not_joined, check_not
 from trainer.evaluation.verification import verify, verify_folds
 from trainer.files import replacing
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
+from trainer.model.weights import is_own_checkpoint
 from trainer.result import DataRecord, Evaluation, Progress, RetrievalMetrics, no_progress
 from trainer.seeds import derived_seed
 
@@ -95,7 +96,7 @@ def evaluate(
         pairs = read_pairs(config.data) if part == "test" else ()
     with watch("network"):
         judged = data_record(config.data, splits)
-        model, trained = _network(config, checkpoint, splits, judged, part, split)
+        model, trained = _network(config, checkpoint, splits, judged, part, [*query, *gallery])
         model.to(device or _default_device())
     _record(config, checkpoint, part, "evaluate", record, judged)
     with float32_products(config.compute, _device_of(model)):
@@ -229,10 +230,10 @@ def write_embeddings(
     splits = read_splits(config.data)
     query, gallery = _query_and_gallery(config, splits, part, split)
     judged = data_record(config.data, splits)
-    model, _ = _network(config, checkpoint, splits, judged, part, split)
+    tracklets = [*query, *gallery]
+    model, _ = _network(config, checkpoint, splits, judged, part, tracklets)
     model.to(device or _default_device())
     _record(config, checkpoint, part, "embed", record, judged)
-    tracklets = [*query, *gallery]
     with float32_products(config.compute, _device_of(model)):
         embeddings = embed(model, tracklets, config, progress=progress)
     arrays = {
@@ -341,11 +342,16 @@ def _record(
 
 
 def _network(
-    config: TrialConfig, checkpoint: Path | None, splits: Splits, judged: DataRecord, part: Part, split: Path | None
+    config: TrialConfig,
+    checkpoint: Path | None,
+    splits: Splits,
+    judged: DataRecord,
+    part: Part,
+    tracklets: Iterable[Tracklet],
 ) -> tuple[TemporalAttentionResNet, TrainedOn | None]:
     """The network with as many classes as the checkpoint's, which may have learned from another data set.
 
-    And what it was trained on; None for the untrained network.
+    And what it was trained on; None for the untrained network. `tracklets` are those that are to be judged.
 
     Raises:
         CheckpointError: the checkpoint is damaged or of another architecture.
@@ -353,9 +359,15 @@ def _network(
     """
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if checkpoint is None:
+        if is_own_checkpoint(config.model.weights):
+            raise ConfigError(
+                f"model.weights: {config.model.weights} is a checkpoint of a training; give it as --checkpoint, which "
+                "tells what it was trained on"
+            )
         return TemporalAttentionResNet(config.model, len({tracklet.identity for tracklet in splits.train})), None
     state = load_checkpoint(checkpoint)
     trained = trained_on(checkpoint, state)
-    check_not_trained_on(trained, config.data, judged, validation=part == "validation" and split is None)
+    identities = {tracklet.identity for tracklet in tracklets} if part == "validation" else None
+    check_not_trained_on(trained, config.data, judged, identities)
     check_not_joined(trained, config.data, splits, validation=part == "validation")
     return restored_network(config.model, checkpoint, state["model"]), trained

@@ -122,12 +122,11 @@ def evaluate_partitions(
     paths = [None if checkpoint is None else Path(checkpoint.replace(FOLD, str(fold))) for fold in range(folds)]
     for fold, path in enumerate(paths):
         if path is not None:
-            _check_trained_on(path, config, fold)
+            advice = f"name each partition's checkpoint, with {FOLD} for its number"
+            check_network(of_partition(config, fold), path, advice=advice)
     evaluations = []
     for fold, path in enumerate(paths):
-        data = config.data.model_copy(update={"fold": fold})
-        of_fold = config.model_copy(update={"data": data})
-        result = evaluate(of_fold, path, part="test", cache=cache, progress=progress, record=record)
+        result = evaluate(of_partition(config, fold), path, part="test", cache=cache, progress=progress, record=record)
         evaluations.append(result.evaluation)
     metrics = [evaluation.metrics() for evaluation in evaluations]
     shared = [name for name in metrics[0] if all(name in each for each in metrics)]
@@ -138,10 +137,18 @@ def evaluate_partitions(
     return PartitionsEvaluation(evaluations, spreads)
 
 
-def _check_trained_on(path: Path, config: TrialConfig, fold: int) -> None:
-    """The checkpoint has not seen the identities that this partition tests."""
-    data = config.data.model_copy(update={"fold": fold})
-    advice = f"name each partition's checkpoint, with {FOLD} for its number"
-    trained, splits = trained_on(path, load_checkpoint(path)), read_splits(data)
-    check_not_trained_on(trained, data, data_record(data, splits), validation=False, advice=advice)
-    check_not_joined(trained, data, splits, validation=False)
+def of_partition(config: TrialConfig, fold: int) -> TrialConfig:
+    """The trial on another partition of its data set."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"fold": fold})})
+
+
+def check_network(config: TrialConfig, checkpoint: Path, *, advice: str = "") -> None:
+    """Checks that the network has not seen the identities of the test part; `advice` helps with another partition.
+
+    Raises:
+        ConfigError: it has.
+        DataError, CheckpointError: as `trainer.evaluate`.
+    """
+    trained, splits = trained_on(checkpoint, load_checkpoint(checkpoint)), read_splits(config.data)
+    check_not_trained_on(trained, config.data, data_record(config.data, splits), None, advice=advice)
+    check_not_joined(trained, config.data, splits, validation=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ class TrainedOn(NamedTuple):
     settings: DataConfig
     record: DataRecord | None
     """None in checkpoints of earlier versions, of which the settings have to tell."""
+    held_out: frozenset[int] | None
+    """Identities of the data set's training part that it was not trained on; None in those of earlier versions."""
 
     def includes(self, judged: DataConfig, record: DataRecord) -> bool:
         """Whether the judged data set is the one trained on, in this or another partition, wherever its folder is."""
@@ -52,9 +54,10 @@ def trained_on(checkpoint: Path, state: Mapping[str, Any]) -> TrainedOn:
     try:
         settings = DataConfig.model_validate(state["config"]["data"])
         record = None if state.get("data") is None else DataRecord.model_validate(state["data"])
+        held_out = None if state.get("held_out") is None else frozenset(map(int, state["held_out"]))
     except (LookupError, TypeError, ValidationError) as error:
         raise CheckpointError(f"{checkpoint}: does not say what it was trained on; it is of another version") from error
-    return TrainedOn(checkpoint, settings, record)
+    return TrainedOn(checkpoint, settings, record, held_out)
 
 
 def other_data(trained: TrainedOn, judged: DataConfig, record: DataRecord) -> dict[str, str]:
@@ -75,6 +78,11 @@ def other_data(trained: TrainedOn, judged: DataConfig, record: DataRecord) -> di
     if trained.includes(judged, record):
         return {}
     if trained.record.name != record.name:
+        if trained.record.joined:
+            log.warning(
+                "%s: was trained on joined data sets; identities that one of them shares with %s are not recognised",
+                *(trained.checkpoint, judged.root),
+            )
         return {"trained_on": trained.record.name, "tested_on": record.name}
     log.warning(
         "%s: was trained on another %s than the one in %s; identities that both hold are not recognised",
@@ -88,7 +96,7 @@ def _named(record: DataRecord) -> str:
 
 
 def check_not_trained_on(
-    trained: TrainedOn, judged: DataConfig, record: DataRecord, *, validation: bool, advice: str = ""
+    trained: TrainedOn, judged: DataConfig, record: DataRecord, identities: Set[int] | None, *, advice: str = ""
 ) -> None:
     """Checks that the network was not trained on identities that it is judged on; another data set has none of them.
 
@@ -96,25 +104,28 @@ def check_not_trained_on(
         trained: what the checkpoint says.
         judged: the data set to be judged.
         record: which it is.
-        validation: whether its validation part is judged, as the settings cut it.
+        identities: those of its training part that are judged; None where its test part is.
         advice: what to do about another partition.
 
     Raises:
-        ConfigError: it was trained on another partition of the same data set, or with another validation split.
+        ConfigError: it was trained on another partition of the same data set, or on identities that are judged.
     """
     before = trained.settings
     is_other_partition, is_other_split = before.fold != judged.fold, before.validation != judged.validation
-    if not (is_other_partition or (validation and is_other_split)) or not trained.includes(judged, record):
+    people = {identity for identity in identities or () if identity > 0}
+    seen = people - trained.held_out if trained.held_out is not None else people if is_other_split else set()
+    if not (is_other_partition or seen) or not trained.includes(judged, record):
         return
     if is_other_partition:
         raise ConfigError(
             f"{trained.checkpoint}: was trained on partition {before.fold} of {before.name}, which holds identities "
             f"that partition {judged.fold} judges; {advice or f'set data.fold to {before.fold}'}"
         )
+    other = f", with another data.validation ({_listed(before)}) than ({_listed(judged)})" if is_other_split else ""
     raise ConfigError(
-        f"{trained.checkpoint}: was trained with another data.validation ({_listed(before)}) than the one that is to "
-        f"be judged ({_listed(judged)}), and so on identities of it; take the configuration of its training, or name "
-        "its split with --split"
+        f"{trained.checkpoint}: was trained on {len(seen)} of the {len(people)} identities to be judged{other}; "
+        "take the configuration of its training, or name its split with --split; after a training on all identities "
+        "only the test part is left"
     )
 
 

@@ -274,6 +274,18 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+def is_own_checkpoint(weights: str) -> bool:
+    """Whether `model.weights` is the file of a checkpoint that a training of ours wrote."""
+    path = Path(weights)
+    if path.suffix == SAFETENSORS or not path.is_file():
+        return False
+    try:
+        content = _loaded(path)
+    except UNREADABLE:
+        return False
+    return isinstance(content, Mapping) and {"config", "epoch", "model"} <= content.keys()
+
+
 def _read(path: Path) -> Mapping[str, Tensor]:
     """State dict in a weights file or checkpoint; nothing but tensors and plain values is ever unpickled."""
     try:

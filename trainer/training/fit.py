@@ -163,7 +163,8 @@ class _Run:
         clips = TrainingClips(data.train, data.labels, config.clips, size=config.input_size, seed=config.seed)
         self.loader = training_loader(clips, self.batches, workers=config.clips.workers, device=device)
         learner = Learner(config, data.num_classes, device, own_weights=resume_from is None)
-        self.state = TrainingState(config, source, learner, DamagedFrames(data.frames))
+        held_out = {tracklet.identity for tracklet in (*data.query, *data.gallery)}
+        self.state = TrainingState(config, source, held_out, learner, DamagedFrames(data.frames))
         self._latest: EvaluationResult | None = None
         """The latest evaluation."""
         self._best: EvaluationResult | None = None

@@ -1,6 +1,7 @@
 """The state of a training: everything that changes while it runs, and what of it the checkpoints hold.
 
-best.pt   `config`, `data` (a `DataRecord`: what was trained on), `epoch`, `model`: all that an evaluation needs
+best.pt   `config`, `data` (a `DataRecord`: what was trained on), `held_out` (identities that were not), `epoch` and
+          `model`: all that an evaluation needs
 last.pt   the same, and `learner`, `meters`, `damaged`, `history`: all that a resume needs
 
 Randomness is in neither: it derives from seed, purpose and position (`trainer.seeds`).
@@ -8,6 +9,7 @@ Randomness is in neither: it derives from seed, purpose and position (`trainer.s
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 from trainer.checkpoint import load_checkpoint, save_checkpoint
@@ -32,9 +34,11 @@ def last_checkpoint(out: Path) -> Path | None:
 class TrainingState:
     """What a training changes."""
 
-    def __init__(self, config: TrialConfig, source: DataRecord, learner: Learner, damage: DamagedFrames) -> None:
-        """The state before the first epoch."""
-        self._config, self._source = config, source
+    def __init__(
+        self, config: TrialConfig, source: DataRecord, held_out: Set[int], learner: Learner, damage: DamagedFrames
+    ) -> None:
+        """The state before the first epoch; `held_out` are the identities that are not trained on."""
+        self._config, self._source, self._held_out = config, source, held_out
         self.learner = learner
         """Network, losses, optimizer, average of the weights."""
         self.damage = damage
@@ -89,6 +93,7 @@ class TrainingState:
         return {
             "config": self._config.model_dump(mode="json"),
             "data": self._source.model_dump(),
+            "held_out": sorted(map(int, self._held_out)),
             "epoch": len(self.history),
             "model": self.learner.weights(),
         }

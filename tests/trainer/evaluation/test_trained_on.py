@@ -15,8 +15,9 @@ from trainings import changed
 from trainer import ConfigError, DataError, TrialConfig, evaluate, fit
 from trainer.__main__ import run
 from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.data import read_splits
-from trainer.data.dataset import dataset_fingerprint
+from trainer.data import Tracklet, ValidationConfig, read_splits
+from trainer.data.dataset import NamedNumber, dataset_fingerprint, fingerprint
+from trainer.data.splits import cut_validation, write_validation
 from trainer.evaluation.test_set import evaluate_partitions
 from trainer.evaluation.test_set_record import RECORD_FILE, RecordedUse
 from trainer.evaluation.trained_on import config_on
@@ -107,8 +108,39 @@ def test_the_files_of_the_training_in_another_folder_are_recognised_and_identiti
     weights = trained(on_all, tmp_path / "w.pt")
     shutil.copytree(config.data.root, tmp_path / "moved")
     moved = changed(config, data__root=str(tmp_path / "moved"))
-    with pytest.raises(ConfigError, match=r"was trained with another data\.validation"):
+    with pytest.raises(ConfigError, match=r"was trained on .* with another data\.validation"):
         evaluate(moved, weights, part="validation")
+
+
+def test_a_split_of_another_training_lets_nobody_be_judged_who_was_trained_on(
+    config: TrialConfig, tmp_path: Path
+) -> None:
+    fit(changed(config, optim__epochs=1), out=tmp_path / "run")
+    weights, split = tmp_path / "run" / BEST, tmp_path / "run/split.json"
+    assert load_checkpoint(weights)["held_out"]
+    evaluate(config, weights, part="validation", split=split)
+    train = read_splits(config.data).train
+    other = cut_validation(train, ValidationConfig(share=0.5, seed=1))
+    write_validation(tmp_path / "other.json", other, train)
+    with pytest.raises(ConfigError, match=r"was trained on .* of the .* identities to be judged"):
+        evaluate(config, weights, part="validation", split=tmp_path / "other.json")
+    on_all = tmp_path / "all.pt"
+    save_checkpoint(on_all, {**load_checkpoint(weights), "held_out": []})
+    with pytest.raises(ConfigError, match="only the test part is left"):
+        evaluate(config, on_all, part="validation", split=split)
+
+
+def test_a_checkpoint_of_a_training_is_not_judged_as_starting_weights(config: TrialConfig, tmp_path: Path) -> None:
+    weights = trained(config, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match="is a checkpoint of a training; give it as --checkpoint"):
+        evaluate(changed(config, model__weights=str(weights)), None, part="validation")
+
+
+def test_data_sets_of_equal_counts_and_other_people_have_other_fingerprints() -> None:
+    def of(name: str) -> str:
+        return fingerprint([Tracklet(("a/0.jpg", "a/1.jpg"), NamedNumber(1, name), NamedNumber(1, "door"))])
+
+    assert of("anna") != of("ugo")
 
 
 def test_another_data_set_of_the_same_layout_may_be_cut_and_partitioned_otherwise(
