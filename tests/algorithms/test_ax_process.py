@@ -184,10 +184,10 @@ HOSTILE = {
     "optim.learning_rate": {"type": "float", "low": 1e-6, "high": 1e-5, "log": True},
     "optim.weight_decay": {"type": "float", "low": 1e-8, "high": 1e-6, "log": True},
     "loss.center_weight": {"type": "float", "low": 0.001, "high": 0.00101},
-    "loss.triplet_margin": {"type": "float", "low": 1e-300, "high": 1e300, "log": True},
+    "loss.triplet_margin": {"type": "float", "low": 1e-37, "high": 1e37, "log": True},
     "loss.osm_alpha": {"type": "float", "low": 1e-12, "high": 1.1e-12, "step": 1e-14},
-    "loss.osm_sigma": {"type": "choice", "values": [1e-300, 2e-300, 1.0], "ordered": True},
-    "clips.pad": {"type": "int", "low": 0, "high": 10**12},
+    "loss.osm_sigma": {"type": "choice", "values": [2e-38, 4e-38, 1.0], "ordered": True},
+    "evaluation.max_clips": {"type": "int", "low": 1, "high": 10**12},
     "clips.workers": {"type": "int", "low": 10**12 - 1, "high": 10**12},
     "model.attention_hidden": {"type": "int", "low": 1, "high": 10**12, "log": True},
     "loss.center_count": {"type": "int", "low": 1, "high": 1000, "log": True},
@@ -197,7 +197,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("paths", [list(HOSTILE), ["optim.learning_rate", "optim.weight_decay"], ["clips.workers"]])
 def test_ax_proposes_points_of_ranges_that_it_could_not_express_itself(ax: AxProcess, paths: list[str]) -> None:
-    constraints = ["loss.center_weight + 1e10 * loss.osm_alpha <= 0.0115", "clips.pad <= 1e11"]
+    constraints = ["loss.center_weight + 1e10 * loss.osm_alpha <= 0.0115", "evaluation.max_clips <= 1e11"]
     space = space_of({path: HOSTILE[path] for path in paths}, constraints=constraints if len(paths) > 2 else [])
     events: list[Event] = []
     for index in range(4 if len(paths) > 1 else 1):
