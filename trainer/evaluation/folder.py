@@ -133,7 +133,8 @@ def _draw_charts(
     margin = config.loss.triplet_margin if config.evaluation.distance == config.loss.triplet_metric else None
     charts.distance_histogram(sample.matching, sample.others, out / "distances.png", margin=margin, synthetic=synthetic)
     if (verification := result.evaluation.verification) is not None and result.roc is not None:
-        charts.roc_curve(result.roc, verification, out / "roc.png", synthetic=synthetic)
+        title = f"same identity or not: {title}"
+        charts.roc_curve(result.roc, verification, out / "roc.png", title=title, synthetic=synthetic)
     matrix = camera_matrix(by_camera, [tracklet.camera for tracklet in result.data.query])
     charts.camera_matrix(
         matrix.mean_ap, matrix.cameras, out / "cameras.png", queries=matrix.queries, synthetic=synthetic

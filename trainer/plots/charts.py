@@ -6,6 +6,7 @@ K ranks, C cameras, Q queries.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -242,7 +243,7 @@ def _figure(title: str, synthetic: bool, *, size: tuple[float, float] = (7.2, 4.
         figure.add_artist(Rectangle((0, top), 1, 1 - top, color=WARNING, transform=figure.transFigure))
         figure.text(0.02, (1 + top) / 2, SYNTHETIC, color="white", va="center", fontsize=8)
     axes = figure.add_subplot()
-    axes.set_title(title, color=INK, fontsize=12, loc="left")
+    axes.set_title(textwrap.fill(title, round(9.5 * size[0])), color=INK, fontsize=12, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
