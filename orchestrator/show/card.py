@@ -199,7 +199,7 @@ def _same_or_not(validation: VerificationMetrics | None, test: Evaluation | None
         yield "- no threshold was chosen"
     else:
         yield (
-            f"- `threshold.json`: distance {threshold.distance:.4f}, chosen on the validation split, where "
+            f"- `threshold.json`: distance {threshold.distance:.4g}, chosen on the validation split, where "
             f"{100 * threshold.false_positive_rate:.2g} % of the pairs of different identities are not farther apart"
         )
 

@@ -206,7 +206,7 @@ def test_the_threshold_of_the_validation_split_is_exported_and_stands_in_the_car
     text = card(folder, trial.key, tmp_path / "out")
     assert json.loads((tmp_path / "out/threshold.json").read_text()) == threshold
     assert "EER 10.0  TPR@FPR=1e-4 not measurable" in text
-    assert "distance 0.2500, chosen on the validation split" in text
+    assert "distance 0.25, chosen on the validation split" in text
     place.write_text(json.dumps({"mAP": validation.mAP / 2, "verification": rates}))
     assert "no threshold was chosen" in card(folder, trial.key, tmp_path / "other weights")
     assert not (tmp_path / "other weights/threshold.json").exists()
