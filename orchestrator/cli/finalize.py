@@ -104,7 +104,7 @@ def finalize(given: FinalizeOptions) -> int:
         study = read_summary(folder).study
         other_test_set.check_unopened(study, other[1], again=given.again)
         if other_test_set.finalized(study):
-            other_test_set.refuse_settings_of_trainings(wanted)
+            other_test_set.refuse_settings_of_trainings(study, wanted)
             return _judge_elsewhere(folder, *other, given)
         wanted = wanted._replace(data=other[1])
     require_admission(asked.address, insecure=given.insecure)

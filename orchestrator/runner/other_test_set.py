@@ -54,18 +54,24 @@ def finalized(study: Study) -> list[Trial]:
     ]
 
 
-def refuse_settings_of_trainings(asked: FinalizationOptions) -> None:
-    """Checks that nothing is asked for that only a training could follow.
+def refuse_settings_of_trainings(study: Study, asked: FinalizationOptions) -> None:
+    """Checks that nothing is asked for that only other trainings than those of the latest finalization could follow.
 
     Raises:
         SearchError: names the options.
     """
-    given = {"--top": asked.top, "--seeds": asked.seeds, "--epochs": asked.epochs, "--set": asked.evaluation or None}
-    named = [option for option, value in given.items() if value is not None]
+    was = study.finalizations[-1].asked
+    given = {
+        "--top": (asked.top, len(was.leaders)),
+        "--seeds": (asked.seeds, was.seeds),
+        "--epochs": (asked.epochs, was.epochs),
+        "--set": (list(asked.evaluation) or None, was.evaluation),
+    }
+    named = [option for option, (now, before) in given.items() if now is not None and now != before]
     if named:
         raise SearchError(
-            f"{', '.join(named)}: has no effect with --data once the search is finalized, whose networks are judged as "
-            "they were on its own test set; leave it out"
+            f"{', '.join(named)}: the search is finalized with other values, and its networks are judged as they were "
+            "on its own test set; leave it out"
         )
 
 

@@ -172,8 +172,11 @@ def test_the_search_s_own_data_set_and_settings_of_trainings_are_refused(search:
     search.description.write_text(text.replace(OWN.fingerprint, record.fingerprint))
     with pytest.raises(SearchError, match="is the data set of first itself"):
         other_data_set(search, root)
-    with pytest.raises(SearchError, match=r"--seeds, --set: has no effect with --data"):
-        refuse_settings_of_trainings(FinalizationOptions(seeds=3, evaluation=["evaluation.clips=1"]))
+    study = read_summary(search).study
+    was = study.finalizations[-1].asked
+    refuse_settings_of_trainings(study, FinalizationOptions(top=len(was.leaders), seeds=was.seeds))
+    with pytest.raises(SearchError, match=r"--seeds, --set: the search is finalized with other values"):
+        refuse_settings_of_trainings(study, FinalizationOptions(seeds=was.seeds + 1, evaluation=["evaluation.clips=1"]))
 
 
 def test_joined_data_sets_without_a_test_part_are_finalized_for_another_data_set_only(
