@@ -30,6 +30,7 @@ from trainer.evaluation.analysis import (
 from trainer.evaluation.embed import attention_over_frames
 from trainer.evaluation.evaluate import EvaluationResult, Part, evaluate
 from trainer.evaluation.query_metrics import query_metrics, write_query_metrics
+from trainer.evaluation.verification import share_nearer
 from trainer.files import write_atomically
 from trainer.formatting import counted
 from trainer.plots import charts
@@ -131,7 +132,12 @@ def _draw_charts(
     charts.cmc_curve(_cmc_curves(result), out / "cmc.png", title=title, synthetic=synthetic)
     sample = distance_sample(result.data)
     margin = config.loss.triplet_margin if config.evaluation.distance == config.loss.triplet_metric else None
-    charts.distance_histogram(sample.matching, sample.others, out / "distances.png", margin=margin, synthetic=synthetic)
+    charts.distance_histogram(
+        *(sample.matching, sample.others, out / "distances.png"),
+        nearer=share_nearer(sample.matching, sample.others),
+        margin=margin,
+        synthetic=synthetic,
+    )
     if (verification := result.evaluation.verification) is not None and result.roc is not None:
         title = f"same identity or not: {title}"
         charts.roc_curve(result.roc, verification, out / "roc.png", title=title, synthetic=synthetic)

@@ -1,8 +1,7 @@
 """Same identity or not: error rates of a threshold on the distance, over all pairs of a query and the gallery.
 
 Or, where a data set has a list of pairs in folds, over that list. P pairs of the same identity, N pairs of different
-ones. A pair is accepted, taken for the same identity, where its
-distance is at most the threshold.
+ones. A pair is accepted, taken for the same identity, where its distance is at most the threshold.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from trainer.plots.charts import share_nearer
 from trainer.result import DistanceThreshold, PairMetrics, VerificationMetrics
 
 PAIRS = 10, 100, 1_000, 10_000
@@ -118,6 +116,19 @@ def verify_folds(
             other_pairs=len(negatives),
         )
     return FoldVerification(by_fold)
+
+
+def share_nearer(matching: Float[np.ndarray, " matching"], others: Float[np.ndarray, " others"]) -> float:
+    """How often a pair of the first kind is nearer than one of the second, ties half: the area under the ROC curve.
+
+    Raises:
+        ValueError: there are no pairs of a kind.
+    """
+    if not len(matching) or not len(others):
+        raise ValueError("there is nothing to compare: no pairs of a kind")
+    ordered = np.sort(others)
+    further = [len(others) - np.searchsorted(ordered, matching, side).mean() for side in ("left", "right")]
+    return float(np.mean(further)) / len(others)
 
 
 def _best_threshold(distances: Float[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"]) -> float:

@@ -73,12 +73,14 @@ def distance_histogram(
     others: Float[np.ndarray, " others"],
     out: Path,
     *,
+    nearer: float,
     margin: float | None,
     synthetic: bool,
 ) -> None:
     """Draws how far apart matching and other pairs are, and how often a matching pair is nearer than another.
 
-    `margin`, if it is one of the same distance, is drawn from the median of the matching pairs.
+    `nearer` is that share, see `trainer.evaluation.verification.share_nearer`. `margin`, if it is one of the same
+    distance, is drawn from the median of the matching pairs.
 
     Raises:
         ValueError: there are no pairs of a kind.
@@ -104,8 +106,8 @@ def distance_histogram(
     axes.set_ylim(0, 1.4 * top)
     if margin is not None:
         _draw_margin(axes, float(np.median(matching)), margin, 1.06 * top)
-    nearer = f"the matching pair is nearer in {100 * share_nearer(matching, others):.1f} % of comparisons"
-    axes.set_xlabel(f"distance (dashed: medians); {nearer}")
+    compared = f"the matching pair is nearer in {100 * nearer:.1f} % of comparisons"
+    axes.set_xlabel(f"distance (dashed: medians); {compared}")
     axes.set_ylabel("share of the pairs, %")
     axes.legend(loc="upper left", frameon=False)
     _save(figure, out)
@@ -246,13 +248,6 @@ def _figure(title: str, synthetic: bool, *, size: tuple[float, float] = (7.2, 4.
     axes.set_title(textwrap.fill(title, round(9.5 * size[0])), color=INK, fontsize=12, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def share_nearer(matching: Float[np.ndarray, " matching"], others: Float[np.ndarray, " others"]) -> float:
-    """How often a pair of the first kind is nearer than one of the second, ties half: the area under the ROC curve."""
-    ordered = np.sort(others)
-    further = [len(others) - np.searchsorted(ordered, matching, side).mean() for side in ("left", "right")]
-    return float(np.mean(further)) / len(others)
 
 
 def _draw_margin(axes: Axes, start: float, margin: float, height: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.evaluation.verification import FoldVerification, Verification, verify, verify_folds
+from trainer.evaluation.verification import FoldVerification, Verification, share_nearer, verify, verify_folds
 
 DISTANCES = st.lists(st.integers(0, 12).map(lambda value: value / 4), min_size=1, max_size=120)
 
@@ -166,3 +166,7 @@ def test_neighbouring_distances_are_kept_apart_by_their_threshold() -> None:
 def test_one_fold_a_fold_of_one_kind_and_nan_are_refused(folds: list[list[tuple[float, bool]]], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         found_in_folds(folds)
+
+
+def test_share_of_nearer_matching_pairs_counts_ties_half() -> None:
+    assert share_nearer(np.array([0.1, 0.5]), np.array([0.3, 0.5])) == (2 + 0 + 0.5) / 4

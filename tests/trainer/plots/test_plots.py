@@ -76,7 +76,7 @@ def every_picture(splits: Splits) -> dict[str, Draw]:
         "ranking": lambda out, **mark: ranking_sheet([ranked(splits, ["match", "wrong"], 1)], out, **mark),
         "attention": lambda out, **mark: attention_strip([clip(splits, [0.7, 0.3])], out, **mark),
         "cmc": lambda out, **mark: charts.cmc_curve({"plain": [0.5, 0.9, 1.0]}, out, **mark),
-        "distances": lambda out, **mark: charts.distance_histogram(near, far, out, margin=0.3, **mark),
+        "distances": lambda out, **mark: charts.distance_histogram(near, far, out, nearer=0.9, margin=0.3, **mark),
         "roc": lambda out, **mark: charts.roc_curve(*roc_of(near, far), out, **mark),
         "cameras": lambda out, **mark: charts.camera_matrix(values, cameras, out, queries=counts, **mark),
         "deltas": lambda out, **mark: charts.average_precision_deltas(deltas, (-0.1, 0.2), out, **mark),
@@ -305,9 +305,9 @@ def test_cmc_of_nothing_is_refused(tmp_path: Path, curves: dict[str, list[float]
 
 def test_equal_distances_are_drawn_and_missing_ones_refused(tmp_path: Path) -> None:
     same, none = np.full(5, 0.5), np.zeros(0)
-    charts.distance_histogram(same, same, tmp_path / "a.png", margin=None, synthetic=False)
+    charts.distance_histogram(same, same, tmp_path / "a.png", nearer=0.5, margin=None, synthetic=False)
     with pytest.raises(ValueError, match="no pairs"):
-        charts.distance_histogram(same, none, tmp_path / "a.png", margin=None, synthetic=False)
+        charts.distance_histogram(same, none, tmp_path / "a.png", nearer=0.5, margin=None, synthetic=False)
 
 
 @pytest.mark.parametrize("others", [1, 200])
@@ -316,10 +316,6 @@ def test_a_roc_curve_is_drawn_of_any_pairs_and_refused_without_points(tmp_path: 
     charts.roc_curve(points, metrics, tmp_path / "a.png", synthetic=False)
     with pytest.raises(ValueError, match="no points"):
         charts.roc_curve([], metrics, tmp_path / "a.png", synthetic=False)
-
-
-def test_share_of_nearer_matching_pairs_counts_ties_half() -> None:
-    assert charts.share_nearer(np.array([0.1, 0.5]), np.array([0.3, 0.5])) == (2 + 0 + 0.5) / 4
 
 
 def test_a_matrix_without_any_match_is_drawn_and_one_of_another_size_refused(tmp_path: Path) -> None:
