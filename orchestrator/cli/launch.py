@@ -55,6 +55,8 @@ def launch(given: LaunchOptions) -> int:
     trials = () if given.trials is None else (f"budget.trials={given.trials}",)
     overrides = (*given.overrides, *trials)
     space = prepare_space(space_name, data=given.data, overrides=overrides, storage=storage, dry_run=given.dry_run)
+    for note in space.warnings():
+        click.echo(f"note {note}", err=True)
     # Modules that import torch come last: a mistake is answered before that.
     if given.dry_run:
         from orchestrator.show.dry_run import dry_run_of

@@ -116,11 +116,6 @@ def pauses_line(costs: Costs) -> str:
     return f"{trials} paused, {costs.continued} continued; {epochs} not trained"
 
 
-def saving(costs: Costs) -> str:
-    """What saved epochs: `stopping early`, or `pausing` where trials pause."""
-    return "pausing" if costs.paused else "stopping early"
-
-
 def outlook_line(summary: Summary) -> str:
     """What more trials are expected to bring: `10 more trials: +0.4 mAP, 95 % 0.0 to 1.3`; empty where none says."""
     ahead, sign = summary.study.outlook, summary.objective.first.sign

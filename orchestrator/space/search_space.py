@@ -25,7 +25,6 @@ from orchestrator.space.expressions import (
 from orchestrator.space.layers import builtin_files, overridden, read_layers
 from orchestrator.space.objective import MAX_CONSTRAINTS, Objective, RelativeConstraint
 from orchestrator.space.options import (
-    CONFIRMING_SEEDS,
     AlgorithmConfig,
     Budget,
     Replicates,
@@ -45,9 +44,10 @@ from orchestrator.space.parameters import (
     readable_by,
 )
 from orchestrator.space.problems import Place, Problems, SpaceError
+from orchestrator.space.remarks import remarks
 from orchestrator.space.schema import build_trial_config, derived_values, file_schema, flattened
 from trainer.errors import ConfigError
-from trainer.formatting import KeyPath, counted, did_you_mean, plain_words, shortened, shown, spelled
+from trainer.formatting import KeyPath, did_you_mean, plain_words, shortened, shown, spelled
 from trainer.plugins import is_plugin, load_plugin
 from trainer.yaml_file import dump_yaml, read_yaml
 
@@ -252,8 +252,7 @@ class SearchSpace(StrictConfig):
 
     def warnings(self) -> list[str]:
         """Settings that are allowed but have no effect together, a line each."""
-        config = self.config(self.any_sample())
-        return [*_on_warmup(self, config), *_on_milestones(config), *_on_replicates(self), *_on_priors(self)]
+        return remarks(self, self.config(self.any_sample()))
 
     def differences(self, other: Self) -> list[str]:
         """The changes that turn this space into the other: lines `- path: value` and `+ path: value`."""
@@ -404,48 +403,6 @@ def _check_epochs(space: SearchSpace, config: TrialConfig, problems: Problems) -
     budget, epochs = space.budget.epochs, config.optim.epochs
     if budget is not None and budget < epochs and not _varies(space, "optim.epochs"):
         problems.add(("budget", "epochs"), f"one trial alone trains {epochs} (is {budget}); raise it, or optim.epochs")
-
-
-def _on_warmup(space: SearchSpace, config: TrialConfig) -> list[str]:
-    if config.optim.schedule != "milestones" or not config.optim.milestones or "optim.warmup" in space.derived:
-        return []
-    parameter = space.parameters.get("optim.warmup")
-    ends = [config.optim.warmup] if parameter is None else [end for end in parameter.ends().values()]
-    longest, first = max(map(float, ends)), config.optim.milestones[0]
-    if longest <= first:
-        return []
-    return [
-        f"optim.warmup: {shown(longest)} of the epochs lasts beyond the first of optim.milestones, at {shown(first)}; "
-        "the learning rate falls before it has risen"
-    ]
-
-
-def _on_milestones(config: TrialConfig) -> list[str]:
-    if config.optim.schedule != "milestones":
-        return []
-    epochs = [max(1, round(share * config.optim.epochs)) for share in config.optim.milestones]
-    found = []
-    if len(set(epochs)) < len(epochs):
-        what = "fall on the same epoch; the learning rate falls by more than optim.gamma at once"
-        found.append(f"optim.milestones: with {counted(config.optim.epochs, 'epoch', 'epochs')} two of them {what}")
-    if any(epoch >= config.optim.epochs for epoch in epochs):
-        found.append("optim.milestones: the last one is at the end of the training and has no effect")
-    return found
-
-
-def _on_replicates(space: SearchSpace) -> list[str]:
-    seeds = space.replicates.seeds
-    if not 0 < seeds < CONFIRMING_SEEDS:
-        return []
-    return [f"replicates.seeds: {seeds} confirm no configuration as the best; {CONFIRMING_SEEDS} at least do"]
-
-
-def _on_priors(space: SearchSpace) -> list[str]:
-    path = next((path for path, parameter in space.parameters.items() if parameter.prior is not None), None)
-    if path is None or space.has_curve_model:
-        return []
-    what = "only the model of algorithm 'ax' with method 'fast' and one objective without constraints uses priors"
-    return [f"parameters.{path}.prior: {what}"]
 
 
 def _varies(space: SearchSpace, *paths: str) -> bool:

@@ -199,7 +199,7 @@ def test_curves_mark_pauses_and_those_with_a_forecast_end_in_a_fan(tmp_path: Pat
     assert "<p>4 trials paused, 2 continued; 30 epochs not trained.</p>" in page
     assert "2.0 of 4 trainings, 1 stopped, 1 paused, 1 pending" in page
     assert "4 whole trainings" in page
-    assert "pausing saved" in page and ">paused</span>" in page
+    assert "epochs not trained" in page and ">paused</span>" in page
 
 
 def test_of_many_forecasts_the_most_promising_have_a_band_and_all_a_line() -> None:

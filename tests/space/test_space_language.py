@@ -560,6 +560,22 @@ def test_milestones_that_do_nothing_are_remarked(override: str, expected: str) -
     assert SearchSpace.load("smoke", overrides=[override]).warnings()[0].startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "stopping={rule: none, grace: 2}",
+            "stopping.grace: has no effect with rule 'none', only with 'asha' or 'perc",
+        ),
+        ("stopping={rule: promote, curves: 9}", "stopping.curves: has no effect with rule 'promote', only with"),
+        ("replicates={trainings: 6}", "replicates.trainings: has no effect with choose 'leaders', only with 'model'"),
+        ("replicates={choose: model, leaders: 4}", "replicates.leaders: has no effect with choose 'model', only with"),
+    ],
+)
+def test_a_setting_of_another_rule_is_remarked(override: str, expected: str) -> None:
+    assert SearchSpace.load("smoke", overrides=[override]).warnings()[0].startswith(expected)
+
+
 def test_check_holds_the_batches_against_the_data_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     assert run(["data", "synth", str(root), "--size", "tiny"]) == 0

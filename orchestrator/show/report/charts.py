@@ -34,7 +34,7 @@ from orchestrator.show.report.theme import (
     faint,
     figure,
 )
-from orchestrator.show.search_text import forecast_text, saving
+from orchestrator.show.search_text import forecast_text
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.study.events import Forecast
 from orchestrator.study.study import Trial, TrialStatus
@@ -373,7 +373,7 @@ def histogram(values: Sequence[float], bins: int = 20) -> list[int]:
 
 
 def cost_chart(costs: Costs) -> go.Figure:
-    """What each trial took and, stacked on it, what stopping or pausing it saved; in GPU hours if GPUs were held."""
+    """What each trial took and, stacked on it, its epochs that were not trained; in GPU hours if GPUs were held."""
     gpus = costs.gpu_hours > 0
     taken = [cost.gpu_hours if gpus else cost.hours for cost in costs.trials]
     saved = [cost.saved_gpu_hours if gpus else cost.saved_hours for cost in costs.trials]
@@ -383,8 +383,8 @@ def cost_chart(costs: Costs) -> go.Figure:
         ("taken", taken, [COLOURS[cost.status] for cost in costs.trials], f"%{{y:.3g}} {unit}")
     ]
     if any(saved):
-        text = f"about %{{y:.3g}} {unit} saved"
-        bars.append((f"saved by {saving(costs)} (estimate)", saved, "rgba(140,140,140,0.3)", text))
+        text = f"about %{{y:.3g}} {unit} not trained"
+        bars.append(("not trained (estimate)", saved, "rgba(140,140,140,0.3)", text))
     traces = [
         go.Bar(
             name=name,

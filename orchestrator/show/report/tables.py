@@ -15,7 +15,7 @@ from orchestrator.base.formatting import duration, number, percent
 from orchestrator.show.report.model_charts import direction
 from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import unit
-from orchestrator.show.search_text import UNCONFIRMED, on_other_data, outlook_line, pauses_line, saving
+from orchestrator.show.search_text import UNCONFIRMED, on_other_data, outlook_line, pauses_line
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange
 from orchestrator.summary import Summary, latest_metrics
@@ -88,7 +88,7 @@ def tiles(report: ReportData) -> Iterator[Tile]:
     if costs.epochs_saved:
         saved = f"{costs.saved_gpu_hours:.3g} GPU h" if costs.gpu_hours else duration(HOUR_S * costs.saved_hours)
         stopped = counted(costs.stopped_early, "trial", "trials") + " stopped"
-        yield Tile(f"{saving(costs)} saved", f"≈ {saved}", pauses_line(costs) or stopped)
+        yield Tile("not trained", f"≈ {saved}", pauses_line(costs) or stopped)
 
 
 def _trials_tile(summary: Summary) -> Tile:
@@ -279,9 +279,9 @@ def cost_rows(report: ReportData) -> Iterator[tuple[str, str]]:
         yield "trials stopped early", str(costs.stopped_early)
     if costs.epochs_saved:
         yield "epochs not trained", str(costs.epochs_saved)
-        yield "saved by that, about", duration(HOUR_S * costs.saved_hours)
+        yield "time that these would have taken, about", duration(HOUR_S * costs.saved_hours)
         if costs.saved_gpu_hours:
-            yield "GPU hours saved, about", f"{costs.saved_gpu_hours:.3g}"
+            yield "GPU hours that these would have taken, about", f"{costs.saved_gpu_hours:.3g}"
     results = [result for trial in report.summary.study.all_trials.values() for result in trial.results]
     yield "epochs", f"{len(results)}"
     yield "images per second, median over epochs", f"{statistics.median(r.images_per_second for r in results):.0f}"
