@@ -249,7 +249,8 @@ def _measured(cost: StepCost, largest: WorstCase) -> list[tuple[str, str]]:
         (
             "measured",
             f"on this machine, {on}: {cost.steps} steps after {cost.untimed_steps} that are not counted, "
-            f"{duration(cost.seconds_per_batch)} per batch of {cost.images_per_batch} images;",
+            f"{duration(cost.seconds_per_batch)} per batch of {cost.images_per_batch} images"
+            + (f", extrapolated from batches of {cost.measured_images};" if _extrapolated(cost) else ";"),
         ),
         (
             "",
@@ -257,6 +258,10 @@ def _measured(cost: StepCost, largest: WorstCase) -> list[tuple[str, str]]:
             f"{cost.parameters / 1e6:.3g} million parameters",
         ),
     ]
+
+
+def _extrapolated(cost: StepCost) -> bool:
+    return cost.measured_images < cost.images_per_batch
 
 
 def _of_size(point: Mapping[str, Value]) -> dict[str, Value]:
@@ -308,7 +313,7 @@ def _limits(found: Estimate) -> list[str]:
 def _memory(found: Estimate) -> list[tuple[str, str]]:
     cost = found.cost
     each = f"{size(cost.memory_bytes)} per trial at its peak, {size(found.memory_bytes)} for {found.slots} at once"
-    lines = [("memory", f"{each}; Ray, Ax and MLflow besides")]
+    lines = [("memory", f"{each}{', extrapolated' * _extrapolated(cost)}; Ray, Ax and MLflow besides")]
     if cost.gpu_memory_bytes is not None and found.gpu_memory_bytes is not None:
         together = "" if found.trials_per_gpu == 1 else f", {size(found.gpu_memory_bytes)} for {found.trials_per_gpu}"
         lines.append(

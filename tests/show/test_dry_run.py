@@ -31,6 +31,7 @@ COST = StepCost(
     steps=7,
     untimed_steps=9,
     images_per_batch=128,
+    measured_images=128,
     batches_per_epoch=40,
     seconds_per_frame=0.01,
     evaluated_frames=512,
@@ -140,6 +141,14 @@ def test_the_words_say_from_how_much_and_what_is_left_out() -> None:
     assert "GPU hours none" in text
     assert "clips.identities=8" in text and "clips.erase" in text
     assert all(len(line) <= 160 for line in text.splitlines())
+
+
+def test_what_was_computed_from_smaller_batches_is_said_to_be() -> None:
+    _, whole = computed(searched(trials=8))
+    _, text = computed(searched(trials=8), cost=COST.model_copy(update={"measured_images": 48}))
+    assert "500 ms per batch of 128 images, extrapolated from batches of 48;" in text
+    assert "3 GB per trial at its peak, 12 GB for 4 at once, extrapolated; Ray" in text
+    assert "extrapolated" not in whole
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,22 @@
 
 Processes that decode frames have batches ready before the first step, and go on to have some ready for as long as they
 are faster than the network. What is ready is thrown away, so that costs are those of the long run.
+
+On a CPU a batch may take minutes. Where the steps would take too long they get fewer images, and time and memory of a
+whole batch lie on the line through two smaller ones.
 """
 
 from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,6 +40,13 @@ ENOUGH_S = 3.0
 TIMED = 2
 # Batches of an evaluation that are embedded; the first of several counts as little as the first step.
 EVALUATED_BATCHES = 3
+# What a CPU may take for the steps and for these batches; beyond it batches are cut.
+STEPS_S, EVALUATION_S = 20.0, 6.0
+# Images of the batch that a CPU tries first, to know how many it can take, and the fewest that it takes then.
+FIRST_IMAGES, FEWEST_IMAGES = 8, 16
+# An evaluation takes this share of the time of a step on the same images: forward without backward.
+FORWARD = 1 / 3
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class StepCost(FrozenConfig):
@@ -52,6 +63,8 @@ class StepCost(FrozenConfig):
     untimed_steps: int
     """Steps before them, which warm up."""
     images_per_batch: int
+    measured_images: int
+    """Images of the batches that were timed; with fewer than in a whole batch, its time and memory are extrapolated."""
     batches_per_epoch: int
     """Of the first epoch."""
     seconds_per_frame: float
@@ -87,6 +100,8 @@ def measure_step(
 ) -> StepCost:
     """Trains a few steps, embeds a few batches of the validation split and saves once; leaves nothing.
 
+    Steps and embedding take about 30 s on a CPU, however large the batch; on a GPU the whole batch is always tried.
+
     Args:
         config: the trial.
         device: where to train; None takes the GPU if there is one.
@@ -97,7 +112,7 @@ def measure_step(
         ConfigError: a setting that the data or the machine cannot follow.
         DataError: data that is missing, damaged or too small.
         DivergedError: a loss or an embedding is not finite.
-        torch.OutOfMemoryError, MemoryError: it does not fit.
+        torch.OutOfMemoryError, MemoryError: it does not fit, or would not by what smaller batches took.
         OSError: the disk is full, or fails.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -106,31 +121,49 @@ def measure_step(
     data = applied_split(train, cut_validation(train, config.data.validation))
     batches = IdentityBatches(data.labels, config.clips, config.seed)
     batches_per_epoch = len(batches)
+    images = _images(config)
     learner = Learner(config, data.num_classes, device, own_weights=True)
     evaluated = [*data.query, *data.gallery]
     with float32_products(config.compute, device):
+        tried, first = config, None
+        if device.type == "cpu" and images > FEWEST_IMAGES:
+            small = with_batch(config, FIRST_IMAGES)
+            small = small.model_copy(update={"clips": small.clips.model_copy(update={"workers": 0})})
+            first = _steps_taken(learner, small, data, device, progress)
+            tried = _affordable(config, first.seconds / first.images)
+        learner.config = tried
         learner.compile()
-        groups = _groups(config, data, batches, learner, device)
-        seconds, steps, untimed = _seconds_per_step(learner, groups, config, device, progress)
-        workers = multiprocessing.active_children()
-        memory_of_workers = sum(_private_bytes(worker.pid or 0) for worker in workers)
-        groups.close()
-        seconds_per_frame, frames = _seconds_per_frame(learner, evaluated, config, device, progress)
+        taken = _steps_taken(learner, tried, data, device, progress)
+        embedded = tried
+        if device.type == "cpu":
+            embedded = _affordable_evaluation(tried, taken.seconds / taken.images / tried.optim.accumulate)
+        seconds_per_frame, frames = _seconds_per_frame(learner, evaluated, embedded, device, progress)
+    seconds_per_batch, memory_bytes = taken.seconds / tried.optim.accumulate, max(taken.memory_bytes, _peak_bytes())
+    if first is not None and taken.images < images:
+        once, each = line_through(first.images, first.seconds, taken.images, taken.seconds)
+        seconds_per_batch = once / config.optim.accumulate + each * images
+        constant, each = line_through(first.images, first.memory_bytes, taken.images, taken.memory_bytes)
+        memory_bytes = max(memory_bytes, round(constant + each * images))
+        if memory_bytes > (here := _memory_here()):
+            raise MemoryError(
+                f"{images} images take about {memory_bytes / 2**30:.0f} GiB, and there are {here / 2**30:.0f}"
+            )
     best = {"config": config.model_dump(mode="json"), "model": learner.weights()}
     last = {**best, "learner": learner.state()}
     folder = disk or Path(tempfile.gettempdir())
     return StepCost(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
-        seconds_per_batch=seconds / config.optim.accumulate,
-        steps=steps,
-        untimed_steps=untimed,
-        images_per_batch=config.clips.identities * config.clips.tracklets * config.clips.frames,
+        seconds_per_batch=seconds_per_batch,
+        steps=taken.steps,
+        untimed_steps=taken.untimed_steps,
+        images_per_batch=images,
+        measured_images=taken.images,
         batches_per_epoch=batches_per_epoch,
         seconds_per_frame=seconds_per_frame,
         evaluated_frames=frames,
         evaluation_frames=config.clips.frames * len(evaluation_windows(evaluated, config)),
-        memory_bytes=_peak_bytes() + memory_of_workers,
+        memory_bytes=memory_bytes,
         gpu_memory_bytes=torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
         gpu_total_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         parameters=sum(parameter.numel() for parameter in learner.model.parameters() if parameter.requires_grad),
@@ -139,6 +172,71 @@ def measure_step(
         save_best_seconds=seconds_to_save(best, folder),
         save_last_seconds=seconds_to_save(last, folder),
     )
+
+
+def _images(config: TrialConfig) -> int:
+    """Images of a batch."""
+    return config.clips.identities * config.clips.tracklets * config.clips.frames
+
+
+def with_batch(config: TrialConfig, most: float) -> TrialConfig:
+    """The configuration with at most so many images per batch, eight or more, and one batch per step.
+
+    Identities are cut first, down to two, then tracklets, then frames, so that all losses have pairs where they had.
+    """
+    clips, most = config.clips, int(most)
+    frames = min(clips.frames, max(2, most // 4))
+    tracklets = min(clips.tracklets, max(2, most // (2 * frames)))
+    identities = min(clips.identities, max(2, most // (tracklets * frames)))
+    cut = clips.model_copy(update={"identities": identities, "tracklets": tracklets, "frames": frames})
+    return config.model_copy(update={"clips": cut, "optim": config.optim.model_copy(update={"accumulate": 1})})
+
+
+def _affordable(config: TrialConfig, seconds_per_image: float) -> TrialConfig:
+    """The configuration, with a smaller batch where its steps would take longer than `STEPS_S`."""
+    if _images(config) * config.optim.accumulate * sum(_fewest_steps(config)) * seconds_per_image <= STEPS_S:
+        return config
+    small = with_batch(config, FEWEST_IMAGES)
+    return with_batch(config, max(FEWEST_IMAGES, STEPS_S / (seconds_per_image * sum(_fewest_steps(small)))))
+
+
+def _affordable_evaluation(config: TrialConfig, seconds_per_image: float) -> TrialConfig:
+    """The configuration, with fewer clips at once where those that are timed would take longer than `EVALUATION_S`."""
+    clips = EVALUATION_S / (EVALUATED_BATCHES * config.clips.frames * FORWARD * seconds_per_image)
+    evaluation = config.evaluation.model_copy(update={"batch": min(config.evaluation.batch, max(1, int(clips)))})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
+def line_through(x: float, y: float, further_x: float, further_y: float) -> tuple[float, float]:
+    """Constant and slope of what grows with x and is never negative.
+
+    Where noise or equal places make one of them negative or unknown, all is in proportion to the further point.
+    """
+    slope = (further_y - y) / (further_x - x) if further_x > x else -1.0
+    constant = further_y - slope * further_x
+    return (constant, slope) if slope >= 0 and constant >= 0 else (0.0, further_y / further_x)
+
+
+class _Taken(NamedTuple):
+    """What steps with batches of so many images took."""
+
+    images: int
+    seconds: float
+    """Of one step."""
+    steps: int
+    untimed_steps: int
+    memory_bytes: int
+
+
+def _steps_taken(
+    learner: Learner, config: TrialConfig, data: TrainingData, device: torch.device, progress: Progress
+) -> _Taken:
+    """Takes steps as the configuration says."""
+    groups = _groups(config, data, IdentityBatches(data.labels, config.clips, config.seed), learner, device)
+    seconds, steps, untimed = _seconds_per_step(learner, groups, config, device, progress)
+    workers = sum(_private_bytes(worker.pid or 0) for worker in multiprocessing.active_children())
+    groups.close()
+    return _Taken(_images(config), seconds, steps, untimed, _peak_bytes() + workers)
 
 
 def saved_bytes(state: object) -> int:
@@ -179,8 +277,7 @@ def _seconds_per_step(
     As in a training the host does not wait for a GPU in between.
     """
     workers, batches = config.clips.workers, config.optim.accumulate
-    fewest = max(1, math.ceil(TIMED * workers / batches))
-    untimed = 1 + math.ceil(workers / batches)
+    untimed, fewest = _fewest_steps(config)
     most = untimed + max(fewest, MAX_STEPS)
 
     def step(number: int) -> None:
@@ -202,6 +299,12 @@ def _seconds_per_step(
             synchronize(device)
             return (time.monotonic() - began) / steps, steps, untimed
     raise AssertionError("unreachable")
+
+
+def _fewest_steps(config: TrialConfig) -> tuple[int, int]:
+    """Steps that warm up, and steps that have to be timed."""
+    workers, batches = config.clips.workers, config.optim.accumulate
+    return 1 + math.ceil(workers / batches), max(1, math.ceil(TIMED * workers / batches))
 
 
 def _seconds_per_frame(
@@ -266,6 +369,13 @@ def _enough(tracklets: list[Tracklet], config: TrialConfig, batches: int) -> lis
 def _peak_bytes() -> int:
     """Greatest resident memory of this process so far; that of its parent, which getrusage would add, is not in it."""
     return _kibibytes(Path("/proc/self/status"), "VmHWM")
+
+
+def _memory_here() -> int:
+    """Memory of this machine, or of this container where that is less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip() if CONTAINER_LIMIT.is_file() else "max"
+    return machine if limit == "max" else min(machine, int(limit))
 
 
 def _private_bytes(pid: int) -> int:

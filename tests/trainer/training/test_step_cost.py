@@ -23,7 +23,7 @@ from waiting import wait_until
 
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.runner.smoke_test import run_smoke_test
-from trainer import ConfigError, DataError, TrialConfig, fit, measure_step
+from trainer import ConfigError, DataError, TrialConfig, fit
 from trainer.checkpoint import load_checkpoint
 from trainer.data import Tracklet, read_splits
 from trainer.data.splits import applied_split, cut_validation
@@ -31,8 +31,17 @@ from trainer.data.synthetic.dataset import write_outline, write_synthetic
 from trainer.input.loader import Batch, EvaluationBatch
 from trainer.input.sampler import IdentityBatches
 from trainer.result import Progress, no_progress
+from trainer.training import step_cost
 from trainer.training.learner import Learner, in_groups
-from trainer.training.step_cost import MAX_STEPS, _seconds_per_frame, _seconds_per_step, saved_bytes
+from trainer.training.step_cost import (
+    MAX_STEPS,
+    _seconds_per_frame,
+    _seconds_per_step,
+    line_through,
+    measure_step,
+    saved_bytes,
+    with_batch,
+)
 
 
 @pytest.mark.parametrize("settings", [{}, {"optim__ema_decay": 0.9, "optim__accumulate": 2, "clips__identities": 2}])
@@ -145,6 +154,98 @@ def test_frames_of_an_evaluation_are_timed_at_the_pace_at_which_they_come(
         seconds, frames = _seconds_per_frame(learner, tracklets, config, torch.device("cpu"), no_progress)
     assert 8 * seconds == pytest.approx(decoding.pace(work_s), rel=0.02)
     assert frames == 16
+
+
+class SlowProcessor:
+    """A clock that steps and embedding move on by a time for each image, and a memory that they fill."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, step_s: float, image_s: float, image_bytes: int = 2**20) -> None:
+        self.now, self.peak = 0.0, 2**30
+        self.step_s, self.image_s, self.image_bytes = step_s, image_s, image_bytes
+        patch.setattr(time, "monotonic", lambda: self.now)
+        patch.setattr(Learner, "step", lambda learner, batches, observe: self.step(batches))
+        patch.setattr(step_cost, "embed", self.embed)
+        patch.setattr(step_cost, "_peak_bytes", lambda: self.peak)
+
+    def step(self, batches: list[Batch]) -> None:
+        images = [batch.frames.shape[0] * batch.frames.shape[1] for batch in batches]
+        self.now += self.step_s + self.image_s * sum(images)
+        self.peak = max(self.peak, 2**30 + self.image_bytes * max(images))
+
+    def embed(self, model: object, chosen: list[Tracklet], config: TrialConfig, *, progress: Progress) -> None:
+        clips = len(chosen) * config.evaluation.clips
+        for done in range(config.evaluation.batch, clips + config.evaluation.batch, config.evaluation.batch):
+            self.now += config.evaluation.batch * config.clips.frames * self.image_s / 3
+            progress("embedding", min(done, clips), clips)
+
+
+@pytest.mark.parametrize("image_s", [0.1, 1.0])
+@pytest.mark.parametrize("settings", [{}, {"optim__accumulate": 5}, {"clips__tracklets": 64, "evaluation__batch": 512}])
+def test_a_processor_takes_a_minute_however_large_the_batch_and_says_what_a_whole_one_takes(
+    tiny_config: TrialConfig, monkeypatch: pytest.MonkeyPatch, image_s: float, settings: dict[str, object]
+) -> None:
+    config = changed(tiny_config, **{"clips__identities": 4, "clips__tracklets": 8, "clips__frames": 8, **settings})
+    processor = SlowProcessor(monkeypatch, step_s=0.5, image_s=image_s)
+    monkeypatch.setattr(step_cost, "_memory_here", lambda: 2**40)
+    cost = measure_step(config, device="cpu")
+    images = cost.images_per_batch
+    assert cost.measured_images < images == 4 * config.clips.tracklets * 8
+    assert processor.now < 60
+    assert cost.seconds_per_batch == pytest.approx(0.5 / config.optim.accumulate + image_s * images)
+    assert cost.memory_bytes == 2**30 + images * 2**20
+    assert cost.seconds_per_frame == pytest.approx(image_s / 3)
+
+
+def test_a_processor_tries_the_whole_batch_where_there_is_time(
+    tiny_config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SlowProcessor(monkeypatch, step_s=0.2, image_s=0.1)
+    cost = measure_step(changed(tiny_config, clips__identities=4, clips__tracklets=4, clips__frames=4), device="cpu")
+    assert (cost.measured_images, cost.images_per_batch) == (64, 64)
+    assert cost.seconds_per_batch == pytest.approx(6.6)
+
+
+def test_a_batch_that_would_not_fit_by_what_smaller_ones_took_is_refused(
+    tiny_config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(tiny_config, clips__identities=4, clips__tracklets=64, clips__frames=8)
+    SlowProcessor(monkeypatch, step_s=0.5, image_s=0.1, image_bytes=2**28)
+    monkeypatch.setattr(step_cost, "_memory_here", lambda: 64 * 2**30)
+    with pytest.raises(MemoryError, match="2048 images take about 513 GiB, and there are 64"):
+        measure_step(config, device="cpu")
+
+
+@given(
+    identities=st.integers(2, 64), tracklets=st.integers(1, 64), frames=st.integers(1, 64), most=st.integers(8, 5000)
+)
+def test_a_batch_is_cut_to_about_so_many_images_and_keeps_two_identities(
+    identities: int, tracklets: int, frames: int, most: int
+) -> None:
+    clips = {"identities": identities, "tracklets": tracklets, "frames": frames}
+    config = TrialConfig.model_validate({"clips": clips, "optim": {"accumulate": 3}})
+    cut = with_batch(config, most)
+    images = cut.clips.identities * cut.clips.tracklets * cut.clips.frames
+    assert images <= most
+    assert images > most / 4 or cut.clips == config.clips
+    assert cut.clips.identities >= 2
+    assert (cut.clips.tracklets >= 2) == (tracklets >= 2), "without a second tracklet there is no pair of an identity"
+    assert cut.optim.accumulate == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "line"),
+    [
+        ((10, 3.0, 20, 5.0), (1.0, 0.2)),
+        ((10, 3.0, 20, 2.0), (0.0, 0.1)),
+        ((10, 3.0, 20, 9.0), (0.0, 0.45)),
+        ((20, 3.0, 20, 2.0), (0.0, 0.1)),
+        ((10, 3.0, 20, 3.0), (3.0, 0.0)),
+    ],
+)
+def test_a_line_neither_falls_nor_begins_below_nothing(
+    points: tuple[float, float, float, float], line: tuple[float, float]
+) -> None:
+    assert line_through(*points) == pytest.approx(line)
 
 
 def test_what_saving_costs_is_measured_on_the_disk_that_is_named_and_nothing_is_left(
