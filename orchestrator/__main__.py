@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import click
 
 from orchestrator.base.errors import PROBLEMS_FILE, UNWRITABLE, Exit, OrchestratorError
+from orchestrator.base.process import trim_secrets
 from orchestrator.cli.cluster import cluster
 from orchestrator.cli.data import data
 from orchestrator.cli.doctor import doctor
@@ -130,6 +131,7 @@ def run(arguments: Sequence[str]) -> int:
         Path.cwd()
     except FileNotFoundError:
         return _say("the current folder was deleted; change to another one", Exit.ENVIRONMENT)
+    trim_secrets()
     try:
         code = int(cli.main(list(arguments), prog_name="reidsearch", standalone_mode=False) or Exit.OK)
         with _reader_noticed():

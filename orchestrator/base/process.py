@@ -11,6 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOCK_POLL_S = 0.1
+SECRETS = (
+    *("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
+"""Environment variables that Ray, MLflow, PostgreSQL and buckets read."""
+
+
+def trim_secrets() -> None:
+    """Takes the line break away that a secret made from a file ends with: no header can hold it."""
+    for name in SECRETS:
+        if name in os.environ:
+            os.environ[name] = os.environ[name].strip()
 
 
 class Process(NamedTuple):

@@ -30,8 +30,6 @@ from orchestrator.cli.options import (
 if TYPE_CHECKING:
     from orchestrator.cluster.manifests import Machines, Work
 
-MINI_MARS = "mini-mars"
-
 
 @click.group()
 def cluster() -> None:
@@ -171,14 +169,13 @@ class KubernetesOptions(JobOptions):
     ] = "job"
     memory_per_node: Annotated[str, option("--memory-per-node", metavar="SIZE", help="Memory of each pod.")] = "64Gi"
     claim: Annotated[str, option("--claim", help="Volume claim that the pods share as /shared.")] = "reidsearch"
-    storage_class: Annotated[
-        str | None,
-        option(
-            "--storage-class",
-            help="Storage class of this claim; must let many nodes write.  [default: the cluster's]",
-        ),
+    service_account: Annotated[
+        str | None, option("--service-account", metavar="NAME", help="Service account of the pods, for a bucket.")
     ] = None
-    storage_size: Annotated[str, option("--storage-size", metavar="SIZE", help="Size of this claim.")] = "100Gi"
+    env_from: Annotated[
+        str | None,
+        option("--env-from", metavar="SECRET", help="Secret whose entries become environment variables of the pods."),
+    ] = None
 
 
 @command(
@@ -187,16 +184,20 @@ class KubernetesOptions(JobOptions):
     group=cluster,
 )
 def k8s(given: KubernetesOptions) -> int:
-    """Write manifests for KubeRay: a search as a RayJob with its volume claim, or a RayCluster for several."""
+    """Write manifests for KubeRay: a search as a RayJob, or a RayCluster for several."""
     from orchestrator.cluster import manifests
 
+    if given.kind == "cluster":
+        for flag in ("--data", "--stage-data", "--tracking-uri"):
+            if vars(given)[flag.strip("-").replace("-", "_")] is not None:
+                raise click.UsageError(f"{flag} means nothing to --kind cluster: give it where a search is submitted")
     pods = manifests.KubernetesCluster(
         machines=_machines(given, given.nodes),
         image=given.image,
         memory=given.memory_per_node,
         claim=given.claim,
-        storage_class=given.storage_class,
-        storage_size=given.storage_size,
+        service_account=given.service_account,
+        secret=given.env_from,
     )
     write = manifests.kubernetes_job if given.kind == "job" else manifests.kubernetes_cluster
     click.echo(write(_work(given), pods), nl=False)
@@ -238,12 +239,23 @@ class RayUpOptions(MachineOptions):
         str | None, option("--head-machine", metavar="TYPE", help="aws, gcp: type of the head.")
     ] = None
     image: Annotated[str | None, Image] = None
+    instance_profile: Annotated[
+        str | None, option("--instance-profile", metavar="NAME", help="aws: instance profile of the machines.")
+    ] = None
+    service_account: Annotated[
+        str | None,
+        option("--service-account", metavar="EMAIL", help="gcp: service account of the machines that run trials."),
+    ] = None
 
 
 RENTED = ("nodes", "region", "machine", "head_machine", "image")
-NEEDED = {"onprem": ("head", "workers", "user"), "gcp": (*RENTED, "zone", "project"), "aws": RENTED}
+NEEDED = {
+    "onprem": ("head", "workers", "user"),
+    "gcp": (*RENTED, "zone", "project", "service_account"),
+    "aws": (*RENTED, "instance_profile"),
+}
 OPTIONAL = {"onprem": ("environment",), "gcp": ("user",), "aws": ("user",)}
-OF_A_PROVIDER = ("head", "workers", "user", *RENTED, "environment", "zone", "project")
+OF_A_PROVIDER = ("environment", *dict.fromkeys(key for keys in NEEDED.values() for key in keys))
 
 
 @command(
@@ -263,10 +275,8 @@ def ray_up(given: RayUpOptions) -> int:
         own = manifests.OwnMachines(asked["head"], given.workers, asked["user"], given.environment or sys.prefix)
         text = manifests.ray_up_own(work, _machines(given, len(own.workers)), own)
     else:
-        rented = {
-            key: asked[key] for key in ("provider", "region", "machine", "head_machine", "image", "project", "zone")
-        }
-        machines = manifests.CloudMachines(**rented, user=given.user or "ubuntu")
+        rented = {key: asked[key] for key in manifests.CloudMachines._fields}
+        machines = manifests.CloudMachines(**rented | {"user": given.user or "ubuntu"})
         text = manifests.ray_up_cloud(work, _machines(given, asked["nodes"]), machines)
     click.echo(text, nl=False)
     return Exit.OK
@@ -306,6 +316,7 @@ def _work(given: MachineOptions, *, overrides: tuple[str, ...] = ()) -> Work:
         name=given.name or space.name,
         storage=_absolute(asked.get("storage")) or "",
         launch=command_arguments(launch),
+        **places,
         tracking_uri=tracking_uri,
         concurrent=trial.pop("concurrent"),
         resources=Resources.model_validate(trial),
@@ -314,6 +325,7 @@ def _work(given: MachineOptions, *, overrides: tuple[str, ...] = ()) -> Work:
 
 def _absolute(place: str | None) -> str | None:
     """A folder by its absolute path; a URI, and the word for generated data, unchanged."""
+    from orchestrator.cluster.manifests import MINI_MARS
     from orchestrator.stores.uri import is_uri
 
     return place if place is None or is_uri(place) or place == MINI_MARS else str(Path(place).absolute())

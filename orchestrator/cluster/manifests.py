@@ -6,6 +6,7 @@ cannot be quoted within a line: no value changes the structure of a file, or wha
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.resources
 import json
@@ -23,7 +24,7 @@ from orchestrator.cluster.trusted_servers import TRACKING
 from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import check_name
-from orchestrator.stores.uri import is_uri
+from orchestrator.stores.uri import is_uri, parsed
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
@@ -39,11 +40,16 @@ SLURM_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@%+-]*")
 QUANTITY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGTP]i?)?")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", start=1)}
-# KubeRay derives names of services and pods from that of a RayJob: RFC 1035, with room for a suffix.
-KUBERNETES_NAME = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
+# RFC 1035, with room for the suffixes by which KubeRay and Ray name services, pods and machines.
+CLOUD_NAME = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
+SERVICE_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}@[a-z0-9.-]{1,100}\.gserviceaccount\.com")
+INSTANCE_PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,128}")
+MINI_MARS = "mini-mars"
 SHARED = "/shared"
 """Where the volume that the pods share is mounted."""
 SPACE_FILE = "/etc/reidsearch/space.yaml"
+# How `pgrep -f` finds the drivers on the head: the script of a RayJob, which passes a signal on, or submitted searches.
+JOB_DRIVER, SUBMITTED_DRIVER = "^bash /etc/reidsearch/search", "^python -m orchestrator "
 # Seconds that a start needs on a quiet machine before it can save anything.
 START_S = 60
 
@@ -80,6 +86,9 @@ class Work(NamedTuple):
     """Folder or URI."""
     launch: Sequence[str]
     """Arguments of `reidsearch launch` besides space, name, storage and address."""
+    data: str | None = None
+    """Folder of the data set, or the word for generated data."""
+    stage_data: str | None = None
     tracking_uri: str | None = None
     concurrent: int | None = None
     """Most trials at once; None is what the space says."""
@@ -91,14 +100,32 @@ class Work(NamedTuple):
         """Arguments of `reidsearch resume` besides name, storage and address: a new pod trusts no server yet."""
         return [] if self.tracking_uri is None else [TRACKING, self.tracking_uri]
 
+    def data_folder(self) -> str | None:
+        """Where the data set is; None for generated data.
+
+        Raises:
+            UnusableValue: neither the options nor the space say it.
+        """
+        if self.data == MINI_MARS or (self.data is None and self.space.synthetic is not None):
+            return None
+        settings = self.space.trainer.get("data")
+        root = settings.get("root") if self.data is None and isinstance(settings, dict) else self.data
+        if not isinstance(root, str):
+            raise UnusableValue(f"{self.space.name} names no data set; say where the machines see it: --data DIR")
+        return root
+
     def plan(self, machines: Machines) -> str:
         """One line: how many trials there are, and how they share the machines.
 
         Raises:
             EnvironmentProblem: no machine can hold a trial.
-            SearchError: the name cannot name a search.
+            SearchError: the name cannot name a search, or a URI is none of a storage, or has keys in it.
+            UnusableValue: the storage is the memory of a process.
         """
         check_name(self.name)
+        for option, place in (("--storage", self.storage), ("--stage-data", self.stage_data)):
+            if place is not None and is_uri(place) and parsed(place).scheme == "memory":
+                raise UnusableValue(f"{option} {place}: no machine sees the memory of another one; name a bucket")
         resources = self.space.resources.overridden(self.resources)
         most, trials = self.concurrent or self.space.budget.concurrent, self.space.trials_at_most
         allocate(machines._replace(number=1).nodes(), resources, concurrent=most, trials=trials)
@@ -194,10 +221,11 @@ class KubernetesCluster(NamedTuple):
     memory: str = "64Gi"
     """Of each of those pods."""
     claim: str = "reidsearch"
-    """Name of the claim for the volume, which is mounted at /shared."""
-    storage_class: str | None = None
-    """None is the cluster's default."""
-    storage_size: str = "100Gi"
+    """Name of the claim for the volume, which is mounted at /shared if a path there is used."""
+    service_account: str | None = None
+    """Of the pods: who they are to a bucket."""
+    secret: str | None = None
+    """Secret whose entries become environment variables of the pods."""
 
 
 def kubernetes_job(work: Work, cluster: KubernetesCluster) -> str:
@@ -208,13 +236,15 @@ def kubernetes_job(work: Work, cluster: KubernetesCluster) -> str:
         EnvironmentProblem: no pod can hold a trial.
         SearchError: the name cannot name a search.
     """
-    place = Path(work.storage)
-    if not is_uri(work.storage) and (not place.is_relative_to(SHARED) or ".." in place.parts):
-        raise UnusableValue(
-            f"--storage {work.storage}: pods share only what is below {SHARED}; or name a bucket by its URI"
-        )
+    places = [_seen_by_pods("--storage", work.storage)]
+    if work.stage_data is not None:
+        places.append(_seen_by_pods("--stage-data", work.stage_data))
+    if (data := work.data_folder()) is not None:
+        if is_uri(data):
+            raise UnusableValue(f"--data {data}: must be a folder below {SHARED}")
+        places.append(_seen_by_pods("--data", data))
     files = {"space.yaml": work.space.to_yaml(), "search.sh": _search_script(work)}
-    values = _kubernetes_values(work, cluster) | {"job": True}
+    values = _kubernetes_values(work, cluster, places) | {"job": True, "driver": JOB_DRIVER}
     text = _rendered("rayjob.yaml.j2", values, _yaml_value, space=files["space.yaml"], script=files["search.sh"])
     if next(yaml.safe_load_all(text))["data"] != files:
         raise UnusableValue(f"{work.space.name}: its texts have characters that cannot stand in a ConfigMap")
@@ -229,7 +259,23 @@ def kubernetes_cluster(work: Work, cluster: KubernetesCluster) -> str:
         EnvironmentProblem: no pod can hold a trial of the search.
         SearchError: the name cannot name a search.
     """
-    return _rendered("raycluster.yaml.j2", _kubernetes_values(work, cluster) | {"job": False}, _yaml_value)
+    values = _kubernetes_values(work, cluster, [_seen_by_pods("--storage", work.storage)])
+    return _rendered("raycluster.yaml.j2", values | {"job": False, "driver": SUBMITTED_DRIVER}, _yaml_value)
+
+
+def _seen_by_pods(option: str, place: str) -> Path | None:
+    """The folder, or None for a bucket.
+
+    Raises:
+        UnusableValue: pods do not share it.
+    """
+    path: Path | None = Path(place)
+    if is_uri(place):
+        address = parsed(place)
+        path = Path(address.path) if address.scheme == "file" else None
+    if path is not None and (not path.is_relative_to(SHARED) or ".." in path.parts):
+        raise UnusableValue(f"{option} {place}: pods share only what is below {SHARED}; or name a bucket by its URI")
+    return path
 
 
 def _search_script(work: Work) -> str:
@@ -240,24 +286,24 @@ def _search_script(work: Work) -> str:
         "launch": work.launch,
         "resume": work.resume,
         "space_file": SPACE_FILE,
-        "some_trials_failed": int(Exit.SOME_TRIALS_FAILED),
+        **{code.name.lower(): int(code) for code in Exit},
     }
     return _rendered("search.sh.j2", values, _shell_words)
 
 
-def _kubernetes_values(work: Work, cluster: KubernetesCluster) -> dict[str, Any]:
+def _kubernetes_values(work: Work, cluster: KubernetesCluster, places: Sequence[Path | None]) -> dict[str, Any]:
     machines = cluster.machines._replace(memory=_bytes("--memory-per-node", cluster.memory))
-    _bytes("--storage-size", cluster.storage_size)
-    meaning = "a name of at most 47 letters, digits and '-', which begins with a letter"
-    if cluster.storage_class is not None:
-        matching("--storage-class", cluster.storage_class, CLOUD_WORD, "the name of a storage class")
+    named = {"--claim": cluster.claim, "--service-account": cluster.service_account, "--env-from": cluster.secret}
+    for option, name in named.items():
+        if name is not None:
+            matching(option, name, CLOUD_WORD, "the name of an object of Kubernetes")
     return {
         "plan": work.plan(machines),
-        "name": matching("--name", re.sub(r"[._]", "-", work.name.lower()), KUBERNETES_NAME, meaning),
+        "name": cloud_name(work.name),
         "image": matching("--image", cluster.image, IMAGE, IMAGE_MEANING),
-        "claim": matching("--claim", cluster.claim, KUBERNETES_NAME, meaning),
-        "storage_class": cluster.storage_class,
-        "storage_size": cluster.storage_size,
+        "claim": cluster.claim if any(places) else None,
+        "service_account": cluster.service_account,
+        "secret": cluster.secret,
         "ray": importlib.metadata.version("ray"),  # all machines must have the same
         "nodes": machines.number,
         "cpus": str(machines.cpus),
@@ -266,10 +312,25 @@ def _kubernetes_values(work: Work, cluster: KubernetesCluster) -> dict[str, Any]
     }
 
 
+def cloud_name(name: str) -> str:
+    """The name of a search as Kubernetes and clouds take one; names that differ remain different.
+
+    A name that they take stays as it is. Any other gets a digest: `a_b` must not become `a-b`, another search.
+    """
+    if CLOUD_NAME.fullmatch(name):
+        return name
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not readable[0].isalpha():
+        readable = f"search-{readable}"
+    return f"{readable[:40].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
 def _bytes(name: str, text: str) -> int:
     found = QUANTITY.fullmatch(matching(name, text, QUANTITY, "a quantity such as 64Gi"))
     assert found is not None
-    return int(found["number"]) * UNITS[found["unit"] or ""]
+    if (size := int(found["number"]) * UNITS[found["unit"] or ""]) == 0:
+        raise UnusableValue(f"{name}: must be more than {text}")
+    return size
 
 
 # --- `ray up`
@@ -295,6 +356,10 @@ def ray_up_own(work: Work, machines: Machines, own: OwnMachines) -> str:
         SearchError: the name cannot name a search.
     """
     meaning = "the name or address of a machine"
+    hosts = [own.head, *own.workers]
+    for host in hosts:
+        if hosts.count(host) > 1:
+            raise UnusableValue(f"--worker {host}: given twice, or the head as well; each machine has one part")
     values = {
         **_ray_up_values(work, machines),
         "head": matching("--head", own.head, HOST, meaning),
@@ -317,6 +382,10 @@ class CloudMachines(NamedTuple):
     head_machine: str
     image: str
     user: str
+    instance_profile: str | None = None
+    """AWS only: who the machines are to the bucket."""
+    service_account: str | None = None
+    """GCP only: the same for those that run trials."""
     project: str | None = None
     """GCP only."""
     zone: str | None = None
@@ -343,13 +412,21 @@ def ray_up_cloud(work: Work, machines: Machines, cloud: CloudMachines) -> str:
         "image": matching("--image", cloud.image, IMAGE, IMAGE_MEANING),
         "user": matching("--user", cloud.user, USER, "the name of a user"),
     }
+    if cloud.provider == "gcp":
+        meaning = "the address of a service account"
+        account = matching("--service-account", cloud.service_account or "", SERVICE_ACCOUNT, meaning)
+        values["service_account"] = account
+    else:
+        meaning = "the name of an instance profile"
+        profile = matching("--instance-profile", cloud.instance_profile or "", INSTANCE_PROFILE, meaning)
+        values["instance_profile"] = profile
     return _rendered(f"ray-up-{cloud.provider}.yaml.j2", _ray_up_values(work, machines) | values, _yaml_value)
 
 
 def _ray_up_values(work: Work, machines: Machines) -> dict[str, Any]:
     return {
         "plan": work.plan(machines),
-        "name": work.name,
+        "name": cloud_name(work.name),
         "nodes": machines.number,
         "cpus": machines.cpus,
         "gpus": machines.gpus or None,

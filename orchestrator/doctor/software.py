@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -20,6 +21,9 @@ INSTALL_AGAIN = "install the versions that constraints.txt pins: make install"
 SMALL_GPU_BYTES = 8 * 2**30
 # The driver's list of GPUs; torch finds none of them if it was built for CPUs, or for a newer driver.
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+# NVIDIA, CUDA compatibility: the oldest driver for each major version of CUDA.
+OLDEST_DRIVERS = {"12": 525, "13": 580}
 
 
 def versions() -> Iterator[Finding]:
@@ -110,11 +114,20 @@ def gpus() -> Iterator[Finding]:
 def _no_gpu(cuda: str | None) -> Finding:
     there = sorted(NVIDIA_GPUS.iterdir()) if NVIDIA_GPUS.is_dir() else []
     if there:
-        text = f"the driver lists {len(there)}, torch (built for {_built_for(cuda)}) finds none"
-        return Finding(
-            "problem", "gpu", text, "install torch for this driver's CUDA, or a newer driver; see nvidia-smi"
-        )
+        text = f"the driver{_driver()} lists {len(there)}, torch (built for {_built_for(cuda)}) finds none"
+        oldest = OLDEST_DRIVERS.get((cuda or "").partition(".")[0])
+        newer = "a newer driver" if oldest is None else f"driver {oldest} or later"
+        return Finding("problem", "gpu", text, f"install torch for this driver's CUDA, or {newer}; see nvidia-smi")
     return Finding("warn", "gpu", "none: fine for generated data, but one epoch on MARS would take hours")
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, after a space; nothing if it is not known."""
+    try:
+        found = re.search(r"\b\d{3,}(\.\d+)+\b", NVIDIA_DRIVER.read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return ""
+    return "" if found is None else f" {found[0]}"
 
 
 def jpeg_decoder() -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.base.errors import OrchestratorError
+from orchestrator.base.process import trim_secrets
 from orchestrator.base.provenance import host
 from orchestrator.runner.attempt_server import STOP
 from orchestrator.runner.trial_spec import AttemptResult, TrialSpec, WorkerMessage, attempt_environment, folder_here
@@ -86,6 +87,7 @@ def trainable(config: dict[str, Any]) -> None:
     """
     from ray import tune
 
+    trim_secrets()
     spec = TrialSpec.model_validate(config)
     _announce(spec)
     with closing(attempt_messages(spec, _ready_server)) as messages:

@@ -64,15 +64,16 @@ def parsed(uri: str) -> Address:
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES[:-1])
         raise SearchError(f"{parts.scheme}://: no storage that is known here (known: {known}, or a path)")
-    if "@" in parts.netloc:
-        # It would be written into search.yaml, into logs and onto the screen.
-        raise SearchError(f"{scheme}://: no credentials in the URI; give them in the environment or a profile")
     settings = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    if any("@" in part for part in (parts.netloc, *settings.values())):
+        # They would be written into search.yaml, into logs and onto the screen.
+        raise SearchError(f"{scheme}://: no credentials in the URI; give them in the environment or a profile")
     unknown = sorted(settings.keys() - (set(S3_SETTINGS) if scheme == "s3" else set()))
     if unknown or parts.fragment:
         what = unknown[0] if unknown else f"#{parts.fragment}"
         allowed = f"; an s3:// URI takes {', '.join(S3_SETTINGS)}" if scheme == "s3" else ""
-        raise SearchError(f"{uri}: {what!r} is no setting of such a storage{allowed}")
+        plain = uri.partition("?")[0]  # what follows may be a key
+        raise SearchError(f"{plain}: {what!r} is no setting of such a storage{allowed}")
     path = (parts.netloc + unquote(parts.path)).rstrip("/")
     if scheme == "file":
         if parts.netloc not in ("", "localhost"):

@@ -256,6 +256,13 @@ def test_a_gpu_that_the_driver_knows_and_torch_does_not_is_a_problem(
     assert only(software.gpus()).level == "warn"
     (tmp_path / "0000:00:00.0").mkdir()
     assert only(software.gpus()).level == "problem"
+    version = tmp_path / "version"
+    version.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\n")
+    monkeypatch.setattr(software, "NVIDIA_DRIVER", version)
+    monkeypatch.setattr("torch.version.cuda", "13.2")
+    found = only(software.gpus())
+    assert "the driver 570.86.15 lists" in found.text
+    assert "driver 580 or later" in found.advice
 
 
 def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import copy
+import os
 import re
 import shlex
 import subprocess
@@ -32,20 +33,21 @@ from orchestrator.cluster.ray import ENVIRONMENT
 from orchestrator.space.search_space import SearchSpace
 
 FOLDER = ROOT / "cluster"
-MANIFESTS = ("rayjob.yaml", "raycluster.yaml", "mlflow.yaml")
+MANIFESTS = ("rayjob.yaml", "raycluster.yaml", "mlflow.yaml", "storage.yaml", "shell.yaml")
 RAY_UP = ("ray-up-onprem.yaml", "ray-up-aws.yaml", "ray-up-gcp.yaml")
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 KUBERNETES = "1.31"
 """The oldest of the versions that Kubernetes still mended when KubeRay 1.6 came."""
 
 MACHINES = manifests.Machines(3, 8, 2)
-CLUSTER = manifests.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0", storage_class="nfs")
+CLUSTER = manifests.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0")
 OWN = manifests.OwnMachines("head.lab", ["a.lab", "10.0.0.7"], "reid", "/shared/env")
 SPACE = SearchSpace.load("attn_cl.yaml")
 
 
 def work(**changed: Any) -> manifests.Work:
-    return manifests.Work(SPACE, "attn_cl-1", "/shared/runs", ["--data", "/shared/mars"])._replace(**changed)
+    of_data = {"launch": ["--data", "/shared/mars"], "data": "/shared/mars"}
+    return manifests.Work(SPACE, "attn_cl-1", "/shared/runs", **of_data)._replace(**changed)
 
 
 def job(**changed: Any) -> manifests.SlurmJob:
@@ -53,7 +55,10 @@ def job(**changed: Any) -> manifests.SlurmJob:
 
 
 def cloud(provider: str) -> manifests.CloudMachines:
-    more = {"project": "lab-1", "zone": "europe-west4-a"} if provider == "gcp" else {}
+    more = {"instance_profile": "reidsearch"}
+    if provider == "gcp":
+        account = "reid@lab-1.iam.gserviceaccount.com"
+        more = {"project": "lab-1", "zone": "europe-west4-a", "service_account": account}
     image = "registry.example.org/reidsearch:0.1.0"
     return manifests.CloudMachines(provider, "eu-central-1", "g6.4xlarge", "m7i.xlarge", image, "ubuntu", **more)
 
@@ -67,10 +72,16 @@ FILLED = {
     "ray-up-gcp.yaml": manifests.ray_up_cloud(work(), MACHINES, cloud("gcp")),
 }
 TEXTS = {
-    "mlflow.yaml as shipped": (FOLDER / "mlflow.yaml").read_text(),
+    **{f"{path.name} as shipped": path.read_text() for path in FOLDER.glob("*.yaml") if path.name in MANIFESTS},
     **{f"{name} filled in": text for name, text in FILLED.items()},
     "rayjob.yaml without GPUs": manifests.kubernetes_job(
-        work(), CLUSTER._replace(machines=manifests.Machines(1, 4, 0), storage_class=None)
+        work(), CLUSTER._replace(machines=manifests.Machines(1, 4, 0))
+    ),
+    "rayjob.yaml in a bucket": manifests.kubernetes_job(
+        work(storage="s3://bucket/runs", data="mini-mars"), CLUSTER._replace(service_account="reid", secret="keys")
+    ),
+    "raycluster.yaml in a bucket": manifests.kubernetes_cluster(
+        work(storage="s3://bucket/runs"), CLUSTER._replace(service_account="reid", secret="keys")
     ),
     "slurm.sbatch with all options": manifests.slurm_script(
         work(storage="/a 'b'/$(date)/`id`"),
@@ -92,6 +103,8 @@ def pods(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from kuberay.pod_templates(document)
     elif document["kind"] in ("Deployment", "StatefulSet"):
         yield document["spec"]["template"]
+    elif document["kind"] == "Pod":
+        yield document
 
 
 # What ships
@@ -211,7 +224,7 @@ def test_no_container_runs_as_root_or_without_limits(title: str) -> None:
 @pytest.mark.parametrize("title", of(*MANIFESTS))
 def test_secrets_are_referred_to_and_nothing_can_be_reached_from_outside(title: str) -> None:
     kinds = {document["kind"] for document in documents(title)}
-    assert "NetworkPolicy" in kinds
+    assert "NetworkPolicy" in kinds or kinds <= {"PersistentVolumeClaim", "Pod"}
     assert not kinds & {"Secret", "Ingress"}
     for document in documents(title):
         assert document["spec"].get("type") in (None, "ClusterIP") if "spec" in document else True
@@ -233,19 +246,62 @@ def test_no_trial_is_placed_on_the_head(title: str) -> None:
 
 
 def test_a_ray_job_has_the_numbers_of_the_search() -> None:
-    config, claim, _, ray = documents("rayjob.yaml filled in")
+    config, _, ray = documents("rayjob.yaml filled in")
     assert SearchSpace.model_validate(yaml.safe_load(config["data"]["space.yaml"])) == SPACE
     workers = ray["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (3, 3, 3)
     (container,) = workers["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
     assert container["image"] == CLUSTER.image
-    assert claim["spec"]["storageClassName"] == "nfs"
-    assert ray["metadata"]["name"] == config["metadata"]["name"] == "attn-cl-1"
+    assert ray["metadata"]["name"] == config["metadata"]["name"] == manifests.cloud_name("attn_cl-1")
     assert "reidsearch resume attn_cl-1 " in config["data"]["search.sh"]
-    without = documents("rayjob.yaml without GPUs")
     assert "nvidia" not in TEXTS["rayjob.yaml without GPUs"]
-    assert "storageClassName" not in without[1]["spec"]
+
+
+@pytest.mark.parametrize("title", of("rayjob.yaml", "raycluster.yaml"))
+def test_no_file_that_is_deleted_with_a_search_holds_the_claim_that_all_searches_share(title: str) -> None:
+    assert {document["kind"] for document in documents(title)} <= {"ConfigMap", "NetworkPolicy", *kuberay.OBJECTS}
+    (claim,) = documents("storage.yaml as shipped")
+    assert claim["metadata"]["name"] == CLUSTER.claim
+    assert ("persistentVolumeClaim" in TEXTS[title]) == ("bucket" not in title)
+
+
+@pytest.mark.parametrize("title", ["rayjob.yaml in a bucket", "raycluster.yaml in a bucket"])
+def test_head_and_workers_have_the_keys_and_the_account_for_a_bucket(title: str) -> None:
+    *submitter, head, workers = pods(documents(title)[-1])
+    for pod in (head, workers):
+        assert pod["spec"]["serviceAccountName"] == "reid"
+        assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    assert all("envFrom" not in pod["spec"]["containers"][0] for pod in submitter)
+
+
+@pytest.mark.parametrize("title", of("rayjob.yaml", "raycluster.yaml"))
+def test_pods_have_time_to_save_and_the_policy_lets_both_forms_of_the_operator_in(title: str) -> None:
+    *_, head, workers = pods(documents(title)[-1])
+    for pod in (head, workers):
+        assert pod["spec"]["terminationGracePeriodSeconds"] == 180
+        assert pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][:2] == ["bash", "-c"]
+    (policy,) = (each for each in documents(title) if each["kind"] == "NetworkPolicy")
+    allowed = [each["podSelector"]["matchLabels"].items() for each in policy["spec"]["ingress"][0]["from"]]
+    # The labels of its pods, in the operator's Helm chart and in its kustomize files.
+    for name in ("kuberay-operator", "kuberay"):
+        pod = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "kuberay-operator"}
+        assert any(labels <= pod.items() for labels in allowed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(names=st.lists(st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"), min_size=2, max_size=2, unique=True))
+def test_every_search_has_a_name_in_a_cloud_and_no_two_have_the_same(names: list[str]) -> None:
+    found = [manifests.cloud_name(name) for name in names]
+    assert all(manifests.CLOUD_NAME.fullmatch(name) for name in found)
+    assert found[0] != found[1]
+
+
+def test_a_name_that_clouds_take_stays_and_its_like_differ() -> None:
+    assert manifests.cloud_name("attn-cl") == "attn-cl"
+    others = ("attn_cl", "attn.cl", "Attn-cl", "7-days", "x" * 64)
+    assert len({manifests.cloud_name(name) for name in (*others, "attn-cl")}) == 6
+    assert manifests.cloud_name("7-days").startswith("search-7-days-")
 
 
 # ray up
@@ -273,6 +329,17 @@ def test_a_file_for_ray_up_has_the_numbers_of_the_search() -> None:
     assert own["provider"] == {"type": "local", "head_ip": "head.lab", "worker_ips": ["a.lab", "10.0.0.7"]}
     assert "--num-cpus=8 --num-gpus=2 " in own["worker_start_ray_commands"][1]
     assert aws["available_node_types"]["worker"]["resources"] == {"CPU": 8, "GPU": 2}
+    profile = {"Name": "reidsearch"}
+    for kind in ("head", "worker"):
+        machine = aws["available_node_types"][kind]["node_config"]
+        assert machine["IamInstanceProfile"] == profile
+        assert machine["ImageId"].startswith("resolve:ssm:/aws/service/deeplearning/")  # Ray's own is Ubuntu 18.04
+    gcp = yaml.safe_load(FILLED["ray-up-gcp.yaml"])
+    (account,) = gcp["available_node_types"]["worker"]["node_config"]["serviceAccounts"]
+    assert account["email"] == "reid@lab-1.iam.gserviceaccount.com"
+    for config in (aws, gcp):
+        assert config["docker"]["worker_run_options"][0] == "--gpus=all"
+    assert gcp["cluster_name"] == aws["cluster_name"] == manifests.cloud_name("attn_cl-1")
     assert aws["max_workers"] == aws["available_node_types"]["worker"]["max_workers"] == 3
 
 
@@ -379,7 +446,7 @@ def test_no_text_changes_the_structure_of_a_manifest(**texts: str) -> None:
             script = next(yaml.safe_load_all(text))["data"]["search.sh"].split("\n")
             plain_script = next(yaml.safe_load_all(FILLED[name]))["data"]["search.sh"].split("\n")
             assert len(script) == len(plain_script)
-            words = shlex.split(next(line for line in script if "reidsearch launch" in line))
+            words = shlex.split(next(line for line in script if "reidsearch launch" in line))[2:]
             assert words[:4] == ["reidsearch", "launch", "--space", "/etc/reidsearch/space.yaml"]
             assert words[4:6] == ["--data", texts["data"]]
             assert words[-4:] == ["--storage", f"/shared/{texts['storage']}", "--address", "auto"]
@@ -409,9 +476,15 @@ SLURM = [
     "--time",
     "8:0:0",
 ]
-K8S = ["cluster", "k8s", "attn_cl", "--nodes", "2", "--gpus-per-node", "1", "--cpus-per-node", "8"]
+K8S = [
+    *("cluster", "k8s", "attn_cl", "--nodes", "2", "--gpus-per-node", "1", "--cpus-per-node", "8"),
+    "--data",
+    "mini-mars",
+]
 UP = ["cluster", "ray-up", "attn_cl", "--cpus-per-node", "8"]
 IMAGE = ["--image", "r.example.org/x:1"]
+OF_A_JOB = [*K8S, *IMAGE, "--storage", "/shared/runs"]
+ONPREM = [*UP, "--provider", "onprem", "--head", "a", "--worker", "b", "--user", "u"]
 REFUSED = {
     "a partition with a space": ([*SLURM, "--storage", "/s", "--partition", "a b"], 3, "--partition: must be one word"),
     "a partition with a newline": ([*SLURM, "--storage", "/s", "--partition", "a\n#SBATCH --uid=0"], 3, "--partition"),
@@ -429,13 +502,29 @@ REFUSED = {
     "storage that leaves": ([*K8S, *IMAGE, "--storage", "/shared/../tmp"], 3, "below /shared"),
     "a machine too small": ([*K8S, *IMAGE, "--storage", "s3://b/r", "--memory-per-trial", "65 GiB",
                              "--memory-per-node", "64Gi"], 5, "no node can hold a trial"),
+    "storage that is a folder of the pod": ([*K8S, *IMAGE, "--storage", "file:///tmp"], 3, "below /shared"),
+    "storage in the memory of a process": ([*K8S, *IMAGE, "--storage", "memory://runs"], 3, "name a bucket"),
+    "a key in the storage": ([*K8S, *IMAGE, "--storage", "s3://b/r?access_key=k"], 3, "'access_key' is no setting"),
+    "credentials in the storage": ([*SLURM, "--storage", "s3://key:secret@b/r"], 3, "no credentials in the URI"),
+    "credentials in an endpoint": (
+        [*SLURM, "--storage", "s3://b/r?endpoint_override=http%3A%2F%2Fk%3As%40h"], 3, "no credentials in the URI"
+    ),
+    "a password of MLflow": ([*OF_A_JOB, "--tracking-uri", "http://u:p@mlflow:5000"], 2, "MLFLOW_TRACKING_PASSWORD"),
+    "data that no pod sees": ([*OF_A_JOB, "--data", "/data/mars"], 3, "--data /data/mars: pods share only"),
+    "data in a bucket": ([*OF_A_JOB, "--data", "s3://b/mars"], 3, "must be a folder below /shared"),
+    "a pack that no pod sees": ([*OF_A_JOB, "--stage-data", "/data/mars"], 3, "--stage-data /data/mars: pods share"),
+    "no data": (
+        [*K8S[:-2], *IMAGE, "--storage", "/shared/runs"], 3, "--data data/mars: pods share only what is below /shared"
+    ),
+    "no memory": ([*OF_A_JOB, "--memory-per-node", "0Gi"], 3, "--memory-per-node: must be more than 0Gi"),
+    "an option that a cluster ignores": ([*OF_A_JOB, "--kind", "cluster"], 2, "--data means nothing to --kind cluster"),
+    "a machine twice": ([*ONPREM, "--worker", "b"], 3, "--worker b: given twice"),
+    "the head as a worker": ([*ONPREM, "--worker", "a"], 3, "--worker a: given twice, or the head"),
     "no head": ([*UP, "--provider", "onprem"], 2, "--provider onprem needs --head"),
     "a host that is a command": (
         [*UP, "--provider", "onprem", "--head", "a;id", "--worker", "b", "--user", "u"], 3, "--head: must be"
     ),
-    "an option of another provider": (
-        [*UP, "--provider", "onprem", "--head", "a", "--worker", "b", "--user", "u", "--region", "x"], 2, "means"
-    ),
+    "an option of another provider": ([*ONPREM, "--region", "x"], 2, "means"),
 }  # fmt: skip
 
 
@@ -491,13 +580,20 @@ def test_no_secret_of_the_environment_is_in_a_file_that_is_written(
 ) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    hosts = ["--provider", "onprem", "--head", "a", "--worker", "b", "--user", "u"]
     shared = ["--storage", "/shared/runs", "--data", "mini-mars"]
-    for arguments in ([*SLURM, *shared], [*K8S, *IMAGE, *shared], [*UP, *hosts]):
+    for arguments in ([*SLURM, *shared], [*K8S, *IMAGE, *shared], ONPREM):
         assert run(arguments) == 0, capsys.readouterr().err
         printed = capsys.readouterr()
         assert len(printed.out) > 1000
         assert told(printed.out + printed.err) == []
+
+
+def test_the_line_break_at_the_end_of_a_secret_made_from_a_file_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "abc\n")
+    assert run(["--version"]) == 0
+    assert os.environ["RAY_AUTH_TOKEN"] == os.environ["MLFLOW_TRACKING_PASSWORD"] == "abc"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "abc"
 
 
 def test_no_python_of_the_job_script_imports_from_the_folder_that_it_was_submitted_in() -> None:
