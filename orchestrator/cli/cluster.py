@@ -185,13 +185,13 @@ class KubernetesOptions(JobOptions):
 )
 def k8s(given: KubernetesOptions) -> int:
     """Write manifests for KubeRay: a search as a RayJob, or a RayCluster for several."""
-    from orchestrator.cluster import manifests
+    from orchestrator.cluster.kubernetes import KubernetesCluster, kubernetes_cluster, kubernetes_job
 
     if given.kind == "cluster":
         for flag in ("--data", "--stage-data", "--tracking-uri"):
             if vars(given)[flag.strip("-").replace("-", "_")] is not None:
                 raise click.UsageError(f"{flag} means nothing to --kind cluster: give it where a search is submitted")
-    pods = manifests.KubernetesCluster(
+    pods = KubernetesCluster(
         machines=_machines(given, given.nodes),
         image=given.image,
         memory=given.memory_per_node,
@@ -199,7 +199,7 @@ def k8s(given: KubernetesOptions) -> int:
         service_account=given.service_account,
         secret=given.env_from,
     )
-    write = manifests.kubernetes_job if given.kind == "job" else manifests.kubernetes_cluster
+    write = kubernetes_job if given.kind == "job" else kubernetes_cluster
     click.echo(write(_work(given), pods), nl=False)
     return Exit.OK
 

@@ -1,4 +1,4 @@
-"""Files that start a cluster for a search: a Slurm job, Kubernetes objects, a file for `ray up`.
+"""Files that start a cluster for a search: a Slurm job, a file for `ray up`; objects of Kubernetes are in `kubernetes`.
 
 The texts are Jinja templates in the folder `cluster`. Every value is quoted when it is written, and refused if it
 cannot be quoted within a line: no value changes the structure of a file, or what a shell runs.
@@ -7,18 +7,14 @@ cannot be quoted within a line: no value changes the structure of a file, or wha
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.resources
 import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from orchestrator.base.errors import Exit, OrchestratorError
+from orchestrator.base.errors import OrchestratorError
 from orchestrator.cluster.resources import Node, allocate
 from orchestrator.cluster.trusted_servers import TRACKING
 from orchestrator.space.options import Resources
@@ -37,7 +33,6 @@ SLURM_TIME = re.compile(r"(?:(?P<days>\d{1,3})-)?(?P<rest>\d{1,4}(?::\d{1,2}){0,
 SLURM_MEMORY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGT]?)")
 # sbatch splits a directive into words; none of its values needs other characters.
 SLURM_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@%+-]*")
-QUANTITY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGTP]i?)?")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", start=1)}
 # RFC 1035, with room for the suffixes by which KubeRay and Ray name services, pods and machines.
@@ -45,11 +40,6 @@ CLOUD_NAME = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
 SERVICE_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}@[a-z0-9.-]{1,100}\.gserviceaccount\.com")
 INSTANCE_PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,128}")
 MINI_MARS = "mini-mars"
-SHARED = "/shared"
-"""Where the volume that the pods share is mounted."""
-SPACE_FILE = "/etc/reidsearch/space.yaml"
-# How `pgrep -f` finds the drivers on the head: the script of a RayJob, which passes a signal on, or submitted searches.
-JOB_DRIVER, SUBMITTED_DRIVER = "^bash /etc/reidsearch/search", "^python -m orchestrator "
 # Seconds that a start needs on a quiet machine before it can save anything.
 START_S = 60
 
@@ -185,7 +175,7 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
         "cpus": machines.cpus,
         "gpus": machines.gpus,
     }
-    return _rendered("slurm.sbatch.j2", job._asdict() | values, _shell_words)
+    return rendered("slurm.sbatch.j2", job._asdict() | values, shell_words)
 
 
 def _slurm_seconds(text: str) -> int:
@@ -207,130 +197,6 @@ def _slurm_bytes(text: str) -> int:
     matching("--memory", text, SLURM_MEMORY, "a memory such as 64G, or 0 for all of a node")
     unit = text[-1] if text[-1].isalpha() else "M"
     return int(text.rstrip("KMGT")) * UNITS[f"{unit}i"]
-
-
-# --- Kubernetes
-
-
-class KubernetesCluster(NamedTuple):
-    """Pods, and the volume that they share."""
-
-    machines: Machines
-    """Pods that run trials."""
-    image: str
-    memory: str = "64Gi"
-    """Of each of those pods."""
-    claim: str = "reidsearch"
-    """Name of the claim for the volume, which is mounted at /shared if a path there is used."""
-    service_account: str | None = None
-    """Of the pods: who they are to a bucket."""
-    secret: str | None = None
-    """Secret whose entries become environment variables of the pods."""
-
-
-def kubernetes_job(work: Work, cluster: KubernetesCluster) -> str:
-    """A RayJob with all that it needs besides Ray's token.
-
-    Raises:
-        UnusableValue: a value cannot stand in it.
-        EnvironmentProblem: no pod can hold a trial.
-        SearchError: the name cannot name a search.
-    """
-    places = [_seen_by_pods("--storage", work.storage)]
-    if work.stage_data is not None:
-        places.append(_seen_by_pods("--stage-data", work.stage_data))
-    if (data := work.data_folder()) is not None:
-        if is_uri(data):
-            raise UnusableValue(f"--data {data}: must be a folder below {SHARED}")
-        places.append(_seen_by_pods("--data", data))
-    files = {"space.yaml": work.space.to_yaml(), "search.sh": _search_script(work)}
-    values = _kubernetes_values(work, cluster, places) | {"job": True, "driver": JOB_DRIVER}
-    text = _rendered("rayjob.yaml.j2", values, _yaml_value, space=files["space.yaml"], script=files["search.sh"])
-    if next(yaml.safe_load_all(text))["data"] != files:
-        raise UnusableValue(f"{work.space.name}: its texts have characters that cannot stand in a ConfigMap")
-    return text
-
-
-def kubernetes_cluster(work: Work, cluster: KubernetesCluster) -> str:
-    """A RayCluster that stays, with all that it needs besides Ray's token.
-
-    Raises:
-        UnusableValue: a value cannot stand in it.
-        EnvironmentProblem: no pod can hold a trial of the search.
-        SearchError: the name cannot name a search.
-    """
-    values = _kubernetes_values(work, cluster, [_seen_by_pods("--storage", work.storage)])
-    return _rendered("raycluster.yaml.j2", values | {"job": False, "driver": SUBMITTED_DRIVER}, _yaml_value)
-
-
-def _seen_by_pods(option: str, place: str) -> Path | None:
-    """The folder, or None for a bucket.
-
-    Raises:
-        UnusableValue: pods do not share it.
-    """
-    path: Path | None = Path(place)
-    if is_uri(place):
-        address = parsed(place)
-        path = Path(address.path) if address.scheme == "file" else None
-    if path is not None and (not path.is_relative_to(SHARED) or ".." in path.parts):
-        raise UnusableValue(f"{option} {place}: pods share only what is below {SHARED}; or name a bucket by its URI")
-    return path
-
-
-def _search_script(work: Work) -> str:
-    """The script of the driver's container: launches at the first start, resumes at every later one."""
-    values = {
-        "name": work.name,
-        "storage": work.storage,
-        "launch": work.launch,
-        "resume": work.resume,
-        "space_file": SPACE_FILE,
-        **{code.name.lower(): int(code) for code in Exit},
-    }
-    return _rendered("search.sh.j2", values, _shell_words)
-
-
-def _kubernetes_values(work: Work, cluster: KubernetesCluster, places: Sequence[Path | None]) -> dict[str, Any]:
-    machines = cluster.machines._replace(memory=_bytes("--memory-per-node", cluster.memory))
-    named = {"--claim": cluster.claim, "--service-account": cluster.service_account, "--env-from": cluster.secret}
-    for option, name in named.items():
-        if name is not None:
-            matching(option, name, CLOUD_WORD, "the name of an object of Kubernetes")
-    return {
-        "plan": work.plan(machines),
-        "name": cloud_name(work.name),
-        "image": matching("--image", cluster.image, IMAGE, IMAGE_MEANING),
-        "claim": cluster.claim if any(places) else None,
-        "service_account": cluster.service_account,
-        "secret": cluster.secret,
-        "ray": importlib.metadata.version("ray"),  # all machines must have the same
-        "nodes": machines.number,
-        "cpus": str(machines.cpus),
-        "gpus": str(machines.gpus) if machines.gpus else None,
-        "memory": cluster.memory,
-    }
-
-
-def cloud_name(name: str) -> str:
-    """The name of a search as Kubernetes and clouds take one; names that differ remain different.
-
-    A name that they take stays as it is. Any other gets a digest: `a_b` must not become `a-b`, another search.
-    """
-    if CLOUD_NAME.fullmatch(name):
-        return name
-    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if not readable[0].isalpha():
-        readable = f"search-{readable}"
-    return f"{readable[:40].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
-def _bytes(name: str, text: str) -> int:
-    found = QUANTITY.fullmatch(matching(name, text, QUANTITY, "a quantity such as 64Gi"))
-    assert found is not None
-    if (size := int(found["number"]) * UNITS[found["unit"] or ""]) == 0:
-        raise UnusableValue(f"{name}: must be more than {text}")
-    return size
 
 
 # --- `ray up`
@@ -368,7 +234,7 @@ def ray_up_own(work: Work, machines: Machines, own: OwnMachines) -> str:
         "bin": f"{shlex.quote(printable('--environment', own.environment))}/bin",
         "gpus": machines.gpus,
     }
-    return _rendered("ray-up-onprem.yaml.j2", values, _yaml_value)
+    return rendered("ray-up-onprem.yaml.j2", values, yaml_value)
 
 
 class CloudMachines(NamedTuple):
@@ -420,7 +286,7 @@ def ray_up_cloud(work: Work, machines: Machines, cloud: CloudMachines) -> str:
         meaning = "the name of an instance profile"
         profile = matching("--instance-profile", cloud.instance_profile or "", INSTANCE_PROFILE, meaning)
         values["instance_profile"] = profile
-    return _rendered(f"ray-up-{cloud.provider}.yaml.j2", _ray_up_values(work, machines) | values, _yaml_value)
+    return rendered(f"ray-up-{cloud.provider}.yaml.j2", _ray_up_values(work, machines) | values, yaml_value)
 
 
 def _ray_up_values(work: Work, machines: Machines) -> dict[str, Any]:
@@ -433,10 +299,26 @@ def _ray_up_values(work: Work, machines: Machines) -> dict[str, Any]:
     }
 
 
+# --- names
+
+
+def cloud_name(name: str) -> str:
+    """The name of a search as Kubernetes and clouds take one; names that differ remain different.
+
+    A name that they take stays as it is. Any other gets a digest: `a_b` must not become `a-b`, another search.
+    """
+    if CLOUD_NAME.fullmatch(name):
+        return name
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not readable[0].isalpha():
+        readable = f"search-{readable}"
+    return f"{readable[:40].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
 # --- templates
 
 
-def _rendered(template: str, values: Mapping[str, Any], quoted: Callable[[Any], str], **verbatim: str) -> str:
+def rendered(template: str, values: Mapping[str, Any], quoted: Callable[[Any], str], **verbatim: str) -> str:
     """A template of the folder `cluster` with every value quoted.
 
     Args:
@@ -469,12 +351,12 @@ def _rendered(template: str, values: Mapping[str, Any], quoted: Callable[[Any], 
     return environment.get_template(template).render({**values, **raw})
 
 
-def _yaml_value(value: Any) -> str:
+def yaml_value(value: Any) -> str:
     """Text and lists as JSON, which is YAML; numbers as they are."""
     return str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)
 
 
-def _shell_words(value: Any) -> str:
+def shell_words(value: Any) -> str:
     """A text as one word, a list as an array; numbers as they are."""
     if isinstance(value, int):
         return str(value)

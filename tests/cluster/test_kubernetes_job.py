@@ -20,10 +20,10 @@ import pytest
 import yaml
 from waiting import wait_until
 
-from orchestrator.cluster import manifests
+from orchestrator.cluster import kubernetes, manifests
 from orchestrator.space.search_space import SearchSpace
 
-CLUSTER = manifests.KubernetesCluster(manifests.Machines(2, 8, 1), "registry.example.org/reidsearch:0.1.0")
+CLUSTER = kubernetes.KubernetesCluster(manifests.Machines(2, 8, 1), "registry.example.org/reidsearch:0.1.0")
 WORK = manifests.Work(SearchSpace.load("demo.yaml"), "first", "/shared/runs", ["--data", "mini-mars"], data="mini-mars")
 STOP = "job stop --no-wait --address http://127.0.0.1:8265 first-x7"
 # Notes in the journal what it was asked. Its ends come from a file, one after another: an exit code, or `train`, which
@@ -58,7 +58,7 @@ class Kubernetes:
         self.stub("ray", f'#!/bin/bash\n[ "$*" = "{STOP}" ] && touch stop\n')
         self.stub("sleep", "#!/bin/bash\nexec /bin/sleep 0.05\n")
         # No pattern of a hook may find a process of somebody else.
-        text = manifests.kubernetes_job(WORK, CLUSTER)
+        text = kubernetes.kubernetes_job(WORK, CLUSTER)
         text = text.replace("/etc/reidsearch", str(folder)).replace("^reid:", f"^reid-of-{folder}:")
         self.objects = {document["kind"]: document for document in yaml.safe_load_all(text)}
         for name, content in self.objects["ConfigMap"]["data"].items():

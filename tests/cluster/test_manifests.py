@@ -27,7 +27,7 @@ from ray.autoscaler._private import util as autoscaler
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import OrchestratorError
-from orchestrator.cluster import manifests
+from orchestrator.cluster import kubernetes, manifests
 from orchestrator.cluster.manifests import UnusableValue
 from orchestrator.cluster.ray import ENVIRONMENT
 from orchestrator.space.search_space import SearchSpace
@@ -40,7 +40,7 @@ KUBERNETES = "1.31"
 """The oldest of the versions that Kubernetes still mended when KubeRay 1.6 came."""
 
 MACHINES = manifests.Machines(3, 8, 2)
-CLUSTER = manifests.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0")
+CLUSTER = kubernetes.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0")
 OWN = manifests.OwnMachines("head.lab", ["a.lab", "10.0.0.7"], "reid", "/shared/env")
 SPACE = SearchSpace.load("attn_cl.yaml")
 
@@ -65,24 +65,42 @@ def cloud(provider: str) -> manifests.CloudMachines:
 
 FILLED = {
     "slurm.sbatch": manifests.slurm_script(work(), job()),
-    "rayjob.yaml": manifests.kubernetes_job(work(), CLUSTER),
-    "raycluster.yaml": manifests.kubernetes_cluster(work(), CLUSTER),
+    "rayjob.yaml": kubernetes.kubernetes_job(work(), CLUSTER),
+    "raycluster.yaml": kubernetes.kubernetes_cluster(work(), CLUSTER),
     "ray-up-onprem.yaml": manifests.ray_up_own(work(), MACHINES, OWN),
     "ray-up-aws.yaml": manifests.ray_up_cloud(work(), MACHINES, cloud("aws")),
     "ray-up-gcp.yaml": manifests.ray_up_cloud(work(), MACHINES, cloud("gcp")),
 }
+
+
+def patched_job() -> str:
+    """A RayJob with the patches of kustomization.yaml, which are all `add` (RFC 6902)."""
+    *others, ray = yaml.safe_load_all(FILLED["rayjob.yaml"])
+    (patch,) = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["patches"]
+    assert patch["target"] == {"kind": ray["kind"]}
+    for change in yaml.safe_load(patch["patch"]):
+        assert change["op"] == "add"
+        *place, key = [part.replace("~1", "/") for part in change["path"].split("/")[1:]]
+        parent = ray
+        for part in place:
+            parent = parent[int(part) if isinstance(parent, list) else part]
+        parent[key] = change["value"]
+    return yaml.safe_dump_all([*others, ray])
+
+
 TEXTS = {
     **{f"{path.name} as shipped": path.read_text() for path in FOLDER.glob("*.yaml") if path.name in MANIFESTS},
     **{f"{name} filled in": text for name, text in FILLED.items()},
-    "rayjob.yaml without GPUs": manifests.kubernetes_job(
+    "rayjob.yaml without GPUs": kubernetes.kubernetes_job(
         work(), CLUSTER._replace(machines=manifests.Machines(1, 4, 0))
     ),
-    "rayjob.yaml in a bucket": manifests.kubernetes_job(
+    "rayjob.yaml in a bucket": kubernetes.kubernetes_job(
         work(storage="s3://bucket/runs", data="mini-mars"), CLUSTER._replace(service_account="reid", secret="keys")
     ),
-    "raycluster.yaml in a bucket": manifests.kubernetes_cluster(
+    "raycluster.yaml in a bucket": kubernetes.kubernetes_cluster(
         work(storage="s3://bucket/runs"), CLUSTER._replace(service_account="reid", secret="keys")
     ),
+    "rayjob.yaml with the patches of a site": patched_job(),
     "slurm.sbatch with all options": manifests.slurm_script(
         work(storage="/a 'b'/$(date)/`id`"),
         job(partition="gpu", account="reid", qos="long", memory="64G", time="2-00:00:00"),
@@ -424,10 +442,10 @@ def test_no_text_changes_the_structure_of_a_manifest(**texts: str) -> None:
 
     plain = work(launch=["--data", "d"])
     attempts = {
-        "rayjob.yaml": lambda: manifests.kubernetes_job(
+        "rayjob.yaml": lambda: kubernetes.kubernetes_job(
             work(storage=f"/shared/{texts['storage']}", launch=["--data", texts["data"]]), CLUSTER
         ),
-        "raycluster.yaml": lambda: manifests.kubernetes_cluster(
+        "raycluster.yaml": lambda: kubernetes.kubernetes_cluster(
             work(name=texts["name"]), CLUSTER._replace(image=texts["image"])
         ),
         "ray-up-onprem.yaml": lambda: manifests.ray_up_own(
