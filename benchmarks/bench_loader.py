@@ -87,7 +87,7 @@ def draw_tracklets(folder: Path) -> list[Tracklet]:
     return tracklets
 
 
-def _sources(tracklets: Sequence[Tracklet], folder: Path) -> dict[str, Callable[[tuple[int, int]], list[Tracklet]]]:
+def sources(tracklets: Sequence[Tracklet], folder: Path) -> dict[str, Callable[[tuple[int, int]], list[Tracklet]]]:
     """The tracklets as files, and packed; pixels are packed at the size they are asked for at."""
     return {
         "files": lambda size: [*tracklets],
@@ -116,7 +116,7 @@ def _packed(tracklets: Sequence[Tracklet], folder: Path, size: tuple[int, int] |
 def _speeds(tracklets: Sequence[Tracklet], size: tuple[int, int], folder: Path) -> dict[str, dict[str, float]]:
     """By source and step: the loader's ways, and the usual ones on Pillow."""
     candidates: dict[tuple[str, str], Candidate] = {}
-    for source, stored in _sources(tracklets, folder).items():
+    for source, stored in sources(tracklets, folder).items():
         candidates |= {(source, name): each for name, each in _ours(stored(size), size).items()}
     paths = [path for tracklet in tracklets for path in tracklet.frames]
     candidates |= {("Pillow", name): _pillow(paths, make(size)) for name, make in PILLOW.items()}
@@ -160,14 +160,22 @@ def _training(
 
 
 def _loading(tracklets: Sequence[Tracklet], size: tuple[int, int], config: ClipConfig) -> Callable[[], Any]:
-    loader = _loader([*tracklets], config, size, workers=0)
+    loader = loader_of([*tracklets], config, size, workers=0)
     return lambda: next(iter(loader))
 
 
-def _loader(tracklets: Sequence[Tracklet], config: ClipConfig, size: tuple[int, int], *, workers: int) -> Any:
+def loader_of(
+    tracklets: Sequence[Tracklet],
+    config: ClipConfig,
+    size: tuple[int, int],
+    *,
+    workers: int,
+    device: torch.device = CPU,
+) -> Any:
+    """The real loader, with each tracklet an identity of its own."""
     labels = list(range(len(tracklets)))
     clips = TrainingClips(tracklets, labels, config, size=size, seed=0)
-    return training_loader(clips, IdentityBatches(labels, config, 0), workers=workers, device=CPU)
+    return training_loader(clips, IdentityBatches(labels, config, 0), workers=workers, device=device)
 
 
 def _evaluation(tracklets: Sequence[Tracklet], size: tuple[int, int]) -> Candidate:
@@ -247,7 +255,7 @@ def _pillow(paths: Sequence[str], transform: Any) -> Candidate:
 def _waiting(tracklets: Sequence[Tracklet], workers: int, speed: int) -> dict[str, float]:
     """Share of an epoch spent waiting for batches by a loop whose steps consume `speed` frames a second."""
     many = [*tracklets] * (WAITING_IDENTITIES // len(tracklets))
-    loader = _loader(many, CONFIG, FILE_SIZE, workers=workers)
+    loader = loader_of(many, CONFIG, FILE_SIZE, workers=workers)
     list(loader)  # workers start
     shares = [_waited_share(loader, BATCH_FRAMES / speed) for _ in range(WAITING_RUNS)]
     return {"workers": workers, "consumed_per_second": speed, "waiting": round(median(shares), 3)}

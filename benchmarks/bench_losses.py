@@ -55,7 +55,7 @@ class Clips(NamedTuple):
     erased: Tensor
 
 
-def clips(count: int) -> Clips:
+def clips(count: int, device: torch.device | None = None) -> Clips:
     """Clips of identities drawn from all; half of the variance of an embedding is its identity's."""
     generator = torch.Generator().manual_seed(count)
     labels = torch.randperm(IDENTITIES, generator=generator)[: count // CLIPS_PER_IDENTITY]
@@ -66,6 +66,9 @@ def clips(count: int) -> Clips:
     logits = torch.randn(count, IDENTITIES, generator=generator)
     scores = torch.rand(count, FRAMES, generator=generator)
     erased = torch.rand(count, FRAMES, generator=generator) < 0.5
+    logits, embedding, scores, labels, erased = (
+        each.to(device) for each in (logits, embedding, scores, labels, erased)
+    )
     return Clips(logits.requires_grad_(), embedding.requires_grad_(), scores.requires_grad_(), labels, erased)
 
 

@@ -39,7 +39,7 @@ def main() -> int:
     asked = _arguments()
     torch.set_num_threads(1)
     # Memory first: what freed memory is kept would hide what a run needs.
-    memory = {size: _memory(*_embeddings(size)) for size in asked.sizes}
+    memory = {size: _memory(*embeddings(size)) for size in asked.sizes}
     prepare_process()
     rows = [{**_compared(size, slow=asked.slow), "extra_mib": memory[size]} for size in asked.sizes]
     agree = all(found["beyond"] <= BEYOND for row in rows for found in row["differences"].values())
@@ -54,14 +54,15 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _embeddings(size: int) -> tuple[Tensor, Tensor]:
+def embeddings(size: int) -> tuple[Tensor, Tensor]:
+    """Of queries and gallery, so many tracklets in all, at MARS's proportion."""
     queries = round(size * QUERIES)
     case = peers.case(queries, size - queries, DIMENSIONS, 2 * size // TRACKLETS_OF_AN_IDENTITY, noise=1.5)
     return case.query, case.gallery
 
 
 def _compared(size: int, *, slow: bool) -> dict[str, Any]:
-    query, gallery = _embeddings(size)
+    query, gallery = embeddings(size)
     fast: dict[str, Callable[[], object]] = {
         "ours": lambda: k_reciprocal_distance(query, gallery),
         **_products(torch.cat([query, gallery])),

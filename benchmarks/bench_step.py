@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.measuring import measure, say
-from trainer.compute import autocast, prepare_process
+from trainer.compute import autocast, float32_products, prepare_process
 from trainer.config import TrialConfig
 from trainer.input.augment import normalised
 from trainer.input.loader import Batch
@@ -36,7 +37,12 @@ def main() -> None:
     asked = _arguments()
     prepared = prepare_process()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results = {precision: _compared(precision, asked, device) for precision in asked.precision}
+    results = {
+        precision: compared(
+            _config(asked, {"precision": precision, "compile": asked.compile}), device=device, runs=asked.runs
+        )
+        for precision in asked.precision
+    }
     images = asked.clips * FRAMES
     say(
         benchmark="step",
@@ -61,27 +67,37 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _compared(precision: str, asked: argparse.Namespace, device: torch.device) -> dict[str, object]:
-    config = TrialConfig.model_validate(
+def _config(asked: argparse.Namespace, compute: dict[str, object]) -> TrialConfig:
+    return step_config({"height": asked.height, "width": asked.width}, compute, clips=asked.clips)
+
+
+def step_config(model: dict[str, object], compute: dict[str, object], *, clips: int) -> TrialConfig:
+    """A trial with all of the paper's losses and so many clips per batch, of four tracklets per identity."""
+    return TrialConfig.model_validate(
         {
-            "clips": {"identities": asked.clips // 4, "tracklets": 4, "frames": FRAMES},
-            "model": {"weights": "none", "height": asked.height, "width": asked.width},
+            "clips": {"identities": clips // 4, "tracklets": 4, "frames": FRAMES},
+            "model": {"weights": "none", **model},
             "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 1.0},
-            "compute": {"precision": precision, "compile": asked.compile},
+            "compute": compute,
         }
     )
+
+
+def compared(config: TrialConfig, *, device: torch.device, runs: int) -> dict[str, Any]:
+    """Seconds of the step and of the bare network, their ratio, and images per second of both and of the floor."""
     batch = in_memory_batch(config, device)
-    found = measure(
-        {
-            "step": whole_step(config, batch, device),
-            "bare": _bare_network(config, batch, device),
-            "product": _matrix_product(precision, device),
-        },
-        runs=asked.runs,
-    )
+    with float32_products(config.compute, device):
+        found = measure(
+            {
+                "step": whole_step(config, batch, device),
+                "bare": _bare_network(config, batch, device),
+                "product": _matrix_product(config.compute.precision, device),
+            },
+            runs=runs,
+        )
     images = batch.frames.shape[0] * batch.frames.shape[1]
     product_rate = 2 * MATRIX**3 / found["product"].wall_s
-    work = images * _gigaflop(asked.height, asked.width) * 1e9
+    work = images * _gigaflop(*config.input_size) * 1e9
     return {
         **{name: found[name].as_dict(4) for name in ("step", "bare")},
         "step_over_bare_wall": round(found["step"].wall_s / found["bare"].wall_s, 4),
