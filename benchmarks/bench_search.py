@@ -161,12 +161,18 @@ def _commit() -> str:
 # --- command ---------------------------------------------------------------------------------------------------------
 
 
-def _seeds(text: str) -> range:
+def seed_range(text: str) -> range:
+    """`3:8`, or `8` for the first eight."""
     first, _, last = text.rpartition(":")
     return range(int(first or 0), int(last))
 
 
-def _problems(text: str, tables: Path | None) -> list[str]:
+def chosen_problems(text: str, tables: Path | None) -> list[str]:
+    """The problems of names and groups separated by commas.
+
+    Raises:
+        SystemExit: there is no such problem.
+    """
     in_tables = sorted(path.stem for path in tables.glob("*.npz")) if tables else []
     groups = {"development": [*DEVELOPMENT, *in_tables[::2]], "held-out": [*HELD_OUT, *in_tables[1::2]]}
     groups |= {"tables": in_tables, "all": [*FAMILIES, *in_tables]}
@@ -180,7 +186,7 @@ def _problems(text: str, tables: Path | None) -> list[str]:
 def main() -> int:
     """Runs what is missing and prints the verdict."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=_seeds, default=range(10), metavar="A:B")
+    parser.add_argument("--seeds", type=seed_range, default=range(10), metavar="A:B")
     parser.add_argument("--problems", default="development", help="names or groups, separated by commas")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="recorded trainings, one .npz a problem")
     parser.add_argument("--contestants", default="ours,tpe,random", help=f"separated by commas: {', '.join(NAMES)}")
@@ -190,7 +196,7 @@ def main() -> int:
     parser.add_argument("--only-print", action="store_true", help="run nothing, print what the file holds")
     asked = parser.parse_args()
     names = [contestant(name).name for name in split_names(asked.contestants)]
-    problems = _problems(asked.problems, asked.tables)
+    problems = chosen_problems(asked.problems, asked.tables)
     # Seed by seed, so that an unfinished file holds whole pairs.
     jobs = [Job(problem, name, asked.slots, seed) for seed in asked.seeds for problem in problems for name in names]
     if not asked.only_print:

@@ -11,6 +11,7 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path and __file__ != f"{sys.path[0]}/orchestrator/__main__.py":
     del sys.path[0]
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,8 @@ from orchestrator.cli.cluster import cluster
 from orchestrator.cli.data import data
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.finalize import ablate, finalize, tables
-from orchestrator.cli.launch import launch, resume
-from orchestrator.cli.manage import extend, logs, purge, status, stop, sync
+from orchestrator.cli.launch import demo, launch, resume
+from orchestrator.cli.manage import extend, logs, overview, purge, status, stop, sync
 from orchestrator.cli.results import compare, export, report, reproduce, simulate, ui
 from orchestrator.cli.shell_complete import completion
 from orchestrator.cli.space import config, space
@@ -67,6 +68,14 @@ class Commands(click.Group):
         with _reader_noticed():
             return super().invoke(ctx)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands under headings."""
+        width = max(len(command.name or "") for command in itertools.chain(*GROUPS.values()))
+        for heading, commands in GROUPS.items():
+            rows = [(f"{command.name:<{width}}", command.get_short_help_str(1000)) for command in commands]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -74,54 +83,50 @@ class Commands(click.Group):
         import difflib
 
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            near = OF_OTHER_TOOLS.get(args[0]) or difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# What other tools call our commands.
+OF_OTHER_TOOLS = {
+    **dict.fromkeys(("run", "start", "sweep", "tune", "search", "optimize"), ("launch",)),
+    **dict.fromkeys(("ls", "list", "show"), ("status",)),
+    **dict.fromkeys(("rm", "delete", "remove"), ("purge",)),
+    **{"fit": ("train",), "eval": ("evaluate",), "val": ("evaluate",), "test": ("finalize",), "dashboard": ("ui",)},
+}
+
+GROUPS: dict[str, tuple[click.Command, ...]] = {
+    "Search": (demo, launch, resume, status, stop, logs, extend),
+    "Results": (report, compare, ui, simulate, export, reproduce, sync, purge),
+    "Test set": (finalize, tables, ablate),
+    "Data and search spaces": (data, space, config),
+    "One network": (train, evaluate, embed, match),
+    "Machines": (cluster, doctor, completion),
+}
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="reidsearch")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> int:
     """Hyperparameter search for video person re-identification.
 
     \b
     Examples:
-      reidsearch launch --space demo.yaml
-      reidsearch launch --space attn_cl.yaml --data /data/mars
+      reidsearch demo
+      reidsearch launch attn_cl.yaml --data /data/mars
       reidsearch status
     """
+    return Exit.OK if context.invoked_subcommand else overview()
 
 
-for command in (
-    launch,
-    resume,
-    status,
-    stop,
-    logs,
-    extend,
-    finalize,
-    ablate,
-    tables,
-    sync,
-    compare,
-    ui,
-    report,
-    simulate,
-    train,
-    evaluate,
-    embed,
-    match,
-    data,
-    space,
-    export,
-    reproduce,
-    purge,
-    config,
-    completion,
-    doctor,
-    cluster,
-):
+for command in itertools.chain(*GROUPS.values()):
     cli.add_command(command)
 
 

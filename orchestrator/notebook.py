@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, get_type_hints
 import yaml
 
 from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
+from orchestrator.base.hints import STORAGE_VARIABLE, default_storage
 from orchestrator.cli.options import LaunchOptions, ResumeOptions, SessionOptions, command_arguments, parameters
 from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
 LOADABLE = (Exit.OK, Exit.SOME_TRIALS_FAILED, Exit.PREEMPTED, Exit.INTERRUPTED)
 
 PERIOD_S = 0.1
-# A notebook's kernel claims to be a colour terminal; a table that is redrawn would be shown line by line.
-TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+# What the command does not inherit. A notebook's kernel claims to be a colour terminal, where a table that is redrawn
+# would be shown line by line; the storage is an argument, left out where it is the default.
+NOT_INHERITED = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", STORAGE_VARIABLE)
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,18 +177,18 @@ def _forecast(trial: Mapping[str, Any]) -> dict[str, float]:
     return {} if known is None else {"forecast": known["value"], "forecast_error": known["error"]}
 
 
-def load(name: str, storage: str | Path = "runs") -> Search:
+def load(name: str, storage: str | Path | None = None) -> Search:
     """Reads a search, which may be running.
 
     Raises:
         SearchError: there is none of this name in the storage, or it is damaged.
         JournalError: its journal is damaged.
     """
-    return Search(read_summary(existing_search(open_store(storage), name)))
+    return Search(read_summary(existing_search(open_store(storage or default_storage()), name)))
 
 
 # Options of the commands that make no sense where the call waits for the search and returns it.
-NOT_HERE = ("file", "space", "name", "submit", "follow", "dry_run", "strict")
+NOT_HERE = ("file", "assignments", "space", "name", "submit", "follow", "dry_run", "strict")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -214,7 +216,7 @@ def launch(
     space: str | Path | Mapping[str, Any],
     *,
     name: str | None = None,
-    storage: str | Path = "runs",
+    storage: str | Path | None = None,
     overrides: Mapping[str, object] | Sequence[str] = (),
     show: bool = True,
     **options: Any,
@@ -227,7 +229,7 @@ def launch(
     Args:
         space: File or built-in name, or the content of a space file as a mapping.
         name: Name of the search.  [default: the space's name and four digits]
-        storage: Folder that holds searches, or s3://, gs://, file://.
+        storage: Folder that holds searches, or s3://, gs://, file://.  [default: REIDSEARCH_STORAGE, or runs]
         overrides: Settings by their paths, such as `{"optim.epochs": 10}`, or as `--set` takes them, such as
             `["optim.epochs=10"]`.
         show: Print one line per event.
@@ -243,14 +245,16 @@ def launch(
         settings = tuple(_overrides(overrides))
         if name is None:
             name = f"{SearchSpace.load(file, settings).name}-{secrets.token_hex(2)}"
-        given = LaunchOptions(space=file, name=name, storage=str(storage), overrides=settings, **options)
+        given = LaunchOptions(
+            space=file, name=name, storage=str(storage or default_storage()), overrides=settings, **options
+        )
         _run("launch", given, show=show)
     return load(name, storage)
 
 
 @_documented(ResumeOptions, without=(*NOT_HERE, "storage", "errored"))
 def resume(
-    name: str, storage: str | Path = "runs", *, retry_failed: bool = False, show: bool = True, **options: Any
+    name: str, storage: str | Path | None = None, *, retry_failed: bool = False, show: bool = True, **options: Any
 ) -> Search:
     """Goes on with a search that was interrupted, as `reidsearch resume` does.
 
@@ -267,7 +271,11 @@ def resume(
     """
     _refuse(NOT_HERE, options)
     errored = "retry" if retry_failed else "skip"
-    _run("resume", ResumeOptions(name=name, storage=str(storage), errored=errored, **options), show=show)
+    _run(
+        "resume",
+        ResumeOptions(name=name, storage=str(storage or default_storage()), errored=errored, **options),
+        show=show,
+    )
     return load(name, storage)
 
 
@@ -326,7 +334,7 @@ def _run(verb: str, given: SessionOptions, *, show: bool) -> None:
     ):
         child = start_child(
             command,
-            {name: value for name, value in os.environ.items() if name not in TERMINAL}
+            {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
             | {PROBLEMS_FILE: problems.name},
             stdin=subprocess.DEVNULL,
             stdout=output,

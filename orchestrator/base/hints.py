@@ -12,6 +12,15 @@ DEFAULT_STORAGE = "runs"
 """Where commands look for searches without `--storage`."""
 
 
+STORAGE_VARIABLE = "REIDSEARCH_STORAGE"
+"""Environment variable that names another one."""
+
+
+def default_storage() -> str:
+    """Where searches are looked for if nothing else is said."""
+    return os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE
+
+
 def installed(command: str) -> str:
     """How to call a command of this environment from here: by name if that finds it, otherwise by path."""
     own = Path(sys.executable).parent / command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from orchestrator.cli.options import (
     LaunchOptions,
     ResumeOptions,
     SessionOptions,
+    Storage,
     command,
     command_arguments,
     run_settings,
@@ -32,6 +34,7 @@ NOT_PASSED_ON = ("submit", "follow", "address", "storage", "file", "space", "ove
 @command(example="reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
 def launch(given: LaunchOptions) -> int:
     """Start a new search and run it to its end; FILE is a search space or the name of a built-in one."""
+    given = _sorted(given)
     space_name = _one_space(given.file, given.space)
     if _is_handed_over(given):
         return _submit_launch(given, space_name)
@@ -67,6 +70,27 @@ def launch(given: LaunchOptions) -> int:
 
     folder = create_search(space, storage=storage, name=name, seed=given.seed, options=asked, warm_start=earlier)
     return drive_and_show(folder, asked, given.strict)
+
+
+@command(example="reidsearch demo")
+def demo(storage: Storage = DEFAULT_STORAGE) -> int:
+    """Search on generated data, without a GPU, in minutes: `launch demo.yaml`."""
+    launched: int = launch.callback(space="demo.yaml", storage=storage)  # type: ignore[misc]
+    return launched
+
+
+def _sorted(given: LaunchOptions) -> LaunchOptions:
+    """The options with all settings among `overrides`; `--space` may leave a setting in the place of the file.
+
+    Raises:
+        UsageError: a word is neither a search space nor a setting.
+    """
+    words = [word for word in (given.file, *given.assignments) if word is not None]
+    is_file = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
+    file, settings = (words[0], words[1:]) if is_file else (None, words)
+    if wrong := next((word for word in settings if "=" not in word), None):
+        raise click.UsageError(f"{wrong}: is no setting; after the search space come settings as PATH=VALUE")
+    return dataclasses.replace(given, file=file, assignments=(), overrides=(*given.overrides, *settings))
 
 
 def _one_space(file: str | None, option: str | None) -> str:

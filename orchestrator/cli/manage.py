@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.base.hints import DEFAULT_STORAGE, hint
+from orchestrator.base.hints import DEFAULT_STORAGE, command_line, default_storage, hint
 from orchestrator.cli import shell_complete
 from orchestrator.cli.options import (
     AsJson,
@@ -42,6 +42,25 @@ def status(
         show_searches(open_store(storage), as_json=as_json)
     else:
         show_search(open_store(storage), name, as_json=as_json, watch=watch)
+    return Exit.OK
+
+
+def overview() -> int:
+    """What `reidsearch` alone shows: the searches of the default storage, and what to do next."""
+    from orchestrator.show.status import show_searches
+    from orchestrator.stores import open_store
+    from orchestrator.stores.base import searches
+
+    storage = open_store(default_storage())
+    if any(searches(storage)):
+        show_searches(storage, as_json=False)
+        click.echo()
+    for what, *words in (
+        ("a search on generated data, in minutes:", "demo"),
+        ("the paper's search on MARS:", "launch", "attn_cl.yaml", "--data", "/data/mars"),
+        ("all commands:", "--help"),
+    ):
+        click.echo(f"{what:<40} {command_line(*words)}")
     return Exit.OK
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import click
 
-from orchestrator.base.hints import DEFAULT_STORAGE
+from orchestrator.base.hints import DEFAULT_STORAGE, STORAGE_VARIABLE
 from orchestrator.cli import shell_complete
 from trainer.formatting import plain_words
 
@@ -27,6 +27,9 @@ from trainer.formatting import plain_words
 TRACKED = re.compile(
     r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://.+|(databricks|databricks-uc|uc)(://.*)?", re.IGNORECASE
 )
+
+
+SETTING = "optim.epochs=10"
 
 
 class Declared(NamedTuple):
@@ -60,6 +63,10 @@ class Command(click.Command):
         before = list(arguments)
         try:
             return super().parse_args(context, arguments)
+        except click.NoSuchOption as error:
+            if any(each.name == "overrides" for each in self.params) and not error.possibilities:
+                error.message += f" A setting is written --set PATH=VALUE, such as --set {SETTING}."
+            raise
         except click.MissingParameter:
             given, _, _ = self.make_parser(context).parse_args(before)
             options = [each for each in self.params if isinstance(each, click.Option) and each.required]
@@ -123,7 +130,7 @@ def command_arguments(given: Any, *, without: Collection[str] = ()) -> list[str]
         if name in without or value == default:
             continue
         if not declared.flags:
-            words.append(str(value))
+            words += map(str, value) if isinstance(value, tuple) else [str(value)]
         elif value is True:
             words.append(declared.flags[-1])
         elif isinstance(value, tuple):
@@ -265,7 +272,8 @@ Storage = Annotated[
         "--storage",
         type=StoragePath(file_okay=False),
         metavar="DIR|URI",
-        help="Folder that holds searches, or s3://, gs://, az://.",
+        envvar=STORAGE_VARIABLE,
+        help="Folder that holds searches, or s3://, gs://, az://; also in REIDSEARCH_STORAGE.",
     ),
 ]
 Overrides = Annotated[
@@ -383,6 +391,9 @@ class LaunchOptions(SessionOptions):
     """A new search."""
 
     file: OptionalSpaceFile = None
+    assignments: Annotated[
+        tuple[str, ...], argument(metavar="[PATH=VALUE]...", nargs=-1, shell_complete=shell_complete.setting_paths)
+    ] = ()
     space: Annotated[
         str | None,
         option(
@@ -393,7 +404,12 @@ class LaunchOptions(SessionOptions):
         str | None, option("--name", help="Name of the search.  [default: the space's name and four digits]")
     ] = None
     data: Annotated[
-        str | None, option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
+        str | None,
+        option(
+            "--data",
+            metavar="DIR|mini-mars",
+            help="Data set; mini-mars generates one.",
+        ),
     ] = None
     trials: Annotated[
         int | None, option("--trials", type=click.IntRange(min=1), help="Trials in all.  [default: the space's]")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.base.hints import DEFAULT_STORAGE
+from orchestrator.base.hints import default_storage
 
 if TYPE_CHECKING:
     from orchestrator.stores.base import SearchFolder
@@ -69,7 +69,7 @@ def _searches(context: click.Context) -> list[SearchFolder]:
     from orchestrator.stores import open_store
     from orchestrator.stores.base import searches_here
 
-    return searches_here(open_store(context.params.get("storage") or DEFAULT_STORAGE))
+    return searches_here(open_store(context.params.get("storage") or default_storage()))
 
 
 def _spaces() -> Path:

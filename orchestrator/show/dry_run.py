@@ -158,10 +158,7 @@ class Estimate:
     @property
     def repeats(self) -> int:
         """Trainings of the leading configurations with other seeds."""
-        replicates = self.space.replicates
-        if replicates.choose == "model":
-            return replicates.trainings + replicates.seeds
-        return replicates.seeds * min(replicates.leaders, self.trials)
+        return self.space.replicates.planned(self.trials)
 
     @property
     def slots(self) -> int:

@@ -20,7 +20,7 @@ from orchestrator.cluster.ray import Connection
 from orchestrator.cluster.resources import Allocation
 from orchestrator.runner.session import SessionCallbacks, SessionResult
 from orchestrator.show.logs import event_line
-from orchestrator.show.search_text import data_mark, summary_line
+from orchestrator.show.search_text import data_mark, left_line, summary_line
 from orchestrator.show.terminal import LiveView, output, print_summary
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import SearchDescription
@@ -84,6 +84,8 @@ class Display:
         self._description: SearchDescription | None = None
         self._live: Live | None = None
         self._began = time.monotonic()
+        self._phase = "reading the search"
+        """What is done before trials can run; empty afterwards."""
 
     def watch(self) -> SessionCallbacks:
         """The callbacks for `run_search`."""
@@ -132,6 +134,7 @@ class Display:
         self._recorder, self._description = recorder, description
         if not self._redraws:
             recorder.subscribe(self.event)
+        self._phase = "starting Ray and loading the model"
         study = recorder.study
         self.line("search", f"{description.search}  {self._folder.path}")
         if mark := data_mark(description):
@@ -140,6 +143,7 @@ class Display:
             self.line("resume", _resumed(study))
 
     def _on_connection(self, connection: Connection, share: Allocation, tracking_uri: str) -> None:
+        self._phase = ""
         self.line("trials", share.reason)
         if connection.dashboard:
             self.line("watch", f"Ray dashboard {connection.dashboard} (token: {installed('ray')} get-auth-token)")
@@ -154,11 +158,12 @@ class Display:
 
     def _render(self) -> RenderableType:
         if self._recorder is None or self._description is None:
-            return Text("starting")
+            return Text(f"{self._phase} …", style="dim")
         with self._recorder.lock:
             now = summarise(self._folder, self._description, self._recorder.study, is_driven=True)
         elapsed = time.monotonic() - self._began
-        return LiveView(now, f"{summary_line(now)}, {elapsed / 60:.0f} min", HINT)
+        times = filter(None, (f"{elapsed / 60:.0f} min", left_line(now), self._phase and f"{self._phase} …"))
+        return LiveView(now, ", ".join((summary_line(now), *times)), HINT)
 
     def event(self, record: Record) -> None:
         """Prints an event in one line, unless it is of no interest to people."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.algorithms.replicates import Best, Confirmation
-from orchestrator.base.formatting import number, percent
+from orchestrator.base.formatting import duration, number, percent
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import FinalizationStarted, Forecast, TrialOpenedTestSet
+from orchestrator.study.study import Trial
 from orchestrator.summary import FinalResult, Mean, Summary
-from orchestrator.summary.costs import Costs
+from orchestrator.summary.costs import Costs, search_seconds_left, seconds_left
 from trainer.formatting import counted, one_line
 
 SYNTHETIC_MARK = "SYNTHETIC data: these metrics say nothing about published results"
 OWN_DATA_MARK = "own data: these metrics must not stand beside published results"
 UNCONFIRMED = "one seed, not confirmed"
+BAR = 6  # characters of a trial's bar
 OTHER_STATUSES = ("running", "paused", "pending", "stopped", "failed")
 TEST_METRICS = ("mAP", "rank1", "rank5", "rank20", "reranked/mAP", "reranked/rank1")
 
@@ -41,6 +43,22 @@ def summary_line(summary: Summary) -> str:
     # The numbers say already that no trial of the budget is left.
     reason = "" if summary.trainings > budget - 1 else one_line(summary.study.reason or "")
     return f"{summary.name}: {summary.state}" + (f" ({reason})" if reason else "") + "; " + ", ".join(parts)
+
+
+def progress_line(trial: Trial) -> str:
+    """How far a running trial is, how fast, and when it will be over; empty for others and before its first epoch."""
+    left = seconds_left(trial)
+    if left is None:
+        return ""
+    done = BAR * trial.epoch // trial.epochs
+    speed = f"{trial.results[-1].images_per_second:.0f} img/s"
+    return f"{'━' * done}{'·' * (BAR - done)} {duration(left)} left, {speed}"
+
+
+def left_line(summary: Summary) -> str:
+    """`about 14 min left`; empty where that is not known."""
+    left = search_seconds_left(summary.study, summary.space) if summary.state == "running" else None
+    return "" if left is None else f"about {duration(left)} left"
 
 
 def best_value(metric: str, best: Best) -> str:

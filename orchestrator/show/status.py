@@ -14,7 +14,7 @@ from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.base.formatting import percent
 from orchestrator.base.hints import hint
-from orchestrator.show.search_text import summary_line
+from orchestrator.show.search_text import left_line, summary_line
 from orchestrator.show.terminal import LiveView, output, plain_table, print_summary
 from orchestrator.space.problems import SpaceError
 from orchestrator.stores.base import Store, existing_search, searches
@@ -38,7 +38,8 @@ def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> Non
             print(json.dumps(status_document(summary), indent=None if watch else 2, allow_nan=False), flush=True)
         elif watch and console.is_terminal and summary.state == "running":
             console.clear()
-            console.print(LiveView(summary, summary_line(summary), "Ctrl-C ends the watching, not the search"))
+            line = ", ".join(filter(None, (summary_line(summary), left_line(summary))))
+            console.print(LiveView(summary, line, "Ctrl-C ends the watching, not the search"))
         else:
             if watch and console.is_terminal:
                 console.clear()
@@ -101,7 +102,7 @@ def _best_cells(best: Best) -> tuple[str, str, str]:
 
 
 def status_document(summary: Summary) -> dict[str, Any]:
-    """What `--json` prints; see the README for its keys. Shares and precisions are in [0, 1]."""
+    """What `--json` prints; docs/running.md lists its keys. Shares and precisions are in [0, 1]."""
     study, space = summary.study, summary.space
     return {
         "search": summary.name,

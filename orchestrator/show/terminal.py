@@ -23,6 +23,7 @@ from orchestrator.show.search_text import (
     metric_text,
     outlook_line,
     pauses_line,
+    progress_line,
     summary_line,
 )
 from orchestrator.study.study import Trial, TrialStatus
@@ -124,10 +125,10 @@ def trials_table(summary: Summary, *, width: int, only: Collection[str] | None =
 
 
 def _note(summary: Summary, trial: Trial) -> str:
-    """What an unfinished trial is expected to reach, and why it paused or ended."""
+    """How far a running trial is, what an unfinished one is expected to reach, and why one paused or ended."""
     forecast = None if trial.is_over else summary.forecasts.get(trial.key)
     ends = "" if forecast is None else f"ends at {forecast_text(summary.metric, forecast)}"
-    return "; ".join(filter(None, (ends, one_line(trial.reason or ""))))
+    return "; ".join(filter(None, (ends, progress_line(trial), one_line(trial.reason or ""))))
 
 
 def finals_table(summary: Summary, *, width: int, only: Collection[str] | None = None) -> Table | None:

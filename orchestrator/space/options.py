@@ -202,6 +202,12 @@ class Replicates(StrictConfig):
     """`model`: trainings with fresh seeds that choose the winner; `seeds` come on top, so that `{trainings: 3, choose:
     model}` costs as much as `{seeds: 3, leaders: 2}`."""
 
+    def planned(self, configurations: int) -> int:
+        """Trainings with fresh seeds, in all, of a search of so many configurations."""
+        if self.choose == "model":
+            return self.trainings + self.seeds
+        return self.seeds * min(self.leaders, configurations)
+
 
 # Packages of Ax's fully Bayesian models; it imports them when it first needs them.
 QUALITY_NEEDS = {"jax": "JAX", "numpyro": "NumPyro"}

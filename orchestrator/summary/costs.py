@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import NamedTuple
 
 from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.algorithms.scoring import costs
+from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.study import Study, Trial, TrialStatus
 
 NOTHING_SAVED = ("user", "budget")
 """What stops a training trial for other reasons than its curve: nothing counts as saved."""
+
+PACE = 5
+"""Latest epochs whose mean duration is a trial's pace; evaluations are in some of them."""
 
 
 class TrialCost(NamedTuple):
@@ -65,6 +70,31 @@ def search_costs(study: Study) -> Costs:
         continued=sum(_was_continued(trial) for trial in trials),
         wall_hours=study.gpu_hours.seconds / HOUR_S,
     )
+
+
+def seconds_left(trial: Trial) -> float | None:
+    """Time that a running trial still takes at the pace of its latest epochs; None where that is not known."""
+    if trial.status != TrialStatus.RUNNING or not trial.results:
+        return None
+    epochs = max((trial.until or trial.epochs) - trial.epoch, 0)
+    return epochs * statistics.fmean(result.seconds for result in trial.results[-PACE:])
+
+
+def search_seconds_left(study: Study, space: SearchSpace) -> float | None:
+    """Time to the end of a running search, if its trials take as long as those that are completed did.
+
+    None before a trial is completed, and where trials pause, whose order is not known beforehand. Limits other than
+    that on trials, and rules that stop trials, may end it earlier.
+    """
+    trials = study.all_trials.values()
+    completed = [costs(trial)["hours"] * HOUR_S for trial in trials if trial.status == TrialStatus.COMPLETED]
+    if not completed or space.stopping.pauses:
+        return None
+    mean, running = statistics.fmean(completed), [trial for trial in trials if trial.status == TrialStatus.RUNNING]
+    known = [seconds_left(trial) for trial in running]
+    waiting = max(space.budget.trials - len(study.trials), 0)
+    waiting += max(space.replicates.planned(space.budget.trials) - len(study.replicates), 0)
+    return (sum(mean if left is None else left for left in known) + waiting * mean) / max(len(running), 1)
 
 
 def trial_cost(trial: Trial) -> TrialCost:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from miniatures import write_miniature
 from searches import a_search, completed, write_search
 
-from orchestrator.__main__ import cli, run
+from orchestrator import load
+from orchestrator.__main__ import GROUPS, cli, run
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
 from orchestrator.runner.prepare_space import (
@@ -473,6 +474,79 @@ def test_a_misspelt_command_and_a_misspelt_option_are_answered_with_the_nearest(
     assert "--space" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("word", "verb"), [("run", "launch"), ("ls", "status"), ("fit", "train"), ("rm", "purge")])
+def test_commands_of_other_tools_are_answered_with_ours(
+    word: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([word, "demo.yaml"]) == 2
+    assert f"Did you mean {verb!r}?" in capsys.readouterr().err
+
+
+def test_an_option_that_may_be_meant_as_a_setting_is_answered_with_how_settings_are_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["launch", "demo.yaml", "--epochs", "10"]) == 2
+    assert "No such option '--epochs'. A setting is written --set PATH=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo.yaml", "optim.epochs=1", "budget.trials=2"],
+        ["--space", "demo.yaml", "optim.epochs=1", "budget.trials=2"],
+        ["demo.yaml", "--set", "optim.epochs=1", "budget.trials=2"],
+        ["--space", "demo.yaml", "--set", "budget.trials=2", "optim.epochs=1"],
+    ],
+)
+def test_settings_follow_the_search_space_as_they_follow_set(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    asked = []
+    monkeypatch.setattr("orchestrator.cli.launch.say_where_runs_are", lambda *_: None)
+    monkeypatch.setattr("orchestrator.runner.prepare_space.prepare_space", lambda *_, **given: asked.append(given))
+    with pytest.raises(AttributeError):  # nothing was prepared
+        run(["launch", *words])
+    assert set(asked[0]["overrides"]) == {"optim.epochs=1", "budget.trials=2"}
+
+
+def test_a_word_that_is_no_setting_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["launch", "demo.yaml", "optim.epochs", "10"]) == 2
+    assert "optim.epochs: is no setting; after the search space come settings as PATH=VALUE" in capsys.readouterr().err
+
+
+def test_the_environment_names_the_storage_and_an_option_wins(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_search(Path("far/first"))
+    monkeypatch.setenv("REIDSEARCH_STORAGE", "far")
+    assert run(["status", "first"]) == 0
+    assert load("first").name == "first"
+    assert run(["status", "first", "--storage", "runs"]) == 3
+    assert "no search 'first' in runs" in capsys.readouterr().err
+
+
+def test_without_a_command_the_searches_are_shown_and_what_to_do_next(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([]) == 0
+    alone = capsys.readouterr().out.splitlines()
+    assert [line.split("reidsearch ")[-1] for line in alone] == [
+        *("demo", "launch attn_cl.yaml --data /data/mars", "--help")
+    ]
+    a_search(Path("runs/first"))
+    assert run([]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("first ")
+
+
+def test_help_lists_every_command_once_under_a_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = [each.name for commands in GROUPS.values() for each in commands]
+    assert sorted(listed) == sorted(cli.commands)
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in listed)
+    assert "..." not in shown.partition("Search:")[2]
+
+
 def all_commands() -> list[tuple[str, click.Command]]:
     found = []
     for name, command in cli.commands.items():
@@ -492,7 +566,7 @@ def test_all_options_that_are_missing_are_named_at_once(capsys: pytest.CaptureFi
 
 def test_the_commands_are_those_that_are_documented() -> None:
     assert {name for name, _ in all_commands()} == {
-        *("launch", "resume", "status", "stop", "logs", "extend", "sync", "simulate", "train", "evaluate"),
+        *("demo", "launch", "resume", "status", "stop", "logs", "extend", "sync", "simulate", "train", "evaluate"),
         *("report", "export", "reproduce", "purge", "doctor", "completion", "config show"),
         *("compare", "ui", "finalize", "ablate", "tables", "embed", "match"),
         *("data synth", "data check", "data stats", "data preview", "data pack", "data import"),

@@ -14,6 +14,7 @@ import pytest
 from searches import POINT, a_pausing_search, a_search, completed, write_search
 
 import orchestrator
+import reidsearch
 from orchestrator import Search, launch, load, notebook, resume
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.space.problems import SpaceError
@@ -56,6 +57,11 @@ def test_the_package_imports_nothing_heavy_and_its_functions_hide_no_module() ->
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_reidsearch_has_the_names_of_the_orchestrator() -> None:
+    assert dir(reidsearch) == list(reidsearch.__all__) == list(orchestrator.__all__)
+    assert all(getattr(reidsearch, name) is getattr(orchestrator, name) for name in reidsearch.__all__)
 
 
 def test_a_package_without_such_a_name_says_so() -> None:

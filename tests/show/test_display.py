@@ -19,7 +19,7 @@ from orchestrator.base.errors import EnvironmentProblem, JournalError, SearchErr
 from orchestrator.base.formatting import number, percent
 from orchestrator.show.live import HINT, Display, pages_command
 from orchestrator.show.logs import event_line
-from orchestrator.show.search_text import attention_line, summary_line
+from orchestrator.show.search_text import attention_line, left_line, progress_line, summary_line
 from orchestrator.show.status import searches_table, show_search, show_searches, status_document
 from orchestrator.show.terminal import LiveView, finals_table, output, trials_table
 from orchestrator.space.search_space import SearchSpace
@@ -37,6 +37,7 @@ from orchestrator.study.events import (
 from orchestrator.study.journal import Record
 from orchestrator.study.study import TrialStatus, fold
 from orchestrator.summary import Summary, read_summary
+from orchestrator.summary.costs import search_seconds_left, seconds_left
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
 EVENTS: list[Event] = [
@@ -69,7 +70,39 @@ def test_a_table_shows_each_trial_its_figures_in_per_cent_and_why_it_failed() ->
     assert lines[1].split() == ["t0000", "completed", "2", "25.0", "25.0", "0.5"]
     assert lines[2].split() == ["t0001", "completed", "2", "45.7", "45.7", "0.5", "best?"]
     assert "loss/osm is nan" in lines[3]
-    assert lines[4].split() == ["t0003", "running", "1/3", "10.0", "10.0", "0.5"]
+    assert lines[4].split() == [
+        "t0003",
+        "running",
+        "1/3",
+        "10.0",
+        "10.0",
+        "0.5",
+        "━━····",
+        "2",
+        "s",
+        "left,",
+        "100",
+        "img/s",
+    ]
+
+
+def left(events: list[Event], *, driven: bool = True) -> str:
+    return left_line(summary(events, driven=driven))
+
+
+def test_the_time_left_is_that_of_running_and_of_planned_trials_at_the_pace_of_completed_ones() -> None:
+    found, replicates = summary(EVENTS), summary(EVENTS).space.replicates
+    trials, repeats = found.space.budget.trials, replicates.planned(found.space.budget.trials)
+    # Two epochs of a second each took the completed trials; one runs and has two of three epochs before it.
+    assert search_seconds_left(found.study, found.space) == 2.0 + (trials - 4 + repeats) * 2.0
+    assert left(EVENTS[:1]) == left(EVENTS, driven=False) == "", "nothing is completed, or nothing runs"
+    pausing = SearchSpace.load("demo", overrides=["stopping={rule: promote}"])
+    assert search_seconds_left(found.study, pausing) is None, "the order of paused trials is not known"
+
+
+def test_a_running_trial_before_its_first_epoch_has_no_pace() -> None:
+    trial = fold([suggested(3), started(3)]).trials["t0003"]
+    assert seconds_left(trial) is None and progress_line(trial) == ""
 
 
 def test_a_paused_trial_shows_its_epoch_and_where_it_is_expected_to_end() -> None:

@@ -1,0 +1,18 @@
+"""`import reidsearch as rs`: searches from notebooks and programs, as `orchestrator` has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator import __all__ as __all__
+from orchestrator import __getattr__ as __getattr__
+
+if TYPE_CHECKING:
+    from orchestrator import Search as Search
+    from orchestrator import launch as launch
+    from orchestrator import load as load
+    from orchestrator import resume as resume
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
