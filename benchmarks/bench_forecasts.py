@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 nice python -m benchmarks.bench_forecasts --seeds 0:8 --tables FOLDER
 
 Searches of `bench_search` (`ax+promote`) tell before every decision where their unfinished trials end, as `status`
-does; the problem knows where they do end. Each trial counts once for each epoch at which it waited. A row per problem: the
-root mean square of z = (end - forecast) / error, 1 if the errors are honest, and the share of ends within two errors.
+does; the problem knows where they do end. Each trial counts once for each epoch at which it waited. A row per problem:
+the root mean square of z = (end - forecast) / error, 1 if the errors are honest, and the share of ends within 2 errors.
 """
 
 from __future__ import annotations
