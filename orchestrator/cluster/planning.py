@@ -1,14 +1,23 @@
-"""`cluster plan`: how a search would use a cluster; starts nothing."""
+"""How a search would use a cluster, for `cluster plan`, or this machine; starts nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.cluster.authentication import admit_dashboard, dashboard_json, existing_token
 from orchestrator.cluster.ray import connect, disconnect, live_nodes
-from orchestrator.cluster.resources import Allocation, Node, allocate, capacity, in_words, why_waiting
+from orchestrator.cluster.resources import (
+    Allocation,
+    Node,
+    allocate,
+    capacity,
+    in_words,
+    this_machine,
+    why_waiting,
+)
+from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.description import Options
 from trainer.formatting import first_line
@@ -66,6 +75,25 @@ def planned(space: SearchSpace, options: Options, nodes: Sequence[Node], free: S
     most = allocate(nodes, options.resources(space), concurrent=None, trials=MANY).concurrent
     now = None if free is None else capacity(free, share)
     return ClusterPlan(nodes, free, share, most, now, asked, trials)
+
+
+def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:
+    """How trials would share this machine alone; of a search on a cluster, what they ask for is left out.
+
+    Raises:
+        SearchError: it can never hold a trial.
+    """
+    # A cluster may have what this machine lacks.
+    resources = Resources() if options.address is not None else options.resources(space)
+    try:
+        return allocate(
+            [this_machine()],
+            resources,
+            concurrent=options.concurrent or space.budget.concurrent,
+            trials=space.trials_at_most,
+        )
+    except EnvironmentProblem as error:
+        raise SearchError(str(error)) from error
 
 
 def plan_lines(plan: ClusterPlan) -> list[tuple[str, str]]:

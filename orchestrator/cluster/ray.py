@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
+import secrets
+import socket
 import stat
 import sys
 import tempfile
@@ -16,22 +17,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem
-from orchestrator.base.process import Process, children, children_named
+from orchestrator.base.process import Process, children_named
 from orchestrator.cluster.authentication import MODE, Admission, admit, answers, own_token
-from orchestrator.cluster.resources import Node
+from orchestrator.cluster.resources import Node, gpu_slices
 from trainer.child import checkout
 from trainer.files import in_place
 from trainer.formatting import first_line
 
 log = logging.getLogger(__name__)
 
-NODE_STARTS = 3
-"""Attempts to start a node: Ray gives each 30 s, which a busy machine may exceed."""
+START_PATIENCE_S = 600
+"""For Ray's servers to start on this machine; a busy one exceeds the 30 s that Ray gives each."""
+WAITING_SAID_S = 20.0
+"""How often it is said that they have not started yet."""
+SERVER_POLL_S = 0.1
+# What the agents of a raylet are told: ports below those that the kernel hands out.
+AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+PORTS = range(20000, 32768)
 # Ray's default is 30 % of a machine's memory; trials pass nothing large through it.
 OBJECT_STORE_BYTES = 200 * 2**20
 # No usage statistics, no loggers beside the journal, no change of folder in a trial (data paths may be relative), no
@@ -44,6 +53,9 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(START_PATIENCE_S),
+    "RAY_agent_register_timeout_ms": str(1000 * START_PATIENCE_S),
+    "RAY_worker_register_timeout_seconds": str(START_PATIENCE_S),
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -152,17 +164,32 @@ def _started(metadata: Mapping[str, str]) -> Any:
         "_temp_dir": str(ray_folder()),
         "metadata": metadata,
     }
-    for _ in range(NODE_STARTS - 1):
-        before = children()
-        try:
-            return _initialised(**settings)
-        except Exception as error:  # noqa: BLE001  # bare in Ray; the last one is raised
-            log.warning("Ray: %s; starting it again", first_line(error))
-            # Ray would keep what it started of the node until this process ends.
-            for process in children().keys() - before.keys():
-                with contextlib.suppress(ProcessLookupError):  # some end by themselves once the first is gone
-                    os.kill(process.pid, signal.SIGKILL)
-    return _initialised(**settings)
+    if slices := gpu_slices():  # Ray counts whole GPUs
+        settings["num_gpus"] = len(slices)
+    os.environ[CLUSTERS] = "0"  # before anything of Ray is imported
+    with _waiting_said(), _servers_awaited():
+        return _initialised(**settings)
+
+
+@contextmanager
+def _waiting_said() -> Iterator[None]:
+    """Says every `WAITING_SAID_S` what Ray is waiting for while it starts."""
+    over, began = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        while not over.wait(WAITING_SAID_S):
+            server = "raylet" if children_named("raylet") else "GCS and dashboard"
+            took, load, cores = time.monotonic() - began, os.getloadavg()[0], os.cpu_count()
+            log.warning(
+                "waiting for Ray's %s to start on this machine: %.0f s so far, at most %d s; load %.1f on %d cores",
+                *(server, took, START_PATIENCE_S, load, cores),
+            )
+
+    threading.Thread(target=say, name="waiting for Ray", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _joined(address: str, insecure: bool, metadata: Mapping[str, str]) -> Any:
@@ -362,6 +389,57 @@ def keep_messages(log: Path) -> None:
             file.writelines(f"{line}\n" for line in data["lines"])
 
     worker.print_to_stdstream = append
+
+
+@contextmanager
+def _servers_awaited() -> Iterator[None]:
+    """Lets `ray.init` wait for the servers that it starts as long as they live, up to `START_PATIENCE_S`.
+
+    Ray's code gives the GCS and the raylet 30 s each, and the raylet ends itself where one of its agents has not
+    written after 15 s which port it listens on. So the agents are told their ports, written before they start.
+    """
+    node: Any = import_module("ray._private.node")
+    services: Any = import_module("ray._private.services")
+    persist_port: Any = import_module("ray._raylet").persist_port
+    end = time.monotonic() + START_PATIENCE_S
+
+    def patient(ask: Callable[..., Any], server: str) -> Callable[..., Any]:
+        def asked(*arguments: Any, **settings: Any) -> Any:
+            while True:
+                try:
+                    return ask(*arguments, **settings)
+                except Exception:
+                    if time.monotonic() > end or not children_named(server):
+                        raise
+                    time.sleep(SERVER_POLL_S)
+
+        return asked
+
+    def start_raylet(*arguments: Any, **settings: Any) -> Any:
+        ports = dict(zip(AGENT_PORTS, _free_ports(len(AGENT_PORTS)), strict=True))
+        told = signature(start).bind(*arguments, **{**settings, **ports}).arguments
+        for name, port in ports.items():
+            persist_port(told["session_dir"], told["node_id"], name, port)
+        return start(*arguments, **{**settings, **ports})
+
+    start, node_of, gcs_port = services.start_raylet, services.get_node, node.wait_for_persisted_port
+    services.start_raylet = start_raylet
+    services.get_node, node.wait_for_persisted_port = patient(node_of, "raylet"), patient(gcs_port, "gcs_server")
+    try:
+        yield
+    finally:
+        services.start_raylet, services.get_node, node.wait_for_persisted_port = start, node_of, gcs_port
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nothing on this machine uses, below those that the kernel hands out to others."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 def _job_config(metadata: Mapping[str, str]) -> Any:

@@ -41,8 +41,16 @@ class Allocation(NamedTuple):
         return in_words(self.cpus, self.gpus, self.memory)
 
 
-def this_machine(gpus: float = 0.0) -> Node:
-    """This machine."""
+def gpu_slices() -> list[str]:
+    """Names of the slices of GPUs (MIG) that this process is given; no number counts them."""
+    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.startswith("MIG-")]
+
+
+def this_machine() -> Node:
+    """This machine; imports torch."""
+    import torch
+
+    gpus = len(gpu_slices()) or torch.cuda.device_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Node("this machine", os.cpu_count() or 1, gpus, memory)
 

@@ -15,6 +15,7 @@ from orchestrator.algorithms.warm_start import WarmStart, observations
 from orchestrator.base import provenance
 from orchestrator.base.errors import OrchestratorError, SearchError
 from orchestrator.base.hints import command_line
+from orchestrator.cluster.planning import share_of_this_machine
 from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, trust
 from orchestrator.runner.data_staging import check_pack
 from orchestrator.runner.prepare_space import any_config, check_weights
@@ -57,11 +58,12 @@ def check_search(
     """Checks all of a new search except the storage; writes nothing.
 
     Raises:
-        SearchError: the name is taken, or the earlier search does not fit.
+        SearchError: the name is taken, the earlier search does not fit, or this machine can never hold a trial.
         DataError: the data set is damaged or too small.
         ConfigError: the network's weights are not available or do not fit.
     """
     _require_utf8(storage.path)
+    share_of_this_machine(space, options)
     folder = new_search(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
     config = any_config(space)
     splits = read_splits(config.data)

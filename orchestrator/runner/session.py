@@ -21,6 +21,7 @@ from orchestrator.cluster.capacity import Capacity, unplaced
 from orchestrator.cluster.metrics import Exporter, exported, search_labels
 from orchestrator.cluster.names import job_metadata, marked
 from orchestrator.cluster.node_check import Expected, check_nodes, expected_here, why_unfit
+from orchestrator.cluster.planning import share_of_this_machine
 from orchestrator.cluster.ray import RAY_LOG, Connection, LiveNode, connect, disconnect, keep_messages, live_nodes
 from orchestrator.cluster.resources import Allocation, allocate
 from orchestrator.runner.checkpoints import drop_checkpoints, stopped_trials
@@ -92,6 +93,7 @@ def run_search(
 
     Raises:
         LeaseError: another process drives it.
+        SearchError: this machine, where no cluster is joined, can never hold a trial.
         JournalError: its journal is damaged or cannot be written.
         EnvironmentProblem: the cluster cannot run it, or a plug-in of its space is not installed.
         DataError: a trial found its data damaged.
@@ -99,9 +101,10 @@ def run_search(
     """
     description = read_description(folder.description)
     with folder.store.record(folder) as recorder:
+        space, options = current_space(description, recorder.study), overrides or description.options
+        share_of_this_machine(space, options)
         if retry_failed:
             reopen_failed(recorder)
-        space, options = current_space(description, recorder.study), overrides or description.options
         for line in changed_plugins(space, description.versions):
             callbacks.noticed("plug-in", line)
         context = SessionContext(folder, description, space, options, recorder.study.sessions + 1)

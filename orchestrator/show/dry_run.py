@@ -17,11 +17,12 @@ from orchestrator.algorithms.suggest import initial_trials
 from orchestrator.algorithms.warm_start import WarmStart
 from orchestrator.base.formatting import duration, number, size
 from orchestrator.base.progress import step_progress
-from orchestrator.cluster.resources import GPU_ROUNDING, Allocation, allocate, this_machine
+from orchestrator.cluster.planning import share_of_this_machine
+from orchestrator.cluster.resources import GPU_ROUNDING, Allocation
 from orchestrator.runner.launch import check_search
 from orchestrator.runner.prepare_space import any_config
 from orchestrator.runner.smoke_test import run_smoke_test, smoke_test_space
-from orchestrator.space.options import Resources, next_pause
+from orchestrator.space.options import next_pause
 from orchestrator.space.parameters import Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.space.worst_case import OF_SIZE, WorstCase, worst_case
@@ -46,10 +47,10 @@ def dry_run_of(
     """Checks the search, prints its plan, tries a step, and prints the estimate; arguments as in `create_search`.
 
     Raises:
-        SearchError, DataError: as `create_search`.
+        SearchError, DataError: as `create_search`; more GPUs are asked for than there are.
         SpaceError: the trainer refuses a corner or a random point of the space.
         ConfigError: data or machine cannot follow the largest configuration.
-        EnvironmentProblem: it does not fit into the memory, or more GPUs are asked for than there are.
+        EnvironmentProblem: it does not fit into the memory.
     """
     began = time.monotonic()
     storage.check()
@@ -110,24 +111,6 @@ def _repeats(space: SearchSpace) -> str:
 def _other_budgets(space: SearchSpace) -> str:
     budget = space.budget.model_dump(exclude={"trials", "concurrent"}, exclude_none=True)
     return "".join(f", {key.replace('_', ' ')} {value:g}" for key, value in budget.items())
-
-
-def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:
-    """How trials would share this machine alone.
-
-    Raises:
-        EnvironmentProblem: GPUs are asked for that it does not have.
-    """
-    import torch
-
-    # A cluster may have what this machine lacks.
-    resources = Resources() if options.address is not None else options.resources(space)
-    return allocate(
-        [this_machine(gpus=torch.cuda.device_count())],
-        resources,
-        concurrent=options.concurrent or space.budget.concurrent,
-        trials=space.trials_at_most,
-    )
 
 
 @dataclass(frozen=True)

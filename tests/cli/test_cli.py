@@ -164,8 +164,23 @@ def test_a_dry_run_checks_the_storage_and_the_name_before_it_tries_anything(
     assert "file/runs: cannot hold a search" in capsys.readouterr().err
     assert run([*dry_run, "--name", "../x"]) == 3
     assert "cannot name a search" in capsys.readouterr().err
-    assert run([*dry_run, "--cpus-per-trial", "9999"]) == 5
+    assert run([*dry_run, "--cpus-per-trial", "9999"]) == 3
     assert "no node can hold a trial of 9999 CPU cores: this machine has" in capsys.readouterr().err
+
+
+def test_gpus_that_this_machine_lacks_are_refused_before_ray_starts_and_nothing_is_written(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("orchestrator.runner.session.connect", lambda *_, **__: pytest.fail("Ray is not needed"))
+    write_search(elsewhere / "runs/first", SearchSpace.load("smoke.yaml"), [])
+    before = (elsewhere / "runs/first/journal.jsonl").read_bytes()
+    for command in (["launch", "--space", "smoke.yaml", "--name", "n"], ["resume", "first"]):
+        assert run([*command, "--gpus-per-trial", "1"]) == 3
+        said = "no node can hold a trial of 1 CPU core and 1 GPU: this machine has 0 GPUs; ask for less with --gpus-per"
+        assert said in capsys.readouterr().err.splitlines()[-1]
+    assert (elsewhere / "runs/first/journal.jsonl").read_bytes() == before
+    assert not (elsewhere / "runs/n").exists()
 
 
 def test_a_space_of_another_data_set_reads_generated_data_as_what_they_are() -> None:

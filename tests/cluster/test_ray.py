@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import socket
 import stat
 import subprocess
@@ -20,6 +19,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 from heads import head
+from waiting import wait_until
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import EnvironmentProblem
@@ -32,6 +32,7 @@ from orchestrator.cluster.authentication import (
     own_address,
     own_token,
 )
+from orchestrator.cluster.resources import this_machine
 from orchestrator.doctor import machine, network
 
 OPEN = "demands no token: anyone who can reach it can run code on it"
@@ -286,25 +287,82 @@ def test_nothing_imports_ray_before_the_variables_are_set_that_it_reads_while_it
     assert done.stdout.split() == ["False"]
 
 
-def test_a_node_that_does_not_start_in_time_is_ended_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[subprocess.Popen[bytes]] = []
-    bystander = subprocess.Popen(["sleep", "60"])
+@pytest.mark.parametrize(("is_alive", "patience", "times"), [(True, 600, 3), (False, 600, 1), (True, -1, 1)])
+def test_a_node_is_waited_for_as_long_as_its_raylet_lives_and_patience_lasts(
+    is_alive: bool, patience: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+
+    asked: list[str] = []
+
+    def get_node(address: str, node: str) -> dict[str, str]:
+        asked.append(node)
+        if len(asked) < 3:
+            raise RuntimeError("not there yet")  # as Ray does
+        return {}
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    monkeypatch.setattr(cluster_ray, "children_named", lambda *names: names * is_alive)
+    monkeypatch.setattr(cluster_ray, "SERVER_POLL_S", 0.0)
+    monkeypatch.setattr(cluster_ray, "START_PATIENCE_S", patience)
+    with cluster_ray._servers_awaited(), contextlib.suppress(RuntimeError):
+        services.get_node("127.0.0.1:1", "n")
+    assert len(asked) == times
+    assert services.get_node is get_node
+
+
+def test_the_agents_of_a_raylet_are_told_free_ports_which_it_need_not_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+    from ray._raylet import wait_for_persisted_port
+
+    begun = {}
+
+    def start_raylet(address: str, node_id: str, session_dir: str, **settings: int) -> None:
+        begun.update(settings)
+
+    monkeypatch.setattr(services, "start_raylet", start_raylet)
+    with cluster_ray._servers_awaited():
+        services.start_raylet("127.0.0.1:1", "n", str(tmp_path), metrics_agent_port=0)
+    assert set(begun) == set(cluster_ray.AGENT_PORTS)
+    assert len(set(begun.values())) == len(begun)
+    node = "0" * 56
+    with cluster_ray._servers_awaited():
+        services.start_raylet("127.0.0.1:1", node, str(tmp_path))
+    for name, port in begun.items():
+        assert wait_for_persisted_port(str(tmp_path), node, name, timeout_ms=0) == port
+
+
+def test_what_ray_waits_for_while_it_starts_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "waiting for Ray's GCS and dashboard to start on this machine: 0 s so far, at most 600 s; load "
 
     def start(**settings: object) -> SimpleNamespace:
-        begun.append(subprocess.Popen(["sleep", "60"]))
-        if len(begun) < cluster_ray.NODE_STARTS:
-            raise Exception("The current node timed out during startup.")  # as Ray does
+        wait_until(lambda: said in caplog.text, lambda: "nothing was said", pause=0.01)
         return SimpleNamespace(dashboard_url="127.0.0.1:8265")
 
+    monkeypatch.setattr(cluster_ray, "WAITING_SAID_S", 0.01)
     monkeypatch.setattr("ray.init", start)
-    try:
-        assert cluster_ray.connect(None).dashboard == "http://127.0.0.1:8265"
-        assert [process.wait() for process in begun[:-1]] == [-signal.SIGKILL] * (cluster_ray.NODE_STARTS - 1)
-        assert begun[-1].poll() is bystander.poll() is None
-    finally:
-        for process in (*begun, bystander):
-            process.kill()
-            process.wait()
+    assert cluster_ray.connect(None).dashboard == "http://127.0.0.1:8265"
+
+
+@pytest.mark.parametrize(("seen", "told"), [("MIG-a,MIG-b,MIG-c", 3), ("0,1", None), ("", None)])
+def test_slices_of_gpus_are_counted_by_their_names_as_ray_does_not(
+    seen: str, told: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def start(**settings: object) -> SimpleNamespace:
+        given.update(settings)
+        return SimpleNamespace(dashboard_url="")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    monkeypatch.setattr("ray.init", start)
+    cluster_ray.connect(None)
+    assert given.get("num_gpus") == told
+    assert this_machine().gpus == (told or 0)
 
 
 def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.MonkeyPatch) -> None:

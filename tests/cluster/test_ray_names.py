@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray import _raylet
 from ray._common.utils import get_ray_address_file
-from ray._private import ray_constants, state, worker
+from ray._private import node, ray_constants, services, state, worker
 from ray.job_config import JobConfig
 from ray.tune.execution import class_cache
 
@@ -53,6 +54,16 @@ def test_no_worker_is_told_to_import_from_the_current_folder_or_the_drivers_scri
 
 def test_the_variable_that_keeps_a_node_on_loopback_has_its_name() -> None:
     assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == cluster_ray.CLUSTERS
+
+
+def test_a_node_that_starts_asks_by_the_functions_that_are_replaced() -> None:
+    start = inspect.getsource(node)
+    for call in ("ray._private.services.start_raylet(", "ray._private.services.get_node(", "wait_for_persisted_port("):
+        assert call in start
+    settings = inspect.signature(services.start_raylet).parameters
+    assert {"session_dir", "node_id", *cluster_ray.AGENT_PORTS} <= set(settings)
+    names = {value for name, value in vars(_raylet).items() if name.endswith("_PORT_NAME")}
+    assert names - {_raylet.GCS_SERVER_PORT_NAME} == set(cluster_ray.AGENT_PORTS)
 
 
 def test_ray_start_leaves_its_address_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
