@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.compute import prepare_process
+    from trainer.compute import limit_gpu_memory, prepare_process
     from trainer.config import TrialConfig
     from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
     from trainer.evaluation.evaluate import evaluate
@@ -43,6 +43,7 @@ _HOME = {
     "fit": "trainer.training.fit",
     "ignore_report": "trainer.result",
     "last_checkpoint": "trainer.training.state",
+    "limit_gpu_memory": "trainer.compute",
     "measure_step": "trainer.training.step_cost",
     "missing_packages": "trainer.export",
     "multiplications_per_batch": "trainer.training.workload",
@@ -77,6 +78,7 @@ __all__ = [
     "fit",
     "ignore_report",
     "last_checkpoint",
+    "limit_gpu_memory",
     "measure_step",
     "missing_packages",
     "multiplications_per_batch",

@@ -27,6 +27,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # malloc.h of glibc.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# What CUDA takes of a GPU for each process beside torch's memory, for its context and kernels; estimated, not measured.
+CUDA_BYTES = 3 << 28
 KEPT_BYTES = 1 << 30  # more than any one tensor of a training step; freed memory below it is not given back
 
 
@@ -225,6 +227,17 @@ def prepare_process() -> ProcessSettings:
     Numbers below 1e-38, which processors compute many times more slowly, become 0 in this thread and those it starts.
     """
     return ProcessSettings(keep_freed_memory(), torch.set_flush_denormal(True))
+
+
+def limit_gpu_memory(share: float) -> None:
+    """Limits this process to its share, in (0, 1), of its GPU's memory; what it asks for beyond is an OutOfMemoryError.
+
+    The limit is one of torch's memory and lower than the share by `CUDA_BYTES`. It holds for the first GPU that the
+    process sees; without a GPU nothing is limited.
+    """
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(share / 2, share - CUDA_BYTES / total), 0)
 
 
 def synchronize(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from orchestrator.runner.trial_spec import (
     TrialSpec,
     WorkerMessage,
     folder_here,
+    shares_gpu,
 )
 from orchestrator.runner.watchdog import Watchdog
 from orchestrator.stores import trial_files
@@ -68,7 +70,7 @@ def run_attempt(
         out.mkdir(parents=True, exist_ok=True)
         # An attempt of a session that was killed may live on for seconds; two must never write the same checkpoint.
         with exclusive(out / trial_files.LOCK_FILE, LOCK_PATIENCE_S), logging_to(out / LOG_FILE):
-            log.info("attempt %d", spec.attempt)
+            log.info("attempt %d%s", spec.attempt, _where(spec))
             result = attempt.train() if spec.storage is None else attempt.train_and_upload()
             ended = result.reason if result.reason.startswith(result.state) else f"{result.state} {result.reason}"
             log.info("attempt %d %s", spec.attempt, ended)
@@ -77,6 +79,11 @@ def run_attempt(
             raise
         result = attempt.disk_full(error)  # before or after the training: not even a lock or a log fits any more
     send(WorkerMessage(attempt_result=result))
+
+
+def _where(spec: TrialSpec) -> str:
+    """The GPU of the attempt, by the number or the name that CUDA knows it by."""
+    return f" on GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '0')}, {spec.gpus:g} of it" if spec.gpus else ""
 
 
 @contextmanager
@@ -146,7 +153,7 @@ class _Attempt:
         """
         import torch
 
-        from trainer import StoppedError
+        from trainer import StoppedError, limit_gpu_memory
 
         torch.set_num_threads(self._spec.threads)
 
@@ -155,6 +162,8 @@ class _Attempt:
             sent()
 
         try:
+            if shares_gpu(self._spec.gpus):
+                limit_gpu_memory(self._spec.gpus)
             config = self._config()
             with (
                 Watchdog(self.out / HANG_FILE, self._spec.hang_after, self._alive) as watchdog,

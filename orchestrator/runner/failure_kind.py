@@ -19,6 +19,15 @@ DEVICE = re.compile(r"\b(CUDA|HIP|cuDNN|MIOpen|cuFFT|cusolver|cusparse)\b[^:]*er
 OF_THE_PROGRAM = re.compile(
     r"device-side assert|kernel image|invalid|not supported|insufficient|NOT_SUPPORTED|BAD_PARAM|INVALID|MISMATCH"
 )
+# torch's text of a process with a limit: "Tried to allocate 20.00 MiB. ... 17.69 GiB allowed; Of the allocated memory
+# 17.44 GiB is allocated by PyTorch, and 59.88 MiB is reserved by PyTorch but unallocated".
+SIZE = r"([\d.]+) (bytes|KiB|MiB|GiB)"
+LIMITED = re.compile(
+    rf"Tried to allocate {SIZE}\..* {SIZE} allowed; Of the allocated memory {SIZE} is allocated by PyTorch, "
+    rf"(?:with .* \(e\.g\., .*\), )?and {SIZE} is reserved"
+)
+BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+ROUNDING = 4 * 0.005 * 2**30  # four sizes in hundredths of a GiB
 
 
 def failure_kind(error: BaseException) -> FailureKind:
@@ -26,7 +35,8 @@ def failure_kind(error: BaseException) -> FailureKind:
 
     Any allocation that failed, on the GPU or the CPU, is `out_of_memory`. A loader process that died or hangs, and a
     GPU that failed (an uncorrectable ECC error, an unspecified launch failure, a lost device), say nothing about the
-    configuration: they are `worker_lost`, which is retried.
+    configuration: they are `worker_lost`, which is retried. So is memory of a shared GPU that neighbours have, where
+    the process is below its own limit.
     """
     import torch
 
@@ -39,6 +49,8 @@ def failure_kind(error: BaseException) -> FailureKind:
             return "bad_data"
         case ConfigError():
             return "bad_config"
+        case torch.OutOfMemoryError() if _neighbours_have_it(str(error)):
+            return "worker_lost"
         case torch.OutOfMemoryError() | MemoryError():
             return "out_of_memory"
         case OSError(errno=errno.ENOMEM):
@@ -50,6 +62,16 @@ def failure_kind(error: BaseException) -> FailureKind:
         case RuntimeError():
             return _of_text(str(error), is_devices=isinstance(error, torch.AcceleratorError))
     return "error"
+
+
+def _neighbours_have_it(text: str) -> bool:
+    """Whether a process that has a limit of GPU memory was refused some below it."""
+    found = LIMITED.search(text)
+    if found is None:
+        return False
+    numbers, units = found.groups()[::2], found.groups()[1::2]
+    asked, limit, allocated, kept = (float(n) * BYTES[unit] for n, unit in zip(numbers, units, strict=True))
+    return asked + allocated + kept < limit - ROUNDING
 
 
 def _of_text(text: str, *, is_devices: bool) -> FailureKind:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.runner.failure_kind import failure_kind
 from orchestrator.runner.prepare_space import any_config
-from orchestrator.runner.trial_spec import attempt_environment
+from orchestrator.runner.trial_spec import attempt_environment, shares_gpu
 from orchestrator.space.search_space import SearchSpace
 from trainer.child import Child, ChildEnded, ChildError, Parent, child_command
 from trainer.errors import ConfigError, DataError
@@ -53,13 +53,20 @@ def smoke_test_space(space: SearchSpace) -> Iterator[SearchSpace]:
 
 
 def run_smoke_test(
-    config: TrialConfig, *, threads: int, disk: Path, progress: Progress = no_progress, command: Sequence[str] = CHILD
+    config: TrialConfig,
+    *,
+    threads: int,
+    gpus: float,
+    disk: Path,
+    progress: Progress = no_progress,
+    command: Sequence[str] = CHILD,
 ) -> StepCost:
     """Runs a few steps of the configuration in a child.
 
     Args:
         config: what to run.
         threads: CPU threads that it may use.
+        gpus: GPUs that it may use; of a share it may have as much memory as a trial may.
         disk: folder on the disk that checkpoints are to go to; nothing is left there.
         progress: called after every step.
         command: starts the child.
@@ -70,8 +77,8 @@ def run_smoke_test(
     """
     from trainer import StepCost
 
-    request = {"threads": threads, "disk": str(disk), "config": config.model_dump(mode="json")}
-    name, environment = "the process that tried the largest configuration", attempt_environment(threads, None)
+    request = {"threads": threads, "gpus": gpus, "disk": str(disk), "config": config.model_dump(mode="json")}
+    name, environment = "the process that tried the largest configuration", attempt_environment(threads, gpus)
     with Child(command, name=name, environment=environment) as child:
         child.send(request)
         try:
@@ -80,7 +87,7 @@ def run_smoke_test(
         except ChildError as error:
             raise _death(error) from error
     if "error" in reply:
-        raise _failure(*reply["error"])
+        raise _failure(*reply["error"], gpus=gpus)
     return StepCost.model_validate(reply["cost"])
 
 
@@ -93,10 +100,15 @@ def _death(error: ChildError) -> EnvironmentProblem:
     return EnvironmentProblem(str(error))
 
 
-def _failure(kind: str, name: str, message: str) -> Exception:
+def _failure(kind: str, name: str, message: str, *, gpus: float) -> Exception:
     """The error to raise for one that the child reports."""
     if kind in USER_ERRORS:
         return USER_ERRORS[kind](message)
+    if kind == "out_of_memory" and shares_gpu(gpus):
+        return EnvironmentProblem(
+            f"the largest configuration does not fit into {gpus:g} of a GPU; give each trial more with "
+            f"--gpus-per-trial: {message}"
+        )
     if kind == "out_of_memory":
         return EnvironmentProblem(f"the largest configuration does not fit into the memory here: {message}")
     return EnvironmentProblem(f"the largest configuration failed: {name}: {message}")
@@ -111,7 +123,7 @@ def main(parent: Parent) -> None:
 def _measured(request: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
     import torch
 
-    from trainer import TrialConfig, measure_step, prepare_process
+    from trainer import TrialConfig, limit_gpu_memory, measure_step, prepare_process
 
     def tell(what: str, done: int, total: int, note: str = "") -> None:
         parent.send({"progress": [what, done, total, note]})
@@ -119,6 +131,8 @@ def _measured(request: Mapping[str, Any], parent: Parent) -> dict[str, Any]:
     prepare_process()
     torch.set_num_threads(request["threads"])
     try:
+        if shares_gpu(request["gpus"]):
+            limit_gpu_memory(request["gpus"])
         cost = measure_step(TrialConfig.model_validate(request["config"]), disk=Path(request["disk"]), progress=tell)
     except Exception as error:  # noqa: BLE001  # sent to the parent, which raises it
         return {"error": [failure_kind(error), type(error).__name__, first_line(error)]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from orchestrator.stores import open_store, trial_files
 from orchestrator.stores.base import SearchFolder
@@ -98,10 +98,17 @@ def folder_here(spec: TrialSpec) -> SearchFolder:
     return SearchFolder(store.path / spec.search.name, store)
 
 
+def shares_gpu(gpus: float | None) -> TypeGuard[float]:
+    """Whether attempts that are given so much of a GPU have neighbours on it."""
+    return gpus is not None and 0 < gpus < 1
+
+
 def attempt_environment(threads: int, gpus: float | None) -> dict[str, str]:
     """Environment in which numeric libraries use no more threads, and no GPU where none, was given to an attempt.
 
-    Of GPUs that were given, Ray has set which are seen; None leaves it at that.
+    Of GPUs that were given, Ray has set which are seen; None leaves it at that. Where one is shared, torch returns more
+    of the memory that it no longer needs, unless the user has set up its allocator.
     """
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if gpus == 0 else {}
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **hidden}
+    allocator = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if shares_gpu(gpus) else {}
+    return {**allocator, **os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **hidden}

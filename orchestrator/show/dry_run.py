@@ -50,7 +50,7 @@ def dry_run_of(
         SearchError, DataError: as `create_search`; more GPUs are asked for than there are.
         SpaceError: the trainer refuses a corner or a random point of the space.
         ConfigError: data or machine cannot follow the largest configuration.
-        EnvironmentProblem: it does not fit into the memory.
+        EnvironmentProblem: it does not fit into the memory, or the share of a GPU's that each trial gets.
     """
     began = time.monotonic()
     storage.check()
@@ -62,7 +62,7 @@ def dry_run_of(
         click.echo("trying the largest configuration; this takes a few steps", err=True)
         with step_progress() as progress:
             disk = existing_folder(storage.path)
-            cost = run_smoke_test(found.config, threads=share.cpus, disk=disk, progress=progress)
+            cost = run_smoke_test(found.config, threads=share.cpus, gpus=share.gpus, disk=disk, progress=progress)
     click.echo(Estimate(space, cost, found, share).text())
     if options.address is not None:
         click.echo(f"          for this machine; the cluster at {options.address} was not looked at")
@@ -299,8 +299,6 @@ def _memory(found: Estimate) -> list[tuple[str, str]]:
         lines.append(
             ("", f"{size(cost.gpu_memory_bytes)} of a GPU per trial{together}; what CUDA takes for each besides")
         )
-        if cost.gpu_total_bytes is not None and found.gpu_memory_bytes > cost.gpu_total_bytes:
-            lines.append(("", f"more than the {size(cost.gpu_total_bytes)} that it has: give a trial more of a GPU"))
     return lines
 
 

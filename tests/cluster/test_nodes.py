@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
-from running import Search, metric_points, mlflow_runs, results_of
+from running import Gates, Search, metric_points, mlflow_runs, results_of
 from several_nodes import several_nodes
 
 pytestmark = pytest.mark.e2e
@@ -84,3 +85,29 @@ def test_a_search_whose_head_is_lost_ends_resumable_and_goes_on_in_another_clust
     assert max(done.values()) > 2
     for trial in document["trials"]:
         assert [line["epoch"] for line in results_of(search.folder, trial["trial"])] == list(range(1, EPOCHS + 1))
+
+
+@pytest.mark.long
+def test_trials_have_a_gpu_each_on_the_node_that_has_gpus_and_know_it_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, names = [f"t{number:04d}" for number in range(3)], [f"MIG-{number}" for number in range(8)]
+    search = Search(tmp_path / "runs", "gpus")
+    gates = Gates(search, trials)
+    assert search.environment is not None
+    for name in ("PYTHONPATH", "GATES"):  # attempts have the environment of their node
+        monkeypatch.setenv(name, search.environment[name])
+    with several_nodes(tmp_path) as nodes:
+        search.environment = nodes.environment
+        nodes.add(num_cpus=8)
+        node = nodes.add(num_cpus=8, num_gpus=8, env_vars={"CUDA_VISIBLE_DEVICES": ",".join(names)})
+        gates.hold_after(0)
+        count = str(len(trials))
+        settings = ("--trials", count, "--concurrent", count, "--set", "replicates=0", "--set", "algorithm.name=random")
+        search.launch("--address", nodes.address, *settings)
+        search.until(lambda _: len(node.attempts()) == len(trials))
+        gates.open()
+        assert search.wait() == os.EX_OK, search.log.read_text()
+    logs = [(search.folder / "trials" / trial / "log.txt").read_text() for trial in trials]
+    seen = [re.search("attempt 1 on GPU (.*), 1 of it", log) for log in logs]
+    assert len({found[1] for found in seen if found and found[1] in names}) == len(trials)

@@ -67,8 +67,8 @@ class Nodes:
         self.dashboard: str = answer["dashboard"]
         self.head = Node("head", answer["raylet"])
 
-    def add(self, **resources: float) -> Node:
-        """A node with `num_cpus`, `num_gpus`, `memory`."""
+    def add(self, **resources: Any) -> Node:
+        """A node with `num_cpus`, `num_gpus`, `memory`, and `env_vars` of its raylet."""
         answer = self._ask("add", {"num_cpus": 1, "object_store_memory": OBJECTS, **resources})
         return Node(answer["name"], answer["raylet"])
 

@@ -270,3 +270,20 @@ def test_an_attempt_that_was_given_no_gpu_sees_none(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert attempt_environment(2, gpus)["CUDA_VISIBLE_DEVICES"] == seen
     assert attempt_environment(2, gpus)["OMP_NUM_THREADS"] == "2"
+
+
+def test_an_attempt_that_shares_its_gpu_is_limited_to_its_share(
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr("trainer.compute.limit_gpu_memory", limits.append)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-7f3a")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    for gpus in (0, 1, None, 0.5):
+        messages(spec.model_copy(update={"gpus": gpus}))
+        is_set = attempt_environment(2, gpus).get("PYTORCH_ALLOC_CONF") == "expandable_segments:True"
+        assert is_set == (gpus == 0.5)
+    assert limits == [0.5]
+    assert "attempt 1 on GPU MIG-7f3a, 0.5 of it\n" in (spec.search / "trials/t0000/log.txt").read_text()
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    assert attempt_environment(2, 0.5)["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"

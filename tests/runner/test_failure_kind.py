@@ -87,6 +87,21 @@ RUNTIME_ERRORS: dict[FailureKind, tuple[str, ...]] = {
         "Trying to backward through the graph a second time",
     ),
 }
+# What torch says where a process is limited to a part of a GPU's memory.
+LIMITED = "CUDA out of memory. Tried to allocate {}. GPU 0 has a total capacity of 79.19 GiB of which {} is free. "
+HELD = "Including non-PyTorch memory, this process has 77.11 GiB memory in use. {} allowed; Of the allocated memory {} "
+HELD += "is allocated by PyTorch, {}and {} is reserved by PyTorch but unallocated. If reserved but unallocated memory"
+GRAPHS = "with 17.00 MiB allocated in private pools (e.g., CUDA Graphs), "
+OF_A_SHARE: tuple[tuple[str, FailureKind], ...] = (
+    (
+        LIMITED.format("250.00 MiB", "2.07 GiB") + HELD.format("75.23 GiB", "74.23 GiB", "", "943.54 MiB"),
+        "out_of_memory",
+    ),
+    (LIMITED.format("4.00 GiB", "3.00 GiB") + HELD.format("3.00 GiB", "0 bytes", "", "0 bytes"), "out_of_memory"),
+    (LIMITED.format("20.00 MiB", "0 bytes") + HELD.format("50.00 GiB", "9.58 GiB", "", "1.00 GiB"), "worker_lost"),
+    (LIMITED.format("1.00 GiB", "2.00 MiB") + HELD.format("20.00 GiB", "9.58 GiB", GRAPHS, "8.00 KiB"), "worker_lost"),
+    (LIMITED.format("80.00 GiB", "79.00 GiB") + "Of the allocated memory 0 bytes is allocated by", "out_of_memory"),
+)
 OTHERS: tuple[tuple[BaseException, FailureKind], ...] = (
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total"), "out_of_memory"),
     (MemoryError(), "out_of_memory"),
@@ -116,6 +131,13 @@ def test_errors_of_libraries_and_loaders_are_told_apart_by_their_text(kind: Fail
 @pytest.mark.parametrize(("error", "kind"), OTHERS)
 def test_other_errors_are_told_apart_by_their_class(error: BaseException, kind: FailureKind) -> None:
     assert failure_kind(error) == kind
+
+
+@pytest.mark.parametrize(("text", "kind"), OF_A_SHARE)
+def test_memory_of_a_shared_gpu_that_neighbours_have_is_not_the_configurations_fault(
+    text: str, kind: FailureKind
+) -> None:
+    assert failure_kind(torch.OutOfMemoryError(text)) == kind
 
 
 def test_what_is_no_doing_of_the_configuration_is_tried_again() -> None:

@@ -77,8 +77,6 @@ class StepCost(FrozenConfig):
     """Peak of resident memory: of the process, and what processes that decode frames have for themselves."""
     gpu_memory_bytes: int | None
     """Peak of the memory that torch took from the GPU; what CUDA itself takes is not in it. None without a GPU."""
-    gpu_total_bytes: int | None
-    """All memory of this GPU. None without one."""
     parameters: int
     """Numbers in the network that are learned."""
     best_bytes: int
@@ -165,7 +163,6 @@ def measure_step(
         evaluation_frames=config.clips.frames * len(evaluation_windows(evaluated, config)),
         memory_bytes=memory_bytes,
         gpu_memory_bytes=torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
-        gpu_total_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         parameters=sum(parameter.numel() for parameter in learner.model.parameters() if parameter.requires_grad),
         best_bytes=saved_bytes(best),
         last_bytes=saved_bytes(last),

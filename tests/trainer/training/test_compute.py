@@ -24,6 +24,7 @@ from trainer.compute import (
     exact_products,
     float32_products,
     keep_freed_memory,
+    limit_gpu_memory,
     memory_format,
     placed,
     prepare_process,
@@ -417,6 +418,18 @@ def test_memory_is_not_fetched_from_the_kernel_again_and_again() -> None:
 def test_without_glibc_nothing_is_set_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize(("gib", "share", "limit"), [(80, 0.5, 39.25), (16, 0.25, 3.25), (4, 0.25, 0.5)])
+def test_a_share_of_a_gpu_leaves_each_process_what_cuda_takes_besides(
+    gib: int, share: float, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: types.SimpleNamespace(total_memory=gib * 2**30))
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda part, _: limits.append(part * gib))
+    limit_gpu_memory(share)
+    assert limits == [limit]
 
 
 def test_denormal_numbers_become_zero_in_a_prepared_process() -> None:

@@ -287,7 +287,15 @@ def test_however_the_child_ends_the_answer_is_one_error(
     tiny_config: TrialConfig, tmp_path: Path, program: str, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        run_smoke_test(tiny_config, threads=1, disk=tmp_path, command=child(program))
+        run_smoke_test(tiny_config, threads=1, gpus=0, disk=tmp_path, command=child(program))
+
+
+def test_a_configuration_that_does_not_fit_into_its_share_of_a_gpu_is_told_what_to_do(
+    tiny_config: TrialConfig, tmp_path: Path
+) -> None:
+    program = child("print(json.dumps({'error': ['out_of_memory', 'OutOfMemoryError', 'z']}))")
+    with pytest.raises(EnvironmentProblem, match=r"does not fit into 0\.5 of a GPU; give each trial more with .*: z"):
+        run_smoke_test(tiny_config, threads=1, gpus=0.5, disk=tmp_path, command=program)
 
 
 def test_an_interrupted_rehearsal_leaves_no_child(tiny_config: TrialConfig, tmp_path: Path) -> None:
@@ -300,12 +308,12 @@ def test_an_interrupted_rehearsal_leaves_no_child(tiny_config: TrialConfig, tmp_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_smoke_test(tiny_config, threads=1, disk=tmp_path, progress=interrupt, command=child(program))
+        run_smoke_test(tiny_config, threads=1, gpus=0, disk=tmp_path, progress=interrupt, command=child(program))
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 def test_the_child_ends_with_its_parent(tiny_config: TrialConfig, tmp_path: Path) -> None:
-    order = json.dumps({"threads": 1, "config": tiny_config.model_dump(mode="json")})
+    order = json.dumps({"threads": 1, "gpus": 0, "disk": str(tmp_path), "config": tiny_config.model_dump(mode="json")})
     program = (
         "import subprocess, sys\n"
         "from orchestrator.runner.smoke_test import CHILD\n"
