@@ -34,7 +34,7 @@ from benchmarks.bench_rerank import embeddings
 from benchmarks.bench_step import FRAMES, IDENTITIES, compared, in_memory_batch, step_config, whole_step
 from benchmarks.measuring import environment, measure
 from trainer.checkpoint import seconds_to_save
-from trainer.compute import float32_products, prepare_process, synchronize
+from trainer.compute import float32_products, limit_gpu_memory, prepare_process, synchronize
 from trainer.config import TrialConfig
 from trainer.evaluation.embed import embed
 from trainer.evaluation.metrics import rank_embeddings
@@ -321,7 +321,8 @@ def _saving(small: bool) -> Iterator[Row]:
 
 
 def _sharing(small: bool) -> Iterator[Row]:
-    """One trial, then two at once, each with half of the memory of one GPU."""
+    """One trial, then two at once, each with half of the memory of one GPU, as a search with half GPUs runs them."""
+    os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     for trials in (1, 2):
         rates = _side_by_side(trials, small)
         for number, (images, memory) in enumerate(rates, 1):
@@ -341,8 +342,7 @@ def _side_by_side(trials: int, small: bool) -> list[tuple[float, float]]:
 
 def _half(start: Any, answers: Any, small: bool) -> None:
     device, config = _device(), _config(small)
-    if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(0.5)
+    limit_gpu_memory(0.5)
     batch = in_memory_batch(config, device)
     step = whole_step(config, batch, device)
     for _ in range(3):
