@@ -56,6 +56,7 @@ def _stages(root: Path, sampling: str, backbone: str) -> dict[str, Any]:
             "data": {"root": root},
             "model": {"backbone": backbone, "weights": "none", "height": height, "width": width},
             "evaluation": {"sampling": sampling},
+            "compute": {"precision": "fp32"},
         }
     )
     found = evaluate(config, None, part="test")

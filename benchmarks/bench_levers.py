@@ -172,7 +172,7 @@ def _embedding(asked: argparse.Namespace) -> dict[str, Any]:
     model.eval()
     networks = {
         "eval": model,
-        "fp32 copy": inference_copy(model, ComputeConfig()),
+        "fp32 copy": inference_copy(model, ComputeConfig(precision="fp32")),
         "bf16 copy": inference_copy(model, ComputeConfig(precision="bf16")),
     }
     with torch.inference_mode():

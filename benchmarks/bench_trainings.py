@@ -52,6 +52,7 @@ SHRUNK = (
     f"trainer.evaluation.every={EPOCHS // EVALUATIONS}",
     "trainer.evaluation.clips=1",
     "trainer.evaluation.folder=false",
+    "trainer.compute.precision=fp32",
     f"trainer.checkpoint.every={EPOCHS}",
     # A tiny network from random weights takes larger steps than a pretrained ResNet-50, in both spaces.
     "parameters.optim.learning_rate.low=5e-4",

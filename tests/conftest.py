@@ -54,11 +54,12 @@ def tiny_config(mini_mars: Path) -> TrialConfig:
     return TrialConfig.model_validate(
         {
             "data": {"root": str(mini_mars), "validation": {"share": 0.4}},
-            "clips": {"identities": 4, "tracklets": 2, "frames": 2, "pad": 2},
+            "clips": {"identities": 4, "tracklets": 2, "frames": 2, "pad": 2, "workers": 0},
             "model": {"backbone": "tiny", "weights": "none", "height": 32, "width": 16},
             "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 0.1},
             "optim": {"epochs": 4, "learning_rate": 2e-3},
             "evaluation": {"every": 1, "folder": False},
+            "compute": {"precision": "fp32", "tf32": False},
         }
     )
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.automatic import resolved, this_machine
 from trainer.config import TrialConfig
 from trainer.config_file import read_trial_config
 from trainer.errors import ConfigError, StoppedError
@@ -115,6 +116,7 @@ def evaluate_command(
         of_training = None if checkpoint is None else Path(checkpoint.replace(FOLD, "0"))
         config = config_on(config_file, overrides, data, of_training)
         print(f"{data}: {config.data.name}, its {part} part is judged", file=sys.stderr)
+    config = resolved(config, this_machine())
     if all_folds:
         _evaluate_all_folds(
             config, checkpoint, part, outputs, as_json=as_json, echo=echo, progress=progress, record=record

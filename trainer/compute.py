@@ -10,10 +10,11 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from trainer.errors import ConfigError
@@ -23,6 +24,9 @@ from trainer.settings import FrozenConfig
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Auto = Literal["auto"]
+"""Decided where the trial trains, see `trainer.automatic`."""
+
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # malloc.h of glibc.
@@ -32,24 +36,40 @@ CUDA_BYTES = 3 << 28
 KEPT_BYTES = 1 << 30  # more than any one tensor of a training step; freed memory below it is not given back
 
 
+def _auto_or_switch(value: object) -> object:
+    """One message where a union of types would give one for each."""
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError("must be auto, true or false")
+    return value
+
+
 class ComputeConfig(FrozenConfig):
     """How the network computes; results change only within the accuracy of the precision."""
 
-    precision: Precision = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of convolutions and matrix products; weights, batch norms, losses and optimizer stay in float32.
-    fp16 scales the loss, and needs a CUDA GPU. bf16 on a CPU pays only where the processor multiplies it faster:
-    on a Xeon without AMX it is slower than fp32 (docs/performance.md)."""
+    `auto`: bf16 on GPUs of compute capability 8.0 and later, fp16 from 7.0 on, fp32 below; on a CPU bf16 where it has
+    AMX (`amx_bf16` among its flags) and feature maps are more than a pixel wide, and fp32 otherwise: without AMX bf16
+    is slower (docs/performance.md).
+    fp16 scales the loss, and needs a CUDA GPU."""
     channels_last: bool = True
     """Keep the channels of a pixel side by side in memory, which convolutions like best on CPU and GPU."""
     compile: bool = False
     """Compile the network with torch.compile before training; without a working compiler training goes on."""
-    tf32: bool = False
-    """Let a CUDA GPU compute the network's float32 products with 10 bits of mantissa instead of 23, several times as
-    fast; distances are ranked with all 23."""
+    tf32: Annotated[Auto | bool, BeforeValidator(_auto_or_switch)] = "auto"
+    """Let a CUDA GPU compute float32 products of training and embedding with 10 bits of mantissa instead of 23, several
+    times as fast; distances are ranked with all 23. `auto`: on GPUs of compute capability 8.0 and later, which have
+    it."""
 
 
 def weight_dtype(compute: ComputeConfig) -> torch.dtype:
-    """Type of the numbers that convolutions multiply."""
+    """Type of the numbers that convolutions multiply.
+
+    Raises:
+        ValueError: it is still `auto`; `trainer.automatic` resolves a trial before it computes.
+    """
+    if compute.precision == "auto":
+        raise ValueError("compute.precision: auto was not resolved; see trainer.automatic")
     return DTYPES[compute.precision]
 
 
@@ -68,11 +88,12 @@ def require_precision(compute: ComputeConfig, device: torch.device) -> None:
 
     torch 2.15 trains in float16 on a CPU, but far slower than in float32: there are no kernels for the gradients.
     """
-    if compute.precision == "fp16" and device.type != "cuda":
-        raise ConfigError("compute.precision: fp16 needs a CUDA GPU, and this is a CPU; set it to bf16 or fp32")
-    if compute.precision == "bf16" and device.type == "cuda" and not _multiplies_bf16():
+    dtype = weight_dtype(compute)
+    if dtype == torch.float16 and device.type != "cuda":
+        raise ConfigError("compute.precision: fp16 needs a CUDA GPU, and this is a CPU; set it to auto, bf16 or fp32")
+    if dtype == torch.bfloat16 and device.type == "cuda" and not _multiplies_bf16():
         raise ConfigError(
-            "compute.precision: this GPU has no bf16 (before Ampere it is emulated); set it to fp16 or fp32"
+            "compute.precision: this GPU has no bf16 (before Ampere it is emulated); set it to auto, fp16 or fp32"
         )
 
 
@@ -88,7 +109,7 @@ def autocast(compute: ComputeConfig, device: torch.device) -> AbstractContextMan
         ConfigError: the device cannot compute in this precision.
     """
     require_precision(compute, device)
-    if compute.precision == "fp32":
+    if weight_dtype(compute) == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, weight_dtype(compute))
 
@@ -106,13 +127,27 @@ def float32_products(compute: ComputeConfig, device: torch.device) -> Iterator[N
     convolutions and not for matrix products. On a CPU there is no TF32.
     """
     if device.type != "cuda":
-        if compute.tf32:
-            logger.warning("compute.tf32 has no effect without a CUDA GPU")
         yield
         return
+    if compute.tf32 == "auto":
+        raise ValueError("compute.tf32: auto was not resolved; see trainer.automatic")
     cudnn: Any = torch.backends.cudnn
     with _matrix_products(compute.tf32), _tf32(cudnn, (cudnn.conv, cudnn.rnn), allowed=compute.tf32):
         yield
+
+
+@contextmanager
+def tried_convolutions(device: torch.device) -> Iterator[None]:
+    """Makes cuDNN try its algorithms for each shape of a convolution and keep the fastest, for as long as it lasts.
+
+    For trainings, where all batches have one shape; a shape that comes once would be tried for nothing.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

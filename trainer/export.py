@@ -138,11 +138,13 @@ def _config_of(checkpoint: Path, settings: dict[str, Any]) -> TrialConfig:
 
 
 def portable(config: TrialConfig) -> TrialConfig:
-    """The configuration without folders of this machine: the data set at its default place, weights by file name."""
+    """The configuration without what belongs to this machine: the data set at its default place, weights by file name,
+    as many workers as another machine has cores for."""
     data = config.data.model_copy(update={"root": DataConfig().root})
+    clips = config.clips.model_copy(update={"workers": "auto"})
     file = config.model.weights_file
     model = config.model if file is None else config.model.model_copy(update={"weights": file.name})
-    return config.model_copy(update={"data": data, "model": model})
+    return config.model_copy(update={"data": data, "model": model, "clips": clips})
 
 
 def _write_safetensors(file: Path, weights: Mapping[str, Tensor], config: TrialConfig) -> None:
@@ -173,7 +175,7 @@ def _write_onnx(file: Path, model: TemporalAttentionResNet, config: TrialConfig)
     if size > MAX_ONNX_BYTES:
         raise ConfigError(f"{size / 1e9:.1f} GB of weights do not fit into one ONNX file; export safetensors")
     # Plain layout and float32: what the graph computes then does not depend on how the network was trained.
-    plain = inference_copy(model, ComputeConfig(precision="fp32", channels_last=False))
+    plain = inference_copy(model, ComputeConfig(precision="fp32", tf32=False, channels_last=False))
     embedder = Embedder(plain, config.evaluation.feature).eval()
     program = torch.onnx.export(
         embedder,

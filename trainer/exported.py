@@ -85,7 +85,9 @@ def open_exported(folder: Path, runtime: Runtime = "torch") -> ExportedModel:
         raise CheckpointError(f"{folder}: is no folder that `reidsearch export` wrote, it holds no {CONFIG_FILE}")
     # As the graph computes, and without processes that a few tracklets do not need.
     clips = config.clips.model_copy(update={"workers": 0})
-    config = config.model_copy(update={"compute": ComputeConfig(precision="fp32", channels_last=False), "clips": clips})
+    config = config.model_copy(
+        update={"compute": ComputeConfig(precision="fp32", tf32=False, channels_last=False), "clips": clips}
+    )
     threshold = _read(folder / THRESHOLD_FILE, DistanceThreshold)
     embed_by = _by_torch(folder, config) if runtime == "torch" else _by_onnx(folder / FILE_NAMES["onnx"], config)
     return ExportedModel(folder, config, threshold, embed_by)

@@ -21,6 +21,10 @@ Share = Annotated[float, Field(ge=0, le=1 + 1e-6)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 def _is_none(value: object) -> bool:
     return value is None
 
@@ -176,6 +180,8 @@ class EpochResult(FrozenConfig):
     """How long the evaluation took; 0 in epochs that are not evaluated."""
     damaged_frames: int = 0
     """Frames met so far in the run that could not be decoded and were skipped."""
+    precision: str = Field("", exclude_if=_is_empty)
+    """Of the network's products, see `compute.precision`; empty in results of before."""
     time: float
     """When the epoch ended, in seconds since 1970 UTC."""
 

@@ -215,11 +215,22 @@ class _Attempt:
             (self.out / ERROR_FILE).write_text(f"{error}\n", encoding="utf-8")
             done = fit(config, report, None, out=self.out, split=split, until=until, progress=measured, stop=stop)
         finally:
-            # The trainer notes where the data are on this node, which is no part of the trial.
-            file = self.out / CONFIG_FILE
-            if not file.is_file() or file.read_text(encoding="utf-8") != self._spec.config:
-                write_atomically(file, self._spec.config)
+            self._leave_config()
         return len(done.history) == config.optim.epochs
+
+    def _leave_config(self) -> None:
+        """Leaves in config.json what the trainer wrote, with what `auto` became; where this node has the data set is no
+        part of the trial."""
+        from trainer import TrialConfig
+
+        file = self.out / CONFIG_FILE
+        given = TrialConfig.model_validate_json(self._spec.config)
+        try:
+            written = TrialConfig.model_validate_json(file.read_bytes())
+        except (OSError, ValueError):
+            written = given
+        config = written.model_copy(update={"data": given.data})
+        write_atomically(file, self._spec.config if config == given else config.model_dump_json(indent=2) + "\n")
 
     def _test(self, config: TrialConfig, send: Callable[[WorkerMessage], None], progress: Progress) -> None:
         """Evaluates the trained network on the test set, unless an earlier attempt has.

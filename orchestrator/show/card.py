@@ -133,6 +133,7 @@ def _what(search: Summary, trial: Trial, exported: ExportedNetwork) -> Iterator[
     again = f", the configuration of {trial.repeats} again" if trial.repeats else ""
     yield f"- trial {markdown_code(trial.key)} of search {markdown_code(search.name)} ({trial.status}{again})"
     yield f"- weights after epoch {exported.epoch} of {exported.config.optim.epochs}"
+    yield f"- computed in {exported.config.compute.precision}" + " and TF32" * (exported.config.compute.tf32 is True)
     yield (
         f"- seed {trial.seed}; started from weights {markdown_code(model.weights)}; "
         f"recipe {markdown_code(exported.config.recipe)}"

@@ -228,8 +228,8 @@ def _measured(cost: StepCost, largest: WorstCase) -> list[tuple[str, str]]:
         ("largest", f"of {largest.looked_at} corners and random points: {point or 'all are equally large'}"),
         (
             "measured",
-            f"on this machine, {on}: {cost.steps} steps after {cost.untimed_steps} that are not counted, "
-            f"{duration(cost.seconds_per_batch)} per batch of {cost.images_per_batch} images"
+            f"on this machine, {on} in {cost.precision}: {cost.steps} steps after {cost.untimed_steps} that are "
+            f"not counted, {duration(cost.seconds_per_batch)} per batch of {cost.images_per_batch} images"
             + (f", extrapolated from batches of {cost.measured_images};" if _extrapolated(cost) else ";"),
         ),
         (

@@ -50,6 +50,7 @@ def recorded_config(search: Summary, trial: Trial) -> TrialConfig:
     from pydantic import ValidationError
 
     from trainer import TrialConfig
+    from trainer.automatic import Machine, resolved
     from trainer.settings import differing_settings
 
     search.folder.store.pull_trial(search.folder, trial.key, "config.json")
@@ -60,8 +61,9 @@ def recorded_config(search: Summary, trial: Trial) -> TrialConfig:
         raise SearchError(f"{path}: is missing; trial {trial.key} was never started, or it was deleted") from error
     except ValidationError as error:
         raise SearchError(f"{path}: is damaged or of another version ({error.error_count()} errors)") from error
-    told = trial_config(search.space, trial)
-    differing = differing_settings(config.model_dump(mode="json"), told.model_dump(mode="json"))
+    then = config.model_dump(mode="json")
+    told = resolved(trial_config(search.space, trial), Machine(), recorded=then)
+    differing = differing_settings(then, told.model_dump(mode="json"))
     if differing:
         raise SearchError(f"{path}: is not what the journal says of {trial.key} (differs: {', '.join(differing)})")
     return config

@@ -157,6 +157,12 @@ def _of_the_trials(summary: Summary) -> Iterator[Notice]:
     if uniform := summary.uniform_attention:
         few = ", ".join(uniform[:3]) + (f" and {len(uniform) - 3} more" if len(uniform) > 3 else "")
         yield Notice("uniform_attention_somewhere", "note", f"Attention is uniform (entropy 1.00) in {few}.")
+    precisions = Counter(trial.results[-1].precision for trial in study.all_trials.values() if trial.results)
+    del precisions[""]
+    if len(precisions) > 1 and "compute.precision" not in space.parameters:
+        what = ", ".join(f"{counted(count, 'trial', 'trials')} in {name}" for name, count in precisions.most_common())
+        text = f"Machines differ, and trials were computed in different precision: {what}; set compute.precision."
+        yield Notice("mixed_precision", "warning", text)
     failed = [trial for trial in study.all_trials.values() if trial.status == TrialStatus.FAILED]
     if failed and len(failed) >= MANY_FAILED * len(study.all_trials):
         kinds = Counter(kind for trial in failed for kind in trial.failures)

@@ -111,8 +111,10 @@ class PretendEvent:
 class PretendGpu(TorchDispatchMode):
     """Keeps tensors made within on the device that they were made for, and counts what would cost time on a GPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, capability: tuple[int, int] = (9, 0)) -> None:
         super().__init__()
+        self.capability = capability
+        """What kind of GPU."""
         self.waits: Counter[str] = Counter()
         """How often the host waits: what for, and the trainer's function that does it."""
         self.copies: Counter[str] = Counter()
@@ -130,7 +132,9 @@ class PretendGpu(TorchDispatchMode):
             replaced = {
                 "_lazy_init": lambda: None,
                 "synchronize": lambda device=None: self._wait("synchronize"),
-                "is_bf16_supported": lambda including_emulation=True: True,
+                "is_bf16_supported": lambda including_emulation=True: including_emulation or self.capability >= (8, 0),
+                "get_device_capability": lambda device=None: self.capability,
+                "get_device_name": lambda device=None: "pretended GPU",
                 "Event": PretendEvent,
             }
             stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())

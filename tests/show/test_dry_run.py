@@ -27,6 +27,7 @@ from trainer.model.network import ModelConfig, TemporalAttentionResNet, geometry
 COST = StepCost(
     device="cpu",
     threads=2,
+    precision="bf16",
     seconds_per_batch=0.5,
     steps=7,
     untimed_steps=9,

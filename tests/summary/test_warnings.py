@@ -83,6 +83,19 @@ def test_leaders_whose_means_differ_by_less_than_their_noise_are_called_alike(tm
     assert "leaders_alike" not in far
 
 
+def test_trials_of_different_precision_are_named(tmp_path: Path) -> None:
+    def computed(index: int, precision: str) -> list[Event]:
+        before, reported, after = completed(index, 0.4)[:2], completed(index, 0.4)[2], completed(index, 0.4)[3:]
+        assert isinstance(reported, TrialReported)
+        result = reported.result.model_copy(update={"precision": precision})
+        return [*before, reported.model_copy(update={"result": result}), *after]
+
+    mixed = told(tmp_path / "a", *computed(0, "bf16"), *computed(1, "fp32"), *computed(2, "fp32"), ENDING)
+    assert "2 trials in fp32, 1 trial in bf16" in mixed["mixed_precision"].text
+    # Results of before this was recorded say nothing.
+    assert "mixed_precision" not in told(tmp_path / "b", *computed(0, "bf16"), *computed(1, ""), ENDING)
+
+
 def test_the_difference_of_means_has_the_interval_of_welch() -> None:
     first, second = (0.4, 0.5, 0.45, 0.47), (0.3, 0.38, 0.31)
     expected = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)

@@ -109,7 +109,7 @@ def embed_clips(
     """
     windows = evaluation_windows(tracklets, config)
     clips = EvaluationClips(tracklets, windows, size=config.input_size)
-    loader = evaluation_loader(clips, batch=config.evaluation.batch, workers=config.clips.workers, device=device)
+    loader = evaluation_loader(clips, batch=config.evaluation.batch, workers=config.clips.worker_count, device=device)
     damage = damage or DamagedFrames(sum(len(tracklet.frames) for tracklet in tracklets))
     pooled = _Pooled(len(tracklets), dimension, config.evaluation.pooling, device)
     entropy = torch.zeros((), device=device)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from trainer.automatic import resolved, this_machine
 from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products
 from trainer.config import TrialConfig
@@ -90,6 +91,7 @@ def evaluate(
         CheckpointError: the checkpoint is damaged or of another architecture.
     """
     watch = Stopwatch()
+    config = resolved(config, this_machine(device))
     with watch("reading"):
         splits = read_splits(config.data)
         query, gallery = _query_and_gallery(config, splits, part, split)
@@ -227,6 +229,7 @@ def write_embeddings(
     Raises:
         ConfigError, DataError, CheckpointError: as `evaluate`.
     """
+    config = resolved(config, this_machine(device))
     splits = read_splits(config.data)
     query, gallery = _query_and_gallery(config, splits, part, split)
     judged = data_record(config.data, splits)

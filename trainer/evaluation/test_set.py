@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from trainer.automatic import resolved, this_machine
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
 from trainer.data import find_data_set, read_splits
@@ -67,7 +68,7 @@ def evaluate_on_test_set(
     if known is not None:
         return known
     reranking = config.evaluation.model_copy(update={"reranking": True})
-    config = config.model_copy(update={"evaluation": reranking})
+    config = resolved(config.model_copy(update={"evaluation": reranking}), this_machine())
     result = evaluate(config, checkpoint, part="test", progress=progress, record=record)
     write_evaluation(out, result, config, "test", images=images)
     write_atomically(out / RESULT_FILE, result.evaluation.model_dump_json(indent=2) + "\n")

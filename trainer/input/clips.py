@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Int
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from trainer.compute import Auto
 from trainer.settings import FrozenConfig
 
 RandomSampling = Literal["consecutive", "chunks", "intelligent", "consecutive_paper"]
 Sampling = Literal[RandomSampling, "dense", "even"]
+
+
+def _auto_or_count(value: object) -> object:
+    """One message where a union of types would give one for each."""
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValueError("must be auto or a whole number of at least 0")
+    return value
 
 
 class ClipConfig(FrozenConfig):
@@ -59,8 +67,20 @@ class ClipConfig(FrozenConfig):
     augment_on: Literal["worker", "device"] = "worker"
     """Where frames are augmented: in the processes that decode them, or on the device that trains. The pixels are the
     same."""
-    workers: int = Field(0, ge=0)
-    """Processes that decode frames; 0 decodes in the training process."""
+    workers: Annotated[Auto | Annotated[int, Field(ge=0)], BeforeValidator(_auto_or_count)] = "auto"
+    """Processes that decode frames; 0 decodes in the training process. `auto`: for a GPU the trial's cores less one, at
+    least 1 and at most 8; none on a CPU, whose cores the network needs."""
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that decode frames, once `trainer.automatic` has resolved the trial.
+
+        Raises:
+            ValueError: it has not.
+        """
+        if self.workers == "auto":
+            raise ValueError("clips.workers: auto was not resolved; see trainer.automatic")
+        return self.workers
 
 
 def frame_windows(

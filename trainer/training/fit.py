@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from trainer.compute import float32_products, require_precision, synchronize
+from trainer.automatic import resolved, this_machine
+from trainer.compute import float32_products, require_precision, synchronize, tried_convolutions
 from trainer.config import TrialConfig
 from trainer.data.folder import training_data
 from trainer.data.frames import DamagedFrames
@@ -27,6 +28,7 @@ from trainer.evaluation.evaluate import (
 )
 from trainer.evaluation.folder import FOLDER, write_evaluation
 from trainer.files import write_atomically
+from trainer.formatting import counted
 from trainer.input.loader import FrameWait, TrainingClips, training_loader
 from trainer.input.sampler import IdentityBatches
 from trainer.result import (
@@ -46,7 +48,7 @@ from trainer.training.interruption import Stop, never
 from trainer.training.learner import Learner, in_groups
 from trainer.training.meters import EpochMeters
 from trainer.training.schedule import learning_rate
-from trainer.training.state import BEST_CHECKPOINT, TrainingState
+from trainer.training.state import BEST_CHECKPOINT, TrainingState, read_state
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,9 @@ def fit(
     `evaluation/` in `out` is what `trainer.evaluation.folder` writes for the network in `best.pt` on the validation
     split; it is complete before the last epoch is reported.
 
+    Settings that say `auto` are resolved for this machine first (`trainer.automatic`), and `config.json` and the
+    checkpoints hold what they became; a resume goes on with what its checkpoint holds.
+
     A run resumed from `last.pt` continues with bit-identical losses and metrics on the same CPU and number of threads.
     With `checkpoint.every` 1 that of an epoch is on disk before the epoch is reported, so nothing that was reported is
     trained twice; otherwise epochs that a crash took from the checkpoint are trained and reported again.
@@ -108,25 +113,30 @@ def fit(
             unless a signal cut that step short.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    saved = None if resume_from is None else read_state(resume_from)
+    config = resolved(config, this_machine(device), recorded=None if saved is None else saved["config"])
     require_precision(config.compute, device)
     out.mkdir(parents=True, exist_ok=True)
     validation = split or out / SPLIT_FILE
     data, source = training_data(config.data, validation, make=split is None)
-    with float32_products(config.compute, device), _cut_short(stop):
-        run = _Run(config, data, source, device, out, resume_from)
+    with float32_products(config.compute, device), tried_convolutions(device), _cut_short(stop):
+        run = _Run(config, data, source, device, out, resume_from, saved)
+        del saved  # as large as the training
         history = run.state.history
         if run.is_done:
             run.leave_evaluation(validation, progress, stop)
         write_results(out / RESULTS_FILE, history)
         for result in history:
             report(result)
-        end = min(until or config.optim.epochs, config.optim.epochs)
-        for epoch in range(len(history), end):
+        started, end = len(history), min(until or config.optim.epochs, config.optim.epochs)
+        for epoch in range(started, end):
             result = run.epoch_result(epoch, progress, stop)
             run.save_epoch(result, ends=epoch + 1 == end)
             if run.is_done:
                 run.leave_evaluation(validation, progress, stop)
             append_result(out / RESULTS_FILE, result)
+            if epoch == started:
+                log.info("%s: %.0f images/s", run.conditions(), result.images_per_second)
             log_diagnostics(history, config)
             report(result)
     return FitResult(tuple(history), kept_epoch(history) or history[-1])
@@ -157,11 +167,12 @@ class _Run:
         device: torch.device,
         out: Path,
         resume_from: Path | None,
+        saved: Mapping[str, Any] | None,
     ) -> None:
         self.config, self.data, self.out, self.device = config, data, out, device
         self.batches = IdentityBatches(data.labels, config.clips, config.seed)
         clips = TrainingClips(data.train, data.labels, config.clips, size=config.input_size, seed=config.seed)
-        self.loader = training_loader(clips, self.batches, workers=config.clips.workers, device=device)
+        self.loader = training_loader(clips, self.batches, workers=config.clips.worker_count, device=device)
         learner = Learner(config, data.num_classes, device, own_weights=resume_from is None)
         held_out = {tracklet.identity for tracklet in (*data.query, *data.gallery)}
         self.state = TrainingState(config, source, held_out, learner, DamagedFrames(data.frames))
@@ -169,16 +180,28 @@ class _Run:
         """The latest evaluation."""
         self._best: EvaluationResult | None = None
         """That of the network in `best.pt`; None where an earlier process made it."""
-        if resume_from is None:
-            write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
-        else:
-            self.state.restore(resume_from)
-        learner.compile()
+        if resume_from is not None and saved is not None:
+            self.state.restore(resume_from, saved)
+        write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
+        self._is_compiled = learner.compile()
 
     @property
     def is_done(self) -> bool:
         """Whether the last epoch is trained and saved."""
         return len(self.state.history) == self.config.optim.epochs
+
+    def conditions(self) -> str:
+        """What decides the speed of the training, for people."""
+        compute, workers = self.config.compute, self.config.clips.worker_count
+        return ", ".join(
+            (
+                torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU",
+                f"{compute.precision}{' and TF32' * (self.device.type == 'cuda' and compute.tf32 is True)}",
+                "channels last" if compute.channels_last else "channels first",
+                f"{counted(workers, 'process decodes', 'processes decode')} frames",
+                "compiled" if self._is_compiled else "not compiled",
+            )
+        )
 
     def epoch_result(self, epoch: int, progress: Progress, stop: Stop) -> EpochResult:
         """Trains for an epoch, counted from 0, evaluates where one is due, and returns the result."""
@@ -200,6 +223,7 @@ class _Run:
             seconds=meters.seconds + evaluated,
             evaluation_seconds=evaluated if due else 0.0,
             damaged_frames=self.state.damage.count,
+            precision=str(self.config.compute.precision),
             time=time.time(),
         )
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from trainer.compute import autocast, compiled, laid_out, placed
+from trainer.compute import autocast, compiled, laid_out, placed, weight_dtype
 from trainer.config import TrialConfig
 from trainer.input.augment import normalised
 from trainer.input.loader import Batch, blank_batch, to_device
@@ -53,7 +53,7 @@ class Learner:
             log.info("model.weights: %s", self.model.loaded_weights.summary())
         self.loss = ReidLoss(config.loss, num_classes, self.model.embedding_dim).to(device)
         self.optimizer = make_optimizer(self.model, config.optim)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=weight_dtype(config.compute) == torch.float16)
         """Scales the loss, in fp16 only."""
         self._of_backbone = [each for each in self.model.backbone.parameters() if each.requires_grad]
         decay = config.optim.ema_decay
@@ -65,15 +65,17 @@ class Learner:
         """The network to evaluate: the average of the weights where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def compile(self) -> None:
+    def compile(self) -> bool:
         """Compiles the network if the configuration says so, with a batch as all are; restore comes first.
+
+        Tells whether it is compiled now.
 
         To be called where it trains, under the same `float32_products`: what is compiled for other settings of the
         process, or for another layout of the frames, is compiled again in the first step.
         """
         blank = blank_batch(self.config.clips, (self.config.model.height, self.config.model.width))
         frames = to_device(blank, self.device, self.config.clips).frames
-        compiled(self.model, self._seen(frames), self.config.compute)
+        return compiled(self.model, self._seen(frames), self.config.compute)
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the learning rate of the epoch, counted from 0, and the network to training, its backbone too unless the

@@ -9,8 +9,9 @@ Randomness is in neither: it derives from seed, purpose and position (`trainer.s
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
+from typing import Any
 
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig
@@ -29,6 +30,18 @@ def last_checkpoint(out: Path) -> Path | None:
     """The checkpoint from which a run in `out` resumes; None before the first was saved."""
     path = out / LAST_CHECKPOINT
     return path if path.is_file() else None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `TrainingState.save_last` wrote.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds weights only.
+    """
+    state = load_checkpoint(path)
+    if "learner" not in state:
+        raise CheckpointError(f"{path}: holds weights only; training resumes from a last.pt")
+    return state
 
 
 class TrainingState:
@@ -70,15 +83,12 @@ class TrainingState:
         }
         save_checkpoint(out / LAST_CHECKPOINT, self._weights() | state)
 
-    def restore(self, path: Path) -> None:
-        """Takes over what `save_last` wrote.
+    def restore(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Takes over what `read_state` found in the file.
 
         Raises:
-            CheckpointError: the file is damaged, holds weights only, or belongs to another configuration.
+            CheckpointError: it belongs to another configuration.
         """
-        state = load_checkpoint(path)
-        if "learner" not in state:
-            raise CheckpointError(f"{path}: holds weights only; training resumes from a last.pt")
         differing = differing_settings(self._config.model_dump(mode="json"), state["config"])
         if differing:
             raise CheckpointError(

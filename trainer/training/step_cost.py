@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from trainer.automatic import resolved, this_machine
 from trainer.checkpoint import seconds_to_save
-from trainer.compute import float32_products, require_precision, synchronize
+from trainer.compute import float32_products, require_precision, synchronize, tried_convolutions
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
 from trainer.data.splits import TrainingData, applied_split, cut_validation
@@ -56,6 +57,8 @@ class StepCost(FrozenConfig):
     """`cpu`, or the name of the GPU."""
     threads: int
     """Threads of the CPU that were used."""
+    precision: str
+    """Of the network's products."""
     seconds_per_batch: float
     """Mean time of a training batch, from waiting for its frames to the update of the weights."""
     steps: int
@@ -114,6 +117,7 @@ def measure_step(
         OSError: the disk is full, or fails.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config = resolved(config, this_machine(device))
     require_precision(config.compute, device)
     train = read_splits(config.data).train
     data = applied_split(train, cut_validation(train, config.data.validation))
@@ -122,7 +126,7 @@ def measure_step(
     images = _images(config)
     learner = Learner(config, data.num_classes, device, own_weights=True)
     evaluated = [*data.query, *data.gallery]
-    with float32_products(config.compute, device):
+    with float32_products(config.compute, device), tried_convolutions(device):
         tried, first = config, None
         if device.type == "cpu" and images > FEWEST_IMAGES:
             small = with_batch(config, FIRST_IMAGES)
@@ -152,6 +156,7 @@ def measure_step(
     return StepCost(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
+        precision=str(config.compute.precision),
         seconds_per_batch=seconds_per_batch,
         steps=taken.steps,
         untimed_steps=taken.untimed_steps,
@@ -258,7 +263,7 @@ def _groups(
     """The batches of each step, epoch after epoch, as a training would see them; a generator."""
     size = (config.model.height, config.model.width)
     clips = TrainingClips(data.train, data.labels, config.clips, size=size, seed=config.seed)
-    loader = training_loader(clips, batches, workers=config.clips.workers, device=device)
+    loader = training_loader(clips, batches, workers=config.clips.worker_count, device=device)
     for epoch in count():
         batches.epoch = epoch
         # Steps after the backbone is unfrozen take more time and memory, and there are more of them.
@@ -273,7 +278,7 @@ def _seconds_per_step(
 
     As in a training the host does not wait for a GPU in between.
     """
-    workers, batches = config.clips.workers, config.optim.accumulate
+    workers, batches = config.clips.worker_count, config.optim.accumulate
     untimed, fewest = _fewest_steps(config)
     most = untimed + max(fewest, MAX_STEPS)
 
@@ -300,7 +305,7 @@ def _seconds_per_step(
 
 def _fewest_steps(config: TrialConfig) -> tuple[int, int]:
     """Steps that warm up, and steps that have to be timed."""
-    workers, batches = config.clips.workers, config.optim.accumulate
+    workers, batches = config.clips.worker_count, config.optim.accumulate
     return 1 + math.ceil(workers / batches), max(1, math.ceil(TIMED * workers / batches))
 
 
@@ -335,7 +340,7 @@ def _seconds_to_decode(tracklets: list[Tracklet], config: TrialConfig, device: t
 
     An evaluation that is too short for a long run is timed as a whole, with the start of its processes.
     """
-    workers = config.clips.workers
+    workers = config.clips.worker_count
     if workers == 0:
         return 0.0
     untimed = PREFETCHED * workers + 1

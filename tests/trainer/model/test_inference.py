@@ -41,7 +41,7 @@ def clips(height: int = 64, width: int = 32) -> Tensor:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_folded_copy_embeds_as_the_network_does(backbone: str, channels_last: bool) -> None:
     model = trained(backbone)
-    slim = inference_copy(model, ComputeConfig(channels_last=channels_last))
+    slim = inference_copy(model, ComputeConfig(precision="fp32", channels_last=channels_last))
     with torch.inference_mode():
         for ours, theirs in zip(slim(clips()), model.eval()(clips()), strict=True):
             assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
@@ -58,7 +58,7 @@ def test_copy_in_bf16_embeds_nearly_as_the_network_does_and_in_float32(backbone:
 
 @every_backbone
 def test_no_batch_norm_is_left_over_frames(backbone: str) -> None:
-    modules = inference_copy(trained(backbone), ComputeConfig()).backbone.modules()
+    modules = inference_copy(trained(backbone), ComputeConfig(precision="fp32")).backbone.modules()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
 
 
@@ -75,7 +75,7 @@ def test_only_what_takes_the_time_is_in_low_precision() -> None:
 @pytest.mark.parametrize("options", [{"pooling": "mean"}, {"pooling": "max"}, {"neck": "none"}], ids=str)
 def test_networks_without_attention_or_neck_are_copied_too(options: dict[str, str]) -> None:
     model = trained("tiny", **options)
-    ours = inference_copy(model, ComputeConfig())(clips()).embedding
+    ours = inference_copy(model, ComputeConfig(precision="fp32"))(clips()).embedding
     torch.testing.assert_close(ours, model.eval()(clips()).embedding, rtol=1e-4, atol=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_the_original_stays_as_it_is() -> None:
 
 
 def test_copy_is_in_evaluation_mode_without_gradients() -> None:
-    slim = inference_copy(trained(), ComputeConfig())
+    slim = inference_copy(trained(), ComputeConfig(precision="fp32"))
     assert not slim.training
     assert not any(parameter.requires_grad for parameter in slim.parameters())
     assert not slim(clips()).embedding.requires_grad

@@ -29,15 +29,17 @@ from trainer.compute import (
     placed,
     prepare_process,
     require_precision,
+    tried_convolutions,
 )
 from trainer.errors import ConfigError
 from trainer.evaluation.metrics import pairwise_distance, rank_embeddings
 from trainer.evaluation.rerank import k_reciprocal_distance
+from trainer.input.clips import ClipConfig
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
-COMPILE = ComputeConfig(compile=True)
+COMPILE = ComputeConfig(precision="fp32", compile=True)
 
 
 def network() -> TemporalAttentionResNet:
@@ -71,7 +73,7 @@ def test_products_are_computed_in_the_precision_asked_for(precision: Any, dtype:
 
 
 def test_half_precision_without_a_gpu_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ConfigError, match=r"compute\.precision: fp16 needs a CUDA GPU.*set it to bf16 or fp32"):
+    with pytest.raises(ConfigError, match=r"compute\.precision: fp16 needs a CUDA GPU.*set it to auto, bf16 or fp32"):
         autocast(ComputeConfig(precision="fp16"), CPU)
 
 
@@ -91,7 +93,7 @@ def test_bf16_needs_a_gpu_that_has_it_and_an_emulation_does_not_count(
     if has_it:
         require_precision(bf16, CUDA)
         return
-    with pytest.raises(ConfigError, match=r"compute\.precision: this GPU has no bf16 .*; set it to fp16 or fp32"):
+    with pytest.raises(ConfigError, match=r"compute\.precision: this GPU has no bf16 .*; set it to auto, fp16 or fp32"):
         require_precision(bf16, CUDA)
 
 
@@ -209,16 +211,33 @@ def test_distances_are_ranked_and_ranked_again_with_exact_products(metric: Any) 
             assert multiplied.seen and set(multiplied.seen) == {("ieee", "ieee")}
 
 
-def test_tf32_without_a_gpu_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING), float32_products(ComputeConfig(tf32=True), CPU):
-        pass
-    assert caplog.messages == ["compute.tf32 has no effect without a CUDA GPU"]
+@pytest.mark.parametrize("before", [False, True])
+def test_convolutions_are_tried_on_a_gpu_alone_and_the_process_gets_its_setting_back(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    for device, tried in ((CUDA, True), (CPU, before)):
+        with pytest.raises(ZeroDivisionError), tried_convolutions(device):
+            assert torch.backends.cudnn.benchmark == tried
+            raise ZeroDivisionError
+        assert torch.backends.cudnn.benchmark == before
+
+
+def test_nothing_computes_with_settings_that_are_still_open() -> None:
+    for compute in (
+        lambda: autocast(ComputeConfig(), CPU),
+        lambda: require_precision(ComputeConfig(), CPU),
+        lambda: float32_products(ComputeConfig(), CUDA).__enter__(),
+        lambda: ClipConfig().worker_count,
+    ):
+        with pytest.raises(ValueError, match=r"auto was not resolved; see trainer\.automatic"):
+            compute()
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_placing_a_network_lays_out_its_weights(channels_last: bool) -> None:
     model = network()
-    compute = ComputeConfig(channels_last=channels_last)
+    compute = ComputeConfig(precision="fp32", channels_last=channels_last)
     placed(model, compute, CPU)
     weight = model.backbone[1][0].weight
     assert weight.is_contiguous(memory_format=memory_format(compute))
@@ -253,7 +272,7 @@ def failing(graph: Any, _: Any) -> Any:
 
 def test_what_is_not_asked_for_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     use_compilers(monkeypatch, failing, failing)
-    assert not compiled(network(), clips(), ComputeConfig())
+    assert not compiled(network(), clips(), ComputeConfig(precision="fp32"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -353,7 +372,7 @@ config = ModelConfig(backbone="tiny", weights="none", height=32, width=16)
 clips = torch.randn(4, 2, 3, 32, 16)
 model, twin = TemporalAttentionResNet(config, 5), TemporalAttentionResNet(config, 5)
 twin.load_state_dict(model.state_dict())
-print("compiled", compiled(model, clips, ComputeConfig(compile=True)))
+print("compiled", compiled(model, clips, ComputeConfig(precision="fp32", compile=True)))
 for network in (model, twin):
     network.train()(clips).logits.logsumexp(1).mean().backward()
 for (name, mine), other in zip(model.named_parameters(), twin.parameters()):

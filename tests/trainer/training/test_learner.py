@@ -33,6 +33,7 @@ def learner(**settings: dict[str, Any]) -> Learner:
             "clips": {"identities": 2, "tracklets": 2, "frames": 2},
             "model": {"backbone": "tiny", "weights": "none", "height": 32, "width": 16},
             "loss": {"osm_share": 0.5, "center_weight": 5e-4, "attention_weight": 0.1},
+            "compute": {"precision": "fp32"},
             **settings,
         }
     )

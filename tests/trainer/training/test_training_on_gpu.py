@@ -41,7 +41,11 @@ def trial(**settings: Any) -> TrialConfig:
     """The smallest trial with these settings; every loss term unless `loss` is among them."""
     model = {"backbone": "tiny", "weights": "none", "height": SIZE[0], "width": SIZE[1]}
     clips = {"identities": 2, "tracklets": 2, "frames": 2, "pad": 2}
-    smallest = {"model": model | settings.get("model", {}), "clips": clips | settings.get("clips", {})}
+    smallest = {
+        "model": model | settings.get("model", {}),
+        "clips": clips | settings.get("clips", {}),
+        "compute": {"precision": "fp32"} | settings.get("compute", {}),
+    }
     return TrialConfig.model_validate({"loss": LOSSES, **settings, **smallest})
 
 
