@@ -26,6 +26,7 @@ from orchestrator.runner.trial_spec import (
 )
 from orchestrator.runner.watchdog import Watchdog, hung
 from trainer import DataError, DivergedError, TrialConfig
+from trainer.automatic import Machine
 from trainer.data import read_splits
 from trainer.data.splits import cut_validation, write_validation
 from trainer.result import read_results
@@ -62,6 +63,19 @@ def test_an_attempt_that_is_to_pause_ends_after_that_epoch_and_the_next_one_goes
     rest = messages(spec)
     assert [message.epoch_result for message in rest[:2]] == [message.epoch_result for message in sent[:2]]
     assert rest[-1].attempt_result is not None and rest[-1].attempt_result.state == "completed"
+
+
+def test_what_auto_became_stands_in_the_trials_configuration_and_where_the_data_are_does_not(
+    spec: TrialSpec, tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "here"
+    link.symlink_to(tiny_config.data.root)
+    monkeypatch.setattr("orchestrator.runner.attempt.data_here", lambda *_: link)
+    monkeypatch.setattr("trainer.training.fit.this_machine", lambda device: Machine(amx=True))
+    told = changed(tiny_config, optim__epochs=1, compute__precision="auto", clips__workers="auto")
+    messages(spec.model_copy(update={"config": told.model_dump_json()}))
+    left = TrialConfig.model_validate_json((tmp_path / "trials/t0000/config.json").read_text())
+    assert left == changed(told, compute__precision="bf16", clips__workers=0)
 
 
 def test_an_attempt_on_another_fold_is_judged_on_the_split_of_that_fold(spec: TrialSpec) -> None:

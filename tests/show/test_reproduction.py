@@ -192,6 +192,15 @@ def test_a_configuration_that_is_not_the_journals_is_refused(storage: Path) -> N
         planned(storage)
 
 
+def test_a_trial_is_repeated_with_what_auto_became(storage: Path) -> None:
+    path = storage / "first/trials/t0000/config.json"
+    path.write_text(
+        path.read_text().replace('"tf32": "auto"', '"tf32": true').replace('"workers": "auto"', '"workers": 3')
+    )
+    config = planned(storage).config
+    assert (config.compute.tf32, config.clips.workers) == (True, 3)
+
+
 def test_a_trial_on_a_gpu_is_given_a_tolerance_and_one_on_cpu_cores_none(storage: Path) -> None:
     summary = read_summary(local_search(storage / "first"))
     summary.trial("t0000").gpus = 1.0
