@@ -14,15 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor
+from torch.nn import functional
 
 from trainer.compute import exact_products
 
 BLOCK_BYTES = 64 * 2**20  # of distances that are held at a time: with fewer rows a matrix product is slower
 CACHE_BYTES = 2**20  # of the table that neighbour sets are compared in, so that it stays in a processor's cache
 WAITING = 256  # candidates kept for each tracklet beside its nearest, before the nearest are chosen again
+GROUPS = 4  # of candidates, times the nearest that are asked for: with fewer their limit is less tight
 SPARE = 4  # candidates beside the nearest, which rounding may have put behind them
 ROUNDING = 2.0**-18  # difference of squared distances, relative to the largest, that rounding may make or hide
 OVERLAP = 2 / 3  # share of a candidate's own neighbours that has to be ours as well (Eq. 5)
@@ -150,7 +152,8 @@ class _TopkIndex:
     """The nearest tracklets of each among those offered, of equally distant ones the first.
 
     A candidate is one number: the bits of its squared distance, which order as the distance does, above its place.
-    Candidates nearer than the last of the nearest are collected in a table of N (K + 256) until a row of it is full.
+    Candidates nearer than the last of the nearest are collected in a table of N (K + 256) until a row of it is full;
+    before there are any, those within a distance that `_first_limit` finds.
     """
 
     def __init__(self, tracklets: int, count: int, device: torch.device) -> None:
@@ -160,15 +163,17 @@ class _TopkIndex:
         self._limit = torch.full((tracklets,), torch.inf, device=device)
 
     def offer(self, squared: Float[Tensor, "rows columns"], first_row: int, first_column: int) -> None:
-        """Squared distances of consecutive tracklets (rows) to consecutive candidates, each pair offered once."""
+        """Squared distances of consecutive tracklets (rows) to consecutive candidates.
+
+        Each pair is offered once, a tracklet's candidates in the order of their places.
+        """
         rows = slice(first_row, first_row + squared.shape[0])
         if squared.shape[1] > WAITING and self._limit[rows].isinf().any():
-            self._offer_halves(squared, first_row, first_column)
-            return
-        row, column = _places((squared <= self._limit[rows, None]).contiguous())
+            self._limit[rows] = torch.minimum(self._limit[rows], _first_limit(squared, self._count))
+        row, column = _within(squared, self._limit[rows])
         added = row.bincount(minlength=squared.shape[0])
         if (self._filled[rows] + added > self._keys.shape[1]).any():
-            self._choose()
+            self._choose(rows)
             self._offer_halves(squared, first_row, first_column)
             return
         slot = torch.arange(len(row), device=row.device) - (added.cumsum(0) - added - self._filled[rows])[row]
@@ -178,7 +183,7 @@ class _TopkIndex:
 
     def chosen(self) -> tuple[Int[Tensor, "N K"], Float[Tensor, "N K"]]:
         """The nearest of each, nearest first, and their squared distances."""
-        self._choose()
+        self._choose(slice(None))
         best = self._keys[:, : self._count]
         return best & (2**32 - 1), (best >> 32).int().view(torch.float32)
 
@@ -187,13 +192,16 @@ class _TopkIndex:
         self.offer(squared[:, :half], first_row, first_column)
         self.offer(squared[:, half:], first_row, first_column + half)
 
-    def _choose(self) -> None:
-        used = max(self._count, int(self._filled.max()))
-        best = self._keys[:, :used].topk(self._count, largest=False).values
-        self._keys[:, : self._count] = best
-        self._keys[:, self._count : used] = NO_TRACKLET
-        self._filled.clamp_(max=self._count)
-        self._limit = (best[:, -1] >> 32).int().view(torch.float32)
+    def _choose(self, rows: slice) -> None:
+        used = max(self._count, int(self._filled[rows].max()))
+        best = self._keys[rows, :used].topk(self._count, largest=False).values
+        self._keys[rows, : self._count] = best
+        self._keys[rows, self._count : used] = NO_TRACKLET
+        self._filled[rows].clamp_(max=self._count)
+        last = (best[:, -1] >> 32).int()
+        # What comes later has to be nearer than the last, so less by a bit; below 0 that is NaN, and nothing is nearer.
+        limit = (last - (last < NO_TRACKLET >> 32).int()).view(torch.float32)
+        self._limit[rows] = torch.minimum(self._limit[rows], limit)
 
 
 def _refined(
@@ -203,22 +211,44 @@ def _refined(
     largest: Float[Tensor, " N"],
 ) -> Int[Tensor, "N K"]:
     """The nearest in the order of their distances in double precision, where single precision leaves it open."""
-    close = (squared.diff(dim=1) <= ROUNDING * largest[:, None]).any(1).nonzero().flatten()
-    for rows in torch.split(close, max(1, BLOCK_BYTES // (8 * everyone.shape[1] * nearest.shape[1]))):
-        candidates = nearest[rows].sort(1).values
-        distances = (everyone[candidates].double() - everyone[rows, None].double()).square_().sum(2)
-        nearest[rows] = candidates.gather(1, distances.argsort(dim=1, stable=True))
-    return nearest
+    close = squared.diff(dim=1) <= ROUNDING * largest[:, None]
+    close = functional.pad(close, (1, 0)) | functional.pad(close, (0, 1))  # to the one before or to the one after
+    distances = squared.double()
+    for places in torch.split(close.nonzero(), max(1, BLOCK_BYTES // (24 * everyone.shape[1]))):
+        row, place = places.unbind(1)
+        distances[row, place] = (everyone[nearest[row, place]].double() - everyone[row].double()).square_().sum(1)
+    candidates, order = nearest.sort(1)
+    return candidates.gather(1, distances.gather(1, order).argsort(dim=1, stable=True))
 
 
-def _places(mask: Bool[Tensor, "rows columns"]) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    """Rows and columns of what is true, by row; on the CPU by numpy, which skips what is false faster."""
-    if not mask.is_cpu:
-        row, column = mask.nonzero().unbind(1)
+def _first_limit(squared: Float[Tensor, "rows columns"], count: int) -> Float[Tensor, " rows"]:
+    """A distance within which each row has `count` candidates or more; infinite where the columns are too few.
+
+    The columns are dealt into groups, and so many of the groups have their nearest within that distance.
+    """
+    groups = GROUPS * count
+    if squared.shape[1] < groups:
+        return squared.new_full((len(squared),), torch.inf)
+    size = squared.shape[1] // groups
+    nearest = squared[:, : size * groups].reshape(len(squared), size, groups).amin(1)
+    return nearest.kthvalue(count, dim=1).values
+
+
+def _within(
+    squared: Float[Tensor, "rows columns"], limit: Float[Tensor, " rows"]
+) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+    """Rows and columns of what is at most its row's limit, by row; on the CPU by numpy, which finds them faster."""
+    if not squared.is_cpu:
+        row, column = (squared <= limit[:, None]).nonzero().unbind(1)
         return row, column
-    places = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    row = places.div(mask.shape[1], rounding_mode="floor")
-    return row, places - row * mask.shape[1]
+    mask = squared.numpy() <= limit.numpy()[:, None]  # in the order in memory of `squared`
+    if mask.flags.c_contiguous:
+        rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    else:
+        columns, rows = np.divmod(np.flatnonzero(mask.T), mask.shape[0])
+        order = rows.argsort(kind="stable")
+        rows, columns = rows[order], columns[order]
+    return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
 def _expanded(nearest: Int[np.ndarray, "N K"], k1: int) -> csr_array:

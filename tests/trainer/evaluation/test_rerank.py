@@ -13,6 +13,7 @@ from strategies import quick, seeds
 from torch import Tensor
 
 from trainer.config import RerankConfig
+from trainer.evaluation import rerank as reranking
 from trainer.evaluation.metrics import pairwise_distance
 from trainer.evaluation.rerank import k_reciprocal_distance, k_reciprocal_plain
 
@@ -129,6 +130,32 @@ def test_how_many_candidates_wait_does_not_show(waiting: int, monkeypatch: pytes
     monkeypatch.setattr("trainer.evaluation.rerank.WAITING", waiting)
     monkeypatch.setattr("trainer.evaluation.rerank.BLOCK_BYTES", 2048)
     torch.testing.assert_close(k_reciprocal_distance(asked, searched), whole)
+
+
+@quick
+@given(
+    seed=seeds,
+    tracklets=st.integers(1, 60),
+    rows=st.integers(1, 60),
+    count=st.integers(1, 6),
+    waiting=st.integers(1, 20),
+    levels=st.sampled_from([1, 3, 10**6]),
+)
+def test_the_nearest_are_those_of_a_stable_sort(
+    seed: int, tracklets: int, rows: int, count: int, waiting: int, levels: int
+) -> None:
+    drawn = torch.randint(levels, (tracklets, tracklets), generator=torch.Generator().manual_seed(seed)).float()
+    squared = drawn + drawn.T
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reranking, "WAITING", waiting)
+        index = reranking._TopkIndex(tracklets, min(count, tracklets), squared.device)
+        for start in range(0, tracklets, rows):
+            block = squared[start : start + rows, start:]
+            index.offer(block, start, start)
+            index.offer(block[:, rows:].T, start + rows, start)
+        nearest, distances = index.chosen()
+    assert torch.equal(nearest, squared.argsort(dim=1, stable=True)[:, :count])
+    assert torch.equal(distances, squared.gather(1, nearest))
 
 
 def test_candidates_that_come_ever_nearer_are_all_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
