@@ -1,6 +1,7 @@
 """How full the driver keeps a cluster: simulated slots, trials of known length.
 
     python -m benchmarks.bench_cluster [--slots 4 16 64] [--seconds 60] [--rounds 3] [--algorithms random ax]
+    python -m benchmarks.bench_cluster --slots 4 --seconds 1 --rounds 250 --algorithms random --commands
 
 The space of the paper, 11 numbers, on a node of Ray with as many CPU cores as slots, whatever the machine has. Trials
 sleep: each reports ten epochs at equal distances and ends. The first ones wait for all workers, and end one after the
@@ -13,6 +14,10 @@ process of its own, with `rounds` trials a slot.
 - suggestion: seconds from the end of a trial in the journal to the next trial in the journal: the same two.
 - driver: processor seconds of the driver's process a trial, from the first that ended to the last, and how that grew
   from the first third of them to the last one. The processes of Ax and Ray are not in it.
+- memory: resident MB of the driver's process when a third of the trials had ended and at the end, and the growth
+  between the two per 100 trials. Its threads and open files: at the same two moments.
+- unsent: events that MLflow had not taken half a minute after the last trial.
+- commands, where asked for: those of `bench_report` on the search.
 """
 
 from __future__ import annotations
@@ -34,11 +39,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
+
+from benchmarks.bench_report import measured_commands
 from benchmarks.measuring import say
+from orchestrator.stores.local import local_search
 
 EPOCHS = 10
+FEW = 4  # workers hardly compete with the driver and Ax; on a machine that is busy otherwise they would never run
 ROOT = Path(__file__).resolve().parents[1]
-DRIVER_LOG, BUSY = "driver.jsonl", "busy"
+DRIVER_LOG, BUSY, UNSENT, SEARCH = "driver.jsonl", "busy", "unsent", "bench"
 
 
 def main() -> None:
@@ -48,6 +58,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--algorithms", nargs="+", default=["random", "ax"])
+    parser.add_argument(
+        "--commands", action="store_true", help="then measure `status`, `report` and others on the search"
+    )
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one is not None:
@@ -59,12 +72,14 @@ def main() -> None:
         for algorithm in asked.algorithms:
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                 figures = _measured(Path(folder), slots, algorithm, slots * asked.rounds, asked.seconds)
+                if asked.commands:
+                    figures |= measured_commands(local_search(Path(folder) / SEARCH), model=False)
             found[f"{slots} slots, {algorithm}"] = figures
             print(f"{slots} slots, {algorithm}: {figures}", file=sys.stderr, flush=True)
     say(benchmark="cluster", seconds_of_a_trial=asked.seconds, trials_a_slot=asked.rounds, metrics=found)
 
 
-def _measured(folder: Path, slots: int, algorithm: str, trials: int, seconds: float) -> dict[str, float]:
+def _measured(folder: Path, slots: int, algorithm: str, trials: int, seconds: float) -> dict[str, Any]:
     (folder / BUSY).mkdir()
     with _node(folder, slots) as (address, environment):
         command = [sys.executable, "-m", "benchmarks.bench_cluster", "--seconds", str(seconds)]
@@ -102,8 +117,9 @@ def _node(folder: Path, slots: int) -> Iterator[tuple[str, dict[str, str]]]:
             start_new_session=True,
         )
     try:
-        _await(port, folder / "node.log")
-        _let_pass(node.pid)
+        _await(folder / "node.log")
+        if slots > FEW:
+            _let_pass(node.pid)
         yield f"127.0.0.1:{port}", environment
     finally:
         node.terminate()
@@ -117,17 +133,12 @@ def _let_pass(node: int) -> None:
         Path(f"/proc/{node}/autogroup").write_text("15")
 
 
-def _await(port: int, log: Path) -> None:
+def _await(log: Path) -> None:
     end = time.monotonic() + 120
-    while time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.5)
-        else:
-            time.sleep(5)  # the raylet registers after the head's port is open
-            return
-    raise RuntimeError(log.read_text())
+    while "Ray runtime started" not in log.read_text():
+        if time.monotonic() > end:
+            raise RuntimeError(log.read_text())
+        time.sleep(0.5)
 
 
 def _sleeping(seconds: float, slots: int, busy: Path) -> Any:
@@ -214,12 +225,15 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
         "attn_cl.yaml", data="mini-mars", overrides=overrides, storage=LocalStore(folder), dry_run=False
     )
     options = Options(address=address, cpus_per_trial=1, concurrent=slots)
-    search = create_search(space, storage=LocalStore(folder), name="bench", seed=0, options=options)
+    search = create_search(space, storage=LocalStore(folder), name=SEARCH, seed=0, options=options)
+
+    driver = psutil.Process()
 
     def listen(recorder: Recorder, _: object) -> None:
         def note(record: Any) -> None:
             if isinstance(record.event, TrialCompleted | TrialSuggested):
-                line = [type(record.event).__name__, time.time(), time.process_time()]
+                held = [driver.memory_info().rss / 1e6, driver.num_threads(), driver.num_fds()]
+                line = [type(record.event).__name__, time.time(), time.process_time(), *held]
                 with (folder / DRIVER_LOG).open("a") as log:
                     log.write(json.dumps(line) + "\n")
 
@@ -228,9 +242,10 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
     with mock.patch.object(session, "trainable", _sleeping(seconds, slots, folder / BUSY)):
         ending = session.run_search(search, session.SessionCallbacks(started=listen, connected=lambda *_: None))
     assert ending.exit_code == 0, ending.exit_code
+    (folder / UNSENT).write_text(str(ending.unsent))
 
 
-def _figures(folder: Path, slots: int, trials: int) -> dict[str, float]:
+def _figures(folder: Path, slots: int, trials: int) -> dict[str, Any]:
     workers: dict[str, list[tuple[float, float]]] = {}
     for file in (folder / BUSY).iterdir():
         workers[file.name] = sorted(tuple(json.loads(line)) for line in file.read_text().splitlines())
@@ -239,12 +254,14 @@ def _figures(folder: Path, slots: int, trials: int) -> dict[str, float]:
     busy = sum(max(0.0, min(last, end) - max(first, begin)) for first, last in slept)
     gaps = [after[0] - before[1] for each in workers.values() for before, after in pairwise(each)]
     lines = [json.loads(line) for line in (folder / DRIVER_LOG).read_text().splitlines()]
-    suggested = [when for event, when, _ in lines if event == "TrialSuggested"]
-    completed = [(when, cpu) for event, when, cpu in lines if event == "TrialCompleted"]
+    suggested = [when for event, when, *_ in lines if event == "TrialSuggested"]
+    completed = [(when, cpu) for event, when, cpu, *_ in lines if event == "TrialCompleted"]
     # The first trial that ends makes room for the first one after those that filled the slots, and so on.
     waits = [max(0.0, after - when) for (when, _), after in zip(completed, suggested[slots:], strict=False)]
     cpu = [spent for _, spent in completed]
     third = len(cpu) // 3
+    held = [line[3:] for line in lines if line[0] == "TrialCompleted"]
+    (before, *others_before), (after, *others_after) = held[third], held[-1]
     early, late = (cpu[third] - cpu[0]) / third, (cpu[-1] - cpu[-1 - third]) / third
     return {
         "trials": trials,
@@ -254,6 +271,10 @@ def _figures(folder: Path, slots: int, trials: int) -> dict[str, float]:
         **_middle_and_tail("suggestion", waits),
         "driver_cpu_s_a_trial": round((cpu[-1] - cpu[0]) / (len(cpu) - 1), 3),
         "driver_cpu_growth": round(late / early, 2),
+        "driver_mb": [round(before), round(after)],
+        "driver_mb_growth_per_100_trials": round(100 * (after - before) / (len(held) - 1 - third), 1),
+        "driver_threads_and_files": [others_before, others_after],
+        "unsent": int((folder / UNSENT).read_text()),
     }
 
 

@@ -1,16 +1,18 @@
-"""How long the report and the status of a large search take.
+"""How long the commands take that read a large search, and how large its report is.
 
     python -m benchmarks.bench_report [--trials 200] [--epochs 60] [--without-model]
 
 Writes the journal of a made-up search of the space `attn_cl` (a third of its trials stopped early, some failed, the two
-best repeated with three seeds, an evaluation every epoch), then runs `reidsearch report` and `reidsearch status --json`
-on it, each as a process of its own, and prints one JSON line. Processor seconds are of the command and its children.
+best repeated with three seeds, an evaluation every epoch), then runs `reidsearch report`, `status`, `compare` and
+`tables` on it, each as a process of its own, and prints one JSON line. Processor seconds are of the command and its
+children. `journal` is its reading alone, in a process that has imported everything.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import random
 import resource
@@ -18,10 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from benchmarks.measuring import say
+from benchmarks.measuring import LEAST_RUNS, measure, say
+from orchestrator.base.uris import database_uri
+from orchestrator.show.report.formats import FILE
 from orchestrator.space.parameters import Choice, Value
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
@@ -40,7 +46,11 @@ from orchestrator.study.events import (
     TrialStopped,
     TrialSuggested,
 )
-from orchestrator.study.journal import Record, encode
+from orchestrator.study.journal import Record, encode, read_journal
+from orchestrator.study.study import fold_records
+from orchestrator.tracking.database import ARTIFACTS, DATABASE
+from orchestrator.tracking.pages import SHOWN_RUNS, comparison_view, view_of
+from orchestrator.tracking.server import mlflow_server
 from trainer.result import EpochResult, Evaluation
 
 EPOCH_S = 60.0
@@ -61,31 +71,73 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         storage = arguments.storage or Path(temporary)
         folder = write_large_search(storage / "large", trials=arguments.trials, epochs=arguments.epochs)
-        report = ["report", "large", "--storage", str(storage), *(["--without-model"] * arguments.without_model)]
-        measured = {
-            "report": _measured(report),
-            "status": _measured(["status", "large", "--storage", str(storage), "--json"]),
-        }
-        sizes = {
-            "report_mb": (folder.path / "report.html").stat().st_size / 1e6,
-            "journal_mb": folder.journal.stat().st_size / 1e6,
-        }
-    rounded = {name: {key: round(value, 2) for key, value in times.items()} for name, times in measured.items()}
-    say(
-        benchmark="report",
-        trials=arguments.trials,
-        epochs=arguments.epochs,
-        **rounded,
-        **{k: round(v, 2) for k, v in sizes.items()},
-    )
+        figures = measured_commands(folder, model=not arguments.without_model)
+    say(benchmark="report", trials=arguments.trials, epochs=arguments.epochs, **figures)
+
+
+def measured_commands(folder: SearchFolder, *, model: bool) -> dict[str, Any]:
+    """What each command that reads the search takes, and how large the journal and the page are.
+
+    Args:
+        folder: of the search.
+        model: whether the report asks Ax's model.
+    """
+    name, report = folder.name, [] if model else ["--without-model"]
+    commands = {
+        "report": ["report", name, *report],
+        "status": ["status", name],
+        "status --json": ["status", name, "--json"],
+        "compare": ["compare", f"{name}/t0000", f"{name}/best"],
+        "tables": ["tables", name],
+    }
+    figures = {key: _measured([*command, "--storage", folder.storage]) for key, command in commands.items()}
+    reload = measure({"journal": lambda: fold_records(read_journal(folder.journal))}, runs=LEAST_RUNS)
+    return {
+        **figures,
+        "journal": reload["journal"].as_dict(2),
+        "report_mb": round((folder.path / FILE).stat().st_size / 1e6, 2),
+        "journal_mb": round(folder.journal.stat().st_size / 1e6, 2),
+        **(_pages(folder) if (folder.path.parent / DATABASE).exists() else {}),
+    }
+
+
+def _pages(folder: SearchFolder) -> dict[str, Any]:
+    """Seconds for which MLflow's page waits: for the runs of the search, and for a chart of a metric's curves."""
+    parent, shown = folder.path.parent, view_of(folder.name, [])
+    found = {}
+    with mlflow_server(database_uri(parent / DATABASE), parent / ARTIFACTS, 0, parent / "mlflow-ui.log") as server:
+        address = comparison_view(server, shown)
+        experiment = address.partition("/experiments/")[2].partition("/")[0]
+        for most in (SHOWN_RUNS, 1000):
+            asked = {"experiment_ids": [experiment], "filter": shown["searchFilter"], "max_results": most}
+            asked["order_by"] = [f"{shown['orderByKey']} DESC"]
+            seconds, answer = _asked(server, "runs/search", asked)
+            found[f"search for {most} runs"] = {"wall_s": seconds, "runs": len(answer["runs"])}
+            runs = [run["info"]["run_id"] for run in answer["runs"]][:SHOWN_RUNS]
+        curves = "&".join(["metric_key=mAP", *(f"run_ids={run}" for run in runs)])
+        seconds, answer = _asked(server, f"metrics/get-history-bulk-interval?{curves}&max_results=320")
+        found[f"mAP by epoch of {len(runs)} runs"] = {"wall_s": seconds, "points": len(answer["metrics"])}
+    return {"mlflow": found}
+
+
+def _asked(server: str, path: str, body: dict[str, Any] | None = None) -> tuple[float, Any]:
+    """Seconds and the answer, of the second of two equal questions: the first one makes the server ready."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{server}/ajax-api/2.0/mlflow/{path}", data, {"Content-Type": "application/json"})
+    for _ in range(2):
+        began = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=120) as found:
+            answer = json.load(found)
+    return round(time.perf_counter() - began, 2), answer
 
 
 def _measured(arguments: list[str]) -> dict[str, float]:
+    """Seconds of a command."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-m", "orchestrator", *arguments], check=True, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_s": wall, "cpu_s": cpu}
+    return {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}
 
 
 def write_large_search(path: Path, *, trials: int, epochs: int, seed: int = 0) -> SearchFolder:
