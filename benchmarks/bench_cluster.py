@@ -104,13 +104,14 @@ def _node(folder: Path, slots: int) -> Iterator[tuple[str, dict[str, str]]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",  # as where a search starts Ray
         "PYTHONPATH": str(ROOT),
     }
     arguments = ["--head", "--port", str(port), "--num-cpus", str(slots), "--include-dashboard", "false", "--block"]
-    memory = ["--object-store-memory", str(200 * 2**20)]
+    own = ["--object-store-memory", str(200 * 2**20), "--temp-dir", str(folder / "ray")]
     with (folder / "node.log").open("w") as log:
         node = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, *memory],
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, *own],
             env=environment,
             stdout=log,
             stderr=log,

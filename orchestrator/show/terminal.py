@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -79,17 +81,23 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"data      {mark}")
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """A column's head and its cells, one per row."""
 
     name: str
     cells: Sequence[str]
-    justify: JustifyMethod = "right"
+    justify: Literal["left", "right"] = "right"
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Columns of the terminal that it takes, with the gap that follows."""
         return max(map(cell_len, (self.name, *self.cells))) + GAP
+
+    def aligned(self, cell: str) -> str:
+        """The cell, or the head, with blanks that fill the column and the gap."""
+        blanks = " " * (self.width - GAP - cell_len(cell))
+        return (blanks + cell if self.justify == "right" else cell + blanks) + " " * GAP
 
 
 def plain_table() -> Table:
@@ -97,10 +105,11 @@ def plain_table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, GAP // 2), header_style="bold")
 
 
-def trials_table(summary: Summary, *, width: int, only: Collection[str] | None = None) -> Table:
+def trials_table(summary: Summary, *, width: int, only: Collection[str] | None = None) -> Group:
     """One line per trial, in at most `width` columns; of the trials with keys in `only`, if given.
 
-    The widths of columns depend on all trials, so that a live table does not jump.
+    The widths of columns depend on all trials, so that a live table does not jump. It is no `rich.Table`, which takes
+    half a second for a thousand trials.
     """
     trials, best = summary.trials, summary.best
     mark = "" if best is None else "best" if best.confirmed else "best?"
@@ -113,15 +122,14 @@ def trials_table(summary: Summary, *, width: int, only: Collection[str] | None =
     ]
     reasons = min(REASON_WIDTH, max(map(cell_len, notes), default=0))
     columns += _fitting(_parameter_columns(trials), width - reasons - sum(column.width for column in columns))
-    table = _empty_table(columns)
-    left = width - sum(column.width for column in columns)
-    table.add_column("", overflow="ellipsis", no_wrap=True, max_width=max(left, 1))
+    table = Text(no_wrap=True, overflow="ellipsis")
+    table.append("".join(column.aligned(column.name) for column in columns).rstrip(), "bold")
     for index, trial in enumerate(trials):
         if only is None or trial.key in only:
-            _, status, *cells = (column.cells[index] for column in columns)
-            key = Text(trial.key, style="bold" if is_best[index] else "")
-            table.add_row(key, Text(status, style=STATUS_STYLES[status]), *cells, Text(notes[index]))
-    return table
+            key, status, *cells = (column.aligned(column.cells[index]) for column in columns)
+            table.append("\n").append(key, "bold" if is_best[index] else "").append(status, STATUS_STYLES[trial.status])
+            table.append(("".join(cells) + notes[index]).rstrip())
+    return Group(table)  # a text alone would lose how it overflows when it is printed
 
 
 def _note(summary: Summary, trial: Trial) -> str:

@@ -12,7 +12,6 @@ from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import NAME
 from orchestrator.study.study import Study
-from trainer.data import READERS
 from trainer.files import write_atomically
 from trainer.formatting import plain_words
 from trainer.settings import FrozenConfig
@@ -104,7 +103,11 @@ class SearchDescription(FrozenConfig):
 
         False for generated data.
         """
-        return not self.synthetic and (self._layout not in READERS or READERS[self._layout].own)
+        if self.synthetic:
+            return False
+        from trainer.data import READERS  # numpy and readers take longer to import than everything else here
+
+        return self._layout not in READERS or READERS[self._layout].own
 
     @property
     def data_kind(self) -> Literal["SYNTHETIC", "own data", "real"]:

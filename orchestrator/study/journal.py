@@ -24,6 +24,7 @@ from typing import IO, NamedTuple
 from pydantic import ValidationError
 
 from orchestrator.base.errors import JournalError
+from orchestrator.base.process import without_collector
 from orchestrator.study.events import EVENT, FORMAT, Event, SessionEnded
 from trainer.files import loads_checked, open_regular, replacing, sync_folder
 from trainer.formatting import one_line
@@ -223,7 +224,7 @@ def verified(line: bytes) -> bytes:
 def _read(path: Path) -> tuple[list[Record], int]:
     """The records and the number of bytes they take."""
     try:
-        with open_regular(path) as file:
+        with open_regular(path) as file, without_collector():
             return _records(path, iter(lambda: file.readline(MAX_LINE + 1), b""))
     except FileNotFoundError:
         return [], 0

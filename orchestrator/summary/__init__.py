@@ -18,6 +18,7 @@ from orchestrator.algorithms.health import Proposals, proposals
 from orchestrator.algorithms.replicates import Best, Confirmation, best_configuration, confirmations
 from orchestrator.algorithms.scoring import Score, outcome_limits, pareto_front, satisfies_all, score
 from orchestrator.base.errors import SearchError
+from orchestrator.base.process import without_collector
 from orchestrator.space.objective import Objective
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
@@ -249,9 +250,10 @@ def read_summary(folder: SearchFolder) -> Summary:
         StorageProblem: the storage has a URI and cannot be reached.
     """
     folder.store.pull(folder)
-    study = fold_records(read_journal(folder.journal), folder.journal)
-    is_driven = folder.store.driver(folder) is not None
-    return summarise(folder, read_description(folder.description), study, is_driven=is_driven)
+    with without_collector():
+        study = fold_records(read_journal(folder.journal), folder.journal)
+        is_driven = folder.store.driver(folder) is not None
+        return summarise(folder, read_description(folder.description), study, is_driven=is_driven)
 
 
 def with_forecasts(summary: Summary) -> Summary:
