@@ -29,7 +29,7 @@ MAX_BYTES = 256 * 1024 * 1024
 LARGEST_FLOAT = 3.5e38
 """Of a number that is read: what float32 holds. Squares and sums of such numbers are finite."""
 LARGEST_INTEGER = 2**63
-# A number in JSON that may be too large has, with all digits as zeros, an exponent that is not negative, or many digits.
+# A number in JSON that may be too large has, once digits are zeros, an exponent that is not negative, or many digits.
 AS_ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
 MANY_DIGITS = b"0" * 19
 # What numpy and zipfile raise for damaged files; RuntimeError for those that seem to be encrypted.

@@ -23,6 +23,9 @@ from orchestrator.summary import Summary, latest_metrics, read_summary, with_for
 from orchestrator.summary.costs import trial_cost
 
 WATCH_PERIOD_S = 2.0
+# Trials up to which the model is asked anew, which takes a second then, and five for a thousand; of a larger search the
+# journal's forecasts are shown, those with which paused trials were continued.
+MOST_FORECAST = 400
 TRY_OUT = ("--space", "demo.yaml")
 
 
@@ -32,7 +35,8 @@ def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> Non
     console = output()
     while True:
         summary = read_summary(folder)
-        if summary.space.stopping.pauses and summary.state != "finished":
+        is_open = summary.space.stopping.pauses and summary.state != "finished"
+        if is_open and len(summary.configurations) <= MOST_FORECAST:
             summary = with_forecasts(summary)
         if as_json:
             print(json.dumps(status_document(summary), indent=None if watch else 2, allow_nan=False), flush=True)

@@ -259,8 +259,8 @@ def read_summary(folder: SearchFolder) -> Summary:
 def with_forecasts(summary: Summary) -> Summary:
     """The same search with what the model expects of its unfinished trials now, in place of what the journal holds.
 
-    Takes tenths of a second of processor time. A search of several objectives has forecasts of the first one. With few
-    completed trials, or points that the space no longer has, the journal's stay.
+    Takes half a second of processor time for 200 trials, five for a thousand. A search of several objectives has
+    forecasts of the first one. With few completed trials, or points that the space no longer has, the journal's stay.
     """
     from orchestrator.algorithms.freeze_thaw import forecasts
 
