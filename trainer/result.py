@@ -64,6 +64,9 @@ class RetrievalMetrics(FrozenConfig):
     """CMC at rank 20."""
 
 
+_OF_RANKING = frozenset(RetrievalMetrics.model_fields)
+
+
 class DistanceThreshold(FrozenConfig):
     """A distance that tracklets of the same identity are at most apart."""
 
@@ -196,6 +199,13 @@ class EpochResult(FrozenConfig):
         metrics |= {f"loss/{name}": value for name, value in self.losses.items()}
         metrics |= {f"attention/{name}": value for name, value in self.attention.items()}
         return metrics | (self.validation.metrics() if self.validation else {})
+
+    def metric(self, name: str) -> float | None:
+        """One of `metrics`, without making all of them where it is of the ranking; None where it is not among them."""
+        if self.validation is not None and name in _OF_RANKING:
+            value: float = getattr(self.validation, name)
+            return value
+        return self.metrics().get(name)
 
 
 Report = Callable[[EpochResult], None]

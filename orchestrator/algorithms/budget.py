@@ -124,8 +124,10 @@ def _epochs(study: Study) -> int:
 
 
 def _target(study: Study, target: float | None, objective: Objective) -> str | None:
+    if target is None:  # asked whenever a place is free
+        return None
     best = ranked(study, objective)
-    if target is None or not best or not is_feasible(best[0][1], study, objective):
+    if not best or not is_feasible(best[0][1], study, objective):
         return None
     trial, found = best[0]
     first = objective.first

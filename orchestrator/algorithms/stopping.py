@@ -62,9 +62,9 @@ def evaluated_curve(trial: Trial, objective: Objective) -> Iterator[tuple[int, f
     """The epoch and the objective's value at each evaluation of the trial; larger is better."""
     first, best = objective.first, -math.inf
     for result in trial.results:
-        metrics = result.metrics()
-        if first.metric in metrics:
-            value = first.sign * metrics[first.metric]
+        found = result.metric(first.metric)
+        if found is not None:
+            value = first.sign * found
             best = max(best, value)
             yield result.epoch, best if objective.epoch == "best" else value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from events import completed, reported, started, suggested
+from events import completed, epoch_result, reported, started, suggested
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from orchestrator.space.options import StoppingConfig
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import Event, TrialFailed
 from orchestrator.study.study import Study, fold
+from trainer.result import EpochResult
 
 ASHA = StoppingConfig(rule="asha", grace=1, reduction=3)
 MEDIAN = StoppingConfig(rule="percentile", grace=1, curves=2)
@@ -189,3 +190,10 @@ def test_a_search_for_the_best_epoch_judges_by_the_best_epoch_so_far() -> None:
     assert learning_curve(trial, Objective(epoch="best")) == [0.3, 0.6, 0.6]
     assert learning_curve(trial, Objective(goal="minimize", epoch="best")) == [-0.3, -0.3, -0.3]
     assert learning_curve(trial, Objective(epoch="last")) == [0.3, 0.6, 0.4]
+
+
+@pytest.mark.parametrize("result", [epoch_result(3), epoch_result(3, 0.25)], ids=["trained", "evaluated"])
+def test_one_metric_of_an_epoch_is_the_one_among_all_of_them(result: EpochResult) -> None:
+    metrics = result.metrics()
+    for name in (*metrics, "mAP", "rank1", "reranked/mAP", "attention_entropy", "none"):
+        assert result.metric(name) == metrics.get(name), name

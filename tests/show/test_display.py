@@ -193,9 +193,9 @@ def large_summary(trials: int, running: int, finals: Sequence[TrialStatus] = ())
         events += [suggestion, started(index), *([] if runs else ending)]
     study = fold(events)
     last = [*study.trials.values()][-1]
-    for place, status in enumerate(finals):
+    for place, state in enumerate(finals):
         key = f"f{place:04d}"
-        study.finals[key] = replace(last, key=key, status=status, finalization=1)
+        study.finals[key] = replace(last, key=key, status=state, finalization=1)
     return summary_of(study, is_driven=True)
 
 

@@ -166,9 +166,7 @@ def learning_curves(trials: Iterable[Trial], metric: str, *, most: int | None = 
     """The curves of the trials that have the metric, each thinned to at most so many points; None keeps all."""
     curves = []
     for trial in trials:
-        points = [
-            (result.epoch, metrics[metric]) for result in trial.results if metric in (metrics := result.metrics())
-        ]
+        points = [(result.epoch, value) for result in trial.results if (value := result.metric(metric)) is not None]
         if points:
             epochs, values = zip(*(points if most is None else thinned(points, most)), strict=True)
             pauses = [point for point in points if point[0] in trial.pauses]
