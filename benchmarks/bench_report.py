@@ -3,9 +3,9 @@
     python -m benchmarks.bench_report [--trials 200] [--epochs 60] [--without-model]
 
 Writes the journal of a made-up search of the space `attn_cl` (a third of its trials stopped early, some failed, the two
-best repeated with three seeds, an evaluation every epoch), then runs `reidsearch report`, `status`, `compare` and
-`tables` on it, each as a process of its own, and prints one JSON line. Processor seconds are of the command and its
-children. `journal` is its reading alone, in a process that has imported everything.
+best repeated with three seeds, an evaluation every epoch), then runs `reidsearch report`, `status` and `tables` on
+it, each as a process of its own, and prints one JSON line. Processor seconds are of the command and its children.
+`journal` is its reading alone, in a process that has imported everything.
 """
 
 from __future__ import annotations
@@ -87,9 +87,10 @@ def measured_commands(folder: SearchFolder, *, model: bool) -> dict[str, Any]:
         "report": ["report", name, *report],
         "status": ["status", name],
         "status --json": ["status", name, "--json"],
-        "compare": ["compare", f"{name}/t0000", f"{name}/best"],
         "tables": ["tables", name],
     }
+    if folder.trial("t0000").exists():  # of a made-up search there is only the journal
+        commands["compare"] = ["compare", f"{name}/t0000", f"{name}/best"]
     figures = {key: _measured([*command, "--storage", folder.storage]) for key, command in commands.items()}
     reload = measure({"journal": lambda: fold_records(read_journal(folder.journal))}, runs=LEAST_RUNS)
     return {
