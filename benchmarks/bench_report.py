@@ -105,12 +105,16 @@ def measured_commands(folder: SearchFolder, *, model: bool) -> dict[str, Any]:
 def _pages(folder: SearchFolder) -> dict[str, Any]:
     """Seconds for which MLflow's page waits: for the runs of the search, and for a chart of a metric's curves."""
     parent, shown = folder.path.parent, view_of(folder.name, [])
-    found = {}
+    found: dict[str, Any] = {}
     with mlflow_server(database_uri(parent / DATABASE), parent / ARTIFACTS, 0, parent / "mlflow-ui.log") as server:
         address = comparison_view(server, shown)
         experiment = address.partition("/experiments/")[2].partition("/")[0]
         for most in (SHOWN_RUNS, 1000):
-            asked = {"experiment_ids": [experiment], "filter": shown["searchFilter"], "max_results": most}
+            asked: dict[str, Any] = {
+                "experiment_ids": [experiment],
+                "filter": shown["searchFilter"],
+                "max_results": most,
+            }
             asked["order_by"] = [f"{shown['orderByKey']} DESC"]
             seconds, answer = _asked(server, "runs/search", asked)
             found[f"search for {most} runs"] = {"wall_s": seconds, "runs": len(answer["runs"])}

@@ -141,7 +141,12 @@ def test_where_trials_are_many_a_status_keeps_the_forecasts_of_the_journal(
 ) -> None:
     a_pausing_search(tmp_path / "first")
     asked: list[Summary] = []
-    monkeypatch.setattr(status, "with_forecasts", lambda found: asked.append(found) or found)
+
+    def ask(found: Summary) -> Summary:
+        asked.append(found)
+        return found
+
+    monkeypatch.setattr(status, "with_forecasts", ask)
     for most in (3, 4):
         monkeypatch.setattr(status, "MOST_FORECAST", most)
         show_search(LocalStore(tmp_path), "first", as_json=True, watch=False)
