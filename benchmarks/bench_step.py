@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import measure, say
-from trainer.compute import autocast, float32_products, prepare_process
+from trainer.automatic import resolved, this_machine
+from trainer.compute import autocast, float32_products, prepare_process, tried_convolutions
 from trainer.config import TrialConfig
 from trainer.input.augment import normalised
 from trainer.input.loader import Batch
@@ -85,8 +86,9 @@ def step_config(model: dict[str, object], compute: dict[str, object], *, clips: 
 
 def compared(config: TrialConfig, *, device: torch.device, runs: int) -> dict[str, Any]:
     """Seconds of the step and of the bare network, their ratio, and images per second of both and of the floor."""
+    config = resolved(config, this_machine(device))
     batch = in_memory_batch(config, device)
-    with float32_products(config.compute, device):
+    with float32_products(config.compute, device), tried_convolutions(device):
         found = measure(
             {
                 "step": whole_step(config, batch, device),
