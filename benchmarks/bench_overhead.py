@@ -1,6 +1,6 @@
 """What the orchestrator costs beside the training, against bare Ray Tune that calls the same trainer.
 
-    python -m benchmarks.bench_overhead [--trials 12] [--rounds 3]
+    python -m benchmarks.bench_overhead [--trials 12] [--rounds 3] [--data FOLDER --only reidsearch]
 
 Trials of the `smoke` space with random points, two at a time, one core each. The rivals take turns; each run is a
 process of its own on a Ray of its own:
@@ -13,6 +13,8 @@ process of its own on a Ray of its own:
 
 A slot is idle from the last epoch of one trial to the beginning of the first epoch of the next, by the times that the
 trainer itself noted; what `fit` does before its first epoch (reading the lists, building the network) is in it for all.
+With `--data` the data set in that folder takes the place of the generated one (`reidsearch` only), as MARS at its full
+size, which `python tests/helpers/full_mars.py FOLDER TABLES` makes; trials train one epoch.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ from trainer.result import EpochResult, read_results
 
 SLOTS = 2
 POLL_S = 0.05
+# Of trials on `--data`: few tracklets to evaluate, two clips of each.
+ONE_EPOCH = ("optim.epochs=1", "data.validation.share=0.01", "evaluation.sampling=even")
 RIVALS = ("reidsearch", "bare Tune", "bare Tune, reused actors", "bare Tune + MLflow")
 
 
@@ -61,9 +65,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=RIVALS, nargs="+", default=list(RIVALS))
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--as-rival", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.data is not None and asked.only != ["reidsearch"]:
+        parser.error("--data needs --only reidsearch")
     if asked.as_rival is not None:
         _bare_tune(asked.as_rival, asked.out, asked.trials)
         return
@@ -71,12 +78,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         for turn in range(asked.rounds):
             for name in asked.only:
-                runs[name].append(_run(name, Path(folder) / f"{turn}-{asked.only.index(name)}", asked.trials))
+                out = Path(folder) / f"{turn}-{asked.only.index(name)}"
+                runs[name].append(_run(name, out, asked.trials, asked.data))
                 print(f"round {turn + 1}, {name}: {_figures(runs[name][-1:])}", file=sys.stderr, flush=True)
     say(
         benchmark="overhead",
         unit="seconds, medians over all trials of all rounds",
         trials=asked.trials,
+        data=None if asked.data is None else asked.data.name,
         rounds=asked.rounds,
         slots=SLOTS,
         rivals={name: _figures(found) for name, found in runs.items()},
@@ -95,7 +104,7 @@ def _figures(runs: list[Run]) -> dict[str, float]:
     return {name: round(value, 2) for name, value in figures.items()}
 
 
-def _run(rival: str, out: Path, trials: int) -> Run:
+def _run(rival: str, out: Path, trials: int, data: Path | None) -> Run:
     """One search in a process of its own."""
     out.mkdir(parents=True)
     command = [sys.executable, "-m", "benchmarks.bench_overhead", "--trials", str(trials), "--out", str(out)]
@@ -104,6 +113,8 @@ def _run(rival: str, out: Path, trials: int) -> Run:
         command = [sys.executable, "-m", "orchestrator", "launch", "--space", "smoke.yaml", "--name", "search"]
         command += ["--storage", str(out), "--trials", str(trials), "--set", "algorithm.name=random"]
         command += ["--concurrent", str(SLOTS)]
+    if data is not None:
+        command += ["--data", str(data), *(f"--set={each}" for each in ONE_EPOCH)]
     began, cpu = time.time(), 0.0
     with (out / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         driver = psutil.Process(process.pid)

@@ -1,8 +1,9 @@
 """A process that has torch and the trainer loaded and forks itself for every attempt.
 
 An attempt thus has a process of its own (its memory, its GPU context and its crashes end with it) without paying for
-the imports, which take longer than a short trial. The server itself never trains and never touches a GPU, and it has
-one thread, so that forking it is safe.
+the imports, which take longer than a short trial, nor for reading and checking the data set, which the server keeps
+(`trainer.data.kept`) as long as trial after trial is on the same one. The server itself never trains and never touches
+a GPU, and it has one thread, so that forking it is safe.
 
 It receives a `TrialSpec`, or `STOP` for the attempt that runs. It sends `{"message": text}` for each `WorkerMessage`
 of the attempt, and `{"exit": code}` when the attempt's process has ended. When its input ends, because its worker ended
@@ -12,6 +13,7 @@ their state, then SIGKILL after a grace period. One without heartbeats, because 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -20,6 +22,7 @@ import signal
 import sys
 import traceback
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
@@ -30,7 +33,9 @@ from orchestrator.cluster.names import process_title
 from orchestrator.runner.attempt import LOCK_PATIENCE_S, run_attempt
 from orchestrator.runner.trial_spec import HANG_FILE, AttemptResult, TrialSpec, WorkerMessage, folder_here
 from orchestrator.runner.watchdog import HeartbeatTimeout, hung
+from orchestrator.stores.staging import data_at_hand
 from trainer.child import Parent, die_with_parent
+from trainer.plugins import is_plugin
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +61,7 @@ def main(parent: Parent) -> None:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("trainer").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _end_input)
+    signal.signal(signal.SIGALRM, _time_is_over)
     for module in PRELOADED:
         import_module(module)
     for request in parent:
@@ -69,11 +75,19 @@ def _end_input(number: int, frame: FrameType | None) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 
+def _time_is_over(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError
+
+
 def _serve(spec: TrialSpec, parent: Parent) -> bool:
     """Runs one attempt in a child; False if the worker went away meanwhile."""
     out = folder_here(spec).trial(spec.trial)
     if json.loads(spec.config)["model"]["backbone"] != "tiny":
         import_module(PRELOADED_FOR_RESNETS)
+    _keep_data(spec)
+    # Attempts share the pages of what is there by now until they write to them, as their collectors would.
+    gc.collect()
+    gc.freeze()
     heartbeats, beating = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -98,6 +112,28 @@ def _serve(spec: TrialSpec, parent: Parent) -> bool:
             code = 0
         parent.send({"exit": code})
     return is_wanted
+
+
+def _keep_data(spec: TrialSpec) -> None:
+    """Keeps the trial's data set in memory, for this attempt and later ones on the same.
+
+    What goes wrong is left to the attempt, which then reads for itself, under its watchdog, and says what it is.
+    """
+    try:
+        settings = json.loads(spec.config)["data"]
+        if is_plugin(settings["name"]):  # foreign code: it may start threads, and is for attempts only
+            return
+        from trainer.data import DataConfig
+        from trainer.data.kept import keep_training_data
+
+        signal.setitimer(signal.ITIMER_REAL, spec.hang_after)
+        root = data_at_hand(spec.data, Path(settings["root"]), folder_here(spec).path.parent)
+        if root is not None:
+            keep_training_data(DataConfig.model_validate(settings | {"root": root}))
+    except Exception as error:  # noqa: BLE001  # the attempt meets it, too
+        log.info("the data set is not kept: %s", error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class _Attempt(NamedTuple):

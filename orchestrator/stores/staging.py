@@ -85,6 +85,17 @@ def data_here(source: DataSource, root: Path, storage: Path, alive: Callable[[],
     return _drawn(source.generated, storage / root.name, alive)
 
 
+def data_at_hand(source: DataSource, root: Path, storage: Path) -> Path | None:
+    """As `data_here`, unchecked; None where the data set still has to be fetched or drawn."""
+    if source.root is not None:
+        return Path(source.root)
+    if source.pack is not None:
+        place = cache_folder() / STAGED / str(source.sha256)
+    else:
+        place = root if source.generated is None or root.is_dir() else storage / root.name
+    return place if place.is_dir() else None
+
+
 def staged(source: str, sha256: str, cache: Path, alive: Callable[[], None] = nothing) -> Path:
     """The folder of this node's copy of a packed data set.
 

@@ -60,8 +60,8 @@ def names_of(numbers: Iterable[int]) -> dict[int, str]:
 class Tracklet(NamedTuple):
     """Frames of one identity walking past one camera."""
 
-    frames: tuple[str, ...]
-    """Paths of the frames, in temporal order."""
+    frames: Sequence[str]
+    """Paths of the frames, in temporal order: a tuple, or what is equal to one."""
     identity: int
     """Identity as the data set numbers it; 0 is a distractor, -1 is junk. A `NamedNumber` where it has a name."""
     camera: int
@@ -148,6 +148,8 @@ class DataSet:
     """Number of published partitions."""
     frame_folders: tuple[str, ...] = ()
     """Folders of its frames, by which it is recognised if its lists are missing."""
+    lists: tuple[str, ...] = ()
+    """The files below its folder whose bytes decide what `read` gives; empty where that looks into folders, too."""
     pairs: Callable[[Path], tuple[Pair, ...]] | None = None
     """Reads its list of pairs, of all partitions; None where it has none."""
     tested: bool = True

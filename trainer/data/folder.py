@@ -14,14 +14,7 @@ from trainer.data.dataset import DataSet, Pair, Splits, dataset_fingerprint
 from trainer.data.pack import HEADER, packed_data_set, read_packed, read_packed_pairs
 from trainer.data.readers import READERS, find_data_set
 from trainer.data.readers.joined import member_fingerprints
-from trainer.data.splits import (
-    TrainingData,
-    ValidationConfig,
-    applied_split,
-    cut_validation,
-    read_validation,
-    write_validation,
-)
+from trainer.data.splits import ValidationConfig
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import ConfigError, DataError
 from trainer.formatting import one_line
@@ -141,22 +134,6 @@ def data_record(config: DataConfig, splits: Splits) -> DataRecord:
     name = f"mini-{config.name}" if is_synthetic(config.root) else config.name
     joined = member_fingerprints(splits.train) if config.name == "joined" else ()
     return DataRecord(name=name, fingerprint=dataset_fingerprint(splits), joined=joined)
-
-
-def training_data(config: DataConfig, split: Path, *, make: bool) -> tuple[TrainingData, DataRecord]:
-    """Reads the data set and applies the validation split in the file `split`, cutting it first if `make`.
-
-    Returns:
-        The tracklets of a trial, and which data set they are of.
-
-    Raises:
-        DataError: the data set or the split is missing, damaged, or they do not belong together.
-    """
-    splits = read_splits(config)
-    train = splits.train
-    if make:
-        write_validation(split, cut_validation(train, config.validation), train)
-    return applied_split(train, read_validation(split, train)), data_record(config, splits)
 
 
 def find_data(root: Path, name: str | None = None) -> DataFolder:

@@ -258,8 +258,10 @@ def write_validation(path: Path, split: ValidationSplit, train: Sequence[Trackle
     write_atomically(path, text)
 
 
-def read_validation(path: Path, train: Sequence[Tracklet]) -> ValidationSplit:
+def read_validation(path: Path, train: Sequence[Tracklet], known: str | None = None) -> ValidationSplit:
     """The split saved in the file, for the very training tracklets that it was cut from.
+
+    `known` is their `fingerprint`, where it was computed before.
 
     Raises:
         DataError: the file is missing or damaged, or was cut from other training tracklets.
@@ -273,7 +275,7 @@ def read_validation(path: Path, train: Sequence[Tracklet]) -> ValidationSplit:
     content = saved.model_dump()
     if content.pop("sha256") != _digest(content):
         raise DataError(f"{path}: changed since it was written; restore it, trials are not comparable otherwise")
-    if content.pop("fingerprint") != fingerprint(train):
+    if content.pop("fingerprint") != (known or fingerprint(train)):
         raise DataError(f"{path}: cut from other training tracklets than those of data.root; restore that data set")
     split = ValidationSplit(**content)
     for part in (split.train, split.query, split.gallery, split.distractors):

@@ -14,8 +14,8 @@ import torch
 from trainer.automatic import resolved, this_machine
 from trainer.compute import float32_products, require_precision, synchronize, tried_convolutions
 from trainer.config import TrialConfig
-from trainer.data.folder import training_data
 from trainer.data.frames import DamagedFrames
+from trainer.data.kept import training_data
 from trainer.data.splits import TrainingData
 from trainer.errors import StoppedError
 from trainer.evaluation.evaluate import (

@@ -230,4 +230,5 @@ MARS = DataSet(
         "gallery": Counts(620, 9_330, 543_216),
     },
     frame_folders=FRAME_FOLDERS,
+    lists=tuple(f"info/{name}" for name in INFO_FILES),
 )
