@@ -25,8 +25,8 @@ from trainer.data.frames import DamagedFrames, frame_file
 from trainer.errors import DataError, DivergedError
 from trainer.files import DAMAGED_NPZ, replacing
 from trainer.input.augment import normalised
-from trainer.input.clips import frame_windows
-from trainer.input.loader import EvaluationClips, FrameWait, Window, evaluation_loader
+from trainer.input.clips import Windows, windows_of_tracklets
+from trainer.input.loader import EvaluationClips, FrameWait, evaluation_loader
 from trainer.model.attention import attention_entropy
 from trainer.model.inference import inference_copy
 from trainer.model.network import TemporalAttentionResNet
@@ -115,7 +115,7 @@ def embed_clips(
     entropy = torch.zeros((), device=device)
     waited, wait, done = 0.0, FrameWait(device), 0
     with torch.inference_mode():
-        tracklet_of = torch.tensor([window.tracklet for window in windows]).to(device)
+        tracklet_of = windows.tracklets.to(device)
         wait.ask()
         for pixels, damaged in loader:
             waited += wait.came()
@@ -151,8 +151,8 @@ def attention_over_frames(
         DataError: a frame is missing.
     """
     device = next(model.parameters()).device
-    first = {window.tracklet: window for window in reversed(evaluation_windows(tracklets, config))}
-    windows = [first[index] for index in range(len(tracklets))]
+    every = evaluation_windows(tracklets, config)
+    windows = [every[first] for first in torch.searchsorted(every.tracklets, torch.arange(len(tracklets))).tolist()]
     clips = EvaluationClips(tracklets, windows, size=config.input_size)
     network = inference_copy(model, config.compute)
     found: list[Tensor] = []
@@ -184,16 +184,13 @@ class _Pooled:
         return self._values if self._maximum else self._values / self._counts
 
 
-def evaluation_windows(tracklets: Sequence[Tracklet], config: TrialConfig) -> list[Window]:
+def evaluation_windows(tracklets: Sequence[Tracklet], config: TrialConfig) -> Windows:
     """The clips that an evaluation looks at."""
-    sampling, clips, most = config.evaluation.sampling, config.evaluation.clips, config.evaluation.max_clips
-    return [
-        Window(index, tuple(window))
-        for index, tracklet in enumerate(tracklets)
-        for window in frame_windows(
-            sampling, len(tracklet.frames), config.clips.frames, clips=clips, max_clips=most
-        ).tolist()
-    ]
+    n = torch.tensor([len(tracklet.frames) for tracklet in tracklets], dtype=torch.int64)
+    settings = config.evaluation
+    return windows_of_tracklets(
+        settings.sampling, n, config.clips.frames, clips=settings.clips, max_clips=settings.max_clips
+    )
 
 
 def cached_embeddings(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Int
@@ -113,27 +113,70 @@ def frame_windows(
     """
     if n < 1 or length < 1:
         raise ValueError(f"a tracklet of {n} frames cannot give a clip of {length}")
-    if sampling == "dense":
-        return _dense(n, length, max_clips)
-    if sampling == "even":
-        return _even(n, length, clips)
+    if sampling == "dense" or sampling == "even":
+        return windows_of_tracklets(sampling, torch.tensor([n]), length, clips=clips, max_clips=max_clips).frames
     if generator is None:
         raise ValueError(f"sampling {sampling!r} draws at random and needs a generator")
     return torch.tensor([_RANDOM[sampling](n, length, generator)])
 
 
-def _dense(n: int, length: int, max_clips: int | None) -> Int[Tensor, "clips T"]:
+class Window(NamedTuple):
+    """One clip of an evaluated tracklet."""
+
+    tracklet: int
+    frames: tuple[int, ...]
+
+
+class Windows(Sequence[Window]):
+    """The clips of several tracklets, one tracklet after the other: 168,487 of MARS under `dense` sampling."""
+
+    def __init__(self, tracklets: Int[Tensor, " clips"], frames: Int[Tensor, "clips T"]) -> None:
+        self.tracklets = tracklets
+        """Index of each clip's tracklet, ascending."""
+        self.frames = frames
+        """As `frame_windows` gives them."""
+
+    def __len__(self) -> int:
+        return len(self.tracklets)
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> Windows: ...
+    def __getitem__(self, index: int | slice) -> Window | Windows:
+        tracklets, frames = self.tracklets[index], self.frames[index]
+        return (
+            Windows(tracklets, frames) if isinstance(index, slice) else Window(int(tracklets), tuple(frames.tolist()))
+        )
+
+
+def windows_of_tracklets(
+    sampling: Literal["dense", "even"],
+    n: Int[Tensor, " N"],
+    length: int,
+    *,
+    clips: int = 1,
+    max_clips: int | None = None,
+) -> Windows:
+    """The clips of N tracklets of n frames each; otherwise as `frame_windows`."""
+    return _dense(n, length, max_clips) if sampling == "dense" else _even(n, length, clips)
+
+
+def _dense(n: Int[Tensor, " N"], length: int, max_clips: int | None) -> Windows:
     if max_clips is not None and max_clips < 1:
         raise ValueError(f"at most {max_clips} clips leave none of the tracklet")
-    starts = torch.arange(0, n, length)[:max_clips, None]
-    remaining = (n - starts).clamp(max=length)
-    return starts + torch.arange(length)[None] % remaining
+    counts = ((n + length - 1) // length).clamp(1, max_clips)
+    tracklet = torch.arange(len(n)).repeat_interleave(counts)
+    starts = (torch.arange(len(tracklet)) - (counts.cumsum(0) - counts)[tracklet]) * length
+    remaining = (n[tracklet] - starts).clamp(max=length)
+    return Windows(tracklet, starts[:, None] + torch.arange(length) % remaining[:, None])
 
 
-def _even(n: int, length: int, clips: int) -> Int[Tensor, "clips T"]:
+def _even(n: Int[Tensor, " N"], length: int, clips: int) -> Windows:
     # Centers of clips x T equal parts; part i goes to clip i mod clips, so that the frames of a clip are in order.
-    positions = (2 * torch.arange(clips * length) + 1) * n // (2 * clips * length)
-    return positions.view(length, clips).T.contiguous()
+    positions = (2 * torch.arange(clips * length) + 1) * n[:, None] // (2 * clips * length)
+    frames = positions.view(-1, length, clips).transpose(1, 2).reshape(-1, length)
+    return Windows(torch.arange(len(n)).repeat_interleave(clips), frames)
 
 
 # The random samplings compute in Python: a clip has few frames, and a call of torch costs more than all of them.

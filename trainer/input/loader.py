@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from trainer.data import Tracklet
 from trainer.data.frames import read_window
 from trainer.input.augment import FramePlan, augmented, draw_plan
-from trainer.input.clips import ClipConfig, frame_windows
+from trainer.input.clips import ClipConfig, Window, frame_windows
 from trainer.input.sampler import ClipRequest, IdentityBatches
 from trainer.input.warp import augmented_batch, plan_tensor
 from trainer.seeds import generator
@@ -114,13 +114,6 @@ class TrainingClips(Dataset[TrainingClip]):
         if self.config.augment_on == "worker":
             frames = augmented(frames, plan, self.config)
         return TrainingClip(frames, self._labels[request.tracklet], plan, damaged)
-
-
-class Window(NamedTuple):
-    """One clip of an evaluated tracklet."""
-
-    tracklet: int
-    frames: tuple[int, ...]
 
 
 class EvaluationClip(NamedTuple):
