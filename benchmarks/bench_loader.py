@@ -9,12 +9,12 @@ in a temporary folder. `benchmarks.bench_decoders` measures the steps that this 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,8 +28,8 @@ from torchvision import transforms
 from benchmarks.measuring import measure, say
 from trainer.compute import prepare_process
 from trainer.data import Tracklet
-from trainer.data.frames import DamagedFrames, bytes_address, pixels_address, read_clip
-from trainer.data.packing import PackWriter, payloads_of
+from trainer.data.frames import bytes_address, pixels_address, read_clip
+from trainer.data.pack_file import write_pack_file
 from trainer.input.augment import ENLARGEMENT, IMAGENET_MEAN, IMAGENET_STD, normalised
 from trainer.input.clips import ClipConfig
 from trainer.input.loader import EvaluationClips, TrainingClips, Window, to_device, training_loader
@@ -99,13 +99,11 @@ def sources(tracklets: Sequence[Tracklet], folder: Path) -> dict[str, Callable[[
 def _packed(tracklets: Sequence[Tracklet], folder: Path, size: tuple[int, int] | None) -> list[Tracklet]:
     frames = [frame for tracklet in tracklets for frame in tracklet.frames]
     folder.mkdir(exist_ok=True)
-    with contextlib.closing(PackWriter(folder)) as writer:
-        for payload in payloads_of(frames, size, DamagedFrames(len(frames))):
-            writer.add(payload)
-    file = os.fspath(folder / writer.files[0].name)
+    file = os.fspath(folder / "frames-000.pack")
+    lengths = write_pack_file(Path(file), frames, size, lambda number, damaged: None).lengths
     addresses = [
         bytes_address(file, at, length, "frame.jpg") if size is None else pixels_address(file, at, size, "frame.jpg")
-        for _, at, length in writer.extents
+        for at, length in zip(accumulate(lengths, initial=0), lengths, strict=False)
     ]
     return [
         tracklet._replace(frames=tuple(addresses[FRAMES * place : FRAMES * (place + 1)]))

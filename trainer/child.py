@@ -302,6 +302,11 @@ def last_line(printed: str) -> str:
     return one_line(shortened(found[-1], MAX_REASON)) if found else ""
 
 
+def cores() -> int:
+    """CPU cores that this process and its children may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def python_command(*arguments: str) -> list[str]:
     """The command that starts this Python with these arguments."""
     return [sys.executable, "-P", *arguments]

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 from orchestrator.base.escaping import harmless
+from orchestrator.base.formatting import duration
 from trainer.result import Progress
 
 # Where nothing can be redrawn: at most one line in this many seconds.
@@ -43,11 +44,14 @@ def step_progress() -> Iterator[Progress]:
 
 def _lines() -> Progress:
     last = {"": time.monotonic()}
+    first: dict[str, tuple[float, int]] = {}
 
     def advance(what: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
+        began, before = first.setdefault(what, (now, done))
         if now - last[""] >= LINE_PERIOD_S:
             last[""] = now
-            print(f"{what}: {done}/{total}" + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+            left = f", {duration((now - began) / (done - before) * (total - done))} left" if done > before else ""
+            print(f"{what}: {done}/{total}{left}" + (f", {note}" if note else ""), file=sys.stderr, flush=True)
 
     return advance

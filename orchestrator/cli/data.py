@@ -212,16 +212,32 @@ def pack(
             help="Decode and resize now, as 256x128.  [default: keep files as they are]",
         ),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        option("--jobs", type=click.IntRange(1, 256), help="Processes that decode and write.  [default: one per core]"),
+    ] = None,
 ) -> int:
     """Write all frames of a data set into a few large files, which are faster to read."""
     from orchestrator.base.progress import step_progress
     from trainer.data.folder import find_data
-    from trainer.data.packing import pack_data_set
+    from trainer.data.packing import PackPlan, pack_data_set
 
     found = find_data(folder, name)
+
+    def say(plan: PackPlan) -> None:
+        form = "image files" if size is None else "pixels"
+        room = f"{plan.bytes / 1e9:,.1f} GB of {form}, {plan.free / 1e9:,.1f} GB free"
+        click.echo(f"{out}: {plan.frames:,} frames, {room}", err=True)
+
     with step_progress() as progress:
         made = pack_data_set(
-            found.name, folder, out, size=size, progress=lambda done, total: progress("packing frames", done, total)
+            found.name,
+            folder,
+            out,
+            size=size,
+            jobs=jobs,
+            planned=say,
+            progress=lambda done, total: progress("packing frames", done, total),
         )
     click.echo(
         f"{out}: {found.data_set.title}, {made.tracklets:,} tracklets, {made.frames:,} frames, "

@@ -64,12 +64,12 @@ def training_data(config: DataConfig, split: Path, *, make: bool) -> tuple[Train
 def keep_training_data(config: DataConfig) -> bool:
     """Reads the data set for all trainings of this process and of those that it forks; whether it is kept now.
 
-    One is kept at a time. It counts as unchanged while the files that its reader takes have the same bytes, a pack's
-    frames the same sizes, and the folders of its first frames are there. Data sets whose readers look into more than a
-    few files (`DataSet.lists`) are not kept unless they are packed.
+    One is kept at a time. It counts as unchanged while the files that its reader takes (`DataSet.lists`) have the same
+    bytes, a pack's frames the same sizes, and the folder of its first frame is there. Not kept is a data set one of
+    whose files is missing, and one whose reader looks into folders, unless it is packed.
 
     Raises:
-        DataError: the data set is missing or damaged.
+        DataError: the data set is damaged.
     """
     global _kept
     digest = _digest(config)

@@ -1,4 +1,4 @@
-"""Writes packed data sets: frames are read a little ahead and appended to a few large files."""
+"""Writes packed data sets: the frames in files of a few hundred megabytes, several processes at once, and an index."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainer.child import Child, ChildError, cores
 from trainer.data.dataset import TRUTH, Pair, Splits, Tracklet, dataset_fingerprint, names_of
 from trainer.data.folder import DataFolder
-from trainer.data.frames import DamagedFrames, frame_bytes, in_threads, read_clip, read_frame, stored_bytes
-from trainer.data.images import DamagedFrameError
+from trainer.data.frames import DamagedFrames, in_threads, stored_bytes
 from trainer.data.pack import (
     ARRAYS,
     HEADER,
@@ -33,12 +32,26 @@ from trainer.data.pack import (
     name_fault,
     packed_data_set,
 )
+from trainer.data.pack_file import WRITER, OnFrames, WrittenFile, write_pack_file
 from trainer.data.synthetic.dataset import truth_file
 from trainer.errors import ConfigError, DataError
 from trainer.files import check_apart, new_folder
 
-MAX_FILE_BYTES = 2**30
-FRAMES_AT_ONCE = 32
+MAX_FILE_BYTES = 2**28  # as a file is one process's work, all cores have some where there are 0.5 GB
+# Sizes of files on a slow disk are waited for by several threads.
+SIZES_AT_ONCE = 256
+SIZE_THREADS = 16
+
+
+class PackPlan(NamedTuple):
+    """What is going to be written."""
+
+    tracklets: int
+    frames: int
+    bytes: int
+    """Of all frames; of crops whose bytes are packed the most that they may take."""
+    free: int
+    """Bytes on the disk."""
 
 
 class PackSummary(NamedTuple):
@@ -54,24 +67,35 @@ class PackSummary(NamedTuple):
     """Frames that could not be decoded; not looked for where image files are packed as they are."""
 
 
+class _File(NamedTuple):
+    """A file of the pack, before it is written."""
+
+    path: Path
+    frames: Sequence[str]
+
+
 def pack_data_set(
     name: str,
     root: Path,
     out: Path,
     *,
     size: tuple[int, int] | None = None,
+    jobs: int | None = None,
+    planned: Callable[[PackPlan], None] = lambda plan: None,
     progress: OnProgress = lambda done, total: None,
 ) -> PackSummary:
     """Packs the data set `name` (a key of `READERS`) below `root` into the folder `out`.
 
-    `out` appears when everything is in it, or not at all. Its frames are in the order of the tracklets. `root` may be
-    a pack of image files itself.
+    `out` appears when everything is in it, or not at all. Its frames are in the order of the tracklets, and its bytes
+    depend on nothing but the data set and `size`. `root` may be a pack of image files itself.
 
     Args:
         name: the data set's layout.
         root: its folder.
         out: a folder that is empty or not there yet.
         size: height and width to which frames are decoded and resized; None packs the image files as they are.
+        jobs: processes that decode and write, each a file at a time; None for one per core.
+        planned: called before anything is written.
         progress: called with the frames packed and all frames.
 
     Raises:
@@ -88,23 +112,30 @@ def pack_data_set(
     folds = [folder.read(fold) for fold in range(folder.data_set.folds)]
     tracklets = list(dict.fromkeys(itertools.chain.from_iterable(itertools.chain(*fold) for fold in folds)))
     frames = [frame for tracklet in tracklets for frame in tracklet.frames]
-    damage = DamagedFrames(len(frames))
     with _written_to(out) as part:
-        _check_space(part, out, sum(_expected_bytes(frames, size)))
-        writer = PackWriter(part)
-        with contextlib.closing(payloads_of(frames, size, damage)) as payloads, contextlib.closing(writer):
-            for done, payload in enumerate(payloads, start=1):
-                writer.add(payload)
-                progress(done, len(frames))
-        digest = write_table(part, _table(tracklets, writer.extents))
-        packed = _packed_folds(folds, tracklets)
+        sizes = _expected_bytes(frames, size)
+        plan = PackPlan(len(tracklets), len(frames), sum(sizes), shutil.disk_usage(part).free)
+        _check_space(out, plan)
+        planned(plan)
+        damage, done = DamagedFrames(len(frames)), 0
+
+        def on_frames(number: int, damaged: Sequence[str]) -> None:
+            nonlocal done
+            damage.add(damaged)
+            done += number
+            progress(done, len(frames))
+
+        written = dict(_written(_files(part, frames, sizes), size, jobs or cores(), on_frames))
+        files = tuple(
+            PackedFile(name=path.name, bytes=sum(file.lengths), sha256=file.sha256) for path, file in written.items()
+        )
         header = PackHeader(
             data_set=name,
             size=size,
-            files=tuple(writer.files),
-            folds=packed,
+            files=files,
+            folds=_packed_folds(folds, tracklets),
             pairs=_packed_pairs(folder.pairs(), tracklets),
-            table_sha256=digest,
+            table_sha256=write_table(part, _table(tracklets, [file.lengths for file in written.values()])),
             identities=names_of(tracklet.identity for tracklet in tracklets),
             cameras=names_of(tracklet.camera for tracklet in tracklets),
         )
@@ -113,8 +144,8 @@ def pack_data_set(
     return PackSummary(
         tracklets=len(tracklets),
         frames=len(frames),
-        files=len(writer.files),
-        bytes=sum(file.bytes for file in writer.files),
+        files=len(files),
+        bytes=sum(file.bytes for file in files),
         seconds=time.perf_counter() - start,
         damaged=damage.count,
     )
@@ -128,32 +159,82 @@ def _written_to(out: Path) -> Iterator[Path]:
             raise DataError(f"{out}: is there and not empty; name another folder, or remove this one")
         with new_folder(out) as part:
             yield part
+    except ChildError as error:
+        raise DataError(f"{out}: {error}") from error
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
-def _expected_bytes(frames: Sequence[str], size: tuple[int, int] | None) -> Iterator[int]:
-    return (stored_bytes(frame) if size is None else size[0] * size[1] * 3 for frame in frames)
+def _expected_bytes(frames: Sequence[str], size: tuple[int, int] | None) -> list[int]:
+    if size is not None:
+        return [size[0] * size[1] * 3] * len(frames)
+    batches = (frames[start : start + SIZES_AT_ONCE] for start in range(0, len(frames), SIZES_AT_ONCE))
+    looks = in_threads(lambda batch: list(map(stored_bytes, batch)), batches, SIZE_THREADS)
+    with contextlib.closing(looks):
+        return list(itertools.chain.from_iterable(looks))
 
 
-def _check_space(folder: Path, out: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        sizes = f"{needed / 2**30:.1f} GiB of frames, {free / 2**30:.1f} GiB free"
+def _check_space(out: Path, plan: PackPlan) -> None:
+    if plan.bytes > plan.free:
+        sizes = f"{plan.bytes / 2**30:.1f} GiB of frames, {plan.free / 2**30:.1f} GiB free"
         raise DataError(f"{out}: too little space on this disk ({sizes}); free some or pack to another one")
 
 
-def _table(tracklets: Sequence[Tracklet], extents: Sequence[tuple[int, int, int]]) -> FrameTable:
+def _files(folder: Path, frames: Sequence[str], sizes: Sequence[int]) -> list[_File]:
+    """The frames cut into files of at most `MAX_FILE_BYTES`, as far as their sizes are known."""
+    starts, filled = [0], 0
+    for place, length in enumerate(sizes):
+        if filled and filled + length > MAX_FILE_BYTES:
+            starts.append(place)
+            filled = 0
+        filled += length
+    spans = itertools.pairwise([*starts, len(frames)])
+    return [_File(folder / f"frames-{at:03d}.pack", frames[start:end]) for at, (start, end) in enumerate(spans)]
+
+
+def _written(
+    files: Sequence[_File], size: tuple[int, int] | None, jobs: int, on_frames: OnFrames
+) -> Iterator[tuple[Path, WrittenFile]]:
+    """Writes the files, here or in as many processes, the n-th of which writes every so many-th from its n-th on."""
+    if min(jobs, len(files)) == 1:
+        for path, frames in files:
+            yield path, write_pack_file(path, frames, size, on_frames)
+        return
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(Child(WRITER, name="a packing process")) for _ in files[:jobs]]
+
+        def ask(number: int) -> None:
+            if number < len(files):
+                path, frames = files[number]
+                writers[number % len(writers)].send([str(path), frames, size])
+
+        for number in range(2 * len(writers)):  # one that is waited for later has another file to go on with
+            ask(number)
+        for number, (path, _) in enumerate(files):
+            yield path, _received(writers[number % len(writers)], on_frames)
+            ask(number + 2 * len(writers))
+
+
+def _received(writer: Child, on_frames: OnFrames) -> WrittenFile:
+    while "file" not in (reply := writer.receive()):
+        if "error" in reply:
+            raise DataError(reply["error"]) if reply["errno"] is None else OSError(reply["errno"], reply["error"])
+        on_frames(reply["frames"], reply["damaged"])
+    return WrittenFile(*reply["file"])
+
+
+def _table(tracklets: Sequence[Tracklet], lengths: Sequence[Sequence[int]]) -> FrameTable:
+    """The index of the frames, given the bytes of each frame of each file."""
     names = "".join(f"{os.path.basename(frame)}\n" for tracklet in tracklets for frame in tracklet.frames)  # noqa: PTH119
     numbers = np.array([(identity, camera, len(frames)) for frames, identity, camera in tracklets], dtype=np.int64)
-    places = np.array(extents, dtype=np.int64)
+    of_files = [np.array(of_file, dtype=np.int64) for of_file in lengths]
     return FrameTable(
         identity=numbers[:, 0],
         camera=numbers[:, 1],
         frames=numbers[:, 2],
-        pack=places[:, 0],
-        offset=places[:, 1],
-        length=places[:, 2],
+        pack=np.repeat(np.arange(len(of_files)), [len(of_file) for of_file in of_files]),
+        offset=np.concatenate([of_file.cumsum() - of_file for of_file in of_files]),
+        length=np.concatenate(of_files),
         names=np.frombuffer(names.encode(errors="surrogateescape"), dtype=np.uint8),
     )
 
@@ -203,67 +284,3 @@ def write_header(folder: Path, header: PackHeader) -> None:
     """Writes index.json, the last file of a pack."""
     absent = None if header.pairs else {"pairs"}
     (folder / HEADER).write_bytes(header.model_dump_json(exclude=absent).encode() + b"\n")
-
-
-def payloads_of(
-    frames: Sequence[str], size: tuple[int, int] | None, damage: DamagedFrames
-) -> Generator[bytes, None, None]:
-    """Bytes to write for each frame; threads read ahead."""
-    batches = [frames[start : start + FRAMES_AT_ONCE] for start in range(0, len(frames), FRAMES_AT_ONCE)]
-    with contextlib.closing(in_threads(partial(_stored, size=size), batches)) as results:
-        for batch, payloads in zip(batches, results, strict=True):
-            if size is not None:
-                damage.add(frame for frame, payload in zip(batch, payloads, strict=True) if not payload)
-            yield from payloads
-
-
-def _stored(frames: Sequence[str], size: tuple[int, int] | None) -> list[bytes]:
-    if size is None:
-        return [frame_bytes(frame) for frame in frames]
-    try:
-        return [pixels.tobytes() for pixels in read_clip(frames, *size)]
-    except DamagedFrameError:
-        return [_pixels_or_nothing(frame, size) for frame in frames]
-
-
-def _pixels_or_nothing(frame: str, size: tuple[int, int]) -> bytes:
-    try:
-        return read_frame(frame, *size).tobytes()
-    except DamagedFrameError:
-        return b""
-
-
-class PackWriter:
-    """Writes frames one after another into files of at most `MAX_FILE_BYTES`, and notes where each lies."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files: list[PackedFile] = []
-        """The files that are finished."""
-        self.extents: list[tuple[int, int, int]] = []
-        """File, offset and length of each frame."""
-        self._folder = folder
-        self._open()
-
-    def add(self, payload: bytes) -> None:
-        """Appends a frame."""
-        if self._size and self._size + len(payload) > MAX_FILE_BYTES:
-            self.close()
-            self._open()
-        self._file.write(payload)
-        self._digest.update(payload)
-        self.extents.append((len(self.files), self._size, len(payload)))
-        self._size += len(payload)
-
-    def close(self) -> None:
-        """Finishes the last file; what is in it survives a crash."""
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self.files.append(PackedFile(name=self._name, bytes=self._size, sha256=self._digest.hexdigest()))
-
-    def _open(self) -> None:
-        self._name = f"frames-{len(self.files):03d}.pack"
-        self._file = (self._folder / self._name).open("xb")
-        self._digest = hashlib.sha256()
-        self._size = 0

@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 from miniatures import write_miniature
 from PIL import Image
 
+from trainer.child import Child, child_command
 from trainer.data import READERS, Splits, Tracklet, packing
 from trainer.data.dataset import dataset_fingerprint
 from trainer.data.folder import find_data
 from trainer.data.frames import DamagedFrames, frame_bytes, read_clip
 from trainer.data.pack import HEADER, TABLE, check_pack, packed_data_set, read_packed
-from trainer.data.packing import pack_data_set
+from trainer.data.pack_file import WRITER
+from trainer.data.packing import PackPlan, pack_data_set
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import ConfigError, DataError
 
@@ -106,12 +108,22 @@ def test_16_bit_and_turned_frames_are_packed_as_the_pixels_that_files_give(
 @forms
 def test_the_summary_says_what_was_packed(mars: Path, tmp_path: Path, size: tuple[int, int] | None) -> None:
     heard: list[tuple[int, int]] = []
-    summary = pack_data_set("mars", mars, tmp_path / "pack", size=size, progress=lambda *done: heard.append(done))
+    plans: list[PackPlan] = []
+    summary = pack_data_set(
+        "mars",
+        mars,
+        tmp_path / "pack",
+        size=size,
+        planned=plans.append,
+        progress=lambda *done: heard.append(done),
+    )
     tracklets = tracklets_of(READERS["mars"](mars))
     frames = [frame for tracklet in tracklets for frame in tracklet.frames]
     assert (summary.tracklets, summary.frames, summary.files) == (len(tracklets), len(frames), 1)
     assert summary.bytes == sum(len(frame_bytes(frame)) if size is None else 32 * 16 * 3 for frame in frames)
-    assert heard == [(done, len(frames)) for done in range(1, len(frames) + 1)]
+    assert [(plan.tracklets, plan.frames, plan.bytes) for plan in plans] == [summary[:2] + summary[3:4]]
+    assert heard == sorted(heard)
+    assert heard[-1] == (len(frames), len(frames))
     assert sorted(path.name for path in (tmp_path / "pack").iterdir()) == ["frames-000.pack", HEADER, TABLE]
 
 
@@ -119,7 +131,7 @@ def test_a_pack_fills_several_files_and_reads_the_same(
     mars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "MAX_FILE_BYTES", 2000)
-    summary = pack_data_set("mars", mars, tmp_path / "pack")
+    summary = pack_data_set("mars", mars, tmp_path / "pack", jobs=1)
     sizes = [path.stat().st_size for path in sorted((tmp_path / "pack").glob("*.pack"))]
     assert summary.files == len(sizes) > 3
     assert max(sizes) <= 2000
@@ -127,6 +139,39 @@ def test_a_pack_fills_several_files_and_reads_the_same(
     for one, other in zip(tracklets_of(files), tracklets_of(packed), strict=True):
         assert [frame_bytes(frame) for frame in other.frames] == [Path(frame).read_bytes() for frame in one.frames]
     check_pack(tmp_path / "pack")
+
+
+def test_several_processes_write_the_same_bytes_as_one(
+    mars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MAX_FILE_BYTES", 20_000)
+    monkeypatch.setattr(packing, "DamagedFrames", partial(DamagedFrames, allowed=0.5))
+    root, _ = emptied(mars, tmp_path, [1, 9, 13])
+    one = pack_data_set("mars", root, tmp_path / "one", size=SIZE, jobs=1)
+    several = pack_data_set("mars", root, tmp_path / "several", size=SIZE, jobs=2)
+    assert one[:4] == several[:4]
+    assert one.damaged == several.damaged == 3
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) > 3
+    assert names == sorted(path.name for path in (tmp_path / "several").iterdir())
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "several" / name).read_bytes()
+
+
+def test_a_process_that_meets_a_missing_frame_or_folder_or_dies_says_so_and_leaves_no_pack(
+    mars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MAX_FILE_BYTES", 20_000)
+    root, (frame,) = emptied(mars, tmp_path, [3])
+    Path(frame).unlink()
+    assert Path(frame).name in refused(root, tmp_path / "pack", size=SIZE, jobs=2)
+    monkeypatch.setattr(packing, "WRITER", child_command("no.such.module"))
+    assert "a packing process ended" in refused(mars, tmp_path / "pack", size=SIZE, jobs=2)
+    with Child(WRITER, name="a packing process") as writer:
+        writer.send([str(tmp_path / "absent" / "frames-000.pack"), [], None])
+        with pytest.raises(FileNotFoundError, match="No such file"):
+            packing._received(writer, lambda number, damaged: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
 def test_a_pack_may_be_moved_and_packed_again_as_pixels(packs: dict[object, Path], copy: Path, tmp_path: Path) -> None:

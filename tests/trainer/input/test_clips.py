@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import pytest
 import reference
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.input.clips import frame_windows
+from trainer.input.clips import Window, frame_windows, windows_of_tracklets
 
 lengths = st.integers(1, 8)
 counts = st.integers(1, 300)
@@ -24,6 +25,20 @@ def test_dense_clips_show_every_frame_and_repeat_only_in_the_last(n: int, length
     tail = windows[-1].tolist()
     fresh = n - length * (len(windows) - 1)
     assert tail == [tail[0] + position % fresh for position in range(length)]
+
+
+@given(n=st.lists(counts, max_size=12), length=lengths, clips=st.integers(1, 5), cap=st.none() | st.integers(1, 50))
+@pytest.mark.parametrize("sampling", ["dense", "even"])
+def test_clips_of_all_tracklets_are_those_of_one_after_the_other(
+    sampling: Literal["dense", "even"], n: list[int], length: int, clips: int, cap: int | None
+) -> None:
+    together = windows_of_tracklets(sampling, torch.tensor(n, dtype=torch.int64), length, clips=clips, max_clips=cap)
+    assert list(together) == [
+        Window(index, tuple(window))
+        for index, frames in enumerate(n)
+        for window in frame_windows(sampling, frames, length, clips=clips, max_clips=cap).tolist()
+    ]
+    assert list(together[1:3]) == list(together)[1:3]
 
 
 CASES = {int(n): case for n, case in json.loads((reference.CASES / "clip_indices.json").read_text()).items()}

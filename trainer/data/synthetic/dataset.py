@@ -10,7 +10,6 @@ import contextlib
 import io
 import itertools
 import os
-import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import ValidationError
 
-from trainer.child import Child, ChildError, Parent, child_command
+from trainer.child import Child, ChildError, Parent, child_command, cores
 from trainer.data.dataset import TRUTH
 from trainer.data.readers.joined import member_roots
 from trainer.data.synthetic.render import write_walk
@@ -177,8 +176,7 @@ def _draw(
 ) -> int:
     """Draws all frames; returns their bytes."""
     total = sum(len(planned.frames) for planned in drawn.tracklets)
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    processes = min(workers or cores, max(1, total // FRAMES_PER_WORKER))
+    processes = min(workers or cores(), max(1, total // FRAMES_PER_WORKER))
     done = written = 0
     with contextlib.closing(_sizes(root, drawn, size, seed, processes)) as sizes:
         for planned, bytes_of_walk in zip(drawn.tracklets, sizes, strict=True):
