@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from miniatures import write_miniature
 from waiting import wait_until
 
 from orchestrator.runner.trial_spec import TrialSpec, WorkerMessage
@@ -21,6 +23,7 @@ from orchestrator.runner.worker import AttemptServer, attempt_messages
 FAKE = """
 import os, pathlib, signal, sys, time
 import trainer
+from trainer.data import kept
 from trainer.child import Parent
 from orchestrator.runner import attempt_server
 from orchestrator.runner.trial_spec import WorkerMessage, AttemptResult
@@ -47,6 +50,7 @@ def fake(spec, send, alive):
     out = spec.search / "trials" / spec.trial
     (out / "pid").write_text(str(os.getpid()))
     kind = spec.trial
+    if kind == "kept": kind = str(kept._kept and kept._kept.place)
     if kind == "stubborn": signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if kind == "graceful": graceful(out)
     send(WorkerMessage(attempt_result=AttemptResult(state="failed", reason=kind)))
@@ -214,6 +218,21 @@ def test_an_attempt_that_says_it_is_alive_may_take_longer_than_a_hang(
     monkeypatch.chdir(tmp_path)
     with serving(tmp_path, grace=3600, RECORD="1") as server:
         assert reasons(server, spec("lively")) == ["lively"], "it ends once the server has taken note"
+
+
+def test_attempts_find_their_data_set_in_memory_and_read_a_damaged_one_themselves(
+    server: AttemptServer, spec: Callable[[str], TrialSpec], tmp_path: Path
+) -> None:
+    def on(root: Path) -> TrialSpec:
+        data = {"name": "mars", "root": str(root)}
+        return spec("kept").model_copy(update={"config": json.dumps({**json.loads(CONFIG), "data": data})})
+
+    for root in (tmp_path / "mars", tmp_path / "other"):
+        write_miniature("mars", root)
+        assert reasons(server, on(root)) == [str(("mars", root, 0))]
+    (root / "info/train_name.txt").write_text("damaged")
+    assert reasons(server, on(root)) == ["None"]
+    assert reasons(server, spec("kept")) == ["None"], "a configuration that the server cannot follow"
 
 
 def test_patience_is_counted_in_ticks_and_begins_anew_with_every_sign() -> None:
