@@ -226,7 +226,7 @@ def pack(
 
     def say(plan: PackPlan) -> None:
         form = "image files" if size is None else "pixels"
-        room = f"{plan.bytes / 1e9:,.1f} GB of {form}, {plan.free / 1e9:,.1f} GB free"
+        room = f"{plan.bytes / 1e6:,.1f} MB of {form}, {plan.free / 1e6:,.0f} MB free"
         click.echo(f"{out}: {plan.frames:,} frames, {room}", err=True)
 
     with step_progress() as progress:

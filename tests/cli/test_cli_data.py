@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -263,7 +264,9 @@ def test_a_packed_data_set_is_checked_counted_and_shown_like_any_other(synthetic
     printed = capsys.readouterr()
     assert printed.out.startswith("packed: MARS, ")
     assert "SYNTHETIC" in printed.out
-    assert printed.err == f"next: {command_line('data', 'check', 'packed')}\n"
+    said, hint = printed.err.splitlines()
+    assert re.fullmatch(r"packed: \d+ frames, \d+\.\d MB of pixels, [\d,]+ MB free", said)
+    assert hint == f"next: {command_line('data', 'check', 'packed')}"
     assert run(["data", "check", "packed", "--all"]) == 0
     assert capsys.readouterr().out.startswith("ok   packed: MARS, packed  SYNTHETIC\n")
     assert run(["data", "stats", "packed"]) == 0

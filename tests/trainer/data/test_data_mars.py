@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkout import ROOT
+from full_mars import TABLES, write_lists
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -25,11 +26,6 @@ from trainer.data.synthetic.dataset import write_synthetic
 from trainer.errors import DataError
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "mars" / "info"
-VARIABLES = {
-    "tracks_train_info.mat": "track_train_info",
-    "tracks_test_info.mat": "track_test_info",
-    "query_IDX.mat": "query_IDX",
-}
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +43,7 @@ def root(intact: Path, tmp_path: Path) -> Path:
 
 
 def load(root: Path, file: str) -> Int[np.ndarray, "rows columns"]:
-    matrix: Int[np.ndarray, "rows columns"] = loadmat(root / "info" / file)[VARIABLES[file]]
+    matrix: Int[np.ndarray, "rows columns"] = loadmat(root / "info" / file)[TABLES[file]]
     return matrix
 
 
@@ -102,7 +98,7 @@ def test_rows_may_stand_in_any_order(root: Path) -> None:
 
 def test_matrices_of_doubles_are_read_as_matlab_writes_them(root: Path) -> None:
     before = read_mars(root)
-    for file, name in VARIABLES.items():
+    for file, name in TABLES.items():
         matrix = load(root, file).astype(float)
         savemat(root / "info" / file, {name: matrix}, do_compression=True)
     assert read_mars(root) == before
@@ -129,20 +125,20 @@ def test_where_the_frames_are_without_their_lists_it_is_said_that_these_are_publ
             read(tmp_path)
 
 
-@pytest.mark.parametrize("file", [*VARIABLES, "train_name.txt", "test_name.txt"])
+@pytest.mark.parametrize("file", [*TABLES, "train_name.txt", "test_name.txt"])
 def test_missing_files_are_named(root: Path, file: str) -> None:
     (root / "info" / file).unlink()
     refused(root, file, "no such file")
 
 
-@pytest.mark.parametrize("file", [*VARIABLES, "train_name.txt", "test_name.txt"])
+@pytest.mark.parametrize("file", [*TABLES, "train_name.txt", "test_name.txt"])
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00\xff\x80" * 999, b"<html>not found</html>"])
 def test_files_that_hold_something_else_are_named(root: Path, file: str, content: bytes) -> None:
     (root / "info" / file).write_bytes(content)
     refused(root, file)
 
 
-@pytest.mark.parametrize("file", VARIABLES)
+@pytest.mark.parametrize("file", TABLES)
 @pytest.mark.parametrize("kept", [60, 127, 140, 0.5, -10])
 def test_truncated_tables_are_named(root: Path, file: str, kept: float) -> None:
     path = root / "info" / file
@@ -211,7 +207,7 @@ def put(row: int, column: int, value: int) -> Damage:
 )
 @pytest.mark.parametrize("file", ["tracks_train_info.mat", "tracks_test_info.mat"])
 def test_wrong_tables_are_named_with_the_row(root: Path, file: str, damage: Damage, said: str) -> None:
-    savemat(root / "info" / file, {VARIABLES[file]: damage(load(root, file))})
+    savemat(root / "info" / file, {TABLES[file]: damage(load(root, file))})
     refused(root, file, said)
 
 
@@ -267,12 +263,12 @@ def test_huge_files_are_not_parsed(root: Path) -> None:
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("file", VARIABLES)
+@pytest.mark.parametrize("file", TABLES)
 def test_mutated_tables_are_read_or_named(intact: Path, tmp_path: Path, file: str, compressed: bool) -> None:
     """scipy's reader crashes the process on some of such files."""
     generator = np.random.default_rng(0)
     path = tmp_path / file
-    savemat(path, {VARIABLES[file]: load(intact, file)}, do_compression=compressed)
+    savemat(path, {TABLES[file]: load(intact, file)}, do_compression=compressed)
     data = path.read_bytes()
     outcomes = set()
     for number in range(500):
@@ -282,7 +278,7 @@ def test_mutated_tables_are_read_or_named(intact: Path, tmp_path: Path, file: st
             mutated[place] = generator.integers(256)
         path.write_bytes(mutated)
         try:
-            outcomes.add(read_matrix(path, VARIABLES[file]).ndim)
+            outcomes.add(read_matrix(path, TABLES[file]).ndim)
         except DataError as error:
             assert str(error).startswith(f"{path}: ")
             outcomes.add(0)
@@ -317,12 +313,12 @@ def test_expanding_bombs_are_refused(tmp_path: Path) -> None:
         read_matrix(path, "x")
 
 
-@pytest.mark.parametrize("file", VARIABLES)
+@pytest.mark.parametrize("file", TABLES)
 def test_published_tables_are_read_as_scipy_reads_them(file: str) -> None:
     if not PUBLISHED.is_dir():
         pytest.skip("the published tables of MARS are not here")
-    ours = read_matrix(PUBLISHED / file, VARIABLES[file])
-    np.testing.assert_array_equal(ours, loadmat(PUBLISHED / file)[VARIABLES[file]])
+    ours = read_matrix(PUBLISHED / file, TABLES[file])
+    np.testing.assert_array_equal(ours, loadmat(PUBLISHED / file)[TABLES[file]])
 
 
 @pytest.fixture(scope="session")
@@ -331,18 +327,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     if not PUBLISHED.is_dir():
         pytest.skip("the published tables of MARS are not here")
     root = tmp_path_factory.mktemp("published")
-    (root / "info").mkdir()
-    for file in VARIABLES:
-        shutil.copy(PUBLISHED / file, root / "info" / file)
-    for part in ("train", "test"):
-        names = []
-        counts: Counter[tuple[int, int]] = Counter()
-        for first, last, identity, camera in load(root, f"tracks_{part}_info.mat").astype(int).tolist():
-            counts[identity, camera] += 1
-            head = "00-1" if identity < 0 else f"{identity:04d}"
-            stem = f"{head}C{camera}T{counts[identity, camera]:04d}F"
-            names += [f"{stem}{number:03d}.jpg\r\n" for number in range(1, last - first + 2)]
-        (root / "info" / f"{part}_name.txt").write_bytes("".join(names).encode())
+    write_lists(root, PUBLISHED)
     return read_mars(root)
 
 
