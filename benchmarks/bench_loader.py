@@ -31,8 +31,8 @@ from trainer.data import Tracklet
 from trainer.data.frames import bytes_address, pixels_address, read_clip
 from trainer.data.pack_file import write_pack_file
 from trainer.input.augment import ENLARGEMENT, IMAGENET_MEAN, IMAGENET_STD, normalised
-from trainer.input.clips import ClipConfig
-from trainer.input.loader import EvaluationClips, TrainingClips, Window, to_device, training_loader
+from trainer.input.clips import ClipConfig, Window
+from trainer.input.loader import EvaluationClips, TrainingClips, to_device, training_loader
 from trainer.input.sampler import IdentityBatches
 
 FILE_SIZE = (256, 128)

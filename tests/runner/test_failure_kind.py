@@ -16,7 +16,8 @@ from orchestrator.study.events import FailureKind
 from orchestrator.study.study import ATTEMPTS
 from trainer import ConfigError, DataError, DivergedError, TrialConfig
 from trainer.data import read_splits
-from trainer.input.loader import EvaluationClips, Window, evaluation_loader
+from trainer.input.clips import Window
+from trainer.input.loader import EvaluationClips, evaluation_loader
 
 ADVICE = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "

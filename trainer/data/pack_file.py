@@ -46,7 +46,8 @@ def write_pack_file(
         DataError: a frame is missing or too large.
         OSError: the disk is full or fails.
     """
-    digest, lengths = hashlib.sha256(), []
+    digest = hashlib.sha256()
+    lengths: list[int] = []
     with path.open("xb") as file, contextlib.closing(_payloads(frames, size)) as batches:
         for payloads in batches:
             for payload in payloads:

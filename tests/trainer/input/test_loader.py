@@ -18,12 +18,11 @@ from PIL import Image
 
 from trainer.data import Tracklet
 from trainer.errors import ConfigError
-from trainer.input.clips import ClipConfig
+from trainer.input.clips import ClipConfig, Window
 from trainer.input.loader import (
     Batch,
     EvaluationClips,
     TrainingClips,
-    Window,
     evaluation_loader,
     to_device,
     training_loader,
