@@ -6,9 +6,11 @@ RUN := $(VENV)/bin/python -m
 # The environment is made anew when the pins change or the folder has moved (scripts in it hold absolute paths).
 READY := $(VENV)/ready
 MOVED := $(shell [ ! -f $(READY) ] || [ "$$(cat $(READY))" = "$(CURDIR)" ] || echo moved)
-# How often `make chaos` kills a whole search and the journal's writer, from which seed, and the trials of `make soak`.
+# How often `make chaos` kills a whole search, the journal's writer and a process that saves checkpoints, from which seed,
+# and the trials of `make soak`.
 KILLS ?= 30
 WRITER_KILLS ?= 2000
+SAVING_KILLS ?= 200
 SEED ?= 0
 TRIALS ?= 300
 DEMO_STORAGE ?= runs
@@ -59,6 +61,7 @@ lint: $(READY)
 
 chaos: $(READY)
 	$(VENV)/bin/python tests/helpers/chaos.py journal --kills $(WRITER_KILLS) --seed $(SEED)
+	$(VENV)/bin/python tests/helpers/chaos.py checkpoint --kills $(SAVING_KILLS) --seed $(SEED)
 	$(VENV)/bin/python tests/helpers/chaos.py search --kills $(KILLS) --seed $(SEED)
 	$(RUN) pytest -m long
 

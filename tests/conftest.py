@@ -60,6 +60,7 @@ def tiny_config(mini_mars: Path) -> TrialConfig:
             "optim": {"epochs": 4, "learning_rate": 2e-3},
             "evaluation": {"every": 1, "folder": False},
             "compute": {"precision": "fp32", "tf32": False},
+            "checkpoint": {"every": 1},  # an epoch is reported before the next one is saved, however slow the disk is
         }
     )
 

@@ -53,7 +53,7 @@ def this_machine(device: torch.device | str | None = None) -> Machine:
 
 
 def resolved(config: TrialConfig, machine: Machine, recorded: Mapping[str, Any] | None = None) -> TrialConfig:
-    """The configuration without any `auto`.
+    """The configuration with the values that `auto` stands for; how to save is no such value, and stays as it is.
 
     Args:
         config: the trial.

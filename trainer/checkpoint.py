@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or not there: atomic files with a SHA-256 beside them."""
+"""Checkpoints that are whole or not there: atomic files with a SHA-256 beside them, written while training goes on."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import pickle
@@ -9,12 +10,16 @@ import struct
 import tempfile
 import time
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Annotated, Any, BinaryIO, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from trainer.compute import synchronize
 from trainer.errors import CheckpointError
 from trainer.files import open_regular, read_regular, replacing, write_atomically
 from trainer.formatting import first_line, one_line, shortened
@@ -30,13 +35,17 @@ FORMAT = 2
 
 
 class CheckpointConfig(FrozenConfig):
-    """How often the state of a training is saved."""
+    """How often the state of a training is saved, by a thread of its own while training goes on."""
 
-    every: int = Field(1, ge=1)
-    """Epochs after which `last.pt` is saved: network, averages, centers and optimizer, with Adam three times the size
-    of the network. It is saved, too, with every new best network, after the last epoch, and where the training is asked
-    to stop. A training that dies otherwise repeats up to `every` - 1 finished epochs when it is resumed, to the same
-    results, besides the one under way."""
+    every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """When `last.pt` is saved: network, averages, centers and optimizer, with Adam three times the size of the network.
+    `auto`: after every epoch, and every 5 minutes within one; while a save is under way training goes on, and epochs
+    that end meanwhile are saved together. An epoch is reported when it is on disk: a training that dies repeats no
+    reported epoch, and at most 5 minutes and the time of two saves.
+    A number: after so many epochs, for disks that are slow or remote; a training that is faster than its saves waits
+    for them, and one that dies repeats up to `every` - 1 reported epochs besides the one under way.
+    It is saved, too, with every new best network, after the last epoch, and where the training is asked to stop.
+    What is repeated has the same results, on the same CPU to the last bit."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -54,6 +63,86 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         digest = _sha256(Path(file.name))
         write_atomically(_digest_path(path), _digest_lines(path, [digest, *_known_digests(path)]))
     write_atomically(_digest_path(path), _digest_lines(path, [digest]))
+
+
+class CheckpointWriter:
+    """Writes checkpoints by a thread of its own; at most one copy of a state exists besides the one that is trained.
+
+    A context: whatever ends it, nothing is being written afterwards.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing is written yet; `device` is the one that most tensors are on."""
+        self._device = device
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+
+    def begin(self, states: dict[Path, dict[str, Any]]) -> None:
+        """Copies the states, and begins to write each to its path, in this order; waits for what is being written.
+
+        Raises:
+            OSError: see `wait`.
+        """
+        self.wait()
+        self._writing = self._thread.submit(_write_all, on_host(states, self._device))
+
+    def is_idle(self) -> bool:
+        """Whether all that was begun is on disk.
+
+        Raises:
+            OSError: see `wait`.
+        """
+        if self._writing is not None and not self._writing.done():
+            return False
+        self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Returns when all that was begun is on disk.
+
+        Raises:
+            OSError: the disk is full or fails, as `save_checkpoint` says; and so again whenever this is called.
+        """
+        if self._writing is not None:
+            self._writing.result()
+
+
+def _write_all(states: dict[Path, dict[str, Any]]) -> None:
+    while states:  # what is written is freed
+        path = next(iter(states))
+        save_checkpoint(path, states.pop(path))
+
+
+def on_host(state: Any, device: torch.device) -> Any:
+    """A copy of nested dicts and lists whose tensors are all in the host's memory; equal ones share theirs as before.
+
+    Tensors of a GPU go to pinned memory, and the host waits once for all of them.
+    """
+    copied = _copied(state, {})
+    synchronize(device)
+    return copied
+
+
+def _copied(value: Any, known: dict[object, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        memory = value.untyped_storage()._cdata  # torch.save, too, tells by it what is to be saved once
+        place = (memory, value.storage_offset(), value.size(), value.stride(), value.dtype)
+        if place not in known:
+            known[place] = value.to("cpu", non_blocking=True, copy=True)
+        return known[place].detach()
+    if isinstance(value, dict):
+        same = copy.copy(value)  # with the attributes of a state dict
+        same.update((key, _copied(each, known)) for key, each in value.items())
+        return same
+    return type(value)(_copied(each, known) for each in value) if isinstance(value, list | tuple) else value
 
 
 def seconds_to_save(state: dict[str, Any], folder: Path) -> float:

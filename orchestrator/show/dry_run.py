@@ -171,7 +171,8 @@ class Estimate:
     @cached_property
     def saves(self) -> int:
         """Saves of a trial's `last.pt`, at most: when due, and with every evaluation, which may find a better one."""
-        periods = (self.largest.config.evaluation.every, self.largest.config.checkpoint.every)
+        often = self.largest.config.checkpoint.every
+        periods = (self.largest.config.evaluation.every, 1 if often == "auto" else often)
         due = (epoch for epoch in range(1, self.epochs + 1) if any(epoch % period == 0 for period in periods))
         return len({*due, self.epochs})
 

@@ -10,6 +10,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +21,15 @@ from orchestrator.study.journal import Journal, read_journal
 # A journal longer than this is put aside for a new one, or reading it would take most of the time.
 LONG_JOURNAL_BYTES = 1 << 20
 LONGEST_LIFE_S = 0.01
+# A process that saves checkpoints lives through a few of them.
+LONGEST_SAVING_S = 0.3
+CHECKPOINT_NUMBERS = 1 << 21
 
 
 def main() -> int:
     """Runs what is asked for; 1 when anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["journal", "search"])
+    parser.add_argument("what", choices=["journal", "checkpoint", "search"])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--victims", nargs="+", help="of `search`: driver, attempt, raylet, GCS (default: all)")
@@ -37,6 +42,8 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=asked.keep is None)
         if asked.what == "journal":
             return _journal(folder, asked.kills, asked.seed)
+        if asked.what == "checkpoint":
+            return _checkpoint(folder, asked.kills, asked.seed)
         from kills import VICTIMS, batter_searches
 
         return batter_searches(folder, asked.kills, asked.seed, asked.victims or VICTIMS)
@@ -73,7 +80,8 @@ def kill_writers(folder: Path, kills: int, seed: int) -> Toll:
         if not path.exists() or path.stat().st_size > LONG_JOURNAL_BYTES:
             path, before = folder / str(number) / "journal.jsonl", 0
             path.parent.mkdir()
-        said = _one_life(path, chance.uniform(0, LONGEST_LIFE_S), speaks_first=bool(number % 2))
+        life = chance.uniform(0, LONGEST_LIFE_S)
+        said = _one_life(partial(_append_forever, path), life, speaks_first=bool(number % 2))
         content = path.read_bytes() if path.exists() else b""
         kept = [record.event for record in read_journal(path)]
         right = sum(event == _event(position) for position, event in enumerate(kept, 1))
@@ -87,40 +95,98 @@ def kill_writers(folder: Path, kills: int, seed: int) -> Toll:
     return toll
 
 
-def _one_life(path: Path, seconds: float, *, speaks_first: bool) -> list[int]:
-    """Numbers of the events that a writer acknowledged before it was killed.
+def _one_life(work: Callable[[int], None], seconds: float, *, speaks_first: bool) -> list[int]:
+    """Numbers that a process acknowledged before it was killed, by writing them to the descriptor given to its work.
 
-    The seconds count from its first word, or from its birth, so that some die while they open the journal.
+    The seconds count from its first word, or from its birth, so that some die while they begin.
     """
     ours, theirs = os.pipe()
-    writer = os.fork()
-    if writer == 0:
-        os.close(ours)
-        _write_until_killed(path, theirs)
+    worker = os.fork()
+    if worker == 0:
+        try:
+            os.close(ours)
+            work(theirs)
+        finally:
+            os._exit(1)
     os.close(theirs)
     with os.fdopen(ours, "rb") as answers:
         first = answers.readline() if speaks_first else b""
         time.sleep(seconds)
-        os.kill(writer, signal.SIGKILL)
-        os.waitpid(writer, 0)
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
         said = (first + answers.read()).splitlines(keepends=True)
     return [int(line) for line in said if line.endswith(b"\n")]
 
 
-def _write_until_killed(path: Path, acknowledge: int) -> None:
-    try:
-        journal = Journal(path)
-        for number in itertools.count(len(journal.records) + 1):
-            journal.append(_event(number))
-            os.write(acknowledge, b"%d\n" % number)
-    finally:
-        os._exit(1)
+def _append_forever(path: Path, acknowledge: int) -> None:
+    journal = Journal(path)
+    for number in itertools.count(len(journal.records) + 1):
+        journal.append(_event(number))
+        os.write(acknowledge, b"%d\n" % number)
 
 
 def _event(number: int) -> AttemptFailed:
     """An event that says its number; every fourth is long enough for a kill to fall into its writing."""
     reason = "x" * (200_000 if number % 4 == 0 else 10)
     return AttemptFailed(trial="t0000", attempt=number, failure="error", reason=reason)
+
+
+def _checkpoint(folder: Path, kills: int, seed: int) -> int:
+    """Lets one process after another train and save all the time, and ends each by SIGKILL at a random moment.
+
+    Afterwards `best.pt` and `last.pt` have to be whole, `best.pt` not the older one, and neither older than what was
+    acknowledged.
+    """
+    import torch
+
+    from trainer.checkpoint import load_checkpoint
+    from trainer.errors import CheckpointError
+
+    torch.set_num_threads(1)  # a fork cannot use the threads of its parent
+    began, chance = time.monotonic(), random.Random(seed)
+    last, best = folder / "last.pt", folder / "best.pt"
+    saved = midway = lost = newest = 0
+    for number in range(kills):
+        life, born = chance.uniform(0, LONGEST_SAVING_S), time.time()
+        # The first one leaves a state behind.
+        said = _one_life(partial(_save_forever, folder, newest), life, speaks_first=number % 2 == 0)
+        saved, newest = saved + len(said), max(said, default=newest)
+        midway += any(_is_midway(path) and path.stat().st_mtime > born for path in folder.iterdir())
+        try:
+            found = [load_checkpoint(path) for path in (best, last)]
+        except CheckpointError as error:
+            print(error)
+            lost += 1
+            continue
+        whole = all(bool((state["weights"] == state["epoch"]).all()) for state in found)
+        lost += not (whole and found[0]["epoch"] >= found[1]["epoch"] >= newest)
+        newest = found[1]["epoch"]
+    print(
+        f"{kills} kills of a process that saves in {time.monotonic() - began:.0f} s: {saved} states acknowledged, "
+        f"{midway} kills while files were written, {lost} lost"
+    )
+    return 1 if lost else 0
+
+
+def _is_midway(path: Path) -> bool:
+    """Whether the file is one that a save leaves only where it is cut short."""
+    return path.suffix == ".tmp" or (path.suffix == ".sha256" and len(path.read_text().splitlines()) > 1)
+
+
+def _save_forever(folder: Path, known: int, acknowledge: int) -> None:
+    """Trains on while each state is written; its numbers are all the number of the epoch at that moment."""
+    import torch
+
+    from trainer.checkpoint import CheckpointWriter
+
+    weights = torch.full((CHECKPOINT_NUMBERS,), float(known))
+    with CheckpointWriter(torch.device("cpu")) as writer:
+        for epoch in itertools.count(known + 1):
+            weights += 1
+            states = {folder / f"{name}.pt": {"epoch": epoch, "weights": weights} for name in ("best", "last")}
+            writer.begin(states)  # which waits for the one before
+            if epoch > known + 1:
+                os.write(acknowledge, b"%d\n" % (epoch - 1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
-"""Results of trainings, made comparable."""
+"""Trainings: their results made comparable, their checkpoints held back."""
 
 from __future__ import annotations
 
-from trainer import EpochResult, TrialConfig
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer import EpochResult, TrialConfig, checkpoint
 from trainer.config import TrialConfig as Config
 
 
@@ -24,3 +30,17 @@ def figures(results: tuple[EpochResult, ...] | list[EpochResult]) -> list[dict[s
         result.model_dump(exclude={"images_per_second", "data_wait_share", "seconds", "evaluation_seconds", "time"})
         for result in results
     ]
+
+
+class WriterGate:
+    """Holds every write of a checkpoint until it is open."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        write = checkpoint._write_all
+
+        def behind(states: dict[Path, dict[str, Any]]) -> None:
+            assert self.open.wait(60)
+            write(states)
+
+        monkeypatch.setattr(checkpoint, "_write_all", behind)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trainer.automatic import resolved, this_machine
+from trainer.checkpoint import CheckpointWriter
 from trainer.compute import float32_products, require_precision, synchronize, tried_convolutions
 from trainer.config import TrialConfig
 from trainer.data.frames import DamagedFrames
@@ -47,6 +48,7 @@ from trainer.training.diagnostics import log_diagnostics
 from trainer.training.interruption import Stop, never
 from trainer.training.learner import Learner, in_groups
 from trainer.training.meters import EpochMeters
+from trainer.training.saver import Saver
 from trainer.training.schedule import learning_rate
 from trainer.training.state import BEST_CHECKPOINT, TrainingState, read_state
 
@@ -85,8 +87,10 @@ def fit(
     checkpoints hold what they became; a resume goes on with what its checkpoint holds.
 
     A run resumed from `last.pt` continues with bit-identical losses and metrics on the same CPU and number of threads.
-    With `checkpoint.every` 1 that of an epoch is on disk before the epoch is reported, so nothing that was reported is
-    trained twice; otherwise epochs that a crash took from the checkpoint are trained and reported again.
+    Checkpoints are written while training goes on, and an epoch is reported when its own is on disk, as a rule after
+    some steps of the next one; the last epoch of a run is on disk before the run goes on. So nothing that was reported
+    is trained twice. Where `checkpoint.every` is N epochs up to N - 1 of them are reported before they are saved; those
+    that a crash took from the checkpoint are trained and reported again.
 
     With `until` it ends early, in order: resumed from its `last.pt`, here or on another machine, it continues as if it
     had never ended.
@@ -119,8 +123,18 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     validation = split or out / SPLIT_FILE
     data, source = training_data(config.data, validation, make=split is None)
-    with float32_products(config.compute, device), tried_convolutions(device), _cut_short(stop):
-        run = _Run(config, data, source, device, out, resume_from, saved)
+
+    def record(result: EpochResult) -> None:
+        append_result(out / RESULTS_FILE, result)
+        report(result)
+
+    with (
+        float32_products(config.compute, device),
+        tried_convolutions(device),
+        _cut_short(stop),
+        CheckpointWriter(device) as writer,
+    ):
+        run = _Run(config, data, source, device, out, writer, record, resume_from, saved)
         del saved  # as large as the training
         history = run.state.history
         if run.is_done:
@@ -129,16 +143,19 @@ def fit(
         for result in history:
             report(result)
         started, end = len(history), min(until or config.optim.epochs, config.optim.epochs)
-        for epoch in range(started, end):
-            result = run.epoch_result(epoch, progress, stop)
-            run.save_epoch(result, ends=epoch + 1 == end)
-            if run.is_done:
-                run.leave_evaluation(validation, progress, stop)
-            append_result(out / RESULTS_FILE, result)
-            if epoch == started:
-                log.info("%s: %.0f images/s", run.conditions(), result.images_per_second)
-            log_diagnostics(history, config)
-            report(result)
+        try:
+            for epoch in range(started, end):
+                result = run.epoch_result(epoch, progress, stop)
+                run.save_epoch(result, ends=epoch + 1 == end)
+                if run.is_done:
+                    run.leave_evaluation(validation, progress, stop)
+                if epoch == started:
+                    log.info("%s: %.0f images/s", run.conditions(), result.images_per_second)
+                log_diagnostics(history, config)
+                run.saver.report(result)
+        except Exception:
+            run.saver.end()
+            raise
     return FitResult(tuple(history), kept_epoch(history) or history[-1])
 
 
@@ -166,6 +183,8 @@ class _Run:
         source: DataRecord,
         device: torch.device,
         out: Path,
+        writer: CheckpointWriter,
+        report: Report,
         resume_from: Path | None,
         saved: Mapping[str, Any] | None,
     ) -> None:
@@ -182,6 +201,7 @@ class _Run:
         """That of the network in `best.pt`; None where an earlier process made it."""
         if resume_from is not None and saved is not None:
             self.state.restore(resume_from, saved)
+        self.saver = Saver(config.checkpoint, writer, self.state, out, report)
         write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
         self._is_compiled = learner.compile()
 
@@ -246,7 +266,7 @@ class _Run:
             learner.step(group, lambda batch, output, terms: meters.add(batch, output, terms, attention=attention))
             meters.seconds = before + time.monotonic() - started
             progress(f"epoch {epoch + 1}", meters.batches, len(self.batches), _speed(meters))
-            self._stop_if(stop)
+            self._after_step(stop)
         # A GPU is steps behind the host; reading the losses would wait for it with the clock stopped.
         synchronize(self.device)
         meters.waited += frames.known()
@@ -268,11 +288,7 @@ class _Run:
         return self._latest.evaluation
 
     def save_epoch(self, result: EpochResult, *, ends: bool) -> None:
-        """Adds the epoch to the history; writes `best.pt` if it is the best, and `last.pt` as `checkpoint.every` says.
-
-        `last.pt` is written, too, where the run `ends`, and it follows every `best.pt`: epochs that are trained again
-        then never put a lesser network in its place.
-        """
+        """Adds the epoch to the history and saves what is due; where the run `ends`, both checkpoints are on disk."""
         history = self.state.history
         history.append(result)
         self.state.meters = EpochMeters()
@@ -280,10 +296,8 @@ class _Run:
         # As long as none was evaluated the first network is kept, and in the end the last one.
         is_best = kept is result if kept is not None else len(history) == 1 or self.is_done
         if is_best:
-            self.state.save_best(self.out)
             self._best = self._latest
-        if is_best or len(history) % self.config.checkpoint.every == 0 or ends:
-            self.state.save_last(self.out)
+        self.saver.after_epoch(best=is_best, last=ends)
 
     def leave_evaluation(self, split: Path, progress: Progress, stop: Stop) -> None:
         """Writes `evaluation/`, where there is a validation split; what goes wrong there costs no trained network."""
@@ -312,7 +326,7 @@ class _Run:
     def _stoppable(self, progress: Progress, stop: Stop) -> Progress:
         def each_batch(what: str, done: int, total: int, note: str = "") -> None:
             progress(what, done, total, note)
-            self._stop_if(stop)
+            self._after_step(stop)
 
         return each_batch
 
@@ -325,9 +339,13 @@ class _Run:
             self._stop_if(stop)
             raise
 
+    def _after_step(self, stop: Stop) -> None:
+        self.saver.after_step()
+        self._stop_if(stop)
+
     def _stop_if(self, stop: Stop) -> None:
         if stop():
-            self.state.save_last(self.out)
+            self.saver.save()
             done = f"{len(self.state.history)} epochs and {self.state.meters.batches} of {len(self.batches)} batches"
             raise StoppedError(f"stopped after {done}; --resume continues from there")
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
 from trainer.data.frames import DamagedFrames
 from trainer.errors import CheckpointError
@@ -61,27 +61,16 @@ class TrainingState:
         self.history: list[EpochResult] = []
         """Results of the finished epochs."""
 
-    def save_best(self, out: Path) -> None:
-        """Writes `best.pt` of the run in the folder `out`.
-
-        Raises:
-            OSError: the disk is full or fails.
-        """
-        save_checkpoint(out / BEST_CHECKPOINT, self._weights())
-
-    def save_last(self, out: Path) -> None:
-        """Writes `last.pt` of the run in the folder `out`.
-
-        Raises:
-            OSError: the disk is full or fails.
-        """
+    def checkpoints(self, out: Path, *, best: bool) -> dict[Path, dict[str, Any]]:
+        """What `last.pt` of the run in the folder `out` has to hold, after `best.pt` if this is the `best` network."""
+        weights = self._weights()
         state = {
             "learner": self.learner.state(),
             "meters": self.meters.state(),
             "damaged": self.damage.state(),
             "history": [result.model_dump(mode="json") for result in self.history],
         }
-        save_checkpoint(out / LAST_CHECKPOINT, self._weights() | state)
+        return ({out / BEST_CHECKPOINT: weights} if best else {}) | {out / LAST_CHECKPOINT: weights | state}
 
     def restore(self, path: Path, state: Mapping[str, Any]) -> None:
         """Takes over what `read_state` found in the file.
@@ -99,7 +88,7 @@ class TrainingState:
         self.damage.add(state["damaged"])
         self.history = [EpochResult.model_validate(result) for result in state["history"]]
 
-    def _weights(self) -> dict[str, object]:
+    def _weights(self) -> dict[str, Any]:
         return {
             "config": self._config.model_dump(mode="json"),
             "data": self._source.model_dump(),

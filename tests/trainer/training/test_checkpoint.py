@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trainings import WriterGate
 
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer import checkpoint
+from trainer.checkpoint import CheckpointWriter, load_checkpoint, on_host, save_checkpoint
 from trainer.errors import CheckpointError
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[3]
 
 
 class Crash(BaseException):
@@ -147,3 +156,87 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"evil\.pt"):
         load_checkpoint(path)
     assert not marker.exists()
+
+
+def network_state() -> dict[str, Any]:
+    """Tensors that share their memory, in other layouts, beside plain values; the state dict has attributes."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(
+        memory_format=torch.channels_last
+    )
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    return {
+        **{"epoch": 1, "model": network.state_dict(), "learning": network.state_dict()},
+        **{"optimizer": optimizer.state_dict(), "terms": [torch.ones(2), torch.zeros(())], "pair": (1, torch.ones(1))},
+    }
+
+
+def test_a_writer_writes_the_bytes_that_the_training_itself_would(tmp_path: Path) -> None:
+    state = network_state()
+    save_checkpoint(tmp_path / "here.pt", state)
+    with CheckpointWriter(CPU) as writer:
+        writer.begin({tmp_path / "best.pt": state, tmp_path / "last.pt": state})
+    for name in ("best.pt", "last.pt"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "here.pt").read_bytes()
+        assert load_checkpoint(tmp_path / name)["epoch"] == 1
+
+
+def test_what_is_written_is_the_state_of_when_it_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, weight = WriterGate(monkeypatch), torch.ones(64)
+    with CheckpointWriter(CPU) as writer:
+        writer.begin({tmp_path / "last.pt": {"weight": weight, "same": [weight]}})
+        weight.zero_()
+        assert not writer.is_idle() and not (tmp_path / "last.pt").exists()
+        gate.open.set()
+        writer.wait()
+        assert writer.is_idle()
+    found = load_checkpoint(tmp_path / "last.pt")
+    assert found["weight"].sum() == found["same"][0].sum() == 64
+
+
+def test_there_is_one_copy_at_most_and_none_when_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def watched(state: Any, device: torch.device) -> Any:
+        alive.append(sum(each() is not None for each in copies))
+        copied = on_host(state, device)
+        copies.extend(weakref.ref(each["weight"]) for each in copied.values())
+        return copied
+
+    monkeypatch.setattr(checkpoint, "on_host", watched)
+    weight = torch.ones(64)
+    with CheckpointWriter(CPU) as writer:
+        for _ in range(5):
+            writer.begin({tmp_path / name: {"weight": weight} for name in ("best.pt", "last.pt")})
+        writer.wait()
+        assert alive == [0] * 5 and not any(each() for each in copies)
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.pt.tmp")
+
+
+def test_a_write_that_fails_is_raised_wherever_the_training_meets_its_writer_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pt"
+    with CheckpointWriter(CPU) as writer:
+        writer.begin({path: state(1)})
+        writer.wait()
+        monkeypatch.setattr(checkpoint, "_serialise", full)
+        writer.begin({path: state(2)})
+        meetings: list[Callable[[], object]] = [writer.wait, writer.is_idle, lambda: writer.begin({path: state(3)})]
+        for meet in meetings:
+            with pytest.raises(OSError, match=r"No space left on device: 'last\.pt\.tmp'"):
+                meet()
+    assert load_checkpoint(path)["epoch"] == 1
+
+
+def test_a_process_killed_while_it_saves_leaves_whole_states_that_are_as_new_as_it_said() -> None:
+    command = [sys.executable, str(ROOT / "tests/helpers/chaos.py"), "checkpoint", "--kills", "6", "--seed", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and " 0 lost" in done.stdout, done.stdout + done.stderr

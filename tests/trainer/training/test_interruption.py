@@ -14,7 +14,7 @@ import pytest
 import torch
 from trainings import changed, figures
 
-from trainer import EpochResult, StoppedError, TrialConfig, fit
+from trainer import StoppedError, TrialConfig, fit
 from trainer.result import read_results
 from trainer.training.interruption import stop_on_signals
 from trainer.training.learner import Learner
@@ -101,11 +101,12 @@ def test_a_step_that_dies_with_a_worker_while_a_stop_is_asked_for_is_a_stop_and_
 
     with monkeypatch.context() as patched:
 
-        def interrupt(result: EpochResult) -> None:
-            patched.setattr(Learner, "forward", killed)
+        def interrupt(what: str, done: int, total: int, note: str = "") -> None:
+            if what == "epoch 1" and done == total:
+                patched.setattr(Learner, "forward", killed)
 
         with pytest.raises(StoppedError, match="in the middle of a step"):
-            fit(several_batches, interrupt, out=tmp_path / "cut", stop=lambda: bool(asked))
+            fit(several_batches, out=tmp_path / "cut", progress=interrupt, stop=lambda: bool(asked))
     resumed = fit(several_batches, resume_from=tmp_path / "cut/checkpoint/last.pt", out=tmp_path / "cut")
     assert figures(resumed.history) == figures(whole.history)
 
