@@ -34,7 +34,7 @@ from benchmarks.bench_rerank import embeddings
 from benchmarks.bench_step import FRAMES, IDENTITIES, compared, in_memory_batch, step_config, whole_step
 from benchmarks.measuring import environment, measure
 from trainer.checkpoint import seconds_to_save
-from trainer.compute import float32_products, limit_gpu_memory, prepare_process, synchronize
+from trainer.compute import float32_products, limit_gpu_memory, prepare_process, synchronize, tried_convolutions
 from trainer.config import TrialConfig
 from trainer.evaluation.embed import embed
 from trainer.evaluation.metrics import rank_embeddings
@@ -222,7 +222,11 @@ def _loading(small: bool) -> Iterator[Row]:
     device, config = _device(), _config(small)
     learner = Learner(config, IDENTITIES, device, own_weights=True)
     learner.begin_epoch(0)
-    with tempfile.TemporaryDirectory() as folder, float32_products(config.compute, device):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        float32_products(config.compute, device),
+        tried_convolutions(device),
+    ):
         drawn = bench_loader.draw_tracklets(Path(folder))
         for source, stored in bench_loader.sources(drawn, Path(folder)).items():
             if source == "packed bytes":
