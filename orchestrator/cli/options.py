@@ -64,9 +64,10 @@ class Command(click.Command):
         try:
             return super().parse_args(context, arguments)
         except click.NoSuchOption as error:
-            if any(each.name == "overrides" for each in self.params) and not error.possibilities:
-                error.message += f" A setting is written --set PATH=VALUE, such as --set {SETTING}."
-            raise
+            if error.possibilities or all(each.name != "overrides" for each in self.params):
+                raise
+            settings = f"A setting is written --set PATH=VALUE, such as --set {SETTING}."
+            raise click.NoSuchOption(error.option_name, f"{error.message} {settings}", ctx=context) from None
         except click.MissingParameter:
             given, _, _ = self.make_parser(context).parse_args(before)
             options = [each for each in self.params if isinstance(each, click.Option) and each.required]
