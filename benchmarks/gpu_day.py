@@ -33,7 +33,7 @@ from benchmarks.bench_ranking import IDENTITIES as EVALUATED_IDENTITIES
 from benchmarks.bench_rerank import embeddings
 from benchmarks.bench_step import FRAMES, IDENTITIES, compared, in_memory_batch, step_config, whole_step
 from benchmarks.measuring import environment, measure
-from trainer.checkpoint import seconds_to_save
+from trainer.checkpoint import seconds_to_copy, seconds_to_save
 from trainer.compute import float32_products, limit_gpu_memory, prepare_process, synchronize, tried_convolutions
 from trainer.config import TrialConfig
 from trainer.evaluation.embed import embed
@@ -322,6 +322,7 @@ def _saving(small: bool) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
             yield Row(f"size of {name}", round(saved_bytes(state) / 2**20), "MiB")
             yield Row(f"saving {name}", round(seconds_to_save(state, Path(folder)), 2), "s")
+    yield Row("the training stands still for", round(seconds_to_copy(state, _device()), 3), "s")
 
 
 def _sharing(small: bool) -> Iterator[Row]:

@@ -145,6 +145,15 @@ def _copied(value: Any, known: dict[object, Tensor]) -> Any:
     return type(value)(_copied(each, known) for each in value) if isinstance(value, list | tuple) else value
 
 
+def seconds_to_copy(state: dict[str, Any], device: torch.device) -> float:
+    """Seconds for which a training stands still while its state is copied to be saved; memory is there, as later on."""
+    copied = on_host(state, device)
+    del copied
+    began = time.monotonic()
+    on_host(state, device)
+    return time.monotonic() - began
+
+
 def seconds_to_save(state: dict[str, Any], folder: Path) -> float:
     """Seconds to save the state on the disk of the folder; nothing is left there, even by a crash.
 

@@ -177,10 +177,22 @@ class Estimate:
         return len({*due, self.epochs})
 
     @property
+    def saving_s(self) -> float:
+        """For which a trial stands still, at most: while its state is copied, and while the one before is written.
+
+        With `checkpoint.every: auto` only a save with a new best network waits for the one before, which has had the
+        time of an epoch; otherwise each does. The last one is waited for.
+        """
+        often = self.largest.config.checkpoint.every
+        waiting, epochs = (self.evaluations, 1) if often == "auto" else (self.saves, often)
+        writing = self.cost.save_best_seconds + self.cost.save_last_seconds
+        late = max(0.0, writing - epochs * self.training_s)
+        return self.saves * self.cost.copy_seconds + (waiting - 1) * late + writing
+
+    @property
     def trial_s(self) -> float:
-        """Time of one trial: training, evaluation and saving."""
-        saving = self.saves * self.cost.save_last_seconds + self.evaluations * self.cost.save_best_seconds
-        return self.epochs * self.training_s + self.evaluations * self.evaluation_s + saving
+        """Time of one trial: training, evaluation and what saving adds."""
+        return self.epochs * self.training_s + self.evaluations * self.evaluation_s + self.saving_s
 
     @property
     def wall_s(self) -> float:
@@ -264,8 +276,8 @@ def _time(found: Estimate) -> list[tuple[str, str]]:
         ),
         (
             "",
-            f"and at most {found.saves} saves of last.pt ({duration(cost.save_last_seconds)}) and "
-            f"{found.evaluations} of best.pt ({duration(cost.save_best_seconds)})",
+            f"and at most {duration(found.saving_s)} of {found.saves} saves: {duration(cost.copy_seconds)} to copy, "
+            f"last.pt ({duration(cost.save_last_seconds)}) and best.pt ({duration(cost.save_best_seconds)}) beside it",
         ),
     ]
     if space.stopping.pauses:

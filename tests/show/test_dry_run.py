@@ -44,6 +44,7 @@ COST = StepCost(
     last_bytes=3 * 2**28,
     save_best_seconds=1.0,
     save_last_seconds=4.0,
+    copy_seconds=0.5,
 )
 TRAINER: dict[str, Any] = {"optim": {"epochs": 10}, "evaluation": {"every": 4}}
 SIDE_BY_SIDE = Allocation(concurrent=4, cpus=2, gpus=0, reason="no GPU in the cluster")
@@ -64,7 +65,7 @@ def test_an_epoch_is_its_batches_and_every_evaluation_its_frames() -> None:
     found, _ = computed(searched(trials=9))
     assert (found.training_s, found.evaluation_s) == (20.0, 60.0)
     assert found.evaluations == 3  # after epochs 4, 8 and the last
-    assert found.trial_s == 10 * 20 + 3 * 60 + (10 * 4 + 3 * 1)  # the state is saved after every epoch
+    assert found.trial_s == 10 * 20 + 3 * 60 + 10 * 0.5 + 5  # the state is copied after every epoch, and written beside
     assert found.wall_s == 3 * found.trial_s  # 9 trials, 4 at once
 
 
@@ -76,7 +77,14 @@ def test_the_state_is_saved_when_due_and_with_every_evaluation_that_may_be_the_b
     trainer = {**TRAINER, "checkpoint": {"every": saved_every}}
     found, text = computed(searched(trials=4, trainer=trainer))
     assert found.saves == saves
-    assert f"at most {saves} saves of last.pt (4 s) and 3 of best.pt (1 s)" in text
+    assert f"of {saves} saves: 500 ms to copy, last.pt (4 s) and best.pt (1 s) beside it" in text
+
+
+@pytest.mark.parametrize(("every", "waits"), [("auto", 2), (1, 9), (2, 0)])
+def test_a_training_that_is_faster_than_its_saves_waits_for_them(every: object, waits: int) -> None:
+    fast = COST.model_copy(update={"seconds_per_batch": 0.1})  # 4 s an epoch, and 5 s to write both
+    found, _ = computed(searched(trials=4, trainer={**TRAINER, "checkpoint": {"every": every}}), cost=fast)
+    assert found.saving_s == pytest.approx(found.saves * 0.5 + waits * 1 + 5)
 
 
 def test_repeats_come_in_rounds_of_their_own_after_the_trials() -> None:
@@ -95,7 +103,7 @@ def test_gpu_hours_are_the_time_of_all_trials_times_their_share_of_a_gpu() -> No
         COST.model_copy(update={"device": "a GPU", "gpu_memory_bytes": 5 * GIB}),
     )
     assert found.gpu_hours == 8 * found.trial_s * 0.5 / 3600
-    assert "GPU hours about 0.47; 4 at once, 0.5 of 2 GPUs" in text
+    assert "GPU hours about 0.43; 4 at once, 0.5 of 2 GPUs" in text
 
 
 @pytest.mark.parametrize(

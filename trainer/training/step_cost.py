@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trainer.automatic import resolved, this_machine
-from trainer.checkpoint import seconds_to_save
+from trainer.checkpoint import seconds_to_copy, seconds_to_save
 from trainer.compute import float32_products, require_precision, synchronize, tried_convolutions
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
@@ -77,7 +77,8 @@ class StepCost(FrozenConfig):
     evaluation_frames: int
     """Frames that one evaluation of the validation split embeds."""
     memory_bytes: int
-    """Peak of resident memory: of the process, and what processes that decode frames have for themselves."""
+    """Peak of resident memory: of the process, what processes that decode frames have for themselves, and the copy of
+    the state that is being saved."""
     gpu_memory_bytes: int | None
     """Peak of the memory that torch took from the GPU; what CUDA itself takes is not in it. None without a GPU."""
     parameters: int
@@ -87,9 +88,11 @@ class StepCost(FrozenConfig):
     last_bytes: int
     """Of the tensors in `last.pt`."""
     save_best_seconds: float
-    """Time to save `best.pt`."""
+    """Time to write `best.pt`, while the training goes on."""
     save_last_seconds: float
-    """Time to save `last.pt`."""
+    """Time to write `last.pt`, while the training goes on."""
+    copy_seconds: float
+    """Time for which the training stands still before, while the state is copied."""
 
 
 def measure_step(
@@ -152,7 +155,7 @@ def measure_step(
             )
     best = {"config": config.model_dump(mode="json"), "model": learner.weights()}
     last = {**best, "learner": learner.state()}
-    folder = disk or Path(tempfile.gettempdir())
+    folder, last_bytes = disk or Path(tempfile.gettempdir()), saved_bytes(last)
     return StepCost(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
@@ -166,13 +169,14 @@ def measure_step(
         seconds_per_frame=seconds_per_frame,
         evaluated_frames=frames,
         evaluation_frames=config.clips.frames * len(evaluation_windows(evaluated, config)),
-        memory_bytes=memory_bytes,
+        memory_bytes=memory_bytes + last_bytes,
         gpu_memory_bytes=torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
         parameters=sum(parameter.numel() for parameter in learner.model.parameters() if parameter.requires_grad),
         best_bytes=saved_bytes(best),
-        last_bytes=saved_bytes(last),
+        last_bytes=last_bytes,
         save_best_seconds=seconds_to_save(best, folder),
         save_last_seconds=seconds_to_save(last, folder),
+        copy_seconds=seconds_to_copy(last, device),
     )
 
 
