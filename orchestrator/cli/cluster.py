@@ -104,11 +104,30 @@ class SlurmOptions(JobOptions):
         option("--time", metavar="[D-]HH:MM:SS", help="Limit of one start; the search goes on in the next."),
     ]
     memory: Annotated[
-        str, option("--memory", show_default="all", metavar="SIZE", help="Memory of each node, such as 64G.")
-    ] = "0"
-    partition: Annotated[str | None, option("--partition", help="Partition of the cluster.")] = None
-    account: Annotated[str | None, option("--account", help="Account to charge.")] = None
-    qos: Annotated[str | None, option("--qos", help="Quality of service.")] = None
+        str | None,
+        option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory of each node, such as 64G.  [default: the site's for a part of one node; all of several]",
+        ),
+    ] = None
+    sbatch: Annotated[
+        tuple[str, ...],
+        option(
+            "--sbatch",
+            metavar="KEY=VALUE",
+            help="What else is asked of Slurm, such as partition=gpu or account=vision/reid; repeatable.",
+        ),
+    ] = ()
+    setup: Annotated[
+        tuple[str, ...],
+        option(
+            "--setup", metavar="LINE", help="Line of shell before the search, such as 'module load cuda'; repeatable."
+        ),
+    ] = ()
+    container: Annotated[
+        str | None, option("--container", metavar="FILE", help="Image of Apptainer to run the search in.")
+    ] = None
     save_before: Annotated[
         int,
         option(
@@ -135,8 +154,8 @@ class SlurmOptions(JobOptions):
     group=cluster,
 )
 def slurm(given: SlurmOptions) -> int:
-    """Write a job script for Slurm, which runs a search on whole nodes and queues itself again until it is done."""
-    from orchestrator.cluster.manifests import SlurmJob, slurm_script
+    """Write a job script for Slurm: a search on one node or several, queued again until it is done."""
+    from orchestrator.cluster.slurm import SlurmJob, slurm_script, warnings
 
     job = SlurmJob(
         machines=_machines(given, given.nodes),
@@ -145,12 +164,15 @@ def slurm(given: SlurmOptions) -> int:
         space=str(Path(given.file).absolute()) if Path(given.file).is_file() else given.file,
         memory=given.memory,
         save_before=given.save_before,
-        partition=given.partition,
-        account=given.account,
-        qos=given.qos,
+        sbatch=given.sbatch,
+        setup=given.setup,
+        container=None if given.container is None else _absolute(given.container),
     )
     # The job reads the space from its file, without what `--set` changes.
-    click.echo(slurm_script(_work(given, overrides=given.overrides), job), nl=False)
+    work = _work(given, overrides=given.overrides)
+    click.echo(slurm_script(work, job), nl=False)
+    for line in warnings(work):
+        click.echo(line, err=True)
     return Exit.OK
 
 

@@ -1,4 +1,4 @@
-"""Files that start a cluster for a search: a Slurm job, a file for `ray up`; objects of Kubernetes are in `kubernetes`.
+"""Files that start a cluster for a search: those for `ray up`; others are in `slurm` and `kubernetes`.
 
 The texts are Jinja templates in the folder `cluster`. Every value is quoted when it is written, and refused if it
 cannot be quoted within a line: no value changes the structure of a file, or what a shell runs.
@@ -29,10 +29,6 @@ IMAGE = re.compile(
     r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d+)?(/[a-z0-9._-]+)*(:(?!latest$)[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})"
 )
 IMAGE_MEANING = "an image with a tag other than latest, or with a digest"
-SLURM_TIME = re.compile(r"(?:(?P<days>\d{1,3})-)?(?P<rest>\d{1,4}(?::\d{1,2}){0,2})")
-SLURM_MEMORY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGT]?)")
-# sbatch splits a directive into words; none of its values needs other characters.
-SLURM_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:@%+-]*")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", start=1)}
 # RFC 1035, with room for the suffixes by which KubeRay and Ray name services, pods and machines.
@@ -40,8 +36,6 @@ CLOUD_NAME = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
 SERVICE_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}@[a-z0-9.-]{1,100}\.gserviceaccount\.com")
 INSTANCE_PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,128}")
 MINI_MARS = "mini-mars"
-# Seconds that a start needs on a quiet machine before it can save anything.
-START_S = 60
 
 
 class UnusableValue(OrchestratorError):
@@ -122,81 +116,6 @@ class Work(NamedTuple):
         allocation = allocate(machines.nodes(), resources, concurrent=most, trials=trials)
         whole = "whole " * self.space.stopping.pauses
         return f"{self.name}: {self.space.budget.trials} {whole}trials, {allocation.reason}"
-
-
-# --- Slurm
-
-
-class SlurmJob(NamedTuple):
-    """A request to Slurm."""
-
-    machines: Machines
-    time: str
-    """Limit of one start of the job, as for `sbatch --time`."""
-    environment: str
-    """Python environment with reidsearch, the same on all nodes."""
-    space: str
-    """Name or path of the space on the cluster."""
-    memory: str = "0"
-    """Of each node, as for `sbatch --mem`; 0 is all of it."""
-    save_before: int = 120
-    """Seconds before the limit at which the search is told to save."""
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-
-
-def slurm_script(work: Work, job: SlurmJob) -> str:
-    """The job script.
-
-    Raises:
-        UnusableValue: a value cannot stand in it, or the job is too short to save anything.
-        EnvironmentProblem: no node can hold a trial.
-        SearchError: the name cannot name a search.
-    """
-    if _slurm_seconds(job.time) < job.save_before + START_S:
-        raise UnusableValue(
-            f"--time {job.time}: a start takes about {START_S} s, and {job.save_before} s before the limit the search "
-            "is told to save; ask for more"
-        )
-    machines = job.machines._replace(memory=_slurm_bytes(job.memory))
-    plan = work.plan(machines)
-    words = {"job-name": work.name, "partition": job.partition, "account": job.account, "qos": job.qos}
-    for option, word in words.items():
-        if word is not None:
-            matching(f"--{option}", word, SLURM_WORD, "one word of letters and digits")
-    values = {
-        "plan": plan,
-        "name": work.name,
-        "storage": work.storage,
-        "launch": ["--space", job.space, *work.launch],
-        "resume": work.resume,
-        "nodes": machines.number,
-        "cpus": machines.cpus,
-        "gpus": machines.gpus,
-    }
-    return rendered("slurm.sbatch.j2", job._asdict() | values, shell_words)
-
-
-def _slurm_seconds(text: str) -> int:
-    """Seconds of a time limit of Slurm: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
-    matching("--time", text, SLURM_TIME, "a time limit such as 90, 08:00:00 or 2-00:00:00")
-    days, _, rest = text.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if days:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-    elif len(parts) == 1:
-        hours, minutes, seconds = 0, parts[0], 0
-    else:
-        hours, minutes, seconds = ([0] * (3 - len(parts))) + parts
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _slurm_bytes(text: str) -> int:
-    """Bytes of an amount of memory of Slurm, in MiB if no unit is given; 0 is all there is."""
-    matching("--memory", text, SLURM_MEMORY, "a memory such as 64G, or 0 for all of a node")
-    unit = text[-1] if text[-1].isalpha() else "M"
-    return int(text.rstrip("KMGT")) * UNITS[f"{unit}i"]
 
 
 # --- `ray up`

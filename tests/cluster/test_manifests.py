@@ -27,7 +27,7 @@ from ray.autoscaler._private import util as autoscaler
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import OrchestratorError
-from orchestrator.cluster import kubernetes, manifests
+from orchestrator.cluster import kubernetes, manifests, slurm
 from orchestrator.cluster.manifests import UnusableValue
 from orchestrator.cluster.ray import ENVIRONMENT
 from orchestrator.space.search_space import SearchSpace
@@ -50,8 +50,8 @@ def work(**changed: Any) -> manifests.Work:
     return manifests.Work(SPACE, "attn_cl-1", "/shared/runs", **of_data)._replace(**changed)
 
 
-def job(**changed: Any) -> manifests.SlurmJob:
-    return manifests.SlurmJob(MACHINES, "08:00:00", "/shared/env", "attn_cl.yaml")._replace(**changed)
+def job(**changed: Any) -> slurm.SlurmJob:
+    return slurm.SlurmJob(MACHINES, "08:00:00", "/shared/env", "attn_cl.yaml")._replace(**changed)
 
 
 def cloud(provider: str) -> manifests.CloudMachines:
@@ -64,7 +64,7 @@ def cloud(provider: str) -> manifests.CloudMachines:
 
 
 FILLED = {
-    "slurm.sbatch": manifests.slurm_script(work(), job()),
+    "slurm.sbatch": slurm.slurm_script(work(), job()),
     "rayjob.yaml": kubernetes.kubernetes_job(work(), CLUSTER),
     "raycluster.yaml": kubernetes.kubernetes_cluster(work(), CLUSTER),
     "ray-up-onprem.yaml": manifests.ray_up_own(work(), MACHINES, OWN),
@@ -101,10 +101,17 @@ TEXTS = {
         work(storage="s3://bucket/runs"), CLUSTER._replace(service_account="reid", secret="keys")
     ),
     "rayjob.yaml with the patches of a site": patched_job(),
-    "slurm.sbatch with all options": manifests.slurm_script(
+    "slurm.sbatch with all options": slurm.slurm_script(
         work(storage="/a 'b'/$(date)/`id`"),
-        job(partition="gpu", account="reid", qos="long", memory="64G", time="2-00:00:00"),
+        job(
+            sbatch=("partition=gpu", "account=vision/reid", "constraint=a100|[b&c]", "gres=gpu:a100:2", "overcommit"),
+            setup=("module load cuda", "export APPTAINER_BIND='/shared'"),
+            container="/images/a b.sif",
+            memory="64G",
+            time="2-00:00:00",
+        ),
     ),
+    "slurm.sbatch for a part of a node": slurm.slurm_script(work(), job(machines=manifests.Machines(1, 8, 2))),
 }
 
 
@@ -172,19 +179,32 @@ def test_the_drivers_script_in_kubernetes_is_shell_without_a_fault(tmp_path: Pat
         assert checked.returncode == 0, checked.stdout
 
 
+def asked_of_slurm(title: str) -> set[str]:
+    return set(re.findall(r"^#SBATCH --(.*)$", TEXTS[title], re.MULTILINE))
+
+
 def test_the_job_script_asks_slurm_for_what_was_said() -> None:
-    asked = set(re.findall(r"^#SBATCH --(.*)$", TEXTS["slurm.sbatch with all options"], re.MULTILINE))
-    assert {"nodes=3", "cpus-per-task=8", "gpus-per-node=2", "mem=64G", "time=2-00:00:00", "requeue"} <= asked
-    assert {
-        "partition=gpu",
-        "account=reid",
-        "qos=long",
-        "signal=B:USR1@120",
-        "exclusive",
-        "job-name=attn_cl-1",
-    } <= asked
-    usual = set(re.findall(r"^#SBATCH --(.*)$", TEXTS["slurm.sbatch filled in"], re.MULTILINE))
-    assert {option.partition("=")[0] for option in asked - usual} == {"partition", "account", "qos", "mem", "time"}
+    usual, asked = asked_of_slurm("slurm.sbatch filled in"), asked_of_slurm("slurm.sbatch with all options")
+    assert usual - asked == {"mem=0", "time=08:00:00", "gpus-per-node=2"}
+    assert {"nodes=3", "cpus-per-task=8", "exclusive", "requeue", "signal=B:USR1@120", "job-name=attn_cl-1"} <= asked
+    assert asked - usual == {
+        *("mem=64G", "time=2-00:00:00", "partition=gpu", "account=vision/reid", "constraint='a100|[b&c]'"),
+        *("gres=gpu:a100:2", "overcommit"),
+    }
+    lines = TEXTS["slurm.sbatch with all options"].splitlines()
+    start = lines.index("set -eo pipefail")
+    assert lines[start + 1 : start + 4] == ["module load cuda", "export APPTAINER_BIND='/shared'", "set -u"]
+    assert "inside=(apptainer exec --nv '/images/a b.sif')" in lines
+
+
+def test_a_search_on_one_node_asks_for_a_part_of_it_and_starts_no_cluster() -> None:
+    title = "slurm.sbatch for a part of a node"
+    assert asked_of_slurm("slurm.sbatch filled in") - asked_of_slurm(title) == {"exclusive", "mem=0", "nodes=3"}
+    assert not re.search("srun --|symmetric-run|--address", TEXTS[title])
+    several = asked_of_slurm("slurm.sbatch filled in")
+    exclusive = slurm.slurm_script(work(), job(machines=manifests.Machines(1, 8, 2), sbatch=("exclusive",)))
+    assert "exclusive" in several
+    assert "\n#SBATCH --exclusive\n" in exclusive
 
 
 def test_what_the_job_script_tells_ray_is_what_the_driver_tells_it() -> None:
@@ -410,12 +430,12 @@ ASSIGNMENTS = ("name", "storage", "launch", "environment", "cpus", "gpus")
 @given(storage=HOSTILE, data=HOSTILE, environment=HOSTILE, name=HOSTILE)
 def test_no_text_changes_what_the_job_script_runs(storage: str, data: str, environment: str, name: str) -> None:
     try:
-        text = manifests.slurm_script(
+        text = slurm.slurm_script(
             work(storage=storage, launch=["--data", data], name=name or "n"), job(environment=environment)
         )
     except OrchestratorError as error:
         assert len(str(error).splitlines()) == 1
-        text = manifests.slurm_script(work(storage=_usable(storage), launch=["--data", _usable(data)]), job())
+        text = slurm.slurm_script(work(storage=_usable(storage), launch=["--data", _usable(data)]), job())
         storage, data, environment, name = _usable(storage), _usable(data), "/shared/env", "attn_cl-1"
     ours, plain = text.split("\n"), FILLED["slurm.sbatch"].split("\n")
     changed = [index for index, (a, b) in enumerate(zip(ours, plain, strict=True)) if a != b]
@@ -494,6 +514,7 @@ SLURM = [
     "--time",
     "8:0:0",
 ]
+OF_SLURM = [*SLURM, "--storage", "/s"]
 K8S = [
     *("cluster", "k8s", "attn_cl", "--nodes", "2", "--gpus-per-node", "1", "--cpus-per-node", "8"),
     "--data",
@@ -504,8 +525,21 @@ IMAGE = ["--image", "r.example.org/x:1"]
 OF_A_JOB = [*K8S, *IMAGE, "--storage", "/shared/runs"]
 ONPREM = [*UP, "--provider", "onprem", "--head", "a", "--worker", "b", "--user", "u"]
 REFUSED = {
-    "a partition with a space": ([*SLURM, "--storage", "/s", "--partition", "a b"], 3, "--partition: must be one word"),
-    "a partition with a newline": ([*SLURM, "--storage", "/s", "--partition", "a\n#SBATCH --uid=0"], 3, "--partition"),
+    "a partition with a space": ([*OF_SLURM, "--sbatch", "partition=a b"], 3, "--sbatch: must be KEY=VALUE"),
+    "a partition with a newline": ([*OF_SLURM, "--sbatch", "partition=a\n#SBATCH --uid=0"], 3, "--sbatch: 'part"),
+    "a quote for Slurm": ([*OF_SLURM, "--sbatch", "comment='"], 3, "--sbatch: must be KEY=VALUE"),
+    "dashes for Slurm": ([*OF_SLURM, "--sbatch", "--qos=long"], 3, "--sbatch: must be KEY=VALUE"),
+    "what the script sets": ([*OF_SLURM, "--sbatch", "mem=4G"], 3, "decides on mem itself; give --memory"),
+    "what the script cannot do": ([*OF_SLURM, "--sbatch", "array=1-9"], 3, "decides on array itself"),
+    "a key twice": ([*OF_SLURM, "--sbatch", "qos=a", "--sbatch", "qos=b"], 3, "qos is given twice"),
+    "other GPUs": ([*OF_SLURM, "--sbatch", "gres=gpu:a100:2"], 3, "these are 2 GPUs; --gpus-per-node says 4"),
+    "data in a bucket for Slurm": ([*OF_SLURM, "--data", "s3://b/mars"], 3, "must be a folder that all nodes see"),
+    "half a line": ([*OF_SLURM, "--setup", "if true; then"], 3, "--setup: must be one whole line"),
+    "an open quote": ([*OF_SLURM, "--setup", "echo 'a"], 3, "--setup: must be one whole line"),
+    "a line that goes on": ([*OF_SLURM, "--setup", "echo \\"], 3, "--setup: must be one whole line"),
+    "a text that goes on": ([*OF_SLURM, "--setup", "cat << E"], 3, "--setup: must be one whole line"),
+    "two lines": ([*OF_SLURM, "--setup", "a\nb"], 3, "do not print"),
+    "a directive among the lines": ([*OF_SLURM, "--setup", "#SBATCH --qos=a"], 3, "--setup: must be one whole line"),
     "no time": ([*SLURM[:-2], "--storage", "/s", "--time", "soon"], 3, "--time: must be a time limit"),
     "too little time": ([*SLURM[:-2], "--storage", "/s", "--time", "00:02:00"], 3, "ask for more"),
     "a line's end in a path": ([*SLURM, "--storage", "/s\n/t"], 3, "do not print"),
@@ -570,6 +604,21 @@ def test_a_file_of_a_space_is_named_by_its_whole_path(
     assert "\n# mine: 7 trials, 2 at once on 2 nodes, 1 of 8 GPUs and 8 CPU cores each\n" in text
 
 
+def test_places_that_nodes_may_not_see_and_a_database_on_a_shared_file_system_are_warned_about(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = ["--storage", "/tmp/runs", "--data", "/no/mars"]
+    assert run([*SLURM, *place]) == 0
+    local, missing, mlflow = capsys.readouterr().err.splitlines()
+    assert local.startswith("--storage /tmp/runs: every machine has a folder of its own")
+    assert missing.startswith("--data /no/mars: is not on this machine")
+    assert mlflow.startswith("MLflow's runs are in SQLite, /tmp/runs/mlflow.db, ")
+    assert run([*SLURM, "--storage", "s3://b/runs", "--data", "mini-mars"]) == 0
+    assert capsys.readouterr().err.startswith("MLflow's database cannot lie in a bucket")
+    assert run([*SLURM, "--storage", "/s", "--data", "mini-mars", "--tracking-uri", "http://mlflow:5000"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("page", ["howto-cluster.md"])
 def test_the_commands_that_are_documented_write_what_is_shown(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     writing = [
@@ -577,7 +626,7 @@ def test_the_commands_that_are_documented_write_what_is_shown(page: str, capsys:
         for words in (list(command.words) for command in block_commands(ROOT / "docs" / page))
         if words[:2] == ["reidsearch", "cluster"] and words[2] != "plan"
     ]
-    assert len(writing) == 5
+    assert len(writing) == 6
     said = []
     for words in writing:
         assert run(words[1 : words.index(">")]) == 0
@@ -590,7 +639,7 @@ def test_the_commands_that_are_documented_write_what_is_shown(page: str, capsys:
 
 def test_texts_that_do_not_print_are_refused() -> None:
     with pytest.raises(UnusableValue, match="do not print"):
-        manifests.slurm_script(work(storage="/a\u2028b"), job())
+        slurm.slurm_script(work(storage="/a\u2028b"), job())
 
 
 def test_no_secret_of_the_environment_is_in_a_file_that_is_written(
@@ -616,7 +665,7 @@ def test_the_line_break_at_the_end_of_a_secret_made_from_a_file_is_ignored(monke
 
 def test_no_python_of_the_job_script_imports_from_the_folder_that_it_was_submitted_in() -> None:
     text = FILLED["slurm.sbatch"]
-    assert text.index("export PYTHONSAFEPATH=1") < text.index("(python - ")
+    assert text.index("export PYTHONSAFEPATH=1") < text.index(" python - ")
 
 
 def test_a_start_after_the_first_names_the_mlflow_server_again(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,10 +45,10 @@ def cluster() -> Iterator[Slurm]:
         yield running
 
 
-def submit(cluster: Slurm, name: str, *arguments: str) -> str:
+def submit(cluster: Slurm, name: str, *arguments: str, nodes: int = 2, export: str = "ALL") -> str:
     """Number of the job that the rendered script of the space `smoke` became."""
     written = command(
-        *("cluster", "slurm", "smoke.yaml", "--nodes", "2", "--cpus-per-node", "1", "--name", name),
+        *("cluster", "slurm", "smoke.yaml", "--nodes", str(nodes), "--cpus-per-node", "1", "--name", name),
         *("--storage", str(cluster.folder / "runs"), "--environment", sys.prefix),
         *(word for setting in SETTINGS for word in ("--set", setting)),
         *arguments,
@@ -56,7 +56,8 @@ def submit(cluster: Slurm, name: str, *arguments: str) -> str:
     assert written.returncode == 0, written.stderr
     script = cluster.folder / f"{name}.sbatch"
     script.write_text(written.stdout)
-    return cluster.run("sbatch", "--parsable", f"--chdir={cluster.folder}", str(script)).strip()
+    options = (f"--chdir={cluster.folder}", f"--export={export}")
+    return cluster.run("sbatch", "--parsable", *options, str(script)).strip()
 
 
 def until(cluster: Slurm, number: str, *states: str) -> dict[str, str]:
@@ -93,9 +94,11 @@ def log(cluster: Slurm) -> str:
 def test_a_job_whose_time_is_up_saves_is_queued_again_and_finishes_with_every_trial_once(cluster: Slurm) -> None:
     number = submit(cluster, "limited", "--time", "01:00:00", "--save-before", "300")
     await_event(cluster, "limited", TrialReported)
-    (token,) = (cluster.folder / "home/.reidsearch").glob("slurm-*/token")
-    assert (token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    secret = token.read_text()
+    tokens = list(cluster.folder.glob("tmp-*/rs-*/token"))
+    assert len(tokens) == 2
+    for token in tokens:
+        assert (token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    (secret,) = {token.read_text().strip() for token in tokens}
     # Its time is up in three to four minutes: Slurm's own signal comes at its next look, in half a minute at most.
     hours, minutes, _ = map(int, cluster.job(number)["RunTime"].split(":"))
     cluster.run("scontrol", "update", f"JobId={number}", f"TimeLimit={60 * hours + minutes + 4}")
@@ -124,8 +127,32 @@ def test_a_job_whose_time_is_up_saves_is_queued_again_and_finishes_with_every_tr
 
 @pytest.mark.e2e
 @pytest.mark.long
+def test_a_search_on_a_part_of_a_node_needs_no_home_goes_on_after_a_requeue_and_has_every_trial_once(
+    cluster: Slurm,
+) -> None:
+    settings = ("--set", "budget.trials=2", "--set", "trainer.optim.epochs=60")
+    number = submit(cluster, "part", "--time", "01:00:00", *settings, nodes=1, export="HOME=/dev/null,TMPDIR=/dev/null")
+    await_event(cluster, "part", TrialReported)
+    cluster.run("scancel", "--batch", "--signal=USR1", number)  # as --signal=B:USR1 does
+    job = until(cluster, number, *OVER)
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("COMPLETED", "0:0", "1"), log(cluster)
+    events = events_of(cluster, "part")
+    endings = [(event.state, event.reason) for event in events if isinstance(event, SessionEnded)]
+    assert endings == [("interrupted", "SIGUSR1"), ("finished", "2 trials")]
+    completed = Counter(event.trial for event in events if isinstance(event, TrialCompleted))
+    assert completed == {"t0000": 1, "t0001": 1}
+    assert list(Path("/tmp").glob(f"rs-{number}-*")) == left_behind(cluster) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.long
 def test_a_job_that_its_user_cancels_saves_and_is_not_queued_again(cluster: Slurm) -> None:
-    number = submit(cluster, "cancelled", "--time", "01:00:00")
+    # As after `--export=NONE`, with a home that cannot be written, and a TMPDIR that the second node lacks:
+    # /tmp is shared by these hosts, /dev/shm is not.
+    (cluster.folder / "tmp-n1/j").mkdir()
+    (cluster.folder / "tmp-n2/j").touch()
+    export = f"HOME=/dev/null,TMPDIR={cluster.folder}/tmp/j"
+    number = submit(cluster, "cancelled", "--time", "01:00:00", export=export)
     await_event(cluster, "cancelled", TrialReported)
     cluster.run("scancel", number)
     assert until(cluster, number, *OVER)["JobState"] == "CANCELLED"
@@ -142,5 +169,6 @@ def test_a_job_that_its_user_cancels_saves_and_is_not_queued_again(cluster: Slur
 
 
 def left_behind(cluster: Slurm) -> list[Path]:
-    """Tokens, and what Ray keeps on the nodes."""
-    return [*(cluster.folder / "home/.reidsearch").glob("*"), *cluster.folder.glob("tmp-*/rs-*")]
+    """Tokens, what Ray keeps on the nodes, counts of starts, and anything in the home."""
+    folder = cluster.folder
+    return [*(folder / "home").iterdir(), *folder.glob("tmp-*/**/rs-*"), *folder.glob(".reidsearch-*")]

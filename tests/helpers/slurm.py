@@ -78,6 +78,7 @@ set -eu
 folder=$1 name=$2 address=$3
 hostname "$name"
 mount --bind "$folder/tmp-$name" "$folder/tmp"
+mount -t tmpfs none /dev/shm
 ip link set lo up
 until ip link show eth0 > /dev/null 2>&1; do sleep 0.01; done
 ip addr add "$address/24" dev eth0
@@ -141,7 +142,7 @@ def slurm(nodes: int = 2, cpus: int = 1) -> Iterator[Slurm]:
     """A Slurm with nodes n1, n2, ... that are idle."""
     names = [f"n{number + 1}" for number in range(nodes)]
     # Not below pytest's own folder: Ray's sockets are below this one, and their paths end at 107 characters.
-    with tempfile.TemporaryDirectory(prefix="slurm-") as path:
+    with tempfile.TemporaryDirectory(prefix="s") as path:
         folder = Path(path)
         _configure(folder, names, cpus)
         with (folder / "control.log").open("wb") as log:

@@ -16,6 +16,7 @@ EXCEPTIONS = {
     ("trainer/data/readers/hdf5_child.py", "native reader"): "the child process, with limits, that nothing depends on",
     ("trainer/child.py", "child"): "where children are started, with nothing of the current folder",
     ("orchestrator/base/provenance.py", "child"): "git, which is no Python",
+    ("orchestrator/cluster/slurm.py", "child"): "bash, which is no Python",
     ("orchestrator/base/hints.py", "child"): "names the command of this environment, and starts nothing",
     ("benchmarks/bench_decoders.py", "image"): "decodes what it encoded itself",
     ("benchmarks/bench_loader.py", "image"): "decodes what the generator of data wrote",
