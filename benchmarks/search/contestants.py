@@ -22,6 +22,7 @@ from orchestrator.runner.next_step import (
     EndPaused,
     SearchOver,
     Step,
+    Wait,
     next_step,
     pause_after_epoch,
     step_of,
@@ -93,7 +94,7 @@ class Ours:
     def decide(self) -> Start | Continue | None:
         """As the runner asks."""
         step = self._step()
-        if isinstance(step, EndPaused | SearchOver):
+        if isinstance(step, EndPaused | SearchOver | Wait):
             return None
         if isinstance(step, ContinueTrial):
             self.study.apply(step.event)

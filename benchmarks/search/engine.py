@@ -107,7 +107,10 @@ class _Engine:
             now, slot, trial = heapq.heappop(free)
             trial = self._decide() if trial is None else trial
             if trial is None:
-                break
+                if all(other is None for *_, other in free):
+                    break
+                heapq.heappush(free, (now + 1, slot, None))  # until the others are over
+                continue
             heapq.heappush(free, (now + 1, slot, trial if self._goes_on(trial) else None))
         return Run(
             epochs={goal: next((spent for spent, merit in self._trace if merit >= goal), None) for goal in GOALS},
