@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.automatic import resolved, this_machine
 from trainer.config import TrialConfig
 from trainer.data.dataset import Splits, dataset_fingerprint, names_of
 from trainer.data.synthetic.dataset import is_synthetic
@@ -53,6 +54,7 @@ def write_evaluation(
     Raises:
         DataError: a frame that is to be shown is missing or damaged.
     """
+    config = resolved(config, this_machine(next(result.model.parameters()).device))
     out.mkdir(parents=True, exist_ok=True)
     synthetic = is_synthetic(config.data.root)
     by_camera = precision_by_camera(result.data)
