@@ -1,0 +1,130 @@
+"""What the job script for one node does with each answer of `reidsearch` and Slurm, which are stubs here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+from orchestrator.cluster.manifests import Machines, Work
+from orchestrator.cluster.slurm import SlurmJob, slurm_script
+from orchestrator.space.search_space import SearchSpace
+
+WORK = Work(SearchSpace.load("demo.yaml"), "first", "/shared/runs", ["--data", "mini-mars"], data="mini-mars")
+# Notes what it was asked; its exit codes are in files, or `train`: until a signal comes, after which it saves.
+REIDSEARCH = """#!/bin/bash
+cd "$(dirname "$0")"
+echo "$1 in ${IMAGE:-no image} with $(ulimit -Sn) files at most" >> asked
+if [ "$1" = status ]; then echo "status says so"; exit "$(cat status)"; fi
+cp "$RAY_AUTH_TOKEN_PATH" token
+echo "$RAY_OVERRIDE_RESOURCES $TMPDIR ${XDG_CACHE_HOME%/*} ${RAY_AUTH_TOKEN_PATH%/*}" > environment
+end=$(cat end)
+trap 'sleep 0.2; exit 75' USR1 TERM
+[ "$end" != train ] || touch training
+while [ "$end" = train ]; do sleep 0.02; done
+exit "$end"
+"""
+STUBS = {
+    "reidsearch": REIDSEARCH,
+    "scontrol": '#!/bin/bash\necho "$*" >> "$(dirname "$0")/asked"\n',
+    "apptainer": '#!/bin/bash\n[ "$1 $2" = "exec --nv" ] || exit 9\nexport IMAGE=$3; shift 3; exec "$@"\n',
+}
+
+
+class Job:
+    """The script, and the stubs beside it."""
+
+    def __init__(self, folder: Path, *, status: int, end: int | str = 0, container: str | None = None) -> None:
+        self.folder = folder
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for name, text in STUBS.items():
+            (self.bin / name).write_text(text)
+            (self.bin / name).chmod(0o755)
+        (self.bin / "status").write_text(str(status))
+        (self.bin / "end").write_text(str(end))
+        job = SlurmJob(Machines(1, 3, 1), "1:00:00", str(folder), "demo.yaml", container=container)
+        (folder / "job.sbatch").write_text(slurm_script(WORK, job))
+
+    def run(self, **environment: str) -> tuple[int, list[str], str]:
+        """Exit code, what was asked of `reidsearch` and Slurm, and what the job printed."""
+        started = self.start(**environment)
+        said, _ = started.communicate(timeout=60)
+        return started.returncode, self.asked(), said
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", "job.sbatch"],
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": f"test{os.getpid()}", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def asked(self) -> list[str]:
+        return (self.bin / "asked").read_text().splitlines()
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0, "resume"), (3, "launch")])
+def test_a_search_that_is_there_is_resumed_and_one_that_is_not_is_launched(
+    status: int, expected: str, tmp_path: Path
+) -> None:
+    code, asked, said = Job(tmp_path, status=status).run()
+    assert code == 0, said
+    assert [line.split()[0] for line in asked] == ["status", expected]
+
+
+def test_a_storage_that_does_not_answer_is_waited_for_in_the_queue_and_five_times_at_most(tmp_path: Path) -> None:
+    job = Job(tmp_path, status=5)
+    for _ in range(5):
+        code, asked, said = job.run()
+        assert code == 75
+        assert "status says so" in said
+    assert "not requeued: five starts in a row saved nothing" in said
+    assert [line.split()[0] for line in asked] == [*(["status", "requeue"] * 4), "status"]
+
+
+@pytest.mark.parametrize(("end", "expected"), [(0, []), (4, []), (130, []), (75, ["requeue"])])
+def test_only_a_search_that_was_interrupted_is_queued_again(end: int, expected: list[str], tmp_path: Path) -> None:
+    code, asked, _ = Job(tmp_path, status=0, end=end).run()
+    assert code == end
+    assert [line.split()[0] for line in asked] == ["status", "resume", *expected]
+
+
+@pytest.mark.parametrize(("to_all", "expected"), [(False, ["requeue"]), (True, [])])
+def test_a_search_saves_when_its_time_is_nearly_up_and_when_it_is_cancelled(
+    to_all: bool, expected: list[str], tmp_path: Path
+) -> None:
+    job = Job(tmp_path, status=0, end="train")
+    started = job.start()
+    wait_until((job.bin / "training").exists)
+    if to_all:  # as scancel does
+        os.killpg(started.pid, signal.SIGTERM)
+    else:
+        started.send_signal(signal.SIGUSR1)
+    said, _ = started.communicate(timeout=60)
+    assert started.returncode == 75, said
+    assert [line.split()[0] for line in job.asked()] == ["status", "resume", *expected]
+
+
+def test_a_job_needs_no_home_and_no_folder_that_its_tmpdir_names_and_leaves_nothing(tmp_path: Path) -> None:
+    job = Job(tmp_path, status=3)
+    code, _, said = job.run(HOME="/dev/null", TMPDIR=str(tmp_path / "absent"))
+    assert code == 0, said
+    own = f"/tmp/rs-test{os.getpid()}-0"
+    assert (job.bin / "environment").read_text() == f'{{"CPU": 3}} /tmp {own} {own}\n'
+    assert len((job.bin / "token").read_text().strip()) == 64
+    assert not Path(own).exists()
+    assert not list(tmp_path.glob(".reidsearch-*"))
+
+
+def test_every_command_of_ours_runs_in_the_container(tmp_path: Path) -> None:
+    code, asked, said = Job(tmp_path, status=3, container="/images/a b.sif").run()
+    assert code == 0, said
+    assert len([line for line in asked if "in /images/a b.sif with" in line]) == 2
