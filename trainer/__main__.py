@@ -19,7 +19,7 @@ from trainer.child import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
 from trainer.files import check_writable
 
-EXIT_DIVERGED, EXIT_INVALID, EXIT_INTERRUPTED = 1, 3, 130
+EXIT_DIVERGED, EXIT_INVALID, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 1, 3, 5, 130
 PERIOD_S = 0.1  # between two redrawings of the progress line
 
 
@@ -92,6 +92,11 @@ def run(arguments: Sequence[str]) -> int:
     except (ConfigError, DataError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return EXIT_INVALID
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return EXIT_ENVIRONMENT
     except DivergedError as error:
         print(error, file=sys.stderr)
         return EXIT_DIVERGED

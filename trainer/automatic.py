@@ -9,6 +9,7 @@ import torch
 
 from trainer.compute import Precision
 from trainer.config import TrialConfig
+from trainer.errors import ConfigError
 from trainer.model.network import geometry
 
 # Compute capabilities from which GPUs multiply bf16 and TF32, and fp16, in tensor cores: Ampere and Volta. Those of AMD
@@ -60,14 +61,21 @@ def resolved(config: TrialConfig, machine: Machine, recorded: Mapping[str, Any] 
         machine: where it trains.
         recorded: the configuration of an earlier part of the same training, as plain data. What `auto` became there
             holds on, except for workers, which change no result.
+
+    Raises:
+        ConfigError: bf16 is asked for where this processor computes it wrongly.
     """
     earlier: Mapping[str, Any] = (recorded or {}).get("compute", {})
-    open_precision = config.compute.precision == "auto" and "precision" not in earlier
-    narrow = open_precision and machine.computes_bf16_on_cpu and geometry(config.model).map_size[1] < LEAST_WIDTH
+    narrow = machine.computes_bf16_on_cpu and geometry(config.model).map_size[1] < LEAST_WIDTH
     here = {"precision": "fp32" if narrow else precision(machine), "tf32": (machine.capability or (0, 0)) >= AMPERE}
     compute = {
         name: earlier.get(name, value) for name, value in here.items() if getattr(config.compute, name) == "auto"
     }
+    if narrow and compute.get("precision", config.compute.precision) == "bf16":
+        raise ConfigError(
+            "compute.precision: bf16 on this processor gives wrong numbers for a network whose last feature map is one "
+            "pixel wide (torch 2.15, AMX); set it to fp32, or make model.width larger"
+        )
     clips = {"workers": workers(machine)} if config.clips.workers == "auto" else {}
     return config.model_copy(
         update={

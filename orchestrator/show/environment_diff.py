@@ -114,7 +114,7 @@ def _of_the_data(search: Summary, trial: Trial, then: TrialConfig, now: TrialCon
     splits = read_splits(now.data)
     yield Condition("data folder", str(then.data.root), str(now.data.root))
     yield Condition("data lists", search.description.data_fingerprint, dataset_fingerprint(splits))
-    yield Condition("data files", search.description.data_manifest or UNKNOWN, manifest_digest(now.data.root) or NONE)
+    yield Condition("manifest", search.description.data_manifest or UNKNOWN, manifest_digest(now.data.root) or NONE)
     split = search.folder.split_of(trial.fold)
     read_validation(split, splits.train)  # refuses one that was changed, or cut from other tracklets
     digest = _digest(read_regular(split))

@@ -15,6 +15,7 @@ from orchestrator.space.search_space import SearchSpace
 from trainer.automatic import Machine, precision, resolved, this_machine, workers
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
+from trainer.errors import ConfigError
 from trainer.evaluation.evaluate import evaluate
 from trainer.training.fit import fit
 from trainer.training.step_cost import measure_step
@@ -62,7 +63,13 @@ def test_maps_one_pixel_wide_which_amx_gets_wrong_are_computed_in_fp32(tiny_conf
     assert resolved(wide, AMX).compute.precision == "bf16"
     assert resolved(narrow, AMX).compute.precision == "fp32"
     assert resolved(narrow, T4).compute.precision == "fp16"
-    assert resolved(narrow, AMX, recorded={"compute": {"precision": "bf16"}}).compute.precision == "bf16"
+    assert resolved(wide, AMX, recorded={"compute": {"precision": "bf16"}}).compute.precision == "bf16"
+    for asked, recorded in (
+        (narrow, {"compute": {"precision": "bf16"}}),
+        (changed(narrow, compute__precision="bf16"), {}),
+    ):
+        with pytest.raises(ConfigError, match="bf16 on this processor gives wrong numbers"):
+            resolved(asked, AMX, recorded=recorded)
 
 
 def test_what_is_set_stays_and_the_rest_of_a_trial_does_not_change() -> None:

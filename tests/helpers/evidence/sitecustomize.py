@@ -49,6 +49,7 @@ if "orchestrator.runner.attempt_server" in sys.orig_argv:
 
         def _train_behind_gate(run, epoch, progress, stop):
             while _is_held(_gates / run.out.name, epoch) and not stop():
+                run.saver.after_step()  # epochs are saved and reported while the training stands
                 time.sleep(0.01)
             return _train_epoch(run, epoch, progress, stop)
 
