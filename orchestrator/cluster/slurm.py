@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.base.errors import Exit
+from orchestrator.base.hints import hint
 from orchestrator.cluster.manifests import (
     UNITS,
     Machines,
@@ -125,7 +126,7 @@ def warnings(work: Work) -> Iterator[str]:
     if work.tracking_uri is None and is_uri(work.storage):
         yield (
             "MLflow's database cannot lie in a bucket, and on its node ends with each start: name a server by "
-            "--tracking-uri, or have the runs written later by `reidsearch sync`"
+            f"--tracking-uri, or have the runs written later by `{hint('sync', work.name, storage=work.storage)}`"
         )
     elif work.tracking_uri is None:
         yield (
