@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bench_search import chosen_problems, problem_of, seed_range
+from benchmarks.bench_search import add_problem_options, chosen_problems, problem_of
 from benchmarks.search.contestants import LOWEST, RANGE, Ours
 from benchmarks.search.engine import Continue, Start, run
 from benchmarks.search.problems import Problem
@@ -61,10 +61,7 @@ def z_values(name: str, seed: int, tables: Path | None) -> list[float]:
 def main() -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=seed_range, default=range(8), metavar="A:B")
-    parser.add_argument("--problems", default="development", help="names or groups, separated by commas")
-    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="recorded trainings, one .npz a problem")
-    parser.add_argument("--processes", type=int, default=2, metavar="N")
+    add_problem_options(parser)
     asked = parser.parse_args()
     names = chosen_problems(asked.problems, asked.tables)
     os.environ["OMP_NUM_THREADS"] = "1"

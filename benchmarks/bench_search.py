@@ -183,15 +183,20 @@ def chosen_problems(text: str, tables: Path | None) -> list[str]:
     return chosen
 
 
+def add_problem_options(parser: argparse.ArgumentParser) -> None:
+    """Which problems and seeds, in how many processes."""
+    parser.add_argument("--seeds", type=seed_range, default=range(8), metavar="A:B")
+    parser.add_argument("--problems", default="development", help="names or groups, separated by commas")
+    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="recorded trainings, one .npz a problem")
+    parser.add_argument("--processes", type=int, default=2, metavar="N")
+
+
 def main() -> int:
     """Runs what is missing and prints the verdict."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=seed_range, default=range(10), metavar="A:B")
-    parser.add_argument("--problems", default="development", help="names or groups, separated by commas")
-    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="recorded trainings, one .npz a problem")
+    add_problem_options(parser)
     parser.add_argument("--contestants", default="ours,tpe,random", help=f"separated by commas: {', '.join(NAMES)}")
     parser.add_argument("--slots", type=int, default=1, metavar="N", help="trials at once")
-    parser.add_argument("--processes", type=int, default=2, metavar="N")
     parser.add_argument("--out", type=Path, default=Path("runs/bench_search.csv"), metavar="FILE.csv")
     parser.add_argument("--only-print", action="store_true", help="run nothing, print what the file holds")
     asked = parser.parse_args()

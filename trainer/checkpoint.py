@@ -13,7 +13,7 @@ import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ from trainer.compute import synchronize
 from trainer.errors import CheckpointError
 from trainer.files import open_regular, read_regular, replacing, write_atomically
 from trainer.formatting import first_line, one_line, shortened
-from trainer.settings import FrozenConfig
+from trainer.settings import Auto, FrozenConfig, auto_or, whole_from
 
 # What torch.load raises on files that are cut short or hold other bytes, found by feeding it such files.
 UNREADABLE = (
@@ -37,7 +37,9 @@ FORMAT = 2
 class CheckpointConfig(FrozenConfig):
     """How often the state of a training is saved, by a thread of its own while training goes on."""
 
-    every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    every: Annotated[Auto | Annotated[int, Field(ge=1)], auto_or("a whole number of at least 1", whole_from(1))] = (
+        "auto"
+    )
     """When `last.pt` is saved: network, averages, centers and optimizer, with Adam three times the size of the network.
     `auto`: after every epoch, and every 5 minutes within one; while a save is under way training goes on, and epochs
     that end meanwhile are saved together. An epoch is reported when it is on disk: a training that dies repeats no

@@ -14,19 +14,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from trainer.errors import ConfigError
 from trainer.formatting import first_line
-from trainer.settings import FrozenConfig
+from trainer.settings import Auto, FrozenConfig, auto_or
 
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Auto = Literal["auto"]
-"""Decided where the trial trains, see `trainer.automatic`."""
-
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # malloc.h of glibc.
@@ -34,13 +30,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # What CUDA takes of a GPU for each process beside torch's memory, for its context and kernels; estimated, not measured.
 CUDA_BYTES = 3 << 28
 KEPT_BYTES = 1 << 30  # more than any one tensor of a training step; freed memory below it is not given back
-
-
-def _auto_or_switch(value: object) -> object:
-    """One message where a union of types would give one for each."""
-    if value != "auto" and not isinstance(value, bool):
-        raise ValueError("must be auto, true or false")
-    return value
 
 
 class ComputeConfig(FrozenConfig):
@@ -56,7 +45,7 @@ class ComputeConfig(FrozenConfig):
     """Keep the channels of a pixel side by side in memory, which convolutions like best on CPU and GPU."""
     compile: bool = False
     """Compile the network with torch.compile before training; without a working compiler training goes on."""
-    tf32: Annotated[Auto | bool, BeforeValidator(_auto_or_switch)] = "auto"
+    tf32: Annotated[Auto | bool, auto_or("true or false", lambda value: isinstance(value, bool))] = "auto"
     """Let a CUDA GPU compute float32 products of training and embedding with 10 bits of mantissa instead of 23, several
     times as fast; distances are ranked with all 23. `auto`: on GPUs of compute capability 8.0 and later, which have
     it."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from trainer.formatting import KeyPath, spelled
 
@@ -23,6 +23,31 @@ class FrozenConfig(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+
+Auto = Literal["auto"]
+"""The value of a setting that is decided where the trial trains."""
+
+
+def auto_or(values: str, fits: Callable[[Any], bool]) -> BeforeValidator:
+    """Refuses what is neither `auto` nor fits, in one message; a union of types would give one for each of them.
+
+    Args:
+        values: those that fit, in words.
+        fits: whether a value does.
+    """
+
+    def checked(value: object) -> object:
+        if value != "auto" and not fits(value):
+            raise ValueError(f"must be auto, or {values}")
+        return value
+
+    return BeforeValidator(checked)
+
+
+def whole_from(least: int) -> Callable[[Any], bool]:
+    """Whether a value is a whole number of at least so much; true and false are none."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 # Settings that change where and how fast a trial runs, but none of its results. Checkpoints of earlier versions lack

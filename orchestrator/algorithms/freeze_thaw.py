@@ -187,13 +187,15 @@ def ends(history: History) -> dict[int, tuple[float, float]]:
 
     None before `FORECASTING` trials are completed.
     """
+    if len(history.completed) < FORECASTING:
+        return {}
     model = curve_model(history)
     open_ = [
         number
         for number, trial in enumerate(history.trials)
         if trial.state in ("pending", "paused", "stopped") and trial.curve
     ]
-    if model is None or not open_ or len(history.completed) < FORECASTING:
+    if model is None or not open_:
         return {}
     evidence = Evidence.of(history, model)
     points = history.space.coordinates(np.array([history.trials[number].places for number in open_]))

@@ -34,7 +34,7 @@ NOT_PASSED_ON = ("submit", "follow", "address", "storage", "file", "space", "ove
 @command(example="reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
 def launch(given: LaunchOptions) -> int:
     """Start a new search and run it to its end; FILE is a search space or the name of a built-in one."""
-    given = _sorted(given)
+    given = _with_assignments(given)
     space_name = _one_space(given.file, given.space)
     if _is_handed_over(given):
         return _submit_launch(given, space_name)
@@ -79,7 +79,7 @@ def demo(storage: Storage = DEFAULT_STORAGE) -> int:
     return launched
 
 
-def _sorted(given: LaunchOptions) -> LaunchOptions:
+def _with_assignments(given: LaunchOptions) -> LaunchOptions:
     """The options with all settings among `overrides`; `--space` may leave a setting in the place of the file.
 
     Raises:

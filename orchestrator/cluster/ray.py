@@ -408,7 +408,7 @@ def _servers_awaited() -> Iterator[None]:
             while True:
                 try:
                     return ask(*arguments, **settings)
-                except Exception:
+                except Exception:  # which Ray raises bare
                     if time.monotonic() > end or not children_named(server):
                         raise
                     time.sleep(SERVER_POLL_S)

@@ -85,10 +85,6 @@ class FinalResult(NamedTuple):
         return names.removesuffix(beginning) + beginning
 
 
-# Completed trials without which the model's forecasts say little.
-FORECASTING = 3
-
-
 @dataclass(frozen=True)
 class Summary:
     """A search at one moment."""
@@ -264,8 +260,6 @@ def with_forecasts(summary: Summary) -> Summary:
     """
     from orchestrator.algorithms.freeze_thaw import forecasts
 
-    if summary.counts[TrialStatus.COMPLETED] < FORECASTING:
-        return summary
     try:
         found = forecasts(summary.study, summary.space)
     except SpaceError:

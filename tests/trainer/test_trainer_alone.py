@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -138,6 +140,9 @@ def test_a_setting_that_does_not_exist_is_named_with_its_place(
         ("optim.epochs=0", "optim.epochs: must be at least 1"),
         ("optim.epochs=many", "optim.epochs: must be a whole number"),
         ("clips.frames=100000000", "clips.frames: must be at most 1024"),
+        ("checkpoint.every=0", "checkpoint.every: must be auto, or a whole number of at least 1"),
+        ("clips.workers=true", "clips.workers: must be auto, or a whole number of at least 0"),
+        ("compute.tf32=yes please", "compute.tf32: must be auto, or true or false"),
         ("epochs", "--set epochs: write PATH=VALUE"),
         ("data.root=", "--set data.root=: a value is missing after '='; write null or '' if that is meant"),
         ("seed.x=1", "seed is a value, not a group"),
@@ -170,6 +175,17 @@ def test_a_precision_that_this_machine_does_not_have_leaves_nothing_behind(
     printed = mistakes(capsys, "fit", str(config_file), "--out", str(tmp_path / "o"), "--set", "compute.precision=fp16")
     assert printed.startswith("compute.precision: fp16 needs a CUDA GPU")
     assert not (tmp_path / "o").exists()
+
+
+def test_a_full_disk_ends_a_training_with_one_line(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, state: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("trainer.checkpoint.save_checkpoint", full)
+    assert run(["fit", str(config_file), "--out", str(tmp_path / "o")]) == 5
+    assert capsys.readouterr().err.splitlines()[-1].endswith("pt: No space left on device")
 
 
 def test_a_missing_data_set_and_a_missing_checkpoint_are_named(

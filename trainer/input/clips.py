@@ -11,21 +11,13 @@ from typing import Annotated, Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Int
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from trainer.compute import Auto
-from trainer.settings import FrozenConfig
+from trainer.settings import Auto, FrozenConfig, auto_or, whole_from
 
 RandomSampling = Literal["consecutive", "chunks", "intelligent", "consecutive_paper"]
 Sampling = Literal[RandomSampling, "dense", "even"]
-
-
-def _auto_or_count(value: object) -> object:
-    """One message where a union of types would give one for each."""
-    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise ValueError("must be auto or a whole number of at least 0")
-    return value
 
 
 class ClipConfig(FrozenConfig):
@@ -67,7 +59,9 @@ class ClipConfig(FrozenConfig):
     augment_on: Literal["worker", "device"] = "worker"
     """Where frames are augmented: in the processes that decode them, or on the device that trains. The pixels are the
     same."""
-    workers: Annotated[Auto | Annotated[int, Field(ge=0)], BeforeValidator(_auto_or_count)] = "auto"
+    workers: Annotated[Auto | Annotated[int, Field(ge=0)], auto_or("a whole number of at least 0", whole_from(0))] = (
+        "auto"
+    )
     """Processes that decode frames; 0 decodes in the training process. `auto`: for a GPU the trial's cores less one, at
     least 1 and at most 8; none on a CPU, whose cores the network needs."""
 

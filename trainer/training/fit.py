@@ -142,20 +142,7 @@ def fit(
         write_results(out / RESULTS_FILE, history)
         for result in history:
             report(result)
-        started, end = len(history), min(until or config.optim.epochs, config.optim.epochs)
-        try:
-            for epoch in range(started, end):
-                result = run.epoch_result(epoch, progress, stop)
-                run.save_epoch(result, ends=epoch + 1 == end)
-                if run.is_done:
-                    run.leave_evaluation(validation, progress, stop)
-                if epoch == started:
-                    log.info("%s: %.0f images/s", run.conditions(), result.images_per_second)
-                log_diagnostics(history, config)
-                run.saver.report(result)
-        except Exception:
-            run.saver.end()
-            raise
+        run.train(min(until or config.optim.epochs, config.optim.epochs), validation, progress, stop)
     return FitResult(tuple(history), kept_epoch(history) or history[-1])
 
 
@@ -222,6 +209,24 @@ class _Run:
                 "compiled" if self._is_compiled else "not compiled",
             )
         )
+
+    def train(self, end: int, split: Path, progress: Progress, stop: Stop) -> None:
+        """Trains to the end of so many epochs; each is evaluated, saved and reported."""
+        history = self.state.history
+        started = len(history)
+        try:
+            for epoch in range(started, end):
+                result = self.epoch_result(epoch, progress, stop)
+                self.save_epoch(result, ends=epoch + 1 == end)
+                if self.is_done:
+                    self.leave_evaluation(split, progress, stop)
+                if epoch == started:
+                    log.info("%s: %.0f images/s", self.conditions(), result.images_per_second)
+                log_diagnostics(history, self.config)
+                self.saver.report(result)
+        except Exception:
+            self.saver.end()
+            raise
 
     def epoch_result(self, epoch: int, progress: Progress, stop: Stop) -> EpochResult:
         """Trains for an epoch, counted from 0, evaluates where one is due, and returns the result."""

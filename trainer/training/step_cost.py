@@ -145,14 +145,8 @@ def measure_step(
         seconds_per_frame, frames = _seconds_per_frame(learner, evaluated, embedded, device, progress)
     seconds_per_batch, memory_bytes = taken.seconds / tried.optim.accumulate, max(taken.memory_bytes, _peak_bytes())
     if first is not None and taken.images < images:
-        once, each = line_through(first.images, first.seconds, taken.images, taken.seconds)
-        seconds_per_batch = once / config.optim.accumulate + each * images
-        constant, each = line_through(first.images, first.memory_bytes, taken.images, taken.memory_bytes)
-        memory_bytes = max(memory_bytes, round(constant + each * images))
-        if memory_bytes > (here := _memory_here()):
-            raise MemoryError(
-                f"{images} images take about {memory_bytes / 2**30:.0f} GiB, and there are {here / 2**30:.0f}"
-            )
+        seconds_per_batch, extrapolated = _of_whole_batches(first, taken, images, config.optim.accumulate)
+        memory_bytes = max(memory_bytes, extrapolated)
     best = {"config": config.model_dump(mode="json"), "model": learner.weights()}
     last = {**best, "learner": learner.state()}
     folder, last_bytes = disk or Path(tempfile.gettempdir()), saved_bytes(last)
@@ -211,6 +205,20 @@ def _affordable_evaluation(config: TrialConfig, seconds_per_image: float) -> Tri
     clips = EVALUATION_S / (EVALUATED_BATCHES * config.clips.frames * FORWARD * seconds_per_image)
     evaluation = config.evaluation.model_copy(update={"batch": min(config.evaluation.batch, max(1, int(clips)))})
     return config.model_copy(update={"evaluation": evaluation})
+
+
+def _of_whole_batches(first: _Taken, taken: _Taken, images: int, batches: int) -> tuple[float, int]:
+    """Seconds per batch of so many images, in steps of so many batches, and memory, by two steps with fewer images.
+
+    Raises:
+        MemoryError: this machine has less.
+    """
+    once, each = line_through(first.images, first.seconds, taken.images, taken.seconds)
+    constant, slope = line_through(first.images, first.memory_bytes, taken.images, taken.memory_bytes)
+    memory, here = round(constant + slope * images), _memory_here()
+    if memory > here:
+        raise MemoryError(f"{images} images take about {memory / 2**30:.0f} GiB, and there are {here / 2**30:.0f}")
+    return once / batches + each * images, memory
 
 
 def line_through(x: float, y: float, further_x: float, further_y: float) -> tuple[float, float]:
