@@ -16,12 +16,13 @@ TRIALS ?= 300
 DEMO_STORAGE ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint chaos soak format clean moved
+.PHONY: help install demo test check lint docs chaos soak format clean moved
 
 help:
 	@echo "make demo    install, then run a search on synthetic data (minutes)"
 	@echo "make test    install, then run checks and tests"
 	@echo "make check   formatting, lint, types, import directions"
+	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make chaos   kill searches and the journal's writer at random moments, count what is lost (KILLS, SEED)"
 	@echo "make soak    a search of many trials of milliseconds: memory, time per suggestion (TRIALS)"
 	@echo "make format  format the code"
@@ -38,7 +39,7 @@ $(READY): setup.cfg constraints.txt pyproject.toml Makefile $(MOVED)
 		{ echo "this Python has no venv; install it (Debian: apt-get install python3-venv)" >&2; exit 5; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(RUN) uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --constraint constraints.txt --editable '.[test,dev]'
+	$(RUN) uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --constraint constraints.txt --editable '.[test,dev,docs]'
 	@echo "$(CURDIR)" > $(READY)
 
 demo: $(READY)
@@ -58,6 +59,10 @@ lint: $(READY)
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(VENV)/bin/python -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet
+	@echo "build/docs/index.html"
 
 chaos: $(READY)
 	$(VENV)/bin/python tests/helpers/chaos.py journal --kills $(WRITER_KILLS) --seed $(SEED)

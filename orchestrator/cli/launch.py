@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NOT_PASSED_ON = ("submit", "follow", "address", "storage", "file", "space", "overrides", "name", "dry_run")
 
 
-@command(example="reidsearch launch --space attn_cl.yaml --data /data/mars --name first")
+@command(example="reidsearch launch attn_cl.yaml --data /data/mars --name first")
 def launch(given: LaunchOptions) -> int:
     """Start a new search and run it to its end; FILE is a search space or the name of a built-in one."""
     given = _with_assignments(given)

@@ -64,8 +64,7 @@ def prepare_space(
     if parsed.synthetic is None and not root.is_dir():
         raise DataError(
             f"no data set at {root.absolute()} (data.root of {parsed.name}); say where it is with --data DIR, or "
-            "try the search on generated data: "
-            + hint("launch", "--space", given, "--data", MINI_MARS, storage=storage.name)
+            "try the search on generated data: " + hint("launch", given, "--data", MINI_MARS, storage=storage.name)
         )
     space = SearchSpace.load(given, overrides=overrides)
     config = any_config(space)

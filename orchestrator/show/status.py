@@ -26,7 +26,7 @@ WATCH_PERIOD_S = 2.0
 # Trials up to which the model is asked anew, which takes a second then, and five for a thousand; of a larger search the
 # journal's forecasts are shown, those with which paused trials were continued.
 MOST_FORECAST = 400
-TRY_OUT = ("--space", "demo.yaml")
+TRY_OUT = ("demo.yaml",)
 
 
 def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> None:

@@ -114,7 +114,7 @@ def test_where_mars_is_not_found_the_answer_names_the_place_and_both_ways_on(
     (line,) = capsys.readouterr().err.splitlines()
     assert str(elsewhere / "data/mars") in line
     assert "--data DIR" in line
-    assert "reidsearch launch --space attn_cl.yaml --data mini-mars" in line
+    assert "reidsearch launch attn_cl.yaml --data mini-mars" in line
     assert list(elsewhere.iterdir()) == []
 
 
