@@ -68,10 +68,15 @@ def main() -> int:
     print("| problem | forecasts | rms z | within 2 errors |\n|---|---|---|---|")
     with ProcessPoolExecutor(asked.processes) as pool:
         pending = {name: [pool.submit(z_values, name, seed, asked.tables) for seed in asked.seeds] for name in names}
-        every = {name: np.concatenate([each.result() for each in found]) for name, found in pending.items()}
-    for name, z in [*every.items(), ("all", np.concatenate([*every.values()]))]:
-        print(f"| {name} | {len(z)} | {np.sqrt(np.mean(z**2)):.2f} | {100 * np.mean(abs(z) < 2):.0f} % |")
+        every = [_row(name, np.concatenate([each.result() for each in found])) for name, found in pending.items()]
+    _row("all", np.concatenate(every))
     return 0
+
+
+def _row(name: str, z: np.ndarray) -> np.ndarray:
+    """Prints a row, and returns its values."""
+    print(f"| {name} | {len(z)} | {np.sqrt(np.mean(z**2)):.2f} | {100 * np.mean(abs(z) < 2):.0f} % |", flush=True)
+    return z
 
 
 if __name__ == "__main__":

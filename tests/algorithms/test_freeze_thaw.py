@@ -227,6 +227,11 @@ def test_forecasts_are_of_trials_with_values_that_are_not_over_for_good() -> Non
     assert ends(replace(known, trials=known.trials[:1])) == {}
 
 
+def test_what_the_scale_cuts_off_a_last_value_is_part_of_the_error_of_its_forecast() -> None:
+    ((mean, error),) = ends(history(trial(0.1, 0.9, -1000.0, until=4, state="paused", start=4))).values()
+    assert error > 900 and mean - 2 * error < -1000 < mean
+
+
 # --- the question ----------------------------------------------------------------------------------------------------
 
 OVERRIDES = ["stopping={rule: freeze_thaw, first: 0.25}", "optim.epochs=8", "budget.trials=20", "evaluation.every=1"]
