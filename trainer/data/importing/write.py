@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from trainer.data.importing.plan import Cut, Faults, ImportPlan, PlannedTracklet, crop_folders, frame_names
 from trainer.data.importing.source import ImportOptions, read_source
 from trainer.data.importing.video import pictures
-from trainer.data.readers.tracklet_table import CSV
+from trainer.data.readers.table_file import CSV
 from trainer.errors import DataError
 from trainer.files import check_apart, read_regular, write_atomically
 from trainer.settings import FrozenConfig

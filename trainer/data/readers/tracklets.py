@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.dataset import NO_CAMERA, DataSet, NamedNumber, Splits, Tracklet
-from trainer.data.readers.tracklet_table import CSV, PARQUET, Faults, Listed, natural, read_table, table_path
+from trainer.data.readers.table_file import CSV, PARQUET, Faults, table_path
+from trainer.data.readers.tracklet_table import Listed, natural, read_table
 from trainer.data.splits import by_identity_and_camera, can_be_found_again, draw_queries
 from trainer.errors import DataError
 from trainer.formatting import shown
