@@ -16,7 +16,7 @@ TRIALS ?= 300
 DEMO_STORAGE ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint docs chaos soak format clean moved
+.PHONY: help install demo test check lint docs chaos soak release format clean moved
 
 help:
 	@echo "make demo    install, then run a search on synthetic data (minutes)"
@@ -25,6 +25,7 @@ help:
 	@echo "make docs    the documentation as a site, in build/docs"
 	@echo "make chaos   kill searches and the journal's writer at random moments, count what is lost (KILLS, SEED)"
 	@echo "make soak    a search of many trials of milliseconds: memory, time per suggestion (TRIALS)"
+	@echo "make release build wheel and source distribution into dist/, check them, try the wheel in an empty environment"
 	@echo "make format  format the code"
 	@echo "make clean   remove the environment; runs and data stay"
 
@@ -72,6 +73,9 @@ chaos: $(READY)
 
 soak: $(READY)
 	$(VENV)/bin/python tests/helpers/soak.py --trials $(TRIALS)
+
+release: $(READY)
+	$(VENV)/bin/python tests/helpers/release.py
 
 format: $(READY)
 	$(RUN) ruff format .
