@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.notebook import Search, launch, load, resume
+    from orchestrator.notebook import launch, load, resume, searches
+    from orchestrator.search import Search
 
 _HOME = {
-    "Search": "orchestrator.notebook",
+    "Search": "orchestrator.search",
     "launch": "orchestrator.notebook",
     "load": "orchestrator.notebook",
     "resume": "orchestrator.notebook",
+    "searches": "orchestrator.notebook",
 }
 
 
@@ -25,4 +27,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOME[name]), name)
 
 
-__all__ = ["Search", "launch", "load", "resume"]
+__all__ = ["Search", "launch", "load", "resume", "searches"]

@@ -115,18 +115,18 @@ def space_page() -> str:
 def python_page() -> str:
     """The functions for notebooks and programs."""
     import orchestrator
-    from orchestrator.notebook import Search
+    from orchestrator.search import Search
 
     parts = [
         _title("Python"),
-        "```python\nfrom orchestrator import launch, load, resume\n```",
-        "The command runs a search in a process of its own; see [tutorial.ipynb](../tutorial.ipynb).",
+        "```python\nimport reidsearch as rs\n```",
+        "A search runs in a process of its own; see [tutorial.ipynb](../tutorial.ipynb).",
     ]
-    for name in ("launch", "resume", "load"):
+    for name in ("launch", "resume", "load", "searches"):
         parts += [f"## {name}", _documented(name, getattr(orchestrator, name))]
     parts += ["## Search", inspect.getdoc(Search) or ""]
     for name, member in vars(Search).items():
-        if name.startswith("_"):
+        if name.startswith("_") or member is None:  # a field's default
             continue
         what = getattr(member, "func", getattr(member, "fget", member))
         parts += [f"### {name}", _documented(name, what, with_arguments=what is member)]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orchestrator import launch as launch
     from orchestrator import load as load
     from orchestrator import resume as resume
+    from orchestrator import searches as searches
 
 
 def __dir__() -> list[str]:

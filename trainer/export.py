@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,11 +20,12 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compute import ComputeConfig
 from trainer.config import TrialConfig
 from trainer.data import DataConfig
+from trainer.data.frames import read_clip
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation.evaluate import restored_network
 from trainer.files import replacing, write_atomically
 from trainer.formatting import spelled
-from trainer.input.augment import IMAGENET_MEAN, IMAGENET_STD
+from trainer.input.augment import IMAGENET_MEAN, IMAGENET_STD, normalised
 from trainer.model.inference import inference_copy
 from trainer.model.network import Feature, TemporalAttentionResNet
 from trainer.settings import renamed_settings
@@ -169,14 +170,45 @@ class Embedder(nn.Module):
         return output.feature(self.feature), output.weights
 
 
+def _embedder(model: TemporalAttentionResNet, config: TrialConfig) -> Embedder:
+    # Plain layout and float32: what it computes then does not depend on how the network was trained.
+    plain = inference_copy(model, ComputeConfig(precision="fp32", tf32=False, channels_last=False))
+    return Embedder(plain, config.evaluation.feature).eval()
+
+
+class LoadedModel(NamedTuple):
+    """A network that embeds clips, and what makes a clip of image files."""
+
+    model: Embedder
+    """In evaluation mode, on the CPU, in float32."""
+    transform: Callable[[Sequence[Path | str]], Float[Tensor, "T 3 H W"]]
+    """Decodes the frames of a clip, in their order, and resizes and normalises them as in an evaluation; raises
+    DataError for what is no image."""
+
+
+def load_model(checkpoint: Path) -> LoadedModel:
+    """The network in a trial's checkpoint, ready to be used.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or of another version.
+    """
+    state = load_checkpoint(checkpoint)
+    config = _config_of(checkpoint, state["config"])
+    model = restored_network(config.model, checkpoint, state["model"]).eval()
+
+    def transform(frames: Sequence[Path | str]) -> Float[Tensor, "T 3 H W"]:
+        pixels = read_clip([str(frame) for frame in frames], *config.input_size)
+        return normalised(torch.from_numpy(pixels).movedim(-1, -3))
+
+    return LoadedModel(_embedder(model, config), transform)
+
+
 def _write_onnx(file: Path, model: TemporalAttentionResNet, config: TrialConfig) -> float:
     """Writes and tries the graph; returns the largest relative difference."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > MAX_ONNX_BYTES:
         raise ConfigError(f"{size / 1e9:.1f} GB of weights do not fit into one ONNX file; export safetensors")
-    # Plain layout and float32: what the graph computes then does not depend on how the network was trained.
-    plain = inference_copy(model, ComputeConfig(precision="fp32", tf32=False, channels_last=False))
-    embedder = Embedder(plain, config.evaluation.feature).eval()
+    embedder = _embedder(model, config)
     program = torch.onnx.export(
         embedder,
         (_random_clips(config, TRACED_BATCH),),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -154,9 +153,11 @@ def tables(
     storage: Storage = DEFAULT_STORAGE,
 ) -> int:
     """Show the test results of searches beside those that the paper published."""
+    from orchestrator.show.tables import tables_text
+    from orchestrator.stores import open_store
     from trainer.files import write_atomically
 
-    text = _tables(names, form, storage)
+    text = tables_text(open_store(storage), names, form)
     if out is None:
         click.echo(text, nl=False)
     else:
@@ -164,15 +165,6 @@ def tables(
         write_atomically(out, text)
         click.echo(f"{out}: {form}")
     return Exit.OK
-
-
-def _tables(names: Iterable[str], form: str, storage: str) -> str:
-    from orchestrator.show.tables import FORMATS, tables_of
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
-    from orchestrator.summary import read_summary
-
-    return FORMATS[form](tables_of([read_summary(existing_search(open_store(storage), name)) for name in names]))
 
 
 @command(example="reidsearch ablate --data /data/mars --seeds 5")
@@ -199,6 +191,7 @@ def ablate(
     """
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.ablation import TABLE_1, Ablation, rows_under_way
+    from orchestrator.show.tables import tables_text
     from orchestrator.stores import open_store
     from orchestrator.study.description import Options
 
@@ -212,5 +205,5 @@ def ablate(
             return code
         names.append(row.folder.name)
         worst = max(worst, Exit(code))
-    click.echo(_tables(dict.fromkeys(names), "md", storage), nl=False)
+    click.echo(tables_text(ablation.storage, dict.fromkeys(names), "md"), nl=False)
     return worst

@@ -44,10 +44,7 @@ def export_trial(search: Summary, trial: Trial, formats: Sequence[ExportFormat],
         EnvironmentProblem: a package that a format needs is not installed.
         CheckpointError: the checkpoint is damaged.
     """
-    search.folder.store.pull_trial(search.folder, trial.key, BEST_CHECKPOINT, "config.json")
-    checkpoint = search.folder.trial(trial.key) / BEST_CHECKPOINT
-    if not checkpoint.is_file():
-        raise SearchError(f"{checkpoint}: trial {trial.key} ({trial.status}) has saved no network; export another one")
+    checkpoint = best_checkpoint(search, trial)
     require_packages(formats)
     if out.exists() and any(out.iterdir()):
         raise SearchError(f"{out}: is not empty; choose another --out")
@@ -61,6 +58,19 @@ def export_trial(search: Summary, trial: Trial, formats: Sequence[ExportFormat],
     if verification is not None and verification.threshold is not None:
         write_atomically(out / THRESHOLD_FILE, verification.threshold.model_dump_json(indent=2) + "\n")
     return Export(networks, write_card(out, search, trial, networks, verification))
+
+
+def best_checkpoint(search: Summary, trial: Trial) -> Path:
+    """The file with the network that a trial keeps.
+
+    Raises:
+        SearchError: it has saved none yet.
+    """
+    search.folder.store.pull_trial(search.folder, trial.key, BEST_CHECKPOINT, "config.json")
+    checkpoint = search.folder.trial(trial.key) / BEST_CHECKPOINT
+    if not checkpoint.is_file():
+        raise SearchError(f"{checkpoint}: trial {trial.key} ({trial.status}) has saved no network; export another one")
+    return checkpoint
 
 
 def _verification(search: Summary, trial: Trial, epoch: int) -> VerificationMetrics | None:

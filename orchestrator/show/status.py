@@ -61,6 +61,19 @@ def show_searches(storage: Store, *, as_json: bool) -> None:
     Raises:
         EnvironmentProblem: searches that cannot be read, a line each, after all others are shown.
     """
+    summaries, unreadable = read_searches(storage)
+    if as_json and (summaries or not unreadable):
+        print(json.dumps([status_document(each) for each in summaries], indent=2, allow_nan=False))
+    elif summaries:
+        output().print(searches_table(summaries))
+    elif not unreadable:
+        print(f"no searches in {storage.name}; start one with: {hint('launch', *TRY_OUT, storage=storage.name)}")
+    if unreadable:
+        raise EnvironmentProblem("\n".join(unreadable))
+
+
+def read_searches(storage: Store) -> tuple[list[Summary], list[str]]:
+    """The searches of a storage, the latest first, and a line for each that cannot be read."""
     summaries: list[Summary] = []
     unreadable: list[str] = []
     for folder in searches(storage):
@@ -70,14 +83,7 @@ def show_searches(storage: Store, *, as_json: bool) -> None:
             unreadable.append(str(error))
         except OSError as error:
             unreadable.append(f"{error.filename or folder.path}: {error.strerror}")
-    if as_json and (summaries or not unreadable):
-        print(json.dumps([status_document(each) for each in summaries], indent=2, allow_nan=False))
-    elif summaries:
-        output().print(searches_table(summaries))
-    elif not unreadable:
-        print(f"no searches in {storage.name}; start one with: {hint('launch', *TRY_OUT, storage=storage.name)}")
-    if unreadable:
-        raise EnvironmentProblem("\n".join(unreadable))
+    return summaries, unreadable
 
 
 def searches_table(summaries: Sequence[Summary]) -> Table:

@@ -6,14 +6,15 @@ was opened for the first time: the mean over seeds and the standard deviation be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.base.escaping import csv_cell, latex_text, markdown_text
 from orchestrator.base.hints import hint
 from orchestrator.show.published import TABLES, PublishedTable
 from orchestrator.study.study import TrialStatus
-from orchestrator.summary import FinalResult, Mean, Summary
+from orchestrator.stores.base import Store, existing_search
+from orchestrator.summary import FinalResult, Mean, Summary, read_summary
 from trainer.formatting import counted, one_line
 
 if TYPE_CHECKING:
@@ -67,6 +68,15 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     """Metrics; each also after re-ranking, as `reranked/mAP`."""
     lines: list[Line]
+
+
+def tables_text(storage: Store, names: Iterable[str], form: str) -> str:
+    """The tables of the named searches of a storage; `form` is a key of `FORMATS`.
+
+    Raises:
+        SearchError: there is no such search.
+    """
+    return FORMATS[form](tables_of([read_summary(existing_search(storage, name)) for name in names]))
 
 
 def tables_of(searches: Sequence[Summary]) -> list[Table]:

@@ -15,7 +15,7 @@ from searches import POINT, a_pausing_search, a_search, completed, write_search
 
 import orchestrator
 import reidsearch
-from orchestrator import Search, launch, load, notebook, resume
+from orchestrator import Search, commands, launch, load, notebook, resume, searches
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
@@ -132,7 +132,7 @@ def test_a_search_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_launch_gives_the_command_all_that_it_was_told(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = launch(
-        "smoke.yaml", data="mini-mars", name="demo", storage=stand_in, trials=3, overrides=["optim.epochs=2"], seed=1
+        "smoke.yaml", data="mini-mars", name="demo", storage=stand_in, trials=3, settings=["optim.epochs=2"], seed=1
     )
     assert found.name == "demo"
     assert capfd.readouterr().out.split() == [
@@ -174,7 +174,7 @@ def test_a_space_may_be_a_mapping_and_gives_the_search_its_name(
 
 def test_a_wrong_space_is_refused_before_anything_starts(stand_in: Path) -> None:
     with pytest.raises(SpaceError, match=r"optim\.epoch"):
-        launch("smoke.yaml", storage=stand_in, overrides=["optim.epoch=2"])
+        launch("smoke.yaml", storage=stand_in, settings=["optim.epoch=2"])
 
 
 def test_what_the_command_finds_wrong_with_a_space_is_all_in_the_error(
@@ -195,7 +195,7 @@ def test_what_the_command_finds_wrong_with_a_space_is_all_in_the_error(
         resume("x", show=False)
 
 
-def test_overrides_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_settings_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = {
         "optim.epochs": 2,
         "optim.learning_rate": np.float64(1e-5),
@@ -205,17 +205,17 @@ def test_overrides_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.Capture
         "start": [],
         "synthetic": None,
     }
-    launch("smoke.yaml", name="demo", storage=stand_in, overrides=given)
+    launch("smoke.yaml", name="demo", storage=stand_in, settings=given)
     told = capfd.readouterr().out
     for setting in ("optim.epochs=2", "optim.learning_rate=1e-05", "clips.identities=4", 'data.root="/a b"'):
         assert f"--set {setting}" in told
     for setting in ('replicates={"seeds": 3}', "start=[]", "synthetic=null"):
         assert f"--set {setting}" in told
-    launch("smoke.yaml", name="demo", storage=stand_in, overrides=("optim.epochs=2",))
+    launch("smoke.yaml", name="demo", storage=stand_in, settings=("optim.epochs=2",))
     assert "--set optim.epochs=2" in capfd.readouterr().out
     for wrong in ("optim.epochs=2", [("optim.epochs", 2)]):
-        with pytest.raises(TypeError, match=r"overrides: .* a mapping such as {'optim.epochs': 10} nor a list"):
-            launch("smoke.yaml", name="demo", storage=stand_in, overrides=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"settings: .* a mapping such as {'optim.epochs': 10} nor a list"):
+            launch("smoke.yaml", name="demo", storage=stand_in, settings=wrong)  # type: ignore[arg-type]
 
 
 def test_a_space_of_objects_is_refused_with_the_object(stand_in: Path) -> None:
@@ -238,7 +238,7 @@ def test_an_interrupted_call_stops_the_command_and_then_says_so(
     stand_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The stand-in prints its first line when it listens to signals.
-    monkeypatch.setattr(notebook, "print", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT), raising=False)
+    monkeypatch.setattr(commands, "print", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT), raising=False)
     # As in a kernel; where the tests were started in the background the shell has them ignore it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -246,3 +246,55 @@ def test_an_interrupted_call_stops_the_command_and_then_says_so(
             launch("smoke.yaml", name="demo", data="slow", storage=stand_in)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_launch_that_does_not_wait_raises_what_the_command_finds_wrong(stand_in: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="--storage"):
+        launch("smoke.yaml", name="demo", data="code5", storage=stand_in, wait=False, show=False)
+
+
+def test_all_searches_of_a_storage_are_read_and_a_damaged_one_is_warned_of(search: Search, tmp_path: Path) -> None:
+    a_search(tmp_path / "broken")
+    (tmp_path / "broken/search.yaml").write_text("search: [")
+    with pytest.warns(UserWarning, match=r"broken/search\.yaml"):
+        assert [each.name for each in searches(tmp_path)] == ["demo"]
+
+
+def test_the_charts_of_the_report_are_figures_whose_texts_are_no_markup(tmp_path: Path) -> None:
+    write_search(tmp_path / "demo", SearchSpace.load("smoke.yaml"), [*completed(0, 0.4), *completed(1, 0.6)])
+    search = load("demo", tmp_path)
+    assert {"best so far", "completed"} <= {trace.name for trace in search.plot_trace().data}
+    assert {trace.name for trace in search.plot_curves("rank1").data} == {"best: t0001", "completed"}
+    assert len(search.plot_parallel().data) > 1
+    assert {trace.name for trace in search.plot_cmc().data} == {"t0000", "t0001"}
+    with pytest.raises(SearchError, match="no configuration was repeated"):
+        search.plot_seeds()
+    with pytest.raises(SearchError, match="demo has no metric 'map'"):
+        search.plot_curves("map")
+    with pytest.raises(SearchError, match="no importance: the model needs 3 completed trials at least"):
+        search.plot_importance()
+
+
+def test_the_commands_are_methods_that_give_the_new_state(search: Search, tmp_path: Path) -> None:
+    assert search.extend(trials="+2", settings={"replicates": 3}).space.budget.trials == search.space.budget.trials + 2
+    assert search.extend(settings=["budget.trials=90"]).space.budget.trials == 90
+    with pytest.raises(SearchError, match="nothing would change"):
+        search.extend()
+    with pytest.raises(SearchError, match="is over already"):
+        search.stop("best")
+    assert search.stop().state == search.wait().state == "interrupted"
+    assert search.events()[-1].event.kind == "search_extended"
+    assert search.report(tmp_path / "report.csv", "csv").path == tmp_path / "report.csv"
+    assert "t0001" in search.report(kind="md", model=False).text
+    assert search.tables(form="csv").startswith("table,")
+    with pytest.raises(SearchError, match="has saved no network"):
+        search.best_model()
+    with pytest.raises(SearchError, match="has saved no network"):
+        search.export(tmp_path / "out")
+
+
+def test_finalize_gives_the_command_all_that_it_was_told(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load("demo", stand_in).finalize(top=1, settings={"evaluation.max_clips": 9})
+    assert capfd.readouterr().out.split() == [
+        *("finalize", "demo", "--top", "1", "--storage", str(stand_in), "--set", "evaluation.max_clips=9")
+    ]

@@ -1,0 +1,161 @@
+"""Commands of `reidsearch` run by a program, each in a process of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
+from orchestrator.base.hints import STORAGE_VARIABLE
+from orchestrator.cli.options import command_arguments, parameters
+from orchestrator.space.problems import SpaceError
+from trainer.child import die_with_parent, python_command, start_child
+
+# Exit codes of a search that can be loaded.
+LOADABLE = (Exit.OK, Exit.SOME_TRIALS_FAILED, Exit.PREEMPTED, Exit.INTERRUPTED)
+
+PERIOD_S = 0.1
+# What the command does not inherit. A notebook's kernel claims to be a colour terminal, where a table that is redrawn
+# would be shown line by line; the storage is an argument, left out where it is the default.
+NOT_INHERITED = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", STORAGE_VARIABLE)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class RunningCommand:
+    """A command in a process of its own."""
+
+    def __init__(self, verb: str, given: Any, *, detached: bool = False) -> None:
+        """Starts it.
+
+        Args:
+            verb: of the command.
+            given: its options, a dataclass of `orchestrator.cli`.
+            detached: whether it goes on when this process ends; otherwise it then ends in good order.
+        """
+        # Files, not pipes: a search whose notebook was killed can still print.
+        with tempfile.NamedTemporaryFile("w", prefix="reidsearch-") as output:
+            self._output = Path(output.name).open()  # noqa: SIM115  # read as long as the command runs
+            self._problems = tempfile.NamedTemporaryFile("r", prefix="reidsearch-", encoding="utf-8")  # noqa: SIM115
+            self._child = start_child(
+                python_command("-m", "orchestrator", verb, *command_arguments(given)),
+                {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+                | {PROBLEMS_FILE: self._problems.name},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A notebook interrupts all processes of the kernel's session, and a search that gets two signals stops
+                # at once.
+                start_new_session=True,
+                preexec_fn=None if detached else _stop_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._child.pid
+
+    def wait(self, *, show: bool, until: Callable[[], bool] = lambda: False) -> None:
+        """Waits until the command has ended, or something else has happened.
+
+        Args:
+            show: whether its output is printed, line by line.
+            until: looked at every tenth of a second.
+
+        Raises:
+            KeyboardInterrupt: this process was interrupted; the command has ended in good order by then.
+            SpaceError: the search space is wrong; the message holds all problems.
+            OrchestratorError: the command failed; the message is its own, or its last line.
+        """
+        interrupted, last, is_over = False, "", False
+        while not is_over:
+            try:
+                is_over = self._child.poll() is not None
+                for line in self._output:
+                    last = line.strip() or last
+                    if show:
+                        print(line, end="", flush=True)
+                if not is_over:
+                    if not interrupted and until():
+                        return
+                    time.sleep(PERIOD_S)
+            except KeyboardInterrupt:
+                interrupted = True
+                self._child.send_signal(signal.SIGINT)
+        if interrupted:
+            raise KeyboardInterrupt(last)
+        if self._child.returncode not in LOADABLE:
+            told = Path(self._problems.name).read_text("utf-8")
+            raise _error(self._child.returncode, json.loads(told) if told else {"of_space": False, "lines": [last]})
+
+
+def _stop_with_parent() -> None:
+    die_with_parent(signal.SIGTERM)
+
+
+def _error(code: int, told: Mapping[str, Any]) -> OrchestratorError | SpaceError:
+    if told["of_space"]:
+        return SpaceError(*told["lines"])
+    kind = EnvironmentProblem if code == Exit.ENVIRONMENT else SearchError
+    return kind("\n".join(told["lines"]) or f"reidsearch ended with exit code {code}")
+
+
+# --- arguments of functions as those of commands
+
+
+def documented(kind: type, *, without: Collection[str]) -> Callable[[Function], Function]:
+    """Gives the `**options` of a function the names, defaults and help of a command's options."""
+
+    def made(function: Function) -> Function:
+        shown = [each for each in parameters(kind) if each.name not in without]
+        hints = get_type_hints(kind)
+        own = inspect.signature(function)
+        named = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+            for name, _, default in shown
+        ]
+        setattr(function, "__signature__", own.replace(parameters=[*list(own.parameters.values())[:-1], *named]))  # noqa: B010
+        lines = [f"{each.name}: {each.declared.settings['help']}" for each in shown]
+        doc = function.__doc__ or ""
+        function.__doc__ = re.sub(
+            r"^( *)\*\*options:$", lambda found: "\n".join(f"{found[1]}{line}" for line in lines), doc, flags=re.MULTILINE
+        )
+        return function
+
+    return made
+
+
+def refuse_options(names: Collection[str], options: Mapping[str, Any]) -> None:
+    """Raises TypeError if one of the names is among the options."""
+    if wrong := [name for name in options if name in names]:
+        raise TypeError(f"{wrong[0]} is an option of the command line only")
+
+
+def setting_words(given: Mapping[str, object] | Sequence[str]) -> list[str]:
+    """Settings as `--set` takes them.
+
+    Raises:
+        TypeError: they are neither a mapping nor a list of texts.
+    """
+    if isinstance(given, Mapping):
+        return [f"{path}={json.dumps(value, default=_plain)}" for path, value in given.items()]
+    if isinstance(given, str) or not all(isinstance(each, str) for each in given):
+        raise TypeError(
+            f"settings: {given!r} is neither a mapping such as {{'optim.epochs': 10}} nor a list such as "
+            "['optim.epochs=10']"
+        )
+    return list(given)
+
+
+def _plain(value: Any) -> object:
+    """A number of NumPy's as one of Python's, and a path as text."""
+    return value.item() if hasattr(value, "item") else str(value)
