@@ -127,7 +127,10 @@ def documented(kind: type, *, without: Collection[str]) -> Callable[[Function], 
         lines = [f"{each.name}: {each.declared.settings['help']}" for each in shown]
         doc = function.__doc__ or ""
         function.__doc__ = re.sub(
-            r"^( *)\*\*options:$", lambda found: "\n".join(f"{found[1]}{line}" for line in lines), doc, flags=re.MULTILINE
+            r"^( *)\*\*options:$",
+            lambda found: "\n".join(f"{found[1]}{line}" for line in lines),
+            doc,
+            flags=re.MULTILINE,
         )
         return function
 

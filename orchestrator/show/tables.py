@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator.base.escaping import csv_cell, latex_text, markdown_text
 from orchestrator.base.hints import hint
 from orchestrator.show.published import TABLES, PublishedTable
-from orchestrator.study.study import TrialStatus
 from orchestrator.stores.base import Store, existing_search
+from orchestrator.study.study import TrialStatus
 from orchestrator.summary import FinalResult, Mean, Summary, read_summary
 from trainer.formatting import counted, one_line
 

@@ -1,4 +1,4 @@
-"""Builds what is released, into dist/, and tries the wheel in an empty environment and an empty folder: `make release`."""
+"""`make release`: builds both distributions into dist/ and tries the wheel in an empty environment and folder."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def try_wheel(wheel: Path) -> None:
         run(*UV, "venv", "--quiet", "--python", sys.executable, python.parents[1])
         run(*UV, "pip", "install", "--quiet", "--python", python, "--constraint", ROOT / "constraints.txt", wheel)
         reidsearch = python.with_name("reidsearch")
-        for words in ("--version", "space check attn_cl.yaml", "launch smoke.yaml --name first --trials 2", "status first"):
+        tried = ("--version", "space check attn_cl.yaml", "launch smoke.yaml --name first --trials 2", "status first")
+        for words in (*tried, "report first --without-model"):
             print(run(reidsearch, *words.split(), folder=empty), end="")
-        run(reidsearch, *"report first --without-model".split(), folder=empty)
         face = "import reidsearch as rs; print(rs.__file__, rs.load('first'))"
         print(run(python, "-c", face, folder=empty), end="")
 

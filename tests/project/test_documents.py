@@ -190,8 +190,9 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "python" in dict(fences(page))], ids=lambda page: page.name)
 def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def finished(verb: str, given: LaunchOptions | ResumeOptions, **_: object) -> None:
-        a_search(tmp_path / "runs" / str(given.name))
+    def finished(verb: str, name: str, given: LaunchOptions | ResumeOptions, **_: object) -> Search:
+        a_search(tmp_path / "runs" / name)
+        return load(name)
 
     monkeypatch.setattr("orchestrator.notebook._run", finished)
     monkeypatch.chdir(tmp_path)
