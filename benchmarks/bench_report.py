@@ -36,11 +36,13 @@ from orchestrator.study.description import Options, SearchDescription, write_des
 from orchestrator.study.events import (
     AttemptFailed,
     Event,
+    NodeLoad,
     SearchCreated,
     SessionEnded,
     SessionStarted,
     TrialCompleted,
     TrialFailed,
+    TrialPaused,
     TrialReported,
     TrialStarted,
     TrialStopped,
@@ -58,6 +60,18 @@ SEEDS, LEADERS = 3, 2
 STOPPED_AFTER = 20  # epochs
 FAILED_EVERY, STOPPED_EVERY = 25, 3
 START = 1.79e9
+LOAD = NodeLoad(
+    node="nowhere",
+    cpu_utilization=0.5,
+    memory_bytes=4e10,
+    memory_share=0.3,
+    disk_used_bytes=1e11,
+    disk_free_bytes=1e11,
+    disk_share=0.5,
+    network_received_bytes=0,
+    network_sent_bytes=0,
+    gpu_memory_peak_bytes=9e9,
+)
 
 
 def main() -> None:
@@ -145,8 +159,11 @@ def _measured(arguments: list[str]) -> dict[str, float]:
     return {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}
 
 
-def write_large_search(path: Path, *, trials: int, epochs: int, seed: int = 0) -> SearchFolder:
-    """A search that nobody ran: points drawn at random, values from a smooth function of them with noise."""
+def write_large_search(path: Path, *, trials: int, epochs: int, running: int = 0, seed: int = 0) -> SearchFolder:
+    """A search that nobody ran: points drawn at random, values from a smooth function of them with noise.
+
+    With `running`, so many of its trials run, one is paused, and it has not ended.
+    """
     overrides = [f"budget.trials={trials}", "stopping.rule=asha", f"trainer.optim.epochs={epochs}", "replicates=3"]
     space = SearchSpace.load("attn_cl.yaml", overrides=overrides)
     folder = local_search(path)
@@ -168,24 +185,32 @@ def write_large_search(path: Path, *, trials: int, epochs: int, seed: int = 0) -
     write_description(folder.description, description)
     events: Iterator[Event] = itertools.chain(
         [SearchCreated(search=path.name, space="0", seed=seed), SessionStarted(session=1, host="nowhere", pid=1)],
-        _events(space, trials, epochs, random.Random(seed)),
-        [SessionEnded(state="finished", reason=f"{trials} trials")],
+        _events(space, trials, epochs, running, random.Random(seed)),
+        [] if running else [SessionEnded(state="finished", reason=f"{trials} trials")],
     )
+    written = list(events)
+    pace, start = (EPOCH_S / running, time.time() - EPOCH_S * len(written) / running) if running else (1.0, START)
     with folder.journal.open("wb") as file:
-        for number, event in enumerate(events, 1):
-            file.write(encode(Record(number, START + number, event)))
+        for number, event in enumerate(written, 1):
+            file.write(encode(Record(number, start + pace * number, event)))
     return folder
 
 
-def _events(space: SearchSpace, trials: int, epochs: int, source: random.Random) -> Iterator[Event]:
+def _events(space: SearchSpace, trials: int, epochs: int, running: int, source: random.Random) -> Iterator[Event]:
     points = list(itertools.islice(space.samples(0), trials))
     best: list[tuple[float, int]] = []
+    now: list[list[Event]] = []
     for index, point in enumerate(points):
         key = f"t{index:04d}"
         final = _value(space, point)
         yield TrialSuggested(trial=key, index=index, params=point, source="ax", seed=0, epochs=epochs)
         yield TrialStarted(trial=key, attempt=1, gpus=1.0)
-        if index % FAILED_EVERY == FAILED_EVERY - 1:
+        if index >= trials - running:
+            now.append(list(_reports(key, final, 1 + source.randrange(epochs - 1), epochs, source, load=LOAD)))
+        elif running and index == trials - running - 1:
+            yield from _reports(key, final, epochs // 2, epochs, source)
+            yield TrialPaused(trial=key, epoch=epochs // 2, reason="until others are as far")
+        elif index % FAILED_EVERY == FAILED_EVERY - 1:
             yield from _reports(key, final, min(5, epochs), epochs, source)
             reason = "the loss is NaN in epoch 6"
             yield AttemptFailed(trial=key, attempt=1, failure="diverged", reason=reason)
@@ -198,7 +223,9 @@ def _events(space: SearchSpace, trials: int, epochs: int, source: random.Random)
             yield from _reports(key, final, epochs, epochs, source)
             yield TrialCompleted(trial=key)
             best.append((final, index))
-    for final, index in sorted(best, reverse=True)[:LEADERS]:
+    for turn in reversed([*itertools.zip_longest(*map(reversed, now))]):  # they end together
+        yield from filter(None, turn)
+    for final, index in sorted(best, reverse=True)[: 0 if running else LEADERS]:
         for number in range(1, SEEDS + 1):
             key, first = f"t{index:04d}-r{number}", f"t{index:04d}"
             yield TrialSuggested(
@@ -218,10 +245,12 @@ def _value(space: SearchSpace, point: Mapping[str, Value]) -> float:
     return 0.2 + 0.6 * math.exp(-total)
 
 
-def _reports(key: str, final: float, last: int, epochs: int, source: random.Random) -> Iterator[Event]:
+def _reports(
+    key: str, final: float, last: int, epochs: int, source: random.Random, load: NodeLoad | None = None
+) -> Iterator[Event]:
     for epoch in range(1, last + 1):
         value = min(0.99, max(0.01, final * (1 - math.exp(-4 * epoch / epochs)) + source.gauss(0, 0.01)))
-        yield TrialReported(trial=key, result=_result(epoch, value, source))
+        yield TrialReported(trial=key, result=_result(epoch, value, source), load=load)
 
 
 def _result(epoch: int, value: float, source: random.Random) -> EpochResult:

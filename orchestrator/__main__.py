@@ -28,7 +28,7 @@ from orchestrator.cli.doctor import doctor
 from orchestrator.cli.finalize import ablate, finalize, tables
 from orchestrator.cli.launch import demo, launch, resume
 from orchestrator.cli.manage import extend, logs, overview, purge, status, stop, sync
-from orchestrator.cli.results import compare, export, report, reproduce, simulate, ui
+from orchestrator.cli.results import compare, dashboard, export, report, reproduce, simulate, ui
 from orchestrator.cli.shell_complete import completion
 from orchestrator.cli.space import config, space
 from orchestrator.cli.train import evaluate, train
@@ -94,12 +94,12 @@ OF_OTHER_TOOLS = {
     **dict.fromkeys(("run", "start", "sweep", "tune", "search", "optimize"), ("launch",)),
     **dict.fromkeys(("ls", "list", "show"), ("status",)),
     **dict.fromkeys(("rm", "delete", "remove"), ("purge",)),
-    **{"fit": ("train",), "eval": ("evaluate",), "val": ("evaluate",), "test": ("finalize",), "dashboard": ("ui",)},
+    **{"fit": ("train",), "eval": ("evaluate",), "val": ("evaluate",), "test": ("finalize",)},
 }
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Search": (demo, launch, resume, status, stop, logs, extend),
-    "Results": (report, compare, ui, simulate, export, reproduce, sync, purge),
+    "Results": (report, dashboard, compare, ui, simulate, export, reproduce, sync, purge),
     "Test set": (finalize, tables, ablate),
     "Data and search spaces": (data, space, config),
     "One network": (train, evaluate, embed, match),

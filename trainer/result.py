@@ -201,10 +201,16 @@ class EpochResult(FrozenConfig):
         return metrics | (self.validation.metrics() if self.validation else {})
 
     def metric(self, name: str) -> float | None:
-        """One of `metrics`, without making all of them where it is of the ranking; None where it is not among them."""
+        """One of `metrics`, without making all of them where it is of the ranking, the losses or the attention.
+
+        None where it is not among them.
+        """
         if self.validation is not None and name in _OF_RANKING:
             value: float = getattr(self.validation, name)
             return value
+        kind, _, rest = name.partition("/")
+        if kind in ("loss", "attention"):
+            return (self.losses if kind == "loss" else self.attention).get(rest)
         return self.metrics().get(name)
 
 

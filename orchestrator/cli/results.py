@@ -1,4 +1,4 @@
-"""compare, report, export, reproduce, simulate, ui: results of searches."""
+"""compare, report, dashboard, export, reproduce, simulate, ui: results of searches."""
 
 from __future__ import annotations
 
@@ -236,12 +236,32 @@ def simulate(
     return Exit.OK
 
 
+Port = Annotated[int, option("--port", type=click.IntRange(0, 65535), help="Port on 127.0.0.1; 0 is any free one.")]
+
+
+@command(example="reidsearch dashboard attn_cl-7f3a")
+def dashboard(
+    name: OptionalSearch = None,
+    port: Port = 8350,
+    images: Annotated[bool, option("--images", help="Show pictures of people also of real data.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
+    """Show searches in the browser while they run, until Ctrl-C.
+
+    The page is that of `report`, kept up to date, with what runs now and buttons that pause, stop and extend. The
+    address that is printed holds a token. On another machine: ssh -L 8350:127.0.0.1:8350 MACHINE
+    """
+    from orchestrator.show.dashboard import serve
+    from orchestrator.stores import open_store
+
+    serve(open_store(storage), name, port, click.echo, images=images)
+    return Exit.OK
+
+
 @command(example="reidsearch ui attn_cl-7f3a --port 5050")
 def ui(
     name: OptionalSearch = None,
-    port: Annotated[
-        int, option("--port", type=click.IntRange(0, 65535), help="Port on 127.0.0.1; 0 is any free one.")
-    ] = 5000,
+    port: Port = 5000,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
 ) -> int:

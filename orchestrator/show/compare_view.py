@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,14 +105,14 @@ def _link(comparison: Comparison) -> str | None:
 
 def _show_to_people(comparison: Comparison, link: str | None) -> None:
     console = output()
-    console.print(_metrics_table(comparison))
+    console.print(_table(*metric_rows(comparison)))
     for pair in comparison.pairs:
         console.print()
         for line in pair_lines(pair):
             console.print(line, soft_wrap=True, highlight=False)
     console.print()
     if comparison.settings:
-        console.print(_settings_table(comparison))
+        console.print(_table(*setting_rows(comparison)))
     else:
         console.print("no setting differs but the seed")
     for note in comparison.notes:
@@ -123,20 +123,26 @@ def _show_to_people(comparison: Comparison, link: str | None) -> None:
         console.print(f"MLflow    {link}", soft_wrap=True, highlight=False)
 
 
-def _metrics_table(comparison: Comparison) -> Table:
-    """Metrics in per cent, those of others with the difference to the first."""
-    table = plain_table()
-    table.add_column("validation, %")
-    for side in comparison.sides:
-        table.add_column(side.name, justify="right")
-    first = comparison.sides[0].validation.metrics()
-    for name, value in first.items():
-        if name.endswith("_standard_error"):
-            continue
+def metric_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the metrics in per cent, those of others with the difference to the first."""
+    rows = []
+    for name, value in comparison.sides[0].validation.metrics().items():
         changes = [pair.metrics.get(name) for pair in comparison.pairs]
-        if any(change is not None for change in changes) or not comparison.pairs:
-            table.add_row(name, _metric(name, value), *(_changed(name, change) for change in changes))
-    table.add_row("epoch", *(str(side.epoch.epoch) for side in comparison.sides), style="dim")
+        if not name.endswith("_standard_error") and any(change is not None for change in changes):
+            rows.append([name, _metric(name, value), *(_changed(name, change) for change in changes)])
+    return _head("validation, %", comparison), [*rows, ["epoch", *(str(side.epoch.epoch) for side in comparison.sides)]]
+
+
+def _head(first: str, comparison: Comparison) -> list[str]:
+    return [first, *(side.name for side in comparison.sides)]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = plain_table()
+    for place, name in enumerate(head):
+        table.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row, style="dim" if row[0] == "epoch" else None)
     return table
 
 
@@ -148,14 +154,13 @@ def _metric(name: str, value: float, *, sign: str = "") -> str:
     return f"{value:{sign}.2f}" if name in NOT_SHARES else f"{100 * value:{sign}.1f}"
 
 
-def _settings_table(comparison: Comparison) -> Table:
-    table = plain_table()
-    table.add_column("differs")
-    for side in comparison.sides:
-        table.add_column(side.name, justify="right")
-    for path, values in comparison.settings.items():
-        table.add_row(path, *("-" if value is None else number(_plain(value)) for value in values))
-    return table
+def setting_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the settings that differ."""
+    rows = [
+        [path, *("-" if value is None else number(_plain(value)) for value in values)]
+        for path, values in comparison.settings.items()
+    ]
+    return _head("differs", comparison), rows
 
 
 def _plain(value: JsonValue) -> JsonValue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.base.formatting import duration, number, percent
 from orchestrator.space.objective import VALIDATION_METRICS
@@ -11,7 +12,7 @@ from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import FinalizationStarted, Forecast, TrialOpenedTestSet
 from orchestrator.study.study import Trial
 from orchestrator.summary import FinalResult, Mean, Summary
-from orchestrator.summary.costs import Costs, search_seconds_left, seconds_left
+from orchestrator.summary.costs import Costs, search_seconds_left, seconds_left, share_done
 from trainer.formatting import counted, one_line
 
 SYNTHETIC_MARK = "SYNTHETIC data: these metrics say nothing about published results"
@@ -59,6 +60,13 @@ def left_line(summary: Summary) -> str:
     """`about 14 min left`; empty where that is not known."""
     left = search_seconds_left(summary.study, summary.space) if summary.state == "running" else None
     return "" if left is None else f"about {duration(left)} left"
+
+
+def progress_parts(summary: Summary) -> list[str]:
+    """How much of a search is done, the time that is left where that is known, and what it has cost."""
+    share, costs = share_done(summary.study, summary.space), summary.costs
+    cost = f"{costs.gpu_hours:.3g} GPU h" if costs.gpu_hours else f"{duration(HOUR_S * costs.hours)} of training"
+    return list(filter(None, (f"{100 * share:.0f} % done", left_line(summary), cost)))
 
 
 def best_value(metric: str, best: Best) -> str:

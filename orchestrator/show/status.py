@@ -19,22 +19,22 @@ from orchestrator.show.terminal import LiveView, output, plain_table, print_summ
 from orchestrator.space.problems import SpaceError
 from orchestrator.stores.base import Store, existing_search, searches
 from orchestrator.study.study import Finalization, Trial, UseOfTestSet
-from orchestrator.summary import Summary, latest_metrics, read_summary, with_forecasts
+from orchestrator.summary import SearchReader, Summary, latest_metrics, read_summary, with_forecasts
 from orchestrator.summary.costs import trial_cost
 
 WATCH_PERIOD_S = 2.0
 # Trials up to which the model is asked anew, which takes a second then, and five for a thousand; of a larger search the
 # journal's forecasts are shown, those with which paused trials were continued.
 MOST_FORECAST = 400
+SEARCH_COLUMNS = ("search", "state", "completed", "failed", "best mAP", "seeds", "trial", "data")
 TRY_OUT = ("demo.yaml",)
 
 
 def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> None:
     """Prints one search; with `watch` again and again until no process drives it any more."""
-    folder = existing_search(storage, name)
-    console = output()
+    reader, console = SearchReader(existing_search(storage, name)), output()
     while True:
-        summary = read_summary(folder)
+        summary = reader.read()
         is_open = summary.space.stopping.pauses and summary.state != "finished"
         if is_open and len(summary.configurations) <= MOST_FORECAST:
             summary = with_forecasts(summary)
@@ -89,20 +89,24 @@ def read_searches(storage: Store) -> tuple[list[Summary], list[str]]:
 def searches_table(summaries: Sequence[Summary]) -> Table:
     """One line per search."""
     table = plain_table()
-    table.add_column("search", overflow="fold")
-    for column in ("state", "completed", "failed", "best mAP", "seeds", "trial", "data"):
+    table.add_column(SEARCH_COLUMNS[0], overflow="fold")
+    for column in SEARCH_COLUMNS[1:]:
         table.add_column(column, no_wrap=True)
     for summary in summaries:
-        completed = summary.counts["completed"]
-        table.add_row(
-            summary.name,
-            summary.state,
-            str(completed) if summary.space.stopping.pauses else f"{completed}/{summary.space.budget.trials}",
-            str(summary.counts["failed"]),
-            *(("-", "-", "-") if summary.best is None else _best_cells(summary.best)),
-            summary.description.data_kind,
-        )
+        table.add_row(summary.name, *search_cells(summary))
     return table
+
+
+def search_cells(summary: Summary) -> tuple[str, ...]:
+    """A search in `SEARCH_COLUMNS`, without its name."""
+    completed = summary.counts["completed"]
+    return (
+        summary.state,
+        str(completed) if summary.space.stopping.pauses else f"{completed}/{summary.space.budget.trials}",
+        str(summary.counts["failed"]),
+        *(("-", "-", "-") if summary.best is None else _best_cells(summary.best)),
+        summary.description.data_kind,
+    )
 
 
 def _best_cells(best: Best) -> tuple[str, str, str]:

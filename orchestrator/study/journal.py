@@ -178,6 +178,35 @@ def read_journal(path: Path) -> list[Record]:
     return _read(path)[0]
 
 
+class JournalReader:
+    """Reads a journal again and again while another process writes to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._number, self._end = 0, 0
+
+    def is_another(self) -> bool:
+        """Whether another file, or a shorter one, stands in the place of the one that was read."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return self._file is not None
+        return self._file is not None and (found.st_ino != self._file or found.st_size < self._end)
+
+    def new_records(self) -> list[Record]:
+        """The events that were added since the last call, in order.
+
+        Raises:
+            JournalError: the file is damaged before its last line.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self._file = self._path.stat().st_ino
+        records, self._end = _read(self._path, self._end, self._number)
+        self._number += len(records)
+        return records
+
+
 def encode(record: Record) -> bytes:
     """The line that stands for the record, its CRC-32 over all that comes before the checksum's key."""
     fields = {"number": record.number, "time": record.time, **record.event.model_dump(mode="json")}
@@ -221,21 +250,21 @@ def verified(line: bytes) -> bytes:
     return body
 
 
-def _read(path: Path) -> tuple[list[Record], int]:
-    """The records and the number of bytes they take."""
+def _read(path: Path, begin: int = 0, known: int = 0) -> tuple[list[Record], int]:
+    """The records from byte `begin` on, before which stand so many known ones, and the byte at which they end."""
     try:
         with open_regular(path) as file, without_collector():
-            return _records(path, iter(lambda: file.readline(MAX_LINE + 1), b""))
+            file.seek(begin)
+            return _records(path, iter(lambda: file.readline(MAX_LINE + 1), b""), begin, known)
     except FileNotFoundError:
         return [], 0
     except OSError as error:
         raise JournalError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _records(path: Path, lines: Iterator[bytes]) -> tuple[list[Record], int]:
+def _records(path: Path, lines: Iterator[bytes], end: int, known: int) -> tuple[list[Record], int]:
     records: list[Record] = []
-    end = 0
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, known + 1):
         try:
             if len(line) > MAX_LINE:
                 raise ValueError(f"longer than {MAX_LINE // 1024**2} MiB")

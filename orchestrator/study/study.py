@@ -381,13 +381,13 @@ def fold(events: Iterable[Event]) -> Study:
     return study
 
 
-def fold_records(records: Iterable[Record], journal: Path | None = None) -> Study:
-    """The state after the events of a journal.
+def fold_records(records: Iterable[Record], journal: Path | None = None, study: Study | None = None) -> Study:
+    """The state after the events of a journal; given the study of those before them, that study.
 
     Raises:
         JournalError: an event is about a trial that no event before it suggested; names the journal and the line.
     """
-    study = Study()
+    study = study or Study()
     for record in records:
         try:
             study.apply(record.event, record.time)

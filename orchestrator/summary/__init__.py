@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,13 +25,15 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, Store, existing_search
 from orchestrator.study.description import SearchDescription, current_space, read_description
 from orchestrator.study.events import FinalizationStarted, Forecast
-from orchestrator.study.journal import read_journal
+from orchestrator.study.journal import JournalReader, Record
 from orchestrator.study.study import SearchState, Study, Trial, TrialStatus, fold_records
 from orchestrator.summary.costs import Costs, search_costs
 from trainer.result import UNIFORM_ENTROPY, Evaluation
 
 BEST = "best"
 """In place of a trial's key: the configuration that is best so far."""
+RECENT = 100
+"""Events that a reader keeps."""
 
 
 class TracePoint(NamedTuple):
@@ -245,11 +247,41 @@ def read_summary(folder: SearchFolder) -> Summary:
         SearchError: `search.yaml` is damaged, or the space is of another version of this program.
         StorageProblem: the storage has a URI and cannot be reached.
     """
-    folder.store.pull(folder)
-    with without_collector():
-        study = fold_records(read_journal(folder.journal), folder.journal)
-        is_driven = folder.store.driver(folder) is not None
-        return summarise(folder, read_description(folder.description), study, is_driven=is_driven)
+    return SearchReader(folder).read()
+
+
+class SearchReader:
+    """Reads a search again and again: each time only what was added to its journal."""
+
+    def __init__(self, folder: SearchFolder) -> None:
+        self.folder = folder
+        self._description: SearchDescription | None = None
+        self._begin()
+
+    def read(self) -> Summary:
+        """The search as it is now; raises what `read_summary` does."""
+        folder = self.folder
+        folder.store.pull(folder)
+        if self._journal.is_another():
+            self._begin()
+        try:
+            with without_collector():
+                records = self._journal.new_records()
+                fold_records(records, folder.journal, self._study)
+                self.recent.extend(records)
+                self._description = self._description or read_description(folder.description)
+                is_driven = folder.store.driver(folder) is not None
+                return summarise(folder, self._description, self._study, is_driven=is_driven)
+        except BaseException:
+            self._begin()  # the study may hold a part of the records
+            raise
+
+    def _begin(self) -> None:
+        self._journal = JournalReader(self.folder.journal)
+        self._study = Study()
+        self._description = None
+        self.recent: deque[Record] = deque(maxlen=RECENT)
+        """The latest events."""
 
 
 def with_forecasts(summary: Summary) -> Summary:

@@ -97,6 +97,20 @@ def search_seconds_left(study: Study, space: SearchSpace) -> float | None:
     return (sum(mean if left is None else left for left in known) + waiting * mean) / max(len(running), 1)
 
 
+def share_done(study: Study, space: SearchSpace) -> float:
+    """Share of the planned epochs, those of repeats among them, that is trained or, by a rule or a failure, left out.
+
+    In [0, 1]. Where trials pause, an epoch that was left out is trained by another trial, and does not count.
+    """
+    trials, budget = [*study.trials.values(), *study.replicates.values()], space.budget.trials
+    done = sum(
+        1.0 if trial.is_over and not space.stopping.pauses else trial.epoch / trial.epochs
+        for trial in trials
+        if trial.epochs
+    )
+    return min(1.0, done / (budget + space.replicates.planned(budget)))
+
+
 def trial_cost(trial: Trial) -> TrialCost:
     """Cost of one trial."""
     spent, saved = costs(trial), _epochs_saved(trial)

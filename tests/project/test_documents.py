@@ -49,7 +49,7 @@ WAYS = {
     ),
     UNDRIVEN: (r"reidsearch (launch(?!.* --submit)|finalize)\b",),
     # They do not end, train for minutes, are the shell's, or have a test of their own (test_exported.py).
-    PARSED: (r"reidsearch (ui|ablate|cluster|launch .*--submit|embed|match)\b", r"make ", r"source "),
+    PARSED: (r"reidsearch (ui|dashboard|ablate|cluster|launch .*--submit|embed|match)\b", r"make ", r"source "),
 }
 SEARCH_FIRST = ("status", "report", "tables", "simulate", "logs", "export", "reproduce", "purge", "finalize", "compare")
 BESIDE = {

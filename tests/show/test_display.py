@@ -38,7 +38,7 @@ from orchestrator.study.events import (
 from orchestrator.study.journal import Record
 from orchestrator.study.study import TrialStatus, fold
 from orchestrator.summary import Summary, read_summary
-from orchestrator.summary.costs import search_seconds_left, seconds_left
+from orchestrator.summary.costs import search_seconds_left, seconds_left, share_done
 
 FAILED = TrialFailed(trial="t0002", failure="diverged", reason="DivergedError: loss/osm is nan in epoch 2")
 EVENTS: list[Event] = [
@@ -99,6 +99,15 @@ def test_the_time_left_is_that_of_running_and_of_planned_trials_at_the_pace_of_c
     assert left(EVENTS[:1]) == left(EVENTS, driven=False) == "", "nothing is completed, or nothing runs"
     pausing = SearchSpace.load("demo", overrides=["stopping={rule: promote}"])
     assert search_seconds_left(found.study, pausing) is None, "the order of paused trials is not known"
+
+
+def test_a_search_is_done_as_far_as_its_planned_epochs_are_trained_or_given_up() -> None:
+    found = summary(EVENTS)
+    planned = found.space.budget.trials + found.space.replicates.planned(found.space.budget.trials)
+    assert share_done(found.study, found.space) == pytest.approx((1 + 1 + 1 + 1 / 3) / planned)
+    pausing = SearchSpace.load("smoke", overrides=["stopping.rule=freeze_thaw", "replicates=0"])
+    # 5 + 20 + 7 + 5 of 4 x 20 epochs: those that the stopped trial left out are for others.
+    assert share_done(fold(pausing_events()), pausing) == pytest.approx(37 / 80)
 
 
 def test_a_running_trial_before_its_first_epoch_has_no_pace() -> None:

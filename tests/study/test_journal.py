@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from orchestrator.base.errors import JournalError
 from orchestrator.study.events import AttemptFailed, Event, SearchCreated, SessionEnded, TrialStarted, TrialSuggested
-from orchestrator.study.journal import RESERVE_BYTES, Journal, Record, decode, encode, read_journal
+from orchestrator.study.journal import RESERVE_BYTES, Journal, JournalReader, Record, decode, encode, read_journal
 
 EVENTS: list[Event] = [
     SearchCreated(search="s", space="0" * 64, seed=1),
@@ -54,6 +54,24 @@ def test_reopening_appends_where_the_journal_ended(journal_file: Path) -> None:
     journal.append(EVENTS[2])
     journal.close()
     assert [record.event for record in read_journal(journal_file)] == [*EVENTS, EVENTS[2]]
+
+
+def test_a_reader_gives_each_event_once_though_it_came_in_pieces_and_notices_another_file(journal_file: Path) -> None:
+    content, reader = journal_file.read_bytes(), JournalReader(journal_file)
+    given = []
+    for end in (0, 1, 300, 301, 400, len(content) - 1, len(content)):
+        journal_file.write_bytes(content[:end])
+        assert not reader.is_another()
+        given += reader.new_records()
+    assert given == read_journal(journal_file) and len(given) == len(EVENTS)
+    journal_file.write_bytes(content[:-1])
+    assert reader.is_another(), "it is shorter than what was read"
+    journal_file.write_bytes(content)
+    journal_file.rename(journal_file.with_name("moved"))
+    assert reader.is_another(), "it is gone"
+    (journal_file.with_name("copy")).write_bytes(content)
+    journal_file.with_name("copy").rename(journal_file)
+    assert reader.is_another()
 
 
 def test_every_line_is_json_that_jq_can_read(journal_file: Path) -> None:

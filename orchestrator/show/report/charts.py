@@ -73,6 +73,17 @@ def trace_chart(points: Sequence[TracePoint], metric: str, best: str | None) -> 
     return figure(traces, "trial", axis(metric))
 
 
+def best_so_far_chart(traces: Mapping[str, Sequence[TracePoint]], metric: str) -> go.Figure:
+    """The best value so far of several searches, by trial."""
+    lines = []
+    for place, (name, points) in enumerate(traces.items()):
+        leading = [(point.number, factor(metric) * point.best) for point in points if point.best is not None]
+        line = {"shape": "hv", "width": 2, "color": PALETTE[place % len(PALETTE)]}
+        x, y = [number for number, _ in leading], [value for _, value in leading]
+        lines.append(go.Scatter(mode="lines", name=name, x=x, y=y, line=line))
+    return figure(lines, "trial", axis(metric))
+
+
 def _trace_marks(points: Sequence[TracePoint], status: TrialStatus, floor: float, times: float) -> go.Scatter:
     broken = ["" if point.value is None or point.feasible else ", breaks a constraint" for point in points]
     errors = [times * (point.standard_error or 0.0) for point in points]

@@ -126,7 +126,12 @@ def _without_nan(values: np.ndarray) -> list[list[float | None]]:
 
 
 def _picture(path: Path, problems: list[str]) -> str | None:
-    """The picture, made narrower and compressed, as a data URI; None where there is none."""
+    content = webp(path, problems)
+    return None if content is None else "data:image/webp;base64," + base64.b64encode(content).decode()
+
+
+def webp(path: Path, problems: list[str]) -> bytes | None:
+    """The picture, made narrower and compressed; None where there is none, or a problem."""
     if not path.is_file():
         return None
     from PIL import Image
@@ -143,7 +148,7 @@ def _picture(path: Path, problems: list[str]) -> str | None:
     except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
         problems.append(f"{path.name}: {_described(error)}")
         return None
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def _described(error: Exception) -> str:

@@ -29,13 +29,16 @@
     ["rgba(0,158,115,", "rgba(60,214,170,"], ["#5b02a3", "#9a66e0"], ["#9a179b", "#c04cc1"]];
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
-  function draw(place) {
-    let text = document.querySelector(`script[data-figure="${place.id}"]`).textContent;
+  // A figure is in the page or, see `dashboard.js`, has an address. Unless `anyway`, it is drawn again only if it has changed.
+  async function draw(place, anyway = true) {
+    let text = place.dataset.source ? await figureOf(place) : document.querySelector(`script[data-figure="${place.id}"]`).textContent;
+    if (!text || (place.text === text && !anyway)) return;
+    place.text = text;
     if (dark.matches) for (const [from, to] of brighter) text = text.replaceAll(from, to);
     const { data, layout } = JSON.parse(text);
     const config = { displaylogo: false, displayModeBar: narrow() ? false : "hover",
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
-    Plotly.newPlot(place, data, { ...layout, template: theme() }, config);
+    Plotly.react(place, data, { ...layout, template: theme(), uirevision: "kept" }, config);
     if (!place.dataset.drawn) sizes.observe(place);
     place.dataset.drawn = "yes";
   }
@@ -48,21 +51,22 @@
     }
   });
 
-  const places = [...document.querySelectorAll(".chart")];
+  const places = () => [...document.querySelectorAll(".chart")];
   const soon = new IntersectionObserver((seen) => {
     for (const entry of seen) {
       if (entry.isIntersecting) {
         soon.unobserve(entry.target);
-        draw(entry.target);
+        draw(entry.target, false);
       }
     }
   }, { rootMargin: "600px" });
-  places.forEach((place) => soon.observe(place));
-  const drawAll = () => places.filter((place) => !place.dataset.drawn).forEach((place) => { soon.unobserve(place); draw(place); });
+  const watch = () => places().forEach((place) => soon.observe(place));
+  watch();
+  const drawAll = () => places().filter((place) => !place.dataset.drawn).forEach((place) => { soon.unobserve(place); draw(place); });
   window.addEventListener("beforeprint", drawAll);
   if (location.hash === "#draw-all") drawAll();
   dark.addEventListener("change", () => {
-    places.filter((place) => place.dataset.drawn).forEach(draw);
+    places().filter((place) => place.dataset.drawn).forEach((place) => draw(place));
   });
 
   // The table: a click on a heading sorts by it, a second one the other way round; what has no value stays last.
@@ -71,16 +75,27 @@
     const number = cell.dataset.value;
     return number === undefined ? cell.textContent.trim().toLowerCase() : number === "" ? null : Number(number);
   };
-  for (const table of document.querySelectorAll("table.sortable")) {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-      const up = head.getAttribute("aria-sort") !== "ascending";
-      heads.forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const rows = [...table.tBodies[0].rows].map((row) => [value(row, column), row]);
-      rows.sort(([a], [b]) => a === null || b === null ? (a === null) - (b === null)
-        : (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1));
-      table.tBodies[0].append(...rows.map(([, row]) => row));
-    }));
+  function sort(table) {
+    const head = table.querySelector("thead [aria-sort]");
+    if (!head) return;
+    const up = head.getAttribute("aria-sort") === "ascending";
+    const rows = [...table.tBodies[0].rows].map((row) => [value(row, head.cellIndex), row]);
+    rows.sort(([a], [b]) => a === null || b === null ? (a === null) - (b === null)
+      : (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1));
+    table.tBodies[0].append(...rows.map(([, row]) => row));
   }
+  document.addEventListener("click", ({ target }) => {
+    const head = target.closest("table.sortable thead th");
+    if (!head) return;
+    const turned = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", turned);
+    sort(head.closest("table"));
+  });
+
+  // After a part of the page was replaced, see `dashboard.js`.
+  globalThis.renew = () => {
+    watch();
+    document.querySelectorAll("table.sortable").forEach(sort);
+  };
 })();

@@ -1,9 +1,10 @@
-"""The report as one HTML file that needs nothing but itself: `page.html.j2`, filled in."""
+"""The report as one HTML file that needs nothing but itself: `page.html.j2`, filled in; templates of other pages."""
 
 from __future__ import annotations
 
 import base64
 import html
+from functools import cache
 from typing import Any
 
 import plotly.graph_objects as go
@@ -33,27 +34,38 @@ SHARES = ("mAP", "mINP", "rank1", "rank5", "rank10", "rank20")
 def html_text(report: ReportData) -> str:
     """The page: about 5 MB, nearly all of it the library that draws the charts."""
     csv = base64.b64encode(tables.csv_text(report).encode()).decode()
+    return render(
+        "page.html.j2",
+        report=report,
+        csv_uri=f"data:text/csv;charset=utf-8;base64,{csv}",
+        charts=charts,
+        model_charts=model_charts,
+        parallel_chart=parallel_chart,
+        later=None,
+        policy=POLICY,
+        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def render(template: str, *, report: ReportData | None, **values: Any) -> str:
+    """A template filled in; `report` is the search that it shows."""
     return (
         _environment()
-        .get_template("page.html.j2")
+        .get_template(template)
         .render(
             report=report,
-            charts=charts,
-            model_charts=model_charts,
-            parallel_chart=parallel_chart,
             tables=tables,
             axis=axis,
             forecast_text=forecast_text,
             pauses_line=pauses_line,
-            policy=POLICY,
-            data_mark=data_mark(report.summary.description),
+            data_mark=None if report is None else data_mark(report.summary.description),
             good_fit=GOOD_FIT,
-            csv_uri=f"data:text/csv;charset=utf-8;base64,{csv}",
-            plotly_js=Markup(get_plotlyjs()),
+            **values,
         )
     )
 
 
+@cache
 def _environment() -> Environment:
     """Jinja2 which escapes all texts, makes characters visible that do not print, and knows our filters."""
     environment = Environment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -47,7 +47,7 @@ class ReportData:
     summary: Summary
     evaluation: EvaluationView | None
     """Of the best configuration's first seed."""
-    written: str
+    written: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     """When, ISO 8601, UTC."""
     model: ModelView = WITHOUT_MODEL
     """What Ax's model says; the warnings depend on it."""
@@ -159,7 +159,7 @@ def read_report(folder: SearchFolder, *, model: bool, images: bool) -> ReportDat
 def _read(folder: SearchFolder, summary: Summary, *, images: bool) -> ReportData:
     pictures = images or summary.description.synthetic
     evaluation = None if summary.best is None else read_evaluation(folder, summary.best.trial.key, pictures=pictures)
-    return ReportData(with_forecasts(summary), evaluation, datetime.now(UTC).isoformat(timespec="seconds"))
+    return ReportData(with_forecasts(summary), evaluation)
 
 
 def learning_curves(trials: Iterable[Trial], metric: str, *, most: int | None = MOST_POINTS) -> list[Curve]:
