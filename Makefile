@@ -16,13 +16,14 @@ TRIALS ?= 300
 DEMO_STORAGE ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint docs chaos soak release format clean moved
+.PHONY: help install demo test check lint docs walk chaos soak release format clean moved
 
 help:
 	@echo "make demo    install, then run a search on synthetic data (minutes)"
 	@echo "make test    install, then run checks and tests"
 	@echo "make check   formatting, lint, types, import directions"
 	@echo "make docs    the documentation as a site, in build/docs"
+	@echo "make walk    follow README, tutorial and how-to pages as a reader does: every command, its exit code, the lines shown"
 	@echo "make chaos   kill searches and the journal's writer at random moments, count what is lost (KILLS, SEED)"
 	@echo "make soak    a search of many trials of milliseconds: memory, time per suggestion (TRIALS)"
 	@echo "make release build wheel and source distribution into dist/, check them, try the wheel in an empty environment"
@@ -64,6 +65,9 @@ lint: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet
 	@echo "build/docs/index.html"
+
+walk: $(READY)
+	$(RUN) pytest -s -n 0 tests/project/test_documents.py tests/project/test_own_data_page.py -m e2e
 
 chaos: $(READY)
 	$(VENV)/bin/python tests/helpers/chaos.py journal --kills $(WRITER_KILLS) --seed $(SEED)

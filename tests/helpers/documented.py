@@ -51,6 +51,40 @@ def block_commands(page: Path) -> list[Command]:
     return [_command(page, line) for _, lines in sorted(found) for line in lines]
 
 
+class Step(NamedTuple):
+    """A command line as a page shows it, and the lines of its output that the page shows."""
+
+    line: str
+    shown: tuple[str, ...]
+
+
+def steps(page: Path) -> list[Step]:
+    """The command lines in fenced blocks, in their order."""
+    found = []
+    for language, body in fences(page):
+        if language == "sh":
+            found += [Step(line, ()) for line in _lines(body)]
+        elif language == "console":
+            for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+                line, *shown = part.splitlines()
+                found.append(Step(line, tuple(each for each in shown if each.strip() not in ("", "..."))))
+    return found
+
+
+def comparable(line: str) -> str:
+    """A line of output without what differs between machines: durations, sizes, commits, folders, widths of columns."""
+    for pattern, stands in (
+        (r"\S*runs/", "runs/"),
+        (r"\b[0-9a-f]{40}\b", "COMMIT"),
+        (r"\b[\d.]+ (ms|s|min|h)\b", "TIME"),
+        (r"\b[\d.]+ [kMG]B\b", "SIZE"),
+        (r"-{3,}", "---"),
+        (r"\s+", " "),
+    ):
+        line = re.sub(pattern, stands, line)
+    return line.strip()
+
+
 def inline_commands(page: Path) -> list[Command]:
     """The commands in the running text that are given with arguments."""
     blank = FENCE.sub("", page.read_text("utf-8"))

@@ -3,6 +3,7 @@ code; what it names is there."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -13,7 +14,18 @@ from pathlib import Path
 import click
 import nbformat
 import pytest
-from documented import LANGUAGES, PAGES, ROOT, Command, block_commands, fences, inline_commands, named_places
+from documented import (
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    Command,
+    block_commands,
+    comparable,
+    fences,
+    inline_commands,
+    named_places,
+    steps,
+)
 from miniatures import write_miniature
 from nbclient import NotebookClient
 from searches import a_search
@@ -43,13 +55,14 @@ WAYS = {
         r"reidsearch (status|report|compare|tables|simulate|logs|export|reproduce|completion|doctor|evaluate|train)\b",
         r"reidsearch (config show|data (check|import|stats|preview|pack)|purge)\b",
         r"reidsearch space (check|show|sample|diff|schema)\b",
+        r"reidsearch cluster (slurm|k8s|ray-up)\b",
         r"python -m trainer (fit|evaluate|compare|embed) ",
         r"python -m orchestrator\.reference\b",
         r"eval \$\(reidsearch completion ",
     ),
     UNDRIVEN: (r"reidsearch (launch(?!.* --submit)|finalize)\b",),
     # They do not end, train for minutes, are the shell's, or have a test of their own (test_exported.py).
-    PARSED: (r"reidsearch (ui|dashboard|ablate|cluster|launch .*--submit|embed|match)\b", r"make ", r"source "),
+    PARSED: (r"reidsearch (ui|dashboard|ablate|cluster plan|launch .*--submit|embed|match)\b", r"make ", r"source "),
 }
 SEARCH_FIRST = ("status", "report", "tables", "simulate", "logs", "export", "reproduce", "purge", "finalize", "compare")
 BESIDE = {
@@ -330,6 +343,8 @@ class Home:
 
     def adapted(self, words: list[str]) -> list[str]:
         """The command with data and searches that are here in place of those that it names."""
+        if words[1] == "cluster":
+            return words
         launches, checks = words[:2] == ["reidsearch", "launch"], words[:3] == ["reidsearch", "data", "check"]
         if launches and "--data" not in words and not set(DRAWN) & set(words):
             words = [*words, "--data", "/data/mars"]
@@ -421,9 +436,32 @@ def test_the_commands_of_a_page_do_what_they_should(page: Path, home: Home, capf
         home.prepare(words)
         code = perform(words)
         said = capfd.readouterr()
+        with capfd.disabled():
+            print(f"{page.name}: exit {code}: {command}")
         allowed = (0, 5) if words[1] == "doctor" else (0,)
         assert code in allowed, f"{command}\n{said.out}{said.err}"
         home.ran(words)
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["tutorial.md", "spaces.md"])
+def test_a_reader_who_follows_the_page_in_an_empty_folder_sees_what_it_shows(name: str, tmp_path: Path) -> None:
+    page = ROOT / "docs" / name
+    yaml = next((text for language, text in fences(page) if language == "yaml"), "")
+    (tmp_path / "mine.yaml").write_text(yaml)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("REIDSEARCH_STORAGE", None)
+    for step in steps(page):
+        if step.line.startswith("source "):
+            continue
+        done = subprocess.run(
+            ["bash", "-c", step.line], cwd=tmp_path, env=environment, input="first\n", capture_output=True, text=True
+        )
+        print(f"{name}: exit {done.returncode}: {step.line}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = [comparable(line) for line in done.stdout.splitlines()]
+        assert [line for line in step.shown if comparable(line) not in said] == [], done.stdout
 
 
 def perform(words: list[str]) -> int:
