@@ -63,8 +63,8 @@ lint: $(READY)
 	$(VENV)/bin/python -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
 
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --quiet
-	@echo "build/docs/index.html"
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build
+	@echo "open build/docs/index.html"
 
 walk: $(READY)
 	$(RUN) pytest -s -n 0 tests/project/test_documents.py tests/project/test_own_data_page.py -m e2e
