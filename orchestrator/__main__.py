@@ -33,6 +33,7 @@ from orchestrator.cli.shell_complete import completion
 from orchestrator.cli.space import config, space
 from orchestrator.cli.train import evaluate, train
 from orchestrator.cli.use import embed, match
+from orchestrator.cli.weights import weights
 from orchestrator.space.problems import SpaceError
 from trainer.child import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -103,7 +104,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Test set": (finalize, tables, ablate),
     "Data and search spaces": (data, space, config),
     "One network": (train, evaluate, embed, match),
-    "Machines": (cluster, doctor, completion),
+    "Machines": (cluster, weights, doctor, completion),
 }
 
 

@@ -1,4 +1,4 @@
-"""cluster plan, slurm, k8s, ray-up: what fits on a cluster, and the files that start one."""
+"""cluster plan, slurm, k8s, ray-up, check: what fits on a cluster, the files that start one, whether one takes them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from orchestrator.base.errors import Exit
+from orchestrator.cli.doctor import report_findings
 from orchestrator.cli.options import (
     TRIAL,
     AsJson,
@@ -21,6 +22,7 @@ from orchestrator.cli.options import (
     StageData,
     TrackingUri,
     TrialResources,
+    argument,
     command,
     command_arguments,
     option,
@@ -63,6 +65,18 @@ def plan(given: PlanOptions) -> int:
         for label, line in plan_lines(found):
             click.echo(f"{label:<10}{line}")
     return Exit.OK
+
+
+@command(example="reidsearch cluster check rayjob.yaml", group=cluster)
+def check(
+    file: Annotated[Path, argument(metavar="FILE", type=click.Path(path_type=Path))],
+    namespace: Annotated[str | None, option("--namespace", metavar="NAME", help="[default: the context's own]")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Ask Kubernetes, by kubectl, whether it takes a file or kustomization and has what it names; changes nothing."""
+    from orchestrator.doctor.kubernetes import examine
+
+    return report_findings(examine(file, namespace), as_json=as_json)
 
 
 Gpus = Annotated[int, option("--gpus-per-node", type=click.IntRange(min=0), help="GPUs of each.", show_default=True)]

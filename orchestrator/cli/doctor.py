@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE
 from orchestrator.cli.options import AsJson, Storage, command, option
+
+if TYPE_CHECKING:
+    from orchestrator.doctor.findings import Finding
 
 
 @command(example="reidsearch doctor --data /data/mars --address head:6379")
@@ -26,11 +30,18 @@ def doctor(
     as_json: AsJson = False,
 ) -> int:
     """Look at versions, GPUs, memory, disk, clock, ports and MLflow; exit code 5 when something is wrong."""
-    from orchestrator.doctor import examine, summary
+    from orchestrator.doctor import examine
     from orchestrator.stores import open_store
 
+    return report_findings(examine(data=data, address=address, storage=open_store(storage).path), as_json=as_json)
+
+
+def report_findings(found: Iterable[Finding], *, as_json: bool) -> int:
+    """Prints findings as they come, or all in one document; the exit code says whether something is wrong."""
+    from orchestrator.doctor import summary
+
     findings = []
-    for finding in examine(data=data, address=address, storage=open_store(storage).path):
+    for finding in found:
         findings.append(finding)
         if not as_json:
             click.echo(f"{finding.level:<8}{finding.subject:<14}{finding.text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -87,9 +88,9 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
         raise UnusableValue(f"--data {data}: must be a folder that all nodes see; a pack in a bucket is --stage-data")
     memory = job.memory or ("0" if job.machines.number > 1 else None)
     machines = job.machines._replace(memory=_slurm_bytes(memory or "0"))
-    plan = work.plan(machines)
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     values = {
-        "plan": plan,
+        "plan": work.plan(machines),
         "name": work.name,
         "storage": work.storage,
         "launch": ["--space", job.space, *work.launch],
@@ -105,6 +106,8 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
         "setup": [Markup(_line_of_shell(line)) for line in job.setup],
         "inside": _container_command(job),
         "invalid": int(Exit.INVALID),
+        "torch_home": os.environ.get("TORCH_HOME", f"{cache}/torch"),
+        "hf_home": os.environ.get("HF_HOME", f"{cache}/huggingface"),
     }
     return rendered("slurm.sbatch.j2", values, shell_words)
 

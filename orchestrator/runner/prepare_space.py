@@ -109,8 +109,11 @@ def any_config(space: SearchSpace) -> TrialConfig:
     return space.config(space.any_sample())
 
 
-def check_weights(space: SearchSpace) -> None:
+def check_weights(space: SearchSpace) -> set[tuple[str, str]]:
     """Downloads the weights of every network of the space, and checks that they fit.
+
+    Returns:
+        The pairs of `model.weights` and `model.backbone`.
 
     Raises:
         ConfigError: weights are not available or do not fit.
@@ -121,8 +124,10 @@ def check_weights(space: SearchSpace) -> None:
         models |= {space.config(point).model for point in points}
     from trainer import require_weights
 
-    for model in {(model.weights, model.backbone): model for model in models}.values():
+    found = {(model.weights, model.backbone): model for model in models}
+    for model in found.values():
         require_weights(model)
+    return set(found)
 
 
 def generate(root: Path, size: SizeName) -> None:

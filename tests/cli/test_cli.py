@@ -213,11 +213,30 @@ def test_imagenet_weights_that_cannot_be_had_stop_a_launch_before_anything_is_wr
         raise URLError("Network is unreachable")
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
-    assert run(["launch", "--space", "attn_cl.yaml", "--data", str(mini_mars), "--storage", "runs"]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("model.weights: imagenet: cannot download")
-    assert "set model.weights to none or to the path" in line
+    launch = ["launch", "--space", "attn_cl.yaml", "--data", str(mini_mars), "--storage", "runs"]
+    for command in (launch, ["weights", "fetch", "attn_cl.yaml"]):
+        assert run(command) == 3
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("model.weights: imagenet: cannot download")
+        assert "set model.weights to none or to the path" in line
     assert list(elsewhere.iterdir()) == []
+
+
+def test_weights_that_are_there_are_not_fetched_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torchvision.models import get_model, get_model_weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = Path(get_model_weights("resnet18")["IMAGENET1K_V1"].url).name
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(get_model("resnet18", weights=None).state_dict(), tmp_path / "hub" / "checkpoints" / file)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    assert run(["weights", "fetch", "attn_cl.yaml", "demo.yaml", "--set", "model.backbone=resnet18"]) == 0
+    fetched, random = capsys.readouterr().out.splitlines()
+    assert fetched == f"attn_cl: resnet18 has its weights (imagenet); torch keeps them in {tmp_path}/hub"
+    assert random == "demo: resnet18 has random weights, there is nothing to fetch"
 
 
 def test_a_damaged_data_set_stops_a_launch_with_the_file_and_no_search_is_left(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import configparser
 import copy
+import functools
+import importlib.util
 import os
+import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,11 +37,17 @@ from orchestrator.cluster.ray import ENVIRONMENT
 from orchestrator.space.search_space import SearchSpace
 
 FOLDER = ROOT / "cluster"
-MANIFESTS = ("rayjob.yaml", "raycluster.yaml", "mlflow.yaml", "storage.yaml", "shell.yaml")
+MANIFESTS = (
+    *("rayjob.yaml", "raycluster.yaml", "mlflow.yaml", "storage.yaml", "shell.yaml", "disruption-budget.yaml"),
+    "prometheus-operator.yaml",
+)
 RAY_UP = ("ray-up-onprem.yaml", "ray-up-aws.yaml", "ray-up-gcp.yaml")
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 KUBERNETES = "1.31"
 """The oldest of the versions that Kubernetes still mended when KubeRay 1.6 came."""
+
+# Of 2 MB; it would be read for each object.
+kubernetes_validate.utils.schema_contents = functools.lru_cache(kubernetes_validate.utils.schema_contents)
 
 MACHINES = manifests.Machines(3, 8, 2)
 CLUSTER = kubernetes.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0")
@@ -73,19 +83,22 @@ FILLED = {
 }
 
 
-def patched_job() -> str:
-    """A RayJob with the patches of kustomization.yaml, which are all `add` (RFC 6902)."""
-    *others, ray = yaml.safe_load_all(FILLED["rayjob.yaml"])
-    (patch,) = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["patches"]
-    assert patch["target"] == {"kind": ray["kind"]}
-    for change in yaml.safe_load(patch["patch"]):
-        assert change["op"] == "add"
-        *place, key = [part.replace("~1", "/") for part in change["path"].split("/")[1:]]
-        parent = ray
-        for part in place:
-            parent = parent[int(part) if isinstance(parent, list) else part]
-        parent[key] = change["value"]
-    return yaml.safe_dump_all([*others, ray])
+def patched(text: str) -> str:
+    """Objects with all patches of kustomization.yaml, as kustomize makes them (RFC 6902)."""
+    objects = list(yaml.safe_load_all(text))
+    for patch in yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["patches"]:
+        (target,) = (each for each in objects if each["kind"] == patch["target"]["kind"])
+        for change in yaml.safe_load(patch["patch"]):
+            *place, key = [part.replace("~1", "/") for part in change["path"].split("/")[1:]]
+            parent = target
+            for part in place:
+                parent = parent[int(part) if isinstance(parent, list) else part]
+            if key == "-":
+                parent.append(change["value"])
+            else:
+                assert change["op"] == "add" or key in parent
+                parent[key] = change["value"]
+    return yaml.safe_dump_all(objects)
 
 
 TEXTS = {
@@ -100,7 +113,7 @@ TEXTS = {
     "raycluster.yaml in a bucket": kubernetes.kubernetes_cluster(
         work(storage="s3://bucket/runs"), CLUSTER._replace(service_account="reid", secret="keys")
     ),
-    "rayjob.yaml with the patches of a site": patched_job(),
+    "rayjob.yaml with the patches of a site": patched(FILLED["rayjob.yaml"]),
     "slurm.sbatch with all options": slurm.slurm_script(
         work(storage="/a 'b'/$(date)/`id`"),
         job(
@@ -124,10 +137,12 @@ def documents(title: str) -> list[dict[str, Any]]:
 
 
 def pods(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if document["kind"] in kuberay.OBJECTS:
+    if document["kind"] in kuberay.OF_RAY:
         yield from kuberay.pod_templates(document)
     elif document["kind"] in ("Deployment", "StatefulSet"):
         yield document["spec"]["template"]
+    elif document["kind"] == "CronJob":
+        yield document["spec"]["jobTemplate"]["spec"]["template"]
     elif document["kind"] == "Pod":
         yield document
 
@@ -152,7 +167,7 @@ def test_the_versions_named_are_those_in_use() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     for path in FOLDER.glob("*.yaml"):
-        images = re.findall(r"registry\.example\.org/reidsearch:(\S+)", path.read_text())
+        images = re.findall(r"registry\.example\.org/reidsearch(?:-mlflow)?:(\S+)", path.read_text())
         assert set(images) <= {setup["metadata"]["version"]}, path
 
 
@@ -217,43 +232,112 @@ def test_what_the_job_script_tells_ray_is_what_the_driver_tells_it() -> None:
 # Kubernetes
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_kustomize_itself_makes_the_same_of_the_patches_of_a_site(tmp_path: Path) -> None:
+    (tmp_path / "rayjob.yaml").write_text(FILLED["rayjob.yaml"])
+    shutil.copy(FOLDER / "kustomization.yaml", tmp_path)
+    made = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True).stdout
+    ours = {each["kind"]: each for each in documents("rayjob.yaml with the patches of a site")}
+    assert {each["kind"]: each for each in yaml.safe_load_all(made)} == ours
+
+
+def check(document: dict[str, Any], version: str = KUBERNETES) -> None:
+    """Raises what Kubernetes and KubeRay would refuse of an object, or would drop in silence."""
+    if document["kind"] in kuberay.OBJECTS:
+        assert kuberay.problems(document) == []
+    else:
+        kubernetes_validate.validate(document, version, strict=True)
+    for pod in pods(document):
+        metadata = {"name": "pod", **pod["metadata"]}
+        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}
+        kubernetes_validate.validate(whole, version, strict=True)
+        mounts = {mount["name"] for container in pod["spec"]["containers"] for mount in container["volumeMounts"]}
+        claims = {claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", [])}
+        assert mounts == claims | {volume["name"] for volume in pod["spec"]["volumes"]}
+
+
 @pytest.mark.parametrize("title", of(*MANIFESTS))
 @pytest.mark.parametrize("version", [KUBERNETES, kubernetes_validate.latest_version()])
 def test_every_object_is_one_that_kubernetes_and_kuberay_take(title: str, version: str) -> None:
     for document in documents(title):
-        if document["kind"] in kuberay.OBJECTS:
-            assert kuberay.problems(document) == []
-        else:
-            kubernetes_validate.validate(document, version, strict=True)
-        for pod in pods(document):
-            whole = {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": "pod", **pod["metadata"]},
-                "spec": pod["spec"],
-            }
-            kubernetes_validate.validate(whole, version, strict=True)
+        check(document, version)
 
 
-def test_a_field_that_kuberay_lacks_is_found() -> None:
-    broken = copy.deepcopy(documents("rayjob.yaml filled in")[-1])
-    assert broken["kind"] == "RayJob"
-    cluster = broken["spec"]["rayClusterSpec"]
-    cluster["workerGroupSpecs"][0]["replicas"] = "2"
-    cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0
-    cluster["authOptions"]["mode"] = "none"
-    broken["spec"]["backOffLimit"] = 3
-    assert len(kuberay.problems(broken)) == 4
+@pytest.mark.parametrize("number", range(20))
+def test_whatever_options_are_chosen_the_objects_are_taken(number: int) -> None:
+    chance = random.Random(number)
+    storage, data = chance.choice([("/shared/runs", "/shared/mars"), ("s3://bucket/runs", "mini-mars")])
+    machines = manifests.Machines(chance.choice([1, 3, 40]), chance.choice([1, 8, 96]), chance.choice([0, 1, 8]))
+    cluster = CLUSTER._replace(
+        machines=machines,
+        image=chance.choice(["r.example.org/x:1", f"localhost:5000/lab/x@sha256:{'a' * 64}"]),
+        memory=chance.choice(["64Gi", "900M", "2T"]),
+        claim=chance.choice(["reidsearch", "team-a.data"]),
+        service_account=chance.choice([None, "reid"]),
+        secret=chance.choice([None, "keys"]),
+    )
+    given = work(
+        name=chance.choice(["a", "7-days", "x" * 64, "A.b_c"]),
+        storage=storage,
+        data=data,
+        launch=["--data", data],
+        stage_data=chance.choice([None, "/shared/packs"]),
+        tracking_uri=chance.choice([None, "http://mlflow:5000"]),
+    )
+    for text in (kubernetes.kubernetes_job(given, cluster), kubernetes.kubernetes_cluster(given, cluster)):
+        for document in yaml.safe_load_all(text):
+            check(document)
+
+
+# A value that Kubernetes or KubeRay would refuse or drop, and where in a RayJob with a site's patches.
+PLANTED: dict[str, Any] = {
+    "apiVersion": "ray.io/v1beta1",
+    "status": {},
+    "metadata.name": "x" * 48,
+    "spec.backOffLimit": 3,
+    "spec.backoffLimit": "3",
+    "spec.submissionMode": "Job",
+    "spec.shutdownAfterJobFinishes": False,
+    "spec.rayClusterSpec": [],
+    "spec.submitterPodTemplate.spec.restartPolicy": "Always",
+    "spec.submitterPodTemplate.spec.containers.0.resource": {},
+    "spec.rayClusterSpec.authOptions.mode": "none",
+    "spec.rayClusterSpec.autoscalerOptions": {"version": 2},
+    "spec.rayClusterSpec.headGroupSpec.replicas": 1,
+    "spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus": 0,
+    "spec.rayClusterSpec.headGroupSpec.template.spec.nodeSelector": [],
+    "spec.rayClusterSpec.headGroupSpec.template.spec.containers.0.envFrom": {"secretRef": {"name": "keys"}},
+    "spec.rayClusterSpec.workerGroupSpecs.0.replicas": "2",
+    "spec.rayClusterSpec.workerGroupSpecs.0.minReplicas": 4,
+    "spec.rayClusterSpec.workerGroupSpecs.0.template.spec.toleration": [],
+    "spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers": [],
+    "spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.securityContext.readOnlyRootFileSystem": True,
+    "spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.volumeMounts.0.name": "temp",
+}
+
+
+@pytest.mark.parametrize("place", PLANTED)
+def test_a_fault_in_an_object_is_found(place: str) -> None:
+    broken = copy.deepcopy(documents("rayjob.yaml with the patches of a site")[-1])
+    check(broken)
+    *parents, key = place.split(".")
+    parent: Any = broken
+    for part in parents:
+        parent = parent[int(part) if isinstance(parent, list) else part]
+    parent[key] = PLANTED[place]
+    with pytest.raises((AssertionError, kubernetes_validate.ValidationError)):
+        check(broken)
 
 
 @pytest.mark.parametrize("title", of(*MANIFESTS))
-def test_no_container_runs_as_root_or_without_limits(title: str) -> None:
+def test_no_container_runs_as_root_or_without_limits_or_writes_to_its_image(title: str) -> None:
     for document in documents(title):
         for pod in pods(document):
             assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
             assert pod["spec"]["automountServiceAccountToken"] is False
             for container in pod["spec"]["containers"]:
                 assert container["securityContext"]["allowPrivilegeEscalation"] is False
+                assert container["securityContext"]["readOnlyRootFilesystem"] is True
                 assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
                 for kind in ("requests", "limits"):
                     assert {"cpu", "memory"} <= container["resources"][kind].keys()
@@ -262,17 +346,23 @@ def test_no_container_runs_as_root_or_without_limits(title: str) -> None:
 @pytest.mark.parametrize("title", of(*MANIFESTS))
 def test_secrets_are_referred_to_and_nothing_can_be_reached_from_outside(title: str) -> None:
     kinds = {document["kind"] for document in documents(title)}
-    assert "NetworkPolicy" in kinds or kinds <= {"PersistentVolumeClaim", "Pod"}
+    assert "NetworkPolicy" in kinds or kinds <= {
+        "PersistentVolumeClaim",
+        "Pod",
+        "PodDisruptionBudget",
+        "PodMonitor",
+        "PrometheusRule",
+    }
     assert not kinds & {"Secret", "Ingress"}
     for document in documents(title):
         assert document["spec"].get("type") in (None, "ClusterIP") if "spec" in document else True
-        if document["kind"] in kuberay.OBJECTS:
+        if document["kind"] in kuberay.OF_RAY:
             cluster = document["spec"].get("rayClusterSpec", document["spec"])
             assert cluster["authOptions"] == {"mode": "token", "secretName": "reidsearch-token"}
             assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
         for pod in pods(document):
             for variable in (each for container in pod["spec"]["containers"] for each in container.get("env", [])):
-                is_secret = re.search("TOKEN|PASSWORD$", variable["name"]) is not None
+                is_secret = re.search("TOKEN|PASSWORD$|SECRET_KEY$", variable["name"]) is not None
                 assert not is_secret or "secretKeyRef" in variable["valueFrom"]
 
 
@@ -298,7 +388,7 @@ def test_a_ray_job_has_the_numbers_of_the_search() -> None:
 
 @pytest.mark.parametrize("title", of("rayjob.yaml", "raycluster.yaml"))
 def test_no_file_that_is_deleted_with_a_search_holds_the_claim_that_all_searches_share(title: str) -> None:
-    assert {document["kind"] for document in documents(title)} <= {"ConfigMap", "NetworkPolicy", *kuberay.OBJECTS}
+    assert {document["kind"] for document in documents(title)} <= {"ConfigMap", "NetworkPolicy", *kuberay.OF_RAY}
     (claim,) = documents("storage.yaml as shipped")
     assert claim["metadata"]["name"] == CLUSTER.claim
     assert ("persistentVolumeClaim" in TEXTS[title]) == ("bucket" not in title)
@@ -384,37 +474,111 @@ def test_a_file_for_ray_up_has_the_numbers_of_the_search() -> None:
 # Containers
 
 
-def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
+def instructions() -> list[list[str]]:
+    """Those of the Dockerfile: word and arguments."""
     lines = (FOLDER / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
-    instructions = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
-    bases = [value for word, value in instructions if word == "FROM"]
-    assert all(re.fullmatch(r"[\w./-]+:\d[\w.-]+", base) for base in bases)
-    users = [value for word, value in instructions if word == "USER"]
-    assert users == ["1000:1000"]
-    copied = {word for kind, value in instructions if kind == "COPY" for word in value.split()[:-1]}
+    return [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_images_are_pinned_and_do_not_run_as_root() -> None:
+    stages = [value.split(" AS ") for word, value in instructions() if word == "FROM"]
+    (outside,) = {base for base, _ in stages} - {name for _, name in stages}
+    assert re.fullmatch(r"[\w./-]+:\d[\w.-]+", outside)
+    assert [name for _, name in stages] == ["base", "mlflow", "reidsearch"]
+    users = [value for word, value in instructions() if word == "USER"]
+    assert users == ["1000:1000"] * 2
+    copied = {word for kind, value in instructions() if kind == "COPY" for word in value.split()[:-1]}
     ignore = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
     assert "*" in ignore
     assert {line[1:] for line in ignore if line.startswith("!")} == copied
     assert all((ROOT / name).exists() for name in copied)
-    assert not [value for word, value in instructions if word in ("ARG", "ENV") and re.search("PASSWORD|TOKEN=", value)]
+    settings = [value for word, value in instructions() if word in ("ARG", "ENV")]
+    assert not [value for value in settings if re.search("PASSWORD|TOKEN=", value)]
 
 
-def test_the_servers_of_mlflow_are_pinned_keep_their_password_elsewhere_and_listen_to_this_machine() -> None:
-    text = (FOLDER / "mlflow-compose.yaml").read_text()
-    services = yaml.safe_load(text)["services"]
+def test_a_change_of_our_code_installs_no_dependency_anew() -> None:
+    *_, lists, code = (value for word, value in instructions() if word == "RUN")
+    before = [value.split()[:-1] for word, value in instructions() if word == "COPY"][:2]
+    assert before == [["constraints.txt"], ["setup.cfg", "pyproject.toml"]]
+    assert "--constraint constraints.txt --requirement requirements.txt" in lists
+    assert code == "pip install --no-deps ."
+    command = re.search("python (-c .*?) >", lists)
+    assert command is not None
+    listed = subprocess.run(
+        [sys.executable, *shlex.split(command[1])], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    found = {re.split(r"[\[<>=]", line)[0].lower() for line in listed if line}
+    assert {"torch", "ray", "mlflow", "pydantic"} <= found
+    assert not any("#" in line for line in listed)
+
+
+COMPOSE = yaml.safe_load((FOLDER / "mlflow-compose.yaml").read_text())
+
+
+def mlflow_on_kubernetes() -> dict[str, Any]:
+    """The container of the server."""
+    (found,) = (each for each in documents("mlflow.yaml as shipped") if each["kind"] == "Deployment")
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def test_the_servers_of_mlflow_are_pinned_keep_their_passwords_elsewhere_and_listen_to_this_machine() -> None:
+    services = COMPOSE["services"]
     assert services.keys() == {"database", "mlflow"}
     for service in services.values():
         assert re.fullmatch(r"[\w./-]+:\d[\w.-]+", service["image"])
         assert {"cpus", "memory"} <= service["deploy"]["resources"]["limits"].keys()
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-        passwords = [value for key, value in service["environment"].items() if "PASSWORD" in key]
-        assert passwords == ["${MLFLOW_DB_PASSWORD:?write it into .env}"]
-        assert set(service["networks"]) <= yaml.safe_load(text)["networks"].keys()
+        secrets = [value for key, value in service["environment"].items() if re.search("PASSWORD|KEY", key)]
+        assert secrets and all(re.fullmatch(r"\$\{MLFLOW_\w+:\?write it into \.env\}", value) for value in secrets)
+        assert set(service["networks"]) <= COMPOSE["networks"].keys()
     assert services["mlflow"]["user"] == "1000:1000"
-    for name in ("mlflow-compose.yaml", "mlflow.yaml"):
-        assert re.findall(r"postgresql\+psycopg://(\S+)@", (FOLDER / name).read_text()) == [
-            "mlflow"
-        ]  # a user, no password
+    for name in ("mlflow-compose.yaml", "mlflow.yaml"):  # a user, no password
+        assert set(re.findall(r"postgresql\+psycopg://(\S+)@", (FOLDER / name).read_text())) == {"mlflow"}
+
+
+def test_mlflow_asks_for_a_login_and_users_cannot_change_the_searches_of_others() -> None:
+    login = COMPOSE["configs"]["login"]["content"]
+    (on_kubernetes,) = (
+        each["data"]["login.ini"] for each in documents("mlflow.yaml as shipped") if each["kind"] == "ConfigMap"
+    )
+    assert login.replace("@database:", "@mlflow-database:") == on_kubernetes
+    config = configparser.ConfigParser()
+    config.read_string(login)
+    shipped = configparser.ConfigParser()
+    (package,) = importlib.util.find_spec("mlflow").submodule_search_locations
+    shipped.read(Path(package) / "server" / "auth" / "basic_auth.ini")
+    assert dict(config["mlflow"]) | {"grant_default_workspace_access": "false"} == {
+        **shipped["mlflow"],
+        "database_uri": config["mlflow"]["database_uri"],
+    }
+    for command, environment in (
+        (COMPOSE["services"]["mlflow"]["command"], COMPOSE["services"]["mlflow"]["environment"].keys()),
+        (mlflow_on_kubernetes()["command"], {variable["name"] for variable in mlflow_on_kubernetes()["env"]}),
+    ):
+        assert "--app-name=basic-auth" in command
+        assert {
+            "MLFLOW_AUTH_CONFIG_PATH",
+            "MLFLOW_AUTH_ADMIN_PASSWORD",
+            "MLFLOW_FLASK_SERVER_SECRET_KEY",
+        } <= environment
+
+
+def test_mlflow_answers_probes_searches_and_port_forwards_but_no_other_name() -> None:
+    from mlflow.server import security_utils  # takes seconds to import
+
+    (allowed,) = (
+        word.partition("=")[2].split(",")
+        for word in mlflow_on_kubernetes()["command"]
+        if word.startswith("--allowed-hosts=")
+    )
+    for host in ("mlflow:5000", "localhost:5000", "127.0.0.1:5001"):
+        assert security_utils.is_allowed_host_header(allowed, host)
+    assert not security_utils.is_allowed_host_header(allowed, "mlflow.evil.example:5000")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        path = mlflow_on_kubernetes()[probe]["httpGet"]["path"]
+        # The node calls it by the pod's address, and has no login.
+        assert security_utils.is_health_endpoint(path)
 
 
 # Values

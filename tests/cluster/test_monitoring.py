@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -35,6 +36,11 @@ OF_RAY = {"ray_node_cpu_utilization", "ray_node_mem_used", "ray_node_mem_total",
 # A trial of them takes some 20 s: long enough to be seen, and one is soon over.
 EPOCHS = 120
 METRIC = re.compile(r"\bray_\w+")
+
+
+MONITOR, ALERTS = (
+    each["spec"] for each in yaml.safe_load_all((ROOT / "cluster" / "prometheus-operator.yaml").read_text())
+)
 
 
 def panels() -> list[dict[str, Any]]:
@@ -128,6 +134,83 @@ def test_prometheus_accepts_its_configuration_and_the_names_of_the_gauges(tmp_pa
         [PROMTOOL, "check", "metrics"], input="".join(lines), capture_output=True, text=True, check=False
     )
     assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_alerts_ask_for_gauges_that_there_are_and_pods_are_scraped_as_nodes_are() -> None:
+    known = {RAY_PREFIX + kind.name for kind in KINDS}
+    (group,) = ALERTS["groups"]
+    assert {name for rule in group["rules"] for name in METRIC.findall(rule["expr"])} <= known | {"ray_io_cluster"}
+    [job] = yaml.safe_load(CONFIGURATION)["scrape_configs"]
+    [endpoint] = MONITOR["podMetricsEndpoints"]
+    ours = [{**each, "sourceLabels": each.get("sourceLabels")} for each in endpoint["metricRelabelings"]]
+    for there, here in zip(job["metric_relabel_configs"], ours, strict=True):
+        assert (there["regex"], there["action"], there.get("source_labels")) == tuple(
+            here[key] for key in ("regex", "action", "sourceLabels")
+        )
+
+
+ON_A_POD = 'namespace="lab", ray_io_cluster="first-x", app_kubernetes_io_component="search"'
+OF_A_SEARCH = 'namespace="lab", ray_io_cluster="first-x", search="first"'
+
+
+def check_alerts(folder: Path, minutes: dict[str, str], fires: dict[tuple[str, str], bool]) -> None:
+    """Asserts which alerts fire at which moments, with series of a value a minute in promtool's notation."""
+    rules = {rule["alert"]: rule for group in ALERTS["groups"] for rule in group["rules"]}
+    checks = []
+    for (alert, moment), expected in fires.items():
+        rule = rules[alert]
+        where = {"ray_io_cluster": "first-x"} if "ray_io_cluster" in rule["expr"] else {"search": "first"}
+        [(label, value)] = where.items()
+        summary = rule["annotations"]["summary"].replace(f"{{{{ $labels.{label} }}}}", value)
+        firing = {
+            "exp_labels": {"namespace": "lab", **where, **rule["labels"]},
+            "exp_annotations": {**rule["annotations"], "summary": summary},
+        }
+        checks.append({"eval_time": moment, "alertname": alert, "exp_alerts": [firing] * expected})
+    series = [{"series": name, "values": values} for name, values in minutes.items()]
+    case = {"interval": "1m", "input_series": series, "alert_rule_test": checks}
+    (folder / "rules.yml").write_text(yaml.safe_dump(ALERTS))
+    (folder / "test.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": [case]}))
+    command = [str(PROMTOOL), "test", "rules", "test.yml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+UP, SESSION = f"up{{{ON_A_POD}}}", f"ray_reidsearch_search_session{{{OF_A_SEARCH}}}"
+REPORTED = f'ray_reidsearch_trial_last_report_timestamp_seconds{{{OF_A_SEARCH}, trial="t0000"}}'
+FAILED = f'ray_reidsearch_search_failed_attempts{{{OF_A_SEARCH}, failure="error"}}'
+UNSENT = f"ray_reidsearch_search_unsent_events{{{OF_A_SEARCH}}}"
+# A search of two hours, which reports every ten minutes; its pods go two minutes after it.
+WELL = {
+    UP: "1x121 stale",
+    SESSION: "1x119 stale",
+    REPORTED: " ".join(str(600 * number) for number in range(12) for _ in range(10)) + " stale",
+    FAILED: "0x119 stale",
+    UNSENT: "0+1x10 10-1x10 0x98 stale",
+}
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool here: apt-get install prometheus")
+def test_no_alert_fires_while_a_search_runs_and_after_it_has_ended(tmp_path: Path) -> None:
+    alerts = [rule["alert"] for group in ALERTS["groups"] for rule in group["rules"]]
+    moments = ("5m", "65m", "119m", "121m", "125m", "150m", "300m")
+    check_alerts(tmp_path, WELL, dict.fromkeys(itertools.product(alerts, moments), False))
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool here: apt-get install prometheus")
+@pytest.mark.parametrize(
+    ("alert", "changed", "moment"),
+    [
+        ("ReidsearchNoDriver", {SESSION: "1x59 stale", UP: "1x300"}, "85m"),
+        ("ReidsearchNoProgress", {REPORTED: "600x119", SESSION: "1x119"}, "80m"),
+        ("ReidsearchAttemptsFail", {FAILED: "0+1x119"}, "65m"),
+        ("ReidsearchMlflowBehind", {UNSENT: "5+20x119"}, "65m"),
+    ],
+)
+def test_an_alert_fires_when_there_is_something_to_look_at(
+    alert: str, changed: dict[str, str], moment: str, tmp_path: Path
+) -> None:
+    check_alerts(tmp_path, WELL | changed, {(alert, moment): True})
 
 
 def test_the_page_about_watching_has_the_table_of_all_gauges() -> None:

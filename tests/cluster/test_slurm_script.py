@@ -22,6 +22,7 @@ echo "$1 in ${IMAGE:-no image} with $(ulimit -Sn) files at most" >> asked
 if [ "$1" = status ]; then echo "status says so"; exit "$(cat status)"; fi
 cp "$RAY_AUTH_TOKEN_PATH" token
 echo "$RAY_OVERRIDE_RESOURCES $TMPDIR ${XDG_CACHE_HOME%/*} ${RAY_AUTH_TOKEN_PATH%/*}" > environment
+echo "${TORCH_HOME:-none}" > torch_home
 end=$(cat end)
 trap 'sleep 0.2; exit 75' USR1 TERM
 [ "$end" != train ] || touch training
@@ -122,6 +123,21 @@ def test_a_job_needs_no_home_and_no_folder_that_its_tmpdir_names_and_leaves_noth
     assert len((job.bin / "token").read_text().strip()) == 64
     assert not Path(own).exists()
     assert not list(tmp_path.glob(".reidsearch-*"))
+
+
+@pytest.mark.parametrize(
+    ("there", "given", "expected"), [(True, "", "fetched"), (True, "own", "own"), (False, "", "none")]
+)
+def test_weights_are_read_where_they_were_fetched_whatever_the_home_of_the_node(
+    there: bool, given: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "fetched"))
+    job = Job(tmp_path, status=3)
+    if there:
+        (tmp_path / "fetched").mkdir()
+    code, _, said = job.run(HOME="/dev/null", **({"TORCH_HOME": given} if given else {}))
+    assert code == 0, said
+    assert Path((job.bin / "torch_home").read_text().strip()).name == expected
 
 
 def test_every_command_of_ours_runs_in_the_container(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ EXCEPTIONS = {
     ("trainer/child.py", "child"): "where children are started, with nothing of the current folder",
     ("orchestrator/base/provenance.py", "child"): "git, which is no Python",
     ("orchestrator/cluster/slurm.py", "child"): "bash, which is no Python",
+    ("orchestrator/doctor/kubernetes.py", "child"): "starts kubectl",
     ("orchestrator/base/hints.py", "child"): "names the command of this environment, and starts nothing",
     ("benchmarks/bench_decoders.py", "image"): "decodes what it encoded itself",
     ("benchmarks/bench_loader.py", "image"): "decodes what the generator of data wrote",

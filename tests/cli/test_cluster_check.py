@@ -1,0 +1,161 @@
+"""What `cluster check` makes of the answers of a cluster, which a stub of kubectl gives."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkout import ROOT
+
+from orchestrator.__main__ import run
+
+# Answers from a file, by the words that follow `get`; what is not there is NotFound.
+KUBECTL = f"""#!{sys.executable}
+import json, pathlib, sys
+words = sys.argv[1:]
+answers = json.loads(pathlib.Path(__file__).with_name("answers.json").read_text())
+if words[0] == "kustomize":
+    print(pathlib.Path(words[1], "rayjob.yaml").read_text())
+    sys.exit()
+key = " ".join(word for word in words[words[0] == "get":] if word[0] != "-" and word not in ("json", "lab"))
+answer = answers.get("apply" if words[0] == "apply" else key)
+if answer is None or isinstance(answer, str) and answer.startswith("Error"):
+    sys.exit(answer or f'Error from server (NotFound): "{{key}}" not found')
+print(answer if isinstance(answer, str) else json.dumps(answer))
+"""
+JOB = [
+    *("cluster", "k8s", "attn_cl", "--nodes", "2", "--gpus-per-node", "4", "--cpus-per-node", "8", "--name", "first"),
+    *("--image", "r.example.org/x:1", "--storage", "/shared/runs", "--data", "/shared/mars"),
+    *("--tracking-uri", "http://mlflow:5000", "--service-account", "reid", "--env-from", "keys"),
+]
+
+
+def crd(**fields: Any) -> dict[str, Any]:
+    return {"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": {"properties": fields}}}]}}
+
+
+def node(gpus: int, driver: str = "580") -> dict[str, Any]:
+    labels = {"nvidia.com/cuda.driver-version.major": driver} if gpus else {}
+    return {"metadata": {"labels": labels}, "status": {"allocatable": {"nvidia.com/gpu": str(gpus)} if gpus else {}}}
+
+
+def claim(mode: str = "ReadWriteMany", phase: str = "Bound") -> dict[str, Any]:
+    return {"spec": {"accessModes": [mode]}, "status": {"phase": phase}}
+
+
+def token(text: str) -> dict[str, Any]:
+    return {"data": {"auth_token": base64.b64encode(text.encode()).decode()}}
+
+
+FIT = {
+    "version": {"serverVersion": {"gitVersion": "v1.33.1"}},
+    "crd rayjobs.ray.io": crd(authOptions={"properties": {"enableK8sTokenAuth": {"type": "boolean"}}}),
+    "apply": "a created\nb created\nc created",
+    "nodes": {"items": [node(0), node(4), node(8)]},
+    "persistentvolumeclaim reidsearch": claim(),
+    "secret keys": {"data": {}},
+    "secret reidsearch-token": token("abc"),
+    "serviceaccount reid": {},
+    "endpointslices kubernetes.io/service-name=mlflow": {"items": [{"endpoints": [{"conditions": {"ready": True}}]}]},
+}
+FOUND = ["kubernetes", "kuberay", "dry run", "gpus", "persistentvolumeclaim", "secret", "secret", "serviceaccount"]
+
+
+@pytest.fixture
+def job(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A rendered job, with the stub on the PATH."""
+    assert run(JOB) == 0
+    file = tmp_path / "rayjob.yaml"
+    file.write_text(capsys.readouterr().out)
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return file
+
+
+def check(file: Path, capsys: pytest.CaptureFixture[str], **changed: Any) -> tuple[int, list[dict[str, str]]]:
+    """Exit code and findings with some answers changed; None takes an answer away."""
+    answers = FIT | changed
+    (file.parent / "answers.json").write_text(json.dumps(answers))
+    code = run(["cluster", "check", str(file), "--namespace", "lab", "--json"])
+    return code, json.loads(capsys.readouterr().out)["findings"]
+
+
+def test_a_cluster_that_has_everything_is_fit(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = check(job, capsys)
+    assert (code, {each["level"] for each in found}) == (0, {"ok"}), found
+    assert [each["subject"] for each in found] == [*FOUND, "mlflow"]
+    (job.parent / "kustomization.yaml").touch()
+    assert run(["cluster", "check", str(job.parent)]) == 0
+    assert capsys.readouterr().out.endswith("nothing is wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("version", "Error: connection refused", "connection refused"),
+        ("crd rayjobs.ray.io", None, '"crd rayjobs.ray.io" not found'),
+        ("crd rayjobs.ray.io", crd(rayClusterSpec={}), "older than 1.6"),
+        ("apply", "Error from server (BadRequest): unknown field", "unknown field"),
+        ("nodes", {"items": [node(0), node(2)]}, "a pod asks for 4 nvidia.com/gpu, no node has as many"),
+        ("nodes", {"items": [node(8, "550")]}, "driver 550: torch needs 580"),
+        ("persistentvolumeclaim reidsearch", None, "not found"),
+        ("persistentvolumeclaim reidsearch", claim("ReadWriteOnce"), "is not ReadWriteMany"),
+        ("secret reidsearch-token", None, "not found"),
+        ("secret reidsearch-token", token("abc\n"), "ends with a line break"),
+        ("secret reidsearch-token", {"data": {"token": "YWJj"}}, "auth_token is missing"),
+        ("serviceaccount reid", None, "not found"),
+        ("endpointslices kubernetes.io/service-name=mlflow", {"items": []}, "no pod of the service mlflow is ready"),
+    ],
+)
+def test_what_a_search_would_fail_for_is_a_problem(
+    question: str, answer: Any, expected: str, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = check(job, capsys, **{question: answer})
+    problems = [each["text"] for each in found if each["level"] == "problem"]
+    assert code == 5
+    assert len(problems) == 1 and expected in problems[0]
+    assert "abc" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("secret keys", "Error from server (Forbidden): secrets is forbidden"),
+        ("nodes", "Error from server (Forbidden): nodes is forbidden"),
+        ("persistentvolumeclaim reidsearch", claim(phase="Pending")),
+    ],
+)
+def test_what_may_not_be_asked_or_may_still_come_is_a_warning(
+    question: str, answer: Any, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = check(job, capsys, **{question: answer})
+    assert (code, [each["level"] for each in found].count("warn")) == (0, 1)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "hello"])
+def test_a_file_without_objects_is_refused(text: str, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job.write_text(text)
+    assert run(["cluster", "check", str(job)]) == 3
+    assert "holds no objects of Kubernetes" in capsys.readouterr().err
+    assert run(["cluster", "check", "absent.yaml"]) == 3
+    assert "absent.yaml: No such file" in capsys.readouterr().err
+
+
+def test_a_machine_without_kubectl_says_so(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (job.parent / "kubectl").unlink()
+    assert run(["cluster", "check", str(job)]) == 5
+    assert "kubectl is not on the PATH" in capsys.readouterr().err
+
+
+def test_the_files_that_are_used_as_they_are_name_nothing_unknown(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_text((ROOT / "cluster" / "mlflow.yaml").read_text())
+    _, found = check(job, capsys)
+    missing = {each["text"].split('"')[1] for each in found if each["level"] == "problem"}
+    assert missing == {"secret mlflow-database", "secret mlflow-login"}
