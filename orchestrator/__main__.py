@@ -13,7 +13,7 @@ if __name__ == "__main__" and not sys.flags.safe_path and __file__ != f"{sys.pat
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,12 +22,13 @@ import click
 
 from orchestrator.base.errors import PROBLEMS_FILE, UNWRITABLE, Exit, OrchestratorError
 from orchestrator.base.process import trim_secrets
+from orchestrator.base.project import default
 from orchestrator.cli.cluster import cluster
 from orchestrator.cli.data import data
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.finalize import ablate, finalize, tables
 from orchestrator.cli.launch import demo, launch, resume
-from orchestrator.cli.manage import extend, logs, overview, purge, status, stop, sync
+from orchestrator.cli.manage import extend, init, logs, overview, purge, status, stop, support, sync
 from orchestrator.cli.results import compare, dashboard, export, report, reproduce, simulate, ui
 from orchestrator.cli.shell_complete import completion
 from orchestrator.cli.space import config, space
@@ -60,9 +61,9 @@ class Commands(click.Group):
     """A group that suggests the nearest command for a misspelt one, and raises `ReaderGoneError` for a closed pipe."""
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
-        """Parses the command line as Click does; `--help` prints here."""
+        """Parses the command line as Click does, with the storage of a project file; `--help` prints here."""
         with _reader_noticed():
-            return super().make_context(*arguments, **options)
+            return super().make_context(*arguments, **options, default_map=_defaults(self))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command as Click does."""
@@ -90,6 +91,27 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _defaults(group: click.Group) -> dict[str, Any]:
+    """The storage of the environment or of a project file as the default of all commands, in Click's form."""
+    try:
+        known = default("storage")
+    except OrchestratorError as error:
+        unusable = error
+
+        def refuse() -> str:  # only where the storage is asked for, and not for --help
+            raise unusable
+
+        return _for_all(group, refuse)
+    return {} if known is None else _for_all(group, known.value)
+
+
+def _for_all(group: click.Group, storage: str | Callable[[], str]) -> dict[str, Any]:
+    return {
+        name: _for_all(command, storage) if isinstance(command, click.Group) else {"storage": storage}
+        for name, command in group.commands.items()
+    }
+
+
 # What other tools call our commands.
 OF_OTHER_TOOLS = {
     **dict.fromkeys(("run", "start", "sweep", "tune", "search", "optimize"), ("launch",)),
@@ -104,7 +126,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     "Test set": (finalize, tables, ablate),
     "Data and search spaces": (data, space, config),
     "One network": (train, evaluate, embed, match),
-    "Machines": (cluster, weights, doctor, completion),
+    "Machines": (init, cluster, weights, doctor, support, completion),
 }
 
 

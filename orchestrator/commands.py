@@ -25,8 +25,8 @@ LOADABLE = (Exit.OK, Exit.SOME_TRIALS_FAILED, Exit.PREEMPTED, Exit.INTERRUPTED)
 
 PERIOD_S = 0.1
 # What the command does not inherit. A notebook's kernel claims to be a colour terminal, where a table that is redrawn
-# would be shown line by line; the storage is an argument, left out where it is the default.
-NOT_INHERITED = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", STORAGE_VARIABLE)
+# would be shown line by line.
+NOT_INHERITED = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -49,7 +49,8 @@ class RunningCommand:
             self._child = start_child(
                 python_command("-m", "orchestrator", verb, *command_arguments(given)),
                 {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-                | {PROBLEMS_FILE: self._problems.name},
+                # An argument that is left out where it is the default, which a project file may change.
+                | {PROBLEMS_FILE: self._problems.name, STORAGE_VARIABLE: given.storage},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -47,7 +47,7 @@ def searches(storage: str | Path | None = None) -> list[Search]:
 
 
 # Options of the commands that make no sense where the call returns the search.
-NOT_HERE = ("file", "assignments", "space", "name", "submit", "follow", "dry_run", "strict")
+NOT_HERE = ("file", "assignments", "space", "name", "submit", "follow", "open_report", "dry_run", "strict")
 
 
 @documented(LaunchOptions, without=(*NOT_HERE, "storage", "overrides"))

@@ -8,17 +8,20 @@ import shutil
 import sys
 from pathlib import Path
 
+from orchestrator.base.project import VARIABLES, default
+
 DEFAULT_STORAGE = "runs"
 """Where commands look for searches without `--storage`."""
 
 
-STORAGE_VARIABLE = "REIDSEARCH_STORAGE"
+STORAGE_VARIABLE = VARIABLES["storage"]
 """Environment variable that names another one."""
 
 
 def default_storage() -> str:
     """Where searches are looked for if nothing else is said."""
-    return os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE
+    found = default("storage")
+    return DEFAULT_STORAGE if found is None else found.value
 
 
 def installed(command: str) -> str:

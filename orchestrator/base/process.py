@@ -14,9 +14,10 @@ from typing import NamedTuple
 LOCK_POLL_S = 0.1
 SECRETS = (
     *("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD"),
+    "REIDSEARCH_NOTIFY",
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
-"""Environment variables that Ray, MLflow, PostgreSQL and buckets read."""
+"""Environment variables that Ray, MLflow, PostgreSQL and buckets read, and the address of `notify`."""
 
 
 def trim_secrets() -> None:

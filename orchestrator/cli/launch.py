@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from orchestrator.study.study import Study
 
 # What a job is told in another way, or what concerns this machine only.
-NOT_PASSED_ON = ("submit", "follow", "address", "storage", "file", "space", "overrides", "name", "dry_run")
+NOT_PASSED_ON = (
+    *("submit", "follow", "address", "storage", "file", "space", "overrides", "name", "dry_run", "open_report"),
+)
 
 
 @command(example="reidsearch launch attn_cl.yaml --data /data/mars --name first")
@@ -69,7 +71,12 @@ def launch(given: LaunchOptions) -> int:
     from orchestrator.runner.launch import create_search
 
     folder = create_search(space, storage=storage, name=name, seed=given.seed, options=asked, warm_start=earlier)
-    return drive_and_show(folder, asked, given.strict)
+    code = drive_and_show(folder, asked, given.strict)
+    if given.open_report:
+        from orchestrator.show.report.formats import write_report
+
+        click.launch(str(write_report(folder, "html", None, model=True, images=False).path))
+    return code
 
 
 @command(example="reidsearch demo")

@@ -1,12 +1,14 @@
-"""status, stop, logs, extend, sync, purge: searches that exist."""
+"""status, stop, logs, extend, sync, purge, support: searches that exist; init: where they are."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from orchestrator.base.errors import Exit
+from orchestrator.base import project
+from orchestrator.base.errors import Exit, SearchError
 from orchestrator.base.hints import DEFAULT_STORAGE, command_line, default_storage, hint
 from orchestrator.cli import shell_complete
 from orchestrator.cli.options import (
@@ -18,6 +20,7 @@ from orchestrator.cli.options import (
     TrackingUri,
     command,
     option,
+    out_file,
 )
 from trainer.formatting import counted
 
@@ -55,6 +58,10 @@ def overview() -> int:
     if any(searches(storage)):
         show_searches(storage, as_json=False)
         click.echo()
+    for key, otherwise in (("storage", DEFAULT_STORAGE), ("data", "as each space says")):
+        value, origin = project.default(key) or (otherwise, "default")
+        click.echo(f"{key:<9} {value}  ({origin})")
+    click.echo()
     for what, *words in (
         ("a search on generated data, in minutes:", "demo"),
         ("the paper's search on MARS:", "launch", "attn_cl.yaml", "--data", "/data/mars"),
@@ -199,3 +206,41 @@ def _typed() -> str:
             raise
         click.echo()
         raise click.UsageError("standard input is closed, and nothing was deleted; --yes deletes unasked") from error
+
+
+@command(example="reidsearch support attn_cl-7f3a")
+def support(
+    name: Search,
+    out: Annotated[
+        Path | None, option("--out", type=out_file(), help="File to write.  [default: NAME-support.zip here]")
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
+    """Write an archive for a report of a defect: journal, space, settings, logs and versions.
+
+    Pictures, checkpoints and per-query results stay out. Passwords, tokens, the names of home folders and yours are
+    replaced; read it before you hand it on.
+    """
+    from orchestrator.show.support import write_archive
+    from orchestrator.stores import open_store
+    from orchestrator.stores.base import existing_search
+
+    folder = existing_search(open_store(storage), name)
+    out = out or Path(f"{name}-support.zip")
+    for file, size in write_archive(folder, out):
+        click.echo(f"{size:>10,}  {file}")
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    return Exit.OK
+
+
+@command(example="reidsearch init")
+def init() -> int:
+    """Write reidsearch.yaml: where searches and data are for all commands in this folder and below."""
+    from trainer.files import write_atomically
+
+    file = Path(project.FILE)
+    if file.exists():
+        raise SearchError(f"{file}: is there already; edit it")
+    write_atomically(file, project.TEMPLATE)
+    click.echo(f"{file.absolute()}: written; its comments say what each key does")
+    return Exit.OK

@@ -429,6 +429,7 @@ class LaunchOptions(SessionOptions):
     warm_start_anyway: Annotated[
         bool, option("--warm-start-anyway", help="Also if that search measured something else.")
     ] = False
+    open_report: Annotated[bool, option("--open", help="Write the report at the end and open it in a browser.")] = False
     dry_run: Annotated[bool, option("--dry-run", help="Check everything, try one step, print plan and estimate.")] = (
         False
     )

@@ -40,6 +40,7 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
         from orchestrator.cluster.ray import RAY_LOG, stderr_kept
         from orchestrator.runner.session import run_search
         from orchestrator.show.live import Display
+        from orchestrator.show.search_text import summary_line
 
         display = Display(folder)
         with stderr_kept(folder.logs / RAY_LOG), display.showing():
@@ -48,8 +49,21 @@ def drive_and_show(folder: SearchFolder, asked: Options, strict: bool, *, retry_
         command = hint("resume", folder.name, storage=folder.storage)
         click.echo(f"{folder.name}: stopped; `{command}` continues it", err=True)
         return Exit.INTERRUPTED
-    display.ending(ending)
+    except Exception as error:
+        _tell(f"{folder.name}: failed: {error}")
+        raise
+    summary = display.ending(ending)
+    if ending.exit_code not in (Exit.INTERRUPTED, Exit.PREEMPTED):
+        _tell(summary_line(summary))
     return exit_code(ending.exit_code, ending.study, strict=strict)
+
+
+def _tell(text: str) -> None:
+    """Tells `notify` of the project file or of the environment; a failure of that is only a line."""
+    from orchestrator.base.notification import notify
+
+    if problem := notify(text):
+        click.echo(problem, err=True)
 
 
 def exit_code(code: Exit, study: Study, *, strict: bool) -> Exit:

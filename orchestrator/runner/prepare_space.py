@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.base.hints import hint
 from orchestrator.base.progress import step_progress
+from orchestrator.base.project import default
 from orchestrator.space.schema import flattened, setting_schemas
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import Store
@@ -19,6 +21,8 @@ from trainer.errors import DataError
 if TYPE_CHECKING:
     from trainer import TrialConfig
     from trainer.data.synthetic.scene import SizeName
+
+log = logging.getLogger(__name__)
 
 MINI_MARS = "mini-mars"
 # Other spaces take their network and image sizes from this one to run on generated data without a GPU.
@@ -42,7 +46,8 @@ def prepare_space(
 
     Args:
         given: file or built-in name of the space.
-        data: folder of the data set, `mini-mars` for a generated one, None for the space's own.
+        data: folder of the data set, `mini-mars` for a generated one; None for the generated one of the space, or for
+            REIDSEARCH_DATA's or the project file's, or the space's own.
         overrides: the user's `path=value` settings; they take precedence over all others.
         storage: where generated data is kept.
         dry_run: whether nothing is written.
@@ -53,11 +58,14 @@ def prepare_space(
         ConfigError: on generated data, the network's weights are not available or do not fit.
     """
     parsed = SearchSpace.parse(given, overrides=overrides)
+    if data is None and parsed.synthetic is None and not _names_root(overrides) and (known := default("data")):
+        data = known.value
+        log.warning("data      %s (%s)", data, known.origin)
     if data == MINI_MARS:
         overrides = [*small_settings(parsed), *overrides]
     elif data is not None:
         overrides = [*_name_override(parsed, Path(data)), *overrides, _setting("data.root", Path(data).absolute())]
-    if any(override.partition("=")[0].strip().endswith("data.root") for override in overrides):
+    if _names_root(overrides):
         overrides = ["synthetic=null", *overrides]
     parsed = SearchSpace.parse(given, overrides=overrides)
     root = _data_root(parsed, storage.path)
@@ -77,6 +85,10 @@ def prepare_space(
     if config.model.weights_file is not None:
         places.append(_setting("model.weights", config.model.weights_file.absolute()))
     return SearchSpace.load(given, overrides=[*overrides, *places])
+
+
+def _names_root(overrides: Sequence[str]) -> bool:
+    return any(override.partition("=")[0].strip().endswith("data.root") for override in overrides)
 
 
 def _data_root(space: SearchSpace, storage: Path) -> Path:

@@ -27,7 +27,7 @@ from orchestrator.study.description import SearchDescription
 from orchestrator.study.journal import Record
 from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import Study, TrialStatus
-from orchestrator.summary import summarise
+from orchestrator.summary import Summary, summarise
 from orchestrator.tracking.sync import tracking_uri
 from trainer.formatting import counted
 
@@ -113,8 +113,8 @@ class Display:
         with _unwritable_ignored():
             self._console.print(Text(f"{label:<10}", style="bold"), Text(text), sep="", end="\n", soft_wrap=True)
 
-    def ending(self, ending: SessionResult) -> None:
-        """Prints the result of the search on standard output, and what to do next."""
+    def ending(self, ending: SessionResult) -> Summary:
+        """Prints the result of the search on standard output, and what to do next; returns it."""
         summary = summarise(self._folder, ending.description, ending.study, is_driven=False)
         out = output()
         print_summary(out, summary)
@@ -129,6 +129,7 @@ class Display:
         else:
             out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
             out.print(f"          {hint('status', name, storage=storage)}", soft_wrap=True)
+        return summary
 
     def _on_start(self, recorder: Recorder, description: SearchDescription) -> None:
         self._recorder, self._description = recorder, description

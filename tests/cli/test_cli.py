@@ -559,11 +559,47 @@ def test_the_environment_names_the_storage_and_an_option_wins(
     assert "no search 'first' in runs" in capsys.readouterr().err
 
 
+def test_a_project_file_names_the_storage_and_the_environment_wins(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_search(Path("far/first"))
+    assert run(["init"]) == 0
+    assert run(["init"]) == 3
+    write("reidsearch.yaml", "storage: far\n")
+    assert run(["status", "first"]) == 0
+    monkeypatch.setenv("REIDSEARCH_STORAGE", "runs")
+    assert run(["status", "first"]) == 3
+    monkeypatch.delenv("REIDSEARCH_STORAGE")
+    write("reidsearch.yaml", "storge: far\n")
+    assert run(["status", "--help"]) == 0
+    capsys.readouterr()
+    assert run(["status", "first"]) == 3
+    assert "reidsearch.yaml:1: storge: unknown key" in capsys.readouterr().err
+
+
+def test_data_of_the_environment_are_for_spaces_that_generate_none_and_an_option_wins(
+    elsewhere: Path, mini_mars: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REIDSEARCH_DATA", "mars")
+    for folder in ("mars", "other"):
+        Path(folder).symlink_to(mini_mars)
+    prepare = functools.partial(prepare_space, storage=open_store("runs"), dry_run=True)
+    tiny = ("model.backbone=tiny", "model.weights=none")
+    assert any_config(prepare("attn_cl.yaml", data=None, overrides=tiny)).data.root == elsewhere / "mars"
+    assert caplog.messages == ["data      mars (REIDSEARCH_DATA)"]
+    assert any_config(prepare("attn_cl.yaml", data="other", overrides=tiny)).data.root == elsewhere / "other"
+    named = any_config(prepare("attn_cl.yaml", data=None, overrides=(*tiny, "data.root=other")))
+    assert named.data.root == elsewhere / "other"
+    assert prepare("smoke.yaml", data=None, overrides=()).synthetic == "tiny"
+    assert len(caplog.messages) == 1
+
+
 def test_without_a_command_the_searches_are_shown_and_what_to_do_next(
     elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run([]) == 0
-    alone = capsys.readouterr().out.splitlines()
+    origins, alone = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
+    assert origins == ["storage   runs  (default)", "data      as each space says  (default)"]
     assert [line.split("reidsearch ")[-1] for line in alone] == [
         *("demo", "launch attn_cl.yaml --data /data/mars", "--help")
     ]
@@ -601,7 +637,7 @@ def test_all_options_that_are_missing_are_named_at_once(capsys: pytest.CaptureFi
 def test_the_commands_are_those_that_are_documented() -> None:
     assert {name for name, _ in all_commands()} == {
         *("demo", "launch", "resume", "status", "stop", "logs", "extend", "sync", "simulate", "train", "evaluate"),
-        *("report", "dashboard", "export", "reproduce", "purge", "doctor", "completion", "config show"),
+        *("report", "dashboard", "export", "reproduce", "purge", "doctor", "completion", "config show", "init", "support"),
         *("compare", "ui", "finalize", "ablate", "tables", "embed", "match"),
         *("data synth", "data check", "data stats", "data preview", "data pack", "data import"),
         *("space check", "space show", "space sample", "space diff", "space schema"),

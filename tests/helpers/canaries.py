@@ -16,6 +16,7 @@ SECRETS = {name: f"canary-of-{name.lower()}-7b1f" for name in NAMES}
 # Addresses with passwords in them.
 SECRETS |= {
     "DATABASE_URL": "postgresql://lab:canary-of-database-7b1f@db/runs",
+    "REIDSEARCH_NOTIFY": "http://127.0.0.1:1/canary-of-notify-7b1f",
     "PIP_INDEX_URL": "https://lab:canary-of-packages-7b1f@packages.invalid/simple",
 }
 CANARIES = tuple(value.rpartition("@")[0].rpartition(":")[2] or value for value in SECRETS.values())

@@ -1,0 +1,77 @@
+"""`reidsearch support`: an archive of a search for a report of a defect, without pictures, names of users, secrets."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from orchestrator.base import provenance
+from orchestrator.base.process import SECRETS
+from orchestrator.base.uris import without_passwords
+from orchestrator.cluster.authentication import existing_token
+from orchestrator.runner.trial_spec import CONFIG_FILE, ERROR_FILE, HANG_FILE, LOG_FILE
+from orchestrator.stores.base import SearchFolder
+from trainer.files import read_regular, replacing
+
+OF_SEARCH = ("search.yaml", "journal.jsonl", "logs/*.log")
+OF_TRIALS = (CONFIG_FILE, LOG_FILE, ERROR_FILE, HANG_FILE)
+MOST_BYTES = 4 * 2**20  # of the end of a log
+MAX_BYTES = 2**30
+HOMES = re.compile(r"(/home/|/Users/)[^/\s\"':,;)\]]+")
+SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|CONNECTION_STRING|API_?KEY|_KEY(_|$)", re.IGNORECASE)
+LEAST = 4  # characters of a secret or of a user's name; shorter ones are parts of words
+
+
+def write_archive(folder: SearchFolder, out: Path) -> list[tuple[str, int]]:
+    """Writes the archive; returns the names in it and their bytes.
+
+    Args:
+        folder: of a search, which may be running.
+        out: a .zip file, replaced if it is there.
+    """
+    clean, written = cleaner(), []
+    with replacing(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in _texts(folder):
+            text = clean(content)
+            archive.writestr(f"{folder.name}/{name}", text)
+            written.append((name, len(text.encode())))
+    return written
+
+
+def _texts(folder: SearchFolder) -> Iterator[tuple[str, str]]:
+    about = {"platform": platform.platform(), "cores": os.cpu_count(), "commit": provenance.commit()}
+    yield "versions.json", json.dumps({**about, **provenance.versions()}, indent=2) + "\n"
+    folder.store.pull(folder)
+    places = [path for pattern in OF_SEARCH for path in sorted(folder.path.glob(pattern))]
+    trials = folder.trial("any").parent
+    for trial in sorted(trials.iterdir()) if trials.is_dir() else ():
+        folder.store.pull_trial(folder, trial.name, *OF_TRIALS)
+        places += [path for name in OF_TRIALS if (path := trial / name).is_file()]
+    for place in places:
+        content = read_regular(place, MAX_BYTES)
+        if place.suffix in (".log", ".txt"):
+            content = content[-MOST_BYTES:]
+        yield str(place.relative_to(folder.path)), content.decode(errors="replace")
+
+
+def cleaner() -> Callable[[str], str]:
+    """A function that replaces passwords in addresses, secrets of the environment, Ray's token, homes, user names."""
+    secrets = {value for name, value in os.environ.items() if name in SECRETS or SECRET_NAME.search(name)}
+    secrets |= {existing_token() or ""}
+    hidden = sorted((each for each in secrets if len(each) >= LEAST), key=len, reverse=True)
+    user, home = getpass.getuser(), str(Path.home())
+    name = re.compile(rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])") if len(user) >= LEAST else None
+
+    def clean(text: str) -> str:
+        for secret in hidden:
+            text = text.replace(secret, "***")
+        text = HOMES.sub(r"\1USER", without_passwords(text.replace(f"{home}/", "~/")))
+        return text if name is None or user == "root" else name.sub("USER", text)
+
+    return clean
