@@ -51,8 +51,8 @@ def default(key: Key) -> Default | None:
     if value := os.environ.get(VARIABLES[key], "").strip():
         return Default(value, VARIABLES[key])
     file = project_file()
-    value = None if file is None else _read(file).get(key)
-    return None if file is None or value is None else Default(value, str(file))
+    found = {} if file is None else _read(file)
+    return Default(found[key], str(file)) if key in found else None
 
 
 def project_file() -> Path | None:

@@ -58,8 +58,11 @@ def overview() -> int:
     if any(searches(storage)):
         show_searches(storage, as_json=False)
         click.echo()
-    for key, otherwise in (("storage", DEFAULT_STORAGE), ("data", "as each space says")):
-        value, origin = project.default(key) or (otherwise, "default")
+    places = {
+        "storage": project.default("storage") or (DEFAULT_STORAGE, "default"),
+        "data": project.default("data") or ("as each space says", "default"),
+    }
+    for key, (value, origin) in places.items():
         click.echo(f"{key:<9} {value}  ({origin})")
     click.echo()
     for what, *words in (
