@@ -637,7 +637,8 @@ def test_all_options_that_are_missing_are_named_at_once(capsys: pytest.CaptureFi
 def test_the_commands_are_those_that_are_documented() -> None:
     assert {name for name, _ in all_commands()} == {
         *("demo", "launch", "resume", "status", "stop", "logs", "extend", "sync", "simulate", "train", "evaluate"),
-        *("report", "dashboard", "export", "reproduce", "purge", "doctor", "completion", "config show", "init", "support"),
+        *("report", "dashboard", "export", "reproduce", "purge", "doctor", "completion", "config show"),
+        *("init", "support", "weights fetch", "cluster check"),
         *("compare", "ui", "finalize", "ablate", "tables", "embed", "match"),
         *("data synth", "data check", "data stats", "data preview", "data pack", "data import"),
         *("space check", "space show", "space sample", "space diff", "space schema"),
