@@ -38,6 +38,8 @@ def test_the_way_from_videos_to_an_exported_network_that_finds_tracklets(
         else:
             capfd.readouterr()
             code, printed = run(words), capfd.readouterr()
+        with capfd.disabled():
+            print(f"{PAGE.name}: exit {code}: {command}")
         assert code == 0, f"{command}\n{''.join(printed)}"
         said[" ".join(words[:2])] = printed[0]
     assert "yard 1" in said["data stats"]
