@@ -43,13 +43,13 @@ def score(trial: Trial, objective: Objective) -> Score | None:
 
 
 def _last(trial: Trial, term: ObjectiveTerm) -> EpochResult | None:
-    return next((result for result in reversed(trial.results) if term.metric in result.metrics()), None)
+    return next((result for result in reversed(trial.results) if result.metric(term.metric) is not None), None)
 
 
 def _best(trial: Trial, term: ObjectiveTerm) -> EpochResult | None:
     """The earliest of equals."""
     evaluated = [
-        (metrics[term.metric], result) for result in trial.results if term.metric in (metrics := result.metrics())
+        (value, result) for result in trial.results if (value := result.metric(term.metric)) is not None
     ]
     return max(evaluated, key=lambda pair: term.sign * pair[0])[1] if evaluated else None
 

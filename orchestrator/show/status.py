@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from orchestrator.algorithms.health import Proposals
@@ -14,11 +15,12 @@ from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.base.formatting import percent
 from orchestrator.base.hints import hint
+from orchestrator.base.process import without_collector
 from orchestrator.show.search_text import left_line, summary_line
 from orchestrator.show.terminal import LiveView, output, plain_table, print_summary
 from orchestrator.space.problems import SpaceError
 from orchestrator.stores.base import Store, existing_search, searches
-from orchestrator.study.study import Finalization, Trial, UseOfTestSet
+from orchestrator.study.study import Finalization, SearchState, Trial, UseOfTestSet
 from orchestrator.summary import SearchReader, Summary, latest_metrics, read_summary, with_forecasts
 from orchestrator.summary.costs import trial_cost
 
@@ -34,25 +36,32 @@ def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> Non
     """Prints one search; with `watch` again and again until no process drives it any more."""
     reader, console = SearchReader(existing_search(storage, name)), output()
     while True:
-        summary = reader.read()
-        is_open = summary.space.stopping.pauses and summary.state != "finished"
-        if is_open and len(summary.configurations) <= MOST_FORECAST:
-            summary = with_forecasts(summary)
-        if as_json:
-            print(json.dumps(status_document(summary), indent=None if watch else 2, allow_nan=False), flush=True)
-        elif watch and console.is_terminal and summary.state == "running":
-            console.clear()
-            line = ", ".join(filter(None, (summary_line(summary), left_line(summary))))
-            console.print(LiveView(summary, line, "Ctrl-C ends the watching, not the search"))
-        else:
-            if watch and console.is_terminal:
-                console.clear()
-            print_summary(console, summary)
-            if summary.state == "interrupted":
-                console.print(f"next      {hint('resume', summary.name, storage=storage.name)}", soft_wrap=True)
-        if not watch or summary.state != "running":
+        with without_collector():
+            is_running = _show(reader, console, as_json=as_json, watch=watch) == "running"
+        if not watch or not is_running:
             return
         time.sleep(WATCH_PERIOD_S)
+
+
+def _show(reader: SearchReader, console: Console, *, as_json: bool, watch: bool) -> SearchState:
+    """Prints a search as it is now; its state."""
+    summary = reader.read()
+    is_open = summary.space.stopping.pauses and summary.state != "finished"
+    if is_open and len(summary.configurations) <= MOST_FORECAST:
+        summary = with_forecasts(summary)
+    if as_json:
+        print(json.dumps(status_document(summary), indent=None if watch else 2, allow_nan=False), flush=True)
+    elif watch and console.is_terminal and summary.state == "running":
+        console.clear()
+        line = ", ".join(filter(None, (summary_line(summary), left_line(summary))))
+        console.print(LiveView(summary, line, "Ctrl-C ends the watching, not the search"))
+    else:
+        if watch and console.is_terminal:
+            console.clear()
+        print_summary(console, summary)
+        if summary.state == "interrupted":
+            console.print(f"next      {hint('resume', summary.name, storage=summary.folder.storage)}", soft_wrap=True)
+    return summary.state
 
 
 def show_searches(storage: Store, *, as_json: bool) -> None:
