@@ -36,11 +36,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         measured = measure(
             {
-                "ranking at hand": lambda: write_evaluation(
-                    Path(name), found, config, "validation", images=False, probes=True
-                ),
+                "ranking at hand": lambda: write_evaluation(Path(name), found, "validation", images=False, probes=True),
                 "embedded again": lambda: write_evaluation(
-                    Path(name), again(), config, "validation", images=False, probes=True
+                    Path(name), again(), "validation", images=False, probes=True
                 ),
             },
             runs=LEAST_RUNS,

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.automatic import resolved, this_machine
 from trainer.config import TrialConfig
 from trainer.config_file import read_trial_config
-from trainer.errors import ConfigError, StoppedError
+from trainer.errors import ConfigError, DataError, StoppedError
 from trainer.evaluation.compare import EvaluationComparison, QueryChange, compare_evaluations, comparison_document
 from trainer.evaluation.evaluate import Part, evaluate, write_embeddings
 from trainer.evaluation.folder import write_evaluation
@@ -23,8 +22,16 @@ from trainer.evaluation.test_set_record import RecordUse, record_use
 from trainer.evaluation.trained_on import config_on
 from trainer.formatting import counted
 from trainer.plots.charts import average_precision_deltas
-from trainer.result import EpochResult, Evaluation, PairMetrics, Progress, RetrievalMetrics, VerificationMetrics
-from trainer.training.fit import fit
+from trainer.result import (
+    EpochResult,
+    Evaluation,
+    PairMetrics,
+    Progress,
+    RetrievalMetrics,
+    VerificationMetrics,
+    read_results,
+)
+from trainer.training.fit import RESULTS_FILE, fit
 from trainer.training.interruption import stop_on_signals
 from trainer.training.state import last_checkpoint
 
@@ -60,11 +67,20 @@ def train_command(
         raise ConfigError(f"{out}: holds a run already; continue it with --resume, or choose another --out")
     if checkpoint is None and resume:
         raise ConfigError(f"{out}: nothing to resume, it holds no checkpoint; leave --resume out")
+    try:
+        printed = read_results(out / RESULTS_FILE)
+    except DataError:
+        printed = []  # the file is written anew
+
+    def print_epoch(result: EpochResult) -> None:
+        if result not in printed:
+            echo(result.model_dump_json() if as_json else _epoch_line(result, config.optim.epochs))
+
     with stop_on_signals() as stop, _log_on_stderr():
         try:
             fit(
                 config,
-                lambda result: echo(result.model_dump_json() if as_json else _epoch_line(result, config.optim.epochs)),
+                print_epoch,
                 checkpoint,
                 out=out,
                 progress=progress,
@@ -116,7 +132,6 @@ def evaluate_command(
         of_training = None if checkpoint is None else Path(checkpoint.replace(FOLD, "0"))
         config = config_on(config_file, overrides, data, of_training)
         print(f"{data}: {config.data.name}, its {part} part is judged", file=sys.stderr)
-    config = resolved(config, this_machine())
     if all_folds:
         _evaluate_all_folds(
             config, checkpoint, part, outputs, as_json=as_json, echo=echo, progress=progress, record=record
@@ -130,7 +145,7 @@ def evaluate_command(
         echo(evaluation_line(result.evaluation, part))
         echo(_stages_line(result.seconds))
     if outputs.folder is not None:
-        write_evaluation(outputs.folder, result, config, part, images=outputs.images)
+        write_evaluation(outputs.folder, result, part, images=outputs.images)
         if not as_json:
             echo(f"{outputs.folder}: metrics, every query's average precision, pictures")
 

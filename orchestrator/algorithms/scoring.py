@@ -48,9 +48,7 @@ def _last(trial: Trial, term: ObjectiveTerm) -> EpochResult | None:
 
 def _best(trial: Trial, term: ObjectiveTerm) -> EpochResult | None:
     """The earliest of equals."""
-    evaluated = [
-        (value, result) for result in trial.results if (value := result.metric(term.metric)) is not None
-    ]
+    evaluated = [(value, result) for result in trial.results if (value := result.metric(term.metric)) is not None]
     return max(evaluated, key=lambda pair: term.sign * pair[0])[1] if evaluated else None
 
 

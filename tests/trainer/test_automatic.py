@@ -13,7 +13,7 @@ from trainings import changed, figures
 
 from orchestrator.space.search_space import SearchSpace
 from trainer.automatic import Machine, precision, resolved, this_machine, workers
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig
 from trainer.errors import ConfigError
 from trainer.evaluation.evaluate import evaluate
@@ -110,6 +110,27 @@ def test_a_training_records_what_auto_became_says_it_once_and_resumes_with_it_el
         assert settings["compute"]["precision"] == "bf16"
         assert (settings["compute"]["tf32"], settings["clips"]["workers"]) == (False, 0)
     assert {result.precision for result in whole.history} == {"bf16"}
+
+
+@pytest.mark.parametrize(
+    ("trained_in", "asked", "judged_in"), [("bf16", "auto", "bf16"), ("bf16", "fp32", "fp32"), ("fp16", "auto", "fp32")]
+)
+def test_an_evaluation_takes_what_auto_became_in_the_training_unless_this_machine_lacks_it(
+    tiny_config: TrialConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained_in: str,
+    asked: str,
+    judged_in: str,
+) -> None:
+    monkeypatch.setattr("trainer.evaluation.evaluate.this_machine", lambda device: NO_AMX)
+    fit(changed(tiny_config, optim__epochs=1, evaluation__folder=False), out=tmp_path)
+    best = tmp_path / "checkpoint/best.pt"
+    state = load_checkpoint(best)
+    state["config"]["compute"]["precision"] = trained_in
+    save_checkpoint(best, state)
+    found = evaluate(changed(tiny_config, compute__precision=asked), best, part="validation")
+    assert found.config.compute.precision == judged_in
 
 
 def test_evaluations_and_measured_steps_resolve_a_trial_themselves(

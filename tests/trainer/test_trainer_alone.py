@@ -118,6 +118,21 @@ def test_a_node_without_the_orchestrator_trains_resumes_evaluates_and_embeds(con
         assert {len(arrays[name]) for name in arrays} == {tracklets}
 
 
+def test_a_resume_says_where_it_continues_and_prints_the_epochs_that_are_new(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.__main__ import run
+    from trainer.config_file import read_trial_config
+    from trainer.training.fit import fit
+
+    told, out = "optim.epochs=3", tmp_path / "run"
+    fit(read_trial_config(config_file, [told]), out=out, until=2)
+    assert run(["fit", str(config_file), "--set", told, "--out", str(out), "--resume"]) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["epoch"] for line in printed.out.splitlines()] == [3]
+    assert "continued after epoch 2" in printed.err.splitlines()
+
+
 def mistakes(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     from trainer.__main__ import run
 

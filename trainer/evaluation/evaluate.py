@@ -5,8 +5,9 @@ N tracklets, D embedding.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 
 from trainer.automatic import resolved, this_machine
 from trainer.checkpoint import load_checkpoint
-from trainer.compute import float32_products
+from trainer.compute import float32_products, require_precision
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
 from trainer.data.dataset import Pair, Splits
@@ -38,6 +39,8 @@ from trainer.model.weights import is_own_checkpoint
 from trainer.result import DataRecord, Evaluation, Progress, RetrievalMetrics, no_progress
 from trainer.seeds import derived_seed
 
+log = logging.getLogger(__name__)
+
 Part = Literal["test", "validation"]
 
 
@@ -50,6 +53,8 @@ class EvaluationResult(NamedTuple):
     reranked: Ranking | None
     data: RetrievalData
     model: TemporalAttentionResNet
+    config: TrialConfig
+    """The trial, with what its settings that say `auto` became."""
     seconds: dict[str, float]
     """Of each stage: reading, network, embedding (of which waiting for frames), ranking, reranking."""
     roc: list[tuple[float, float]] | None = None
@@ -73,6 +78,8 @@ def evaluate(
     The metrics after re-ranking are with them unless `evaluation.reranking` is off. `Evaluation.trained_on` and
     `tested_on` are set where the network was trained on another data set.
 
+    Settings that say `auto` are what they became when the checkpoint was trained, unless this machine lacks that.
+
     Args:
         config: the trial.
         checkpoint: weights; None is the untrained network.
@@ -91,15 +98,13 @@ def evaluate(
         CheckpointError: the checkpoint is damaged or of another architecture.
     """
     watch = Stopwatch()
-    config = resolved(config, this_machine(device))
     with watch("reading"):
         splits = read_splits(config.data)
         query, gallery = _query_and_gallery(config, splits, part, split)
         pairs = read_pairs(config.data) if part == "test" else ()
     with watch("network"):
         judged = data_record(config.data, splits)
-        model, trained = _network(config, checkpoint, splits, judged, part, [*query, *gallery])
-        model.to(device or _default_device())
+        model, trained, config = _network(config, checkpoint, splits, judged, part, [*query, *gallery], device)
     _record(config, checkpoint, part, "evaluate", record, judged)
     with float32_products(config.compute, _device_of(model)):
         result = evaluate_network(
@@ -107,7 +112,7 @@ def evaluate(
         )
         if pairs:
             with watch("pairs"):
-                result = _with_pairs(result, pairs, config, cache, progress)
+                result = _with_pairs(result, pairs, cache, progress)
     names = {} if trained is None else other_data(trained, config.data, judged)
     evaluation = result.evaluation.model_copy(update=names)
     result = result._replace(evaluation=evaluation, seconds=watch.seconds | result.seconds)
@@ -152,18 +157,18 @@ def evaluate_network(
         queries=int(ranking.valid.sum()),
         dropped_queries=ranking.dropped,
     )
-    result = EvaluationResult(evaluation, ranking, None, data, model, watch.seconds)
+    result = EvaluationResult(evaluation, ranking, None, data, model, config, watch.seconds)
     if not reranking:
         return result
     with watch("reranking"):
-        return with_reranking(result, config)
+        return with_reranking(result)
 
 
-def with_reranking(result: EvaluationResult, config: TrialConfig) -> EvaluationResult:
+def with_reranking(result: EvaluationResult) -> EvaluationResult:
     """The result with the metrics after re-ranking, computed where they are missing."""
     if result.reranked is not None:
         return result
-    reranked = rerank(result.data, config.evaluation.rerank)
+    reranked = rerank(result.data, result.config.evaluation.rerank)
     evaluation = result.evaluation.model_copy(update={"reranked": _metrics(reranked)})
     return result._replace(evaluation=evaluation, reranked=reranked)
 
@@ -182,14 +187,14 @@ def with_verification(result: EvaluationResult) -> EvaluationResult:
 
 
 def _with_pairs(
-    result: EvaluationResult, pairs: Sequence[Pair], config: TrialConfig, cache: Path | None, progress: Progress
+    result: EvaluationResult, pairs: Sequence[Pair], cache: Path | None, progress: Progress
 ) -> EvaluationResult:
     """The result with the metrics of the data set's list of pairs in the fold that is tested.
 
     The tracklets of all folds are embedded, since the others say what the threshold is. They are the same in every
     fold, so that a network that serves several finds them in `cache`.
     """
-    tracklets = list(dict.fromkeys(tracklet for pair in pairs for tracklet in (pair.first, pair.second)))
+    config, tracklets = result.config, list(dict.fromkeys(each for pair in pairs for each in (pair.first, pair.second)))
     embedded = cached_embeddings(
         cache,
         result.model,
@@ -229,13 +234,11 @@ def write_embeddings(
     Raises:
         ConfigError, DataError, CheckpointError: as `evaluate`.
     """
-    config = resolved(config, this_machine(device))
     splits = read_splits(config.data)
     query, gallery = _query_and_gallery(config, splits, part, split)
     judged = data_record(config.data, splits)
     tracklets = [*query, *gallery]
-    model, _ = _network(config, checkpoint, splits, judged, part, tracklets)
-    model.to(device or _default_device())
+    model, _, config = _network(config, checkpoint, splits, judged, part, tracklets, device)
     _record(config, checkpoint, part, "embed", record, judged)
     with float32_products(config.compute, _device_of(model)):
         embeddings = embed(model, tracklets, config, progress=progress)
@@ -307,10 +310,6 @@ def _metrics(ranking: Ranking) -> RetrievalMetrics:
     )
 
 
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _device_of(model: TemporalAttentionResNet) -> torch.device:
     return next(model.parameters()).device
 
@@ -351,26 +350,47 @@ def _network(
     judged: DataRecord,
     part: Part,
     tracklets: Iterable[Tracklet],
-) -> tuple[TemporalAttentionResNet, TrainedOn | None]:
+    device: torch.device | str | None,
+) -> tuple[TemporalAttentionResNet, TrainedOn | None, TrialConfig]:
     """The network with as many classes as the checkpoint's, which may have learned from another data set.
 
-    And what it was trained on; None for the untrained network. `tracklets` are those that are to be judged.
+    And what it was trained on; None for the untrained network; and the configuration with what `auto` became.
+    `tracklets` are those that are to be judged.
 
     Raises:
         CheckpointError: the checkpoint is damaged or of another architecture.
         ConfigError: it was trained on identities that are to be judged.
     """
     torch.manual_seed(derived_seed(config.seed, "weights"))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if checkpoint is None:
         if is_own_checkpoint(config.model.weights):
             raise ConfigError(
                 f"model.weights: {config.model.weights} is a checkpoint of a training; give it as --checkpoint, which "
                 "tells what it was trained on"
             )
-        return TemporalAttentionResNet(config.model, len({tracklet.identity for tracklet in splits.train})), None
+        model = TemporalAttentionResNet(config.model, len({tracklet.identity for tracklet in splits.train}))
+        return model.to(device), None, resolved(config, this_machine(device))
     state = load_checkpoint(checkpoint)
     trained = trained_on(checkpoint, state)
     identities = {tracklet.identity for tracklet in tracklets} if part == "validation" else None
     check_not_trained_on(trained, config.data, judged, identities)
     check_not_joined(trained, config.data, splits, validation=part == "validation")
-    return restored_network(config.model, checkpoint, state["model"]), trained
+    model = restored_network(config.model, checkpoint, state["model"]).to(device)
+    return model, trained, _as_trained(config, checkpoint, state["config"], device)
+
+
+def _as_trained(
+    config: TrialConfig, checkpoint: Path, recorded: Mapping[str, Any], device: torch.device
+) -> TrialConfig:
+    """The configuration with what `auto` became in the training; with what this machine has, where it lacks that."""
+    machine = this_machine(device)
+    try:
+        as_trained = resolved(config, machine, recorded)
+        require_precision(as_trained.compute, device)
+    except ConfigError:
+        here = resolved(config, machine)
+        trained, now = recorded["compute"]["precision"], here.compute.precision
+        log.warning("%s: was trained in %s, which this machine lacks; it is evaluated in %s", checkpoint, trained, now)
+        return here
+    return as_trained

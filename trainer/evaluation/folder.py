@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.automatic import resolved, this_machine
 from trainer.config import TrialConfig
 from trainer.data.dataset import Splits, dataset_fingerprint, names_of
 from trainer.data.synthetic.dataset import is_synthetic
@@ -43,9 +42,7 @@ SHOWN_QUERIES = 9  # a third each of the worst, the middling and the best
 PROBES = 6  # every trial of a search leaves them
 
 
-def write_evaluation(
-    out: Path, result: EvaluationResult, config: TrialConfig, part: Part, *, images: bool, probes: bool = False
-) -> None:
+def write_evaluation(out: Path, result: EvaluationResult, part: Part, *, images: bool, probes: bool = False) -> None:
     """Writes metrics and pictures of an evaluation into the folder `out`; those of people only with `images`.
 
     Pictures of generated people are always written. They show the queries answered worst, middling and best or, with
@@ -54,15 +51,14 @@ def write_evaluation(
     Raises:
         DataError: a frame that is to be shown is missing or damaged.
     """
-    config = resolved(config, this_machine(next(result.model.parameters()).device))
     out.mkdir(parents=True, exist_ok=True)
-    synthetic = is_synthetic(config.data.root)
+    synthetic = is_synthetic(result.config.data.root)
     by_camera = precision_by_camera(result.data)
     write_query_metrics(out, query_metrics(result.ranking, result.data.query, by_camera))
-    write_atomically(out / "evaluation.json", json.dumps(_description(result, config, part, synthetic), indent=2))
-    _draw_charts(out, result, config, by_camera, synthetic)
+    write_atomically(out / "evaluation.json", json.dumps(_description(result, part, synthetic), indent=2))
+    _draw_charts(out, result, by_camera, synthetic)
     if images or synthetic:
-        _draw_people(out, result, config, synthetic, probes=probes)
+        _draw_people(out, result, synthetic, probes=probes)
 
 
 class Network(NamedTuple):
@@ -104,13 +100,13 @@ def _nearest_of(network: Network, places: Sequence[int], progress: Progress) -> 
     return nearest(result.data, places)
 
 
-def _description(result: EvaluationResult, config: TrialConfig, part: Part, synthetic: bool) -> dict[str, object]:
+def _description(result: EvaluationResult, part: Part, synthetic: bool) -> dict[str, object]:
     evaluated = Splits(train=(), query=tuple(result.data.query), gallery=tuple(result.data.gallery))
     return {
         **result.evaluation.model_dump(),
         "part": part,
-        "data_set": config.data.name,
-        "fold": config.data.fold,
+        "data_set": result.config.data.name,
+        "fold": result.config.data.fold,
         "synthetic": synthetic,
         "fingerprint": dataset_fingerprint(evaluated),
         "seconds": result.seconds,
@@ -126,10 +122,8 @@ def _cmc_curves(result: EvaluationResult) -> dict[str, list[float]]:
     return curves if result.reranked is None else curves | {"re-ranked": result.reranked.cmc.tolist()}
 
 
-def _draw_charts(
-    out: Path, result: EvaluationResult, config: TrialConfig, by_camera: CameraPrecision, synthetic: bool
-) -> None:
-    queries = counted(result.evaluation.queries, "query", "queries")
+def _draw_charts(out: Path, result: EvaluationResult, by_camera: CameraPrecision, synthetic: bool) -> None:
+    config, queries = result.config, counted(result.evaluation.queries, "query", "queries")
     title = f"{result.evaluation.other_data or config.data.name}, {result.data.protocol} protocol, {queries}"
     charts.cmc_curve(_cmc_curves(result), out / "cmc.png", title=title, synthetic=synthetic)
     sample = distance_sample(result.data)
@@ -149,7 +143,7 @@ def _draw_charts(
     )
 
 
-def _draw_people(out: Path, result: EvaluationResult, config: TrialConfig, synthetic: bool, *, probes: bool) -> None:
+def _draw_people(out: Path, result: EvaluationResult, synthetic: bool, *, probes: bool) -> None:
     data, ranking = result.data, result.ranking
     if probes:
         chosen = probe_queries(data.query, ranking.valid.numpy(), PROBES)
@@ -157,6 +151,6 @@ def _draw_people(out: Path, result: EvaluationResult, config: TrialConfig, synth
         chosen = choose_queries(ranking.average_precision.numpy(), ranking.valid.numpy(), SHOWN_QUERIES)
     ranking_sheet(nearest(data, chosen), out / "ranking.png", synthetic=synthetic)
     shown = [data.query[place] for place in chosen]
-    attention = attention_over_frames(result.model, shown, config)
+    attention = attention_over_frames(result.model, shown, result.config)
     clips = [AttendedClip(tracklet, *each) for tracklet, each in zip(shown, attention, strict=True)]
     attention_strip(clips, out / "attention.png", synthetic=synthetic)

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from trainer.automatic import resolved, this_machine
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrialConfig
 from trainer.data import find_data_set, read_splits
@@ -68,9 +67,9 @@ def evaluate_on_test_set(
     if known is not None:
         return known
     reranking = config.evaluation.model_copy(update={"reranking": True})
-    config = resolved(config.model_copy(update={"evaluation": reranking}), this_machine())
+    config = config.model_copy(update={"evaluation": reranking})
     result = evaluate(config, checkpoint, part="test", progress=progress, record=record)
-    write_evaluation(out, result, config, "test", images=images)
+    write_evaluation(out, result, "test", images=images)
     write_atomically(out / RESULT_FILE, result.evaluation.model_dump_json(indent=2) + "\n")
     return result.evaluation
 

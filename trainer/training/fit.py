@@ -137,6 +137,8 @@ def fit(
         run = _Run(config, data, source, device, out, writer, record, resume_from, saved)
         del saved  # as large as the training
         history = run.state.history
+        if resume_from is not None:
+            log.info("continued after epoch %d", len(history))
         if run.is_done:
             run.leave_evaluation(validation, progress, stop)
         write_results(out / RESULTS_FILE, history)
@@ -314,7 +316,7 @@ class _Run:
                 # Without the seconds, which would differ, the files are the same after a resume.
                 timeless = result._replace(seconds={})
                 images = self.config.evaluation.images
-                write_evaluation(self.out / FOLDER, timeless, self.config, "validation", images=images, probes=True)
+                write_evaluation(self.out / FOLDER, timeless, "validation", images=images, probes=True)
         except StoppedError:
             raise
         except Exception:
@@ -325,7 +327,7 @@ class _Run:
         best = self.out / BEST_CHECKPOINT
         if self._best is None:
             return evaluate(self.config, best, part="validation", split=split, device=self.device, progress=progress)
-        result = with_reranking(self._best, self.config) if self.config.evaluation.reranking else self._best
+        result = with_reranking(self._best) if self.config.evaluation.reranking else self._best
         return with_verification(result._replace(model=trained_network(self.config.model, best).to(self.device)))
 
     def _stoppable(self, progress: Progress, stop: Stop) -> Progress:

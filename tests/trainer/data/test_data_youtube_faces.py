@@ -250,7 +250,7 @@ def test_an_evaluation_of_the_test_part_judges_the_listed_pairs_of_its_fold(
     assert (found.matching_pairs, found.other_pairs) == (1, 2)
     assert found.accuracy in (0, 1 / 3, 2 / 3, 1)
     assert "listed pairs  accuracy " in evaluation_line(result.evaluation, "test")
-    write_evaluation(tmp_path / "out", result, config, "test", images=True)
+    write_evaluation(tmp_path / "out", result, "test", images=True)
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["pairs"]["accuracy"] == found.accuracy
     assert result.evaluation.protocol == "no_camera"

@@ -548,7 +548,7 @@ def test_a_network_is_evaluated_across_tracklets_where_cameras_are_not_known(tmp
         }
     )
     result = evaluate(config, None, part="test")
-    write_evaluation(tmp_path / "out", result, config, "test", images=True)
+    write_evaluation(tmp_path / "out", result, "test", images=True)
     assert result.evaluation.protocol == "no_camera"
     assert result.evaluation.queries == 2
     assert "(no_camera protocol, cross-tracklet, 2 queries" in evaluation_line(result.evaluation, "test")

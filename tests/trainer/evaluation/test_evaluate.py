@@ -197,7 +197,7 @@ def test_an_evaluation_of_generated_data_leaves_figures_and_every_picture(
     tiny_config: TrialConfig, tmp_path: Path
 ) -> None:
     found = evaluate(tiny_config, None, part="test")
-    write_evaluation(tmp_path / "out", found, tiny_config, "test", images=False)
+    write_evaluation(tmp_path / "out", found, "test", images=False)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"evaluation.json", "per_query.npz"} | PICTURES | IDENTITIES
     written = json.loads((tmp_path / "out/evaluation.json").read_text())
@@ -212,7 +212,7 @@ def test_real_people_are_shown_only_where_images_are_asked_for(
 ) -> None:
     monkeypatch.setattr("trainer.evaluation.folder.is_synthetic", lambda root: False)
     found = evaluate(tiny_config, None, part="validation")
-    write_evaluation(tmp_path, found, tiny_config, "validation", images=images)
+    write_evaluation(tmp_path, found, "validation", images=images)
     assert ({path.name for path in tmp_path.iterdir()} >= IDENTITIES) == images
 
 

@@ -220,7 +220,7 @@ def test_an_evaluation_has_the_metrics_of_the_cpu(
     expected: EvaluationResult = evaluated(config, query, gallery, "cpu")
     with PretendGpu() as gpu:
         found: EvaluationResult = evaluated(config, query, gallery, "cuda")
-        again = with_reranking(found, config)
+        again = with_reranking(found)
         gpu.forget()
         matching, others = pair_distances(found.data)
         assert gpu.copies == {FROM_GPU: 1} and gpu.waits.total() == 1
@@ -247,7 +247,7 @@ def test_listed_pairs_are_judged_as_on_the_cpu_by_one_copy_of_their_distances(
 
     def judged(model: TemporalAttentionResNet) -> EvaluationResult:
         result = evaluate_network(model, query, gallery, tiny_config, reranking=False)
-        return _with_pairs(result, pairs, tiny_config, None, no_progress)
+        return _with_pairs(result, pairs, None, no_progress)
 
     expected = judged(network(tiny_config))
     with PretendGpu() as gpu:
