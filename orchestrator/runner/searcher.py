@@ -200,7 +200,7 @@ class StopWith(Stopper):
 def tuner_of(
     searcher: TuneSearcher, trainable: Any, allocation: Allocation, *, search: str, session: int, state: Path
 ) -> tune.Tuner:
-    """The `tune.Tuner` of one session. Tune writes its state, and none of it is read again.
+    """The `tune.Tuner` of one session. Tune writes its state at the end, and none of it is read again.
 
     Args:
         searcher: decides everything.
@@ -212,6 +212,7 @@ def tuner_of(
     """
     keep_secrets()
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allocation.concurrent)
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
     per_trial = {"cpu": allocation.cpus, "gpu": allocation.gpus}
     per_trial |= {"memory": allocation.memory} if allocation.memory else {}
     return tune.Tuner(

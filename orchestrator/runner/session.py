@@ -16,6 +16,7 @@ from orchestrator.algorithms.expected_gain import outlook
 from orchestrator.algorithms.health import IN_A_ROW, WHOLE, proposals
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import hint
+from orchestrator.base.process import share_heap
 from orchestrator.base.uris import without_passwords
 from orchestrator.cluster.capacity import Capacity, unplaced
 from orchestrator.cluster.metrics import Exporter, exported, search_labels
@@ -99,6 +100,7 @@ def run_search(
         DataError: a trial found its data damaged.
         CircuitBroken: trials failed one after another in the same way.
     """
+    share_heap()
     description = read_description(folder.description)
     with folder.store.record(folder) as recorder:
         space, options = current_space(description, recorder.study), overrides or description.options
