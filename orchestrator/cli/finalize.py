@@ -13,6 +13,7 @@ from orchestrator.base.hints import DEFAULT_STORAGE
 from orchestrator.cli.options import (
     Address,
     Concurrent,
+    Experiment,
     GpusPerTrial,
     Insecure,
     Overrides,
@@ -181,6 +182,7 @@ def ablate(
     concurrent: Concurrent = None,
     gpus_per_trial: GpusPerTrial = None,
     storage: Storage = DEFAULT_STORAGE,
+    experiment: Experiment = None,
     address: Address = None,
     insecure: Insecure = False,
 ) -> int:
@@ -193,10 +195,16 @@ def ablate(
     from orchestrator.runner.ablation import TABLE_1, Ablation, rows_under_way
     from orchestrator.show.tables import tables_text
     from orchestrator.stores import open_store
-    from orchestrator.study.description import Options
+    from orchestrator.study.description import EXPERIMENT, Options
 
     require_admission(address, insecure=insecure)
-    asked = Options(concurrent=concurrent, gpus_per_trial=gpus_per_trial, address=address, insecure=insecure)
+    asked = Options(
+        concurrent=concurrent,
+        gpus_per_trial=gpus_per_trial,
+        experiment=experiment or EXPERIMENT,
+        address=address,
+        insecure=insecure,
+    )
     ablation = Ablation(name, rows or TABLE_1, data, overrides, seeds, open_store(storage), asked)
     names, worst = [], Exit.OK
     for row in rows_under_way(ablation):

@@ -330,6 +330,15 @@ TrackingUri = Annotated[
         help="Where MLflow keeps runs.  [default: STORAGE/mlflow.db]",
     ),
 ]
+Experiment = Annotated[
+    str | None,
+    option(
+        "--experiment",
+        metavar="NAME",
+        envvar="MLFLOW_EXPERIMENT_NAME",
+        help="MLflow's experiment that holds its runs; also in MLFLOW_EXPERIMENT_NAME.  [default: reidsearch]",
+    ),
+]
 Address = Annotated[
     str | None,
     option("--address", metavar="ADDRESS", help="Ray cluster to join: HOST:PORT or auto.  [default: start one here]"),
@@ -417,6 +426,7 @@ class LaunchOptions(SessionOptions):
     ] = None
     seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Seed of the search.")] = 0
     overrides: Overrides = ()
+    experiment: Experiment = None
     warm_start: Annotated[
         str | None,
         option(
@@ -448,7 +458,7 @@ class ResumeOptions(SessionOptions):
 
 
 TRIAL = ("concurrent", "cpus_per_trial", "gpus_per_trial", "memory_per_trial")
-RUN = (*TRIAL, "tracking_uri", "address", "insecure", "hang_after")
+RUN = (*TRIAL, "tracking_uri", "experiment", "address", "insecure", "hang_after")
 
 
 def run_settings(given: Any) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _mlflow_copies(folder: SearchFolder, description: SearchDescription, trackin
     if tracking is None and database is not None and not lies_in(database, storage):
         where = f"{database}: MLflow's database, which lies outside the storage; --tracking-uri {uri} names it"
         return MlflowCopies(uri, not_ours=(where,))
-    return find_copies(uri, description.uid, storage / ARTIFACTS)
+    return find_copies(uri, description.uid, storage / ARTIFACTS, description.options.experiment)
 
 
 def purge(copies: Copies) -> list[str]:

@@ -21,6 +21,9 @@ from trainer.yaml_file import YamlError, dump_yaml, read_yaml
 HANG_AFTER_S = 1800.0
 
 
+EXPERIMENT = "reidsearch"
+
+
 class Options(FrozenConfig):
     """How a search runs; none of it changes what a trial computes."""
 
@@ -34,6 +37,8 @@ class Options(FrozenConfig):
     """Memory of one trial, such as `16 GiB`; None is what the space says."""
     tracking_uri: str | None = None
     """Where MLflow keeps runs; None is `mlflow.db` in the storage."""
+    experiment: str = EXPERIMENT
+    """MLflow's experiment that holds them."""
     address: str | None = None
     """Ray cluster to join; None starts one on this machine."""
     insecure: bool = False

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from orchestrator.base.process import exclusive
 from orchestrator.base.uris import database_path, database_uri, file_uri
+from orchestrator.study.description import EXPERIMENT
 from trainer.files import sync_folder
 from trainer.formatting import first_line
 
-EXPERIMENT = "reidsearch"
-"""MLflow's name for what holds all runs."""
 DATABASE = "mlflow.db"
 """File in a storage that holds its runs, unless they are kept elsewhere."""
 ARTIFACTS = "mlartifacts"
@@ -33,12 +32,13 @@ def missing_database(uri: str) -> Path | None:
     return None if path is None or path.is_file() else path
 
 
-def prepare_database(uri: str, artifacts: Path) -> None:
+def prepare_database(uri: str, artifacts: Path, experiment: str = EXPERIMENT) -> None:
     """Makes an SQLite database that is not there yet, or lets it follow a move; touches a database server.
 
     Args:
         uri: where MLflow keeps runs.
         artifacts: folder for the artifacts of the new database's default experiment.
+        experiment: name of the one whose address tells where the artifacts lay.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: it does not answer or cannot be written.
@@ -50,7 +50,7 @@ def prepare_database(uri: str, artifacts: Path) -> None:
     if is_database(uri):
         _touch(uri)
     if path is not None:
-        follow_move(path, artifacts, EXPERIMENT)
+        follow_move(path, artifacts, experiment)
 
 
 def _create(path: Path, artifacts: Path) -> None:

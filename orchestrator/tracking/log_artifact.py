@@ -10,7 +10,7 @@ from orchestrator.base.hints import hint
 from orchestrator.base.uris import without_passwords
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description
-from orchestrator.tracking.database import EXPERIMENT, missing_database
+from orchestrator.tracking.database import missing_database
 from orchestrator.tracking.projection import SEARCH_RUN
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT, SEARCH_TAG, TRIAL_TAG
 from orchestrator.tracking.sync import trusted_tracking_uri
@@ -41,7 +41,7 @@ def log_report(folder: SearchFolder, report: Path, *, tracking: str | None = Non
 
     client = MlflowClient(tracking_uri=uri)
     try:
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment = client.get_experiment_by_name(description.options.experiment)
         ours = f"tags.`{SEARCH_TAG}` = '{description.uid}' and tags.`{TRIAL_TAG}` = '{SEARCH_RUN}'"
         runs = [] if experiment is None else client.search_runs([experiment.experiment_id], ours)
         if not runs:

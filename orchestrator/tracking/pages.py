@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.study.description import EXPERIMENT
 from orchestrator.tracking.content import CMC, SHEETS
-from orchestrator.tracking.database import EXPERIMENT
 
 
 def call(server: str, path: str, body: dict[str, str] | None = None, *, patience: float) -> Any:
@@ -106,7 +106,14 @@ def view_of(search: str | None, parameters: Sequence[str]) -> dict[str, Any]:
 
 def _section() -> dict[str, Any]:
     """The section of our charts, which comes first; MLflow adds a chart for every other metric."""
-    return {"uuid": SECTION, "name": "Comparison", "display": True, "isReordered": False, "deleted": False}
+    return {
+        "uuid": SECTION,
+        "name": "Comparison",
+        "display": True,
+        "isReordered": False,
+        "deleted": False,
+        "columns": 2,
+    }
 
 
 def _charts(parameters: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -131,15 +138,15 @@ def _chart(kind: str, name: str | None, **settings: Any) -> dict[str, Any]:
     return {**chart, **named, "runsCountToCompare": SHOWN_RUNS, "deleted": False, "isGenerated": False}
 
 
-def comparison_view(server: str, view: dict[str, Any]) -> str:
-    """The address of the page, once the server knows what it shows.
+def comparison_view(server: str, view: dict[str, Any], experiment_name: str = EXPERIMENT) -> str:
+    """The address of the page of an experiment, once the server knows what it shows.
 
     Raises:
         EnvironmentProblem: the server does not answer, or holds no search.
     """
     text = json.dumps(view, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
-    found = call(server, f"experiments/get-by-name?experiment_name={quote(EXPERIMENT)}", patience=SET_PATIENCE_S)
+    found = call(server, f"experiments/get-by-name?experiment_name={quote(experiment_name)}", patience=SET_PATIENCE_S)
     experiment = str(found["experiment"]["experiment_id"])
     tag = {"experiment_id": experiment, "key": f"{VIEW_TAG}{key}", "value": text}
     call(server, "experiments/set-experiment-tag", tag, patience=SET_PATIENCE_S)

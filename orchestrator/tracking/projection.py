@@ -59,6 +59,8 @@ class Creation(NamedTuple):
     start: int
     """Milliseconds since 1970 UTC."""
     tags: dict[str, str]
+    parent: str = SEARCH_RUN
+    """Key of the run that it is shown under; the search's own run has none."""
 
 
 @dataclass
@@ -166,10 +168,13 @@ class Plan:
 
     def _suggested(self, event: TrialSuggested, moment: int) -> Writes:
         tags = {"trial": event.trial, "source": event.source, "seed": str(event.seed)}
+        tags["configuration"] = event.repeats or event.trial
         tags |= {"repeats": event.repeats} if event.repeats else {}
         tags |= {} if event.fold is None else {"fold": str(event.fold)}
         tags |= {"finalization": str(event.finalization)} if event.finalization else {}
-        writes = self._begin(event.trial, Creation(f"{self._folder.name}/{event.trial}", moment, tags))
+        writes = self._begin(
+            event.trial, Creation(f"{self._folder.name}/{event.trial}", moment, tags, event.repeats or SEARCH_RUN)
+        )
         writes.params |= {name: str(value) for name, value in event.params.items()}
         if self._about is not None:
             split = None if event.finalization else self._folder.split_of(event.fold)
@@ -204,9 +209,14 @@ class Plan:
         return writes
 
     def creations(self, now: float, limit: int) -> list[Writes]:
-        """Runs to create, before anything else, because their trials wait; the search's own run first."""
-        due = list(islice((writes for writes in self._unmade.values() if writes.due <= now), limit))
-        return due[:1] if due and due[0].key == SEARCH_RUN else due
+        """Runs to create, before anything else, because their trials wait; each after its parent."""
+        due = (writes for writes in self._unmade.values() if writes.due <= now and not self._waits(writes))
+        return list(islice(due, limit))
+
+    def _waits(self, writes: Writes) -> bool:
+        """Whether its run's parent has yet to be created."""
+        creation = writes.creation
+        return creation is not None and writes.key != SEARCH_RUN and creation.parent in self._unmade
 
     def next(self, now: float, limit: int) -> list[Writes]:
         """Runs to write to; the search's own run last, because it ends after its trials."""

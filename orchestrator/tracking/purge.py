@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.uris import file_path, file_uri, without_passwords
-from orchestrator.tracking.database import EXPERIMENT, is_database, missing_database, prepare_database
+from orchestrator.study.description import EXPERIMENT
+from orchestrator.tracking.database import is_database, missing_database, prepare_database
 from orchestrator.tracking.store import CLIENT_ENVIRONMENT, RUNS_PER_PAGE, SEARCH_TAG
 from trainer.formatting import counted, first_line, one_line
 
@@ -47,13 +48,14 @@ class MlflowCopies(NamedTuple):
         return without_passwords(self.uri)
 
 
-def find_copies(uri: str, uid: str, artifacts: Path) -> MlflowCopies:
+def find_copies(uri: str, uid: str, artifacts: Path, experiment: str = EXPERIMENT) -> MlflowCopies:
     """Finds the runs of the search with this uid.
 
     Args:
         uri: tracking URI.
         uid: uid of the search.
         artifacts: the storage's artifact folder, the only local folder in which files are deleted.
+        experiment: name of the experiment that holds them.
 
     Raises:
         EnvironmentProblem: MLflow does not answer.
@@ -64,9 +66,9 @@ def find_copies(uri: str, uid: str, artifacts: Path) -> MlflowCopies:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        prepare_database(uri, artifacts)  # fails at once where a database server is down
+        prepare_database(uri, artifacts, experiment)  # fails at once where a database server is down
         client = _client(uri)
-        places = {str(run.info.run_id): str(run.info.artifact_uri) for run in _runs(client, uid)}
+        places = {str(run.info.run_id): str(run.info.artifact_uri) for run in _runs(client, uid, experiment)}
         runs = tuple(run for run in places if RUN_ID.fullmatch(run))
         folders = tuple(artifacts / run for run in runs if is_own_folder(artifacts) and is_own_folder(artifacts / run))
         return MlflowCopies(uri, runs, folders, tuple(_versions(client, runs)), tuple(_not_ours(places, artifacts)))
@@ -115,10 +117,10 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def _runs(client: MlflowClient, uid: str) -> Iterator[Run]:
+def _runs(client: MlflowClient, uid: str, name: str) -> Iterator[Run]:
     from mlflow.entities import ViewType
 
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+    experiment = client.get_experiment_by_name(name)
     token = None
     while experiment is not None:
         page = client.search_runs(

@@ -9,13 +9,14 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.uris import database_uri, file_uri
-from orchestrator.stores.base import Store, existing_search
+from orchestrator.stores.base import Store, existing_search, searches_here
+from orchestrator.study.description import EXPERIMENT, read_description
 from orchestrator.summary import read_summary
 from orchestrator.tracking.database import ARTIFACTS, DATABASE, missing_database
 from orchestrator.tracking.pages import comparison_view, view_of
@@ -24,6 +25,9 @@ from trainer.child import die_with_parent, python_command, start_child
 from trainer.files import in_place
 
 HOST = "127.0.0.1"
+# The loopback by a name that browsers know (RFC 6761). On `localhost` and 127.0.0.1 MLflow's page opens an assistant, over
+# a quarter of its width, and no setting of the server turns that off.
+NAME = "mlflow.localhost"
 PORT = 5000
 START_S = 120.0
 STOP_S = 10.0
@@ -47,7 +51,8 @@ def server_command(port: int, artifacts: Path) -> list[str]:
     """The command that starts the server."""
     return [
         *python_command("-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--allowed-hosts", f"localhost:*,{HOST}:*", "--x-frame-options", "DENY"),
+        *("--allowed-hosts", f"localhost:*,{NAME}:*,{HOST}:*", "--x-frame-options", "DENY"),
+        *("--cors-allowed-origins", f"http://{NAME}:{port}"),
         *("--artifacts-destination", file_uri(artifacts)),
     ]
 
@@ -143,28 +148,36 @@ def serve(
         EnvironmentProblem: the port is taken, or MLflow's server does not start or answer.
     """
     storage = store.path.absolute()
-    uri, view = database_uri(storage / DATABASE), view_of(None, ())
+    uri, view, experiment = database_uri(storage / DATABASE), view_of(None, ()), _latest_experiment(store)
     if name is not None:
         search = read_summary(existing_search(store, name))
         uri = trusted_tracking_uri(search.folder, search.description, tracking)
         view = view_of(name, list(search.space.parameters))
+        experiment = search.description.options.experiment
     elif tracking is not None:
         uri = tracking
     if uri.startswith(("http://", "https://")):
-        say(comparison_view(uri, view))
+        say(comparison_view(uri, view, experiment))
         return
     if (missing := missing_database(uri)) is not None:
         raise SearchError(f"{missing}: no such file, no search was tracked in {storage} yet")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with mlflow_server(uri, storage / ARTIFACTS, port, storage / LOG) as server:
-            say(comparison_view(server, view))
-            say("Ctrl-C ends it")
+            say(comparison_view(server, view, experiment).replace(HOST, NAME, 1))
+            say(f"Ctrl-C ends it; for a browser that does not know {NAME} write {HOST}")
             signal.pause()
     except KeyboardInterrupt:
         return
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _latest_experiment(store: Store) -> str:
+    """The experiment of the search that was written to last; the default one where there is none, or it is damaged."""
+    with suppress(SearchError, StopIteration):
+        return read_description(next(iter(searches_here(store))).description).options.experiment
+    return EXPERIMENT
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.base.uris import database_path, file_uri, without_passwords
-from orchestrator.tracking.database import EXPERIMENT, is_database, prepare_database
+from orchestrator.tracking.database import is_database, prepare_database
 from orchestrator.tracking.projection import PAUSED, RUNNING, SEARCH_RUN, Creation, Run, Writes, leave_out
 from orchestrator.tracking.uploads import Source, upload_steps
 from trainer.formatting import first_line
@@ -54,17 +54,19 @@ class RunStore:
     comes first.
     """
 
-    def __init__(self, uri: str, source: Source, *, artifacts: Path, tags: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, source: Source, *, experiment: str, artifacts: Path, tags: Mapping[str, str]) -> None:
         """Connects at the first use.
 
         Args:
             uri: tracking URI.
             source: the search, and what is read from it for its runs.
-            artifacts: artifact folder of an experiment that does not exist yet.
+            experiment: name of the experiment that holds the runs; made if missing.
+            artifacts: its artifact folder then.
             tags: tags of every run.
         """
         self._uri = uri
         self._source = source
+        self._experiment_name = experiment
         self._artifacts = artifacts
         self._tags = dict(tags)
         self.trusts_what_is_there = True
@@ -165,7 +167,7 @@ class RunStore:
 
             # Errors arrive as exceptions and are reported once, by the tracker.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-            prepare_database(self._uri, self._artifacts)
+            prepare_database(self._uri, self._artifacts, self._experiment_name)
             client = MlflowClient(tracking_uri=self._uri)
             experiment = self._ensure_experiment(client)
             self._adopt(client, experiment)
@@ -173,16 +175,16 @@ class RunStore:
         return self._connection
 
     def _ensure_experiment(self, client: MlflowClient) -> str:
-        found = client.get_experiment_by_name(EXPERIMENT)
+        found = client.get_experiment_by_name(self._experiment_name)
         if found is not None:
             if found.lifecycle_stage == "deleted":
                 # A deleted experiment takes no runs and keeps its name reserved.
                 client.restore_experiment(found.experiment_id)
-                log.warning("MLflow: the experiment %s was deleted there; it is restored", EXPERIMENT)
+                log.warning("MLflow: the experiment %s was deleted there; it is restored", self._experiment_name)
             return str(found.experiment_id)
         # A server has its own artifact location; with a database MLflow would default to the current folder.
         location = file_uri(self._artifacts) if is_database(self._uri) else None
-        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        return str(client.create_experiment(self._experiment_name, artifact_location=location))
 
     # --- runs and duplicates -----------------------------------------------------------------------------------------
 
@@ -200,9 +202,9 @@ class RunStore:
         if creation is not None:
             tags = self._tags | {SEARCH_TAG: self._source.uid, TRIAL_TAG: key} | creation.tags
             if key != SEARCH_RUN:
-                if SEARCH_RUN not in self._runs:
-                    raise RefusedError("the search itself has no run yet")
-                tags[PARENT_TAG] = self._runs[SEARCH_RUN].id
+                if creation.parent not in self._runs:
+                    raise RefusedError("the run that it belongs under is not there yet")
+                tags[PARENT_TAG] = self._runs[creation.parent].id
             if key not in self._runs:
                 self._runs[key] = self._find(key) or self._create(key, creation, tags)
             # A run that was found may lack tags, or be the child of a duplicate of the search's run.

@@ -56,6 +56,7 @@ def tracker_of(folder: SearchFolder, description: SearchDescription, uri: str, r
         folder,
         uid=description.uid,
         artifacts=folder.path.parent / ARTIFACTS,
+        experiment=description.options.experiment,
         tags={
             "search": description.search,
             "space": description.space.name,

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from orchestrator.base.uris import without_passwords
 from orchestrator.stores.base import SearchFolder
+from orchestrator.study.description import EXPERIMENT
 from orchestrator.study.events import TrialSuggested
 from orchestrator.study.journal import Record
 from orchestrator.tracking.content import About
@@ -52,6 +53,7 @@ class Tracker:
         *,
         uid: str,
         artifacts: Path,
+        experiment: str = EXPERIMENT,
         tags: Mapping[str, str],
         on_run: Callable[[str, str], None],
         about: About | None = None,
@@ -62,13 +64,14 @@ class Tracker:
             uri: tracking URI.
             folder: the search.
             uid: tells this search from others of the same name.
-            artifacts: artifact folder of an experiment that does not exist yet.
+            artifacts: artifact folder of the experiment, if that does not exist yet.
+            experiment: its name.
             tags: flat tags of every run.
             on_run: called in the tracker's thread with (trial, run id) when a trial has its run.
             about: content besides events; None sends what the events say, and nothing else.
         """
         self._plan = Plan(folder, about)
-        self._store = RunStore(uri, Source(folder, uid, about), artifacts=artifacts, tags=tags)
+        self._store = RunStore(uri, Source(folder, uid, about), experiment=experiment, artifacts=artifacts, tags=tags)
         self._on_run = on_run
         self._events: queue.Queue[Record | None] = queue.Queue()
         self._runs: dict[str, threading.Event] = {}

@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from running import Search, metric_points, mlflow_runs, results_of
 
 from orchestrator.base.uris import database_uri
-from orchestrator.tracking.database import EXPERIMENT, follow_move, prepare_database
+from orchestrator.study.description import EXPERIMENT
+from orchestrator.tracking.database import follow_move, prepare_database
 
 EPOCHS = 20
 

@@ -218,6 +218,29 @@ def test_a_pausing_trial_has_one_run_whose_state_follows_the_journal_whenever_it
         assert [(step, value) for step, value, _ in points] == [(1, 0.5), (1, 0.6), (2, 0.55)]
 
 
+def test_repeats_are_shown_under_their_configuration_in_the_experiment_that_was_named(folder: SearchFolder) -> None:
+    ours = Tracker(
+        uri := f"sqlite:///{folder.path.parent / 'mlflow.db'}",
+        folder,
+        uid="s-1",
+        artifacts=folder.path.parent / "artifacts",
+        experiment="my people's",
+        tags={"search": "s"},
+        on_run=lambda trial, run: None,
+    )
+    events = [EVENTS[0], suggested(0), suggested(1).model_copy(update={"repeats": "t0000"})]
+    for number, event in enumerate(events, 1):
+        ours.put(Record(number, 1e9 + number, event))
+    ours.start(resend=False)
+    assert ours.close(PATIENCE_S) == 0
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("my people's")
+    assert experiment is not None
+    runs = {run.data.tags["reidsearch.trial"]: run for run in client.search_runs([experiment.experiment_id])}
+    parents = {key: run.data.tags.get("mlflow.parentRunId") for key, run in runs.items()}
+    assert parents == {"-": None, "t0000": runs["-"].info.run_id, "t0001": runs["t0000"].info.run_id}
+
+
 def test_what_somebody_took_away_comes_back_when_everything_is_sent_again(folder: SearchFolder) -> None:
     tracked(folder, EVENTS)
     with sqlite3.connect(folder.path.parent / "mlflow.db") as database:

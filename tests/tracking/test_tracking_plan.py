@@ -164,6 +164,16 @@ def test_of_a_run_that_was_found_whatever_differs_is_written() -> None:
     assert writes == Writes("t0000", params={"a": "1"}, tags={"x": "new"}, status="FINISHED", end=2)
 
 
+def test_a_run_is_made_after_the_one_that_it_is_shown_under() -> None:
+    plan = planned(*OPENING, suggested(0), suggested(1).model_copy(update={"repeats": "t0000"}), suggested(2))
+    order = []
+    while due := plan.creations(NOW, 9):
+        order.append([writes.key for writes in due])
+        for writes in due:
+            plan.made(writes)
+    assert order == [[SEARCH_RUN], ["t0000", "t0002"], ["t0001"]]
+
+
 def test_a_repeat_says_what_it_repeats() -> None:
     plan = planned(suggested(0), suggested(1).model_copy(update={"repeats": "t0000"}))
     first, second = (writes.creation for writes in plan.next(NOW, 9))

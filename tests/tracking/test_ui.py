@@ -37,7 +37,8 @@ def test_the_server_listens_to_this_machine_only_and_takes_no_jobs() -> None:
     command = server_command(5000, Path("artifacts"))
     options = dict(zip(command[5::2], command[6::2], strict=True))
     assert options["--host"] == "127.0.0.1"
-    assert options["--allowed-hosts"] == "localhost:*,127.0.0.1:*"
+    assert options["--allowed-hosts"] == "localhost:*,mlflow.localhost:*,127.0.0.1:*"
+    assert options["--cors-allowed-origins"] == "http://mlflow.localhost:5000"
     assert options["--x-frame-options"] == "DENY"
     environment = server_environment("sqlite:///x", {"PATH": "p", "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true"})
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
