@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,25 +16,28 @@ from rich.text import Text
 
 from orchestrator.base.errors import UNWRITABLE
 from orchestrator.base.escaping import harmless
+from orchestrator.base.formatting import duration
 from orchestrator.base.hints import hint, installed
 from orchestrator.base.uris import without_passwords
 from orchestrator.cluster.ray import Connection
 from orchestrator.cluster.resources import Allocation
 from orchestrator.runner.session import SessionCallbacks, SessionResult
-from orchestrator.show.logs import event_line
-from orchestrator.show.search_text import data_mark, left_line, summary_line
+from orchestrator.show.logs import event_line, news
+from orchestrator.show.search_text import data_mark, progress_parts
 from orchestrator.show.terminal import LiveView, output, print_summary
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import SearchDescription
+from orchestrator.study.events import TrialReported
 from orchestrator.study.journal import Record
 from orchestrator.study.recorder import Recorder
 from orchestrator.study.study import Study, TrialStatus
-from orchestrator.summary import Summary, summarise
+from orchestrator.summary import RECENT, Summary, summarise
 from orchestrator.tracking.sync import tracking_uri
 from trainer.formatting import counted
 
 HINT = "Ctrl-C stops; resume continues"
-REFRESH_PER_S = 2
+REFRESH_S = 1.0
+SHARE = 0.01  # of a core that the table takes at most
 
 
 def pages_command(uri: str, folder: SearchFolder) -> str:
@@ -84,6 +89,7 @@ class Display:
         self._description: SearchDescription | None = None
         self._live: Live | None = None
         self._began = time.monotonic()
+        self._events: deque[Record] = deque(maxlen=RECENT)
         self._phase = "reading the search"
         """What is done before trials can run; empty afterwards."""
 
@@ -99,14 +105,24 @@ class Display:
         if not self._redraws:
             yield None
             return
-        with Live(
-            get_renderable=self._render,
-            console=self._console,
-            refresh_per_second=REFRESH_PER_S,
-            transient=True,
-        ) as live:
-            self._live = live
-            yield live
+        with Live(get_renderable=self._render, console=self._console, auto_refresh=False, transient=True) as live:
+            self._live, over = live, threading.Event()
+            thread = threading.Thread(target=self._refresh, args=(live, over), name="display", daemon=True)
+            thread.start()
+            try:
+                yield live
+            finally:
+                over.set()
+                thread.join()
+
+    def _refresh(self, live: Live, over: threading.Event) -> None:
+        """Draws again and again, the larger the search the more rarely, until it is over or the table is stopped."""
+        pause = 0.0
+        while not over.wait(pause) and live.is_started:
+            began = time.thread_time()
+            with _unwritable_ignored():
+                live.refresh()
+            pause = max(REFRESH_S, (time.thread_time() - began) / SHARE)
 
     def line(self, label: str, text: str) -> None:
         """Prints a line above the table."""
@@ -133,8 +149,9 @@ class Display:
 
     def _on_start(self, recorder: Recorder, description: SearchDescription) -> None:
         self._recorder, self._description = recorder, description
-        if not self._redraws:
-            recorder.subscribe(self.event)
+        for record in recorder.history:
+            self._keep(record)
+        recorder.subscribe(self._keep if self._redraws else self.event)
         self._phase = "starting Ray and loading the model"
         study = recorder.study
         self.line("search", f"{description.search}  {self._folder.path}")
@@ -162,9 +179,14 @@ class Display:
             return Text(f"{self._phase} …", style="dim")
         with self._recorder.lock:
             now = summarise(self._folder, self._description, self._recorder.study, is_driven=True)
-        elapsed = time.monotonic() - self._began
-        times = filter(None, (f"{elapsed / 60:.0f} min", left_line(now), self._phase and f"{self._phase} …"))
-        return LiveView(now, ", ".join((summary_line(now), *times)), HINT)
+        elapsed = f"{duration(time.monotonic() - self._began)} elapsed"
+        parts = [*progress_parts(now), elapsed, *([f"{self._phase} …"] if self._phase else [])]
+        return LiveView(now, parts, HINT, news(self._events))
+
+    def _keep(self, record: Record) -> None:
+        """Keeps an event for the table, which shows epochs anyway."""
+        if not isinstance(record.event, TrialReported):
+            self._events.append(record)
 
     def event(self, record: Record) -> None:
         """Prints an event in one line, unless it is of no interest to people."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.base.errors import SearchError
@@ -87,6 +87,12 @@ def event_line(record: Record) -> str | None:
     if text is None:
         return None
     return f"{utc(record.time)} {one_line(text)}"
+
+
+def news(records: Sequence[Record]) -> list[str]:
+    """Lines of everything but suggestions and epochs, the latest first."""
+    others = (record for record in reversed(records) if not isinstance(record.event, TrialSuggested | TrialReported))
+    return list(filter(None, map(event_line, others)))
 
 
 def _of_trial(record: Record) -> str | None:

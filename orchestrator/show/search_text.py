@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.algorithms.replicates import Best, Confirmation
-from orchestrator.base.formatting import duration, number, percent
+from orchestrator.base.formatting import duration, number, percent, size
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import FinalizationStarted, Forecast, TrialOpenedTestSet
-from orchestrator.study.study import Trial
+from orchestrator.study.study import Trial, TrialStatus
 from orchestrator.summary import FinalResult, Mean, Summary
 from orchestrator.summary.costs import Costs, search_seconds_left, seconds_left, share_done
 from trainer.formatting import counted, one_line
@@ -19,8 +20,26 @@ SYNTHETIC_MARK = "SYNTHETIC data: these metrics say nothing about published resu
 OWN_DATA_MARK = "own data: these metrics must not stand beside published results"
 UNCONFIRMED = "one seed, not confirmed"
 BAR = 6  # characters of a trial's bar
+MARKS = "▁▂▃▄▅▆▇█"
 OTHER_STATUSES = ("running", "paused", "pending", "stopped", "failed")
 TEST_METRICS = ("mAP", "rank1", "rank5", "rank20", "reranked/mAP", "reranked/rank1")
+
+
+class RunningTrial(NamedTuple):
+    """A trial that runs, as a row of texts."""
+
+    key: str
+    epoch: int
+    epochs: int
+    loss: str
+    value: str
+    best: str
+    """Best value of its epochs."""
+    speed: str
+    """Images a second."""
+    memory: str
+    left: str
+    """Time."""
 
 
 def data_mark(description: SearchDescription) -> str | None:
@@ -28,8 +47,8 @@ def data_mark(description: SearchDescription) -> str | None:
     return {"SYNTHETIC": SYNTHETIC_MARK, "own data": OWN_DATA_MARK}.get(description.data_kind)
 
 
-def summary_line(summary: Summary) -> str:
-    """How far a search is, in one line."""
+def summary_line(summary: Summary, *, best: bool = True) -> str:
+    """How far a search is, in one line, and, unless it stands elsewhere, what is best."""
     counts, repeats, budget = summary.counts, summary.repeat_counts, summary.space.budget.trials
     parts = [f"{counts['completed']}/{budget} trials completed"]
     if summary.space.stopping.pauses:  # the budget does not count them
@@ -39,11 +58,24 @@ def summary_line(summary: Summary) -> str:
         parts.append(f"{repeats['completed']}/{total} repeats completed")
     others = {status: counts[status] + repeats[status] for status in counts}
     parts += [f"{others[status]} {status}" for status in OTHER_STATUSES if others[status]]
-    if summary.best is not None:
+    if best and summary.best is not None:
         parts.append(f"best {best_value(summary.metric, summary.best)}")
     # The numbers say already that no trial of the budget is left.
     reason = "" if summary.trainings > budget - 1 else one_line(summary.study.reason or "")
     return f"{summary.name}: {summary.state}" + (f" ({reason})" if reason else "") + "; " + ", ".join(parts)
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of so many characters that is full at a share of 1."""
+    done = int(width * share)
+    return "━" * done + "·" * (width - done)
+
+
+def spark_line(values: Sequence[float], most: int) -> str:
+    """A mark for each value, or for so many of them, evenly spread; the higher the value the higher the mark."""
+    count, low, high = min(len(values), most), min(values), max(values)
+    places = [round(place * (len(values) - 1) / max(count - 1, 1)) for place in range(count)]
+    return "".join(MARKS[round((len(MARKS) - 1) * (values[place] - low) / (high - low or 1))] for place in places)
 
 
 def progress_line(trial: Trial) -> str:
@@ -51,9 +83,40 @@ def progress_line(trial: Trial) -> str:
     left = seconds_left(trial)
     if left is None:
         return ""
-    done = BAR * trial.epoch // trial.epochs
     speed = f"{trial.results[-1].images_per_second:.0f} img/s"
-    return f"{'━' * done}{'·' * (BAR - done)} {duration(left)} left, {speed}"
+    return f"{bar(trial.epoch / trial.epochs, BAR)} {duration(left)} left, {speed}"
+
+
+def running_trials(summary: Summary) -> list[RunningTrial]:
+    """The trials that run, those for the test set among them."""
+    metric, sign = summary.metric, summary.objective.first.sign
+    rows = []
+    for trial in summary.study.all_trials.values():
+        if trial.status == TrialStatus.RUNNING:
+            values = [value for result in trial.results if (value := result.metric(metric)) is not None]
+            last, left = trial.results[-1] if trial.results else None, seconds_left(trial)
+            rows.append(
+                RunningTrial(
+                    trial.key,
+                    trial.epoch,
+                    trial.epochs,
+                    "-" if last is None or "total" not in last.losses else f"{last.losses['total']:.3f}",
+                    metric_text(metric, values[-1]) if values else "-",
+                    metric_text(metric, max(values, key=lambda value: sign * value)) if values else "-",
+                    "-" if last is None else f"{last.images_per_second:.0f}",
+                    _memory(trial),
+                    "-" if left is None else duration(left),
+                )
+            )
+    return rows
+
+
+def _memory(trial: Trial) -> str:
+    """Of the trial's tensors on its GPUs or, without one, of its whole machine."""
+    if trial.load is None:
+        return "-"
+    own = trial.load.gpu_memory_peak_bytes
+    return f"{size(int(trial.load.memory_bytes))} of all" if own is None else size(int(own))
 
 
 def left_line(summary: Summary) -> str:
@@ -66,7 +129,7 @@ def progress_parts(summary: Summary) -> list[str]:
     """How much of a search is done, the time that is left where that is known, and what it has cost."""
     share, costs = share_done(summary.study, summary.space), summary.costs
     cost = f"{costs.gpu_hours:.3g} GPU h" if costs.gpu_hours else f"{duration(HOUR_S * costs.hours)} of training"
-    return list(filter(None, (f"{100 * share:.0f} % done", left_line(summary), cost)))
+    return list(filter(None, (f"{100 * share:.0f} %", left_line(summary), cost)))
 
 
 def best_value(metric: str, best: Best) -> str:

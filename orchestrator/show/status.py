@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from orchestrator.algorithms.health import Proposals
@@ -16,7 +17,8 @@ from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.base.formatting import percent
 from orchestrator.base.hints import hint
 from orchestrator.base.process import without_collector
-from orchestrator.show.search_text import left_line, summary_line
+from orchestrator.show.logs import news
+from orchestrator.show.search_text import progress_parts, summary_line
 from orchestrator.show.terminal import LiveView, output, plain_table, print_summary
 from orchestrator.space.problems import SpaceError
 from orchestrator.stores.base import Store, existing_search, searches
@@ -24,7 +26,9 @@ from orchestrator.study.study import Finalization, SearchState, Trial, UseOfTest
 from orchestrator.summary import SearchReader, Summary, latest_metrics, read_summary, with_forecasts
 from orchestrator.summary.costs import trial_cost
 
+HINT = "Ctrl-C ends the watching, not the search"
 WATCH_PERIOD_S = 2.0
+SHARE, LONGEST_PAUSE_S = 0.01, 10.0  # of a core that watching takes at most, unless it paused longer for that
 # Trials up to which the model is asked anew, which takes a second then, and five for a thousand; of a larger search the
 # journal's forecasts are shown, those with which paused trials were continued.
 MOST_FORECAST = 400
@@ -35,10 +39,12 @@ TRY_OUT = ("demo.yaml",)
 def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> None:
     """Prints one search; with `watch` again and again until no process drives it any more."""
     reader, console = SearchReader(existing_search(storage, name)), output()
+    if watch and not as_json:
+        _watch(reader, console)
     while True:
         with without_collector():
             is_running = _show(reader, console, as_json=as_json, watch=watch) == "running"
-        if not watch or not is_running:
+        if not (watch and as_json and is_running):
             return
         time.sleep(WATCH_PERIOD_S)
 
@@ -51,17 +57,28 @@ def _show(reader: SearchReader, console: Console, *, as_json: bool, watch: bool)
         summary = with_forecasts(summary)
     if as_json:
         print(json.dumps(status_document(summary), indent=None if watch else 2, allow_nan=False), flush=True)
-    elif watch and console.is_terminal and summary.state == "running":
-        console.clear()
-        line = ", ".join(filter(None, (summary_line(summary), left_line(summary))))
-        console.print(LiveView(summary, line, "Ctrl-C ends the watching, not the search"))
     else:
-        if watch and console.is_terminal:
-            console.clear()
         print_summary(console, summary)
         if summary.state == "interrupted":
             console.print(f"next      {hint('resume', summary.name, storage=summary.folder.storage)}", soft_wrap=True)
     return summary.state
+
+
+def _watch(reader: SearchReader, console: Console) -> None:
+    """Redraws a search, or prints a line whenever it is further, until no process drives it any more."""
+    said = ""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            began = time.process_time()
+            summary = reader.read()
+            if summary.state != "running":
+                return
+            parts = progress_parts(summary)
+            if console.is_terminal:
+                live.update(LiveView(summary, parts, HINT, news(reader.recent)), refresh=True)
+            elif said != (said := ", ".join([summary_line(summary), *parts])):
+                console.print(said, soft_wrap=True)
+            time.sleep(min(max(WATCH_PERIOD_S, (time.process_time() - began) / SHARE), LONGEST_PAUSE_S))
 
 
 def show_searches(storage: Store, *, as_json: bool) -> None:

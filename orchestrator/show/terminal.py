@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from orchestrator.base.escaping import harmless
 from orchestrator.base.formatting import number, percent
 from orchestrator.show.search_text import (
     TEST_METRICS,
+    RunningTrial,
     attention_line,
+    bar,
     best_lines,
+    best_value,
     data_mark,
     final_lines,
     forecast_text,
@@ -26,10 +30,13 @@ from orchestrator.show.search_text import (
     outlook_line,
     pauses_line,
     progress_line,
+    running_trials,
+    spark_line,
     summary_line,
 )
 from orchestrator.study.study import Trial, TrialStatus
 from orchestrator.summary import Summary, latest_metrics
+from orchestrator.summary.costs import share_done
 from trainer.formatting import one_line, shortened
 
 STATUS_STYLES = {
@@ -46,6 +53,8 @@ REASON_WIDTH = 30
 # A path or a list among the parameters leaves room for the others.
 VALUE_WIDTH = 20
 GAP = 2  # blanks between columns
+TRIAL_BAR = 10  # characters
+SMALL = 16  # lines of a terminal in which what runs leaves no room for bars and events
 PIPED_WIDTH = 120  # of tables where there is no terminal to ask
 
 
@@ -212,29 +221,73 @@ def _empty_table(columns: Iterable[Column]) -> Table:
 
 
 class LiveView:
-    """A running search in the lines of a terminal: what runs, the best, as much of the rest as fits, the summary."""
+    """A running search in the lines of a terminal: what runs, the best, as much of the rest as fits, how far it is."""
 
-    def __init__(self, summary: Summary, line: str, hint: str = "") -> None:
-        """Takes a summary, the same in one line, and what the user can do."""
+    def __init__(self, summary: Summary, parts: Sequence[str], hint: str = "", events: Sequence[str] = ()) -> None:
+        """Takes a summary, how far it is in words, what the user can do, and events, the latest first."""
         self._summary = summary
-        self._line = line
+        self._parts = parts
         self._hint = hint
+        self._events = events
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draws it into the console's width and height."""
         summary, width, height = self._summary, options.max_width, options.size.height
-        line = Text(self._line, style="dim", end="")
+        below = [] if height < SMALL else [*self._below(width, height)]
+        words = [summary_line(summary, best=False)] if below else [summary_line(summary), *self._parts]
+        line = Text(", ".join(words), style="dim", end="")
         line.truncate(max(2, height // 6) * width - cell_len(self._hint) - 3, overflow="ellipsis")
         if self._hint:
             line.append(f"   {self._hint}")
-        shown = _fitting_trials(summary, height - len(line.wrap(console, width)))
-        if any(trial.key in shown for trial in summary.trials):
-            yield trials_table(summary, width=width, only=shown)
-        if (finals := finals_table(summary, width=width, only=shown)) is not None:
+        shown = _fitting_trials(summary, height - len(below) - len(line.wrap(console, width)))
+        running = [row for row in running_trials(summary) if row.key in shown]
+        others = shown - {row.key for row in running}
+        if running:
+            yield running_table(summary, running, width=width)
+        if any(trial.key in others for trial in summary.trials):
+            yield trials_table(summary, width=width, only=others)
+        if (finals := finals_table(summary, width=width, only=others)) is not None:
             yield finals
         if rest := _hidden(summary, shown):
             yield Text(rest, style="dim", no_wrap=True, overflow="ellipsis")
+        yield from below
         yield line
+
+    def _below(self, width: int, height: int) -> Iterator[Text]:
+        """How far the search is, how its best value has grown, and the newest events, a line each."""
+        summary = self._summary
+        done = bar(share_done(summary.study, summary.space), width // 10)
+        yield _labelled("progress", done, "cyan", f" {', '.join(self._parts)}")
+        if summary.best is not None:
+            values = [point.best for point in summary.trace if point.best is not None]
+            marks = spark_line(values, width // 10)
+            yield _labelled("best", marks, "green", f" {best_value(summary.metric, summary.best)}")
+        for place, event in enumerate(self._events[: height // 10]):
+            yield _labelled("" if place else "events", event, "dim")
+
+
+def _labelled(label: str, text: str, style: str, rest: str = "") -> Text:
+    return Text.assemble(f"{label:<10}", (text, style), rest, no_wrap=True, overflow="ellipsis")
+
+
+def running_table(summary: Summary, rows: Sequence[RunningTrial], *, width: int) -> Group:
+    """One line per trial that runs, in at most `width` columns: how far it is, then the first of its parameters."""
+    head = ("loss", summary.metric, "best", "images/s", "memory", "left")
+    cells = [(row.loss, row.value, row.best, row.speed, row.memory, row.left) for row in rows]
+    columns = [
+        Column("running", [row.key for row in rows], "left"),
+        Column("", [bar(row.epoch / row.epochs, TRIAL_BAR) for row in rows], "left"),
+        Column("epoch", [f"{row.epoch}/{row.epochs}" for row in rows]),
+        *(Column(name, column) for name, column in zip(head, zip(*cells, strict=True), strict=True)),
+        *_parameter_columns([summary.study.all_trials[row.key] for row in rows]),
+    ]
+    columns = _fitting(columns, width + GAP)
+    table = Text(no_wrap=True, overflow="ellipsis")
+    table.append("".join(column.aligned(column.name) for column in columns).rstrip(), "bold")
+    for index in range(len(rows)):
+        key, *rest = (column.aligned(column.cells[index]) for column in columns)
+        table.append("\n").append(key, "bold").append("".join(rest[:1]), "cyan").append("".join(rest[1:]).rstrip())
+    return Group(table)
 
 
 def _fitting_trials(summary: Summary, lines: int) -> set[str]:
@@ -243,7 +296,9 @@ def _fitting_trials(summary: Summary, lines: int) -> set[str]:
     Running ones come first, then the best and the front, then the latest, those that were stopped last. A table has a
     line for its head; where not all fit, one line is left for a count of the others.
     """
-    tables = [table for table in (summary.trials, [*summary.study.finals.values()]) if table]
+    running = [trial for trial in summary.study.all_trials.values() if trial.status == TrialStatus.RUNNING]
+    over = [[trial for trial in each if trial.status != TrialStatus.RUNNING] for each in _tables(summary)]
+    tables = [table for table in (running, *over) if table]
     if sum(len(table) + 1 for table in tables) <= lines:
         return {trial.key for table in tables for trial in table}
     best = None if summary.best is None else summary.best.trial.key
@@ -270,9 +325,13 @@ def _fitting_trials(summary: Summary, lines: int) -> set[str]:
     return shown
 
 
+def _tables(summary: Summary) -> tuple[list[Trial], list[Trial]]:
+    return summary.trials, [*summary.study.finals.values()]
+
+
 def _hidden(summary: Summary, shown: Collection[str]) -> str:
     """How many trials are not shown, by status; empty where all are."""
-    trials = (*summary.trials, *summary.study.finals.values())
+    trials = itertools.chain(*_tables(summary))
     others = Counter(trial.status for trial in trials if trial.key not in shown)
     counts = ", ".join(f"{others[status]} {status}" for status in TrialStatus if others[status])
     return f"and {others.total()} more: {counts}" if counts else ""

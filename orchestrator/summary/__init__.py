@@ -24,7 +24,7 @@ from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, Store, existing_search
 from orchestrator.study.description import SearchDescription, current_space, read_description
-from orchestrator.study.events import FinalizationStarted, Forecast
+from orchestrator.study.events import FinalizationStarted, Forecast, TrialReported
 from orchestrator.study.journal import JournalReader, Record
 from orchestrator.study.study import SearchState, Study, Trial, TrialStatus, fold_records
 from orchestrator.summary.costs import Costs, search_costs
@@ -268,7 +268,7 @@ class SearchReader:
             with without_collector():
                 records = self._journal.new_records()
                 fold_records(records, folder.journal, self._study)
-                self.recent.extend(records)
+                self.recent.extend(record for record in records if not isinstance(record.event, TrialReported))
                 self._description = self._description or read_description(folder.description)
                 is_driven = folder.store.driver(folder) is not None
                 return summarise(folder, self._description, self._study, is_driven=is_driven)
@@ -281,7 +281,7 @@ class SearchReader:
         self._study = Study()
         self._description = None
         self.recent: deque[Record] = deque(maxlen=RECENT)
-        """The latest events."""
+        """The latest events, without epochs."""
 
 
 def with_forecasts(summary: Summary) -> Summary:

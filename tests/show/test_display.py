@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from events import completed, epoch_result, reported, started, suggested
+from events import completed, epoch_result, node_load, reported, started, suggested
 from rich.console import Console
 from searches import a_pausing_search, pausing_events, write_search
 from summaries import description_of, summary_of
@@ -20,7 +20,7 @@ from orchestrator.base.formatting import number, percent
 from orchestrator.show import status
 from orchestrator.show.live import HINT, Display, pages_command
 from orchestrator.show.logs import event_line
-from orchestrator.show.search_text import attention_line, left_line, progress_line, summary_line
+from orchestrator.show.search_text import attention_line, left_line, progress_line, spark_line, summary_line
 from orchestrator.show.status import searches_table, show_search, show_searches, status_document
 from orchestrator.show.terminal import LiveView, finals_table, output, trials_table
 from orchestrator.space.search_space import SearchSpace
@@ -99,6 +99,31 @@ def test_the_time_left_is_that_of_running_and_of_planned_trials_at_the_pace_of_c
     assert left(EVENTS[:1]) == left(EVENTS, driven=False) == "", "nothing is completed, or nothing runs"
     pausing = SearchSpace.load("demo", overrides=["stopping={rule: promote}"])
     assert search_seconds_left(found.study, pausing) is None, "the order of paused trials is not known"
+
+
+def test_a_terminal_that_is_no_slit_has_a_bar_the_growth_of_the_best_and_the_newest_events() -> None:
+    lines = live_lines(summary(EVENTS), 120, 24)
+    (at,) = (index for index, line in enumerate(lines) if line.startswith("progress"))
+    done, best, event, next_event, last = lines[at:]
+    assert done.split()[1:] == ["━━━━━━━━━━··", "12", "min"], "3 1/3 of 4 trials"
+    assert best.startswith("best      ▁███ mAP 45.7 (t0001, one seed")
+    assert event.split() == ["events", "an", "event"] and next_event.split() == ["an", "event"]
+    assert "best mAP" not in last, "is said above"
+
+
+def test_what_runs_is_a_table_of_epochs_metrics_speed_memory_and_the_time_left() -> None:
+    load = node_load(peak=3 * 2**30)
+    later = TrialReported(trial="t0003", result=epoch_result(2, 0.05), load=load)
+    lines = live_lines(summary([*EVENTS, later]), 120, 24)
+    assert lines[0].split() == ["running", "epoch", "loss", "mAP", "best", "images/s", "memory", "left", "a"]
+    assert lines[1].split() == ["t0003", "━━━━━━····", "2/3", "0.500", "5.0", "10.0", "100", "3", "GB", "1", "s", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"), [([0.5], "▁"), ([0.5, 0.5], "▁▁"), ([0, 1, 2, 7], "▁▂▃█"), (range(100), "▁▂▄▅▇█")]
+)
+def test_a_spark_line_has_a_mark_for_each_value_or_as_many_as_fit(values: Sequence[float], line: str) -> None:
+    assert spark_line(values, 6) == line
 
 
 def test_a_search_is_done_as_far_as_its_planned_epochs_are_trained_or_given_up() -> None:
@@ -226,7 +251,7 @@ def weighing(index: int, entropy: float) -> list[Event]:
 
 def live_lines(found: Summary, columns: int, rows: int) -> list[str]:
     console = Console(width=columns, height=rows, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(LiveView(found, f"{summary_line(found)}, 12 min", HINT))
+    console.print(LiveView(found, ["12 min"], HINT, ["an event"] * 9))
     return console.export_text().split("\n")
 
 
@@ -241,14 +266,14 @@ def test_a_terminal_of_any_size_shows_what_runs_the_best_trial_a_count_of_the_re
     assert len(lines) <= rows and all(len(line) <= columns for line in lines)
     heads = {line.split()[0]: line for line in lines}
     for trial in found.trials[-2:]:
-        assert heads[trial.key].split()[1] == "running"
+        assert heads[trial.key].split()[1:3] == ["·" * 10, "0/3"]
     best = best_key(found)
     assert heads[best].rstrip().endswith("best?")
     shown = [name for name in heads if name.startswith("t0")]
     assert len(shown) == trials or f"and {trials - len(shown)} more: " in "\n".join(lines)
     assert len(shown) == trials or len(lines) == rows, "no line is wasted"
     footer = " ".join(" ".join(lines).split())
-    for part in ("trials completed", "2 running", "best mAP 90.0", "12 min", HINT):
+    for part in ("trials completed", "2 running", "mAP 90.0", "12 min", HINT):
         assert part in footer
 
 
@@ -257,7 +282,7 @@ def test_a_terminal_of_any_size_shows_what_runs_the_best_trial_a_count_of_the_re
 def test_more_running_trials_than_lines_leave_room_for_the_count_and_the_hint(rows: int, running: int) -> None:
     lines = live_lines(large_summary(66, running), 80, rows)
     assert len(lines) <= rows and all(len(line) <= 80 for line in lines)
-    shown = sum(line.startswith("t0") and " running " in line for line in lines)
+    shown = sum(line.startswith("t0") and "·" * 10 in line for line in lines)
     hidden = running - shown
     assert hidden == 0 or f"{hidden} running" in "\n".join(lines)
     assert HINT in " ".join(" ".join(lines).split())
@@ -273,7 +298,7 @@ def test_trainings_for_the_test_set_that_run_are_shown_before_trials_that_are_ov
 
 def test_where_not_all_trials_fit_paused_ones_are_shown_before_stopped_ones() -> None:
     later = TrialStopped(trial="t0004", rule="freeze_thaw", epoch=0, reason="")
-    lines = live_lines(summary([*pausing_events(), suggested(4), later]), 100, 7)
+    lines = live_lines(summary([*pausing_events(), suggested(4), later]), 100, 8)
     shown = {line.split()[0] for line in lines if line.startswith("t0")}
     assert shown == {"t0002", "t0001", "t0000"}, "it runs, it is the best, it is paused"
     assert "and 2 more: 2 stopped" in "\n".join(lines)

@@ -8,43 +8,25 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
-from orchestrator.base.formatting import duration, size
-from orchestrator.show.logs import event_line
+from orchestrator.show.logs import news
 from orchestrator.show.report import charts, model_charts, page, tables
 from orchestrator.show.report.evaluations import FOLDER, PICTURES, EvaluationView, read_evaluation
 from orchestrator.show.report.model import LEAST_TRIALS, ModelProcess, ModelView
 from orchestrator.show.report.parallel_chart import parallel_chart
 from orchestrator.show.report.report_data import ReportData
-from orchestrator.show.search_text import progress_parts
+from orchestrator.show.search_text import progress_parts, running_trials
 from orchestrator.stores.base import SearchFolder, StorageProblem
-from orchestrator.study.study import Trial, TrialStatus
+from orchestrator.study.study import Trial
 from orchestrator.summary import SearchReader, Summary
-from orchestrator.summary.costs import seconds_left, share_done
+from orchestrator.summary.costs import share_done
 
 EVENTS = 30
 SHARE = 0.05  # of a core that a search which goes on takes at most while somebody looks
 GROWTH = 1.1  # times as many completed trials after which Ax's model, which takes many seconds, is asked again
 ASKED = ModelView([], "Ax's model is being asked, which takes some seconds")
-
-
-class RunningTrial(NamedTuple):
-    """A trial that runs, as a row of texts."""
-
-    key: str
-    epoch: int
-    epochs: int
-    loss: str
-    value: str
-    best: str
-    """Best value of its epochs."""
-    speed: str
-    """Images a second."""
-    memory: str
-    left: str
-    """Time."""
 
 
 class SearchPage:
@@ -111,8 +93,8 @@ class SearchPage:
             live=True,
             done=share_done(summary.study, summary.space),
             now_line=", ".join(progress_parts(summary)),
-            running=list(running_trials(summary)),
-            events=list(filter(None, map(event_line, reversed(self._reader.recent))))[:EVENTS],
+            running=running_trials(summary),
+            events=news(self._reader.recent)[:EVENTS],
             charts=_Later(charts),
             model_charts=_Later(model_charts),
             parallel_chart=partial(partial, parallel_chart),
@@ -163,38 +145,6 @@ class SearchPage:
             with ModelProcess(folder.logs / "report.log" if folder.logs.is_dir() else None) as process:
                 process.ask(summary)
                 self._model, self._fitted = process.answer(summary), summary.counts["completed"]
-
-
-def running_trials(summary: Summary) -> list[RunningTrial]:
-    """The trials that run, those for the test set among them."""
-    metric, sign = summary.metric, summary.objective.first.sign
-    rows = []
-    for trial in summary.study.all_trials.values():
-        if trial.status == TrialStatus.RUNNING:
-            values = [value for result in trial.results if (value := result.metric(metric)) is not None]
-            last, left = trial.results[-1] if trial.results else None, seconds_left(trial)
-            rows.append(
-                RunningTrial(
-                    trial.key,
-                    trial.epoch,
-                    trial.epochs,
-                    "-" if last is None or "total" not in last.losses else f"{last.losses['total']:.3f}",
-                    tables.value_text(metric, values[-1] if values else None),
-                    tables.value_text(metric, max(values, key=lambda value: sign * value) if values else None),
-                    "-" if last is None else f"{last.images_per_second:.0f}",
-                    _memory(trial),
-                    "-" if left is None else duration(left),
-                )
-            )
-    return rows
-
-
-def _memory(trial: Trial) -> str:
-    """Of the trial's tensors on its GPUs or, without one, of its whole machine."""
-    if trial.load is None:
-        return "-"
-    own = trial.load.gpu_memory_peak_bytes
-    return f"{size(int(trial.load.memory_bytes))} of all" if own is None else size(int(own))
 
 
 class Link:
