@@ -15,7 +15,8 @@ process of its own, with `rounds` trials a slot.
 - driver: processor seconds of the driver's process a trial, from the first that ended to the last, and how that grew
   from the first third of them to the last one. The processes of Ax and Ray are not in it.
 - memory: resident MB of the driver's process when a third of the trials had ended and at the end, and the growth
-  between the two per 100 trials. Its threads and open files: at the same two moments.
+  between the two per 100 trials. Its threads and open files: at the same two moments. With --objects, which takes
+  memory itself, also MB of Python's objects per 100 trials, by the file that made them.
 - unsent: events that MLflow had not taken half a minute after the last trial.
 - commands, where asked for: those of `bench_report` on the search.
 """
@@ -32,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -48,7 +50,7 @@ from orchestrator.stores.local import local_search
 EPOCHS = 10
 FEW = 4  # workers hardly compete with the driver and Ax; on a machine that is busy otherwise they would never run
 ROOT = Path(__file__).resolve().parents[1]
-DRIVER_LOG, BUSY, UNSENT, SEARCH = "driver.jsonl", "busy", "unsent", "bench"
+DRIVER_LOG, BUSY, UNSENT, GROWN, SEARCH = "driver.jsonl", "busy", "unsent", "grown.json", "bench"
 
 
 def main() -> None:
@@ -61,17 +63,20 @@ def main() -> None:
     parser.add_argument(
         "--commands", action="store_true", help="then measure `status`, `report` and others on the search"
     )
+    parser.add_argument("--objects", action="store_true", help="say which files' objects the driver's memory holds")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one is not None:
         folder, algorithm, address, slots, trials = asked.one
+        if asked.objects:
+            tracemalloc.start()
         _drive(Path(folder), algorithm, address, int(slots), int(trials), asked.seconds)
         return
     found: dict[str, Any] = {}
     for slots in asked.slots:
         for algorithm in asked.algorithms:
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-                figures = _measured(Path(folder), slots, algorithm, slots * asked.rounds, asked.seconds)
+                figures = _measured(Path(folder), slots, algorithm, slots * asked.rounds, asked)
                 if asked.commands:
                     figures |= measured_commands(local_search(Path(folder) / SEARCH), model=False)
             found[f"{slots} slots, {algorithm}"] = figures
@@ -79,10 +84,11 @@ def main() -> None:
     say(benchmark="cluster", seconds_of_a_trial=asked.seconds, trials_a_slot=asked.rounds, metrics=found)
 
 
-def _measured(folder: Path, slots: int, algorithm: str, trials: int, seconds: float) -> dict[str, Any]:
+def _measured(folder: Path, slots: int, algorithm: str, trials: int, asked: argparse.Namespace) -> dict[str, Any]:
     (folder / BUSY).mkdir()
     with _node(folder, slots) as (address, environment):
-        command = [sys.executable, "-m", "benchmarks.bench_cluster", "--seconds", str(seconds)]
+        command = [sys.executable, "-m", "benchmarks.bench_cluster", "--seconds", str(asked.seconds)]
+        command += ["--objects"] * asked.objects
         one = ["--one", str(folder), algorithm, address, str(slots), str(trials)]
         with (folder / "driver.log").open("w") as log:
             done = subprocess.run([*command, *one], env=environment, cwd=ROOT, stdout=log, stderr=log, check=False)
@@ -228,10 +234,13 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
     options = Options(address=address, cpus_per_trial=1, concurrent=slots)
     search = create_search(space, storage=LocalStore(folder), name=SEARCH, seed=0, options=options)
 
-    driver = psutil.Process()
+    driver, snapshots = psutil.Process(), []
 
     def listen(recorder: Recorder, _: object) -> None:
         def note(record: Any) -> None:
+            ended = len(recorder.study.completed) if isinstance(record.event, TrialCompleted) else 0
+            if tracemalloc.is_tracing() and ended in (trials // 3, trials):
+                snapshots.append(tracemalloc.take_snapshot())
             if isinstance(record.event, TrialCompleted | TrialSuggested):
                 held = [driver.memory_info().rss / 1e6, driver.num_threads(), driver.num_fds()]
                 line = [type(record.event).__name__, time.time(), time.process_time(), *held]
@@ -244,6 +253,11 @@ def _drive(folder: Path, algorithm: str, address: str, slots: int, trials: int, 
         ending = session.run_search(search, session.SessionCallbacks(started=listen, connected=lambda *_: None))
     assert ending.exit_code == 0, ending.exit_code
     (folder / UNSENT).write_text(str(ending.unsent))
+    if snapshots:
+        grown = snapshots[1].compare_to(snapshots[0], "filename")[:8]
+        scale = 1e6 * (trials - trials // 3) / 100
+        found = {each.traceback[0].filename: round(each.size_diff / scale, 2) for each in grown}
+        (folder / GROWN).write_text(json.dumps(found))
 
 
 def _figures(folder: Path, slots: int, trials: int) -> dict[str, Any]:
@@ -276,6 +290,7 @@ def _figures(folder: Path, slots: int, trials: int) -> dict[str, Any]:
         "driver_mb_growth_per_100_trials": round(100 * (after - before) / (len(held) - 1 - third), 1),
         "driver_threads_and_files": [others_before, others_after],
         "unsent": int((folder / UNSENT).read_text()),
+        **({"python_mb_per_100_trials": json.loads((folder / GROWN).read_text())} if (folder / GROWN).exists() else {}),
     }
 
 

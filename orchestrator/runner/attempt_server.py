@@ -129,7 +129,8 @@ def _keep_data(spec: TrialSpec) -> None:
         signal.setitimer(signal.ITIMER_REAL, spec.hang_after)
         root = data_at_hand(spec.data, Path(settings["root"]), folder_here(spec).path.parent)
         if root is not None:
-            keep_training_data(DataConfig.model_validate_json(json.dumps(settings)).model_copy(update={"root": root}))
+            data = DataConfig.model_validate_json(json.dumps(settings)).model_copy(update={"root": root})
+            keep_training_data(data, tests=spec.tests)
     except Exception as error:  # noqa: BLE001  # the attempt meets it, too
         log.info("the data set is not kept: %s", error)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -98,3 +99,13 @@ def test_limits_leave_each_part_its_time_and_expected_figures_belong_to_what_is_
     assert sum(each.limit_s for name, each in PARTS.items() if name != "search") <= 1.3 * WHOLE_S
     steps = {f"step, {name}" for name, *_ in STEPS}
     assert {what for what in EXPECTED if what.startswith("step,")} <= steps
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+def test_the_whole_run_small_measures_every_part_on_a_processor(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu_day", "--small", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=gpu_day.REPOSITORY, capture_output=True, text=True, check=False)
+    parts = json.loads((tmp_path / "gpu_day.json").read_text())["parts"]
+    assert done.returncode == 0, done.stderr
+    assert list(parts) == list(PARTS) and all(part["rows"] and not part["problem"] for part in parts.values())

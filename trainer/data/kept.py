@@ -12,7 +12,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from jaxtyping import Int64
 
-from trainer.data.dataset import Tracklet, fingerprint
+from trainer.data.dataset import Splits, Tracklet, fingerprint
 from trainer.data.folder import DataConfig, data_record, read_splits
 from trainer.data.frames import frame_file
 from trainer.data.pack import HEADER, TABLE, packed_data_set
@@ -23,12 +23,12 @@ from trainer.errors import DataError
 from trainer.result import DataRecord
 
 
-class _TrainingPart(NamedTuple):
-    """What a training takes of a data set."""
+class _Parts(NamedTuple):
+    """What a training takes of a data set, and a test of its network."""
 
-    train: Sequence[Tracklet]
+    splits: Splits
     fingerprint: str
-    """Of these."""
+    """Of the training part."""
     record: DataRecord
 
 
@@ -37,7 +37,7 @@ class _Kept(NamedTuple):
 
     place: tuple[str, Path, int]
     digest: str
-    part: _TrainingPart
+    parts: _Parts
 
 
 _kept: _Kept | None = None
@@ -54,15 +54,27 @@ def training_data(config: DataConfig, split: Path, *, make: bool) -> tuple[Train
     Raises:
         DataError: the data set or the split is missing, damaged, or they do not belong together.
     """
-    part = _kept_part(config, _digest(config)) if _kept is not None else None
-    train, known, record = part or _read(config)
+    (train, _, _), known, record = _kept_parts(config) or _read(config)
     if make:
         write_validation(split, cut_validation(train, config.validation), train)
     return applied_split(train, read_validation(split, train, known)), record
 
 
-def keep_training_data(config: DataConfig) -> bool:
+def data_with_test_part(config: DataConfig) -> tuple[Splits, DataRecord]:
+    """The data set with its test part, and which one it is; read unless it is kept with that part and has not changed.
+
+    Raises:
+        DataError: the data set is missing or damaged.
+    """
+    kept = _kept_parts(config)
+    splits, _, record = kept if kept is not None and kept.splits.query else _read(config)
+    return splits, record
+
+
+def keep_training_data(config: DataConfig, *, tests: bool = False) -> bool:
     """Reads the data set for all trainings of this process and of those that it forks; whether it is kept now.
+
+    With `tests` the test part is kept, too, for the evaluations that follow the trainings.
 
     One is kept at a time. It counts as unchanged while the files that its reader takes (`DataSet.lists`) have the same
     bytes, a pack's frames the same sizes, and the folder of its first frame is there. Not kept is a data set one of
@@ -72,30 +84,31 @@ def keep_training_data(config: DataConfig) -> bool:
         DataError: the data set is damaged.
     """
     global _kept
-    digest = _digest(config)
-    if _kept_part(config, digest) is None:
+    kept = _kept_parts(config)
+    if kept is None or (tests and not kept.splits.query):
         _kept = None  # first, as memory may not hold two
-        if digest is not None:
-            train, known, record = _read(config)
-            _kept = _Kept(_place(config), digest, _TrainingPart(_compact(train), known, record))
+        if (digest := _digest(config)) is not None:
+            splits, known, record = _read(config)
+            compact = Splits(*(tuple(_compact(part)) for part in (splits if tests else (splits.train, (), ()))))
+            _kept = _Kept(_place(config), digest, _Parts(compact, known, record))
     return _kept is not None
 
 
-def _read(config: DataConfig) -> _TrainingPart:
+def _read(config: DataConfig) -> _Parts:
     splits = read_splits(config)
-    return _TrainingPart(splits.train, fingerprint(splits.train), data_record(config, splits))
+    return _Parts(splits, fingerprint(splits.train), data_record(config, splits))
 
 
 def _place(config: DataConfig) -> tuple[str, Path, int]:
     return config.name, config.root, config.fold
 
 
-def _kept_part(config: DataConfig, digest: str | None) -> _TrainingPart | None:
+def _kept_parts(config: DataConfig) -> _Parts | None:
     """What is kept of the data set; None if nothing is, or of another state of it."""
-    if _kept is None or _kept.place != _place(config) or _kept.digest != digest:
+    if _kept is None or _kept.place != _place(config) or _kept.digest != _digest(config):
         return None
-    first = Path(frame_file(_kept.part.train[0].frames[0]))
-    return _kept.part if first.parent.is_dir() else None
+    first = Path(frame_file(_kept.parts.splits.train[0].frames[0]))
+    return _kept.parts if first.parent.is_dir() else None
 
 
 def _digest(config: DataConfig) -> str | None:

@@ -20,10 +20,11 @@ from trainer.automatic import resolved, this_machine
 from trainer.checkpoint import load_checkpoint
 from trainer.compute import float32_products, require_precision
 from trainer.config import TrialConfig
-from trainer.data import Tracklet, read_splits
+from trainer.data import Tracklet
 from trainer.data.dataset import Pair, Splits
-from trainer.data.folder import data_record, read_pairs, require_test_part
+from trainer.data.folder import read_pairs, require_test_part
 from trainer.data.frames import DamagedFrames
+from trainer.data.kept import data_with_test_part
 from trainer.data.splits import applied_split, cut_validation, read_validation
 from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.evaluation.analysis import pair_distances
@@ -99,11 +100,10 @@ def evaluate(
     """
     watch = Stopwatch()
     with watch("reading"):
-        splits = read_splits(config.data)
+        splits, judged = data_with_test_part(config.data)
         query, gallery = _query_and_gallery(config, splits, part, split)
         pairs = read_pairs(config.data) if part == "test" else ()
     with watch("network"):
-        judged = data_record(config.data, splits)
         model, trained, config = _network(config, checkpoint, splits, judged, part, [*query, *gallery], device)
     _record(config, checkpoint, part, "evaluate", record, judged)
     with float32_products(config.compute, _device_of(model)):
@@ -234,9 +234,8 @@ def write_embeddings(
     Raises:
         ConfigError, DataError, CheckpointError: as `evaluate`.
     """
-    splits = read_splits(config.data)
+    splits, judged = data_with_test_part(config.data)
     query, gallery = _query_and_gallery(config, splits, part, split)
-    judged = data_record(config.data, splits)
     tracklets = [*query, *gallery]
     model, _, config = _network(config, checkpoint, splits, judged, part, tracklets, device)
     _record(config, checkpoint, part, "embed", record, judged)

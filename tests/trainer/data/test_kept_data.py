@@ -17,7 +17,7 @@ from scipy.io import savemat
 
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, Tracklet, ValidationConfig, kept, training_data
-from trainer.data.kept import keep_training_data
+from trainer.data.kept import data_with_test_part, keep_training_data
 from trainer.data.packing import pack_data_set
 from trainer.errors import DataError
 from trainer.training.fit import fit
@@ -58,12 +58,14 @@ def test_kept_data_are_those_that_are_read(
     if packed:
         pack_data_set("mars", mars.root, tmp_path / "pack")
         mars = mars.model_copy(update={"root": tmp_path / "pack"})
-    read = training_data(mars, split, make=False)
+    read, whole = training_data(mars, split, make=False), data_with_test_part(mars)
     assert keep_training_data(mars)
+    assert data_with_test_part(mars) == whole  # read, as its test part was not kept
+    assert keep_training_data(mars, tests=True)
     reading_is_refused(monkeypatch)
     assert keep_training_data(mars)
     found, record = training_data(mars, split, make=False)
-    assert (found, record) == read
+    assert (found, record) == read and data_with_test_part(mars) == whole
     assert hash(found.train[0]) == hash(read[0].train[0])
     assert found.train[0].frames[-1] == read[0].train[0].frames[-1]
 
