@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import secrets
 import sys
 from pathlib import Path
@@ -59,7 +60,14 @@ def launch(given: LaunchOptions) -> int:
     say_where_runs_are(storage, asked)
     trials = () if given.trials is None else (f"budget.trials={given.trials}",)
     overrides = (*given.overrides, *trials)
-    space = prepare_space(space_name, data=given.data, overrides=overrides, storage=storage, dry_run=given.dry_run)
+    space = prepare_space(
+        space_name,
+        data=given.data,
+        overrides=overrides,
+        storage=storage,
+        dry_run=given.dry_run,
+        say=functools.partial(click.echo, err=True),
+    )
     for note in space.warnings():
         click.echo(f"note {note}", err=True)
     # Modules that import torch come last: a mistake is answered before that.

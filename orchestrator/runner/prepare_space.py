@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +40,13 @@ NETWORKS_TRIED = 64  # random points of a space that searches one of them
 
 
 def prepare_space(
-    given: str, *, data: str | None, overrides: Sequence[str], storage: Store, dry_run: bool
+    given: str,
+    *,
+    data: str | None,
+    overrides: Sequence[str],
+    storage: Store,
+    dry_run: bool,
+    say: Callable[[str], None] = log.debug,
 ) -> SearchSpace:
     """The space as it will be searched; its data set exists afterwards.
 
@@ -51,6 +57,7 @@ def prepare_space(
         overrides: the user's `path=value` settings; they take precedence over all others.
         storage: where generated data is kept.
         dry_run: whether nothing is written.
+        say: called with what is done before the first step that takes a second.
 
     Raises:
         SpaceError: the space is not valid.
@@ -61,7 +68,9 @@ def prepare_space(
     if data is None and parsed.synthetic is None and not _names_root(overrides) and (known := default("data")):
         data = known.value
         log.warning("data      %s (%s)", data, known.origin)
+    busy = f"{parsed.name}: checking the space, its data and its weights"
     if data == MINI_MARS:
+        say(busy)
         overrides = [*small_settings(parsed), *overrides]
     elif data is not None:
         overrides = [*_name_override(parsed, Path(data)), *overrides, _setting("data.root", Path(data).absolute())]
@@ -74,6 +83,8 @@ def prepare_space(
             f"no data set at {root.absolute()} (data.root of {parsed.name}); say where it is with --data DIR, or "
             "try the search on generated data: " + hint("launch", given, "--data", MINI_MARS, storage=storage.name)
         )
+    if data != MINI_MARS:
+        say(busy)
     space = SearchSpace.load(given, overrides=overrides)
     config = any_config(space)
     if space.synthetic is not None:

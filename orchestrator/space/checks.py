@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 
 from orchestrator.space.expressions import (
     Expression,
@@ -39,6 +40,7 @@ from orchestrator.space.schema import (
     derived_value,
     groups_of_settings,
     setting_kinds,
+    setting_schemas,
     settings_below,
 )
 from trainer.formatting import KeyPath, did_you_mean, listed, plain_words, shown
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 _PARAMETER_KEYS = tuple(dict.fromkeys(key for kind in KINDS.values() for key in kind.model_fields))
 
+BOUNDS = {"minimum": "ge", "exclusiveMinimum": "gt", "maximum": "le", "exclusiveMaximum": "lt"}
+"""Pydantic's names of JSON Schema's bounds."""
 MAX_START = 100  # points under `start`; the trainer checks each
 
 Space = TypeVar("Space", bound=BaseModel)
@@ -216,12 +220,34 @@ def _known_settings(settings: Mapping[str, JsonValue], path: tuple[str, ...], pr
         if "." in key:
             problems.add(here, f"nest the names: write '{key.replace('.', ': {')}: …{'}' * key.count('.')}'")
         elif setting in setting_kinds():
+            _note_refused(here, setting, value, problems)
             yield setting
         elif settings_below(setting) and isinstance(value, dict):
             yield from _known_settings(value, here, problems)
         else:
             names = groups_of_settings() if isinstance(value, dict) else setting_kinds()
             note_unknown(here, setting, names, problems)
+
+
+def _note_refused(path: tuple[str, ...], setting: str, value: JsonValue, problems: Problems) -> None:
+    """Notes a value outside its setting's own bounds, as the trainer would, which takes a second to import."""
+    if (kind := _plain_type(setting)) is not None:
+        try:
+            kind.validate_python(value, strict=True)
+        except ValidationError as error:
+            problems.add(path, plain_words(error.errors(include_url=False)[0]))
+
+
+@functools.cache
+def _plain_type(setting: str) -> TypeAdapter[Any] | None:
+    """What a number, a choice or a switch of the trainer's takes; None for settings of other kinds."""
+    schema = setting_schemas()[setting]
+    kind: Any = {"integer": int, "number": float, "boolean": bool}.get(schema.get("type", ""))
+    if "enum" in schema:
+        kind = Literal[tuple(schema["enum"])]
+    bounds: dict[str, Any] = {ours: schema[theirs] for theirs, ours in BOUNDS.items() if theirs in schema}
+    bounds |= {"allow_inf_nan": False} if kind is float else {}
+    return None if kind is None else TypeAdapter(Annotated[kind, Field(**bounds)])
 
 
 def _known_parameters(written: Mapping[str, JsonValue], problems: Problems) -> dict[str, AnyParameter]:

@@ -25,8 +25,8 @@ from trainer.child import die_with_parent, python_command, start_child
 from trainer.files import in_place
 
 HOST = "127.0.0.1"
-# The loopback by a name that browsers know (RFC 6761). On `localhost` and 127.0.0.1 MLflow's page opens an assistant, over
-# a quarter of its width, and no setting of the server turns that off.
+# The loopback by a name that browsers know (RFC 6761). On `localhost` and 127.0.0.1 MLflow's page opens an assistant
+# over a quarter of its width, and no setting of the server turns that off.
 NAME = "mlflow.localhost"
 PORT = 5000
 START_S = 120.0
