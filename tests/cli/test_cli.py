@@ -216,7 +216,7 @@ def test_imagenet_weights_that_cannot_be_had_stop_a_launch_before_anything_is_wr
     launch = ["launch", "--space", "attn_cl.yaml", "--data", str(mini_mars), "--storage", "runs"]
     for command in (launch, ["weights", "fetch", "attn_cl.yaml"]):
         assert run(command) == 3
-        (line,) = capsys.readouterr().err.splitlines()
+        line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith("model.weights: imagenet: cannot download")
         assert "set model.weights to none or to the path" in line
     assert list(elsewhere.iterdir()) == []
@@ -247,7 +247,7 @@ def test_a_damaged_data_set_stops_a_launch_with_the_file_and_no_search_is_left(
     shutil.copytree(mini_mars, "data")
     write("data/info/query_IDX.mat", b"garbage")
     assert run(["launch", "--space", "smoke.yaml", "--data", "data", "--storage", "runs", "--name", "x"]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert "query_IDX.mat" in line
     assert not Path("runs/x").exists()
 
@@ -259,7 +259,7 @@ def test_frames_that_are_not_there_stop_a_launch_with_the_first_and_no_search_is
 
     shutil.copytree(mini_mars / "info", "data/info")
     assert run(["launch", "--space", "smoke.yaml", "--data", "data", "--storage", "runs", "--name", "x"]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     root = elsewhere / "data"
     assert line.startswith(f"{root / 'bbox_train'}/0")
     hint = command_line("data", "check", root)
@@ -274,7 +274,7 @@ def test_a_folder_one_level_too_high_stops_a_launch_with_the_one_that_would_do(
 
     shutil.copytree(mini_mars, "all/mars")
     assert run(["launch", "--space", "smoke.yaml", "--data", "all", "--storage", "runs", "--name", "x"]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert line.endswith(f"; {elsewhere / 'all/mars'} holds MARS: name that folder")
     assert not Path("runs/x").exists()
 
@@ -319,7 +319,7 @@ def test_weights_that_do_not_fit_stop_a_launch_in_one_line_before_anything_is_wr
     launch += ["--data", str(mini_mars)] if data == "given" else []
     launch += ["--dry-run"] if dry_run else []
     assert run([*launch, "--set", f"model.weights={weights_file('tiny.pt')}"]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert line.startswith("model.weights: ")
     assert "tiny.pt: does not fit model.backbone resnet18" in line
     assert "The file begins with module.backbone.0.0.weight" in line
@@ -355,12 +355,12 @@ def test_data_are_checked_before_weights(elsewhere: Path, mini_mars: Path, capsy
     write("data/info/query_IDX.mat", b"garbage")
     launch = ["launch", "--space", "smoke.yaml", "--data", "data", "--set", "model.weights=gone.pt"]
     assert run(launch) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert "query_IDX.mat" in line
     shutil.rmtree("data")
     shutil.copytree(mini_mars, "data")
     assert run(launch) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert "gone.pt: no such file" in line
 
 
