@@ -37,7 +37,7 @@ from trainer.formatting import counted
 
 HINT = "Ctrl-C stops; resume continues"
 REFRESH_S = 1.0
-SHARE = 0.01  # of a core that the table takes at most
+SHARE = 0.008  # of a core that the table takes at most
 
 
 def pages_command(uri: str, folder: SearchFolder) -> str:

@@ -112,11 +112,11 @@ def running_trials(summary: Summary) -> list[RunningTrial]:
 
 
 def _memory(trial: Trial) -> str:
-    """Of the trial's tensors on its GPUs or, without one, of its whole machine."""
+    """Of the trial's tensors on its GPUs or, without one, the share of the machine's that all its processes use."""
     if trial.load is None:
         return "-"
     own = trial.load.gpu_memory_peak_bytes
-    return f"{size(int(trial.load.memory_bytes))} of all" if own is None else size(int(own))
+    return f"{100 * trial.load.memory_share:.0f} % RAM" if own is None else size(int(own))
 
 
 def left_line(summary: Summary) -> str:

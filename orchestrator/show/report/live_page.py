@@ -26,6 +26,7 @@ from orchestrator.summary.costs import share_done
 EVENTS = 30
 SHARE = 0.05  # of a core that a search which goes on takes at most while somebody looks
 GROWTH = 1.1  # times as many completed trials after which Ax's model, which takes many seconds, is asked again
+LATER_S = 2.0  # after which that begins: importing what it needs would keep the page from being painted
 ASKED = ModelView([], "Ax's model is being asked, which takes some seconds")
 
 
@@ -132,7 +133,8 @@ class SearchPage:
             return
         grown = completed > self._fitted * (GROWTH if summary.state == "running" else 1) and completed >= LEAST_TRIALS
         if grown or (best.trial.key, best.trial.epoch) not in self._evaluations:
-            self._thread = threading.Thread(target=self._further, args=(summary, best.trial, grown), daemon=True)
+            self._thread = threading.Timer(LATER_S, self._further, args=(summary, best.trial, grown))
+            self._thread.daemon = True
             self._thread.start()
 
     def _further(self, summary: Summary, best: Trial, grown: bool) -> None:

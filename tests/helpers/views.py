@@ -1,0 +1,160 @@
+"""Pictures of the live table and of the dashboard as a search goes on, and what both cost.
+
+    python tests/helpers/views.py pictures runs/demo-24ed --out docs
+    python tests/helpers/views.py measure [--trials 300]
+
+`pictures` shows a search that has ended as it was after a share of its events: `live.svg` and `dashboard.png`.
+`measure` writes a search of many trials, eight of which run, and prints one JSON line: the share of a core that the
+live table takes, when the dashboard's page is painted first, and processor seconds of its server. Both need Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from browser import chromium
+from checkout import ROOT
+from PIL import Image
+from rich.console import Console
+from running import COMMAND
+from waiting import wait_until
+
+from orchestrator.base.formatting import duration
+from orchestrator.show.live import HINT, Display
+from orchestrator.show.logs import news
+from orchestrator.show.search_text import progress_parts
+from orchestrator.show.terminal import LiveView
+from orchestrator.stores.base import SearchFolder
+from orchestrator.stores.local import local_search
+from orchestrator.study.description import read_description
+from orchestrator.study.events import TrialReported
+from orchestrator.study.study import TrialStatus
+from orchestrator.summary import SearchReader
+
+WATCHED_S = 30.0
+SCREEN = (1280, 900)  # pixels; the picture shows two of them
+DRAWN = "[...document.querySelectorAll('.chart')].filter((each) => each.querySelector('svg.main-svg')).length"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    pictures = verbs.add_parser("pictures")
+    pictures.add_argument("search", type=Path)
+    pictures.add_argument("--share", type=float, default=0.55, help="of its events")
+    pictures.add_argument("--out", type=Path, default=Path())
+    verbs.add_parser("measure").add_argument("--trials", type=int, default=300)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as storage:
+        if asked.verb == "pictures":
+            place = Path(storage) / asked.search.name
+            shutil.copytree(asked.search, place, ignore=shutil.ignore_patterns("lease", "requests", "checkpoint"))
+            lines = (place / "journal.jsonl").read_bytes().splitlines(keepends=True)
+            (place / "journal.jsonl").write_bytes(b"".join(lines[: int(asked.share * len(lines))]))
+            draw(local_search(place), asked.out)
+        else:
+            sys.path.insert(0, str(ROOT))
+            from benchmarks.bench_report import write_large_search
+
+            folder = write_large_search(Path(storage) / "large", trials=asked.trials, epochs=60, running=8)
+            print(json.dumps(measured(folder)))
+
+
+def draw(folder: SearchFolder, out: Path) -> None:
+    """Both pictures of a search, as if a process drove it."""
+    with folder.store.record(folder) as recorder, served(folder) as (address, _):
+        reader = SearchReader(folder)
+        summary, spent = reader.read(), recorder.history[-1].time - recorder.history[0].time
+        parts = [*progress_parts(summary), f"{duration(spent)} elapsed"]
+        console = Console(width=100, height=24, record=True, file=io.StringIO(), force_terminal=True, highlight=False)
+        console.print(LiveView(summary, parts, HINT, news(reader.recent)))
+        console.save_svg(str(out / "live.svg"), title=f"reidsearch launch ({folder.name})")
+        with chromium(*SCREEN) as browser:
+            size = {"width": SCREEN[0], "height": SCREEN[1], "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.get(address)
+            screens = []
+            browser.execute_script("document.documentElement.style.scrollbarWidth = 'none'")
+            for part in ("body", "#progress"):
+                browser.execute_script(f"document.querySelector('{part}').scrollIntoView()")
+                if screens:
+                    wait_until(lambda: browser.execute_script(f"return {DRAWN}") >= 3)
+                screens.append(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB"))
+    picture = Image.new("RGB", (SCREEN[0], 2 * SCREEN[1]))
+    for place, screen in enumerate(screens):
+        picture.paste(screen, (0, place * SCREEN[1]))
+    picture = picture.resize((SCREEN[0] * 3 // 4, 2 * SCREEN[1] * 3 // 4), Image.Resampling.LANCZOS)
+    picture.quantize(128).save(out / "dashboard.png", optimize=True)
+
+
+def measured(folder: SearchFolder) -> dict[str, Any]:
+    """Processor seconds and times; the load of the machine is beside them."""
+    with folder.store.record(folder) as recorder:
+        console = Console(width=120, height=40, file=io.StringIO(), force_terminal=True)
+        display = Display(folder, console)
+        display.watch().started(recorder, read_description(folder.description))
+        with display.showing():
+            before = time.process_time()
+            time.sleep(WATCHED_S)
+            live = (time.process_time() - before) / WATCHED_S
+        with served(folder) as (address, server), chromium(1280, 900) as browser:
+            started = cpu_seconds(server)
+            browser.get(address)
+            wait_until(lambda: browser.execute_script("return document.readyState") == "complete")
+            (paint,) = browser.execute_script(
+                "return performance.getEntriesByName('first-contentful-paint').map((each) => each.startTime / 1000)"
+            )
+            shown = cpu_seconds(server)
+            trial = next(each for each in recorder.study.trials.values() if each.status == TrialStatus.RUNNING)
+            later = trial.results[-1].model_copy(update={"epoch": trial.epoch + 1})
+            recorder.record(TrialReported(trial=trial.key, result=later))
+            bar = f"document.querySelector('[aria-label=\"epochs of {trial.key}\"]').value"
+            wait_until(lambda: browser.execute_script(f"return {bar}") == trial.epoch)
+            refreshed = cpu_seconds(server)
+    return {
+        "trials": len(recorder.study.trials),
+        "live_share_of_a_core": round(live, 4),
+        "first_paint_s": round(paint, 3),
+        "server_cpu_s": {
+            "start": started,
+            "first_page": round(shown - started, 2),
+            "refresh": round(refreshed - shown, 2),
+        },
+        "load": os.getloadavg()[0],
+    }
+
+
+@contextmanager
+def served(folder: SearchFolder) -> Iterator[tuple[str, psutil.Process]]:
+    """The address of the search's page, and the process that serves it."""
+    command = [*COMMAND, "dashboard", folder.name, "--storage", str(folder.path.parent), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip(), psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+if __name__ == "__main__":
+    main()
