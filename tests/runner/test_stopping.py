@@ -17,7 +17,9 @@ from rich.console import Console
 from searches import completed, write_search
 from waiting import PATIENCE_S
 
+from orchestrator.base.errors import EnvironmentProblem, Exit
 from orchestrator.cli.run_search import drive_and_show
+from orchestrator.runner.session import SessionResult
 from orchestrator.runner.stop_request import HANDLED, StopRequest
 from orchestrator.show.live import Display, stopping_line
 from orchestrator.space.search_space import SearchSpace
@@ -25,6 +27,7 @@ from orchestrator.study.description import Options, read_description
 from orchestrator.study.events import SessionEnded
 from orchestrator.study.journal import Journal, read_journal
 from orchestrator.study.recorder import Recorder
+from orchestrator.study.study import Study
 
 # A main thread that is in C for ever, where no handler of Python's runs: it waits for a mutex that it holds already.
 LOCKED = (
@@ -241,3 +244,25 @@ def test_an_interruption_before_the_session_listens_names_the_way_on(
     monkeypatch.setattr("orchestrator.runner.session.run_search", interrupted)
     assert drive_and_show(folder, Options(), strict=False) == 130
     assert capfd.readouterr().err.endswith(f"reidsearch resume first --storage {tmp_path}` continues it\n")
+
+
+def test_the_failure_of_a_search_is_told_and_its_end_unless_somebody_stopped_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def ended(*_: object, **__: object) -> SessionResult:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return SessionResult(Study(), read_description(folder.description), outcome, 0)
+
+    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), [])
+    monkeypatch.setattr("orchestrator.runner.session.run_search", ended)
+    monkeypatch.setenv("REIDSEARCH_NOTIFY", f"cat >> {tmp_path}/told; false")
+    outcome: Exception | Exit = EnvironmentProblem("Ray is gone")
+    with pytest.raises(EnvironmentProblem):
+        drive_and_show(folder, Options(), strict=False)
+    for outcome in (Exit.INTERRUPTED, Exit.PREEMPTED, Exit.SEARCH_FAILED):
+        assert drive_and_show(folder, Options(), strict=False) == outcome
+    failed, over = (tmp_path / "told").read_text().splitlines()
+    assert failed == "first: failed: Ray is gone"
+    assert over.startswith("first: interrupted; 0/4 trials completed")
+    assert "notify of REIDSEARCH_NOTIFY: the command ended with 1" in capfd.readouterr().err
