@@ -450,6 +450,7 @@ def test_the_commands_of_a_page_do_what_they_should(page: Path, home: Home, capf
 
 @pytest.mark.e2e
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["tutorial.md", "spaces.md"])
 def test_a_reader_who_follows_the_page_in_an_empty_folder_sees_what_it_shows(name: str, tmp_path: Path) -> None:
     page = ROOT / "docs" / name
