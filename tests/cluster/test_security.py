@@ -251,7 +251,7 @@ def test_mlflows_pages_are_for_this_machine_only(running: Running) -> None:
     ) as process:
         assert process.stdout is not None
         try:
-            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            assert process.stdout.readline().startswith("http://mlflow.localhost:")
             server = psutil.Process(process.pid)
             found = [socket for each in (server, *server.children(recursive=True)) for socket in sockets_of(each)]
         finally:
