@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
+from orchestrator.base.hints import command_line
 from orchestrator.cluster.trusted_servers import TRACKING
 from orchestrator.doctor.findings import Finding
 from trainer.formatting import first_line
@@ -59,7 +60,7 @@ def examine(given: Path, namespace: str | None) -> Iterator[Finding]:
         reason = "holds no objects of Kubernetes"
         if isinstance(error, (OSError, NoAnswer)):
             reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
-        raise OrchestratorError(f"{given}: {reason}; give what `reidsearch cluster k8s` wrote") from error
+        raise OrchestratorError(f"{given}: {reason}; give what `{command_line('cluster', 'k8s')}` wrote") from error
     where = () if namespace is None else ("--namespace", namespace)
     try:
         yield Finding("ok", "kubernetes", f"{_get('version')['serverVersion']['gitVersion']} answers")
