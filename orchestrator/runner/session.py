@@ -19,6 +19,7 @@ from orchestrator.base.hints import hint
 from orchestrator.base.process import share_heap
 from orchestrator.base.uris import without_passwords
 from orchestrator.cluster.capacity import Capacity, unplaced
+from orchestrator.cluster.growth import await_nodes, request_slots
 from orchestrator.cluster.metrics import Exporter, exported, search_labels
 from orchestrator.cluster.names import job_metadata, marked
 from orchestrator.cluster.node_check import Expected, check_nodes, expected_here, why_unfit
@@ -260,7 +261,11 @@ class _Session:
                 self._stop.listen_again()
                 model_check.wait(lambda: self._stop.requested)
                 if not self._stop.requested:
-                    self._run_trials(connection)
+                    try:
+                        self._run_trials(connection)
+                    finally:
+                        if connection.head is not None:
+                            request_slots(0, 0, 0)
         finally:
             disconnect()
         return self._end()
@@ -292,12 +297,22 @@ class _Session:
         """Lets Tune run trials until there are no more, or a stop is requested."""
         from orchestrator.runner.searcher import TuneSearcher, tuner_of
 
-        context, nodes = self._context, live_nodes()
-        check = None
-        if connection.head is not None:
+        context, check = self._context, None
+        if connection.head is None:
+            nodes = live_nodes()
+        else:
+            asked = context.options.resources(context.space)
+            request_slots(1, asked.cpus_per_trial or 1, asked.gpus_per_trial or 0)
+            nodes = await_nodes(lambda: self._stop.requested, self._callbacks.noticed)
+            if self._stop.requested:
+                return
             check = context.expected_nodes()
             check_nodes(nodes, check)
-        allocation = context.allocate(nodes, trials_left(self._recorder.study, context.space, time.time()))
+        left = trials_left(self._recorder.study, context.space, time.time())
+        allocation = context.allocate(nodes, left)
+        if connection.head is not None:
+            most = min(context.concurrent or allocation.concurrent, left)
+            request_slots(most, allocation.cpus, allocation.gpus, allocation.memory)
         limited = context.space.budget.gpu_hours is not None
         check_costs(context.space.objective, allocation.gpus, is_limited=limited)
         self._callbacks.connected(connection, allocation, context.tracking_uri)

@@ -64,9 +64,10 @@ class TrialStatus(StrEnum):
         return self in (TrialStatus.COMPLETED, TrialStatus.STOPPED, TrialStatus.FAILED)
 
 
-# Attempts after which a trial is given up. A lost worker says nothing about the configuration; running out of memory
-# may be a neighbour's doing once, and so may standing still; a full disk ends the search and no trial; the others would
-# only fail again.
+# Attempts after which a trial is given up. A lost worker says nothing about the configuration, and counts only until
+# the trial finishes an epoch: machines that are taken away now and then cost no trial. Running out of memory may be a
+# neighbour's doing once, and so may standing still; a full disk ends the search and no trial; the others would only
+# fail again.
 ATTEMPTS: Mapping[FailureKind, float] = {
     "worker_lost": 4,
     "out_of_memory": 2,
@@ -103,6 +104,8 @@ class Trial:
     load: NodeLoad | None = None
     """Load of the machine during the latest epoch; None if it was not measured."""
     failures: Counter[FailureKind] = field(default_factory=Counter)
+    lost_in_a_row: int = 0
+    """Workers that were lost since it last finished an epoch."""
     reason: str | None = None
     stopped_by: StopRule | None = None
     """Who gave it up; None unless it is stopped."""
@@ -309,6 +312,7 @@ class Study:
             case TrialReported():
                 if event.result.epoch > trial.epoch:
                     trial.results.append(event.result)
+                    trial.lost_in_a_row = 0
                     trial.load = event.load
                     trial.gpu_seconds += event.result.seconds * trial.gpus
                 return
@@ -338,12 +342,14 @@ class Study:
             case AttemptFailed():
                 trial.status, trial.reason = TrialStatus.PENDING, event.reason
                 trial.failures[event.failure] += 1
+                trial.lost_in_a_row += event.failure == "worker_lost"
             case TrialFailed():
                 trial.status, trial.reason = TrialStatus.FAILED, event.reason
                 self.failed.append(event)
             case TrialReopened():
                 trial.status, trial.stopped_by = TrialStatus.PENDING, None
                 trial.failures.clear()
+                trial.lost_in_a_row = 0
                 self.ended = "interrupted" if self.ended == "finished" else self.ended
         self.gpu_hours.held.pop(trial.key, None)
         self._dequeue(trial)
@@ -401,7 +407,8 @@ def fold_records(records: Iterable[Record], journal: Path | None = None, study: 
 
 def may_retry(trial: Trial, failure: FailureKind) -> bool:
     """Whether a trial whose attempt just failed this way is tried again."""
-    return trial.failures[failure] < ATTEMPTS[failure]
+    failed = trial.lost_in_a_row if failure == "worker_lost" else trial.failures[failure]
+    return failed < ATTEMPTS[failure]
 
 
 def unfinished(study: Study) -> list[Trial]:

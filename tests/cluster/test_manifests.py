@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -302,7 +303,8 @@ PLANTED: dict[str, Any] = {
     "spec.submitterPodTemplate.spec.restartPolicy": "Always",
     "spec.submitterPodTemplate.spec.containers.0.resource": {},
     "spec.rayClusterSpec.authOptions.mode": "none",
-    "spec.rayClusterSpec.autoscalerOptions": {"version": 2},
+    "spec.rayClusterSpec.autoscalerOptions.idleTimeout": 300,
+    "spec.rayClusterSpec.autoscalerOptions.version": 2,
     "spec.rayClusterSpec.headGroupSpec.replicas": 1,
     "spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus": 0,
     "spec.rayClusterSpec.headGroupSpec.template.spec.nodeSelector": [],
@@ -334,7 +336,9 @@ def test_no_container_runs_as_root_or_without_limits_or_writes_to_its_image(titl
     for document in documents(title):
         for pod in pods(document):
             assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
-            assert pod["spec"]["automountServiceAccountToken"] is False
+            # Ray's autoscaler, beside the head, asks Kubernetes for workers.
+            grows = "enableInTreeAutoscaling" in str(document) and pod is list(pods(document))[1]
+            assert pod["spec"]["automountServiceAccountToken"] is grows
             for container in pod["spec"]["containers"]:
                 assert container["securityContext"]["allowPrivilegeEscalation"] is False
                 assert container["securityContext"]["readOnlyRootFilesystem"] is True
@@ -579,6 +583,25 @@ def test_mlflow_answers_probes_searches_and_port_forwards_but_no_other_name() ->
         path = mlflow_on_kubernetes()[probe]["httpGet"]["path"]
         # The node calls it by the pod's address, and has no login.
         assert security_utils.is_health_endpoint(path)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_backup_of_the_database_of_mlflow_is_whole_or_not_there_and_kept_for_two_weeks(
+    fails: bool, tmp_path: Path
+) -> None:
+    (job,) = (each for each in documents("mlflow.yaml as shipped") if each["kind"] == "CronJob")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    dump = tmp_path / "pg_dump"
+    dump.write_text(f'#!/bin/bash\nfor word; do :; done\necho whole > "${{word#--file=}}"\nexit {int(fails)}\n')
+    dump.chmod(0o755)
+    for name, days in (("mlflow-old.dump", 15), ("mlflow-new.dump", 13), ("mine", 15)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 86_400 * days,) * 2)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BACKUP": str(tmp_path)}
+    assert subprocess.run(container["command"], env=environment, check=False).returncode == int(fails)
+    left = {re.sub(r"\d{4}-\d\d-\d\d", "DAY", path.name) for path in tmp_path.iterdir()}
+    left -= {"pg_dump", "mine", "mlflow-new.dump"}
+    assert left == ({"mlflow-old.dump", "mlflow-DAY.dump.part"} if fails else {"mlflow-DAY.dump"})
 
 
 # Values

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from running import Gates, Search, metric_points, mlflow_runs, results_of
 from several_nodes import several_nodes
+from waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -27,9 +28,10 @@ def test_trials_use_a_node_that_joins_and_go_on_elsewhere_when_one_is_lost(tmp_p
     search = Search(tmp_path / "runs", "nodes")
     with several_nodes(tmp_path) as nodes:
         search.environment = nodes.environment
-        first = nodes.add()
         # Enough of them to go on until Ray has noticed the loss of a node.
         search.launch("--address", nodes.address, *SLOW, "--trials", "7")
+        wait_until(lambda: "waiting for one" in search.log.read_text(), search.log.read_text)
+        first = nodes.add()
         search.until(lambda document: any(trial["epoch"] > 2 for trial in document["trials"]))
         second = nodes.add()
         joined = time.monotonic()

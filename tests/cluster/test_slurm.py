@@ -130,9 +130,10 @@ def test_a_job_whose_time_is_up_saves_is_queued_again_and_finishes_with_every_tr
 def test_a_search_on_a_part_of_a_node_needs_no_home_goes_on_after_a_requeue_and_has_every_trial_once(
     cluster: Slurm,
 ) -> None:
-    settings = ("--set", "budget.trials=2", "--set", "trainer.optim.epochs=60")
+    settings = ("--set", "budget.trials=2", "--set", "trainer.optim.epochs=60", "--gpus-per-node", "1")
     number = submit(cluster, "part", "--time", "01:00:00", *settings, nodes=1, export="HOME=/dev/null,TMPDIR=/dev/null")
     await_event(cluster, "part", TrialReported)
+    assert cluster.job(number)["TresPerNode"] == "gres:gpu:1"
     cluster.run("scancel", "--batch", "--signal=USR1", number)  # as --signal=B:USR1 does
     job = until(cluster, number, *OVER)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("COMPLETED", "0:0", "1"), log(cluster)
@@ -146,23 +147,25 @@ def test_a_search_on_a_part_of_a_node_needs_no_home_goes_on_after_a_requeue_and_
 
 @pytest.mark.e2e
 @pytest.mark.long
-def test_a_job_that_its_user_cancels_saves_and_is_not_queued_again(cluster: Slurm) -> None:
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_job_that_its_user_cancels_saves_and_is_not_queued_again(cluster: Slurm, nodes: int) -> None:
     # As after `--export=NONE`, with a home that cannot be written, and a TMPDIR that the second node lacks:
     # /tmp is shared by these hosts, /dev/shm is not.
-    (cluster.folder / "tmp-n1/j").mkdir()
+    name = f"cancelled-{nodes}"
+    (cluster.folder / "tmp-n1/j").mkdir(exist_ok=True)
     (cluster.folder / "tmp-n2/j").touch()
     export = f"HOME=/dev/null,TMPDIR={cluster.folder}/tmp/j"
-    number = submit(cluster, "cancelled", "--time", "01:00:00", export=export)
-    await_event(cluster, "cancelled", TrialReported)
+    number = submit(cluster, name, "--time", "01:00:00", nodes=nodes, export=export)
+    await_event(cluster, name, TrialReported)
     cluster.run("scancel", number)
     assert until(cluster, number, *OVER)["JobState"] == "CANCELLED"
-    await_event(cluster, "cancelled", SessionEnded)
+    await_event(cluster, name, SessionEnded)
     end = time.monotonic() + JOB_S
     while cluster.run("squeue", "--noheader").strip():
         assert time.monotonic() < end, log(cluster)
         time.sleep(1)
     assert cluster.job(number)["Restarts"] == "0"
-    last = events_of(cluster, "cancelled")[-1]
+    last = events_of(cluster, name)[-1]
     assert isinstance(last, SessionEnded)
     assert (last.state, last.reason) == ("interrupted", "SIGTERM")
     assert left_behind(cluster) == []

@@ -98,20 +98,28 @@ def test_only_a_search_that_was_interrupted_is_queued_again(end: int, expected: 
     assert [line.split()[0] for line in asked] == ["status", "resume", *expected]
 
 
-@pytest.mark.parametrize(("to_all", "expected"), [(False, ["requeue"]), (True, [])])
+@pytest.mark.parametrize(
+    ("number", "to_all", "expected"),
+    [
+        (signal.SIGUSR1, False, ["requeue"]),
+        (signal.SIGTERM, True, []),  # as scancel does
+        (signal.SIGTERM, False, []),  # as it does where Slurm follows processes by a control group
+    ],
+)
 def test_a_search_saves_when_its_time_is_nearly_up_and_when_it_is_cancelled(
-    to_all: bool, expected: list[str], tmp_path: Path
+    number: signal.Signals, to_all: bool, expected: list[str], tmp_path: Path
 ) -> None:
     job = Job(tmp_path, status=0, end="train")
     started = job.start()
     wait_until((job.bin / "training").exists)
-    if to_all:  # as scancel does
-        os.killpg(started.pid, signal.SIGTERM)
+    if to_all:
+        os.killpg(started.pid, number)
     else:
-        started.send_signal(signal.SIGUSR1)
+        started.send_signal(number)
     said, _ = started.communicate(timeout=60)
     assert started.returncode == 75, said
     assert [line.split()[0] for line in job.asked()] == ["status", "resume", *expected]
+    assert not list(tmp_path.glob(".reidsearch-*"))  # it counts starts that saved nothing
 
 
 def test_a_job_needs_no_home_and_no_folder_that_its_tmpdir_names_and_leaves_nothing(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ them, by `ray stop` or otherwise, and the machine sees none of their ports. All 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -36,7 +38,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/pgid
+ProctrackType=proctrack/{proctrack}
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
@@ -44,10 +46,16 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
+GresTypes=gpu
 SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=1
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-NODE = "NodeName={name} NodeAddr={address} CPUs={cpus} RealMemory=2000 State=UNKNOWN\n"
+NODE = "NodeName={name} NodeAddr={address} CPUs={cpus} RealMemory=2000 Gres=gpu:{gpus} State=UNKNOWN\n"
+GPUS = 2
+"""That Slurm believes each node to have, by files that are none."""
+# Slurm follows the processes of a job as sites have it, by a control group, where the kernel has groups of version 1.
+# Its plugin for version 2 refuses to start where both are mounted, and was not tried.
+FREEZER = Path("/sys/fs/cgroup/freezer")
 
 # The first process of the cluster: a network with a bridge, munge, the controller, then a host per node.
 CONTROL = """\
@@ -160,6 +168,10 @@ def slurm(nodes: int = 2, cpus: int = 1) -> Iterator[Slurm]:
             for child in psutil.Process(cluster.pid).children():
                 child.kill()
             cluster.wait(30)
+            for name in names:  # the groups of slurmd; one whose last process is still being reaped stays
+                for group in sorted(FREEZER.glob(f"slurm_{name}/**/"), reverse=True):
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
 
 
 def _configure(folder: Path, names: list[str], cpus: int) -> None:
@@ -177,9 +189,15 @@ def _configure(folder: Path, names: list[str], cpus: int) -> None:
     addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, start=11)}
     hosts = {"localhost": "127.0.0.1", "control": "10.77.0.1", **addresses}
     (folder / "hosts").write_text("".join(f"{address} {name}\n" for name, address in hosts.items()))
-    text = CONFIGURATION.format(folder=folder, requeue=REQUEUE_AFTER_S)
-    text += "".join(NODE.format(name=name, address=address, cpus=cpus) for name, address in addresses.items())
+    proctrack = "cgroup" if os.access(FREEZER, os.W_OK) else "pgid"
+    text = CONFIGURATION.format(folder=folder, requeue=REQUEUE_AFTER_S, proctrack=proctrack)
+    text += "".join(
+        NODE.format(name=name, address=address, cpus=cpus, gpus=GPUS) for name, address in addresses.items()
+    )
     (folder / "slurm.conf").write_text(text)
+    for number in range(GPUS):
+        os.mknod(folder / f"gpu{number}", stat.S_IFCHR | 0o600, Path("/dev/null").stat().st_rdev)
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n")
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     (folder / "control.sh").write_text(CONTROL)
     (folder / "node.sh").write_text(HOST)

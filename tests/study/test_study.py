@@ -105,6 +105,15 @@ def test_a_lost_worker_is_retried_three_times_and_a_divergence_never() -> None:
         assert not may_retry(fold([suggested(0), started(0), failed(0, failure)]).trials["t0000"], failure)
 
 
+def test_workers_that_are_lost_again_and_again_cost_no_trial_that_gets_on_in_between() -> None:
+    events = [suggested(0)]
+    for attempt in range(1, 11):
+        events += [started(0, attempt), reported(0, attempt), failed(0, attempt=attempt)]
+        assert may_retry(fold(events).trials["t0000"], "worker_lost")
+    again = [failed(0, attempt=attempt) for attempt in range(11, 14)]
+    assert not may_retry(fold([*events, *again]).trials["t0000"], "worker_lost")
+
+
 def test_failures_of_one_kind_do_not_use_up_the_retries_of_another() -> None:
     events = [suggested(0), started(0), failed(0), failed(0), failed(0, "out_of_memory")]
     assert may_retry(fold(events).trials["t0000"], "out_of_memory")
