@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class Dashboard:
         """Shows pictures of real people only with `images`."""
         self._store, self._link, self._images = store, Link(token), images
         self._pages: dict[str, SearchPage] = {}
+        self._lock = threading.Lock()  # of the pages: requests are answered by several threads
         self._rows: dict[str, tuple[object, tuple[str, ...]]] = {}
         folder = Path(page.__file__).parent
         own = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.js", "dashboard.js")}
@@ -157,10 +159,11 @@ class Dashboard:
     def _page(self, name: str) -> SearchPage:
         """The page of a search that exists; of the least recently opened ones nothing is kept."""
         folder = existing_search(self._store, name)
-        found = self._pages.pop(name, None) or SearchPage(folder, self._link, images=self._images)
-        self._pages[name] = found
-        for old in [*self._pages][:-KEPT]:
-            del self._pages[old]
+        with self._lock:
+            found = self._pages.pop(name, None) or SearchPage(folder, self._link, images=self._images)
+            self._pages[name] = found
+            for old in [*self._pages][:-KEPT]:
+                del self._pages[old]
         return found
 
     def _search(self, request: Request) -> Response:
