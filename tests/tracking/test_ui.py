@@ -134,7 +134,7 @@ def served(tracked: SearchFolder) -> Iterator[tuple[str, subprocess.Popen[str]]]
 @pytest.fixture
 def browser() -> Iterator[Any]:
     """Debian's Chromium without a window."""
-    with chromium(1600, 1200) as found:
+    with chromium(1600, 1700) as found:
         yield found
 
 
