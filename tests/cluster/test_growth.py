@@ -65,9 +65,12 @@ def test_a_request_names_what_each_trial_needs_and_none_withdraws_it(monkeypatch
 GROWING: dict[str, Any] = {
     "cluster_name": "growing",
     "max_workers": 2,
-    "provider": {"type": "fake_multinode"},
+    "upscaling_speed": 1.0,
+    "idle_timeout_minutes": 10,
+    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
     "auth": {"ssh_user": "nobody"},
     "file_mounts": {},
+    "file_mounts_sync_continuously": False,
     "head_node_type": "ray.head.default",
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
@@ -81,7 +84,7 @@ GROWING: dict[str, Any] = {
 }
 LISTS = (
     *("cluster_synced_files", "initialization_commands", "setup_commands", "head_setup_commands"),
-    *("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
+    *("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "rsync_exclude", "rsync_filter"),
 )
 START = """set -eu
 mount -t tmpfs none /dev/shm
