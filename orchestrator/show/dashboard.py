@@ -104,7 +104,7 @@ class Dashboard:
         if secrets.compare_digest(given.encode(), self._link.token.encode()):
             response = await answer(request)
         else:
-            response = PlainTextResponse("open the address that `reidsearch dashboard` printed: it holds a token", 403)
+            response = PlainTextResponse("the dashboard's address, as it was printed, holds a token", 403)
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.update(HEADERS)
         return response
