@@ -87,16 +87,22 @@ def draw(folder: SearchFolder, out: Path) -> None:
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             browser.get(address)
             screens = []
-            browser.execute_script("document.documentElement.style.scrollbarWidth = 'none'")
+            browser.execute_script(
+                "document.documentElement.style.scrollbarWidth = 'none';"
+                "document.querySelector('nav').style.position = 'static'"
+            )
             for part in ("body", "#progress"):
                 browser.execute_script(f"document.querySelector('{part}').scrollIntoView()")
                 if screens:
                     wait_until(lambda: browser.execute_script(f"return {DRAWN}") >= 3)
                 screens.append(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB"))
-    picture = Image.new("RGB", (SCREEN[0], 2 * SCREEN[1]))
-    for place, screen in enumerate(screens):
-        picture.paste(screen, (0, place * SCREEN[1]))
-    picture = picture.resize((SCREEN[0] * 3 // 4, 2 * SCREEN[1] * 3 // 4), Image.Resampling.LANCZOS)
+                if part == "body":  # up to what the picture leaves out
+                    end = browser.execute_script("return document.querySelector('#summary').getBoundingClientRect().top")
+                    screens = [screens[0].crop((0, 0, SCREEN[0], min(int(end), SCREEN[1])))]
+    picture = Image.new("RGB", (SCREEN[0], sum(screen.height for screen in screens)))
+    picture.paste(screens[0], (0, 0))
+    picture.paste(screens[1], (0, screens[0].height))
+    picture = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS)
     picture.quantize(128).save(out / "dashboard.png", optimize=True)
 
 
