@@ -97,8 +97,9 @@ def draw(folder: SearchFolder, out: Path) -> None:
                     wait_until(lambda: browser.execute_script(f"return {DRAWN}") >= 3)
                 screens.append(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB"))
                 if part == "body":  # up to what the picture leaves out
-                    end = browser.execute_script("return document.querySelector('#summary').getBoundingClientRect().top")
-                    screens = [screens[0].crop((0, 0, SCREEN[0], min(int(end), SCREEN[1])))]
+                    top = "document.querySelector('#summary').getBoundingClientRect().top"
+                    end = min(int(browser.execute_script(f"return {top}")), SCREEN[1])
+                    screens = [screens[0].crop((0, 0, SCREEN[0], end))]
     picture = Image.new("RGB", (SCREEN[0], sum(screen.height for screen in screens)))
     picture.paste(screens[0], (0, 0))
     picture.paste(screens[1], (0, screens[0].height))
