@@ -228,8 +228,8 @@ def _next_by_model(study: Study, space: SearchSpace) -> Replicate | None:
     if contenders is None:
         return None
     if len(compared) < space.replicates.trainings:
-        trial, gain = contenders.next_training()
-        return _again(study, trial, "compare", f"one more training of it improves the best mean most, by {gain:.2g}")
+        trial, _ = contenders.next_training()
+        return _again(study, trial, "compare", "one more training of it improves the best mean most")
     if any(not trial.is_over for trial in compared):
         return None
     winner = contenders.winner

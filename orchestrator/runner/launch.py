@@ -20,7 +20,7 @@ from orchestrator.cluster.trusted_servers import ADDRESS, TRACKING, trust
 from orchestrator.runner.data_staging import check_pack
 from orchestrator.runner.prepare_space import any_config, check_weights
 from orchestrator.runner.splits import Splits as CutSplits
-from orchestrator.runner.splits import cut_splits, write_splits
+from orchestrator.runner.splits import check_batches, cut_splits, write_splits
 from orchestrator.space.plugins import plugins_of
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder, Store, new_search
@@ -70,6 +70,7 @@ def check_search(
     if options.stage_data is None:  # otherwise the frames may be elsewhere
         _check_first_frame(config.data.root, splits)
     cut = cut_splits(space, splits.train)
+    check_batches(space, splits.train, cut)
     description = _described(folder.name, space, config.data.root, splits, seed=seed, options=options)
     check_pack(options, config.data, description.data_fingerprint)
     if space.synthetic is None:  # `prepare_space` has checked them otherwise

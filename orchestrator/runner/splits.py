@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from orchestrator.algorithms.replicates import replicate_folds
 from orchestrator.algorithms.trial_configs import on_fold
@@ -13,6 +14,10 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from trainer.data import Tracklet, read_splits
 from trainer.data.splits import ValidationSplit, cut_validation, write_validation
+from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer.config import TrialConfig
 
 Splits = Mapping[int | None, ValidationSplit]
 """By the fold that is held out; None is what the space says."""
@@ -58,16 +63,11 @@ def batch_problems(space: SearchSpace) -> tuple[list[str], list[str]]:
     if space.synthetic is not None or not config.data.root.is_dir():
         return [], []
     train = read_splits(config.data).train
-    by_split = [Counter(train[index].identity for index in split.train) for split in cut_splits(space, train).values()]
-    tracklets = min(by_split, key=len)
-    identities, each = _largest(space, "clips.identities"), _largest(space, "clips.tracklets")
-    identities, each = identities or config.clips.identities, each or config.clips.tracklets
+    tracklets = _tracklets(train, cut_splits(space, train))
+    identities, each = _range(space, "clips.identities")[1], _range(space, "clips.tracklets")[1]
     wrong, notes = [], []
     if identities > len(tracklets):
-        wrong.append(
-            f"clips.identities: {identities} identities per batch, but the validation split leaves "
-            f"{len(tracklets)} to train on at {config.data.root}; lower clips.identities or data.validation.share"
-        )
+        wrong.append(_too_many(identities, len(tracklets), config))
     if each > (usual := median(tracklets.values())):
         notes.append(
             f"clips.tracklets: {each} per identity, but half of the identities have at most {usual:g}: clips repeat"
@@ -75,7 +75,32 @@ def batch_problems(space: SearchSpace) -> tuple[list[str], list[str]]:
     return wrong, notes
 
 
-def _largest(space: SearchSpace, path: str) -> int | None:
-    """The largest value of a searched integer; None if it is not searched."""
+def check_batches(space: SearchSpace, train: Sequence[Tracklet], splits: Splits) -> None:
+    """Raises DataError if no trial of the space can fill a batch."""
+    left, (least, _) = len(_tracklets(train, splits)), _range(space, "clips.identities")
+    if least > left:
+        raise DataError(_too_many(least, left, space.config(space.any_sample())))
+
+
+def _tracklets(train: Sequence[Tracklet], splits: Splits) -> Counter[int]:
+    """Training tracklets by identity, of the split that leaves the fewest identities."""
+    by_split = (Counter(train[index].identity for index in split.train) for split in splits.values())
+    return min(by_split, key=len)
+
+
+def _too_many(identities: int, left: int, config: TrialConfig) -> str:
+    return (
+        f"clips.identities: {identities} identities per batch, but the validation split leaves {left} to train on at "
+        f"{config.data.root}; lower clips.identities or data.validation.share"
+    )
+
+
+def _range(space: SearchSpace, path: str) -> tuple[int, int]:
+    """The smallest and the largest value of an integer, searched or not."""
     parameter = space.parameters.get(path)
-    return None if parameter is None else max(int(value) for value in parameter.ends().values())
+    if parameter is None:
+        section, name = path.split(".")
+        value: int = getattr(getattr(space.config(space.any_sample()), section), name)
+        return value, value
+    values = [int(value) for value in parameter.ends().values()]
+    return min(values), max(values)

@@ -96,9 +96,10 @@ class Side:
     def runs(self) -> Runs:
         """mAP of this configuration: of its fresh seeds or, where there are none, of this trial.
 
-        The seed by which a configuration was chosen is too good on average; see `orchestrator.algorithms.replicates`.
+        Of the last evaluated epoch: the best of many is too good on average, as is the seed by which a configuration
+        was chosen (`orchestrator.algorithms.replicates`).
         """
-        return _fresh_runs(self.search, self.original) or {(self.trial.seed, self.trial.fold): self.validation.mAP}
+        return _fresh_runs(self.search, self.original) or _last_values([self.trial])
 
     @property
     def original(self) -> str:
@@ -171,11 +172,16 @@ def compare(storage: Store, names: Sequence[str]) -> Comparison:
 def _fresh_runs(search: Summary, original: str) -> dict[tuple[int, int | None], float]:
     """mAP of the completed repeats of a configuration."""
     repeats = fresh_seeds(search.study, original)
-    found = [(trial, kept_epoch(trial.results)) for trial in repeats if trial.status == TrialStatus.COMPLETED]
+    return _last_values([trial for trial in repeats if trial.status == TrialStatus.COMPLETED])
+
+
+def _last_values(trials: Sequence[Trial]) -> dict[tuple[int, int | None], float]:
+    """mAP of the last evaluated epoch of each."""
     return {
         (trial.seed, trial.fold): epoch.validation.mAP
-        for trial, epoch in found
-        if epoch is not None and epoch.validation is not None
+        for trial in trials
+        for epoch in trial.results
+        if epoch.validation is not None
     }
 
 

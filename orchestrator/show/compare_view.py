@@ -194,7 +194,7 @@ def _seed_verdict(found: SeedDifference | None) -> str:
     how = "in pairs of seed and fold" if found.paired else f"{found.freedom} degrees of freedom"
     return (
         f"{_verdict(found.low, found.high)} (95 % interval of {100 * found.delta:+.1f}: {100 * found.low:+.1f} to "
-        f"{100 * found.high:+.1f}; {found.runs[1]} trainings against {found.runs[0]}, {how})"
+        f"{100 * found.high:+.1f}; {counted(found.runs[1], 'training', 'trainings')} against {found.runs[0]}, {how})"
     )
 
 

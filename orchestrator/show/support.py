@@ -10,6 +10,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from orchestrator.base import provenance
 from orchestrator.base.process import SECRETS
@@ -17,13 +18,19 @@ from orchestrator.base.uris import without_passwords
 from orchestrator.cluster.authentication import existing_token
 from orchestrator.runner.trial_spec import CONFIG_FILE, ERROR_FILE, HANG_FILE, LOG_FILE
 from orchestrator.stores.base import SearchFolder
+from orchestrator.study.journal import encode_fields
 from trainer.files import read_regular, replacing
 
 OF_SEARCH = ("search.yaml", "journal.jsonl", "logs/*.log")
 OF_TRIALS = (CONFIG_FILE, LOG_FILE, ERROR_FILE, HANG_FILE)
 MOST_BYTES = 4 * 2**20  # of the end of a log
 MAX_BYTES = 2**30
-HOMES = re.compile(r"(/home/|/Users/)[^/\s\"':,;)\]]+")
+HOMES = re.compile(r"(/home\d*/|/[Uu]sers?/|/u/)[^/\s\"':,;)\]]+")
+# In an address, a header or JSON.
+GIVEN = re.compile(
+    r"(?i)((?:token|api_?key|passw(?:or)?d|secret)\"?\s*[=:]\s*\"?|bearer\s+|hooks\.slack\.com/services/)"
+    r"[^\s\"'&,;]+"
+)
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|CONNECTION_STRING|API_?KEY|_KEY(_|$)", re.IGNORECASE)
 LEAST = 4  # characters of a secret or of a user's name; shorter ones are parts of words
 
@@ -38,7 +45,7 @@ def write_archive(folder: SearchFolder, out: Path) -> list[tuple[str, int]]:
     clean, written = cleaner(), []
     with replacing(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in _texts(folder):
-            text = clean(content)
+            text = _cleaned_journal(content, clean) if name == folder.journal.name else clean(content)
             archive.writestr(f"{folder.name}/{name}", text)
             written.append((name, len(text.encode())))
     return written
@@ -60,18 +67,46 @@ def _texts(folder: SearchFolder) -> Iterator[tuple[str, str]]:
         yield str(place.relative_to(folder.path)), content.decode(errors="replace")
 
 
+def _cleaned_journal(content: str, clean: Callable[[str], str]) -> str:
+    """A journal whose texts are cleaned, with checksums that match them again."""
+
+    def cleaned(value: Any) -> Any:
+        match value:
+            case str():
+                return clean(value)
+            case list():
+                return [cleaned(each) for each in value]
+            case dict():
+                return {key: cleaned(each) for key, each in value.items()}
+        return value
+
+    lines = []
+    for line in content.splitlines():
+        try:
+            fields = json.loads(line)
+            del fields["crc"]
+        except (ValueError, LookupError, TypeError):  # cut short or damaged
+            lines.append(clean(line).encode())
+        else:
+            lines.append(encode_fields(cleaned(fields)).rstrip(b"\n"))
+    return b"\n".join([*lines, b""]).decode()
+
+
 def cleaner() -> Callable[[str], str]:
-    """A function that replaces passwords in addresses, secrets of the environment, Ray's token, homes, user names."""
+    """A function that replaces passwords, secrets of the environment, Ray's token, homes, and the user's own name.
+
+    That name is replaced as a part of a path or of an address: elsewhere it may be a word of a search space.
+    """
     secrets = {value for name, value in os.environ.items() if name in SECRETS or SECRET_NAME.search(name)}
     secrets |= {existing_token() or ""}
     hidden = sorted((each for each in secrets if len(each) >= LEAST), key=len, reverse=True)
     user, home = getpass.getuser(), str(Path.home())
-    name = re.compile(rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])") if len(user) >= LEAST else None
+    name = re.compile(rf"(?<=/){re.escape(user)}(?![A-Za-z0-9])|(?<![A-Za-z0-9]){re.escape(user)}(?=@)")
 
     def clean(text: str) -> str:
         for secret in hidden:
             text = text.replace(secret, "***")
-        text = HOMES.sub(r"\1USER", without_passwords(text.replace(f"{home}/", "~/")))
-        return text if name is None or user == "root" else name.sub("USER", text)
+        text = GIVEN.sub(r"\1***", HOMES.sub(r"\1USER", without_passwords(text.replace(f"{home}/", "~/"))))
+        return text if user == "root" else name.sub("USER", text)
 
     return clean

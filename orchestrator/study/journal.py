@@ -17,9 +17,9 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -209,7 +209,11 @@ class JournalReader:
 
 def encode(record: Record) -> bytes:
     """The line that stands for the record, its CRC-32 over all that comes before the checksum's key."""
-    fields = {"number": record.number, "time": record.time, **record.event.model_dump(mode="json")}
+    return encode_fields({"number": record.number, "time": record.time, **record.event.model_dump(mode="json")})
+
+
+def encode_fields(fields: Mapping[str, Any]) -> bytes:
+    """The line of a record's number, time and event."""
     body = json.dumps(fields, allow_nan=False, separators=(",", ":")).encode()[:-1]
     return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
 

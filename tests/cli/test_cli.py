@@ -202,6 +202,14 @@ def test_a_space_tried_on_generated_data_keeps_what_it_is_about(name: str, recip
     assert small.parameters == space.parameters
 
 
+def test_more_identities_in_a_batch_than_the_data_has_are_refused_before_anything_is_written(
+    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["launch", "smoke.yaml", "clips.identities=64", "--data", str(mini_mars)]) == 3
+    assert "clips.identities: 64 identities per batch, but the validation split leaves" in capsys.readouterr().err
+    assert not (elsewhere / "runs").exists()
+
+
 def test_imagenet_weights_that_cannot_be_had_stop_a_launch_before_anything_is_written(
     elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +221,7 @@ def test_imagenet_weights_that_cannot_be_had_stop_a_launch_before_anything_is_wr
         raise URLError("Network is unreachable")
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
-    launch = ["launch", "--space", "attn_cl.yaml", "--data", str(mini_mars), "--storage", "runs"]
+    launch = ["launch", "attn_cl.yaml", "clips.identities=4", "--data", str(mini_mars), "--storage", "runs"]
     for command in (launch, ["weights", "fetch", "attn_cl.yaml"]):
         assert run(command) == 3
         line = capsys.readouterr().err.splitlines()[-1]

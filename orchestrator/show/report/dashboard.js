@@ -25,10 +25,15 @@
   }
 
   let version = null;
+  let problem = "";
   async function refresh() {
     const headers = version ? { "If-None-Match": version } : {};
     const answer = await fetch(location.href, { headers, cache: "no-store" }).catch(() => null);
-    document.body.classList.toggle("gone", answer === null);
+    const before = problem;
+    if (answer === null) problem = "the dashboard does not answer";
+    else problem = answer.ok || answer.status === 304 ? "" : await answer.text();
+    if (problem !== before) say(problem && `This page is no longer kept up to date: ${problem}`);
+    document.body.classList.toggle("gone", problem !== "");
     if (!answer?.ok) return;
     version = answer.headers.get("ETag");
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -43,8 +48,8 @@
 
   document.addEventListener("click", async ({ target }) => {
     const button = target.closest("button[data-post]");
-    if (!button || !confirm(button.title)) return;
-    const { post, field, trial } = button.dataset;
+    const { post, field, trial } = button?.dataset ?? {};
+    if (!button || (field && !document.getElementById(field).reportValidity()) || !confirm(button.title)) return;
     const body = JSON.stringify({ trial: trial ?? null, more: field ? document.getElementById(field).valueAsNumber : null });
     button.disabled = true;
     say("asked …");
