@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
@@ -255,8 +256,8 @@ def serve(store: Store, name: str | None, port: int, say: Callable[[str], None],
         return
     except OSError as error:
         raise EnvironmentProblem(
-            f"port {port} of {HOST} is taken ({error.strerror}), perhaps by another `dashboard`; choose another with "
-            "--port, or any free one with --port 0"
+            f"port {port} of {HOST} is taken ({os.strerror(error.errno or 0)}), perhaps by another `dashboard`; choose "
+            "another with --port, or any free one with --port 0"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
