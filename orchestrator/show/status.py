@@ -16,7 +16,6 @@ from orchestrator.algorithms.replicates import Best, Confirmation
 from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.base.formatting import percent
 from orchestrator.base.hints import hint
-from orchestrator.base.process import without_collector
 from orchestrator.show.logs import news
 from orchestrator.show.search_text import progress_parts, summary_line
 from orchestrator.show.terminal import LiveView, output, plain_table, print_summary
@@ -42,8 +41,7 @@ def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> Non
     if watch and not as_json:
         _watch(reader, console)
     while True:
-        with without_collector():
-            is_running = _show(reader, console, as_json=as_json, watch=watch) == "running"
+        is_running = _show(reader, console, as_json=as_json, watch=watch) == "running"
         if not (watch and as_json and is_running):
             return
         time.sleep(WATCH_PERIOD_S)
