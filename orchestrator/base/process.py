@@ -34,7 +34,7 @@ def trim_secrets() -> None:
 def share_heap() -> None:
     """Lets all threads of this process share one heap that gives back what is free at its end, where there is glibc.
 
-    Otherwise glibc makes up to eight heaps per core, and in each Ray's threads, which come and go, leave 10 MB free.
+    Otherwise glibc makes up to eight heaps per core for threads, and in a driver most of them held 5 to 10 MB free.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
