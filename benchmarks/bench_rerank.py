@@ -93,9 +93,25 @@ def _keeping(rerank: peers.Reranker, query: Tensor, gallery: Tensor, found: list
 
 
 def _products(everyone: Tensor) -> dict[str, Callable[[], object]]:
-    """All inner products, in single precision and in half of it."""
+    """All inner products: in fp32, in bf16, and by two bf16 pieces of each number, nearly as exact as fp32."""
     halved = everyone.bfloat16()
-    return {"product, all pairs": lambda: everyone @ everyone.T, "product, bf16": lambda: halved @ halved.T}
+    high = halved.float()
+    low = (everyone - high).bfloat16().float()
+    left, right = torch.cat([high, high, low], 1), torch.cat([high, low, high], 1)
+    return {
+        "product, all pairs": lambda: everyone @ everyone.T,
+        "product, bf16": lambda: halved @ halved.T,
+        "product, two bf16 pieces": lambda: _by_bf16(left, right),
+    }
+
+
+def _by_bf16(left: Tensor, right: Tensor) -> Tensor:
+    """left right^T in fp32, its products in bf16 where the processor has them: torch has no such function on a CPU."""
+    torch.set_float32_matmul_precision("medium")
+    try:
+        return left @ right.T
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def _memory(query: Tensor, gallery: Tensor) -> dict[str, int]:
