@@ -92,13 +92,6 @@ def test_a_finite_space_is_tried_out_point_by_point_and_then_ends(name: str, see
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_space_of_two_values_ends_after_both(name: str) -> None:
-    found, end = searched(name, space_of({"model.pooling": GATE}), 5)
-    assert sorted(str(suggestion.params["model.pooling"]) for suggestion in found) == ["attention", "mean"]
-    assert isinstance(end, Exhausted)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_the_points_that_the_space_names_come_first(name: str) -> None:
     start = [
         {"clips.erase": 0.3, "model.pooling": "mean"},

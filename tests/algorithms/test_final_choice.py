@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from strategies import quick
 from summaries import summary_of
 
 from orchestrator.algorithms.ax_experiment import coordinates
-from orchestrator.algorithms.curve_values import Array
 from orchestrator.algorithms.final_choice import (
     Belief,
     Contenders,
@@ -365,28 +363,3 @@ def test_a_choice_that_makes_no_sense_is_refused_in_one_line(override: str, said
         space(override)
     (line,) = caught.value.problems
     assert said in str(line)
-
-
-# --- what it is worth ------------------------------------------------------------------------------------------------
-
-
-def test_the_model_finds_a_better_configuration_than_two_leaders_thrice() -> None:
-    """A small form of benchmarks/bench_final_choice.py: a hill in one coordinate, and luck as large as half of it."""
-    differences = []
-    for seed in range(30):
-        draws = np.random.default_rng(seed)
-        points = draws.random((30, 1))
-        merit = 1 - 2 * (points[:, 0] - 0.4) ** 2
-        values = merit + 0.39 * draws.standard_normal(30)
-        leaders = np.argsort(-values)[:2]
-        fresh = [merit[place] + 0.39 * draws.standard_normal(3).mean() for place in leaders]
-        differences.append(by_model(points, values, merit, draws) - merit[leaders[int(np.argmax(fresh))]])
-    assert statistics.fmean(differences) > 2 * statistics.stdev(differences) / math.sqrt(len(differences))
-
-
-def by_model(points: Array, values: Array, merit: Array, draws: np.random.Generator) -> float:
-    known = belief(points, values)
-    for _ in range(3):
-        place = int(knowledge_gradients(known).argmax())
-        known = known.told(place, merit[place] + 0.39 * draws.standard_normal())
-    return float(merit[known.mean.argmax()])

@@ -284,12 +284,6 @@ def test_a_training_that_diverged_counts_as_the_worst_and_one_far_below_as_littl
     assert found[:4].tolist() == sorted(found[:4])
 
 
-def test_the_same_history_gives_the_same_model() -> None:
-    first, second = CurveModel.fitted(curves(2)), CurveModel.fitted(curves(2))
-    assert first is not None and second is not None
-    np.testing.assert_array_equal(first.weights, second.weights)
-
-
 def test_values_in_percent_give_the_same_forecasts_in_percent() -> None:
     usual = curves(4)
     scaled = usual._replace(values=7 + 100 * usual.values)

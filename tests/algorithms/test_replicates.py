@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import random
 import statistics
 from pathlib import Path
 
@@ -51,7 +49,6 @@ from orchestrator.study.events import (
 from orchestrator.study.study import Study, fold, unfinished
 
 MEAN_AP = Objective()
-SEARCHES = 120  # simulated ones
 SHARES = st.floats(0, 1, allow_subnormal=False)
 POINT = {"optim.learning_rate": 1e-3, "clips.identities": 4, "model.attention_gate": "softmax"}
 
@@ -236,48 +233,6 @@ def test_one_value_has_no_interval_and_no_deviation() -> None:
     study = with_repeats(of_values(0.4), SPACE, {"t0000": [0.3]})
     (found,) = confirmations(study, MEAN_AP)
     assert (found.mean, found.standard_deviation, found.interval, found.confirmed) == (0.3, None, None, False)
-
-
-def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
-    draws = random.Random(0)
-    samples = [[draws.gauss(0.5, 0.05) for _ in range(3)] for _ in range(4000)]
-    held = sum(low <= 0.5 <= high for low, high in map(t_interval, samples))  # type: ignore[misc]
-    assert held / len(samples) == pytest.approx(0.95, abs=0.012), "three standard errors of this share are 0.0103"
-
-
-def test_fresh_seeds_are_unbiased_where_the_value_that_chose_the_winner_is_too_good() -> None:
-    draws, noise = random.Random(1), 0.05
-    chosen_by, fresh, truth = [], [], []
-    for _ in range(SEARCHES):
-        true = [draws.gauss(0.5, 0.02) for _ in range(8)]
-        first = [min(1.0, max(0.0, draws.gauss(value, noise))) for value in true]
-        winner = max(range(8), key=first.__getitem__)
-        key = f"t{winner:04d}"
-        study = with_repeats(
-            [event for index, value in enumerate(first) for event in completed(index, value)],
-            ONE_LEADER,
-            {key: [draws.gauss(true[winner], noise) for _ in range(3)]},
-        )
-        best = best_configuration(study, MEAN_AP)
-        assert best is not None
-        assert best.confirmation is not None
-        chosen_by.append(best.score.value)
-        fresh.append(best.confirmation.mean)
-        truth.append(true[winner])
-    standard_error = noise / math.sqrt(3 * SEARCHES)
-    assert abs(statistics.fmean(fresh) - statistics.fmean(truth)) < 3 * standard_error
-    assert statistics.fmean(chosen_by) - statistics.fmean(truth) > 8 * standard_error
-
-
-class _Leaderless(SearchSpace):
-    """A space that is not asked for a configuration: thousands of them would take seconds."""
-
-    def config(self, sample, *, seed=None):  # type: ignore[no-untyped-def]
-        return CONFIG
-
-
-CONFIG = SPACE.config(POINT)
-ONE_LEADER = _Leaderless.model_validate(space(replicates="{seeds: 3, leaders: 1}", trials=8).resolved())
 
 
 def test_the_best_is_the_confirmed_one_with_the_best_mean_and_not_the_luckiest() -> None:

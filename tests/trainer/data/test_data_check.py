@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from trainer.data.dataset import dataset_fingerprint
 from trainer.data.folder import find_data
 from trainer.data.manifest import MANIFEST, manifest_digest
 from trainer.data.packing import pack_data_set
-from trainer.data.statistics import matches_of_queries, part_counts, statistics, usual_protocols
+from trainer.data.statistics import matches_of_queries, part_counts, statistics
 from trainer.errors import DataError
 
 
@@ -555,13 +554,6 @@ def test_statistics_of_a_small_case_are_those_counted_by_hand() -> None:
     assert found.queries_by_matches["mars"] == {"0": 1, "1": 0, "2-3": 1}
 
 
-def test_a_part_without_tracklets_has_no_lengths() -> None:
-    splits = Splits(train=(tracklet(1, 1),), query=(tracklet(2, 1),), gallery=())
-    found = statistics(splits, "prid").parts["gallery"]
-    assert found.lengths is None
-    assert found.counts == (0, 0, 0)
-
-
 tracklets = st.builds(tracklet, st.integers(0, 4), st.integers(1, 3), st.integers(1, 40))
 
 
@@ -588,7 +580,3 @@ def test_matches_of_queries_are_those_of_a_plain_loop(query: list[Tracklet], gal
     for protocol, searched in (("mars", gallery), ("mars_query_in_gallery", [*gallery, *query])):
         slow = [sum(g.identity == q.identity and g.camera != q.camera for g in searched) for q in query]
         assert matches_of_queries(splits, protocol) == slow  # type: ignore[arg-type]
-
-
-def test_only_mars_protocols_come_in_pairs() -> None:
-    assert Counter(len(usual_protocols(data_set.protocol)) for data_set in READERS.values()) == {2: 4, 1: 3}

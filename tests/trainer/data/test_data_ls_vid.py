@@ -252,13 +252,6 @@ def test_whatever_is_no_plain_matrix_in_the_file_is_named(tmp_path: Path) -> Non
     assert str(failure.value) == f"{path}: x is not a matrix stored in the file; copy the file again"
 
 
-def test_huge_files_are_not_opened(tmp_path: Path) -> None:
-    with (tmp_path / "a.mat").open("wb") as file:
-        file.truncate(65 * 2**20)
-    with pytest.raises(DataError, match="more than"):
-        read_matrix(tmp_path / "a.mat", "x")
-
-
 @pytest.mark.parametrize(
     ("script", "said"),
     [

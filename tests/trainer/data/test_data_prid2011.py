@@ -21,7 +21,6 @@ from trainer.data.dataset import fingerprint
 from trainer.data.frames import read_frame
 from trainer.data.readers.prid2011 import LAYOUT, PRID2011
 from trainer.data.readers.two_cameras import FOLDS
-from trainer.data.splits import ValidationConfig, cut_validation
 from trainer.errors import DataError
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "prid2011" / "splits_prid2011.json"
@@ -123,13 +122,6 @@ def test_frames_are_all_of_the_folder_in_temporal_order(intact: Path) -> None:
     assert read_frame(tracklet.frames[0], 8, 4).shape == (8, 4, 3)
 
 
-def test_files_that_are_no_frames_are_left_out(root: Path) -> None:
-    before = PRID2011(root)
-    for name in ("Thumbs.db", "._0001.png", "0001.png.part"):
-        (root / "multi_shot" / "cam_a" / "person_0001" / name).touch()
-    assert PRID2011(root) == before
-
-
 def test_the_folder_of_the_archive_may_stand_in_between(root: Path) -> None:
     before = PRID2011(root)
     (root / "prid_2011").mkdir()
@@ -139,20 +131,9 @@ def test_the_folder_of_the_archive_may_stand_in_between(root: Path) -> None:
     assert fingerprint(after.train) == fingerprint(before.train)
 
 
-def test_every_fold_has_its_own_identities(intact: Path) -> None:
-    tested = {tuple(item.identity for item in PRID2011(intact, fold).query) for fold in range(2)}
-    assert len(tested) == 2
-
-
 def test_the_configured_fold_is_read(intact: Path) -> None:
     config = DataConfig(name="prid2011", root=intact, fold=3)
     assert read_splits(config) == PRID2011(intact, 3)
-
-
-def test_a_validation_split_can_be_cut(intact: Path) -> None:
-    train = PRID2011(intact).train
-    split = cut_validation(train, ValidationConfig(share=0.4))
-    assert len(split.query) == len(split.identities) == 2
 
 
 # The configuration
@@ -291,11 +272,6 @@ def test_wrong_partitions_are_named_with_their_place(root: Path, content: Any, s
 def test_files_that_hold_something_else_are_named(root: Path, content: bytes) -> None:
     (root / SPLITS_FILE).write_bytes(content)
     refused(root, root / SPLITS_FILE)
-
-
-def test_a_folder_in_place_of_the_file_is_named(without_file: Path) -> None:
-    (without_file / SPLITS_FILE).mkdir()
-    refused(without_file, without_file / SPLITS_FILE, "cannot be read")
 
 
 def test_a_pipe_in_place_of_the_partitions_is_named_and_not_waited_for(without_file: Path) -> None:

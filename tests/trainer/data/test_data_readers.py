@@ -290,20 +290,6 @@ MARS_TABLE, ILIDS_SPLITS = "info/tracks_train_info.mat", MINIATURES["ilids_vid"]
 TRAIN_LIST, TEST_LIST, QUERIES = MINIATURES["ls_vid"].files
 (PAIRS,) = MINIATURES["youtube_faces"].files
 DAMAGES = {
-    "mars: line out of range": Damage("mars", MARS_TABLE, put("track_train_info", 99), "row 1"),
-    "mars: query out of range": Damage("mars", "info/query_IDX.mat", put("query_IDX", 10), "entry 1 [10]"),
-    "mars: query 0": Damage("mars", "info/query_IDX.mat", put("query_IDX", 0), "entry 1 [0]"),
-    "mars: text for numbers": Damage(
-        "mars", MARS_TABLE, lambda path: savemat(path, {"track_train_info": "abc"}), "not a matrix of numbers"
-    ),
-    "mars: name outside the grammar": Damage("mars", "info/train_name.txt", replaced("C1", "c1"), "line 1: "),
-    "mars: path as a name": Damage("mars", "info/test_name.txt", replaced("00-1C1", "../../"), "line 1: "),
-    "prid2011: number for a name": Damage(
-        "prid2011", "splits_prid2011.json", first_partition({"train": [1], "test": ["person_0001"]}), "[0].train[0]"
-    ),
-    "prid2011: name outside the grammar": Damage(
-        "prid2011", "splits_prid2011.json", replaced("person_0001", "person_1"), "must be a name like person_0001"
-    ),
     "ilids_vid: identity out of range": Damage("ilids_vid", ILIDS_SPLITS, put("ls_set", 9), "row 1, column 1: 9"),
     "ilids_vid: identity 0": Damage("ilids_vid", ILIDS_SPLITS, put("ls_set", 0), "row 1, column 1: 0"),
     "ilids_vid: text for numbers": Damage(
@@ -326,8 +312,6 @@ DAMAGES = {
     ),
     "ls_vid: line outside the grammar": Damage("ls_vid", TRAIN_LIST, replaced("_01_ 0", "_01_ x"), "line 1: "),
     "ls_vid: path out of the folder": Damage("ls_vid", TEST_LIST, replaced("tracklet_test/", "../"), "line 1: "),
-    "youtube_faces: a field too few": Damage("youtube_faces", PAIRS, replaced(", Bo_00/1, 0", ", 0"), "line 3: "),
-    "youtube_faces: path out of the folder": Damage("youtube_faces", PAIRS, replaced("Ann_00/0", "../0"), "line 2: "),
 }
 
 

@@ -88,11 +88,6 @@ def test_verdicts_tell_matches_strangers_and_distractors() -> None:
     assert found.missed == ()
 
 
-def test_ties_stand_in_the_order_of_the_gallery() -> None:
-    (found,) = ranked_queries(torch.zeros(1, 4), tracklets([1], [1]), tracklets([2, 1, 3, 1], [2] * 4))
-    assert [item.tracklet.frames for item in found.ranked] == [("0.jpg",), ("1.jpg",), ("2.jpg",), ("3.jpg",)]
-
-
 def test_nearest_of_chosen_queries_are_those_of_all_queries() -> None:
     query, gallery = embeddings(6, 30)
     asked, searched = tracklets([1, 2, 3] * 2, [1] * 6), tracklets([1, 2, 3, 0, -1] * 6, [1, 2, 2] * 10)

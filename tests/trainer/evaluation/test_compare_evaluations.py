@@ -157,12 +157,6 @@ def test_a_pair_of_cameras_with_one_query_does_not_lead_by_that_query_alone(tmp_
     assert "(1 query)" in text and "(8 queries)" in text and "1 queries" not in text
 
 
-def test_an_evaluation_compared_with_itself_has_no_changes(tmp_path: Path) -> None:
-    folder = evaluation(tmp_path / "a", queries([0.5, 0.1, 1.0]))
-    found = compare_evaluations(folder, folder)
-    assert (found.gains, found.losses, found.comparison.equal) == ((), (), 3)
-
-
 def test_what_a_ranking_gives_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     vectors = torch.randn(14, 4, generator=torch.Generator().manual_seed(0))
     tracklets = [Tracklet((f"x/{place}.jpg",), place % 3 + 1, place % 2 + 1) for place in range(14)]

@@ -66,15 +66,8 @@ def assert_is_reference(ranking: Ranking, arguments: RankingCase, protocol: Prec
 
 @every_protocol
 @quick
-@given(arguments=ranking_cases(ties=False))
-def test_figures_are_the_slow_reference(protocol: Precision, arguments: RankingCase) -> None:
-    assert_is_reference(evaluate_ranking(*arguments, protocol=protocol), arguments, protocol)
-
-
-@every_protocol
-@quick
-@given(arguments=ranking_cases(ties=True))
-def test_tied_items_rank_in_the_order_of_the_gallery(protocol: Precision, arguments: RankingCase) -> None:
+@given(arguments=ranking_cases(ties=False) | ranking_cases(ties=True))
+def test_figures_are_the_slow_reference_ties_too(protocol: Precision, arguments: RankingCase) -> None:
     assert_is_reference(evaluate_ranking(*arguments, protocol=protocol), arguments, protocol)
 
 
@@ -164,17 +157,6 @@ def test_order_of_the_gallery_changes_nothing(protocol: Precision, arguments: Ra
 
 
 @every_protocol
-@pytest.mark.parametrize("added", [(1, 1), (-1, 2)], ids=["same identity and camera", "junk"])
-@pytest.mark.parametrize("distance", [0.0, 0.15, 9.0])
-def test_what_is_taken_out_changes_nothing(protocol: Precision, added: tuple[int, int], distance: float) -> None:
-    gallery = [(2, 2), (1, 2), (0, 1), (1, 3)]
-    before = evaluate_ranking(*case([[0.1, 0.2, 0.3, 0.4]], [(1, 1)], gallery), protocol=protocol)
-    with_it = case([[distance, 0.1, 0.2, 0.3, 0.4]], [(1, 1)], [added, *gallery])
-    after = evaluate_ranking(*with_it, protocol=protocol)
-    assert_same(after._replace(cmc=after.cmc[:4]), before)
-
-
-@every_protocol
 @quick
 @given(arguments=ranking_cases(ties=True), seed=seeds, junk=st.booleans())
 def test_junk_and_what_the_same_camera_saw_of_the_identity_change_nothing_wherever_they_are(
@@ -196,10 +178,6 @@ def test_junk_and_what_the_same_camera_saw_of_the_identity_change_nothing_wherev
 
 def inserted(values: Tensor, place: int, value: Tensor) -> Tensor:
     return torch.cat([values[:place], value[None], values[place:]])
-
-
-def test_distractors_count_as_wrong() -> None:
-    assert evaluate_ranking(*case([[0.1, 0.2]], [(1, 1)], [(0, 1), (1, 2)])).mean_ap == 0.5
 
 
 def test_identity_seen_by_one_camera_is_dropped_and_counted() -> None:

@@ -380,15 +380,3 @@ def test_a_network_is_not_judged_on_identities_that_it_was_trained_on_under_anot
     with pytest.raises(ConfigError, match=r"was trained on .* with another data\.validation"):
         evaluate(config, weights, part="validation")
     evaluate(config, weights, part="test")
-
-
-def test_a_network_of_another_partition_is_not_judged_on_identities_it_was_trained_on(
-    config: TrialConfig, tmp_path: Path
-) -> None:
-    write_miniature("prid2011", tmp_path / "prid")
-    data = {"name": "prid2011", "root": str(tmp_path / "prid"), "validation": {"folds": 2}}
-    prid = TrialConfig.model_validate({**config.model_dump(), "data": data, "evaluation": {"reranking": False}})
-    weights = save_weights(prid, tmp_path / "run" / BEST)
-    for part in ("test", "validation"):
-        with pytest.raises(ConfigError, match="was trained on partition 0 of prid2011"):
-            evaluate(changed(prid, data__fold=1), weights, part=part)  # type: ignore[arg-type]

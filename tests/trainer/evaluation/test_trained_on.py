@@ -161,8 +161,9 @@ def test_another_data_set_of_the_same_layout_may_be_cut_and_partitioned_otherwis
     assert found.trained_on != found.tested_on
     assert "identities that both hold are not recognised" in caplog.text
     assert len(evaluate_partitions(changed(other, data__fold=0), str(weights)).evaluations) == 10
-    with pytest.raises(ConfigError, match="was trained on partition 0 of prid2011"):
-        evaluate(changed(first, data__fold=1), weights, part="test")
+    for part in ("test", "validation"):
+        with pytest.raises(ConfigError, match="was trained on partition 0 of prid2011"):
+            evaluate(changed(first, data__fold=1), weights, part=part)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"\{fold\}"):
         evaluate_partitions(first, str(weights))
 

@@ -83,11 +83,6 @@ def test_frames_that_come_while_the_device_works_were_not_waited_for(monkeypatch
     assert on_cpu == pytest.approx(1.0 + 5 * 0.9)
 
 
-def test_frames_that_come_late_were_waited_for_since_the_device_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted, _ = waited(monkeypatch, [Step(frames=2.0, launch=0.0, work=0.5)] * 4)
-    assert counted == pytest.approx(2.0 + 3 * 1.5)
-
-
 amounts = st.integers(0, 400).map(lambda hundredths: hundredths / 100)
 
 

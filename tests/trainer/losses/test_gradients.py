@@ -85,12 +85,3 @@ def test_vectors_without_direction_have_cosine_0_and_finite_gradients(value: flo
     torch.testing.assert_close(found.classes[:, 1], torch.zeros(3))
     mixed(found).backward()
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in given_leaves)
-
-
-def test_the_gradient_can_be_taken_twice_from_one_graph() -> None:
-    batch = Batch(torch.randn(3, 4), torch.tensor([0, 1, 1]), torch.randn(2, 4))
-    given_leaves = leaves(batch)
-    total = mixed(geometry(*given_leaves, batch.labels))
-    first = torch.autograd.grad(total, given_leaves, retain_graph=True)
-    second = torch.autograd.grad(total, given_leaves)
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))

@@ -229,12 +229,6 @@ def test_loss_ignores_the_scale_of_embeddings(loss: Callable[[Batch], Tensor], b
     torch.testing.assert_close(loss(batch._replace(embeddings=batch.embeddings * scale)), loss(batch))
 
 
-@quick
-@given(batch=batches(), scale=st.floats(1e-3, 1e3))
-def test_osm_ignores_the_scale_of_class_vectors(batch: Batch, scale: float) -> None:
-    torch.testing.assert_close(osm(batch._replace(class_vectors=batch.class_vectors * scale)), osm(batch))
-
-
 @every_loss
 @quick
 @given(batch=batches())
@@ -261,21 +255,6 @@ def test_erased_frame_attention_passes_gradcheck(reduction: Reduction) -> None:
     attention = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
     erased = torch.tensor([[True, False], [True, True], [False, False]])
     assert torch.autograd.gradcheck(lambda given: erased_frame_attention(given, erased, reduction=reduction), attention)
-
-
-@quick
-@given(batch=batches(), seed=seeds)
-def test_wens_step_ignores_the_order_of_clips(batch: Batch, seed: int) -> None:
-    order = torch.randperm(len(batch.labels), generator=torch.Generator().manual_seed(seed))
-    shuffled = Batch(batch.embeddings[order], batch.labels[order], batch.class_vectors)
-    torch.testing.assert_close(wen_step(*shuffled, rate=0.5), wen_step(*batch, rate=0.5))
-
-
-@quick
-@given(batch=batches(), scale=st.floats(1e-3, 1e3))
-def test_wens_step_scales_with_embeddings_and_centers(batch: Batch, scale: float) -> None:
-    scaled = Batch(batch.embeddings * scale, batch.labels, batch.class_vectors * scale)
-    torch.testing.assert_close(wen_step(*scaled, rate=0.5), wen_step(*batch, rate=0.5) * scale)
 
 
 # --- empty and degenerate batches
@@ -309,20 +288,6 @@ def test_one_zero_vector_does_not_blow_up_the_cosine_triplet() -> None:
 @pytest.mark.parametrize("loss", TRIPLETS)
 def test_triplet_without_negatives_costs_nothing(loss: Callable[[Batch], Tensor]) -> None:
     assert [tensor.abs().sum().item() for tensor in gradients(loss, example([0, 0, 0]))] == [0, 0, 0]
-
-
-def test_osm_without_positive_pairs_is_its_negative_half() -> None:
-    batch = example([0, 1, 2])
-    arrays = batch.embeddings, batch.labels, batch.class_vectors
-    whole, half = (osm_caa(*arrays, alpha=1.2, sigma=0.8, balance=share) for share in (1.0, 0.5))
-    torch.testing.assert_close(half, whole / 2)
-
-
-def test_osm_without_negative_pairs_is_its_positive_half() -> None:
-    batch = example([0, 0, 0])
-    arrays = batch.embeddings, batch.labels, batch.class_vectors
-    whole, half = (osm_caa(*arrays, alpha=1.2, sigma=0.8, balance=share) for share in (0.0, 0.5))
-    torch.testing.assert_close(half, whole / 2)
 
 
 def test_osm_has_the_reference_value_where_the_papers_code_underflows_to_nan() -> None:
@@ -368,23 +333,9 @@ def test_a_tiny_temperature_leaves_osm_and_its_gradients_finite() -> None:
     assert all(tensor.isfinite().all() for tensor in gradients(frozen_attention, single))
 
 
-def test_absent_identities_keep_their_centers_under_wens_step() -> None:
-    batch = example([0, 0, 2])
-    moved = wen_step(*batch, rate=0.5)
-    assert [bool(row.any()) for row in moved != batch.class_vectors] == [True, False, True]
-
-
 def test_wens_step_of_an_empty_batch_is_no_step() -> None:
     batch = example([])
     assert torch.equal(wen_step(*batch, rate=0.5), batch.class_vectors)
-
-
-def test_wens_step_never_passes_the_mean_of_the_clips() -> None:
-    batch = example([0] * 50)
-    mean, center_before = batch.embeddings.mean(0), batch.class_vectors[0]
-    torch.testing.assert_close(
-        wen_step(*batch, rate=1.0)[0], center_before + (mean - center_before) * 50 / 51, rtol=1e-12, atol=1e-12
-    )
 
 
 def test_attention_loss_without_clips_is_nothing() -> None:

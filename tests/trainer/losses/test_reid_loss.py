@@ -125,12 +125,6 @@ def test_a_margin_of_null_is_the_soft_margin() -> None:
     torch.testing.assert_close(terms_of(given, triplet_margin=None)["triplet"], expected)
 
 
-def test_osm_compares_with_the_classifier_where_told() -> None:
-    given = output()
-    terms = terms_of(given, osm_share=1, osm_class_vectors="classifier")
-    torch.testing.assert_close(terms["osm"], osm_caa(given.embedding, LABELS, CLASSIFIER, **OSM))
-
-
 def test_osm_passes_temperature_and_detachment_on() -> None:
     given = output()
     loss = reid_loss(LossConfig(osm_share=1, center_weight=1e-3, osm_temperature=0.1, osm_detach=True))

@@ -205,19 +205,9 @@ def test_weights_of_erased_and_of_clean_frames_make_up_the_whole(weights: Tensor
     assert float(covered.weight + clean.weight) == pytest.approx(float(covered.frames + clean.frames), rel=1e-5)
 
 
-def test_uniform_attention_gives_erased_frames_weight_one() -> None:
-    weight, frames = erased_weight(torch.full((3, 4), 0.25), torch.eye(4)[:3].bool())
-    assert float(weight / frames) == 1
-
-
 def test_erased_weights_add_up_over_batches() -> None:
     weights, erased = torch.rand(6, 4).softmax(1), torch.rand(6, 4) < 0.5
     parts = [erased_weight(weights[half], erased[half]) for half in (slice(2), slice(2, 6))]
     whole = erased_weight(weights, erased.float())
     assert float(sum(part.weight for part in parts)) == pytest.approx(float(whole.weight))
     assert sum(part.frames for part in parts) == whole.frames
-
-
-def test_a_batch_without_erased_frames_adds_nothing() -> None:
-    weight, frames = erased_weight(torch.full((2, 4), 0.25), torch.zeros(2, 4))
-    assert (float(weight), float(frames)) == (0, 0)

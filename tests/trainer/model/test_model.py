@@ -8,8 +8,6 @@ from networks import network, tiny
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-import trainer.model.attention
-import trainer.model.network
 from trainer.model.network import ModelConfig, TemporalAttentionResNet, geometry
 
 
@@ -102,55 +100,6 @@ def test_every_trainable_parameter_gets_a_gradient() -> None:
     assert without == []
 
 
-def test_same_seed_gives_the_same_network() -> None:
-    ours, theirs = network().state_dict(), network().state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_frames_are_embedded_apart_until_the_attention() -> None:
-    model = network().eval()
-    batch = clips(count=1, frames=2)
-    apart = [model.backbone(frame[None]) for frame in batch[0]]
-    torch.testing.assert_close(model.backbone(batch[0]), torch.cat(apart))
-
-
-def test_tiny_network_learns_colours_and_layout_quickly() -> None:
-    model = network(identities=4).train()
-    frames = torch.zeros(4, 1, 3, 64, 32)
-    frames[0, :, 0, :32] = 1
-    frames[1, :, 0, 32:] = 1
-    frames[2, :, 2, :32] = 1
-    frames[3, :, 2, 32:] = 1
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(15):
-        batch = frames.repeat(2, 1, 1, 1, 1) + 0.3 * torch.randn(8, 1, 3, 64, 32, generator=generator)
-        logits = model(batch).logits
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(logits, torch.arange(8) % 4).backward()
-        optimizer.step()
-    assert logits.argmax(1).tolist() == [0, 1, 2, 3] * 2
-
-
-def test_attention_is_importable_from_here() -> None:
-    assert trainer.model.network.TemporalAttention is trainer.model.attention.TemporalAttention
-    assert trainer.model.network.AttentionOutput is trainer.model.attention.AttentionOutput
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "last_stride", "kernel"),
-    [(224, 112, 1, (14, 7)), (256, 128, 1, (16, 8)), (224, 112, 2, (7, 4))],
-)
-def test_attention_kernel_follows_the_input_size(
-    height: int, width: int, last_stride: int, kernel: tuple[int, int]
-) -> None:
-    config = ModelConfig.model_validate(
-        {"weights": "none", "height": height, "width": width, "last_stride": last_stride}
-    )
-    with torch.device("meta"):
-        assert TemporalAttentionResNet(config, 5).attention.spatial.kernel_size == kernel
-
-
 def test_attention_options_reach_the_attention() -> None:
     options = {"attention_hidden": 7, "attention_gate": "sigmoid", "attention_score_relu": False}
     attention = network(tiny(**options, attention_factorised=True)).attention
@@ -190,11 +139,3 @@ def test_mixed_precision_gives_float32_outputs_near_those_of_full_precision(opti
     assert {part.dtype for part in mixed} == {torch.float32}
     similar = nn.functional.cosine_similarity(mixed.embedding, model(clips()).embedding)
     assert (similar > 0.99).all()
-
-
-def test_channels_last_changes_layout_only() -> None:
-    model = network().eval()
-    before = model(clips())
-    after = model.to(memory_format=torch.channels_last)(clips())
-    for ours, theirs in zip(after, before, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -227,7 +227,6 @@ THEIRS: dict[str, Callable[[], dict[str, object]]] = {
         "epoch": 60,
         "rank1": 0.9,
     },
-    "torchreid's first networks": lambda: {"state_dict": prefixed("base.", torchvision_state())},
     "fast-reid": lambda: {
         "model": {
             **prefixed("backbone.", torchvision_state()),
@@ -236,8 +235,6 @@ THEIRS: dict[str, Callable[[], dict[str, object]]] = {
             "pixel_mean": torch.zeros(3),
         }
     },
-    "DataParallel": lambda: prefixed("module.", torchvision_state()),
-    "compiled": lambda: prefixed("_orig_mod.module.backbone.", torchvision_state()),
 }
 
 

@@ -38,20 +38,6 @@ def test_shares_of_120_epochs_are_the_papers_schedule() -> None:
     assert rates == pytest.approx([2 * factor(epoch) for epoch in range(120)])
 
 
-def test_warmup_starts_at_its_factor_and_ends_at_one() -> None:
-    assert factor(0) == pytest.approx(0.01)
-    assert factor(5) == pytest.approx(0.505)
-    assert factor(10) == 1
-
-
-def test_milestone_takes_effect_in_its_own_epoch() -> None:
-    assert [factor(epoch) for epoch in (39, 40, 69, 70)] == [1, 0.5, 0.5, 0.25]
-
-
-def test_without_warmup_the_first_epoch_has_the_full_rate() -> None:
-    assert milestone_factor(0, warmup_epochs=0, warmup_factor=0.01, milestones=(), gamma=0.1) == 1
-
-
 @quick
 @given(st.integers(1, 400), st.floats(0, 1), st.sampled_from(["milestones", "cosine"]))
 def test_rate_is_never_above_the_base_nor_zero(
@@ -89,10 +75,6 @@ def test_cosine_is_torchs_cosine_after_the_warmup() -> None:
         assert cosine(epoch, floor=0.2) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         theirs.step()
-
-
-def test_cosine_is_halfway_between_one_and_its_floor_in_the_middle() -> None:
-    assert cosine(55, floor=0.2) == pytest.approx(0.6)
 
 
 @quick
