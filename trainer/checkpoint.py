@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import pickle
+import pickle  # noqa: TID251 - the error of torch.load
 import struct
 import tempfile
 import time
@@ -185,7 +185,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if _sha256(path) not in known:
         raise CheckpointError(f"{path}: its SHA-256 is not the one noted when it was written; the file is damaged")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - weights_only=True
     except UNREADABLE as error:
         why = one_line(shortened(first_line(error)))
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({why})") from error

@@ -26,7 +26,7 @@ def default_storage() -> str:
 
 def installed(command: str) -> str:
     """How to call a command of this environment from here: by name if that finds it, otherwise by path."""
-    own = Path(sys.executable).parent / command
+    own = Path(sys.executable).parent / command  # noqa: TID251 - starts nothing
     found = shutil.which(command)
     if found is not None and Path(found).resolve() == own.resolve():
         return command

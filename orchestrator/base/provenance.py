@@ -43,7 +43,7 @@ def host() -> str:
 def _git(*arguments: str) -> str | None:
     here = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: TID251 - git
             ["git", "-C", str(here), *arguments], capture_output=True, timeout=GIT_TIMEOUT_S, check=False
         )
     except (FileNotFoundError, subprocess.TimeoutExpired):

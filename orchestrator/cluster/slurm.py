@@ -166,7 +166,7 @@ def _gpus_of(gres: str) -> int:
 
 def _line_of_shell(line: str) -> str:
     """The line itself, if it ends with its last character and is no directive: Slurm reads none there."""
-    checked = subprocess.run(
+    checked = subprocess.run(  # noqa: TID251 - bash
         ["bash", "-n"], input=printable("--setup", line), capture_output=True, text=True, check=False
     )
     if checked.stderr or line.endswith("\\") or line.startswith("#SBATCH"):

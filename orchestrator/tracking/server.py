@@ -107,7 +107,7 @@ def _free_port(port: int) -> int:
         ) from error
 
 
-def _await_health(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _await_health(address: str, process: subprocess.Popen[bytes], log: Path) -> None:  # noqa: TID251 - a type
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -118,7 +118,7 @@ def _await_health(address: str, process: subprocess.Popen[bytes], log: Path) -> 
     raise EnvironmentProblem(f"MLflow's server did not start; what it said is in {log}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:  # noqa: TID251 - a type
     """Ends the server and its workers, which are its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:

@@ -156,7 +156,7 @@ def _write_thumbnail(picture: Path) -> None:
     """The image grid shows it until the picture is clicked on."""
     from PIL import Image
 
-    with Image.open(picture, formats=["PNG"]) as image:
+    with Image.open(picture, formats=["PNG"]) as image:  # noqa: TID251 - with formats=
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
         image.convert("RGB").save(picture.with_name(f"{picture.stem}+compressed.webp"), quality=80)
 

@@ -250,7 +250,7 @@ def test_loopback_is_known_by_all_its_names(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.2", "head", "127.0.0.1.example.org", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.2", "head", "127.0.0.1.example.org", ""])  # noqa: S104 - asks whether it counts as loopback
 def test_nothing_else_counts_as_loopback(host: str) -> None:
     assert not is_loopback(host)
 

@@ -91,7 +91,7 @@ def test_neither_does_a_child_of_a_child_that_somebody_else_starts(tmp_path: Pat
     ids=lambda command: command[-1],
 )
 def test_every_command_of_a_child_is_made_in_one_place(command: list[str]) -> None:
-    # That none is made elsewhere is what tests/project/test_forbidden_code.py holds.
+    # That none is made elsewhere is what ruff holds: names that pyproject.toml bans.
     assert list(command[: len(python_command())]) == python_command()
 
 

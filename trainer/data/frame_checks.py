@@ -230,7 +230,7 @@ def without_boxes_outside(frames: Sequence[str], findings: Findings, progress: P
 def _image_size(image: str) -> tuple[int, int] | None:
     """Width and height of an image, upright; None where it is missing or damaged, which is a problem of its own."""
     try:
-        with Image.open(image, formats=IMAGE_FORMATS) as opened:
+        with Image.open(image, formats=IMAGE_FORMATS) as opened:  # noqa: TID251 - with formats=
             turned = opened.getexif().get(ORIENTATION, 1) in SIDEWAYS
             return (opened.height, opened.width) if turned else opened.size
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):

@@ -131,7 +131,7 @@ def _decode_other(path: str, data: bytes, max_pixels: int) -> Frame:
     if data.startswith(PNG_START) and PNG_END not in data:  # Pillow may not miss the last bytes
         raise DamagedFrameError(f"{path}: truncated PNG; {COPY_AGAIN}")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # noqa: TID251 - with formats=
             _check_size(path, image.height, image.width, max_pixels)
             pixels = _rgb(image)
             return _upright(pixels, image.info.get("exif"))  # asked last: in a PNG it may follow the pixels

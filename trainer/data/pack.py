@@ -275,7 +275,7 @@ def _parsed(path: Path, data: bytes) -> FrameTable:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(member.file_size for member in archive.infolist()) > len(data):
                 raise DataError(f"{path}: compressed; {AGAIN}")  # as we never write it: it could be a bomb
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:  # noqa: TID251 - without pickles
             table = FrameTable(*(arrays[name] for name in ARRAYS))
     except DataError:
         raise

@@ -228,7 +228,7 @@ def read_embeddings(path: Path, device: torch.device) -> Embeddings | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:  # noqa: TID251 - without pickles
             return Embeddings(torch.from_numpy(arrays["vectors"]).to(device), float(arrays["attention_entropy"]))
     except DAMAGED_NPZ as error:
         log.warning("%s: damaged (%s), made again", path, error)

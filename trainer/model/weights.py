@@ -10,7 +10,7 @@ from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # noqa: TID251 - the error of torch.load
 from typing import Any, NamedTuple
 
 import torch
@@ -312,7 +312,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 def _loaded(path: Path) -> object:
     if path.suffix != SAFETENSORS:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - weights_only=True
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load

@@ -139,7 +139,7 @@ def webp(path: Path, problems: list[str]) -> bytes | None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError("too large")
-        with Image.open(path, formats=["PNG"]) as opened:
+        with Image.open(path, formats=["PNG"]) as opened:  # noqa: TID251 - with formats=
             picture = opened.convert("RGB")
         if picture.width > WIDTH:
             picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)

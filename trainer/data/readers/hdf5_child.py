@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 
-import h5py
+import h5py  # noqa: TID251 - a child with limits, which nothing depends on
 import numpy as np
 
 from trainer.child import Parent
