@@ -29,9 +29,10 @@ MAX_BYTES = 256 * 1024 * 1024
 LARGEST_FLOAT = 3.5e38
 """Of a number that is read: what float32 holds. Squares and sums of such numbers are finite."""
 LARGEST_INTEGER = 2**63
-# A number in JSON that may be too large has, once digits are zeros, an exponent that is not negative, or many digits.
-AS_ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
-MANY_DIGITS = b"0" * 19
+# A number in JSON that may be too large has, once digits are zeros and + is gone, an exponent that is not negative, or
+# many digits behind what can stand before a number.
+AS_ZEROS = bytes.maketrans(b"123456789E,[- \t\r\n", b"000000000e:::::::")
+MANY_DIGITS = b":" + b"0" * 19
 # What numpy and zipfile raise for damaged files; RuntimeError for those that seem to be encrypted.
 DAMAGED_NPZ = (
     *(OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error),
@@ -74,12 +75,17 @@ def loads_checked(text: str | bytes) -> Any:
     """
     try:
         content = text.encode() if isinstance(text, str) else text
-        shape = content.translate(AS_ZEROS)  # a tenth of the time of a regular expression
-        if b"e0" not in shape and b"e+0" not in shape and MANY_DIGITS not in shape:
+        if has_small_numbers(content):
             return pydantic_core.from_json(content, allow_inf_nan=False)  # a fifth of the time of what follows
     except ValueError:
         pass  # below it is accepted, or refused with the reason
     return json.loads(text, parse_float=_checked_float, parse_int=_checked_int, parse_constant=_refused)
+
+
+def has_small_numbers(content: bytes) -> bool:
+    """Whether no number in a JSON object or list, but NaN and infinity, is too large; may be False where none is."""
+    shape = content.translate(AS_ZEROS, b"+")  # a tenth of the time of a regular expression
+    return b"0e0" not in shape and MANY_DIGITS not in shape
 
 
 def _checked_float(text: str) -> float:

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.algorithms.scoring import Score, feasible, outcome_limits, ranked, satisfies_all, score
+from orchestrator.algorithms.scoring import Score, best_first, feasible, outcome_limits, ranked, satisfies_all, score
 from orchestrator.space.options import CONFIRMING_SEEDS
 from orchestrator.study.events import Source
 from orchestrator.study.study import Study, Trial, TrialStatus
@@ -102,8 +102,12 @@ def best_configuration(study: Study, objective: Objective) -> Best | None:
 
 def confirmations(study: Study, objective: Objective) -> list[Confirmation]:
     """All configurations with a completed fresh seed: confirmed ones first, then by their mean, best first."""
-    sign = objective.first.sign
-    known = [found for trial, _ in ranked(study, objective) if (found := confirmation(study, trial.key, objective))]
+    sign, repeated = objective.first.sign, {trial.repeats for trial in study.replicates.values()}
+    completed = [
+        trial for trial in study.trials.values() if trial.key in repeated and trial.status == TrialStatus.COMPLETED
+    ]
+    scored = best_first(completed, study, objective)
+    known = [found for trial, _ in scored if (found := confirmation(study, trial.key, objective))]
     return sorted(known, key=lambda each: (not each.confirmed, -sign * each.mean, study.trials[each.trial].index))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOCK_POLL_S = 0.1
+MANY_OBJECTS = 100_000
 SECRETS = (
     *("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD"),
     "REIDSEARCH_NOTIFY",
@@ -121,11 +122,16 @@ def exclusive(path: Path, patience: float) -> Iterator[None]:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Keeps Python from looking for garbage again and again among objects that all stay: a third of the time."""
+    """Keeps Python from looking for garbage again and again among objects that all stay: a third of the time.
+
+    Where they are many, it does not look for any among them later either.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if gc.get_count()[0] > MANY_OBJECTS:
+            gc.freeze()
         if was_enabled:
             gc.enable()

@@ -22,7 +22,7 @@ from orchestrator.show.terminal import LiveView, output, plain_table, print_summ
 from orchestrator.space.problems import SpaceError
 from orchestrator.stores.base import Store, existing_search, searches
 from orchestrator.study.study import Finalization, SearchState, Trial, UseOfTestSet
-from orchestrator.summary import SearchReader, Summary, latest_metrics, read_summary, with_forecasts
+from orchestrator.summary import SearchReader, Summary, read_summary, with_forecasts
 from orchestrator.summary.costs import trial_cost
 
 HINT = "Ctrl-C ends the watching, not the search"
@@ -164,10 +164,10 @@ def status_document(summary: Summary) -> dict[str, Any]:
         "epochs_saved": summary.costs.epochs_saved,
         "outlook": None if study.outlook is None else study.outlook.model_dump(),
         "front": _front_document(summary),
-        "trials": [_trial_document(trial) for trial in summary.trials],
+        "trials": [_trial_document(summary, trial) for trial in summary.trials],
         "finalizations": [_finalization_document(each) for each in study.finalizations],
         "test_set_uses": [_use_document(each) for each in study.test_set_uses],
-        "finals": [{**_trial_document(trial), **_test_document(trial)} for trial in study.finals.values()],
+        "finals": [{**_trial_document(summary, trial), **_test_document(trial)} for trial in study.finals.values()],
     }
 
 
@@ -262,7 +262,7 @@ def _confirmation_document(found: Confirmation | None) -> dict[str, Any]:
     }
 
 
-def _trial_document(trial: Trial) -> dict[str, Any]:
+def _trial_document(summary: Summary, trial: Trial) -> dict[str, Any]:
     """A trial; `until` is the epoch after which it pauses, `pauses` are the epochs after which it did."""
     return {
         "trial": trial.key,
@@ -274,7 +274,7 @@ def _trial_document(trial: Trial) -> dict[str, Any]:
         "pauses": trial.pauses,
         "forecast": None if trial.forecast is None else trial.forecast.model_dump(),
         "epochs_saved": trial_cost(trial).epochs_saved,
-        "metrics": latest_metrics(trial),
+        "metrics": summary.latest_metrics[trial.key],
         "params": trial.params,
         "ax_index": trial.index,
         "source": trial.source,

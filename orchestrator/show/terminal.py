@@ -35,7 +35,7 @@ from orchestrator.show.search_text import (
     summary_line,
 )
 from orchestrator.study.study import Trial, TrialStatus
-from orchestrator.summary import Summary, latest_metrics
+from orchestrator.summary import Summary
 from orchestrator.summary.costs import share_done
 from trainer.formatting import one_line, shortened
 
@@ -124,7 +124,7 @@ def trials_table(summary: Summary, *, width: int, only: Collection[str] | None =
     mark = "" if best is None else "best" if best.confirmed else "best?"
     is_best = [best is not None and trial.key == best.trial.key for trial in trials]
     notes = [mark if each else _note(summary, trial) for trial, each in zip(trials, is_best, strict=True)]
-    metrics = [latest_metrics(trial) for trial in trials]
+    metrics = [summary.latest_metrics[trial.key] for trial in trials]
     columns = [
         *_first_columns("trial", trials),
         *(Column(name, [percent(each, name) for each in metrics]) for name in ("mAP", "rank1")),
@@ -168,7 +168,7 @@ def finals_table(summary: Summary, *, width: int, only: Collection[str] | None =
 def front_table(summary: Summary) -> Table | None:
     """The Pareto front, metrics in per cent; None where there is only one objective, or no completed trial."""
     metrics = [term.metric for term in summary.objective.terms]
-    if not summary.front or len(metrics) == 1:
+    if len(metrics) == 1 or not summary.front:
         return None
     table = plain_table()
     table.add_column("front", no_wrap=True)

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import threading
 import time
 import zlib
@@ -25,8 +26,8 @@ from pydantic import ValidationError
 
 from orchestrator.base.errors import JournalError
 from orchestrator.base.process import without_collector
-from orchestrator.study.events import EVENT, FORMAT, Event, SessionEnded
-from trainer.files import loads_checked, open_regular, replacing, sync_folder
+from orchestrator.study.events import EVENT, FORMAT, Event, SessionEnded, TrialReported
+from trainer.files import has_small_numbers, loads_checked, open_regular, replacing, sync_folder
 from trainer.formatting import one_line
 
 RESERVE_BYTES = 64 * 1024
@@ -34,6 +35,7 @@ LATEST = 253402300800.0  # the year 10000
 # Of a line: a warm start from ten thousand trials has a few.
 MAX_LINE = 32 * 1024**2
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+EPOCH = re.compile(rb'\{"number":(\d{1,18}),"time":(\d{1,11}\.\d+),(?="kind":"trial_reported")')
 
 
 class Record(NamedTuple):
@@ -225,8 +227,16 @@ def decode(line: bytes) -> Record:
         OtherFormatError: the journal was written by another version.
         ValueError: the checksum does not match, or the event is unknown to this version.
     """
+    body = verified(line)
     try:
-        fields = loads_checked(verified(line) + b"}")
+        # Nearly all lines are epochs; in one step they take half of the time.
+        if (head := EPOCH.match(body)) and has_small_numbers(body):
+            event = TrialReported.model_validate_json(b"{%s}" % body[head.end() :])
+            return Record(int(head[1]), float(head[2]), event)
+    except ValidationError:
+        pass  # below it is accepted, or refused with the reason
+    try:
+        fields = loads_checked(body + b"}")
         number, moment = int(fields.pop("number")), float(fields.pop("time"))
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         # A checksum detects accidents only; anyone who can write the file can compute it.

@@ -143,7 +143,6 @@ class Trial:
 TrialEvent = (
     TrialTracked
     | TrialStarted
-    | TrialReported
     | TrialTested
     | TrialCompleted
     | TrialStopped
@@ -196,9 +195,9 @@ class GpuHours:
 
     def advance(self, moment: float) -> None:
         """Time passes; a clock that was set back costs nothing."""
-        if self.latest is not None:
+        if self.latest is not None and moment > self.latest:
             self.seconds, self.gpu_seconds = self.until(moment)
-            self.latest = max(moment, self.latest)
+            self.latest = moment
 
     def end(self) -> None:
         """The session is over."""
@@ -255,6 +254,8 @@ class Study:
         if moment is not None and not isinstance(event, SessionStarted):
             self.gpu_hours.advance(moment)
         match event:
+            case TrialReported():  # nearly all events
+                self._add_epoch(event, self.trials.get(event.trial) or self.all_trials[event.trial])
             case SearchCreated():
                 self.name, self.space, self.seed = event.search, event.space, event.seed
             case SessionStarted():
@@ -298,6 +299,13 @@ class Study:
         kind[trial.key] = trial
         self.queue.append(trial.key)
 
+    def _add_epoch(self, event: TrialReported, trial: Trial) -> None:
+        if event.result.epoch > trial.epoch:
+            trial.results.append(event.result)
+            trial.lost_in_a_row = 0
+            trial.load = event.load
+            trial.gpu_seconds += event.result.seconds * trial.gpus
+
     def _apply_to_trial(self, event: TrialEvent, trial: Trial) -> None:
         match event:
             case TrialTracked():
@@ -308,13 +316,6 @@ class Study:
                 trial.threads = event.threads
                 self.gpu_hours.held[trial.key] = event.gpus
                 self._dequeue(trial)
-                return
-            case TrialReported():
-                if event.result.epoch > trial.epoch:
-                    trial.results.append(event.result)
-                    trial.lost_in_a_row = 0
-                    trial.load = event.load
-                    trial.gpu_seconds += event.result.seconds * trial.gpus
                 return
             case TrialTested():
                 if event.data is None:

@@ -28,7 +28,7 @@ from orchestrator.study.events import FinalizationStarted, Forecast, TrialReport
 from orchestrator.study.journal import JournalReader, Record
 from orchestrator.study.study import SearchState, Study, Trial, TrialStatus, fold_records
 from orchestrator.summary.costs import Costs, search_costs
-from trainer.result import UNIFORM_ENTROPY, Evaluation
+from trainer.result import UNIFORM_ENTROPY, EpochResult, Evaluation
 
 BEST = "best"
 """In place of a trial's key: the configuration that is best so far."""
@@ -163,6 +163,11 @@ class Summary:
         return {key: each for key, each in found if each is not None}
 
     @cached_property
+    def latest_metrics(self) -> dict[str, dict[str, float]]:
+        """The metrics of each trial's last epoch, and those of its last evaluation, by key."""
+        return {key: _latest_metrics(trial.results) for key, trial in self.study.all_trials.items()}
+
+    @cached_property
     def best(self) -> Best | None:
         """The best configuration so far; None before the first completed trial."""
         return best_configuration(self.study, self.objective)
@@ -234,9 +239,8 @@ class Summary:
     @cached_property
     def uniform_attention(self) -> list[str]:
         """Keys of the trials whose attention weighs all frames of a clip alike."""
-        return [
-            trial.key for trial in self.trials if latest_metrics(trial).get("attention/entropy", 0.0) >= UNIFORM_ENTROPY
-        ]
+        latest = self.latest_metrics
+        return [each.key for each in self.trials if latest[each.key].get("attention/entropy", 0.0) >= UNIFORM_ENTROPY]
 
 
 def read_summary(folder: SearchFolder) -> Summary:
@@ -330,14 +334,6 @@ def summarise(folder: SearchFolder, description: SearchDescription, study: Study
     return Summary(folder, description, space, _copied(study, is_running=state == "running"), state)
 
 
-def latest_metrics(trial: Trial) -> dict[str, float]:
-    """The metrics of the trial's last epoch, and those of its last evaluation."""
-    evaluated = [result for result in trial.results if result.validation is not None]
-    return {
-        name: value for result in [*evaluated[-1:], *trial.results[-1:]] for name, value in result.metrics().items()
-    }
-
-
 def _copied(study: Study, *, is_running: bool) -> Study:
     def copied(trials: Mapping[str, Trial]) -> dict[str, Trial]:
         return {
@@ -364,6 +360,12 @@ def _copied(study: Study, *, is_running: bool) -> Study:
         completed=[*study.completed],
         gpu_hours=replace(study.gpu_hours, held={**study.gpu_hours.held}),
     )
+
+
+def _latest_metrics(results: Sequence[EpochResult]) -> dict[str, float]:
+    evaluated = next((result for result in reversed(results) if result.validation is not None), None)
+    latest = results[-1].metrics() if results else {}
+    return latest if evaluated is None or evaluated is results[-1] else evaluated.metrics() | latest
 
 
 def _counts(trials: Iterable[Trial]) -> dict[str, int]:

@@ -120,12 +120,14 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
 
 
 NUMBERS = ["1e308", "-1e308", "1e999", "1" + "0" * 400, "-1" + "0" * 5000, "NaN", "Infinity", "-Infinity", "1e39"]
+NUMBERS += ["1E+39", str(2**63 + 1), str(-(2**63) - 1)]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_number_to_which_nothing_can_be_added_is_refused_where_it_enters(number: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="number"):
-        loads_checked(f'{{"x": [{number}]}}')
+    for before, after in (('{"x":', "}"), ('{"x": [', "]}"), ("[0,", "]"), ("[\n", "]")):
+        with pytest.raises(ValueError, match="number"):
+            loads_checked(before + number + after)
     line = encode(Record(1, 1e9, TrialReported(trial="t0000", result=epoch_result(1, 0.5)))).decode()
     body = line.rpartition(',"crc":')[0]
     for name in ("mAP", "queries", "seconds", "epoch", "learning_rate"):

@@ -18,7 +18,7 @@ from orchestrator.show.report.theme import unit
 from orchestrator.show.search_text import UNCONFIRMED, on_other_data, outlook_line, pauses_line
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange
-from orchestrator.summary import Summary, latest_metrics
+from orchestrator.summary import Summary
 from trainer.formatting import counted
 
 HEADLINE = ("mAP", "rank1", "rank5", "rank10", "rank20", "mINP")
@@ -300,7 +300,7 @@ def trial_rows(report: ReportData) -> list[dict[str, Any]]:
     paths = setting_paths(report)
     rows = []
     for trial in report.summary.trials:
-        cost, metrics = costs[trial.key], latest_metrics(trial)
+        cost, metrics = costs[trial.key], report.summary.latest_metrics[trial.key]
         row = {"trial": trial.key, "status": trial.status, "epoch": trial.epoch, "epochs": cost.planned}
         row |= {name: metrics.get(name) for name in METRICS}
         forecast = report.forecasts.get(trial.key)
