@@ -66,8 +66,22 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build
 	@echo "open build/docs/index.html"
 
+WALK := pytest -s -n 0 -m e2e $(CURDIR)/tests/project/test_documents.py $(CURDIR)/tests/project/test_own_data_page.py
+
+# WHEEL: from an empty folder, with the libraries of .venv and without the checkout.
 walk: $(READY)
-	$(RUN) pytest -s -n 0 tests/project/test_documents.py tests/project/test_own_data_page.py -m e2e
+ifdef WHEEL
+	rm -rf build/walk
+	mkdir -p build/walk/empty
+	$(RUN) uv venv --quiet build/walk/venv
+	$(RUN) uv pip install --quiet --no-deps --python build/walk/venv/bin/python $(WHEEL)
+	$(VENV)/bin/python -c 'import pytest, pathlib; print(pathlib.Path(pytest.__file__).parents[1])' > \
+		"$$(echo build/walk/venv/lib/*/site-packages)/libraries.pth"
+	cd build/walk/empty && ../venv/bin/python -c 'import orchestrator; print(orchestrator.__file__)'
+	cd build/walk/empty && ../venv/bin/python -m $(WALK) -c $(CURDIR)/setup.cfg -o pythonpath=tests/helpers
+else
+	$(RUN) $(WALK)
+endif
 
 chaos: $(READY)
 	$(VENV)/bin/python tests/helpers/chaos.py journal --kills $(WRITER_KILLS) --seed $(SEED)
