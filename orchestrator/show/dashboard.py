@@ -33,7 +33,6 @@ from orchestrator.base.hints import hint
 from orchestrator.show import compare_view
 from orchestrator.show.compare import compare
 from orchestrator.show.report import charts, page
-from orchestrator.show.report.evaluations import FOLDER, PICTURES, webp
 from orchestrator.show.report.live_page import Link, SearchPage
 from orchestrator.show.status import SEARCH_COLUMNS, search_cells
 from orchestrator.space.problems import SpaceError
@@ -181,15 +180,13 @@ class Dashboard:
         )
 
     def _picture(self, request: Request) -> Response:
-        """A sheet of a trial; of real people only where they were asked for."""
-        summary = read_summary(existing_search(self._store, request.path_params["name"]))
-        trial, file = summary.trial(request.path_params["trial"]), PICTURES.get(request.path_params["picture"])
+        """A sheet of a trial."""
+        name, trial, picture = (request.path_params[part] for part in ("name", "trial", "picture"))
         problems: list[str] = []
-        if file is not None and (self._images or summary.description.synthetic):
-            summary.folder.store.pull_trial(summary.folder, trial.key, f"{FOLDER}/{file}")
-            if content := webp(summary.folder.trial(trial.key) / FOLDER / file, problems):
-                return Response(content, media_type="image/webp")
-        return PlainTextResponse("; ".join(problems) or "no such picture", 404)
+        content = self._page(name).picture(trial, picture, problems)
+        if content is None:
+            return PlainTextResponse("; ".join(problems) or "no such picture", 404)
+        return Response(content, media_type="image/webp")
 
     async def _act(self, request: Request) -> Response:
         try:
@@ -197,10 +194,12 @@ class Dashboard:
             trial, more = asked.get("trial"), asked.get("more")
         except (ValueError, AttributeError):
             return PlainTextResponse("not understood", 400)
-        folder = existing_search(self._store, request.path_params["name"])
+        name = request.path_params["name"]
+        folder, shown = existing_search(self._store, name), self._page(name)
         match request.path_params["action"], trial, more:
             case "stop", (None | str()), _:
-                return PlainTextResponse(await run_in_threadpool(_stop, folder, trial))
+                with shown.stopping(trial):
+                    return PlainTextResponse(await run_in_threadpool(_stop, folder, trial))
             case "extend", _, int() if 0 < more <= MOST_MORE:
                 return PlainTextResponse(await run_in_threadpool(_extend, folder, more))
         return PlainTextResponse("not understood", 400)

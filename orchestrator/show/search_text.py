@@ -60,8 +60,9 @@ def summary_line(summary: Summary, *, best: bool = True) -> str:
     parts += [f"{others[status]} {status}" for status in OTHER_STATUSES if others[status]]
     if best and summary.best is not None:
         parts.append(f"best {best_value(summary.metric, summary.best)}")
-    # The numbers say already that no trial of the budget is left.
-    reason = "" if summary.trainings > budget - 1 else one_line(summary.study.reason or "")
+    # Of a finished search the numbers say already that no trial of the budget is left.
+    says = summary.state != "finished" or summary.trainings <= budget - 1
+    reason = one_line(summary.study.reason or "") if says else ""
     return f"{summary.name}: {summary.state}" + (f" ({reason})" if reason else "") + "; " + ", ".join(parts)
 
 
@@ -127,9 +128,13 @@ def left_line(summary: Summary) -> str:
 
 def progress_parts(summary: Summary) -> list[str]:
     """How much of a search is done, the time that is left where that is known, and what it has cost."""
-    share, costs = share_done(summary.study, summary.space), summary.costs
-    cost = f"{costs.gpu_hours:.3g} GPU h" if costs.gpu_hours else f"{duration(HOUR_S * costs.hours)} of training"
-    return list(filter(None, (f"{100 * share:.0f} %", left_line(summary), cost)))
+    costs = summary.costs
+    parts = [f"{100 * share_done(summary.study, summary.space):.0f} %", left_line(summary)]
+    if costs.hours:
+        parts.append(
+            f"{costs.gpu_hours:.3g} GPU h" if costs.gpu_hours else f"{duration(HOUR_S * costs.hours)} of training"
+        )
+    return [part for part in parts if part]
 
 
 def best_value(metric: str, best: Best) -> str:

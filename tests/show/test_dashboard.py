@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from starlette.testclient import TestClient
 from waiting import PATIENCE_S, wait_until
 
 from orchestrator.show.dashboard import Dashboard
+from orchestrator.show.report.live_page import Link, SearchPage
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.local import LocalStore
@@ -30,6 +32,7 @@ from orchestrator.study.events import (
     TrialFailed,
     TrialReported,
     TrialStarted,
+    TrialStopped,
     TrialSuggested,
 )
 from orchestrator.summary import read_summary
@@ -137,6 +140,20 @@ def test_texts_of_a_journal_are_no_markup(tmp_path: Path) -> None:
         assert "<img src=x" not in text and "\x1b" not in text
 
 
+def test_what_is_asked_to_stop_is_shown_at_once_and_then_what_became_of_it(tmp_path: Path) -> None:
+    space = SearchSpace.load("smoke.yaml")
+    folder = write_search(tmp_path / "first", space, [SessionStarted(session=1, host="h", pid=1), *running_trial(0, 2)])
+    with LocalStore(tmp_path).record(folder) as recorder:
+        page = SearchPage(folder, Link("T"), images=False)
+        values = {"link": Link("T"), "token": "T", "storage": "s", "versions": defaultdict(str)}
+        page._spent = 1e9  # so that the page is not read anew for a long time
+        assert "stopping …" not in page.text(None, **values)
+        with page.stopping("t0000"):
+            assert "stopping …" in page.text(None, **values)
+            recorder.record(TrialStopped(trial="t0000", rule="user", epoch=2, reason="asked for"))
+        assert "No trial runs." in page.text(None, **values)
+
+
 def test_a_page_that_did_not_change_is_not_sent_again(tmp_path: Path) -> None:
     space = SearchSpace.load("smoke.yaml")
     folder = write_search(tmp_path / "first", space, [SessionStarted(session=1, host="h", pid=1), *running_trial(0, 2)])
@@ -146,7 +163,7 @@ def test_a_page_that_did_not_change_is_not_sent_again(tmp_path: Path) -> None:
     with LocalStore(tmp_path).record(folder) as recorder:
         recorder.record(SessionEnded(state="failed", reason="the disk is full"))
     wait_until(lambda: asked.get(url, headers=known).status_code == 200)
-    assert "the disk is full" in asked.get(url).text
+    assert "<span>first: failed (the disk is full); 0/" in asked.get(url).text
 
 
 def test_what_runs_is_shown_with_its_last_and_best_value_and_the_time_left(tmp_path: Path) -> None:
@@ -177,7 +194,10 @@ def test_sheets_of_any_trial_are_shown_of_real_people_only_where_asked_for(tmp_p
         Image.new("RGB", (40, 20)).save(place / "ranking.png")
     for name, images, code in (("made", False, 200), ("real", False, 404), ("real", True, 200)):
         asked = client(tmp_path, images=images)
-        assert asked.get(f"/{name}/t0000/ranking?token=T").status_code == code
+        with pytest.MonkeyPatch.context() as patch:
+            asked.get(f"/{name}?token=T")
+            patch.setattr("orchestrator.summary.fold_records", None)  # nothing is read again
+            assert asked.get(f"/{name}/t0000/ranking?token=T").status_code == code
         text = asked.get(f"/{name}?token=T&trial=t0000").text
         assert (f"{name}/t0000/ranking?token=T" in text) == (code == 200)
 

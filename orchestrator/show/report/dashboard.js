@@ -54,7 +54,9 @@
     button.disabled = true;
     say("asked …");
     const sent = { method: "POST", headers: { "X-Token": token, "Content-Type": "application/json" }, body };
-    const answer = await fetch(post, sent).catch(() => null);
+    const asked = fetch(post, sent).catch(() => null);
+    refresh();  // which tells what is asked
+    const answer = await asked;
     say(answer ? await answer.text() : "the dashboard does not answer");
     button.disabled = false;
     refresh();

@@ -6,18 +6,18 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
 from orchestrator.show.logs import news
 from orchestrator.show.report import charts, model_charts, page, tables
-from orchestrator.show.report.evaluations import FOLDER, PICTURES, EvaluationView, read_evaluation
+from orchestrator.show.report.evaluations import FOLDER, PICTURES, EvaluationView, read_evaluation, webp
 from orchestrator.show.report.model import LEAST_TRIALS, ModelProcess, ModelView
 from orchestrator.show.report.parallel_chart import parallel_chart
 from orchestrator.show.report.report_data import ReportData
-from orchestrator.show.search_text import progress_parts, running_trials
+from orchestrator.show.search_text import progress_parts, running_trials, summary_line
 from orchestrator.stores.base import SearchFolder, StorageProblem
 from orchestrator.study.study import Trial
 from orchestrator.summary import SearchReader, Summary
@@ -45,6 +45,7 @@ class SearchPage:
         self._model, self._fitted = ASKED, 0
         self._evaluations: dict[tuple[str, int], EvaluationView | None] = {}
         self._thread: threading.Thread | None = None
+        self._stopping: tuple[str | None, ...] = ()  # trials, or the search, that are asked to stop
 
     def text(self, trial: str | None, **values: Any) -> str:
         """The page, with the evaluation of a trial, or of the best one."""
@@ -71,11 +72,37 @@ class SearchPage:
         with self._lock:
             return tables.csv_text(self._current())
 
+    def picture(self, trial: str, name: str, problems: list[str]) -> bytes | None:
+        """A sheet of a trial; None where there is none, where it shows real people unasked, or with a problem.
+
+        Raises:
+            SearchError: there is no such trial.
+        """
+        with self._lock:
+            summary = self._current().summary
+        key, folder = summary.trial(trial).key, summary.folder
+        if name not in PICTURES or not (self._images or summary.description.synthetic):
+            return None
+        folder.store.pull_trial(folder, key, f"{FOLDER}/{PICTURES[name]}")
+        return webp(folder.trial(key) / FOLDER / PICTURES[name], problems)
+
+    @contextlib.contextmanager
+    def stopping(self, trial: str | None) -> Iterator[None]:
+        """Shows that a trial, or the search where it is None, is asked to stop; then at once what became of it."""
+        self._stopping += (trial,)
+        self._not_before = 0.0
+        try:
+            yield
+        finally:
+            self._stopping = tuple(each for each in self._stopping if each != trial)
+            self._not_before = 0.0
+
     def _current(self) -> ReportData:
         """The search as it is now or, where it takes long to read and to draw, as it was shortly before."""
         folder = self._reader.folder
         found = folder.journal.stat()
         stamp = (found.st_ino, found.st_size, folder.store.driver(folder), id(self._model), len(self._evaluations))
+        stamp += self._stopping
         if self._report is None or (stamp != self._stamp and time.monotonic() >= self._not_before):
             self._not_before, self._spent = time.monotonic() + self._spent / SHARE, 0.0
             summary = self._reader.read()
@@ -87,14 +114,16 @@ class SearchPage:
     def _rendered(self, report: ReportData, trial: str | None, values: dict[str, Any]) -> str:
         summary = report.summary
         report.evaluation = self._evaluation(summary, trial)
+        is_running = summary.state == "running"
         return page.render(
             "dashboard.html.j2",
             report=report,
             title=summary.name,
             live=True,
             done=share_done(summary.study, summary.space),
-            now_line=", ".join(progress_parts(summary)),
+            now_line=", ".join(progress_parts(summary)) if is_running else summary_line(summary, best=False),
             running=running_trials(summary),
+            stopping=self._stopping,
             events=news(self._reader.recent)[:EVENTS],
             charts=_Later(charts),
             model_charts=_Later(model_charts),
