@@ -470,6 +470,26 @@ def test_a_reader_who_follows_the_page_in_an_empty_folder_sees_what_it_shows(nam
         assert [line for line in step.shown if comparable(line) not in said] == [], done.stdout
 
 
+@pytest.mark.e2e
+@pytest.mark.long
+def test_the_demo_ends_as_the_readme_shows(tmp_path: Path) -> None:
+    (step,) = (step for step in steps(ROOT / "README.md") if step.line == "make demo")
+    storage = tmp_path / "runs"
+    command, folder = ["make", "demo", f"DEMO_STORAGE={storage}"], ROOT
+    if not Path(reference.__file__).is_relative_to(ROOT / "orchestrator"):  # a wheel has no Makefile
+        command, folder = ["reidsearch", "demo", "--storage", str(storage)], tmp_path
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200)
+    print(f"README.md: exit {done.returncode}: {' '.join(command)}\n{done.stdout}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [without_numbers(line) for line in done.stdout.splitlines()]
+    assert [line for line in step.shown if without_numbers(line) not in said] == []
+
+
+def without_numbers(line: str) -> str:
+    """A line of output without what differs between two searches, and between folders."""
+    return " ".join(re.sub(r"demo-\w+|\S*/runs|[\w./]*/(?=reidsearch)|-?\d[\d.]*(e-?\d+)?", "#", line).split())
+
+
 def perform(words: list[str]) -> int:
     """Runs a command line in this process, or one of the project's modules in a process of its own."""
     words = words[: words.index(">")] if ">" in words else words
