@@ -142,10 +142,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(folder: Path, store: str) -> Iterator[int]:
-    """The port of an MLflow server of our own on the loopback."""
+def mlflow_server(folder: Path, store: str, *more: str) -> Iterator[int]:
+    """The port of an MLflow server of our own on the loopback, with `more` options."""
     port = free_port()
     options = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
+    options += more
     with (folder / "server.log").open("ab") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *options],
