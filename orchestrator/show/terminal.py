@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Literal
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -130,7 +130,7 @@ def trials_table(summary: Summary, *, width: int, only: Collection[str] | None =
         *(Column(name, [percent(each, name) for each in metrics]) for name in ("mAP", "rank1")),
     ]
     reasons = min(REASON_WIDTH, max(map(cell_len, notes), default=0))
-    columns += _fitting(_parameter_columns(trials), width - reasons - sum(column.width for column in columns))
+    columns += _fitting(_parameter_columns(trials, trials), width - reasons - sum(column.width for column in columns))
     table = Text(no_wrap=True, overflow="ellipsis")
     table.append("".join(column.aligned(column.name) for column in columns).rstrip(), "bold")
     for index, trial in enumerate(trials):
@@ -192,10 +192,10 @@ def _epoch(trial: Trial) -> str:
     return str(trial.epoch) if trial.status == TrialStatus.COMPLETED else f"{trial.epoch}/{trial.epochs}"
 
 
-def _parameter_columns(trials: Sequence[Trial]) -> Iterator[Column]:
-    """A column per searched parameter, named by the last part of its path where that tells it apart."""
+def _parameter_columns(trials: Sequence[Trial], search: Sequence[Trial]) -> Iterator[Column]:
+    """A column per parameter of the search, named by the last part of its path where that tells it apart."""
     # Conditional parameters are in some trials only.
-    paths = list(dict.fromkeys(path for trial in trials for path in trial.params))
+    paths = list(dict.fromkeys(path for trial in search for path in trial.params))
     last = [path.rpartition(".")[2] for path in paths]
     for path, name in zip(paths, last, strict=True):
         values = [one_line(number(trial.params.get(path, "-"))) for trial in trials]
@@ -238,18 +238,24 @@ class LiveView:
         line = Text(", ".join(words), style="dim", end="")
         line.truncate(max(2, height // 6) * width - cell_len(self._hint) - 3, overflow="ellipsis")
         if self._hint:
-            line.append(f"   {self._hint}")
-        shown = _fitting_trials(summary, height - len(below) - len(line.wrap(console, width)))
+            fits = line.wrap(console, width)[-1].cell_len + 3 + cell_len(self._hint) <= width
+            line.append(("   " if fits else "\n") + self._hint)
+        left = height - len(below) - len(line.wrap(console, width))
+        shown = _fitting_trials(summary, left)
         running = [row for row in running_trials(summary) if row.key in shown]
         others = shown - {row.key for row in running}
+        parts: list[RenderableType] = []
         if running:
-            yield running_table(summary, running, width=width)
+            parts.append(running_table(summary, running, width=width))
         if any(trial.key in others for trial in summary.trials):
-            yield trials_table(summary, width=width, only=others)
+            parts.append(trials_table(summary, width=width, only=others))
         if (finals := finals_table(summary, width=width, only=others)) is not None:
-            yield finals
+            parts.append(finals)
         if rest := _hidden(summary, shown):
-            yield Text(rest, style="dim", no_wrap=True, overflow="ellipsis")
+            parts.append(Text(rest, style="dim", no_wrap=True, overflow="ellipsis"))
+        elif len(shown) + 2 * len(parts) <= left:  # there is room for a blank line below each table
+            parts = [each for part in parts for each in (part, "")]
+        yield from parts
         yield from below
         yield line
 
@@ -279,7 +285,7 @@ def running_table(summary: Summary, rows: Sequence[RunningTrial], *, width: int)
         Column("", [bar(row.epoch / row.epochs, TRIAL_BAR) for row in rows], "left"),
         Column("epoch", [f"{row.epoch}/{row.epochs}" for row in rows]),
         *(Column(name, column) for name, column in zip(head, zip(*cells, strict=True), strict=True)),
-        *_parameter_columns([summary.study.all_trials[row.key] for row in rows]),
+        *_parameter_columns([summary.study.all_trials[row.key] for row in rows], summary.trials),
     ]
     columns = _fitting(columns, width + GAP)
     table = Text(no_wrap=True, overflow="ellipsis")

@@ -264,7 +264,7 @@ def test_a_terminal_of_any_size_shows_what_runs_the_best_trial_a_count_of_the_re
     found = large_summary(trials, running=2)
     lines = live_lines(found, columns, rows)
     assert len(lines) <= rows and all(len(line) <= columns for line in lines)
-    heads = {line.split()[0]: line for line in lines}
+    heads = {line.split()[0]: line for line in lines if line}
     for trial in found.trials[-2:]:
         assert heads[trial.key].split()[1:3] == ["·" * 10, "0/3"]
     best = best_key(found)
@@ -273,8 +273,9 @@ def test_a_terminal_of_any_size_shows_what_runs_the_best_trial_a_count_of_the_re
     assert len(shown) == trials or f"and {trials - len(shown)} more: " in "\n".join(lines)
     assert len(shown) == trials or len(lines) == rows, "no line is wasted"
     footer = " ".join(" ".join(lines).split())
-    for part in ("trials completed", "2 running", "mAP 90.0", "12 min", HINT):
+    for part in ("trials completed", "2 running", "mAP 90.0", "12 min"):
         assert part in footer
+    assert HINT in lines[-1]
 
 
 @pytest.mark.parametrize("rows", [8, 24, 60])
@@ -285,7 +286,7 @@ def test_more_running_trials_than_lines_leave_room_for_the_count_and_the_hint(ro
     shown = sum(line.startswith("t0") and "·" * 10 in line for line in lines)
     hidden = running - shown
     assert hidden == 0 or f"{hidden} running" in "\n".join(lines)
-    assert HINT in " ".join(" ".join(lines).split())
+    assert HINT in lines[-1]
 
 
 def test_trainings_for_the_test_set_that_run_are_shown_before_trials_that_are_over() -> None:
