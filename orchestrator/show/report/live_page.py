@@ -101,8 +101,8 @@ class SearchPage:
         """The search as it is now or, where it takes long to read and to draw, as it was shortly before."""
         folder = self._reader.folder
         found = folder.journal.stat()
-        stamp = (found.st_ino, found.st_size, folder.store.driver(folder), id(self._model), len(self._evaluations))
-        stamp += self._stopping
+        known = (id(self._model), len(self._evaluations), self._stopping)
+        stamp = (found.st_ino, found.st_size, folder.store.driver(folder), *known)
         if self._report is None or (stamp != self._stamp and time.monotonic() >= self._not_before):
             self._not_before, self._spent = time.monotonic() + self._spent / SHARE, 0.0
             summary = self._reader.read()
