@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,8 +80,6 @@ def check(
     return report_findings(examine(file, namespace), as_json=as_json)
 
 
-Gpus = Annotated[int, option("--gpus-per-node", type=click.IntRange(min=0), help="GPUs of each.", show_default=True)]
-Cpus = Annotated[int, option("--cpus-per-node", type=click.IntRange(min=1), help="CPU cores of each.")]
 Image = option("--image", metavar="IMAGE", help="Container image, such as that of cluster/Dockerfile.")
 NODES = click.IntRange(min=1, max=10_000)
 
@@ -90,8 +89,10 @@ class MachineOptions(TrialResources):
     """A search, and machines for it, all alike."""
 
     file: SpaceFile
-    gpus_per_node: Gpus = 0
-    cpus_per_node: Cpus
+    gpus_per_node: Annotated[
+        int, option("--gpus-per-node", type=click.IntRange(min=0), help="GPUs of each.", show_default=True)
+    ] = 0
+    cpus_per_node: Annotated[int, option("--cpus-per-node", type=click.IntRange(min=1), help="CPU cores of each.")]
     name: Annotated[str | None, option("--name", help="Name of the search.  [default: the space's]")] = None
     overrides: Overrides = ()
 
@@ -169,12 +170,12 @@ class SlurmOptions(JobOptions):
 )
 def slurm(given: SlurmOptions) -> int:
     """Write a job script for Slurm: a search on one node or several, queued again until it is done."""
-    from orchestrator.cluster.slurm import SlurmJob, slurm_script, warnings
+    from orchestrator.cluster.slurm import SlurmJob, require_environment, slurm_script, warnings
 
     job = SlurmJob(
         machines=_machines(given, given.nodes),
         time=given.time,
-        environment=given.environment,
+        environment=require_environment(given.environment, given.container),
         space=str(Path(given.file).absolute()) if Path(given.file).is_file() else given.file,
         memory=given.memory,
         save_before=given.save_before,
@@ -184,10 +185,7 @@ def slurm(given: SlurmOptions) -> int:
     )
     # The job reads the space from its file, without what `--set` changes.
     work = _work(given, overrides=given.overrides)
-    click.echo(slurm_script(work, job), nl=False)
-    for line in warnings(work):
-        click.echo(line, err=True)
-    return Exit.OK
+    return _written(slurm_script(work, job), work, job.machines, warnings(work))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,9 +233,8 @@ def k8s(given: KubernetesOptions) -> int:
         service_account=given.service_account,
         secret=given.env_from,
     )
-    write = kubernetes_job if given.kind == "job" else kubernetes_cluster
-    click.echo(write(_work(given), pods), nl=False)
-    return Exit.OK
+    work, write = _work(given), kubernetes_job if given.kind == "job" else kubernetes_cluster
+    return _written(write(work, pods), work, pods.machines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,24 +306,35 @@ def ray_up(given: RayUpOptions) -> int:
     work = _work(given)
     if given.provider == "onprem":
         own = manifests.OwnMachines(asked["head"], given.workers, asked["user"], given.environment or sys.prefix)
-        text = manifests.ray_up_own(work, _machines(given, len(own.workers)), own)
-    else:
-        rented = {key: asked[key] for key in manifests.CloudMachines._fields}
-        machines = manifests.CloudMachines(**rented | {"user": given.user or "ubuntu"})
-        text = manifests.ray_up_cloud(work, _machines(given, asked["nodes"]), machines)
-    click.echo(text, nl=False)
-    return Exit.OK
+        machines = _machines(given, len(own.workers))
+        return _written(manifests.ray_up_own(work, machines, own), work, machines)
+    rented = {key: asked[key] for key in manifests.CloudMachines._fields}
+    cloud, machines = (
+        manifests.CloudMachines(**rented | {"user": given.user or "ubuntu"}),
+        _machines(given, asked["nodes"]),
+    )
+    return _written(manifests.ray_up_cloud(work, machines, cloud), work, machines)
 
 
 def _require_options_of(provider: str, given: dict[str, Any]) -> None:
     """Refuses a command without what the provider needs, or with options that have no effect on it."""
     needed, optional = NEEDED[provider], OPTIONAL[provider]
-    for key in OF_A_PROVIDER:
-        flag = "--worker" if key == "workers" else f"--{key.replace('_', '-')}"
-        if key in needed and not given[key]:
-            raise click.UsageError(f"--provider {provider} needs {flag}")
-        if given[key] and key not in (*needed, *optional):
-            raise click.UsageError(f"{flag} means nothing to --provider {provider}")
+    flags = {key: "--worker" if key == "workers" else f"--{key.replace('_', '-')}" for key in OF_A_PROVIDER}
+    if missing := [flags[key] for key in needed if not given[key]]:
+        raise click.UsageError(f"--provider {provider} needs {', '.join(missing)}")
+    if others := [flag for key, flag in flags.items() if given[key] and key not in (*needed, *optional)]:
+        raise click.UsageError(f"--provider {provider} does not take {', '.join(others)}")
+
+
+def _written(text: str, work: Work, machines: Machines, warnings: Iterable[str] = ()) -> int:
+    """Writes the file to the standard output, and to the other one what its user should know."""
+    click.echo(text, nl=False)
+    fits = work.allocation(machines).concurrent
+    if work.concurrent is not None and work.concurrent > fits:
+        click.echo(f"--concurrent {work.concurrent}: {fits} trials at most run at once", err=True)
+    for line in warnings:
+        click.echo(line, err=True)
+    return Exit.OK
 
 
 def _machines(given: MachineOptions, number: int) -> Machines:

@@ -23,10 +23,15 @@ from orchestrator.cluster.manifests import (
 )
 from orchestrator.stores.uri import is_uri
 
-SLURM_TIME = re.compile(r"(?:(?P<days>\d{1,3})-)?(?P<rest>\d{1,4}(?::\d{1,2}){0,2})")
+SLURM_TIME = re.compile(r"(?:\d{1,3}-)?\d{1,4}(?::[0-5]?\d){0,2}")
 SLURM_MEMORY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGT]?)")
 # sbatch splits a directive into words and knows quotes, escapes and comments; it is written in single quotes.
-SBATCH = re.compile(r"(?P<key>[a-z][a-z-]+)(=(?P<value>[^\s'\"\\#]+))?")
+FLAGS = (
+    "contiguous|exclusive|get-user-env|hold|nice|no-kill|no-requeue|overcommit|oversubscribe|propagate|reboot|requeue|"
+    "spread-job|use-min-nodes"
+)
+"""The options of sbatch that need no value."""
+SBATCH = re.compile(rf"(?P<key>{FLAGS}|[a-z][a-z-]+(?==))(=(?P<value>[^\s'\"\\#]+))?")
 # What the script says itself, and the options of ours for it.
 SBATCH_TAKEN = {
     "job-name": "--name",
@@ -110,6 +115,19 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
         "hf_home": os.environ.get("HF_HOME", f"{cache}/huggingface"),
     }
     return rendered("slurm.sbatch.j2", values, shell_words)
+
+
+def require_environment(folder: str, container: str | None) -> str:
+    """The folder itself: a Python environment with reidsearch, or without effect as the search runs in a container.
+
+    Raises:
+        UnusableValue: it is none.
+    """
+    if container is None and not Path(folder, "bin", "reidsearch").exists():
+        raise UnusableValue(
+            f"--environment {folder}: has no bin/reidsearch; name the environment that the jobs will use"
+        )
+    return folder
 
 
 def warnings(work: Work) -> Iterator[str]:

@@ -14,8 +14,10 @@ import yaml
 
 from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.base.hints import command_line
+from orchestrator.cluster.authentication import answers
 from orchestrator.cluster.trusted_servers import TRACKING
 from orchestrator.doctor.findings import Finding
+from orchestrator.stores.objects import objects_at
 from trainer.formatting import first_line
 
 PATIENCE_S = 60
@@ -33,7 +35,8 @@ NAMING = {
     "storageClassName": "storageclass",
     "claimName": "persistentvolumeclaim",
 }
-SERVICE = re.compile(rf"{TRACKING} https?://([a-z0-9-]+)[:/\s]")
+SERVER = re.compile(rf"{TRACKING} (https?)://([A-Za-z0-9.-]+)(?::(\d+))?")
+BUCKET = re.compile(r"--(?:storage|stage-data) '?((?:s3|gs|gcs|az)://[^\s']+)")
 
 
 class NoAnswer(EnvironmentProblem):
@@ -76,8 +79,12 @@ def examine(given: Path, namespace: str | None) -> Iterator[Finding]:
     for kind, name, key in sorted(_named(objects)):
         if (kind, name) not in made:
             yield _there(kind, name, key, where)
-    for name in sorted(set(SERVICE.findall(text))):
-        yield _service(name, where)
+    for scheme, host, port in sorted(set(SERVER.findall(text))):
+        if "." in host:
+            yield _server(host, int(port or (443 if scheme == "https" else 80)))
+        else:
+            yield _service(host, where)
+    yield from map(_bucket, sorted(set(BUCKET.findall(text))))
 
 
 def _kubectl(*arguments: str) -> str:
@@ -187,3 +194,19 @@ def _service(name: str, where: Sequence[str]) -> Finding:
     return Finding(
         "problem", "mlflow", f"no pod of the service {name} is ready", "see --tracking-uri, cluster/mlflow.yaml"
     )
+
+
+def _server(host: str, port: int) -> Finding:
+    if answers(host, port):
+        return Finding("ok", "mlflow", f"{host}:{port} answers this machine")
+    text = f"{host}:{port} does not answer this machine"
+    return Finding("warn", "mlflow", text, "pods may reach it all the same; otherwise see --tracking-uri")
+
+
+def _bucket(uri: str) -> Finding:
+    try:
+        objects_at(uri).check()
+    except OrchestratorError as error:
+        advice = "pods have their own access: --service-account, --env-from"
+        return Finding("warn", "bucket", f"from this machine: {first_line(error)}", advice)
+    return Finding("ok", "bucket", f"{uri} can be listed from this machine; pods have their own access")

@@ -12,6 +12,9 @@ import pytest
 from checkout import ROOT
 
 from orchestrator.__main__ import run
+from orchestrator.doctor import kubernetes as doctor
+from orchestrator.stores.base import StorageProblem
+from orchestrator.stores.objects import Objects
 
 # Answers from a file, by the words that follow `get`; what is not there is NotFound.
 KUBECTL = f"""#!{sys.executable}
@@ -77,7 +80,7 @@ def job(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     return file
 
 
-def check(file: Path, capsys: pytest.CaptureFixture[str], **changed: Any) -> tuple[int, list[dict[str, str]]]:
+def check_of(file: Path, capsys: pytest.CaptureFixture[str], **changed: Any) -> tuple[int, list[dict[str, str]]]:
     """Exit code and findings with some answers changed; None takes an answer away."""
     answers = FIT | changed
     (file.parent / "answers.json").write_text(json.dumps(answers))
@@ -86,7 +89,7 @@ def check(file: Path, capsys: pytest.CaptureFixture[str], **changed: Any) -> tup
 
 
 def test_a_cluster_that_has_everything_is_fit(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = check(job, capsys)
+    code, found = check_of(job, capsys)
     assert (code, {each["level"] for each in found}) == (0, {"ok"}), found
     assert [each["subject"] for each in found] == [*FOUND, "mlflow"]
     (job.parent / "kustomization.yaml").touch()
@@ -115,7 +118,7 @@ def test_a_cluster_that_has_everything_is_fit(job: Path, capsys: pytest.CaptureF
 def test_what_a_search_would_fail_for_is_a_problem(
     question: str, answer: Any, expected: str, job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, found = check(job, capsys, **{question: answer})
+    code, found = check_of(job, capsys, **{question: answer})
     problems = [each["text"] for each in found if each["level"] == "problem"]
     assert code == 5
     assert len(problems) == 1 and expected in problems[0]
@@ -133,8 +136,33 @@ def test_what_a_search_would_fail_for_is_a_problem(
 def test_what_may_not_be_asked_or_may_still_come_is_a_warning(
     question: str, answer: Any, job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, found = check(job, capsys, **{question: answer})
+    code, found = check_of(job, capsys, **{question: answer})
     assert (code, [each["level"] for each in found].count("warn")) == (0, 1)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_bucket_and_a_server_outside_are_asked_from_this_machine(
+    answers: bool, job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def check(objects: Objects) -> None:
+        asked.append(objects.uri)
+        if not answers:
+            raise StorageProblem("s3://b/runs: refuses")
+
+    monkeypatch.setattr(Objects, "check", check)
+    monkeypatch.setattr(doctor, "answers", lambda *server: asked.append(server) or answers)
+    places = ["--storage", "s3://b/runs", "--tracking-uri", "https://mlflow.example.org"]
+    assert run([*JOB, *places]) == 0
+    job.write_text(capsys.readouterr().out)
+    code, found = check_of(job, capsys)
+    assert asked == [("mlflow.example.org", 443), "s3://b/runs"]
+    level = "ok" if answers else "warn"
+    assert (code, [(each["subject"], each["level"]) for each in found[-2:]]) == (
+        0,
+        [("mlflow", level), ("bucket", level)],
+    )
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "hello"])
@@ -156,6 +184,6 @@ def test_the_files_that_are_used_as_they_are_name_nothing_unknown(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job.write_text((ROOT / "cluster" / "mlflow.yaml").read_text())
-    _, found = check(job, capsys)
+    _, found = check_of(job, capsys)
     missing = {each["text"].split('"')[1] for each in found if each["level"] == "problem"}
     assert missing == {"secret mlflow-database", "secret mlflow-login"}
