@@ -6,13 +6,14 @@ cannot be quoted within a line: no value changes the structure of a file, or wha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.resources
 import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.base.errors import OrchestratorError
 from orchestrator.cluster.resources import Allocation, Node, allocate
@@ -21,6 +22,9 @@ from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import check_name
 from orchestrator.stores.uri import is_uri, parsed
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
@@ -256,13 +260,23 @@ def rendered(template: str, values: Mapping[str, Any], quoted: Callable[[Any], s
     Raises:
         UnusableValue: a text has characters that do not print.
     """
-    import jinja2
     from markupsafe import Markup
 
     for name, value in values.items():
         for text in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
             printable(name, text)
-    environment = jinja2.Environment(
+    raw = {name: Markup(text.removesuffix("\n")) for name, text in verbatim.items()}
+    if "plan" in values:
+        raw["plan"] = Markup(values["plan"])
+    return str(_templates(quoted).get_template(template).render({**values, **raw}))
+
+
+@functools.cache
+def _templates(quoted: Callable[[Any], str]) -> Environment:
+    import jinja2
+    from markupsafe import Markup
+
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(importlib.resources.files("cluster"))),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -271,10 +285,6 @@ def rendered(template: str, values: Mapping[str, Any], quoted: Callable[[Any], s
         autoescape=False,  # this is no HTML; `finalize` quotes
         finalize=lambda value: value if isinstance(value, Markup) else quoted(value),
     )
-    raw = {name: Markup(text.removesuffix("\n")) for name, text in verbatim.items()}
-    if "plan" in values:
-        raw["plan"] = Markup(values["plan"])
-    return environment.get_template(template).render({**values, **raw})
 
 
 def yaml_value(value: Any) -> str:
