@@ -36,7 +36,6 @@ from ray.autoscaler._private import util as autoscaler
 from orchestrator.__main__ import run
 from orchestrator.base.errors import OrchestratorError
 from orchestrator.cluster import kubernetes, manifests, slurm
-from orchestrator.cluster.manifests import UnusableValue
 from orchestrator.cluster.ray import ENVIRONMENT
 from orchestrator.space.search_space import SearchSpace
 
@@ -435,8 +434,7 @@ def test_every_search_has_a_name_in_a_cloud_and_no_two_have_the_same(names: list
 
 def test_a_name_that_clouds_take_stays_and_its_like_differ() -> None:
     assert manifests.cloud_name("attn-cl") == "attn-cl"
-    others = ("attn_cl", "attn.cl", "Attn-cl", "7-days", "x" * 64)
-    assert len({manifests.cloud_name(name) for name in (*others, "attn-cl")}) == 6
+    assert len({manifests.cloud_name(name) for name in ("attn_cl", "attn.cl", "Attn-cl", "attn-cl")}) == 4
     assert manifests.cloud_name("7-days").startswith("search-7-days-")
 
 
@@ -784,12 +782,13 @@ def test_a_file_of_a_space_is_named_by_its_whole_path(
     assert "\n# mine: 7 trials, 2 at once on 2 nodes, 1 of 8 GPUs and 8 CPU cores each\n" in text
 
 
-def test_places_that_nodes_may_not_see_and_a_database_on_a_shared_file_system_are_warned_about(
+def test_places_that_nodes_may_not_see_a_database_on_a_shared_file_system_and_trials_that_do_not_fit_are_warned_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = ["--storage", "/tmp/runs", "--data", "/no/mars"]
+    place = ["--storage", "/tmp/runs", "--data", "/no/mars", "--concurrent", "500"]
     assert run([*SLURM, *place]) == 0
-    local, missing, mlflow = capsys.readouterr().err.splitlines()
+    many, local, missing, mlflow = capsys.readouterr().err.splitlines()
+    assert many == "--concurrent 500: 8 trials at most run at once"
     assert local.startswith("--storage /tmp/runs: every machine has a folder of its own")
     assert missing.startswith("--data /no/mars: is not on this machine")
     assert mlflow.startswith("MLflow's runs are in SQLite, /tmp/runs/mlflow.db, ")
@@ -815,11 +814,6 @@ def test_the_commands_that_are_documented_write_what_is_shown(page: str, capsys:
     shown = [line for line in text.splitlines() if line.startswith("# first:")]
     assert shown
     assert set(shown) <= set(said)
-
-
-def test_texts_that_do_not_print_are_refused() -> None:
-    with pytest.raises(UnusableValue, match="do not print"):
-        slurm.slurm_script(work(storage="/a\u2028b"), job())
 
 
 def test_no_secret_of_the_environment_is_in_a_file_that_is_written(
