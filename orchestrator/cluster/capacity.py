@@ -1,4 +1,4 @@
-"""How many trials the cluster can hold now: nodes join and are lost while a search runs."""
+"""What becomes of a cluster while a search runs: how many trials it can hold now, and whether its head is lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from orchestrator.cluster.authentication import answers
 from orchestrator.cluster.ray import LiveNode, live_nodes, placed_workers
 from orchestrator.cluster.resources import Allocation, capacity, why_waiting
 
@@ -136,3 +137,37 @@ def unplaced(handed_out: int) -> int:
     A worker is kept for the next trial: until that is suggested, there are more workers than trials.
     """
     return max(0, handed_out - placed_workers())
+
+
+class HeadHealth:
+    """Connects to the head's port at intervals; silence of `LOST_AFTER_S` means that it is lost.
+
+    Ray itself retries for a minute and then ends the calling process without warning.
+    """
+
+    LOST_AFTER_S = 15.0  # a busy head, or one whose network restarts, may be silent for a moment
+    LOOK_PERIOD_S = 3.0
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        answers: Callable[[str, int], bool] = answers,
+    ) -> None:
+        """Watches HOST:PORT."""
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._clock = clock
+        self._answers = answers
+        self._looked = float("-inf")
+        self._answered = clock()
+
+    def is_lost(self) -> bool:
+        """Whether it has been silent for too long; takes up to 3 seconds."""
+        now = self._clock()
+        if now - self._looked >= self.LOOK_PERIOD_S:
+            self._looked = now
+            if self._answers(self._host, self._port):
+                self._answered = now
+        return self._clock() - self._answered >= self.LOST_AFTER_S

@@ -1,4 +1,4 @@
-"""The Ray cluster that trials run on: started or joined, its nodes, its head, its messages; all of Ray's private names.
+"""The Ray cluster that trials run on: started or joined, its nodes, its messages; all of Ray's private names.
 
 Ray is imported inside functions: it takes a second, and reads its environment variables while it is imported.
 """
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.process import Process, children_named
-from orchestrator.cluster.authentication import MODE, Admission, admit, answers, own_token
+from orchestrator.cluster.authentication import MODE, Admission, admit, own_token
 from orchestrator.cluster.resources import Node, gpu_slices
 from trainer.child import checkout
 from trainer.files import in_place
@@ -256,7 +256,7 @@ def _own_temporary_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"reidsearch-{os.getuid()}"
 
 
-# --- nodes and head
+# --- nodes
 
 
 class LiveNode(NamedTuple):
@@ -284,40 +284,6 @@ def read_nodes(alive: list[dict[str, Any]], free: Mapping[str, Mapping[str, floa
 
 def _node(name: str, resources: Mapping[str, float]) -> Node:
     return Node(name, int(resources.get("CPU", 0)), resources.get("GPU", 0.0), int(resources.get("memory", 0)))
-
-
-class HeadHealth:
-    """Connects to the head's port at intervals; silence of `LOST_AFTER_S` means that it is lost.
-
-    Ray itself retries for a minute and then ends the calling process without warning.
-    """
-
-    LOST_AFTER_S = 15.0  # a busy head, or one whose network restarts, may be silent for a moment
-    LOOK_PERIOD_S = 3.0
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        answers: Callable[[str, int], bool] = answers,
-    ) -> None:
-        """Watches HOST:PORT."""
-        host, _, port = address.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
-        self._clock = clock
-        self._answers = answers
-        self._looked = float("-inf")
-        self._answered = clock()
-
-    def is_lost(self) -> bool:
-        """Whether it has been silent for too long; takes up to 3 seconds."""
-        now = self._clock()
-        if now - self._looked >= self.LOOK_PERIOD_S:
-            self._looked = now
-            if self._answers(self._host, self._port):
-                self._answered = now
-        return self._clock() - self._answered >= self.LOST_AFTER_S
 
 
 # --- messages of Ray's daemons

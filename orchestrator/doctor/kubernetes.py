@@ -16,13 +16,14 @@ from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.base.hints import command_line
 from orchestrator.cluster.authentication import answers
 from orchestrator.cluster.trusted_servers import TRACKING
-from orchestrator.doctor.findings import Finding
+from orchestrator.doctor import Finding
+from orchestrator.doctor.software import OLDEST_DRIVERS
 from orchestrator.stores.objects import objects_at
 from trainer.formatting import first_line
 
 PATIENCE_S = 60
 GPU = "nvidia.com/gpu"
-OLDEST_DRIVER = 580  # that torch's CUDA needs
+OLDEST_DRIVER = OLDEST_DRIVERS["13"]  # what the image's torch is built for
 DRIVER = "nvidia.com/cuda.driver-version.major"  # label of a node, by NVIDIA's GPU feature discovery
 CRDS = {"RayJob": "rayjobs.ray.io", "RayCluster": "rayclusters.ray.io"}
 INSTALL = "install KubeRay 1.6.2 or later, or ask who runs the cluster"

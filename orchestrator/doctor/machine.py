@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+import psutil
 
 from orchestrator.base.hints import command_line
 from orchestrator.cluster.ray import OBJECT_STORE_BYTES, temporary_folder_problem
-from orchestrator.doctor.findings import Finding
+from orchestrator.doctor import Finding
 from orchestrator.study.lease import STALE_AFTER_S
 
 GIB = 2**30
@@ -22,8 +22,6 @@ LITTLE_MEMORY = 4 * GIB
 LITTLE_SHARED_MEMORY = 1 * GIB
 LITTLE_DISK, HARDLY_ANY_DISK = 10 * GIB, 1 * GIB
 SHARED_MEMORY = Path("/dev/shm")
-MOUNTS = Path("/proc/self/mountinfo")
-MEMORY = Path("/proc/meminfo")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 # A file server's clock may be slightly off; a lease goes stale after a minute.
 TOLERATED_SKEW_S = STALE_AFTER_S / 6
@@ -36,8 +34,7 @@ ELSEWHERE = "give another --storage"
 
 def memory() -> Iterator[Finding]:
     """Memory that is available to new processes."""
-    lines = dict(line.split(":", 1) for line in MEMORY.read_text(encoding="ascii").splitlines())
-    available = 1024 * int(lines["MemAvailable"].split()[0])
+    available = psutil.virtual_memory().available
     limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip() if CONTAINER_LIMIT.is_file() else "max"
     text = f"{available / GIB:.1f} GiB available"
     if limit != "max":
@@ -78,22 +75,12 @@ def temporary_folder() -> Iterator[Finding]:
         yield Finding("problem", "temporary", text, advice)
 
 
-class Mount(NamedTuple):
-    """A mount."""
-
-    point: str
-    kind: str
-    """Name of the file system's type in the kernel."""
-
-
-def mount_of(path: Path, mounts: str) -> Mount:
-    """The mount that holds a path, from the text of `/proc/self/mountinfo`; the last of several at one place."""
-    found = Mount("/", "unknown")
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
-        if path.is_relative_to(point) and len(point) >= len(found.point):
-            found = Mount(point, after.split()[0])
+def mount_of(path: Path) -> tuple[str, str]:
+    """Where the mount is that holds a path, and the type of its file system; the last of several at one place."""
+    found = ("/", "unknown")
+    for mount in psutil.disk_partitions(all=True):
+        if path.is_relative_to(mount.mountpoint) and len(mount.mountpoint) >= len(found[0]):
+            found = (mount.mountpoint, mount.fstype)
     return found
 
 
@@ -110,16 +97,15 @@ def storage(path: Path) -> Iterator[Finding]:
         yield Finding("problem", "disk", text, f"make room, or {ELSEWHERE}; {needs}")
     else:
         yield Finding("warn" if free < LITTLE_DISK else "ok", "disk", text, needs if free < LITTLE_DISK else "")
-    yield file_system(mount_of(there.resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace")))
+    yield file_system(*mount_of(there.resolve()))
 
 
-def file_system(mount: Mount) -> Finding:
-    """The finding for the type of a file system."""
-    text = f"{mount.kind} at {mount.point}"
-    if mount.kind in VOLATILE:
-        advice = f"its content is lost with {VOLATILE[mount.kind]}; {ELSEWHERE}"
-        return Finding("warn", "file system", text, advice)
-    if mount.kind.startswith(NETWORK):
+def file_system(point: str, kind: str) -> Finding:
+    """The finding for the type of a file system that is mounted there."""
+    text = f"{kind} at {point}"
+    if kind in VOLATILE:
+        return Finding("warn", "file system", text, f"its content is lost with {VOLATILE[kind]}; {ELSEWHERE}")
+    if kind.startswith(NETWORK):
         advice = (
             "journal and checkpoints are made for it, MLflow's SQLite is not: run a server and give "
             "--tracking-uri http://HOST:PORT"
@@ -167,10 +153,10 @@ def data_set(root: Path) -> Iterator[Finding]:
         yield Finding("problem", "data", text, "docs/data.md lists them")
         return
     text = f"{root}: {name}" + (" (SYNTHETIC)" if is_synthetic(root) else "")
-    mount = mount_of(root.resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
-    if mount.kind.startswith(NETWORK):
+    _, kind = mount_of(root.resolve())
+    if kind.startswith(NETWORK):
         advice = f"{command_line('data', 'pack', root, 'DIR')} packs it into a few large files, for a local disk"
-        yield Finding("warn", "data", f"{text}, over a network ({mount.kind})", advice)
+        yield Finding("warn", "data", f"{text}, over a network ({kind})", advice)
     elif manifest_digest(root) is None and not is_synthetic(root):
         yield Finding("warn", "data", f"{text}, not checked yet", command_line("data", "check", root))
     else:

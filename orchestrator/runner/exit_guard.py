@@ -13,7 +13,8 @@ from typing import Self
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import hint
 from orchestrator.base.process import Process, children
-from orchestrator.cluster.ray import Connection, HeadHealth
+from orchestrator.cluster.capacity import HeadHealth
+from orchestrator.cluster.ray import Connection
 from orchestrator.runner.stop_request import StopRequest
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.events import SessionEnded

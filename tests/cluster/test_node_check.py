@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cluster import node_check
-from orchestrator.cluster.capacity import WAITING_AFTER_S, Capacity, unplaced
+from orchestrator.cluster.capacity import WAITING_AFTER_S, Capacity, HeadHealth, unplaced
 from orchestrator.cluster.node_check import Expected, Facts, NodeMismatch, clock_offset, code_hash, mismatches, table
-from orchestrator.cluster.ray import HeadHealth, LiveNode, read_nodes
+from orchestrator.cluster.ray import LiveNode, read_nodes
 from orchestrator.cluster.resources import Allocation, Node
 
 SHARE = Allocation(concurrent=2, cpus=2, gpus=0, reason="")
