@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 def request_slots(number: int, cpus: int, gpus: float, memory: int = 0) -> None:
     """Asks for nodes that hold so many trials at once, in place of an earlier request; 0 withdraws it.
 
-    A cluster that does not grow ignores it. One that does keeps nodes as long as they are asked for, even if the driver
-    is killed, and may add none for a request that its limits cannot fulfil as a whole.
+    A cluster that does not grow ignores it. One that does has one request, whoever asked last, and keeps nodes as long
+    as they are asked for, even if the driver is killed; it may add none for a request that its limits cannot fulfil as a
+    whole. Ray without Anyscale tells no driver what these limits are.
     """
     from ray.autoscaler.sdk import request_resources
 
