@@ -14,7 +14,7 @@ from orchestrator.base.hints import DEFAULT_STORAGE
 from orchestrator.cli.options import AsJson, Storage, command, option
 
 if TYPE_CHECKING:
-    from orchestrator.doctor import Finding
+    from orchestrator.doctor.findings import Finding
 
 
 @command(example="reidsearch doctor --data /data/mars --address head:6379")

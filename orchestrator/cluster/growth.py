@@ -21,8 +21,8 @@ def request_slots(number: int, cpus: int, gpus: float, memory: int = 0) -> None:
     """Asks for nodes that hold so many trials at once, in place of an earlier request; 0 withdraws it.
 
     A cluster that does not grow ignores it. One that does has one request, whoever asked last, and keeps nodes as long
-    as they are asked for, even if the driver is killed; it may add none for a request that its limits cannot fulfil as a
-    whole. Ray without Anyscale tells no driver what these limits are.
+    as they are asked for, even if the driver is killed. It may add none for a request that its limits cannot fulfil as
+    a whole, and Ray's autoscalers tell no driver what these limits are.
     """
     from ray.autoscaler.sdk import request_resources
 

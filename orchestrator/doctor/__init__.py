@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-
-class Finding(NamedTuple):
-    """The result of one check."""
-
-    level: Literal["ok", "warn", "problem"]
-    """`problem`: something will not work. `warn`: something will work less well than it could."""
-    subject: str
-    text: str
-    advice: str = ""
-    """What to do; empty if nothing."""
+from orchestrator.doctor.findings import Finding
 
 
 def examine(*, data: Path | None, address: str | None, storage: Path) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from orchestrator.base.errors import EnvironmentProblem, OrchestratorError
 from orchestrator.base.hints import command_line
 from orchestrator.cluster.authentication import answers
 from orchestrator.cluster.trusted_servers import TRACKING
-from orchestrator.doctor import Finding
+from orchestrator.doctor.findings import Finding
 from orchestrator.doctor.software import OLDEST_DRIVERS
 from orchestrator.stores.objects import objects_at
 from trainer.formatting import first_line

@@ -14,7 +14,7 @@ import psutil
 
 from orchestrator.base.hints import command_line
 from orchestrator.cluster.ray import OBJECT_STORE_BYTES, temporary_folder_problem
-from orchestrator.doctor import Finding
+from orchestrator.doctor.findings import Finding
 from orchestrator.study.lease import STALE_AFTER_S
 
 GIB = 2**30

@@ -16,7 +16,7 @@ from orchestrator.base.hints import hint
 from orchestrator.base.uris import database_uri, file_uri
 from orchestrator.cluster.authentication import Admission, admit_dashboard, answers, dashboard_json, existing_token
 from orchestrator.cluster.ray import admit_to
-from orchestrator.doctor import Finding
+from orchestrator.doctor.findings import Finding
 from trainer.formatting import first_line
 
 PORTS = {

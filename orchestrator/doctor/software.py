@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from orchestrator.base import provenance
-from orchestrator.doctor import Finding
+from orchestrator.doctor.findings import Finding
 from trainer.errors import ConfigError
 from trainer.formatting import first_line
 from trainer.plugins import KINDS, PREFIX, installed_plugins, load_plugin

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.__main__ import run
-from orchestrator.doctor import Finding, examine, machine, network, software, summary
+from orchestrator.doctor import examine, machine, network, software, summary
+from orchestrator.doctor.findings import Finding
 from orchestrator.doctor.machine import file_system, mount_of
 
 Usage = namedtuple("Usage", "total used free")
