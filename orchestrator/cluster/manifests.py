@@ -196,27 +196,19 @@ def ray_up_cloud(work: Work, machines: Machines, cloud: CloudMachines) -> str:
         EnvironmentProblem: no machine can hold a trial.
         SearchError: the name cannot name a search.
     """
-    meanings = {"region": "a region", "machine": "a type of machines", "head_machine": "a type of machines"}
-    if cloud.provider == "gcp":
-        meanings |= {"project": "a project", "zone": "a zone"}
-    asked = cloud._asdict()
-    values = {
-        name: matching(f"--{name.replace('_', '-')}", asked[name] or "", CLOUD_WORD, meaning)
-        for name, meaning in meanings.items()
-    }
-    values |= {
-        "image": matching("--image", cloud.image, IMAGE, IMAGE_MEANING),
-        "user": matching("--user", cloud.user, USER, "the name of a user"),
+    checks = {
+        **{"region": (CLOUD_WORD, "a region"), "user": (USER, "the name of a user"), "image": (IMAGE, IMAGE_MEANING)},
+        **dict.fromkeys(("machine", "head_machine"), (CLOUD_WORD, "a type of machines")),
     }
     if cloud.provider == "gcp":
-        meaning = "the address of a service account"
-        account = matching("--service-account", cloud.service_account or "", SERVICE_ACCOUNT, meaning)
-        values["service_account"] = account
+        checks |= {"project": (CLOUD_WORD, "a project"), "zone": (CLOUD_WORD, "a zone")}
+        checks["service_account"] = (SERVICE_ACCOUNT, "the address of a service account")
     else:
-        meaning = "the name of an instance profile"
-        profile = matching("--instance-profile", cloud.instance_profile or "", INSTANCE_PROFILE, meaning)
-        values["instance_profile"] = profile
-    return rendered(f"ray-up-{cloud.provider}.yaml.j2", _ray_up_values(work, machines) | values, yaml_value)
+        checks["instance_profile"] = (INSTANCE_PROFILE, "the name of an instance profile")
+    values = cloud._asdict()
+    for name, (pattern, meaning) in checks.items():
+        matching(f"--{name.replace('_', '-')}", values[name] or "", pattern, meaning)
+    return rendered("ray-up-cloud.yaml.j2", _ray_up_values(work, machines) | values, yaml_value)
 
 
 def _ray_up_values(work: Work, machines: Machines) -> dict[str, Any]:
