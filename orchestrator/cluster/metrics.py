@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple, get_args
 
 from orchestrator.algorithms.scoring import feasible
@@ -180,7 +179,7 @@ def best_value(study: Study, objective: Objective) -> tuple[str, float] | None:
 
 
 class Exporter:
-    """Sets the gauges of a search every few seconds, in a thread of its own; errors there end only the gauges."""
+    """Sets the gauges of a search every few seconds in a thread, while its block runs; errors there end only them."""
 
     def __init__(
         self,
@@ -221,11 +220,11 @@ class Exporter:
                 found += trial_readings(study.all_trials[key], self._labels)
         return found
 
-    def start(self) -> None:
+    def __enter__(self) -> None:
         """Starts the thread; Ray must be connected."""
         self._thread.start()
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ends the thread; Ray drops the series."""
         self._over.set()
         self._thread.join()
@@ -253,13 +252,3 @@ def _ray_gauges() -> dict[str, Any]:
     from ray.util.metrics import Gauge
 
     return {kind.name: Gauge(kind.name, description=kind.meaning, tag_keys=kind.labels) for kind in KINDS}
-
-
-@contextmanager
-def exported(exporter: Exporter) -> Iterator[None]:
-    """Sets the gauges while the block runs."""
-    exporter.start()
-    try:
-        yield
-    finally:
-        exporter.close()

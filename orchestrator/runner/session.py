@@ -20,7 +20,7 @@ from orchestrator.base.process import share_heap
 from orchestrator.base.uris import without_passwords
 from orchestrator.cluster.capacity import Capacity, unplaced
 from orchestrator.cluster.growth import await_nodes, request_slots
-from orchestrator.cluster.metrics import Exporter, exported, search_labels
+from orchestrator.cluster.metrics import Exporter, search_labels
 from orchestrator.cluster.names import job_metadata, marked
 from orchestrator.cluster.node_check import Expected, check_nodes, expected_here, why_unfit
 from orchestrator.cluster.planning import share_of_this_machine
@@ -330,7 +330,7 @@ class _Session:
         tuner = tuner_of(searcher, trainable, allocation, search=name, session=context.number, state=state)
         room.start()
         try:
-            with exported(self._gauges()):
+            with self._gauges():
                 tuner.fit()
         except Exception:
             # The signal that stopped us may have reached Ray's servers too; what then breaks in Tune is no failure.

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.__main__ import run
-from orchestrator.doctor import examine, machine, network, software, summary
+from orchestrator.doctor import machine, network, software, summary
 from orchestrator.doctor.findings import Finding
 from orchestrator.doctor.machine import file_system, mount_of
 
@@ -228,10 +228,6 @@ def test_a_requirement_that_is_not_met_is_a_problem_that_names_both_versions(mon
     assert missing.text == "not-a-package-of-anybody not installed, needed is not-a-package-of-anybody >=1"
 
 
-def test_the_versions_of_this_environment_fit() -> None:
-    assert only(software.versions()).level == "ok"
-
-
 def test_a_pair_of_torch_and_torchvision_that_does_not_work_together_is_a_problem(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -275,10 +271,6 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert (free.level, free.text) == ("ok", "1: GPU 1, 41.0 of 80.0 GiB free")
 
 
-def test_the_jpeg_decoder_decodes_here() -> None:
-    assert only(software.jpeg_decoder()).level == "ok"
-
-
 def test_the_summary_counts_what_is_wrong() -> None:
     ok, warn, problem = (Finding(level, "s", "t") for level in ("ok", "warn", "problem"))
     assert summary([ok]) == "nothing is wrong"
@@ -307,14 +299,9 @@ def test_the_command_exits_with_5_where_something_is_wrong_and_changes_nothing(
         "mlflow",
         "data",
     }
-    assert run([*command[:-1], "--data", str(tmp_path / "gone")]) == 5
+    assert "ray" not in subjects
+    assert run([*command[:-1], "--data", str(tmp_path / "gone"), "--address", "127.0.0.1:1"]) == 5
     printed = capsys.readouterr().out
-    assert "problem data" in printed
-    assert printed.splitlines()[-1].startswith("1 problem")
+    assert "problem data" in printed and "problem ray" in printed
+    assert printed.splitlines()[-1].startswith("2 problems")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_examination_looks_at_the_address_only_where_one_is_given(tmp_path: Path) -> None:
-    subjects = [finding.subject for finding in examine(data=None, address="127.0.0.1:1", storage=tmp_path)]
-    assert "ray" in subjects
-    assert "data" not in subjects

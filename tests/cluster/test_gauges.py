@@ -116,12 +116,6 @@ def test_paused_trials_are_counted_as_such() -> None:
     assert (states["paused"], states["pending"], states["running"]) == (1, 0, 0)
 
 
-def test_every_state_and_every_kind_of_failure_has_a_series_from_the_start() -> None:
-    states = [each.labels["state"] for each in of_search([]) if "state" in each.labels]
-    failures = [each.labels["failure"] for each in of_search([]) if "failure" in each.labels]
-    assert (len(states), len(failures)) == (6, 8)
-
-
 def test_the_best_value_follows_the_objective_and_its_constraints() -> None:
     events = [*BEGINNING, *completed(0, 0.4), *completed(1, 0.9), *completed(2, 0.6)]
     assert best_value(fold(events), objective()) == ("mAP", 0.9)
@@ -208,10 +202,8 @@ def test_a_ray_that_fails_costs_the_search_nothing(
         raise RuntimeError("no Ray here")
 
     monkeypatch.setattr("ray.util.metrics.Gauge", broken)
-    exporter = exporter_of(recorder)
-    exporter.start()
-    recorder.record(suggested(0))
-    exporter.close()
+    with exporter_of(recorder):
+        recorder.record(suggested(0))
     assert "gauges are no longer set" in caplog.text
 
 
@@ -228,8 +220,6 @@ def test_every_value_is_set_with_its_labels(recorder: Recorder, monkeypatch: pyt
             first.set()
 
     monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
-    exporter = exporter_of(recorder)
-    exporter.start()
-    assert first.wait(5)
-    exporter.close()
+    with exporter_of(recorder):
+        assert first.wait(5)
     assert ("reidsearch_search_budget_trials", 4.0, dict(LABELS)) in given

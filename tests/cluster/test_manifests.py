@@ -351,7 +351,7 @@ def test_no_container_runs_as_root_or_without_limits_or_writes_to_its_image(titl
 
 
 @pytest.mark.parametrize("title", of(*MANIFESTS))
-def test_secrets_are_referred_to_and_nothing_can_be_reached_from_outside(title: str) -> None:
+def test_secrets_are_referred_to_nothing_is_reached_from_outside_and_no_trial_is_on_a_head(title: str) -> None:
     kinds = {document["kind"] for document in documents(title)}
     assert "NetworkPolicy" in kinds or kinds <= {
         "PersistentVolumeClaim",
@@ -367,17 +367,11 @@ def test_secrets_are_referred_to_and_nothing_can_be_reached_from_outside(title: 
             cluster = document["spec"].get("rayClusterSpec", document["spec"])
             assert cluster["authOptions"] == {"mode": "token", "secretName": "reidsearch-token"}
             assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+            assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
         for pod in pods(document):
             for variable in (each for container in pod["spec"]["containers"] for each in container.get("env", [])):
                 is_secret = re.search("TOKEN|PASSWORD$|SECRET_KEY$", variable["name"]) is not None
                 assert not is_secret or "secretKeyRef" in variable["valueFrom"]
-
-
-@pytest.mark.parametrize("title", of("rayjob.yaml", "raycluster.yaml"))
-def test_no_trial_is_placed_on_the_head(title: str) -> None:
-    ray = documents(title)[-1]
-    cluster = ray["spec"].get("rayClusterSpec", ray["spec"])
-    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
 def test_a_ray_job_has_the_numbers_of_the_search() -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.planning import plan_document, plan_lines, planned, read_dashboard
 from orchestrator.cluster.resources import Node
 from orchestrator.space.search_space import SearchSpace
@@ -58,11 +55,6 @@ def test_what_others_hold_is_explained() -> None:
         "1 of them could start; the next one needs 4 CPU cores and 1 GPU on one node, other trials hold the rest: "
         "gpu01 has 12 CPU cores, 1 GPU and 64 GiB of memory free"
     )
-
-
-def test_what_can_never_fit_is_an_environment_problem() -> None:
-    with pytest.raises(EnvironmentProblem, match="no node can hold a trial of 1 CPU core and 1 GPU: cpu01 has 0 GPUs"):
-        planned(space(), Options(gpus_per_trial=1.0), [SMALL], None)
 
 
 def test_nodes_are_read_from_the_dashboards_list_living_ones_the_head_first() -> None:
