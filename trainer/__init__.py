@@ -23,33 +23,21 @@ if TYPE_CHECKING:
     from trainer.training.step_cost import StepCost, measure_step
     from trainer.training.workload import multiplications_per_batch
 
-_HOME = {
-    "CheckpointError": "trainer.errors",
-    "ConfigError": "trainer.errors",
-    "DataError": "trainer.errors",
-    "DivergedError": "trainer.errors",
-    "EpochResult": "trainer.result",
-    "Evaluation": "trainer.result",
-    "ExportedNetwork": "trainer.export",
-    "FitResult": "trainer.training.fit",
-    "Report": "trainer.result",
-    "StepCost": "trainer.training.step_cost",
-    "StoppedError": "trainer.errors",
-    "TrialConfig": "trainer.config",
-    "check_test_set": "trainer.evaluation.test_set",
-    "evaluate": "trainer.evaluation.evaluate",
-    "evaluate_on_test_set": "trainer.evaluation.test_set",
-    "export_network": "trainer.export",
-    "fit": "trainer.training.fit",
-    "ignore_report": "trainer.result",
-    "last_checkpoint": "trainer.training.state",
-    "limit_gpu_memory": "trainer.compute",
-    "measure_step": "trainer.training.step_cost",
-    "missing_packages": "trainer.export",
-    "multiplications_per_batch": "trainer.training.workload",
-    "prepare_process": "trainer.compute",
-    "require_weights": "trainer.model.network",
+_NAMES = {
+    "trainer.compute": ("limit_gpu_memory", "prepare_process"),
+    "trainer.config": ("TrialConfig",),
+    "trainer.errors": ("CheckpointError", "ConfigError", "DataError", "DivergedError", "StoppedError"),
+    "trainer.evaluation.evaluate": ("evaluate",),
+    "trainer.evaluation.test_set": ("check_test_set", "evaluate_on_test_set"),
+    "trainer.export": ("ExportedNetwork", "export_network", "missing_packages"),
+    "trainer.model.network": ("require_weights",),
+    "trainer.result": ("EpochResult", "Evaluation", "Report", "ignore_report"),
+    "trainer.training.fit": ("FitResult", "fit"),
+    "trainer.training.state": ("last_checkpoint",),
+    "trainer.training.step_cost": ("StepCost", "measure_step"),
+    "trainer.training.workload": ("multiplications_per_batch",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -77,18 +77,13 @@ def require_precision(compute: ComputeConfig, device: torch.device) -> None:
 
     torch 2.15 trains in float16 on a CPU, but far slower than in float32: there are no kernels for the gradients.
     """
-    dtype = weight_dtype(compute)
-    if dtype == torch.float16 and device.type != "cuda":
+    dtype, is_gpu = weight_dtype(compute), device.type == "cuda"
+    if dtype == torch.float16 and not is_gpu:
         raise ConfigError("compute.precision: fp16 needs a CUDA GPU, and this is a CPU; set it to auto, bf16 or fp32")
-    if dtype == torch.bfloat16 and device.type == "cuda" and not _multiplies_bf16():
+    if dtype == torch.bfloat16 and is_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(
             "compute.precision: this GPU has no bf16 (before Ampere it is emulated); set it to auto, fp16 or fp32"
         )
-
-
-def _multiplies_bf16() -> bool:
-    """Whether the GPU computes in bf16; one that emulates it, as V100 and T4 do, is slower than in float32."""
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def autocast(compute: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
@@ -212,7 +207,9 @@ def compiled(model: nn.Module, clips: Float[Tensor, "B T 3 H W"], compute: Compu
     was_training = model.training
     try:
         model.train().compile()
-        _forward_and_backward(model, clips, compute)
+        with autocast(compute, clips.device):
+            output = model(clips)
+        torch.autograd.backward([part.sum() for part in output if part.requires_grad])
     except _compiler_errors() as error:
         model._compiled_call_impl = None  # nn.Module.compile() has no way back
         logger.warning("torch.compile failed (%s); training goes on without it", first_line(error))
@@ -223,12 +220,6 @@ def compiled(model: nn.Module, clips: Float[Tensor, "B T 3 H W"], compute: Compu
         for name, buffer in model.named_buffers():
             buffer.copy_(statistics[name])
     return True
-
-
-def _forward_and_backward(model: nn.Module, clips: Float[Tensor, "B T 3 H W"], compute: ComputeConfig) -> None:
-    with autocast(compute, clips.device):
-        output = model(clips)
-    torch.autograd.backward([part.sum() for part in output if part.requires_grad])
 
 
 def _compiler_errors() -> tuple[type[Exception], ...]:

@@ -16,16 +16,22 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from events import epoch_result
+from miniatures import write_hdf5
 from PIL import Image
+from scipy.io import savemat
 from searches import completed, write_search
 
+from orchestrator.__main__ import run
 from orchestrator.base.errors import OrchestratorError
+from orchestrator.show.logs import log_lines
+from orchestrator.show.status import status_document
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace, builtin_spaces
 from orchestrator.stores.base import SearchFolder
@@ -33,14 +39,23 @@ from orchestrator.stores.local import local_search
 from orchestrator.study.description import read_description
 from orchestrator.study.events import SearchCreated, SessionEnded, SessionStarted
 from orchestrator.study.journal import Record, encode
+from orchestrator.study.lease import current_holder
+from orchestrator.summary import read_summary
+from trainer.checkpoint import load_checkpoint
 from trainer.data.dataset import Splits
 from trainer.data.frames import read_frame
 from trainer.data.pack import check_pack, packed_data_set, read_packed
 from trainer.data.packing import pack_data_set
+from trainer.data.readers.mars import read_mars
 from trainer.data.readers.matlab import read_matrix
 from trainer.data.splits import ValidationConfig, cut_validation, read_validation, write_validation
 from trainer.data.synthetic.dataset import write_synthetic
 from trainer.errors import CheckpointError, ConfigError, DataError
+from trainer.evaluation.embed import read_embeddings
+from trainer.evaluation.evaluate import trained_network
+from trainer.evaluation.query_metrics import read_query_metrics
+from trainer.model.network import ModelConfig
+from trainer.result import read_evaluation, read_results
 
 EXPECTED = (OrchestratorError, SpaceError, DataError, ConfigError, CheckpointError)
 IDENTITIES = 6
@@ -55,8 +70,8 @@ class Reader(NamedTuple):
 
     seeds: Callable[[Path], list[bytes]]
     """Honest inputs, from which hostile ones are made; may use the folder."""
-    feed: Callable[[bytes, Path], Path | None]
-    """Feeds the bytes, laid down in the folder; returns the file that an error has to name, if any."""
+    feed: Callable[[bytes, Path], None]
+    """Feeds the bytes, laid down in the folder."""
     words: Sequence[bytes] = ()
     """What honest inputs consist of."""
 
@@ -67,9 +82,8 @@ def check(reader: Reader, data: bytes, folder: Path) -> bool:
     Raises:
         Fault: it failed in a way that no reader may.
     """
-    named: list[Path | None] = []
     try:
-        named.append(reader.feed(data, folder))
+        reader.feed(data, folder)
     except EXPECTED as error:
         text = str(error)
         lines = text.splitlines()
@@ -110,29 +124,25 @@ def mutated(seed: bytes, words: Sequence[bytes], chance: random.Random, edits: i
     return bytes(data)
 
 
+def _of_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes, Path], None]:
+    """Feeds the bytes to a reader of files, in a file of this name."""
+
+    def feed(data: bytes, folder: Path) -> None:
+        (folder / name).write_bytes(data)
+        read(folder / name)
+
+    return feed
+
+
 # --- YAML
 
 
 def _spaces(folder: Path) -> list[bytes]:
-    from importlib.resources import files
-
     return [(files("search_spaces") / f"{name}.yaml").read_bytes() for name in builtin_spaces()]
-
-
-def _read_space(data: bytes, folder: Path) -> None:
-    path = folder / "space.yaml"
-    path.write_bytes(data)
-    SearchSpace.load(str(path)).any_sample()
 
 
 def _descriptions(folder: Path) -> list[bytes]:
     return [(_search(folder).path / "search.yaml").read_bytes()]
-
-
-def _read_description(data: bytes, folder: Path) -> None:
-    path = folder / "search.yaml"
-    path.write_bytes(data)
-    read_description(path)
 
 
 # --- the journal
@@ -153,10 +163,6 @@ def _journals(folder: Path) -> list[bytes]:
 
 def _read_journal(data: bytes, folder: Path) -> None:
     """The bytes with checksums that are right, as who forges a journal would compute them."""
-    from orchestrator.show.logs import log_lines
-    from orchestrator.show.status import status_document
-    from orchestrator.summary import read_summary
-
     honest = _search(folder.parent / "searches")
     place = local_search(folder / "forged")
     place.path.mkdir(exist_ok=True)
@@ -211,17 +217,13 @@ def _data(folder: Path) -> Path:
 
 
 def _matrices(folder: Path) -> list[bytes]:
-    from scipy.io import savemat
-
     info = _data(folder) / "info"
     compressed = io.BytesIO()
     savemat(compressed, {"track_train_info": np.array([[1, 8, 1, 1]], dtype=np.float64)}, do_compression=True)
     return [*(path.read_bytes() for path in sorted(info.glob("*.mat"))), compressed.getvalue()]
 
 
-def _read_matrix(data: bytes, folder: Path) -> None:
-    path = folder / "table.mat"
-    path.write_bytes(data)
+def _read_matrices(path: Path) -> None:
     for name in ("track_train_info", "track_test_info", "query_IDX"):
         with contextlib.suppress(DataError):
             read_matrix(path, name)
@@ -238,9 +240,7 @@ def _images(folder: Path) -> list[bytes]:
     return found
 
 
-def _read_image(data: bytes, folder: Path) -> None:
-    path = folder / "frame.jpg"
-    path.write_bytes(data)
+def _read_image(path: Path) -> None:
     frame = read_frame(str(path), 24, 12)
     if frame.shape != (24, 12, 3) or frame.dtype != np.uint8:
         raise Fault(f"no frame: {frame.shape} {frame.dtype}")
@@ -248,9 +248,7 @@ def _read_image(data: bytes, folder: Path) -> None:
 
 @cache
 def _splits(folder: Path) -> Splits:
-    from trainer.data import READERS
-
-    return READERS["mars"](_data(folder), 0)
+    return read_mars(_data(folder))
 
 
 def _validations(folder: Path) -> list[bytes]:
@@ -309,20 +307,8 @@ def _read_pack(data: bytes, folder: Path) -> None:
 
 
 def _hdf5(folder: Path) -> list[bytes]:
-    import h5py
-
-    path = folder / "tables.mat"
-    with h5py.File(path, "w") as file:
-        file["track_train_info"] = np.array([[1.0, 8.0, 1.0, 1.0]]).T
-    return [path.read_bytes()]
-
-
-def _read_hdf5(data: bytes, folder: Path) -> None:
-    from trainer.data.readers.matlab import read_matrix
-
-    path = folder / "tables.mat"
-    path.write_bytes(data)
-    read_matrix(path, "track_train_info")
+    write_hdf5(folder / "tables.mat", {"track_train_info": np.array([[1.0, 8.0, 1.0, 1.0]]).T})
+    return [(folder / "tables.mat").read_bytes()]
 
 
 # --- what a training leaves
@@ -343,10 +329,6 @@ def _checkpoints(folder: Path) -> list[bytes]:
 
 def _read_checkpoint(data: bytes, folder: Path) -> None:
     """With a digest that is right: it tells of accidents, not of who wrote the file."""
-    from trainer.checkpoint import load_checkpoint
-    from trainer.evaluation.evaluate import trained_network
-    from trainer.model.network import ModelConfig
-
     path = folder / "best.pt"
     path.write_bytes(data)
     path.with_name("best.pt.sha256").write_text(f"{hashlib.sha256(data).hexdigest()}  best.pt\n")
@@ -371,26 +353,16 @@ def _per_query(folder: Path) -> list[bytes]:
     return [buffer.getvalue()]
 
 
-def _read_per_query(data: bytes, folder: Path) -> None:
-    from trainer.evaluation.query_metrics import read_query_metrics
-
-    (folder / "per_query.npz").write_bytes(data)
-    read_query_metrics(folder)
-
-
 def _embeddings(folder: Path) -> list[bytes]:
     buffer = io.BytesIO()
     np.savez(buffer, vectors=np.ones((2, 3), dtype=np.float32), attention_entropy=0.5)
     return [buffer.getvalue()]
 
 
-def _read_embeddings(data: bytes, folder: Path) -> None:
+def _read_embeddings(path: Path) -> None:
     """Damage is no error there: they are made again."""
-    from trainer.evaluation.embed import read_embeddings
-
-    (folder / "kept.npz").write_bytes(data)
     with _without_warnings():
-        read_embeddings(folder / "kept.npz", torch.device("cpu"))
+        read_embeddings(path, torch.device("cpu"))
 
 
 def _results(folder: Path) -> list[bytes]:
@@ -399,9 +371,6 @@ def _results(folder: Path) -> list[bytes]:
 
 def _read_results(data: bytes, folder: Path) -> None:
     """The same bytes as a trial's results, as its evaluation, and as the lease of its search."""
-    from orchestrator.study.lease import current_holder
-    from trainer.result import read_evaluation, read_results
-
     for name in ("results.jsonl", "evaluation.json", "lease"):
         (folder / name).write_bytes(data)
     current_holder(folder / "lease")
@@ -436,15 +405,13 @@ def _lines(folder: Path) -> list[bytes]:
 
 def _command(data: bytes, folder: Path) -> None:
     """One argument per line, the verb in the first; it sees a storage with one finished search."""
-    from orchestrator.__main__ import run
-
     honest = _search(folder.parent / "searches")
     data = data.replace(b"\0", b"")  # an argument of a process holds none
     first, *words = data.decode(errors="surrogateescape").split("\n")
     verb = first if first in VERBS else VERBS[zlib.crc32(data) % len(VERBS)]
     # They wait for more to happen, or lead to another cluster.
     words = [word for word in words if not re.match(r"--(w|fo|a|su)|-f|-F", word)]
-    where = _storage(honest) if verb.partition(" ")[0] not in WITHOUT_STORAGE else ()
+    where = ("--storage", str(honest.path.parent)) if verb.partition(" ")[0] not in WITHOUT_STORAGE else ()
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(folder):
         code = run([*verb.split(" "), *words, *where])
@@ -462,16 +429,12 @@ def _command(data: bytes, folder: Path) -> None:
         raise Fault(f"written outside of its folder: {strays}")
 
 
-def _storage(search: SearchFolder) -> list[str]:
-    return ["--storage", str(search.path.parent)]
-
-
 OF_SEARCHES = ("journal", "cli", "description")
 """Readers whose honest inputs are those of a search; the others' are of a data set."""
 READERS: dict[str, Reader] = {
     "yaml": Reader(
         _spaces,
-        _read_space,
+        _of_file("space.yaml", lambda path: SearchSpace.load(str(path)).any_sample()),
         (
             *(b"extends: ", b"range: [", b"log: true", b"values: [", b"when: ", b"!!python/object:os.system"),
             *(b"&a", b"*a", b"\t", b": ", b"...", b"[" * 30, b"1e999", b".nan", b"9" * 30),
@@ -479,7 +442,7 @@ READERS: dict[str, Reader] = {
     ),
     "description": Reader(
         _descriptions,
-        _read_description,
+        _of_file("search.yaml", read_description),
         (b"search: ", b"../", b"options:", b"null", b"[", b"{", b"\x1b", b'"\\e[31m"', b"9" * 20),
     ),
     "journal": Reader(
@@ -490,10 +453,20 @@ READERS: dict[str, Reader] = {
             *(b"\n", b"t0000", b"t0001", b"[" * 3000, b"1e300", b'"repeats":"t0000"', b'"finalization":1'),
         ),
     ),
-    "mat": Reader(_matrices, _read_matrix, (b"\x0f\0\0\0", b"\x0e\0\0\0", b"\xff\xff\xff\x7f", b"query_IDX")),
-    "hdf5": Reader(_hdf5, _read_hdf5, (b"\x89HDF", b"TREE", b"SNOD", b"HEAP", b"\xff" * 8, b"track_train_info")),
+    "mat": Reader(
+        _matrices,
+        _of_file("table.mat", _read_matrices),
+        (b"\x0f\0\0\0", b"\x0e\0\0\0", b"\xff\xff\xff\x7f", b"query_IDX"),
+    ),
+    "hdf5": Reader(
+        _hdf5,
+        _of_file("tables.mat", lambda path: read_matrix(path, "track_train_info")),
+        (b"\x89HDF", b"TREE", b"SNOD", b"HEAP", b"\xff" * 8, b"track_train_info"),
+    ),
     "image": Reader(
-        _images, _read_image, (b"\xff\xd8", b"\xff\xc0\0\x11\x08\xff\xff\xff\xff", b"IHDR\0\0\xff\xff", b"RIFF", b"BM")
+        _images,
+        _of_file("frame.jpg", _read_image),
+        (b"\xff\xd8", b"\xff\xc0\0\x11\x08\xff\xff\xff\xff", b"IHDR\0\0\xff\xff", b"RIFF", b"BM"),
     ),
     "split": Reader(
         _validations, _read_validation, (b"[", b"-1", b"1e9", b"null", b'"identities"', b"9" * 30, b"true", b"[" * 3000)
@@ -511,11 +484,13 @@ READERS: dict[str, Reader] = {
     ),
     "per_query": Reader(
         _per_query,
-        _read_per_query,
+        _of_file("per_query.npz", lambda path: read_query_metrics(path.parent)),
         (b"'|O'", b"fortran_order", b"(99999999999,)", b"<U99999999", b"PK\x05\x06", b"'<M8'"),
     ),
     "embeddings": Reader(
-        _embeddings, _read_embeddings, (b"'|O'", b"(99999999999,)", b"<f4", b"<U9999", b"PK\x05\x06", b"fortran_order")
+        _embeddings,
+        _of_file("kept.npz", _read_embeddings),
+        (b"'|O'", b"(99999999999,)", b"<f4", b"<U9999", b"PK\x05\x06", b"fortran_order"),
     ),
     "results": Reader(
         _results,
@@ -530,15 +505,8 @@ READERS: dict[str, Reader] = {
         _command,
         (
             *(b"--", b"\n", b"\n--json", b"\n--set\n", b"../../../etc/passwd", b"\x1b[31m", b"\xff", b"-1"),
-            *(
-                b"honest/",
-                b"=" * 9,
-                b"best",
-                b"\n--out\n",
-                b"\n--format\n",
-                b"t0000",
-                *(verb.encode() for verb in VERBS),
-            ),
+            *(b"honest/", b"=" * 9, b"best", b"\n--out\n", b"\n--format\n", b"t0000"),
+            *(verb.encode() for verb in VERBS),
         ),
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ def figures(results: tuple[EpochResult, ...] | list[EpochResult]) -> list[dict[s
         result.model_dump(exclude={"images_per_second", "data_wait_share", "seconds", "evaluation_seconds", "time"})
         for result in results
     ]
+
+
+class Interruption(Exception):
+    """Stands for whatever ends a process."""
+
+
+def interrupt_after(epoch: int) -> Callable[[EpochResult], None]:
+    """A report that ends the training once the epoch is known."""
+
+    def report(result: EpochResult) -> None:
+        if result.epoch == epoch:
+            raise Interruption
+
+    return report
 
 
 class WriterGate:

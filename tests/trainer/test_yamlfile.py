@@ -186,17 +186,6 @@ def test_any_text_is_data_or_one_line_of_error(text: str) -> None:
         assert str(error).isprintable()
 
 
-@given(st.binary())
-@settings(max_examples=200, deadline=None)
-def test_any_bytes_are_data_or_one_line_of_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "bytes.yaml"
-    path.write_bytes(content)
-    try:
-        read_yaml(path)
-    except YamlError as error:
-        assert str(error).isprintable()
-
-
 @given(DATA.filter(lambda data: data is not None))
 @settings(max_examples=200, deadline=None)
 def test_dumped_data_is_read_back_equal(data: JsonValue) -> None:

@@ -245,6 +245,14 @@ def read_bounded(path: Path, limit: int, what: str) -> bytes:
     return content
 
 
+def names_in(folder: Path) -> list[str]:
+    """Names of what the folder holds; a DataError where it cannot be read."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names only, five times faster than Path.iterdir
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
 def contents(folder: Path, example: str | None = None) -> str:
     """Half a sentence on what a folder holds; `example` is a name that was looked for and not found."""
     try:

@@ -67,13 +67,6 @@ class Decoded(NamedTuple):
     single_colour: int
 
 
-class _Tried(NamedTuple):
-    """Results of decoding a few frames."""
-
-    failures: list[DataError]
-    single_colour: list[str]
-
-
 class _Listing(NamedTuple):
     """Sizes of the files in a folder, or why it cannot be read."""
 
@@ -181,11 +174,11 @@ def decode_frames(frames: Sequence[str], everything: bool, findings: Findings, p
     damaged = done = 0
     single_colour: list[str] = []
     with closing(in_threads(_tried, batches)) as results:
-        for batch, tried in zip(batches, results, strict=True):
-            for failure in tried.failures:
+        for batch, (failures, plain) in zip(batches, results, strict=True):
+            for failure in failures:
                 findings.problem(str(failure))
                 damaged += isinstance(failure, DamagedFrameError)
-            single_colour += tried.single_colour
+            single_colour += plain
             done += len(batch)
             progress("decoding frames", done, len(frames))
     if single_colour:
@@ -244,17 +237,18 @@ def _sample(frames: Sequence[str]) -> Sequence[str]:
     return [frames[index] for index in sorted(indices)]
 
 
-def _tried(frames: Sequence[str]) -> _Tried:
-    tried = _Tried([], [])
+def _tried(frames: Sequence[str]) -> tuple[list[DataError], list[str]]:
+    """Why some cannot be decoded, and those that show one single colour."""
+    failures, single_colour = list[DataError](), list[str]()
     for frame in frames:
         try:
             pixels = read_frame(frame, *_packed_size(frame))
         except DataError as error:
-            tried.failures.append(error)
+            failures.append(error)
         else:
             if (pixels == pixels[0, 0]).all():
-                tried.single_colour.append(frame)
-    return tried
+                single_colour.append(frame)
+    return failures, single_colour
 
 
 def _packed_size(frame: str) -> tuple[int, int]:

@@ -169,15 +169,12 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _checked_splits(root: Path, header: PackHeader, table: FrameTable, fold: PackedFold) -> Splits:
-    splits = _splits(root, header, table, fold)
+    tracklet = _tracklets(root, header, table)
+    parts = (fold.train, fold.query, fold.gallery)
+    splits = Splits(*(tuple([tracklet(index) for index in part]) for part in parts))
     if dataset_fingerprint(splits) != fold.fingerprint:
         raise DataError(f"{root / HEADER}: does not list the tracklets that were packed; pack the data set again")
     return splits
-
-
-def _splits(root: Path, header: PackHeader, table: FrameTable, fold: PackedFold) -> Splits:
-    tracklet = _tracklets(root, header, table)
-    return Splits(*(tuple([tracklet(index) for index in part]) for part in (fold.train, fold.query, fold.gallery)))
 
 
 def _tracklets(root: Path, header: PackHeader, table: FrameTable) -> Callable[[int], Tracklet]:

@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from trainer.errors import ConfigError
 from trainer.losses.functional import (
-    Geometry,
     Metric,
     Reduction,
     batch_hard,
@@ -104,18 +103,13 @@ class LossConfig(FrozenConfig):
     def _every_switch_has_an_effect(self) -> LossConfig:
         """Numbers may be sampled beside a weight that is 0, and `attention_on` is set by a recipe; these are not."""
         switches = (
-            ("center_update: wen", self.center_update == "wen", "center_weight", self.center_weight),
-            ("center_count", self.center_count is not None, "center_weight", self.center_weight),
-            ("osm_detach: true", self.osm_detach, "osm_share", self.osm_share),
-            (
-                "attention_reduction: mean",
-                self.attention_reduction == "mean",
-                "attention_weight",
-                self.attention_weight,
-            ),
+            ("center_update: wen", self.center_update == "wen", "center_weight"),
+            ("center_count", self.center_count is not None, "center_weight"),
+            ("osm_detach: true", self.osm_detach, "osm_share"),
+            ("attention_reduction: mean", self.attention_reduction == "mean", "attention_weight"),
         )
-        for setting, given, needed, weight in switches:
-            if given and weight == 0:
+        for setting, given, needed in switches:
+            if given and getattr(self, needed) == 0:
                 raise ValueError(f"{setting} has no effect while {needed} is 0; set {needed} above 0 or leave it out")
         return self
 
@@ -248,12 +242,7 @@ class ReidLoss(nn.Module):
         if centers is not None:
             own = found.to_own / max(len(labels), 1) if vectors is centers else center_loss(feature, labels, centers)
             terms["center"] = own
-        terms["osm"] = self._osm(found, labels)
-        return terms
-
-    def _osm(self, found: Geometry, labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-        config = self.config
-        return osm_caa_of(
+        terms["osm"] = osm_caa_of(
             found.clips,
             found.classes,
             labels,
@@ -263,6 +252,7 @@ class ReidLoss(nn.Module):
             temperature=config.osm_temperature,
             detach=config.osm_detach,
         )
+        return terms
 
     def _centers_for(self, feature: Float[Tensor, "B D"], labels: Int[Tensor, " B"]) -> Tensor | None:
         """The centers as the losses see them: by Wen's rule without gradient, the clips noted for the step."""

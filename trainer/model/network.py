@@ -21,16 +21,6 @@ from trainer.model.weights import NAMED_WEIGHTS, PACKAGE, load_weights
 from trainer.plugins import PREFIX
 from trainer.settings import FrozenConfig
 
-__all__ = [
-    "AttentionOutput",
-    "Feature",
-    "Gate",
-    "ModelConfig",
-    "ModelOutput",
-    "TemporalAttention",
-    "TemporalAttentionResNet",
-]
-
 Feature = Literal["after_neck", "before_neck"]
 
 CLASSIFIER_STD = 1e-3  # Luo et al. 2019: the classifier starts near zero, so the neck's scale settles first

@@ -69,15 +69,7 @@ class EpochMeters:
 
     def state(self) -> dict[str, Any]:
         """Everything, as tensors and plain values."""
-        return {
-            "batches": self.batches,
-            "images": self.images,
-            "seconds": self.seconds,
-            "waited": self.waited,
-            "names": self._names,
-            "terms": self._terms,
-            "attention": self._attention,
-        }
+        return {name.removeprefix("_"): value for name, value in vars(self).items()}
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], device: torch.device) -> EpochMeters:

@@ -93,27 +93,10 @@ def test_generated_data_need_not_have_the_published_counts(mini_mars: Path, tmp_
     assert found.counts_as_published is None
 
 
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        ("nothing", "no such folder"),
-        ("empty folder", "looks like no data set that can be read (mars, "),
-        ("withdrawn", "withdrew in 2019"),
-    ],
-)
-def test_a_folder_without_a_known_data_set_is_refused_in_one_line(tmp_path: Path, what: str, message: str) -> None:
-    root = tmp_path / "data"
-    if what != "nothing":
-        root.mkdir()
-    if what == "withdrawn":
-        tracklet = root / "train" / "0001" / "0001"
-        tracklet.mkdir(parents=True)
-        (tracklet / "0001_C6_F0099_X30823.jpg").touch()
-    with pytest.raises(DataError) as caught:
-        check_data(root)
-    assert message in str(caught.value)
-    assert str(root) in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_a_folder_without_a_known_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
+    for root, message in (tmp_path / "absent", "no such folder"), (tmp_path, "looks like no data set that can be read"):
+        with pytest.raises(DataError, match=f"^{root}: {message}.*$"):
+            check_data(root)
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
@@ -508,17 +491,6 @@ def test_a_packed_data_set_is_checked_as_the_one_it_was_made_of(
     assert not (packed / MANIFEST).exists()
 
 
-def test_a_packed_file_that_changed_is_named(intact: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "packed"
-    pack_data_set("mars", intact, packed)
-    (file,) = packed.glob("*.pack")
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(DataError, match=file.name):
-        checked(packed)
-
-
 def test_a_packed_data_set_takes_no_other_manifest_and_no_other_name(intact: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed"
     pack_data_set("mars", intact, packed)
@@ -555,22 +527,6 @@ def test_statistics_of_a_small_case_are_those_counted_by_hand() -> None:
 
 
 tracklets = st.builds(tracklet, st.integers(0, 4), st.integers(1, 3), st.integers(1, 40))
-
-
-@quick
-@given(train=st.lists(tracklets), query=st.lists(tracklets), gallery=st.lists(tracklets))
-def test_statistics_lose_no_tracklet_no_identity_and_no_query(
-    train: list[Tracklet], query: list[Tracklet], gallery: list[Tracklet]
-) -> None:
-    splits = Splits(tuple(train), tuple(query), tuple(gallery))
-    found = statistics(splits, "mars")
-    for part, members in splits._asdict().items():
-        assert sum(found.parts[part].tracklets_by_camera.values()) == len(members)
-        lengths = found.parts[part].lengths
-        assert (sum(lengths.histogram.values()) if lengths else 0) == len(members)
-    for counts in found.queries_by_matches.values():
-        assert sum(counts.values()) == len(query)
-    assert sum(found.identities_by_cameras["train"].values()) == found.parts["train"].counts.identities
 
 
 @quick

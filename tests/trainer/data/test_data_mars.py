@@ -114,15 +114,6 @@ def test_where_the_frames_are_without_their_lists_it_is_said_that_these_are_publ
             read(tmp_path)
 
 
-@pytest.mark.parametrize("file", TABLES)
-@pytest.mark.parametrize("kept", [60, 127, 140, 0.5, -10])
-def test_truncated_tables_are_named(root: Path, file: str, kept: float) -> None:
-    path = root / "info" / file
-    data = path.read_bytes()
-    path.write_bytes(data[: int(kept * len(data)) if kept == 0.5 else int(kept)])
-    refused(root, file)
-
-
 def test_first_wrong_line_of_a_name_list_is_numbered(root: Path) -> None:
     path = root / "info" / "train_name.txt"
     lines = path.read_text().splitlines()
@@ -231,29 +222,6 @@ def test_huge_files_are_not_parsed(root: Path) -> None:
     with (root / "info" / "query_IDX.mat").open("r+b") as file:
         file.truncate(65 * 2**20)
     refused(root, "query_IDX.mat", "bytes")
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("file", TABLES)
-def test_mutated_tables_are_read_or_named(intact: Path, tmp_path: Path, file: str, compressed: bool) -> None:
-    """scipy's reader crashes the process on some of such files."""
-    generator = np.random.default_rng(0)
-    path = tmp_path / file
-    savemat(path, {TABLES[file]: load(intact, file)}, do_compression=compressed)
-    data = path.read_bytes()
-    outcomes = set()
-    for number in range(500):
-        mutated = bytearray(data)
-        span = len(data) if number % 2 else 200  # half of the changes hit the headers
-        for place in generator.integers(124, span, int(generator.integers(1, 6))):
-            mutated[place] = generator.integers(256)
-        path.write_bytes(mutated)
-        try:
-            outcomes.add(read_matrix(path, TABLES[file]).ndim)
-        except DataError as error:
-            assert str(error).startswith(f"{path}: ")
-            outcomes.add(0)
-    assert 0 in outcomes
 
 
 @settings(max_examples=100, deadline=None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from miniatures import write_miniature
 from PIL import Image
 
@@ -443,41 +440,3 @@ def test_a_compressed_table_is_refused_unopened(copy: Path) -> None:
     np.savez_compressed(buffer, person=np.zeros(10**6, np.int64))
     replace_table(copy, buffer.getvalue())
     assert "compressed" in unreadable(copy)
-
-
-fuzzed = settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-@pytest.mark.parametrize("name", [TABLE, HEADER])
-@fuzzed
-@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_table_or_a_header_of_mutated_bytes_is_read_right_or_refused(
-    packs: dict[object, Path], copy: Path, name: str, changes: list[tuple[int, int]]
-) -> None:
-    """The tracklets are the packed ones; only where their bytes lie may be another place of the same file."""
-    shutil.copytree(packs[None], copy, dirs_exist_ok=True)
-    data = bytearray((packs[None] / name).read_bytes())
-    for place, value in changes:
-        data[place % len(data)] = value
-    if name == TABLE:
-        replace_table(copy, bytes(data))
-    else:
-        (copy / HEADER).write_bytes(data)
-    try:
-        splits = read_packed(copy, "mars")
-    except DataError as error:
-        assert str(copy) in str(error)
-        assert "\n" not in str(error)
-        return
-    expected = read_packed(packs[None], "mars")
-    assert dataset_fingerprint(splits) == dataset_fingerprint(expected)
-    for tracklet in tracklets_of(splits):
-        for frame in tracklet.frames:
-            assert frame.startswith(os.fspath(copy / "frames-"))
-            frame_bytes(frame)

@@ -105,12 +105,6 @@ def test_only_the_last_two_test_identities_have_no_match(size: SizeName, seed: i
     assert identities[-1] not in {item.identity for item in gallery}
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_training_identities_are_never_tested(size: SizeName) -> None:
-    both = plan(size, 0)
-    assert not {planned.identity for planned in both.train} & {planned.identity for planned in both.test}
-
-
 def test_demo_has_the_size_that_its_users_plan_with() -> None:
     demo = plan("demo", 0)
     walks = [planned.walk for planned in (*demo.train, *demo.test)]

@@ -242,27 +242,6 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch:
         read_query_metrics(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_query_metrics(tmp_path_factory.mktemp("whole"), queries([0.5] * QUERIES))
-
-
-@quick
-@given(data=st.data())
-def test_changed_bytes_are_read_as_a_valid_file_or_refused_in_one_line(written: Path, data: st.DataObject) -> None:
-    whole = written.read_bytes()
-    changed = bytearray(whole)
-    for _ in range(data.draw(st.integers(1, 4))):
-        changed[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    folder = written.parent / "changed"
-    folder.mkdir(exist_ok=True)
-    (folder / FILE).write_bytes(changed[: data.draw(st.sampled_from([len(whole), len(whole) // 2, 10, 0]))])
-    try:
-        read_query_metrics(folder)
-    except DataError as error:
-        assert len(str(error).splitlines()) == 1 and FILE in str(error)
-
-
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):

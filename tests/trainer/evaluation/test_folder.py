@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from trainings import Interruption, changed, interrupt_after
 
-from trainer import EpochResult, StoppedError, TrialConfig, fit
+from trainer import StoppedError, TrialConfig, fit
 from trainer.data.dataset import Tracklet
 from trainer.evaluation.analysis import probe_queries
 from trainer.training.fit import FitResult
@@ -22,30 +22,14 @@ FILES = {
 }
 
 
-class Interruption(Exception):
-    """Stands for whatever ends a process."""
-
-
 @pytest.fixture(scope="module")
 def config(tiny_config: TrialConfig) -> TrialConfig:
     """Its best epoch is not its last one, whose evaluation alone is re-ranked."""
-    return with_evaluation(tiny_config, folder=True)
-
-
-def with_evaluation(config: TrialConfig, **settings: object) -> TrialConfig:
-    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=settings)})
+    return changed(tiny_config, evaluation__folder=True)
 
 
 def left_in(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (out / "evaluation").iterdir()}
-
-
-def interrupt_after(epoch: int) -> Callable[[EpochResult], None]:
-    def report(result: EpochResult) -> None:
-        if result.epoch == epoch:
-            raise Interruption
-
-    return report
 
 
 class Whole(NamedTuple):
@@ -113,13 +97,13 @@ def test_a_training_that_is_stopped_while_it_evaluates_its_best_network_leaves_i
 
 
 def test_no_evaluation_is_left_where_none_is_wanted(tiny_config: TrialConfig, tmp_path: Path) -> None:
-    fit(with_evaluation(tiny_config, folder=False), out=tmp_path)
+    fit(changed(tiny_config, evaluation__folder=False), out=tmp_path)
     assert not (tmp_path / "evaluation").exists()
 
 
 def test_a_checkpoint_is_resumed_whether_or_not_an_evaluation_is_left(config: TrialConfig, tmp_path: Path) -> None:
     with pytest.raises(Interruption):
-        fit(with_evaluation(config, folder=False), interrupt_after(2), out=tmp_path)
+        fit(changed(config, evaluation__folder=False), interrupt_after(2), out=tmp_path)
     fit(config, resume_from=tmp_path / "checkpoint/last.pt", out=tmp_path)
     assert set(left_in(tmp_path)) == FILES
 

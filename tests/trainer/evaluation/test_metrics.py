@@ -10,10 +10,8 @@ import pytest
 import reference
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
-from strategies import EmbeddingsCase, RankingCase, embeddings_cases, quick, ranking_cases, seeds
-from torch import Tensor
+from strategies import EmbeddingsCase, RankingCase, embeddings_cases, quick, ranking_cases
 
 from trainer.config import Distance
 from trainer.data.dataset import Precision
@@ -131,53 +129,6 @@ def test_perfect_ranking_is_one_in_every_figure(protocol: Precision) -> None:
     ranking = evaluate_ranking(*arguments, protocol=protocol)
     assert (ranking.mean_ap, ranking.mean_inp, ranking.cmc.tolist()) == (1, 1, [1, 1, 1])
     assert ranking.standard_error == 0
-
-
-@quick
-@given(arguments=ranking_cases(ties=True))
-def test_cmc_never_decreases_and_figures_lie_in_0_to_1(arguments: RankingCase) -> None:
-    ranking = evaluate_ranking(*arguments)
-    assert (ranking.cmc.diff() >= 0).all()
-    assert 0 <= ranking.cmc[0] <= ranking.cmc[-1] <= 1
-    assert 0 < ranking.mean_ap <= 1
-    assert 0 < ranking.mean_inp <= 1
-
-
-@every_protocol
-@quick
-@given(arguments=ranking_cases(ties=False), seed=seeds)
-def test_order_of_the_gallery_changes_nothing(protocol: Precision, arguments: RankingCase, seed: int) -> None:
-    order = torch.randperm(len(arguments.gallery_ids), generator=torch.Generator().manual_seed(seed))
-    shuffled = arguments._replace(
-        distances=arguments.distances[:, order],
-        gallery_ids=arguments.gallery_ids[order],
-        gallery_cameras=arguments.gallery_cameras[order],
-    )
-    assert_same(evaluate_ranking(*shuffled, protocol=protocol), evaluate_ranking(*arguments, protocol=protocol))
-
-
-@every_protocol
-@quick
-@given(arguments=ranking_cases(ties=True), seed=seeds, junk=st.booleans())
-def test_junk_and_what_the_same_camera_saw_of_the_identity_change_nothing_wherever_they_are(
-    protocol: Precision, arguments: RankingCase, seed: int, junk: bool
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    place = int(torch.randint(len(arguments.gallery_ids) + 1, (), generator=generator))
-    one = arguments._replace(
-        distances=arguments.distances[:1], query_ids=arguments.query_ids[:1], query_cameras=arguments.query_cameras[:1]
-    )
-    with_it = one._replace(
-        distances=inserted(one.distances[0], place, 4 * torch.rand((), generator=generator).double())[None],
-        gallery_ids=inserted(one.gallery_ids, place, torch.tensor(-1) if junk else one.query_ids[0]),
-        gallery_cameras=inserted(one.gallery_cameras, place, one.query_cameras[0]),
-    )
-    after = evaluate_ranking(*with_it, protocol=protocol)
-    assert_same(after._replace(cmc=after.cmc[:-1]), evaluate_ranking(*one, protocol=protocol))
-
-
-def inserted(values: Tensor, place: int, value: Tensor) -> Tensor:
-    return torch.cat([values[:place], value[None], values[place:]])
 
 
 def test_identity_seen_by_one_camera_is_dropped_and_counted() -> None:

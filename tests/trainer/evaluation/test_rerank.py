@@ -104,16 +104,6 @@ def test_scale_of_the_embeddings_does_not_matter(seed: int, scale: float) -> Non
     )
 
 
-@quick
-@given(seed=seeds)
-def test_the_order_of_the_gallery_only_orders_the_columns(seed: int) -> None:
-    asked, searched = identities(seed, 3, 20)
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(
-        k_reciprocal_distance(asked, searched[order]), k_reciprocal_distance(asked, searched)[:, order]
-    )
-
-
 def test_blocks_and_waiting_candidates_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, searched = identities(1, 7, 60)
     whole = k_reciprocal_distance(asked, searched)

@@ -215,22 +215,6 @@ def test_detached_osm_has_the_gradient_of_osm_with_frozen_weights(batch: Batch) 
 
 @every_loss
 @quick
-@given(batch=batches(), seed=seeds)
-def test_loss_ignores_the_order_of_clips(loss: Callable[[Batch], Tensor], batch: Batch, seed: int) -> None:
-    order = torch.randperm(len(batch.labels), generator=torch.Generator().manual_seed(seed))
-    shuffled = batch._replace(embeddings=batch.embeddings[order], labels=batch.labels[order])
-    torch.testing.assert_close(loss(shuffled), loss(batch))
-
-
-@pytest.mark.parametrize("loss", [cosine_triplet, soft_cosine_triplet, osm, tempered_osm, detached_osm])
-@quick
-@given(batch=batches(), scale=st.floats(1e-3, 1e3))
-def test_loss_ignores_the_scale_of_embeddings(loss: Callable[[Batch], Tensor], batch: Batch, scale: float) -> None:
-    torch.testing.assert_close(loss(batch._replace(embeddings=batch.embeddings * scale)), loss(batch))
-
-
-@every_loss
-@quick
 @given(batch=batches())
 def test_loss_and_gradients_are_finite_for_any_composition(loss: Callable[[Batch], Tensor], batch: Batch) -> None:
     assert all(tensor.isfinite().all() for tensor in gradients(loss, batch))

@@ -14,7 +14,6 @@ from strategies import quick
 from torch import Tensor, nn
 
 from trainer.model.attention import (
-    POOLINGS,
     Gate,
     TemporalAttention,
     attention_entropy,
@@ -59,13 +58,6 @@ def test_attention_is_the_slow_reference(gate: Gate, factorised: bool, score_rel
     slow = reference.temporal_attention(seen.numpy(), *convolutions, gate, score_relu=score_relu)
     for ours, theirs in zip(attention(maps), slow, strict=True):
         np.testing.assert_allclose(ours.detach(), theirs, atol=1e-12)
-
-
-@every_gate
-def test_weights_over_frames_are_positive_and_sum_to_one(gate: Gate) -> None:
-    weights = TemporalAttention(3, (2, 2), gate=gate)(torch.randn(2, 5, 3, 2, 2)).weights
-    assert (weights > 0).all()
-    torch.testing.assert_close(weights.sum(1), torch.ones(2))
 
 
 @every_gate
@@ -158,15 +150,6 @@ def test_max_over_time_takes_each_channel_from_its_strongest_frame() -> None:
     assert pooled.tolist() == [[3, 2, 1, 9]]
     assert weights.tolist() == [[0.5, 0.25, 0.25]]  # of equals the first wins
     assert (scores == 0).all()
-
-
-@pytest.mark.parametrize("pooling", POOLINGS.values(), ids=POOLINGS)
-def test_pooling_without_attention_forgets_the_order_of_frames(pooling: type) -> None:
-    maps = random_maps()
-    ours, turned = pooling(maps), pooling(maps.flip(1))
-    torch.testing.assert_close(turned.pooled, ours.pooled)
-    torch.testing.assert_close(turned.weights, ours.weights.flip(1))
-    torch.testing.assert_close(ours.weights.sum(1), torch.ones(2, dtype=torch.float64))
 
 
 # --- figures

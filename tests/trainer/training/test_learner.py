@@ -96,11 +96,6 @@ def test_the_average_is_what_gets_evaluated_and_follows_the_weights() -> None:
     assert averaged.evaluated is not averaged.model
 
 
-def test_without_an_average_the_network_itself_is_evaluated() -> None:
-    plain = learner()
-    assert plain.evaluated is plain.model
-
-
 def test_bf16_learns_in_float32_weights_with_finite_losses() -> None:
     tally = EpochMeters()
     half = learner(compute={"precision": "bf16"})

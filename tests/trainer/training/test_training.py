@@ -11,27 +11,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from trainings import changed, figures
+from trainings import Interruption, changed, figures, interrupt_after
 
 from trainer import CheckpointError, ConfigError, DivergedError, EpochResult, TrialConfig, evaluate, fit, measure_step
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig as Config
 from trainer.result import read_results
 from trainer.training.fit import FitResult
-
-
-class Interruption(Exception):
-    """Stands for whatever ends a process."""
-
-
-def interrupt_after(epoch: int):
-    """A report that ends the training once the epoch is known."""
-
-    def report(result: EpochResult) -> None:
-        if result.epoch == epoch:
-            raise Interruption
-
-    return report
 
 
 class Whole(NamedTuple):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from trainer.data.frames import Box, clipped
 from trainer.data.importing.plan import Cut, Faults, ImportPlan, PlannedTracklet, cleaned, stamp, stamp_of_sizes
 from trainer.data.importing.video import Pictures, image_files, look_at
-from trainer.data.readers.tracklet_table import is_label
+from trainer.data.readers.tracklet_table import is_label, whole_number
 from trainer.errors import DataError
 from trainer.files import open_regular
 from trainer.formatting import counted, did_you_mean, shown
@@ -59,11 +59,6 @@ class _Boxed(NamedTuple):
 
 
 _Tracks = Mapping[int, Sequence[_Boxed]]
-
-
-def is_mot(source: Path) -> bool:
-    """Whether the folder holds a table of videos."""
-    return (source / VIDEOS).is_file()
 
 
 def read_mot(source: Path, margin: float) -> ImportPlan:
@@ -132,7 +127,7 @@ def _read_videos(source: Path, faults: Faults) -> Iterator[_Video]:
             faults.add(path, f"camera {shown(field['camera'])} holds a line break or a NUL; remove it", row)
         if seen.setdefault(name, row) != row:
             faults.add(path, f"video {shown(name)} is in row {seen[name]} as well; each is listed once", row)
-        first = _whole(field.get("first") or "0")
+        first = whole_number(field.get("first") or "0")
         if first is None:
             faults.add(path, f"first is {shown(field['first'])}; the number of the first frame is expected", row)
         if not empty and not (source / field["tracks"]).is_file():
@@ -149,7 +144,7 @@ def _read_identities(source: Path, videos: Sequence[_Video], faults: Faults) -> 
     named, so_far = _videos_by_name(videos), faults.count
     found: dict[str, dict[int, tuple[int, str]]] = defaultdict(dict)
     for row, field in _rows(path, ("video", "track", "identity"), (), faults):
-        video, track = named.get(field["video"]), _whole(field["track"])
+        video, track = named.get(field["video"]), whole_number(field["track"])
         if video is None and videos:
             near = did_you_mean(field["video"], named)
             faults.add(path, f"video {shown(field['video'])} is not in {VIDEOS}{near}", row)
@@ -241,7 +236,7 @@ def _boxed(row: int, fields: Sequence[str]) -> tuple[int, _Boxed] | str:
     """Track and box of a line, or what is wrong with it."""
     if len(fields) < 6:
         return f"{len(fields)} fields; {BOX_LINE} are expected, separated by commas"
-    frame, track = _whole(fields[0]), _whole(fields[1])
+    frame, track = whole_number(fields[0]), whole_number(fields[1])
     if frame is None or track is None:
         name, text = ("frame", fields[0]) if frame is None else ("id", fields[1])
         return f"{name} is {shown(text)}; a whole number is expected"
@@ -254,12 +249,6 @@ def _boxed(row: int, fields: Sequence[str]) -> tuple[int, _Boxed] | str:
     if w < 1 or h < 1:
         return f"a box of {w:g}x{h:g} pixels; one has at least 1x1: are these shares of the picture, or corners?"
     return track, _Boxed(frame, (x, y, w, h), row)
-
-
-def _whole(text: str) -> int | None:
-    """A whole number from 0, also as 12.0; None if the text is none."""
-    whole = text.strip().removesuffix(".0")
-    return int(whole) if whole.isascii() and whole.isdecimal() and len(whole) < 19 else None
 
 
 # Boxes in pictures

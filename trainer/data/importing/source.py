@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from trainer.data.importing.folders import read_folders, read_levels
-from trainer.data.importing.mot import IDENTITIES, VIDEOS, is_mot, read_mot
+from trainer.data.importing.mot import IDENTITIES, VIDEOS, read_mot
 from trainer.data.importing.plan import ImportPlan
 from trainer.data.readers.tracklet_table import VIDEOS as VIDEO_FILES
 from trainer.errors import DataError
@@ -34,7 +34,7 @@ def read_source(source: Path, options: ImportOptions) -> ImportPlan:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; name one of tracklets, or one that holds {VIDEOS} and {IDENTITIES}")
     try:
-        if not is_mot(source):
+        if not (source / VIDEOS).is_file():
             if options != ImportOptions(folders=options.folders):
                 raise DataError(f"{source}: holds no {VIDEOS}; margin and quality are of crops that boxes cut")
             if any(each.suffix.lower() in VIDEO_FILES for each in source.iterdir()):

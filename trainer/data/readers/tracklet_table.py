@@ -256,7 +256,7 @@ def _listed_by_frame(root: Path, table: Table, faults: Faults) -> Iterator[Liste
             group = groups[key] = by_labels.setdefault(labels._replace(time=0.0), _Frames(labels, number, {}))
         path = row[path_at]
         fault = _path_fault(path) or (None if _is_image(path.rpartition("/")[2]) else _no_image(path))
-        frame = _whole(row[frame_at])
+        frame = whole_number(row[frame_at])
         box = None if boxed is None else _box(boxed(row))
         if fault is not None:
             faults.add(number, fault)
@@ -276,11 +276,9 @@ def _listed_by_frame(root: Path, table: Table, faults: Faults) -> Iterator[Liste
             yield Listed(labels.identity, labels.camera, labels.tracklet, in_order, labels.part, labels.time, first)
 
 
-def _whole(text: str) -> int | None:
+def whole_number(text: str) -> int | None:
     """A whole number from 0, also as 12.0; None if the text is none."""
-    whole = text.strip()
-    if whole.endswith(".0"):
-        whole = whole[:-2]
+    whole = text.strip().removesuffix(".0")
     return int(whole) if whole.isascii() and whole.isdecimal() and len(whole) < 19 else None
 
 

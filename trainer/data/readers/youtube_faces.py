@@ -23,6 +23,7 @@ from trainer.data.dataset import (
     Splits,
     Tracklet,
     contents,
+    names_in,
     read_bounded,
 )
 from trainer.errors import DataError
@@ -109,10 +110,10 @@ def _read(root: Path) -> tuple[dict[str, Tracklet], list[_Row]]:
 def _videos(images: Path) -> Iterator[tuple[str, Tracklet]]:
     """Name and frames of every video, sorted by identity and number; frames are not opened."""
     unknown = NamedNumber(NO_CAMERA, "unknown")
-    identities = [name for name in sorted(_names(images)) if name[0] != "." and (images / name).is_dir()]
+    identities = [name for name in sorted(names_in(images)) if name[0] != "." and (images / name).is_dir()]
     for number, identity in enumerate(identities, start=1):
         folder = images / identity
-        numbers = sorted(filter(VIDEO.fullmatch, _names(folder)), key=int)
+        numbers = sorted(filter(VIDEO.fullmatch, names_in(folder)), key=int)
         if not numbers:
             raise DataError(f"{folder}: {contents(folder, '0')}; unpack YouTube Faces again, or remove this folder")
         for video in numbers:
@@ -121,7 +122,7 @@ def _videos(images: Path) -> Iterator[tuple[str, Tracklet]]:
 
 def _frames(folder: Path) -> tuple[str, ...]:
     """The frames of a video by their numbers, which are written without leading zeros."""
-    found = [named for name in _names(folder) if (named := FRAME.fullmatch(name)) and named[1] == folder.name]
+    found = [named for name in names_in(folder) if (named := FRAME.fullmatch(name)) and named[1] == folder.name]
     if not found:
         raise DataError(
             f"{folder}: {contents(folder, f'aligned_detect_{folder.name}.1.jpg')}; unpack YouTube Faces again"
@@ -183,13 +184,6 @@ def _row(place: str, line: str) -> _Row:
 
 def _identity(video: str) -> str:
     return video.rpartition("/")[0]
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208 - names only, five times faster than Path.iterdir
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
 YOUTUBE_FACES = DataSet(
