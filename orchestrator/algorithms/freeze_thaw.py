@@ -190,15 +190,12 @@ def ends(history: History) -> dict[int, tuple[float, float]]:
 
     None before `FORECASTING` trials are completed.
     """
-    if len(history.completed) < FORECASTING:
-        return {}
-    model = curve_model(history)
     open_ = [
         number
         for number, trial in enumerate(history.trials)
         if trial.state in ("pending", "paused", "stopped") and trial.curve
     ]
-    if model is None or not open_:
+    if not open_ or len(history.completed) < FORECASTING or (model := curve_model(history)) is None:
         return {}
     evidence = Evidence.of(history, model)
     return {number: _told(history, model, evidence, number) for number in open_}

@@ -349,6 +349,7 @@ def _work(given: MachineOptions, *, overrides: tuple[str, ...] = ()) -> Work:
     from orchestrator.space.options import Resources
     from orchestrator.space.search_space import SearchSpace
 
+    click.echo(f"{given.file}: checking the space", err=True)
     space = SearchSpace.load(given.file, given.overrides)
     asked = vars(given)
     places: dict[str, Any] = {name: _absolute(asked.get(name)) for name in ("data", "stage_data")}

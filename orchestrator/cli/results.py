@@ -100,7 +100,9 @@ def report(
     if to_mlflow and out is None and kind != "html":
         raise click.UsageError("--to-mlflow needs a file: name one with --out")
     folder = existing_search(open_store(storage), name)
-    written = write_report(folder, kind, out, model=not without_model and kind != "csv", images=images)
+    model = not without_model and kind != "csv"
+    click.echo(f"{name}: writing a report" + (", for which Ax's model is asked" if model else ""), err=True)
+    written = write_report(folder, kind, out, model=model, images=images)
     click.echo(written.text, err=written.path is not None and kind != "html", nl=written.path is not None)
     if to_mlflow:
         from orchestrator.tracking.log_artifact import log_report
@@ -135,6 +137,7 @@ def export(
     from orchestrator.summary import find_trial
 
     search, trial = find_trial(open_store(storage), name)
+    click.echo(f"{search.name}/{trial.key}: exporting its network", err=True)
     done = export_trial(search, trial, cast("tuple[ExportFormat, ...]", formats), out)
     for network in done.networks:
         proof = "" if network.difference is None else f"  (embeddings as the network's to {network.difference:.1e})"

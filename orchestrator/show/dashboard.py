@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -88,8 +89,13 @@ class Dashboard:
         )
 
     def prepare(self, name: str) -> None:
-        """Reads a search, so that its page is there when it is asked for."""
-        self._page(name).text(None, **self._values)
+        """Begins to read a search, so that its page is there when it is asked for; the page says what is wrong."""
+
+        def read() -> None:
+            with suppress(OrchestratorError, SpaceError, OSError):
+                self._page(name).text(None, **self._values)
+
+        threading.Thread(target=read, name="reading a search", daemon=True).start()
 
     async def _guarded(self, request: Request, answer: RequestResponseEndpoint) -> Response:
         """Answers who knows the token; what changes a search needs it in a header, from a page of this server."""
@@ -236,6 +242,7 @@ def serve(store: Store, name: str | None, port: int, say: Callable[[str], None],
     token = secrets.token_urlsafe(24)
     dashboard = Dashboard(store, token, images=images)
     if name is not None:
+        existing_search(store, name)
         dashboard.prepare(name)
     config = uvicorn.Config(
         dashboard.app(),

@@ -28,9 +28,6 @@ from orchestrator.summary.costs import trial_cost
 HINT = "Ctrl-C ends the watching, not the search"
 WATCH_PERIOD_S = 2.0
 SHARE, LONGEST_PAUSE_S = 0.01, 10.0  # of a core that watching takes at most, unless it paused longer for that
-# Trials up to which the model is asked anew, which takes a second then, and five for a thousand; of a larger search the
-# journal's forecasts are shown, those with which paused trials were continued.
-MOST_FORECAST = 400
 SEARCH_COLUMNS = ("search", "state", "completed", "failed", "best mAP", "seeds", "trial", "data")
 TRY_OUT = ("demo.yaml",)
 
@@ -50,8 +47,7 @@ def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> Non
 def _show(reader: SearchReader, console: Console, *, as_json: bool, watch: bool) -> SearchState:
     """Prints a search as it is now; its state."""
     summary = reader.read()
-    is_open = summary.space.stopping.pauses and summary.state != "finished"
-    if is_open and len(summary.configurations) <= MOST_FORECAST:
+    if summary.space.stopping.pauses and summary.state != "finished":
         summary = with_forecasts(summary)
     if as_json:
         print(json.dumps(status_document(summary), indent=None if watch else 2, allow_nan=False), flush=True)

@@ -34,6 +34,8 @@ BEST = "best"
 """In place of a trial's key: the configuration that is best so far."""
 RECENT = 100
 """Events that a reader keeps."""
+MOST_FORECAST = 400
+"""Configurations up to which the model is asked for forecasts, which takes a second then, and ten for a thousand."""
 
 
 class TracePoint(NamedTuple):
@@ -291,9 +293,11 @@ class SearchReader:
 def with_forecasts(summary: Summary) -> Summary:
     """The same search with what the model expects of its unfinished trials now, in place of what the journal holds.
 
-    Takes half a second of processor time for 200 trials, five for a thousand. A search of several objectives has
-    forecasts of the first one. With few completed trials, or points that the space no longer has, the journal's stay.
+    A search of several objectives has forecasts of the first one. With few completed trials, more than `MOST_FORECAST`,
+    or points that the space no longer has, the journal's stay: those with which paused trials were continued.
     """
+    if len(summary.configurations) > MOST_FORECAST:
+        return summary
     from orchestrator.algorithms.freeze_thaw import forecasts
 
     try:

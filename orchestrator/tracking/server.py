@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -163,6 +164,7 @@ def serve(
         raise SearchError(f"{missing}: no such file, no search was tracked in {storage} yet")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        print("starting MLflow's server", file=sys.stderr, flush=True)
         with mlflow_server(uri, storage / ARTIFACTS, port, storage / LOG) as server:
             say(comparison_view(server, view, experiment).replace(HOST, NAME, 1))
             say(f"Ctrl-C ends it; for a browser that does not know {NAME} write {HOST}")

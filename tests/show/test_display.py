@@ -17,7 +17,6 @@ from summaries import description_of, summary_of
 
 from orchestrator.base.errors import EnvironmentProblem, JournalError, SearchError
 from orchestrator.base.formatting import number, percent
-from orchestrator.show import status
 from orchestrator.show.live import HINT, Display, pages_command
 from orchestrator.show.logs import event_line
 from orchestrator.show.search_text import attention_line, left_line, progress_line, spark_line, summary_line
@@ -168,23 +167,6 @@ def test_status_says_how_many_trials_paused_and_what_is_not_trained(
     a_pausing_search(tmp_path / "first")
     show_search(LocalStore(tmp_path), "first", as_json=False, watch=False)
     assert "pauses    4 trials paused, 2 continued; 30 epochs not trained" in capsys.readouterr().out
-
-
-def test_where_trials_are_many_a_status_keeps_the_forecasts_of_the_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a_pausing_search(tmp_path / "first")
-    asked: list[Summary] = []
-
-    def ask(found: Summary) -> Summary:
-        asked.append(found)
-        return found
-
-    monkeypatch.setattr(status, "with_forecasts", ask)
-    for most in (3, 4):
-        monkeypatch.setattr(status, "MOST_FORECAST", most)
-        show_search(LocalStore(tmp_path), "first", as_json=True, watch=False)
-        assert len(asked) == most - 3, "the search has four trials"
 
 
 def test_json_has_forecast_pauses_and_saved_epochs_of_each_trial() -> None:

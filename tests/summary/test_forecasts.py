@@ -38,3 +38,8 @@ def test_a_paused_trial_without_a_forecast_in_the_journal_gets_one_when_it_is_lo
 
 def test_with_few_completed_trials_no_forecast_is_made() -> None:
     assert with_forecasts(summary_of(fold(looked_at(2)))).forecasts == {}
+
+
+def test_where_trials_are_many_the_forecasts_of_the_journal_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.summary.MOST_FORECAST", 4)
+    assert with_forecasts(summary_of(fold(looked_at(4)))).forecasts == {}, "the search has five trials"
