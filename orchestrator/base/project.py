@@ -87,6 +87,8 @@ def _read(file: Path) -> dict[str, str]:
             )
         if not isinstance(value, str):  # not shown, it may be a secret
             raise OrchestratorError(f"{where}: must be a text")
+        if not value.strip():
+            raise OrchestratorError(f"{where}: is empty; give it a value or remove the line")
         is_path = key in PLACES and "://" not in value
         found[key] = _from(file.parent, Path(value).expanduser()) if is_path else value
     return found

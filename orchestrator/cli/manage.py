@@ -58,9 +58,13 @@ def overview() -> int:
     if any(searches(storage)):
         show_searches(storage, as_json=False)
         click.echo()
+    told = project.default("notify")
     places = {
         "storage": project.default("storage") or (DEFAULT_STORAGE, "default"),
         "data": project.default("data") or ("as each space says", "default"),
+        "notify": (f"nothing at a search's end; `{command_line('init')}` says how", "default")
+        if told is None
+        else ("set, not shown", told.origin),  # it may hold a secret
     }
     for key, (value, origin) in places.items():
         click.echo(f"{key:<9} {value}  ({origin})")
@@ -221,8 +225,8 @@ def support(
 ) -> int:
     """Write an archive for a report of a defect: journal, space, settings, logs and versions.
 
-    Pictures, checkpoints and per-query results stay out. Passwords, tokens, the names of home folders and yours are
-    replaced; read it before you hand it on.
+    Pictures, checkpoints and per-query results stay out. Passwords, tokens, the names of home folders, machines and
+    yours are replaced; read it before you hand it on.
     """
     from orchestrator.show.support import write_archive
     from orchestrator.stores import open_store
@@ -238,7 +242,7 @@ def support(
 
 @command(example="reidsearch init")
 def init() -> int:
-    """Write reidsearch.yaml: where searches and data are for all commands in this folder and below."""
+    """Write reidsearch.yaml: defaults of storage, data and `notify`, for this folder and all below."""
     from trainer.files import write_atomically
 
     file = Path(project.FILE)

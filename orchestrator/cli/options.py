@@ -19,6 +19,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import click
 
+from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import DEFAULT_STORAGE, STORAGE_VARIABLE
 from orchestrator.cli import shell_complete
 from trainer.formatting import plain_words
@@ -57,6 +58,10 @@ def option(*flags: str, **settings: Any) -> Declared:
 
 class Command(click.Command):
     """A command that names all options that are missing, and not only the first."""
+
+    def get_short_help_str(self, limit: int = 1000) -> str:
+        """The first sentence of its help, whole wherever it is listed."""
+        return super().get_short_help_str(1000)
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         """What click leaves of the arguments."""
@@ -187,16 +192,18 @@ class FloatRange(click.FloatRange):
 
 
 class OutPath(click.Path):
-    """A file or folder to write; refused before any work if it cannot be written."""
+    """A file, in a folder that exists, or a folder to write; refused before any work if it cannot be written."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        """The path; raises OSError, which names the folder that refuses it."""
+        """The path; raises OSError, which names the folder that refuses it, or SearchError, if there is none."""
         from trainer.files import check_writable
 
         if not os.fspath(value):
             self.fail("is empty; name what is to be written", parameter, context)
         path = super().convert(value, parameter, context)
         check_writable(Path(os.fsdecode(path)))
+        if not self.dir_okay and not path.parent.is_dir():
+            raise SearchError(f"{path.parent}: no such folder; make it first, or write {path.name} somewhere else")
         return path
 
 

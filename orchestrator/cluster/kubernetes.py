@@ -56,7 +56,7 @@ def kubernetes_job(work: Work, cluster: KubernetesCluster) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it.
-        EnvironmentProblem: no pod can hold a trial.
+        SearchError: no pod can hold a trial.
         SearchError: the name cannot name a search.
     """
     places = [_seen_by_pods("--storage", work.storage)]
@@ -79,7 +79,7 @@ def kubernetes_cluster(work: Work, cluster: KubernetesCluster) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it.
-        EnvironmentProblem: no pod can hold a trial of the search.
+        SearchError: no pod can hold a trial of the search.
         SearchError: the name cannot name a search.
     """
     values = _kubernetes_values(work, cluster, [_seen_by_pods("--storage", work.storage)])

@@ -117,7 +117,7 @@ class Work(NamedTuple):
         """One line: how many trials there are, and how they share the machines.
 
         Raises:
-            EnvironmentProblem: no machine can hold a trial.
+            SearchError: no machine can hold a trial.
             SearchError: the name cannot name a search, or a URI is none of a storage, or has keys in it.
             UnusableValue: the storage is the memory of a process.
         """
@@ -148,7 +148,7 @@ def ray_up_own(work: Work, machines: Machines, own: OwnMachines) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it.
-        EnvironmentProblem: no machine can hold a trial.
+        SearchError: no machine can hold a trial.
         SearchError: the name cannot name a search.
     """
     meaning = "the name or address of a machine"
@@ -193,7 +193,7 @@ def ray_up_cloud(work: Work, machines: Machines, cloud: CloudMachines) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it.
-        EnvironmentProblem: no machine can hold a trial.
+        SearchError: no machine can hold a trial.
         SearchError: the name cannot name a search.
     """
     checks = {

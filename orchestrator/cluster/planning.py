@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from orchestrator.base.errors import EnvironmentProblem, SearchError
+from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.cluster.authentication import admit_dashboard, dashboard_json, existing_token
 from orchestrator.cluster.ray import connect, disconnect, live_nodes
 from orchestrator.cluster.resources import (
@@ -48,7 +48,8 @@ def plan_on(space: SearchSpace, options: Options) -> ClusterPlan:
     """Looks at the cluster at `options.address`: the URL of its dashboard, HOST:PORT or `auto`.
 
     Raises:
-        EnvironmentProblem: it cannot be reached, or no node of it can ever hold a trial.
+        EnvironmentProblem: it cannot be reached.
+        SearchError: no node of it can ever hold a trial.
     """
     assert options.address is not None
     if options.address.startswith(("http://", "https://")):
@@ -67,7 +68,7 @@ def planned(space: SearchSpace, options: Options, nodes: Sequence[Node], free: S
     """The plan for a cluster of these nodes.
 
     Raises:
-        EnvironmentProblem: no node can ever hold a trial.
+        SearchError: no node can ever hold a trial.
     """
     asked = options.concurrent or space.budget.concurrent
     trials = space.trials_at_most
@@ -85,15 +86,8 @@ def share_of_this_machine(space: SearchSpace, options: Options) -> Allocation:
     """
     # A cluster may have what this machine lacks.
     resources = Resources() if options.address is not None else options.resources(space)
-    try:
-        return allocate(
-            [this_machine()],
-            resources,
-            concurrent=options.concurrent or space.budget.concurrent,
-            trials=space.trials_at_most,
-        )
-    except EnvironmentProblem as error:
-        raise SearchError(str(error)) from error
+    concurrent = options.concurrent or space.budget.concurrent
+    return allocate([this_machine()], resources, concurrent=concurrent, trials=space.trials_at_most)
 
 
 def plan_lines(plan: ClusterPlan) -> list[tuple[str, str]]:

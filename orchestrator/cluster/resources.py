@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from orchestrator.base.errors import EnvironmentProblem
+from orchestrator.base.errors import SearchError
 from orchestrator.space.options import Resources, memory_bytes
 
 # Ray rounds fractions of a GPU to 1/10,000.
@@ -67,7 +67,7 @@ def allocate(nodes: Sequence[Node], resources: Resources, *, concurrent: int | N
         trials: trials that are left.
 
     Raises:
-        EnvironmentProblem: no node can ever hold a trial; the message says what each lacks.
+        SearchError: no node can ever hold a trial; the message says what each lacks.
     """
     gpus = resources.gpus_per_trial
     if gpus is None:
@@ -76,14 +76,17 @@ def allocate(nodes: Sequence[Node], resources: Resources, *, concurrent: int | N
     fewest = resources.cpus_per_trial or 1
     most = slots(nodes, fewest, gpus, memory)
     if most == 0:
-        raise EnvironmentProblem(_never_fits(nodes, fewest, gpus, memory))
+        raise SearchError(_never_fits(nodes, fewest, gpus, memory))
     running = max(1, min(concurrent or most, most, trials))
     cpus = fewest
     if resources.cpus_per_trial is None:
         # Every core more leaves fewer slots, or as many.
         while slots(nodes, cpus + 1, gpus, memory) >= running:
             cpus += 1
-    return Allocation(running, cpus, gpus, _reason(nodes, running, cpus, gpus, memory), memory)
+    reason = _reason(nodes, running, cpus, gpus, memory)
+    if concurrent is not None and most < min(concurrent, trials):
+        reason += f"; there is room for {most} of {concurrent} at once"
+    return Allocation(running, cpus, gpus, reason, memory)
 
 
 def slots(nodes: Sequence[Node], cpus: int, gpus: float, memory: int = 0) -> int:

@@ -7,8 +7,9 @@ import json
 import os
 import platform
 import re
+import socket
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ OF_SEARCH = ("search.yaml", "journal.jsonl", "logs/*.log")
 OF_TRIALS = (CONFIG_FILE, LOG_FILE, ERROR_FILE, HANG_FILE)
 MOST_BYTES = 4 * 2**20  # of the end of a log
 MAX_BYTES = 2**30
+HOST = re.compile(r"^host: (.+)$|\"(?:host|node)\": ?\"([^\"]+)", re.MULTILINE)  # in search.yaml and the journal
 HOMES = re.compile(r"(/home\d*/|/[Uu]sers?/|/u/)[^/\s\"':,;)\]]+")
 # In an address, a header or JSON.
 GIVEN = re.compile(
@@ -42,7 +44,8 @@ def write_archive(folder: SearchFolder, out: Path) -> list[tuple[str, int]]:
         folder: of a search, which may be running.
         out: a .zip file, replaced if it is there.
     """
-    clean, written = cleaner(), []
+    folder.store.pull(folder)
+    clean, written = cleaner(_hosts(folder)), []
     with replacing(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in _texts(folder):
             text = _cleaned_journal(content, clean) if name == folder.journal.name else clean(content)
@@ -51,10 +54,17 @@ def write_archive(folder: SearchFolder, out: Path) -> list[tuple[str, int]]:
     return written
 
 
+def _hosts(folder: SearchFolder) -> list[str]:
+    """The names of the machines that ran the search, in the order of their use, and of this one."""
+    known = "".join(
+        read_regular(each, MAX_BYTES).decode(errors="replace") for each in (folder.description, folder.journal)
+    )
+    return list(dict.fromkeys([*(first or other for first, other in HOST.findall(known)), socket.gethostname()]))
+
+
 def _texts(folder: SearchFolder) -> Iterator[tuple[str, str]]:
     about = {"platform": platform.platform(), "cores": os.cpu_count(), "commit": provenance.commit()}
     yield "versions.json", json.dumps({**about, **provenance.versions()}, indent=2) + "\n"
-    folder.store.pull(folder)
     places = [path for pattern in OF_SEARCH for path in sorted(folder.path.glob(pattern))]
     trials = folder.trial("any").parent
     for trial in sorted(trials.iterdir()) if trials.is_dir() else ():
@@ -92,20 +102,24 @@ def _cleaned_journal(content: str, clean: Callable[[str], str]) -> str:
     return b"\n".join([*lines, b""]).decode()
 
 
-def cleaner() -> Callable[[str], str]:
-    """A function that replaces passwords, secrets of the environment, Ray's token, homes, and the user's own name.
+def cleaner(hosts: Sequence[str]) -> Callable[[str], str]:
+    """A function that replaces passwords, secrets of the environment, Ray's token, homes, the user's name and hosts.
 
-    That name is replaced as a part of a path or of an address: elsewhere it may be a word of a search space.
+    That name is replaced as a part of a path or of an address: elsewhere it may be a word of a search space. The hosts
+    become node1, node2 and so on.
     """
     secrets = {value for name, value in os.environ.items() if name in SECRETS or SECRET_NAME.search(name)}
     secrets |= {existing_token() or ""}
     hidden = sorted((each for each in secrets if len(each) >= LEAST), key=len, reverse=True)
     user, home = getpass.getuser(), str(Path.home())
+    nodes = {host: f"node{number}" for number, host in enumerate(hosts, 1)}
+    machine = re.compile("|".join(rf"(?<![\w.-]){re.escape(host)}(?![\w-])" for host in nodes) or "(?!)")
     name = re.compile(rf"(?<=/){re.escape(user)}(?![A-Za-z0-9])|(?<![A-Za-z0-9]){re.escape(user)}(?=@)")
 
     def clean(text: str) -> str:
         for secret in hidden:
             text = text.replace(secret, "***")
+        text = machine.sub(lambda found: nodes[found[0]], text)
         text = GIVEN.sub(r"\1***", HOMES.sub(r"\1USER", without_passwords(text.replace(f"{home}/", "~/"))))
         return text if user == "root" else name.sub("USER", text)
 

@@ -63,6 +63,8 @@ TRIED_POINTS = 64  # random ones of a space whose settings depend on each other;
 
 def _spelled_out(short: object) -> object:
     """`3` means `{seeds: 3}`."""
+    if isinstance(short, Mapping) and "trainings" in short and "choose" not in short:
+        raise ValueError("trainings needs choose: model, which spends them; add that, or write seeds")
     return short if isinstance(short, Mapping | Replicates) else {"seeds": short}
 
 

@@ -58,6 +58,7 @@ def test_a_file_that_init_writes_can_be_read(below: Path) -> None:
         ("storage: runs\nstorge: x\n", "reidsearch.yaml:2: storge: unknown key, .* did you mean 'storage'"),
         ("storage: [runs\n", r"reidsearch.yaml:\d+:\d+: "),
         ("- runs\n", "must hold keys such as"),
+        ('data: d\nstorage: ""\n', "reidsearch.yaml:2: storage: is empty; give it a value or remove the line"),
         (f"notify: [{SECRET}]\n", "reidsearch.yaml:1: notify: must be a text"),
     ],
 )

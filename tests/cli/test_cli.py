@@ -607,7 +607,8 @@ def test_without_a_command_the_searches_are_shown_and_what_to_do_next(
 ) -> None:
     assert run([]) == 0
     origins, alone = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
-    assert origins == ["storage   runs  (default)", "data      as each space says  (default)"]
+    assert origins[:2] == ["storage   runs  (default)", "data      as each space says  (default)"]
+    assert origins[2].startswith("notify    nothing at a search's end; `")
     assert [line.split("reidsearch ")[-1] for line in alone] == [
         *("demo", "launch attn_cl.yaml --data /data/mars", "--help")
     ]
@@ -623,6 +624,12 @@ def test_help_lists_every_command_once_under_a_heading(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert all(f"\n  {name} " in shown for name in listed)
     assert "..." not in shown.partition("Search:")[2]
+
+
+@pytest.mark.parametrize("group", [name for name, each in cli.commands.items() if isinstance(each, click.Group)])
+def test_the_help_of_a_group_has_whole_sentences(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([group, "--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
 
 
 def all_commands() -> list[tuple[str, click.Command]]:
@@ -772,12 +779,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     assert capsys.readouterr().err == f"{elsewhere / 'file'}: cannot be written (Not a directory)\n"
 
 
-def test_the_folder_of_a_file_to_write_is_made(elsewhere: Path) -> None:
+@pytest.mark.parametrize("command", ["tables first --out", "report first --format csv --out", "support first --out"])
+def test_a_file_in_a_folder_that_is_not_there_is_refused(
+    command: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     a_search(Path("runs/first"))
-    assert run(["tables", "first", "--out", "new/tables.md"]) == 0
-    assert run(["report", "first", "--format", "csv", "--out", "newer/trials.csv"]) == 0
-    assert Path("new/tables.md").is_file()
-    assert Path("newer/trials.csv").is_file()
+    assert run([*command.split(), "new/file"]) == 3
+    assert capsys.readouterr().err == "new: no such folder; make it first, or write file somewhere else\n"
+    assert not Path("new").exists()
 
 
 def test_a_report_into_a_folder_that_cannot_be_written_fails_before_the_search_is_read(elsewhere: Path) -> None:

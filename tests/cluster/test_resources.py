@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.base.errors import EnvironmentProblem, SearchError
+from orchestrator.base.errors import SearchError
 from orchestrator.cluster.resources import GIB, Node, allocate, capacity, why_waiting
 from orchestrator.space.options import Resources, memory_bytes
 from orchestrator.space.search_space import SearchSpace
@@ -57,8 +57,8 @@ def test_a_head_without_cores_takes_no_trials() -> None:
     assert shared(Node("head", 0), Node("a", 4)) == (4, 1, 0)
 
 
-def test_what_can_never_fit_is_an_environment_problem_that_says_what_each_node_lacks() -> None:
-    with pytest.raises(EnvironmentProblem) as caught:
+def test_what_can_never_fit_is_refused_with_what_each_node_lacks() -> None:
+    with pytest.raises(SearchError) as caught:
         shared(SMALL, SMALL._replace(name="other"), gpus_per_trial=1.0, memory_per_trial="100 GiB")
     assert str(caught.value) == (
         "no node can hold a trial of 1 CPU core, 1 GPU and 100 GiB of memory: small has 0 GPUs, 8 GiB; "
@@ -67,16 +67,17 @@ def test_what_can_never_fit_is_an_environment_problem_that_says_what_each_node_l
 
 
 def test_a_node_that_has_each_but_not_at_once_is_said_so() -> None:
-    with pytest.raises(EnvironmentProblem, match="big has 16 cores; small has 4 cores, 0 GPUs"):
+    with pytest.raises(SearchError, match="big has 16 cores; small has 4 cores, 0 GPUs"):
         shared(BIG, SMALL, cpus_per_trial=20, gpus_per_trial=1.0)
 
 
 def test_training_on_cores_is_said_in_one_line() -> None:
-    def reason(*nodes: Node) -> str:
-        return allocate(nodes, Resources(), concurrent=None, trials=8).reason
+    def reason(*nodes: Node, concurrent: int | None = None) -> str:
+        return allocate(nodes, Resources(), concurrent=concurrent, trials=8).reason
 
     assert reason(Node("a", 2)) == "no GPU in the cluster: 2 at once, 1 of 2 CPU cores each"
     assert reason(Node("a", 2), Node("b", 2)) == "no GPU in the cluster: 4 at once on 2 nodes, 1 of 4 CPU cores each"
+    assert reason(Node("a", 2), concurrent=500).endswith(" each; there is room for 2 of 500 at once")
 
 
 def test_a_waiting_trial_is_explained_by_what_is_free() -> None:
@@ -107,7 +108,7 @@ wanted = st.builds(
 def test_a_share_fits_as_often_as_it_says_and_no_trial_could_have_a_core_more(there, resources, concurrent, trials):
     try:
         share = allocate(there, resources, concurrent=concurrent, trials=trials)
-    except EnvironmentProblem:
+    except SearchError:
         assert capacity(there, placed(resources, there)) == 0
         return
     assert 1 <= share.concurrent <= capacity(there, share)

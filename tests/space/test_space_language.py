@@ -568,7 +568,10 @@ def test_milestones_that_do_nothing_are_remarked(override: str, expected: str) -
             "stopping.grace: has no effect with rule 'none', only with 'asha' or 'perc",
         ),
         ("stopping={rule: promote, curves: 9}", "stopping.curves: has no effect with rule 'promote', only with"),
-        ("replicates={trainings: 6}", "replicates.trainings: has no effect with choose 'leaders', only with 'model'"),
+        (
+            "replicates={trainings: 6, choose: leaders}",
+            "replicates.trainings: has no effect with choose 'leaders', only with 'model'",
+        ),
         ("replicates={choose: model, leaders: 4}", "replicates.leaders: has no effect with choose 'model', only with"),
     ],
 )
