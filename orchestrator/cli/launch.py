@@ -45,6 +45,7 @@ def launch(given: LaunchOptions) -> int:
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner.data_staging import named_pack
     from orchestrator.runner.prepare_space import prepare_space
+    from orchestrator.space.remarks import fixed_settings
     from orchestrator.stores import open_store
     from orchestrator.stores.base import existing_search, new_search
     from orchestrator.study.description import Options
@@ -68,7 +69,7 @@ def launch(given: LaunchOptions) -> int:
         dry_run=given.dry_run,
         say=functools.partial(click.echo, err=True),
     )
-    for note in space.warnings():
+    for note in (*fixed_settings(space_name, space), *space.warnings()):
         click.echo(f"note {note}", err=True)
     # Modules that import torch come last: a mistake is answered before that.
     if given.dry_run:
@@ -163,6 +164,7 @@ def _submit_launch(given: LaunchOptions, space_name: str) -> int:
     """Checks the space; the job checks everything else."""
     from orchestrator.base.uris import without_passwords
     from orchestrator.cluster.submit import SPACE_FILE
+    from orchestrator.space.remarks import fixed_settings
     from orchestrator.space.search_space import SearchSpace
 
     if given.dry_run:
@@ -173,6 +175,8 @@ def _submit_launch(given: LaunchOptions, space_name: str) -> int:
         raise click.UsageError(f"--submit needs an absolute --data, as the nodes know it (is {given.data})")
     storage = _storage_of_cluster(given)
     space = SearchSpace.load(space_name, given.overrides)
+    for note in fixed_settings(space_name, space):
+        click.echo(f"note {note}", err=True)
     name = given.name or f"{space.name}-{secrets.token_hex(2)}"
     metadata = {
         "space": space.name,

@@ -26,6 +26,7 @@ def check(file: SpaceFile, overrides: Overrides = ()) -> int:
     """Check a search space against the trainer, and against its data if they are there; nothing is started."""
     from orchestrator.runner.splits import batch_problems
     from orchestrator.space.problems import SpaceError
+    from orchestrator.space.remarks import fixed_settings
     from orchestrator.space.search_space import SearchSpace
 
     found = SearchSpace.load(file, overrides=overrides)
@@ -37,7 +38,7 @@ def check(file: SpaceFile, overrides: Overrides = ()) -> int:
         f"{counted(len(found.start), 'known point', 'known points')}, "
         f"{counted(found.budget.trials, 'trial', 'trials')}; every path exists in the trainer"
     )
-    for note in [*found.warnings(), *notes]:
+    for note in [*fixed_settings(file, found), *found.warnings(), *notes]:
         click.echo(f"note {note}")
     return Exit.OK
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.space.layers import read_layers
 from orchestrator.space.options import CONFIRMING_SEEDS
-from orchestrator.space.parameters import StrictConfig
-from trainer.formatting import counted, shown
+from orchestrator.space.parameters import Choice, StrictConfig, parse_parameter
+from orchestrator.space.schema import flattened
+from trainer.formatting import counted, listed, shown
 
 if TYPE_CHECKING:
     from orchestrator.space.search_space import SearchSpace
@@ -28,6 +31,19 @@ def remarks(space: SearchSpace, config: TrialConfig) -> list[str]:
     """A line for each setting without effect; `config` is the trainer's at any point of the space."""
     of_the_search = (*_on_stopping(space), *_on_replicates(space), *_on_priors(space))
     return [*_on_warmup(space, config), *_on_milestones(config), *of_the_search]
+
+
+def fixed_settings(path_or_name: str | Path, space: SearchSpace) -> list[str]:
+    """A line for each setting that the file searches and the space, which has overrides laid over it, fixes."""
+    fixed, found = {".".join(keys): value for keys, value in flattened(space.trainer)}, []
+    searched = read_layers(path_or_name).data.get("parameters")
+    for path, data in searched.items() if isinstance(searched, dict) else ():
+        parameter = parse_parameter(data)
+        if parameter is not None and path in fixed and path not in space.parameters:
+            ends = list(map(shown, parameter.ends().values()))
+            where = listed(ends) if isinstance(parameter, Choice) else " to ".join(ends)
+            found.append(f"{path}: fixed at {shown(fixed[path])}, not searched (space: {where})")
+    return found
 
 
 def _on_warmup(space: SearchSpace, config: TrialConfig) -> list[str]:

@@ -270,7 +270,8 @@ class Study:
                 self.attached.append(event.observations)
             case SearchExtended():
                 self.extended = event.space
-                self.ended = "interrupted" if self.ended == "finished" else self.ended
+                if self.ended == "finished":
+                    self.ended, self.reason = "interrupted", "extended; resume continues"
             case FinalizationStarted():
                 self.finalizations.append(Finalization(event, moment))
                 self.ended = "interrupted" if self.ended == "finished" else self.ended

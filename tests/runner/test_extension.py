@@ -51,7 +51,8 @@ def test_more_trials_and_wider_bounds_hold_from_the_journal_on(search: SearchFol
     space = space_now(search)
     assert space.budget.trials == 22
     assert space.parameters["optim.learning_rate"].refusal(0.4) is None
-    assert status_document(read_summary(search))["state"] == "interrupted", "there is something to resume"
+    document = status_document(read_summary(search))
+    assert (document["state"], document["reason"]) == ("interrupted", "extended; resume continues")
     assert status_document(read_summary(search))["budget"] == 22
 
 

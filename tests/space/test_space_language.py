@@ -17,6 +17,7 @@ from orchestrator.__main__ import run
 from orchestrator.space.layers import builtin_files
 from orchestrator.space.parameters import FloatRange, IntRange
 from orchestrator.space.problems import SpaceError
+from orchestrator.space.remarks import fixed_settings
 from orchestrator.space.search_space import SearchSpace
 from trainer.config import TrialConfig
 
@@ -577,6 +578,15 @@ def test_milestones_that_do_nothing_are_remarked(override: str, expected: str) -
 )
 def test_a_setting_of_another_rule_is_remarked(override: str, expected: str) -> None:
     assert SearchSpace.load("smoke", overrides=[override]).warnings()[0].startswith(expected)
+
+
+def test_a_searched_setting_that_is_fixed_is_remarked_with_its_range() -> None:
+    space = SearchSpace.load("smoke", overrides=["clips.identities=5", "model.attention_gate=softmax"])
+    assert fixed_settings("smoke", space) == [
+        "clips.identities: fixed at 5, not searched (space: 2 to 4)",
+        "model.attention_gate: fixed at 'softmax', not searched (space: 'softmax' or 'sigmoid')",
+    ]
+    assert fixed_settings("smoke", SearchSpace.load("smoke")) == []
 
 
 def test_check_holds_the_batches_against_the_data_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
