@@ -38,7 +38,7 @@ from orchestrator.cli.weights import weights
 from orchestrator.space.problems import SpaceError
 from trainer.child import python_environment
 from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError
-from trainer.formatting import one_line
+from trainer.formatting import counted, one_line
 
 
 class ReaderGoneError(Exception):
@@ -167,16 +167,15 @@ def run(arguments: Sequence[str]) -> int:
         return code
     except click.ClickException as error:
         _make_harmless(error)
-        _leave([error.format_message()])
-        with _unwritable_given_up():
-            error.show()
+        if not _left([error.format_message()]):
+            with _unwritable_given_up():
+                error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", Exit.INTERRUPTED)
     except SpaceError as error:
-        count = len(error.problems)
-        _leave(error.problems, of_space=True)
-        return _print(f"{error}\n{count} problem{'s' * (count > 1)}, nothing started", Exit.INVALID)
+        said = f"{error}\n{counted(len(error.problems), 'problem', 'problems')}, nothing started"
+        return _say(said, Exit.INVALID, of_space=error.problems)
     except OrchestratorError as error:
         return _say(str(error), error.exit_code)
     except (ConfigError, DataError, CheckpointError) as error:
@@ -195,23 +194,22 @@ def run(arguments: Sequence[str]) -> int:
         return _say(f"{error.filename or 'standard output'}: {error.strerror}", Exit.ENVIRONMENT)
 
 
-def _say(message: str, code: Exit) -> int:
-    _leave(message.split("\n"))
-    return _print(message, code)
-
-
-def _leave(problems: Sequence[str], *, of_space: bool = False) -> None:
-    """Writes the problems to the file that the program which started the command has named, if any."""
-    if path := os.environ.get(PROBLEMS_FILE):
-        Path(path).write_text(json.dumps({"of_space": of_space, "lines": list(problems)}), encoding="utf-8")
-
-
-def _print(message: str, code: Exit) -> int:
+def _say(message: str, code: Exit, *, of_space: Sequence[str] = ()) -> int:
+    is_left = _left(of_space or message.split("\n"), of_space=bool(of_space))
     if os.environ.get("REIDSEARCH_DEBUG"):
         raise
-    with _unwritable_given_up():
-        click.echo(_harmless(message), err=True)
+    if not is_left:
+        with _unwritable_given_up():
+            click.echo(_harmless(message), err=True)
     return code
+
+
+def _left(problems: Sequence[str], *, of_space: bool = False) -> bool:
+    """Writes the problems to the file that the program which started the command has named; whether there is one."""
+    path = os.environ.get(PROBLEMS_FILE)
+    if path:
+        Path(path).write_text(json.dumps({"of_space": of_space, "lines": list(problems)}), encoding="utf-8")
+    return bool(path)
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, Or
 from orchestrator.base.hints import STORAGE_VARIABLE
 from orchestrator.cli.options import command_arguments, parameters
 from orchestrator.space.problems import SpaceError
+from orchestrator.space.schema import setting_kinds
 from trainer.child import die_with_parent, python_command, start_child
+from trainer.formatting import did_you_mean
 
 # Exit codes of a search that can be loaded.
 LOADABLE = (Exit.OK, Exit.SOME_TRIALS_FAILED, Exit.PREEMPTED, Exit.INTERRUPTED)
@@ -42,6 +44,7 @@ class RunningCommand:
             given: its options, a dataclass of `orchestrator.cli`.
             detached: whether it goes on when this process ends; otherwise it then ends in good order.
         """
+        self._options = type(given)
         # Files, not pipes: a search whose notebook was killed can still print.
         with tempfile.NamedTemporaryFile("w", prefix="reidsearch-") as output:
             self._output = Path(output.name).open()  # noqa: SIM115  # read as long as the command runs
@@ -96,7 +99,8 @@ class RunningCommand:
             raise KeyboardInterrupt(last)
         if self._child.returncode not in LOADABLE:
             told = Path(self._problems.name).read_text("utf-8")
-            raise _error(self._child.returncode, json.loads(told) if told else {"of_space": False, "lines": [last]})
+            said = with_arguments(told, self._options) if told else json.dumps({"of_space": False, "lines": [last]})
+            raise _error(self._child.returncode, json.loads(said))
 
 
 def _stop_with_parent() -> None:
@@ -108,6 +112,13 @@ def _error(code: int, told: Mapping[str, Any]) -> OrchestratorError | SpaceError
         return SpaceError(*told["lines"])
     kind = EnvironmentProblem if code == Exit.ENVIRONMENT else SearchError
     return kind("\n".join(told["lines"]) or f"reidsearch ended with exit code {code}")
+
+
+def with_arguments(text: str, options: type) -> str:
+    """The text with the arguments of functions in place of a command's options, except in whole command lines."""
+    ours = {"overrides": "settings", "evaluation": "settings"}
+    names = {flag: ours.get(each.name, each.name) for each in parameters(options) for flag in each.declared.flags}
+    return re.sub(r"`[^`]*`|reidsearch .*|--[a-z-]+", lambda found: names.get(found[0], found[0]), text)
 
 
 # --- arguments of functions as those of commands
@@ -138,10 +149,17 @@ def documented(kind: type, *, without: Collection[str]) -> Callable[[Function], 
     return made
 
 
-def refuse_options(names: Collection[str], options: Mapping[str, Any]) -> None:
-    """Raises TypeError if one of the names is among the options."""
-    if wrong := [name for name in options if name in names]:
-        raise TypeError(f"{wrong[0]} is an option of the command line only")
+def check_options(kind: type, options: Mapping[str, Any], *, without: Collection[str]) -> None:
+    """Raises TypeError if one of the options is not a field of the dataclass, or is one of those left out."""
+    known = [each.name for each in parameters(kind)]
+    for name, value in options.items():
+        if name in without:
+            raise TypeError(f"{name} is an option of the command line only")
+        if name not in known:
+            ends = f"_{name}"
+            paths = [path for path in setting_kinds() if f"_{path.replace('.', '_')}".endswith(ends)]
+            meant = f"; a setting is given as settings={{{paths[0]!r}: {value!r}}}" if paths else ""
+            raise TypeError(f"no argument {name!r}{meant or did_you_mean(name, known)}")
 
 
 def setting_words(given: Mapping[str, object] | Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ import yaml
 
 from orchestrator.base.hints import default_storage
 from orchestrator.cli.options import LaunchOptions, ResumeOptions, SessionOptions
-from orchestrator.commands import RunningCommand, documented, refuse_options, setting_words
+from orchestrator.commands import RunningCommand, check_options, documented, setting_words, with_arguments
 from orchestrator.search import Search
 from orchestrator.show.status import read_searches
 from orchestrator.space.problems import SpaceError
@@ -82,10 +82,13 @@ def launch(
         SearchError: the search cannot be created, or no trial was completed; the message is the command's.
         EnvironmentProblem: the machine or the cluster cannot run it.
     """
-    refuse_options(NOT_HERE, options)
+    check_options(LaunchOptions, options, without=NOT_HERE)
     overrides, place = tuple(setting_words(settings)), str(storage or default_storage())
     with _space_file(space) as file:
-        name = name or f"{SearchSpace.parse(file, overrides).name}-{secrets.token_hex(2)}"
+        try:
+            name = name or f"{SearchSpace.parse(file, overrides).name}-{secrets.token_hex(2)}"
+        except SpaceError as error:
+            raise SpaceError(*(with_arguments(each, LaunchOptions) for each in error.problems)) from error
         given = LaunchOptions(space=file, name=name, storage=place, overrides=overrides, **options)
         return _run("launch", name, given, wait=wait, show=show)
 
@@ -114,7 +117,7 @@ def resume(
         SearchError: there is none, another process drives it, or no trial was completed.
         EnvironmentProblem: the machine or the cluster cannot run it.
     """
-    refuse_options(NOT_HERE, options)
+    check_options(ResumeOptions, options, without=NOT_HERE)
     errored = "retry" if retry_failed else "skip"
     given = ResumeOptions(name=name, storage=str(storage or default_storage()), errored=errored, **options)
     return _run("resume", name, given, wait=wait, show=show)

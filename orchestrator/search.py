@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.cli.finalize import FinalizeOptions
-from orchestrator.commands import RunningCommand, documented, refuse_options, setting_words
+from orchestrator.commands import RunningCommand, check_options, documented, setting_words
 from orchestrator.runner import control
 from orchestrator.show.status import status_document
 from orchestrator.space.search_space import SearchSpace
@@ -205,7 +205,7 @@ class Search:
             SearchError: the search is not finished, or its test set was opened before.
             EnvironmentProblem: the machine or the cluster cannot run it.
         """
-        refuse_options(FINALIZE_ELSEWHERE, options)
+        check_options(FinalizeOptions, options, without=FINALIZE_ELSEWHERE)
         words = tuple(setting_words(settings))
         given = FinalizeOptions(name=self.name, storage=self.folder.storage, evaluation=words, **options)
         RunningCommand("finalize", given).wait(show=show)

@@ -21,7 +21,7 @@ from trainer.compute import ComputeConfig
 from trainer.config import TrialConfig
 from trainer.data import DataConfig
 from trainer.data.frames import read_clip
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.evaluation.evaluate import restored_network
 from trainer.files import replacing, write_atomically
 from trainer.formatting import spelled
@@ -183,7 +183,7 @@ class LoadedModel(NamedTuple):
     """In evaluation mode, on the CPU, in float32."""
     transform: Callable[[Sequence[Path | str]], Float[Tensor, "T 3 H W"]]
     """Decodes the frames of a clip, in their order, and resizes and normalises them as in an evaluation; raises
-    DataError for what is no image."""
+    DataError for what is no image, and without frames."""
 
 
 def load_model(checkpoint: Path) -> LoadedModel:
@@ -197,6 +197,8 @@ def load_model(checkpoint: Path) -> LoadedModel:
     model = restored_network(config.model, checkpoint, state["model"]).eval()
 
     def transform(frames: Sequence[Path | str]) -> Float[Tensor, "T 3 H W"]:
+        if not frames:
+            raise DataError("a clip without frames; name one image file at least")
         pixels = read_clip([str(frame) for frame in frames], *config.input_size)
         return normalised(torch.from_numpy(pixels).movedim(-1, -3))
 

@@ -6,8 +6,8 @@ import errno
 from enum import IntEnum
 
 PROBLEMS_FILE = "REIDSEARCH_PROBLEMS_FILE"
-"""Environment variable: a file to which a failing command writes the reason, for the program that started it: a JSON
-object with `of_space`, whether the search space is wrong, and `lines`, the problems."""
+"""Environment variable: a file to which a failing command writes the reason, in place of standard error, for the
+program that started it: a JSON object with `of_space`, whether the search space is wrong, and `lines`, the problems."""
 
 
 UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)

@@ -96,7 +96,7 @@ def _shown(settings: Mapping[tuple[str, ...], JsonValue], keys: tuple[str, ...])
 
 def _check(name: str, changes: Sequence[tuple[str, str]], study: Study, space: SearchSpace) -> None:
     if not changes:
-        raise SearchError(f"{name}: nothing would change; give --trials +N, or --set path=value")
+        raise SearchError(f"{name}: nothing would change; give trials such as +10, or settings such as replicates=3")
     if (outside := next(_outside(study, space), None)) is not None:
         raise SearchError(f"{name}: {outside}; bounds can be widened, not narrowed")
     for key, text in changes:
@@ -106,7 +106,7 @@ def _check(name: str, changes: Sequence[tuple[str, str]], study: Study, space: S
                 f"a new one, with --warm-start {name} where it may learn from this one"
             )
     if space.budget.trials < (taken := math.ceil(trainings_taken(study, space))):
-        raise SearchError(f"{name}: has {counted(taken, 'trial', 'trials')} already; --trials cannot be less than that")
+        raise SearchError(f"{name}: has {counted(taken, 'trial', 'trials')} already; the budget cannot be less")
 
 
 def _outside(study: Study, space: SearchSpace) -> Iterator[str]:

@@ -257,7 +257,7 @@ def existing_search(store: Store, name: str) -> SearchFolder:
     if not folder.journal.exists():
         names = [found.name for found in searches(store)]
         there, near = _some(names), did_you_mean(name, names)
-        raise SearchError(f"no search {name!r} in {store.name} (there: {there}); --storage names another place{near}")
+        raise SearchError(f"no search {name!r} in {store.name} (there: {there}); another storage may hold it{near}")
     return folder
 
 

@@ -32,6 +32,7 @@ CLIENT_ENVIRONMENT = {
     # Standard output belongs to the search.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+LOGIN_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")  # MLflow's codes for HTTP's 401 and 403
 PARENT_TAG = "mlflow.parentRunId"
 SEARCH_TAG = "reidsearch.search"
 TRIAL_TAG = "reidsearch.trial"
@@ -45,6 +46,13 @@ log = logging.getLogger(__name__)
 
 class RefusedError(Exception):
     """MLflow answers and refuses a write."""
+
+
+def reason(error: Exception) -> str:
+    """Why MLflow cannot be reached, in one line without passwords."""
+    if (code := getattr(error, "error_code", "")) in LOGIN_REFUSED:
+        return f"{code}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there"
+    return without_passwords(first_line(error))
 
 
 class RunStore:
@@ -141,11 +149,8 @@ class RunStore:
             raise RefusedError(without_passwords(first_line(refusals[0]))) from refusals[0]
 
     def can_return(self, error: Exception) -> bool:
-        """Whether MLflow may answer later: a server may come back, a missing SQLite file does not."""
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
-
-        if isinstance(error, MlflowException) and error.error_code == ErrorCode.Name(INVALID_PARAMETER_VALUE):
+        """Whether MLflow may answer later: a server may come back, a missing SQLite file or a wrong login does not."""
+        if (code := getattr(error, "error_code", "")) == "INVALID_PARAMETER_VALUE" or code in LOGIN_REFUSED:
             return False
         return database_path(self._uri) is None or "locked" in str(error)
 

@@ -17,16 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.base.uris import without_passwords
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import EXPERIMENT
 from orchestrator.study.events import TrialSuggested
 from orchestrator.study.journal import Record
 from orchestrator.tracking.content import About
 from orchestrator.tracking.projection import SEARCH_RUN, Plan, Writes
-from orchestrator.tracking.store import RefusedError, RunStore
+from orchestrator.tracking.store import RefusedError, RunStore, reason
 from orchestrator.tracking.uploads import Source
-from trainer.formatting import first_line
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -145,7 +143,7 @@ class Tracker:
             try:
                 self._write(time.monotonic())
             except Exception as error:  # noqa: BLE001  # the search goes on whatever a tracking server does
-                problem = without_passwords(first_line(error))
+                problem = reason(error)
                 if self._gives_up and not self._store.can_return(error):
                     self._give_up(problem)
                     return

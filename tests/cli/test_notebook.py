@@ -157,8 +157,10 @@ def test_the_functions_show_the_options_of_the_commands_and_refuse_those_of_a_te
     assert "        trials: Trials in all.  [default: the space's]\n" in (launch.__doc__ or "")
     with pytest.raises(TypeError, match="submit is an option of the command line only"):
         launch("smoke.yaml", submit="http://head:8265")
-    with pytest.raises(TypeError, match="trails"):
+    with pytest.raises(TypeError, match="no argument 'trails' - did you mean 'trials'"):
         launch("smoke.yaml", name="demo", trails=3)
+    with pytest.raises(TypeError, match=r"no argument 'epochs'; a setting is given as settings={'optim.epochs': 3}"):
+        launch("smoke.yaml", name="demo", epochs=3)
 
 
 def test_a_space_may_be_a_mapping_and_gives_the_search_its_name(
@@ -173,26 +175,27 @@ def test_a_space_may_be_a_mapping_and_gives_the_search_its_name(
 
 
 def test_a_wrong_space_is_refused_before_anything_starts(stand_in: Path) -> None:
-    with pytest.raises(SpaceError, match=r"optim\.epoch"):
+    with pytest.raises(SpaceError, match=r"^settings optim\.epoch=2: "):
         launch("smoke.yaml", storage=stand_in, settings=["optim.epoch=2"])
 
 
-def test_what_the_command_finds_wrong_with_a_space_is_all_in_the_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_the_command_finds_wrong_is_in_the_error_alone_and_names_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpaceError, match=r"dmeo\.yaml: no such file, .* did you mean 'demo'\?$"):
-        launch("dmeo.yaml", name="x", show=False)
+        launch("dmeo.yaml", name="x")
     wrong = {"extends": "smoke.yaml", "budget": {"trial": 3}, "trainer": {"optim": {"epoch": 3}}}
     with pytest.raises(SpaceError) as caught:
-        launch(wrong, name="x", show=False)
+        launch(wrong, name="x")
     assert [problem.partition(": ")[2].split(": ")[0] for problem in caught.value.problems] == [
         *("budget.trial", "trainer.optim.epoch")
     ]
-    with pytest.raises(SearchError, match=r"^Invalid value for '--concurrent'"):
-        launch("smoke.yaml", name="x", concurrent=0, show=False)
+    with pytest.raises(SearchError, match=r"^Invalid value for 'concurrent'"):
+        launch("smoke.yaml", name="x", concurrent=0)
     with pytest.raises(SearchError, match=r"^no search 'x' in runs"):
-        resume("x", show=False)
+        resume("x")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_settings_are_a_mapping_or_a_list(stand_in: Path, capfd: pytest.CaptureFixture[str]) -> None:

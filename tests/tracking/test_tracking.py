@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from events import completed, epoch_result, reported, started, suggested
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from PIL import Image
 from running import metric_points, mlflow_runs
@@ -355,6 +357,18 @@ def test_an_experiment_that_was_deleted_in_mlflows_pages_is_restored_with_all_th
     assert tracked(folder, EVENTS, resend=True)[0] == 0
     assert "experiment reidsearch was deleted there; it is restored" in caplog.text
     assert_all_there_once(folder)
+
+
+def test_sync_does_not_wait_for_a_server_that_refuses_the_login_and_says_what_to_set(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("API request failed with error code 401", error_code=UNAUTHENTICATED)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", refuse)
+    unsent, tracker = tracked(folder, EVENTS, "http://127.0.0.1:1", 3600, resend=True)  # longer than a test may take
+    assert unsent
+    assert str(tracker.problem).startswith("UNAUTHENTICATED: set MLFLOW_TRACKING_USERNAME and")
 
 
 @pytest.mark.parametrize("content", [b"no database", None], ids=["not a database", "a folder"])

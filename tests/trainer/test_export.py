@@ -17,8 +17,8 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrialConfig
 from trainer.data import DataConfig, read_splits
 from trainer.data.frames import read_clip
-from trainer.errors import CheckpointError
-from trainer.export import FORMATS, TOLERATED_DIFFERENCE, export_network, missing_packages
+from trainer.errors import CheckpointError, DataError
+from trainer.export import FORMATS, TOLERATED_DIFFERENCE, export_network, load_model, missing_packages
 from trainer.input.augment import normalised
 from trainer.model.network import ModelConfig, TemporalAttentionResNet
 
@@ -149,3 +149,8 @@ def test_packages_of_a_format_that_are_not_installed_are_named(monkeypatch: pyte
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
     assert missing_packages("onnx") == ["onnxscript"]
     assert missing_packages("safetensors") == missing_packages("checkpoint") == []
+
+
+def test_a_loaded_network_refuses_a_clip_without_frames(everything: tuple[Path, TemporalAttentionResNet]) -> None:
+    with pytest.raises(DataError, match="a clip without frames"):
+        load_model(everything[0] / "model.pt").transform([])
