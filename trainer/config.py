@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from trainer.checkpoint import CheckpointConfig
@@ -91,11 +91,12 @@ class OptimConfig(FrozenConfig):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay, per step, of an exponential moving average of the weights, which is then what gets evaluated."""
 
-    @model_validator(mode="after")
-    def _milestones_ascend(self) -> OptimConfig:
-        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
-            raise ValueError(f"milestones: {list(self.milestones)} must ascend")
-        return self
+    @field_validator("milestones")
+    @classmethod
+    def _ascending(cls, milestones: tuple[Share, ...]) -> tuple[Share, ...]:
+        if any(later <= earlier for earlier, later in pairwise(milestones)):
+            raise ValueError(f"must ascend (is {list(milestones)})")
+        return milestones
 
 
 class RerankConfig(FrozenConfig):

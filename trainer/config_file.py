@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from trainer.errors import ConfigError
-from trainer.formatting import KeyPath, did_you_mean, plain_words, spelled
+from trainer.formatting import KeyPath, did_you_mean, located, spelled
 from trainer.settings import renamed_settings
 from trainer.yaml_file import Document, YamlError, parse_yaml, read_yaml
 
@@ -93,7 +94,7 @@ def _problem(problem: ErrorDetails) -> str:
     keys = tuple(problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{spelled(keys)}: unknown setting{did_you_mean(str(keys[-1]), _siblings(keys))}"
-    return f"{spelled(keys)}: {plain_words(problem)}"
+    return located(problem)
 
 
 def _siblings(keys: KeyPath) -> list[str]:
@@ -113,8 +114,8 @@ def lay_over(tree: Any, override: str) -> None:
         ConfigError: it is no such text, or the path leads through a value.
     """
     path, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override}: write PATH=VALUE")
+    if not equals or not path.strip():
+        raise ConfigError(f"--set {shlex.quote(override)}: write PATH=VALUE")
     if not text.strip():
         raise ConfigError(f"--set {override}: a value is missing after '='; write null or '' if that is meant")
     for _, what in renamed_settings(path):

@@ -32,7 +32,7 @@ from trainer.evaluation.evaluate import restored_network
 from trainer.evaluation.metrics import pairwise_distance
 from trainer.export import CONFIG_FILE, FILE_NAMES
 from trainer.files import read_regular, replacing, write_atomically
-from trainer.formatting import first_line, plain_words, spelled
+from trainer.formatting import first_line, located
 from trainer.plots.sheets import RankedItem, RankedQuery, ranking_sheet
 from trainer.result import DistanceThreshold, Progress, no_progress
 
@@ -100,9 +100,8 @@ def _read(path: Path, model: type[Any]) -> Any:
         return None
     except ValidationError as error:
         fault = error.errors()[0]
-        where = f"{spelled(fault['loc'])}: " if fault["loc"] else ""
-        what = "is no JSON" if fault["type"] == "json_invalid" else plain_words(fault)
-        raise CheckpointError(f"{path}: {where}{what}; export the network again") from error
+        what = "is no JSON" if fault["type"] == "json_invalid" else located(fault)
+        raise CheckpointError(f"{path}: {what}; export the network again") from error
 
 
 def _by_torch(folder: Path, config: TrialConfig) -> Embed:

@@ -90,8 +90,13 @@ def exactly(value: object) -> str:
 
 def spelled(path: KeyPath) -> str:
     """`("start", 0, "loss.osm_alpha")` as `start[0].loss.osm_alpha`."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key or repr(key)}" for key in path).removeprefix(".")
     return shortened(text, 2 * MAX_TEXT)
+
+
+def located(error: ErrorDetails) -> str:
+    """An error of pydantic in words, after the path that it is about unless that is the whole."""
+    return (f"{spelled(error['loc'])}: " if error["loc"] else "") + plain_words(error)
 
 
 def shortened(text: str, length: int = MAX_TEXT) -> str:

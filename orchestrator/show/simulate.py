@@ -25,7 +25,7 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import Store, existing_search
 from orchestrator.study.journal import read_journal
 from orchestrator.summary import Summary, read_summary
-from trainer.formatting import counted, plain_words, spelled
+from trainer.formatting import counted, located
 from trainer.yaml_file import YamlError, parse_yaml
 
 COLUMNS = ("epochs", "saved", "time", "stopped", "best found", "after epochs", "best stopped")
@@ -155,7 +155,7 @@ def stopping_config(space: SearchSpace, rule: str, overrides: Sequence[str]) -> 
     try:
         return StoppingConfig.model_validate(data)
     except ValidationError as error:
-        raise SpaceError(*(f"stopping.{spelled(one['loc'])}: {plain_words(one)}" for one in error.errors())) from error
+        raise SpaceError(*(f"stopping.{located(one)}" for one in error.errors())) from error
 
 
 def _document(made: Replay) -> dict[str, Any]:

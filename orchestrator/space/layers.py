@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ def overridden(space: Layer, override: str, fields: Sequence[str]) -> Layer:
     label = one_line(f"--set {shortened(override)}")
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
-        raise SpaceError(f"{label}: write --set path=value, such as --set budget.trials=4")
+        given = one_line(shlex.quote(shortened(override)))
+        raise SpaceError(f"--set {given}: write --set path=value, such as --set budget.trials=4")
     if not text.strip():
         raise SpaceError(f"{label}: a value is missing after '='; write null or '' if that is meant")
     try:

@@ -47,7 +47,7 @@ from orchestrator.space.problems import Place, Problems, SpaceError
 from orchestrator.space.remarks import remarks
 from orchestrator.space.schema import build_trial_config, derived_values, file_schema, flattened
 from trainer.errors import ConfigError
-from trainer.formatting import KeyPath, did_you_mean, plain_words, shortened, shown, spelled
+from trainer.formatting import KeyPath, did_you_mean, located, shortened, shown, spelled
 from trainer.plugins import is_plugin, load_plugin
 from trainer.yaml_file import dump_yaml, read_yaml
 
@@ -240,8 +240,7 @@ class SearchSpace(StrictConfig):
         except ExpressionError as error:
             raise SpaceError(str(error)) from error
         except ValidationError as error:
-            lines = [f"{spelled(problem['loc'])}: {plain_words(problem)}" for problem in error.errors()]
-            raise SpaceError(*lines) from error
+            raise SpaceError(*map(located, error.errors())) from error
 
     def resolved(self) -> dict[str, JsonValue]:
         """The whole space as plain data, without `extends`."""

@@ -13,7 +13,7 @@ from orchestrator.space.search_space import SearchSpace
 from orchestrator.study.events import NAME
 from orchestrator.study.study import Study
 from trainer.files import write_atomically
-from trainer.formatting import plain_words
+from trainer.formatting import located, plain_words
 from trainer.settings import FrozenConfig
 from trainer.yaml_file import YamlError, dump_yaml, read_yaml
 
@@ -142,9 +142,7 @@ def read_description(path: Path) -> SearchDescription:
     except YamlError as error:
         raise SearchError(str(error)) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SearchError(f"{path}: {where}: {first['msg']}; the file is damaged or of another version") from error
+        raise SearchError(f"{path}: {located(error.errors()[0])}; the file is damaged or of another version") from error
 
 
 def current_space(description: SearchDescription, study: Study) -> SearchSpace:
@@ -158,8 +156,7 @@ def current_space(description: SearchDescription, study: Study) -> SearchSpace:
     try:
         return SearchSpace.model_validate(study.extended)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise SearchError(
-            f"{study.name}: the space it was extended to is not one that this version knows ({where}: {first['msg']})"
+            f"{study.name}: the space it was extended to is not one that this version knows "
+            f"({located(error.errors()[0])})"
         ) from error

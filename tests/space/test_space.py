@@ -352,7 +352,7 @@ MISTAKES = {
     ),
     "settings that the trainer refuses together": (
         ("epochs: 3", "milestones: [0.5, 0.1]"),
-        "9:3: trainer.optim: milestones: [0.5, 0.1] must ascend",
+        "9:11: trainer.optim.milestones: must ascend (is [0.5, 0.1])",
     ),
     "searched and fixed": (
         ("optim: {epochs: 3}", "clips: {identities: 3}"),

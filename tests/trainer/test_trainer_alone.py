@@ -150,6 +150,17 @@ def test_a_setting_that_does_not_exist_is_named_with_its_place(
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [("[1]\n", "1:1: must be a mapping of names to values (is a list)"), ('"": 1\n', "1:1: '': unknown setting")],
+)
+def test_a_whole_file_and_an_empty_key_have_names_in_messages(
+    text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert mistakes(capsys, "fit", str(tmp_path / "c.yaml"), "--out", "o") == f"{tmp_path / 'c.yaml'}:{expected}"
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("optim.epochs=0", "optim.epochs: must be at least 1"),
@@ -158,7 +169,7 @@ def test_a_setting_that_does_not_exist_is_named_with_its_place(
         ("checkpoint.every=0", "checkpoint.every: must be auto, or a whole number of at least 1"),
         ("clips.workers=true", "clips.workers: must be auto, or a whole number of at least 0"),
         ("compute.tf32=yes please", "compute.tf32: must be auto, or true or false"),
-        ("epochs", "--set epochs: write PATH=VALUE"),
+        (": : [", "--set ': : [': write PATH=VALUE"),
         ("data.root=", "--set data.root=: a value is missing after '='; write null or '' if that is meant"),
         ("seed.x=1", "seed is a value, not a group"),
     ],

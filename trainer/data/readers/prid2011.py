@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 from trainer.data.dataset import read_bounded
 from trainer.data.readers.two_cameras import FOLDS, Partition, TwoCameras, two_camera_data_set
 from trainer.errors import DataError
-from trainer.formatting import plain_words, shown, spelled
+from trainer.formatting import located, shown
 from trainer.settings import FrozenConfig
 
 LAYOUT = TwoCameras(
@@ -72,10 +72,8 @@ def _read_partition(file: Path, images: Path, fold: int) -> Partition:
         content = read_bounded(file, MAX_SPLITS_BYTES, "the list of PRID2011's splits")
         partitions = _PARTITIONS.validate_json(content, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = f"{spelled(first['loc'])}: " if first["loc"] else ""
         raise DataError(
-            f"{file}: {where}{plain_words(first)}; {FOLDS} objects with lists train and test of names like "
+            f"{file}: {located(error.errors()[0])}; {FOLDS} objects with lists train and test of names like "
             "person_0001 are expected, copy the published file again"
         ) from error
     if len(partitions) != FOLDS:
