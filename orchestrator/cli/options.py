@@ -200,8 +200,8 @@ class OutPath(click.Path):
 
         if not os.fspath(value):
             self.fail("is empty; name what is to be written", parameter, context)
-        path = super().convert(value, parameter, context)
-        check_writable(Path(os.fsdecode(path)))
+        path = Path(os.fsdecode(super().convert(value, parameter, context)))
+        check_writable(path)
         if not self.dir_okay and not path.parent.is_dir():
             raise SearchError(f"{path.parent}: no such folder; make it first, or write {path.name} somewhere else")
         return path
