@@ -106,7 +106,7 @@ class Work(NamedTuple):
         """How the trials share the machines.
 
         Raises:
-            EnvironmentProblem: no machine can hold a trial.
+            SearchError: no machine can hold a trial.
         """
         resources = self.space.resources.overridden(self.resources)
         most, trials = self.concurrent or self.space.budget.concurrent, self.space.trials_at_most
