@@ -143,7 +143,7 @@ def evaluate_command(
         echo(json.dumps({**result.evaluation.model_dump(), "seconds": result.seconds}))
     else:
         echo(evaluation_line(result.evaluation, part))
-        echo(_stages_line(result.seconds))
+        echo("  ".join(["  seconds", *(f"{stage} {taken:.2f}" for stage, taken in result.seconds.items())]))
     if outputs.folder is not None:
         write_evaluation(outputs.folder, result, part, images=outputs.images)
         if not as_json:
@@ -272,11 +272,6 @@ def _metrics(metrics: RetrievalMetrics) -> str:
         f"rank-1 {100 * metrics.rank1:.1f}  rank-5 {100 * metrics.rank5:.1f}  rank-10 {100 * metrics.rank10:.1f}  "
         f"rank-20 {100 * metrics.rank20:.1f}"
     )
-
-
-def _stages_line(seconds: Mapping[str, float]) -> str:
-    """How long each stage of an evaluation took, for people."""
-    return "  seconds  " + "  ".join(f"{stage} {taken:.2f}" for stage, taken in seconds.items())
 
 
 def _spread_line(spreads: Mapping[str, Spread], prefix: str) -> str:

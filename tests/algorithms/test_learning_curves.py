@@ -150,20 +150,6 @@ def test_the_trend_is_a_line_and_a_parabola_of_mean_zero() -> None:
 # --- properties ------------------------------------------------------------------------------------------------------
 
 
-@given(seed=seeds, step=st.floats(0.01, 1))
-@quick
-def test_one_more_observation_never_increases_a_deviation(seed: int, step: float) -> None:
-    observations = curves(seed)
-    before = model_of(observations, seed)
-    new = np.random.default_rng(seed).random((1, 2))
-    after = before.believing(Rows.of(new, np.array([1.0]), np.array([99])))
-    asked = np.random.default_rng(seed + 1).random((5, 2))
-    assert (np.diag(after.final(asked).covariance) <= np.diag(before.final(asked).covariance) + 1e-9).all()
-    runs = np.arange(5)
-    points = observations.points[::3][:5]
-    assert (after.forecasts(points, runs).deviation <= before.forecasts(points, runs).deviation + 1e-9).all()
-
-
 @given(seed=seeds)
 @quick
 def test_the_gain_of_a_training_is_the_variance_that_its_last_value_takes_away(seed: int) -> None:

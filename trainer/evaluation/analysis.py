@@ -206,17 +206,14 @@ def _identities(tracklets: Sequence[Tracklet]) -> Int[Tensor, " N"]:
 def _ranked_query(
     query: Tracklet, distances: Float[Tensor, " G"], gallery: Sequence[Tracklet], precision: float, count: int
 ) -> RankedQuery:
-    remaining = (place for place in distances.argsort(stable=True).tolist() if not _left_out(query, gallery[place]))
+    in_order = distances.argsort(stable=True).tolist()
+    remaining = (p for p in in_order if gallery[p].identity != JUNK and not same_view(query, gallery[p]))
     items = [
         RankedItem(gallery[place], rank, float(distances[place]), _verdict(query, gallery[place]))
         for rank, place in enumerate(remaining, 1)
     ]
     missed = [item for item in items[count:] if item.verdict == "match"]
     return RankedQuery(query, precision, tuple(items[:count]), tuple(missed))
-
-
-def _left_out(query: Tracklet, found: Tracklet) -> bool:
-    return found.identity == JUNK or same_view(query, found)
 
 
 def _verdict(query: Tracklet, found: Tracklet) -> Verdict:

@@ -176,27 +176,10 @@ def _even(n: Int[Tensor, " N"], length: int, clips: int) -> Windows:
 # The random samplings compute in Python: a clip has few frames, and a call of torch costs more than all of them.
 
 
-def _consecutive(n: int, length: int, generator: torch.Generator) -> list[int]:
-    return _run(n, length, n - length + 1, generator)
-
-
-def _consecutive_paper(n: int, length: int, generator: torch.Generator) -> list[int]:
-    return _run(n, length, n - length, generator)
-
-
 def _run(n: int, length: int, starts: int, generator: torch.Generator) -> list[int]:
     """T frames in a row from one of the first `starts` frames."""
     start = int(torch.randint(max(1, starts), (), generator=generator))
     return [min(frame, n - 1) for frame in range(start, start + length)]
-
-
-def _chunks(n: int, length: int, generator: torch.Generator) -> list[int]:
-    return _one_of_each([part * n // length for part in range(length + 1)], generator)
-
-
-def _intelligent(n: int, length: int, generator: torch.Generator) -> list[int]:
-    part = max(1, n // length)
-    return _one_of_each([min(start * part, n) for start in range(length)] + [n], generator)
 
 
 def _one_of_each(edges: Sequence[int], generator: torch.Generator) -> list[int]:
@@ -209,8 +192,10 @@ def _one_of_each(edges: Sequence[int], generator: torch.Generator) -> list[int]:
 
 
 _RANDOM: dict[RandomSampling, Callable[[int, int, torch.Generator], list[int]]] = {
-    "consecutive": _consecutive,
-    "chunks": _chunks,
-    "intelligent": _intelligent,
-    "consecutive_paper": _consecutive_paper,
+    "consecutive": lambda n, length, draws: _run(n, length, n - length + 1, draws),
+    "consecutive_paper": lambda n, length, draws: _run(n, length, n - length, draws),
+    "chunks": lambda n, length, draws: _one_of_each([part * n // length for part in range(length + 1)], draws),
+    "intelligent": lambda n, length, draws: _one_of_each(
+        [*(min(part * max(1, n // length), n) for part in range(length)), n], draws
+    ),
 }

@@ -71,7 +71,7 @@ class TemporalAttention(nn.Module):
             raise ValueError(f"the attention was built for maps of {sizes}")
         hidden = functional.relu(_whole_map(self.spatial, seen.flatten(0, 1))).view(*maps.shape[:2], -1)
         with torch.autocast(maps.device.type, enabled=False):  # little work, and a softmax deserves float32
-            scores = self.temporal(_at_least_float32(hidden).transpose(1, 2)).squeeze(1)
+            scores = self.temporal(hidden.to(features.dtype).transpose(1, 2)).squeeze(1)
             if self.score_relu:
                 scores = functional.relu(scores)
             weights = _gated(scores, self.gate)
@@ -127,10 +127,6 @@ def _gated(scores: Float[Tensor, "B T"], gate: Gate) -> Float[Tensor, "B T"]:
     """
     strengths = functional.logsigmoid(scores) if gate == "sigmoid" else scores
     return strengths.softmax(dim=1)
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def attention_entropy(weights: Float[Tensor, "B T"]) -> Float[Tensor, " B"]:

@@ -118,7 +118,9 @@ def contact_sheet(
     canvas.text(Place(MARGIN, MARGIN), title, size=LARGE)
     for number, tracklet in enumerate(tracklets):
         column, row = divmod(number, rows)
-        _draw_tracklet(canvas, Place(MARGIN + column * cell.width, top + row * cell.height), tracklet, frames)
+        place = Place(MARGIN + column * cell.width, top + row * cell.height)
+        canvas.lines(place, _label(tracklet))
+        _draw_frames(canvas, place.moved(LABEL), tracklet, _evenly_spaced(len(tracklet.frames), frames))
     canvas.save(out)
 
 
@@ -188,11 +190,6 @@ def _check_weights(clip: AttendedClip) -> None:
     total = float(clip.weights.sum())
     if not bool((clip.weights >= 0).all()) or abs(total - 1) > ROUNDING:
         raise ValueError(f"weights of a clip must not be negative and add up to 1 (they add up to {total:.3g})")
-
-
-def _draw_tracklet(canvas: Canvas, place: Place, tracklet: Tracklet, frames: int) -> None:
-    canvas.lines(place, _label(tracklet))
-    _draw_frames(canvas, place.moved(LABEL), tracklet, _evenly_spaced(len(tracklet.frames), frames))
 
 
 def _draw_frames(canvas: Canvas, place: Place, tracklet: Tracklet, indices: Sequence[int]) -> None:

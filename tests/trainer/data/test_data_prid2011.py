@@ -57,16 +57,9 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
             missing = number == SHORT[camera]
             for frame in range(1, (LEAST_FRAMES - 1 if missing else length) + 1):
                 picture.save(folder / f"{frame:04d}.png")
-    write_identities_of_one_camera(root)
+    shutil.copytree(root / "multi_shot" / "cam_b" / identity(1), root / "multi_shot" / "cam_b" / identity(700))
     (root / SPLITS_FILE).write_text(json.dumps(partitions()))
     return root
-
-
-def write_identities_of_one_camera(root: Path) -> None:
-    folder = root / "multi_shot" / "cam_b" / identity(700)
-    folder.mkdir(parents=True)
-    for frame in range(1, LEAST_FRAMES + 1):
-        (folder / f"{frame:04d}.png").touch()
 
 
 def partitions() -> list[Any]:
@@ -104,8 +97,11 @@ def refused(root: Path, place: Path, *said: str) -> None:
 # The layout
 
 
-def test_queries_are_camera_a_and_the_gallery_camera_b_of_the_same_identities(intact: Path) -> None:
+def test_the_published_queries_are_camera_a_and_the_gallery_camera_b_of_the_same_identities(
+    intact: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     splits = PRID2011(intact)
+    assert not caplog.records
     assert [item[1:] for item in splits.query] == [(number, 1) for number in range(2, IDENTITIES + 1, 2)]
     assert [item[1:] for item in splits.gallery] == [(number, 2) for number in range(2, IDENTITIES + 1, 2)]
 
@@ -178,11 +174,6 @@ def test_drawn_partitions_say_once_that_they_are_not_the_published_ones(
     assert (record.levelno, record.name) == (logging.WARNING, "trainer.data.readers.two_cameras")
     assert record.getMessage().startswith(f"{without_file / SPLITS_FILE}: no such file; splits are drawn here from 10")
     assert "NOT the published ones" in record.getMessage()
-
-
-def test_the_published_partition_is_read_without_a_warning(intact: Path, caplog: pytest.LogCaptureFixture) -> None:
-    PRID2011(intact)
-    assert not caplog.records
 
 
 def test_too_few_identities_to_draw_from_are_counted(without_file: Path) -> None:

@@ -205,7 +205,8 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         write_synthetic(tmp_path / "data", size="tiny", seed=0)
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_no_other_is_synthetic(tmp_path: Path) -> None:
+    assert not is_synthetic(tmp_path)
     write_synthetic(tmp_path, size="tiny", seed=0)
     assert is_synthetic(tmp_path)
 
@@ -238,10 +239,6 @@ def test_a_full_disk_is_a_data_error_and_leaves_nothing(tmp_path: Path, monkeypa
     with pytest.raises(DataError, match=r"set: cannot be written \(No space"):
         write_synthetic(tmp_path / "set", size="tiny", seed=0, workers=1)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_folders_are_not_synthetic(tmp_path: Path) -> None:
-    assert not is_synthetic(tmp_path)
 
 
 def test_damaged_truth_is_named(drawn: tuple[Path, SyntheticSummary], tmp_path: Path) -> None:

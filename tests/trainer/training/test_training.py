@@ -221,11 +221,6 @@ def test_a_data_set_that_was_moved_does_not_hinder_a_resume(
     assert len(fit(config, resume_from=tmp_path / "run/checkpoint/last.pt", out=tmp_path / "run").history) == 1
 
 
-def test_more_identities_per_batch_than_there_are_is_refused(tiny_config: TrialConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"clips\.identities: 8 identities per batch, but only 5"):
-        fit(changed(tiny_config, clips__identities=8), out=tmp_path)
-
-
 def test_a_network_without_its_imagenet_weights_is_refused_before_training(
     tiny_config: TrialConfig, tmp_path: Path
 ) -> None:

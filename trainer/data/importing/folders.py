@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.data.dataset import contents
-from trainer.data.importing.plan import Faults, ImportPlan, PlannedTracklet, cleaned, stamp_of_sizes
+from trainer.data.importing.plan import ImportPlan, PlannedTracklet, cleaned, stamp_of_sizes
+from trainer.data.readers.table_file import Faults
 from trainer.data.readers.tracklet_table import IMAGES, is_label, natural
 from trainer.errors import DataError
 from trainer.formatting import shown

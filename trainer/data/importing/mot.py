@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data.frames import Box, clipped
-from trainer.data.importing.plan import Cut, Faults, ImportPlan, PlannedTracklet, cleaned, stamp, stamp_of_sizes
+from trainer.data.importing.plan import Cut, ImportPlan, PlannedTracklet, cleaned, stamp, stamp_of_sizes
 from trainer.data.importing.video import Pictures, image_files, look_at
+from trainer.data.readers.table_file import Faults
 from trainer.data.readers.tracklet_table import is_label, whole_number
 from trainer.errors import DataError
 from trainer.files import open_regular

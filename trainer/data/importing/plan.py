@@ -7,18 +7,15 @@ import json
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data.frames import Box
-from trainer.errors import DataError
-from trainer.formatting import one_line
 
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_NAME = 40  # characters of a folder's name
-SHOWN = 20  # faults whose text is shown
 EDGE = 2**20  # bytes at either end of a file that its stamp depends on
 
 
@@ -51,38 +48,6 @@ class ImportPlan(NamedTuple):
     """Digest of what the sources hold, in hex; other sources have another one."""
     notes: tuple[str, ...]
     """What was left out, a line each."""
-
-
-class Faults:
-    """What is wrong in the sources: every fault is counted, the first are kept."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._lines: list[tuple[str, tuple[Path, str] | None]] = []
-        self._alike: Counter[tuple[Path, str]] = Counter()
-
-    def add(self, path: Path, what: str, row: int | None = None, *, cause: str | None = None) -> None:
-        """Adds a line that names the file, and the row if it is one's.
-
-        Of the faults of a file with one cause the first has a line, which says how many there are besides.
-        """
-        self.count += 1
-        key = None if cause is None else (path, cause)
-        if key is not None:
-            self._alike[key] += 1
-        if (key is None or self._alike[key] == 1) and len(self._lines) < SHOWN:
-            self._lines.append((one_line(f"{path}: {'' if row is None else f'row {row}: '}{what}"), key))
-
-    def refuse(self) -> None:
-        """Raises DataError, a line for each fault or cause, if there is any."""
-        if self.count:
-            counts = [1 if key is None else self._alike[key] for _, key in self._lines]
-            lines = [
-                line + (f" (and {count - 1:,} more like it)" if count > 1 else "")
-                for (line, _), count in zip(self._lines, counts, strict=True)
-            ]
-            more = self.count - sum(counts)
-            raise DataError("\n".join([*lines, *([f"and {more:,} more"] if more else [])]))
 
 
 def cleaned(text: str) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 import simplejpeg
 from pydantic import Field, ValidationError
 
-from trainer.data.importing.plan import Cut, Faults, ImportPlan, PlannedTracklet, crop_folders, frame_names
+from trainer.data.importing.plan import Cut, ImportPlan, PlannedTracklet, crop_folders, frame_names
 from trainer.data.importing.source import ImportOptions, read_source
 from trainer.data.importing.video import pictures
-from trainer.data.readers.table_file import CSV
+from trainer.data.readers.table_file import CSV, Faults
 from trainer.errors import DataError
 from trainer.files import check_apart, read_regular, write_atomically
 from trainer.settings import FrozenConfig

@@ -7,6 +7,7 @@ import csv
 import functools
 import io
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -18,7 +19,7 @@ from trainer.formatting import one_line, shown
 CSV, PARQUET = "tracklets.csv", "tracklets.parquet"
 BOX = ("x", "y", "w", "h")
 COLUMNS = ("identity", "camera", "tracklet", "path", "frame", "frames", *BOX, "part", "split", "time")
-SHOWN = 20  # faults of a table whose text is shown
+SHOWN = 20  # faults whose text is shown
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +36,35 @@ class Table(NamedTuple):
 
 
 class Faults:
-    """What is wrong in a table: every fault is counted, the first are kept."""
+    """What is wrong in tables and folders: every fault is counted, the first are kept."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines: list[str] = []
-        self._count = 0
+    def __init__(self) -> None:
+        self.count = 0
+        self._lines: list[tuple[str, tuple[Path, str] | None]] = []
+        self._alike: Counter[tuple[Path, str]] = Counter()
 
-    def add(self, row: int | None, what: str) -> None:
-        """Adds a line that names the row; None where the fault is the table's."""
-        self._count += 1
-        if len(self._lines) < SHOWN:
-            where = "" if row is None else f"row {row}: "
-            self._lines.append(one_line(f"{self._path}: {where}{what}"))
+    def add(self, path: Path, what: str, row: int | None = None, *, cause: str | None = None) -> None:
+        """Adds a line that names the file, and the row if it is one's.
+
+        Of the faults of a file with one cause the first has a line, which says how many there are besides.
+        """
+        self.count += 1
+        key = None if cause is None else (path, cause)
+        if key is not None:
+            self._alike[key] += 1
+        if (key is None or self._alike[key] == 1) and len(self._lines) < SHOWN:
+            self._lines.append((one_line(f"{path}: {'' if row is None else f'row {row}: '}{what}"), key))
 
     def refuse(self) -> None:
-        """Raises DataError, a line for each fault, if there is any."""
-        if self._count:
-            more = self._count - len(self._lines)
-            raise DataError("\n".join([*self._lines, *([f"{self._path}: and {more:,} more"] if more else [])]))
+        """Raises DataError, a line for each fault or cause, if there is any."""
+        if self.count:
+            counts = [1 if key is None else self._alike[key] for _, key in self._lines]
+            lines = [
+                line + (f" (and {count - 1:,} more like it)" if count > 1 else "")
+                for (line, _), count in zip(self._lines, counts, strict=True)
+            ]
+            more = self.count - sum(counts)
+            raise DataError("\n".join([*lines, *([f"and {more:,} more"] if more else [])]))
 
 
 def table_path(root: Path) -> Path:
@@ -84,7 +95,7 @@ def opened_table(path: Path, faults: Faults) -> Iterator[Table]:
             header = [name.strip() for name in next(rows, [])]
             columns = {name: place for place, name in enumerate(header) if name in COLUMNS}
             _check_header(path, header)
-            yield Table(path, header, columns, _numbered(rows, number, len(header), faults))
+            yield Table(path, header, columns, _numbered(path, rows, number, len(header), faults))
     except OSError as error:
         why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise DataError(f"{path}: {why}") from error
@@ -134,14 +145,14 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 
 
 def _numbered(
-    rows: Iterable[Sequence[str]], first: int, width: int, faults: Faults
+    path: Path, rows: Iterable[Sequence[str]], first: int, width: int, faults: Faults
 ) -> Iterator[tuple[int, Sequence[str]]]:
     """Rows that hold something, with their numbers."""
     for number, row in enumerate(rows, start=first):
         if len(row) == width:
             yield number, row
         elif row:
-            faults.add(number, f"{len(row)} fields, the header has {width}; quote texts that hold commas")
+            faults.add(path, f"{len(row)} fields, the header has {width}; quote texts that hold commas", number)
 
 
 def check_columns(table: Table, faults: Faults) -> None:
@@ -155,19 +166,19 @@ def check_columns(table: Table, faults: Faults) -> None:
     needed += ["tracklet", "frame", *BOX] if columns & {*BOX} else []
     for name in dict.fromkeys(needed):
         if name not in columns:
-            faults.add(None, f"has no column {name}; add it")
+            faults.add(table.path, f"has no column {name}; add it")
     for one, other, advice in (
         ("part", "split", "keep part, which says more"),
         ("frame", "frames", "frames is of tables with a row for each tracklet"),
     ):
         if {one, other} <= columns:
-            faults.add(None, f"has the columns {one} and {other}; {advice}")
+            faults.add(table.path, f"has the columns {one} and {other}; {advice}")
     for name in sorted({name for name in table.header if table.header.count(name) > 1 and name}):
-        faults.add(None, f"has the column {shown(name)} twice; remove one of them")
+        faults.add(table.path, f"has the column {shown(name)} twice; remove one of them")
     unknown = [name for name in dict.fromkeys(table.header) if name and name not in COLUMNS]
     for name in unknown:
         if (meant := _meant(name)) is not None and meant not in columns:
-            faults.add(None, f"has a column {shown(name)}; call it {meant}, or something else if it is not")
+            faults.add(table.path, f"has a column {shown(name)}; call it {meant}, or something else if it is not")
     faults.refuse()
     if unknown:
         _warn_of_columns(table.path, tuple(unknown))

@@ -69,7 +69,7 @@ def read_table(root: Path) -> list[Listed]:
         DataError: there is no table, it cannot be read, or it has faults; a line each that names the row.
     """
     path = table_path(root)
-    faults = Faults(path)
+    faults = Faults()
     with opened_table(path, faults) as table:
         check_columns(table, faults)
         by_frame = "frame" in table.columns
@@ -77,7 +77,7 @@ def read_table(root: Path) -> list[Listed]:
     faults.refuse()
     if not found:
         raise DataError(f"{path}: lists no tracklet; every row below the header is one, or a frame of one")
-    _check_overlaps(root, found, faults)
+    _check_overlaps(path, found, faults)
     faults.refuse()
     return sorted(found, key=lambda each: (natural(each.identity), natural(each.camera or ""), each.time, each.row))
 
@@ -112,19 +112,20 @@ def _labels(table: Table, row: Sequence[str], number: int, faults: Faults) -> _L
     for name in ("identity", "camera", *(["tracklet"] if "frame" in table.columns else [])):
         if field.get(name) == "":
             otherwise = ", or remove the column if cameras are not known" if name == "camera" else ""
-            faults.add(number, f"{name} is empty; every row names one{otherwise}")
+            faults.add(table.path, f"{name} is empty; every row names one{otherwise}", number)
     for name in ("identity", "camera"):
         if not is_label(field.get(name, "")):
-            faults.add(number, f"{name} {shown(field[name])} holds a line break or a NUL; remove it")
+            faults.add(table.path, f"{name} {shown(field[name])} holds a line break or a NUL; remove it", number)
     part = None
     for name, known in PARTS.items():
         if name in field:
             part = field[name]
             if part not in known:
-                faults.add(number, f"{name} is {shown(part)}; it is {listed(known)}")
+                faults.add(table.path, f"{name} is {shown(part)}; it is {listed(known)}", number)
     time = _seconds(field.get("time", ""))
     if time is None:
-        faults.add(number, f"time is {shown(field['time'])}; seconds or ISO 8601, as 2026-05-01T12:00:00, are expected")
+        said = f"time is {shown(field['time'])}; seconds or ISO 8601, as 2026-05-01T12:00:00, are expected"
+        faults.add(table.path, said, number)
     return _Labels(field["identity"], field.get("camera"), field.get("tracklet", ""), part, time or 0.0)
 
 
@@ -166,7 +167,7 @@ def _listed_by_folder(root: Path, table: Table, faults: Faults) -> Iterator[List
         for (number, row), path, found in zip(rows, paths, looks, strict=True):
             identity, camera, name, part, time = _labels(table, row, number, faults)
             if fault := found.fault or _wrong_count(table, row, len(found.frames)):
-                faults.add(number, fault)
+                faults.add(table.path, fault, number)
             else:
                 yield Listed(identity, camera, name or path, found.frames, part, time, number)
 
@@ -259,17 +260,17 @@ def _listed_by_frame(root: Path, table: Table, faults: Faults) -> Iterator[Liste
         frame = whole_number(row[frame_at])
         box = None if boxed is None else _box(boxed(row))
         if fault is not None:
-            faults.add(number, fault)
+            faults.add(table.path, fault, number)
         elif frame is None:
-            faults.add(number, f"frame is {shown(row[frame_at])}; a whole number from 0 is expected")
+            faults.add(table.path, f"frame is {shown(row[frame_at])}; a whole number from 0 is expected", number)
         elif isinstance(box, str):
-            faults.add(number, box)
+            faults.add(table.path, box, number)
         elif frame in group.frames:
-            faults.add(number, f"frame {frame} of tracklet {shown(group.labels.tracklet)} is there before")
+            faults.add(table.path, f"frame {frame} of tracklet {shown(group.labels.tracklet)} is there before", number)
         else:
             image = prefix + _plain(path)
             group.frames[frame] = image if box is None else crop_address(image, box)
-    _check_groups(by_labels.values(), faults)
+    _check_groups(table.path, by_labels.values(), faults)
     for labels, first, frames in by_labels.values():
         in_order = tuple([frames[frame] for frame in sorted(frames)])
         if in_order:
@@ -296,7 +297,7 @@ def _box(texts: Sequence[str]) -> Box | str:
     return Box(left, top, right - left, bottom - top)
 
 
-def _check_groups(groups: Iterable[_Frames], faults: Faults) -> None:
+def _check_groups(path: Path, groups: Iterable[_Frames], faults: Faults) -> None:
     """A tracklet has one identity and one part; cameras may count their tracklets alike."""
     first: dict[tuple[str | None, str], _Frames] = {}
     for group in groups:
@@ -307,19 +308,20 @@ def _check_groups(groups: Iterable[_Frames], faults: Faults) -> None:
                 f"identity {shown(each.identity)}" + (f", {each.part}" if each.part else "")
                 for each in (labels, known.labels)
             )
-            faults.add(group.row, f"tracklet {shown(labels.tracklet)} is of {mine}, but in row {known.row} of {before}")
+            what = f"tracklet {shown(labels.tracklet)} is of {mine}, but in row {known.row} of {before}"
+            faults.add(path, what, group.row)
 
 
 # What holds for both
 
 
-def _check_overlaps(root: Path, found: Sequence[Listed], faults: Faults) -> None:
+def _check_overlaps(path: Path, found: Sequence[Listed], faults: Faults) -> None:
     """No frame, or crop, belongs to two tracklets; of two that overlap one frame is named."""
     owner: dict[str, int] = {}
     for each in found:
         for frame in each.frames:
             before = owner.setdefault(frame, each.row)
             if before != each.row:
-                name = shown(frame.removeprefix(f"{root}{os.sep}"))
-                faults.add(each.row, f"{name} belongs to row {before} as well; remove one of them")
+                name = shown(frame.removeprefix(f"{path.parent}{os.sep}"))
+                faults.add(path, f"{name} belongs to row {before} as well; remove one of them", each.row)
                 break

@@ -67,15 +67,14 @@ def _numbers(texts: Iterable[str]) -> dict[str, NamedNumber]:
 
 def _check_disjoint(path: Path, found: Sequence[Listed]) -> None:
     """No identity is both trained on and tested on."""
-    faults = Faults(path)
+    faults = Faults()
     first: dict[tuple[str, bool], Listed] = {}
     for each in found:
         first.setdefault((each.identity, each.part == "train"), each)
     for (identity, trained), each in first.items():
         if trained and (other := first.get((identity, False))) is not None:
-            faults.add(
-                each.row, f"identity {shown(identity)} is in train, but in row {other.row} in {other.part}; choose one"
-            )
+            what = f"identity {shown(identity)} is in train, but in row {other.row} in {other.part}; choose one"
+            faults.add(path, what, each.row)
     faults.refuse()
 
 
