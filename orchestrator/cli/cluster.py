@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def slurm(given: SlurmOptions) -> int:
     )
     # The job reads the space from its file, without what `--set` changes.
     work = _work(given, overrides=given.overrides)
-    return _written(slurm_script(work, job), work, job.machines, warnings(work))
+    return _written(slurm_script(work, job), given.concurrent, warnings(work))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +234,8 @@ def k8s(given: KubernetesOptions) -> int:
         service_account=given.service_account,
         secret=given.env_from,
     )
-    work, write = _work(given), kubernetes_job if given.kind == "job" else kubernetes_cluster
-    return _written(write(work, pods), work, pods.machines)
+    write = kubernetes_job if given.kind == "job" else kubernetes_cluster
+    return _written(write(_work(given), pods), given.concurrent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,14 +307,12 @@ def ray_up(given: RayUpOptions) -> int:
     work = _work(given)
     if given.provider == "onprem":
         own = manifests.OwnMachines(asked["head"], given.workers, asked["user"], given.environment or sys.prefix)
-        machines = _machines(given, len(own.workers))
-        return _written(manifests.ray_up_own(work, machines, own), work, machines)
-    rented = {key: asked[key] for key in manifests.CloudMachines._fields}
-    cloud, machines = (
-        manifests.CloudMachines(**rented | {"user": given.user or "ubuntu"}),
-        _machines(given, asked["nodes"]),
-    )
-    return _written(manifests.ray_up_cloud(work, machines, cloud), work, machines)
+        text = manifests.ray_up_own(work, _machines(given, len(own.workers)), own)
+    else:
+        rented = {key: asked[key] for key in manifests.CloudMachines._fields}
+        machines = manifests.CloudMachines(**rented | {"user": given.user or "ubuntu"})
+        text = manifests.ray_up_cloud(work, _machines(given, asked["nodes"]), machines)
+    return _written(text, given.concurrent)
 
 
 def _require_options_of(provider: str, given: dict[str, Any]) -> None:
@@ -326,12 +325,12 @@ def _require_options_of(provider: str, given: dict[str, Any]) -> None:
         raise click.UsageError(f"--provider {provider} does not take {', '.join(others)}")
 
 
-def _written(text: str, work: Work, machines: Machines, warnings: Iterable[str] = ()) -> int:
+def _written(text: str, concurrent: int | None, warnings: Iterable[str] = ()) -> int:
     """Writes the file to the standard output, and to the other one what its user should know."""
     click.echo(text, nl=False)
-    fits = work.allocation(machines).concurrent
-    if work.concurrent is not None and work.concurrent > fits:
-        click.echo(f"--concurrent {work.concurrent}: {fits} trials at most run at once", err=True)
+    planned = re.search(r"(\d+) at once", text)
+    if planned and concurrent and concurrent > int(planned[1]):
+        click.echo(f"--concurrent {concurrent}: {planned[1]} trials at most run at once", err=True)
     for line in warnings:
         click.echo(line, err=True)
     return Exit.OK

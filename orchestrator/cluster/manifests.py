@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.base.errors import OrchestratorError
-from orchestrator.cluster.resources import Allocation, Node, allocate
+from orchestrator.cluster.resources import Node, allocate
 from orchestrator.cluster.trusted_servers import TRACKING
 from orchestrator.space.options import Resources
 from orchestrator.space.search_space import SearchSpace
@@ -102,17 +102,6 @@ class Work(NamedTuple):
             raise UnusableValue(f"{self.space.name} names no data set; say where the machines see it: --data DIR")
         return root
 
-    def allocation(self, machines: Machines) -> Allocation:
-        """How the trials share the machines.
-
-        Raises:
-            SearchError: no machine can hold a trial.
-        """
-        resources = self.space.resources.overridden(self.resources)
-        most, trials = self.concurrent or self.space.budget.concurrent, self.space.trials_at_most
-        allocate(machines._replace(number=1).nodes(), resources, concurrent=most, trials=trials)
-        return allocate(machines.nodes(), resources, concurrent=most, trials=trials)
-
     def plan(self, machines: Machines) -> str:
         """One line: how many trials there are, and how they share the machines.
 
@@ -125,8 +114,12 @@ class Work(NamedTuple):
         for option, place in (("--storage", self.storage), ("--stage-data", self.stage_data)):
             if place is not None and is_uri(place) and parsed(place).scheme == "memory":
                 raise UnusableValue(f"{option} {place}: no machine sees the memory of another one; name a bucket")
+        resources = self.space.resources.overridden(self.resources)
+        most, trials = self.concurrent or self.space.budget.concurrent, self.space.trials_at_most
+        allocate(machines._replace(number=1).nodes(), resources, concurrent=most, trials=trials)
+        allocation = allocate(machines.nodes(), resources, concurrent=most, trials=trials)
         whole = "whole " * self.space.stopping.pauses
-        return f"{self.name}: {self.space.budget.trials} {whole}trials, {self.allocation(machines).reason}"
+        return f"{self.name}: {self.space.budget.trials} {whole}trials, {allocation.reason}"
 
 
 # --- `ray up`

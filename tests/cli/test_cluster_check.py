@@ -17,7 +17,7 @@ from orchestrator.stores.base import StorageProblem
 from orchestrator.stores.objects import Objects
 
 # Answers from a file, by the words that follow `get`; what is not there is NotFound.
-KUBECTL = f"""#!{sys.executable}
+KUBECTL = f"""#!{sys.executable} -IS
 import json, pathlib, sys
 words = sys.argv[1:]
 answers = json.loads(pathlib.Path(__file__).with_name("answers.json").read_text())
