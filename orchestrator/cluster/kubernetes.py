@@ -56,8 +56,7 @@ def kubernetes_job(work: Work, cluster: KubernetesCluster) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it.
-        SearchError: no pod can hold a trial.
-        SearchError: the name cannot name a search.
+        SearchError: no pod can hold a trial, or the name cannot name a search.
     """
     places = [_seen_by_pods("--storage", work.storage)]
     if work.stage_data is not None:
@@ -79,8 +78,7 @@ def kubernetes_cluster(work: Work, cluster: KubernetesCluster) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it.
-        SearchError: no pod can hold a trial of the search.
-        SearchError: the name cannot name a search.
+        SearchError: no pod can hold a trial of the search, or the name cannot name one.
     """
     values = _kubernetes_values(work, cluster, [_seen_by_pods("--storage", work.storage)])
     return rendered("raycluster.yaml.j2", values | {"job": False, "driver": SUBMITTED_DRIVER}, yaml_value)

@@ -106,8 +106,7 @@ class Work(NamedTuple):
         """One line: how many trials there are, and how they share the machines.
 
         Raises:
-            SearchError: no machine can hold a trial.
-            SearchError: the name cannot name a search, or a URI is none of a storage, or has keys in it.
+            SearchError: no machine can hold a trial, the name cannot name a search, or a URI is none of a storage.
             UnusableValue: the storage is the memory of a process.
         """
         check_name(self.name)
@@ -141,8 +140,7 @@ def ray_up_own(work: Work, machines: Machines, own: OwnMachines) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it.
-        SearchError: no machine can hold a trial.
-        SearchError: the name cannot name a search.
+        SearchError: no machine can hold a trial, or the name cannot name a search.
     """
     meaning = "the name or address of a machine"
     hosts = [own.head, *own.workers]
@@ -186,8 +184,7 @@ def ray_up_cloud(work: Work, machines: Machines, cloud: CloudMachines) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it.
-        SearchError: no machine can hold a trial.
-        SearchError: the name cannot name a search.
+        SearchError: no machine can hold a trial, or the name cannot name a search.
     """
     checks = {
         **{"region": (CLOUD_WORD, "a region"), "user": (USER, "the name of a user"), "image": (IMAGE, IMAGE_MEANING)},

@@ -79,8 +79,7 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
 
     Raises:
         UnusableValue: a value cannot stand in it, or the job is too short to save anything.
-        SearchError: no node can hold a trial.
-        SearchError: the name cannot name a search.
+        SearchError: no node can hold a trial, or the name cannot name a search.
     """
     from markupsafe import Markup
 
