@@ -7,10 +7,12 @@ import fcntl
 import gc
 import os
 import platform
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 LOCK_POLL_S = 0.1
@@ -41,6 +43,22 @@ def share_heap() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
+
+
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """A block of the main thread that Ctrl-C or SIGTERM ends without an error."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Process(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
 import threading
 import time
@@ -12,7 +11,6 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +29,7 @@ from starlette.routing import Route
 from orchestrator.base.errors import EnvironmentProblem, OrchestratorError, SearchError
 from orchestrator.base.escaping import visible
 from orchestrator.base.hints import hint
+from orchestrator.base.process import until_interrupted
 from orchestrator.show import compare_view
 from orchestrator.show.compare import compare
 from orchestrator.show.report import charts, page
@@ -252,22 +251,13 @@ def serve(store: Store, name: str | None, port: int, say: Callable[[str], None],
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with socket.create_server((HOST, port)) as listening:
+        with until_interrupted(), socket.create_server((HOST, port)) as listening:
             say(f"http://{HOST}:{listening.getsockname()[1]}/{name or ''}?token={token}")
             say("Ctrl-C ends it")
             uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        return
     except OSError as error:
         raise EnvironmentProblem(
             f"port {port} of {HOST} is taken ({os.strerror(error.errno or 0)}), perhaps by another `dashboard`; choose "
             "another with --port, or any free one with --port 0"
         ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

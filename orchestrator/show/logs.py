@@ -12,26 +12,7 @@ from orchestrator.base.formatting import number, percent, utc
 from orchestrator.base.hints import hint
 from orchestrator.runner.trial_spec import ERROR_FILE, HANG_FILE, LOG_FILE
 from orchestrator.stores.base import SearchFolder
-from orchestrator.study.events import (
-    AttemptFailed,
-    FinalizationStarted,
-    Forecast,
-    ObservationsAttached,
-    SearchExtended,
-    SessionEnded,
-    SessionStarted,
-    TrialCompleted,
-    TrialContinued,
-    TrialFailed,
-    TrialOpenedTestSet,
-    TrialPaused,
-    TrialReopened,
-    TrialReported,
-    TrialStarted,
-    TrialStopped,
-    TrialSuggested,
-    TrialTested,
-)
+from orchestrator.study import events
 from orchestrator.study.journal import Record, read_journal
 from orchestrator.study.study import fold_records
 from trainer.files import read_regular
@@ -91,61 +72,65 @@ def event_line(record: Record) -> str | None:
 
 def news(records: Sequence[Record]) -> list[str]:
     """Lines of everything but suggestions and epochs, the latest first."""
-    others = (record for record in reversed(records) if not isinstance(record.event, TrialSuggested | TrialReported))
+    others = (
+        record
+        for record in reversed(records)
+        if not isinstance(record.event, events.TrialSuggested | events.TrialReported)
+    )
     return list(filter(None, map(event_line, others)))
 
 
 def _of_trial(record: Record) -> str | None:
     match record.event:
-        case TrialSuggested() as event:
+        case events.TrialSuggested() as event:
             params = " ".join(f"{path}={number(value)}" for path, value in event.params.items())
             note = f" ({event.note})" if event.note else ""
             return f"trial={event.trial} suggested by={event.source}{_repeated(event)}{note} {params}"
-        case TrialStarted() as event:
+        case events.TrialStarted() as event:
             return f"trial={event.trial} started attempt={event.attempt}"
-        case TrialReported(result=result) as event if result.validation is not None:
+        case events.TrialReported(result=result) as event if result.validation is not None:
             metrics = result.metrics()
             loss = f" loss={metrics['loss/total']:.3f}" if "loss/total" in metrics else ""
             return (
                 f"trial={event.trial} epoch={result.epoch}{loss} "
                 f"mAP={percent(metrics, 'mAP')} rank1={percent(metrics, 'rank1')}"
             )
-        case TrialTested(evaluation=evaluation) as event:
+        case events.TrialTested(evaluation=evaluation) as event:
             metrics = evaluation.metrics()
             return (
                 f"trial={event.trial} test set mAP={percent(metrics, 'mAP')} rank1={percent(metrics, 'rank1')} "
                 f"protocol={evaluation.protocol} dropped={evaluation.dropped_queries}"
                 + ("" if event.data is None else f" data={event.data.name}")
             )
-        case TrialCompleted() as event:
+        case events.TrialCompleted() as event:
             return f"trial={event.trial} completed"
-        case TrialStopped() as event:
+        case events.TrialStopped() as event:
             return f"trial={event.trial} stopped by={event.rule} after epoch={event.epoch} {event.reason}"
-        case TrialPaused() as event:
+        case events.TrialPaused() as event:
             return f"trial={event.trial} paused after epoch={event.epoch}{_expected(event.forecast)} {event.reason}"
-        case TrialContinued() as event:
+        case events.TrialContinued() as event:
             until = "" if event.until is None else f" until epoch={event.until}"
             return f"trial={event.trial} continues{until}{_expected(event.forecast)} {event.reason}"
-        case AttemptFailed() as event:
+        case events.AttemptFailed() as event:
             return f"trial={event.trial} attempt={event.attempt} failed={event.failure} {event.reason}"
-        case TrialFailed() as event:
+        case events.TrialFailed() as event:
             return f"trial={event.trial} failed={event.failure} for good"
-        case TrialOpenedTestSet() as event:
+        case events.TrialOpenedTestSet() as event:
             return f"trial={event.trial} test set opened by={event.by} {event.use} of={event.weights}" + (
                 "" if event.data is None else f" data={event.data.name}"
             )
-        case TrialReopened() as event:
+        case events.TrialReopened() as event:
             return f"trial={event.trial} is tried again"
         case _:
             return None
 
 
-def _expected(forecast: Forecast | None) -> str:
+def _expected(forecast: events.Forecast | None) -> str:
     """The forecast in the objective's own unit, which an event does not name."""
     return "" if forecast is None else f" ends at={forecast.value:.3g}±{forecast.error:.2g}"
 
 
-def _repeated(event: TrialSuggested) -> str:
+def _repeated(event: events.TrialSuggested) -> str:
     if not event.repeats:
         return ""
     return f" of={event.repeats} seed={event.seed}" + (f" fold={event.fold}" if event.fold is not None else "")
@@ -153,15 +138,15 @@ def _repeated(event: TrialSuggested) -> str:
 
 def _of_search(record: Record) -> str | None:
     match record.event:
-        case SessionStarted() as event:
+        case events.SessionStarted() as event:
             return f"session={event.session} started host={event.host} pid={event.pid}"
-        case SessionEnded() as event:
+        case events.SessionEnded() as event:
             return f"session {event.state} {event.reason}".rstrip()
-        case ObservationsAttached() as event:
+        case events.ObservationsAttached() as event:
             return f"learns from={event.search} trials={len(event.observations)} {event.note}".rstrip()
-        case FinalizationStarted() as event:
+        case events.FinalizationStarted() as event:
             return f"test set opened by={event.by} for={','.join(event.leaders)} seeds={event.seeds}"
-        case SearchExtended() as event:
+        case events.SearchExtended() as event:
             return f"extended {'; '.join(event.changes)}"
         case _:
             return None

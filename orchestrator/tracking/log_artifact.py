@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
@@ -12,7 +11,7 @@ from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import read_description
 from orchestrator.tracking.database import missing_database
 from orchestrator.tracking.projection import SEARCH_RUN
-from orchestrator.tracking.store import CLIENT_ENVIRONMENT, SEARCH_TAG, TRIAL_TAG
+from orchestrator.tracking.store import SEARCH_TAG, TRIAL_TAG, mlflow_client
 from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import first_line
 
@@ -35,11 +34,9 @@ def log_report(folder: SearchFolder, report: Path, *, tracking: str | None = Non
     sync = hint("sync", folder.name, storage=folder.storage)
     if missing_database(uri) is not None:
         raise EnvironmentProblem(f"{shown}: no such database; `{sync}` makes it")
-    os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=uri)
+    client = mlflow_client(uri)
     try:
         experiment = client.get_experiment_by_name(description.options.experiment)
         ours = f"tags.`{SEARCH_TAG}` = '{description.uid}' and tags.`{TRIAL_TAG}` = '{SEARCH_RUN}'"

@@ -8,23 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from orchestrator.stores.base import SearchFolder
-from orchestrator.study.events import (
-    Event,
-    SearchCreated,
-    SessionEnded,
-    SessionStarted,
-    TrialCompleted,
-    TrialContinued,
-    TrialFailed,
-    TrialOpenedTestSet,
-    TrialPaused,
-    TrialReopened,
-    TrialReported,
-    TrialStarted,
-    TrialStopped,
-    TrialSuggested,
-    TrialTested,
-)
+from orchestrator.study import events
 from orchestrator.tracking.content import (
     About,
     Artifact,
@@ -91,11 +75,6 @@ class Writes:
     due: float = 0.0
     """Monotonic time of the next attempt."""
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether `close` should not wait for it."""
-        return self.attempts >= ATTEMPTS_TO_WAIT_FOR
-
 
 class Plan:
     """Pending writes, in the order in which their runs were created."""
@@ -111,53 +90,53 @@ class Plan:
         self._unmade: dict[str, Writes] = {}
         self._has_refused = False
 
-    def add(self, event: Event, time: float) -> bool:
+    def add(self, event: events.Event, time: float) -> bool:
         """Merges an event recorded at `time`, in seconds since 1970 UTC; False if MLflow does not show it."""
         moment = milliseconds(time)
         match event:
-            case SearchCreated():
+            case events.SearchCreated():
                 writes = self._begin(SEARCH_RUN, Creation(self._folder.name, moment, {}))
                 writes.files.append(self._folder.description)
                 if self._about is not None:
                     writes.artifacts += self._about.artifacts
-            case SessionStarted():
+            case events.SessionStarted():
                 writes = self._of(SEARCH_RUN)
                 writes.status, writes.end, writes.summary = RUNNING, None, None
-            case TrialSuggested():
+            case events.TrialSuggested():
                 writes = self._suggested(event, moment)
-            case TrialStarted(attempt=1):
+            case events.TrialStarted(attempt=1):
                 writes = self._of(event.trial)
                 writes.files.append(self._folder.trial(event.trial) / "config.json")
-            case TrialReported():
+            case events.TrialReported():
                 writes = self._reported(event)
-            case TrialTested():
+            case events.TrialTested():
                 writes = self._of(event.trial)
                 other = None if event.data is None else event.data.label
                 writes.points += test_points(event.evaluation, moment, other)
-            case TrialOpenedTestSet():
+            case events.TrialOpenedTestSet():
                 writes = self._of(event.trial)
                 name = "test_set_opened" if event.data is None else f"test_set_opened.{event.data.label}"
                 writes.tags[name] = event.by
-            case TrialCompleted():
+            case events.TrialCompleted():
                 writes = self._ended(event.trial)
                 writes.evaluation = moment
                 writes.status, writes.end = "FINISHED", moment
-            case TrialPaused():
+            case events.TrialPaused():
                 writes = self._paused(event, moment)
-            case TrialContinued():
+            case events.TrialContinued():
                 writes = self._continued(event, moment)
-            case TrialStopped():
+            case events.TrialStopped():
                 writes = self._ended(event.trial)
                 writes.tags |= {"stopped": event.rule, "reason": event.reason[:LONGEST_TAG]}
                 writes.status, writes.end = "KILLED", moment
-            case TrialFailed():
+            case events.TrialFailed():
                 writes = self._ended(event.trial)
                 writes.tags |= {"failure": event.failure, "reason": event.reason[:LONGEST_TAG]}
                 writes.status, writes.end = "FAILED", moment
-            case TrialReopened():
+            case events.TrialReopened():
                 writes = self._of(event.trial)
                 writes.status, writes.end = RUNNING, None
-            case SessionEnded():
+            case events.SessionEnded():
                 writes = self._of(SEARCH_RUN)
                 writes.status, writes.end = END_OF_SESSION[event.state], moment
                 writes.summary = None if self._about is None else moment
@@ -166,7 +145,7 @@ class Plan:
         writes.events += 1
         return True
 
-    def _suggested(self, event: TrialSuggested, moment: int) -> Writes:
+    def _suggested(self, event: events.TrialSuggested, moment: int) -> Writes:
         tags = {"trial": event.trial, "source": event.source, "seed": str(event.seed)}
         tags["configuration"] = event.repeats or event.trial
         tags |= {"repeats": event.repeats} if event.repeats else {}
@@ -181,7 +160,7 @@ class Plan:
             writes.data_sets = self._about.data_sets(split)
         return writes
 
-    def _reported(self, event: TrialReported) -> Writes:
+    def _reported(self, event: events.TrialReported) -> Writes:
         writes = self._of(event.trial)
         writes.points += epoch_points(event.result)
         if event.load is not None:
@@ -192,7 +171,7 @@ class Plan:
             self._best[event.trial] = best
         return writes
 
-    def _paused(self, event: TrialPaused, moment: int) -> Writes:
+    def _paused(self, event: events.TrialPaused, moment: int) -> Writes:
         writes = self._of(event.trial)
         pauses = self._pauses.setdefault(event.trial, [])
         pauses.append(event.epoch)
@@ -201,7 +180,7 @@ class Plan:
         writes.status, writes.end = PAUSED, None
         return writes
 
-    def _continued(self, event: TrialContinued, moment: int) -> Writes:
+    def _continued(self, event: events.TrialContinued, moment: int) -> Writes:
         writes = self._of(event.trial)
         writes.points += forecast_points(event.forecast, self._pauses.get(event.trial, [0])[-1], moment)
         writes.tags["continue_reason"] = event.reason[:LONGEST_TAG]

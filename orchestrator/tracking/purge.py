@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.uris import file_path, file_uri, without_passwords
 from orchestrator.study.description import EXPERIMENT
 from orchestrator.tracking.database import is_database, missing_database, prepare_database
-from orchestrator.tracking.store import CLIENT_ENVIRONMENT, RUNS_PER_PAGE, SEARCH_TAG
+from orchestrator.tracking.store import RUNS_PER_PAGE, SEARCH_TAG, mlflow_client
 from trainer.formatting import counted, first_line, one_line
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def find_copies(uri: str, uid: str, artifacts: Path, experiment: str = EXPERIMEN
 
     try:
         prepare_database(uri, artifacts, experiment)  # fails at once where a database server is down
-        client = _client(uri)
+        client = mlflow_client(uri)
         places = {str(run.info.run_id): str(run.info.artifact_uri) for run in _runs(client, uid, experiment)}
         runs = tuple(run for run in places if RUN_ID.fullmatch(run))
         folders = tuple(artifacts / run for run in runs if is_own_folder(artifacts) and is_own_folder(artifacts / run))
@@ -90,7 +89,7 @@ def delete_copies(copies: MlflowCopies) -> list[str]:
     from mlflow.exceptions import MlflowException
 
     try:
-        client = _client(copies.uri)
+        client = mlflow_client(copies.uri)
         for folder in copies.folders:
             if is_own_folder(folder.parent) and is_own_folder(folder):
                 shutil.rmtree(folder)  # follows no link
@@ -108,13 +107,6 @@ def _erasure(copies: MlflowCopies) -> str:
     command = f"`mlflow gc --backend-store-uri {copies.shown_uri} --tracking-uri {copies.shown_uri}`"
     files = " and the files that they claim outside the storage" if copies.not_ours else ""
     return f"{command} erases all rows that are marked deleted{files}"
-
-
-def _client(uri: str) -> MlflowClient:
-    os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
 
 
 def _runs(client: MlflowClient, uid: str, name: str) -> Iterator[Run]:

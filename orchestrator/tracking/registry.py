@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from orchestrator.base.uris import without_passwords
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
 from orchestrator.tracking.database import missing_database
-from orchestrator.tracking.store import CLIENT_ENVIRONMENT
+from orchestrator.tracking.store import mlflow_client
 from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import first_line
 
@@ -56,7 +55,6 @@ def register(
         )
     if missing_database(uri) is not None:
         raise EnvironmentProblem(f"{without_passwords(uri)}: no such database; --tracking-uri names another place")
-    os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
     from mlflow.exceptions import MlflowException
 
     try:
@@ -67,11 +65,10 @@ def register(
 
 
 def _registered(uri: str, run: str, search: Summary, trial: Trial, folder: Path, card: str, model: str) -> str:
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
-    client = MlflowClient(tracking_uri=uri)
+    client = mlflow_client(uri)
     source = f"{client.get_run(run).info.artifact_uri}/{ARTIFACT_FOLDER}"
     client.log_artifacts(run, str(folder), ARTIFACT_FOLDER)
     try:

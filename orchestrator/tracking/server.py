@@ -12,9 +12,9 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
+from orchestrator.base.process import until_interrupted
 from orchestrator.base.uris import database_uri, file_uri
 from orchestrator.stores.base import Store, existing_search, searches_here
 from orchestrator.study.description import EXPERIMENT, read_description
@@ -162,17 +162,11 @@ def serve(
         return
     if (missing := missing_database(uri)) is not None:
         raise SearchError(f"{missing}: no such file, no search was tracked in {storage} yet")
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        print("starting MLflow's server", file=sys.stderr, flush=True)
-        with mlflow_server(uri, storage / ARTIFACTS, port, storage / LOG) as server:
-            say(comparison_view(server, view, experiment).replace(HOST, NAME, 1))
-            say(f"Ctrl-C ends it; for a browser that does not know {NAME} write {HOST}")
-            signal.pause()
-    except KeyboardInterrupt:
-        return
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    print("starting MLflow's server", file=sys.stderr, flush=True)
+    with until_interrupted(), mlflow_server(uri, storage / ARTIFACTS, port, storage / LOG) as server:
+        say(comparison_view(server, view, experiment).replace(HOST, NAME, 1))
+        say(f"Ctrl-C ends it; for a browser that does not know {NAME} write {HOST}")
+        signal.pause()
 
 
 def _latest_experiment(store: Store) -> str:
@@ -180,7 +174,3 @@ def _latest_experiment(store: Store) -> str:
     with suppress(SearchError, StopIteration):
         return read_description(next(iter(searches_here(store))).description).options.experiment
     return EXPERIMENT
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

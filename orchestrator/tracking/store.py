@@ -44,6 +44,19 @@ RUNS_PER_PAGE = 100
 log = logging.getLogger(__name__)
 
 
+def set_client_environment() -> None:
+    """Sets what MLflow's client reads, unless the user has set it."""
+    os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
+
+
+def mlflow_client(uri: str) -> MlflowClient:
+    """A client that does not retry by itself and prints nothing; importing it takes seconds."""
+    set_client_environment()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
 class RefusedError(Exception):
     """MLflow answers and refuses a write."""
 
@@ -101,14 +114,6 @@ class RunStore:
         """How many threads may call `ensure` and `write`: SQLite takes one write at a time."""
         return 1 if self._uri.startswith("sqlite:") else CALLS_AT_ONCE
 
-    def connect(self) -> None:
-        """Connects, and finds the runs of earlier sessions.
-
-        Raises:
-            Exception: MLflow cannot be reached.
-        """
-        self._connect()
-
     def ensure(self, writes: Writes) -> str:
         """The id of the run, which is created if there is none.
 
@@ -158,22 +163,24 @@ class RunStore:
 
     @property
     def _client(self) -> MlflowClient:
-        return self._connect()[0]
+        return self.connect()[0]
 
     @property
     def _experiment(self) -> str:
-        return self._connect()[1]
+        return self.connect()[1]
 
-    def _connect(self) -> tuple[MlflowClient, str]:
-        """The client and the experiment; the first call creates the database."""
+    def connect(self) -> tuple[MlflowClient, str]:
+        """The client and the experiment; the first call creates the database and finds the runs of earlier sessions.
+
+        Raises:
+            Exception: MLflow cannot be reached.
+        """
         if self._connection is None:
-            os.environ.update({key: os.environ.get(key, value) for key, value in CLIENT_ENVIRONMENT.items()})
-            from mlflow import MlflowClient
-
+            set_client_environment()
             # Errors arrive as exceptions and are reported once, by the tracker.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
             prepare_database(self._uri, self._artifacts, self._experiment_name)
-            client = MlflowClient(tracking_uri=self._uri)
+            client = mlflow_client(self._uri)
             experiment = self._ensure_experiment(client)
             self._adopt(client, experiment)
             self._connection = client, experiment
