@@ -76,14 +76,17 @@ def experiment_of(uri: str, run: str) -> str | None:
 
 VIEW_TAG = "mlflow.sharedViewState."
 KEY_LENGTH = 16
-SECTION = "reidsearch"
+SECTION, PICTURES = "reidsearch", "reidsearch-pictures"
 SHOWN_RUNS = 100
 SET_PATIENCE_S = 30.0
 METRICS = ("best/mAP", "best/rank1", "best/rank5", "best/reranked/mAP", "best/epoch")
 
 
-def view_of(search: str | None, parameters: Sequence[str]) -> dict[str, Any]:
-    """What the page shows: all runs of the search (of all searches where None), the best mAP first."""
+def view_of(search: str | None, parameters: Sequence[str], *, grouped: bool = False) -> dict[str, Any]:
+    """What the page shows: all runs of the search (of all searches where None), the best mAP first.
+
+    With `grouped` a trial and its repeats are one: charts show their means. MLflow then draws no pictures.
+    """
     columns = [
         *("attributes.`Dataset`", "tags.`trial`", "tags.`source`"),
         *([] if search else ["tags.`search`", "tags.`row`"]),
@@ -98,22 +101,25 @@ def view_of(search: str | None, parameters: Sequence[str]) -> dict[str, Any]:
         "selectedColumns": columns,
         "runsHiddenMode": "SHOW_ALL",
         "hideEmptyCharts": True,
-        "compareRunSections": [_section()],
+        # Our sections come first; MLflow adds a chart for every other metric.
+        "compareRunSections": [
+            _section(SECTION, "Comparison"),
+            _section(PICTURES, "Pictures" + ": remove “Group by” to see them" * grouped),
+        ],
         "compareRunCharts": list(_charts(parameters)),
         "isAccordionReordered": True,
+        **(GROUPED if grouped else {}),
     }
 
 
-def _section() -> dict[str, Any]:
-    """The section of our charts, which comes first; MLflow adds a chart for every other metric."""
-    return {
-        "uuid": SECTION,
-        "name": "Comparison",
-        "display": True,
-        "isReordered": False,
-        "deleted": False,
-        "columns": 2,
-    }
+GROUPED = {
+    "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "configuration"}]},
+    "useGroupedValuesInCharts": True,
+}
+
+
+def _section(key: str, name: str) -> dict[str, Any]:
+    return {"uuid": key, "name": name, "display": True, "isReordered": False, "deleted": False, "columns": 2}
 
 
 def _charts(parameters: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -124,7 +130,7 @@ def _charts(parameters: Sequence[str]) -> Iterator[dict[str, Any]]:
     if parameters:
         yield _chart("PARALLEL", None, selectedParams=list(parameters), selectedMetrics=["best/mAP"], showAllRuns=True)
     for key in SHEETS:
-        yield _chart("IMAGE", key, imageKeys=[key], step=0, showRunParams=False)
+        yield _chart("IMAGE", key, imageKeys=[key], step=0, showRunParams=False, metricSectionId=PICTURES)
 
 
 def _chart(kind: str, name: str | None, **settings: Any) -> dict[str, Any]:

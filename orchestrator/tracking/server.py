@@ -153,7 +153,7 @@ def serve(
     if name is not None:
         search = read_summary(existing_search(store, name))
         uri = trusted_tracking_uri(search.folder, search.description, tracking)
-        view = view_of(name, list(search.space.parameters))
+        view = view_of(name, list(search.space.parameters), grouped=bool(search.study.replicates))
         experiment = search.description.options.experiment
     elif tracking is not None:
         uri = tracking

@@ -80,6 +80,8 @@ def test_the_page_shows_the_trials_of_the_search_with_its_parameters_as_columns(
     assert {"CMC: share of queries by rank", "ranking"} < {
         chart.get("displayName") for chart in view["compareRunCharts"]
     }
+    assert "groupBy" not in view
+    assert view_of("demo-24ed", [], grouped=True)["groupBy"]["groupByKeys"][0]["groupByData"] == "configuration"
     assert len(json.dumps(view_of("x" * 64, ["p" * 60] * 40))) < 20_000, "what a tag of an experiment holds"
 
 
