@@ -147,7 +147,7 @@ def test_a_search_that_is_finished_ends_the_job_in_success(code: int, tmp_path: 
     assert kubernetes.job["shutdownAfterJobFinishes"] is True
 
 
-@pytest.mark.parametrize("code", [130, 2])
+@pytest.mark.parametrize("code", [130, 1, 2, 3])
 def test_a_search_that_is_stopped_or_refused_is_not_started_again(code: int, tmp_path: Path) -> None:
     kubernetes = Kubernetes(tmp_path, str(code))
     assert kubernetes.apply() == ("STOPPED", "Complete")
