@@ -30,7 +30,8 @@ HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 CLOUD_WORD = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
 IMAGE = re.compile(
-    r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d+)?(/[a-z0-9._-]+)*(:(?!latest$)[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})"
+    r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d+)?(/[a-z0-9._-]+)*"
+    r"(:(?!latest$)\w[\w.-]{0,127}|(:\w[\w.-]{0,127})?@sha256:[0-9a-f]{64})"
 )
 IMAGE_MEANING = "an image with a tag other than latest, or with a digest"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}

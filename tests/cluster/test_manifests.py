@@ -52,6 +52,7 @@ KUBERNETES = "1.31"
 # Of 2 MB; it would be read for each object.
 kubernetes_validate.utils.schema_contents = functools.lru_cache(kubernetes_validate.utils.schema_contents)
 
+DIGEST = f"sha256:{'a' * 64}"
 MACHINES = manifests.Machines(3, 8, 2)
 CLUSTER = kubernetes.KubernetesCluster(MACHINES, "registry.example.org/lab/reidsearch:0.1.0")
 OWN = manifests.OwnMachines("head.lab", ["a.lab", "10.0.0.7"], "reid", "/shared/env")
@@ -274,7 +275,7 @@ def test_whatever_options_are_chosen_the_objects_are_taken(number: int) -> None:
     machines = manifests.Machines(chance.choice([1, 3, 40]), chance.choice([1, 8, 96]), chance.choice([0, 1, 8]))
     cluster = CLUSTER._replace(
         machines=machines,
-        image=chance.choice(["r.example.org/x:1", f"localhost:5000/lab/x@sha256:{'a' * 64}"]),
+        image=chance.choice(["r.example.org/x:1", f"r.example.org/x:1@{DIGEST}", f"localhost:5000/lab/x@{DIGEST}"]),
         memory=chance.choice(["64Gi", "900M", "2T"]),
         claim=chance.choice(["reidsearch", "team-a.data"]),
         service_account=chance.choice([None, "reid"]),
