@@ -86,7 +86,7 @@ class Commands(click.Group):
 
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             near = OF_OTHER_TOOLS.get(args[0]) or difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = f" Did you mean {near[0]!r}?" if near else " `reidsearch --help` lists all."
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
@@ -114,7 +114,7 @@ def _for_all(group: click.Group, storage: str | Callable[[], str]) -> dict[str, 
 
 # What other tools call our commands.
 OF_OTHER_TOOLS = {
-    **dict.fromkeys(("run", "start", "sweep", "tune", "search", "optimize"), ("launch",)),
+    **dict.fromkeys(("run", "start", "sweep", "agent", "tune", "search", "optimize", "create-study"), ("launch",)),
     **dict.fromkeys(("ls", "list", "show"), ("status",)),
     **dict.fromkeys(("rm", "delete", "remove"), ("purge",)),
     **{"fit": ("train",), "eval": ("evaluate",), "val": ("evaluate",), "test": ("finalize",)},

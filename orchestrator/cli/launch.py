@@ -14,6 +14,7 @@ import click
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE, command_line, hint
 from orchestrator.cli.options import (
+    SETTING,
     LaunchOptions,
     ResumeOptions,
     SessionOptions,
@@ -105,7 +106,9 @@ def _with_assignments(given: LaunchOptions) -> LaunchOptions:
     is_file = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
     file, settings = (words[0], words[1:]) if is_file else (None, words)
     if wrong := next((word for word in settings if "=" not in word), None):
-        raise click.UsageError(f"{wrong}: is no setting; after the search space come settings as PATH=VALUE")
+        raise click.UsageError(
+            f"{wrong}: is no setting; after the search space come settings as PATH=VALUE, such as {SETTING}"
+        )
     return dataclasses.replace(given, file=file, assignments=(), overrides=(*given.overrides, *settings))
 
 

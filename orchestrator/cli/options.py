@@ -69,10 +69,7 @@ class Command(click.Command):
         try:
             return super().parse_args(context, arguments)
         except click.NoSuchOption as error:
-            if error.possibilities or all(each.name != "overrides" for each in self.params):
-                raise
-            settings = f"A setting is written --set PATH=VALUE, such as --set {SETTING}."
-            raise click.NoSuchOption(error.option_name, f"{error.message} {settings}", ctx=context) from None
+            raise click.NoSuchOption(error.option_name, self._meant(context, error), ctx=context) from None
         except click.MissingParameter:
             given, _, _ = self.make_parser(context).parse_args(before)
             options = [each for each in self.params if isinstance(each, click.Option) and each.required]
@@ -80,6 +77,33 @@ class Command(click.Command):
             if len(missing) < 2:
                 raise
             raise click.MissingParameter(ctx=context, param_hint=", ".join(missing), param_type="options") from None
+        except click.UsageError as error:
+            if "unexpected extra argument" not in error.message or "=" not in error.message or not self._takes_settings:
+                raise
+            raise click.UsageError(f"{error.message}. A setting is written --set PATH=VALUE here.", context) from None
+
+    @property
+    def _takes_settings(self) -> bool:
+        return any(each.name == "overrides" for each in self.params)
+
+    def _meant(self, context: click.Context, error: click.NoSuchOption) -> str:
+        """The message with what is meant: our name of an option or setting of another tool, a command, an argument."""
+        from orchestrator.space.problems import name_hint, our_name
+        from orchestrator.space.schema import setting_kinds
+
+        word, said = error.option_name.lstrip("-").replace("-", "_"), error.message
+        options = {flag.lstrip("-").replace("-", "_"): flag for each in self.params for flag in each.opts}
+        group = None if context.parent is None else context.parent.command
+        if ours := word if options.get(word, "").startswith("-") else our_name(word, options):
+            return f"{said} Did you mean {options[ours]!r}?"
+        if word in options:
+            return f"{said} {word.upper()} is given without an option."
+        if isinstance(group, click.Group) and word in group.commands:
+            return f"{said} {word!r} is a command."
+        if self._takes_settings and (our_name(word, setting_kinds()) or not error.possibilities):
+            hint = name_hint(word, setting_kinds()) if len(word) > 1 and word not in setting_kinds() else ""
+            return f"{said} A setting is written --set PATH=VALUE{hint or f', such as --set {SETTING}.'}"
+        return error.format_message()
 
 
 def argument(**settings: Any) -> Declared:

@@ -209,7 +209,9 @@ def _note_shape(
         what = f"must be text, a number, true or false (is {shown(problem['input'])})"
         problems.add(path[:-1], what)
     elif kind != "too_short" or not problems.below(path):
-        problems.add(path, plain_words(problem))
+        is_list = kind == "dict_type" and path == ("parameters",)
+        such_as = ", such as {optim.learning_rate: {type: float, low: 0.1, high: 1}}" if is_list else ""
+        problems.add(path, plain_words(problem) + such_as)
 
 
 def _known_settings(settings: Mapping[str, JsonValue], path: tuple[str, ...], problems: Problems) -> Iterator[str]:
@@ -235,7 +237,10 @@ def _note_refused(path: tuple[str, ...], setting: str, value: JsonValue, problem
         try:
             kind.validate_python(value, strict=True)
         except ValidationError as error:
-            problems.add(path, plain_words(error.errors(include_url=False)[0]))
+            what = plain_words(error.errors(include_url=False)[0])
+            if isinstance(value, str) and re.search("[,(]", value):  # as other tools write what is searched
+                what += f"; to search it, write parameters.{setting}={{type: float, low: 0.1, high: 1}}"
+            problems.add(path, what)
 
 
 @functools.cache

@@ -125,7 +125,7 @@ def _find(name: str, folder: Path) -> tuple[Path, str] | None:
     path = folder / name
     if folder != _builtin_folder() and _exists(path) and not path.is_dir():
         return path, one_line(str(path))
-    builtin = builtin_files().get(name.removesuffix(".yaml"))
+    builtin = builtin_files().get(name.removesuffix(".yaml").removesuffix(".yml"))
     if builtin is not None:
         return builtin, builtin.name
     return (path, one_line(str(path))) if _exists(path) else None
@@ -229,7 +229,9 @@ def _override_keys(path: str, label: str, space: Layer, fields: Sequence[str]) -
     if first in {name.partition(".")[0] for name in setting_kinds()}:
         return ["trainer", *path.split(".")]
     known = [*fields, *_own_paths(space), *setting_kinds()]
-    raise SpaceError(f"{label}: unknown setting {shown(path)}{name_hint(path, known)}")
+    meant = path.lstrip("+")  # Hydra's
+    hint = f" - did you mean {meant!r}?" if meant in known else name_hint(meant, known)
+    raise SpaceError(f"{label}: unknown setting {shown(path)}{hint or '; `config show SPACE` lists all'}")
 
 
 def _parameter_keys(rest: str, space: Layer) -> list[str]:

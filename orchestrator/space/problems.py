@@ -50,6 +50,10 @@ THEIRS: Mapping[str, str] = {
     "hours": "timeout time_budget time_budget_s max_time",
     "grace": "grace_period min_iter min_resource n_warmup_steps",
     "reduction": "reduction_factor eta",
+    # Options of commands.
+    "space": "config config_name config_file",
+    "gpus_per_trial": "gpus gpu device devices",
+    "storage": "output_dir out_dir save_dir local_dir project",
     # Settings of the trainer.
     "clips.identities times clips.tracklets": "batch_size train_batch",
     "clips.tracklets": "num_instances instances",

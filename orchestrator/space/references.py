@@ -23,7 +23,8 @@ def note_unknown(path: KeyPath, setting: str, known: Iterable[str], problems: Pr
     """Notes that the trainer has no such setting, with the nearest of its names."""
     members = settings_below(setting)
     if members:
-        problems.add(path, f"is a group of settings; name one of {', '.join(members)}")
+        folder = "; --data DIR names the data set's folder" * (setting == "data")
+        problems.add(path, f"is a group of settings; name one of {', '.join(members)}{folder}")
     else:
         beside = settings_below(setting.rpartition(".")[0])  # optim.epoch means optim.epochs rather than clips.epoch
         near = beside if did_you_mean(setting, beside) else known

@@ -524,11 +524,39 @@ def test_commands_of_other_tools_are_answered_with_ours(
     assert f"Did you mean {verb!r}?" in capsys.readouterr().err
 
 
-def test_an_option_that_may_be_meant_as_a_setting_is_answered_with_how_settings_are_written(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (
+            "--epochs 10",
+            "No such option '--epochs'. A setting is written --set PATH=VALUE - did you mean 'optim.epochs'?",
+        ),
+        ("--lr 0.1", "A setting is written --set PATH=VALUE - did you mean 'optim.learning_rate'?"),
+        ("--optim.epochs=10", "A setting is written --set PATH=VALUE, such as --set optim.epochs=10."),
+        ("--n-trials 9", "No such option '--n-trials'. Did you mean '--trials'?"),
+        ("--config x.yaml", "Did you mean '--space'?"),
+        ("--gpus 2", "Did you mean '--gpus-per-trial'?"),
+        ("--dry_run", "Did you mean '--dry-run'?"),
+        ("--resume", "'resume' is a command."),
+        ("++optim.epochs=10", "unknown setting '++optim.epochs' - did you mean 'optim.epochs'?"),
+        ("+x=1", "unknown setting '+x'; `config show SPACE` lists all"),
+        ("optim.learning_rate=0.1,0.01", "to search it, write parameters.optim.learning_rate={type: float, low"),
+        ("data=/data/mars", "; --data DIR names the data set's folder"),
+    ],
+)
+def test_what_is_typed_in_other_tools_is_answered_with_what_to_type(
+    words: str, answer: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["launch", "demo.yaml", "--epochs", "10"]) == 2
-    assert "No such option '--epochs'. A setting is written --set PATH=VALUE" in capsys.readouterr().err
+    assert run(["launch", "demo.yaml", *words.split()]) in (2, 3)
+    assert answer in capsys.readouterr().err
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_settings_and_names_in_the_place_of_others_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["space", "check", "demo.yaml", "optim.epochs=10"]) == 2
+    assert "A setting is written --set PATH=VALUE here." in capsys.readouterr().err
+    assert run(["status", "--name", "first"]) == 2
+    assert "NAME is given without an option." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
