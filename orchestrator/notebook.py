@@ -118,8 +118,8 @@ def resume(
         EnvironmentProblem: the machine or the cluster cannot run it.
     """
     check_options(ResumeOptions, options, without=NOT_HERE)
-    errored = "retry" if retry_failed else "skip"
-    given = ResumeOptions(name=name, storage=str(storage or default_storage()), errored=errored, **options)
+    place = str(storage or default_storage())
+    given = ResumeOptions(name=name, storage=place, errored="retry" if retry_failed else "skip", **options)
     return _run("resume", name, given, wait=wait, show=show)
 
 

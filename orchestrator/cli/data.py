@@ -5,19 +5,19 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
 from orchestrator.base.errors import Exit, OrchestratorError
 from orchestrator.base.hints import command_line
-from orchestrator.cli.options import AsJson, FloatRange, OutPath, argument, command, option, out_picture
+from orchestrator.cli.options import OUT_FOLDER, OUT_PICTURE, AsJson, FloatRange, OutPath, argument, command, option
 from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from trainer.data import Splits, Tracklet
 
-Folder = Annotated[Path, argument(type=click.Path(path_type=Path))]
+Folder = Annotated[Path, argument()]
 DataName = Annotated[
     str | None, option("--name", metavar="KEY", help="Name of the data set, as data.name.  [default: recognised]")
 ]
@@ -31,9 +31,7 @@ def data() -> None:
 @command(example="reidsearch data synth data/mini-mars --size demo", group=data)
 def synth(
     folder: Annotated[Path, argument(type=OutPath(path_type=Path))],
-    size: Annotated[
-        str, option("--size", type=click.Choice(["tiny", "demo", "full"]), help="Number of frames.")
-    ] = "demo",
+    size: Annotated[Literal["tiny", "demo", "full"], option("--size", help="Number of frames.")] = "demo",
     seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Same seed, same bytes.")] = 0,
 ) -> int:
     """Write a synthetic data set in the layout of MARS."""
@@ -71,8 +69,8 @@ def _levels(context: click.Context, option: click.Parameter, value: str | None) 
 
 @command(example="reidsearch data import cameras/ data/own --margin 0.05", group=data, name="import")
 def import_(
-    source: Annotated[Path, argument(type=click.Path(path_type=Path))],
-    out: Annotated[Path, argument(type=OutPath(path_type=Path, file_okay=False))],
+    source: Annotated[Path, argument()],
+    out: Annotated[Path, argument(type=OUT_FOLDER)],
     folders: Annotated[
         str | None,
         option(
@@ -83,8 +81,7 @@ def import_(
         ),
     ] = None,
     margin: Annotated[
-        float,
-        option("--margin", type=FloatRange(0, 1), help="Added on each side of a box, as a share of its size."),
+        float, option("--margin", type=FloatRange(0, 1), help="Added on each side of a box, as a share of its size.")
     ] = 0.0,
     quality: Annotated[int, option("--quality", type=click.IntRange(1, 100), help="Of crops, as JPEG files.")] = 95,
 ) -> int:
@@ -113,9 +110,7 @@ def check(
     name: DataName = None,
     all_frames: Annotated[bool, option("--all", help="Decode every frame, not 500 of them.")] = False,
     any_counts: Annotated[bool, option("--any-counts", help="Accept other counts than the published ones.")] = False,
-    manifest: Annotated[
-        Path | None, option("--manifest", type=click.Path(path_type=Path), help="Manifest.  [default: in DIR]")
-    ] = None,
+    manifest: Annotated[Path | None, option("--manifest", help="Manifest.  [default: in DIR]")] = None,
     as_json: AsJson = False,
 ) -> int:
     """Check lists, counts and frames of a data set, and compare it with an earlier check."""
@@ -158,7 +153,7 @@ def stats(folder: Folder, name: DataName = None, as_json: AsJson = False) -> int
 def preview(
     folder: Folder,
     name: DataName = None,
-    out: Annotated[Path, option("--out", type=out_picture(), help="Picture.")] = Path("preview.png"),
+    out: Annotated[Path, option("--out", type=OUT_PICTURE, help="Picture.")] = Path("preview.png"),
     count: Annotated[int, option("--count", type=click.IntRange(1, 100), help="How many tracklets.")] = 12,
     seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Same seed, same tracklets.")] = 0,
     images: Annotated[bool, option("--images", help="Write a picture of real people.")] = False,

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 @command(example="reidsearch doctor --data /data/mars --address head:6379")
 def doctor(
-    data: Annotated[
-        Path | None, option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Data set to look at.")
-    ] = None,
+    data: Annotated[Path | None, option("--data", metavar="DIR", help="Data set to look at.")] = None,
     address: Annotated[
         str | None,
         option("--address", metavar="ADDRESS", help="Ray cluster to reach: HOST:PORT, auto, or http://HOST:8265."),

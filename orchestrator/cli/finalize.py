@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE
 from orchestrator.cli.options import (
+    OUT_FILE,
+    POSITIVE,
     Address,
     Concurrent,
     Experiment,
@@ -23,7 +25,6 @@ from orchestrator.cli.options import (
     TrackingUri,
     command,
     option,
-    out_file,
     run_settings,
 )
 from orchestrator.cli.run_search import drive_and_show, options_as_before
@@ -41,16 +42,14 @@ class FinalizeOptions:
     """The final trainings of a search, and where they run."""
 
     name: Search
-    top: Annotated[
-        int | None,
-        option("--top", type=click.IntRange(min=1), help="Configurations, the best first.  [default: 3]"),
-    ] = None
-    seeds: Annotated[
-        int | None, option("--seeds", type=click.IntRange(min=1), help="Networks of each of them.  [default: 3]")
-    ] = None
+    top: Annotated[int | None, option("--top", type=POSITIVE, help="Configurations, the best first.  [default: 3]")] = (
+        None
+    )
+    seeds: Annotated[int | None, option("--seeds", type=POSITIVE, help="Networks of each of them.  [default: 3]")] = (
+        None
+    )
     epochs: Annotated[
-        int | None,
-        option("--epochs", type=click.IntRange(min=1), help="Of each training.  [default: the configuration's]"),
+        int | None, option("--epochs", type=POSITIVE, help="Of each training.  [default: the configuration's]")
     ] = None
     evaluation: Annotated[
         tuple[str, ...],
@@ -64,7 +63,6 @@ class FinalizeOptions:
         Path | None,
         option(
             "--data",
-            type=click.Path(path_type=Path),
             metavar="DIR",
             help="Judge the finalized networks on the test set of another data set too, on this machine.",
         ),
@@ -149,8 +147,8 @@ def _judge_elsewhere(folder: SearchFolder, found: DataFolder, record: DataRecord
 @command(example="reidsearch tables baseline-1c02 b_bot-88ab attn_cl-7f3a --format latex")
 def tables(
     names: Searches,
-    form: Annotated[str, option("--format", type=click.Choice(["md", "latex", "csv"]), help="Form.")] = "md",
-    out: Annotated[Path | None, option("--out", type=out_file(), help="File.  [default: standard output]")] = None,
+    form: Annotated[Literal["md", "latex", "csv"], option("--format", help="Form.")] = "md",
+    out: Annotated[Path | None, option("--out", type=OUT_FILE, help="File.  [default: standard output]")] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> int:
     """Show the test results of searches beside those that the paper published."""
@@ -173,7 +171,7 @@ def ablate(
     data: Annotated[
         str | None, option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
     ] = None,
-    seeds: Annotated[int, option("--seeds", type=click.IntRange(min=1), help="Networks of each row.")] = 3,
+    seeds: Annotated[int, option("--seeds", type=POSITIVE, help="Networks of each row.")] = 3,
     rows: Annotated[
         tuple[str, ...], option("--row", metavar="SPACE", help="Only these; repeatable.  [default: Table 1]")
     ] = (),

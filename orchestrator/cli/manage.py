@@ -12,6 +12,7 @@ from orchestrator.base.errors import Exit, SearchError
 from orchestrator.base.hints import DEFAULT_STORAGE, command_line, default_storage, hint
 from orchestrator.cli import shell_complete
 from orchestrator.cli.options import (
+    OUT_FILE,
     AsJson,
     OptionalSearch,
     Search,
@@ -20,7 +21,6 @@ from orchestrator.cli.options import (
     TrackingUri,
     command,
     option,
-    out_file,
 )
 from trainer.formatting import counted
 
@@ -219,7 +219,7 @@ def _typed() -> str:
 def support(
     name: Search,
     out: Annotated[
-        Path | None, option("--out", type=out_file(), help="File to write.  [default: NAME-support.zip here]")
+        Path | None, option("--out", type=OUT_FILE, help="File to write.  [default: NAME-support.zip here]")
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> int:

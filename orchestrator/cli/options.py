@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import click
 
@@ -146,9 +146,19 @@ def parameters(owner: type | Callable[..., int]) -> Iterator[Parameter]:
         defaults = {name: each.default for name, each in inspect.signature(owner).parameters.items()}
         names = dict.fromkeys(defaults)
     for name in names:
-        declared = next(each for each in hints[name].__metadata__ if isinstance(each, Declared))
+        flags, settings = next(each for each in hints[name].__metadata__ if isinstance(each, Declared))
+        declared = Declared(flags, {**_implied(hints[name].__origin__), **settings})
         default = inspect.Parameter.empty if defaults[name] is dataclasses.MISSING else defaults[name]
         yield Parameter(name, declared, default)
+
+
+def _implied(kind: Any) -> dict[str, click.ParamType]:
+    """Click's type of values, as far as an annotation implies one that defaults do not."""
+    kinds = (kind, *get_args(kind))
+    if Path in kinds:
+        return {"type": click.Path(path_type=Path)}
+    choices = [value for each in kinds if get_origin(each) is Literal for value in get_args(each)]
+    return {"type": click.Choice(choices)} if choices else {}
 
 
 def command_arguments(given: Any, *, without: Collection[str] = ()) -> list[str]:
@@ -242,19 +252,10 @@ class PicturePath(OutPath):
         return path
 
 
-def out_file() -> OutPath:
-    """A file to write."""
-    return OutPath(path_type=Path, dir_okay=False)
-
-
-def out_picture() -> OutPath:
-    """A picture to write."""
-    return PicturePath(path_type=Path, dir_okay=False)
-
-
-def out_folder() -> OutPath:
-    """A folder to write."""
-    return OutPath(path_type=Path, file_okay=False)
+OUT_FILE = OutPath(path_type=Path, dir_okay=False)
+OUT_PICTURE = PicturePath(path_type=Path, dir_okay=False)
+OUT_FOLDER = OutPath(path_type=Path, file_okay=False)
+POSITIVE = click.IntRange(min=1)
 
 
 def _checked_resource(context: click.Context, parameter: click.Parameter, value: float | str | None) -> Any:
@@ -326,13 +327,11 @@ StageData = Annotated[
     ),
 ]
 Concurrent = Annotated[
-    int | None, option("--concurrent", type=click.IntRange(min=1), help="Trials at once.  [default: all that fit]")
+    int | None, option("--concurrent", type=POSITIVE, help="Trials at once.  [default: all that fit]")
 ]
 CpusPerTrial = Annotated[
     int | None,
-    option(
-        "--cpus-per-trial", type=click.IntRange(min=1), help="CPU cores of one trial.  [default: a machine's, divided]"
-    ),
+    option("--cpus-per-trial", type=POSITIVE, help="CPU cores of one trial.  [default: a machine's, divided]"),
 ]
 GpusPerTrial = Annotated[
     float | None,
@@ -376,10 +375,7 @@ Address = Annotated[
 ]
 Insecure = Annotated[
     bool,
-    option(
-        "--insecure",
-        help="Also join a cluster that demands no token: anyone who can reach it can run code on it.",
-    ),
+    option("--insecure", help="Also join a cluster that demands no token: anyone who can reach it can run code on it."),
 ]
 Strict = Annotated[bool, option("--strict", help="Exit with 1 when any trial failed, or the model did.")]
 AsJson = Annotated[bool, option("--json", help="Print one JSON document.")]
@@ -419,9 +415,7 @@ class SessionOptions(TrialResources):
     hang_after: Annotated[
         float | None,
         option(
-            "--hang-after",
-            type=FloatRange(min=1),
-            help="Seconds without a step that mean a hang.  [default: 1800]",
+            "--hang-after", type=FloatRange(min=1), help="Seconds without a step that mean a hang.  [default: 1800]"
         ),
     ] = None
     strict: Strict = False
@@ -445,16 +439,11 @@ class LaunchOptions(SessionOptions):
         str | None, option("--name", help="Name of the search.  [default: the space's name and four digits]")
     ] = None
     data: Annotated[
-        str | None,
-        option(
-            "--data",
-            metavar="DIR|mini-mars",
-            help="Data set; mini-mars generates one.",
-        ),
+        str | None, option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
     ] = None
-    trials: Annotated[
-        int | None, option("--trials", type=click.IntRange(min=1), help="Trials in all.  [default: the space's]")
-    ] = None
+    trials: Annotated[int | None, option("--trials", type=POSITIVE, help="Trials in all.  [default: the space's]")] = (
+        None
+    )
     seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Seed of the search.")] = 0
     overrides: Overrides = ()
     experiment: Experiment = None
@@ -483,8 +472,7 @@ class ResumeOptions(SessionOptions):
     name: Search
     data: Annotated[str | None, option("--data", metavar="DIR", help="The data set, where it has moved.")] = None
     errored: Annotated[
-        str,
-        option("--errored", type=click.Choice(["skip", "retry"]), help="What to do with trials that failed for good."),
+        Literal["skip", "retry"], option("--errored", help="What to do with trials that failed for good.")
     ] = "skip"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Literal
 
 import click
 
@@ -12,6 +12,10 @@ from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE, hint
 from orchestrator.cli import shell_complete
 from orchestrator.cli.options import (
+    OUT_FILE,
+    OUT_FOLDER,
+    OUT_PICTURE,
+    POSITIVE,
     AsJson,
     FloatRange,
     OptionalSearch,
@@ -22,9 +26,6 @@ from orchestrator.cli.options import (
     argument,
     command,
     option,
-    out_file,
-    out_folder,
-    out_picture,
 )
 
 
@@ -36,7 +37,7 @@ def compare(
     sheet: Annotated[
         Path | None,
         option(
-            "--sheet", type=out_picture(), help="Draw what each network finds for the queries that changed most (PNG)."
+            "--sheet", type=OUT_PICTURE, help="Draw what each network finds for the queries that changed most (PNG)."
         ),
     ] = None,
     images: Annotated[bool, option("--images", help="Let the sheet show real people.")] = False,
@@ -67,17 +68,13 @@ def report(
         Path | None,
         option(
             "--out",
-            type=out_file(),
+            type=OUT_FILE,
             help="File to write.  [default: report.html in the search's folder; standard output for other formats]",
         ),
     ] = None,
     kind: Annotated[
-        str,
-        option(
-            "--format",
-            type=click.Choice(["html", "md", "csv", "json"]),
-            help="A page, its tables as Markdown, the trials as CSV, or everything as JSON.",
-        ),
+        Literal["html", "md", "csv", "json"],
+        option("--format", help="A page, its tables as Markdown, the trials as CSV, or everything as JSON."),
     ] = "html",
     images: Annotated[bool, option("--images", help="Show pictures of people also of real data.")] = False,
     without_model: Annotated[
@@ -112,17 +109,12 @@ def report(
     return Exit.OK
 
 
-if TYPE_CHECKING:
-    from trainer.export import ExportFormat
-
-
 @command(example="reidsearch export attn_cl-7f3a/best --to onnx --out exported")
 def export(
     name: SearchOrTrial,
-    out: Annotated[Path, option("--out", type=out_folder(), help="Folder, new or empty.")],
+    out: Annotated[Path, option("--out", type=OUT_FOLDER, help="Folder, new or empty.")],
     formats: Annotated[
-        tuple[str, ...],
-        option("--to", type=click.Choice(["checkpoint", "safetensors", "onnx"]), help="Format; may be repeated."),
+        tuple[Literal["checkpoint", "safetensors", "onnx"], ...], option("--to", help="Format; may be repeated.")
     ] = ("checkpoint",),
     register: Annotated[
         bool, option("--register", help="Make it a version of a model in MLflow's registry, too.")
@@ -138,7 +130,7 @@ def export(
 
     search, trial = find_trial(open_store(storage), name)
     click.echo(f"{search.name}/{trial.key}: exporting its network", err=True)
-    done = export_trial(search, trial, cast("tuple[ExportFormat, ...]", formats), out)
+    done = export_trial(search, trial, formats, out)
     for network in done.networks:
         proof = "" if network.difference is None else f"  (embeddings as the network's to {network.difference:.1e})"
         click.echo(f"{network.file}{proof}")
@@ -156,14 +148,11 @@ def export(
 def reproduce(
     name: SearchOrTrial,
     out: Annotated[
-        Path | None, option("--out", type=out_folder(), help="New folder.  [default: one below the search]")
+        Path | None, option("--out", type=OUT_FOLDER, help="New folder.  [default: one below the search]")
     ] = None,
-    data: Annotated[
-        Path | None,
-        option("--data", type=click.Path(path_type=Path), metavar="DIR", help="Where the data set lies now."),
-    ] = None,
+    data: Annotated[Path | None, option("--data", metavar="DIR", help="Where the data set lies now.")] = None,
     threads: Annotated[
-        int | None, option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: those of then]")
+        int | None, option("--threads", type=POSITIVE, help="CPU threads.  [default: those of then]")
     ] = None,
     tolerance: Annotated[
         float | None,
@@ -219,8 +208,8 @@ def simulate(
             help="Order of the trials; may be repeated.  [default: journaled]",
         ),
     ] = (),
-    slots: Annotated[int, option("--slots", type=click.IntRange(min=1), help="Trials at once.")] = 1,
-    seeds: Annotated[int, option("--seeds", type=click.IntRange(min=1), help="Replays of each algorithm.")] = 10,
+    slots: Annotated[int, option("--slots", type=POSITIVE, help="Trials at once.")] = 1,
+    seeds: Annotated[int, option("--seeds", type=POSITIVE, help="Replays of each algorithm.")] = 10,
     overrides: Annotated[
         tuple[str, ...], option("--set", metavar="stopping.KEY=VALUE", help="Change a setting of the rules.")
     ] = (),
@@ -263,10 +252,7 @@ def dashboard(
 
 @command(example="reidsearch ui attn_cl-7f3a --port 5050")
 def ui(
-    name: OptionalSearch = None,
-    port: Port = 5000,
-    storage: Storage = DEFAULT_STORAGE,
-    tracking_uri: TrackingUri = None,
+    name: OptionalSearch = None, port: Port = 5000, storage: Storage = DEFAULT_STORAGE, tracking_uri: TrackingUri = None
 ) -> int:
     """Show searches in MLflow's pages, until Ctrl-C.
 

@@ -9,19 +9,19 @@ import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import command_line, hint
-from orchestrator.cli.options import AsJson, Overrides, argument, command, option, out_folder
+from orchestrator.cli.options import OUT_FOLDER, AsJson, Overrides, argument, command, option
 
 if TYPE_CHECKING:
     from trainer.evaluation.test_set_record import Use
     from trainer.result import DataRecord
 
-ConfigFile = Annotated[Path, argument(type=click.Path(path_type=Path))]
+ConfigFile = Annotated[Path, argument()]
 
 
 @command(example="reidsearch train runs/first/trials/t0003/config.json --out runs/again")
 def train(
     config: ConfigFile,
-    out: Annotated[Path, option("--out", type=out_folder(), help="Folder of the run.")],
+    out: Annotated[Path, option("--out", type=OUT_FOLDER, help="Folder of the run.")],
     resume: Annotated[bool, option("--resume", help="Continue the run in that folder.")] = False,
     overrides: Overrides = (),
     as_json: AsJson = False,
@@ -37,13 +37,7 @@ def train(
     prepare_process()
     with step_progress() as progress:
         code = train_command(
-            config,
-            out=out,
-            overrides=overrides,
-            resume=resume,
-            as_json=as_json,
-            echo=click.echo,
-            progress=progress,
+            config, out=out, overrides=overrides, resume=resume, as_json=as_json, echo=click.echo, progress=progress
         )
     if code == Exit.OK:
         line = command_line("evaluate", config, "--checkpoint", out / "checkpoint/best.pt")
@@ -59,24 +53,17 @@ def evaluate(
     ] = None,
     part: Annotated[
         Literal["test", "validation"],
-        option(
-            "--part",
-            type=click.Choice(["test", "validation"]),
-            help="Query and gallery of the validation split, or of the test set, which is recorded.",
-        ),
+        option("--part", help="Query and gallery of the validation split, or of the test set, which is recorded."),
     ] = "validation",
     open_test_set: Annotated[
         bool,
         option("--open-test-set", help="Allow --part test for a trial of a search; recorded in the search's journal."),
     ] = False,
-    split: Annotated[
-        Path | None, option("--split", type=click.Path(path_type=Path), help="Validation split of a run or search.")
-    ] = None,
+    split: Annotated[Path | None, option("--split", help="Validation split of a run or search.")] = None,
     data: Annotated[
         Path | None,
         option(
             "--data",
-            type=click.Path(path_type=Path),
             metavar="DIR",
             help="Judge the data set there, also another one than was trained on.  [default: the configuration's]",
         ),
@@ -84,12 +71,10 @@ def evaluate(
     all_folds: Annotated[
         bool, option("--all-folds", help="Test part of every partition; {fold} in FILE is its number.")
     ] = False,
-    out: Annotated[
-        Path | None, option("--out", type=out_folder(), help="Write metrics per query, and pictures.")
-    ] = None,
+    out: Annotated[Path | None, option("--out", type=OUT_FOLDER, help="Write metrics per query, and pictures.")] = None,
     images: Annotated[bool, option("--images", help="Let pictures show real people.")] = False,
     cache: Annotated[
-        Path | None, option("--cache", type=out_folder(), help="Keep embeddings, and use those kept.")
+        Path | None, option("--cache", type=OUT_FOLDER, help="Keep embeddings, and use those kept.")
     ] = None,
     overrides: Overrides = (),
     as_json: AsJson = False,

@@ -10,21 +10,18 @@ from typing import Annotated, Literal
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.cli.options import AsJson, argument, command, option, out_file, out_picture
+from orchestrator.cli.options import OUT_FILE, OUT_PICTURE, AsJson, argument, command, option
 from trainer.formatting import counted
 
-Model = Annotated[Path, argument(type=click.Path(path_type=Path), metavar="MODEL")]
-RuntimeOption = Annotated[
-    Literal["torch", "onnx"],
-    option("--runtime", type=click.Choice(["torch", "onnx"]), help="What computes the network."),
-]
+Model = Annotated[Path, argument(metavar="MODEL")]
+RuntimeOption = Annotated[Literal["torch", "onnx"], option("--runtime", help="What computes the network.")]
 
 
 @command(example="reidsearch embed exported /data/my-tracklets --out embeddings.parquet")
 def embed(
     model: Model,
-    source: Annotated[Path, argument(type=click.Path(path_type=Path))],
-    out: Annotated[Path, option("--out", type=out_file(), help="File to write: .parquet or .npz.")],
+    source: Annotated[Path, argument()],
+    out: Annotated[Path, option("--out", type=OUT_FILE, help="File to write: .parquet or .npz.")],
     runtime: RuntimeOption = "torch",
 ) -> int:
     """Embed all tracklets of SOURCE with the network in the folder MODEL, which `export` wrote.
@@ -52,17 +49,11 @@ def embed(
 @command(example="reidsearch match exported queries /data/my-tracklets --out match.json --sheet match.png")
 def match(
     model: Model,
-    query: Annotated[Path, argument(type=click.Path(path_type=Path))],
-    gallery: Annotated[Path, argument(type=click.Path(path_type=Path))],
+    query: Annotated[Path, argument()],
+    gallery: Annotated[Path, argument()],
     top: Annotated[int, option("--top", type=click.IntRange(min=1, max=1000), help="Tracklets per query.")] = 10,
-    out: Annotated[
-        Path | None,
-        option("--out", type=out_file(), help="Write the ranked lists as JSON."),
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        option("--sheet", type=out_picture(), help="Draw them, with people, as a PNG."),
-    ] = None,
+    out: Annotated[Path | None, option("--out", type=OUT_FILE, help="Write the ranked lists as JSON.")] = None,
+    sheet: Annotated[Path | None, option("--sheet", type=OUT_PICTURE, help="Draw them, with people, as a PNG.")] = None,
     runtime: RuntimeOption = "torch",
     as_json: AsJson = False,
 ) -> int:
