@@ -41,7 +41,7 @@ def synth(
     with step_progress() as progress:
         made = write_synthetic(
             folder,
-            size=size,  # type: ignore[arg-type]  # click has checked the choice
+            size=size,
             seed=seed,
             progress=lambda done, total: progress(f"drawing {folder.name}", done, total),
         )

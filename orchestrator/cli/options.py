@@ -152,7 +152,7 @@ def parameters(owner: type | Callable[..., int]) -> Iterator[Parameter]:
         yield Parameter(name, declared, default)
 
 
-def _implied(kind: Any) -> dict[str, click.ParamType]:
+def _implied(kind: Any) -> dict[str, Any]:
     """Click's type of values, as far as an annotation implies one that defaults do not."""
     kinds = (kind, *get_args(kind))
     if Path in kinds:
