@@ -795,22 +795,17 @@ def test_places_that_nodes_may_not_see_a_database_on_a_shared_file_system_and_tr
     assert capsys.readouterr().err.splitlines() == [busy]
 
 
-@pytest.mark.parametrize("page", ["howto-cluster.md"])
-def test_the_commands_that_are_documented_write_what_is_shown(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    writing = [
-        words
-        for words in (list(command.words) for command in block_commands(ROOT / "docs" / page))
-        if words[:2] == ["reidsearch", "cluster"] and words[2] != "plan"
-    ]
+def test_the_commands_that_are_documented_write_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / "docs" / "howto-cluster.md"
+    commands = [list(command.words) for command in block_commands(page)]
+    writing = [words for words in commands if words[:2] == ["reidsearch", "cluster"] and words[2] != "plan"]
     assert len(writing) == 6
     said = []
     for words in writing:
         assert run(words[1 : words.index(">")]) == 0
         said += capsys.readouterr().out.splitlines()
-    text = (ROOT / "docs" / page).read_text()
-    shown = [line for line in text.splitlines() if line.startswith("# first:")]
-    assert shown
-    assert set(shown) <= set(said)
+    shown = {line for line in page.read_text().splitlines() if line.startswith("# first:")}
+    assert shown and shown <= set(said)
 
 
 def test_no_secret_of_the_environment_is_in_a_file_that_is_written(
