@@ -27,7 +27,7 @@ from orchestrator.cli.options import (
     option,
     run_settings,
 )
-from orchestrator.cli.run_search import drive_and_show, options_as_before
+from orchestrator.cli.run_search import drive_and_show, find_search, options_as_before
 
 if TYPE_CHECKING:
     from orchestrator.stores.base import SearchFolder
@@ -88,11 +88,9 @@ def finalize(given: FinalizeOptions) -> int:
     from orchestrator.cluster.ray import require_admission
     from orchestrator.runner import other_test_set
     from orchestrator.runner.finalize import FinalizationOptions, unseal_test_set
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
     from orchestrator.summary import read_summary
 
-    folder = existing_search(open_store(given.storage), given.name)
+    folder = find_search(given.storage, given.name)
     wanted = FinalizationOptions(
         top=given.top, seeds=given.seeds, epochs=given.epochs, evaluation=given.evaluation, again=given.again
     )

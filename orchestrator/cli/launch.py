@@ -23,7 +23,7 @@ from orchestrator.cli.options import (
     command_arguments,
     run_settings,
 )
-from orchestrator.cli.run_search import drive_and_show, exit_code, options_as_before, say_where_runs_are
+from orchestrator.cli.run_search import drive_and_show, exit_code, find_search, options_as_before, say_where_runs_are
 
 if TYPE_CHECKING:
     from orchestrator.stores.base import SearchFolder
@@ -127,11 +127,9 @@ def resume(given: ResumeOptions) -> int:
     """Continue a search that was interrupted; finished trials are kept, the others go on where they stopped."""
     if _is_handed_over(given):
         return _submit_resume(given)
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
     from orchestrator.summary import read_summary
 
-    folder, retry_failed = existing_search(open_store(given.storage), given.name), given.errored == "retry"
+    folder, retry_failed = find_search(given.storage, given.name), given.errored == "retry"
     study = read_summary(folder).study
     if study.ended == "finished" and not (study.counts()["failed"] and retry_failed):
         return _nothing_to_resume(folder, study, given.strict)

@@ -22,6 +22,7 @@ from orchestrator.cli.options import (
     command,
     option,
 )
+from orchestrator.cli.run_search import find_search
 from trainer.formatting import counted
 
 if TYPE_CHECKING:
@@ -86,12 +87,8 @@ def stop(name: SearchOrTrial, storage: Storage = DEFAULT_STORAGE) -> int:
     stays so.
     """
     from orchestrator.runner import control
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
 
-    search, _, trial = name.partition("/")
-    folder = existing_search(open_store(storage), search)
-    answer = control.stop(folder, _key(folder, trial))
+    answer = control.stop(*_search_and_key(storage, name))
     click.echo(answer.text, err=not answer.done)
     return Exit.OK if answer.done else Exit.ENVIRONMENT
 
@@ -106,21 +103,19 @@ def logs(
 ) -> int:
     """Print what happened in a search, or in one of its trials with what its training logged."""
     from orchestrator.show.logs import log_lines
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
 
-    search, _, trial = name.partition("/")
-    folder = existing_search(open_store(storage), search)
-    for line in log_lines(folder, _key(folder, trial), follow=follow):
+    for line in log_lines(*_search_and_key(storage, name), follow=follow):
         click.echo(line)
     return Exit.OK
 
 
-def _key(folder: SearchFolder, trial: str) -> str | None:
-    """The key of the named trial, for `best` that of the best one, or None."""
+def _search_and_key(storage: str, name: str) -> tuple[SearchFolder, str | None]:
+    """The search of SEARCH or SEARCH/TRIAL, and the key of the trial, for `best` that of the best one."""
     from orchestrator.summary import BEST, read_summary
 
-    return read_summary(folder).trial(BEST).key if trial == BEST else trial or None
+    search, _, trial = name.partition("/")
+    folder = find_search(storage, search)
+    return folder, read_summary(folder).trial(BEST).key if trial == BEST else trial or None
 
 
 @command(example="reidsearch extend attn_cl-7f3a --trials +20 --set parameters.loss.osm_alpha.high=4")
@@ -140,10 +135,8 @@ def extend(
 ) -> int:
     """Give a search more budget or wider bounds; `resume` then goes on with it."""
     from orchestrator.runner import extension
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
 
-    for change in extension.extend(existing_search(open_store(storage), name), trials=trials, overrides=overrides):
+    for change in extension.extend(find_search(storage, name), trials=trials, overrides=overrides):
         click.echo(change)
     click.echo(f"next      {hint('resume', name, storage=storage)}")
     return Exit.OK
@@ -153,11 +146,9 @@ def extend(
 def sync(name: Search, storage: Storage = DEFAULT_STORAGE, tracking_uri: TrackingUri = None) -> int:
     """Send a search's journal to MLflow again; existing runs stay, missing ones are created."""
     from orchestrator.base.uris import without_passwords
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
     from orchestrator.tracking import sync
 
-    synced = sync.sync(existing_search(open_store(storage), name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
+    synced = sync.sync(find_search(storage, name), tracking=tracking_uri, patience=SYNC_PATIENCE_S)
     where = without_passwords(synced.uri)
     if synced.unsent:
         click.echo(f"{where}: {synced.unsent} of {synced.events} events not accepted: {synced.problem}", err=True)
@@ -177,11 +168,9 @@ def purge(
     """Delete every copy of a search's data, checkpoints included, and say what remains elsewhere."""
     from orchestrator.base.escaping import terminal_text
     from orchestrator.show import purge
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
     from orchestrator.study.lease import refuse_if_driven
 
-    folder = existing_search(open_store(storage), name)
+    folder = find_search(storage, name)
     refuse_if_driven(folder.lease, folder.storage)
     copies = purge.find(folder, keep_mlflow=keep_mlflow, tracking=tracking_uri)
     click.echo(f"folder    {folder.path}  ({counted(copies.files, 'file', 'files')}, {copies.bytes / 1e6:.1f} MB)")
@@ -229,10 +218,8 @@ def support(
     yours are replaced; read it before you hand it on.
     """
     from orchestrator.show.support import write_archive
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
 
-    folder = existing_search(open_store(storage), name)
+    folder = find_search(storage, name)
     out = out or Path(f"{name}-support.zip")
     for file, size in write_archive(folder, out):
         click.echo(f"{size:>10,}  {file}")

@@ -27,6 +27,7 @@ from orchestrator.cli.options import (
     command,
     option,
 )
+from orchestrator.cli.run_search import find_search
 
 
 @command(example="reidsearch compare demo-24ed/t0000 demo-24ed/best --sheet gains.png")
@@ -91,12 +92,10 @@ def report(
     The HTML file holds everything that it needs and opens without a network.
     """
     from orchestrator.show.report.formats import write_report
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
 
     if to_mlflow and out is None and kind != "html":
         raise click.UsageError("--to-mlflow needs a file: name one with --out")
-    folder = existing_search(open_store(storage), name)
+    folder = find_search(storage, name)
     model = not without_model and kind != "csv"
     click.echo(f"{name}: writing a report" + (", for which Ax's model is asked" if model else ""), err=True)
     written = write_report(folder, kind, out, model=model, images=images)
@@ -217,14 +216,11 @@ def simulate(
     as_json: AsJson = False,
 ) -> int:
     """Replay a finished search's curves under other stopping rules and orders; nothing is trained."""
-    from orchestrator.stores import open_store
-    from orchestrator.stores.base import existing_search
-
-    existing_search(open_store(storage), name)  # before the import of torch
+    folder = find_search(storage, name)  # before the import of torch
     from orchestrator.show.simulate import SimulationOptions, show_simulation
 
     asked = SimulationOptions(rules or RULES, algorithms or ("journaled",), overrides, slots, seeds)
-    show_simulation(open_store(storage), name, asked, as_json=as_json)
+    show_simulation(folder.store, name, asked, as_json=as_json)
     return Exit.OK
 
 

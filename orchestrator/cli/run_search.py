@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from orchestrator.study.study import Study
 
 
+def find_search(storage: str, name: str) -> SearchFolder:
+    """The search of this name; raises SearchError where the storage has none."""
+    from orchestrator.stores import open_store
+    from orchestrator.stores.base import existing_search
+
+    return existing_search(open_store(storage), name)
+
+
 def options_as_before(folder: SearchFolder, **changed: Any) -> Options:
     """The options that a search was launched with, changed by those that are given and not None.
 
