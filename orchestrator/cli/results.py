@@ -220,7 +220,7 @@ def simulate(
     from orchestrator.show.simulate import SimulationOptions, show_simulation
 
     asked = SimulationOptions(rules or RULES, algorithms or ("journaled",), overrides, slots, seeds)
-    show_simulation(folder.store, name, asked, as_json=as_json)
+    show_simulation(folder, asked, as_json=as_json)
     return Exit.OK
 
 

@@ -22,7 +22,7 @@ from orchestrator.space.objective import parse_objective
 from orchestrator.space.options import StoppingConfig
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import Store, existing_search
+from orchestrator.stores.base import SearchFolder
 from orchestrator.study.journal import read_journal
 from orchestrator.summary import Summary, read_summary
 from trainer.formatting import counted, located
@@ -43,14 +43,14 @@ class SimulationOptions(NamedTuple):
     """Replays of each algorithm that draws; the order of the journal is replayed once."""
 
 
-def show_simulation(storage: Store, name: str, asked: SimulationOptions, *, as_json: bool) -> None:
+def show_simulation(folder: SearchFolder, asked: SimulationOptions, *, as_json: bool) -> None:
     """Replays a search and prints the results.
 
     Raises:
-        SearchError: there is no such search, or too little of it is finished.
+        SearchError: too little of it is finished.
         SpaceError: an override is no setting of the stopping rule.
     """
-    document = simulation_document(read_summary(existing_search(storage, name)), asked)
+    document = simulation_document(read_summary(folder), asked)
     if as_json:
         print(json.dumps(document, indent=2, allow_nan=False))
         return

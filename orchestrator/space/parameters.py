@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from trainer.formatting import KeyPath, exactly, listed, shown
@@ -58,12 +57,9 @@ Condition = Annotated[tuple[Value, ...], Field(strict=False, min_length=1, max_l
 """The values of a searched choice that activate a parameter."""
 
 
-def _none_as_empty(conditions: object) -> object:
-    return {} if conditions is None else conditions
-
-
 Conditions = Annotated[
-    dict[str, Condition], BeforeValidator(_none_as_empty, json_schema_input_type=dict[str, Condition] | None)
+    dict[str, Condition],
+    BeforeValidator(lambda given: {} if given is None else given, json_schema_input_type=dict[str, Condition] | None),
 ]
 """By searched choice; null stands for no conditions, which in a child removes those of its parent."""
 
@@ -114,11 +110,6 @@ class Prior(StrictConfig):
     """How much the search keeps to its neighbourhood at first; evidence takes over as trials come in."""
 
 
-def _check_prior(prior: Prior | None, refusal: Callable[[object], str | None]) -> None:
-    if prior is not None and (why := refusal(prior.value)) is not None:
-        raise ValueError(f"prior.value {why}")
-
-
 class FloatRange(StrictConfig):
     """Any number between two bounds, both included."""
 
@@ -135,11 +126,6 @@ class FloatRange(StrictConfig):
     """Searched only if each of these searched choices has one of these values; otherwise the default is used."""
     prior: Prior | None = None
     """A value that is probably good; null where none is known. For the model of `ax`."""
-
-    @model_validator(mode="after")
-    def _prior_is_a_value(self) -> Self:
-        _check_prior(self.prior, self.refusal)
-        return self
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
@@ -193,11 +179,6 @@ class IntRange(StrictConfig):
     """Searched only if each of these searched choices has one of these values; otherwise the default is used."""
     prior: Prior | None = None
     """A value that is probably good; null where none is known. For the model of `ax`."""
-
-    @model_validator(mode="after")
-    def _prior_is_a_value(self) -> Self:
-        _check_prior(self.prior, self.refusal)
-        return self
 
     def ends(self) -> Mapping[KeyPath, Value]:
         """The extreme values, by the key that states each."""
@@ -253,11 +234,6 @@ class Choice(StrictConfig):
         whole = all(isinstance(value, int) for value in values)
         return values if whole or kinds == {str} else tuple(float(value) for value in values)
 
-    @model_validator(mode="after")
-    def _prior_is_a_value(self) -> Self:
-        _check_prior(self.prior, self.refusal)
-        return self
-
     def ends(self) -> Mapping[KeyPath, Value]:
         """Every value, by the keys that state it."""
         return {("values", index): value for index, value in enumerate(self.values)}
@@ -286,7 +262,15 @@ class Choice(StrictConfig):
 
 
 AnyParameter: TypeAlias = FloatRange | IntRange | Choice
-Parameter = Annotated[AnyParameter, Field(discriminator="type")]
+
+
+def _with_fitting_prior(parameter: AnyParameter) -> AnyParameter:
+    if parameter.prior is not None and (why := parameter.refusal(parameter.prior.value)) is not None:
+        raise ValueError(f"prior.value {why}")
+    return parameter
+
+
+Parameter = Annotated[AnyParameter, Field(discriminator="type"), AfterValidator(_with_fitting_prior)]
 Parameters: TypeAlias = Mapping[str, AnyParameter]
 """By the dotted paths of the settings that are searched."""
 KINDS: dict[str, type[StrictConfig]] = {"float": FloatRange, "int": IntRange, "choice": Choice}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -250,8 +251,6 @@ def test_weights_that_are_there_are_not_fetched_again(
 def test_a_damaged_data_set_stops_a_launch_with_the_file_and_no_search_is_left(
     elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     shutil.copytree(mini_mars, "data")
     write("data/info/query_IDX.mat", b"garbage")
     assert run(["launch", "--space", "smoke.yaml", "--data", "data", "--storage", "runs", "--name", "x"]) == 3
@@ -263,8 +262,6 @@ def test_a_damaged_data_set_stops_a_launch_with_the_file_and_no_search_is_left(
 def test_frames_that_are_not_there_stop_a_launch_with_the_first_and_no_search_is_left(
     elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     shutil.copytree(mini_mars / "info", "data/info")
     assert run(["launch", "--space", "smoke.yaml", "--data", "data", "--storage", "runs", "--name", "x"]) == 3
     _, line = capsys.readouterr().err.splitlines()
@@ -278,8 +275,6 @@ def test_frames_that_are_not_there_stop_a_launch_with_the_first_and_no_search_is
 def test_a_folder_one_level_too_high_stops_a_launch_with_the_one_that_would_do(
     elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     shutil.copytree(mini_mars, "all/mars")
     assert run(["launch", "--space", "smoke.yaml", "--data", "all", "--storage", "runs", "--name", "x"]) == 3
     _, line = capsys.readouterr().err.splitlines()
@@ -357,8 +352,6 @@ def test_weights_that_fit_are_let_through(elsewhere: Path, mini_mars: Path, monk
 
 
 def test_data_are_checked_before_weights(elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
     shutil.copytree(mini_mars, "data")
     write("data/info/query_IDX.mat", b"garbage")
     launch = ["launch", "--space", "smoke.yaml", "--data", "data", "--set", "model.weights=gone.pt"]
