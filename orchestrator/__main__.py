@@ -13,7 +13,7 @@ if __name__ == "__main__" and not sys.flags.safe_path and __file__ != f"{sys.pat
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +22,6 @@ import click
 
 from orchestrator.base.errors import PROBLEMS_FILE, UNWRITABLE, Exit, OrchestratorError
 from orchestrator.base.process import trim_secrets
-from orchestrator.base.project import default
 from orchestrator.cli.cluster import cluster
 from orchestrator.cli.data import data
 from orchestrator.cli.doctor import doctor
@@ -61,9 +60,9 @@ class Commands(click.Group):
     """A group that suggests the nearest command for a misspelt one, and raises `ReaderGoneError` for a closed pipe."""
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
-        """Parses the command line as Click does, with the storage of a project file; `--help` prints here."""
+        """Parses the command line as Click does; `--help` prints here."""
         with _reader_noticed():
-            return super().make_context(*arguments, **options, default_map=_defaults(self))
+            return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command as Click does."""
@@ -89,27 +88,6 @@ class Commands(click.Group):
             hint = f" Did you mean {near[0]!r}?" if near else " `reidsearch --help` lists all."
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
-
-
-def _defaults(group: click.Group) -> dict[str, Any]:
-    """The storage of the environment or of a project file as the default of all commands, in Click's form."""
-    try:
-        known = default("storage")
-    except OrchestratorError as error:
-        unusable = error
-
-        def refuse() -> str:  # only where the storage is asked for, and not for --help
-            raise unusable
-
-        return _for_all(group, refuse)
-    return {} if known is None else _for_all(group, known.value)
-
-
-def _for_all(group: click.Group, storage: str | Callable[[], str]) -> dict[str, Any]:
-    return {
-        name: _for_all(command, storage) if isinstance(command, click.Group) else {"storage": storage}
-        for name, command in group.commands.items()
-    }
 
 
 # What other tools call our commands.

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import click
 
 from orchestrator.base.errors import SearchError
-from orchestrator.base.hints import DEFAULT_STORAGE, STORAGE_VARIABLE
+from orchestrator.base.hints import DEFAULT_STORAGE, STORAGE_VARIABLE, default_storage
 from orchestrator.cli import shell_complete
 from trainer.formatting import plain_words
 
@@ -306,7 +306,9 @@ Storage = Annotated[
         type=StoragePath(file_okay=False),
         metavar="DIR|URI",
         envvar=STORAGE_VARIABLE,
-        help="Folder that holds searches, or s3://, gs://, az://; also in REIDSEARCH_STORAGE.",
+        default=default_storage,  # that of a project file, if there is one
+        show_default=False,
+        help="Folder that holds searches, or s3://, gs://, az://; also in REIDSEARCH_STORAGE.  [default: runs]",
     ),
 ]
 Overrides = Annotated[
