@@ -477,7 +477,10 @@ def test_the_demo_ends_as_the_readme_shows(tmp_path: Path) -> None:
     storage = tmp_path / "runs"
     command, folder = ["make", "demo", f"DEMO_STORAGE={storage}"], ROOT
     if not Path(reference.__file__).is_relative_to(ROOT / "orchestrator"):  # a wheel has no Makefile
-        command, folder = ["reidsearch", "demo", "--storage", str(storage)], tmp_path
+        command, folder = (
+            [str(Path(sys.executable).with_name("reidsearch")), "demo", "--storage", str(storage)],
+            tmp_path,
+        )
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200)
     print(f"README.md: exit {done.returncode}: {' '.join(command)}\n{done.stdout}")
     assert done.returncode == 0, done.stdout + done.stderr
