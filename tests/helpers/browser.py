@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from waiting import wait_until
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
@@ -25,3 +27,12 @@ def chromium(width: int, height: int) -> Iterator[Any]:
         yield browser
     finally:
         browser.quit()
+
+
+def await_script(browser: Any, script: str) -> None:
+    """Waits until the script's value is true."""
+    wait_until(
+        lambda: browser.execute_script(f"return {script}"),
+        lambda: f"never true: {script}\n{browser.find_element('tag name', 'body').text[:2000]}",
+        0.2,
+    )

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,18 @@ def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
         env=environment,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def served(*words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address that `reidsearch WORDS` says and its process, which ends with the block."""
+    command, environment = [*COMMAND, *words, "--port", "0"], {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip(), process
+        finally:
+            process.terminate()
 
 
 def mlflow_runs(storage: Path) -> dict[str, list[Any]]:

@@ -21,18 +21,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
-from browser import chromium
+from browser import await_script, chromium
 from checkout import ROOT
 from PIL import Image
 from rich.console import Console
-from running import COMMAND
-from waiting import wait_until
+from running import served
 
 from orchestrator.base.formatting import duration
 from orchestrator.show.live import HINT, Display
@@ -77,7 +74,10 @@ def main() -> None:
 
 def draw(folder: SearchFolder, out: Path) -> None:
     """Both pictures of a search, as if a process drove it."""
-    with folder.store.record(folder) as recorder, served(folder) as (address, _):
+    with (
+        folder.store.record(folder) as recorder,
+        served("dashboard", folder.name, "--storage", folder.storage) as (address, _),
+    ):
         reader = SearchReader(folder)
         summary, spent = reader.read(), recorder.history[-1].time - recorder.history[0].time
         parts = [*progress_parts(summary), f"{duration(spent)} elapsed"]
@@ -96,7 +96,7 @@ def draw(folder: SearchFolder, out: Path) -> None:
             for part in ("body", "#progress"):
                 browser.execute_script(f"document.querySelector('{part}').scrollIntoView()")
                 if screens:
-                    wait_until(lambda: browser.execute_script(f"return {DRAWN}") >= 3)
+                    await_script(browser, f"{DRAWN} >= 3")
                 screens.append(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB"))
                 if part == "body":  # up to what the picture leaves out
                     top = "document.querySelector('#summary').getBoundingClientRect().top"
@@ -119,13 +119,14 @@ def measured(folder: SearchFolder) -> dict[str, Any]:
             before = time.process_time()
             time.sleep(WATCHED_S)
             live = (time.process_time() - before) / WATCHED_S
-        with served(folder) as (address, server), chromium(1280, 900) as browser:
+        words = ("dashboard", folder.name, "--storage", folder.storage)
+        with served(*words) as (address, server), chromium(1280, 900) as browser:
             began = time.monotonic()
             with urllib.request.urlopen(address) as answer:  # waits until the search is read
                 answer.read()
             read, started = time.monotonic() - began, cpu_seconds(server)
             browser.get(address)
-            wait_until(lambda: browser.execute_script("return document.readyState") == "complete")
+            await_script(browser, "document.readyState === 'complete'")
             (paint,) = browser.execute_script(
                 "return performance.getEntriesByName('first-contentful-paint').map((each) => each.startTime / 1000)"
             )
@@ -134,7 +135,7 @@ def measured(folder: SearchFolder) -> dict[str, Any]:
             later = trial.results[-1].model_copy(update={"epoch": trial.epoch + 1})
             recorder.record(TrialReported(trial=trial.key, result=later))
             bar = f"document.querySelector('[aria-label=\"epochs of {trial.key}\"]').value"
-            wait_until(lambda: browser.execute_script(f"return {bar}") == trial.epoch)
+            await_script(browser, f"{bar} === {trial.epoch}")
             refreshed = cpu_seconds(server)
     return {
         "trials": len(recorder.study.trials),
@@ -150,22 +151,8 @@ def measured(folder: SearchFolder) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def served(folder: SearchFolder) -> Iterator[tuple[str, psutil.Process]]:
-    """The address of the search's page, and the process that serves it."""
-    command = [*COMMAND, "dashboard", folder.name, "--storage", str(folder.path.parent), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip(), psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
-
-
-def cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
+def cpu_seconds(process: subprocess.Popen[str]) -> float:
+    times = psutil.Process(process.pid).cpu_times()
     return float(times.user + times.system)
 
 

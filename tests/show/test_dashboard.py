@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, DRIVER, chromium
+from browser import CHROMIUM, DRIVER, await_script, chromium
 from events import epoch_result
 from PIL import Image
-from running import COMMAND
+from running import served
 from searches import POINT, a_search, completed, write_search
 from starlette.testclient import TestClient
 from waiting import PATIENCE_S, wait_until
@@ -22,7 +19,6 @@ from waiting import PATIENCE_S, wait_until
 from orchestrator.show.dashboard import Dashboard
 from orchestrator.show.report.live_page import Link, SearchPage
 from orchestrator.space.search_space import SearchSpace
-from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.local import LocalStore
 from orchestrator.study.events import (
     AttemptFailed,
@@ -218,47 +214,27 @@ def test_searches_are_compared_side_by_side_as_compare_does(tmp_path: Path) -> N
 # --- in a browser
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[SearchFolder, str]]:
-    """A search, and the address that the command says."""
-    events = [SessionStarted(session=1, host="h", pid=1), *completed(0, 0.4), *completed(1, 0.5), *running_trial(2, 3)]
-    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), events)
-    command = [*COMMAND, "dashboard", "first", "--storage", str(tmp_path), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    try:
-        yield folder, process.stdout.readline().strip()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
 @pytest.mark.e2e
 @pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="no Chromium here; Debian: apt-get install chromium-driver"
 )
-def test_in_a_browser_the_page_follows_the_search_and_a_button_ends_it(served: tuple[SearchFolder, str]) -> None:
-    folder, address = served
-    store = LocalStore(folder.path.parent)
-    with chromium(1280, 900) as browser:
+def test_in_a_browser_the_page_follows_the_search_and_a_button_ends_it(tmp_path: Path) -> None:
+    events = [SessionStarted(session=1, host="h", pid=1), *completed(0, 0.4), *completed(1, 0.5), *running_trial(2, 3)]
+    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), events)
+    words = ("dashboard", "first", "--storage", str(tmp_path))
+    with served(*words) as (address, process), chromium(1280, 900) as browser:
 
         def script(text: str) -> object:
             return browser.execute_script(f"return {text}")
 
-        def await_script(text: str) -> None:
-            wait_until(lambda: script(text), lambda: f"never true: {text}", 0.2)
-
-        with store.record(folder) as recorder:
+        with LocalStore(tmp_path).record(folder) as recorder:
             for width, scheme in ((390, "dark"), (1280, "light")):
                 size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
                 browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
                 media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
                 browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
                 browser.get(f"{address}#progress")
-                await_script("document.querySelector('#trace svg.main-svg') !== null")
+                await_script(browser, "document.querySelector('#trace svg.main-svg') !== null")
                 paper = script("getComputedStyle(document.body).backgroundColor")
                 assert paper == ("rgb(15, 19, 24)" if scheme == "dark" else "rgb(255, 255, 255)")
                 root = "document.documentElement"
@@ -268,8 +244,8 @@ def test_in_a_browser_the_page_follows_the_search_and_a_button_ends_it(served: t
                 "document.querySelector('#all-trials button').click(); kept = document.querySelector('h1')"
             )
             recorder.record(TrialReported(trial="t0002", result=epoch_result(4, 0.9)))
-            await_script("document.querySelector('#now').textContent.includes('4/20')")
-            await_script("document.querySelector('#trace').text.includes('90')")
+            await_script(browser, "document.querySelector('#now').textContent.includes('4/20')")
+            await_script(browser, "document.querySelector('#trace').text.includes('90')")
             assert script("kept.isConnected && scrollY > 500"), "what did not change stays, and so does the place"
             assert script("document.querySelector('#all-trials tbody th').textContent.trim()") == "t0002", (
                 "still sorted"
@@ -278,6 +254,8 @@ def test_in_a_browser_the_page_follows_the_search_and_a_button_ends_it(served: t
             browser.find_element("css selector", "[data-post='first/stop']:not([data-trial])").click()
             browser.switch_to.alert.accept()
             wait_until(lambda: (folder.requests / "search").exists())
-        await_script("document.getElementById('answer').textContent.startsWith('first: stopped')")
-        await_script("document.querySelector('h1').textContent.includes('interrupted')")
+        await_script(browser, "document.getElementById('answer').textContent.startsWith('first: stopped')")
+        await_script(browser, "document.querySelector('h1').textContent.includes('interrupted')")
         assert browser.get_log("browser") == [], "no errors in the console"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 0

@@ -15,7 +15,7 @@ from rich.console import Console
 from searches import a_pausing_search, pausing_events, write_search
 from summaries import description_of, summary_of
 
-from orchestrator.base.errors import EnvironmentProblem, JournalError, SearchError
+from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.base.formatting import number, percent
 from orchestrator.show.live import HINT, Display, pages_command
 from orchestrator.show.logs import event_line
@@ -334,14 +334,6 @@ def test_a_search_that_cannot_be_read_hides_no_other(
     assert "mine" in capsys.readouterr().out
     named = sorted(line.split(":")[0] for line in str(caught.value).splitlines())
     assert named == [str(tmp_path / name / "journal.jsonl") for name in ("damaged", "pipe")]
-
-
-def test_a_search_whose_journal_is_no_file_is_named_with_that_journal(tmp_path: Path) -> None:
-    write_search(tmp_path / "pipe", SearchSpace.load("smoke.yaml"), [])
-    (tmp_path / "pipe/journal.jsonl").unlink()
-    os.mkfifo(tmp_path / "pipe/journal.jsonl")
-    with pytest.raises(JournalError, match=r"pipe/journal\.jsonl: cannot be read"):
-        show_search(LocalStore(tmp_path), "pipe", as_json=False, watch=False)
 
 
 def test_brackets_in_a_text_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from browser import CHROMIUM, DRIVER, chromium
+from browser import CHROMIUM, DRIVER, await_script, chromium
+from running import served
 from searches import write_search
-from waiting import PATIENCE_S, wait_until
+from waiting import PATIENCE_S
 
 from orchestrator.__main__ import run
 from orchestrator.base.errors import EnvironmentProblem
@@ -109,68 +105,27 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, mini_mars: Path) -> Search
     return folder
 
 
-@pytest.fixture
-def served(tracked: SearchFolder) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address that the command says, and its process."""
-    command = [
-        sys.executable,
-        "-m",
-        "orchestrator",
-        "ui",
-        "shown",
-        "--storage",
-        str(tracked.path.parent),
-        "--port",
-        "0",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip(), process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """Debian's Chromium without a window."""
-    with chromium(1600, 1700) as found:
-        yield found
-
-
-def await_script(browser: Any, script: str) -> Any:
-    """What the script gives as soon as that is true."""
-    answer = None
-
-    def is_true() -> bool:
-        nonlocal answer
-        answer = browser.execute_script(f"return {script}")
-        return bool(answer)
-
-    wait_until(is_true, lambda: f"never true: {script}\n{browser.find_element('tag name', 'body').text[:2000]}", 0.2)
-    return answer
-
-
 @pytest.mark.e2e
 @pytest.mark.long
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium here: apt-get install chromium chromium-driver")
 def test_a_browser_shows_the_trials_their_cmc_curves_and_the_same_queries_side_by_side(
-    served: tuple[str, subprocess.Popen[str]], browser: Any
+    tracked: SearchFolder,
 ) -> None:
-    address, process = served
-    browser.get(address)
-    body = "document.body.innerText"
-    await_script(browser, f"{body}.includes('shown/t0000') && {body}.includes('shown/t0001')")
-    assert "shown/t0002" not in browser.find_element("tag name", "body").text
-    await_script(browser, f"{body}.includes('Comparison') && {body}.includes('cmc')")
-    # Of CMC curves and learning curves, each as a line per trial.
-    await_script(browser, "document.querySelectorAll('.scatterlayer .trace').length >= 4")
-    loaded = "[...document.querySelectorAll('img')].filter(i => i.src.includes('get-artifact') && i.naturalWidth > 100)"
-    await_script(browser, f"{loaded}.length >= 4")  # two sheets of each trial
-    assert not [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    words = ("ui", "shown", "--storage", tracked.storage)
+    with served(*words) as (address, process), chromium(1600, 1700) as browser:
+        browser.get(address)
+        body = "document.body.innerText"
+        await_script(browser, f"{body}.includes('shown/t0000') && {body}.includes('shown/t0001')")
+        assert "shown/t0002" not in browser.find_element("tag name", "body").text
+        await_script(browser, f"{body}.includes('Comparison') && {body}.includes('cmc')")
+        # Of CMC curves and learning curves, each as a line per trial.
+        await_script(browser, "document.querySelectorAll('.scatterlayer .trace').length >= 4")
+        loaded = (
+            "[...document.querySelectorAll('img')].filter(i => i.src.includes('get-artifact') && i.naturalWidth > 100)"
+        )
+        await_script(browser, f"{loaded}.length >= 4")  # two sheets of each trial
+        assert not [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(address.partition("#")[0], timeout=5)
