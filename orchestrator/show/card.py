@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.replicates import Confirmation
@@ -80,31 +79,16 @@ def card_metrics(search: Summary, trial: Trial, epoch: int) -> CardMetrics:
     return CardMetrics(validation, trial.test, confirmation)
 
 
-def write_card(
-    folder: Path,
-    search: Summary,
-    trial: Trial,
-    exported: Sequence[ExportedNetwork],
-    verification: VerificationMetrics | None = None,
-) -> Path:
-    """Writes the card of all files that were exported of a trial; returns its path.
-
-    `verification` was measured on the validation split.
-    """
-    from trainer.files import write_atomically
-
-    path = folder / CARD
-    write_atomically(path, card_text(search, trial, exported, verification))
-    return path
-
-
 def card_text(
     search: Summary,
     trial: Trial,
     exported: Sequence[ExportedNetwork],
     verification: VerificationMetrics | None = None,
 ) -> str:
-    """The card as Markdown."""
+    """The card of all files that were exported of a trial, as Markdown.
+
+    `verification` was measured on the validation split.
+    """
     description, first = search.description, exported[0]
     metrics = card_metrics(search, trial, first.epoch)
     parts = [

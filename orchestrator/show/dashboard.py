@@ -30,6 +30,7 @@ from orchestrator.base.errors import EnvironmentProblem, OrchestratorError, Sear
 from orchestrator.base.escaping import visible
 from orchestrator.base.hints import hint
 from orchestrator.base.process import until_interrupted
+from orchestrator.runner import control
 from orchestrator.show import compare_view
 from orchestrator.show.compare import compare
 from orchestrator.show.report import charts, page
@@ -204,16 +205,10 @@ class Dashboard:
         match request.path_params["action"], trial, more:
             case "stop", (None | str()), _:
                 with shown.stopping(trial):
-                    return PlainTextResponse(await run_in_threadpool(_stop, folder, trial))
+                    return PlainTextResponse((await run_in_threadpool(control.stop, folder, trial)).text)
             case "extend", _, int() if 0 < more <= MOST_MORE:
                 return PlainTextResponse(await run_in_threadpool(_extend, folder, more))
         return PlainTextResponse("not understood", 400)
-
-
-def _stop(folder: SearchFolder, trial: str | None) -> str:
-    from orchestrator.runner import control
-
-    return control.stop(folder, trial).text
 
 
 def _extend(folder: SearchFolder, more: int) -> str:

@@ -21,6 +21,8 @@ BEARABLE = {
 
 def check_text(found: DataCheck) -> str:
     """What is right and what to note; a line each."""
+    partitions = f", in all {found.partitions} partitions" if found.partitions > 1 else ""
+    manifest = "no manifest" if found.manifest is None else f"manifest {found.manifest}"
     form = ", packed" * found.packed + "  SYNTHETIC" * found.synthetic
     lines = [
         f"ok   {found.folder}: {found.title}{form}",
@@ -28,10 +30,10 @@ def check_text(found: DataCheck) -> str:
             f"ok   {name:<8} {part.identities:>6,} identities {part.tracklets:>7,} tracklets {part.frames:>10,} frames"
             for name, part in (("train", found.train), ("query", found.query), ("gallery", found.gallery))
         ),
-        *([f"ok   these are the published counts{_of_all(found.partitions)}"] if found.counts_as_published else []),
+        *([f"ok   these are the published counts{partitions}"] if found.counts_as_published else []),
         _frames_line(found.frames),
         *(f"note {note}" for note in _notes(found)),
-        f"     fingerprint sha256:{found.fingerprint[:16]}   {_manifest(found)}   checked in {found.seconds:.1f} s",
+        f"     fingerprint sha256:{found.fingerprint[:16]}   {manifest}   checked in {found.seconds:.1f} s",
     ]
     return "\n".join(lines)
 
@@ -101,10 +103,6 @@ def _frames_line(frames: FrameCheck) -> str:
     return f"{mark} {there}, {frames.bytes / 1e6:,.1f} MB; {frames.decoded:,} decoded, {frames.damaged:,} failed"
 
 
-def _of_all(folds: int) -> str:
-    return f", in all {folds} partitions" if folds > 1 else ""
-
-
 def _notes(found: DataCheck) -> list[str]:
     (protocol, count), *others = found.queries_without_match.items()
     notes = []
@@ -123,10 +121,6 @@ def _notes(found: DataCheck) -> list[str]:
             f"{_counted(frames.empty, 'empty file')}; {BEARABLE[frames.bearable]}"
         )
     return [*notes, *found.notes]
-
-
-def _manifest(found: DataCheck) -> str:
-    return "no manifest" if found.manifest is None else f"manifest {found.manifest}"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.base.errors import EnvironmentProblem, SearchError
 from orchestrator.runner.trial_spec import BEST_CHECKPOINT
-from orchestrator.show.card import write_card
+from orchestrator.show.card import CARD, card_text
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
 
@@ -57,7 +57,8 @@ def export_trial(search: Summary, trial: Trial, formats: Sequence[ExportFormat],
     verification = _verification(search, trial, networks[0].epoch)
     if verification is not None and verification.threshold is not None:
         write_atomically(out / THRESHOLD_FILE, verification.threshold.model_dump_json(indent=2) + "\n")
-    return Export(networks, write_card(out, search, trial, networks, verification))
+    write_atomically(out / CARD, card_text(search, trial, networks, verification))
+    return Export(networks, out / CARD)
 
 
 def best_checkpoint(search: Summary, trial: Trial) -> Path:

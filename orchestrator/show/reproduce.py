@@ -18,6 +18,7 @@ from orchestrator.stores.local import local_search
 from orchestrator.study.study import Trial
 from orchestrator.summary import Summary
 from trainer.files import write_atomically
+from trainer.formatting import shortened
 
 if TYPE_CHECKING:
     from trainer import TrialConfig
@@ -170,17 +171,13 @@ def compared(plan: ReproductionPlan, messages: Iterable[WorkerMessage], on_epoch
 
 def conditions_table(conditions: Sequence[Condition]) -> str:
     """One line for each, those that differ marked."""
-    names = max(len(each.what) for each in conditions)
-    then = max(len(_short(each.then)) for each in conditions)
-    lines = [f"{'':<6}{'':<{names}}  {'then':<{then}}  now"]
-    for each in conditions:
+    texts = [tuple(shortened(text, SHOWN_TEXT) for text in (each.then, each.now)) for each in conditions]
+    names, width = max(len(each.what) for each in conditions), max(len(then) for then, _ in texts)
+    lines = [f"{'':<6}{'':<{names}}  {'then':<{width}}  now"]
+    for each, (then, now) in zip(conditions, texts, strict=True):
         mark = "DIFF" if each.matters else "other" if each.differs else "same" if each.then == each.now else "?"
-        lines.append(f"{mark:<6}{each.what:<{names}}  {_short(each.then):<{then}}  {_short(each.now)}")
+        lines.append(f"{mark:<6}{each.what:<{names}}  {then:<{width}}  {now}")
     return "\n".join(lines)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_TEXT else f"{text[: SHOWN_TEXT - 3]}..."
 
 
 def restoring_text(plan: ReproductionPlan) -> str:

@@ -131,14 +131,18 @@ def trials_table(summary: Summary, *, width: int, only: Collection[str] | None =
     ]
     reasons = min(REASON_WIDTH, max(map(cell_len, notes), default=0))
     columns += _fitting(_parameter_columns(trials, trials), width - reasons - sum(column.width for column in columns))
-    table = Text(no_wrap=True, overflow="ellipsis")
-    table.append("".join(column.aligned(column.name) for column in columns).rstrip(), "bold")
+    table = _headed(columns)
     for index, trial in enumerate(trials):
         if only is None or trial.key in only:
             key, status, *cells = (column.aligned(column.cells[index]) for column in columns)
             table.append("\n").append(key, "bold" if is_best[index] else "").append(status, STATUS_STYLES[trial.status])
             table.append(("".join(cells) + notes[index]).rstrip())
     return Group(table)  # a text alone would lose how it overflows when it is printed
+
+
+def _headed(columns: Sequence[Column]) -> Text:
+    head = "".join(column.aligned(column.name) for column in columns).rstrip()
+    return Text(no_wrap=True, overflow="ellipsis").append(head, "bold")
 
 
 def _note(summary: Summary, trial: Trial) -> str:
@@ -288,8 +292,7 @@ def running_table(summary: Summary, rows: Sequence[RunningTrial], *, width: int)
         *_parameter_columns([summary.study.all_trials[row.key] for row in rows], summary.trials),
     ]
     columns = _fitting(columns, width + GAP)
-    table = Text(no_wrap=True, overflow="ellipsis")
-    table.append("".join(column.aligned(column.name) for column in columns).rstrip(), "bold")
+    table = _headed(columns)
     for index in range(len(rows)):
         key, *rest = (column.aligned(column.cells[index]) for column in columns)
         table.append("\n").append(key, "bold").append("".join(rest[:1]), "cyan").append("".join(rest[1:]).rstrip())

@@ -408,7 +408,7 @@ def test_the_command_writes_the_page_into_the_search_and_prints_other_formats(
     assert (folder.path / "report.html").read_text().startswith("<!doctype html>")
     assert run(["report", "first", "--format", "json", *storage]) == 0
     assert json.loads(capsys.readouterr().out)["status"]["search"] == "first"
-    out = tmp_path / "new" / "trials.csv"
+    out = tmp_path / "trials.csv"
     assert run(["report", "first", "--format", "csv", "--out", str(out), *storage]) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
