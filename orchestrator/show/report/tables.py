@@ -83,7 +83,8 @@ def tiles(report: ReportData) -> Iterator[Tile]:
     yield _trials_tile(report.summary)
     if any(repeats.values()):
         yield Tile("repeats completed", f"{repeats['completed']} of {sum(repeats.values())}", "with other seeds")
-    spent = f"{costs.gpu_hours:.3g} GPU hours" if costs.gpu_hours else f"{duration(HOUR_S * costs.hours)} of training"
+    trained = f"{duration(HOUR_S * costs.hours)} of training" if costs.hours else "no epoch trained"
+    spent = f"{costs.gpu_hours:.3g} GPU hours" if costs.gpu_hours else trained
     yield Tile("took", duration(HOUR_S * costs.wall_hours), spent)
     if costs.epochs_saved:
         saved = f"{costs.saved_gpu_hours:.3g} GPU h" if costs.gpu_hours else duration(HOUR_S * costs.saved_hours)
