@@ -98,6 +98,8 @@ class Command(click.Command):
             return f"{said} Did you mean {options[ours]!r}?"
         if word in options:
             return f"{said} {word.upper()} is given without an option."
+        if word in ("m", "multirun"):  # Hydra's
+            return f"{said} Every launch is a search; its space says what is searched."
         if isinstance(group, click.Group) and word in group.commands:
             return f"{said} {word!r} is a command."
         if self._takes_settings and (our_name(word, setting_kinds()) or not error.possibilities):

@@ -508,6 +508,7 @@ def test_commands_of_other_tools_are_answered_with_ours(
         ("--gpus 2", "Did you mean '--gpus-per-trial'?"),
         ("--dry_run", "Did you mean '--dry-run'?"),
         ("--resume", "'resume' is a command."),
+        ("--multirun", "Every launch is a search; its space says what is searched."),
         ("++optim.epochs=10", "unknown setting '++optim.epochs' - did you mean 'optim.epochs'?"),
         ("+x=1", "unknown setting '+x'; `config show SPACE` lists all"),
         ("optim.learning_rate=0.1,0.01", "to search it, write parameters.optim.learning_rate={type: float, low"),
