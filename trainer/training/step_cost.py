@@ -124,29 +124,15 @@ def measure_step(
     require_precision(config.compute, device)
     train = read_splits(config.data).train
     data = applied_split(train, cut_validation(train, config.data.validation))
-    batches = IdentityBatches(data.labels, config.clips, config.seed)
-    batches_per_epoch = len(batches)
-    images = _images(config)
+    batches_per_epoch = len(IdentityBatches(data.labels, config.clips, config.seed))
     learner = Learner(config, data.num_classes, device, own_weights=True)
     evaluated = [*data.query, *data.gallery]
     with float32_products(config.compute, device), tried_convolutions(device):
-        tried, first = config, None
-        if device.type == "cpu" and images > FEWEST_IMAGES:
-            small = with_batch(config, FIRST_IMAGES)
-            small = small.model_copy(update={"clips": small.clips.model_copy(update={"workers": 0})})
-            first = _steps_taken(learner, small, data, device, progress)
-            tried = _affordable(config, first.seconds / first.images)
-        learner.config = tried
-        learner.compile()
-        taken = _steps_taken(learner, tried, data, device, progress)
-        embedded = tried
+        taken, seconds_per_batch = _whole_batches(learner, config, data, device, progress)
+        embedded = learner.config
         if device.type == "cpu":
-            embedded = _affordable_evaluation(tried, taken.seconds / taken.images / tried.optim.accumulate)
+            embedded = _affordable_evaluation(embedded, taken.seconds / taken.images / embedded.optim.accumulate)
         seconds_per_frame, frames = _seconds_per_frame(learner, evaluated, embedded, device, progress)
-    seconds_per_batch, memory_bytes = taken.seconds / tried.optim.accumulate, max(taken.memory_bytes, _peak_bytes())
-    if first is not None and taken.images < images:
-        seconds_per_batch, extrapolated = _of_whole_batches(first, taken, images, config.optim.accumulate)
-        memory_bytes = max(memory_bytes, extrapolated)
     best = {"config": config.model_dump(mode="json"), "model": learner.weights()}
     last = {**best, "learner": learner.state()}
     folder, last_bytes = disk or Path(tempfile.gettempdir()), saved_bytes(last)
@@ -157,13 +143,13 @@ def measure_step(
         seconds_per_batch=seconds_per_batch,
         steps=taken.steps,
         untimed_steps=taken.untimed_steps,
-        images_per_batch=images,
+        images_per_batch=_images(config),
         measured_images=taken.images,
         batches_per_epoch=batches_per_epoch,
         seconds_per_frame=seconds_per_frame,
         evaluated_frames=frames,
         evaluation_frames=config.clips.frames * len(evaluation_windows(evaluated, config)),
-        memory_bytes=memory_bytes + last_bytes,
+        memory_bytes=max(taken.memory_bytes, _peak_bytes()) + last_bytes,
         gpu_memory_bytes=torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
         parameters=sum(parameter.numel() for parameter in learner.model.parameters() if parameter.requires_grad),
         best_bytes=saved_bytes(best),
@@ -207,18 +193,32 @@ def _affordable_evaluation(config: TrialConfig, seconds_per_image: float) -> Tri
     return config.model_copy(update={"evaluation": evaluation})
 
 
-def _of_whole_batches(first: _Taken, taken: _Taken, images: int, batches: int) -> tuple[float, int]:
-    """Seconds per batch of so many images, in steps of so many batches, and memory, by two steps with fewer images.
+def _whole_batches(
+    learner: Learner, config: TrialConfig, data: TrainingData, device: torch.device, progress: Progress
+) -> tuple[_Taken, float]:
+    """What steps took, with smaller batches where whole ones would take too long; memory and seconds of a whole batch.
 
     Raises:
         MemoryError: this machine has less.
     """
+    images = _images(config)
+    tried, first = config, None
+    if device.type == "cpu" and images > FEWEST_IMAGES:
+        small = with_batch(config, FIRST_IMAGES)
+        small = small.model_copy(update={"clips": small.clips.model_copy(update={"workers": 0})})
+        first = _steps_taken(learner, small, data, device, progress)
+        tried = _affordable(config, first.seconds / first.images)
+    learner.config = tried
+    learner.compile()
+    taken = _steps_taken(learner, tried, data, device, progress)
+    if first is None or taken.images == images:
+        return taken, taken.seconds / tried.optim.accumulate
     once, each = line_through(first.images, first.seconds, taken.images, taken.seconds)
     constant, slope = line_through(first.images, first.memory_bytes, taken.images, taken.memory_bytes)
     memory, here = round(constant + slope * images), _memory_here()
     if memory > here:
         raise MemoryError(f"{images} images take about {memory / 2**30:.0f} GiB, and there are {here / 2**30:.0f}")
-    return once / batches + each * images, memory
+    return taken._replace(memory_bytes=max(taken.memory_bytes, memory)), once / config.optim.accumulate + each * images
 
 
 def line_through(x: float, y: float, further_x: float, further_y: float) -> tuple[float, float]:
@@ -246,7 +246,7 @@ def _steps_taken(
     learner: Learner, config: TrialConfig, data: TrainingData, device: torch.device, progress: Progress
 ) -> _Taken:
     """Takes steps as the configuration says."""
-    groups = _groups(config, data, IdentityBatches(data.labels, config.clips, config.seed), learner, device)
+    groups = _groups(config, data, learner, device)
     seconds, steps, untimed = _seconds_per_step(learner, groups, config, device, progress)
     workers = sum(_private_bytes(worker.pid or 0) for worker in multiprocessing.active_children())
     groups.close()
@@ -269,10 +269,9 @@ def _storages(state: object) -> Iterator[torch.UntypedStorage]:
             yield from _storages(value)
 
 
-def _groups(
-    config: TrialConfig, data: TrainingData, batches: IdentityBatches, learner: Learner, device: torch.device
-) -> Any:
+def _groups(config: TrialConfig, data: TrainingData, learner: Learner, device: torch.device) -> Any:
     """The batches of each step, epoch after epoch, as a training would see them; a generator."""
+    batches = IdentityBatches(data.labels, config.clips, config.seed)
     size = (config.model.height, config.model.width)
     clips = TrainingClips(data.train, data.labels, config.clips, size=size, seed=config.seed)
     loader = training_loader(clips, batches, workers=config.clips.worker_count, device=device)
