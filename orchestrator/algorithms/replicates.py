@@ -29,8 +29,6 @@ T_QUANTILES: Mapping[float, float] = {
     **{1: 12.706204736174694, 2: 4.302652729749462, 3: 3.1824463052837078, 4: 2.7764451051977934},
     **{5: 2.5705818356363146, 6: 2.4469118511449786, 7: 2.364624251592784, 8: 2.306004135204166},
 }
-BEST = "best"
-"""In place of a trial's key: the configuration that is best so far."""
 
 
 class Replicate(NamedTuple):

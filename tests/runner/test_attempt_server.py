@@ -256,31 +256,22 @@ def test_a_worker_that_goes_away_ends_the_attempt_which_saves_first(
     assert not server.is_ready()
 
 
-def test_a_server_told_to_terminate_lets_its_attempt_save(
-    server: AttemptServer, spec: Callable[[str], TrialSpec]
+@pytest.mark.parametrize(
+    ("number", "name", "said"),
+    [(signal.SIGTERM, "graceful", "ended with exit code 0"), (signal.SIGKILL, "stubborn", "was killed by SIGKILL")],
+)
+def test_a_server_that_is_ended_takes_its_attempt_along_which_saves_if_there_is_time(
+    server: AttemptServer, spec: Callable[[str], TrialSpec], number: signal.Signals, name: str, said: str
 ) -> None:
-    wanted = spec("graceful")
+    wanted = spec(name)
     with closing(server.messages(wanted)) as messages:
         next(messages)
-        attempt = psutil.Process(int((wanted.search / "trials/graceful/pid").read_text()))
-        os.kill(attempt.ppid(), signal.SIGTERM)
-        with pytest.raises(ChildProcessError, match="that runs attempts ended with exit code 0"):
+        attempt = psutil.Process(int((wanted.search / f"trials/{name}/pid").read_text()))
+        os.kill(attempt.ppid(), number)
+        with pytest.raises(ChildProcessError, match=f"that runs attempts {said}"):
             next(messages)
     wait_until(lambda: not attempt.is_running())
-    assert (wanted.search / "trials/graceful/saved").exists()
-
-
-def test_a_server_that_is_killed_takes_its_attempt_along(
-    server: AttemptServer, spec: Callable[[str], TrialSpec]
-) -> None:
-    wanted = spec("stubborn")
-    with closing(server.messages(wanted)) as messages:
-        next(messages)
-        attempt = psutil.Process(int((wanted.search / "trials/stubborn/pid").read_text()))
-        os.kill(attempt.ppid(), signal.SIGKILL)
-        with pytest.raises(ChildProcessError, match="that runs attempts was killed by SIGKILL"):
-            next(messages)
-    wait_until(lambda: not attempt.is_running())
+    assert (wanted.search / f"trials/{name}/saved").exists() == (name == "graceful")
     assert not server.is_ready()
 
 
