@@ -138,7 +138,7 @@ def test_match_writes_the_ranked_lists_and_a_sheet(
 def test_embed_writes_a_row_for_each_tracklet_of_a_folder(
     exported: Path, gallery: Path, tmp_path: Path, suffix: str
 ) -> None:
-    out = tmp_path / "new" / f"embeddings{suffix}"
+    out = tmp_path / f"embeddings{suffix}"
     assert run(["embed", str(exported), str(gallery), "--out", str(out)]) == 0
     if suffix == ".npz":
         with np.load(out) as arrays:
@@ -209,7 +209,7 @@ def test_a_folder_without_tracklets_is_one_line_and_exit_3(
     assert "gone: no such folder" in lines[-1]
 
 
-@pytest.mark.parametrize("place", ["exported/config.json", "gallery/ada/door/t1/000.png", "gallery/tracklets.parquet"])
+@pytest.mark.parametrize("place", ["exported/config.json", "gallery/bob/door/t1/000.png", "gallery/tracklets.parquet"])
 def test_what_is_read_is_never_written_over(
     exported: Path, gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
