@@ -215,19 +215,15 @@ def search_content(summary: Summary, moment: int) -> Content:
 
 
 def _row(trial: Trial, summary: Summary) -> dict[str, Any]:
-    found = summary.scores.get(trial.key)
+    found, forecast = summary.scores.get(trial.key), summary.forecasts.get(trial.key)
     metrics = {} if found is None else found.metrics
     return {
         **{"trial": trial.key, "status": trial.status, "source": trial.source, "seed": trial.seed},
         **{"epoch": trial.epoch, summary.metric: None if found is None else found.value},
         **{name: metrics.get(name) for name in (f"rank{rank}" for rank in NAMED_RANKS)},
-        **({} if trial.key not in summary.forecasts else _forecast_cells(summary.forecasts[trial.key])),
+        **({} if forecast is None else {"forecast": forecast.value, "forecast_error": forecast.error}),
         **trial.params,
     }
-
-
-def _forecast_cells(forecast: Forecast) -> dict[str, float]:
-    return {"forecast": forecast.value, "forecast_error": forecast.error}
 
 
 def _note(summary: Summary) -> str:

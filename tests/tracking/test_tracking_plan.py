@@ -8,21 +8,7 @@ import pytest
 from events import completed, reported, started, suggested
 
 from orchestrator.stores.local import local_search
-from orchestrator.study.events import (
-    AttemptFailed,
-    Event,
-    Forecast,
-    SearchCreated,
-    SessionEnded,
-    SessionStarted,
-    TrialCompleted,
-    TrialContinued,
-    TrialFailed,
-    TrialPaused,
-    TrialReopened,
-    TrialStopped,
-    TrialTracked,
-)
+from orchestrator.study import events
 from orchestrator.tracking.projection import (
     ATTEMPTS_TO_WAIT_FOR,
     LONGEST_DELAY_S,
@@ -34,11 +20,14 @@ from orchestrator.tracking.projection import (
     leave_out,
 )
 
-OPENING: list[Event] = [SearchCreated(search="s", space="0", seed=0), SessionStarted(session=1, host="h", pid=1)]
+OPENING: list[events.Event] = [
+    events.SearchCreated(search="s", space="0", seed=0),
+    events.SessionStarted(session=1, host="h", pid=1),
+]
 NOW = 100.0
 
 
-def planned(*events: Event) -> Plan:
+def planned(*events: events.Event) -> Plan:
     plan = Plan(local_search(Path("s")))
     for moment, event in enumerate(events, 1):
         plan.add(event, float(moment))
@@ -63,25 +52,30 @@ def test_all_events_of_a_trial_become_one_piece_of_work() -> None:
 
 
 def test_the_last_event_decides_about_the_status() -> None:
-    failed = TrialFailed(trial="t0000", failure="error", reason="why")
-    plan = planned(suggested(0), failed, TrialReopened(trial="t0000"))
+    failed = events.TrialFailed(trial="t0000", failure="error", reason="why")
+    plan = planned(suggested(0), failed, events.TrialReopened(trial="t0000"))
     assert (writes_of(plan, "t0000").status, writes_of(plan, "t0000").end) == ("RUNNING", None)
-    plan.add(TrialStopped(trial="t0000", rule="asha", epoch=1, reason="worse"), 9.0)
+    plan.add(events.TrialStopped(trial="t0000", rule="asha", epoch=1, reason="worse"), 9.0)
     assert (writes_of(plan, "t0000").status, writes_of(plan, "t0000").end) == ("KILLED", 9000)
     assert writes_of(plan, "t0000").tags == {"failure": "error", "reason": "worse", "stopped": "asha"}
 
 
 def test_a_paused_trial_is_scheduled_until_it_is_continued_or_ends() -> None:
-    pause = TrialPaused(trial="t0000", epoch=1, reason="until epoch 1", forecast=Forecast(value=0.5, error=0.04))
+    pause = events.TrialPaused(
+        trial="t0000", epoch=1, reason="until epoch 1", forecast=events.Forecast(value=0.5, error=0.04)
+    )
     plan = planned(suggested(0), started(0), reported(0, 1, 0.2), pause)
     writes = writes_of(plan, "t0000")
     assert (writes.status, writes.end) == ("SCHEDULED", None)
     assert writes.tags == {"pauses": "1", "pause_reason": "until epoch 1"}
-    plan.add(TrialContinued(trial="t0000", until=2, reason="better", forecast=Forecast(value=0.6, error=0.03)), 5.0)
+    plan.add(
+        events.TrialContinued(trial="t0000", until=2, reason="better", forecast=events.Forecast(value=0.6, error=0.03)),
+        5.0,
+    )
     assert (writes.status, writes.end, writes.tags["continue_reason"]) == ("RUNNING", None, "better")
     plan.add(pause.model_copy(update={"epoch": 2, "forecast": None}), 6.0)
     assert (writes.status, writes.tags["pauses"]) == ("SCHEDULED", "1, 2")
-    plan.add(TrialStopped(trial="t0000", rule="freeze_thaw", epoch=2, reason="paused for good"), 7.0)
+    plan.add(events.TrialStopped(trial="t0000", rule="freeze_thaw", epoch=2, reason="paused for good"), 7.0)
     assert (writes.status, writes.end) == ("KILLED", 7000)
     forecasts = [(point.metric, point.value, point.step) for point in writes.points if "forecast" in point.metric]
     assert forecasts == [
@@ -94,14 +88,14 @@ def test_a_paused_trial_is_scheduled_until_it_is_continued_or_ends() -> None:
 
 def test_what_mlflow_need_not_know_is_no_work() -> None:
     plan = planned()
-    assert not plan.add(TrialTracked(trial="t0000", mlflow_run_id="x"), 1.0)
-    assert not plan.add(AttemptFailed(trial="t0000", attempt=1, failure="error", reason=""), 1.0)
+    assert not plan.add(events.TrialTracked(trial="t0000", mlflow_run_id="x"), 1.0)
+    assert not plan.add(events.AttemptFailed(trial="t0000", attempt=1, failure="error", reason=""), 1.0)
     assert not plan.add(started(0, attempt=2), 1.0)
     assert plan.pause(NOW) is None
 
 
 def test_the_searchs_own_run_is_made_first_and_ended_last() -> None:
-    plan = planned(*OPENING, *completed(0, 0.2), SessionEnded(state="finished", reason=""))
+    plan = planned(*OPENING, *completed(0, 0.2), events.SessionEnded(state="finished", reason=""))
     assert [writes.key for writes in plan.creations(NOW, 9)] == [SEARCH_RUN]
     plan.made(plan.creations(NOW, 9)[0])
     assert [writes.key for writes in plan.creations(NOW, 9)] == ["t0000"]
@@ -184,4 +178,4 @@ def test_a_repeat_says_what_it_repeats() -> None:
 
 
 def test_a_trial_that_is_known_only_by_its_end_is_no_error() -> None:
-    assert writes_of(planned(TrialCompleted(trial="t0000")), "t0000").creation is None
+    assert writes_of(planned(events.TrialCompleted(trial="t0000")), "t0000").creation is None
