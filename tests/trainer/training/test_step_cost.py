@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -312,8 +311,7 @@ def test_an_interrupted_rehearsal_leaves_no_child(tiny_config: TrialConfig, tmp_
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
-def test_the_child_ends_with_its_parent(tiny_config: TrialConfig, tmp_path: Path) -> None:
-    order = json.dumps({"threads": 1, "gpus": 0, "disk": str(tmp_path), "config": tiny_config.model_dump(mode="json")})
+def test_the_child_ends_with_its_parent() -> None:
     program = (
         "import subprocess, sys\n"
         "from orchestrator.runner.smoke_test import CHILD\n"
@@ -324,8 +322,7 @@ def test_the_child_ends_with_its_parent(tiny_config: TrialConfig, tmp_path: Path
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         process = psutil.Process(int(parent.stdout.readline()))
-        del order  # it waits for one, and would for ever
-        time.sleep(0.5)
+        time.sleep(0.5)  # it waits for an order, and would for ever
         parent.kill()
     wait_until(lambda: not process.is_running())
 
