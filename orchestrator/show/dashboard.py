@@ -89,13 +89,9 @@ class Dashboard:
         )
 
     def prepare(self, name: str) -> None:
-        """Begins to read a search, so that its page is there when it is asked for; the page says what is wrong."""
-
-        def read() -> None:
-            with suppress(OrchestratorError, SpaceError, OSError):
-                self._page(name).text(None, **self._values)
-
-        threading.Thread(target=read, name="reading a search", daemon=True).start()
+        """Reads a search, so that its page is there when it is asked for, and says what is wrong with it."""
+        with suppress(OrchestratorError, SpaceError, OSError):
+            self._page(name).text(None, **self._values)
 
     async def _guarded(self, request: Request, answer: RequestResponseEndpoint) -> Response:
         """Answers who knows the token; what changes a search needs it in a header, from a page of this server."""
@@ -237,7 +233,7 @@ def serve(store: Store, name: str | None, port: int, say: Callable[[str], None],
     dashboard = Dashboard(store, token, images=images)
     if name is not None:
         existing_search(store, name)
-        dashboard.prepare(name)
+        threading.Thread(target=dashboard.prepare, args=(name,), daemon=True).start()
     config = uvicorn.Config(
         dashboard.app(),
         log_level="warning",
