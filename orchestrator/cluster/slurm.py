@@ -97,6 +97,7 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
         "plan": work.plan(machines),
         "name": work.name,
         "storage": work.storage,
+        "is_folder": not is_uri(work.storage),
         "launch": ["--space", job.space, *work.launch],
         "resume": work.resume,
         "nodes": machines.number,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -50,7 +51,7 @@ class Job:
         (self.bin / "status").write_text(str(status))
         (self.bin / "end").write_text(str(end))
         job = SlurmJob(Machines(1, 3, 1), "1:00:00", str(folder), "demo.yaml", container=container)
-        (folder / "job.sbatch").write_text(slurm_script(WORK, job))
+        (folder / "job.sbatch").write_text(slurm_script(WORK._replace(storage=str(folder / "runs")), job))
 
     def run(self, **environment: str) -> tuple[int, list[str], str]:
         """Exit code, what was asked of `reidsearch` and Slurm, and what the job printed."""
@@ -90,6 +91,43 @@ def test_a_storage_that_does_not_answer_is_waited_for_in_the_queue_and_five_time
         assert "status says so" in said
     assert "not requeued: five starts in a row saved nothing" in said
     assert [line.split()[0] for line in asked] == [*(["status", "requeue"] * 4), "status"]
+
+
+@pytest.mark.parametrize("damage", ["a folder", "an empty file", "a text"])
+def test_starts_that_cannot_be_counted_are_taken_to_have_saved_nothing(damage: str, tmp_path: Path) -> None:
+    job = Job(tmp_path, status=5)
+    count = tmp_path / f".reidsearch-test{os.getpid()}"
+    for restarts in (0, 3, 4):
+        if damage == "a folder":
+            count.mkdir(exist_ok=True)
+        else:
+            count.write_text({"an empty file": "", "a text": "garbage\n"}[damage])
+        code, asked, said = job.run(SLURM_RESTART_COUNT=str(restarts))
+        assert code == 75, said
+    assert "not requeued: five starts in a row saved nothing" in said
+    assert [line.split()[0] for line in asked] == [*(["status", "requeue"] * 2), "status"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_no_later_start_launches_the_search_where_its_storage_is_not_mounted(left: str, tmp_path: Path) -> None:
+    job = Job(tmp_path, status=3, end=75)
+    assert job.run()[0] == 75
+    shutil.rmtree(tmp_path / "runs")
+    if left != "nothing":
+        (tmp_path / "runs").mkdir()
+    code, asked, said = job.run(SLURM_RESTART_COUNT="1")
+    assert code == 75
+    assert f"is {tmp_path}/runs mounted?" in said
+    assert [line.split()[0] for line in asked] == ["status", "launch", "requeue", "status", "requeue"]
+
+
+def test_a_search_that_the_first_start_could_not_launch_is_launched_by_a_later_one(tmp_path: Path) -> None:
+    job = Job(tmp_path, status=5)
+    assert job.run()[0] == 75
+    (job.bin / "status").write_text("3")
+    code, asked, said = job.run(SLURM_RESTART_COUNT="1")
+    assert code == 0, said
+    assert [line.split()[0] for line in asked] == ["status", "requeue", "status", "launch"]
 
 
 @pytest.mark.parametrize(("end", "expected"), [(0, []), (4, []), (130, []), (75, ["requeue"])])
