@@ -42,7 +42,7 @@ def report_findings(found: Iterable[Finding], *, as_json: bool) -> int:
     for finding in found:
         findings.append(finding)
         if not as_json:
-            click.echo(f"{finding.level:<8}{finding.subject:<14}{finding.text}")
+            click.echo(f"{finding.level:<8}{finding.subject:<13} {finding.text}")
             if finding.advice:
                 click.echo(f"{'':<22}-> {finding.advice}")
     wrong = any(finding.level == "problem" for finding in findings)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
+import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from checkout import ROOT
 
 from orchestrator.__main__ import run
+from orchestrator.base.errors import OrchestratorError
 from orchestrator.doctor import kubernetes as doctor
 from orchestrator.stores.base import StorageProblem
 from orchestrator.stores.objects import Objects
@@ -68,12 +73,18 @@ FIT = {
 FOUND = ["kubernetes", "kuberay", "dry run", "gpus", "persistentvolumeclaim", "secret", "secret", "serviceaccount"]
 
 
+@functools.cache
+def rendered(*more: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert run([*JOB, *more]) == 0
+    return said.getvalue()
+
+
 @pytest.fixture
-def job(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A rendered job, with the stub on the PATH."""
-    assert run(JOB) == 0
     file = tmp_path / "rayjob.yaml"
-    file.write_text(capsys.readouterr().out)
+    file.write_text(rendered())
     (tmp_path / "kubectl").write_text(KUBECTL)
     (tmp_path / "kubectl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -101,6 +112,8 @@ def test_a_cluster_that_has_everything_is_fit(job: Path, capsys: pytest.CaptureF
     ("question", "answer", "expected"),
     [
         ("version", "Error: connection refused", "connection refused"),
+        ("version", "<html>log in</html>", "kubectl version: answers '<html>log in</html>', which is no object"),
+        ("version", {"serverVersion": None}, "it names no version"),
         ("crd rayjobs.ray.io", None, '"crd rayjobs.ray.io" not found'),
         ("crd rayjobs.ray.io", crd(rayClusterSpec={}), "older than 1.6"),
         ("apply", "Error from server (BadRequest): unknown field", "unknown field"),
@@ -111,6 +124,7 @@ def test_a_cluster_that_has_everything_is_fit(job: Path, capsys: pytest.CaptureF
         ("secret reidsearch-token", None, "not found"),
         ("secret reidsearch-token", token("abc\n"), "ends with a line break"),
         ("secret reidsearch-token", {"data": {"token": "YWJj"}}, "auth_token is missing"),
+        ("secret reidsearch-token", {"data": None}, "auth_token is missing"),
         ("serviceaccount reid", None, "not found"),
         ("endpointslices kubernetes.io/service-name=mlflow", {"items": []}, "no pod of the service mlflow is ready"),
     ],
@@ -129,6 +143,7 @@ def test_what_a_search_would_fail_for_is_a_problem(
     ("question", "answer"),
     [
         ("secret keys", "Error from server (Forbidden): secrets is forbidden"),
+        ("crd rayjobs.ray.io", "Error from server (Forbidden): customresourcedefinitions is forbidden"),
         ("nodes", "Error from server (Forbidden): nodes is forbidden"),
         ("persistentvolumeclaim reidsearch", claim(phase="Pending")),
     ],
@@ -153,9 +168,7 @@ def test_a_bucket_and_a_server_outside_are_asked_from_this_machine(
 
     monkeypatch.setattr(Objects, "check", check)
     monkeypatch.setattr(doctor, "answers", lambda *server: asked.append(server) or answers)
-    places = ["--storage", "s3://b/runs", "--tracking-uri", "https://mlflow.example.org"]
-    assert run([*JOB, *places]) == 0
-    job.write_text(capsys.readouterr().out)
+    job.write_text(rendered("--storage", "s3://b/runs", "--tracking-uri", "https://mlflow.example.org/a?b"))
     code, found = check_of(job, capsys)
     assert asked == [("mlflow.example.org", 443), "s3://b/runs"]
     level = "ok" if answers else "warn"
@@ -165,7 +178,55 @@ def test_a_bucket_and_a_server_outside_are_asked_from_this_machine(
     )
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "hello"])
+OBJECTS: dict[str, Any] = {
+    "kind": "RayJob",
+    "metadata": {"name": "first"},
+    "nvidia.com/gpu": "1k",
+    "claimName": "reidsearch",
+    "secretRef": {"name": "keys"},
+    "secretKeyRef": {"name": "reidsearch-token", "key": "auth_token"},
+    "imagePullSecrets": [{"name": "keys"}],
+    "authOptions": {"mode": "token", "secretName": "reidsearch-token"},
+    "command": "reidsearch launch --tracking-uri http://mlflow:5000",
+}
+
+
+def odd_forms(value: Any) -> Iterator[Any]:
+    """The value with each of its parts in turn replaced by others."""
+    yield from (None, 5, "580.12", [5], {"a": 5})
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        for odd in odd_forms(part):
+            changed = value.copy()
+            changed[key] = odd
+            yield changed
+
+
+def test_no_odd_answer_and_no_odd_file_ends_a_check_without_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = dict(FIT)
+
+    def kubectl(*words: str) -> str:
+        key = " ".join(word for word in words[words[0] == "get" :] if word[0] != "-" and word != "json")
+        answer = answers.get("apply" if words[0] == "apply" else key, {})
+        return answer if isinstance(answer, str) else json.dumps(answer)
+
+    monkeypatch.setattr(doctor, "_kubectl", kubectl)
+    file = tmp_path / "objects.json"
+    file.write_text(json.dumps(OBJECTS))
+    for key in FIT.keys() - {"apply"}:
+        for odd in odd_forms(FIT[key]):
+            answers[key] = odd
+            assert list(doctor.examine(file, None))
+        answers[key] = FIT[key]
+    for odd in odd_forms(OBJECTS):
+        file.write_text(json.dumps(odd))
+        with contextlib.suppress(OrchestratorError):  # refused
+            assert list(doctor.examine(file, None))
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "hello", "", "kind: 5\nmetadata: {name: a}", "a: 2026-99-99"])
 def test_a_file_without_objects_is_refused(text: str, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job.write_text(text)
     assert run(["cluster", "check", str(job)]) == 3
