@@ -82,7 +82,7 @@ def check(
 
 
 Image = option("--image", metavar="IMAGE", help="Container image, such as that of cluster/Dockerfile.")
-NODES = click.IntRange(min=1, max=10_000)
+UP_TO_10_000 = click.IntRange(1, 10_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,9 @@ class MachineOptions(TrialResources):
 
     file: SpaceFile
     gpus_per_node: Annotated[
-        int, option("--gpus-per-node", type=click.IntRange(min=0), help="GPUs of each.", show_default=True)
+        int, option("--gpus-per-node", type=click.IntRange(0, 1_000), help="GPUs of each.", show_default=True)
     ] = 0
-    cpus_per_node: Annotated[int, option("--cpus-per-node", type=click.IntRange(min=1), help="CPU cores of each.")]
+    cpus_per_node: Annotated[int, option("--cpus-per-node", type=UP_TO_10_000, help="CPU cores of each.")]
     name: Annotated[str | None, option("--name", help="Name of the search.  [default: the space's]")] = None
     overrides: Overrides = ()
 
@@ -102,7 +102,7 @@ class MachineOptions(TrialResources):
 class JobOptions(MachineOptions):
     """The same, as a job that launches the search."""
 
-    nodes: Annotated[int, option("--nodes", type=NODES, help="Machines that run trials.")]
+    nodes: Annotated[int, option("--nodes", type=UP_TO_10_000, help="Machines that run trials.")]
     storage: Annotated[str, option("--storage", metavar="DIR|URI", help="Storage that all machines see.")]
     data: Annotated[
         str | None, option("--data", metavar="DIR|mini-mars", help="Data set, where the machines see it.")
@@ -148,7 +148,7 @@ class SlurmOptions(JobOptions):
         int,
         option(
             "--save-before",
-            type=click.IntRange(min=30),
+            type=click.IntRange(30, 65_535),
             metavar="SECONDS",
             help="How long before the limit the search is told to save.",
         ),
@@ -186,7 +186,7 @@ def slurm(given: SlurmOptions) -> int:
     )
     # The job reads the space from its file, without what `--set` changes.
     work = _work(given, overrides=given.overrides)
-    return _written(slurm_script(work, job), given.concurrent, warnings(work))
+    return _written(slurm_script(work, job), given.concurrent, warnings(work, job.container))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,9 +245,9 @@ class RayUpOptions(MachineOptions):
     provider: Annotated[
         str, option("--provider", type=click.Choice(["onprem", "aws", "gcp"]), help="Whose machines they are.")
     ]
-    nodes: Annotated[int | None, option("--nodes", type=NODES, help="aws, gcp: machines that run trials, at most.")] = (
-        None
-    )
+    nodes: Annotated[
+        int | None, option("--nodes", type=UP_TO_10_000, help="aws, gcp: machines that run trials, at most.")
+    ] = None
     user: Annotated[
         str | None,
         option("--user", metavar="USER", help="Name for the login.  [default: ubuntu; needed for onprem]"),

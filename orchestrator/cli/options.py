@@ -56,6 +56,16 @@ def option(*flags: str, **settings: Any) -> Declared:
     return Declared(flags, settings)
 
 
+class Option(click.Option):
+    """An option that takes no empty value: a shell writes one for a variable that is not set, and it is no folder."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """As click does; raises BadParameter for an empty value."""
+        if value == "" or (self.multiple and "" in (value or ())):
+            raise click.BadParameter("is empty; give a value, or leave the option out", ctx, self)
+        return super().type_cast_value(ctx, value)
+
+
 class Command(click.Command):
     """A command that names all options that are missing, and not only the first."""
 
@@ -198,7 +208,7 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
         more["is_flag"] = True
     elif not is_required and default is not None and default != ():
         more |= {"default": default, "show_default": True}
-    return click.Option([name, *flags], **{**more, **settings})
+    return Option([name, *flags], **{**more, **settings})
 
 
 # --- types of values
@@ -209,8 +219,6 @@ class StoragePath(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         """The text; a path of a file is refused, and what other commands could not find again."""
-        if not value:
-            self.fail("is empty; name a folder or a bucket", parameter, context)
         if value.lower().startswith("memory:"):
             self.fail("memory:// lives in one process only; name a folder or a bucket", parameter, context)
         return value if "://" in value else super().convert(value, parameter, context)
@@ -234,7 +242,7 @@ class OutPath(click.Path):
         """The path; raises OSError, which names the folder that refuses it, or SearchError, if there is none."""
         from trainer.files import check_writable
 
-        if not os.fspath(value):
+        if not os.fspath(value):  # an argument
             self.fail("is empty; name what is to be written", parameter, context)
         path = Path(os.fsdecode(super().convert(value, parameter, context)))
         check_writable(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 from collections.abc import Sequence
@@ -81,8 +82,8 @@ def allocate(nodes: Sequence[Node], resources: Resources, *, concurrent: int | N
     cpus = fewest
     if resources.cpus_per_trial is None:
         # Every core more leaves fewer slots, or as many.
-        while slots(nodes, cpus + 1, gpus, memory) >= running:
-            cpus += 1
+        more = range(fewest + 1, max(node.cpus for node in nodes) + 1)
+        cpus += bisect.bisect_left(more, True, key=lambda each: slots(nodes, each, gpus, memory) < running)
     reason = _reason(nodes, running, cpus, gpus, memory)
     if concurrent is not None and most < min(concurrent, trials):
         reason += f"; there is room for {most} of {concurrent} at once"

@@ -23,7 +23,7 @@ from orchestrator.cluster.manifests import (
 )
 from orchestrator.stores.uri import is_uri
 
-SLURM_TIME = re.compile(r"(?:\d{1,3}-)?\d{1,4}(?::[0-5]?\d){0,2}")
+SLURM_TIME = re.compile(r"(?:\d{1,3}-)?\d{1,6}(?::[0-5]?\d){0,2}")
 SLURM_MEMORY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGT]?)")
 # sbatch splits a directive into words and knows quotes, escapes and comments; it is written in single quotes.
 FLAGS = (
@@ -90,7 +90,11 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
         )
     if (data := work.data_folder()) is not None and is_uri(data):
         raise UnusableValue(f"--data {data}: must be a folder that all nodes see; a pack in a bucket is --stage-data")
-    memory = job.memory or ("0" if job.machines.number > 1 else None)
+    directives = _directives(job)
+    shares = [f"--sbatch {key}={value}" for key, value in directives.items() if key.startswith("mem-per-")]
+    if len(given := [*(["--memory"] if job.memory else []), *shares]) > 1:
+        raise UnusableValue(f"{' and '.join(given)}: sbatch takes one of them; keep that which your site counts by")
+    memory = job.memory or ("0" if job.machines.number > 1 and not shares else None)
     machines = job.machines._replace(memory=_slurm_bytes(memory or "0"))
     cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     values = {
@@ -107,7 +111,7 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
         "time": job.time,
         "save_before": job.save_before,
         "environment": job.environment,
-        "directives": _directives(job),
+        "directives": directives,
         "setup": [Markup(_line_of_shell(line)) for line in job.setup],
         "inside": _container_command(job),
         "invalid": int(Exit.INVALID),
@@ -130,12 +134,13 @@ def require_environment(folder: str, container: str | None) -> str:
     return folder
 
 
-def warnings(work: Work) -> Iterator[str]:
+def warnings(work: Work, container: str | None = None) -> Iterator[str]:
     """Lines on places that the nodes may not see, and on MLflow's database."""
     for option, place in (
         ("--storage", work.storage),
         ("--data", work.data_folder()),
         ("--stage-data", work.stage_data),
+        ("--container", container),
     ):
         if place is None or is_uri(place):
             continue
@@ -164,7 +169,7 @@ def _directives(job: SlurmJob) -> dict[str, str | None]:
         parts = SBATCH.fullmatch(matching("--sbatch", printable("--sbatch", text), SBATCH, meaning))
         assert parts is not None
         key, value = parts["key"], parts["value"]
-        if key in SBATCH_TAKEN or (key == "exclusive" and job.machines.number > 1):
+        if key in SBATCH_TAKEN or (key in ("exclusive", "oversubscribe") and job.machines.number > 1):
             ours = SBATCH_TAKEN.get(key)
             raise UnusableValue(
                 f"--sbatch {text}: the script decides on {key} itself" + (f"; give {ours}" if ours else "")

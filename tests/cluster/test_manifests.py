@@ -227,6 +227,12 @@ def test_a_search_on_one_node_asks_for_a_part_of_it_and_starts_no_cluster() -> N
     assert "\n#SBATCH --exclusive\n" in exclusive
 
 
+def test_memory_by_core_or_gpu_takes_the_place_of_all_memory_and_a_time_may_be_minutes_of_a_week() -> None:
+    text = slurm.slurm_script(work(), job(sbatch=("mem-per-cpu=4G",), time="10080"))
+    assert "--mem-per-cpu=4G\n" in text and "\n#SBATCH --time=10080\n" in text
+    assert "#SBATCH --mem=" not in text
+
+
 def test_what_the_job_script_tells_ray_is_what_the_driver_tells_it() -> None:
     told = dict(re.findall(r"(RAY_[A-Z_]+)=(\w+)", re.sub(r'"[^"]*"', "", FILLED["slurm.sbatch"])))
     shared = told.keys() & ENVIRONMENT.keys()
@@ -701,6 +707,13 @@ REFUSED = {
     "dashes for Slurm": ([*OF_SLURM, "--sbatch", "--qos=long"], 3, "--sbatch: must be KEY=VALUE"),
     "no option of sbatch": ([*OF_SLURM, "--sbatch", "nonsense"], 3, "--sbatch: must be KEY=VALUE"),
     "what the script sets": ([*OF_SLURM, "--sbatch", "mem=4G"], 3, "decides on mem itself; give --memory"),
+    "memory twice": (
+        [*OF_SLURM, "--memory", "48G", "--sbatch", "mem-per-gpu=4G"], 3, "--memory and --sbatch mem-per-gpu=4G: sbatch"
+    ),
+    "shared nodes that are whole": ([*OF_SLURM, "--sbatch", "oversubscribe"], 3, "decides on oversubscribe itself"),
+    "more seconds than sbatch takes": ([*OF_SLURM, "--save-before", "70000"], 2, "30<=x<=65535"),
+    "more cores than a machine has": ([*OF_SLURM, "--cpus-per-node", "9999999999"], 2, "1<=x<=10000"),
+    "more GPUs than a machine has": ([*OF_SLURM, "--gpus-per-node", "1001"], 2, "0<=x<=1000"),
     "what the script cannot do": ([*OF_SLURM, "--sbatch", "array=1-9"], 3, "decides on array itself"),
     "a key twice": ([*OF_SLURM, "--sbatch", "qos=a", "--sbatch", "qos=b"], 3, "qos is given twice"),
     "other GPUs": ([*OF_SLURM, "--sbatch", "gres=gpu:a100:2"], 3, "these are 2 GPUs; --gpus-per-node says 4"),
@@ -711,6 +724,7 @@ REFUSED = {
     "a text that goes on": ([*OF_SLURM, "--setup", "cat << E"], 3, "--setup: must be one whole line"),
     "two lines": ([*OF_SLURM, "--setup", "a\nb"], 3, "do not print"),
     "a directive among the lines": ([*OF_SLURM, "--setup", "#SBATCH --qos=a"], 3, "--setup: must be one whole line"),
+    "a variable of the shell that is not set": ([*SLURM, "--storage", ""], 2, "'--storage': is empty"),
     "no time": ([*SLURM[:-2], "--storage", "/s", "--time", "soon"], 3, "--time: must be a time limit"),
     "99 minutes": ([*SLURM[:-2], "--storage", "/s", "--time", "08:99:00"], 3, "--time: must be a time limit"),
     "too little time": ([*SLURM[:-2], "--storage", "/s", "--time", "00:02:00"], 3, "ask for more"),
@@ -781,13 +795,14 @@ def test_a_file_of_a_space_is_named_by_its_whole_path(
 def test_places_that_nodes_may_not_see_a_database_on_a_shared_file_system_and_trials_that_do_not_fit_are_warned_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = ["--storage", "/tmp/runs", "--data", "/no/mars", "--concurrent", "500"]
+    place = ["--storage", "/tmp/runs", "--data", "/no/mars", "--container", "/no/x.sif", "--concurrent", "500"]
     assert run([*SLURM, *place]) == 0
-    busy, many, local, missing, mlflow = capsys.readouterr().err.splitlines()
+    busy, many, local, missing, image, mlflow = capsys.readouterr().err.splitlines()
     assert busy == "attn_cl: checking the space"
     assert many == "--concurrent 500: 8 trials at most run at once"
     assert local.startswith("--storage /tmp/runs: every machine has a folder of its own")
     assert missing.startswith("--data /no/mars: is not on this machine")
+    assert image.startswith("--container /no/x.sif: is not on this machine")
     assert mlflow.startswith("MLflow's runs are in SQLite, /tmp/runs/mlflow.db, ")
     assert run([*SLURM, "--storage", "s3://b/runs", "--data", "mini-mars"]) == 0
     assert capsys.readouterr().err.splitlines()[1].startswith("MLflow's database cannot lie in a bucket")
