@@ -91,10 +91,13 @@ def loaded(text: str) -> list[dict[str, Any]]:
     return list(yaml.load_all(text, yaml.CSafeLoader))
 
 
-def patched(text: str) -> str:
-    """Objects with all patches of kustomization.yaml, as kustomize makes them (RFC 6902)."""
+SITE = (FOLDER / "kustomization.yaml").read_text()
+
+
+def patched(text: str, patches: list[dict[str, Any]]) -> str:
+    """Objects with patches of kustomization.yaml, as kustomize makes them (RFC 6902)."""
     objects = loaded(text)
-    for patch in loaded((FOLDER / "kustomization.yaml").read_text())[0]["patches"]:
+    for patch in patches:
         (target,) = (each for each in objects if each["kind"] == patch["target"]["kind"])
         for change in loaded(patch["patch"])[0]:
             *place, key = [part.replace("~1", "/") for part in change["path"].split("/")[1:]]
@@ -121,7 +124,7 @@ TEXTS = {
     "raycluster.yaml in a bucket": kubernetes.kubernetes_cluster(
         work(storage="s3://bucket/runs"), CLUSTER._replace(service_account="reid", secret="keys")
     ),
-    "rayjob.yaml with the patches of a site": patched(FILLED["rayjob.yaml"]),
+    "rayjob.yaml with the patches of a site": patched(FILLED["rayjob.yaml"], loaded(SITE)[0]["patches"]),
     "slurm.sbatch with all options": slurm.slurm_script(
         work(storage="/a 'b'/$(date)/`id`"),
         job(
@@ -250,6 +253,27 @@ def test_kustomize_itself_makes_the_same_of_the_patches_of_a_site(tmp_path: Path
     made = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True).stdout
     ours = {each["kind"]: each for each in documents("rayjob.yaml with the patches of a site")}
     assert {each["kind"]: each for each in loaded(made)} == ours
+
+
+@pytest.mark.parametrize("kind", ["rayjob.yaml", "raycluster.yaml"])
+def test_every_patch_of_a_site_works_without_the_others(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "kustomization.yaml"
+    file.write_text(SITE)
+    if kind == "raycluster.yaml":
+        (line,) = (line.removeprefix("#") for line in SITE.splitlines() if "sed -i" in line)
+        subprocess.run(shlex.split(line), cwd=tmp_path, check=True)
+    (site,) = loaded(file.read_text())
+    assert site["resources"] == [kind]
+    for patch in site["patches"]:
+        for document in loaded(patched(FILLED[kind], [patch])):
+            check(document)
+
+
+def test_the_autoscaler_that_kuberay_adds_is_as_restricted_as_the_other_containers() -> None:
+    cluster = documents("rayjob.yaml with the patches of a site")[-1]["spec"]["rayClusterSpec"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert cluster["autoscalerOptions"]["securityContext"] == head["securityContext"]
+    assert cluster["autoscalerOptions"]["volumeMounts"] == head["volumeMounts"][:2]
 
 
 def check(document: dict[str, Any], version: str = KUBERNETES) -> None:
@@ -412,17 +436,29 @@ def test_head_and_workers_have_the_keys_and_the_account_for_a_bucket(title: str)
 
 
 @pytest.mark.parametrize("title", of("rayjob.yaml", "raycluster.yaml"))
-def test_pods_have_time_to_save_and_the_policy_lets_both_forms_of_the_operator_in(title: str) -> None:
+def test_pods_have_time_to_save(title: str) -> None:
     *_, head, workers = pods(documents(title)[-1])
     for pod in (head, workers):
         assert pod["spec"]["terminationGracePeriodSeconds"] == 180
         assert pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][:2] == ["bash", "-c"]
-    policy = only(title, "NetworkPolicy")["spec"]
-    allowed = [each["podSelector"]["matchLabels"].items() for each in policy["ingress"][0]["from"]]
+
+
+@pytest.mark.parametrize("title", of("rayjob.yaml", "raycluster.yaml"))
+def test_pods_of_a_search_are_reached_by_each_other_and_at_the_dashboard_by_both_forms_of_the_operator(
+    title: str,
+) -> None:
+    policy = only(title, "NetworkPolicy")
+    own, operator, prometheus = policy["spec"]["ingress"]
+    labels = policy["spec"]["podSelector"]["matchLabels"]
+    assert labels["app.kubernetes.io/instance"] == policy["metadata"]["name"]
+    assert all(labels.items() <= pod["metadata"]["labels"].items() for pod in pods(documents(title)[-1]))
+    assert own == {"from": [{"podSelector": {"matchLabels": labels}}]}
+    assert operator["ports"] == [{"port": 8265}]
     # The labels of its pods, in the operator's Helm chart and in its kustomize files.
     for name in ("kuberay-operator", "kuberay"):
         pod = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "kuberay-operator"}
-        assert any(labels <= pod.items() for labels in allowed)
+        assert operator["from"][0]["podSelector"]["matchLabels"].items() <= pod.items()
+    assert {each["port"] for each in prometheus["ports"]} == {8080, 44217, 44227}
 
 
 @settings(deadline=None)
