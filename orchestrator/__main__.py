@@ -22,6 +22,7 @@ import click
 
 from orchestrator.base.errors import PROBLEMS_FILE, UNWRITABLE, Exit, OrchestratorError
 from orchestrator.base.process import trim_secrets
+from orchestrator.base.uris import without_passwords
 from orchestrator.cli.cluster import cluster
 from orchestrator.cli.data import data
 from orchestrator.cli.doctor import doctor
@@ -173,12 +174,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _say(message: str, code: Exit, *, of_space: Sequence[str] = ()) -> int:
+    message = _harmless(message)
     is_left = _left(of_space or message.split("\n"), of_space=bool(of_space))
     if os.environ.get("REIDSEARCH_DEBUG"):
         raise
     if not is_left:
         with _unwritable_given_up():
-            click.echo(_harmless(message), err=True)
+            click.echo(message, err=True)
     return code
 
 
@@ -212,8 +214,8 @@ def _make_harmless(error: click.ClickException) -> None:
 
 
 def _harmless(message: str) -> str:
-    """The message without control characters, which names from elsewhere may contain."""
-    return "\n".join(map(one_line, message.split("\n")))
+    """The message without passwords, and without control characters, which names from elsewhere may contain."""
+    return "\n".join(map(one_line, without_passwords(message).split("\n")))
 
 
 def main() -> None:

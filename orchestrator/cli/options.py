@@ -293,6 +293,8 @@ def _tracking_uri(context: click.Context, parameter: click.Parameter, value: str
             "a password on the command line is visible to all users of this machine; give it in "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's in PGPASSWORD or ~/.pgpass"
         )
+    if value.startswith(("http:", "https:")) and "?" in value:
+        raise click.BadParameter("a server's address ends before the '?'; a token is given in MLFLOW_TRACKING_TOKEN")
     if not TRACKED.fullmatch(value):
         raise click.BadParameter(
             f"MLflow keeps no runs in {value!r}; name a server, such as http://HOST:5000, or a database, such as "

@@ -63,8 +63,8 @@ def kubernetes_job(work: Work, cluster: KubernetesCluster) -> str:
         places.append(_seen_by_pods("--stage-data", work.stage_data))
     if (data := work.data_folder()) is not None:
         if is_uri(data):
-            raise UnusableValue(f"--data {data}: must be a folder below {SHARED}")
-        places.append(_seen_by_pods("--data", data))
+            raise UnusableValue(f"{work.data_option} {data}: must be a folder below {SHARED}")
+        places.append(_seen_by_pods(work.data_option, data))
     files = {"space.yaml": work.space.to_yaml(), "search.sh": _search_script(work)}
     values = _kubernetes_values(work, cluster, places) | {"job": True, "driver": JOB_DRIVER}
     text = rendered("rayjob.yaml.j2", values, yaml_value, space=files["space.yaml"], script=files["search.sh"])

@@ -26,9 +26,9 @@ from orchestrator.stores.uri import is_uri, parsed
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")  # a port follows it
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
-CLOUD_WORD = re.compile(r"[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
+CLOUD_WORD = re.compile(r"(?!.*(\.[.-]|-\.))[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?")
 IMAGE = re.compile(
     r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d+)?(/[a-z0-9._-]+)*"
     r"(:(?!latest$)\w[\w.-]{0,127}|(:\w[\w.-]{0,127})?@sha256:[0-9a-f]{64})"
@@ -89,6 +89,11 @@ class Work(NamedTuple):
         """Arguments of `reidsearch resume` besides name, storage and address: a new pod trusts no server yet."""
         return [] if self.tracking_uri is None else [TRACKING, self.tracking_uri]
 
+    @property
+    def data_option(self) -> str:
+        """What names the data set."""
+        return "data.root" if self.data is None else "--data"
+
     def data_folder(self) -> str | None:
         """Where the data set is; None for generated data.
 
@@ -143,7 +148,7 @@ def ray_up_own(work: Work, machines: Machines, own: OwnMachines) -> str:
         UnusableValue: a value cannot stand in it.
         SearchError: no machine can hold a trial, or the name cannot name a search.
     """
-    meaning = "the name or address of a machine"
+    meaning = "the name or IPv4 address of a machine"
     hosts = [own.head, *own.workers]
     for host in hosts:
         if hosts.count(host) > 1:

@@ -89,7 +89,9 @@ def slurm_script(work: Work, job: SlurmJob) -> str:
             "is told to save; ask for more"
         )
     if (data := work.data_folder()) is not None and is_uri(data):
-        raise UnusableValue(f"--data {data}: must be a folder that all nodes see; a pack in a bucket is --stage-data")
+        raise UnusableValue(
+            f"{work.data_option} {data}: must be a folder that all nodes see; a pack in a bucket is --stage-data"
+        )
     directives = _directives(job)
     shares = [f"--sbatch {key}={value}" for key, value in directives.items() if key.startswith("mem-per-")]
     if len(given := [*(["--memory"] if job.memory else []), *shares]) > 1:
@@ -138,7 +140,7 @@ def warnings(work: Work, container: str | None = None) -> Iterator[str]:
     """Lines on places that the nodes may not see, and on MLflow's database."""
     for option, place in (
         ("--storage", work.storage),
-        ("--data", work.data_folder()),
+        (work.data_option, work.data_folder()),
         ("--stage-data", work.stage_data),
         ("--container", container),
     ):

@@ -54,6 +54,8 @@ from trainer.formatting import first_line
 RUN_PATIENCE_S = 20.0
 # For MLflow to take what is still queued at the end of a session; the next session sends the rest.
 DRAIN_S = 30.0
+# After a signal: Slurm kills what is left 30 s later.
+STOP_DRAIN_S = 10.0
 # A request to the model may lack the results of concurrent / STALE_PART trials: trials need not wait for Ax then, and
 # there are few of these beside the trials whose results are unknown anyway.
 STALE_PART = 4
@@ -232,7 +234,7 @@ class _Session:
                 raise
             finally:
                 self._ax.close()
-                unsent = self._tracker.close(DRAIN_S)
+                unsent = self._tracker.close(STOP_DRAIN_S if self._stop.requested else DRAIN_S)
         return SessionResult(self._recorder.study, self._context.description, exit_code, unsent)
 
     def _begin(self) -> None:

@@ -137,13 +137,13 @@ class Display:
         uri = tracking_uri(self._folder, ending.description.options)
         out.print(f"MLflow    {without_passwords(uri)}", soft_wrap=True)
         name, storage = self._folder.name, self._folder.storage
+        sync = hint("sync", name, storage=storage)
         if ending.unsent:
-            sync = hint("sync", name, storage=storage)
             out.print(f"          {ending.unsent} events are not sent yet; `{sync}` sends them", soft_wrap=True)
         if summary.state == "interrupted":
             out.print(f"next      {hint('resume', name, storage=storage)}", soft_wrap=True)
         else:
-            out.print(f"next      {pages_command(uri, self._folder)}", soft_wrap=True)
+            out.print(f"next      {sync if ending.unsent else pages_command(uri, self._folder)}", soft_wrap=True)
             out.print(f"          {hint('status', name, storage=storage)}", soft_wrap=True)
         return summary
 

@@ -786,10 +786,20 @@ REFUSED = {
     ),
     "a password of MLflow": ([*OF_A_JOB, "--tracking-uri", "http://u:p@mlflow:5000"], 2, "MLFLOW_TRACKING_PASSWORD"),
     "data that no pod sees": ([*OF_A_JOB, "--data", "/data/mars"], 3, "--data /data/mars: pods share only"),
+    "a key in the address of data": ([*OF_SLURM, "--data", "s3://AKIA:hidden@b/x"], 3, "--data s3://***@b/x: must be"),
+    "a token in the address of MLflow": (
+        [*OF_SLURM, "--tracking-uri", "http://h:5000/?token=hidden"], 2, "ends before the '?'"
+    ),
+    "a password in the address of Ray": (
+        ["cluster", "plan", "attn_cl", "--address", "http://u:hidden@127.0.0.1:1"], 5, "answers at http://***@127.0.0.1:1"
+    ),
+    "a claim that is no name": ([*OF_A_JOB, "--claim", "a..b"], 3, "--claim: must be the name of an object"),
+    "an address with colons": ([*UP, "--provider", "onprem", "--head", "fe80::1", "--worker", "b", "--user", "u"], 3,
+                               "--head: must be the name or IPv4 address"),
     "data in a bucket": ([*OF_A_JOB, "--data", "s3://b/mars"], 3, "must be a folder below /shared"),
     "a pack that no pod sees": ([*OF_A_JOB, "--stage-data", "/data/mars"], 3, "--stage-data /data/mars: pods share"),
     "no data": (
-        [*K8S[:-2], *IMAGE, "--storage", "/shared/runs"], 3, "--data data/mars: pods share only what is below /shared"
+        [*K8S[:-2], *IMAGE, "--storage", "/shared/runs"], 3, "data.root data/mars: pods share only what is below"
     ),
     "no memory": ([*OF_A_JOB, "--memory-per-node", "0Gi"], 3, "--memory-per-node: must be more than 0Gi"),
     "an option that a cluster ignores": ([*OF_A_JOB, "--kind", "cluster"], 2, "--data means nothing to --kind cluster"),
@@ -813,6 +823,7 @@ def test_what_cannot_be_written_is_refused_in_one_line(case: str, capsys: pytest
     lines = [line for line in printed.err.splitlines() if line and not line.startswith(busy)]
     assert len(lines) == 1
     assert expected in lines[0]
+    assert "hidden" not in lines[0]
 
 
 def test_a_file_of_a_space_is_named_by_its_whole_path(

@@ -15,8 +15,9 @@ from rich.console import Console
 from searches import a_pausing_search, pausing_events, write_search
 from summaries import description_of, summary_of
 
-from orchestrator.base.errors import EnvironmentProblem, SearchError
+from orchestrator.base.errors import EnvironmentProblem, Exit, SearchError
 from orchestrator.base.formatting import number, percent
+from orchestrator.runner.session import SessionResult
 from orchestrator.show.live import HINT, Display, pages_command
 from orchestrator.show.logs import event_line
 from orchestrator.show.search_text import attention_line, left_line, progress_line, spark_line, summary_line
@@ -420,6 +421,18 @@ def test_the_command_that_opens_mlflow_quotes_its_address() -> None:
     folder = local_search(Path("/a b/first"))
     assert pages_command("sqlite:////a b/mlflow.db", folder).endswith("reidsearch ui first --storage '/a b'")
     assert pages_command("http://127.0.0.1:5000", folder) == "open http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(("unsent", "expected"), [(0, "ui"), (7, "sync")])
+def test_what_to_do_next_is_to_send_what_mlflow_has_not_taken(
+    unsent: int, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = [*EVENTS, SessionEnded(state="finished", reason="4 trials")]
+    folder = write_search(tmp_path / "first", SearchSpace.load("smoke.yaml"), events)
+    result = SessionResult(fold(events), read_description(folder.description), Exit.OK, unsent)
+    Display(folder).ending(result)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next "))
+    assert f"reidsearch {expected} first --storage {tmp_path}" in line
 
 
 def test_a_description_is_read_back_equal_and_damage_is_named(tmp_path: Path) -> None:
