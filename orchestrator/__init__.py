@@ -9,8 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.base.errors import EnvironmentProblem, JournalError, LeaseError, OrchestratorError, SearchError
     from orchestrator.notebook import launch, load, resume, searches
     from orchestrator.search import Search
+    from orchestrator.space.problems import SpaceError
+    from trainer.errors import CheckpointError
 
 _HOME = {
     "Search": "orchestrator.search",
@@ -18,6 +21,13 @@ _HOME = {
     "load": "orchestrator.notebook",
     "resume": "orchestrator.notebook",
     "searches": "orchestrator.notebook",
+    "SpaceError": "orchestrator.space.problems",
+    "OrchestratorError": "orchestrator.base.errors",
+    "SearchError": "orchestrator.base.errors",
+    "JournalError": "orchestrator.base.errors",
+    "LeaseError": "orchestrator.base.errors",
+    "EnvironmentProblem": "orchestrator.base.errors",
+    "CheckpointError": "trainer.errors",
 }
 
 
@@ -27,4 +37,17 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOME[name]), name)
 
 
-__all__ = ["Search", "launch", "load", "resume", "searches"]
+__all__ = [
+    "CheckpointError",
+    "EnvironmentProblem",
+    "JournalError",
+    "LeaseError",
+    "OrchestratorError",
+    "Search",
+    "SearchError",
+    "SpaceError",
+    "launch",
+    "load",
+    "resume",
+    "searches",
+]

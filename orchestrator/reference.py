@@ -130,7 +130,9 @@ def python_page() -> str:
             continue
         what = getattr(member, "func", getattr(member, "fget", member))
         parts += [f"### {name}", _documented(name, what, with_arguments=what is member)]
-    return _page(parts)
+    errors = (found for name in orchestrator.__all__ if isinstance(found := getattr(orchestrator, name), type))
+    listed = [f"- `rs.{each.__name__}`: {inspect.getdoc(each)}" for each in errors if issubclass(each, Exception)]
+    return _page([*parts, "## Errors", "\n".join(listed)])
 
 
 def rows(schema: JsonSchema, definitions: Mapping[str, JsonSchema], prefix: str = "") -> Iterator[Row]:

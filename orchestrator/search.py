@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +86,11 @@ class Search:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The best configuration: trial, value, metrics, params, results with fresh seeds; None before there is one."""
+        """The best configuration: trial, params, `mean` over fresh seeds; None before there is one.
+
+        Report `mean`, which is None where `seeds` is 0. `value` and `metrics` are those of the first seed, by which the
+        configuration was chosen, and too good on average.
+        """
         best: dict[str, Any] | None = self.status["best"]
         return best
 
@@ -241,34 +245,48 @@ class Search:
             images: Show pictures of people also of real data.
 
         Raises:
+            ValueError: there is no such kind.
             OSError: the file cannot be written.
         """
-        from orchestrator.show.report.formats import write_report
+        from orchestrator.show.report.formats import FORMATS, write_report
 
+        _check("kind", [kind], FORMATS)
         file = None if out is None else Path(out)
         return write_report(self.folder, kind, file, model=model and kind != "csv", images=images)
 
     def tables(self, *others: str, form: Literal["md", "latex", "csv"] = "md") -> str:
-        """The test results of this search and others of the storage beside those that the paper published."""
-        from orchestrator.show.tables import tables_text
+        """The test results of this search and others of the storage beside those that the paper published.
 
+        Raises:
+            ValueError: there is no such form.
+            SearchError: there is no such search.
+        """
+        from orchestrator.show.tables import FORMATS, tables_text
+
+        _check("form", [form], FORMATS)
         return tables_text(self.folder.store, (self.name, *others), form)
 
-    def export(self, out: Path | str, formats: Sequence[ExportFormat] = ("checkpoint",), trial: str = BEST) -> Export:
+    def export(
+        self, out: Path | str, formats: ExportFormat | Sequence[ExportFormat] = "checkpoint", trial: str = BEST
+    ) -> Export:
         """Writes the network of a trial, its configuration and a model card, as `reidsearch export` does.
 
         Args:
             out: Folder, new or empty.
-            formats: `checkpoint`, `safetensors`, `onnx`.
+            formats: `checkpoint`, `safetensors`, `onnx`; one or several.
             trial: Its key.
 
         Raises:
+            ValueError: there is no such format.
             SearchError: there is no such trial, it has saved no network, or the folder is not empty.
             EnvironmentProblem: a package that a format needs is not installed.
         """
         from orchestrator.show.export import export_trial
+        from trainer.export import FORMATS
 
-        return export_trial(*find_trial(self.folder.store, f"{self.name}/{trial}"), formats, Path(out))
+        asked: Sequence[ExportFormat] = [formats] if isinstance(formats, str) else formats
+        _check("formats", asked, FORMATS)
+        return export_trial(*find_trial(self.folder.store, f"{self.name}/{trial}"), asked, Path(out))
 
     def best_model(self, trial: str = BEST) -> LoadedModel:
         """The network of a trial in evaluation mode, and what makes its input of image files: `model, transform`.
@@ -423,6 +441,13 @@ class Search:
             *searched,
         ]
         return f"<p>{escape(repr(self))}</p>{mark}{frame[shown].to_html(float_format='%.4g')}"
+
+
+def _check(name: str, given: Sequence[str], known: Iterable[str]) -> None:
+    """Raises ValueError if one of the given values is not known."""
+    for value in given:
+        if value not in known:
+            raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}")
 
 
 def _forecast(trial: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,14 @@ from orchestrator import __all__ as __all__
 from orchestrator import __getattr__ as __getattr__
 
 if TYPE_CHECKING:
+    from orchestrator import CheckpointError as CheckpointError
+    from orchestrator import EnvironmentProblem as EnvironmentProblem
+    from orchestrator import JournalError as JournalError
+    from orchestrator import LeaseError as LeaseError
+    from orchestrator import OrchestratorError as OrchestratorError
     from orchestrator import Search as Search
+    from orchestrator import SearchError as SearchError
+    from orchestrator import SpaceError as SpaceError
     from orchestrator import launch as launch
     from orchestrator import load as load
     from orchestrator import resume as resume

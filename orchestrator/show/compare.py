@@ -7,7 +7,7 @@ against the first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,11 +40,11 @@ SPLIT = "data.validation."
 class Side:
     """One of the compared trials."""
 
-    search: Summary
+    search: Summary = field(repr=False)
     trial: Trial
-    epoch: EpochResult
+    epoch: EpochResult = field(repr=False)
     """The epoch of the network that it keeps."""
-    validation: Evaluation
+    validation: Evaluation = field(repr=False)
     """Evaluation of this epoch on the validation split."""
 
     @property
@@ -150,6 +150,12 @@ class Comparison(NamedTuple):
     def mark(self) -> str | None:
         """What has to be said of the data beside the metrics; None where the data set is a published one."""
         return next(filter(None, (data_mark(side.search.description) for side in self.sides)), None)
+
+    def __repr__(self) -> str:
+        """What `reidsearch compare` prints, without MLflow's link."""
+        from orchestrator.show.compare_view import comparison_text
+
+        return comparison_text(self)
 
 
 def compare(storage: Store, names: Sequence[str]) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import JsonValue
+from rich.console import Console
 from rich.table import Table
 
 from orchestrator.base.errors import SearchError
@@ -16,7 +18,7 @@ from orchestrator.base.formatting import number
 from orchestrator.base.hints import hint
 from orchestrator.base.progress import step_progress
 from orchestrator.show.compare import METRIC, Comparison, MetricChange, Pair, Side, evaluation_command, tracking_of
-from orchestrator.show.terminal import output, plain_table
+from orchestrator.show.terminal import output, plain_output, plain_table
 from orchestrator.summary.intervals import SeedDifference
 from orchestrator.tracking.pages import comparison_page, experiment_of
 from orchestrator.tracking.sync import trusted_tracking_uri
@@ -84,7 +86,7 @@ def show(comparison: Comparison, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(comparison_document(comparison, link), indent=2, allow_nan=False))
     else:
-        _show_to_people(comparison, link)
+        _show_to_people(output(), comparison, link)
 
 
 def _link(comparison: Comparison) -> str | None:
@@ -103,8 +105,14 @@ def _link(comparison: Comparison) -> str | None:
     return None if uri is None or experiment is None else comparison_page(uri, known, experiment)
 
 
-def _show_to_people(comparison: Comparison, link: str | None) -> None:
-    console = output()
+def comparison_text(comparison: Comparison) -> str:
+    """The tables and sentences of the comparison, without colours."""
+    text = io.StringIO()
+    _show_to_people(plain_output(text), comparison, None)
+    return text.getvalue().rstrip()
+
+
+def _show_to_people(console: Console, comparison: Comparison, link: str | None) -> None:
     console.print(_table(*metric_rows(comparison)))
     for pair in comparison.pairs:
         console.print()

@@ -70,7 +70,7 @@ def _print_replays(console: Console, document: dict[str, Any]) -> None:
     console.print(
         f"{document['search']}: {counted(document['candidates'], 'trial', 'trials')} with whole curves, "
         f"{document['epochs']} epochs in all, "
-        f"best {metric} {metric_text(metric, best['value'])} ({best['trial']})"
+        f"best {metric} {metric_text(metric, best['value'])} by the first seed ({best['trial']})"
     )
     console.print(_table(document))
     if document["left_out"]:

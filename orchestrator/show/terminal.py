@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import IO, Literal
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -61,9 +61,22 @@ PIPED_WIDTH = 120  # of tables where there is no terminal to ask
 def output() -> Console:
     """Standard output for tables; brackets and colons in texts are no markup."""
     console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
-    return harmless(console)
+    return harmless(console) if console.is_terminal else plain_output()
+
+
+def plain_output(file: IO[str] | None = None) -> Console:
+    """A file, or standard output, for tables without colours; also in a notebook."""
+    return harmless(
+        Console(
+            file=file,
+            width=PIPED_WIDTH,
+            color_system=None,
+            force_jupyter=False,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+    )
 
 
 def print_summary(console: Console, summary: Summary) -> None:

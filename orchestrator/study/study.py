@@ -100,8 +100,8 @@ class Trial:
     """The latest prediction of its final value; None without a model."""
     status: TrialStatus = TrialStatus.PENDING
     attempts: int = 0
-    results: list[EpochResult] = field(default_factory=list)
-    load: NodeLoad | None = None
+    results: list[EpochResult] = field(default_factory=list, repr=False)
+    load: NodeLoad | None = field(default=None, repr=False)
     """Load of the machine during the latest epoch; None if it was not measured."""
     failures: Counter[FailureKind] = field(default_factory=Counter)
     lost_in_a_row: int = 0
@@ -118,9 +118,9 @@ class Trial:
     """Number of the finalization that trains it for the test set; 0 for all other trials."""
     evaluation: list[str] = field(default_factory=list)
     """Settings of the evaluation on the test set that are laid over the configuration's, as `path=value`."""
-    test: Evaluation | None = None
+    test: Evaluation | None = field(default=None, repr=False)
     """What the test set said of its network."""
-    other_tests: dict[str, Evaluation] = field(default_factory=dict)
+    other_tests: dict[str, Evaluation] = field(default_factory=dict, repr=False)
     """What the test sets of other data sets said of it, by the fingerprint of the data set."""
     gpus: float = 0.0
     """That its latest attempt holds or held."""

@@ -259,7 +259,7 @@ def test_the_command_prints_a_line_per_rule_and_order_or_one_document(search: Se
     storage = ["--storage", str(search.path.parent)]
     shown = CliRunner().invoke(simulate, ["s", *storage], standalone_mode=False)
     assert shown.exception is None
-    assert "3 trials with whole curves, 27 epochs in all, best mAP 70.0 (t0001)" in shown.output
+    assert "3 trials with whole curves, 27 epochs in all, best mAP 70.0 by the first seed (t0001)" in shown.output
     assert "left out: 1 without a whole curve" in shown.output
     assert all(rule in shown.output for rule in RULES)
     as_json = CliRunner().invoke(simulate, ["s", *storage, "--json", "--stopping", "asha"], standalone_mode=False)

@@ -171,6 +171,7 @@ def test_people_get_deltas_verdicts_and_only_what_differs(storage: Path, capsys:
     assert "optim.learning_rate" not in text
     assert "SYNTHETIC" in text
     assert run(["compare", "one", "--storage", str(storage)]) == 2
+    assert repr(compare(LocalStore(storage), ["one/t0000", "one"])) == text.rstrip(), "in Python the same"
 
 
 def test_programs_get_one_document(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
