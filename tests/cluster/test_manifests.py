@@ -572,7 +572,10 @@ def test_the_servers_of_mlflow_are_pinned_keep_their_passwords_elsewhere_and_lis
         secrets = [value for key, value in service["environment"].items() if re.search("PASSWORD|KEY", key)]
         assert secrets and all(re.fullmatch(r"\$\{MLFLOW_\w+:\?write it into \.env\}", value) for value in secrets)
         assert set(service["networks"]) <= COMPOSE["networks"].keys()
-    assert services["mlflow"]["user"] == "1000:1000"
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+        assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+    # Compose copies its configs into containers, which a root file system that is read only would refuse.
+    assert [name for name, service in services.items() if not service.get("read_only")] == ["mlflow"]
     for name in ("mlflow-compose.yaml", "mlflow.yaml"):  # a user, no password
         assert set(re.findall(r"postgresql\+psycopg://(\S+)@", (FOLDER / name).read_text())) == {"mlflow"}
 
@@ -639,6 +642,33 @@ def test_a_backup_of_the_database_of_mlflow_is_whole_or_not_there_and_kept_for_t
     left = {re.sub(r"\d{4}-\d\d-\d\d", "DAY", path.name) for path in tmp_path.iterdir()}
     left -= {"pg_dump", "mine", "mlflow-new.dump"}
     assert left == ({"mlflow-old.dump", "mlflow-DAY.dump.part"} if fails else {"mlflow-DAY.dump"})
+
+
+def test_a_backup_of_the_database_of_mlflow_is_restored_by_a_job_of_the_same_pod(tmp_path: Path) -> None:
+    job = only("mlflow.yaml as shipped", "CronJob")["spec"]["jobTemplate"]
+    line = next(line for line in TEXTS["mlflow.yaml as shipped"].splitlines() if "--from=cronjob/" in line)
+    change = shlex.split(line.split("|")[1])
+    assert change[:4] == ["kubectl", "set", "env", "--local"] and change[-1].startswith("RESTORE=mlflow-")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    restore = tmp_path / "pg_restore"
+    restore.write_text('#!/bin/bash\necho "$@"\n')
+    restore.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BACKUP": "/backup", "PGDATABASE": "mlflow"}
+    environment |= dict([change[-1].split("=")])
+    said = subprocess.run(container["command"], env=environment, check=True, capture_output=True, text=True).stdout
+    assert said == f"--clean --if-exists --single-transaction --dbname=mlflow /backup/{environment['RESTORE']}\n"
+
+
+def test_no_search_can_replace_an_object_that_searches_share() -> None:
+    kinds = {"ConfigMap", "NetworkPolicy", *kuberay.OF_RAY}  # of a search
+    for title in of(*(f"{path.name} as shipped" for path in FOLDER.glob("*.yaml"))):
+        names = [document["metadata"]["name"] for document in documents(title) if document["kind"] in kinds]
+        assert not [name for name in names if manifests.CLOUD_NAME.fullmatch(name)], title
+
+
+def test_no_command_in_a_file_has_a_secret_among_its_arguments() -> None:
+    for path in (*FOLDER.glob("*.yaml"), *(ROOT / "docs").glob("howto-*.md")):
+        assert not re.search(r"--from-literal|--(json|data) '", path.read_text()), path
 
 
 # Values
