@@ -20,12 +20,13 @@ from orchestrator.cluster.manifests import (
     UnusableValue,
     Work,
     cloud_name,
+    folder_of,
     matching,
     rendered,
     shell_words,
     yaml_value,
 )
-from orchestrator.stores.uri import is_uri, parsed
+from orchestrator.stores.uri import is_uri
 
 QUANTITY = re.compile(r"(?P<number>\d{1,9})(?P<unit>[KMGTP]i?)?")
 SHARED = "/shared"
@@ -90,10 +91,7 @@ def _seen_by_pods(option: str, place: str) -> Path | None:
     Raises:
         UnusableValue: pods do not share it.
     """
-    path: Path | None = Path(place)
-    if is_uri(place):
-        address = parsed(place)
-        path = Path(address.path) if address.scheme == "file" else None
+    path = folder_of(place)
     if path is not None and (not path.is_relative_to(SHARED) or ".." in path.parts):
         raise UnusableValue(f"{option} {place}: pods share only what is below {SHARED}; or name a bucket by its URI")
     return path

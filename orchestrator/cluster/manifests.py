@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.base.errors import OrchestratorError
@@ -231,6 +232,14 @@ def cloud_name(name: str) -> str:
     if not readable[0].isalpha():
         readable = f"search-{readable}"
     return f"{readable[:40].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def folder_of(place: str) -> Path | None:
+    """The folder that a path or a file:// URI names; None for a bucket."""
+    if not is_uri(place):
+        return Path(place)
+    address = parsed(place)
+    return Path(address.path) if address.scheme == "file" else None
 
 
 # --- templates

@@ -694,7 +694,8 @@ def test_no_text_changes_what_the_job_script_runs(storage: str, data: str, envir
     ours, plain = text.split("\n"), FILLED["slurm.sbatch"].split("\n")
     changed = [index for index, (a, b) in enumerate(zip(ours, plain, strict=True)) if a != b]
     assert all(
-        ours[index].startswith(("# ", "#SBATCH --job-name=", *(f"{n}=" for n in ASSIGNMENTS))) for index in changed
+        ours[index].startswith(("# ", "#SBATCH --job-name=", *(f"{n}=" for n in ("mark", *ASSIGNMENTS))))
+        for index in changed
     )
     assignments = [line for line in ours if line.split("=")[0] in ASSIGNMENTS][: len(ASSIGNMENTS)]
     show = 'printf "%s\\0" "$storage" "$environment" "$name" "${launch[@]}"'
