@@ -274,7 +274,8 @@ class RayUpOptions(MachineOptions):
     ] = None
     image: Annotated[str | None, Image] = None
     instance_profile: Annotated[
-        str | None, option("--instance-profile", metavar="NAME", help="aws: instance profile of the machines.")
+        str | None,
+        option("--instance-profile", metavar="NAME", help="aws: instance profile of the machines that run trials."),
     ] = None
     service_account: Annotated[
         str | None,

@@ -177,9 +177,9 @@ class CloudMachines(NamedTuple):
     image: str
     user: str
     instance_profile: str | None = None
-    """AWS only: who the machines are to the bucket."""
+    """AWS only: who the machines that run trials are to the bucket."""
     service_account: str | None = None
-    """GCP only: the same for those that run trials."""
+    """GCP only: the same."""
     project: str | None = None
     """GCP only."""
     zone: str | None = None

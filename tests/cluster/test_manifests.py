@@ -500,10 +500,10 @@ def test_a_file_for_ray_up_has_the_numbers_of_the_search() -> None:
     assert own["provider"] == {"type": "local", "head_ip": "head.lab", "worker_ips": ["a.lab", "10.0.0.7"]}
     assert "--num-cpus=8 --num-gpus=2 " in own["worker_start_ray_commands"][1]
     assert aws["available_node_types"]["worker"]["resources"] == {"CPU": 8, "GPU": 2}
-    profile = {"Name": "reidsearch"}
-    for kind in ("head", "worker"):
-        machine = aws["available_node_types"][kind]["node_config"]
-        assert machine["IamInstanceProfile"] == profile
+    machines = {kind: each["node_config"] for kind, each in aws["available_node_types"].items()}
+    assert machines["worker"]["IamInstanceProfile"] == {"Name": "reidsearch"}
+    assert "IamInstanceProfile" not in machines["head"]  # Ray makes one, which may rent machines
+    for machine in machines.values():
         assert machine["ImageId"].startswith("resolve:ssm:/aws/service/deeplearning/")  # Ray's own is Ubuntu 18.04
     (account,) = gcp["available_node_types"]["worker"]["node_config"]["serviceAccounts"]
     assert account["email"] == "reid@lab-1.iam.gserviceaccount.com"
@@ -511,6 +511,19 @@ def test_a_file_for_ray_up_has_the_numbers_of_the_search() -> None:
         assert config["docker"]["worker_run_options"][0] == "--gpus=all"
     assert gcp["cluster_name"] == aws["cluster_name"] == manifests.cloud_name("attn_cl-1")
     assert aws["max_workers"] == aws["available_node_types"]["worker"]["max_workers"] == 3
+
+
+def test_a_search_that_is_submitted_finds_the_python_of_the_environment_on_the_head(tmp_path: Path) -> None:
+    folder = tmp_path / "my env" / "bin"
+    folder.mkdir(parents=True)
+    for name, line in (("ray", "command -v python"), ("python", "")):
+        (folder / name).write_text(f"#!/bin/bash\n{line}\n")
+        (folder / name).chmod(0o755)
+    (config,) = loaded(manifests.ray_up_own(work(), MACHINES, OWN._replace(environment=str(folder.parent))))
+    for kind in ("head", "worker"):
+        start = ["bash", "-c", config[f"{kind}_start_ray_commands"][1]]
+        found = subprocess.run(start, capture_output=True, text=True, check=True).stdout
+        assert found == f"{folder}/python\n"
 
 
 # Containers
