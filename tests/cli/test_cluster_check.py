@@ -168,7 +168,7 @@ def test_a_bucket_and_a_server_outside_are_asked_from_this_machine(
 
     monkeypatch.setattr(Objects, "check", check)
     monkeypatch.setattr(doctor, "answers", lambda *server: asked.append(server) or answers)
-    job.write_text(rendered("--storage", "s3://b/runs", "--tracking-uri", "https://mlflow.example.org/a/b"))
+    job.write_text(rendered("--storage", "s3://b/runs", "--tracking-uri", "https://mlflow.example.org/~reid"))
     code, found = check_of(job, capsys)
     assert asked == [("mlflow.example.org", 443), "s3://b/runs"]
     level = "ok" if answers else "warn"
