@@ -56,14 +56,22 @@ def option(*flags: str, **settings: Any) -> Declared:
     return Declared(flags, settings)
 
 
-class Option(click.Option):
-    """An option that takes no empty value: a shell writes one for a variable that is not set, and it is no folder."""
+class _Given(click.Parameter):
+    """Takes no empty value: a shell writes one for a variable that is not set, and it would be the current folder."""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """As click does; raises BadParameter for an empty value."""
-        if value == "" or (self.multiple and "" in (value or ())):
-            raise click.BadParameter("is empty; give a value, or leave the option out", ctx, self)
+        if value == "" or (isinstance(value, (tuple, list)) and "" in value):
+            raise click.BadParameter("is empty; give a value, or leave it out", ctx, self)
         return super().type_cast_value(ctx, value)
+
+
+class Option(_Given, click.Option):
+    """An option."""
+
+
+class Argument(_Given, click.Argument):
+    """A positional argument."""
 
 
 class Command(click.Command):
@@ -202,7 +210,7 @@ def _click_parameter(parameter: Parameter) -> click.Parameter:
     name, (flags, settings), default = parameter
     is_required = default is inspect.Parameter.empty
     if not flags:
-        return click.Argument([name], **{"required": is_required, **settings})
+        return Argument([name], **{"required": is_required, **settings})
     more: dict[str, Any] = {"required": is_required, "multiple": isinstance(default, tuple)}
     if default is False:
         more["is_flag"] = True
@@ -242,8 +250,6 @@ class OutPath(click.Path):
         """The path; raises OSError, which names the folder that refuses it, or SearchError, if there is none."""
         from trainer.files import check_writable
 
-        if not os.fspath(value):  # an argument
-            self.fail("is empty; name what is to be written", parameter, context)
         path = Path(os.fsdecode(super().convert(value, parameter, context)))
         check_writable(path)
         if not self.dir_okay and not path.parent.is_dir():

@@ -813,13 +813,14 @@ def test_output_into_a_closed_pipe_ends_quietly_with_0(elsewhere: Path, argument
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["status", "--storage", ""], "'--storage': is empty; give a value, or leave the option out"),
+        (["status", "--storage", ""], "'--storage': is empty; give a value, or leave it out"),
         (["launch", "smoke", "--data", ""], "'--data': is empty"),
         (["launch", "smoke", "--name", ""], "'--name': is empty"),
         (["launch", "smoke", "--set", "budget.trials=1", "--set", ""], "'--set': is empty"),
         (["launch", "smoke", "--storage", "memory://x"], "memory:// lives in one process only"),
         (["report", "first", "--out", ""], "'--out': is empty"),
-        (["data", "synth", ""], "is empty; name what is to be written"),
+        (["data", "synth", ""], "is empty"),
+        (["data", "check", ""], "is empty"),
     ],
 )
 def test_a_place_that_is_empty_or_that_no_other_command_finds_is_refused(
