@@ -264,7 +264,7 @@ def own_address() -> str | None:
 
 def answers(host: str, port: int) -> bool:
     """Whether something listens on a TCP port; takes up to `CONNECT_TIMEOUT_S` seconds."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeError):  # the latter of names with an empty part
         socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
         return True
     return False

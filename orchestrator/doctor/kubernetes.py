@@ -98,7 +98,9 @@ def examine(given: Path, namespace: str | None) -> Iterator[Finding]:
 def _kubectl(*arguments: str) -> str:
     command = ["kubectl", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # noqa: TID251 - kubectl
+        done = subprocess.run(  # noqa: TID251 - kubectl
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE_S, check=False
+        )
     except FileNotFoundError as error:
         raise EnvironmentProblem("kubectl is not on the PATH; install it, or ask from a machine that has it") from error
     except subprocess.TimeoutExpired as error:

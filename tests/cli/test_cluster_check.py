@@ -25,6 +25,7 @@ from orchestrator.stores.objects import Objects
 KUBECTL = f"""#!{sys.executable} -IS
 import json, pathlib, sys
 words = sys.argv[1:]
+sys.stdout.reconfigure(encoding="latin-1", errors="replace")
 answers = json.loads(pathlib.Path(__file__).with_name("answers.json").read_text())
 if words[0] == "kustomize":
     print(pathlib.Path(words[1], "rayjob.yaml").read_text())
@@ -112,7 +113,7 @@ def test_a_cluster_that_has_everything_is_fit(job: Path, capsys: pytest.CaptureF
     ("question", "answer", "expected"),
     [
         ("version", "Error: connection refused", "connection refused"),
-        ("version", "<html>log in</html>", "kubectl version: answers '<html>log in</html>', which is no object"),
+        ("version", "<html>Zugriff für", "kubectl version: answers '<html>Zugriff f\ufffdr', which is no object"),
         ("version", {"serverVersion": None}, "it names no version"),
         ("crd rayjobs.ray.io", None, '"crd rayjobs.ray.io" not found'),
         ("crd rayjobs.ray.io", crd(rayClusterSpec={}), "older than 1.6"),
@@ -187,7 +188,7 @@ OBJECTS: dict[str, Any] = {
     "secretKeyRef": {"name": "reidsearch-token", "key": "auth_token"},
     "imagePullSecrets": [{"name": "keys"}],
     "authOptions": {"mode": "token", "secretName": "reidsearch-token"},
-    "command": "reidsearch launch --tracking-uri http://mlflow:5000",
+    "command": "reidsearch launch --tracking-uri http://mlflow:5000 --tracking-uri http://a..b",
 }
 
 
