@@ -137,7 +137,9 @@ def test_a_signal_to_the_whole_group_saves_the_state_and_resume_goes_on(
         os.killpg(process.pid, number)
         _, errors = process.communicate()
     assert process.returncode == code, errors
-    # A worker of the loader that dies of the signal first cuts the step short.
+    # A worker of the loader that dies of the signal first cuts the step short; where torch's handler of that interrupts
+    # a callback, Python prints what the handler raises, and goes on.
+    errors = re.sub(r"Exception ignored in(?s:.*?)is killed by signal: \w+\. *\n", "", errors)
     assert re.search("stopped (after|in the middle of a step)", errors) and "Traceback" not in errors
     done = len(read_results(out / "results.jsonl"))
     assert first["epoch"] == 1 <= done
