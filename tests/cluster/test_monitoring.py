@@ -327,7 +327,7 @@ def test_ray_shows_the_search_and_its_trials_by_their_names(watched: Watched) ->
     # A long title may be cut.
     assert titles and all(re.match(r"\S+ learning_rate=[\d.e-]+ identities=\d", title) for title in titles), titles
     log = (watched.search.folder / "logs" / "attempts.log").read_text()
-    assert re.search(r"^\S+ \S+ \d+ watched/t0001 attempt 1$", log, re.MULTILINE)
+    assert re.search(r"^\S+Z \d+ watched/t0001 attempt 1$", log, re.MULTILINE)
 
 
 @pytest.mark.e2e
