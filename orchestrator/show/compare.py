@@ -30,7 +30,6 @@ from trainer.result import EpochResult, Evaluation, kept_epoch
 if TYPE_CHECKING:
     from trainer.evaluation.compare import EvaluationComparison
 
-METRIC = "mAP"  # whose noise is estimated
 # Where and how fast a trial runs, and what it keeps: no metric depends on it.
 NEUTRAL = ("data.root", "clips.workers", "clips.augment_on", "checkpoint.", "evaluation.folder", "evaluation.images")
 SPLIT = "data.validation."
@@ -67,6 +66,14 @@ class Side:
         """Folder with the metrics of every query; None where there are none."""
         found = self.folder / "evaluation"
         return found if (found / "evaluation.json").is_file() and (found / "per_query.npz").is_file() else None
+
+    @property
+    def evaluation_command(self) -> str:
+        """The command that makes the missing evaluation."""
+        return command_line(
+            *("evaluate", self.folder / "config.json", "--checkpoint", self.folder / "checkpoint/best.pt"),
+            *("--part", "validation", "--split", self.split, "--out", self.folder / "evaluation"),
+        )
 
     @cached_property
     def config(self) -> dict[str, JsonValue]:
@@ -150,6 +157,13 @@ class Comparison(NamedTuple):
     def mark(self) -> str | None:
         """What has to be said of the data beside the metrics; None where the data set is a published one."""
         return next(filter(None, (data_mark(side.search.description) for side in self.sides)), None)
+
+    @property
+    def tracking(self) -> str | None:
+        """The MLflow server that holds the runs of all sides; None where they are elsewhere."""
+        uris = {tracking_uri(side.search.folder, side.search.description.options) for side in self.sides}
+        is_server = len(uris) == 1 and next(iter(uris)).startswith(("http://", "https://"))
+        return next(iter(uris)) if is_server else None
 
     def __repr__(self) -> str:
         """What `reidsearch compare` prints, without MLflow's link."""
@@ -276,24 +290,8 @@ def _notes(sides: Sequence[Side]) -> list[str]:
         if side.evaluation is None:
             notes.append(
                 f"{side.name} left no metrics per query, so that the noise of the choice of queries is not known; "
-                f"make them with: {evaluation_command(side)}"
+                f"make them with: {side.evaluation_command}"
             )
         if not _fresh_runs(side.search, side.original):
             notes.append(f"{side.name} was trained with one seed, and is better than it should be if chosen for it")
     return notes
-
-
-def evaluation_command(side: Side) -> str:
-    """The command that makes the missing evaluation of a trial."""
-    trial, checkpoint = side.folder, side.folder / "checkpoint/best.pt"
-    return command_line(
-        *("evaluate", trial / "config.json", "--checkpoint", checkpoint, "--part", "validation"),
-        *("--split", side.split, "--out", trial / "evaluation"),
-    )
-
-
-def tracking_of(comparison: Comparison) -> str | None:
-    """The MLflow server that holds the runs of all sides; None where they are elsewhere."""
-    uris = {tracking_uri(side.search.folder, side.search.description.options) for side in comparison.sides}
-    is_server = len(uris) == 1 and next(iter(uris)).startswith(("http://", "https://"))
-    return next(iter(uris)) if is_server else None

@@ -17,14 +17,14 @@ from orchestrator.base.errors import SearchError
 from orchestrator.base.formatting import number
 from orchestrator.base.hints import hint
 from orchestrator.base.progress import step_progress
-from orchestrator.show.compare import METRIC, Comparison, MetricChange, Pair, Side, evaluation_command, tracking_of
 from orchestrator.show.terminal import output, plain_output, plain_table
-from orchestrator.summary.intervals import SeedDifference
+from orchestrator.summary.intervals import METRIC, SeedDifference
 from orchestrator.tracking.pages import comparison_page, experiment_of
 from orchestrator.tracking.sync import trusted_tracking_uri
 from trainer.formatting import counted
 
 if TYPE_CHECKING:
+    from orchestrator.show.compare import Comparison, MetricChange, Pair, Side
     from trainer.evaluation.compare import CameraPairChange, EvaluationComparison, QueryChange
     from trainer.evaluation.folder import Network
 
@@ -91,7 +91,7 @@ def show(comparison: Comparison, *, as_json: bool) -> None:
 
 def _link(comparison: Comparison) -> str | None:
     """The page of MLflow's server that compares the runs, if there is a server and it answers."""
-    uri, runs = tracking_of(comparison), [side.trial.mlflow_run_id for side in comparison.sides]
+    uri, runs = comparison.tracking, [side.trial.mlflow_run_id for side in comparison.sides]
     known = [run for run in runs if run is not None]
     if uri is not None and known:
         try:
@@ -246,7 +246,7 @@ def draw_sheet(comparison: Comparison, out: Path, *, images: bool) -> None:
     first = comparison.pairs[0]
     if first.queries is None:
         lacking = next(side for side in (first.before, first.after) if side.evaluation is None)
-        raise SearchError(f"{lacking.name} left no metrics per query; make them with: {evaluation_command(lacking)}")
+        raise SearchError(f"{lacking.name} left no metrics per query; make them with: {lacking.evaluation_command}")
     changed = [*first.queries.gains[:GAINS], *first.queries.losses[:LOSSES]]
     if not changed:
         raise SearchError(

@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 from orchestrator.algorithms.replicates import t_quantile
 
+METRIC = "mAP"
+"""Whose noise is estimated."""
+
 Runs = Mapping[tuple[int, int | None], float]
-"""A metric of one configuration's trainings, by seed and validation fold (None where there are no folds)."""
+"""The metric of one configuration's trainings, by seed and validation fold (None where there are no folds)."""
 
 
 class SeedDifference(NamedTuple):
