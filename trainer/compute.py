@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -29,6 +31,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # What CUDA takes of a GPU for each process beside torch's memory, for its context and kernels; estimated, not measured.
 CUDA_BYTES = 3 << 28
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 KEPT_BYTES = 1 << 30  # more than any one tensor of a training step; freed memory below it is not given back
 
 
@@ -253,6 +256,18 @@ def limit_gpu_memory(share: float) -> None:
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(max(share / 2, share - CUDA_BYTES / total), 0)
+
+
+def container_memory() -> int | None:
+    """The limit of this container's memory in bytes; None where there is none."""
+    limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip() if CONTAINER_LIMIT.is_file() else "max"
+    return None if limit == "max" else int(limit)
+
+
+def memory_here() -> int:
+    """Bytes of memory of this machine, or of this container where that is less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(machine, container_memory() or machine)
 
 
 def synchronize(device: torch.device) -> None:

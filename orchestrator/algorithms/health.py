@@ -48,11 +48,12 @@ def broken_circuit(study: Study, folder: SearchFolder) -> CircuitBroken | None:
     if len(latest) < EQUAL_FAILURES or len(ways) > 1 or latest[0].failure in OF_THE_CONFIGURATION:
         return None
     last, storage = latest[-1], folder.storage
-    return CircuitBroken(
-        f"{folder.name}: {EQUAL_FAILURES} trials in a row failed in the same way ({last.failure}: {last.reason}); mend "
-        f"that (`{hint('logs', f'{folder.name}/{last.trial}', storage=storage)}`), then "
-        f"`{hint('resume', folder.name, '--errored', 'retry', storage=storage)}`"
-    )
+    text = f"{EQUAL_FAILURES} trials in a row failed in the same way ({last.failure}: {last.reason}); "
+    logs = f"(`{hint('logs', f'{folder.name}/{last.trial}', storage=storage)}`)"
+    if last.failure == "bad_config":
+        return CircuitBroken(f"{text}a search keeps its settings: launch a new one with another {logs}")
+    retry = hint("resume", folder.name, "--errored", "retry", storage=storage)
+    return CircuitBroken(f"{text}mend that {logs}, then `{retry}`")
 
 
 class Proposals(NamedTuple):

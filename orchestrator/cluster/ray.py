@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from orchestrator.base.errors import EnvironmentProblem
 from orchestrator.base.process import Process, children_named
 from orchestrator.cluster.authentication import MODE, Admission, admit, own_token
-from orchestrator.cluster.resources import Node, gpu_slices
+from orchestrator.cluster.resources import Node, gpu_slices, this_machine
 from trainer.child import checkout
 from trainer.files import in_place
 from trainer.formatting import first_line
@@ -161,6 +161,7 @@ def _started(metadata: Mapping[str, str]) -> Any:
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
         "object_store_memory": OBJECT_STORE_BYTES,
+        "_memory": this_machine().memory,  # Ray would count what is free now, which `launch` has not checked
         "_temp_dir": str(ray_folder()),
         "metadata": metadata,
     }

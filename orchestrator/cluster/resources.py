@@ -51,9 +51,10 @@ def this_machine() -> Node:
     """This machine; imports torch."""
     import torch
 
+    from trainer.compute import memory_here
+
     gpus = len(gpu_slices()) or torch.cuda.device_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Node("this machine", os.cpu_count() or 1, gpus, memory)
+    return Node("this machine", os.cpu_count() or 1, gpus, memory_here())
 
 
 def allocate(nodes: Sequence[Node], resources: Resources, *, concurrent: int | None, trials: int) -> Allocation:

@@ -22,7 +22,6 @@ LITTLE_MEMORY = 4 * GIB
 LITTLE_SHARED_MEMORY = 1 * GIB
 LITTLE_DISK, HARDLY_ANY_DISK = 10 * GIB, 1 * GIB
 SHARED_MEMORY = Path("/dev/shm")
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 # A file server's clock may be slightly off; a lease goes stale after a minute.
 TOLERATED_SKEW_S = STALE_AFTER_S / 6
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
@@ -34,12 +33,13 @@ ELSEWHERE = "give another --storage"
 
 def memory() -> Iterator[Finding]:
     """Memory that is available to new processes."""
-    available = psutil.virtual_memory().available
-    limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip() if CONTAINER_LIMIT.is_file() else "max"
+    from trainer.compute import container_memory
+
+    available, limit = psutil.virtual_memory().available, container_memory()
     text = f"{available / GIB:.1f} GiB available"
-    if limit != "max":
-        available = min(available, int(limit))
-        text += f", {int(limit) / GIB:.1f} GiB for this container"
+    if limit is not None:
+        available = min(available, limit)
+        text += f", {limit / GIB:.1f} GiB for this container"
     if available < LITTLE_MEMORY:
         yield Finding(
             "warn", "memory", text, "fewer trials at once: --concurrent 1; `launch --dry-run` says what one needs"

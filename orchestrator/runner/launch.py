@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.algorithms.warm_start import WarmStart, observations
 from orchestrator.base import provenance
@@ -34,6 +34,13 @@ from trainer.data.manifest import manifest_digest
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import DataError
 from trainer.files import write_atomically
+
+if TYPE_CHECKING:
+    from trainer.config import TrialConfig
+
+
+# Settings that decide whether a machine can compute a trial's products.
+COMPUTED = ("compute.precision", "model.backbone", "model.height", "model.width")
 
 
 class CheckedSearch(NamedTuple):
@@ -60,12 +67,14 @@ def check_search(
     Raises:
         SearchError: the name is taken, the earlier search does not fit, or this machine can never hold a trial.
         DataError: the data set is damaged or too small.
-        ConfigError: the network's weights are not available or do not fit.
+        ConfigError: the network's weights are not available or do not fit, or this machine lacks the precision.
     """
     _require_utf8(storage.path)
-    share_of_this_machine(space, options)
-    folder = new_search(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
+    share = share_of_this_machine(space, options)
     config = any_config(space)
+    if options.address is None:  # the machines of a cluster may have what this one lacks
+        _require_computable(space, config, on_gpu=share.gpus > 0)
+    folder = new_search(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
     splits = read_splits(config.data)
     if options.stage_data is None:  # otherwise the frames may be elsewhere
         _check_first_frame(config.data.root, splits)
@@ -87,6 +96,18 @@ def _require_utf8(storage: Path) -> None:
         raise SearchError(
             f"{storage.absolute()}: the path is not UTF-8, as MLflow's addresses must be; choose another --storage"
         ) from error
+
+
+def _require_computable(space: SearchSpace, config: TrialConfig, *, on_gpu: bool) -> None:
+    """Raises ConfigError where this machine cannot compute as every trial is told to."""
+    import torch
+
+    from trainer.automatic import resolved, this_machine
+    from trainer.compute import require_precision
+
+    if not any(map(space.is_searched, COMPUTED)):
+        device = torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
+        require_precision(resolved(config, this_machine(device)).compute, device)
 
 
 def _check_first_frame(root: Path, splits: Splits) -> None:

@@ -147,3 +147,8 @@ def test_a_broken_circuit_names_the_failure_and_the_way_on() -> None:
     assert "reidsearch resume s --errored retry --storage /runs" in str(error)
     assert "reidsearch logs s/t0002 --storage /runs" in str(error)
     assert error.exit_code == 1
+    error = broken_circuit(
+        fold([event for index in range(3) for event in failing(index, failure="bad_config")]), FOLDER
+    )
+    assert "resume" not in str(error), "which keeps the setting"
+    assert "launch a new one" in str(error)

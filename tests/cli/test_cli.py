@@ -195,11 +195,24 @@ def test_a_space_tried_on_generated_data_keeps_what_it_is_about(name: str, recip
     assert small.parameters == space.parameters
 
 
-def test_more_identities_in_a_batch_than_the_data_has_are_refused_before_anything_is_written(
-    elsewhere: Path, mini_mars: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("clips.identities=64", "clips.identities: 64 identities per batch, but the validation split leaves"),
+        ("compute.precision=fp16", "compute.precision: fp16 needs a CUDA GPU, and this is a CPU"),
+    ],
+)
+def test_what_data_or_machine_can_never_follow_is_refused_before_anything_is_written(
+    elsewhere: Path,
+    mini_mars: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    said: str,
 ) -> None:
-    assert run(["launch", "smoke.yaml", "clips.identities=64", "--data", str(mini_mars)]) == 3
-    assert "clips.identities: 64 identities per batch, but the validation split leaves" in capsys.readouterr().err
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run(["launch", "smoke.yaml", setting, "--data", str(mini_mars)]) == 3
+    assert said in capsys.readouterr().err
     assert not (elsewhere / "runs").exists()
 
 

@@ -92,13 +92,13 @@ def test_memory_is_judged_by_what_is_available(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int, level: str
 ) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
-    monkeypatch.setattr(machine, "CONTAINER_LIMIT", tmp_path / "none")
+    monkeypatch.setattr("trainer.compute.CONTAINER_LIMIT", tmp_path / "none")
     assert only(machine.memory()).level == level
 
 
 def test_a_containers_limit_counts_as_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "limit").write_text(f"{2**30}\n")
-    monkeypatch.setattr(machine, "CONTAINER_LIMIT", tmp_path / "limit")
+    monkeypatch.setattr("trainer.compute.CONTAINER_LIMIT", tmp_path / "limit")
     found = only(machine.memory())
     assert found.level == "warn"
     assert "1.0 GiB for this container" in found.text

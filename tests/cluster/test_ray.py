@@ -363,6 +363,7 @@ def test_slices_of_gpus_are_counted_by_their_names_as_ray_does_not(
     cluster_ray.connect(None)
     assert given.get("num_gpus") == told
     assert this_machine().gpus == (told or 0)
+    assert given["_memory"] == this_machine().memory, "what a launch has checked, not what is free now"
 
 
 def test_a_node_that_never_starts_is_an_environment_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ import torch
 
 from trainer.automatic import resolved, this_machine
 from trainer.checkpoint import seconds_to_copy, seconds_to_save
-from trainer.compute import float32_products, require_precision, synchronize, tried_convolutions
+from trainer.compute import float32_products, memory_here, require_precision, synchronize, tried_convolutions
 from trainer.config import TrialConfig
 from trainer.data import Tracklet, read_splits
 from trainer.data.splits import TrainingData, applied_split, cut_validation
@@ -47,7 +46,6 @@ STEPS_S, EVALUATION_S = 20.0, 6.0
 FIRST_IMAGES, FEWEST_IMAGES = 8, 16
 # An evaluation takes this share of the time of a step on the same images: forward without backward.
 FORWARD = 1 / 3
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class StepCost(FrozenConfig):
@@ -215,7 +213,7 @@ def _whole_batches(
         return taken, taken.seconds / tried.optim.accumulate
     once, each = line_through(first.images, first.seconds, taken.images, taken.seconds)
     constant, slope = line_through(first.images, first.memory_bytes, taken.images, taken.memory_bytes)
-    memory, here = round(constant + slope * images), _memory_here()
+    memory, here = round(constant + slope * images), memory_here()
     if memory > here:
         raise MemoryError(f"{images} images take about {memory / 2**30:.0f} GiB, and there are {here / 2**30:.0f}")
     return taken._replace(memory_bytes=max(taken.memory_bytes, memory)), once / config.optim.accumulate + each * images
@@ -382,13 +380,6 @@ def _enough(tracklets: list[Tracklet], config: TrialConfig, batches: int) -> lis
 def _peak_bytes() -> int:
     """Greatest resident memory of this process so far; that of its parent, which getrusage would add, is not in it."""
     return _kibibytes(Path("/proc/self/status"), "VmHWM")
-
-
-def _memory_here() -> int:
-    """Memory of this machine, or of this container where that is less."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip() if CONTAINER_LIMIT.is_file() else "max"
-    return machine if limit == "max" else min(machine, int(limit))
 
 
 def _private_bytes(pid: int) -> int:

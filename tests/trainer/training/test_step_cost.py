@@ -185,7 +185,7 @@ def test_a_processor_takes_a_minute_however_large_the_batch_and_says_what_a_whol
 ) -> None:
     config = changed(tiny_config, **{"clips__identities": 4, "clips__tracklets": 8, "clips__frames": 8, **settings})
     processor = SlowProcessor(monkeypatch, step_s=0.5, image_s=image_s)
-    monkeypatch.setattr(step_cost, "_memory_here", lambda: 2**40)
+    monkeypatch.setattr(step_cost, "memory_here", lambda: 2**40)
     cost = measure_step(config, device="cpu")
     images = cost.images_per_batch
     assert cost.measured_images < images == 4 * config.clips.tracklets * 8
@@ -209,7 +209,7 @@ def test_a_batch_that_would_not_fit_by_what_smaller_ones_took_is_refused(
 ) -> None:
     config = changed(tiny_config, clips__identities=4, clips__tracklets=64, clips__frames=8)
     SlowProcessor(monkeypatch, step_s=0.5, image_s=0.1, image_bytes=2**28)
-    monkeypatch.setattr(step_cost, "_memory_here", lambda: 64 * 2**30)
+    monkeypatch.setattr(step_cost, "memory_here", lambda: 64 * 2**30)
     with pytest.raises(MemoryError, match="2048 images take about 513 GiB, and there are 64"):
         measure_step(config, device="cpu")
 
