@@ -39,6 +39,7 @@ $(READY): setup.cfg constraints.txt pyproject.toml Makefile $(MOVED)
 		{ echo "Python 3.11 or later is needed; name one with: make PYTHON=/path/to/python3.11 ..." >&2; exit 5; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "this Python has no venv; install it (Debian: apt-get install python3-venv)" >&2; exit 5; }
+	@echo "installing into $(VENV), which takes about a minute"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(RUN) uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --constraint constraints.txt --editable '.[test,dev,docs]'

@@ -10,7 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.compute import limit_gpu_memory, prepare_process
+    from trainer.compute import (
+        container_memory,
+        limit_gpu_memory,
+        memory_here,
+        prepare_process,
+        require_precision,
+    )
     from trainer.config import TrialConfig
     from trainer.errors import CheckpointError, ConfigError, DataError, DivergedError, StoppedError
     from trainer.evaluation.evaluate import evaluate
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     from trainer.training.workload import multiplications_per_batch
 
 _NAMES = {
-    "trainer.compute": ("limit_gpu_memory", "prepare_process"),
+    "trainer.compute": ("container_memory", "limit_gpu_memory", "memory_here", "prepare_process", "require_precision"),
     "trainer.config": ("TrialConfig",),
     "trainer.errors": ("CheckpointError", "ConfigError", "DataError", "DivergedError", "StoppedError"),
     "trainer.evaluation.evaluate": ("evaluate",),
@@ -60,6 +66,7 @@ __all__ = [
     "StoppedError",
     "TrialConfig",
     "check_test_set",
+    "container_memory",
     "evaluate",
     "evaluate_on_test_set",
     "export_network",
@@ -68,8 +75,10 @@ __all__ = [
     "last_checkpoint",
     "limit_gpu_memory",
     "measure_step",
+    "memory_here",
     "missing_packages",
     "multiplications_per_batch",
     "prepare_process",
+    "require_precision",
     "require_weights",
 ]

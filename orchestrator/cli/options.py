@@ -461,9 +461,10 @@ class LaunchOptions(SessionOptions):
     data: Annotated[
         str | None, option("--data", metavar="DIR|mini-mars", help="Data set; mini-mars generates one.")
     ] = None
-    trials: Annotated[int | None, option("--trials", type=POSITIVE, help="Trials in all.  [default: the space's]")] = (
-        None
-    )
+    trials: Annotated[
+        int | None,
+        option("--trials", type=POSITIVE, help="Trials in all, repeats not counted.  [default: the space's]"),
+    ] = None
     seed: Annotated[int, option("--seed", type=click.IntRange(min=0), help="Seed of the search.")] = 0
     overrides: Overrides = ()
     experiment: Experiment = None

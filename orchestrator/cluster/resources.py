@@ -51,7 +51,7 @@ def this_machine() -> Node:
     """This machine; imports torch."""
     import torch
 
-    from trainer.compute import memory_here
+    from trainer import memory_here
 
     gpus = len(gpu_slices()) or torch.cuda.device_count()
     return Node("this machine", os.cpu_count() or 1, gpus, memory_here())

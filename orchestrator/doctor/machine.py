@@ -33,7 +33,7 @@ ELSEWHERE = "give another --storage"
 
 def memory() -> Iterator[Finding]:
     """Memory that is available to new processes."""
-    from trainer.compute import container_memory
+    from trainer import container_memory
 
     available, limit = psutil.virtual_memory().available, container_memory()
     text = f"{available / GIB:.1f} GiB available"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -34,10 +35,13 @@ from trainer.data.manifest import manifest_digest
 from trainer.data.synthetic.dataset import is_synthetic
 from trainer.errors import DataError
 from trainer.files import write_atomically
+from trainer.formatting import counted
 
 if TYPE_CHECKING:
     from trainer.config import TrialConfig
 
+
+log = logging.getLogger(__name__)
 
 # Settings that decide whether a machine can compute a trial's products.
 COMPUTED = ("compute.precision", "model.backbone", "model.height", "model.width")
@@ -74,6 +78,9 @@ def check_search(
     config = any_config(space)
     if options.address is None:  # the machines of a cluster may have what this one lacks
         _require_computable(space, config, on_gpu=share.gpus > 0)
+        if config.clips.workers != "auto" and config.clips.workers > share.cpus:
+            cores = f"the {counted(share.cpus, 'core', 'cores')} of a trial"
+            log.warning("clips.workers: %d processes that decode frames share %s", config.clips.workers, cores)
     folder = new_search(storage, f"{space.name}-{secrets.token_hex(2)}" if name is None else name)
     splits = read_splits(config.data)
     if options.stage_data is None:  # otherwise the frames may be elsewhere
@@ -102,8 +109,8 @@ def _require_computable(space: SearchSpace, config: TrialConfig, *, on_gpu: bool
     """Raises ConfigError where this machine cannot compute as every trial is told to."""
     import torch
 
+    from trainer import require_precision
     from trainer.automatic import resolved, this_machine
-    from trainer.compute import require_precision
 
     if not any(map(space.is_searched, COMPUTED)):
         device = torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")

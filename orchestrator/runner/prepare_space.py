@@ -16,6 +16,7 @@ from orchestrator.space.schema import flattened, setting_schemas
 from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import Store
 from trainer.errors import DataError
+from trainer.formatting import shown
 
 # They import torch and scipy; errors in a space are reported without waiting for these.
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def prepare_space(
         DataError: the data set is not there.
         ConfigError: on generated data, the network's weights are not available or do not fit.
     """
-    parsed = SearchSpace.parse(given, overrides=overrides)
+    own = parsed = SearchSpace.parse(given, overrides=overrides)
     if data is None and parsed.synthetic is None and not _names_root(overrides) and (known := default("data")):
         data = known.value
         log.warning("data      %s (%s)", data, known.origin)
@@ -95,7 +96,22 @@ def prepare_space(
     places = [_setting("data.root", root.absolute())]
     if config.model.weights_file is not None:
         places.append(_setting("model.weights", config.model.weights_file.absolute()))
-    return SearchSpace.load(given, overrides=[*overrides, *places])
+    space = SearchSpace.load(given, overrides=[*overrides, *places])
+    if data == MINI_MARS and (replaced := _replaced(own, space)):
+        say(f"note small data, small settings: {replaced}")
+    return space
+
+
+def _replaced(own: SearchSpace, small: SearchSpace) -> str:
+    """The settings of the space that `small_settings` has replaced, with both values."""
+    both = [
+        {**any_config(each).model_dump(mode="json"), "budget": {"trials": each.budget.trials}} for each in (own, small)
+    ]
+    old, new = (dict(flattened(each)) for each in both)
+    keys = (tuple(path.split(".")) for path in (*SMALL_SIZES, *SMALL_SPLIT, "budget.trials"))
+    return ", ".join(
+        f"{'.'.join(key)} {shown(new[key])} (was {shown(old[key])})" for key in keys if new[key] != old[key]
+    )
 
 
 def _names_root(overrides: Sequence[str]) -> bool:

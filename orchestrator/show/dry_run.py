@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ from orchestrator.algorithms.budget import HOUR_S
 from orchestrator.algorithms.suggest import initial_trials
 from orchestrator.algorithms.warm_start import WarmStart
 from orchestrator.base.formatting import duration, number, size
+from orchestrator.base.hints import command_line
 from orchestrator.base.progress import step_progress
 from orchestrator.cluster.planning import share_of_this_machine
 from orchestrator.cluster.resources import GPU_ROUNDING, Allocation
@@ -85,12 +87,18 @@ def _plan(space: SearchSpace, storage: Store) -> str:
         + f"; stopping rule {space.stopping.rule}",
         f"repeats   {_repeats(space)}",
         f"objective {_objective(space)} of the {space.objective.epoch} evaluated epoch",
-        f"data      {config.data.root}" + (" (SYNTHETIC, not written yet)" if not config.data.root.is_dir() else ""),
+        f"data      {_data(space, config.data.root)}",
         f"network   {config.model.backbone} at {config.model.height}x{config.model.width}",
         f"storage   {storage.uri or storage.path.absolute()}",
         f"machine   {os.cpu_count()} CPU cores",
     ]
     return "\n".join(lines)
+
+
+def _data(space: SearchSpace, root: Path) -> str:
+    if space.synthetic is not None:
+        return f"{root}" + " (SYNTHETIC, not written yet)" * (not root.is_dir())
+    return f"{root}: its lists and one frame were read; `{command_line('data', 'check', root)}` looks at all frames"
 
 
 def _objective(space: SearchSpace) -> str:

@@ -25,6 +25,7 @@ from orchestrator.runner.session import SessionCallbacks, SessionResult
 from orchestrator.show.logs import event_line, news
 from orchestrator.show.search_text import data_mark, progress_parts
 from orchestrator.show.terminal import LiveView, output, print_summary
+from orchestrator.space.search_space import SearchSpace
 from orchestrator.stores.base import SearchFolder
 from orchestrator.study.description import SearchDescription
 from orchestrator.study.events import TrialReported
@@ -52,6 +53,13 @@ def stopping_line(wish: str | None, running: int) -> str:
     by = "" if wish in (None, "SIGINT") else f" ({wish})"
     what = f"saving {running} trial{'s' * (running > 1)} …" if running else "no trial runs …"
     return f"stopping{by}: {what}" + ("  Ctrl-C again ends at once" if wish == "SIGINT" else "")
+
+
+def _planned(space: SearchSpace) -> str:
+    """How many trials and repeats a new search is to train."""
+    trials, repeats = space.budget.trials, space.replicates.planned(space.budget.trials)
+    then = f", then {counted(repeats, 'repeat', 'repeats')} with fresh seeds" if repeats else ""
+    return counted(trials, "trial", "trials") + then
 
 
 def _resumed(study: Study) -> str:
@@ -144,7 +152,8 @@ class Display:
             out.print(f"next      {hint('resume', name, storage=storage)}", soft_wrap=True)
         else:
             out.print(f"next      {sync if ending.unsent else pages_command(uri, self._folder)}", soft_wrap=True)
-            out.print(f"          {hint('status', name, storage=storage)}", soft_wrap=True)
+            for command in ("status", "report"):
+                out.print(f"          {hint(command, name, storage=storage)}", soft_wrap=True)
         return summary
 
     def _on_start(self, recorder: Recorder, description: SearchDescription) -> None:
@@ -159,6 +168,8 @@ class Display:
             self.line("data", mark)
         if study.sessions > 1:
             self.line("resume", _resumed(study))
+        else:
+            self.line("budget", _planned(description.space))
 
     def _on_connection(self, connection: Connection, share: Allocation, tracking_uri: str) -> None:
         self._phase = ""

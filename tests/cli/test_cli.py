@@ -22,6 +22,7 @@ from orchestrator.__main__ import GROUPS, cli, run
 from orchestrator.base.errors import SearchError
 from orchestrator.base.hints import command_line
 from orchestrator.runner.prepare_space import (
+    MINI_MARS,
     SMALL_SIZES,
     SMALL_SPLIT,
     _name_override,
@@ -612,6 +613,18 @@ def test_data_of_the_environment_are_for_spaces_that_generate_none_and_an_option
     assert named.data.root == elsewhere / "other"
     assert prepare("smoke.yaml", data=None, overrides=()).synthetic == "tiny"
     assert len(caplog.messages) == 1
+
+
+def test_a_space_tried_on_generated_data_says_which_settings_are_replaced(elsewhere: Path) -> None:
+    said: list[str] = []
+    prepare = functools.partial(
+        prepare_space, data=MINI_MARS, storage=open_store("runs"), dry_run=True, say=said.append
+    )
+    prepare("attn_cl.yaml", overrides=("optim.epochs=3",))
+    assert "model.backbone 'tiny' (was 'resnet50'), " in said[-1]
+    assert "optim.epochs" not in said[-1], "which the user has set"
+    prepare("demo.yaml", overrides=())
+    assert "was" not in said[-1]
 
 
 def test_without_a_command_the_searches_are_shown_and_what_to_do_next(

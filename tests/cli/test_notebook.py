@@ -163,7 +163,7 @@ def test_the_functions_show_the_options_of_the_commands_and_refuse_those_of_a_te
     shown = inspect.signature(launch).parameters
     assert {"data", "trials", "seed", "gpus_per_trial", "storage", "hang_after"} <= set(shown)
     assert not {"submit", "follow", "dry_run", "file", "strict", "options"} & set(shown)
-    assert "        trials: Trials in all.  [default: the space's]\n" in (launch.__doc__ or "")
+    assert "        trials: Trials in all, repeats not counted.  [default: the space's]\n" in (launch.__doc__ or "")
     with pytest.raises(TypeError, match="submit is an option of the command line only"):
         launch("smoke.yaml", submit="http://head:8265")
     with pytest.raises(TypeError, match="no argument 'trails' - did you mean 'trials'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,10 @@ def test_the_way_from_videos_to_an_exported_network_that_finds_tracklets(
             print(f"{PAGE.name}: exit {code}: {command}")
         assert code == 0, f"{command}\n{''.join(printed)}"
         said[" ".join(words[:2])] = printed[0]
+    (search,) = re.findall(r"`reidsearch (launch attn_cl\.yaml .*?)`", PAGE.read_text())
+    monkeypatch.setattr("orchestrator.show.dry_run.run_smoke_test", lambda *_, **__: {}["the data suffice"])
+    with pytest.raises(KeyError, match="the data suffice"):
+        run([*search.split(), "--set", "model.weights=none", "--dry-run"])
     assert "yard 1" in said["data stats"]
     assert "data      own data: these metrics must not stand beside published results" in said["status mine"]
     assert "| own data |" in said["tables mine"]

@@ -24,6 +24,7 @@ from orchestrator.show.search_text import attention_line, left_line, progress_li
 from orchestrator.show.status import searches_table, show_search, show_searches, status_document
 from orchestrator.show.terminal import LiveView, finals_table, output, trials_table
 from orchestrator.space.search_space import SearchSpace
+from orchestrator.stores.base import SearchFolder
 from orchestrator.stores.local import LocalStore, local_search
 from orchestrator.study.description import read_description, write_description
 from orchestrator.study.events import (
@@ -385,14 +386,23 @@ def test_pauses_and_continuations_are_lines_of_the_log() -> None:
     assert any("trial=t0002 continues until epoch=10" in line for line in lines)
 
 
-def test_a_resumed_search_says_how_many_trials_are_paused(tmp_path: Path) -> None:
-    folder = a_pausing_search(tmp_path / "first")
+def first_lines(folder: SearchFolder, session: int) -> str:
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    with LocalStore(tmp_path).record(folder) as recorder:
-        recorder.record(SessionStarted(session=2, host="h", pid=1))
-        started_callback = Display(folder, console).watch().started
-        started_callback(recorder, read_description(folder.description))
-    assert "2 trials are over, 1 continues where it stopped, 1 is paused" in console.export_text()
+    with folder.store.record(folder) as recorder:
+        recorder.record(SessionStarted(session=session, host="h", pid=1))
+        Display(folder, console).watch().started(recorder, read_description(folder.description))
+    return console.export_text()
+
+
+def test_a_resumed_search_says_how_many_trials_are_paused(tmp_path: Path) -> None:
+    shown = first_lines(a_pausing_search(tmp_path / "first"), session=2)
+    assert "2 trials are over, 1 continues where it stopped, 1 is paused" in shown
+
+
+def test_a_new_search_says_how_many_trials_and_repeats_it_will_train(tmp_path: Path) -> None:
+    space = SearchSpace.load("demo.yaml", overrides=["budget.trials=4"])
+    assert "4 trials, then 6 repeats with fresh seeds" in first_lines(write_search(tmp_path / "a", space, []), 1)
+    assert "budget    4 trials\n" in first_lines(write_search(tmp_path / "b", SearchSpace.load("smoke.yaml"), []), 1)
 
 
 def test_what_a_terminal_would_obey_is_shown_and_not_obeyed() -> None:

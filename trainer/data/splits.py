@@ -155,6 +155,11 @@ def _twice(by_identity: Mapping[int, Mapping[int, Sequence[int]]]) -> str:
 
 
 def _check_enough(count: int, eligible: int, identities: int, twice: str) -> None:
+    if identities < 4:
+        raise DataError(
+            f"training tracklets: validation needs at least 4 identities, two of them to train on, and there "
+            f"{'is' if identities == 1 else 'are'} {identities}; add data"
+        )
     if eligible < count:
         raise DataError(
             f"training tracklets: {count} of {identities} identities are to be held out for validation, but only "

@@ -256,7 +256,7 @@ def test_drawn_parts_keep_identities_apart_and_a_match_for_every_query(
     for number, (identity, camera) in enumerate(seen):
         views.setdefault(identity, set()).add(camera if known else number)
     if sum(len(each) > 1 for each in views.values()) < 2:
-        with pytest.raises(DataError, match="two such identities are needed"):
+        with pytest.raises(DataError, match="needs at least two identities"):
             read_tracklets(root)
     else:
         check_drawn(read_tracklets(root))
@@ -414,8 +414,8 @@ DAMAGES: dict[str, tuple[str | bytes, list[str]]] = {
     "one identity": (
         ROW + "x,1,a\nx,2,b\n",
         [
-            "1 of 1 identities have tracklets by two cameras; two such identities are needed, one to train on and "
-            "one to test on: add tracklets, or remove the column camera if cameras need not be told apart"
+            "needs at least two identities with tracklets by two cameras, one to train on and one to test on, and has "
+            "1: add tracklets, or remove the column camera if cameras need not be told apart"
         ],
     ),
 }

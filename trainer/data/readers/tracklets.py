@@ -87,8 +87,8 @@ def _drawn_halves(path: Path, tracklets: Sequence[Tracklet]) -> Iterator[str]:
         needed = "two tracklets" if unknown else "tracklets by two cameras"
         otherwise = "" if unknown else ", or remove the column camera if cameras need not be told apart"
         raise DataError(
-            f"{path}: {len(eligible)} of {len(by_identity)} identities have {needed}; two such identities are needed, "
-            f"one to train on and one to test on: add tracklets{otherwise}"
+            f"{path}: needs at least two identities with {needed}, one to train on and one to test on, and has "
+            f"{len(eligible)}: add tracklets{otherwise}"
         )
     drawn = np.random.default_rng(SEED).permutation(eligible)[: len(eligible) // 2]
     tested = {int(identity) for identity in drawn}
