@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from trainer.config import TrialConfig
 
 
+CONFIG = "name a trial's configuration, such as runs/NAME/trials/t0000/config.json"
+
+
 def read_trial_config(path: Path, overrides: Sequence[str] = ()) -> TrialConfig:
     """The configuration in the file with the overrides laid over it.
 
@@ -49,7 +52,9 @@ def read_tree(path: Path, overrides: Sequence[str] = ()) -> tuple[Document, Any]
     try:
         document = read_yaml(path)
     except YamlError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(error) if path.exists() else f"{path}: no such file; {CONFIG}") from error
+    if isinstance(document.data, dict) and {"parameters", "trainer"} & document.data.keys():
+        raise ConfigError(f"{path}: is a search space, which `reidsearch launch` takes; {CONFIG}")
     lines = [f"{_where(path, document, keys)}: {what}" for keys, what in renamed_settings(document.data)]
     if lines:
         raise ConfigError("\n".join(lines))

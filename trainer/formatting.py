@@ -14,7 +14,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys and list indices that lead to a value; a searched path such as `loss.osm_alpha` is one key."""
 
 MAX_TEXT = 80  # characters of a user's text repeated in a message
-NEAR = 0.6  # difflib's own cutoff for a close match
+NEAR = 0.65  # of difflib's ratio; 0.6, its own cutoff, takes 'device' for 'derived'
 
 PLAIN_WORDS = {
     "missing": "is missing; add it",

@@ -120,8 +120,9 @@ class Command(click.Command):
             return f"{said} Every launch is a search; its space says what is searched."
         if isinstance(group, click.Group) and word in group.commands:
             return f"{said} {word!r} is a command."
-        if self._takes_settings and (our_name(word, setting_kinds()) or not error.possibilities):
-            hint = name_hint(word, setting_kinds()) if len(word) > 1 and word not in setting_kinds() else ""
+        settings = [*setting_kinds(), "stopping.rule", "algorithm.name"]
+        if self._takes_settings and (our_name(word, settings) or not error.possibilities):
+            hint = name_hint(word, settings) if len(word) > 1 and word not in settings else ""
             return f"{said} A setting is written --set PATH=VALUE{hint or f', such as --set {SETTING}.'}"
         return error.format_message()
 

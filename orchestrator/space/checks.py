@@ -27,7 +27,7 @@ from orchestrator.space.parameters import (
     is_active,
     parse_parameter,
 )
-from orchestrator.space.problems import Problems, name_hint, our_name, rewritten
+from orchestrator.space.problems import Problems, name_hint, our_name, rewritten, sweep
 from orchestrator.space.references import (
     check_conditions,
     check_constraints,
@@ -238,8 +238,10 @@ def _note_refused(path: tuple[str, ...], setting: str, value: JsonValue, problem
             kind.validate_python(value, strict=True)
         except ValidationError as error:
             what = plain_words(error.errors(include_url=False)[0])
-            if isinstance(value, str) and re.search("[,(]", value):  # as other tools write what is searched
-                what += f"; to search it, write parameters.{setting}={{type: float, low: 0.1, high: 1}}"
+            # As other tools write what is searched.
+            if isinstance(value, list) or (isinstance(value, str) and re.search(r"[,(]|\.\.", value)):
+                ours = sweep(value, setting_kinds()[setting], _PARAMETER_KEYS)
+                what += f"; to search it, write 'parameters.{setting}={ours}'"
             problems.add(path, what)
 
 

@@ -228,7 +228,7 @@ def _override_keys(path: str, label: str, space: Layer, fields: Sequence[str]) -
         return path.split(".")
     if first in {name.partition(".")[0] for name in setting_kinds()}:
         return ["trainer", *path.split(".")]
-    known = [*fields, *_own_paths(space), *setting_kinds()]
+    known = [*fields, *_own_paths(space), *setting_kinds(), "resources.gpus_per_trial"]
     meant = path.lstrip("+")  # Hydra's
     hint = f" - did you mean {meant!r}?" if meant in known else name_hint(meant, known)
     raise SpaceError(f"{label}: unknown setting {shown(path)}{hint or '; `config show SPACE` lists all'}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -55,7 +58,11 @@ THEIRS: Mapping[str, str] = {
     "gpus_per_trial": "gpus gpu device devices",
     "storage": "output_dir out_dir save_dir local_dir project",
     # Settings of the trainer.
-    "clips.identities times clips.tracklets": "batch_size train_batch",
+    "resources.gpus_per_trial (which GPUs: CUDA_VISIBLE_DEVICES)": "device devices gpu gpus",
+    "stopping.rule": "scheduler pruner early_stopping",
+    "algorithm.name": "sampler search_alg searcher",
+    "clips.identities times clips.tracklets": "batch_size train_batch batch",
+    "model.height and model.width": "imgsz img_size image_size input_size",
     "clips.tracklets": "num_instances instances",
     "clips.frames": "seq_len sequence_length num_frames",
     "clips.workers": "num_workers workers",
@@ -68,6 +75,7 @@ THEIRS: Mapping[str, str] = {
 }
 """Names in Optuna, Ray Tune, Ax, Hyperopt, W&B sweeps and torchreid, by the name here."""
 KINDS = ("float", "int", "choice")
+NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 class SpaceError(ValueError):
@@ -135,6 +143,8 @@ def our_name(name: str, known: Iterable[str]) -> str:
     word = last.removeprefix("suggest_")
     if word != last and word in names:
         return word
+    if "." in name and any(each.endswith(f".{last}") for each in names):
+        return ""  # the group is misspelt
     found = (ours for ours, theirs in THEIRS.items() if word in theirs.split() and ours.partition(" ")[0] in names)
     return next(found, "")
 
@@ -175,6 +185,32 @@ def rewritten(parameter: Mapping[str, object], fields: Iterable[str]) -> str:
         return ""
     written = [f"{key}: {_written(value)}" for key, value in {"type": kind, **ours}.items()]
     return "{" + ", ".join(written) + "}"
+
+
+def sweep(typed: str | Sequence[object], kind: str, fields: Iterable[str]) -> str:
+    """Values to try in another tool's syntax, such as `loguniform(1e-4, 0.1)`, `a,b` or `1..5`, as a parameter here.
+
+    Args:
+        typed: as it was written.
+        kind: `int` for a setting of whole numbers.
+        fields: keys of a parameter.
+    """
+    text = typed if isinstance(typed, str) else ""
+    word, bracket, inside = text.partition("(")
+    values = [_plain(each.strip(" '\"[]()")) for each in re.split(r"\.\.|,", inside or text)] if text else list(typed)
+    if not (bracket or ".." in text) or (word if word in KINDS else our_name(word, KINDS)) == "choice":
+        return rewritten({"values": values}, fields)
+    numbers = [_plain(each) for each in re.findall(NUMBER, text.replace("..", ", "))]
+    low, high = numbers if len(numbers) == 2 else (1, 10) if kind == "int" else (0.1, 1)
+    log = {"log": True} if "log" in text.lower() else {}
+    return rewritten({"type": "int" if kind == "int" else "float", "low": low, "high": high, **log}, fields)
+
+
+def _plain(text: str) -> object:
+    for kind in (int, float, json.loads):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _written(value: object) -> str:

@@ -525,7 +525,8 @@ def test_commands_of_other_tools_are_answered_with_ours(
         ("--multirun", "Every launch is a search; its space says what is searched."),
         ("++optim.epochs=10", "unknown setting '++optim.epochs' - did you mean 'optim.epochs'?"),
         ("+x=1", "unknown setting '+x'; `config show SPACE` lists all"),
-        ("optim.learning_rate=0.1,0.01", "to search it, write parameters.optim.learning_rate={type: float, low"),
+        ("--scheduler asha", "A setting is written --set PATH=VALUE - did you mean 'stopping.rule'?"),
+        ("optim.learning_rate=loguniform(1e-4,.1)", "{type: float, low: 0.0001, high: 0.1, log: true}'"),
         ("data=/data/mars", "; --data DIR names the data set's folder"),
     ],
 )

@@ -18,7 +18,7 @@ from orchestrator.space.layers import builtin_files
 from orchestrator.space.objective import Objective
 from orchestrator.space.options import Budget, Replicates, StoppingConfig
 from orchestrator.space.parameters import Value, parse_parameter
-from orchestrator.space.problems import SpaceError, name_hint, our_name
+from orchestrator.space.problems import SpaceError, name_hint, our_name, sweep
 from orchestrator.space.schema import trainer_settings
 from orchestrator.space.search_space import SearchSpace, builtin_spaces
 from trainer.yaml_file import dump_yaml, parse_yaml
@@ -457,6 +457,10 @@ def test_a_word_of_another_program_is_answered_with_ours(write: Write, theirs: s
         ("lr=1", "did you mean 'optim.learning_rate'?"),
         ("optim.max_epoch=1", "did you mean 'optim.epochs'?"),
         ("batch_size=1", "write clips.identities times clips.tracklets"),
+        ("batch=1", "write clips.identities times clips.tracklets"),
+        ("evaluaton.batch=1", "did you mean 'evaluation.batch'?"),
+        ("imgsz=64", "write model.height and model.width"),
+        ("device=0", "write resources.gpus_per_trial (which GPUs: CUDA_VISIBLE_DEVICES)"),
         ("parameters.lr={type: float, low: 0.1, high: 1}", "did you mean 'optim.learning_rate'?"),
         ("budget.num_samples=3", "did you mean 'trials'?"),
     ],
@@ -467,13 +471,30 @@ def test_a_setting_in_others_words_is_answered_with_ours(write: Write, override:
     assert str(caught.value).endswith(f" - {ours}")
 
 
+@pytest.mark.parametrize(
+    ("typed", "kind", "ours"),
+    [
+        ("choice(1, 2)", "float", "{type: choice, values: [1, 2]}"),
+        ("adam,sgd", "", "{type: choice, values: ['adam', 'sgd']}"),
+        ([1, 2], "int", "{type: choice, values: [1, 2]}"),
+        ("0.1..0.2", "float", "{type: float, low: 0.1, high: 0.2}"),
+        ("tag(log, int(interval(4, 16)))", "int", "{type: int, low: 4, high: 16, log: true}"),
+        ("range(5)", "int", "{type: int, low: 1, high: 10}"),
+    ],
+)
+def test_values_to_try_in_others_words_are_answered_with_a_parameter(
+    typed: str | list[object], kind: str, ours: str
+) -> None:
+    assert sweep(typed, kind, ("type", "low", "high", "log", "values")) == ours
+
+
 def test_no_word_of_others_is_one_of_ours_in_the_same_place() -> None:
     for field in (SearchSpace, Budget, Objective, StoppingConfig, Replicates):
         names = [*field.model_fields, "extends"]
         for name in names:
             assert name_hint(name, [name]) == ""
     for name in trainer_settings():
-        assert not our_name(name, [known for known in trainer_settings() if known != name]), name
+        assert not our_name(name, trainer_settings()), name
 
 
 def test_a_misspelt_required_key_is_one_problem(write: Write) -> None:
