@@ -82,10 +82,11 @@ class Command(click.Command):
         return super().get_short_help_str(1000)
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
-        """What click leaves of the arguments."""
+        """What click leaves of the arguments; settings among them are taken as `--set` takes them."""
         before = list(arguments)
+        context.allow_extra_args = self._takes_settings
         try:
-            return super().parse_args(context, arguments)
+            left = super().parse_args(context, arguments)
         except click.NoSuchOption as error:
             raise click.NoSuchOption(error.option_name, self._meant(context, error), ctx=context) from None
         except click.MissingParameter:
@@ -95,10 +96,17 @@ class Command(click.Command):
             if len(missing) < 2:
                 raise
             raise click.MissingParameter(ctx=context, param_hint=", ".join(missing), param_type="options") from None
-        except click.UsageError as error:
-            if "unexpected extra argument" not in error.message or "=" not in error.message or not self._takes_settings:
-                raise
-            raise click.UsageError(f"{error.message}. A setting is written --set PATH=VALUE here.", context) from None
+        if wrong := next((word for word in left if "=" not in word), None):
+            raise click.UsageError(f"{wrong}: is no setting, which is written PATH=VALUE, such as {SETTING}", context)
+        if left:
+            context.params["overrides"] += tuple(left)
+            context.args = []
+        return context.args
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """What follows the command's name, settings among it."""
+        pieces = super().collect_usage_pieces(ctx)
+        return [*pieces, *["[PATH=VALUE]..."][: self._takes_settings and "[PATH=VALUE]..." not in pieces]]
 
     @property
     def _takes_settings(self) -> bool:

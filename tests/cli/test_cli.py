@@ -538,9 +538,13 @@ def test_what_is_typed_in_other_tools_is_answered_with_what_to_type(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_settings_and_names_in_the_place_of_others_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["space", "check", "demo.yaml", "optim.epochs=10"]) == 2
-    assert "A setting is written --set PATH=VALUE here." in capsys.readouterr().err
+def test_settings_are_taken_without_set_and_names_in_the_place_of_others_are_answered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["space", "check", "demo.yaml", "optim.epochs=0"]) == 3
+    assert "--set optim.epochs=0: trainer.optim.epochs: must be at least 1" in capsys.readouterr().err
+    assert run(["space", "check", "demo.yaml", "epochs"]) == 2
+    assert "epochs: is no setting, which is written PATH=VALUE, such as optim.epochs=10" in capsys.readouterr().err
     assert run(["status", "--name", "first"]) == 2
     assert "NAME is given without an option." in capsys.readouterr().err
 
