@@ -28,7 +28,7 @@ def utc(seconds: float) -> str:
 
 def duration(seconds: float) -> str:
     """`340 ms`, `8.2 s`, `14 min`, `3 h 20 min`, `2 d 5 h`."""
-    if seconds < 1:
+    if 0 < seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

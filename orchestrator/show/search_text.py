@@ -128,13 +128,15 @@ def left_line(summary: Summary) -> str:
 
 def progress_parts(summary: Summary) -> list[str]:
     """How much of a search is done, the time that is left where that is known, and what it has cost."""
-    costs = summary.costs
     parts = [f"{100 * share_done(summary.study, summary.space):.0f} %", left_line(summary)]
-    if costs.hours:
-        parts.append(
-            f"{costs.gpu_hours:.3g} GPU h" if costs.gpu_hours else f"{duration(HOUR_S * costs.hours)} of training"
-        )
-    return [part for part in parts if part]
+    return [part for part in (*parts, trained(summary.costs)) if part]
+
+
+def trained(costs: Costs, unit: str = "GPU h") -> str:
+    """What all trials have cost together; empty before an epoch was trained."""
+    if costs.gpu_hours:
+        return f"{costs.gpu_hours:.3g} {unit}"
+    return f"{duration(HOUR_S * costs.hours)} of training in all trials" if costs.hours else ""
 
 
 def best_value(metric: str, best: Best) -> str:

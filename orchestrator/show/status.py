@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -36,7 +37,8 @@ def show_search(storage: Store, name: str, *, as_json: bool, watch: bool) -> Non
     """Prints one search; with `watch` again and again until no process drives it any more."""
     reader, console = SearchReader(existing_search(storage, name)), output()
     if watch and not as_json:
-        _watch(reader, console)
+        with suppress(KeyboardInterrupt):  # the state of now stays on the screen
+            _watch(reader, console)
     while True:
         is_running = _show(reader, console, as_json=as_json, watch=watch) == "running"
         if not (watch and as_json and is_running):

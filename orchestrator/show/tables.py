@@ -6,10 +6,11 @@ was opened for the first time: the mean over seeds and the standard deviation be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.base.escaping import csv_cell, latex_text, markdown_text
+from orchestrator.base.escaping import csv_cell, latex_text, markdown_code, markdown_text
 from orchestrator.base.hints import hint
 from orchestrator.show.published import TABLES, PublishedTable
 from orchestrator.stores.base import Store, existing_search
@@ -174,13 +175,19 @@ def markdown(tables: Sequence[Table]) -> str:
     """Each table under its title."""
     parts = []
     for table in tables:
-        frame = _printed(table, markdown_text, "±")
+        frame = _printed(table, _markdown_cell, "±")
         rows = [[*frame.columns], *frame.to_numpy().tolist()]
         widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
         rows.insert(1, ["-" * width for width in widths])
         lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
         parts.append("\n".join([f"**{markdown_text(table.title)}**", "", *lines]))
     return "\n\n".join([*parts, LEGEND]) + "\n"
+
+
+def _markdown_cell(text: str) -> str:
+    """The text with what stands in backquotes, a command, as code: it can be copied also from a terminal."""
+    parts = enumerate(re.split(r" ?`([^`|]+)`", text))
+    return "".join(f" {markdown_code(part)}" if odd % 2 else markdown_text(part) for odd, part in parts).strip()
 
 
 def latex(tables: Sequence[Table]) -> str:

@@ -177,6 +177,8 @@ class RunStore:
         """
         if self._connection is None:
             set_client_environment()
+            import mlflow  # noqa: F401 - sets the level of its loggers
+
             # Errors arrive as exceptions and are reported once, by the tracker.
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)
             prepare_database(self._uri, self._artifacts, self._experiment_name)

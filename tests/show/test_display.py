@@ -171,6 +171,18 @@ def test_status_says_how_many_trials_paused_and_what_is_not_trained(
     assert "pauses    4 trials paused, 2 continued; 30 epochs not trained" in capsys.readouterr().out
 
 
+def test_the_end_of_watching_leaves_the_state_of_then_on_the_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    a_pausing_search(tmp_path / "first")
+    monkeypatch.setattr("orchestrator.show.status._watch", interrupted)
+    show_search(LocalStore(tmp_path), "first", as_json=False, watch=True)
+    assert "t0003" in capsys.readouterr().out
+
+
 def test_json_has_forecast_pauses_and_saved_epochs_of_each_trial() -> None:
     document = status_document(summary(pausing_events()))
     paused, finished, training, ended = document["trials"]

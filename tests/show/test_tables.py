@@ -95,6 +95,7 @@ def test_a_search_whose_test_set_was_never_opened_has_empty_cells_and_says_so(tm
     assert "test set not opened" in own(blind).note
     (row,) = [text for text in FORMATS["md"](tables_of([blind])).splitlines() if "| blind" in text]
     assert all(not cell.strip() for cell in row.split("|")[3:11])
+    assert "`" in row and "\\`" not in row, "the command can be copied"
 
 
 def test_a_test_set_that_was_opened_again_shows_the_first_figures_and_how_often(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from orchestrator.base.formatting import duration, number, percent
 from orchestrator.show.report.model_charts import direction
 from orchestrator.show.report.report_data import ReportData
 from orchestrator.show.report.theme import unit
-from orchestrator.show.search_text import UNCONFIRMED, on_other_data, outlook_line, pauses_line
+from orchestrator.show.search_text import UNCONFIRMED, on_other_data, outlook_line, pauses_line, trained
 from orchestrator.space.objective import VALIDATION_METRICS
 from orchestrator.space.parameters import Choice, FloatRange, IntRange
 from orchestrator.summary import Summary
@@ -83,9 +83,7 @@ def tiles(report: ReportData) -> Iterator[Tile]:
     yield _trials_tile(report.summary)
     if any(repeats.values()):
         yield Tile("repeats completed", f"{repeats['completed']} of {sum(repeats.values())}", "with other seeds")
-    trained = f"{duration(HOUR_S * costs.hours)} of training" if costs.hours else "no epoch trained"
-    spent = f"{costs.gpu_hours:.3g} GPU hours" if costs.gpu_hours else trained
-    yield Tile("took", duration(HOUR_S * costs.wall_hours), spent)
+    yield Tile("took", duration(HOUR_S * costs.wall_hours), trained(costs, "GPU hours") or "no epoch trained")
     if costs.epochs_saved:
         saved = f"{costs.saved_gpu_hours:.3g} GPU h" if costs.gpu_hours else duration(HOUR_S * costs.saved_hours)
         stopped = counted(costs.stopped_early, "trial", "trials") + " stopped"
