@@ -118,7 +118,12 @@ def with_arguments(text: str, options: type) -> str:
     """The text with the arguments of functions in place of a command's options, except in whole command lines."""
     ours = {"overrides": "settings", "evaluation": "settings"}
     names = {flag: ours.get(each.name, each.name) for each in parameters(options) for flag in each.declared.flags}
-    return re.sub(r"`[^`]*`|reidsearch .*|--[a-z-]+", lambda found: names.get(found[0], found[0]), text)
+
+    def replaced(found: re.Match[str]) -> str:
+        flag, value = found[1], found[2]
+        return f"{names[flag]}{f'={value}' if value else ''}" if flag in names else found[0]
+
+    return re.sub(r"`[^`]*`|reidsearch .*|(--[a-z-]+)(?: ([A-Z]+)\b)?", replaced, text)
 
 
 # --- arguments of functions as those of commands

@@ -6,6 +6,7 @@ signal handlers, and can be restarted while the search goes on.
 
 from __future__ import annotations
 
+import re
 import secrets
 import tempfile
 import warnings
@@ -69,7 +70,7 @@ def launch(
     Args:
         space: File or built-in name, or the content of a space file as a mapping.
         name: Name of the search.  [default: the space's name and four digits]
-        storage: Folder that holds searches, or s3://, gs://, file://.  [default: REIDSEARCH_STORAGE, or runs]
+        storage: Folder that holds searches, or s3://, gs://, az://, file://.  [default: REIDSEARCH_STORAGE, or runs]
         settings: Settings by their paths, such as `{"optim.epochs": 10}`, or as `--set` takes them, such as
             `["optim.epochs=10"]`.
         wait: Whether to wait for its end. Otherwise the call returns as soon as everything is checked and the search
@@ -87,10 +88,13 @@ def launch(
     with _space_file(space) as file:
         try:
             name = name or f"{SearchSpace.parse(file, overrides).name}-{secrets.token_hex(2)}"
+            given = LaunchOptions(space=file, name=name, storage=place, overrides=overrides, **options)
+            return _run("launch", name, given, wait=wait, show=show)
         except SpaceError as error:
-            raise SpaceError(*(with_arguments(each, LaunchOptions) for each in error.problems)) from error
-        given = LaunchOptions(space=file, name=name, storage=place, overrides=overrides, **options)
-        return _run("launch", name, given, wait=wait, show=show)
+            problems = [with_arguments(each, LaunchOptions) for each in error.problems]
+            if isinstance(space, Mapping):
+                problems = [re.sub(rf"{re.escape(file)}(:\d+)*", "the given space", each) for each in problems]
+            raise SpaceError(*problems) from error
 
 
 @documented(ResumeOptions, without=(*NOT_HERE, "storage", "errored"))

@@ -63,7 +63,12 @@ class _Given(click.Parameter):
         """As click does; raises BadParameter for an empty value."""
         if value == "" or (isinstance(value, (tuple, list)) and "" in value):
             raise click.BadParameter("is empty; give a value, or leave it out", ctx, self)
-        return super().type_cast_value(ctx, value)
+        try:
+            return super().type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            for theirs, ours in (("integer", "whole number"), ("float", "number")):
+                error.message = re.sub(f"not a valid {theirs}( range)?", f"not a {ours}", error.message)
+            raise
 
 
 class Option(_Given, click.Option):
@@ -335,7 +340,7 @@ Storage = Annotated[
         envvar=STORAGE_VARIABLE,
         default=default_storage,  # that of a project file, if there is one
         show_default=False,
-        help="Folder that holds searches, or s3://, gs://, az://; also in REIDSEARCH_STORAGE.  [default: runs]",
+        help="Folder that holds searches, or s3://, gs://, az://, file://; also REIDSEARCH_STORAGE.  [default: runs]",
     ),
 ]
 Overrides = Annotated[

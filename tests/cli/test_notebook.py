@@ -200,6 +200,9 @@ def test_what_the_command_finds_wrong_is_in_the_error_alone_and_names_arguments(
     assert [problem.partition(": ")[2].split(": ")[0] for problem in caught.value.problems] == [
         *("budget.trial", "trainer.optim.epoch")
     ]
+    assert str(caught.value).startswith("the given space: ")
+    with pytest.raises(SearchError, match="say where it is with data=DIR"):
+        launch("attn_cl.yaml", name="x")
     with pytest.raises(SearchError, match=r"^Invalid value for 'concurrent'"):
         launch("smoke.yaml", name="x", concurrent=0)
     with pytest.raises(SearchError, match=r"^no search 'x' in runs"):
