@@ -151,7 +151,8 @@ class Dashboard:
             values |= {"settings": compare_view.setting_rows(found)}
             values |= {"verdicts": [line for pair in found.pairs for line in compare_view.pair_lines(pair)]}
         except SearchError as error:
-            values["problem"] = str(error)
+            values |= {"problem": str(error), "head": SEARCH_COLUMNS}
+            values["rows"] = [(name, *search_cells(summary)) for name, summary in summaries.items()]
         metric = next(iter(summaries.values())).metric
         figure = charts.best_so_far_chart({each.name: each.trace for each in summaries.values()}, metric)
         values |= {"title": ", ".join(names), "live": False, "compared": names, "figure": figure}

@@ -207,6 +207,10 @@ def test_searches_are_compared_side_by_side_as_compare_does(tmp_path: Path) -> N
     text = client(tmp_path).get("/?compare=first&compare=second&token=T").text
     assert "50.0 (-10.0)" in text and "optim.learning_rate" in text and '"name":"second"' in text
     assert "no trial is completed" not in text
+    assert '"dtick":1' in text and '"include":[52.5,57.5]' in text, "whole trials, 5 points at least"
+    write_search(tmp_path / "third", space, [])
+    text = client(tmp_path).get("/?compare=first&compare=third&token=T").text
+    assert "<td>third</td>" in text and "<td>-</td>" in text, "a search without a result has its row"
     (tmp_path / "second/journal.jsonl").write_text("damaged\n")
     assert "unreadable" in client(tmp_path).get("/?token=T").text, "and the other search is listed"
 

@@ -5,7 +5,7 @@ Every function returns a `plotly` figure. Texts are escaped and numbers rounded 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -46,6 +46,8 @@ FULL_CURVES = 15  # of a kind; more than that are drawn translucent
 MOST_FANS = 10  # of more forecasts, the others have only a line
 MANY_CAMERAS = 8  # beyond, cells are too small for numbers
 HOUR_S = 3600
+FEW = 8  # trials, of which each has a mark at the axis
+SPAN = 5.0  # points of per cent that an axis of bests shows at least: less looks like a difference
 SMALL_HOURS = 0.1  # if the longest trial took less, seconds are drawn
 
 
@@ -70,7 +72,7 @@ def trace_chart(points: Sequence[TracePoint], metric: str, best: str | None) -> 
             marker = {"symbol": "circle-open", "size": 18, "color": PURPLE, "line": {"width": 3}}
             place = {"x": [point.number], "y": [times * point.value]}
             traces.append(go.Scatter(mode="markers", name="chosen as best", **place, marker=marker, hoverinfo="skip"))
-    return figure(traces, "trial", axis(metric))
+    return figure(traces, _trial_axis([points]), axis(metric))
 
 
 def best_so_far_chart(traces: Mapping[str, Sequence[TracePoint]], metric: str) -> go.Figure:
@@ -81,7 +83,18 @@ def best_so_far_chart(traces: Mapping[str, Sequence[TracePoint]], metric: str) -
         line = {"shape": "hv", "width": 2, "color": PALETTE[place % len(PALETTE)]}
         x, y = [number for number, _ in leading], [value for _, value in leading]
         lines.append(go.Scatter(mode="lines", name=name, x=x, y=y, line=line))
-    return figure(lines, "trial", axis(metric))
+    values = [value for each in lines for value in each.y]
+    y_axis: dict[str, Any] = {"title": axis(metric)}
+    if values and factor(metric) != 1:
+        middle = (min(values) + max(values)) / 2
+        y_axis["autorangeoptions"] = {"include": [middle - SPAN / 2, middle + SPAN / 2]}
+    return figure(lines, _trial_axis(traces.values()), y_axis)
+
+
+def _trial_axis(traces: Iterable[Sequence[TracePoint]]) -> dict[str, Any]:
+    """An axis of trials: of few ones plotly would also mark halves."""
+    last = max((point.number for points in traces for point in points), default=0)
+    return {"title": "trial"} | ({"dtick": 1} if last <= FEW else {})
 
 
 def _trace_marks(points: Sequence[TracePoint], status: TrialStatus, floor: float, times: float) -> go.Scatter:
