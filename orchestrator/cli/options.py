@@ -66,9 +66,8 @@ class _Given(click.Parameter):
         try:
             return super().type_cast_value(ctx, value)
         except click.BadParameter as error:
-            for theirs, ours in (("integer", "whole number"), ("float", "number")):
-                error.message = re.sub(f"not a valid {theirs}( range)?", f"not a {ours}", error.message)
-            raise
+            said = re.sub("valid integer( range)?", "whole number", error.message)
+            raise click.BadParameter(re.sub("valid float( range)?", "number", said), ctx, self) from None
 
 
 class Option(_Given, click.Option):

@@ -187,7 +187,7 @@ def rewritten(parameter: Mapping[str, object], fields: Iterable[str]) -> str:
     return "{" + ", ".join(written) + "}"
 
 
-def sweep(typed: str | Sequence[object], kind: str, fields: Iterable[str]) -> str:
+def sweep(typed: str | Sequence[object], kind: str | None, fields: Iterable[str]) -> str:
     """Values to try in another tool's syntax, such as `loguniform(1e-4, 0.1)`, `a,b` or `1..5`, as a parameter here.
 
     Args:

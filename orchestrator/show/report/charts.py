@@ -82,7 +82,8 @@ def best_so_far_chart(traces: Mapping[str, Sequence[TracePoint]], metric: str) -
         leading = [(point.number, factor(metric) * point.best) for point in points if point.best is not None]
         line = {"shape": "hv", "width": 2, "color": PALETTE[place % len(PALETTE)]}
         x, y = [number for number, _ in leading], [value for _, value in leading]
-        lines.append(go.Scatter(mode="lines", name=name, x=x, y=y, line=line))
+        mode = "lines" if len(x) > 1 else "markers"
+        lines.append(go.Scatter(mode=mode, name=name, x=x, y=y, line=line))
     values = [value for each in lines for value in each.y]
     y_axis: dict[str, Any] = {"title": axis(metric)}
     if values and factor(metric) != 1:
