@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -77,5 +78,5 @@ def test_tune_passes_on_the_variables_of_a_set_that_can_be_reduced() -> None:
     assert {"AWS_SECRET_ACCESS_KEY"} <= class_cache.ENV_VARS_TO_PROPAGATE
 
 
-def test_ray_takes_the_folder_for_its_sockets_as_an_argument() -> None:
-    assert '"_temp_dir"' in inspect.getsource(ray.init)
+def test_ray_takes_the_folder_for_its_sockets_and_the_memory_that_it_counts_as_arguments() -> None:
+    assert {"_temp_dir", "_memory"} <= set(re.findall(r'kwargs\.pop\(\s*"(\w+)"', inspect.getsource(ray.init)))

@@ -199,7 +199,7 @@ def test_a_stop_clears_the_table_before_it_is_told_and_nothing_draws_it_again(tm
         assert not live.is_started
     after = Screen()
     after.write(written.getvalue())
-    assert [line.split()[0] for line in after.shown()] == ["search", "data", "stopping:"]
+    assert [line.split()[0] for line in after.shown()] == ["search", "data", "budget", "stopping:"]
     assert written.getvalue().rindex("\x1b[?25h") > written.getvalue().rindex("\x1b[?25l"), "the cursor is back"
 
 
