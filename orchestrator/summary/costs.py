@@ -76,21 +76,28 @@ def seconds_left(trial: Trial) -> float | None:
     """Time that a running trial still takes at the pace of its latest epochs; None where that is not known."""
     if trial.status != TrialStatus.RUNNING or not trial.results:
         return None
-    epochs = max((trial.until or trial.epochs) - trial.epoch, 0)
-    return epochs * statistics.fmean(result.seconds for result in trial.results[-PACE:])
+    return max((trial.until or trial.epochs) - trial.epoch, 0) * _pace(trial)
+
+
+def _pace(trial: Trial) -> float:
+    """Seconds of an epoch, the latest ones."""
+    return statistics.fmean(result.seconds for result in trial.results[-PACE:])
 
 
 def search_seconds_left(study: Study, space: SearchSpace) -> float | None:
     """Time to the end of a running search, if its trials take as long as those that are completed did.
 
-    None before a trial is completed, and where trials pause, whose order is not known beforehand. Limits other than
-    that on trials, and rules that stop trials, may end it earlier.
+    Before a trial is completed, as those that run will at their pace; None before their first epoch, and where trials
+    pause, whose order is not known beforehand. Limits other than that on trials, and rules that stop trials, may end it
+    earlier.
     """
     trials = study.all_trials.values()
-    completed = [costs(trial)["hours"] * HOUR_S for trial in trials if trial.status == TrialStatus.COMPLETED]
-    if not completed or space.stopping.pauses:
+    running = [trial for trial in trials if trial.status == TrialStatus.RUNNING]
+    whole = [costs(trial)["hours"] * HOUR_S for trial in trials if trial.status == TrialStatus.COMPLETED]
+    whole = whole or [trial.epochs * _pace(trial) for trial in running if trial.results]
+    if not whole or space.stopping.pauses:
         return None
-    mean, running = statistics.fmean(completed), [trial for trial in trials if trial.status == TrialStatus.RUNNING]
+    mean = statistics.fmean(whole)
     known = [seconds_left(trial) for trial in running]
     waiting = max(space.budget.trials - len(study.trials), 0)
     waiting += max(space.replicates.planned(space.budget.trials) - len(study.replicates), 0)

@@ -92,12 +92,14 @@ def left(events: list[Event], *, driven: bool = True) -> str:
     return left_line(summary(events, driven=driven))
 
 
-def test_the_time_left_is_that_of_running_and_of_planned_trials_at_the_pace_of_completed_ones() -> None:
+def test_the_time_left_is_that_of_running_and_of_planned_trials_at_the_pace_of_the_others() -> None:
     found, replicates = summary(EVENTS), summary(EVENTS).space.replicates
     trials, repeats = found.space.budget.trials, replicates.planned(found.space.budget.trials)
     # Two epochs of a second each took the completed trials; one runs and has two of three epochs before it.
     assert search_seconds_left(found.study, found.space) == 2.0 + (trials - 4 + repeats) * 2.0
-    assert left(EVENTS[:1]) == left(EVENTS, driven=False) == "", "nothing is completed, or nothing runs"
+    assert left(EVENTS[:1]) == left(EVENTS, driven=False) == "", "no epoch is trained, or nothing runs"
+    first = next(index for index, event in enumerate(EVENTS) if isinstance(event, TrialReported))
+    assert left(EVENTS[: first + 1]).startswith("about "), "at the pace of what runs"
     pausing = SearchSpace.load("demo", overrides=["stopping={rule: promote}"])
     assert search_seconds_left(found.study, pausing) is None, "the order of paused trials is not known"
 
