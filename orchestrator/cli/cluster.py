@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -186,7 +185,7 @@ def slurm(given: SlurmOptions) -> int:
     )
     # The job reads the space from its file, without what `--set` changes.
     work = _work(given, overrides=given.overrides)
-    return _written(slurm_script(work, job), given.concurrent, warnings(work, job.container))
+    return _written(slurm_script(work, job), warnings(work, job.container))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +234,7 @@ def k8s(given: KubernetesOptions) -> int:
         secret=given.env_from,
     )
     write = kubernetes_job if given.kind == "job" else kubernetes_cluster
-    return _written(write(_work(given), pods), given.concurrent)
+    return _written(write(_work(given), pods))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +312,7 @@ def ray_up(given: RayUpOptions) -> int:
         rented = {key: asked[key] for key in manifests.CloudMachines._fields}
         machines = manifests.CloudMachines(**rented | {"user": given.user or "ubuntu"})
         text = manifests.ray_up_cloud(work, _machines(given, asked["nodes"]), machines)
-    return _written(text, given.concurrent)
+    return _written(text)
 
 
 def _require_options_of(provider: str, given: dict[str, Any]) -> None:
@@ -326,12 +325,9 @@ def _require_options_of(provider: str, given: dict[str, Any]) -> None:
         raise click.UsageError(f"--provider {provider} does not take {', '.join(others)}")
 
 
-def _written(text: str, concurrent: int | None, warnings: Iterable[str] = ()) -> int:
+def _written(text: str, warnings: Iterable[str] = ()) -> int:
     """Writes the file to the standard output, and to the other one what its user should know."""
     click.echo(text, nl=False)
-    planned = re.search(r"(\d+) at once", text)
-    if planned and concurrent and concurrent > int(planned[1]):
-        click.echo(f"--concurrent {concurrent}: {planned[1]} trials at most run at once", err=True)
     for line in warnings:
         click.echo(line, err=True)
     return Exit.OK

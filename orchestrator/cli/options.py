@@ -109,8 +109,8 @@ class Command(click.Command):
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """What follows the command's name, settings among it."""
-        pieces = super().collect_usage_pieces(ctx)
-        return [*pieces, *["[PATH=VALUE]..."][: self._takes_settings and "[PATH=VALUE]..." not in pieces]]
+        pieces, settings = super().collect_usage_pieces(ctx), "[PATH=VALUE]..."
+        return [*pieces, settings] if self._takes_settings and settings not in pieces else pieces
 
     @property
     def _takes_settings(self) -> bool:

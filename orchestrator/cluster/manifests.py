@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import logging
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,8 @@ UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", start=1)
 CLOUD_NAME = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
 SERVICE_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}@[a-z0-9.-]{1,100}\.gserviceaccount\.com")
 INSTANCE_PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,128}")
+log = logging.getLogger(__name__)
+
 MINI_MARS = "mini-mars"
 
 
@@ -124,6 +127,8 @@ class Work(NamedTuple):
         most, trials = self.concurrent or self.space.budget.concurrent, self.space.trials_at_most
         allocate(machines._replace(number=1).nodes(), resources, concurrent=most, trials=trials)
         allocation = allocate(machines.nodes(), resources, concurrent=most, trials=trials)
+        if self.concurrent is not None and self.concurrent > allocation.concurrent:
+            log.warning("--concurrent %d: %d trials at most run at once", self.concurrent, allocation.concurrent)
         whole = "whole " * self.space.stopping.pauses
         return f"{self.name}: {self.space.budget.trials} {whole}trials, {allocation.reason}"
 

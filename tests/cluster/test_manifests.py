@@ -884,13 +884,13 @@ def test_a_file_of_a_space_is_named_by_its_whole_path(
 
 
 def test_places_that_nodes_may_not_see_a_database_on_a_shared_file_system_and_trials_that_do_not_fit_are_warned_of(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     place = ["--storage", "/tmp/runs", "--data", "/no/mars", "--container", "/no/x.sif", "--concurrent", "500"]
     assert run([*SLURM, *place]) == 0
-    busy, many, local, missing, image, mlflow = capsys.readouterr().err.splitlines()
+    busy, local, missing, image, mlflow = capsys.readouterr().err.splitlines()
     assert busy == "attn_cl: checking the space"
-    assert many == "--concurrent 500: 8 trials at most run at once"
+    assert caplog.messages == ["--concurrent 500: 8 trials at most run at once"]
     assert local.startswith("--storage /tmp/runs: every machine has a folder of its own")
     assert missing.startswith("--data /no/mars: is not on this machine")
     assert image.startswith("--container /no/x.sif: is not on this machine")
