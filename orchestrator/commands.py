@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from orchestrator.base.errors import PROBLEMS_FILE, EnvironmentProblem, Exit, OrchestratorError, SearchError
 from orchestrator.base.hints import STORAGE_VARIABLE
-from orchestrator.cli.options import command_arguments, parameters
+from orchestrator.cli.declared import command_arguments, parameters
 from orchestrator.space.problems import SpaceError
 from orchestrator.space.schema import setting_kinds
 from trainer.child import die_with_parent, python_command, start_child

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from orchestrator.base.errors import Exit
+from orchestrator.cli.declared import argument, command, command_arguments, option
 from orchestrator.cli.doctor import report_findings
 from orchestrator.cli.options import (
     TRIAL,
@@ -23,10 +24,6 @@ from orchestrator.cli.options import (
     StageData,
     TrackingUri,
     TrialResources,
-    argument,
-    command,
-    command_arguments,
-    option,
     run_settings,
 )
 

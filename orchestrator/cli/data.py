@@ -11,7 +11,8 @@ import click
 
 from orchestrator.base.errors import Exit, OrchestratorError
 from orchestrator.base.hints import command_line
-from orchestrator.cli.options import OUT_FOLDER, OUT_PICTURE, AsJson, FloatRange, OutPath, argument, command, option
+from orchestrator.cli.declared import argument, command, option
+from orchestrator.cli.options import OUT_FOLDER, OUT_PICTURE, AsJson, FloatRange, OutPath
 from trainer.formatting import counted
 
 if TYPE_CHECKING:

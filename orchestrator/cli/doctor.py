@@ -11,7 +11,8 @@ import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE
-from orchestrator.cli.options import AsJson, Storage, command, option
+from orchestrator.cli.declared import command, option
+from orchestrator.cli.options import AsJson, Storage
 
 if TYPE_CHECKING:
     from orchestrator.doctor.findings import Finding

@@ -10,6 +10,7 @@ import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE
+from orchestrator.cli.declared import command, option
 from orchestrator.cli.options import (
     OUT_FILE,
     POSITIVE,
@@ -23,8 +24,6 @@ from orchestrator.cli.options import (
     Searches,
     Storage,
     TrackingUri,
-    command,
-    option,
     run_settings,
 )
 from orchestrator.cli.run_search import drive_and_show, find_search, options_as_before

@@ -13,16 +13,8 @@ import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE, command_line, hint
-from orchestrator.cli.options import (
-    SETTING,
-    LaunchOptions,
-    ResumeOptions,
-    SessionOptions,
-    Storage,
-    command,
-    command_arguments,
-    run_settings,
-)
+from orchestrator.cli.declared import SETTING, command, command_arguments
+from orchestrator.cli.options import LaunchOptions, ResumeOptions, SessionOptions, Storage, run_settings
 from orchestrator.cli.run_search import drive_and_show, exit_code, find_search, options_as_before, say_where_runs_are
 
 if TYPE_CHECKING:

@@ -11,17 +11,8 @@ from orchestrator.base import project
 from orchestrator.base.errors import Exit, SearchError
 from orchestrator.base.hints import DEFAULT_STORAGE, command_line, default_storage, hint
 from orchestrator.cli import shell_complete
-from orchestrator.cli.options import (
-    OUT_FILE,
-    AsJson,
-    OptionalSearch,
-    Search,
-    SearchOrTrial,
-    Storage,
-    TrackingUri,
-    command,
-    option,
-)
+from orchestrator.cli.declared import command, option
+from orchestrator.cli.options import OUT_FILE, AsJson, OptionalSearch, Search, SearchOrTrial, Storage, TrackingUri
 from orchestrator.cli.run_search import find_search
 from trainer.formatting import counted
 

@@ -11,6 +11,7 @@ import click
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import DEFAULT_STORAGE, hint
 from orchestrator.cli import shell_complete
+from orchestrator.cli.declared import argument, command, option
 from orchestrator.cli.options import (
     OUT_FILE,
     OUT_FOLDER,
@@ -23,9 +24,6 @@ from orchestrator.cli.options import (
     SearchOrTrial,
     Storage,
     TrackingUri,
-    argument,
-    command,
-    option,
 )
 from orchestrator.cli.run_search import find_search
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.cli.options import AsJson, OptionalSpaceFile, Overrides, SpaceFile, command, option
+from orchestrator.cli.declared import command, option
+from orchestrator.cli.options import AsJson, OptionalSpaceFile, Overrides, SpaceFile
 from trainer.formatting import counted
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.base.hints import command_line, hint
-from orchestrator.cli.options import OUT_FOLDER, AsJson, Overrides, argument, command, option
+from orchestrator.cli.declared import argument, command, option
+from orchestrator.cli.options import OUT_FOLDER, AsJson, Overrides
 
 if TYPE_CHECKING:
     from trainer.evaluation.test_set_record import Use

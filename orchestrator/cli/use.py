@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import click
 
 from orchestrator.base.errors import Exit
-from orchestrator.cli.options import OUT_FILE, OUT_PICTURE, AsJson, argument, command, option
+from orchestrator.cli.declared import argument, command, option
+from orchestrator.cli.options import OUT_FILE, OUT_PICTURE, AsJson
 from trainer.formatting import counted
 
 Model = Annotated[Path, argument(metavar="MODEL")]

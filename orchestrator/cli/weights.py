@@ -8,7 +8,8 @@ import click
 
 from orchestrator.base.errors import Exit
 from orchestrator.cli import shell_complete
-from orchestrator.cli.options import Overrides, argument, command
+from orchestrator.cli.declared import argument, command
+from orchestrator.cli.options import Overrides
 
 
 @click.group()

@@ -17,8 +17,9 @@ from running import COMMAND, Search
 from several_nodes import several_nodes
 
 from orchestrator.__main__ import run
+from orchestrator.cli.declared import command, command_arguments
 from orchestrator.cli.launch import NOT_PASSED_ON
-from orchestrator.cli.options import LaunchOptions, command, command_arguments
+from orchestrator.cli.options import LaunchOptions
 from orchestrator.cluster import submit as submission
 from orchestrator.cluster.submit import SHIPPED, SPACE_FILE, shipment
 
